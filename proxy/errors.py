@@ -1,0 +1,202 @@
+"""The error tree: every failure that the proxy names, by whose doing it is.
+
+::
+
+    SmartserveError
+    +-- RequestError                what the client asked for cannot be
+    |   +-- BadParameter            400  names the parameter and what is allowed
+    |   +-- RangeNotSatisfiable     416
+    +-- SourceError                 the picture asked for is not to be had
+    |   +-- MediaNotFound           404  no such row, or not one that is served
+    |   +-- MediaNotReady           404  still being processed, with Retry-After
+    |   +-- SourceMissing           404  the row stands, its file does not
+    |   +-- SourceUnavailable       503  the storage cannot be read now
+    |   +-- SourceTimeout           504
+    +-- CapacityError               503  come back later, with Retry-After
+    |   +-- QueueFull
+    |   +-- DatabaseUnavailable
+    |   +-- ShuttingDown
+    +-- RenderError                 the worker could not make the picture
+    |   +-- UnsupportedSource       415  not a kind of file that is served
+    |   +-- UndecodableSource       422  corrupt
+    |   +-- SourceTooLarge          422  past a limit of width, height, pages, bytes
+    |   +-- SourceQuarantined       422  killed its workers, refused for a while
+    |   +-- RenderTimeout           504
+    |   +-- RenderFault             500  our own fault
+    +-- StorageError                a rendition store failed: counted, never a client's error
+    +-- ConfigurationError          refuse to start, all faults at once
+
+A class carries its HTTP status and title; an instance carries the public sentence, and for how
+long a client should wait. ``reported`` says whether an operator should see it as a fault of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class SmartserveError(Exception):
+    """Root of all named failures; ``detail`` is safe to show to anybody."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    reported: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
+        """Keep the public sentence and, where it helps, the seconds to wait before a retry."""
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(SmartserveError):
+    """The request itself is at fault."""
+
+    status = 400
+    title = "Bad request"
+
+
+class BadParameter(RequestError):
+    """A parameter has a value that is not allowed."""
+
+    title = "Bad parameter"
+
+    def __init__(self, parameter: str, allowed: str) -> None:
+        """Name the parameter and what is allowed; the client's own text is never repeated."""
+        super().__init__(f"{parameter} must be {allowed}")
+        self.parameter = parameter
+        self.allowed = allowed
+
+
+class RangeNotSatisfiable(RequestError):
+    """The range lies outside the rendition."""
+
+    status = 416
+    title = "Range not satisfiable"
+
+    def __init__(self, length: int) -> None:
+        """Keep the full length in bytes, for ``Content-Range: bytes */length``."""
+        super().__init__(f"the picture has {length} bytes")
+        self.length = length
+
+
+class SourceError(SmartserveError):
+    """The picture asked for is not to be had."""
+
+    status = 404
+    title = "Not found"
+
+
+class MediaNotFound(SourceError):
+    """There is no such medium, or none that is served."""
+
+
+class MediaNotReady(SourceError):
+    """The medium is known and still being processed."""
+
+    title = "Not ready yet"
+
+
+class SourceMissing(SourceError):
+    """The database knows the medium, the storage does not have its file."""
+
+    reported = True
+
+
+class SourceUnavailable(SourceError):
+    """The storage cannot be read now."""
+
+    status = 503
+    title = "Storage unavailable"
+    reported = True
+
+
+class SourceTimeout(SourceError):
+    """The storage did not answer in time."""
+
+    status = 504
+    title = "Storage timed out"
+    reported = True
+
+
+class CapacityError(SmartserveError):
+    """The server cannot do this now; the client should come back."""
+
+    status = 503
+    title = "Temporarily unavailable"
+
+
+class QueueFull(CapacityError):
+    """More renders are waiting than the queue holds, or one waited too long in it."""
+
+
+class DatabaseUnavailable(CapacityError):
+    """The media database cannot be asked, and the row is not known from before."""
+
+    reported = True
+
+
+class ShuttingDown(CapacityError):
+    """The server is stopping and takes no new renders."""
+
+
+class RenderError(SmartserveError):
+    """A worker could not make the picture."""
+
+    status = 422
+    title = "Picture cannot be rendered"
+
+
+class UnsupportedSource(RenderError):
+    """The source is of a kind that is not served."""
+
+    status = 415
+    title = "Unsupported picture type"
+
+
+class UndecodableSource(RenderError):
+    """The source is corrupt."""
+
+
+class SourceTooLarge(RenderError):
+    """The source is past a limit of width, height, pages or bytes."""
+
+
+class SourceQuarantined(RenderError):
+    """The source killed its workers and is refused for a while."""
+
+    reported = True
+
+
+class RenderTimeout(RenderError):
+    """Rendering took longer than its deadline."""
+
+    status = 504
+    title = "Rendering timed out"
+    reported = True
+
+
+class RenderFault(RenderError):
+    """Rendering failed through a fault of ours."""
+
+    status = 500
+    title = "Rendering failed"
+    reported = True
+
+
+class StorageError(SmartserveError):
+    """A rendition store failed; the picture still goes out."""
+
+    reported = True
+
+
+class ConfigurationError(SmartserveError):
+    """The settings or the installation are not fit to start with."""
+
+    reported = True
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        """Keep all faults, each a sentence that names the key, the value and what is allowed."""
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)

@@ -1,0 +1,158 @@
+"""Orders to a worker process and what comes back, as plain values with a JSON text.
+
+A worker gets one datagram with an order and up to two descriptors (source, target), writes the
+encoded bytes to the target, and answers with one datagram: a result or a failure.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from proxy.formats import EncoderProfile, Format
+from proxy.media import Focus
+from proxy.variant import Geometry
+
+MAX_DATAGRAM = 64 * 1024
+"""Longest order or answer in bytes; both are a few hundred."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a source may be, checked on its header before a pixel is decoded."""
+
+    max_pixels: int
+    """Of one page."""
+    max_side: int
+    max_raw_bytes: int
+    """Width x height x bands x bytes of a band, of one page."""
+    max_bands: int
+    max_pages: int
+    max_animation_pixels: int
+    """Width x height x pages."""
+    source_types: tuple[str, ...]
+    """Types by their bytes, as `proxy.formats.sniff` names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """Learn the facts of a source; ``strict`` also decodes every pixel and takes no damage."""
+
+    limits: Limits
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenderJob:
+    """Make one rendition of a source."""
+
+    limits: Limits
+    geometry: Geometry
+    profile: EncoderProfile
+    remove_background: bool = False
+    animated: bool = False
+    copyright: str | None = None
+    """Written into the rendition; everything else of the metadata is stripped."""
+
+
+Job = ProbeJob | RenderJob
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """The facts of a source, as `proxy.media.MediaFacts` has them."""
+
+    content_hash: str
+    byte_size: int
+    source_type: str
+    width: int
+    height: int
+    has_alpha: bool
+    pages: int
+    flat_background: bool
+    focus: Focus | None
+
+
+@dataclass(frozen=True, slots=True)
+class RenderResult:
+    """What became of a render: its pixels and where the time went, in seconds.
+
+    libvips works demand-driven, so decode covers opening, decoding and shrinking where the
+    encoder wants the whole picture anyway; a streamed JPEG counts all of it as encode.
+    """
+
+    width: int
+    height: int
+    pages: int
+    stages: dict[str, float] = field(default_factory=dict)
+    """``decode``, ``transform``, ``encode``."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """Why a worker could not do its job; ``kind`` is one of `FAILURE_KINDS`."""
+
+    kind: str
+    detail: str
+
+
+FAILURE_KINDS = ("unsupported", "undecodable", "too_large", "unreadable", "fault")
+"""Not of a served kind; corrupt; past a limit; the descriptor failed; our own fault."""
+
+Result = ProbeResult | RenderResult | JobFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first datagram of a worker: what it can do."""
+
+    libvips: str
+    """Version of libvips, a part of every key."""
+    source_types: tuple[str, ...]
+    """Types that its loaders open."""
+    codecs: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries inside, where libvips tells them."""
+
+
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (ProbeJob, RenderJob, ProbeResult, RenderResult, JobFailure, Hello)
+}
+
+
+def encode(message: Job | Result | Hello) -> bytes:
+    """One datagram's bytes."""
+    return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode()
+
+
+def decode(datagram: bytes) -> Any:
+    """The message of a datagram; the reverse of `encode`.
+
+    Raises:
+        ValueError: it is no message of ours.
+    """
+    fields = json.loads(datagram)
+    kind = _KINDS.get(fields.pop("kind", ""))
+    if kind is None:
+        message = "not a message between server and worker"
+        raise ValueError(message)
+    return kind(**{name: _revive(name, value) for name, value in fields.items()})
+
+
+def _revive(name: str, value: Any) -> Any:
+    """Turn the JSON of a nested field back into its value."""
+    match name, value:
+        case "limits", dict():
+            return Limits(**{**value, "source_types": tuple(value["source_types"])})
+        case "geometry", dict():
+            return Geometry(**value)
+        case "focus", dict():
+            return Focus(**value)
+        case "profile", dict():
+            options = tuple((name, option) for name, option in value["options"])
+            return EncoderProfile(Format(value["format"]), options)
+        case "source_types", list():
+            return tuple(value)
+        case _:
+            return value

@@ -1,0 +1,54 @@
+"""Rendition stores: encoded pictures by their variant, in memory, on disk, and both in tiers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from proxy.variant import Variant
+
+
+class Rendition(Protocol):
+    """The bytes that answer a variant, either in memory or in an open file."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the whole rendition."""
+
+    @property
+    def tier(self) -> str:
+        """Where it was found: ``memory`` or ``disk``."""
+
+    @property
+    def body(self) -> bytes | None:
+        """The whole of it where it is in memory, else None: then `chunks` reads its file."""
+
+    def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes from ``start`` up to ``stop``, in pieces of at most 256 KiB."""
+
+    def close(self) -> None:
+        """Let go of the file; further calls do nothing. Whoever got the rendition closes it."""
+
+
+class RenditionWriter(Protocol):
+    """A rendition on its way into a store."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes; a failing store makes this do nothing, never raise."""
+
+
+class RenditionStore(Protocol):
+    """Keeps renditions. A failing store is a miss or a dropped write, counted, never an error."""
+
+    async def get(self, variant: Variant) -> Rendition | None:
+        """The whole, checked rendition, or None. The caller closes it."""
+
+    def writer(self, variant: Variant) -> AbstractAsyncContextManager[RenditionWriter]:
+        """Take in a rendition as it is made; it is kept only if the block ends without error."""
+
+    async def purge(self, media_id: int) -> int:
+        """Drop all renditions of a medium; gives how many were dropped."""
+
+    def statistics(self) -> Mapping[str, Mapping[str, float]]:
+        """For each tier: bytes, items, hits, misses, evictions, failures and the like."""

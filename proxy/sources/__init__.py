@@ -1,0 +1,31 @@
+"""Sources: the original bytes of media, opened by descriptor below one root."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """An open source: a readable descriptor at its beginning, and how long the file is."""
+
+    descriptor: int
+    byte_size: int
+
+
+class SourceStore(Protocol):
+    """Where originals are."""
+
+    def open(self, path: str) -> AbstractAsyncContextManager[OpenSource]:
+        """Open a source for the length of a block, by its path in the database.
+
+        Raises:
+            SourceMissing: there is no such regular file below the root.
+            SourceUnavailable: the storage itself cannot be read, or the file is past the limit.
+            SourceTimeout: the storage did not answer in time.
+        """
+
+    async def check(self) -> None:
+        """Return when the storage can be read; raises as `open` does."""

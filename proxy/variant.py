@@ -1,0 +1,308 @@
+"""From a query to a variant: what is asked for, fully resolved, with its key and its ETag.
+
+Parsing and resolving are pure. A request names a size; the variant holds the very pixels that go
+out, so that two requests for the same pixels share one rendition: a picture smaller than its box
+has one rendition for all larger boxes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from hashlib import blake2b
+from typing import TypeVar
+from urllib.parse import unquote_plus
+
+from proxy.errors import BadParameter
+from proxy.formats import NAMES, EncoderProfile, Format
+from proxy.media import Focus, Media, MediaFacts
+
+DEFAULT_SIZE = "detail"
+DPRS: Mapping[str, float] = {"1": 1.0, "1.5": 1.5, "2": 2.0, "3": 3.0}
+MAX_SIDE = 16383
+"""The longest side that WebP can hold; AVIF and JPEG hold a little more."""
+WIDTHS = (16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840)
+"""The ladder that ``w`` snaps up to: the image and device sizes that Next.js asks for."""
+
+_T = TypeVar("_T")
+
+_SEPARATORS = re.compile(r"[&?]")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
+_RECIPE = 1
+"""Raised whenever the same variant would come out as other pixels: it is a part of every key."""
+
+
+class Fit(StrEnum):
+    """How a picture meets its box."""
+
+    CONTAIN = "contain"
+    """Whole picture inside the box."""
+    COVER = "cover"
+    """Box filled, the rest cut off."""
+
+
+class Gravity(StrEnum):
+    """What a cover crop keeps in view."""
+
+    ATTENTION = "attention"
+    """The focal point of the picture, or its centre while none is known."""
+    CENTRE = "centre"
+
+
+@dataclass(frozen=True, slots=True)
+class SizeSpec:
+    """A box in pixels; a side of None is as long as the picture makes it."""
+
+    name: str
+    width: int | None
+    height: int | None
+    fit: Fit = Fit.CONTAIN
+    gravity: Gravity = Gravity.ATTENTION
+
+    def scaled(self, dpr: float) -> SizeSpec:
+        """The same box for a screen with ``dpr`` device pixels to a CSS pixel."""
+        return SizeSpec(
+            self.name,
+            None if self.width is None else round(self.width * dpr),
+            None if self.height is None else round(self.height * dpr),
+            self.fit,
+            self.gravity,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRequest:
+    """What a client asked for, checked and closed: a box, a format or auto, a background."""
+
+    box: SizeSpec
+    label: str
+    """The name of the size as it stands in cache tags and metrics: ``detail``, ``w640``."""
+    format: Format | None = None
+    """None asks for negotiation."""
+    remove_background: bool = False
+    version: str | None = None
+    """The ``v`` token; only its presence counts."""
+
+    @property
+    def negotiated(self) -> bool:
+        """Whether the answer depends on the Accept header."""
+        return self.format is None
+
+
+def last_values(raw_query: str) -> dict[str, str]:
+    """Split a raw query; the last value wins, and a ``?`` counts as ``&``.
+
+    Frontends append ``?size=thumbnail`` to URLs that already end in ``?size=detail``. The order of
+    the result is that of the last mention, so that ``size`` and ``w`` can be told apart by it too.
+    """
+    values: dict[str, str] = {}
+    for pair in _SEPARATORS.split(raw_query):
+        name, _, value = pair.partition("=")
+        values.pop(name, None)
+        values[name] = unquote_plus(value)
+    return values
+
+
+def parse_request(
+    raw_query: str,
+    *,
+    sizes: Mapping[str, SizeSpec],
+    extension: str | None = None,
+) -> VariantRequest:
+    """Read a raw query string, and the extension of the path, into a checked request.
+
+    An empty value counts as not given; unknown parameters are ignored. Of ``size`` and ``w`` the
+    one named last wins, and ``format`` in the query wins over the extension.
+
+    Raises:
+        BadParameter: a value is not allowed; it says which are.
+    """
+    values = {name: value for name, value in last_values(raw_query).items() if value}
+    dpr = _choice("dpr", values.get("dpr", "1"), DPRS)
+    by_width = next((name == "w" for name in reversed(values) if name in ("w", "size")), False)
+    if by_width:
+        width = snap(_width(values["w"]) * dpr)
+        box, label = SizeSpec(f"w{width}", width, None), f"w{width}"
+    else:
+        size = _choice("size", values.get("size", DEFAULT_SIZE), sizes)
+        box, label = size.scaled(dpr), size.name
+    extension_format = None if extension is None else _choice("extension", extension, NAMES)
+    fmt = _format(values["format"]) if "format" in values else extension_format
+    removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})
+    if removed and fmt is Format.JPEG:
+        raise BadParameter(
+            "format", "avif, webp, png or auto with bg=removed: JPEG has no transparency"
+        )
+    return VariantRequest(box, label, fmt, removed, values.get("v"))
+
+
+def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:
+    try:
+        return allowed[value]
+    except KeyError:
+        raise BadParameter(parameter, "one of " + ", ".join(allowed)) from None
+
+
+def _format(value: str) -> Format | None:
+    return _choice("format", value, {"auto": None, **NAMES})
+
+
+def _width(value: str) -> int:
+    if not _WHOLE_NUMBER.fullmatch(value) or not 1 <= int(value) <= WIDTHS[-1]:
+        raise BadParameter("w", f"a whole number from 1 to {WIDTHS[-1]}")
+    return int(value)
+
+
+def snap(width: float) -> int:
+    """The smallest width of the ladder that is not below ``width``; its top for all beyond."""
+    return next((rung for rung in WIDTHS if rung >= width), WIDTHS[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the pixels come from and go to, in whole pixels, width before height.
+
+    The picture is resized to ``scaled_width`` x ``scaled_height``, then the box of ``width`` x
+    ``height`` is cut out of it at ``left``, ``top``.
+    """
+
+    width: int
+    height: int
+    scaled_width: int
+    scaled_height: int
+    left: int = 0
+    top: int = 0
+
+    @property
+    def text(self) -> str:
+        """Canonical text, a part of the key."""
+        return (
+            f"{self.width}x{self.height}"
+            f"@{self.scaled_width}x{self.scaled_height}+{self.left}+{self.top}"
+        )
+
+
+def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
+    """Fit a picture into a box without ever enlarging it.
+
+    Contain gives the source's own size where the box is larger; cover crops to the shape of the
+    box at the largest size that the source has.
+    """
+    if box.fit is Fit.COVER and box.width is not None and box.height is not None:
+        return _cover(box.width, box.height, facts, _focus(box.gravity, facts.focus))
+    scale = min(
+        1.0,
+        math.inf if box.width is None else box.width / facts.width,
+        math.inf if box.height is None else box.height / facts.height,
+        MAX_SIDE / max(facts.width, facts.height),
+    )
+    width, height = _side(facts.width * scale), _side(facts.height * scale)
+    return Geometry(width, height, width, height)
+
+
+def _cover(width: int, height: int, facts: MediaFacts, focus: Focus) -> Geometry:
+    shrink = min(1.0, facts.width / width, facts.height / height)
+    width, height = _side(width * shrink), _side(height * shrink)
+    scale = max(width / facts.width, height / facts.height)
+    scaled_width = max(width, _side(facts.width * scale))
+    scaled_height = max(height, _side(facts.height * scale))
+    return Geometry(
+        width,
+        height,
+        scaled_width,
+        scaled_height,
+        left=_offset(focus.x, width, scaled_width),
+        top=_offset(focus.y, height, scaled_height),
+    )
+
+
+def _focus(gravity: Gravity, focus: Focus | None) -> Focus:
+    return focus if gravity is Gravity.ATTENTION and focus is not None else Focus(0.5, 0.5)
+
+
+def _side(length: float) -> int:
+    return max(1, round(length))
+
+
+def _offset(focus: float, length: int, whole: int) -> int:
+    """Start of a stretch of ``length`` inside ``whole``, its middle as near ``focus`` as can be."""
+    return min(max(0, round(focus * whole - length / 2)), whole - length)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One picture as it goes out, fully resolved; equal variants have equal keys."""
+
+    media_id: int
+    version: str
+    """Content hash of the source."""
+    geometry: Geometry
+    profile: EncoderProfile
+    background_removed: bool
+    animated: bool
+    recipe: str
+    """Version of this code's own parameters and of libvips."""
+
+    @property
+    def format(self) -> Format:
+        """The format that goes out."""
+        return self.profile.format
+
+    @cached_property
+    def key(self) -> str:
+        """Canonical text of the variant: a pure function of all that decides its bytes."""
+        return "/".join(
+            (
+                str(self.media_id),
+                self.version,
+                self.geometry.text,
+                self.profile.text,
+                "removed" if self.background_removed else "original",
+                "animated" if self.animated else "still",
+                self.recipe,
+            )
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the key: a file name, and the ETag's content."""
+        return blake2b(self.key.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def etag(self) -> str:
+        """Strong ETag (RFC 9110, 8.8.3), equal on every node."""
+        return f'"{self.digest}"'
+
+
+def recipe(libvips_version: str) -> str:
+    """The part of every key that stands for the code that made the pixels."""
+    return f"r{_RECIPE}-vips{libvips_version}"
+
+
+def resolve(
+    request: VariantRequest,
+    media: Media,
+    facts: MediaFacts,
+    *,
+    profile: EncoderProfile,
+    recipe: str,
+) -> Variant:
+    """Resolve a checked request against a picture and the format that was chosen for it.
+
+    ``bg=removed`` on a picture without a flat background resolves to the original, so that the
+    two share one rendition.
+    """
+    animated = facts.animated and profile.format in (Format.WEBP, Format.GIF)
+    return Variant(
+        media_id=media.id,
+        version=facts.content_hash,
+        geometry=plan_geometry(request.box, facts),
+        profile=profile,
+        background_removed=request.remove_background and facts.flat_background,
+        animated=animated,
+        recipe=recipe,
+    )
