@@ -12,6 +12,7 @@
     |   +-- SourceMissing           404  the row stands, its file does not
     |   +-- SourceUnavailable       503  the storage cannot be read now
     |   +-- SourceTimeout           504
+    |   +-- SourceChanged           503  another file than its facts say; they are learned anew
     +-- CapacityError               503  come back later, with Retry-After
     |   +-- QueueFull
     |   +-- DatabaseUnavailable
@@ -118,6 +119,13 @@ class SourceTimeout(SourceError):
     status = 504
     title = "Storage timed out"
     reported = True
+
+
+class SourceChanged(SourceError):
+    """The file is another one than its facts were read from; they have been learned anew."""
+
+    status = 503
+    title = "Picture has changed"
 
 
 class CapacityError(SmartserveError):

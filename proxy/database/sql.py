@@ -1,0 +1,258 @@
+"""`SqlMediaDatabase`: the media database over SQLAlchemy Core, one query text for all servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import (
+    Row,
+    String,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    type_coerce,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from proxy.database import NewMedia
+from proxy.database.engine import connected, open_engine, translated
+from proxy.database.tables import media_facts, media_files
+from proxy.errors import DatabaseUnavailable
+from proxy.media import Focus, Media, MediaFacts, MediaStatus
+from proxy.settings import DatabaseSettings
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+_files = media_files.c
+_facts = media_facts.c
+
+_has_bulk = func.nullif(_files.bulk_path, "").is_not(None)
+_has_library = func.nullif(_files.library_path, "").is_not(None)
+_servable = or_(
+    and_(_files.status == MediaStatus.COMPLETED, or_(_has_bulk, _has_library)),
+    and_(_files.status.in_((MediaStatus.DOWNLOADING, MediaStatus.PROCESSING)), _has_bulk),
+)
+"""`Media.servable`, for the database to decide."""
+
+_SELECT = select(
+    _files.id,
+    _files.user_id,
+    # As plain text: an ENUM type would raise on a value of another version of the table.
+    type_coerce(_files.data_type, String).label("data_type"),
+    _files.original_name,
+    _files.mime_type,
+    _files.file_size,
+    _files.bulk_path,
+    _files.library_path,
+    type_coerce(_files.status, String).label("status"),
+    _files.updated_at,
+    _facts.content_hash,
+    _facts.byte_size,
+    _facts.source_type,
+    _facts.width,
+    _facts.height,
+    _facts.has_alpha,
+    _facts.pages,
+    _facts.flat_background,
+    _facts.focus_x,
+    _facts.focus_y,
+    _facts.source_path.label("facts_path"),
+).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
+
+_BY_ID = _SELECT.where(_files.id == bindparam("media_id"))
+_BY_HASH = _SELECT.where(_facts.content_hash == bindparam("content_hash"), _servable).order_by(
+    _files.id
+)
+_IDS = (
+    select(_files.id)
+    .where(_files.id > bindparam("after"), _servable)
+    .order_by(_files.id)
+    .limit(bindparam("limit"))
+)
+_FORGET = delete(media_facts).where(_facts.media_id == bindparam("media_id"))
+# One statement, known to SQLite, MariaDB and MySQL alike. Delete and insert would deadlock in
+# InnoDB: two deletes of a missing row share its gap, and then neither may insert.
+_SAVE = text(
+    """
+    REPLACE INTO media_facts (
+        media_id, content_hash, byte_size, source_type, width, height,
+        has_alpha, pages, flat_background, focus_x, focus_y, source_path
+    ) VALUES (
+        :media_id, :content_hash, :byte_size, :source_type, :width, :height,
+        :has_alpha, :pages, :flat_background, :focus_x, :focus_y, :source_path
+    )
+    """
+)
+_ONE = select(literal(1))
+
+
+def open_database(url: str, settings: DatabaseSettings) -> SqlMediaDatabase:
+    """A database that connects on its first query; close it, or use it with ``async with``.
+
+    Raises:
+        ConfigurationError: for a URL of a kind that is not spoken to.
+    """
+    return SqlMediaDatabase(open_engine(url, settings), settings)
+
+
+class SqlMediaDatabase:
+    """The rows as they stand in the database; implements `proxy.database.MediaCatalogue`.
+
+    Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``,
+    the wait for a connection included.
+    """
+
+    def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
+        """Take over an engine, which `close` disposes of."""
+        self._engine = engine
+        self._settings = settings
+        self._queries = 0
+        self._errors = 0
+        self._seconds = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Give the database itself; connects nothing yet."""
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        await self._engine.dispose()
+
+    async def find(self, media_id: int) -> Media | None:
+        """The row with its facts, or None."""
+        async with self._transaction() as connection:
+            row = (await connection.execute(_BY_ID, {"media_id": media_id})).first()
+        return None if row is None else _media(row)
+
+    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
+        """Keep what was learned about a source, in place of what was known before."""
+        async with self._transaction() as connection:
+            await connection.execute(_SAVE, _fact_values(media_id, facts))
+
+    async def forget_facts(self, media_id: int) -> None:
+        """Drop what was learned about a source."""
+        async with self._transaction() as connection:
+            await connection.execute(_FORGET, {"media_id": media_id})
+
+    async def ping(self) -> None:
+        """Return when the database answers a query."""
+        async with self._transaction() as connection:
+            await connection.execute(_ONE)
+
+    async def add(self, new: NewMedia, facts: MediaFacts) -> int:
+        """Add a row and its facts in one transaction; gives the new id."""
+        async with self._transaction() as connection:
+            result = await connection.execute(insert(media_files), asdict(new))
+            media_id: int = result.lastrowid
+            await connection.execute(_SAVE, _fact_values(media_id, facts))
+        return media_id
+
+    async def find_by_hash(self, content_hash: str) -> Media | None:
+        """The oldest servable row whose source has this content hash, or None.
+
+        Whether facts are still those of the row's file is decided here and not in the query: the
+        two tables may differ in collation, and MySQL then refuses to compare their paths.
+        """
+        async with self._transaction() as connection:
+            rows = (await connection.execute(_BY_HASH, {"content_hash": content_hash})).all()
+        return next((media for media in map(_media, rows) if media.known_facts), None)
+
+    async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
+        """Ids of servable rows above ``after``, ascending."""
+        async with self._transaction() as connection:
+            return (await connection.scalars(_IDS, {"after": after, "limit": limit})).all()
+
+    def statistics(self) -> Mapping[str, float]:
+        """Transactions begun, how many of them failed, and the seconds that all took together."""
+        return {"queries": self._queries, "errors": self._errors, "seconds": self._seconds}
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        """The edge: deadlines, counts and the translation of every error."""
+        started = time.monotonic()
+        self._queries += 1
+        try:
+            async with self._bounded() as connection:
+                yield connection
+        except DatabaseUnavailable:
+            self._errors += 1
+            raise
+        finally:
+            self._seconds += time.monotonic() - started
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[AsyncConnection]:
+        with translated(self._settings):
+            async with (
+                asyncio.timeout(self._settings.query_timeout_s),
+                connected(self._engine, self._settings) as connection,
+                connection.begin(),
+            ):
+                yield connection
+
+
+def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
+    values = asdict(facts) | {"media_id": media_id}
+    del values["focus"]
+    values["focus_x"] = facts.focus.x if facts.focus else None
+    values["focus_y"] = facts.focus.y if facts.focus else None
+    return values
+
+
+def _media(row: Row[Any]) -> Media:
+    return Media(
+        id=row.id,
+        user_id=row.user_id,
+        data_type=row.data_type or "",
+        original_name=row.original_name,
+        mime_type=row.mime_type,
+        file_size=row.file_size,
+        bulk_path=row.bulk_path,
+        library_path=row.library_path,
+        status=row.status,
+        updated_at=_aware(row.updated_at),
+        facts=None if row.content_hash is None else _known(row),
+    )
+
+
+def _known(row: Row[Any]) -> MediaFacts:
+    known = row.focus_x is not None and row.focus_y is not None
+    return MediaFacts(
+        content_hash=row.content_hash,
+        byte_size=row.byte_size,
+        source_type=row.source_type,
+        width=row.width,
+        height=row.height,
+        has_alpha=row.has_alpha,
+        pages=row.pages,
+        flat_background=row.flat_background,
+        focus=Focus(row.focus_x, row.focus_y) if known else None,
+        source_path=row.facts_path,
+    )
+
+
+def _aware(moment: object) -> datetime:
+    """Timestamps are stored in UTC; NULL and MySQL's zero date, which comes as text, are old."""
+    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else _EPOCH

@@ -1,0 +1,97 @@
+"""The tables: ``media_files`` as the requirements document has it, ``media_facts`` beside it.
+
+The queries are built from these. The tables themselves are made by the migrations, which keep
+frozen copies of their own; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine
+
+from proxy.media import DataType, MediaStatus
+
+
+class Touched(ColumnElement[datetime]):
+    """The time of the insert and of each update; SQLite has a trigger for the latter."""
+
+    inherit_cache = True
+    type = TIMESTAMP()
+
+
+@compiles(Touched)
+def _touched(_element: Touched, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CURRENT_TIMESTAMP"
+
+
+@compiles(Touched, "mysql")
+def _touched_on_update(_element: Touched, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
+
+
+def _one_of(*values: str) -> TypeEngine[str]:
+    return String(16).with_variant(mysql.ENUM(*values), "mysql")
+
+
+def _counted() -> TypeEngine[int]:
+    """A BIGINT that counts up by itself; in SQLite only an INTEGER does."""
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+metadata = MetaData()
+
+media_files = Table(
+    "media_files",
+    metadata,
+    Column("id", _counted(), primary_key=True, autoincrement=True),
+    Column("main_api_id", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    Column("data_type", _one_of(*DataType), nullable=False),
+    Column("original_name", String(255)),
+    Column("mime_type", String(100)),
+    Column("file_size", BigInteger),
+    Column("bulk_path", String(500)),
+    Column("library_path", String(500)),
+    Column("status", _one_of(*MediaStatus)),
+    Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
+    Column("updated_at", TIMESTAMP, server_default=Touched()),
+    sqlite_autoincrement=True,
+)
+
+media_facts = Table(
+    "media_facts",
+    metadata,
+    # No foreign key: it would need InnoDB, an equal column type and a right on a table that
+    # another program owns, and it would refuse that program its deletes.
+    Column("media_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("content_hash", String(64), nullable=False, index=True),
+    Column("byte_size", BigInteger, nullable=False),
+    Column("source_type", String(16), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("has_alpha", Boolean, nullable=False),
+    Column("pages", Integer, nullable=False),
+    Column("flat_background", Boolean, nullable=False),
+    Column("focus_x", Double),
+    Column("focus_y", Double),
+    Column("source_path", String(500), nullable=False),
+    Column("learned_at", TIMESTAMP, nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+)
