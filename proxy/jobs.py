@@ -36,6 +36,11 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask a worker to say hello again; it comes without descriptors."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeJob:
     """Learn the facts of a source; ``strict`` also decodes every pixel and takes no damage."""
 
@@ -117,13 +122,13 @@ class Hello:
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (ProbeJob, RenderJob, ProbeResult, RenderResult, JobFailure, Hello)
+    for kind in (Ping, ProbeJob, RenderJob, ProbeResult, RenderResult, JobFailure, Hello)
 }
 
 
-def encode(message: Job | Result | Hello) -> bytes:
+def encode(message: Ping | Job | Result | Hello) -> bytes:
     """One datagram's bytes."""
-    return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode()
+    return json.dumps([type(message).__name__, asdict(message)]).encode()
 
 
 def decode(datagram: bytes) -> Any:
@@ -132,12 +137,11 @@ def decode(datagram: bytes) -> Any:
     Raises:
         ValueError: it is no message of ours.
     """
-    fields = json.loads(datagram)
-    kind = _KINDS.get(fields.pop("kind", ""))
-    if kind is None:
-        message = "not a message between server and worker"
-        raise ValueError(message)
-    return kind(**{name: _revive(name, value) for name, value in fields.items()})
+    try:
+        name, fields = json.loads(datagram)
+        return _KINDS[name](**{name: _revive(name, value) for name, value in fields.items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError("not a message between server and worker") from error
 
 
 def _revive(name: str, value: Any) -> Any:

@@ -1,0 +1,45 @@
+"""Entry of a worker process: joins the job loop with the pixels; the pool starts it.
+
+``python -m proxy.worker <socket descriptor> <orders>``, where orders are a JSON object with
+``source_types`` and ``max_memory_bytes``.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import socket
+import sys
+
+from proxy.imaging import render as imaging
+from proxy.jobs import Job, ProbeJob, Result
+from proxy.workers import child
+
+
+def _handle(job: Job, source: int, target: int) -> Result:
+    if isinstance(job, ProbeJob):
+        return imaging.probe(job, source)
+    return imaging.render(job, source, target)
+
+
+def _limit(max_memory_bytes: int) -> None:
+    """Bound the address space and leave no core file behind (hardening, row 5)."""
+    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Lock the loaders, limit the process, then do jobs until the server closes the socket."""
+    descriptor, orders = int(sys.argv[1]), json.loads(sys.argv[2])
+    # The terminal's Ctrl-C and the service manager's stop are the server's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    imaging.configure()
+    imaging.lock_loaders(tuple(orders["source_types"]))
+    _limit(orders["max_memory_bytes"])
+    with socket.socket(fileno=descriptor) as connection:
+        child.serve(connection, imaging.hello(), _handle)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Single flight: one piece of work for each key, shared by all who come while it is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """Keeps the work under way by key.
+
+    The work belongs to the flight, not to the request that began it: a request that leaves, the
+    first one too, cancels nothing for the others.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, T] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._led = 0
+        self._joined = 0
+
+    def join(
+        self, key: str, launch: Callable[[], tuple[T, Coroutine[Any, Any, None]]]
+    ) -> tuple[T, bool]:
+        """Give what stands for the work under way, and whether this call began it.
+
+        ``launch`` makes that value and the coroutine which settles it; the coroutine handles its
+        own errors, as there is nobody else to tell.
+        """
+        if key in self._under_way:
+            self._joined += 1
+            return self._under_way[key], False
+        value, work = launch()
+        self._led += 1
+        self._under_way[key] = value
+        task = asyncio.create_task(self._run(key, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return value, True
+
+    async def _run(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            del self._under_way[key]
+
+    async def drain(self) -> None:
+        """Return when all work under way at this moment has ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Cancel all work under way and wait until it has ended."""
+        # A task that is cancelled before its first step never runs, and so settles nothing.
+        await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
+        await self.drain()
+
+    def statistics(self) -> Mapping[str, float]:
+        """Work under way, begun and joined since the start."""
+        return {"under_way": len(self._under_way), "led": self._led, "joined": self._joined}

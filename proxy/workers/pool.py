@@ -1,0 +1,288 @@
+"""The pool: as many worker processes as there are cores, replaced whenever one ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, overload
+
+import structlog
+
+from proxy.errors import (
+    ConfigurationError,
+    RenderError,
+    RenderFault,
+    RenderTimeout,
+    ShuttingDown,
+    SmartserveError,
+    SourceQuarantined,
+    SourceTooLarge,
+    SourceUnavailable,
+    UndecodableSource,
+    UnsupportedSource,
+)
+from proxy.jobs import Hello, Job, JobFailure, ProbeJob, ProbeResult, RenderJob, RenderResult
+from proxy.settings import WorkerSettings
+from proxy.workers.process import Sink, WorkerDied, WorkerProcess
+
+RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
+"""Why a worker was replaced."""
+
+_ATTEMPTS = 2
+"""A job whose worker died is tried once more, unless bytes of it have gone out already."""
+_PING_S = 2.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 5.0
+
+_FAILURES: Mapping[str, Callable[[str], SmartserveError]] = {
+    "unsupported": UnsupportedSource,
+    "undecodable": UndecodableSource,
+    "too_large": SourceTooLarge,
+    "unreadable": SourceUnavailable,
+    "fault": RenderFault,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerPool:
+    """Runs jobs in worker processes, one at a time in each.
+
+    ``async with`` starts and ends the processes; it is entered once the first of them is ready.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        source_types: tuple[str, ...],
+        max_output_bytes: int,
+    ) -> None:
+        """``source_types`` are what the workers' loaders may open."""
+        self._settings = settings
+        self._source_types = source_types
+        self._max_output_bytes = max_output_bytes
+        self._idle: asyncio.Queue[WorkerProcess] = asyncio.Queue()
+        self._workers: set[WorkerProcess] = set()
+        self._starting: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+        self._restarts: Counter[str] = Counter()
+        self._jobs = 0
+        self._closed = False
+        self._hello: Hello | None = None
+
+    @property
+    def hello(self) -> Hello:
+        """What the workers can do; known once the pool is entered."""
+        if self._hello is None:
+            raise ShuttingDown("the workers are not up")
+        return self._hello
+
+    async def __aenter__(self) -> Self:
+        """Start the processes; return when the first is ready.
+
+        Raises:
+            ConfigurationError: none came up.
+        """
+        starts = [asyncio.create_task(self._start()) for _ in range(self._settings.processes)]
+        for start in starts:
+            _own(start, self._starting)
+        try:
+            up = await _any(starts)
+        except BaseException:
+            await self.aclose()
+            raise
+        if not up:
+            raise ConfigurationError(
+                ["workers: no process came up; run 'python -m proxy.worker' to see why"]
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End all processes."""
+        await self.aclose()
+
+    @overload
+    async def run(self, job: ProbeJob, source: int, sink: Sink = ...) -> ProbeResult: ...
+    @overload
+    async def run(self, job: RenderJob, source: int, sink: Sink) -> RenderResult: ...
+
+    async def run(
+        self, job: Job, source: int, sink: Sink = lambda _: None
+    ) -> ProbeResult | RenderResult:
+        """Do a job in a worker; its encoded bytes go to ``sink`` as they come.
+
+        The descriptor stays the caller's. A job whose worker dies is tried once more.
+
+        Raises:
+            RenderError: the picture cannot be rendered; the kind says why.
+            SourceUnavailable: reading the source failed.
+            ShuttingDown: the pool is closed.
+        """
+        self._jobs += 1
+        counted = _Counted(sink, self._max_output_bytes)
+        deaths = 0
+        while True:
+            try:
+                answer = await self._attempt(job, source, counted)
+            except WorkerDied as death:
+                deaths += death.begun
+                log.warning("worker_died", reason=death.reason, begun=death.begun)
+                if deaths == _ATTEMPTS or counted.total:
+                    raise _meaning(death, counted) from death
+            else:
+                if isinstance(answer, JobFailure):
+                    raise _FAILURES.get(answer.kind, RenderFault)(answer.detail)
+                return answer
+
+    async def _attempt(
+        self, job: Job, source: int, sink: _Counted
+    ) -> ProbeResult | RenderResult | JobFailure:
+        worker = await self._take()
+        sink.overflow = worker.kill
+        try:
+            answer = await worker.run(job, source, sink, deadline_s=self._settings.deadline_s)
+        except WorkerDied as death:
+            self._replace(worker, "oversize" if sink.full else death.reason)
+            raise
+        except BaseException:
+            self._replace(worker, "cancelled")
+            raise
+        if worker.jobs >= self._settings.max_jobs:
+            self._replace(worker, "recycled")
+        else:
+            self._idle.put_nowait(worker)
+        return answer
+
+    async def _take(self) -> WorkerProcess:
+        """The next idle worker that is alive."""
+        while not self._closed:
+            worker = await self._idle.get()
+            if worker.alive:
+                return worker
+            self._replace(worker, "crash")
+        raise ShuttingDown("the server is stopping")
+
+    def _replace(self, worker: WorkerProcess, reason: str) -> None:
+        self._restarts[reason] += 1
+        self._workers.discard(worker)
+        _own(asyncio.create_task(worker.aclose()), self._ending)
+        if not self._closed:
+            _own(asyncio.create_task(self._start_until_up()), self._starting)
+
+    async def _start_until_up(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while not self._closed and not await self._start():
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+
+    async def _start(self) -> bool:
+        """Start one process and put it among the idle; whether it came up."""
+        try:
+            worker = await WorkerProcess.start(self._settings, self._source_types)
+        except (WorkerDied, OSError) as error:
+            self._restarts["start"] += 1
+            log.warning("worker_start_failed", error=str(error))
+            return False
+        self._hello = worker.hello
+        self._workers.add(worker)
+        if self._closed:
+            await worker.aclose()
+            return False
+        self._idle.put_nowait(worker)
+        return True
+
+    async def check(self) -> None:
+        """Return when a worker has answered, or all that are up are at work.
+
+        Raises:
+            ShuttingDown: none is up, or the one asked gave no answer and was replaced.
+        """
+        if not any(worker.alive for worker in self._workers):
+            raise ShuttingDown("no worker process is up")
+        if self._idle.empty():
+            return
+        worker = await self._take()
+        try:
+            await worker.ping(deadline_s=_PING_S)
+        except WorkerDied as death:
+            self._replace(worker, death.reason)
+            raise ShuttingDown("a worker process did not answer") from death
+        except BaseException:
+            self._replace(worker, "cancelled")
+            raise
+        self._idle.put_nowait(worker)
+
+    async def aclose(self) -> None:
+        """End all processes, those at work by killing them, and wait for their end."""
+        self._closed = True
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        for worker in self._workers:
+            worker.kill()
+            _own(asyncio.create_task(worker.aclose()), self._ending)
+        self._workers.clear()
+        await asyncio.gather(*self._ending)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that are up."""
+        return tuple(worker.pid for worker in self._workers if worker.alive)
+
+    def statistics(self) -> Mapping[str, float]:
+        """Processes up and idle, jobs since the start, and restarts by reason."""
+        restarts = {f"restarts_{reason}": self._restarts[reason] for reason in RESTART_REASONS}
+        up = sum(worker.alive for worker in self._workers)
+        return {"up": up, "idle": self._idle.qsize(), "jobs": self._jobs, **restarts}
+
+
+def _own(task: asyncio.Task[Any], owned: set[asyncio.Task[Any]]) -> None:
+    owned.add(task)
+    task.add_done_callback(owned.discard)
+
+
+class _Counted:
+    """A sink that counts, and calls ``overflow`` instead of passing on what is too much."""
+
+    def __init__(self, sink: Sink, max_bytes: int) -> None:
+        self._sink = sink
+        self._max_bytes = max_bytes
+        self.total = 0
+        self.overflow: Callable[[], None] = lambda: None
+
+    @property
+    def full(self) -> bool:
+        return self.total > self._max_bytes
+
+    def __call__(self, chunk: bytes) -> None:
+        self.total += len(chunk)
+        if self.full:
+            self.overflow()
+        else:
+            self._sink(chunk)
+
+
+def _meaning(death: WorkerDied, sink: _Counted) -> RenderError:
+    """What the death of a job's last worker says about the picture."""
+    if sink.full:
+        return SourceTooLarge("the rendition would be larger than the server keeps")
+    if death.reason == "deadline":
+        return RenderTimeout("the picture took too long to render")
+    if sink.total:
+        return RenderFault("the worker ended before the picture was whole")
+    return SourceQuarantined("the picture made its workers crash and is refused for a while")
+
+
+async def _any(starts: list[asyncio.Task[bool]]) -> bool:
+    """Whether one of them came up; returns as soon as the first has."""
+    for start in asyncio.as_completed(starts):
+        if await start:
+            return True
+    return False

@@ -1,0 +1,70 @@
+"""Single flight: equal work is done once, and belongs to nobody who may leave."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from proxy.workers.flight import Flight
+
+
+class Work:
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.go = asyncio.Event()
+
+    def launch(self) -> tuple[str, Coroutine[Any, Any, None]]:
+        self.begun += 1
+        return f"work {self.begun}", self._run()
+
+    async def _run(self) -> None:
+        await self.go.wait()
+        self.ended += 1
+
+
+async def test_equal_keys_under_way_share_one_piece_of_work() -> None:
+    flight: Flight[str] = Flight()
+    work = Work()
+    answers = [flight.join("key", work.launch) for _ in range(500)]
+    assert work.begun == 1
+    assert answers == [("work 1", True)] + [("work 1", False)] * 499
+    work.go.set()
+    await flight.drain()
+    assert flight.statistics() == {"under_way": 0, "led": 1, "joined": 499}
+
+
+async def test_other_keys_have_work_of_their_own() -> None:
+    flight: Flight[str] = Flight()
+    work = Work()
+    assert flight.join("a", work.launch) != flight.join("b", work.launch)
+    await flight.aclose()
+
+
+async def test_after_the_end_the_key_is_free_again() -> None:
+    flight: Flight[str] = Flight()
+    work = Work()
+    work.go.set()
+    flight.join("key", work.launch)
+    await flight.drain()
+    assert flight.join("key", work.launch) == ("work 2", True)
+    await flight.drain()
+
+
+async def test_work_that_raises_frees_its_key() -> None:
+    flight: Flight[None] = Flight()
+
+    async def fail() -> None:
+        raise LookupError
+
+    flight.join("key", lambda: (None, fail()))
+    await flight.drain()
+    assert flight.statistics()["under_way"] == 0
+
+
+async def test_closing_cancels_what_is_under_way() -> None:
+    flight: Flight[str] = Flight()
+    work = Work()
+    flight.join("key", work.launch)
+    await asyncio.sleep(0)
+    await flight.aclose()
+    assert (work.ended, flight.statistics()["under_way"]) == (0, 0)

@@ -1,0 +1,217 @@
+"""The pool on real worker processes, with real kills."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import (
+    RenderTimeout,
+    ShuttingDown,
+    SourceQuarantined,
+    SourceTooLarge,
+    UnsupportedSource,
+)
+from proxy.formats import Format
+from proxy.jobs import ProbeJob, RenderJob, RenderResult
+from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
+from proxy.variant import Geometry
+from proxy.workers.pool import WorkerPool
+
+SAMPLE = Path(__file__).parents[2] / "proxy" / "samples" / "logo.png"
+LIMITS = LimitSettings().to_limits()
+PROFILES = EncoderSettings().profiles()
+
+
+def pool_of(count: int = 1, *, max_output_bytes: int = 10**8, **settings: float) -> WorkerPool:
+    return WorkerPool(
+        WorkerSettings.model_validate({"count": count, **settings}),
+        source_types=LIMITS.source_types,
+        max_output_bytes=max_output_bytes,
+    )
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[WorkerPool]:
+    async with pool_of(count=2) as running:
+        yield running
+
+
+@pytest.fixture
+def source() -> Iterator[int]:
+    descriptor = os.open(SAMPLE, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def thumbnail(fmt: Format = Format.PNG, side: int = 64) -> RenderJob:
+    geometry = Geometry(side, side, side, side)
+    return RenderJob(LIMITS, geometry, PROFILES[fmt])
+
+
+async def render(pool: WorkerPool, source: int, job: RenderJob | None = None) -> bytes:
+    chunks: list[bytes] = []
+    result = await pool.run(job or thumbnail(), source, chunks.append)
+    assert isinstance(result, RenderResult)
+    return b"".join(chunks)
+
+
+async def until_up(pool: WorkerPool, count: int) -> None:
+    async with asyncio.timeout(10):
+        while pool.statistics()["up"] < count:  # noqa: ASYNC110 - real processes tell nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_render_gives_whole_bytes(pool: WorkerPool, source: int) -> None:
+    body = await render(pool, source)
+    assert body.startswith(b"\x89PNG")
+    assert body.endswith(b"IEND\xaeB`\x82")
+
+
+async def test_a_probe_gives_the_facts(pool: WorkerPool, source: int) -> None:
+    result = await pool.run(ProbeJob(LIMITS), source)
+    assert (result.source_type, result.byte_size) == ("png", SAMPLE.stat().st_size)
+
+
+async def test_the_workers_tell_what_they_can_do(pool: WorkerPool) -> None:
+    assert pool.hello.libvips.startswith("8.")
+    assert {"jpeg", "png", "webp", "avif", "gif"} <= set(pool.hello.source_types)
+
+
+async def test_jobs_run_side_by_side(pool: WorkerPool, source: int) -> None:
+    sources = [os.open(SAMPLE, os.O_RDONLY) for _ in range(6)]
+    try:
+        bodies = await asyncio.gather(*(render(pool, each) for each in sources))
+    finally:
+        for each in sources:
+            os.close(each)
+    assert len(set(bodies)) == 1
+
+
+async def test_a_source_that_is_no_picture_is_named(pool: WorkerPool, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"no picture at all" * 100)
+    with (tmp_path / "text").open("rb") as file, pytest.raises(UnsupportedSource):
+        await pool.run(ProbeJob(LIMITS), file.fileno())
+
+
+async def test_an_idle_worker_that_was_killed_costs_no_job(source: int) -> None:
+    async with pool_of(count=2) as pool:
+        await until_up(pool, 2)
+        for pid in pool.pids:
+            os.kill(pid, signal.SIGKILL)
+        assert await render(pool, source)
+        assert pool.statistics()["restarts_crash"] == 2
+
+
+async def slow_job_with_a_worker_at_work(pool: WorkerPool, source: int) -> asyncio.Task[bytes]:
+    """A job that takes seconds, once it is in a worker."""
+    geometry = Geometry(4000, 4000, 4000, 4000)
+    job = RenderJob(LIMITS, geometry, PROFILES[Format.AVIF])
+    idle = pool.statistics()["idle"]
+    task = asyncio.create_task(render(pool, source, job))
+    async with asyncio.timeout(10):
+        while pool.statistics()["idle"] == idle:  # noqa: ASYNC110 - the job is on its way
+            await asyncio.sleep(0.001)
+    # Long enough for the worker to have read its order, far shorter than the job.
+    await asyncio.sleep(0.15)
+    return task
+
+
+async def test_a_job_whose_worker_is_killed_is_done_by_another(source: int) -> None:
+    async with pool_of(count=1, deadline_s=60) as pool:
+        task = await slow_job_with_a_worker_at_work(pool, source)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        assert (await task)[4:12] == b"ftypavif"
+
+
+async def test_a_source_that_kills_two_workers_is_quarantined(source: int) -> None:
+    async with pool_of(count=1, deadline_s=60) as pool:
+        task = await slow_job_with_a_worker_at_work(pool, source)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        await asyncio.sleep(0.2)
+        await until_up(pool, 1)
+        await asyncio.sleep(0.3)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        with pytest.raises(SourceQuarantined):
+            await task
+        assert await render(pool, source), "another job is unharmed"
+
+
+async def test_a_worker_that_hangs_is_killed_at_the_deadline(source: int) -> None:
+    async with pool_of(count=1, deadline_s=0.5) as pool:
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        assert await render(pool, source), "the second attempt finds a new worker"
+        assert pool.statistics()["restarts_deadline"] == 1
+
+
+async def test_a_job_past_its_deadline_twice_times_out(source: int) -> None:
+    async with pool_of(count=1, deadline_s=0.05) as pool:
+        slow = RenderJob(LIMITS, Geometry(4000, 4000, 4000, 4000), PROFILES[Format.AVIF])
+        with pytest.raises(RenderTimeout):
+            await render(pool, source, slow)
+
+
+async def test_a_worker_is_recycled_after_its_share_of_jobs(source: int) -> None:
+    async with pool_of(count=1, max_jobs=2) as pool:
+        first = pool.pids
+        for _ in range(3):
+            await render(pool, source)
+        assert pool.pids != first
+        assert pool.statistics()["restarts_recycled"] == 1
+
+
+async def test_output_past_the_limit_kills_the_worker(source: int) -> None:
+    async with pool_of(count=1, max_output_bytes=1000) as pool:
+        with pytest.raises(SourceTooLarge):
+            await render(pool, source, thumbnail(side=600))
+        assert pool.statistics()["restarts_oversize"] >= 1
+
+
+async def test_a_cancelled_job_frees_its_place(source: int) -> None:
+    async with pool_of(count=1, deadline_s=60) as pool:
+        task = await slow_job_with_a_worker_at_work(pool, source)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await render(pool, source)
+        assert pool.statistics()["restarts_cancelled"] == 1
+
+
+async def test_the_check_finds_a_worker_that_does_not_answer() -> None:
+    async with pool_of(count=1) as pool:
+        await pool.check()
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        with pytest.raises(ShuttingDown, match="did not answer"):
+            await pool.check()
+        await asyncio.sleep(0.05)
+        await until_up(pool, 1)
+        await pool.check()
+
+
+async def test_no_process_outlives_the_pool(source: int) -> None:
+    async with pool_of(count=2, deadline_s=60) as pool:
+        await until_up(pool, 2)
+        pids = pool.pids
+        task = await slow_job_with_a_worker_at_work(pool, source)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+async def test_no_descriptor_is_left_behind(source: int) -> None:
+    async with pool_of(count=1) as pool:
+        await render(pool, source)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(20):
+            await render(pool, source)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_workers_get_nothing_of_the_servers_environment(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = Path(f"/proc/{pool.pids[0]}/environ").read_bytes()
+    assert b"SMARTSERVE" not in environment
+    assert b"HOME" not in environment
