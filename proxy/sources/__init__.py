@@ -23,7 +23,8 @@ class SourceStore(Protocol):
 
         Raises:
             SourceMissing: there is no such regular file below the root.
-            SourceUnavailable: the storage itself cannot be read, or the file is past the limit.
+            SourceTooLarge: the file is longer than an original may be.
+            SourceUnavailable: the storage itself cannot be read.
             SourceTimeout: the storage did not answer in time.
         """
 

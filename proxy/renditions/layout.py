@@ -1,0 +1,73 @@
+"""Where things are below the root of the disk store.
+
+::
+
+    <root>/3f/12345/<digest>.avif    renditions: shard, medium, variant
+    <root>/tmp/                      files being written
+    <root>/purges                    the log of purges
+
+A purge removes one directory. One level of 256 shards is enough: with a million media of one
+rendition each (3900 directories in a shard, ext4) a hit costs what it costs among a few. Each
+directory takes a block of its own, which usage does not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xxhash
+
+from proxy.formats import TRAITS
+from proxy.variant import Variant
+
+SHARDS = 256
+_TEMPORARY = "tmp"
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How usage differs: files, and the bytes that they take."""
+
+    bytes: int
+    items: int
+
+
+def shard_of(media_id: int) -> int:
+    """The shard of a medium, 0 to 255: hashed, so that any series of ids spreads evenly."""
+    return int(xxhash.xxh3_64_intdigest(str(media_id).encode()) % SHARDS)
+
+
+def cost(byte_size: int) -> int:
+    """What a file takes on the disk: its size in whole blocks of 4 KiB."""
+    return -(-byte_size // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below a root, as strings for the system calls."""
+
+    root: str
+
+    @property
+    def temporary(self) -> str:
+        """The directory of files being written; on the file system of the root."""
+        return f"{self.root}/{_TEMPORARY}"
+
+    @property
+    def purges(self) -> str:
+        """The log of purges."""
+        return f"{self.root}/purges"
+
+    def shard(self, shard: int) -> str:
+        """The directory of a shard."""
+        return f"{self.root}/{shard:02x}"
+
+    def medium(self, media_id: int) -> str:
+        """The directory of a medium."""
+        return f"{self.shard(shard_of(media_id))}/{media_id}"
+
+    def rendition(self, variant: Variant) -> str:
+        """The file of a variant."""
+        suffix = TRAITS[variant.format].suffix
+        return f"{self.medium(variant.media_id)}/{variant.digest}.{suffix}"

@@ -1,0 +1,126 @@
+"""File new originals below the root, and take them away again. Blocking.
+
+An original is on the disk, name and all, before it is told to be there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from proxy.sources.below import parent_opened, require_within, root_opened, translated
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_MODE = 0o644
+_DIRECTORY_MODE = 0o755
+_PIECE_BYTES = 1024 * 1024
+
+
+class Abandoned(Exception):
+    """Nobody waits for this copy any more; nothing of it is left."""
+
+
+def add_below(
+    root: str,
+    names: Sequence[str],
+    source: int,
+    *,
+    max_bytes: int,
+    abandoned: Callable[[], bool],
+) -> bool:
+    """Copy from a descriptor to a new file, making directories; False where a file stands already.
+
+    The file appears under its name whole, at once and never in place of another.
+
+    Raises:
+        SourceTooLarge: the original is longer than ``max_bytes``.
+        SourceMissing: a name on the way is a file or a symbolic link.
+        SourceUnavailable: the storage cannot be written.
+        Abandoned: ``abandoned`` said so between two pieces.
+    """
+    *parents, name = names
+    with root_opened(root) as top, translated():
+        _make_directories(top, parents)
+        with parent_opened(top, parents) as parent, _temporary(parent) as temporary:
+            descriptor = os.open(temporary, _NEW, _FILE_MODE, dir_fd=parent)
+            try:
+                _copy(source, descriptor, max_bytes=max_bytes, abandoned=abandoned)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            try:
+                os.link(
+                    temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False
+                )
+            except FileExistsError:
+                return False
+            _sync_directory(parent)
+            return True
+
+
+def remove_below(root: str, names: Sequence[str]) -> bool:
+    """Take an original away, durably; False where there is none."""
+    *parents, name = names
+    with root_opened(root) as top, translated():
+        try:
+            with parent_opened(top, parents) as parent:
+                os.unlink(name, dir_fd=parent)
+                _sync_directory(parent)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+                return False
+            raise
+    return True
+
+
+def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], bool]) -> None:
+    copied = 0
+    while piece := os.read(source, _PIECE_BYTES):
+        if abandoned():
+            raise Abandoned
+        copied += len(piece)
+        require_within(copied, max_bytes)
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(target, view) :]
+
+
+def _make_directories(root: int, names: Sequence[str]) -> None:
+    for depth, name in enumerate(names):
+        with parent_opened(root, names[:depth]) as parent, suppress(FileExistsError):
+            os.mkdir(name, _DIRECTORY_MODE, dir_fd=parent)
+            _sync_directory(parent)
+
+
+@contextmanager
+def readable(source: int | Path) -> Iterator[int]:
+    """The descriptor of what is to be copied; one that is given stays open."""
+    if isinstance(source, int):
+        yield source
+    else:
+        with source.open("rb", buffering=0) as file:
+            yield file.fileno()
+
+
+@contextmanager
+def _temporary(parent: int) -> Iterator[str]:
+    """A name for the file while it grows; whatever has that name is gone in the end."""
+    name = f".smartserve-{secrets.token_hex(8)}.part"
+    try:
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=parent)
+
+
+def _sync_directory(parent: int) -> None:
+    """Make the names in a directory durable; one opened by O_PATH cannot be synchronised."""
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
