@@ -62,9 +62,31 @@ class EncoderProfile:
     options: tuple[tuple[str, int | bool | str], ...]
 
     @property
+    def streams(self) -> bool:
+        """Whether bytes leave the encoder while it still asks for pixels.
+
+        Only a baseline JPEG does; better Huffman tables, trellis quantisation and progressive
+        scans all need the whole picture before the first byte.
+        """
+        whole = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
+        options = dict(self.options)
+        return self.format is Format.JPEG and not any(options.get(name) for name in whole)
+
+    @property
     def text(self) -> str:
         """Canonical text: ``avif:Q=63,effort=1``."""
         return f"{self.format}:" + ",".join(f"{name}={value}" for name, value in self.options)
+
+
+SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        **{fmt.value: traits.media_type for fmt, traits in TRAITS.items()},
+        "heic": "image/heic",
+        "tiff": "image/tiff",
+        "bmp": "image/bmp",
+    }
+)
+"""Media types of what may come in, by the names that `sniff` gives."""
 
 
 _HEIF_BRANDS: Mapping[bytes, str] = MappingProxyType(

@@ -1,0 +1,222 @@
+"""Opening a source: by descriptor, its type by its bytes, its limits by its header."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pyvips
+
+from proxy.formats import SNIFF_BYTES, sniff
+from proxy.imaging.failures import Refused
+from proxy.imaging.loaders import loadable_types
+from proxy.jobs import Limits
+
+_LOADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "jpeg": "jpegload",
+        "png": "pngload",
+        "webp": "webpload",
+        "avif": "heifload",
+        "heic": "heifload",
+        "gif": "gifload",
+        "tiff": "tiffload",
+    }
+)
+_ANIMATED = ("webp", "gif")
+"""Types whose pages are frames; those of a TIFF or a HEIC are other pictures."""
+_COMPRESSIONS: Mapping[str, str] = MappingProxyType({"avif": "av1", "heic": "hevc"})
+_BAND_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        "uchar": 1,
+        "char": 1,
+        "ushort": 2,
+        "short": 2,
+        "uint": 4,
+        "int": 4,
+        "float": 4,
+        "complex": 8,
+        "double": 8,
+        "dpcomplex": 16,
+    }
+)
+_ROTATED = range(5, 9)
+"""EXIF orientations that swap width and height."""
+_SRGB_SIGNATURE = b"IEC sRGB"
+"""Device manufacturer and model, bytes 48 to 55 of an ICC header (ICC.1:2022, 7.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a source says, before a pixel is decoded; sides are those as stored."""
+
+    source_type: str
+    width: int
+    height: int
+    """Of one page."""
+    bands: int
+    band_bytes: int
+    pages: int
+    """Frames of an animation, else 1."""
+    rotated: bool
+    """Whether EXIF orientation swaps width and height."""
+    alpha: bool
+    """Whether there is an alpha band; it may be opaque throughout."""
+    foreign_colour: bool
+    """Whether an ICC profile other than sRGB is embedded."""
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height of one page after EXIF orientation."""
+        return (self.height, self.width) if self.rotated else (self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A source that is open and within its limits; libvips reads on through ``source``."""
+
+    source: Any
+    header: Header
+
+
+def open_source(descriptor: int, limits: Limits) -> Opened:
+    """Open a seekable descriptor and hold its header against the limits; nothing is decoded.
+
+    The descriptor stays the caller's; libvips reads from a duplicate, which is closed with the
+    last reference to the source and to the images made from it.
+
+    Raises:
+        Refused: not a type that is served, or past a limit.
+        OSError: the descriptor cannot be read.
+        pyvips.Error: libvips cannot read the header.
+    """
+    source_type = _source_type(descriptor, limits)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    source = pyvips.Source.new_from_descriptor(descriptor)
+    header = _read_header(pyvips.Image.new_from_source(source, ""), source_type)
+    check_header(header, limits)
+    return Opened(source, header)
+
+
+def check_header(header: Header, limits: Limits) -> None:
+    """Hold a header against the limits, in Python's integers, which do not overflow.
+
+    Raises:
+        Refused: the source is past a limit; the sentence says which, with both figures.
+    """
+    pixels = header.width * header.height
+    for what, found, allowed in (
+        ("pixels on its longer side", max(header.width, header.height), limits.max_side),
+        ("pixels", pixels, limits.max_pixels),
+        ("bands", header.bands, limits.max_bands),
+        ("bytes of raw pixels", pixels * header.bands * header.band_bytes, limits.max_raw_bytes),
+        ("pages", header.pages, limits.max_pages),
+    ):
+        _check(what, found, allowed)
+    if header.pages > 1:
+        _check("pixels in all pages", pixels * header.pages, limits.max_animation_pixels)
+
+
+def shrunk(opened: Opened, width: int, *, height: int) -> Any:
+    """The first page, upright and in sRGB or grey of 8 bits, at exactly this size.
+
+    Decoders shrink while they load where they can (``vips_thumbnail_source``). Damage is passed
+    over: what can be read is rendered. Lazy: pixels are decoded as they are asked for, once, from
+    top to bottom.
+    """
+    return pyvips.Image.thumbnail_source(
+        opened.source, width, height=height, size="force", **_colour(opened.header)
+    )
+
+
+def frames(opened: Opened, width: int, *, height: int) -> list[Any]:
+    """All pages, each for itself like `shrunk`, so that no page bleeds into the next."""
+    return [
+        page.thumbnail_image(width, height=height, size="force", **_colour(opened.header))
+        for page in _pages(opened)
+    ]
+
+
+def timing(opened: Opened) -> tuple[list[int], int]:
+    """Delay of each frame in milliseconds, and how often the animation plays (0: for ever)."""
+    roll = _roll(opened, fail_on="none")
+    delays = list(roll.get("delay")) if roll.get_typeof("delay") else []
+    missing = opened.header.pages - len(delays)
+    loop = roll.get("loop") if roll.get_typeof("loop") else 0
+    return [*delays, *[100] * missing][: opened.header.pages], loop
+
+
+def whole(opened: Opened, *, fail_on: str) -> Any:
+    """Every pixel of every page at full size, as stored, in one column; lazy and sequential.
+
+    ``fail_on`` says what damage stops the decoder: ``none``, ``truncated``, ``error``, ``warning``.
+    """
+    return _roll(opened, fail_on=fail_on)
+
+
+def _source_type(descriptor: int, limits: Limits) -> str:
+    source_type = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
+    if source_type is None:
+        raise Refused("unsupported", "the source is not a kind of picture that is served")
+    if source_type not in limits.source_types or source_type not in loadable_types():
+        raise Refused("unsupported", f"{source_type} is not served")
+    return source_type
+
+
+def _read_header(image: Any, source_type: str) -> Header:
+    _check_loader(image, source_type)
+    pages = _field(image, "n-pages", 1) if source_type in _ANIMATED else 1
+    return Header(
+        source_type,
+        image.width,
+        image.height,
+        image.bands,
+        _BAND_BYTES[image.format],
+        pages,
+        rotated=_field(image, "orientation", 1) in _ROTATED,
+        alpha=bool(image.hasalpha()),
+        foreign_colour=_foreign_colour(image),
+    )
+
+
+def _check_loader(image: Any, source_type: str) -> None:
+    """Refuse a file that is one type to us and another to libvips."""
+    agreed = str(image.get("vips-loader")).startswith(_LOADERS[source_type])
+    compression = _COMPRESSIONS.get(source_type)
+    if not agreed or _field(image, "heif-compression", compression) != compression:
+        raise Refused("unsupported", f"the source looks like {source_type} and is something else")
+
+
+def _foreign_colour(image: Any) -> bool:
+    profile = _field(image, "icc-profile-data", b"")
+    return bool(profile) and profile[48:56] != _SRGB_SIGNATURE
+
+
+def _field(image: Any, name: str, default: Any) -> Any:
+    return image.get(name) if image.get_typeof(name) else default
+
+
+def _check(what: str, found: int, allowed: int) -> None:
+    if found > allowed:
+        raise Refused("too_large", f"the source has {found:,} {what}; {allowed:,} are allowed")
+
+
+def _colour(header: Header) -> dict[str, str]:
+    """Options of a thumbnail that convert to sRGB; CMYK is converted in any case."""
+    return {"output_profile": "srgb", "intent": "relative"} if header.foreign_colour else {}
+
+
+def _roll(opened: Opened, *, fail_on: str) -> Any:
+    options = {"n": opened.header.pages} if opened.header.pages > 1 else {}
+    return pyvips.Image.new_from_source(
+        opened.source, "", access="sequential", fail_on=fail_on, **options
+    )
+
+
+def _pages(opened: Opened) -> list[Any]:
+    roll = _roll(opened, fail_on="none").copy_memory()
+    width, height = opened.header.width, opened.header.height
+    return [roll.crop(0, at * height, width, height) for at in range(opened.header.pages)]

@@ -1,0 +1,51 @@
+"""The real pictures that tests read, and what happens where they are not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "photos"
+NAMES = (
+    "alpha-2048.png",
+    "animated.gif",
+    "animated.webp",
+    "cmyk.jpg",
+    "corrupt-header.jpg",
+    "display-p3.png",
+    "drawing-alpha.png",
+    "exif-orientation-5.jpg",
+    "exif-orientation-6.jpg",
+    "flag.png",
+    "flowers.jpg",
+    "gain-map.jpg",
+    "giant.jpg",
+    "grey16-alpha.png",
+    "icon.svg",
+    "kodak-03.png",
+    "kodak-05.png",
+    "kodak-13.png",
+    "kodak-15.png",
+    "kodak-20.png",
+    "kodak-23.png",
+    "low-contrast.jpg",
+    "photo-6mp.jpg",
+    "photo.avif",
+    "photo.webp",
+    "prophoto.png",
+    "scan.tiff",
+    "truncated.jpg",
+)
+
+
+def photo(name: str) -> Path:
+    """The path of a picture; without it the test is skipped, or fails where ``CI=true``."""
+    path = PHOTOS / name
+    if path.exists():
+        return path
+    reason = f"{path} is missing: this test needs the shared pictures"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
