@@ -17,13 +17,18 @@ from proxy.formats import TRAITS, Format
 
 _EXPLICIT_ONLY = frozenset({Format.AVIF, Format.WEBP})
 
-# One element of a comma-separated list: quoted strings may hold commas and semicolons.
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
+# One element of a comma-separated list: quoted strings may hold commas and semicolons. One that
+# is never closed swallows the rest, so that each character is looked at once: hostile quotes cost
+# no more than others.
+_QUOTED = r'"(?:[^"\\]|\\.)*+"?'
+_ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})+', re.DOTALL)
+_PARAMETER = re.compile(rf'(?:[^;"]|{_QUOTED})+', re.DOTALL)
+_BLANK = " \t"
 _QVALUE = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
 
 _MAX_ACCEPT = 2048
-"""Longer headers are cut: no browser comes near, and the work per request stays bounded."""
+"""Longer headers are cut, between two elements: no browser comes near, and the work per request
+stays bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +57,33 @@ def _element(text: str) -> tuple[str, float] | None:
     A range with parameters of its own matches only a representation that has them, and ours have
     none.
     """
-    media_range, *parameters = (part.strip() for part in _PARAMETER.findall(text))
+    media_range, _, rest = text.partition(";")
+    parameters = (part.strip(_BLANK) for part in _PARAMETER.findall(rest))
     quality = 1.0
     for parameter in filter(None, parameters):
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() != "q" or not _QVALUE.fullmatch(value.strip()):
+        name, _, value = (part.strip(_BLANK) for part in parameter.partition("="))
+        if name.lower() != "q" or not _QVALUE.fullmatch(value):
             return None
         quality = float(value)
-    return media_range.lower(), quality
+    return media_range.strip(_BLANK).lower(), quality
 
 
 @lru_cache(maxsize=4096)
 def parse_accept(header: str) -> Accepted:
     """Parse an Accept header; a range named twice counts with its lowest q-value."""
     ranges: dict[str, float] = {}
-    for text in _ELEMENT.findall(header[:_MAX_ACCEPT]):
-        if text.strip() and (element := _element(text.strip())) is not None:
+    for text in _ELEMENT.findall(_cut(header)):
+        if (element := _element(text)) is not None:
             media_range, quality = element
             ranges[media_range] = min(quality, ranges.get(media_range, 1.0))
     return Accepted(MappingProxyType(ranges))
+
+
+def _cut(header: str) -> str:
+    """As much of a header as is read; an element without its q would say something else."""
+    if len(header) <= _MAX_ACCEPT:
+        return header
+    return header[:_MAX_ACCEPT].rpartition(",")[0]
 
 
 def fallback(*, transparent: bool, animated: bool) -> Format:

@@ -7,6 +7,7 @@ All faults are found at once and each names key, value and what is allowed.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,11 @@ from proxy.jobs import Limits
 from proxy.variant import DEFAULT_SIZE, MAX_SIDE, Fit, Gravity, SizeSpec
 
 ENV_PREFIX = "SMARTSERVE_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+"""Names the settings file itself; the command line reads it."""
 _MIB = 1024 * 1024
+_SIZE_NAME = re.compile(r"(?!w[0-9])[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
+"""``w640`` is what a width of the ladder is called in metrics and tags."""
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86400)]
@@ -63,7 +68,7 @@ class LogSettings(Section):
 class DatabaseSettings(Section):
     """The media database and the cache of its rows."""
 
-    url: str = ""
+    url: str = Field("", repr=False)
     upgrade_on_start: bool = True
     pool_size: int = Field(8, ge=1, le=200)
     pool_recycle_s: PositiveSeconds = 1800
@@ -80,6 +85,7 @@ class StorageSettings(Section):
     """Where the originals are."""
 
     root: str = ""
+    strip_prefix: str = ""
     max_original_bytes: int = Field(100 * _MIB, ge=1024)
     open_timeout_s: PositiveSeconds = 5
 
@@ -233,7 +239,8 @@ class EncoderSettings(Section):
             Format.JPEG: {
                 "Q": self.jpeg.quality,
                 "interlace": self.jpeg.progressive,
-                "optimize_coding": True,
+                # Tables fitted to a picture save 2 %, but need all of it before the first byte.
+                "optimize_coding": self.jpeg.progressive or self.jpeg.trellis,
                 **({"trellis_quant": True, "quant_table": 3} if self.jpeg.trellis else {}),
             },
             Format.WEBP: {"Q": self.webp.quality, "effort": self.webp.effort},
@@ -266,6 +273,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
@@ -302,8 +310,10 @@ class Settings(BaseSettings):
         if DEFAULT_SIZE not in sizes:
             message = f"must hold {DEFAULT_SIZE!r}, the size of a request that names none"
             raise ValueError(message)
-        if wrong := [name for name in sizes if not name.isidentifier() or not name.isascii()]:
-            message = f"names are ASCII letters, digits and _, not {wrong}"
+        if wrong := [name for name in sizes if not _SIZE_NAME.fullmatch(name)]:
+            message = (
+                f"names are ASCII letters, digits, - and _, and not w with a number: not {wrong}"
+            )
             raise ValueError(message)
         return sizes
 
@@ -388,13 +398,23 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown_variables() -> list[str]:
-    """Misspelt sections: pydantic-settings passes over variables that fit no field."""
-    known = {name.upper() for name in Settings.model_fields}
+    """Misspelt sections: pydantic-settings passes over variables that fit no field.
+
+    It takes names in any case, and so does this.
+    """
     return [
         f"{name}: no such setting; sections are {', '.join(sorted(Settings.model_fields))}"
         for name in sorted(os.environ)
-        if name.startswith(ENV_PREFIX) and name[len(ENV_PREFIX) :].split("__")[0] not in known
+        if name.upper().startswith(ENV_PREFIX) and not _known_variable(name.upper())
     ]
+
+
+def _known_variable(name: str) -> bool:
+    section, *keys = name.removeprefix(ENV_PREFIX).lower().split("__")
+    if name == CONFIG_VARIABLE:
+        return True
+    # What stands outside all sections, as data_dir does, has no keys below it.
+    return section in Settings.model_fields and not (keys and section == "data_dir")
 
 
 def _sentences(error: ValidationError) -> list[str]:
@@ -411,5 +431,5 @@ def _sentences(error: ValidationError) -> list[str]:
 
 
 def _secret(loc: Sequence[int | str]) -> bool:
-    """Database URLs carry passwords; they are never printed."""
-    return "url" in loc
+    """Database URLs carry passwords; they are never printed, nor what stands for the section."""
+    return loc[:1] == ("database",) and (len(loc) == 1 or "url" in loc)

@@ -30,7 +30,7 @@ WIDTHS = (16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 20
 
 _T = TypeVar("_T")
 
-_SEPARATORS = re.compile(r"[&?]")
+_SEPARATORS = re.compile(r"[&?]|%3[Ff]")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 _RECIPE = 1
 """Raised whenever the same variant would come out as other pixels: it is a part of every key."""
@@ -94,16 +94,17 @@ class VariantRequest:
 
 
 def last_values(raw_query: str) -> dict[str, str]:
-    """Split a raw query; the last value wins, and a ``?`` counts as ``&``.
+    """Split a raw query; the last value wins, and a ``?`` counts as ``&``, encoded or not.
 
-    Frontends append ``?size=thumbnail`` to URLs that already end in ``?size=detail``. The order of
+    Frontends append ``?size=thumbnail`` to URLs that already end in ``?size=detail``, and some
+    encode what they have put together once more. The order of
     the result is that of the last mention, so that ``size`` and ``w`` can be told apart by it too.
     """
     values: dict[str, str] = {}
     for pair in _SEPARATORS.split(raw_query):
-        name, _, value = pair.partition("=")
+        name, _, value = unquote_plus(pair).partition("=")
         values.pop(name, None)
-        values[name] = unquote_plus(value)
+        values[name] = value
     return values
 
 
@@ -123,14 +124,13 @@ def parse_request(
     """
     values = {name: value for name, value in last_values(raw_query).items() if value}
     dpr = _choice("dpr", values.get("dpr", "1"), DPRS)
-    by_width = next((name == "w" for name in reversed(values) if name in ("w", "size")), False)
-    if by_width:
+    size = _choice("size", values.get("size", DEFAULT_SIZE), sizes)
+    box, label = size.scaled(dpr), size.name
+    if "w" in values:
         width = snap(_width(values["w"]) * dpr)
-        box, label = SizeSpec(f"w{width}", width, None), f"w{width}"
-    else:
-        size = _choice("size", values.get("size", DEFAULT_SIZE), sizes)
-        box, label = size.scaled(dpr), size.name
-    extension_format = None if extension is None else _choice("extension", extension, NAMES)
+        if [name for name in values if name in ("size", "w")][-1] == "w":
+            box, label = SizeSpec(f"w{width}", width, None), f"w{width}"
+    extension_format = None if extension is None else _choice("extension", extension.lower(), NAMES)
     fmt = _format(values["format"]) if "format" in values else extension_format
     removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})
     if removed and fmt is Format.JPEG:
@@ -148,7 +148,7 @@ def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:
 
 
 def _format(value: str) -> Format | None:
-    return _choice("format", value, {"auto": None, **NAMES})
+    return _choice("format", value.lower(), {"auto": None, **NAMES})
 
 
 def _width(value: str) -> int:
@@ -205,7 +205,8 @@ def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
 
 
 def _cover(width: int, height: int, facts: MediaFacts, focus: Focus) -> Geometry:
-    shrink = min(1.0, facts.width / width, facts.height / height)
+    longest = MAX_SIDE / max(width, height)
+    shrink = min(1.0, facts.width / width, facts.height / height, longest)
     width, height = _side(width * shrink), _side(height * shrink)
     scale = max(width / facts.width, height / facts.height)
     scaled_width = max(width, _side(facts.width * scale))
@@ -278,9 +279,12 @@ class Variant:
         return f'"{self.digest}"'
 
 
-def recipe(libvips_version: str) -> str:
-    """The part of every key that stands for the code that made the pixels."""
-    return f"r{_RECIPE}-vips{libvips_version}"
+def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:
+    """The part of every key that stands for the code that made the pixels, and its mark on them."""
+    code = f"r{_RECIPE}-vips{libvips_version}"
+    if not copyright_notice:
+        return code
+    return f"{code}-c{blake2b(copyright_notice.encode(), digest_size=8).hexdigest()}"
 
 
 def resolve(

@@ -45,6 +45,7 @@ class LocalSources:
 
     def __init__(self, root: Path, settings: StorageSettings) -> None:
         self._root = str(root.absolute())
+        self._prefix = settings.strip_prefix or self._root
         self._max_bytes = settings.max_original_bytes
         self._timeout_s = settings.open_timeout_s
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sources")
@@ -113,18 +114,18 @@ class LocalSources:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _open(self, path: str) -> OpenSource:
-        names = names_below(path, root=self._root)
+        names = names_below(path, prefix=self._prefix)
         return open_below(self._root, names, max_bytes=self._max_bytes)
 
     def _add(self, path: str, source: int | Path, abandoned: Callable[[], bool]) -> bool:
-        names = names_below(path, root=self._root)
+        names = names_below(path, prefix=self._prefix)
         with readable(source) as descriptor:
             return add_below(
                 self._root, names, descriptor, max_bytes=self._max_bytes, abandoned=abandoned
             )
 
     def _remove(self, path: str) -> bool:
-        return remove_below(self._root, names_below(path, root=self._root))
+        return remove_below(self._root, names_below(path, prefix=self._prefix))
 
     async def _run(
         self,

@@ -28,6 +28,15 @@ _PIPE_BYTES = 1024 * 1024
 
 _READ_BYTES = 256 * 1024
 
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "VIPS_CONCURRENCY": "1",
+    "VIPS_WARNING": "0",
+}
+"""All of a worker's environment: nothing of the server's; libvips says what is wrong as an error,
+and does not print it for every damaged picture."""
+
 
 class WorkerDied(Exception):
     """The process ended, or was killed, before it had answered; ``reason`` says which.
@@ -192,7 +201,7 @@ async def _spawn(
         *("-I", "-m", "proxy.worker", str(descriptor), json.dumps(orders)),
         stdin=asyncio.subprocess.DEVNULL,
         pass_fds=(descriptor,),
-        env={"LANG": "C.UTF-8", "VIPS_CONCURRENCY": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        env=_ENVIRONMENT,
         start_new_session=True,
     )
 

@@ -313,7 +313,7 @@ def test_no_path_leads_out_of_the_root(path: str) -> None:
         (root.parent / "secret").mkdir()
         (root.parent / "secret" / "x.jpg").touch()
         try:
-            names = names_below(path, root=str(root))
+            names = names_below(path, prefix=str(root))
             source = open_below(str(root), names, max_bytes=100)
         except SourceMissing:
             return
@@ -325,7 +325,7 @@ def test_no_path_leads_out_of_the_root(path: str) -> None:
 @given(st.text(max_size=300))
 def test_names_are_safe_or_refused(path: str) -> None:
     try:
-        names = names_below(path, root="/var/www/media-backend/storage")
+        names = names_below(path, prefix="/var/www/media-backend/storage")
     except SourceMissing:
         return
     assert names
@@ -339,5 +339,15 @@ def test_names_are_safe_or_refused(path: str) -> None:
 def test_the_root_of_the_media_backend_is_taken_off() -> None:
     root = "/var/www/media-backend/storage"
 
-    assert names_below(f"{root}/bulk/x.jpg", root=root) == ("bulk", "x.jpg")
-    assert names_below("/bulk/x.jpg", root="/") == ("bulk", "x.jpg")
+    assert names_below(f"{root}/bulk/x.jpg", prefix=root) == ("bulk", "x.jpg")
+    assert names_below("/bulk/x.jpg", prefix="/") == ("bulk", "x.jpg")
+
+
+async def test_paths_written_for_another_root_are_read_below_this_one(tmp_path: Path) -> None:
+    (tmp_path / "bulk").mkdir()
+    (tmp_path / "bulk" / "x.jpg").write_bytes(b"picture")
+    settings = StorageSettings(strip_prefix="/var/www/media-backend/storage")
+    sources = LocalSources(tmp_path, settings)
+    async with sources.open("/var/www/media-backend/storage/bulk/x.jpg") as source:
+        assert source.byte_size == 7
+    await sources.aclose()

@@ -1,0 +1,374 @@
+"""Where settings come from, what is told of their faults, and the files in config/."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from proxy.errors import ConfigurationError
+from proxy.formats import Format
+from proxy.settings import Settings, SizeSettings, load_settings
+from proxy.variant import Fit, Gravity, SizeSpec
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+PASSWORD = "hunter2"
+URL = f"mysql+aiomysql://smartserve:{PASSWORD}@db/oaf_media"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith("SMARTSERVE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "smartserve.toml"
+
+
+def faults(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(config, overrides)
+    return list(caught.value.faults)
+
+
+def test_without_a_file_and_an_environment_there_are_the_defaults() -> None:
+    settings = load_settings()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
+    assert settings == Settings()
+
+
+def test_a_file_wins_over_the_defaults_key_by_key(config: Path) -> None:
+    config.write_text("[server]\nport = 9000\n")
+    settings = load_settings(config)
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 9000)
+
+
+def test_the_environment_wins_over_the_file_key_by_key(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text('[server]\nport = 9000\nhost = "::1"\n[encoders.avif]\nquality = 50\n')
+    monkeypatch.setenv("SMARTSERVE_SERVER__PORT", "9001")
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__AVIF__EFFORT", "3")
+    settings = load_settings(config)
+    assert (settings.server.host, settings.server.port) == ("::1", 9001)
+    assert (settings.encoders.avif.quality, settings.encoders.avif.effort) == (50, 3)
+
+
+def test_the_command_line_wins_over_the_environment(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("[server]\nport = 9000\n")
+    monkeypatch.setenv("SMARTSERVE_SERVER__PORT", "9001")
+    monkeypatch.setenv("SMARTSERVE_SERVER__HOST", "::1")
+    settings = load_settings(config, {"server": {"port": 9002}, "data_dir": "/data"})
+    assert (settings.server.host, settings.server.port) == ("::1", 9002)
+    assert settings.data_path == Path("/data")
+
+
+def test_variables_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("smartserve_server__port", "9001")
+    assert load_settings().server.port == 9001
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_SERVER__PORT", "")
+    assert load_settings().server.port == 8080
+
+
+def test_a_list_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", '["webp", "jpeg"]')
+    assert load_settings().encoders.order == (Format.WEBP, Format.JPEG)
+
+
+def test_a_whole_section_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_SERVER", '{"port": 9001}')
+    monkeypatch.setenv("SMARTSERVE_SERVER__HOST", "::1")
+    settings = load_settings()
+    assert (settings.server.host, settings.server.port) == ("::1", 9001)
+
+
+def test_the_variable_that_names_the_file_is_the_command_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_CONFIG", "/etc/smartserve.toml")
+    assert load_settings() == Settings()
+
+
+def test_all_faults_are_told_at_once_with_key_value_and_what_is_allowed(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(
+        "[workers]\ncount = -3\n[limits]\nmax_sides = 5\n[encoders.webp]\neffort = 7\n[nonsense]\n"
+    )
+    monkeypatch.setenv("SMARTSERVE_SERVER__PORT", "x")
+    monkeypatch.setenv("SMARTSERVE_LOG__LEVEL", "loud")
+    monkeypatch.setenv("SMARTSERVE_SERVRE__PORT", "1")
+    told = faults(config, {"lifetimes": {"serve_s": -1}})
+    sections = ", ".join(sorted(Settings.model_fields))
+    not_whole = "Input should be a valid integer, unable to parse string as an integer"
+    assert sorted(told) == [
+        f"SMARTSERVE_SERVRE__PORT: no such setting; sections are {sections}",
+        "encoders.webp.effort: Input should be less than or equal to 6, not 7",
+        "lifetimes.serve_s: Input should be greater than or equal to 0, not -1",
+        "limits.max_sides: no such setting",
+        "log.level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'",
+        "nonsense: no such setting",
+        f"server.port: {not_whole}, not 'x'",
+        "workers.count: Input should be greater than or equal to 0, not -3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("SMARTSERVE_PORT", "SMARTSERVE_PORT"),
+        ("smartserve_port", "smartserve_port"),
+        ("SMARTSERVE_", "SMARTSERVE_"),
+        ("SMARTSERVE_DATABASE_URL", "SMARTSERVE_DATABASE_URL"),
+        ("SMARTSERVE_CONFIG__X", "SMARTSERVE_CONFIG__X"),
+        ("SMARTSERVE_DATA_DIR__X", "SMARTSERVE_DATA_DIR__X"),
+        ("SMARTSERVE_SERVER__PROT", "server.prot"),
+        ("SMARTSERVE_ENCODERS__AVIF__EFORT", "encoders.avif.efort"),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_a_fault(
+    name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, PASSWORD)
+    (told,) = faults()
+    assert told.startswith(f"{key}: no such setting")
+    assert PASSWORD not in told
+
+
+def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVER_PORT", "1")
+    monkeypatch.setenv("SERVER__PORT", "1")
+    monkeypatch.setenv("PORT", "1")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("server", "port", "65536"),
+        ("server", "keepalive_s", "0"),
+        ("server", "keepalive_s", "nan"),
+        ("server", "drain_s", "inf"),
+        ("server", "port", "80.5"),
+        ("database", "pool_size", "0"),
+        ("renditions", "disk_low_water", "1.0"),
+        ("renditions", "disk_low_water", "nan"),
+        ("limits", "source_types", '["svg"]'),
+        ("limits", "max_side", "65536"),
+        ("encoders", "order", '["avif", "webp"]'),
+        ("encoders", "order", '["jpeg", "jpeg"]'),
+        ("encoders", "order", '["jpeg", "png"]'),
+        ("encoders", "order", "[]"),
+        ("encoders", "copyright", f'"{"x" * 501}"'),
+        ("encoders.jpeg", "quality", "0"),
+        ("encoders.avif", "quality", "101"),
+        ("lifetimes", "serve_s", "-1"),
+    ],
+)
+def test_a_value_out_of_range_is_told_with_its_key(
+    section: str, key: str, value: str, config: Path
+) -> None:
+    config.write_text(f"[{section}]\n{key} = {value}\n")
+    (told,) = faults(config)
+    assert told.startswith(f"{section}.{key}")
+
+
+def test_a_file_that_cannot_be_read_is_a_fault(config: Path) -> None:
+    assert faults(config) == [f"{config}: cannot be read: No such file or directory"]
+
+
+def test_a_file_that_is_no_toml_is_a_fault(config: Path) -> None:
+    config.write_text("[server\n")
+    (told,) = faults(config)
+    assert told.startswith(f"{config}: ")
+    assert "line 1" in told
+
+
+def test_json_that_is_none_is_a_fault_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", "webp,jpeg")
+    (told,) = faults()
+    assert told.startswith("environment: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'database = "{URL}"',
+        f'database = ["{URL}"]',
+        f'[database]\nurl = ["{URL}"]',
+        f'[database]\nuri = "{URL}"',
+        f'[databse]\nurl = "{URL}"',
+        f'[database]\nurl = {{ url = "{URL}" }}',
+        f'[database]\nurl = "{URL}"\npool_size = 0',
+        f'[database]\nurl = "{URL}',
+    ],
+)
+def test_a_password_is_never_told_among_the_faults(text: str, config: Path) -> None:
+    config.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(config)
+    told = str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
+    assert PASSWORD not in told
+
+
+@pytest.mark.parametrize("name", ["DATABASE", "DATABASE__URI", "DATABASE__URL__X", "DATABSE__URL"])
+def test_a_password_in_a_wrong_variable_is_never_told(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SMARTSERVE_{name}", URL)
+    assert PASSWORD not in "\n".join(faults())
+
+
+def test_settings_that_are_printed_do_not_show_the_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_DATABASE__URL", URL)
+    settings = load_settings()
+    assert settings.database_url == URL
+    assert PASSWORD not in f"{settings!r} {settings} {settings.database}"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ("thumbnail = { width = 100 }", "sizes: must hold 'detail'"),
+        ("detail = {}", "sizes.detail: a size needs a width, a height or both"),
+        ('detail = { width = 100, fit = "cover" }', "sizes.detail: fit = cover needs a width"),
+        ('detail = { height = 100, fit = "cover" }', "sizes.detail: fit = cover needs a width"),
+        ("detail = { width = 0 }", "sizes.detail.width: Input should be greater"),
+        ("detail = { width = 16384 }", "sizes.detail.width: Input should be less"),
+        ('detail = { width = 1, fit = "fill" }', "sizes.detail.fit: Input should be 'contain'"),
+        ('detail = { width = 1, gravity = "north" }', "sizes.detail.gravity: Input should be"),
+        ("detail = { width = 1, depth = 1 }", "sizes.detail.depth: no such setting"),
+        ('detail = { width = 1 }\n"a b" = { width = 1 }', "sizes: names are ASCII letters"),
+        ('detail = { width = 1 }\n"größe" = { width = 1 }', "sizes: names are ASCII letters"),
+        ('detail = { width = 1 }\n"" = { width = 1 }', "sizes: names are ASCII letters"),
+    ],
+)
+def test_a_size_that_cannot_be_is_told(sizes: str, told: str, config: Path) -> None:
+    config.write_text(f"[sizes]\n{sizes}\n")
+    (fault,) = faults(config)
+    assert fault.startswith(told)
+
+
+def test_sizes_of_a_file_take_the_place_of_the_default_ones(config: Path) -> None:
+    config.write_text(
+        '[sizes]\ndetail = { width = 900 }\nhero = { width = 9, height = 4, fit = "cover", '
+        'gravity = "centre" }\n'
+    )
+    assert load_settings(config).size_specs() == {
+        "detail": SizeSpec("detail", 900, None),
+        "hero": SizeSpec("hero", 9, 4, Fit.COVER, Gravity.CENTRE),
+    }
+
+
+def test_places_lie_in_the_data_directory_unless_they_are_set(tmp_path: Path) -> None:
+    settings = load_settings(None, {"data_dir": str(tmp_path)})
+    assert settings.storage_root == tmp_path / "originals"
+    assert settings.rendition_directory == tmp_path / "renditions"
+    assert settings.database_url == f"sqlite+aiosqlite:///{tmp_path}/smartserve.db"
+
+
+def test_every_format_has_a_profile_of_sorted_options() -> None:
+    profiles = Settings().encoders.profiles()
+    assert set(profiles) == set(Format)
+    for fmt, profile in profiles.items():
+        assert profile.format is fmt
+        assert list(profile.options) == sorted(profile.options)
+
+
+def test_the_default_jpeg_leaves_its_encoder_while_it_is_made() -> None:
+    # libjpeg holds everything back for any of these: they need the whole picture first.
+    options = dict(Settings().encoders.profiles()[Format.JPEG].options)
+    whole = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
+    assert not any(options.get(name) for name in whole)
+
+
+def test_limits_travel_as_a_value_of_the_same_figures() -> None:
+    section = Settings().limits
+    assert vars(section) == {name: getattr(section.to_limits(), name) for name in vars(section)}
+
+
+def _keys(model: BaseModel, *above: str) -> Iterator[tuple[str, ...]]:
+    """The path of each setting; a size counts as one."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _keys(value, *above, name)
+        elif isinstance(value, dict):
+            yield from ((*above, name, key) for key in value)
+        else:
+            yield (*above, name)
+
+
+def _commented(text: str) -> dict[tuple[str, ...], bool]:
+    """The path of each key of a TOML file, and whether a comment stands above or beside it."""
+    found: dict[tuple[str, ...], bool] = {}
+    section: tuple[str, ...] = ()
+    before = ""
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[([\w.]+)\]", line):
+            section = tuple(header[1].split("."))
+        elif key := re.match(r"(\w+) = .*", line):
+            found[*section, key[1]] = before.startswith("# ") or " # " in line
+        before = line
+    return found
+
+
+SMARTSERVE_TOML = CONFIG / "smartserve.toml"
+PRODUCTION_TOML = CONFIG / "production.toml"
+
+
+def test_the_file_of_all_settings_says_exactly_the_defaults() -> None:
+    assert load_settings(SMARTSERVE_TOML) == load_settings()
+
+
+def test_the_file_of_all_settings_holds_every_setting_in_the_order_of_the_code() -> None:
+    keys = list(_commented(SMARTSERVE_TOML.read_text()))
+    assert keys == list(_keys(Settings()))
+
+
+def test_every_setting_has_a_comment() -> None:
+    commented = _commented(SMARTSERVE_TOML.read_text())
+    assert [".".join(key) for key, is_commented in commented.items() if not is_commented] == []
+
+
+def test_everything_that_a_size_may_have_is_explained() -> None:
+    comment = SMARTSERVE_TOML.read_text().partition("[sizes]")[0].rpartition("\n\n")[2]
+    assert [name for name in SizeSettings.model_fields if name not in comment] == []
+
+
+def test_the_file_for_production_holds_together() -> None:
+    settings = load_settings(PRODUCTION_TOML)
+    assert settings.database_url.startswith("mysql+aiomysql://")
+    assert not settings.database.upgrade_on_start
+    assert settings.server.public_url.startswith("https://")
+    assert settings.server.keepalive_s > 60
+
+
+def test_the_file_for_production_holds_no_password() -> None:
+    with PRODUCTION_TOML.open("rb") as file:
+        url = tomllib.load(file)["database"]["url"]
+    assert ":" not in url.removeprefix("mysql+aiomysql://").partition("@")[0]
+    assert "SMARTSERVE_DATABASE__URL" in PRODUCTION_TOML.read_text()
+
+
+def test_the_url_of_the_environment_wins_over_the_file_for_production(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_DATABASE__URL", URL)
+    assert load_settings(PRODUCTION_TOML).database_url == URL
