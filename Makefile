@@ -1,0 +1,57 @@
+# smartserve: `make run` serves, `make test` tests, `make lint` checks; nothing else is needed.
+
+PYTHON ?= python3
+PORT ?= 8080
+DATA ?= var
+BIN := .venv/bin
+# What is set up stands in marker files, so that a second call does nothing.
+RUNTIME := .venv/.runtime
+DEVELOPMENT := .venv/.development
+
+.PHONY: run test lint format lock bench clean
+
+run: $(RUNTIME)
+	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
+		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
+
+test: $(DEVELOPMENT)
+	@sh tests/servers.sh
+	$(BIN)/pytest -n 2 $(TESTS)
+
+lint: $(DEVELOPMENT)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(DEVELOPMENT)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Measures the server against its peers on this machine; needs nginx and wrk (Debian packages).
+bench: $(RUNTIME)
+	@sh tests/servers.sh nginx wrk
+	$(BIN)/python -m tests.benchmarks
+
+$(RUNTIME): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("smartserve needs Python 3.11 or newer" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEVELOPMENT): requirements-dev.lock $(RUNTIME)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Pins every dependency with its hashes; needs `uv` and the network.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --quiet \
+		--group pyproject.toml:build pyproject.toml --output-file requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --quiet \
+		--group pyproject.toml:build --group pyproject.toml:dev pyproject.toml \
+		--output-file requirements-dev.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,289 @@
+"""The ``smartserve`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from proxy import __version__
+from proxy.database.upgrade import upgrade
+from proxy.errors import ConfigurationError, SmartserveError
+from proxy.ingest.importing import Imported, Refused, walk
+from proxy.logs import configure_logs
+from proxy.media import DataType
+from proxy.settings import Settings, load_settings
+from proxy.web.openapi import describe
+from proxy.web.server import lag_watch, listening, until_stopped
+from proxy.wiring import Rooms, build_surface, open_rooms, open_storage
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="smartserve",
+    help="Serve pictures by id, in the right size and the best format, with headers for a year.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+database_app = typer.Typer(help="The media database.", no_args_is_help=True)
+app.add_typer(database_app, name="db")
+
+errors = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="SMARTSERVE_CONFIG",
+        help="Settings file (TOML); SMARTSERVE_* variables win over it.",
+    ),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where database, originals and renditions are.")
+]
+SAMPLES = Path(__file__).parent / "samples"
+"""Pictures to try it with; their origin stands beside them."""
+
+
+def main() -> None:
+    """Run the command; a fault of the configuration is told in sentences, without a traceback."""
+    try:
+        app()
+    except SmartserveError as error:
+        _fail(error)
+
+
+def _fail(error: SmartserveError) -> NoReturn:
+    for line in str(error).splitlines():
+        errors.print(f"[red]error:[/red] {line}", highlight=False, soft_wrap=True)
+    raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+def _settings(config: Path | None, data_dir: Path | None = None, **server: object) -> Settings:
+    given = {key: value for key, value in server.items() if value is not None}
+    overrides: dict[str, Any] = {"server": given} if given else {}
+    if data_dir is not None:
+        overrides["data_dir"] = str(data_dir)
+    settings = load_settings(config, overrides)
+    configure_logs(settings.log)
+    return settings
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return uvloop.run(work)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: DataDirOption = None,
+    samples: Annotated[
+        bool, typer.Option(help="Import the bundled samples first, if the database is empty.")
+    ] = False,
+) -> None:
+    """Serve pictures over HTTP until SIGTERM or Ctrl-C."""
+    _run(_serve(_settings(config, data_dir, host=host, port=port), samples=samples))
+
+
+async def _serve(settings: Settings, *, samples: bool) -> None:
+    async with open_rooms(settings) as rooms:
+        if samples:
+            await _import_samples(rooms)
+        surface = build_surface(rooms)
+        async with (
+            listening(surface.runner, surface.health, settings.server) as port,
+            lag_watch(rooms.metrics.loop_lag),
+        ):
+            await _announce(rooms, port)
+            await until_stopped()
+        if surface.access_log is not None:
+            surface.access_log.flush()
+
+
+async def _import_samples(rooms: Rooms) -> None:
+    if not await rooms.storage.catalogue.ids(limit=1):
+        for path in walk([SAMPLES]):
+            if path.suffix in (".jpg", ".png"):
+                await rooms.importer.take(path, user_id=1, data_type=DataType.PRODUCT)
+
+
+async def _announce(rooms: Rooms, port: int) -> None:
+    settings = rooms.settings
+    base = _base_url(settings, port)
+    print(f"smartserve {__version__} on {base}", flush=True)
+    if not settings.database.url:
+        for media_id in await rooms.storage.catalogue.ids(limit=10):
+            print(f"  {base}/serve/{media_id}", flush=True)
+
+
+def _base_url(settings: Settings, port: int | None = None) -> str:
+    if settings.server.public_url:
+        return settings.server.public_url.rstrip("/")
+    host = settings.server.host
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port or settings.server.port}"
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders with all below them.")],
+    user_id: Annotated[int, typer.Option(min=0, help="Owner of the pictures.")] = 1,
+    type_: Annotated[
+        DataType, typer.Option("--type", help="What they are for.")
+    ] = DataType.PRODUCT,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Take pictures into the database and the storage; each is checked to the last pixel.
+
+    Equal content is recognised and not taken twice. A file that cannot be served is named and
+    skipped; then the exit code is 1.
+    """
+    settings = _settings(config, data_dir)
+    refused = _run(_import(settings, paths, user_id=user_id, data_type=type_, as_json=as_json))
+    raise SystemExit(1 if refused else 0)
+
+
+async def _import(
+    settings: Settings, paths: list[Path], *, user_id: int, data_type: DataType, as_json: bool
+) -> int:
+    files = list(walk(paths))
+    refused = 0
+    async with open_rooms(settings) as rooms:
+        places = asyncio.Semaphore(settings.workers.processes)
+
+        async def take(path: Path) -> Imported | Refused:
+            async with places:
+                return await rooms.importer.take(path, user_id=user_id, data_type=data_type)
+
+        with _progress("importing", len(files)) as progress:
+            for done in asyncio.as_completed([asyncio.create_task(take(f)) for f in files]):
+                outcome = await done
+                refused += isinstance(outcome, Refused)
+                _tell(outcome, _base_url(settings), as_json=as_json)
+                progress.advance(progress.task_ids[0])
+    return refused
+
+
+def _tell(outcome: Imported | Refused, base: str, *, as_json: bool) -> None:
+    match outcome, as_json:
+        case Refused(path, reason), True:
+            print(json.dumps({"path": str(path), "error": reason}))
+        case Refused(path, reason), False:
+            errors.print(f"[red]skipped[/red] {path}: {reason}", highlight=False, soft_wrap=True)
+        case Imported(path, media_id, known), True:
+            url = f"{base}/serve/{media_id}"
+            print(json.dumps({"path": str(path), "id": media_id, "url": url, "known": known}))
+        case Imported(path, media_id, known), False:
+            print(f"{media_id}\t{base}/serve/{media_id}\t{path}{'  (known)' if known else ''}")
+
+
+def _progress(what: str, total: int) -> Progress:
+    progress = Progress(
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), console=errors, transient=True
+    )
+    progress.add_task(what, total=total)
+    return progress
+
+
+@app.command()
+def warm(
+    ids: Annotated[
+        list[int] | None, typer.Argument(help="Media ids; all where none is given.")
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Render all named sizes in all formats, so that no visitor has to wait for one."""
+    failed = _run(_warm(_settings(config, data_dir), ids or []))
+    raise SystemExit(1 if failed else 0)
+
+
+async def _warm(settings: Settings, ids: list[int]) -> int:
+    failed = 0
+    async with open_rooms(settings) as rooms:
+        wanted = ids or await _all_ids(rooms)
+        places = asyncio.Semaphore(settings.workers.processes)
+
+        async def one(media_id: int) -> bool:
+            async with places:
+                return await _warm_one(rooms, media_id)
+
+        with _progress("warming", len(wanted)) as progress:
+            for done in asyncio.as_completed([asyncio.create_task(one(i)) for i in wanted]):
+                failed += not await done
+                progress.advance(progress.task_ids[0])
+        await rooms.delivery.drain()
+    return failed
+
+
+async def _warm_one(rooms: Rooms, media_id: int) -> bool:
+    try:
+        warmed = await rooms.warmer.warm(media_id)
+    except SmartserveError as error:
+        errors.print(f"[red]failed[/red] {media_id}: {error.detail}", highlight=False)
+        return False
+    print(f"{media_id}\t{warmed.rendered} rendered, {warmed.present} present")
+    return True
+
+
+async def _all_ids(rooms: Rooms) -> list[int]:
+    found: list[int] = []
+    while page := await rooms.storage.catalogue.ids(after=found[-1] if found else 0):
+        found.extend(page)
+    return found
+
+
+@app.command()
+def purge(
+    ids: Annotated[list[int], typer.Argument(help="Media ids.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Drop all renditions of media, from this machine's servers' memory too."""
+    _run(_purge(_settings(config, data_dir), ids))
+
+
+async def _purge(settings: Settings, ids: list[int]) -> None:
+    async with open_storage(settings) as storage:
+        for media_id in ids:
+            print(f"{media_id}\t{await storage.purge(media_id)} dropped")
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Check the settings and tell all faults at once."""
+    settings = _settings(config, data_dir)
+    print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
+
+
+@database_app.command("upgrade")
+def db_upgrade(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Bring the database's schema up to date; what is there stays as it is."""
+    settings = _settings(config, data_dir)
+    settings.data_path.mkdir(parents=True, exist_ok=True)
+    changed = _run(upgrade(settings.database_url, settings.database))
+    print("upgraded" if changed else "up to date")
+
+
+@app.command()
+def openapi(config: ConfigOption = None) -> None:
+    """Print the OpenAPI description of the HTTP surface."""
+    json.dump(describe(_settings(config)), sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ingest: how pictures come into the database and the storage."""

@@ -1,0 +1,96 @@
+"""Logs: structured lines on standard error, as JSON or for a person's eyes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import orjson
+import structlog
+from structlog.typing import Processor
+
+from proxy.settings import LogSettings
+
+_GATHER_S = 0.25
+
+
+def configure_logs(settings: LogSettings) -> None:
+    """Set structlog up for the process; other libraries' warnings go the same way."""
+    level = getattr(logging, settings.level.upper())
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*common, *_rendering(settings)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_factory(settings),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, force=True)
+    logging.getLogger("aiohttp.server").addFilter(_by_us)
+
+
+def _by_us(record: logging.LogRecord) -> bool:
+    """Leave out the tracebacks that a stranger's malformed request would fill the log with."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not kind.__module__.startswith("aiohttp.http_exceptions")
+
+
+def _rendering(settings: LogSettings) -> list[Processor]:
+    if settings.format == "console":
+        return [structlog.dev.ConsoleRenderer()]
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(serializer=orjson.dumps),
+    ]
+
+
+def _factory(settings: LogSettings) -> structlog.PrintLoggerFactory | structlog.BytesLoggerFactory:
+    if settings.format == "console":
+        return structlog.PrintLoggerFactory(sys.stderr)
+    return structlog.BytesLoggerFactory(sys.stderr.buffer)
+
+
+class AccessLog:
+    """One line for each request, through structlog's renderers, written in batches.
+
+    A line and a system call each would cost a hit more than all else together; so lines are
+    gathered for a quarter of a second. A kill loses that much of them, a stop nothing.
+    """
+
+    def __init__(self, settings: LogSettings, stream: BinaryIO | None = None) -> None:
+        """``stream`` is standard error where none is given."""
+        self._stream = stream or sys.stderr.buffer
+        self._render = _rendering(settings)[-1]
+        self._lines: list[bytes] = []
+        self._due: asyncio.TimerHandle | None = None
+
+    def line(self, **fields: object) -> None:
+        """Take a line in; to be called on the event loop."""
+        event = {"event": "request", "level": "info", "timestamp": _now(), **fields}
+        rendered = self._render(None, "info", event)
+        text = rendered if isinstance(rendered, bytes) else str(rendered).encode()
+        self._lines.append(text)
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_GATHER_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what is gathered; a stream that is gone takes its lines with it."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        lines, self._lines = self._lines, []
+        if lines:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(b"\n".join(lines) + b"\n")
+                self._stream.flush()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,241 @@
+"""Metrics: the only module that knows Prometheus.
+
+Rooms count for themselves and are read when a scrape comes; what has a duration is told here as it
+happens. All label values come from closed sets.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from proxy import __version__
+from proxy.delivery import Origin
+from proxy.formats import Format
+
+BUCKETS = (
+    *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Seconds: from a hit in memory to a render that has waited."""
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Statistics = Callable[[], Mapping[str, float]]
+
+
+class Request(NamedTuple):
+    """What an answered request is counted under."""
+
+    route: str
+    size: str
+    format: str
+    status: int
+    source: Origin
+
+
+class Tally:
+    """The counts of equal requests: plain numbers, as a hit has no microseconds to spare.
+
+    A Prometheus child takes a lock for each of four updates; this is read out at a scrape instead.
+    Changed on the event loop only.
+    """
+
+    __slots__ = ("body_bytes", "count", "first_byte", "first_byte_s", "last_byte", "last_byte_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.body_bytes = 0
+        self.last_byte_s = 0.0
+        self.first_byte_s = 0.0
+        self.last_byte = [0] * (len(BUCKETS) + 1)
+        self.first_byte = [0] * (len(BUCKETS) + 1)
+
+    def add(self, *, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
+        """Count a request."""
+        self.count += 1
+        self.body_bytes += body_bytes
+        self.first_byte_s += first_byte_s
+        self.last_byte_s += last_byte_s
+        self.first_byte[bisect_left(BUCKETS, first_byte_s)] += 1
+        self.last_byte[bisect_left(BUCKETS, last_byte_s)] += 1
+
+
+class Metrics:
+    """All metrics of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._stages = self._histogram(
+            "stage_seconds", "Parts of a request and of a render.", ["stage"]
+        )
+        self._renders = self._histogram(
+            "render_seconds", "Whole renders in a worker.", ["size", "format"]
+        )
+        self._loop_lag = self._histogram(
+            "loop_lag_seconds", "By how much the event loop was late.", []
+        )
+        self._tallies: dict[Request, Tally] = {}
+        self.registry.register(_Requests(self._tallies))
+
+    def _histogram(self, name: str, text: str, labels: list[str]) -> Histogram:
+        return Histogram(
+            f"smartserve_{name}", text, labels, buckets=BUCKETS, registry=self.registry
+        )
+
+    def tally(self, request: Request) -> Tally:
+        """Where requests of this kind are counted; the labels are closed sets, so these are few."""
+        found = self._tallies.get(request)
+        if found is None:
+            found = self._tallies[request] = Tally()
+        return found
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One stage: database, queue, decode, transform, encode, store."""
+        self._stages.labels(stage).observe(seconds)
+
+    def rendered(self, label: str, fmt: Format, seconds: float) -> None:
+        """A whole render, from the worker's start to its answer."""
+        self._renders.labels(label, fmt).observe(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        """By how much a timer of the event loop came late."""
+        self._loop_lag.observe(seconds)
+
+    def build(self, *, libvips: str) -> None:
+        """Tell which build this is."""
+        info = Gauge(
+            "smartserve_build_info",
+            "1, with the versions as labels.",
+            ["version", "libvips", "python"],
+            registry=self.registry,
+        )
+        info.labels(__version__, libvips, platform.python_version()).set(1)
+
+    def watch(self, readings: Iterable[Reading]) -> None:
+        """Read the rooms' own statistics at each scrape."""
+        self.registry.register(_Rooms(tuple(readings)))
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A metric that is read from a room: for each label value the figure of that name.
+
+    ``figures`` maps a label value (empty where there is no label) to a function that gives it now.
+    """
+
+    name: str
+    text: str
+    counter: bool
+    label: str | None
+    figures: Mapping[str, Callable[[], float]]
+
+
+class _Requests:
+    """A Prometheus collector over the tallies."""
+
+    def __init__(self, tallies: Mapping[Request, Tally]) -> None:
+        self._tallies = tallies
+
+    def collect(self) -> Iterator[Metric]:
+        tallies = dict(self._tallies)
+        requests = CounterMetricFamily(
+            "smartserve_requests", "Requests answered.", labels=Request._fields
+        )
+        for request, tally in tallies.items():
+            requests.add_metric([str(value) for value in request], tally.count)
+        yield requests
+        yield _sent(tallies)
+        yield _durations(
+            "smartserve_request_seconds",
+            "From the request's arrival to its last byte.",
+            tallies,
+            labels=("route", "source"),
+            read=lambda tally: (tally.last_byte, tally.last_byte_s),
+        )
+        yield _durations(
+            "smartserve_first_byte_seconds",
+            "From the request's arrival to its first byte.",
+            tallies,
+            labels=("source",),
+            read=lambda tally: (tally.first_byte, tally.first_byte_s),
+        )
+
+
+def _sent(tallies: Mapping[Request, Tally]) -> Metric:
+    family = CounterMetricFamily(
+        "smartserve_sent_bytes", "Bytes of bodies sent.", labels=["format"]
+    )
+    totals: Counter[str] = Counter()
+    for request, tally in tallies.items():
+        totals[request.format] += tally.body_bytes
+    for fmt, total in totals.items():
+        family.add_metric([fmt], total)
+    return family
+
+
+def _durations(
+    name: str,
+    text: str,
+    tallies: Mapping[Request, Tally],
+    *,
+    labels: tuple[str, ...],
+    read: Callable[[Tally], tuple[list[int], float]],
+) -> Metric:
+    """A histogram family: tallies with equal label values added up, buckets made cumulative."""
+    counts: dict[tuple[str, ...], list[int]] = {}
+    sums: Counter[tuple[str, ...]] = Counter()
+    for request, tally in tallies.items():
+        values = tuple(str(getattr(request, label)) for label in labels)
+        buckets, seconds = read(tally)
+        before = counts.get(values, [0] * len(buckets))
+        counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
+        sums[values] += seconds  # type: ignore[assignment]  # Counter adds floats as well
+    family = HistogramMetricFamily(name, text, labels=labels)
+    bounds = [*map(str, BUCKETS), "+Inf"]
+    for values, buckets in counts.items():
+        family.add_metric(values, list(zip(bounds, accumulate(buckets), strict=True)), sums[values])
+    return family
+
+
+class _Rooms:
+    """A Prometheus collector over the readings."""
+
+    def __init__(self, readings: tuple[Reading, ...]) -> None:
+        self._readings = readings
+
+    def collect(self) -> Iterator[Metric]:
+        for reading in self._readings:
+            yield _family(reading)
+
+
+def _family(reading: Reading) -> Metric:
+    labels = [reading.label] if reading.label is not None else []
+    kind = CounterMetricFamily if reading.counter else GaugeMetricFamily
+    family = kind(f"smartserve_{reading.name}", reading.text, labels=labels)
+    for value, figure in reading.figures.items():
+        family.add_metric([value] if labels else [], figure())
+    return family

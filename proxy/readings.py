@@ -1,0 +1,108 @@
+"""Readings: which figures of which room Prometheus sees, and under what name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from proxy.metrics import Reading, Statistics
+from proxy.renditions import RenditionStore
+
+_TIERS = ("memory", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the figures come from: the ``statistics`` of each room."""
+
+    admission: Statistics
+    pool: Statistics
+    delivery: Statistics
+    originals: Statistics
+    queries: Statistics
+    rows: Statistics
+    store: RenditionStore
+
+
+def readings(sources: Sources) -> Iterator[Reading]:
+    """All figures that the rooms keep themselves."""
+    yield from _workers(sources)
+    yield from _renditions(sources.store)
+    yield from _storage(sources)
+
+
+def _workers(sources: Sources) -> Iterator[Reading]:
+    gate, pool = sources.admission, sources.pool
+    yield _gauge("queue_depth", "Jobs waiting for a worker.", gate, "waiting")
+    yield _gauge("renders_in_flight", "Jobs at work in a worker.", gate, "running")
+    yield _counters("rejections", "Jobs turned away.", "reason", _by(gate, "rejected_"))
+    yield _counter(
+        "coalesced", "Requests that joined a render under way.", sources.delivery, "joined"
+    )
+    yield _gauge("workers", "Worker processes that are up.", pool, "up")
+    restarts = _by(pool, "restarts_")
+    yield _counters("worker_restarts", "Worker processes replaced.", "reason", restarts)
+
+
+def _renditions(store: RenditionStore) -> Iterator[Reading]:
+    def tier(name: str) -> Statistics:
+        return lambda: store.statistics()[name]
+
+    def tiers(key: str) -> Mapping[str, Callable[[], float]]:
+        return {name: _figure(tier(name), key) for name in _TIERS}
+
+    yield _gauges("cache_bytes", "Bytes kept.", "tier", tiers("bytes"))
+    yield _gauges("cache_items", "Renditions kept.", "tier", tiers("items"))
+    yield _counters("cache_hits", "Renditions found.", "tier", tiers("hits"))
+    yield _counters("cache_misses", "Renditions not found.", "tier", tiers("misses"))
+    yield _counters("cache_evictions", "Renditions dropped for room.", "tier", tiers("evictions"))
+    disk = tier("disk")
+    yield _counter("cache_corrupt", "Files that failed their check.", disk, "corrupt")
+    text = "File operations of the disk cache that failed."
+    yield _counters("cache_failures", text, "kind", _by(disk, "failures_"))
+
+
+def _storage(sources: Sources) -> Iterator[Reading]:
+    queries, rows = sources.queries, sources.rows
+    text = "Originals that could not be opened."
+    yield _counters("source_errors", text, "kind", _by(sources.originals, "failures_"))
+    yield _counter("database_errors", "Queries that failed.", queries, "errors")
+    yield _counter("database_queries", "Queries asked.", queries, "queries")
+    yield _counter("row_hits", "Rows found in the row cache.", rows, "hits")
+    yield _counter("row_misses", "Rows that the database was asked for.", rows, "misses")
+    text = "Rows served as last seen while the database was down."
+    yield _counter("row_stale", text, rows, "stale_answers")
+    yield _gauge("row_items", "Rows in the row cache.", rows, "items")
+
+
+def _gauge(name: str, text: str, statistics: Statistics, key: str) -> Reading:
+    return Reading(name, text, counter=False, label=None, figures={"": _figure(statistics, key)})
+
+
+def _counter(name: str, text: str, statistics: Statistics, key: str) -> Reading:
+    return Reading(name, text, counter=True, label=None, figures={"": _figure(statistics, key)})
+
+
+def _gauges(
+    name: str, text: str, label: str, figures: Mapping[str, Callable[[], float]]
+) -> Reading:
+    return Reading(name, text, counter=False, label=label, figures=figures)
+
+
+def _counters(
+    name: str, text: str, label: str, figures: Mapping[str, Callable[[], float]]
+) -> Reading:
+    return Reading(name, text, counter=True, label=label, figures=figures)
+
+
+def _by(statistics: Statistics, prefix: str) -> Mapping[str, Callable[[], float]]:
+    """A label value for each figure that begins with ``prefix``; a room's figures never change."""
+    return {
+        name.removeprefix(prefix): _figure(statistics, name)
+        for name in statistics()
+        if name.startswith(prefix)
+    }
+
+
+def _figure(statistics: Statistics, key: str) -> Callable[[], float]:
+    return lambda: statistics()[key]

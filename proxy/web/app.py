@@ -1,0 +1,61 @@
+"""The aiohttp application: which address leads where."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from proxy.metrics import Metrics
+from proxy.settings import Settings
+from proxy.web.caching import Route
+from proxy.web.headers import Header
+from proxy.web.health import Health
+from proxy.web.openapi import describe
+from proxy.web.responses import Outcome, WholeResponse, whole
+from proxy.web.serve import PictureHandler
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_app(
+    settings: Settings,
+    *,
+    pictures: PictureHandler,
+    health: Health,
+    metrics: Metrics,
+) -> web.Application:
+    """Put the handlers under their addresses."""
+    app = web.Application()
+    app.router.add_get("/serve/{name}", pictures.serve, name=Route.SERVE)
+    app.router.add_get("/api/images/{name}", pictures.api_images, name=Route.API_IMAGES)
+    app.router.add_get("/healthz", health.alive)
+    app.router.add_get("/readyz", health.ready)
+    app.router.add_get("/metrics", _metrics(metrics))
+    app.router.add_get("/openapi.json", _openapi(settings))
+    return app
+
+
+Page = Callable[[web.Request], Awaitable[WholeResponse]]
+
+
+def _metrics(metrics: Metrics) -> Page:
+    async def page(_request: web.Request) -> WholeResponse:
+        return _answer("metrics", _METRICS_TYPE, metrics.exposition())
+
+    return page
+
+
+def _openapi(settings: Settings) -> Page:
+    body = orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
+
+    async def page(_request: web.Request) -> WholeResponse:
+        return _answer("openapi", "application/json", body)
+
+    return page
+
+
+def _answer(route: str, media_type: str, body: bytes) -> WholeResponse:
+    headers: list[Header] = [("Content-Type", media_type), ("Cache-Control", "no-store")]
+    return whole(200, headers, body, outcome=Outcome(route))

@@ -1,0 +1,59 @@
+"""What caches are told: Cache-Control, Cache-Status, tags; pure functions of an answer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from proxy.delivery import Origin, Plan
+from proxy.settings import LifetimeSettings
+
+
+class Route(StrEnum):
+    """The routes that serve pictures; they differ in lifetimes only."""
+
+    SERVE = "serve"
+    API_IMAGES = "api_images"
+
+
+NO_STORE = "no-store"
+
+_CACHE_STATUS = {
+    Origin.MEMORY: "hit; detail=memory",
+    Origin.DISK: "hit; detail=disk",
+    Origin.RENDER: "fwd=uri-miss; stored; detail=render",
+    Origin.COALESCED: "fwd=uri-miss; collapsed; detail=coalesced",
+    Origin.FALLBACK: "hit; detail=fallback",
+    Origin.NOT_MODIFIED: "hit; detail=not-modified",
+    Origin.NONE: "fwd=uri-miss; detail=not-rendered",
+}
+
+
+def cache_status(origin: Origin) -> str:
+    """Cache-Status (RFC 9211): whether the rendition was there, and in which tier."""
+    return f"smartserve; {_CACHE_STATUS[origin]}"
+
+
+def cache_control(plan: Plan, origin: Origin, *, route: Route, lifetimes: LifetimeSettings) -> str:
+    """For how long this answer may be kept.
+
+    Only the settled picture that was asked for carries the long lifetime; what stands in for it,
+    and what will soon change, is asked for again shortly.
+    """
+    if origin is Origin.FALLBACK or plan.background_kept:
+        return f"public, max-age={lifetimes.fallback_s}"
+    if not plan.media.settled:
+        return f"public, max-age={lifetimes.unsettled_s}"
+    if route is Route.API_IMAGES:
+        stale = lifetimes.api_stale_s
+        return f"public, max-age={lifetimes.api_s}, stale-while-revalidate={stale}"
+    immutable = ", immutable" if plan.request.version is not None else ""
+    return f"public, max-age={lifetimes.serve_s}{immutable}"
+
+
+def tags(plan: Plan) -> tuple[str, ...]:
+    """The tags by which a CDN purges: medium, user, size."""
+    return (
+        f"m-{plan.media.id}",
+        f"u-{plan.media.user_id}",
+        f"s-{plan.request.label}",
+    )

@@ -1,0 +1,92 @@
+"""Conditional and range requests (RFC 9110, 13 and 14): pure decisions on header text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+
+from proxy.errors import RangeNotSatisfiable
+
+_ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+_BYTE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A stretch of a rendition: from ``start`` up to, not including, ``stop``."""
+
+    start: int
+    stop: int
+
+    def content_range(self, length: int) -> str:
+        """The value of Content-Range; the header counts its last byte in."""
+        return f"bytes {self.start}-{self.stop - 1}/{length}"
+
+
+def http_date(moment: datetime) -> str:
+    """An HTTP date (RFC 9110, 5.6.7) of an aware moment."""
+    return format_datetime(moment.astimezone(UTC), usegmt=True)
+
+
+def matches(if_none_match: str, etag: str) -> bool:
+    """Whether a list of entity tags holds this one, by weak comparison; ``*`` holds all."""
+    return if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
+
+
+def not_modified(headers: Mapping[str, str], etag: str, last_modified: datetime) -> bool:
+    """Whether a GET or HEAD with these headers is answered with 304.
+
+    If-Modified-Since counts only where there is no If-None-Match (RFC 9110, 13.1.3); a malformed
+    date counts as none.
+    """
+    if_none_match = headers.get("If-None-Match")
+    if if_none_match is not None:
+        return matches(if_none_match, etag)
+    since = _parse_date(headers.get("If-Modified-Since"))
+    return since is not None and last_modified.replace(microsecond=0) <= since
+
+
+def _parse_date(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def requested_range(headers: Mapping[str, str], *, length: int, etag: str) -> ByteRange | None:
+    """The range that a GET asks for, or None where all of it goes out.
+
+    Several ranges, other units, a malformed header, and an If-Range that does not hold are all
+    answered with the whole. A date in If-Range never holds: the formats, the fallback and the next
+    release's rendition of one picture share their Last-Modified, which is thus no strong
+    validator (RFC 9110, 8.8.2.2).
+
+    Raises:
+        RangeNotSatisfiable: the range lies outside the rendition.
+    """
+    match = _BYTE_RANGE.fullmatch(headers.get("Range", "").strip())
+    if match is None or headers.get("If-Range", etag).strip() != etag:
+        return None
+    first, last = match.groups()
+    if not first and not last:
+        return None
+    if not first:
+        return _suffix(int(last), length)
+    start, stop = int(first), int(last) + 1 if last else length
+    if stop <= start and last:
+        return None
+    if start >= length:
+        raise RangeNotSatisfiable(length)
+    return ByteRange(start, min(stop, length))
+
+
+def _suffix(count: int, length: int) -> ByteRange:
+    if count == 0 or length == 0:
+        raise RangeNotSatisfiable(length)
+    return ByteRange(max(0, length - count), length)

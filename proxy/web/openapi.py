@@ -1,0 +1,154 @@
+"""The OpenAPI description of the HTTP surface, made from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from proxy import __version__
+from proxy.formats import NAMES, TRAITS
+from proxy.settings import Settings
+from proxy.variant import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.web.problems import MEDIA_TYPE
+
+Json = dict[str, Any]
+
+_PROBLEM: Json = {
+    "type": "object",
+    "required": ["title", "status", "detail"],
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "parameter": {"type": "string"},
+        "allowed": {"type": "string"},
+    },
+}
+
+_PROBLEMS = {
+    "400": "A parameter has a value that is not allowed; the answer names it.",
+    "404": "There is no such picture, or it is still being processed (Retry-After).",
+    "415": "The original is of a kind that is not served.",
+    "416": "The range lies outside the picture.",
+    "422": "The original is corrupt or past a limit.",
+    "500": "The server is at fault.",
+    "503": "Too busy, or the database or the storage is down; see Retry-After.",
+    "504": "Rendering or the storage took too long.",
+}
+
+
+def describe(settings: Settings) -> Json:
+    """The whole description, as JSON values (OpenAPI 3.1)."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "smartserve",
+            "version": __version__,
+            "description": "Serves pictures by media id in the best format the client accepts.",
+        },
+        "paths": {
+            "/serve/{name}": _picture_path("serve", settings),
+            "/api/images/{name}": _picture_path("apiImages", settings),
+            "/healthz": {"get": _plain("health", "Whether the process lives.", ["200"])},
+            "/readyz": {"get": _plain("readiness", "Whether it can serve.", ["200", "503"])},
+            "/metrics": {"get": _text("metrics", "Prometheus metrics.")},
+            "/openapi.json": {"get": _plain("openapi", "This description.", ["200"])},
+        },
+        "components": {"schemas": {"Problem": _PROBLEM}},
+    }
+
+
+def _picture_path(name: str, settings: Settings) -> Json:
+    return {
+        "parameters": list(_parameters(settings)),
+        "get": {
+            "operationId": name,
+            "summary": "A picture, in the best format that Accept names.",
+            "responses": {**_pictures(), **_problems()},
+        },
+        "head": {
+            "operationId": f"{name}Head",
+            "summary": "The headers of the picture; nothing is rendered.",
+            "responses": {
+                status: {"description": response["description"]}
+                for status, response in {**_pictures(), **_problems()}.items()
+            },
+        },
+    }
+
+
+def _parameters(settings: Settings) -> Iterable[Json]:
+    extensions = "|".join(NAMES)
+    yield {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "Media id of 1 to 19 digits; an extension means the same as format.",
+        "schema": {"type": "string", "pattern": rf"^[0-9]{{1,19}}(\.({extensions}))?$"},
+        "examples": {"plain": {"value": "1"}, "webp": {"value": "1.webp"}},
+    }
+    yield _query("size", _choice(settings.sizes, DEFAULT_SIZE))
+    width = {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}
+    yield _query("w", {"anyOf": [width, {"const": ""}]})
+    yield _query("dpr", _choice(DPRS, "1"))
+    yield _query("format", _choice(["auto", *NAMES], "auto"))
+    yield _query("bg", _choice(["original", "removed"], "original"))
+    yield _query("v", {"type": "string"})
+
+
+def _choice(values: Iterable[str], default: str) -> Json:
+    """One of a closed set; empty counts as not given, as in the query of an unfilled template."""
+    return {"type": "string", "enum": [*values, ""], "default": default}
+
+
+_MEANINGS = {
+    "size": "A named size; pictures are never enlarged.",
+    "w": "A width in pixels in place of size, snapped up to a ladder.",
+    "dpr": "Device pixels to a CSS pixel.",
+    "format": "auto picks by the Accept header.",
+    "bg": "removed cuts a flat background out; not with JPEG.",
+    "v": "Any token that changes when the picture does; the answer is then immutable.",
+}
+
+
+def _query(name: str, schema: Json) -> Json:
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": _MEANINGS[name],
+        "schema": schema,
+    }
+
+
+def _pictures() -> dict[str, Json]:
+    types = {traits.media_type for traits in TRAITS.values()}
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(types)}
+    return {
+        "200": {"description": "The picture.", "content": content},
+        "206": {"description": "The part that Range asked for.", "content": content},
+        "304": {"description": "The copy that the client has is good."},
+    }
+
+
+def _problems() -> dict[str, Json]:
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": text, "content": {MEDIA_TYPE: schema}}
+        for status, text in _PROBLEMS.items()
+    }
+
+
+def _plain(name: str, summary: str, statuses: list[str]) -> Json:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    responses = {status: {"description": summary, "content": content} for status in statuses}
+    return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _text(name: str, summary: str) -> Json:
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": content}},
+    }

@@ -1,0 +1,82 @@
+"""Problem details (RFC 9457): every error as JSON that says what to do."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from proxy.errors import BadParameter, MediaNotReady, RangeNotSatisfiable, SmartserveError
+from proxy.web.caching import NO_STORE
+from proxy.web.headers import SECURITY, Header
+from proxy.web.responses import Outcome, WholeResponse, whole
+
+_RETRY_AFTER_S = 5
+"""Where an error does not say when to come back."""
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(
+    error: SmartserveError,
+    *,
+    outcome: Outcome,
+    not_found_s: int = 0,
+    negotiated: bool = False,
+) -> WholeResponse:
+    """The answer that an error gives.
+
+    Only a 404 may be kept, for ``not_found_s`` or as long as Retry-After says; where the picture
+    would have been negotiated it carries the same Vary.
+    """
+    headers = [("Cache-Control", _cache_control(error, not_found_s))]
+    if error.retry_after_s is not None:
+        headers.append(("Retry-After", str(error.retry_after_s)))
+    elif error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append(("Retry-After", str(_RETRY_AFTER_S)))
+    if isinstance(error, RangeNotSatisfiable):
+        headers.append(("Content-Range", f"bytes */{error.length}"))
+    if negotiated and error.status == HTTPStatus.NOT_FOUND:
+        headers.append(("Vary", "Accept"))
+    return render_problem(
+        error.status,
+        error.title,
+        error.detail,
+        headers=headers,
+        outcome=outcome,
+        extra=_members(error),
+    )
+
+
+def _members(error: SmartserveError) -> dict[str, Any]:
+    if isinstance(error, BadParameter):
+        return {"parameter": error.parameter, "allowed": error.allowed}
+    return {}
+
+
+def _cache_control(error: SmartserveError, not_found_s: int) -> str:
+    if error.status != HTTPStatus.NOT_FOUND or not_found_s == 0:
+        return NO_STORE
+    if isinstance(error, MediaNotReady) and error.retry_after_s is not None:
+        return f"public, max-age={min(not_found_s, error.retry_after_s)}"
+    return f"public, max-age={not_found_s}"
+
+
+def render_problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    outcome: Outcome,
+    headers: list[Header] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> WholeResponse:
+    """Problem details with any status."""
+    members = {"title": title, "status": status, "detail": detail, **(extra or {})}
+    lines = [
+        ("Content-Type", MEDIA_TYPE),
+        *(headers or [("Cache-Control", NO_STORE)]),
+        *SECURITY,
+    ]
+    return whole(status, lines, orjson.dumps(members), outcome=outcome)

@@ -1,0 +1,136 @@
+"""The picture routes: a request to its answer, step by step."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from proxy.database import MediaDatabase
+from proxy.delivery import Delivery, Origin, Telemetry
+from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError, SourceChanged
+from proxy.media import MAX_MEDIA_ID, Media
+from proxy.settings import LifetimeSettings
+from proxy.variant import SizeSpec, VariantRequest, parse_request
+from proxy.web.caching import Route
+from proxy.web.conditional import not_modified
+from proxy.web.exchange import Answer, Exchange
+from proxy.web.hot import HotAnswers
+from proxy.web.problems import problem
+from proxy.web.responses import Outcome
+
+_NAME = re.compile(r"([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?", re.ASCII)
+
+
+def parse_name(name: str) -> tuple[int, str | None]:
+    """Media id and extension of the last part of the path.
+
+    Raises:
+        BadParameter: it is no number of 1 to 19 digits.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise BadParameter("media_id", "1 to 19 digits, with an extension such as .webp or none")
+    return int(match[1]), match[2]
+
+
+def accept_header(request: web.BaseRequest) -> str:
+    """The Accept header, several lines of it joined as RFC 9110, 5.3 says; empty where missing."""
+    return ", ".join(request.headers.getall("Accept", ()))
+
+
+class PictureHandler:
+    """Answers GET and HEAD of the picture routes."""
+
+    def __init__(
+        self,
+        *,
+        database: MediaDatabase,
+        delivery: Delivery,
+        hot: HotAnswers,
+        telemetry: Telemetry,
+        sizes: Mapping[str, SizeSpec],
+        lifetimes: LifetimeSettings,
+    ) -> None:
+        """The use cases and sections that it works with."""
+        self._database = database
+        self._delivery = delivery
+        self._hot = hot
+        self._telemetry = telemetry
+        self._sizes = sizes
+        self._lifetimes = lifetimes
+
+    async def serve(self, request: web.Request) -> Answer:
+        """``/serve/{media_id}``: the long lifetime."""
+        return await self._handle(request, Route.SERVE)
+
+    async def api_images(self, request: web.Request) -> Answer:
+        """``/api/images/{media_id}``: the same with one hour."""
+        return await self._handle(request, Route.API_IMAGES)
+
+    async def _handle(self, request: web.Request, route: Route) -> Answer:
+        wanted: VariantRequest | None = None
+        media_id: int | None = None
+        try:
+            media_id, extension = parse_name(request.match_info["name"])
+            wanted = parse_request(
+                request.rel_url.raw_query_string, sizes=self._sizes, extension=extension
+            )
+            return await self._answer(request, route, media_id, wanted)
+        except SmartserveError as error:
+            return problem(
+                error,
+                outcome=Outcome(
+                    route, wanted.label if wanted is not None else "none", media_id=media_id
+                ),
+                not_found_s=self._lifetimes.not_found_s,
+                negotiated=wanted is not None and wanted.negotiated,
+            )
+
+    async def _answer(
+        self, request: web.Request, route: Route, media_id: int, wanted: VariantRequest
+    ) -> Answer:
+        """Answer; where the picture turns out to have changed, once more by its new facts."""
+        try:
+            return await self._answer_once(request, route, media_id, wanted)
+        except SourceChanged:
+            return await self._answer_once(request, route, media_id, wanted)
+
+    async def _answer_once(
+        self, request: web.Request, route: Route, media_id: int, wanted: VariantRequest
+    ) -> Answer:
+        accept = accept_header(request)
+        plan = await self._delivery.plan(await self._media(media_id), wanted, accept)
+        exchange = Exchange(request, plan, route=route, lifetimes=self._lifetimes)
+        if not_modified(request.headers, plan.variant.etag, plan.media.updated_at):
+            return exchange.not_modified()
+        if request.method == "HEAD":
+            return exchange.head(await self._delivery.find(plan))
+        delivered = await self._delivery.fetch(plan)
+        answer = await exchange.answer(delivered)
+        if delivered.origin is Origin.MEMORY and delivered.rendition is not None:
+            hot = exchange.hot(plan.variant, delivered.rendition.length)
+            self._hot.keep(request, accept, hot)
+        return answer
+
+    async def _media(self, media_id: int) -> Media:
+        media = await self._find(media_id) if media_id <= MAX_MEDIA_ID else None
+        if media is None:
+            raise MediaNotFound("there is no picture with this id")
+        if media.servable:
+            return media
+        if media.in_progress:
+            raise MediaNotReady(
+                "the picture is still being processed",
+                retry_after_s=self._lifetimes.not_ready_retry_s,
+            )
+        raise MediaNotFound("there is no picture to serve under this id")
+
+    async def _find(self, media_id: int) -> Media | None:
+        began = time.perf_counter()
+        try:
+            return await self._database.find(media_id)
+        finally:
+            self._telemetry.stage("database", time.perf_counter() - began)

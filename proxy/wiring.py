@@ -1,0 +1,254 @@
+"""Wiring: the only place where rooms are made and joined; server and command line begin here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.database.cache import CachedMediaDatabase
+from proxy.database.sql import SqlMediaDatabase, open_database
+from proxy.database.upgrade import pending, upgrade
+from proxy.delivery import Delivery, Rules, Telemetry
+from proxy.errors import ConfigurationError, DatabaseUnavailable
+from proxy.ingest.importing import Importer
+from proxy.inspection import Inspector
+from proxy.logs import AccessLog
+from proxy.metrics import Metrics
+from proxy.readings import Sources, readings
+from proxy.renditions.tiered import TieredStore
+from proxy.settings import Settings
+from proxy.sources.local import LocalSources
+from proxy.variant import recipe
+from proxy.warming import Warmer
+from proxy.web.app import create_app
+from proxy.web.frontdesk import Frontdesk, Runner
+from proxy.web.health import Health
+from proxy.web.hot import HotAnswers
+from proxy.web.serve import PictureHandler
+from proxy.workers.admission import Admission
+from proxy.workers.pool import WorkerPool
+from proxy.workers.quarantine import Quarantine
+from proxy.workshop import Workshop
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The rooms that keep things: database, originals, renditions."""
+
+    catalogue: SqlMediaDatabase
+    database: CachedMediaDatabase
+    sources: LocalSources
+    store: TieredStore
+
+    async def purge(self, media_id: int) -> int:
+        """Forget all that was made of a medium and learned about it; gives the files dropped."""
+        await self.database.forget_facts(media_id)
+        return await self.store.purge(media_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Everything that works, joined."""
+
+    settings: Settings
+    storage: Storage
+    pool: WorkerPool
+    admission: Admission
+    delivery: Delivery
+    importer: Importer
+    warmer: Warmer
+    metrics: Metrics
+
+
+async def prepare_database(settings: Settings) -> None:
+    """Bring the schema up to date, or refuse to start with one that is not.
+
+    A database that cannot be reached is no reason not to start: known pictures are served, and
+    the rest once it is back.
+
+    Raises:
+        ConfigurationError: the schema is old and `upgrade_on_start` is off.
+    """
+    url, section = settings.database_url, settings.database
+    try:
+        if section.upgrade_on_start:
+            await upgrade(url, section)
+        elif await pending(url, section):
+            raise ConfigurationError(
+                ["database: its schema is not up to date; run 'smartserve db upgrade'"]
+            )
+    except DatabaseUnavailable as error:
+        log.warning("database_unavailable_at_start", detail=error.detail)
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
+    """Open database, originals and renditions; close them in the end."""
+    async with AsyncExitStack() as stack:
+        await asyncio.to_thread(_make_directories, settings)
+        await prepare_database(settings)
+        catalogue = await stack.enter_async_context(
+            open_database(settings.database_url, settings.database)
+        )
+        database = CachedMediaDatabase(catalogue, settings.database)
+        stack.push_async_callback(database.close)
+        sources = LocalSources(settings.storage_root, settings.storage)
+        stack.push_async_callback(sources.aclose)
+        store = TieredStore(
+            settings.rendition_directory, settings.renditions, on_purge=database.forget
+        )
+        yield Storage(catalogue, database, sources, await stack.enter_async_context(store))
+
+
+def _make_directories(settings: Settings) -> None:
+    """What lies in the data directory is made; places of the operator's own have to be there."""
+    for own, path in (
+        (not settings.database.url, settings.data_path),
+        (not settings.storage.root, settings.storage_root),
+        (not settings.renditions.directory, settings.rendition_directory),
+    ):
+        if own:
+            with suppress(OSError):
+                path.mkdir(parents=True, exist_ok=True)
+
+
+@asynccontextmanager
+async def open_rooms(settings: Settings) -> AsyncIterator[Rooms]:
+    """Open everything and start the workers; end what is under way and close it in the end."""
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(open_storage(settings))
+        pool = WorkerPool(
+            settings.workers,
+            source_types=settings.limits.source_types,
+            max_output_bytes=settings.renditions.max_rendition_bytes,
+        )
+        await stack.enter_async_context(pool)
+        rooms = _join(settings, storage, pool)
+        stack.push_async_callback(rooms.delivery.aclose)
+        yield rooms
+
+
+def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
+    admission = Admission(settings.workers)
+    workshop = Workshop(
+        sources=storage.sources,
+        pool=pool,
+        admission=admission,
+        quarantine=Quarantine(
+            failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
+        ),
+    )
+    metrics = Metrics()
+    delivery = _delivery(settings, storage, workshop, telemetry=metrics, pool=pool)
+    return Rooms(
+        settings=settings,
+        storage=storage,
+        pool=pool,
+        admission=admission,
+        delivery=delivery,
+        importer=Importer(
+            catalogue=storage.catalogue,
+            originals=storage.sources,
+            pool=pool,
+            admission=admission,
+            limits=settings.limits.to_limits(),
+            max_bytes=settings.storage.max_original_bytes,
+        ),
+        warmer=Warmer(
+            database=storage.database,
+            delivery=delivery,
+            sizes=settings.size_specs(),
+            order=settings.encoders.order,
+        ),
+        metrics=metrics,
+    )
+
+
+def _delivery(
+    settings: Settings,
+    storage: Storage,
+    workshop: Workshop,
+    *,
+    telemetry: Telemetry,
+    pool: WorkerPool,
+) -> Delivery:
+    notice = settings.encoders.copyright or None
+    rules = Rules(
+        profiles=settings.encoders.profiles(),
+        order=settings.encoders.order,
+        sizes=settings.size_specs(),
+        limits=settings.limits.to_limits(),
+        recipe=recipe(pool.hello.libvips, copyright_notice=notice),
+        copyright_notice=notice,
+    )
+    inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
+    return Delivery(
+        store=storage.store,
+        inspector=inspector,
+        workshop=workshop,
+        telemetry=telemetry,
+        rules=rules,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """The HTTP side of the rooms."""
+
+    runner: Runner
+    health: Health
+    access_log: AccessLog | None
+
+
+def build_surface(rooms: Rooms) -> Surface:
+    """Join the rooms with the HTTP surface and the metrics."""
+    settings, storage = rooms.settings, rooms.storage
+    hot = HotAnswers(peek=storage.store.peek, fresh_until=_fresh_until(storage.database))
+    health = Health(
+        {
+            "database": storage.database.ping,
+            "storage": storage.sources.check,
+            "renditions": storage.store.check,
+            "workers": rooms.pool.check,
+        }
+    )
+    rooms.metrics.build(libvips=rooms.pool.hello.libvips)
+    rooms.metrics.watch(readings(_statistics(rooms)))
+    pictures = PictureHandler(
+        database=storage.database,
+        delivery=rooms.delivery,
+        hot=hot,
+        telemetry=rooms.metrics,
+        sizes=settings.size_specs(),
+        lifetimes=settings.lifetimes,
+    )
+    access_log = AccessLog(settings.log) if settings.log.access else None
+    frontdesk = Frontdesk(hot=hot, metrics=rooms.metrics, access_log=access_log)
+    app = create_app(settings, pictures=pictures, health=health, metrics=rooms.metrics)
+    return Surface(Runner(app, frontdesk, settings.server), health, access_log)
+
+
+def _fresh_until(database: CachedMediaDatabase) -> Callable[[int], float]:
+    def until(media_id: int) -> float:
+        known = database.peek(media_id)
+        return 0.0 if known is None else known[1]
+
+    return until
+
+
+def _statistics(rooms: Rooms) -> Sources:
+    return Sources(
+        admission=rooms.admission.statistics,
+        pool=rooms.pool.statistics,
+        delivery=rooms.delivery.statistics,
+        originals=rooms.storage.sources.statistics,
+        queries=rooms.storage.catalogue.statistics,
+        rows=rooms.storage.database.statistics,
+        store=rooms.storage.store,
+    )

@@ -1,0 +1,106 @@
+"""The workshop: takes a job on a medium's source through quarantine and queue to a worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+from proxy.errors import SmartserveError, SourceChanged, SourceMissing
+from proxy.jobs import Job, ProbeJob, ProbeResult, RenderJob, RenderResult
+from proxy.media import Media
+from proxy.sources import SourceStore
+from proxy.workers.admission import Admission
+from proxy.workers.pool import WorkerPool
+from proxy.workers.process import Sink
+from proxy.workers.quarantine import Quarantine
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[R_co]):
+    """A job's result, with the seconds it waited for a worker and the seconds it took there."""
+
+    result: R_co
+    queue_s: float
+    work_s: float
+
+
+def picture_key(media: Media) -> str:
+    """What stands for the bytes of a medium as long as its row is the same."""
+    return f"{media.id}/{media.source_path}/{media.updated_at.timestamp()}"
+
+
+class Workshop:
+    """Does jobs on the sources of media."""
+
+    def __init__(
+        self,
+        *,
+        sources: SourceStore,
+        pool: WorkerPool,
+        admission: Admission,
+        quarantine: Quarantine,
+    ) -> None:
+        """The rooms it works with; it owns none of them."""
+        self._sources = sources
+        self._pool = pool
+        self._admission = admission
+        self._quarantine = quarantine
+
+    @overload
+    async def run(self, media: Media, job: ProbeJob) -> Done[ProbeResult]: ...
+    @overload
+    async def run(
+        self,
+        media: Media,
+        job: RenderJob,
+        sink: Sink,
+        *,
+        byte_size: int,
+        admitted: Callable[[float], None],
+    ) -> Done[RenderResult]: ...
+
+    async def run(
+        self,
+        media: Media,
+        job: Job,
+        sink: Sink = lambda _: None,
+        *,
+        byte_size: int | None = None,
+        admitted: Callable[[float], None] = lambda _: None,
+    ) -> Done[Any]:
+        """Do a job on the source of a medium; encoded bytes go to ``sink`` as they come.
+
+        ``byte_size`` is what the source is expected to have; ``admitted`` is called with the
+        seconds of waiting once a worker is free.
+
+        Raises:
+            RenderError: the picture cannot be rendered, now or by what is remembered of it.
+            SourceError: its file cannot be read; `SourceChanged` where it has another size.
+            CapacityError: no worker is free in time.
+        """
+        key = picture_key(media)
+        self._quarantine.check(key)
+        try:
+            async with self._admission.enter() as queue_s:
+                admitted(queue_s)
+                return await self._work(media, job, sink, byte_size, queue_s)
+        except SmartserveError as error:
+            self._quarantine.remember(key, error)
+            raise
+
+    async def _work(
+        self, media: Media, job: Job, sink: Sink, byte_size: int | None, queue_s: float
+    ) -> Done[Any]:
+        path = media.source_path
+        if path is None:
+            raise SourceMissing("the medium has no file")
+        async with self._sources.open(path) as source:
+            if byte_size not in (None, source.byte_size):
+                raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
+            started = time.perf_counter()
+            result = await self._pool.run(job, source.descriptor, sink)
+            return Done(result, queue_s, time.perf_counter() - started)

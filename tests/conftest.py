@@ -1,0 +1,60 @@
+"""Fixtures for all: a library of pictures, and the server over a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pytest_aiohttp.plugin import AiohttpClient
+
+from proxy.wiring import build_surface, open_rooms
+from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Pictures, imported: of the samples ``photo``, ``logo`` and the transparent ``badge``.
+
+    ``large`` is 2400 x 1800 pixels of noise, so that its renditions are large too.
+    """
+    large = tmp_path_factory.mktemp("drawn") / "large.jpg"
+    Image.effect_noise((2400, 1800), 80).convert("RGB").save(large, quality=90)
+    files = {
+        "large": large,
+        "photo": min(SAMPLES.glob("*.jpg")),
+        "logo": SAMPLES / "logo.png",
+        "badge": SAMPLES / "badge.png",
+    }
+    return Library(tmp_path_factory.mktemp("library") / "data", files)
+
+
+@pytest.fixture
+def data_dir(library: Library, tmp_path: Path) -> Path:
+    """A copy of the library's data directory."""
+    return library.copy(tmp_path / "data")
+
+
+@pytest.fixture
+async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[Serve]:
+    """Starts servers over a copy of the library; they end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**sections: Mapping[str, Any]) -> Serving:
+            settings = make_settings(data_dir, **sections)
+            rooms = await stack.enter_async_context(open_rooms(settings))
+            surface = build_surface(rooms)
+            client: Client = await aiohttp_client(SmartServer(surface.runner))
+            stack.push_async_callback(client.close)
+            return Serving(rooms, surface, client)
+
+        yield start
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Serving:
+    """A server with default settings."""
+    return await serve()

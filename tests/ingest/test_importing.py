@@ -1,0 +1,108 @@
+"""Importing: what comes in is sound and whole, and what is refused leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import DatabaseUnavailable
+from proxy.ingest.importing import Imported, Refused, walk
+from proxy.media import DataType
+from tests.serving import SAMPLES, Serve, Serving
+
+
+def originals(server: Serving) -> set[Path]:
+    return {path for path in server.rooms.settings.storage_root.rglob("*") if path.is_file()}
+
+
+async def take(server: Serving, path: Path) -> Imported | Refused:
+    return await server.rooms.importer.take(path, user_id=3, data_type=DataType.EVENT)
+
+
+async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
+    server: Serving, tmp_path: Path
+) -> None:
+    path = tmp_path / "Käse & Brot [shrink=2].jpg"
+    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
+    taken = await take(server, path)
+    assert isinstance(taken, Imported)
+    media = await server.rooms.storage.database.find(taken.media_id)
+    assert media is not None
+    assert media.known_facts is not None
+    assert media.bulk_path is not None
+    day, name = media.bulk_path.removeprefix("bulk/").split("/")
+    assert len(day) == len("2026-11-20")
+    assert name == f"Kase-Brot-shrink-2-{media.known_facts.content_hash[:16]}.jpeg"
+    assert (media.original_name, media.mime_type) == (path.name, "image/jpeg")
+    assert (media.user_id, media.data_type, media.status) == (3, "event", "completed")
+    assert (await server.client.get(f"/serve/{taken.media_id}")).status == 200
+
+
+async def test_the_type_is_that_of_the_bytes_not_of_the_name(
+    server: Serving, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.gif"
+    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
+    taken = await take(server, path)
+    assert isinstance(taken, Imported)
+    media = await server.rooms.storage.database.find(taken.media_id)
+    assert media is not None
+    assert media.mime_type == "image/jpeg"
+
+
+async def test_equal_content_is_recognised(server: Serving, tmp_path: Path) -> None:
+    path = tmp_path / "another name.png"
+    path.write_bytes((SAMPLES / "logo.png").read_bytes())
+    before = originals(server)
+    assert (await take(server, path)) == Imported(path, (await known(server)), known=True)
+    assert originals(server) == before
+
+
+async def known(server: Serving) -> int:
+    taken = await take(server, SAMPLES / "logo.png")
+    assert isinstance(taken, Imported)
+    return taken.media_id
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing"])
+async def test_what_is_no_regular_file_is_refused_at_once(
+    server: Serving, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/zero")
+    refused = await take(server, path)
+    assert isinstance(refused, Refused)
+    assert refused.reason
+
+
+async def test_a_file_past_the_limit_is_refused_with_the_figures(serve: Serve) -> None:
+    server = await serve(storage={"max_original_bytes": 10_000})
+    refused = await take(server, SAMPLES / "kodak-23.jpg")
+    assert isinstance(refused, Refused)
+    assert "10000 are allowed" in refused.reason
+
+
+async def test_nothing_stays_where_the_database_refuses(server: Serving, tmp_path: Path) -> None:
+    before = originals(server)
+    path = tmp_path / "new.jpg"
+    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
+    await server.rooms.storage.catalogue.close()
+    (server.rooms.settings.data_path / "smartserve.db").write_bytes(b"no database at all" * 99)
+    with pytest.raises(DatabaseUnavailable):
+        await take(server, path)
+    assert originals(server) == before
+
+
+def test_folders_are_walked_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a/2.jpg", "a/1.jpg", ".git/x.jpg", "a/.thumb.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(path.relative_to(tmp_path)) for path in walk([tmp_path])]
+    assert found == ["a/1.jpg", "a/2.jpg", "b.jpg"]

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Brings the servers that the tests drive, from Debian's packages where this is Debian and we are
+# root; elsewhere it says what is missing, and the tests that need it say that they were skipped.
+# Usage: servers.sh [PROGRAM ...], by default mariadbd.
+set -u
+
+package_of() {
+    case "$1" in
+        mariadbd) echo mariadb-server ;;
+        nginx) echo nginx-light ;;
+        *) echo "$1" ;;
+    esac
+}
+
+missing=""
+PATH="$PATH:/usr/sbin"
+for program in "${@:-mariadbd}"; do
+    command -v "$program" >/dev/null 2>&1 || missing="$missing $(package_of "$program")"
+done
+[ -z "$missing" ] && exit 0
+
+if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    echo "installing for the tests:$missing"
+    # A package that starts its server on its own is kept from it: the tests start theirs.
+    printf '#!/bin/sh\nexit 101\n' >/tmp/policy-rc.d.$$ && chmod +x /tmp/policy-rc.d.$$
+    [ -e /usr/sbin/policy-rc.d ] || cp /tmp/policy-rc.d.$$ /usr/sbin/policy-rc.d
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
+    result=$?
+    cmp -s /tmp/policy-rc.d.$$ /usr/sbin/policy-rc.d && rm -f /usr/sbin/policy-rc.d
+    rm -f /tmp/policy-rc.d.$$
+    [ "$result" = 0 ] && exit 0
+fi
+echo "MISSING:$missing — tests that need it will be skipped (or fail, with CI=true)" >&2

@@ -1,0 +1,101 @@
+"""The real application for tests: real database, real workers, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestClient
+
+from proxy.ingest.importing import Imported
+from proxy.media import DataType
+from proxy.settings import Settings, load_settings
+from proxy.web.frontdesk import Runner
+from proxy.wiring import Rooms, Surface, open_rooms
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "proxy" / "samples"
+
+CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
+WEBP_ONLY = "image/webp,*/*"
+
+
+Client = TestClient[Any, Any]
+
+
+class SmartServer(BaseTestServer):
+    """aiohttp's test server around the runner that production uses."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__()
+        self._front = runner
+
+    async def _make_runner(self, **_kwargs: Any) -> web.BaseRunner:
+        return self._front
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running server, and what is behind it."""
+
+    rooms: Rooms
+    surface: Surface
+    client: Client
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric now; 0 where it has never been counted."""
+        return self.rooms.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def renders(self) -> float:
+        """How many jobs the workers were given that made a rendition."""
+        return sum(
+            sample.value
+            for family in self.rooms.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == "smartserve_render_seconds_count"
+        )
+
+
+def make_settings(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:
+    """Settings for a test: a data directory of its own, quiet, two workers."""
+    given: dict[str, Any] = {
+        "data_dir": str(data_dir),
+        "log": {"access": False},
+        "workers": {"count": 2},
+    }
+    for section, values in sections.items():
+        given[section] = {**given.get(section, {}), **values}
+    return load_settings(None, given)
+
+
+class Library:
+    """A data directory with pictures imported once, to be copied for each test."""
+
+    def __init__(self, directory: Path, files: Mapping[str, Path]) -> None:
+        self.directory = directory
+        self.ids = asyncio.run(_fill(directory, files))
+
+    def copy(self, target: Path) -> Path:
+        """A copy of the directory that the test may do with as it likes."""
+        return shutil.copytree(self.directory, target)
+
+
+async def _fill(directory: Path, files: Mapping[str, Path]) -> dict[str, int]:
+    ids: dict[str, int] = {}
+    async with open_rooms(make_settings(directory)) as rooms:
+        for name, path in files.items():
+            taken = await rooms.importer.take(path, user_id=7, data_type=DataType.PRODUCT)
+            assert isinstance(taken, Imported), taken
+            ids[name] = taken.media_id
+    return ids
+
+
+class Serve(Protocol):
+    """Starts a server with default settings but for the sections given."""
+
+    def __call__(self, **sections: Mapping[str, Any]) -> Awaitable[Serving]: ...

@@ -1,0 +1,226 @@
+"""The command line, as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.serving import SAMPLES
+
+SMARTSERVE = [sys.executable, "-m", "proxy.cli"]
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*SMARTSERVE, *map(str, arguments)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its base URL."""
+    command = [*SMARTSERVE, "serve", "--port", "0", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            found = re.search(r"http://\S+", first)
+            assert found, first
+            yield process, found[0]
+        finally:
+            process.kill()
+
+
+def fetch(url: str, accept: str = "*/*") -> tuple[str, bytes, str]:
+    request = urllib.request.Request(url, headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.headers["Content-Type"], answer.read(), answer.headers["Cache-Status"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of one's own: two pictures in it and below, a copy, and three that are none."""
+    top = tmp_path / "pictures"
+    (top / "below").mkdir(parents=True)
+    shutil.copy(SAMPLES / "logo.png", top / "logo.png")
+    shutil.copy(SAMPLES / "badge.png", top / "below" / "Schöne Grüße [1].png")
+    shutil.copy(SAMPLES / "logo.png", top / "below" / "same.png")
+    (top / "notes.txt").write_text("no picture")
+    (top / "icon.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (top / "cut.png").write_bytes((SAMPLES / "badge.png").read_bytes()[:9000])
+    (top / ".hidden").write_text("left out")
+    return top
+
+
+def test_import_takes_a_folder_and_names_what_it_cannot(data: Path, folder: Path) -> None:
+    done = run("import", folder, "--data-dir", data, "--user-id", "5", "--type", "logo", "--json")
+    lines = {Path(line["path"]).name: line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1
+    assert set(lines) == {
+        "logo.png",
+        "Schöne Grüße [1].png",
+        "same.png",
+        "notes.txt",
+        "icon.svg",
+        "cut.png",
+    }
+    assert lines["logo.png"]["id"] == lines["same.png"]["id"]
+    assert {lines["logo.png"]["known"], lines["same.png"]["known"]} == {False, True}
+    assert lines["logo.png"]["url"].endswith(f"/serve/{lines['logo.png']['id']}")
+    assert "svg" in lines["icon.svg"]["error"]
+    assert [name for name, line in lines.items() if "error" in line] != []
+    assert "error" in lines["cut.png"], "a cut file is refused"
+    originals = [path for path in (data / "originals").rglob("*") if path.is_file()]
+    assert len(originals) == 2, "nothing of a refused file stays"
+
+
+def test_import_for_a_person_prints_id_and_url(data: Path) -> None:
+    done = run("import", SAMPLES / "logo.png", "--data-dir", data)
+    assert done.returncode == 0
+    assert re.match(r"1\thttp://127.0.0.1:8080/serve/1\t.*logo.png\n", done.stdout)
+    again = run("import", SAMPLES / "logo.png", "--data-dir", data)
+    assert (again.returncode, "(known)" in again.stdout) == (0, True)
+
+
+def test_a_path_that_is_not_there_is_named(data: Path, tmp_path: Path) -> None:
+    done = run("import", tmp_path / "nothing", "--data-dir", data)
+    assert done.returncode == 1
+    assert "nothing: No such file" in done.stderr.replace("\n", "")
+
+
+def test_serve_prints_addresses_that_answer_and_stops_on_sigterm(data: Path) -> None:
+    with running("--data-dir", data, "--samples") as (process, base):
+        assert process.stdout is not None
+        sample = process.stdout.readline().strip()
+        assert sample.startswith(f"{base}/serve/")
+        assert fetch(sample, "image/avif")[0] == "image/avif"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_a_server_that_was_killed_serves_the_same_bytes_after(data: Path) -> None:
+    with running("--data-dir", data, "--samples") as (process, base):
+        before = fetch(f"{base}/serve/1?size=thumbnail")
+        process.kill()
+        process.wait(10)
+    with running("--data-dir", data) as (_, base):
+        after = fetch(f"{base}/serve/1?size=thumbnail")
+    assert after[:2] == before[:2]
+
+
+def test_no_worker_outlives_a_server_that_was_killed(data: Path) -> None:
+    with running("--data-dir", data) as (process, _):
+        children = _children(process.pid)
+        process.kill()
+        process.wait(10)
+    assert children
+    deadline = time.monotonic() + 5
+    while any(_alive(pid) for pid in children):
+        assert time.monotonic() < deadline, "workers are still there"
+        time.sleep(0.05)
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_warm_renders_everything_once(data: Path) -> None:
+    run("import", SAMPLES / "logo.png", "--data-dir", data)
+    first = run("warm", "--data-dir", data)
+    assert (first.returncode, first.stdout) == (0, "1\t15 rendered, 0 present\n")
+    again = run("warm", "1", "--data-dir", data)
+    assert again.stdout == "1\t0 rendered, 15 present\n"
+    with running("--data-dir", data) as (_, base):
+        assert fetch(f"{base}/serve/1?size=grid", "image/webp")[2].endswith("detail=disk")
+
+
+def test_warm_names_what_it_cannot_do(data: Path) -> None:
+    done = run("warm", "77", "--data-dir", data)
+    assert done.returncode == 1
+    assert "77" in done.stderr
+
+
+def test_a_purge_reaches_the_memory_of_a_running_server(data: Path) -> None:
+    run("import", SAMPLES / "logo.png", "--data-dir", data)
+    with running("--data-dir", data) as (_, base):
+        url = f"{base}/serve/1?size=grid"
+        fetch(url)
+        assert fetch(url)[2].endswith("detail=memory")
+        assert run("purge", "1", "--data-dir", data).stdout == "1\t1 dropped\n"
+        deadline = time.monotonic() + 5
+        while fetch(url)[2].endswith("detail=memory"):
+            assert time.monotonic() < deadline, "still in memory"
+            time.sleep(0.2)
+
+
+def test_check_config_tells_all_faults_at_once(tmp_path: Path) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text("[server]\nport = 99999\ncolour = 'red'\n[workers]\ncount = -1\n")
+    done = run("check-config", "--config", config)
+    assert done.returncode == 2
+    for fault in ("server.port", "99999", "server.colour", "workers.count"):
+        assert fault in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_config_is_content_with_the_defaults() -> None:
+    done = run("check-config")
+    assert (done.returncode, done.stdout.startswith("ok")) == (0, True)
+
+
+def test_db_upgrade_is_done_once(data: Path) -> None:
+    assert run("db", "upgrade", "--data-dir", data).stdout == "upgraded\n"
+    assert run("db", "upgrade", "--data-dir", data).stdout == "up to date\n"
+
+
+def test_openapi_prints_the_description() -> None:
+    described = json.loads(run("openapi").stdout)
+    assert "/serve/{name}" in described["paths"]
+
+
+def test_a_port_that_is_taken_is_said_in_a_sentence(data: Path) -> None:
+    with running("--data-dir", data) as (_, base):
+        done = run("serve", "--port", base.rpartition(":")[2], "--data-dir", data)
+    assert done.returncode == 2
+    assert "cannot listen on 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "import", "warm", "purge", "check-config", "openapi"])
+def test_help_reads(command: str) -> None:
+    done = run(command, "--help", NO_COLOR="1", COLUMNS="100")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout

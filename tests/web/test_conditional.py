@@ -1,0 +1,214 @@
+"""Conditions and ranges: what the headers of a request mean for its answer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import RangeNotSatisfiable
+from proxy.web.conditional import ByteRange, http_date, matches, not_modified, requested_range
+
+ETAG = '"0123456789abcdef0123456789abcdef"'
+OTHER = '"fedcba9876543210fedcba9876543210"'
+CHANGED = datetime(2026, 11, 20, 10, 30, 15, 250_000, tzinfo=UTC)
+DATE = "Fri, 20 Nov 2026 10:30:15 GMT"
+BEFORE = "Fri, 20 Nov 2026 10:30:14 GMT"
+AFTER = "Fri, 20 Nov 2026 10:30:16 GMT"
+LENGTH = 1000
+
+
+def ranged(
+    text: str | None, *, if_range: str | None = None, length: int = LENGTH
+) -> ByteRange | None:
+    headers = {"Range": text, "If-Range": if_range}
+    given = {name: value for name, value in headers.items() if value is not None}
+    return requested_range(given, length=length, etag=ETAG)
+
+
+def test_a_date_is_that_of_http() -> None:
+    assert http_date(CHANGED) == DATE
+    east = CHANGED.astimezone(timezone(timedelta(hours=5)))
+    assert http_date(east) == DATE
+
+
+@pytest.mark.parametrize(
+    "if_none_match",
+    [
+        ETAG,
+        f"W/{ETAG}",
+        f"  {ETAG}  ",
+        f"{OTHER}, {ETAG}",
+        f"{OTHER},{ETAG}",
+        f'W/"x", W/{ETAG}, "y"',
+        f'"a,b", {ETAG}',
+        f'"", {ETAG}',
+        f",, {ETAG},",
+        f"garbage, {ETAG}",
+        "*",
+        " * ",
+    ],
+)
+def test_a_copy_that_the_client_has_is_good(if_none_match: str) -> None:
+    assert matches(if_none_match, ETAG)
+
+
+@pytest.mark.parametrize(
+    "if_none_match",
+    [
+        "",
+        OTHER,
+        f"W/{OTHER}",
+        ETAG.strip('"'),
+        ETAG[:-1],
+        ETAG.upper(),
+        '"*"',
+        "**",
+        f'"x{ETAG.strip(chr(34))}"',
+        f"'{ETAG.strip(chr(34))}'",
+        '""',
+        '"',
+    ],
+)
+def test_a_copy_of_something_else_is_not(if_none_match: str) -> None:
+    assert not matches(if_none_match, ETAG)
+
+
+def test_a_request_without_conditions_is_answered_in_full() -> None:
+    assert not not_modified({}, ETAG, CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("since", "good"),
+    [
+        (DATE, True),
+        (AFTER, True),
+        (BEFORE, False),
+        ("Friday, 20-Nov-26 10:30:15 GMT", True),
+        ("Fri Nov 20 10:30:15 2026", True),
+        ("Fri, 20 Nov 2026 10:30:15 -0000", True),
+        ("", False),
+        ("yesterday", False),
+        ("0", False),
+        ("Fri, 99 Nov 2026 10:30:15 GMT", False),
+        ("Fri, 20 Nov 99999 10:30:15 GMT", False),
+    ],
+)
+def test_a_copy_as_young_as_the_row_is_good(since: str, *, good: bool) -> None:
+    assert not_modified({"If-Modified-Since": since}, ETAG, CHANGED) == good
+
+
+def test_a_date_does_not_count_beside_entity_tags() -> None:
+    # RFC 9110, 13.1.3
+    assert not not_modified({"If-None-Match": OTHER, "If-Modified-Since": AFTER}, ETAG, CHANGED)
+    assert not_modified({"If-None-Match": ETAG, "If-Modified-Since": BEFORE}, ETAG, CHANGED)
+    assert not not_modified({"If-None-Match": "", "If-Modified-Since": AFTER}, ETAG, CHANGED)
+
+
+@given(st.text())
+def test_any_condition_is_understood_or_passed_over(text: str) -> None:
+    if '"' not in text and text.strip() != "*":
+        assert not not_modified({"If-None-Match": text}, ETAG, CHANGED)
+    assert not_modified({"If-Modified-Since": text}, ETAG, CHANGED) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "stop"),
+    [
+        ("bytes=0-499", 0, 500),
+        ("bytes=500-999", 500, 1000),
+        ("bytes=500-", 500, 1000),
+        ("bytes=-500", 500, 1000),
+        ("bytes=0-0", 0, 1),
+        ("bytes=-1", 999, 1000),
+        ("bytes=999-", 999, 1000),
+        ("bytes=0-", 0, 1000),
+        ("bytes=0-99999999", 0, 1000),
+        ("bytes=-99999999", 0, 1000),
+        ("bytes=900-99999999", 900, 1000),
+        ("bytes=007-009", 7, 10),
+        (" bytes=0-1 ", 0, 2),
+    ],
+)
+def test_one_range_is_what_it_says(text: str, start: int, stop: int) -> None:
+    assert ranged(text) == ByteRange(start, stop)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=1",
+        "bytes=--1",
+        "bytes=5-2",
+        "bytes=1-2-3",
+        "bytes=0x1-0x2",
+        "bytes=1.0-2",
+        "bytes=+1-2",
+        "bytes=\u0661-\u0662",
+        "lines=0-1",
+        "0-1",
+        "bytes 0-1",
+        "bytes=0-1,5-6",
+        "bytes=0-1, -1",
+        "bytes=0-,0-,0-,0-",
+        "bytes=" + "9" * 400 + "-",
+    ],
+)
+def test_several_ranges_and_malformed_ones_are_answered_with_the_whole(text: str | None) -> None:
+    assert ranged(text) is None
+
+
+@pytest.mark.parametrize("text", ["bytes=1000-", "bytes=1000-1001", "bytes=99999-", "bytes=-0"])
+def test_a_range_that_lies_outside_is_told_the_length(text: str) -> None:
+    with pytest.raises(RangeNotSatisfiable) as caught:
+        ranged(text)
+    assert caught.value.length == LENGTH
+
+
+def test_no_range_of_nothing_can_be_had() -> None:
+    for text in ("bytes=0-", "bytes=-1", "bytes=0-0"):
+        with pytest.raises(RangeNotSatisfiable):
+            ranged(text, length=0)
+
+
+@pytest.mark.parametrize("if_range", [ETAG, f" {ETAG} "])
+def test_a_range_of_the_same_rendition_is_given(if_range: str) -> None:
+    assert ranged("bytes=0-1", if_range=if_range) == ByteRange(0, 2)
+
+
+@pytest.mark.parametrize(
+    "if_range", [OTHER, f"W/{ETAG}", f"{OTHER}, {ETAG}", "*", "", BEFORE, AFTER, "nonsense"]
+)
+def test_a_range_of_another_rendition_is_answered_with_the_whole(if_range: str) -> None:
+    assert ranged("bytes=0-1", if_range=if_range) is None
+
+
+def test_a_date_does_not_tell_two_renditions_of_a_picture_apart() -> None:
+    # All formats of a picture, its fallback and its next encoding have the same Last-Modified: half
+    # of one and half of another make no picture.
+    assert ranged("bytes=0-1", if_range=DATE) is None
+
+
+def test_an_if_range_that_does_not_hold_goes_before_a_range_outside() -> None:
+    assert ranged("bytes=99999-", if_range=OTHER) is None
+
+
+def test_a_content_range_counts_its_last_byte_in() -> None:
+    assert ByteRange(500, 1000).content_range(1000) == "bytes 500-999/1000"
+
+
+@given(st.text() | st.from_regex(r"bytes ?= ?[0-9]{0,4} ?- ?[0-9]{0,4}", fullmatch=True))
+def test_any_range_is_a_part_or_the_whole_or_outside(text: str) -> None:
+    try:
+        part = ranged(text) or ByteRange(0, LENGTH)
+    except RangeNotSatisfiable:
+        return
+    assert 0 <= part.start < part.stop <= LENGTH

@@ -1,0 +1,31 @@
+"""The served OpenAPI description against the server, by schemathesis."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.serving import Library
+from tests.test_cli import running
+
+
+def test_the_server_keeps_to_its_description(library: Library, tmp_path: Path) -> None:
+    data = library.copy(tmp_path / "data")
+    with running("--data-dir", data) as (_, base):
+        done = subprocess.run(
+            [
+                *(str(Path(sys.executable).with_name("schemathesis")), "run"),
+                *(f"{base}/openapi.json", "--max-examples", "40", "--phases", "examples,fuzzing"),
+                *("--checks", "all", "--exclude-checks", "unsupported_method"),
+                *("--seed", "1", "--no-color", "--suppress-health-check", "all"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=110,
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "120"},
+        )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

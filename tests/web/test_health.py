@@ -1,0 +1,120 @@
+"""Health, readiness and metrics, as an orchestrator and Prometheus see them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving import CHROME, Library, Serve, Serving
+
+
+async def test_a_fit_server_is_alive_and_ready(server: Serving) -> None:
+    alive = await server.client.get("/healthz")
+    ready = await server.client.get("/readyz")
+    assert (alive.status, ready.status) == (200, 200)
+    assert await ready.json() == {
+        "status": "ready",
+        "checks": {"database": "ok", "storage": "ok", "renditions": "ok", "workers": "ok"},
+    }
+    assert ready.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_server_that_is_stopping_is_alive_and_not_ready(server: Serving) -> None:
+    server.surface.health.draining = True
+    assert (await server.client.get("/healthz")).status == 200
+    ready = await server.client.get("/readyz")
+    assert (ready.status, (await ready.json())["status"]) == (503, "draining")
+
+
+async def test_a_storage_that_is_gone_is_named(serve: Serve, data_dir: Path) -> None:
+    server = await serve(storage={"root": str(data_dir / "originals")})
+    (data_dir / "originals").rename(data_dir / "gone")
+    ready = await server.client.get("/readyz")
+    checks = (await ready.json())["checks"]
+    assert ready.status == 503
+    assert checks["storage"] != "ok"
+    assert (checks["database"], checks["workers"]) == ("ok", "ok")
+
+
+async def test_workers_that_do_not_answer_are_named(serve: Serve) -> None:
+    server = await serve(workers={"count": 1})
+    os.kill(server.rooms.pool.pids[0], signal.SIGSTOP)
+    ready = await server.client.get("/readyz")
+    assert ready.status == 503
+    assert (await ready.json())["checks"]["workers"] == "a worker process did not answer"
+
+
+@pytest.fixture
+def names() -> set[str]:
+    """Every metric that the issue promises."""
+    histograms = {"request_seconds", "first_byte_seconds", "stage_seconds", "render_seconds"}
+    gauges = {"queue_depth", "renders_in_flight", "cache_bytes", "cache_items", "workers"}
+    counters = {
+        "requests",
+        "rejections",
+        "coalesced",
+        "cache_hits",
+        "cache_misses",
+        "cache_evictions",
+        "worker_restarts",
+        "source_errors",
+        "database_errors",
+        "sent_bytes",
+    }
+    every = {"loop_lag_seconds", "build_info", *histograms, *gauges, *counters}
+    return {f"smartserve_{name}" for name in every}
+
+
+async def test_all_metrics_are_there_and_parse(
+    server: Serving, library: Library, names: set[str]
+) -> None:
+    for _ in range(3):
+        await server.client.get(f"/serve/{library.ids['photo']}", headers={"Accept": CHROME})
+    await server.rooms.delivery.drain()
+    answer = await server.client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {f.name: f for f in text_string_to_metric_families(await answer.text())}
+    assert names <= set(families)
+    stages = {sample.labels["stage"] for sample in families["smartserve_stage_seconds"].samples}
+    assert stages == {"database", "queue", "decode", "transform", "encode", "store"}
+
+
+async def test_histogram_buckets_are_cumulative_from_a_quarter_millisecond(
+    server: Serving, library: Library
+) -> None:
+    for _ in range(5):
+        await server.client.get(f"/serve/{library.ids['photo']}")
+    text = await (await server.client.get("/metrics")).text()
+    pattern = r'request_seconds_bucket\{le="([^"]+)",route="serve",source="memory"\} (\S+)'
+    buckets = [(bound, float(count)) for bound, count in re.findall(pattern, text)]
+    assert (buckets[0][0], buckets[-1][0]) == ("0.00025", "+Inf")
+    counts = [count for _, count in buckets]
+    assert counts == sorted(counts)
+    assert counts[-1] == 4
+
+
+async def test_a_stranger_cannot_make_new_label_values(server: Serving, library: Library) -> None:
+    async def labels() -> set[str]:
+        text = await (await server.client.get("/metrics")).text()
+        return set(re.findall(r"smartserve_requests_total\{[^}]*\}", text))
+
+    photo = library.ids["photo"]
+
+    async def pester(number: int) -> None:
+        accept = {"Accept": f"a/{number}"}
+        await server.client.get(f"/serve/{photo}?size=evil{number}", headers=accept)
+        await server.client.get(f"/serve/evil{number}")
+        await server.client.get(f"/evil{number}")
+        await server.client.get(f"/serve/{photo}00{number}")
+
+    await pester(0)
+    before = await labels()
+    for number in range(1, 20):
+        await pester(number)
+    after = await labels()
+    assert {line for line in after - before if 'route="metrics"' not in line} == set()

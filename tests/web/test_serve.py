@@ -1,0 +1,510 @@
+"""The picture routes on the real application."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from aiohttp import ClientPayloadError
+from PIL import Image
+from yarl import URL
+
+from tests.serving import CHROME, WEBP_ONLY, Library, Serve, Serving
+
+YEAR = "public, max-age=31536000"
+
+
+def raw(path: str) -> URL:
+    """A target that goes out as it is written."""
+    return URL(path, encoded=True)
+
+
+def decoded(body: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(body))
+    picture.load()
+    return picture
+
+
+async def get(server: Serving, path: str, accept: str = "*/*", **headers: str) -> Any:
+    return await server.client.get(raw(path), headers={"Accept": accept, **headers})
+
+
+@pytest.fixture
+def photo(library: Library) -> str:
+    return f"/serve/{library.ids['photo']}"
+
+
+@pytest.fixture
+def badge(library: Library) -> str:
+    return f"/serve/{library.ids['badge']}"
+
+
+@pytest.fixture
+def logo(library: Library) -> str:
+    return f"/serve/{library.ids['logo']}"
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type", "kind"),
+    [
+        (CHROME, "image/avif", "AVIF"),
+        (WEBP_ONLY, "image/webp", "WEBP"),
+        ("*/*", "image/jpeg", "JPEG"),
+        ("image/avif;q=0, image/webp;q=0", "image/jpeg", "JPEG"),
+    ],
+)
+async def test_the_format_follows_the_accept_header(
+    server: Serving, photo: str, accept: str, media_type: str, kind: str
+) -> None:
+    answer = await get(server, f"{photo}?size=thumbnail", accept)
+    assert (answer.status, answer.content_type) == (200, media_type)
+    picture = decoded(await answer.read())
+    assert (picture.format, picture.size) == (kind, (300, 300))
+    assert answer.headers["Vary"] == "Accept"
+
+
+async def test_a_transparent_picture_falls_back_to_png(server: Serving, badge: str) -> None:
+    answer = await get(server, f"{badge}?size=small")
+    assert answer.content_type == "image/png"
+    assert decoded(await answer.read()).mode == "RGBA"
+
+
+@pytest.mark.parametrize(
+    ("query", "size"),
+    [
+        ("", (768, 512)),
+        ("?size=thumbnail", (300, 300)),
+        ("?size=small", (480, 320)),
+        ("?size=grid", (500, 333)),
+        ("?size=zoom", (768, 512)),
+        ("?size=header", (768, 240)),
+        ("?size=thumbnail&dpr=1.5", (450, 450)),
+        ("?w=100", (128, 85)),
+        ("?w=100&dpr=2", (256, 171)),
+        ("?size=detail?size=thumbnail", (300, 300)),
+        ("?size=", (768, 512)),
+        ("?unknown=1&utm_source=x", (768, 512)),
+    ],
+)
+async def test_sizes_are_as_promised_and_never_enlarged(
+    server: Serving, photo: str, query: str, size: tuple[int, int]
+) -> None:
+    answer = await get(server, photo + query)
+    assert answer.status == 200
+    assert decoded(await answer.read()).size == size
+
+
+@pytest.mark.parametrize(
+    ("suffix", "media_type"),
+    [
+        (".avif", "image/avif"),
+        (".webp", "image/webp"),
+        (".jpg", "image/jpeg"),
+        (".png", "image/png"),
+        ("?format=avif", "image/avif"),
+        ("?format=jpg", "image/jpeg"),
+    ],
+)
+async def test_an_explicit_format_is_given_whatever_accept_says(
+    server: Serving, photo: str, suffix: str, media_type: str
+) -> None:
+    answer = await get(server, photo + suffix, "image/webp")
+    assert answer.content_type == media_type
+    assert "Vary" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("target", "parameter"),
+    [
+        ("?size=huge", "size"),
+        ("?format=gif", "format"),
+        ("?dpr=4", "dpr"),
+        ("?w=0", "w"),
+        ("?w=4000", "w"),
+        ("?w=1e3", "w"),
+        ("?bg=blue", "bg"),
+        ("?format=jpeg&bg=removed", "format"),
+        (".gif", "extension"),
+    ],
+)
+async def test_a_bad_value_is_named_with_what_is_allowed(
+    server: Serving, photo: str, target: str, parameter: str
+) -> None:
+    answer = await get(server, photo + target)
+    problem = json.loads(await answer.read())
+    assert (answer.status, answer.content_type) == (400, "application/problem+json")
+    assert (problem["parameter"], problem["status"]) == (parameter, 400)
+    assert problem["allowed"] in problem["detail"]
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("name", ["abc", "1" * 20, "-1", "1.2.3", "%2e%2e", "1%00", "%EF%BC%91"])
+async def test_a_bad_id_is_a_bad_request(server: Serving, name: str) -> None:
+    answer = await get(server, f"/serve/{name}")
+    assert (answer.status, (await answer.json(content_type=None))["parameter"]) == (400, "media_id")
+
+
+@pytest.mark.parametrize("name", ["99999", "9" * 19, "0"])
+async def test_an_unknown_id_is_not_found_for_a_minute(server: Serving, name: str) -> None:
+    answer = await get(server, f"/serve/{name}")
+    assert answer.status == 404
+    assert answer.headers["Cache-Control"] == "public, max-age=60"
+    assert answer.headers["Vary"] == "Accept"
+
+
+async def test_an_answer_has_the_headers_that_caches_live_on(server: Serving, photo: str) -> None:
+    answer = await get(server, f"{photo}?size=small", CHROME)
+    media_id = photo.removeprefix("/serve/")
+    headers = answer.headers
+    assert headers["Cache-Control"] == YEAR
+    assert headers["ETag"].startswith('"')
+    assert headers["Last-Modified"].endswith("GMT")
+    assert headers["Accept-Ranges"] == "bytes"
+    assert headers["Cache-Status"] == "smartserve; fwd=uri-miss; stored; detail=render"
+    assert headers["Cache-Tag"] == f"m-{media_id},u-7,s-small"
+    assert headers["Surrogate-Key"] == f"m-{media_id} u-7 s-small"
+    assert headers["Content-Disposition"].startswith('inline; filename="kodak-03-small.avif"')
+    assert "render;dur=" in headers["Server-Timing"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert headers["Timing-Allow-Origin"] == "*"
+    assert headers["Content-Security-Policy"] == "default-src 'none'"
+    assert headers["X-Request-Id"]
+
+
+async def test_a_named_version_makes_the_answer_immutable(server: Serving, photo: str) -> None:
+    answer = await get(server, f"{photo}?size=small&v=abc")
+    assert answer.headers["Cache-Control"] == f"{YEAR}, immutable"
+
+
+async def test_the_api_route_is_the_same_for_an_hour(server: Serving, photo: str) -> None:
+    served = await get(server, f"{photo}?size=small", CHROME)
+    api = await get(server, photo.replace("/serve/", "/api/images/") + "?size=small", CHROME)
+    assert await api.read() == await served.read()
+    assert api.headers["ETag"] == served.headers["ETag"]
+    assert api.headers["Cache-Control"] == "public, max-age=3600, stale-while-revalidate=86400"
+
+
+async def test_the_second_request_is_a_hit_in_memory(server: Serving, photo: str) -> None:
+    first = await get(server, f"{photo}?size=small")
+    answers = [await get(server, f"{photo}?size=small") for _ in range(3)]
+    bodies = {await answer.read() for answer in [first, *answers]}
+    assert len(bodies) == 1
+    assert [answer.headers["Cache-Status"] for answer in answers] == [
+        "smartserve; hit; detail=memory"
+    ] * 3
+    assert server.renders() == 1
+
+
+async def test_a_hot_answer_has_the_headers_of_the_first(server: Serving, photo: str) -> None:
+    changing = {"Date", "X-Request-Id", "Server-Timing", "Cache-Status"}
+    answers = [await get(server, f"{photo}?size=small", CHROME) for _ in range(4)]
+    kept = [
+        {name: value for name, value in answer.headers.items() if name.title() not in changing}
+        for answer in answers
+    ]
+    assert kept[0] == kept[1] == kept[2] == kept[3]
+    assert len({answer.headers["X-Request-Id"] for answer in answers}) == 4
+
+
+async def test_after_a_restart_the_second_request_is_a_hit_on_disk(
+    serve: Serve, photo: str
+) -> None:
+    first = await serve()
+    body = await (await get(first, f"{photo}?size=small")).read()
+    await first.rooms.delivery.drain()
+    second = await serve()
+    answer = await get(second, f"{photo}?size=small")
+    assert answer.headers["Cache-Status"] == "smartserve; hit; detail=disk"
+    assert await answer.read() == body
+    assert second.renders() == 0
+
+
+async def test_two_hundred_equal_misses_are_one_render(server: Serving, photo: str) -> None:
+    async def body() -> bytes:
+        answer = await get(server, f"{photo}?size=grid", CHROME)
+        assert answer.status == 200
+        return bytes(await answer.read())
+
+    bodies = await asyncio.gather(*(body() for _ in range(200)))
+    assert len(set(bodies)) == 1
+    assert server.renders() == 1
+
+
+async def test_head_tells_what_get_would_and_renders_nothing(server: Serving, photo: str) -> None:
+    before = await server.client.head(raw(f"{photo}?size=small"))
+    assert (before.status, server.renders()) == (200, 0)
+    assert "Content-Length" not in before.headers
+    got = await get(server, f"{photo}?size=small")
+    after = await server.client.head(raw(f"{photo}?size=small"))
+    assert before.headers["ETag"] == got.headers["ETag"] == after.headers["ETag"]
+    assert after.headers["Content-Length"] == str(len(await got.read()))
+    assert await after.read() == b""
+
+
+@pytest.mark.parametrize("hot", [False, True])
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
+async def test_a_client_that_has_it_gets_304(
+    server: Serving, photo: str, form: str, *, hot: bool
+) -> None:
+    path = f"{photo}?size=small"
+    first = await get(server, path, CHROME)
+    if hot:
+        await get(server, path, CHROME)
+    etag = first.headers["ETag"]
+    answer = await get(server, path, CHROME, **{"If-None-Match": form.format(etag)})
+    assert (answer.status, await answer.read()) == (304, b"")
+    assert answer.headers["ETag"] == etag
+    assert answer.headers["Vary"] == "Accept"
+    assert answer.headers["Cache-Control"] == YEAR
+    assert "Content-Length" not in answer.headers
+
+
+async def test_a_304_asks_no_store_and_renders_nothing(serve: Serve, photo: str) -> None:
+    first = await serve()
+    etag = (await get(first, f"{photo}?size=small")).headers["ETag"]
+    await first.rooms.delivery.drain()
+    await first.rooms.storage.store.purge(int(photo.rpartition("/")[2]))
+    second = await serve()
+    answer = await get(second, f"{photo}?size=small", **{"If-None-Match": etag})
+    assert (answer.status, second.renders()) == (304, 0)
+    assert second.metric("smartserve_cache_misses_total", tier="memory") == 0
+
+
+async def test_another_tag_gets_the_picture(server: Serving, photo: str) -> None:
+    for _ in range(3):
+        answer = await get(server, f"{photo}?size=small", **{"If-None-Match": '"other"'})
+        assert answer.status == 200
+
+
+async def test_if_modified_since_counts_where_there_is_no_tag(server: Serving, photo: str) -> None:
+    path = f"{photo}?size=small"
+    modified = (await get(server, path)).headers["Last-Modified"]
+    assert (await get(server, path, **{"If-Modified-Since": modified})).status == 304
+    past = "Thu, 01 Jan 1970 00:00:01 GMT"
+    assert (await get(server, path, **{"If-Modified-Since": past})).status == 200
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "stop"),
+    [("bytes=0-99", 0, 100), ("bytes=100-", 100, None), ("bytes=-50", -50, None)],
+)
+async def test_one_range_is_answered_with_that_part(
+    server: Serving, photo: str, wanted: str, start: int, stop: int | None
+) -> None:
+    path = f"{photo}?size=small"
+    missed = await get(server, path, Range=wanted)
+    whole = await (await get(server, path)).read()
+    hit = await get(server, path, Range=wanted)
+    expected = whole[start:stop]
+    first = start if start >= 0 else len(whole) + start
+    for answer in (missed, hit):
+        assert (answer.status, await answer.read()) == (206, expected)
+        last = first + len(expected) - 1
+        assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{len(whole)}"
+
+
+async def test_a_range_from_a_large_file_on_disk_is_streamed(serve: Serve, photo: str) -> None:
+    small_memory = {"memory_max_item_bytes": 1000}
+    server = await serve(renditions=small_memory)
+    path = f"{photo}.png"
+    whole = await (await get(server, path)).read()
+    await server.rooms.delivery.drain()
+    assert len(whole) > 300_000
+    again = await get(server, path)
+    assert again.headers["Cache-Status"] == "smartserve; hit; detail=disk"
+    assert again.headers["Content-Length"] == str(len(whole))
+    assert await again.read() == whole
+    part = await get(server, path, Range="bytes=1000-299999")
+    assert (part.status, await part.read()) == (206, whole[1000:300000])
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "items=0-1", "bytes=x-y", "bytes=-", "junk"])
+async def test_ranges_that_are_not_one_are_answered_whole(
+    server: Serving, photo: str, wanted: str
+) -> None:
+    answer = await get(server, f"{photo}?size=thumbnail", Range=wanted)
+    assert answer.status == 200
+
+
+async def test_a_range_past_the_end_cannot_be_satisfied(server: Serving, photo: str) -> None:
+    path = f"{photo}?size=thumbnail"
+    length = len(await (await get(server, path)).read())
+    answer = await get(server, path, Range=f"bytes={length}-")
+    assert answer.status == 416
+    assert answer.headers["Content-Range"] == f"bytes */{length}"
+    assert answer.content_type == "application/problem+json"
+
+
+async def test_if_range_holds_only_for_the_same_tag(server: Serving, photo: str) -> None:
+    path = f"{photo}?size=thumbnail"
+    etag = (await get(server, path)).headers["ETag"]
+    same = {"Range": "bytes=0-9", "If-Range": etag}
+    assert (await get(server, path, **same)).status == 206
+    for other in ('"other"', f"W/{etag}"):
+        answer = await get(server, path, **{"Range": "bytes=0-9", "If-Range": other})
+        assert answer.status == 200
+
+
+async def test_a_large_jpeg_comes_in_chunks_while_it_is_made(
+    server: Serving, library: Library
+) -> None:
+    path = f"/serve/{library.ids['large']}"
+    first = await get(server, path)
+    body = await first.read()
+    assert first.headers["Transfer-Encoding"] == "chunked"
+    assert decoded(body).size == (1200, 900)
+    await server.rooms.delivery.drain()
+    second = await get(server, path)
+    assert second.headers["Content-Length"] == str(len(body))
+    assert await second.read() == body
+
+
+async def test_a_render_that_fails_on_the_way_is_no_whole_answer(
+    serve: Serve, library: Library
+) -> None:
+    server = await serve(renditions={"max_rendition_bytes": 1024 * 1024}, workers={"count": 1})
+    path = f"/serve/{library.ids['large']}?size=zoom"
+    with pytest.raises(ClientPayloadError):
+        await (await get(server, path)).read()
+    await server.rooms.delivery.drain()
+    assert server.metric("smartserve_cache_items", tier="disk") == 0
+    assert server.metric("smartserve_worker_restarts_total", reason="oversize") == 1
+
+
+async def test_an_http_1_0_client_gets_a_length_and_no_chunks(server: Serving, photo: str) -> None:
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(f"GET {photo} HTTP/1.0\r\n\r\n".encode())
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"Transfer-Encoding" not in head
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert b"Connection: close" in head
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "stays"),
+    [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True)],
+)
+async def test_a_hot_answer_keeps_or_closes_the_connection_as_asked(
+    server: Serving, photo: str, version: str, connection: str, *, stays: bool
+) -> None:
+    path = f"{photo}?size=thumbnail"
+    for _ in range(2):
+        await get(server, path, "")
+    line = f"Connection: {connection}\r\n" if connection else ""
+    request = f"GET {path} HTTP/{version}\r\nHost: x\r\nAccept: \r\n{line}\r\n".encode()
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
+    await reader.readexactly(length)
+    assert b"detail=memory" in head
+    writer.write(request)
+    assert bool(await reader.read(1)) is stays
+    writer.close()
+
+
+async def test_pipelined_hits_are_answered_in_order(server: Serving, photo: str) -> None:
+    sizes = ["thumbnail", "small", "thumbnail"]
+    bodies = [await (await get(server, f"{photo}?size={size}")).read() for size in sizes]
+    requests = [f"GET {photo}?size={size} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for size in sizes]
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(b"".join(requests))
+    for body in bodies:
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(body)) == body
+    writer.close()
+
+
+async def test_a_flat_background_is_removed(server: Serving, logo: str) -> None:
+    kept = decoded(await (await get(server, f"{logo}?size=small&format=png")).read())
+    answer = await get(server, f"{logo}?size=small&bg=removed&format=png")
+    cut = decoded(await answer.read()).convert("RGBA")
+    assert kept.convert("RGBA").getpixel((0, 0))[3] == 255  # type: ignore[index]
+    assert cut.getpixel((0, 0))[3] == 0  # type: ignore[index]
+    assert answer.headers["Cache-Control"] == YEAR
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [(CHROME, "image/avif"), (WEBP_ONLY, "image/webp"), ("*/*", "image/png")],
+)
+async def test_a_removed_background_is_never_jpeg(
+    server: Serving, logo: str, accept: str, media_type: str
+) -> None:
+    answer = await get(server, f"{logo}?size=small&bg=removed", accept)
+    assert answer.content_type == media_type
+
+
+async def test_a_background_that_cannot_be_removed_is_kept_and_said(
+    server: Serving, photo: str
+) -> None:
+    answer = await get(server, f"{photo}?size=small&bg=removed")
+    original = await get(server, f"{photo}?size=small")
+    assert await answer.read() == await original.read()
+    assert answer.headers["Cache-Control"] == "public, max-age=30"
+    assert answer.headers["Smartserve-Background"] == "original; reason=border-not-uniform"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "gopher"},
+        {"Cookie": "size=zoom"},
+        {"X-HTTP-Method-Override": "DELETE"},
+        {"X-Request-Id": "evil\tid"},
+    ],
+)
+async def test_no_header_of_the_client_reaches_the_answer(
+    server: Serving, photo: str, headers: dict[str, str]
+) -> None:
+    plain = await get(server, f"{photo}?size=thumbnail")
+    answer = await get(server, f"{photo}?size=thumbnail", **headers)
+    assert await answer.read() == await plain.read()
+    assert answer.headers["ETag"] == plain.headers["ETag"]
+    told = " ".join(f"{name}: {value}" for name, value in answer.headers.items())
+    assert not [value for value in headers.values() if value in told]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_other_methods_are_told_what_is_allowed(
+    server: Serving, photo: str, method: str
+) -> None:
+    answer = await server.client.request(method, photo)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+    assert answer.content_type == "application/problem+json"
+
+
+async def test_an_address_that_leads_nowhere_is_a_problem(server: Serving) -> None:
+    answer = await server.client.get("/nowhere")
+    assert (answer.status, answer.content_type) == (404, "application/problem+json")
+
+
+async def test_requests_are_counted_by_closed_labels(server: Serving, photo: str) -> None:
+    for _ in range(3):
+        await get(server, f"{photo}?size=thumbnail", CHROME)
+    labels = {"route": "serve", "size": "thumbnail", "format": "avif", "status": "200"}
+    assert server.metric("smartserve_requests_total", **labels, source="render") == 1
+    assert server.metric("smartserve_requests_total", **labels, source="memory") == 2
+    seconds = server.metric("smartserve_request_seconds_count", route="serve", source="memory")
+    assert seconds == 2
+
+
+async def test_a_purge_drops_what_is_hot(server: Serving, photo: str) -> None:
+    path = f"{photo}?size=thumbnail"
+    for _ in range(3):
+        await get(server, path)
+    assert await server.rooms.storage.purge(int(photo.rpartition("/")[2])) == 1
+    answer = await get(server, path)
+    assert answer.headers["Cache-Status"].endswith("detail=render")
+
+
+async def test_the_status_line_is_plain(server: Serving, photo: str) -> None:
+    assert (await get(server, photo)).reason == HTTPStatus.OK.phrase
