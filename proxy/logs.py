@@ -44,7 +44,7 @@ def _by_us(record: logging.LogRecord) -> bool:
 
 def _rendering(settings: LogSettings) -> list[Processor]:
     if settings.format == "console":
-        return [structlog.dev.ConsoleRenderer()]
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(serializer=orjson.dumps),

@@ -1,0 +1,71 @@
+"""Logs: one line a request, in JSON that a machine reads, whatever a stranger sends."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+
+from aiohttp.http_exceptions import BadStatusLine
+
+from proxy.logs import AccessLog, _by_us
+from proxy.settings import LogSettings
+
+
+class Stream(io.BytesIO):
+    """Counts how often it is written to."""
+
+    writes = 0
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.writes += 1
+        return super().write(data)
+
+
+async def test_lines_are_gathered_and_written_together() -> None:
+    stream = Stream()
+    access_log = AccessLog(LogSettings(), stream)
+    for number in range(100):
+        access_log.line(status=200, number=number)
+    assert stream.writes == 0
+    await asyncio.sleep(0.3)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert stream.writes == 1
+    assert [line["number"] for line in lines] == list(range(100))
+    assert {line["event"] for line in lines} == {"request"}
+
+
+async def test_a_line_cannot_be_forged_from_outside() -> None:
+    stream = Stream()
+    access_log = AccessLog(LogSettings(), stream)
+    access_log.line(target='/serve/1\n{"event": "forged"}\x1b[31m')
+    access_log.flush()
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["target"].startswith("/serve/1\n")
+
+
+async def test_lines_for_a_person_hold_the_same() -> None:
+    stream = Stream()
+    access_log = AccessLog(LogSettings(format="console"), stream)
+    access_log.line(status=404)
+    access_log.flush()
+    assert b"status=404" in stream.getvalue()
+    assert b"\x1b" not in stream.getvalue(), "no colours where nobody looks"
+
+
+async def test_a_stream_that_is_gone_takes_its_lines_with_it() -> None:
+    stream = Stream()
+    access_log = AccessLog(LogSettings(), stream)
+    stream.close()
+    access_log.line(status=200)
+    access_log.flush()
+
+
+def test_a_strangers_malformed_request_fills_no_log() -> None:
+    def record(error: BaseException) -> logging.LogRecord:
+        info = (type(error), error, None)
+        return logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "", None, info)
+
+    assert not _by_us(record(BadStatusLine()))
+    assert _by_us(record(ZeroDivisionError()))
