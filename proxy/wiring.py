@@ -209,7 +209,7 @@ class Surface:
 def build_surface(rooms: Rooms) -> Surface:
     """Join the rooms with the HTTP surface and the metrics."""
     settings, storage = rooms.settings, rooms.storage
-    hot = HotAnswers(peek=storage.store.peek, fresh_until=_fresh_until(storage.database))
+    hot = HotAnswers(peek=storage.store.memory.peek, fresh_until=_fresh_until(storage.database))
     health = Health(
         {
             "database": storage.database.ping,

@@ -45,7 +45,8 @@ class Frontdesk:
 
         async def attend(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
-            answer = self._hot.find(request) or await _guarded(request, handler)
+            hot = self._hot.find(request)
+            answer = await _guarded(request, handler) if hot is None else hot
             answer.request_id = f"{self._prefix}-{next(self._numbers):x}"
             first_byte_s = time.perf_counter() - began
             if isinstance(answer, PieceResponse):

@@ -9,7 +9,7 @@ time: eviction and purge hold for hot answers at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -78,9 +78,11 @@ class HotAnswers:
         headers = request.headers
         accept = headers.get("Accept", "")
         kept = self._answers.get((request.raw_path, accept))
-        if kept is None or kept[1] <= self._clock() or not _plain(request):
+        if kept is None:
             return None
-        answer = kept[0]
+        answer, until = kept
+        if until <= self._clock() or not _plain(request):
+            return None
         if_none_match = headers.get("If-None-Match")
         if if_none_match is not None and matches(if_none_match, answer.etag):
             return WholeResponse(
@@ -90,14 +92,6 @@ class HotAnswers:
         if rendition is None or rendition.body is None:
             return None
         return WholeResponse(200, answer.head, rendition.body, outcome=answer.outcome)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._answers.clear()
-
-    def statistics(self) -> Mapping[str, float]:
-        """How many answers are kept."""
-        return {"items": len(self._answers)}
 
 
 def _plain(request: web.BaseRequest) -> bool:

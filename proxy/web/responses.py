@@ -67,16 +67,17 @@ class WholeResponse(web.StreamResponse):
             raise ConnectionResetError
         self._keep_alive = keep_alive = request.keep_alive
         body = b"" if request.method == "HEAD" else self._whole
-        head = b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
-            self._head,
-            _date.now(),
-            self.request_id.encode(),
-            b"" if keep_alive and request.version >= HttpVersion11 else _connection(keep_alive),
+        connection = (
+            b"" if keep_alive and request.version == HttpVersion11 else _connection(keep_alive)
+        )
+        parts = (
+            *(self._head, _date.now(), b"X-Request-Id: ", self.request_id.encode()),
+            *(b"\r\n", connection, b"\r\n"),
         )
         if len(body) <= _JOINED_BYTES:
-            transport.write(head + body)
+            transport.write(b"".join((*parts, body)))
         else:
-            transport.writelines((head, body))
+            transport.writelines((b"".join(parts), body))
             await request.writer.drain()
         return None
 
