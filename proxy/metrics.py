@@ -43,6 +43,16 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 Statistics = Callable[[], Mapping[str, float]]
 
 
+class Outcome(NamedTuple):
+    """What the metrics and the access log say of an answer; all but the id from closed sets."""
+
+    route: str
+    size: str = "none"
+    format: str = "none"
+    source: Origin = Origin.NONE
+    media_id: int | None = None
+
+
 class Request(NamedTuple):
     """What an answered request is counted under."""
 
@@ -70,8 +80,8 @@ class Tally:
         self.last_byte = [0] * (len(BUCKETS) + 1)
         self.first_byte = [0] * (len(BUCKETS) + 1)
 
-    def add(self, *, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
-        """Count a request."""
+    def add(self, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
+        """Count a request: seconds until the first byte and the last, and how many there were."""
         self.count += 1
         self.body_bytes += body_bytes
         self.first_byte_s += first_byte_s
@@ -102,8 +112,9 @@ class Metrics:
             f"smartserve_{name}", text, labels, buckets=BUCKETS, registry=self.registry
         )
 
-    def tally(self, request: Request) -> Tally:
-        """Where requests of this kind are counted; the labels are closed sets, so these are few."""
+    def tally_of(self, outcome: Outcome, status: int) -> Tally:
+        """Where such answers are counted; the labels are closed sets, so these are few."""
+        request = Request(outcome.route, outcome.size, outcome.format, status, outcome.source)
         found = self._tallies.get(request)
         if found is None:
             found = self._tallies[request] = Tally()

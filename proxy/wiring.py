@@ -209,7 +209,11 @@ class Surface:
 def build_surface(rooms: Rooms) -> Surface:
     """Join the rooms with the HTTP surface and the metrics."""
     settings, storage = rooms.settings, rooms.storage
-    hot = HotAnswers(peek=storage.store.memory.peek, fresh_until=_fresh_until(storage.database))
+    hot = HotAnswers(
+        memory=storage.store.memory,
+        metrics=rooms.metrics,
+        fresh_until=_fresh_until(storage.database),
+    )
     health = Health(
         {
             "database": storage.database.ping,

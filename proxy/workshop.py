@@ -85,22 +85,30 @@ class Workshop:
         key = picture_key(media)
         self._quarantine.check(key)
         try:
-            async with self._admission.enter() as queue_s:
-                admitted(queue_s)
-                return await self._work(media, job, sink, byte_size, queue_s)
+            return await self._work(media, job, sink, byte_size, admitted)
         except SmartserveError as error:
             self._quarantine.remember(key, error)
             raise
 
     async def _work(
-        self, media: Media, job: Job, sink: Sink, byte_size: int | None, queue_s: float
+        self,
+        media: Media,
+        job: Job,
+        sink: Sink,
+        byte_size: int | None,
+        admitted: Callable[[float], None],
     ) -> Done[Any]:
+        """Open the source, then wait for a worker: so none of them waits for a file to be opened.
+
+        The queue bounds how many are open.
+        """
         path = media.source_path
         if path is None:
             raise SourceMissing("the medium has no file")
-        async with self._sources.open(path) as source:
+        async with self._sources.open(path) as source, self._admission.enter() as queue_s:
             if byte_size not in (None, source.byte_size):
                 raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
+            admitted(queue_s)
             started = time.perf_counter()
             result = await self._pool.run(job, source.descriptor, sink)
             return Done(result, queue_s, time.perf_counter() - started)

@@ -23,11 +23,12 @@ _BUSY_PART = 0.8
 """SQLite gives up on a lock before the query's deadline: its thread cannot be interrupted."""
 
 
-def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
+def open_engine(url: str, settings: DatabaseSettings, *, reading: bool = False) -> AsyncEngine:
     """An engine that has not connected yet; the caller disposes of it.
 
-    The folder of an SQLite file is made where it is missing. ``mariadb`` URLs are taken as
-    ``mysql``: one dialect, one set of types.
+    One for ``reading`` begins and ends no transactions: a query is one round trip (for SQLite one
+    hop into its thread) in place of three. The folder of an SQLite file is made where it is
+    missing. ``mariadb`` URLs are taken as ``mysql``: one dialect, one set of types.
 
     Raises:
         ConfigurationError: for a URL of another kind, which is not repeated as it may hold a
@@ -35,10 +36,12 @@ def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     """
     parsed = _parsed(url)
     if parsed.drivername == "sqlite+aiosqlite":
-        return _sqlite_engine(parsed, settings)
+        return _sqlite_engine(parsed, settings, reading=reading)
     return create_async_engine(
         parsed,
         **_pool_options(settings),
+        **_reading_options(reading=reading),
+        pool_pre_ping=True,
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": settings.connect_timeout_s,
@@ -65,9 +68,14 @@ def _pool_options(settings: DatabaseSettings) -> dict[str, Any]:
         "pool_size": settings.pool_size,
         "max_overflow": 0,
         "pool_timeout": settings.connect_timeout_s,
-        "pool_pre_ping": True,
         "pool_recycle": settings.pool_recycle_s,
     }
+
+
+def _reading_options(*, reading: bool) -> dict[str, Any]:
+    if not reading:
+        return {}
+    return {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
 
 
 def _make_folder(folder: Path) -> None:
@@ -77,10 +85,16 @@ def _make_folder(folder: Path) -> None:
         raise ConfigurationError([f"database.url: {folder}: {error.strerror}"]) from error
 
 
-def _sqlite_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
+def _sqlite_engine(url: URL, settings: DatabaseSettings, *, reading: bool) -> AsyncEngine:
+    """No ping before each use: a file does not hang up."""
     _make_folder(Path(str(url.database)).parent)
     busy_s = settings.query_timeout_s * _BUSY_PART
-    engine = create_async_engine(url, **_pool_options(settings), connect_args={"timeout": busy_s})
+    engine = create_async_engine(
+        url,
+        **_pool_options(settings),
+        **_reading_options(reading=reading),
+        connect_args={"timeout": busy_s},
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _record: object) -> None:

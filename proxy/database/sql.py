@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
@@ -105,19 +105,23 @@ def open_database(url: str, settings: DatabaseSettings) -> SqlMediaDatabase:
     Raises:
         ConfigurationError: for a URL of a kind that is not spoken to.
     """
-    return SqlMediaDatabase(open_engine(url, settings), settings)
+    reader = open_engine(url, settings, reading=True)
+    return SqlMediaDatabase(open_engine(url, settings), reader, settings)
 
 
 class SqlMediaDatabase:
     """The rows as they stand in the database; implements `proxy.database.MediaCatalogue`.
 
-    Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``,
-    the wait for a connection included.
+    Each call is one query or one transaction on one pooled connection, and ends within
+    ``query_timeout_s``, the wait for a connection included.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
-        """Take over an engine, which `close` disposes of."""
+    def __init__(
+        self, engine: AsyncEngine, reader: AsyncEngine, settings: DatabaseSettings
+    ) -> None:
+        """Take over an engine, and one for reading, which `close` disposes of."""
         self._engine = engine
+        self._reader = reader
         self._settings = settings
         self._queries = 0
         self._errors = 0
@@ -139,10 +143,11 @@ class SqlMediaDatabase:
     async def close(self) -> None:
         """Close the pooled connections."""
         await self._engine.dispose()
+        await self._reader.dispose()
 
     async def find(self, media_id: int) -> Media | None:
         """The row with its facts, or None."""
-        async with self._transaction() as connection:
+        async with self._reading() as connection:
             row = (await connection.execute(_BY_ID, {"media_id": media_id})).first()
         return None if row is None else _media(row)
 
@@ -158,7 +163,7 @@ class SqlMediaDatabase:
 
     async def ping(self) -> None:
         """Return when the database answers a query."""
-        async with self._transaction() as connection:
+        async with self._reading() as connection:
             await connection.execute(_ONE)
 
     async def add(self, new: NewMedia, facts: MediaFacts) -> int:
@@ -175,13 +180,13 @@ class SqlMediaDatabase:
         Whether facts are still those of the row's file is decided here and not in the query: the
         two tables may differ in collation, and MySQL then refuses to compare their paths.
         """
-        async with self._transaction() as connection:
+        async with self._reading() as connection:
             rows = (await connection.execute(_BY_HASH, {"content_hash": content_hash})).all()
         return next((media for media in map(_media, rows) if media.known_facts), None)
 
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Ids of servable rows above ``after``, ascending."""
-        async with self._transaction() as connection:
+        async with self._reading() as connection:
             return (await connection.scalars(_IDS, {"after": after, "limit": limit})).all()
 
     def statistics(self) -> Mapping[str, float]:
@@ -190,11 +195,19 @@ class SqlMediaDatabase:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._bounded(self._engine) as connection, connection.begin():
+            yield connection
+
+    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._bounded(self._reader)
+
+    @asynccontextmanager
+    async def _bounded(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """The edge: deadlines, counts and the translation of every error."""
         started = time.monotonic()
         self._queries += 1
         try:
-            async with self._bounded() as connection:
+            async with self._translated(engine) as connection:
                 yield connection
         except DatabaseUnavailable:
             self._errors += 1
@@ -203,12 +216,11 @@ class SqlMediaDatabase:
             self._seconds += time.monotonic() - started
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[AsyncConnection]:
+    async def _translated(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         with translated(self._settings):
             async with (
                 asyncio.timeout(self._settings.query_timeout_s),
-                connected(self._engine, self._settings) as connection,
-                connection.begin(),
+                connected(engine, self._settings) as connection,
             ):
                 yield connection
 

@@ -21,9 +21,12 @@ _OVERHEAD_BYTES = 512
 of tiny renditions is bounded too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class MemoryRendition:
-    """A whole rendition in memory; closing it does nothing."""
+    """A whole rendition in memory; closing it does nothing.
+
+    A weak reference to it ends when the store has let it go and nobody is sending it.
+    """
 
     body: bytes
     tier: str = "memory"
@@ -91,6 +94,10 @@ class MemoryStore:
             return None
         self._counters.hits += 1
         return item.rendition
+
+    def hit(self) -> None:
+        """Count a hit of one who holds a weak reference and needs no look-up."""
+        self._counters.hits += 1
 
     async def get(self, variant: Variant) -> MemoryRendition | None:
         """The rendition or None; never waits."""

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, Outcome
 from proxy.settings import Settings
 from proxy.web.caching import Route
 from proxy.web.headers import Header
 from proxy.web.health import Health
 from proxy.web.openapi import describe
-from proxy.web.responses import Outcome, WholeResponse, whole
+from proxy.web.responses import WholeResponse, whole
 from proxy.web.serve import PictureHandler
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -9,14 +9,15 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 
 from proxy.delivery import Delivered, Origin, Plan, Rendering, streams
+from proxy.metrics import Outcome
 from proxy.renditions import Rendition
 from proxy.settings import LifetimeSettings
 from proxy.variant import Variant
 from proxy.web.caching import Route
 from proxy.web.conditional import ByteRange, requested_range
 from proxy.web.headers import Header, content_headers, server_timing, to_head, validators
-from proxy.web.hot import HotAnswer
-from proxy.web.responses import Outcome, PieceResponse, WholeResponse, bodiless, whole
+from proxy.web.hot import Resolved
+from proxy.web.responses import PieceResponse, WholeResponse, bodiless, whole
 
 Answer = WholeResponse | PieceResponse
 
@@ -115,7 +116,7 @@ class Exchange:
             release=rendition.close,
         )
 
-    def hot(self, variant: Variant, length: int) -> HotAnswer:
+    def resolved(self, variant: Variant, length: int) -> Resolved:
         """The answer from memory, ready to be given again without being worked out."""
         origin = Origin.MEMORY
         headers = [
@@ -124,7 +125,7 @@ class Exchange:
             ("Content-Length", str(length)),
         ]
         not_modified = self._validators(variant, Origin.NOT_MODIFIED)
-        return HotAnswer(
+        return Resolved(
             media_id=self._plan.media.id,
             digest=variant.digest,
             etag=variant.etag,

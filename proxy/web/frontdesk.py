@@ -15,12 +15,12 @@ import structlog
 from aiohttp import web
 
 from proxy.logs import AccessLog
-from proxy.metrics import Metrics, Request, Tally
+from proxy.metrics import Metrics, Outcome
 from proxy.settings import ServerSettings
 from proxy.web.exchange import Answer
 from proxy.web.hot import HotAnswers
 from proxy.web.problems import render_problem
-from proxy.web.responses import Outcome, PieceResponse
+from proxy.web.responses import PieceResponse
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -35,7 +35,6 @@ class Frontdesk:
         self._hot = hot
         self._metrics = metrics
         self._access_log = access_log
-        self._tallies: dict[tuple[tuple[object, ...], int], Tally] = {}
         # A counter behind a random start: unique among nodes, and nothing of the client's.
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
@@ -61,9 +60,10 @@ class Frontdesk:
     ) -> None:
         last_byte_s = time.perf_counter() - began
         sent = answer.body_bytes(request)
-        self._tally(answer.outcome, answer.status).add(
-            first_byte_s=first_byte_s, last_byte_s=last_byte_s, body_bytes=sent
-        )
+        tally = answer.tally
+        if tally is None:
+            tally = self._metrics.tally_of(answer.outcome, int(answer.status))
+        tally.add(first_byte_s, last_byte_s, sent)
         if self._access_log is not None:
             outcome = answer.outcome
             self._access_log.line(
@@ -78,15 +78,6 @@ class Frontdesk:
                 format=outcome.format,
                 media_id=outcome.media_id,
             )
-
-    def _tally(self, outcome: Outcome, status: int) -> Tally:
-        labels = (outcome[:-1], status)
-        found = self._tallies.get(labels)
-        if found is None:
-            found = self._tallies[labels] = self._metrics.tally(
-                Request(outcome.route, outcome.size, outcome.format, int(status), outcome.source)
-            )
-        return found
 
 
 async def _guarded(request: web.BaseRequest, handler: Handler) -> Answer:

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from proxy.delivery import Origin
 from proxy.errors import SmartserveError
+from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE
-from proxy.web.responses import Outcome, WholeResponse, whole
+from proxy.web.responses import WholeResponse, whole
 
 Check = Callable[[], Awaitable[object]]
 

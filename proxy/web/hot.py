@@ -2,32 +2,34 @@
 
 A picture asked for again with the same target and the same Accept has the same answer as long as
 its row is fresh and its rendition is in memory. So the first hit keeps what it worked out, and the
-next ones only look it up. The rendition itself stays in the memory store, which is asked each
-time: eviction and purge hold for hot answers at once.
+next ones only look it up. The memory store alone keeps the rendition: a hot answer holds it by a
+weak reference, so that eviction and purge hold for hot answers at once.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from proxy.renditions import Rendition
+from proxy.metrics import Metrics, Outcome, Tally
+from proxy.renditions.memory import MemoryRendition, MemoryStore
 from proxy.web.conditional import matches
-from proxy.web.responses import Outcome, WholeResponse
-
-Peek = Callable[[str], Rendition | None]
-"""Looks a digest up in memory, without waiting."""
+from proxy.web.responses import WholeResponse
 
 FreshUntil = Callable[[int], float]
 """Until when, on the monotonic clock, the row of a medium may be used without asking again."""
 
+_TOUCH_S = 1.0
+"""How often a hot rendition is moved to the young end of the memory store."""
+
 
 @dataclass(frozen=True, slots=True)
-class HotAnswer:
-    """A resolved answer: heads ready but for Date, and where the body is."""
+class Resolved:
+    """An answer as it was worked out: heads ready but for Date, and where the body is."""
 
     media_id: int
     digest: str
@@ -36,6 +38,22 @@ class HotAnswer:
     outcome: Outcome
     not_modified_head: bytes
     not_modified_outcome: Outcome
+
+
+class _Hot:
+    """A resolved answer with what a hit needs at hand."""
+
+    __slots__ = ("answer", "not_modified", "rendition", "tally", "touch_at", "until")
+
+    def __init__(
+        self, answer: Resolved, rendition: MemoryRendition, until: float, metrics: Metrics
+    ) -> None:
+        self.answer = answer
+        self.rendition = weakref.ref(rendition)
+        self.until = until
+        self.touch_at = 0.0
+        self.tally: Tally = metrics.tally_of(answer.outcome, 200)
+        self.not_modified: Tally = metrics.tally_of(answer.not_modified_outcome, 304)
 
 
 class HotAnswers:
@@ -47,28 +65,31 @@ class HotAnswers:
     def __init__(
         self,
         *,
-        peek: Peek,
+        memory: MemoryStore,
+        metrics: Metrics,
         fresh_until: FreshUntil,
         max_items: int = 20_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``peek`` and ``fresh_until`` ask the memory store and the row cache."""
-        self._peek = peek
+        """``memory`` holds the renditions, ``metrics`` counts the answers."""
+        self._memory = memory
+        self._metrics = metrics
         self._fresh_until = fresh_until
         self._clock = clock
         self._max_items = max_items
-        self._answers: dict[tuple[str, str], tuple[HotAnswer, float]] = {}
+        self._hot: dict[tuple[str, str], _Hot] = {}
 
-    def keep(self, request: web.BaseRequest, accept: str, answer: HotAnswer) -> None:
+    def keep(self, request: web.BaseRequest, accept: str, answer: Resolved) -> None:
         """Keep what was worked out for a target and an Accept header."""
         until = self._fresh_until(answer.media_id)
-        if until <= self._clock():
+        rendition = self._memory.peek(answer.digest)
+        if rendition is None or until <= self._clock():
             return
         key = (request.raw_path, accept)
-        self._answers.pop(key, None)
-        if len(self._answers) >= self._max_items:
-            del self._answers[next(iter(self._answers))]
-        self._answers[key] = answer, until
+        self._hot.pop(key, None)
+        if len(self._hot) >= self._max_items:
+            del self._hot[next(iter(self._hot))]
+        self._hot[key] = _Hot(answer, rendition, until, self._metrics)
 
     def find(self, request: web.BaseRequest) -> WholeResponse | None:
         """The ready answer to a request, or None where it has to go the whole way.
@@ -76,22 +97,37 @@ class HotAnswers:
         Ranges and dates go the whole way; they are rare, and right there.
         """
         headers = request.headers
-        accept = headers.get("Accept", "")
-        kept = self._answers.get((request.raw_path, accept))
-        if kept is None:
+        hot = self._hot.get((request.raw_path, headers.get("Accept", "")))
+        if hot is None:
             return None
-        answer, until = kept
-        if until <= self._clock() or not _plain(request):
+        now = self._clock()
+        if hot.until <= now or not _plain(request):
             return None
+        answer = hot.answer
         if_none_match = headers.get("If-None-Match")
         if if_none_match is not None and matches(if_none_match, answer.etag):
             return WholeResponse(
-                304, answer.not_modified_head, b"", outcome=answer.not_modified_outcome
+                304,
+                answer.not_modified_head,
+                b"",
+                outcome=answer.not_modified_outcome,
+                tally=hot.not_modified,
             )
-        rendition = self._peek(answer.digest)
-        if rendition is None or rendition.body is None:
+        rendition = hot.rendition()
+        if rendition is None:
             return None
-        return WholeResponse(200, answer.head, rendition.body, outcome=answer.outcome)
+        self._note(hot, now)
+        return WholeResponse(
+            200, answer.head, rendition.body, outcome=answer.outcome, tally=hot.tally
+        )
+
+    def _note(self, hot: _Hot, now: float) -> None:
+        """Count the hit; now and then tell the store that the rendition is in use."""
+        if now < hot.touch_at:
+            self._memory.hit()
+        else:
+            hot.touch_at = now + _TOUCH_S
+            self._memory.peek(hot.answer.digest)
 
 
 def _plain(request: web.BaseRequest) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from proxy.errors import BadParameter, MediaNotReady, RangeNotSatisfiable, SmartserveError
+from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.headers import SECURITY, Header
-from proxy.web.responses import Outcome, WholeResponse, whole
+from proxy.web.responses import WholeResponse, whole
 
 _RETRY_AFTER_S = 5
 """Where an error does not say when to come back."""

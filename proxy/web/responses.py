@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.delivery import Origin
 from proxy.errors import SmartserveError
+from proxy.metrics import Outcome, Tally
 from proxy.web.headers import DateLine, Header, to_head
 
 if TYPE_CHECKING:
@@ -24,16 +24,6 @@ _date = DateLine()
 log = structlog.get_logger(__name__)
 
 
-class Outcome(NamedTuple):
-    """What the metrics and the access log say of an answer; all but the id from closed sets."""
-
-    route: str
-    size: str = "none"
-    format: str = "none"
-    source: Origin = Origin.NONE
-    media_id: int | None = None
-
-
 class WholeResponse(web.StreamResponse):
     """A response that is complete: head and body leave in one write.
 
@@ -42,13 +32,25 @@ class WholeResponse(web.StreamResponse):
     half of the requests per second here.
     """
 
-    def __init__(self, status: int, head: bytes, body: bytes, *, outcome: Outcome) -> None:
-        """``head`` as `to_head` makes it, Content-Length included; HEAD leaves the body out."""
+    def __init__(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes,
+        *,
+        outcome: Outcome,
+        tally: Tally | None = None,
+    ) -> None:
+        """``head`` as `to_head` makes it, Content-Length included; HEAD leaves the body out.
+
+        ``tally`` is where the answer is counted, if that is known already.
+        """
         # Not super().__init__: it makes the header objects that this class exists to spare.
         self._status = status
         self._head = head
         self._whole = body
         self.outcome = outcome
+        self.tally = tally
         self.request_id = ""
 
     @property
@@ -135,6 +137,7 @@ class PieceResponse(web.StreamResponse):
         self._release = release
         self._sent = 0
         self.outcome = outcome
+        self.tally: Tally | None = None
         self.request_id = ""
 
     def body_bytes(self, _request: BaseRequest) -> int:

@@ -12,6 +12,7 @@ from proxy.database import MediaDatabase
 from proxy.delivery import Delivery, Origin, Telemetry
 from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError, SourceChanged
 from proxy.media import MAX_MEDIA_ID, Media
+from proxy.metrics import Outcome
 from proxy.settings import LifetimeSettings
 from proxy.variant import SizeSpec, VariantRequest, parse_request
 from proxy.web.caching import Route
@@ -19,7 +20,6 @@ from proxy.web.conditional import not_modified
 from proxy.web.exchange import Answer, Exchange
 from proxy.web.hot import HotAnswers
 from proxy.web.problems import problem
-from proxy.web.responses import Outcome
 
 _NAME = re.compile(r"([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?", re.ASCII)
 
@@ -111,8 +111,8 @@ class PictureHandler:
         delivered = await self._delivery.fetch(plan)
         answer = await exchange.answer(delivered)
         if delivered.origin is Origin.MEMORY and delivered.rendition is not None:
-            hot = exchange.hot(plan.variant, delivered.rendition.length)
-            self._hot.keep(request, accept, hot)
+            resolved = exchange.resolved(plan.variant, delivered.rendition.length)
+            self._hot.keep(request, accept, resolved)
         return answer
 
     async def _media(self, media_id: int) -> Media:

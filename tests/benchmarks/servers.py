@@ -1,0 +1,160 @@
+"""The servers that are measured: smartserve as it is installed, and nginx."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+Address = tuple[str, int]
+
+_START_S = 30
+_STOP_S = 30
+_ANNOUNCED = re.compile(r"^smartserve \S+ on http://([^:]+):(\d+)$")
+_NGINX = """
+daemon off;
+{user}
+worker_processes 1;
+pid nginx.pid;
+error_log error.log;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    sendfile on;
+    keepalive_requests 1000000000;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    types {{ image/avif avif; }}
+    server {{
+        listen 127.0.0.1:{port};
+        root {root};
+    }}
+}}
+"""
+
+
+class Unmeasurable(Exception):
+    """Something cannot be measured here; the text says what is missing or went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Smartserve:
+    """A running ``smartserve serve``."""
+
+    address: Address
+    log: Path
+    """Its standard error: access lines, and what went wrong."""
+
+
+def program(name: str) -> str:
+    """The path of a program that has to be installed."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        raise Unmeasurable(f"{name} is not installed, and this benchmark needs it")
+    return found
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """A ``smartserve`` command line of this environment."""
+    return [str(Path(sys.executable).with_name("smartserve")), *map(str, arguments)]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment with these settings of smartserve's and no others."""
+    bare = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
+    return bare | {f"SMARTSERVE_{name}": value for name, value in settings.items()}
+
+
+@contextmanager
+def smartserve(
+    data_dir: Path, *arguments: str | Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Smartserve]:
+    """Serve a data directory on a free port for the length of the block."""
+    log = data_dir.with_suffix(".log")
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            command("serve", "--port", "0", "--data-dir", data_dir, *arguments),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment(**(settings or {})),
+            text=True,
+        )
+    with _ended(process):
+        yield Smartserve(_announced(process, log), log)
+
+
+@contextmanager
+def nginx(directory: Path, root: Path) -> Iterator[Address]:
+    """Serve the files of a folder with one worker process, in its quickest plain way."""
+    directory.mkdir()
+    port = _free_port()
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = directory / "nginx.conf"
+    config.write_text(_NGINX.format(user=user, port=port, root=root))
+    process = subprocess.Popen(
+        [program("nginx"), "-p", f"{directory}/", "-c", config, "-e", directory / "error.log"]
+    )
+    with _ended(process):
+        _await_listening(("127.0.0.1", port), process)
+        yield "127.0.0.1", port
+
+
+def nginx_version() -> str:
+    """Name and version of the nginx that is installed."""
+    told = subprocess.run([program("nginx"), "-v"], check=True, capture_output=True, text=True)
+    return told.stderr.strip().rpartition(" ")[2]
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _announced(process: subprocess.Popen[str], log: Path) -> Address:
+    """The address that the server says it listens on; its first line of output."""
+    if process.stdout is None:
+        raise AssertionError
+    match = _ANNOUNCED.match(process.stdout.readline().rstrip())
+    if match is None:
+        raise Unmeasurable(f"smartserve did not start: {log.read_text()[-2000:]}")
+    return match[1], int(match[2])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _await_listening(address: Address, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(address, 1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise Unmeasurable("nginx did not start; it has said why above")

@@ -1,0 +1,54 @@
+"""wrk: the load generator."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.servers import Address, Unmeasurable, program
+
+CONNECTIONS = 32
+_SUMMARY = re.compile(r"^SUMMARY (\d+) (\d+) (\d+) (\d+) (\d+) ([\d.]+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk saw, without a failure among it."""
+
+    requests: int
+    seconds: float
+    p99_ms: float
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+
+def load(address: Address, target: str, *, accept: str, seconds: int) -> Load:
+    """One thread asks for one target over and over on 32 connections.
+
+    Raises:
+        Unmeasurable: an answer was no success, or a connection failed.
+    """
+    arguments = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"]
+    script = Path(__file__).with_name("summary.lua")
+    url = f"http://{address[0]}:{address[1]}{target}"
+    done = subprocess.run(
+        [program("wrk"), *arguments, "--script", script, "--header", f"Accept: {accept}", url],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    match = _SUMMARY.search(done.stdout)
+    if match is None:
+        raise Unmeasurable(f"wrk failed: {done.stdout}{done.stderr}")
+    requests, microseconds, refused, broken, late = map(int, match.groups()[:5])
+    if refused or broken or late or not requests:
+        raise Unmeasurable(
+            f"of {requests} answers from {url} {refused} were no success; "
+            f"{broken} connections failed and {late} answers were late"
+        )
+    return Load(requests, microseconds / 1e6, float(match[6]) / 1000)
