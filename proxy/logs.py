@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from datetime import UTC, datetime
+import time
 from typing import BinaryIO
 
 import orjson
@@ -68,12 +68,13 @@ class AccessLog:
         """``stream`` is standard error where none is given."""
         self._stream = stream or sys.stderr.buffer
         self._render = _rendering(settings)[-1]
+        self._timestamp = _Timestamp()
         self._lines: list[bytes] = []
         self._due: asyncio.TimerHandle | None = None
 
     def line(self, **fields: object) -> None:
         """Take a line in; to be called on the event loop."""
-        event = {"event": "request", "level": "info", "timestamp": _now(), **fields}
+        event = {"event": "request", "level": "info", "timestamp": self._timestamp.now(), **fields}
         rendered = self._render(None, "info", event)
         text = rendered if isinstance(rendered, bytes) else str(rendered).encode()
         self._lines.append(text)
@@ -92,5 +93,17 @@ class AccessLog:
                 self._stream.flush()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+class _Timestamp:
+    """ISO 8601 in UTC with milliseconds; all but these is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def now(self) -> str:
+        moment = time.time()
+        second = int(moment)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{int((moment - second) * 1000):03d}Z"
