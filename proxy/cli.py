@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import click
 import typer
 import uvloop
 from rich.console import Console
@@ -23,7 +26,7 @@ from proxy.media import DataType
 from proxy.settings import Settings, load_settings
 from proxy.web.openapi import describe
 from proxy.web.server import lag_watch, listening, until_stopped
-from proxy.wiring import Rooms, build_surface, open_rooms, open_storage
+from proxy.wiring import Rooms, build_surface, installation_faults, open_rooms, open_storage
 
 T = TypeVar("T")
 
@@ -57,9 +60,20 @@ SAMPLES = Path(__file__).parent / "samples"
 def main() -> None:
     """Run the command; a fault of the configuration is told in sentences, without a traceback."""
     try:
-        app()
+        app(standalone_mode=False)
     except SmartserveError as error:
         _fail(error)
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python is not to complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def _fail(error: SmartserveError) -> NoReturn:
@@ -80,6 +94,22 @@ def _settings(config: Path | None, data_dir: Path | None = None, **server: objec
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"smartserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """Serve pictures by id, in the right size and the best format, with headers for a year."""
 
 
 @app.command()
@@ -162,19 +192,33 @@ async def _import(
     files = list(walk(paths))
     refused = 0
     async with open_rooms(settings) as rooms:
-        places = asyncio.Semaphore(settings.workers.processes)
-
-        async def take(path: Path) -> Imported | Refused:
-            async with places:
-                return await rooms.importer.take(path, user_id=user_id, data_type=data_type)
-
         with _progress("importing", len(files)) as progress:
-            for done in asyncio.as_completed([asyncio.create_task(take(f)) for f in files]):
-                outcome = await done
+
+            async def take(path: Path) -> None:
+                nonlocal refused
+                outcome = await rooms.importer.take(path, user_id=user_id, data_type=data_type)
                 refused += isinstance(outcome, Refused)
                 _tell(outcome, _base_url(settings), as_json=as_json)
                 progress.advance(progress.task_ids[0])
+
+            await _each(files, take, at_once=settings.workers.processes)
     return refused
+
+
+async def _each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_once: int) -> None:
+    """Do work on each item, a few at a time; the first error ends all and is raised."""
+    left = iter(items)
+
+    async def take_turns() -> None:
+        for item in left:
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(take_turns())
+    except BaseExceptionGroup as errors_:
+        raise errors_.exceptions[0] from None
 
 
 def _tell(outcome: Imported | Refused, base: str, *, as_json: bool) -> None:
@@ -206,7 +250,10 @@ def warm(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Render all named sizes in all formats, so that no visitor has to wait for one."""
+    """Render all named sizes in all formats that a browser can be given.
+
+    So no visitor has to wait for one.
+    """
     failed = _run(_warm(_settings(config, data_dir), ids or []))
     raise SystemExit(1 if failed else 0)
 
@@ -215,16 +262,14 @@ async def _warm(settings: Settings, ids: list[int]) -> int:
     failed = 0
     async with open_rooms(settings) as rooms:
         wanted = ids or await _all_ids(rooms)
-        places = asyncio.Semaphore(settings.workers.processes)
-
-        async def one(media_id: int) -> bool:
-            async with places:
-                return await _warm_one(rooms, media_id)
-
         with _progress("warming", len(wanted)) as progress:
-            for done in asyncio.as_completed([asyncio.create_task(one(i)) for i in wanted]):
-                failed += not await done
+
+            async def one(media_id: int) -> None:
+                nonlocal failed
+                failed += not await _warm_one(rooms, media_id)
                 progress.advance(progress.task_ids[0])
+
+            await _each(wanted, one, at_once=settings.workers.processes)
         await rooms.delivery.drain()
     return failed
 
@@ -264,8 +309,10 @@ async def _purge(settings: Settings, ids: list[int]) -> None:
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
-    """Check the settings and tell all faults at once."""
+    """Check the settings, and what they name on this machine; all faults are told at once."""
     settings = _settings(config, data_dir)
+    if faults := installation_faults(settings):
+        raise ConfigurationError(faults)
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
 
 

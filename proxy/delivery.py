@@ -22,6 +22,7 @@ from proxy.errors import (
     SmartserveError,
     SourceChanged,
     SourceError,
+    SourceQuarantined,
 )
 from proxy.formats import EncoderProfile, Format
 from proxy.inspection import Inspector
@@ -173,7 +174,7 @@ class Delivery:
         rendering, led = self._flight.join(plan.variant.digest, lambda: self._launch(plan))
         try:
             await rendering.stream.started()
-        except (CapacityError, SourceError, RenderTimeout) as error:
+        except (CapacityError, SourceError, RenderTimeout, SourceQuarantined) as error:
             nearest = None if isinstance(error, SourceChanged) else await self._nearest(plan)
             if nearest is None:
                 raise

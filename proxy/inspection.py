@@ -14,7 +14,7 @@ from proxy.workers.flight import Flight
 from proxy.workshop import Workshop
 
 
-def to_facts(result: ProbeResult, source_path: str) -> MediaFacts:
+def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") -> MediaFacts:
     """The facts as the database keeps them."""
     return MediaFacts(
         content_hash=result.content_hash,
@@ -27,6 +27,7 @@ def to_facts(result: ProbeResult, source_path: str) -> MediaFacts:
         flat_background=result.flat_background,
         focus=result.focus,
         source_path=source_path,
+        row_version=row_version,
     )
 
 
@@ -64,7 +65,8 @@ class Inspector:
     async def _settle(self, media: Media, learned: asyncio.Future[MediaFacts]) -> None:
         try:
             done = await self._workshop.run(media, ProbeJob(self._limits))
-            facts = to_facts(done.result, media.source_path or "")
+            path = media.source_path or ""
+            facts = to_facts(done.result, path, row_version=media.row_version)
             await self._database.save_facts(media.id, facts)
         except SmartserveError as error:
             learned.set_exception(error)

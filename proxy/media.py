@@ -59,6 +59,9 @@ class MediaFacts:
     focus: Focus | None
     source_path: str
     """The path these facts were read from; another path in the row makes them stale."""
+    row_version: str = ""
+    """`Media.row_version` when they were read: a row that has moved on makes them stale. Empty for
+    facts that were read apart from any row."""
 
     @property
     def animated(self) -> bool:
@@ -89,6 +92,11 @@ class Media:
         return self.bulk_path or self.library_path or None
 
     @property
+    def source_paths(self) -> tuple[str, ...]:
+        """Where its bytes may be, the first that is there counts."""
+        return tuple(path for path in (self.bulk_path, self.library_path) if path)
+
+    @property
     def settled(self) -> bool:
         """Whether processing is complete, so that answers may live for a year."""
         return self.status == MediaStatus.COMPLETED
@@ -106,8 +114,17 @@ class Media:
         return self.in_progress and bool(self.bulk_path)
 
     @property
+    def row_version(self) -> str:
+        """What changes whenever somebody changes the row; with the status within a second too.
+
+        An original that was served while it came in is looked at again when it is there.
+        """
+        return f"{self.status} {self.updated_at.isoformat()}"
+
+    @property
     def known_facts(self) -> MediaFacts | None:
-        """The facts, unless they were read from another file than the row names now."""
-        if self.facts is None or self.facts.source_path != self.source_path:
+        """The facts, unless the row names another file now or was changed since."""
+        facts = self.facts
+        if facts is None or facts.source_path != self.source_path:
             return None
-        return self.facts
+        return facts if facts.row_version in ("", self.row_version) else None

@@ -68,11 +68,15 @@ def _element(text: str) -> tuple[str, float] | None:
     return media_range.strip(_BLANK).lower(), quality
 
 
-@lru_cache(maxsize=4096)
 def parse_accept(header: str) -> Accepted:
     """Parse an Accept header; a range named twice counts with its lowest q-value."""
+    return _parse(_cut(header))
+
+
+@lru_cache(maxsize=1024)
+def _parse(header: str) -> Accepted:
     ranges: dict[str, float] = {}
-    for text in _ELEMENT.findall(_cut(header)):
+    for text in _ELEMENT.findall(header):
         if (element := _element(text)) is not None:
             media_range, quality = element
             ranges[media_range] = min(quality, ranges.get(media_range, 1.0))

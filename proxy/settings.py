@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -362,10 +363,7 @@ def load_settings(
         ConfigurationError: with all faults, each naming key, value and what is allowed.
     """
     file_values = {} if config is None else _read_file(config)
-    try:
-        env = EnvSettingsSource(Settings)()
-    except Exception as error:  # pydantic-settings has no one error for this
-        raise ConfigurationError([f"environment: {error}"]) from error
+    env = _Environment(Settings)()
     merged = _merge(_merge(file_values, env), overrides or {})
     faults = _unknown_variables()
     try:
@@ -375,6 +373,17 @@ def load_settings(
     if faults:
         raise ConfigurationError(faults)
     return settings
+
+
+class _Environment(EnvSettingsSource):
+    """The variables; a list may be written as JSON or with commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """What is no JSON is taken as it stands, so that its fault is told among all others."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return [part.strip() for part in value.split(",")]
 
 
 def _read_file(config: Path) -> dict[str, Any]:

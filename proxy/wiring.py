@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from proxy.database.cache import CachedMediaDatabase
+from proxy.database.engine import check_url
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import pending, upgrade
-from proxy.delivery import Delivery, Rules, Telemetry
+from proxy.delivery import Delivery, Rules
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.ingest.importing import Importer
 from proxy.inspection import Inspector
+from proxy.jobs import Hello
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics
 from proxy.readings import Sources, readings
@@ -60,6 +63,7 @@ class Rooms:
     storage: Storage
     pool: WorkerPool
     admission: Admission
+    inspector: Inspector
     delivery: Delivery
     importer: Importer
     warmer: Warmer
@@ -69,22 +73,46 @@ class Rooms:
 async def prepare_database(settings: Settings) -> None:
     """Bring the schema up to date, or refuse to start with one that is not.
 
-    A database that cannot be reached is no reason not to start: known pictures are served, and
-    the rest once it is back.
+    A database that cannot be reached is no reason not to start: pictures are served once it is
+    back.
 
     Raises:
-        ConfigurationError: the schema is old and `upgrade_on_start` is off.
+        ConfigurationError: the schema is old, and `upgrade_on_start` is off or not allowed.
     """
     url, section = settings.database_url, settings.database
     try:
-        if section.upgrade_on_start:
-            await upgrade(url, section)
-        elif await pending(url, section):
-            raise ConfigurationError(
-                ["database: its schema is not up to date; run 'smartserve db upgrade'"]
-            )
+        old = await pending(url, section)
     except DatabaseUnavailable as error:
-        log.warning("database_unavailable_at_start", detail=error.detail)
+        log.warning("database_unavailable_at_start", cause=repr(error.__cause__))
+        return
+    if not old:
+        return
+    advice = "run 'smartserve db upgrade' with an account that may change it"
+    if not section.upgrade_on_start:
+        raise ConfigurationError([f"database: its schema is not up to date; {advice}"])
+    try:
+        await upgrade(url, section)
+    except DatabaseUnavailable as error:
+        cause = error.__cause__
+        raise ConfigurationError(
+            [f"database: its schema cannot be brought up to date ({cause}); {advice}"]
+        ) from error
+
+
+def installation_faults(settings: Settings) -> list[str]:
+    """What the settings name and this machine does not have, each as a sentence."""
+    faults: list[str] = []
+    try:
+        check_url(settings.database_url)
+    except ConfigurationError as error:
+        faults.extend(error.faults)
+    for key, named in (
+        ("storage.root", settings.storage.root),
+        ("renditions.directory", settings.renditions.directory),
+    ):
+        if named and not Path(named).is_dir():
+            faults.append(f"{key}: {named} is not a folder on this machine")
+    return faults
 
 
 @asynccontextmanager
@@ -130,7 +158,9 @@ async def open_rooms(settings: Settings) -> AsyncIterator[Rooms]:
         )
         await stack.enter_async_context(pool)
         rooms = _join(settings, storage, pool)
+        stack.push_async_callback(rooms.inspector.aclose)
         stack.push_async_callback(rooms.delivery.aclose)
+        stack.callback(rooms.admission.close)
         yield rooms
 
 
@@ -145,19 +175,28 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         ),
     )
     metrics = Metrics()
-    delivery = _delivery(settings, storage, workshop, telemetry=metrics, pool=pool)
+    rules = _rules(settings, pool.hello)
+    inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
+    delivery = Delivery(
+        store=storage.store,
+        inspector=inspector,
+        workshop=workshop,
+        telemetry=metrics,
+        rules=rules,
+    )
     return Rooms(
         settings=settings,
         storage=storage,
         pool=pool,
         admission=admission,
+        inspector=inspector,
         delivery=delivery,
         importer=Importer(
             catalogue=storage.catalogue,
             originals=storage.sources,
             pool=pool,
             admission=admission,
-            limits=settings.limits.to_limits(),
+            limits=rules.limits,
             max_bytes=settings.storage.max_original_bytes,
         ),
         warmer=Warmer(
@@ -170,30 +209,18 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     )
 
 
-def _delivery(
-    settings: Settings,
-    storage: Storage,
-    workshop: Workshop,
-    *,
-    telemetry: Telemetry,
-    pool: WorkerPool,
-) -> Delivery:
+def _rules(settings: Settings, hello: Hello) -> Rules:
+    """What decides a variant; of the types that the settings allow, those that libvips opens."""
+    limits = settings.limits.to_limits()
+    loadable = tuple(kind for kind in limits.source_types if kind in hello.source_types)
     notice = settings.encoders.copyright or None
-    rules = Rules(
+    return Rules(
         profiles=settings.encoders.profiles(),
         order=settings.encoders.order,
         sizes=settings.size_specs(),
-        limits=settings.limits.to_limits(),
-        recipe=recipe(pool.hello.libvips, copyright_notice=notice),
+        limits=replace(limits, source_types=loadable),
+        recipe=recipe(hello.libvips, copyright_notice=notice),
         copyright_notice=notice,
-    )
-    inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
-    return Delivery(
-        store=storage.store,
-        inspector=inspector,
-        workshop=workshop,
-        telemetry=telemetry,
-        rules=rules,
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
 from proxy.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.jobs import Job, ProbeJob, ProbeResult, RenderJob, RenderResult
 from proxy.media import Media
-from proxy.sources import SourceStore
+from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool
 from proxy.workers.process import Sink
@@ -102,13 +103,25 @@ class Workshop:
 
         The queue bounds how many are open.
         """
-        path = media.source_path
-        if path is None:
-            raise SourceMissing("the medium has no file")
-        async with self._sources.open(path) as source, self._admission.enter() as queue_s:
+        async with self._opened(media) as source, self._admission.enter() as queue_s:
             if byte_size not in (None, source.byte_size):
                 raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
             admitted(queue_s)
             started = time.perf_counter()
             result = await self._pool.run(job, source.descriptor, sink)
             return Done(result, queue_s, time.perf_counter() - started)
+
+    @asynccontextmanager
+    async def _opened(self, media: Media) -> AsyncIterator[OpenSource]:
+        """The original, or the processed file where the storage has no original."""
+        async with AsyncExitStack() as stack:
+            missing = SourceMissing("the medium has no file")
+            for path in media.source_paths:
+                try:
+                    source = await stack.enter_async_context(self._sources.open(path))
+                except SourceMissing as error:
+                    missing = error
+                else:
+                    yield source
+                    return
+            raise missing

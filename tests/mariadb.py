@@ -116,8 +116,12 @@ class MariaDB:
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Freeze it: connections stand, the port accepts, nothing answers."""
+        """Stop it in its tracks: connections stay open and get no answer."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        state = Path(f"/proc/{self._process.pid}/stat")
+        while state.read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
 
     def resume(self) -> None:
         """Let it run on."""

@@ -196,6 +196,54 @@ def test_check_config_tells_all_faults_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_check_config_names_faults_of_variables_and_of_the_machine() -> None:
+    done = run(
+        "check-config",
+        SMARTSERVE_ENCODERS__ORDER="avif",
+        SMARTSERVE_SERVER__PROT="9",
+    )
+    assert "encoders.order: must hold jpeg" in done.stderr
+    assert "server.prot: no such setting" in done.stderr
+    done = run(
+        "check-config",
+        SMARTSERVE_DATABASE__URL="postgres://user:secret@host/x",
+        SMARTSERVE_STORAGE__ROOT="/nowhere",
+    )
+    assert done.returncode == 2
+    assert "database.url" in done.stderr
+    assert "storage.root: /nowhere" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_list_in_the_environment_may_be_written_with_commas() -> None:
+    assert run("check-config", SMARTSERVE_ENCODERS__ORDER="webp, avif,jpeg").returncode == 0
+
+
+def test_output_that_nobody_reads_ends_the_command_quietly(data: Path, folder: Path) -> None:
+    command = [*SMARTSERVE, "import", str(folder), "--data-dir", str(data), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+        process.wait(30)
+    assert b"Traceback" not in told
+
+
+def test_ctrl_c_ends_an_import_quietly(data: Path, folder: Path) -> None:
+    command = [*SMARTSERVE, "import", str(folder), "--data-dir", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        time.sleep(1.2)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert b"Traceback" not in told
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.startswith("smartserve 0.")
+
+
 def test_check_config_is_content_with_the_defaults() -> None:
     done = run("check-config")
     assert (done.returncode, done.stdout.startswith("ok")) == (0, True)

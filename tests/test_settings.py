@@ -198,10 +198,16 @@ def test_a_file_that_is_no_toml_is_a_fault(config: Path) -> None:
     assert "line 1" in told
 
 
-def test_json_that_is_none_is_a_fault_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", "webp,jpeg")
-    (told,) = faults()
-    assert told.startswith("environment: ")
+def test_a_list_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", "webp, jpeg")
+    assert load_settings().encoders.order == (Format.WEBP, Format.JPEG)
+
+
+def test_what_is_no_json_is_told_among_the_other_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", "avif")
+    monkeypatch.setenv("SMARTSERVE_SERVER__PROT", "9")
+    told = faults()
+    assert [line.partition(":")[0] for line in told] == ["server.prot", "encoders.order"]
 
 
 @pytest.mark.parametrize(

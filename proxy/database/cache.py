@@ -259,11 +259,12 @@ class CachedMediaDatabase:
         facts = self._unsaved.get(media.id)
         if facts is None:
             return media
-        if media.known_facts is not None or facts.source_path != media.source_path:
+        learned = replace(media, facts=facts)
+        if media.known_facts is not None or learned.known_facts is None:
             del self._unsaved[media.id]
             return media
         self._spawn(self._write(media.id, facts))
-        return replace(media, facts=facts)
+        return learned
 
     def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Start a task that is this cache's own until it ends."""

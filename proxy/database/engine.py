@@ -50,6 +50,11 @@ def open_engine(url: str, settings: DatabaseSettings, *, reading: bool = False) 
     )
 
 
+def check_url(url: str) -> None:
+    """Raise ConfigurationError for a URL of a kind that is not spoken to; connects nothing."""
+    _parsed(url)
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     text,
@@ -70,6 +69,7 @@ _SELECT = select(
     _facts.focus_x,
     _facts.focus_y,
     _facts.source_path.label("facts_path"),
+    _facts.row_version,
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
 
 _BY_ID = _SELECT.where(_files.id == bindparam("media_id"))
@@ -89,14 +89,13 @@ _SAVE = text(
     """
     REPLACE INTO media_facts (
         media_id, content_hash, byte_size, source_type, width, height,
-        has_alpha, pages, flat_background, focus_x, focus_y, source_path
+        has_alpha, pages, flat_background, focus_x, focus_y, source_path, row_version
     ) VALUES (
         :media_id, :content_hash, :byte_size, :source_type, :width, :height,
-        :has_alpha, :pages, :flat_background, :focus_x, :focus_y, :source_path
+        :has_alpha, :pages, :flat_background, :focus_x, :focus_y, :source_path, :row_version
     )
     """
 )
-_ONE = select(literal(1))
 
 
 def open_database(url: str, settings: DatabaseSettings) -> SqlMediaDatabase:
@@ -162,16 +161,18 @@ class SqlMediaDatabase:
             await connection.execute(_FORGET, {"media_id": media_id})
 
     async def ping(self) -> None:
-        """Return when the database answers a query."""
+        """Return when the database answers the query that serving asks, on both tables."""
         async with self._reading() as connection:
-            await connection.execute(_ONE)
+            await connection.execute(_BY_ID, {"media_id": 0})
 
     async def add(self, new: NewMedia, facts: MediaFacts) -> int:
         """Add a row and its facts in one transaction; gives the new id."""
         async with self._transaction() as connection:
             result = await connection.execute(insert(media_files), asdict(new))
             media_id: int = result.lastrowid
-            await connection.execute(_SAVE, _fact_values(media_id, facts))
+            row = (await connection.execute(_BY_ID, {"media_id": media_id})).one()
+            bound = replace(facts, row_version=_media(row).row_version)
+            await connection.execute(_SAVE, _fact_values(media_id, bound))
         return media_id
 
     async def find_by_hash(self, content_hash: str) -> Media | None:
@@ -262,6 +263,7 @@ def _known(row: Row[Any]) -> MediaFacts:
         flat_background=row.flat_background,
         focus=Focus(row.focus_x, row.focus_y) if known else None,
         source_path=row.facts_path,
+        row_version=row.row_version,
     )
 
 

@@ -93,5 +93,6 @@ media_facts = Table(
     Column("focus_x", Double),
     Column("focus_y", Double),
     Column("source_path", String(500), nullable=False),
+    Column("row_version", String(64), nullable=False),
     Column("learned_at", TIMESTAMP, nullable=False, server_default=text("CURRENT_TIMESTAMP")),
 )

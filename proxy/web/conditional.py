@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
+from multidict import MultiMapping
+
 from proxy.errors import RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
@@ -36,15 +38,15 @@ def matches(if_none_match: str, etag: str) -> bool:
     return if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
 
 
-def not_modified(headers: Mapping[str, str], etag: str, last_modified: datetime) -> bool:
+def not_modified(headers: MultiMapping[str], etag: str, last_modified: datetime) -> bool:
     """Whether a GET or HEAD with these headers is answered with 304.
 
     If-Modified-Since counts only where there is no If-None-Match (RFC 9110, 13.1.3); a malformed
     date counts as none.
     """
-    if_none_match = headers.get("If-None-Match")
-    if if_none_match is not None:
-        return matches(if_none_match, etag)
+    if_none_match = headers.getall("If-None-Match", ())
+    if if_none_match:
+        return matches(", ".join(if_none_match), etag)
     since = _parse_date(headers.get("If-Modified-Since"))
     return since is not None and last_modified.replace(microsecond=0) <= since
 

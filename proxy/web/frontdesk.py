@@ -6,6 +6,8 @@ through it: request id, clock, errors to problems, metrics, one access line.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -20,9 +22,11 @@ from proxy.settings import ServerSettings
 from proxy.web.exchange import Answer
 from proxy.web.hot import HotAnswers
 from proxy.web.problems import render_problem
-from proxy.web.responses import PieceResponse
+from proxy.web.responses import WholeResponse
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_LAST_CALL_S = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -38,22 +42,51 @@ class Frontdesk:
         # A counter behind a random start: unique among nodes, and nothing of the client's.
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def before(self, handler: Handler) -> Handler:
         """Stand before a server's own handler."""
 
         async def attend(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
-            hot = self._hot.find(request)
-            answer = await _guarded(request, handler) if hot is None else hot
+            answer = self._hot.find(request)
+            if answer is None or answer.large:
+                return await self._attend(request, handler, answer, began)
             answer.request_id = f"{self._prefix}-{next(self._numbers):x}"
-            first_byte_s = time.perf_counter() - began
-            if isinstance(answer, PieceResponse):
-                await answer.send(request)
-            self._note(request, answer, began, first_byte_s)
+            self._note(request, answer, began, time.perf_counter() - began)
             return answer
 
         return attend
+
+    async def _attend(
+        self,
+        request: web.BaseRequest,
+        handler: Handler,
+        hot: WholeResponse | None,
+        began: float,
+    ) -> web.StreamResponse:
+        """Answer what may take a while; it is waited for when the server stops."""
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            answer = await _guarded(request, handler) if hot is None else hot
+            answer.request_id = f"{self._prefix}-{next(self._numbers):x}"
+            first_byte_s = time.perf_counter() - began
+            try:
+                await answer.send(request)
+            finally:
+                self._note(request, answer, began, first_byte_s)
+            return answer
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Return when no answer is under way."""
+        await self._idle.wait()
 
     def _note(
         self, request: web.BaseRequest, answer: Answer, began: float, first_byte_s: float
@@ -80,6 +113,9 @@ class Frontdesk:
             )
 
 
+_DETAILS = {404: "there is nothing at this address"}
+
+
 async def _guarded(request: web.BaseRequest, handler: Handler) -> Answer:
     """The handler's answer; what it raises becomes a problem."""
     outcome = Outcome("other")
@@ -88,7 +124,7 @@ async def _guarded(request: web.BaseRequest, handler: Handler) -> Answer:
     except web.HTTPException as error:
         allowed = error.headers.get("Allow")
         headers = [("Cache-Control", "no-store"), *([("Allow", allowed)] if allowed else [])]
-        detail = f"use {allowed} here" if allowed else "there is nothing at this address"
+        detail = f"use {allowed} here" if allowed else _DETAILS.get(error.status, error.reason)
         return render_problem(error.status, error.reason, detail, outcome=outcome, headers=headers)
     except Exception:
         log.exception("request_failed", target=request.raw_path)
@@ -111,11 +147,21 @@ class Runner(web.AppRunner):
             app,
             access_log=None,
             keepalive_timeout=settings.keepalive_s,
-            shutdown_timeout=settings.drain_s,
+            # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
+            shutdown_timeout=_LAST_CALL_S,
             max_line_size=settings.max_header_bytes,
             max_field_size=settings.max_header_bytes,
         )
         self._frontdesk = frontdesk
+        self._drain_s = settings.drain_s
+
+    async def drain(self) -> None:
+        """Take no more connections; return when all answers are out, or after ``drain_s``."""
+        for site in list(self.sites):
+            await site.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._frontdesk.drain()
 
     async def setup(self) -> None:
         """Start the application and put the front desk before it."""

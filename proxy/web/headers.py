@@ -20,6 +20,9 @@ from proxy.web.conditional import http_date
 
 Header = tuple[str, str]
 
+SERVER = "smartserve"
+"""The product alone: versions are for ``/metrics``, not for strangers."""
+
 SECURITY: tuple[Header, ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'"),
@@ -91,7 +94,8 @@ def server_timing(timings: Iterable[tuple[str, float]]) -> str:
 
 def to_head(status: int, headers: Iterable[Header]) -> bytes:
     """Status line and header lines, without the empty line that ends them."""
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{n}: {v}" for n, v in headers)]
+    status_line = f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}"
+    lines = [status_line, f"Server: {SERVER}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
 

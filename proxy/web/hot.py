@@ -23,6 +23,8 @@ from proxy.web.responses import WholeResponse
 FreshUntil = Callable[[int], float]
 """Until when, on the monotonic clock, the row of a medium may be used without asking again."""
 
+_MAX_KEY = 1024
+"""Characters; who asks with longer ones goes the whole way, so that strangers' text stays small."""
 _TOUCH_S = 1.0
 """How often a hot rendition is moved to the young end of the memory store."""
 
@@ -86,6 +88,8 @@ class HotAnswers:
         if rendition is None or until <= self._clock():
             return
         key = (request.raw_path, accept)
+        if sum(map(len, key)) > _MAX_KEY:
+            return
         self._hot.pop(key, None)
         if len(self._hot) >= self._max_items:
             del self._hot[next(iter(self._hot))]
@@ -104,8 +108,7 @@ class HotAnswers:
         if hot.until <= now or not _plain(request):
             return None
         answer = hot.answer
-        if_none_match = headers.get("If-None-Match")
-        if if_none_match is not None and matches(if_none_match, answer.etag):
+        if "If-None-Match" in headers and _has(request, answer.etag):
             return WholeResponse(
                 304,
                 answer.not_modified_head,
@@ -128,6 +131,10 @@ class HotAnswers:
         else:
             hot.touch_at = now + _TOUCH_S
             self._memory.peek(hot.answer.digest)
+
+
+def _has(request: web.BaseRequest, etag: str) -> bool:
+    return matches(", ".join(request.headers.getall("If-None-Match")), etag)
 
 
 def _plain(request: web.BaseRequest) -> bool:

@@ -12,13 +12,16 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import SmartserveError
 from proxy.metrics import Outcome, Tally
-from proxy.web.headers import DateLine, Header, to_head
+from proxy.web.headers import SERVER, DateLine, Header, to_head
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
 
 _JOINED_BYTES = 64 * 1024
 """Up to this size copying the body behind the head costs less than a second buffer to send."""
+
+_PIECE_BYTES = 256 * 1024
+"""A larger body goes out in pieces of this size, each when the client has taken the one before."""
 
 _date = DateLine()
 log = structlog.get_logger(__name__)
@@ -52,6 +55,7 @@ class WholeResponse(web.StreamResponse):
         self.outcome = outcome
         self.tally = tally
         self.request_id = ""
+        self._written = False
 
     @property
     def status(self) -> int:
@@ -62,8 +66,23 @@ class WholeResponse(web.StreamResponse):
         """Bytes of the body that this request gets."""
         return 0 if request.method == "HEAD" else len(self._whole)
 
+    @property
+    def large(self) -> bool:
+        """Whether the body is sent in pieces, which takes as long as the client does."""
+        return len(self._whole) > _JOINED_BYTES
+
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
-        """Write the response; returns when the transport has room again."""
+        """Write the response, unless `send` has; returns when the transport has room again.
+
+        A client that asks on and on and reads nothing is waited for here.
+        """
+        if not self._written:
+            await self.send(request)
+        return None
+
+    async def send(self, request: BaseRequest) -> None:
+        """Write head and body; returns when the client has taken nearly all of it."""
+        self._written = True
         transport = request.transport
         if transport is None:
             raise ConnectionResetError
@@ -78,10 +97,13 @@ class WholeResponse(web.StreamResponse):
         )
         if len(body) <= _JOINED_BYTES:
             transport.write(b"".join((*parts, body)))
-        else:
-            transport.writelines((b"".join(parts), body))
             await request.writer.drain()
-        return None
+            return
+        transport.write(b"".join(parts))
+        view = memoryview(body)
+        for start in range(0, len(body), _PIECE_BYTES):
+            transport.write(view[start : start + _PIECE_BYTES])
+            await request.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """All is written by `prepare`."""
@@ -130,6 +152,7 @@ class PieceResponse(web.StreamResponse):
         ``release`` is called once `send` has ended, however it ends.
         """
         super().__init__(status=status)
+        self.headers["Server"] = SERVER
         for name, value in headers:
             self.headers[name] = value
         self.content_length = length

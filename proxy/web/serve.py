@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 
+import structlog
 from aiohttp import web
 
 from proxy.database import MediaDatabase
@@ -20,6 +21,10 @@ from proxy.web.conditional import not_modified
 from proxy.web.exchange import Answer, Exchange
 from proxy.web.hot import HotAnswers
 from proxy.web.problems import problem
+
+_TELL_EVERY_S = 1.0
+
+log = structlog.get_logger(__name__)
 
 _NAME = re.compile(r"([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?", re.ASCII)
 
@@ -61,6 +66,7 @@ class PictureHandler:
         self._telemetry = telemetry
         self._sizes = sizes
         self._lifetimes = lifetimes
+        self._told: dict[str, float] = {}
 
     async def serve(self, request: web.Request) -> Answer:
         """``/serve/{media_id}``: the long lifetime."""
@@ -80,6 +86,7 @@ class PictureHandler:
             )
             return await self._answer(request, route, media_id, wanted)
         except SmartserveError as error:
+            self._report(error, media_id)
             return problem(
                 error,
                 outcome=Outcome(
@@ -88,6 +95,17 @@ class PictureHandler:
                 not_found_s=self._lifetimes.not_found_s,
                 negotiated=wanted is not None and wanted.negotiated,
             )
+
+    def _report(self, error: SmartserveError, media_id: int | None) -> None:
+        """Tell the operator the cause of what is no client's doing, each kind once a second."""
+        kind = type(error).__name__
+        if not error.reported or time.monotonic() - self._told.get(kind, -1.0) < _TELL_EVERY_S:
+            return
+        self._told[kind] = time.monotonic()
+        cause = repr(error.__cause__) if error.__cause__ is not None else None
+        log.warning(
+            "answer_failed", error=kind, detail=error.detail, media_id=media_id, cause=cause
+        )
 
     async def _answer(
         self, request: web.Request, route: Route, media_id: int, wanted: VariantRequest

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.errors import ConfigurationError
 from proxy.settings import ServerSettings
+from proxy.web.frontdesk import Runner
 from proxy.web.health import Health
 
 _LAG_INTERVAL_S = 0.5
@@ -21,9 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def listening(
-    runner: web.AppRunner, health: Health, settings: ServerSettings
-) -> AsyncIterator[int]:
+async def listening(runner: Runner, health: Health, settings: ServerSettings) -> AsyncIterator[int]:
     """Listen for the length of the block; gives the port.
 
     In the end readiness fails first, then no more connections are taken, and answers under way
@@ -45,6 +44,7 @@ async def listening(
         yield runner.addresses[0][1]
     finally:
         health.draining = True
+        await runner.drain()
         await runner.cleanup()
 
 

@@ -28,7 +28,11 @@ def serve(connection: socket.socket, hello: Hello, handle: Handler) -> None:
         datagram, descriptors, _, _ = socket.recv_fds(connection, MAX_DATAGRAM, _DESCRIPTORS)
         if not datagram:
             return
-        connection.send(encode(_answer(datagram, descriptors, hello, handle)))
+        answer = encode(_answer(datagram, descriptors, hello, handle))
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the server has gone, and nobody waits for the answer
 
 
 def _answer(

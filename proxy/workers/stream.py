@@ -16,6 +16,7 @@ class ByteStream:
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
         self._length = 0
+        self._joined: bytes | None = None
         self._ended = False
         self._error: Exception | None = None
         self._changed = asyncio.Event()
@@ -72,9 +73,11 @@ class ByteStream:
             raise self._error
 
     async def whole(self) -> bytes:
-        """All bytes once the stream has ended; raises where it failed."""
+        """All bytes once the stream has ended, the same object for all; raises where it failed."""
         while not self._ended:
             await self._changed.wait()
         if self._error is not None:
             raise self._error
-        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        if self._joined is None:
+            self._joined = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        return self._joined

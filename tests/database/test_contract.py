@@ -38,8 +38,21 @@ async def test_a_row_is_found_with_its_facts(
         library_path=None,
         status="completed",
         updated_at=found.updated_at,
-        facts=facts,
+        facts=replace(facts, row_version=found.row_version),
     )
+
+
+async def test_facts_are_those_of_the_row_they_were_added_with(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    found = await database.find(media_id)
+    assert found is not None
+    assert found.known_facts is not None
+    backend.run(url, f"UPDATE media_files SET status = 'processing' WHERE id = {media_id}")
+    changed = await database.find(media_id)
+    assert changed is not None
+    assert changed.known_facts is None
 
 
 async def test_an_absent_row_is_none(database: SqlMediaDatabase) -> None:
@@ -51,6 +64,7 @@ async def test_facts_without_a_focus_come_back_without_one(
 ) -> None:
     plain = replace(facts, focus=None, has_alpha=True, flat_background=False, pages=7)
     media_id = await database.add(new, plain)
+    await database.save_facts(media_id, plain)
     assert await _facts_of(database, media_id) == plain
 
 

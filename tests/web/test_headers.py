@@ -202,7 +202,8 @@ def test_every_origin_is_a_token_that_server_timing_may_name(origin: Origin) -> 
 def test_a_head_ends_each_line_and_leaves_its_own_end_open() -> None:
     head = to_head(206, [("Content-Type", "image/webp"), ("Content-Length", "5")])
     assert head == (
-        b"HTTP/1.1 206 Partial Content\r\nContent-Type: image/webp\r\nContent-Length: 5\r\n"
+        b"HTTP/1.1 206 Partial Content\r\nServer: smartserve\r\n"
+        b"Content-Type: image/webp\r\nContent-Length: 5\r\n"
     )
 
 
@@ -210,7 +211,7 @@ def test_a_head_ends_each_line_and_leaves_its_own_end_open() -> None:
 def test_no_name_adds_a_line_to_the_head(name: str) -> None:
     of = plan(name=name)
     headers = content_headers(of, of.variant)
-    assert to_head(200, headers).count(b"\n") == 1 + len(headers)
+    assert to_head(200, headers).count(b"\n") == 2 + len(headers)
 
 
 def test_the_date_line_is_a_date_of_now() -> None:

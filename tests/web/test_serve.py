@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError
+from multidict import CIMultiDict
 from PIL import Image
 from yarl import URL
 
@@ -274,6 +275,18 @@ async def test_a_304_asks_no_store_and_renders_nothing(serve: Serve, photo: str)
     answer = await get(second, f"{photo}?size=small", **{"If-None-Match": etag})
     assert (answer.status, second.renders()) == (304, 0)
     assert second.metric("smartserve_cache_misses_total", tier="memory") == 0
+
+
+@pytest.mark.parametrize("hot", [False, True])
+async def test_tags_on_several_header_lines_are_one_list(
+    server: Serving, photo: str, *, hot: bool
+) -> None:
+    path = f"{photo}?size=small"
+    etag = (await get(server, path)).headers["ETag"]
+    if hot:
+        await get(server, path)
+    lines = [("Accept", "*/*"), ("If-None-Match", '"other"'), ("If-None-Match", etag)]
+    assert (await server.client.get(path, headers=CIMultiDict(lines))).status == 304
 
 
 async def test_another_tag_gets_the_picture(server: Serving, photo: str) -> None:

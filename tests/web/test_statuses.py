@@ -74,6 +74,47 @@ async def test_a_medium_that_failed_is_not_found(
     assert "Retry-After" not in answer.headers
 
 
+async def test_a_half_downloaded_original_is_looked_at_again_when_it_is_whole(
+    serve: Serve, data_dir: Path, library: Library
+) -> None:
+    photo = library.ids["large"]
+    path = original(data_dir, photo)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    change(data_dir, "DELETE FROM media_facts")
+    change(data_dir, "UPDATE media_files SET status = 'downloading' WHERE id = ?", photo)
+    server = await serve(database={"row_ttl_s": 0.05})
+    half = await get(server, f"/serve/{photo}?size=thumbnail")
+    assert (half.status, half.headers["Cache-Control"]) == (200, "public, max-age=30")
+    path.write_bytes(whole)
+    change(data_dir, "UPDATE media_files SET status = 'completed' WHERE id = ?", photo)
+    await asyncio.sleep(0.1)
+    complete = await get(server, f"/serve/{photo}?size=thumbnail")
+    assert complete.headers["ETag"] != half.headers["ETag"]
+    assert await complete.read() != await half.read()
+
+
+async def test_a_hot_answer_is_not_given_past_its_rows_time(
+    serve: Serve, data_dir: Path, photo: int
+) -> None:
+    server = await serve(database={"row_ttl_s": 0.2})
+    for _ in range(3):
+        assert (await get(server, f"/serve/{photo}?size=small")).status == 200
+    change(data_dir, "UPDATE media_files SET status = 'failed' WHERE id = ?", photo)
+    await asyncio.sleep(0.25)
+    assert (await get(server, f"/serve/{photo}?size=small")).status == 404
+
+
+async def test_the_processed_file_is_served_where_the_original_is_missing(
+    serve: Serve, data_dir: Path, photo: int
+) -> None:
+    source = original(data_dir, photo)
+    source.rename(source.with_name("processed.jpg"))
+    path = str(source.with_name("processed.jpg").relative_to(data_dir / "originals"))
+    change(data_dir, "UPDATE media_files SET library_path = ? WHERE id = ?", path, photo)
+    assert (await get(await serve(), f"/serve/{photo}")).status == 200
+
+
 async def test_the_processed_file_is_served_where_there_is_no_original(
     serve: Serve, data_dir: Path, photo: int
 ) -> None:
@@ -190,6 +231,19 @@ async def test_a_picture_that_takes_too_long_times_out(serve: Serve, library: Li
     server = await serve(workers={"count": 1, "deadline_s": 0.05})
     answer = await get(server, f"/serve/{library.ids['large']}.avif?size=zoom")
     assert answer.status == 504
+
+
+async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
+    serve: Serve, library: Library
+) -> None:
+    large = library.ids["large"]
+    first = await serve()
+    await get(first, f"/serve/{large}.avif?size=thumbnail")
+    await first.rooms.delivery.drain()
+    second = await serve(workers={"count": 1, "deadline_s": 0.05})
+    answer = await get(second, f"/serve/{large}.avif?size=zoom")
+    assert answer.headers["Cache-Status"] == "smartserve; hit; detail=fallback"
+    assert "Last-Modified" not in answer.headers
 
 
 async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo: int) -> None:

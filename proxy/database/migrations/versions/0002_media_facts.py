@@ -36,6 +36,7 @@ def _create() -> None:
         sa.Column("focus_x", sa.Double),
         sa.Column("focus_y", sa.Double),
         sa.Column("source_path", sa.String(500), nullable=False),
+        sa.Column("row_version", sa.String(64), nullable=False),
         sa.Column(
             "learned_at",
             sa.TIMESTAMP,
