@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from yarl import URL
 
 from proxy.ingest.importing import Imported
@@ -148,6 +149,18 @@ async def test_a_missing_file_is_not_found(serve: Serve, data_dir: Path, photo: 
     answer = await get(server, f"/serve/{photo}")
     assert answer.status == 404
     assert server.metric("smartserve_source_errors_total", kind="missing") == 1
+
+
+async def test_the_cause_of_a_failure_is_logged_once_a_second(
+    serve: Serve, data_dir: Path, photo: int
+) -> None:
+    original(data_dir, photo).unlink()
+    server = await serve()
+    with capture_logs() as lines:
+        for size in ("small", "grid", "zoom"):
+            await get(server, f"/serve/{photo}?size={size}")
+    told = [line for line in lines if line["event"] == "answer_failed"]
+    assert [(line["error"], line["media_id"]) for line in told] == [("SourceMissing", photo)]
 
 
 async def test_a_missing_storage_is_to_be_asked_for_again(
