@@ -234,7 +234,8 @@ def test_ctrl_c_ends_an_import_quietly(data: Path, folder: Path) -> None:
     command = [*SMARTSERVE, "import", str(folder), "--data-dir", str(data)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        time.sleep(1.2)
+        while not (data / "smartserve.db").exists():
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
     assert b"Traceback" not in told
