@@ -7,6 +7,7 @@ encoded bytes to the target, and answers with one datagram: a result or a failur
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from proxy.media import Focus
 from proxy.variant import Geometry
 
 MAX_DATAGRAM = 64 * 1024
-"""Longest order or answer in bytes; both are a few hundred."""
+"""Longest order or answer in bytes; both are a few hundred, those of a set as much an output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,22 @@ class ProbeJob:
 
 
 @dataclass(frozen=True, slots=True)
+class QualitySearch:
+    """Find the smallest quality of an encoder that reaches a target of perceived quality.
+
+    It replaces the ``Q`` of a profile, from which the search starts. Pictures that are animated
+    and formats without a lossy quality are encoded as their profile says.
+    """
+
+    target: float
+    """In points of SSIMULACRA2, as `proxy.imaging.quality` estimates them: 100 is identical."""
+    low: int
+    high: int
+    """Bounds of ``Q``, both allowed."""
+    max_encodes: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class RenderJob:
     """Make one rendition of a source."""
 
@@ -59,9 +76,37 @@ class RenderJob:
     animated: bool = False
     copyright: str | None = None
     """Written into the rendition; everything else of the metadata is stripped."""
+    search: QualitySearch | None = None
 
 
-Job = ProbeJob | RenderJob
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One rendition of several: what `RenderJob` says of a single one."""
+
+    geometry: Geometry
+    profile: EncoderProfile
+    remove_background: bool = False
+    animated: bool = False
+    search: QualitySearch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RenderSetJob:
+    """Make several renditions of one source, which is decoded once.
+
+    The target gets one frame for each output, in their order: the length in `FRAME_LENGTH`, then
+    that many bytes. An output that fails is a frame of length 0.
+    """
+
+    limits: Limits
+    outputs: tuple[Output, ...]
+    copyright: str | None = None
+
+
+FRAME_LENGTH = struct.Struct(">Q")
+"""The head of a frame: how many bytes follow, 8 bytes big-endian."""
+
+Job = ProbeJob | RenderJob | RenderSetJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +137,12 @@ class RenderResult:
     pages: int
     stages: dict[str, float] = field(default_factory=dict)
     """``decode``, ``transform``, ``encode``."""
+    quality: int | None = None
+    """The ``Q`` that a search chose; None where none was made."""
+    score: float | None = None
+    """The estimate of SSIMULACRA2 at that quality."""
+    target_missed: bool = False
+    """Whether even the highest quality tried scores below the target, or rings on flat ground."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +156,18 @@ class JobFailure:
 FAILURE_KINDS = ("unsupported", "undecodable", "too_large", "unreadable", "fault")
 """Not of a served kind; corrupt; past a limit; the descriptor failed; our own fault."""
 
-Result = ProbeResult | RenderResult | JobFailure
+
+@dataclass(frozen=True, slots=True)
+class RenderSetResult:
+    """What became of each output of a set, in their order.
+
+    A source that cannot be opened at all is a `JobFailure` in place of this, and no frames.
+    """
+
+    results: tuple[RenderResult | JobFailure, ...]
+
+
+Result = ProbeResult | RenderResult | RenderSetResult | JobFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +184,30 @@ class Hello:
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Ping, ProbeJob, RenderJob, ProbeResult, RenderResult, JobFailure, Hello)
+    for kind in (
+        Ping,
+        ProbeJob,
+        RenderJob,
+        RenderSetJob,
+        ProbeResult,
+        RenderResult,
+        RenderSetResult,
+        JobFailure,
+        Hello,
+    )
 }
 
 
 def encode(message: Ping | Job | Result | Hello) -> bytes:
     """One datagram's bytes."""
-    return json.dumps([type(message).__name__, asdict(message)]).encode()
+    return json.dumps([type(message).__name__, _fields(message)]).encode()
+
+
+def _fields(message: Ping | Job | Result | Hello) -> dict[str, Any]:
+    """The fields as JSON takes them; results of a set keep the names of their kinds."""
+    if isinstance(message, RenderSetResult):
+        return {"results": [[type(one).__name__, asdict(one)] for one in message.results]}
+    return asdict(message)
 
 
 def decode(datagram: bytes) -> Any:
@@ -139,12 +218,23 @@ def decode(datagram: bytes) -> Any:
     """
     try:
         name, fields = json.loads(datagram)
-        return _KINDS[name](**{name: _revive(name, value) for name, value in fields.items()})
+        return _KINDS[name](**_revived(fields))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("not a message between server and worker") from error
 
 
-def _revive(name: str, value: Any) -> Any:
+def _revived(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _revive(name, value) for name, value in fields.items()}
+
+
+def _revive_result(kind: str, fields: dict[str, Any]) -> RenderResult | JobFailure:
+    kinds: dict[str, type[RenderResult | JobFailure]] = {
+        one.__name__: one for one in (RenderResult, JobFailure)
+    }
+    return kinds[kind](**fields)
+
+
+def _revive(name: str, value: Any) -> Any:  # noqa: PLR0911 - a flat table
     """Turn the JSON of a nested field back into its value."""
     match name, value:
         case "limits", dict():
@@ -158,5 +248,11 @@ def _revive(name: str, value: Any) -> Any:
             return EncoderProfile(Format(value["format"]), options)
         case "source_types", list():
             return tuple(value)
+        case "search", dict():
+            return QualitySearch(**value)
+        case "outputs", list():
+            return tuple(Output(**_revived(output)) for output in value)
+        case "results", list():
+            return tuple(_revive_result(*result) for result in value)
         case _:
             return value

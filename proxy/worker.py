@@ -13,13 +13,15 @@ import socket
 import sys
 
 from proxy.imaging import render as imaging
-from proxy.jobs import Job, ProbeJob, Result
+from proxy.jobs import Job, ProbeJob, RenderSetJob, Result
 from proxy.workers import child
 
 
 def _handle(job: Job, source: int, target: int) -> Result:
     if isinstance(job, ProbeJob):
         return imaging.probe(job, source)
+    if isinstance(job, RenderSetJob):
+        return imaging.render_set(job, source, target)
     return imaging.render(job, source, target)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
 from proxy.errors import SmartserveError, SourceChanged, SourceMissing
-from proxy.jobs import Job, ProbeJob, ProbeResult, RenderJob, RenderResult
+from proxy.jobs import ProbeJob, ProbeResult, RenderJob, RenderResult
 from proxy.media import Media
 from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
@@ -67,7 +67,7 @@ class Workshop:
     async def run(
         self,
         media: Media,
-        job: Job,
+        job: ProbeJob | RenderJob,
         sink: Sink = lambda _: None,
         *,
         byte_size: int | None = None,
@@ -94,7 +94,7 @@ class Workshop:
     async def _work(
         self,
         media: Media,
-        job: Job,
+        job: ProbeJob | RenderJob,
         sink: Sink,
         byte_size: int | None,
         admitted: Callable[[float], None],

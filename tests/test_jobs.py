@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,15 @@ from proxy.jobs import (
     Hello,
     JobFailure,
     Limits,
+    Output,
     Ping,
     ProbeJob,
     ProbeResult,
+    QualitySearch,
     RenderJob,
     RenderResult,
+    RenderSetJob,
+    RenderSetResult,
     decode,
     encode,
 )
@@ -28,7 +33,17 @@ from proxy.media import Focus
 from proxy.settings import EncoderSettings, LimitSettings
 from proxy.variant import Geometry
 
-Message = Ping | ProbeJob | RenderJob | ProbeResult | RenderResult | JobFailure | Hello
+Message = (
+    Ping
+    | ProbeJob
+    | RenderJob
+    | RenderSetJob
+    | ProbeResult
+    | RenderResult
+    | RenderSetResult
+    | JobFailure
+    | Hello
+)
 
 LIMITS = LimitSettings().to_limits()
 GEOMETRY = Geometry(300, 300, 400, 300, left=50)
@@ -40,6 +55,14 @@ RENDER = RenderJob(
     animated=True,
     copyright="© Ü/\n\0",
 )
+SEARCH = QualitySearch(target=74.5, low=40, high=85, max_encodes=3)
+OUTPUT = Output(GEOMETRY, EncoderSettings().profiles()[Format.AVIF], search=SEARCH)
+SET = RenderSetJob(
+    LIMITS,
+    (OUTPUT, Output(GEOMETRY, EncoderSettings().profiles()[Format.PNG], animated=True)),
+    "© me",
+)
+SEARCHED = RenderResult(1, 1, 1, quality=61, score=74.7, target_missed=True)
 PROBED = ProbeResult(
     content_hash="ab" * 32,
     byte_size=2**40,
@@ -56,10 +79,16 @@ MESSAGES: dict[str, Message] = {
     "probe": ProbeJob(LIMITS),
     "strict probe": ProbeJob(LIMITS, strict=True),
     "render": RENDER,
+    "render with a search": replace(RENDER, search=SEARCH),
+    "set": SET,
+    "set of nothing": RenderSetJob(LIMITS, ()),
     "probed": PROBED,
     "probed without focus": ProbeResult("", 0, "png", 1, 1, False, 1, True, None),  # noqa: FBT003
     "rendered": RenderResult(300, 200, 1, {"decode": 0.01, "encode": 1e-9}),
     "rendered at once": RenderResult(1, 1, 1),
+    "rendered after a search": SEARCHED,
+    "rendered as a set": RenderSetResult((SEARCHED, JobFailure("fault", "why"), SEARCHED)),
+    "rendered as a set of nothing": RenderSetResult(()),
     **{kind: JobFailure(kind, "why, in words") for kind in FAILURE_KINDS},
     "hello": Hello("8.18.7", ("jpeg", "png"), {"heif": "1.19"}),
     "hello of a bare libvips": Hello("8.18.7", ()),
@@ -76,19 +105,41 @@ OPTIONS = st.lists(
 ).map(tuple)
 PROFILES = st.builds(EncoderProfile, st.sampled_from(Format), OPTIONS)
 SECONDS = st.floats(0, 1e6)
+SEARCHES = st.none() | st.builds(QualitySearch, SECONDS, COUNTS, COUNTS, COUNTS)
+GEOMETRIES = st.builds(Geometry, *[COUNTS] * 6)
+RESULTS = st.builds(
+    RenderResult,
+    COUNTS,
+    COUNTS,
+    COUNTS,
+    st.dictionaries(st.text(), SECONDS),
+    st.none() | COUNTS,
+    st.none() | SECONDS,
+    st.booleans(),
+)
+FAILURES = st.builds(JobFailure, st.text(), st.text())
+OUTPUTS = st.builds(Output, GEOMETRIES, PROFILES, st.booleans(), st.booleans(), SEARCHES)
 ANY_MESSAGE = st.one_of(
     st.builds(ProbeJob, LIMITS_ANY, st.booleans()),
     st.builds(
         RenderJob,
         LIMITS_ANY,
-        st.builds(Geometry, *[COUNTS] * 6),
+        GEOMETRIES,
         PROFILES,
         st.booleans(),
         st.booleans(),
         st.none() | st.text(),
+        SEARCHES,
     ),
-    st.builds(RenderResult, COUNTS, COUNTS, COUNTS, st.dictionaries(st.text(), SECONDS)),
-    st.builds(JobFailure, st.text(), st.text()),
+    st.builds(
+        RenderSetJob,
+        LIMITS_ANY,
+        st.lists(OUTPUTS, max_size=3).map(tuple),
+        st.none() | st.text(),
+    ),
+    RESULTS,
+    st.builds(RenderSetResult, st.lists(RESULTS | FAILURES, max_size=3).map(tuple)),
+    FAILURES,
     st.builds(
         Hello,
         st.text(),
@@ -115,6 +166,14 @@ def test_what_was_hashable_still_is_when_it_arrives() -> None:
     assert hash(arrived.profile) == hash(RENDER.profile)
     assert isinstance(arrived.profile.format, Format)
     assert isinstance(arrived.limits.source_types, tuple)
+    assert hash(decode(encode(SET)).outputs) == hash(SET.outputs)
+
+
+def test_a_datagram_has_room_for_every_size_in_every_format() -> None:
+    many = RenderSetJob(LIMITS, (OUTPUT,) * 64, "©" * 500)
+    assert len(encode(many)) < MAX_DATAGRAM / 2
+    done = RenderResult(16383, 16383, 1, dict.fromkeys(("decode", "transform", "encode"), 1 / 3))
+    assert len(encode(RenderSetResult((done,) * 64))) < MAX_DATAGRAM / 2
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -178,6 +237,11 @@ def _with(message: Message, **fields: object) -> bytes:
         _with(RENDER, geometry={"width": 1, "height": 1, "depth": 1}),
         _with(RENDER, limits={}),
         _with(RENDER, unknown=1),
+        _with(RENDER, search={"target": 75}),
+        _with(SET, outputs=[1]),
+        _with(SET, outputs=[{"geometry": {}}]),
+        _with(RenderSetResult(()), results=[["Ping", {}]]),
+        _with(RenderSetResult(()), results=[1]),
     ],
 )
 def test_nonsense_is_refused(datagram: bytes) -> None:

@@ -1,6 +1,6 @@
-"""The two orders of a worker: learn the facts of a source, and make one rendition of it.
+"""The orders of a worker: learn the facts of a source, make one rendition of it, or several.
 
-Both take descriptors that stay the caller's, and both give a failure as a value.
+All take descriptors that stay the caller's, and all give a failure as a value.
 """
 
 from __future__ import annotations
@@ -8,16 +8,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from proxy.formats import TRAITS
-from proxy.imaging import encode, load, steps
+from proxy.imaging import encode, load, search, steps
 from proxy.imaging.failures import answered, encoding
 from proxy.imaging.loaders import configure, hello, lock_loaders
 from proxy.imaging.probe import facts
-from proxy.jobs import JobFailure, ProbeJob, ProbeResult, RenderJob, RenderResult
+from proxy.imaging.shared import Shared
+from proxy.jobs import (
+    FRAME_LENGTH,
+    JobFailure,
+    Output,
+    ProbeJob,
+    ProbeResult,
+    RenderJob,
+    RenderResult,
+    RenderSetJob,
+    RenderSetResult,
+)
 
-__all__ = ["configure", "hello", "lock_loaders", "probe", "render"]
+__all__ = ["configure", "hello", "lock_loaders", "probe", "render", "render_set"]
 
 
 def probe(job: ProbeJob, source_fd: int) -> ProbeResult | JobFailure:
@@ -35,17 +48,86 @@ def render(job: RenderJob, source_fd: int, target_fd: int) -> RenderResult | Job
     return answered(lambda: _render(job, source_fd, target_fd), target_fd=target_fd)
 
 
+def render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetResult | JobFailure:
+    """Render a source into several renditions, decoded once, as frames in the order of outputs.
+
+    An output that fails is an empty frame and a failure among the results; a failure in place of
+    the results means that the source or the target is broken, and the frames are not to be used.
+    """
+    return answered(lambda: _render_set(job, source_fd, target_fd), target_fd=target_fd)
+
+
 def _render(job: RenderJob, source_fd: int, target_fd: int) -> RenderResult:
     clock = _Clock()
     with clock.stage("decode"):
         opened = load.open_source(source_fd, job.limits)
-        animated = job.animated and opened.header.pages > 1 and TRAITS[job.profile.format].animation
-        pages = _decoded(opened, job, animated=animated)
+        pages = _decoded(opened, job, animated=_animated(job, opened))
     with clock.stage("transform"):
         image = _transformed(pages, job, opened=opened)
     with clock.stage("encode"):
-        _encode(image, job, target_fd=target_fd)
-    return RenderResult(job.geometry.width, job.geometry.height, len(pages), clock.seconds)
+        found = _encode(image, job, target_fd=target_fd, animated=len(pages) > 1)
+    return _result(job, len(pages), clock, found)
+
+
+def _render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetResult:
+    opened = load.open_source(source_fd, job.limits)
+    shared = Shared(opened, [output.geometry for output in job.outputs])
+    results = []
+    for output in job.outputs:
+        one = _job_of(job, output)
+        made = answered(partial(_rendered, one, opened, shared))
+        result, encoded = (made, b"") if isinstance(made, JobFailure) else made
+        encoding(partial(_write_frame, target_fd, encoded))
+        results.append(result)
+    return RenderSetResult(tuple(results))
+
+
+def _job_of(job: RenderSetJob, output: Output) -> RenderJob:
+    return RenderJob(
+        job.limits,
+        output.geometry,
+        output.profile,
+        output.remove_background,
+        output.animated,
+        job.copyright,
+        output.search,
+    )
+
+
+def _rendered(job: RenderJob, opened: load.Opened, shared: Shared) -> tuple[RenderResult, bytes]:
+    """One output of a set, in memory."""
+    clock = _Clock()
+    with clock.stage("decode"):
+        if _animated(job, opened):
+            pages = _decoded(opened, job, animated=True)
+        else:
+            pages = [shared.page(job.geometry, whole=job.remove_background)]
+    with clock.stage("transform"):
+        image = _transformed(pages, job, opened=opened)
+    with clock.stage("encode"):
+        encoded, found = encoding(partial(_to_bytes, image, job, animated=len(pages) > 1))
+    return _result(job, len(pages), clock, found), encoded
+
+
+def _write_frame(target_fd: int, encoded: bytes) -> None:
+    encode.write_bytes(target_fd, FRAME_LENGTH.pack(len(encoded)))
+    encode.write_bytes(target_fd, encoded)
+
+
+def _animated(job: RenderJob, opened: load.Opened) -> bool:
+    return job.animated and opened.header.pages > 1 and TRAITS[job.profile.format].animation
+
+
+def _result(job: RenderJob, pages: int, clock: _Clock, found: search.Trial | None) -> RenderResult:
+    result = RenderResult(job.geometry.width, job.geometry.height, pages, clock.seconds)
+    if found is None:
+        return result
+    return replace(
+        result,
+        quality=found.quality,
+        score=round(found.fidelity.score, 2),
+        target_missed=not found.passes,
+    )
 
 
 def _decoded(opened: load.Opened, job: RenderJob, *, animated: bool) -> list[Any]:
@@ -59,7 +141,12 @@ def _decoded(opened: load.Opened, job: RenderJob, *, animated: bool) -> list[Any
     if job.remove_background:
         return [page.copy_memory() for page in pages]
     pages = [steps.crop(page, geometry=geometry) for page in pages]
-    return pages if job.profile.streams else [page.copy_memory() for page in pages]
+    return pages if _streams(job) else [page.copy_memory() for page in pages]
+
+
+def _streams(job: RenderJob) -> bool:
+    """Whether pixels are asked for only once and bytes may leave before all of them are there."""
+    return job.profile.streams and job.search is None
 
 
 def _transformed(pages: list[Any], job: RenderJob, *, opened: load.Opened) -> Any:
@@ -71,14 +158,29 @@ def _transformed(pages: list[Any], job: RenderJob, *, opened: load.Opened) -> An
     return pages[0].copy_memory() if job.remove_background else pages[0]
 
 
-def _encode(image: Any, job: RenderJob, *, target_fd: int) -> None:
-    def work() -> None:
-        encode.write(image, job.profile, target_fd=target_fd, copyright_notice=job.copyright)
+def _encode(image: Any, job: RenderJob, *, target_fd: int, animated: bool) -> search.Trial | None:
+    """Write the rendition; what a search found, where one is made."""
 
-    if job.profile.streams:
-        work()
-    else:
-        encoding(work)
+    def work() -> search.Trial | None:
+        if not _searches(job, animated=animated):
+            encode.write(image, job.profile, target_fd=target_fd, copyright_notice=job.copyright)
+            return None
+        encoded, found = _to_bytes(image, job, animated=animated)
+        encode.write_bytes(target_fd, encoded)
+        return found
+
+    return work() if _streams(job) else encoding(work)
+
+
+def _searches(job: RenderJob, *, animated: bool) -> bool:
+    return job.search is not None and search.applies(job.profile, animated=animated)
+
+
+def _to_bytes(image: Any, job: RenderJob, *, animated: bool) -> tuple[bytes, search.Trial | None]:
+    if job.search is None or not search.applies(job.profile, animated=animated):
+        return encode.to_bytes(image, job.profile, copyright_notice=job.copyright), None
+    found = search.find(image, job.profile, job.search, copyright_notice=job.copyright)
+    return found.encoded, found
 
 
 class _Clock:

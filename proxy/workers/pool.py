@@ -23,7 +23,18 @@ from proxy.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.jobs import Hello, Job, JobFailure, ProbeJob, ProbeResult, RenderJob, RenderResult
+from proxy.jobs import (
+    Hello,
+    Job,
+    JobFailure,
+    ProbeJob,
+    ProbeResult,
+    RenderJob,
+    RenderResult,
+    RenderSetJob,
+    RenderSetResult,
+    Result,
+)
 from proxy.settings import WorkerSettings
 from proxy.workers.process import Sink, WorkerDied, WorkerProcess
 
@@ -112,10 +123,12 @@ class WorkerPool:
     async def run(self, job: ProbeJob, source: int, sink: Sink = ...) -> ProbeResult: ...
     @overload
     async def run(self, job: RenderJob, source: int, sink: Sink) -> RenderResult: ...
+    @overload
+    async def run(self, job: RenderSetJob, source: int, sink: Sink) -> RenderSetResult: ...
 
     async def run(
         self, job: Job, source: int, sink: Sink = lambda _: None
-    ) -> ProbeResult | RenderResult:
+    ) -> ProbeResult | RenderResult | RenderSetResult:
         """Do a job in a worker; its encoded bytes go to ``sink`` as they come.
 
         The descriptor stays the caller's. A job whose worker dies is tried once more.
@@ -141,9 +154,7 @@ class WorkerPool:
                     raise _FAILURES.get(answer.kind, RenderFault)(answer.detail)
                 return answer
 
-    async def _attempt(
-        self, job: Job, source: int, sink: _Counted
-    ) -> ProbeResult | RenderResult | JobFailure:
+    async def _attempt(self, job: Job, source: int, sink: _Counted) -> Result:
         worker = await self._take()
         sink.overflow = worker.kill
         try:
