@@ -97,11 +97,26 @@ async def test_a_source_that_is_no_picture_is_named(pool: WorkerPool, tmp_path: 
         await pool.run(ProbeJob(LIMITS), file.fileno())
 
 
+async def killed(pid: int) -> None:
+    """Kill a process and wait for its end: until then it may still read an order, and lose it."""
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while runs(pid):  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0.005)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 async def test_an_idle_worker_that_was_killed_costs_no_job(source: int) -> None:
     async with pool_of(count=2) as pool:
         await until_up(pool, 2)
         for pid in pool.pids:
-            os.kill(pid, signal.SIGKILL)
+            await killed(pid)
         assert await render(pool, source)
         assert pool.statistics()["restarts_crash"] == 2
 
