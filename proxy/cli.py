@@ -60,11 +60,10 @@ SAMPLES = Path(__file__).parent / "samples"
 def main() -> None:
     """Run the command; a fault of the configuration is told in sentences, without a traceback."""
     try:
-        app(standalone_mode=False)
+        # The code of an interrupted command comes back as a value; one that went well gives none.
+        raise SystemExit(app(standalone_mode=False))
     except SmartserveError as error:
         _fail(error)
-    except typer.Exit as end:
-        raise SystemExit(end.exit_code) from None
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import sys
 import time
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import orjson
 import structlog
@@ -32,22 +33,47 @@ def configure_logs(settings: LogSettings) -> None:
         logger_factory=_factory(settings),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, force=True)
-    logging.getLogger("aiohttp.server").addFilter(_by_us)
+    handler = logging.StreamHandler(sys.stderr)
+    # Whether to colour, and what a traceback looks like, is decided where our own lines are made.
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_rendering(settings, _as_text),
+            ],
+            foreign_pre_chain=[*common, structlog.stdlib.add_logger_name],
+        )
+    )
+    handler.addFilter(_worth_telling)
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
 
 
-def _by_us(record: logging.LogRecord) -> bool:
-    """Leave out the tracebacks that a stranger's malformed request would fill the log with."""
+def _as_text(fields: object, **options: Any) -> str:
+    """JSON as the standard library's handlers take it."""
+    return orjson.dumps(fields, **options).decode()
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Leave out the tracebacks of a stranger's malformed request, and those of being stopped.
+
+    The first would fill the log; the second come from the database's pool, whose connections end
+    with the work that was cancelled.
+    """
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or not kind.__module__.startswith("aiohttp.http_exceptions")
+    if kind is None:
+        return True
+    cancelled = issubclass(kind, asyncio.CancelledError)
+    return not (cancelled or kind.__module__.startswith("aiohttp.http_exceptions"))
 
 
-def _rendering(settings: LogSettings) -> list[Processor]:
+def _rendering(
+    settings: LogSettings, serializer: Callable[..., str | bytes] = orjson.dumps
+) -> list[Processor]:
     if settings.format == "console":
         return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     return [
         structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(serializer=orjson.dumps),
+        structlog.processors.JSONRenderer(serializer=serializer),
     ]
 
 

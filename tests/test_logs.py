@@ -6,10 +6,13 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
+import sys
 
+import pytest
 from aiohttp.http_exceptions import BadStatusLine
 
-from proxy.logs import AccessLog, _by_us
+from proxy.logs import AccessLog, _worth_telling
 from proxy.settings import LogSettings
 
 
@@ -67,5 +70,24 @@ def test_a_strangers_malformed_request_fills_no_log() -> None:
         info = (type(error), error, None)
         return logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "", None, info)
 
-    assert not _by_us(record(BadStatusLine()))
-    assert _by_us(record(ZeroDivisionError()))
+    assert not _worth_telling(record(BadStatusLine()))
+    assert not _worth_telling(record(asyncio.CancelledError()))
+    assert _worth_telling(record(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("fmt", ["json", "console"])
+def test_other_libraries_lines_look_like_ours(fmt: str) -> None:
+    script = (
+        "import logging; from proxy.logs import configure_logs; from proxy.settings import *;"
+        f"configure_logs(LogSettings(format={fmt!r}));"
+        "logging.getLogger('asyncio').warning('slow %s', 1)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stderr
+    if fmt == "json":
+        line = json.loads(told)
+        assert (line["event"], line["level"], line["logger"]) == ("slow 1", "warning", "asyncio")
+    else:
+        assert "slow 1" in told
+        assert "\x1b" not in told

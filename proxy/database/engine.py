@@ -129,6 +129,16 @@ async def connected(
         yield connection
 
 
+async def dispose(engine: AsyncEngine) -> None:
+    """Close the pooled connections; once cancelled, it still runs to its end."""
+    closing = asyncio.create_task(engine.dispose())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await closing
+        raise
+
+
 @contextmanager
 def translated(settings: DatabaseSettings) -> Iterator[None]:
     """Turn whatever a database, its driver or a deadline raises into `DatabaseUnavailable`.

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.database import NewMedia
-from proxy.database.engine import connected, open_engine, translated
+from proxy.database.engine import connected, dispose, open_engine, translated
 from proxy.database.tables import media_facts, media_files
 from proxy.errors import DatabaseUnavailable
 from proxy.media import Focus, Media, MediaFacts, MediaStatus
@@ -141,8 +141,8 @@ class SqlMediaDatabase:
 
     async def close(self) -> None:
         """Close the pooled connections."""
-        await self._engine.dispose()
-        await self._reader.dispose()
+        await dispose(self._engine)
+        await dispose(self._reader)
 
     async def find(self, media_id: int) -> Media | None:
         """The row with its facts, or None."""

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.database.engine import connected, open_engine, translated
+from proxy.database.engine import connected, dispose, open_engine, translated
 from proxy.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
 
@@ -69,7 +69,7 @@ async def _own_connection(
             async with asyncio.timeout(timeout_s), connected(engine, settings) as connection:
                 yield connection
     finally:
-        await engine.dispose()
+        await dispose(engine)
 
 
 async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
