@@ -33,8 +33,10 @@ def readings(sources: Sources) -> Iterator[Reading]:
 
 def _workers(sources: Sources) -> Iterator[Reading]:
     gate, pool = sources.admission, sources.pool
-    yield _gauge("queue_depth", "Jobs waiting for a worker.", gate, "waiting")
-    yield _gauge("renders_in_flight", "Jobs at work in a worker.", gate, "running")
+    waiting = _figure(gate, "waiting"), _figure(pool, "waiting")
+    depth = {"": lambda: sum(figure() for figure in waiting)}
+    yield _gauges("queue_depth", "Jobs waiting for a worker.", None, depth)
+    yield _gauge("renders_in_flight", "Jobs at work in a worker.", pool, "busy")
     yield _counters("rejections", "Jobs turned away.", "reason", _by(gate, "rejected_"))
     yield _counter(
         "coalesced", "Requests that joined a render under way.", sources.delivery, "joined"
@@ -84,7 +86,7 @@ def _counter(name: str, text: str, statistics: Statistics, key: str) -> Reading:
 
 
 def _gauges(
-    name: str, text: str, label: str, figures: Mapping[str, Callable[[], float]]
+    name: str, text: str, label: str | None, figures: Mapping[str, Callable[[], float]]
 ) -> Reading:
     return Reading(name, text, counter=False, label=label, figures=figures)
 

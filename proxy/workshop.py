@@ -103,13 +103,20 @@ class Workshop:
 
         The queue bounds how many are open.
         """
-        async with self._opened(media) as source, self._admission.enter() as queue_s:
-            if byte_size not in (None, source.byte_size):
-                raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
-            admitted(queue_s)
-            started = time.perf_counter()
-            result = await self._pool.run(job, source.descriptor, sink)
-            return Done(result, queue_s, time.perf_counter() - started)
+        async with self._opened(media) as source:
+            arrived = time.perf_counter()
+            begun_at = arrived
+
+            def begun() -> None:
+                nonlocal begun_at
+                begun_at = time.perf_counter()
+                admitted(begun_at - arrived)
+
+            async with self._admission.enter():
+                if byte_size not in (None, source.byte_size):
+                    raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
+                result = await self._pool.run(job, source.descriptor, sink, begun=begun)
+            return Done(result, begun_at - arrived, time.perf_counter() - begun_at)
 
     @asynccontextmanager
     async def _opened(self, media: Media) -> AsyncIterator[OpenSource]:

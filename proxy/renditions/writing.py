@@ -21,6 +21,7 @@ from proxy.renditions.underway import Ticket
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_MODE = 0o640
 _DIRECTORY_MODE = 0o750
+_BLOCK = bytes(4096)
 _ATTEMPTS = 5
 
 
@@ -154,11 +155,15 @@ def _standing(path: str) -> Change:
 
 
 def probe(layout: Layout) -> None:
-    """Make and remove an empty file, and the directories where they are missing. Blocking.
+    """Make and remove a file of one block, and the directories where they are missing. Blocking.
 
     Raises:
-        OSError: files cannot be made.
+        OSError: files cannot be made, or there is no room for one.
     """
     path = f"{layout.temporary}/{new_name()}"
-    os.close(_create(path))
-    Path(path).unlink()
+    descriptor = _create(path)
+    try:
+        os.write(descriptor, _BLOCK)
+    finally:
+        os.close(descriptor)
+        Path(path).unlink()

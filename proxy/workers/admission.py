@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from proxy.errors import QueueFull, ShuttingDown
@@ -13,41 +12,42 @@ from proxy.settings import WorkerSettings
 
 
 class Admission:
-    """Lets as many jobs in as there are workers; a bounded number waits, first come, first in."""
+    """Lets jobs in to the workers; a bounded number waits, first come, first in.
 
-    def __init__(
-        self, settings: WorkerSettings, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """``clock`` gives seconds and is only compared with itself."""
+    Of those that wait, one for each worker does so inside: made ready, so that no worker waits for
+    its next order.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        ready = min(settings.processes, settings.max_queue)
         self._settings = settings
-        self._clock = clock
-        self._places = asyncio.Semaphore(settings.processes)
+        self._places = asyncio.Semaphore(settings.processes + ready)
+        self._max_waiting = settings.max_queue - ready
         self._waiting = 0
-        self._running = 0
+        self._inside = 0
         self._closed = False
         self._rejections: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def enter(self) -> AsyncIterator[float]:
-        """Hold a place at the workers for the length of the block; gives the seconds waited.
+    async def enter(self) -> AsyncIterator[None]:
+        """Hold a place at the workers for the length of the block.
 
         Raises:
             QueueFull: the queue has no room, or the wait grew too long.
             ShuttingDown: no more renders are begun.
         """
-        arrived = self._clock()
         await self._wait()
-        self._running += 1
+        self._inside += 1
         try:
-            yield self._clock() - arrived
+            yield
         finally:
-            self._running -= 1
+            self._inside -= 1
             self._places.release()
 
     async def _wait(self) -> None:
         if self._closed:
             raise self._reject("shutdown", ShuttingDown("the server is stopping"))
-        if self._places.locked() and self._waiting >= self._settings.max_queue:
+        if self._places.locked() and self._waiting >= self._max_waiting:
             raise self._reject("queue_full", QueueFull("too many pictures are waiting"))
         self._waiting += 1
         try:
@@ -69,9 +69,9 @@ class Admission:
         self._closed = True
 
     def statistics(self) -> Mapping[str, float]:
-        """How many wait and run now, and how many were turned away, by reason."""
+        """How many wait and are inside now, and how many were turned away, by reason."""
         rejected = {f"rejected_{reason}": self._rejections[reason] for reason in REASONS}
-        return {"waiting": self._waiting, "running": self._running, **rejected}
+        return {"waiting": self._waiting, "inside": self._inside, **rejected}
 
 
 REASONS = ("queue_full", "queue_wait", "shutdown")

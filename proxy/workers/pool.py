@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self, cast, overload
 
 import structlog
 
@@ -27,16 +29,16 @@ from proxy.jobs import (
     Hello,
     Job,
     JobFailure,
+    Ping,
     ProbeJob,
     ProbeResult,
     RenderJob,
     RenderResult,
     RenderSetJob,
     RenderSetResult,
-    Result,
 )
 from proxy.settings import WorkerSettings
-from proxy.workers.process import Sink, WorkerDied, WorkerProcess
+from proxy.workers.process import Order, Sink, WorkerDied, WorkerProcess
 
 RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
 """Why a worker was replaced."""
@@ -56,6 +58,8 @@ _FAILURES: Mapping[str, Callable[[str], SmartserveError]] = {
 
 log = structlog.get_logger(__name__)
 
+Begun = Callable[[], None]
+
 
 class WorkerPool:
     """Runs jobs in worker processes, one at a time in each.
@@ -74,7 +78,8 @@ class WorkerPool:
         self._settings = settings
         self._source_types = source_types
         self._max_output_bytes = max_output_bytes
-        self._idle: asyncio.Queue[WorkerProcess] = asyncio.Queue()
+        self._idle: deque[WorkerProcess] = deque()
+        self._waiting: deque[Order] = deque()
         self._workers: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
@@ -120,18 +125,30 @@ class WorkerPool:
         await self.aclose()
 
     @overload
-    async def run(self, job: ProbeJob, source: int, sink: Sink = ...) -> ProbeResult: ...
+    async def run(
+        self, job: ProbeJob, source: int, sink: Sink = ..., *, begun: Begun = ...
+    ) -> ProbeResult: ...
     @overload
-    async def run(self, job: RenderJob, source: int, sink: Sink) -> RenderResult: ...
+    async def run(
+        self, job: RenderJob, source: int, sink: Sink, *, begun: Begun = ...
+    ) -> RenderResult: ...
     @overload
-    async def run(self, job: RenderSetJob, source: int, sink: Sink) -> RenderSetResult: ...
+    async def run(
+        self, job: RenderSetJob, source: int, sink: Sink, *, begun: Begun = ...
+    ) -> RenderSetResult: ...
 
     async def run(
-        self, job: Job, source: int, sink: Sink = lambda _: None
+        self,
+        job: Job,
+        source: int,
+        sink: Sink = lambda _: None,
+        *,
+        begun: Begun = lambda: None,
     ) -> ProbeResult | RenderResult | RenderSetResult:
         """Do a job in a worker; its encoded bytes go to ``sink`` as they come.
 
-        The descriptor stays the caller's. A job whose worker dies is tried once more.
+        The descriptor stays the caller's. ``begun`` is called when a worker has taken the job. A
+        job whose worker dies is tried once more.
 
         Raises:
             RenderError: the picture cannot be rendered; the kind says why.
@@ -143,7 +160,8 @@ class WorkerPool:
         deaths = 0
         while True:
             try:
-                answer = await self._attempt(job, source, counted)
+                with Order(job, source, counted) as order:
+                    answer = await self._attempt(order, counted, begun)
             except WorkerDied as death:
                 deaths += death.begun
                 log.warning("worker_died", reason=death.reason, begun=death.begun)
@@ -152,37 +170,80 @@ class WorkerPool:
             else:
                 if isinstance(answer, JobFailure):
                     raise _FAILURES.get(answer.kind, RenderFault)(answer.detail)
-                return answer
+                return cast(ProbeResult | RenderResult | RenderSetResult, answer)
 
-    async def _attempt(self, job: Job, source: int, sink: _Counted) -> Result:
-        worker = await self._take()
-        sink.overflow = worker.kill
+    async def _attempt(self, order: Order, sink: _Counted, begun: Begun) -> Any:
+        worker = await self._place(order)
+        begun()
+        sink.overflow = partial(self._end, worker, "oversize")
+        return await self._answered(order, worker, deadline_s=self._settings.deadline_s)
+
+    async def _answered(self, order: Order, worker: WorkerProcess, *, deadline_s: float) -> Any:
+        """The answer to an order; a worker that gives none in time is killed.
+
+        So is one whose order is cancelled: by then it may have gone on to the next.
+        """
         try:
-            answer = await worker.run(job, source, sink, deadline_s=self._settings.deadline_s)
-        except WorkerDied as death:
-            self._replace(worker, "oversize" if sink.full else death.reason)
+            async with asyncio.timeout(deadline_s):
+                return await order.answer
+        except TimeoutError:
+            if worker.works_on(order):
+                self._end(worker, "deadline")
+            raise WorkerDied("deadline") from None
+        except asyncio.CancelledError:
+            if worker.works_on(order):
+                self._end(worker, "cancelled")
             raise
-        except BaseException:
-            self._replace(worker, "cancelled")
+
+    async def _place(self, order: Order) -> WorkerProcess:
+        """Hand an order to an idle worker, or to the next that is free."""
+        if self._closed:
+            raise ShuttingDown("the server is stopping")
+        while self._idle:
+            worker = self._idle.popleft()
+            if worker.begin(order):
+                return worker
+            self._end(worker, "crash")
+        self._waiting.append(order)
+        try:
+            return await order.begun
+        except asyncio.CancelledError:
+            self._withdraw(order)
             raise
+
+    def _withdraw(self, order: Order) -> None:
+        """Take back an order that nobody waits for, from the queue or from its worker."""
+        with suppress(ValueError):
+            self._waiting.remove(order)
+        for worker in tuple(self._workers):
+            if worker.works_on(order):
+                self._end(worker, "cancelled")
+
+    def _free(self, worker: WorkerProcess) -> None:
+        """Give a worker its next order, or put it among the idle."""
         if worker.jobs >= self._settings.max_jobs:
             self._replace(worker, "recycled")
+            return
+        if not self._waiting:
+            self._idle.append(worker)
+        elif worker.begin(self._waiting[0]):
+            self._waiting.popleft().begun.set_result(worker)
         else:
-            self._idle.put_nowait(worker)
-        return answer
+            self._end(worker, "crash")
 
-    async def _take(self) -> WorkerProcess:
-        """The next idle worker that is alive."""
-        while not self._closed:
-            worker = await self._idle.get()
-            if worker.alive:
-                return worker
-            self._replace(worker, "crash")
-        raise ShuttingDown("the server is stopping")
+    def _end(self, worker: WorkerProcess, reason: str) -> None:
+        """Kill a worker and start another."""
+        worker.end(WorkerDied(reason))
+        self._replace(worker, reason)
 
     def _replace(self, worker: WorkerProcess, reason: str) -> None:
+        """Let go of a worker and start another; once for each worker."""
+        if worker not in self._workers:
+            return
         self._restarts[reason] += 1
         self._workers.discard(worker)
+        with suppress(ValueError):
+            self._idle.remove(worker)
         _own(asyncio.create_task(worker.aclose()), self._ending)
         if not self._closed:
             _own(asyncio.create_task(self._start_until_up()), self._starting)
@@ -206,7 +267,8 @@ class WorkerPool:
         if self._closed:
             await worker.aclose()
             return False
-        self._idle.put_nowait(worker)
+        worker.attend(on_free=self._free, on_lost=self._replace)
+        self._free(worker)
         return True
 
     async def check(self) -> None:
@@ -217,18 +279,14 @@ class WorkerPool:
         """
         if not any(worker.alive for worker in self._workers):
             raise ShuttingDown("no worker process is up")
-        if self._idle.empty():
+        if not self._idle:
             return
-        worker = await self._take()
         try:
-            await worker.ping(deadline_s=_PING_S)
+            with Order(Ping(), None, lambda _: None) as order:
+                worker = await self._place(order)
+                await self._answered(order, worker, deadline_s=_PING_S)
         except WorkerDied as death:
-            self._replace(worker, death.reason)
             raise ShuttingDown("a worker process did not answer") from death
-        except BaseException:
-            self._replace(worker, "cancelled")
-            raise
-        self._idle.put_nowait(worker)
 
     async def aclose(self) -> None:
         """End all processes, those at work by killing them, and wait for their end."""
@@ -236,8 +294,11 @@ class WorkerPool:
         for task in self._starting:
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
+        for order in self._waiting:
+            order.begun.set_exception(ShuttingDown("the server is stopping"))
+        self._waiting.clear()
         for worker in self._workers:
-            worker.kill()
+            worker.end(WorkerDied("cancelled", begun=False))
             _own(asyncio.create_task(worker.aclose()), self._ending)
         self._workers.clear()
         await asyncio.gather(*self._ending)
@@ -248,10 +309,12 @@ class WorkerPool:
         return tuple(worker.pid for worker in self._workers if worker.alive)
 
     def statistics(self) -> Mapping[str, float]:
-        """Processes up and idle, jobs since the start, and restarts by reason."""
+        """Processes up, idle and at work, orders waiting for one, jobs, restarts by reason."""
         restarts = {f"restarts_{reason}": self._restarts[reason] for reason in RESTART_REASONS}
         up = sum(worker.alive for worker in self._workers)
-        return {"up": up, "idle": self._idle.qsize(), "jobs": self._jobs, **restarts}
+        idle = len(self._idle)
+        counts = {"up": up, "idle": idle, "busy": len(self._workers) - idle}
+        return {**counts, "waiting": len(self._waiting), "jobs": self._jobs, **restarts}
 
 
 def _own(task: asyncio.Task[Any], owned: set[asyncio.Task[Any]]) -> None:

@@ -15,13 +15,17 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, Result, decode, encode
+from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, decode, encode
 from proxy.settings import WorkerSettings
 
 Sink = Callable[[bytes], None]
 """Takes encoded bytes as they come; called on the event loop, must not block or raise."""
+
+OnFree = Callable[["WorkerProcess"], None]
+OnLost = Callable[["WorkerProcess", str], None]
 
 _PIPE_BYTES = 1024 * 1024
 """Room in the pipe, so that most renditions are written without waiting for the server."""
@@ -50,15 +54,94 @@ class WorkerDied(Exception):
         self.begun = begun
 
 
+class Order:
+    """A job on its way through a worker: its text, the pipe for its bytes, and its answer.
+
+    All of it is ready before a worker is free. ``with`` closes what is left of it in the end.
+    """
+
+    def __init__(self, message: Job | Ping, source: int | None, sink: Sink) -> None:
+        """The descriptor stays the caller's; a `Ping` has none, and no pipe."""
+        loop = asyncio.get_running_loop()
+        self._sources = [] if source is None else [source]
+        self._sink = sink
+        self._datagram = encode(message)
+        self._ends: list[int] = []
+        self._reading = False
+        self.begun: asyncio.Future[WorkerProcess] = loop.create_future()
+        """The worker that has it, once there is one."""
+        self.answer: asyncio.Future[Any] = loop.create_future()
+        """The result; then all encoded bytes have gone to the sink."""
+
+    def __enter__(self) -> Self:
+        """Make the pipe."""
+        if self._sources:
+            self._ends = list(os.pipe2(os.O_CLOEXEC))
+            _prepare_pipe(self._ends[0])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the pipe; a failure that nobody has asked for is no one's."""
+        self._stop_reading()
+        for end in self._ends:
+            os.close(end)
+        self._ends = []
+        self.answer.cancel()
+        if not self.answer.cancelled():
+            self.answer.exception()
+
+    def send(self, connection: socket.socket) -> bool:
+        """Send it with its descriptors; only the worker holds the pipe's write end then."""
+        try:
+            socket.send_fds(connection, [self._datagram], [*self._sources, *self._ends[1:]])
+        except OSError:
+            return False
+        if self._ends:
+            os.close(self._ends.pop())
+            asyncio.get_running_loop().add_reader(self._ends[0], self._pass_on)
+            self._reading = True
+        return True
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not _pass_on(self._ends[0], self._sink):
+                self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._ends[0])
+
+    def finish(self, answer: Any) -> None:
+        """Pass on what is left of the bytes, then give the answer."""
+        self._stop_reading()
+        with contextlib.suppress(BlockingIOError):
+            while self._ends and _pass_on(self._ends[0], self._sink):
+                pass
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, death: WorkerDied) -> None:
+        """Its worker has ended."""
+        if not self.answer.done():
+            self.answer.set_exception(death)
+
+
 class WorkerProcess:
     """A child process that does one job at a time."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, connection: socket.socket, hello: Hello
     ) -> None:
-        """Use `start`."""
+        """Use `start`, then `attend`."""
         self._process = process
         self._connection = connection
+        self._order: Order | None = None
         self.hello = hello
         self.jobs = 0
         """Jobs done so far."""
@@ -80,6 +163,16 @@ class WorkerProcess:
             undo.pop_all()
         return cls(process, ours, hello)
 
+    def attend(self, *, on_free: OnFree, on_lost: OnLost) -> None:
+        """Listen to the worker from now on.
+
+        ``on_free`` is called when it has answered and can take another order, ``on_lost`` with a
+        reason when it ended by itself or answered nonsense; both on the loop.
+        """
+        self._on_free = on_free
+        self._on_lost = on_lost
+        asyncio.get_running_loop().add_reader(self._connection.fileno(), self._readable)
+
     @property
     def pid(self) -> int:
         """Process id, for logs and for drills."""
@@ -99,74 +192,55 @@ class WorkerProcess:
         except OSError:
             return False
 
-    async def run(self, job: Job, source: int, sink: Sink, *, deadline_s: float) -> Result:
-        """Do a job; all encoded bytes have gone to ``sink`` when it returns.
+    def begin(self, order: Order) -> bool:
+        """Hand an order over to an idle worker; False where it cannot take one any more."""
+        if not self.alive or not order.send(self._connection):
+            return False
+        self._order = order
+        return True
 
-        On any error, cancellation included, the process is killed: nobody knows its state.
+    def works_on(self, order: Order) -> bool:
+        """Whether this order is the one at work."""
+        return self._order is order
 
-        Raises:
-            WorkerDied: it crashed (``crash``), took too long (``deadline``) or answered nonsense
-                (``protocol``).
-        """
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    def _readable(self) -> None:
+        """Take the answer to the order at work, or learn of the worker's end."""
         try:
-            self._order(job, source, read_end, write_end)
-            async with asyncio.timeout(deadline_s):
-                answer = await self._answer(read_end, sink)
-        except TimeoutError:
-            self.kill()
-            raise WorkerDied("deadline") from None
-        except BaseException:
-            self.kill()
-            raise
-        finally:
-            os.close(read_end)
+            answer = _message(self._connection.recv(MAX_DATAGRAM))
+        except BlockingIOError:
+            return
+        except OSError:
+            # The kernel resets the connection of a process that ends with an order still unread.
+            self._lose(WorkerDied("crash", begun=False))
+        except WorkerDied as death:
+            self._lose(death)
+        else:
+            self._free(answer)
+
+    def _free(self, answer: Any) -> None:
+        """The next order leaves before the answer is looked after: so the worker does not wait."""
+        order, self._order = self._order, None
         self.jobs += 1
-        return answer
+        self._on_free(self)
+        if order is not None:
+            order.finish(answer)
 
-    async def ping(self, *, deadline_s: float) -> None:
-        """Return when an idle worker has answered.
+    def _lose(self, death: WorkerDied) -> None:
+        """Tell the pool, and whoever waits for the order at work; the process is of no more use."""
+        self.end(death)
+        self._on_lost(self, death.reason)
 
-        Raises:
-            WorkerDied: it has not, and is killed.
-        """
-        try:
-            self._connection.send(encode(Ping()))
-            async with asyncio.timeout(deadline_s):
-                await _receive(self._connection)
-        except OSError as error:
-            # TimeoutError is one of them.
-            self.kill()
-            raise WorkerDied("deadline", begun=False) from error
+    def end(self, death: WorkerDied) -> None:
+        """Kill the process, whose state nobody knows, and fail the order at work."""
+        self.kill()
+        self._deaf()
+        order, self._order = self._order, None
+        if order is not None:
+            order.fail(death)
 
-    def _order(self, job: Job, source: int, read_end: int, write_end: int) -> None:
-        """Send a job with its descriptors; only the worker holds the pipe's write end then."""
-        try:
-            _prepare_pipe(read_end)
-            socket.send_fds(self._connection, [encode(job)], [source, write_end])
-        except OSError as error:
-            raise WorkerDied("crash", begun=False) from error
-        finally:
-            os.close(write_end)
-
-    async def _answer(self, read_end: int, sink: Sink) -> Result:
-        """Pass bytes on until the answer is there, then what is left of them."""
-        loop = asyncio.get_running_loop()
-
-        def pass_on() -> None:
-            with contextlib.suppress(BlockingIOError):
-                if not _pass_on(read_end, sink):
-                    loop.remove_reader(read_end)
-
-        loop.add_reader(read_end, pass_on)
-        try:
-            answer: Result = await _receive(self._connection)
-        finally:
-            loop.remove_reader(read_end)
-        with contextlib.suppress(BlockingIOError):
-            while _pass_on(read_end, sink):
-                pass
-        return answer
+    def _deaf(self) -> None:
+        if self._connection.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._connection.fileno())
 
     def kill(self) -> None:
         """End the process at once."""
@@ -174,6 +248,7 @@ class WorkerProcess:
 
     async def aclose(self) -> None:
         """Close the socket, which ends an idle process; kill it where it does not go by itself."""
+        self._deaf()
         self._connection.close()
         try:
             async with asyncio.timeout(1):
@@ -223,18 +298,18 @@ async def _greeted(
 
 
 async def _receive(connection: socket.socket) -> Any:
-    """The next datagram's message; an end of the socket or nonsense means that the worker died.
-
-    The kernel resets the connection of a process that ends with an order still unread, and closes
-    that of one which had read it.
-    """
     try:
-        datagram = await asyncio.get_running_loop().sock_recv(connection, MAX_DATAGRAM)
-        if not datagram:
-            raise WorkerDied("crash")
-        return decode(datagram)
+        return _message(await asyncio.get_running_loop().sock_recv(connection, MAX_DATAGRAM))
     except OSError as error:
         raise WorkerDied("crash", begun=False) from error
+
+
+def _message(datagram: bytes) -> Any:
+    """The message of a datagram; an end of the socket or nonsense means that the worker died."""
+    if not datagram:
+        raise WorkerDied("crash")
+    try:
+        return decode(datagram)
     except (ValueError, TypeError) as error:
         raise WorkerDied("protocol") from error
 

@@ -74,6 +74,20 @@ async def test_a_disk_filled_by_others_costs_a_part_of_the_cache_once_a_minute(
             assert counts(store)["evictions"] == 1
 
 
+async def test_a_disk_without_room_for_one_block_is_not_fit(root: Path, mounted: Mount) -> None:
+    with mounted(root, "size=1m"):
+        async with DiskStore(root, settings()) as store:
+            await store.check()
+            filler = root / "filler"
+            with pytest.raises(OSError, match="No space"):
+                filler.write_bytes(bytes(2 * MIB))
+            with pytest.raises(StorageError):
+                await store.check()
+            assert list((root / "tmp").iterdir()) == []
+            filler.unlink()
+            await store.check()
+
+
 async def test_a_read_only_disk_is_read_and_heals(
     root: Path, monotonic: Clock, mounted: Mount
 ) -> None:
