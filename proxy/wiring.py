@@ -28,9 +28,10 @@ from proxy.sources.local import LocalSources
 from proxy.variant import recipe
 from proxy.warming import Warmer
 from proxy.web.app import create_app
-from proxy.web.frontdesk import Frontdesk, Runner
+from proxy.web.frontdesk import Frontdesk
 from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
+from proxy.web.runner import Runner
 from proxy.web.serve import PictureHandler
 from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool

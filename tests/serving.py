@@ -15,7 +15,7 @@ from aiohttp.test_utils import BaseTestServer, TestClient
 from proxy.ingest.importing import Imported
 from proxy.media import DataType
 from proxy.settings import Settings, load_settings
-from proxy.web.frontdesk import Runner
+from proxy.web.runner import Runner
 from proxy.wiring import Rooms, Surface, open_rooms
 
 ROOT = Path(__file__).parents[1]
@@ -48,17 +48,17 @@ class Serving:
     client: Client
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a metric now; 0 where it has never been counted."""
-        return self.rooms.metrics.registry.get_sample_value(name, labels) or 0.0
-
-    def renders(self) -> float:
-        """How many jobs the workers were given that made a rendition."""
+        """The sum of a metric's samples that carry these labels; 0 where there are none."""
         return sum(
             sample.value
             for family in self.rooms.metrics.registry.collect()
             for sample in family.samples
-            if sample.name == "smartserve_render_seconds_count"
+            if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    def renders(self) -> float:
+        """How many jobs the workers were given that made a rendition."""
+        return self.metric("smartserve_render_seconds_count")
 
 
 def make_settings(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:

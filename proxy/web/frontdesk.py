@@ -7,26 +7,26 @@ through it: request id, clock, errors to problems, metrics, one access line.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics, Outcome
-from proxy.settings import ServerSettings
 from proxy.web.exchange import Answer
-from proxy.web.hot import HotAnswers
+from proxy.web.hot import HotAnswers, Ready
 from proxy.web.problems import render_problem
-from proxy.web.responses import WholeResponse
+from proxy.web.responses import DATE, JOINED_BYTES, WholeResponse
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-_LAST_CALL_S = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -51,14 +51,39 @@ class Frontdesk:
 
         async def attend(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
-            answer = self._hot.find(request)
-            if answer is None or answer.large:
-                return await self._attend(request, handler, answer, began)
-            answer.request_id = f"{self._prefix}-{next(self._numbers):x}"
-            self._note(request, answer, began, time.perf_counter() - began)
-            return answer
+            ready = self._hot.find(request.raw_path, request.method, request.headers)
+            hot = None if ready is None else _whole(ready)
+            return await self._attend(request, handler, hot, began)
 
         return attend
+
+    def refusing(self, detail: str) -> Handler:
+        """Answers what is no request at all; the connection is closed behind it."""
+
+        async def refuse(_request: web.BaseRequest) -> web.StreamResponse:
+            return render_problem(400, "Bad request", detail, outcome=Outcome("malformed"))
+
+        async def attend(request: web.BaseRequest) -> web.StreamResponse:
+            return await self._attend(request, refuse, None, time.perf_counter())
+
+        return attend
+
+    def ready(self, message: RawRequestMessage, remote: str | None, began: float) -> bytes | None:
+        """All bytes of a hot answer of moderate size, which count as sent; None for all else."""
+        answer = self._hot.find(message.path, message.method, message.headers)
+        if answer is None or len(answer.body) > JOINED_BYTES:
+            return None
+        body = b"" if message.method == "HEAD" else answer.body
+        request_id = self._new_id()
+        seconds = time.perf_counter() - began
+        answer.tally.add(seconds, seconds, len(body))
+        who = (remote, message.method, message.path)
+        self._line(request_id, who, answer.status, len(body), seconds, answer.outcome)
+        tail = (b"X-Request-Id: ", request_id.encode(), b"\r\n\r\n", body)
+        return b"".join((answer.head, DATE.now(), *tail))
+
+    def _new_id(self) -> str:
+        return f"{self._prefix}-{next(self._numbers):x}"
 
     async def _attend(
         self,
@@ -72,7 +97,7 @@ class Frontdesk:
         self._idle.clear()
         try:
             answer = await _guarded(request, handler) if hot is None else hot
-            answer.request_id = f"{self._prefix}-{next(self._numbers):x}"
+            answer.request_id = self._new_id()
             first_byte_s = time.perf_counter() - began
             try:
                 await answer.send(request)
@@ -97,20 +122,41 @@ class Frontdesk:
         if tally is None:
             tally = self._metrics.tally_of(answer.outcome, int(answer.status))
         tally.add(first_byte_s, last_byte_s, sent)
-        if self._access_log is not None:
-            outcome = answer.outcome
-            self._access_log.line(
-                request_id=answer.request_id,
-                remote=request.remote,
-                method=request.method,
-                target=request.raw_path,
-                status=int(answer.status),
-                bytes=sent,
-                seconds=round(last_byte_s, 6),
-                source=outcome.source,
-                format=outcome.format,
-                media_id=outcome.media_id,
-            )
+        who = (request.remote, request.method, request.raw_path)
+        status = int(answer.status)
+        self._line(answer.request_id, who, status, sent, last_byte_s, answer.outcome)
+
+    def _line(
+        self,
+        request_id: str,
+        who: tuple[str | None, str, str],
+        status: int,
+        sent: int,
+        seconds: float,
+        outcome: Outcome,
+    ) -> None:
+        """``who`` asked: the address, the method and the target."""
+        if self._access_log is None:
+            return
+        remote, method, target = who
+        self._access_log.line(
+            request_id=request_id,
+            remote=remote,
+            method=method,
+            target=target,
+            status=status,
+            bytes=sent,
+            seconds=round(seconds, 6),
+            source=outcome.source,
+            format=outcome.format,
+            media_id=outcome.media_id,
+        )
+
+
+def _whole(ready: Ready) -> WholeResponse:
+    return WholeResponse(
+        ready.status, ready.head, ready.body, outcome=ready.outcome, tally=ready.tally
+    )
 
 
 _DETAILS = {404: "there is nothing at this address"}
@@ -134,39 +180,3 @@ async def _guarded(request: web.BaseRequest, handler: Handler) -> Answer:
     if not isinstance(answer, Answer):
         raise TypeError
     return answer
-
-
-class Runner(web.AppRunner):
-    """Runs an application behind a front desk, with the server's own time limits."""
-
-    def __init__(
-        self, app: web.Application, frontdesk: Frontdesk, settings: ServerSettings
-    ) -> None:
-        """Nothing is bound before `setup` and a site."""
-        super().__init__(
-            app,
-            access_log=None,
-            keepalive_timeout=settings.keepalive_s,
-            # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
-            shutdown_timeout=_LAST_CALL_S,
-            max_line_size=settings.max_header_bytes,
-            max_field_size=settings.max_header_bytes,
-        )
-        self._frontdesk = frontdesk
-        self._drain_s = settings.drain_s
-
-    async def drain(self) -> None:
-        """Take no more connections; return when all answers are out, or after ``drain_s``."""
-        for site in list(self.sites):
-            await site.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_s):
-                await self._frontdesk.drain()
-
-    async def setup(self) -> None:
-        """Start the application and put the front desk before it."""
-        await super().setup()
-        server = self.server
-        if server is None:
-            raise AssertionError
-        server.request_handler = self._frontdesk.before(server.request_handler)

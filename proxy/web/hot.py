@@ -12,13 +12,14 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiohttp import web
+from multidict import MultiMapping
 
 from proxy.metrics import Metrics, Outcome, Tally
 from proxy.renditions.memory import MemoryRendition, MemoryStore
 from proxy.web.conditional import matches
-from proxy.web.responses import WholeResponse
 
 FreshUntil = Callable[[int], float]
 """Until when, on the monotonic clock, the row of a medium may be used without asking again."""
@@ -40,6 +41,16 @@ class Resolved:
     outcome: Outcome
     not_modified_head: bytes
     not_modified_outcome: Outcome
+
+
+class Ready(NamedTuple):
+    """A hot answer; what differs from one time to the next, as Date does, is not in its head."""
+
+    status: int
+    head: bytes
+    body: bytes
+    outcome: Outcome
+    tally: Tally
 
 
 class _Hot:
@@ -95,34 +106,27 @@ class HotAnswers:
             del self._hot[next(iter(self._hot))]
         self._hot[key] = _Hot(answer, rendition, until, self._metrics)
 
-    def find(self, request: web.BaseRequest) -> WholeResponse | None:
+    def find(self, target: str, method: str, headers: MultiMapping[str]) -> Ready | None:
         """The ready answer to a request, or None where it has to go the whole way.
 
         Ranges and dates go the whole way; they are rare, and right there.
         """
-        headers = request.headers
-        hot = self._hot.get((request.raw_path, headers.get("Accept", "")))
+        hot = self._hot.get((target, headers.get("Accept", "")))
         if hot is None:
             return None
         now = self._clock()
-        if hot.until <= now or not _plain(request):
+        if hot.until <= now or not _plain(method, headers):
             return None
         answer = hot.answer
-        if "If-None-Match" in headers and _has(request, answer.etag):
-            return WholeResponse(
-                304,
-                answer.not_modified_head,
-                b"",
-                outcome=answer.not_modified_outcome,
-                tally=hot.not_modified,
+        if "If-None-Match" in headers and _has(headers, answer.etag):
+            return Ready(
+                304, answer.not_modified_head, b"", answer.not_modified_outcome, hot.not_modified
             )
         rendition = hot.rendition()
         if rendition is None:
             return None
         self._note(hot, now)
-        return WholeResponse(
-            200, answer.head, rendition.body, outcome=answer.outcome, tally=hot.tally
-        )
+        return Ready(200, answer.head, rendition.body, answer.outcome, hot.tally)
 
     def _note(self, hot: _Hot, now: float) -> None:
         """Count the hit; now and then tell the store that the rendition is in use."""
@@ -133,14 +137,13 @@ class HotAnswers:
             self._memory.peek(hot.answer.digest)
 
 
-def _has(request: web.BaseRequest, etag: str) -> bool:
-    return matches(", ".join(request.headers.getall("If-None-Match")), etag)
+def _has(headers: MultiMapping[str], etag: str) -> bool:
+    return matches(", ".join(headers.getall("If-None-Match")), etag)
 
 
-def _plain(request: web.BaseRequest) -> bool:
-    headers = request.headers
+def _plain(method: str, headers: MultiMapping[str]) -> bool:
     return (
-        request.method in ("GET", "HEAD")
+        method in ("GET", "HEAD")
         and "Range" not in headers
         and "If-Modified-Since" not in headers
         and len(headers.getall("Accept", ())) <= 1

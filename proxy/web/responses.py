@@ -17,13 +17,13 @@ from proxy.web.headers import SERVER, DateLine, Header, to_head
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
 
-_JOINED_BYTES = 64 * 1024
+JOINED_BYTES = 64 * 1024
 """Up to this size copying the body behind the head costs less than a second buffer to send."""
 
 _PIECE_BYTES = 256 * 1024
 """A larger body goes out in pieces of this size, each when the client has taken the one before."""
 
-_date = DateLine()
+DATE = DateLine()
 log = structlog.get_logger(__name__)
 
 
@@ -69,7 +69,7 @@ class WholeResponse(web.StreamResponse):
     @property
     def large(self) -> bool:
         """Whether the body is sent in pieces, which takes as long as the client does."""
-        return len(self._whole) > _JOINED_BYTES
+        return len(self._whole) > JOINED_BYTES
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Write the response, unless `send` has; returns when the transport has room again.
@@ -92,10 +92,10 @@ class WholeResponse(web.StreamResponse):
             b"" if keep_alive and request.version == HttpVersion11 else _connection(keep_alive)
         )
         parts = (
-            *(self._head, _date.now(), b"X-Request-Id: ", self.request_id.encode()),
+            *(self._head, DATE.now(), b"X-Request-Id: ", self.request_id.encode()),
             *(b"\r\n", connection, b"\r\n"),
         )
-        if len(body) <= _JOINED_BYTES:
+        if len(body) <= JOINED_BYTES:
             transport.write(b"".join((*parts, body)))
             await request.writer.drain()
             return

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from proxy.errors import ConfigurationError
 from proxy.settings import ServerSettings
-from proxy.web.frontdesk import Runner
 from proxy.web.health import Health
+from proxy.web.runner import Runner
 
 _LAG_INTERVAL_S = 0.5
 

@@ -25,8 +25,8 @@ from tests.benchmarks.turns import in_turns
 from tests.benchmarks.wrk import CONNECTIONS, Load, load
 from tests.serving import CHROME
 
-TARGET = 0.30
-"""Of nginx's rate (issue 2, "Done when")."""
+TARGET = 0.45
+"""Of nginx's rate (issue 3, "Hot path"; issue 2 asked for 0.30)."""
 
 _TURNS = 7
 _SECONDS = 3

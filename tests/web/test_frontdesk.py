@@ -14,7 +14,8 @@ import pytest
 
 from proxy.logs import AccessLog
 from proxy.settings import LogSettings, ServerSettings
-from proxy.web.frontdesk import Frontdesk, Runner
+from proxy.web.frontdesk import Frontdesk
+from proxy.web.runner import Runner
 from proxy.web.server import lag_watch, listening
 from tests.serving import Library, Serve, Serving
 

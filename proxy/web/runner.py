@@ -1,0 +1,47 @@
+"""The runner: an application behind a front desk, from its start to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from aiohttp import web
+
+from proxy.settings import ServerSettings
+from proxy.web.connection import Reception
+from proxy.web.frontdesk import Frontdesk
+
+_LAST_CALL_S = 0.5
+
+
+class Runner(web.AppRunner):
+    """Runs an application behind a front desk, with the server's own time limits."""
+
+    def __init__(
+        self, app: web.Application, frontdesk: Frontdesk, settings: ServerSettings
+    ) -> None:
+        """Nothing is bound before `setup` and a site."""
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": settings.keepalive_s,
+            "max_line_size": settings.max_header_bytes,
+            "max_field_size": settings.max_header_bytes,
+        }
+        # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
+        super().__init__(app, shutdown_timeout=_LAST_CALL_S, **self._options)
+        self._frontdesk = frontdesk
+        self._drain_s = settings.drain_s
+
+    async def drain(self) -> None:
+        """Take no more connections; return when all answers are out, or after ``drain_s``."""
+        for site in list(self.sites):
+            await site.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._frontdesk.drain()
+
+    async def _make_server(self) -> web.Server:
+        """The application's own server, behind the one that accepts."""
+        behind = await super()._make_server()
+        return Reception(behind, self._frontdesk, self._options)
