@@ -7,14 +7,13 @@ be had in time, the nearest size of the same picture that is there.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Coroutine, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import product
 from typing import Any, Protocol
 
+from proxy.costs import Costs
 from proxy.errors import (
     CapacityError,
     RenderTimeout,
@@ -24,19 +23,20 @@ from proxy.errors import (
     SourceError,
     SourceQuarantined,
 )
-from proxy.formats import EncoderProfile, Format
+from proxy.finishing import output_of
+from proxy.formats import Format
 from proxy.inspection import Inspector
-from proxy.jobs import Limits, RenderJob, RenderResult
-from proxy.media import Media, MediaFacts
-from proxy.negotiation import fallback, negotiate
+from proxy.jobs import JobFailure, RenderJob, RenderResult, RenderSetJob
+from proxy.media import Media
+from proxy.planning import Plan, Planner, format_of
 from proxy.renditions import Rendition, RenditionStore
-from proxy.variant import DPRS, WIDTHS, SizeSpec, Variant, VariantRequest, resolve
+from proxy.variant import Variant, VariantRequest
 from proxy.workers.flight import Flight
+from proxy.workers.frames import Frames
+from proxy.workers.pool import named
 from proxy.workers.stream import ByteStream
 from proxy.workshop import Done, Workshop
 
-_NEIGHBOURS = 24
-"""How many cached sizes are looked for in place of one that cannot be rendered now."""
 _STREAMED_PIXELS = 640 * 640
 
 
@@ -61,20 +61,8 @@ class Telemetry(Protocol):
     def rendered(self, label: str, fmt: Format, seconds: float) -> None:
         """A whole render, from the worker's start to its answer."""
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A request resolved against its medium."""
-
-    media: Media
-    facts: MediaFacts
-    request: VariantRequest
-    variant: Variant
-
-    @property
-    def background_kept(self) -> bool:
-        """Whether the background was to be removed and cannot be."""
-        return self.request.remove_background and not self.facts.flat_background
+    def missed_target(self) -> None:
+        """A final did not reach its target of perceived quality within its bounds."""
 
 
 class Rendering:
@@ -94,24 +82,32 @@ class Delivered:
     """The bytes that answer a plan: a whole rendition or a render under way."""
 
     variant: Variant
-    """Another one than the plan's where the answer is a fallback."""
+    """Another one than the plan's where the answer is its draft or a fallback."""
     origin: Origin
     rendition: Rendition | None = None
     rendering: Rendering | None = None
+    draft: bool = False
+    """Whether it stands in until the final is made."""
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the next one who asks will get the same from memory."""
+        return self.origin is Origin.MEMORY and not self.draft
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What decides a variant besides the request and the picture."""
+    async def format(self) -> Format:
+        """The format of the bytes; waits for them where only they can tell.
 
-    profiles: Mapping[Format, EncoderProfile]
-    order: tuple[Format, ...]
-    """The server's preference, which breaks ties."""
-    sizes: Mapping[str, SizeSpec]
-    limits: Limits
-    recipe: str
-    copyright_notice: str | None = None
-    """Written into every rendition."""
+        Raises:
+            SmartserveError: the render failed.
+        """
+        if self.variant.rival is None:
+            return self.variant.format
+        head = b""
+        if self.rendition is not None:
+            head = self.rendition.head
+        elif self.rendering is not None:
+            head = await self.rendering.stream.whole()
+        return format_of(self.variant, head)
 
 
 class Delivery:
@@ -124,14 +120,24 @@ class Delivery:
         inspector: Inspector,
         workshop: Workshop,
         telemetry: Telemetry,
-        rules: Rules,
+        planner: Planner,
+        costs: Costs,
+        budget_s: float,
+        upgrade: Callable[[Plan], None] = lambda _: None,
     ) -> None:
-        """The rooms it works with, none of which it owns, and what decides a variant."""
+        """The rooms it works with, none of which it owns.
+
+        A final that takes no more than ``budget_s`` is made at once; for all others ``upgrade`` is
+        told whenever their draft has gone out.
+        """
         self._store = store
         self._inspector = inspector
         self._workshop = workshop
         self._telemetry = telemetry
-        self._rules = rules
+        self._planner = planner
+        self._costs = costs
+        self._budget_s = budget_s
+        self._upgrade = upgrade
         self._flight: Flight[Rendering] = Flight()
 
     async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> Plan:
@@ -141,26 +147,25 @@ class Delivery:
             SmartserveError: as `Inspector.facts` does.
         """
         facts = await self._inspector.facts(media)
-        fmt = request.format or negotiate(
-            accept,
-            order=self._rules.order,
-            transparent=_transparent(request, facts),
-            animated=facts.animated,
-        )
-        return Plan(media, facts, request, self._resolve(media, facts, request, fmt))
-
-    def _resolve(
-        self, media: Media, facts: MediaFacts, request: VariantRequest, fmt: Format
-    ) -> Variant:
-        profile = self._rules.profiles[fmt]
-        return resolve(request, media, facts, profile=profile, recipe=self._rules.recipe)
+        return self._planner.plan(media, facts, request, accept)
 
     async def find(self, plan: Plan) -> Delivered | None:
-        """The rendition if it is there; nothing is rendered."""
-        rendition = await self._store.get(plan.variant)
-        if rendition is None:
-            return None
-        return Delivered(plan.variant, Origin(rendition.tier), rendition=rendition)
+        """The rendition if it is there, or its draft; nothing is rendered."""
+        for variant in plan.stages:
+            rendition = await self._store.get(variant)
+            if rendition is not None:
+                origin = Origin(rendition.tier)
+                draft = variant is plan.draft
+                return Delivered(variant, origin, rendition=rendition, draft=draft)
+        return None
+
+    def first(self, plan: Plan) -> Variant:
+        """What is rendered for a plan of which nothing is there: the final if that is quick."""
+        if plan.draft is None:
+            return plan.variant
+        estimate_s = self._costs.estimate_s(plan.variant)
+        quick = estimate_s is not None and estimate_s <= self._budget_s
+        return plan.variant if quick else plan.draft
 
     async def fetch(self, plan: Plan) -> Delivered:
         """The rendition, or a render that has begun to give bytes, or the nearest cached size.
@@ -168,10 +173,14 @@ class Delivery:
         Raises:
             SmartserveError: nothing can be had; the kind says why.
         """
-        found = await self.find(plan)
-        if found is not None:
-            return found
-        rendering, led = self._flight.join(plan.variant.digest, lambda: self._launch(plan))
+        delivered = await self.find(plan) or await self._rendered(plan)
+        if delivered.draft:
+            self._upgrade(plan)
+        return delivered
+
+    async def _rendered(self, plan: Plan) -> Delivered:
+        variant = self.first(plan)
+        rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
         try:
             await rendering.stream.started()
         except (CapacityError, SourceError, RenderTimeout, SourceQuarantined) as error:
@@ -180,24 +189,24 @@ class Delivery:
                 raise
             return nearest
         origin = Origin.RENDER if led else Origin.COALESCED
-        return Delivered(plan.variant, origin, rendering=rendering)
+        return Delivered(variant, origin, rendering=rendering, draft=variant is plan.draft)
 
-    def _launch(self, plan: Plan) -> tuple[Rendering, Coroutine[Any, Any, None]]:
+    def _launch(self, plan: Plan, variant: Variant) -> tuple[Rendering, Coroutine[Any, Any, None]]:
         rendering = Rendering()
-        return rendering, self._render_and_keep(plan, rendering)
+        return rendering, self._render_and_keep(plan, variant, rendering)
 
-    async def _render_and_keep(self, plan: Plan, rendering: Rendering) -> None:
+    async def _render_and_keep(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
         """Lead a flight: the store takes in the bytes while the worker makes them.
 
         Ends when the rendition is stored, so that whoever comes next finds it.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(plan.variant, rendering.stream))
-            await self._settle(plan, rendering)
+            group.create_task(self._keep(variant, rendering.stream))
+            await self._settle(plan, variant, rendering)
 
-    async def _settle(self, plan: Plan, rendering: Rendering) -> None:
+    async def _settle(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
         try:
-            await self._render(plan, rendering)
+            await self._render(plan, variant, rendering)
         except SmartserveError as error:
             rendering.stream.fail(error)
         except BaseException:
@@ -206,35 +215,65 @@ class Delivery:
         else:
             rendering.stream.finish()
 
-    async def _render(self, plan: Plan, rendering: Rendering) -> None:
+    async def _render(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
+        work = self._alone if _stands_alone(variant) else self._as_set
         try:
-            done = await self._workshop.run(
-                plan.media,
-                self._job(plan),
-                rendering.stream.feed,
-                byte_size=plan.facts.byte_size,
-                admitted=rendering.admitted,
-            )
+            done = await work(plan, variant, rendering)
         except SourceChanged:
             await self._inspector.learn(plan.media)
             raise
-        self._note(plan, done)
+        self._costs.learn(variant, done.result.cpu_s)
+        self._note(plan, variant, done)
 
-    def _job(self, plan: Plan) -> RenderJob:
-        return RenderJob(
-            limits=self._rules.limits,
-            geometry=plan.variant.geometry,
-            profile=plan.variant.profile,
-            remove_background=plan.variant.background_removed,
-            animated=plan.variant.animated,
-            copyright=self._rules.copyright_notice,
+    async def _alone(
+        self, plan: Plan, variant: Variant, rendering: Rendering
+    ) -> Done[RenderResult]:
+        job = RenderJob(
+            limits=self._planner.rules.limits,
+            geometry=variant.geometry,
+            profile=variant.profile,
+            remove_background=variant.background_removed,
+            animated=variant.animated,
+            copyright=self._planner.rules.copyright_notice,
+        )
+        return await self._workshop.run(
+            plan.media,
+            job,
+            rendering.stream.feed,
+            byte_size=plan.facts.byte_size,
+            admitted=rendering.admitted,
         )
 
-    def _note(self, plan: Plan, done: Done[RenderResult]) -> None:
+    async def _as_set(
+        self, plan: Plan, variant: Variant, rendering: Rendering
+    ) -> Done[RenderResult]:
+        """What has a search, a rival or a base comes out of a set of one as out of any other."""
+        rules = self._planner.rules
+        job = RenderSetJob(rules.limits, (output_of(variant),), rules.copyright_notice)
+
+        def feed(_place: int, body: bytes) -> None:
+            if body:
+                rendering.stream.feed(body)
+
+        done = await self._workshop.run(
+            plan.media,
+            job,
+            Frames(feed),
+            byte_size=plan.facts.byte_size,
+            admitted=rendering.admitted,
+        )
+        (result,) = done.result.results
+        if isinstance(result, JobFailure):
+            raise named(result)
+        return Done(result, done.queue_s, done.work_s)
+
+    def _note(self, plan: Plan, variant: Variant, done: Done[RenderResult]) -> None:
         self._telemetry.stage("queue", done.queue_s)
         for stage, seconds in done.result.stages.items():
             self._telemetry.stage(stage, seconds)
-        self._telemetry.rendered(plan.request.label, plan.variant.format, done.work_s)
+        self._telemetry.rendered(plan.request.label, variant.format, done.work_s)
+        if done.result.target_missed:
+            self._telemetry.missed_target()
 
     async def _keep(self, variant: Variant, stream: ByteStream) -> None:
         """Copy a stream into the store; one that fails is not kept."""
@@ -249,38 +288,11 @@ class Delivery:
 
     async def _nearest(self, plan: Plan) -> Delivered | None:
         """The cached size of the same picture that comes nearest to what was asked for."""
-        for variant in self._neighbours(plan):
+        for variant in self._planner.neighbours(plan):
             rendition = await self._store.get(variant)
             if rendition is not None:
                 return Delivered(variant, Origin.FALLBACK, rendition=rendition)
         return None
-
-    def _neighbours(self, plan: Plan) -> list[Variant]:
-        """Other sizes of the same picture, the nearest first; ties go to the larger."""
-        requests = [replace(plan.request, box=box) for box in self._boxes()]
-        variants = {
-            variant.digest: variant
-            for request, fmt in product(requests, _showable(plan))
-            for variant in (self._resolve(plan.media, plan.facts, request, fmt),)
-        }
-        variants.pop(plan.variant.digest, None)
-        nearest = sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
-        return nearest[:_NEIGHBOURS]
-
-    def _boxes(self) -> Iterator[SizeSpec]:
-        for size in self._rules.sizes.values():
-            yield from (size.scaled(dpr) for dpr in DPRS.values())
-        yield from (SizeSpec(f"w{width}", width, None) for width in WIDTHS)
-
-    async def warm(self, plan: Plan) -> bool:
-        """Render and keep what is not there; whether it had to be rendered."""
-        found = await self.find(plan)
-        if found is not None and found.rendition is not None:
-            found.rendition.close()
-            return False
-        rendering, _ = self._flight.join(plan.variant.digest, lambda: self._launch(plan))
-        await rendering.stream.whole()
-        return True
 
     async def drain(self) -> None:
         """Return when all renders under way have ended and are stored."""
@@ -295,25 +307,8 @@ class Delivery:
         return self._flight.statistics()
 
 
-def _transparent(request: VariantRequest, facts: MediaFacts) -> bool:
-    """Whether the picture that goes out has transparency."""
-    return facts.has_alpha or (request.remove_background and facts.flat_background)
-
-
-def _showable(plan: Plan) -> tuple[Format, ...]:
-    """Formats that may stand in: the chosen one, and where it was negotiated the fallback."""
-    chosen = plan.variant.format
-    if not plan.request.negotiated:
-        return (chosen,)
-    transparent = _transparent(plan.request, plan.facts)
-    return (chosen, fallback(transparent=transparent, animated=plan.facts.animated))
-
-
-def _distance(variant: Variant, wanted: Variant) -> tuple[bool, float, int]:
-    """How unlike two variants are: in shape and scale, then a smaller one is further off."""
-    here, there = variant.geometry, wanted.geometry
-    unlike = abs(math.log(here.width / there.width)) + abs(math.log(here.height / there.height))
-    return (variant.format is not wanted.format, round(unlike, 3), -here.width)
+def _stands_alone(variant: Variant) -> bool:
+    return variant.search is None and variant.rival is None and variant.base is None
 
 
 def streams(variant: Variant) -> bool:

@@ -78,6 +78,49 @@ class EncoderProfile:
         return f"{self.format}:" + ",".join(f"{name}={value}" for name, value in self.options)
 
 
+@dataclass(frozen=True, slots=True)
+class QualitySearch:
+    """Find the smallest quality of an encoder that reaches a target of perceived quality.
+
+    It replaces the ``Q`` of a profile, from which the search starts. Pictures that are animated
+    and formats without a lossy quality are encoded as their profile says.
+    """
+
+    target: float
+    """In points of SSIMULACRA2, as `proxy.imaging.quality` estimates them: 100 is identical."""
+    low: int
+    high: int
+    """Bounds of ``Q``, both allowed."""
+    max_encodes: int = 4
+
+    @property
+    def text(self) -> str:
+        """Canonical text, a part of the key."""
+        return f"ssimulacra2={self.target:g},Q={self.low}-{self.high},encodes={self.max_encodes}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One way of encoding a format, with the search of its quality where one is made."""
+
+    profile: EncoderProfile
+    search: QualitySearch | None = None
+
+    @property
+    def text(self) -> str:
+        """Canonical text, a part of the key."""
+        search = "" if self.search is None else f";{self.search.text}"
+        return f"{self.profile.text}{search}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How a format is encoded at once, and how when there is time; equal where one is enough."""
+
+    draft: Stage
+    final: Stage
+
+
 SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {
         **{fmt.value: traits.media_type for fmt, traits in TRAITS.items()},

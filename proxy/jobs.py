@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from proxy.formats import EncoderProfile, Format
+from proxy.formats import EncoderProfile, Format, QualitySearch, Stage
 from proxy.media import Focus
 from proxy.variant import Geometry
 
@@ -50,22 +51,6 @@ class ProbeJob:
 
 
 @dataclass(frozen=True, slots=True)
-class QualitySearch:
-    """Find the smallest quality of an encoder that reaches a target of perceived quality.
-
-    It replaces the ``Q`` of a profile, from which the search starts. Pictures that are animated
-    and formats without a lossy quality are encoded as their profile says.
-    """
-
-    target: float
-    """In points of SSIMULACRA2, as `proxy.imaging.quality` estimates them: 100 is identical."""
-    low: int
-    high: int
-    """Bounds of ``Q``, both allowed."""
-    max_encodes: int = 4
-
-
-@dataclass(frozen=True, slots=True)
 class RenderJob:
     """Make one rendition of a source."""
 
@@ -88,11 +73,15 @@ class Output:
     remove_background: bool = False
     animated: bool = False
     search: QualitySearch | None = None
+    rival: Stage | None = None
+    """Encoded as well, and taken where it is smaller."""
+    base: tuple[int, int] | None = None
+    """The size, of the whole picture, whose pixels this output is made of; None: the source's."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderSetJob:
-    """Make several renditions of one source, which is decoded once.
+    """Make several renditions of one source; those of one base share its decode.
 
     The target gets one frame for each output, in their order: the length in `FRAME_LENGTH`, then
     that many bytes. An output that fails is a frame of length 0.
@@ -141,6 +130,8 @@ class RenderResult:
     """The ``Q`` that a search chose; None where none was made."""
     score: float | None = None
     """The estimate of SSIMULACRA2 at that quality."""
+    cpu_s: float = 0.0
+    """What it cost the processor, whatever else that did meanwhile."""
     target_missed: bool = False
     """Whether even the highest quality tried scores below the target, or rings on flat ground."""
 
@@ -234,25 +225,27 @@ def _revive_result(kind: str, fields: dict[str, Any]) -> RenderResult | JobFailu
     return kinds[kind](**fields)
 
 
-def _revive(name: str, value: Any) -> Any:  # noqa: PLR0911 - a flat table
+def _revive(name: str, value: Any) -> Any:
     """Turn the JSON of a nested field back into its value."""
-    match name, value:
-        case "limits", dict():
-            return Limits(**{**value, "source_types": tuple(value["source_types"])})
-        case "geometry", dict():
-            return Geometry(**value)
-        case "focus", dict():
-            return Focus(**value)
-        case "profile", dict():
-            options = tuple((name, option) for name, option in value["options"])
-            return EncoderProfile(Format(value["format"]), options)
-        case "source_types", list():
-            return tuple(value)
-        case "search", dict():
-            return QualitySearch(**value)
-        case "outputs", list():
-            return tuple(Output(**_revived(output)) for output in value)
-        case "results", list():
-            return tuple(_revive_result(*result) for result in value)
-        case _:
-            return value
+    revive = _NESTED.get((name, type(value)))
+    return value if revive is None else revive(value)
+
+
+def _revive_profile(fields: dict[str, Any]) -> EncoderProfile:
+    options = tuple((name, option) for name, option in fields["options"])
+    return EncoderProfile(Format(fields["format"]), options)
+
+
+_NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
+    ("limits", dict): lambda fields: Limits(**_revived(fields)),
+    ("geometry", dict): lambda fields: Geometry(**fields),
+    ("focus", dict): lambda fields: Focus(**fields),
+    ("profile", dict): _revive_profile,
+    ("source_types", list): tuple,
+    ("search", dict): lambda fields: QualitySearch(**fields),
+    ("rival", dict): lambda fields: Stage(**_revived(fields)),
+    ("base", list): tuple,
+    ("outputs", list): lambda outputs: tuple(Output(**_revived(one)) for one in outputs),
+    ("results", list): lambda results: tuple(_revive_result(*one) for one in results),
+}
+"""By the name of a field and the type that its JSON has."""

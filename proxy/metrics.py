@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter as Totals
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
@@ -37,6 +38,8 @@ BUCKETS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 """Seconds: from a hit in memory to a render that has waited."""
+LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+"""Seconds: background work waits for idle processors."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -104,13 +107,31 @@ class Metrics:
         self._loop_lag = self._histogram(
             "loop_lag_seconds", "By how much the event loop was late.", []
         )
+        self._upgrades = self._histogram("upgrade_seconds", "Finals made in the background.", [])
+        self._upgrade_lag = self._histogram(
+            "upgrade_lag_seconds",
+            "From the first wish for a final until it was there.",
+            [],
+            buckets=LAG_BUCKETS,
+        )
+        self._saved = self._counter(
+            "bytes_saved", "By how much finals are smaller than their drafts.", ["format"]
+        )
+        self._missed = self._counter(
+            "quality_target_missed", "Finals below their target of perceived quality.", []
+        )
         self._tallies: dict[Request, Tally] = {}
         self.registry.register(_Requests(self._tallies))
 
-    def _histogram(self, name: str, text: str, labels: list[str]) -> Histogram:
+    def _histogram(
+        self, name: str, text: str, labels: list[str], *, buckets: tuple[float, ...] = BUCKETS
+    ) -> Histogram:
         return Histogram(
-            f"smartserve_{name}", text, labels, buckets=BUCKETS, registry=self.registry
+            f"smartserve_{name}", text, labels, buckets=buckets, registry=self.registry
         )
+
+    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(f"smartserve_{name}", text, labels, registry=self.registry)
 
     def tally_of(self, outcome: Outcome, status: int) -> Tally:
         """Where such answers are counted; the labels are closed sets, so these are few."""
@@ -127,6 +148,16 @@ class Metrics:
     def rendered(self, label: str, fmt: Format, seconds: float) -> None:
         """A whole render, from the worker's start to its answer."""
         self._renders.labels(label, fmt).observe(seconds)
+
+    def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
+        """A final has replaced a draft: how long it took, how late it came, what it saved."""
+        self._upgrades.observe(seconds)
+        self._upgrade_lag.observe(lag_s)
+        self._saved.labels(fmt).inc(saved)
+
+    def missed_target(self) -> None:
+        """A final did not reach its target of perceived quality within its bounds."""
+        self._missed.inc()
 
     def loop_lag(self, seconds: float) -> None:
         """By how much a timer of the event loop came late."""
@@ -200,7 +231,7 @@ def _sent(tallies: Mapping[Request, Tally]) -> Metric:
     family = CounterMetricFamily(
         "smartserve_sent_bytes", "Bytes of bodies sent.", labels=["format"]
     )
-    totals: Counter[str] = Counter()
+    totals: Totals[str] = Totals()
     for request, tally in tallies.items():
         totals[request.format] += tally.body_bytes
     for fmt, total in totals.items():
@@ -218,13 +249,13 @@ def _durations(
 ) -> Metric:
     """A histogram family: tallies with equal label values added up, buckets made cumulative."""
     counts: dict[tuple[str, ...], list[int]] = {}
-    sums: Counter[tuple[str, ...]] = Counter()
+    sums: Totals[tuple[str, ...]] = Totals()
     for request, tally in tallies.items():
         values = tuple(str(getattr(request, label)) for label in labels)
         buckets, seconds = read(tally)
         before = counts.get(values, [0] * len(buckets))
         counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
-        sums[values] += seconds  # type: ignore[assignment]  # Counter adds floats as well
+        sums[values] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
     family = HistogramMetricFamily(name, text, labels=labels)
     bounds = [*map(str, BUCKETS), "+Inf"]
     for values, buckets in counts.items():

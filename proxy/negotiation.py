@@ -104,7 +104,18 @@ def negotiate(
     transparent: bool,
     animated: bool,
 ) -> Format:
-    """Pick the format of the highest q-value; the server's ``order`` breaks ties.
+    """The best of what `acceptable` gives."""
+    return acceptable(accept, order=order, transparent=transparent, animated=animated)[0]
+
+
+def acceptable(
+    accept: str | None,
+    *,
+    order: Sequence[Format],
+    transparent: bool,
+    animated: bool,
+) -> tuple[Format, ...]:
+    """The formats that may go out, the highest q-value first; the server's ``order`` breaks ties.
 
     ``transparent`` and ``animated`` describe the picture that goes out: what cannot carry it is no
     candidate. The fallback goes out where nothing else is asked for, and also where the header
@@ -119,7 +130,13 @@ def negotiate(
         and accepted.explicit(fmt) > 0
         and (TRAITS[fmt].animation or not animated)
     ]
-    return max([*asked, last], key=lambda fmt: (accepted.quality(fmt), -_rank(fmt, order)))
+    if not asked:
+        return (last,)
+    welcome = [last] if accepted.quality(last) > 0 else []
+    best_first = sorted(
+        [*asked, *welcome], key=lambda fmt: (-accepted.quality(fmt), _rank(fmt, order))
+    )
+    return tuple(best_first)
 
 
 def _rank(fmt: Format, order: Sequence[Format]) -> int:

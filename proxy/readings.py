@@ -18,6 +18,7 @@ class Sources:
     admission: Statistics
     pool: Statistics
     delivery: Statistics
+    upgrader: Statistics
     originals: Statistics
     queries: Statistics
     rows: Statistics
@@ -42,6 +43,12 @@ def _workers(sources: Sources) -> Iterator[Reading]:
         "coalesced", "Requests that joined a render under way.", sources.delivery, "joined"
     )
     yield _gauge("workers", "Worker processes that are up.", pool, "up")
+    text = "Finals wished for and not yet made."
+    yield _gauge("upgrade_backlog", text, sources.upgrader, "backlog")
+    text = "Wishes for finals forgotten as the queue was full."
+    yield _counter("upgrades_dropped", text, sources.upgrader, "dropped")
+    text = "Finals that could not be made."
+    yield _counter("upgrades_failed", text, sources.upgrader, "failed")
     restarts = _by(pool, "restarts_")
     yield _counters("worker_restarts", "Worker processes replaced.", "reason", restarts)
 

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from proxy.errors import ConfigurationError
-from proxy.formats import EncoderProfile, Format
+from proxy.formats import EncoderProfile, Format, QualitySearch, Stage, Stages
 from proxy.jobs import Limits
 from proxy.variant import DEFAULT_SIZE, MAX_SIDE, Fit, Gravity, SizeSpec
 
@@ -180,26 +180,108 @@ def _default_sizes() -> dict[str, SizeSettings]:
     }
 
 
-class JpegSettings(Section):
-    """JPEG encoder (mozjpeg)."""
+class JpegDraftSettings(Section):
+    """JPEG encoder (mozjpeg), quick."""
 
     quality: Quality = 80
     progressive: bool = False
     trellis: bool = False
 
+    def profile(self) -> EncoderProfile:
+        """The save options of libvips."""
+        return _profile(
+            Format.JPEG,
+            Q=self.quality,
+            interlace=self.progressive,
+            # Tables fitted to a picture save 2 %, but need all of it before the first byte.
+            optimize_coding=self.progressive or self.trellis,
+            **({"trellis_quant": True, "quant_table": 3} if self.trellis else {}),
+        )
 
-class WebpSettings(Section):
-    """WebP encoder."""
+
+class WebpDraftSettings(Section):
+    """WebP encoder, quick."""
 
     quality: Quality = 79
-    effort: int = Field(4, ge=0, le=6)
+    effort: int = Field(2, ge=0, le=6)
+    smart_subsample: bool = False
+
+    def profile(self) -> EncoderProfile:
+        """The save options of libvips."""
+        smart = {"smart_subsample": True} if self.smart_subsample else {}
+        return _profile(Format.WEBP, Q=self.quality, effort=self.effort, **smart)
+
+
+class AvifDraftSettings(Section):
+    """AVIF encoder (libheif and aom), quick."""
+
+    quality: Quality = 63
+    effort: int = Field(0, ge=0, le=9)
+    bit_depth: Literal[8, 10, 12] = 8
+
+    def profile(self) -> EncoderProfile:
+        """The save options of libvips."""
+        return _profile(Format.AVIF, Q=self.quality, effort=self.effort, bitdepth=self.bit_depth)
+
+
+class Bounds(Section):
+    """Between which qualities the target is searched."""
+
+    lowest: Quality = 40
+    highest: Quality = 90
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.lowest > self.highest:
+            message = "lowest is above highest"
+            raise ValueError(message)
+        return self
+
+    def search(self, target: float) -> QualitySearch | None:
+        """The search for a target; None where there is none."""
+        return QualitySearch(target, self.lowest, self.highest) if target else None
+
+
+class JpegFinalSettings(Bounds, JpegDraftSettings):
+    """JPEG encoder, small."""
+
+    progressive: bool = True
+    trellis: bool = True
+
+
+class WebpFinalSettings(Bounds, WebpDraftSettings):
+    """WebP encoder, small."""
+
+    effort: int = Field(6, ge=0, le=6)
+    smart_subsample: bool = True
+
+
+class AvifFinalSettings(Bounds, AvifDraftSettings):
+    """AVIF encoder, small."""
+
+    effort: int = Field(3, ge=0, le=9)
+    bit_depth: Literal[8, 10, 12] = 10
+
+
+class JpegSettings(Section):
+    """The two ways to encode JPEG."""
+
+    draft: JpegDraftSettings = JpegDraftSettings()
+    final: JpegFinalSettings = JpegFinalSettings()
+
+
+class WebpSettings(Section):
+    """The two ways to encode WebP."""
+
+    draft: WebpDraftSettings = WebpDraftSettings()
+    final: WebpFinalSettings = WebpFinalSettings()
 
 
 class AvifSettings(Section):
-    """AVIF encoder (libheif and aom)."""
+    """The two ways to encode AVIF."""
 
-    quality: Quality = 63
-    effort: int = Field(1, ge=0, le=9)
+    draft: AvifDraftSettings = AvifDraftSettings()
+    final: AvifFinalSettings = AvifFinalSettings()
 
 
 class PngSettings(Section):
@@ -219,6 +301,8 @@ class EncoderSettings(Section):
 
     order: tuple[Format, ...] = (Format.AVIF, Format.WEBP, Format.JPEG)
     copyright: str = Field("", max_length=500)
+    target: float = Field(75.0, ge=0, le=99)
+    smallest_wins: bool = True
     jpeg: JpegSettings = JpegSettings()
     webp: WebpSettings = WebpSettings()
     avif: AvifSettings = AvifSettings()
@@ -235,24 +319,46 @@ class EncoderSettings(Section):
         return order
 
     def profiles(self) -> dict[Format, EncoderProfile]:
-        """The save options of libvips for each format."""
-        options: dict[Format, dict[str, int | bool | str]] = {
-            Format.JPEG: {
-                "Q": self.jpeg.quality,
-                "interlace": self.jpeg.progressive,
-                # Tables fitted to a picture save 2 %, but need all of it before the first byte.
-                "optimize_coding": self.jpeg.progressive or self.jpeg.trellis,
-                **({"trellis_quant": True, "quant_table": 3} if self.jpeg.trellis else {}),
-            },
-            Format.WEBP: {"Q": self.webp.quality, "effort": self.webp.effort},
-            Format.AVIF: {"Q": self.avif.quality, "effort": self.avif.effort, "bitdepth": 8},
-            Format.PNG: {"compression": self.png.compression},
-            Format.GIF: {"effort": self.gif.effort},
-        }
+        """The save options of libvips with which a format is first encoded."""
         return {
-            fmt: EncoderProfile(fmt, tuple(sorted(chosen.items())))
-            for fmt, chosen in options.items()
+            Format.JPEG: self.jpeg.draft.profile(),
+            Format.WEBP: self.webp.draft.profile(),
+            Format.AVIF: self.avif.draft.profile(),
+            Format.PNG: _profile(Format.PNG, compression=self.png.compression),
+            Format.GIF: _profile(Format.GIF, effort=self.gif.effort),
         }
+
+    def stages(self) -> dict[Format, Stages]:
+        """How each format is encoded at once and in the end."""
+        finals = {
+            fmt: Stage(settings.profile(), settings.search(self.target))
+            for fmt, settings in (
+                (Format.JPEG, self.jpeg.final),
+                (Format.WEBP, self.webp.final),
+                (Format.AVIF, self.avif.final),
+            )
+        }
+        drafts = {fmt: Stage(profile) for fmt, profile in self.profiles().items()}
+        return {fmt: Stages(draft, finals.get(fmt, draft)) for fmt, draft in drafts.items()}
+
+    def single_stages(self) -> dict[Format, Stages]:
+        """The same without a second stage: what is encoded at once is final."""
+        drafts = {fmt: Stage(profile) for fmt, profile in self.profiles().items()}
+        return {fmt: Stages(draft, draft) for fmt, draft in drafts.items()}
+
+
+def _profile(fmt: Format, **options: int | bool | str) -> EncoderProfile:
+    return EncoderProfile(fmt, tuple(sorted(options.items())))
+
+
+class UpgradeSettings(Section):
+    """The background work that makes final renditions in place of drafts."""
+
+    enabled: bool = True
+    budget_s: Seconds = 0.15
+    max_backlog: int = Field(1000, ge=1, le=1_000_000)
+    deadline_s: PositiveSeconds = 300
+    all_sizes: bool = True
 
 
 class LifetimeSettings(Section):
@@ -263,6 +369,8 @@ class LifetimeSettings(Section):
     api_stale_s: Lifetime = 86400
     unsettled_s: Lifetime = 30
     fallback_s: Lifetime = 30
+    draft_s: Lifetime = 60
+    draft_stale_s: Lifetime = 600
     not_found_s: Lifetime = 60
     not_ready_retry_s: int = Field(10, ge=1, le=3600)
     failure_s: Seconds = 10
@@ -290,6 +398,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     sizes: dict[str, SizeSettings] = Field(default_factory=_default_sizes)
     encoders: EncoderSettings = EncoderSettings()
+    upgrades: UpgradeSettings = UpgradeSettings()
     lifetimes: LifetimeSettings = LifetimeSettings()
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import unquote_plus
 
 from proxy.errors import BadParameter
-from proxy.formats import NAMES, EncoderProfile, Format
+from proxy.formats import NAMES, EncoderProfile, Format, QualitySearch, Stage
 from proxy.media import Focus, Media, MediaFacts
 
 DEFAULT_SIZE = "detail"
@@ -247,10 +247,26 @@ class Variant:
     animated: bool
     recipe: str
     """Version of this code's own parameters and of libvips."""
+    search: QualitySearch | None = None
+    """How the quality is found, where the profile does not fix it."""
+    rival: Stage | None = None
+    """Another format that goes out in place of this one where it comes out smaller."""
+    base: tuple[int, int] | None = None
+    """The size whose pixels this one is made of; None where it is made of the source's own."""
+
+    @property
+    def stage(self) -> Stage:
+        """How it is encoded."""
+        return Stage(self.profile, self.search)
+
+    @property
+    def pixels(self) -> int:
+        """Of one page."""
+        return self.geometry.width * self.geometry.height
 
     @property
     def format(self) -> Format:
-        """The format that goes out."""
+        """The format that goes out, unless the rival is smaller."""
         return self.profile.format
 
     @cached_property
@@ -261,12 +277,19 @@ class Variant:
                 str(self.media_id),
                 self.version,
                 self.geometry.text,
-                self.profile.text,
+                *self._encoding(),
                 "removed" if self.background_removed else "original",
                 "animated" if self.animated else "still",
                 self.recipe,
             )
         )
+
+    def _encoding(self) -> Iterable[str]:
+        yield self.stage.text
+        if self.rival is not None:
+            yield f"or:{self.rival.text}"
+        if self.base is not None:
+            yield f"of:{self.base[0]}x{self.base[1]}"
 
     @cached_property
     def digest(self) -> str:
@@ -287,26 +310,39 @@ def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:
     return f"{code}-c{blake2b(copyright_notice.encode(), digest_size=8).hexdigest()}"
 
 
+def base_size(boxes: Iterable[SizeSpec], facts: MediaFacts) -> tuple[int, int]:
+    """The largest size that a picture has in these boxes, whose pixels serve for the others."""
+    geometries = (plan_geometry(box, facts) for box in boxes)
+    return max((one.scaled_width, one.scaled_height) for one in geometries)
+
+
 def resolve(
     request: VariantRequest,
     media: Media,
     facts: MediaFacts,
     *,
-    profile: EncoderProfile,
+    stage: Stage,
     recipe: str,
+    rival: Stage | None = None,
+    base: tuple[int, int] | None = None,
 ) -> Variant:
-    """Resolve a checked request against a picture and the format that was chosen for it.
+    """Resolve a checked request against a picture and the encoding that was chosen for it.
 
     ``bg=removed`` on a picture without a flat background resolves to the original, so that the
-    two share one rendition.
+    two share one rendition. What is as large as the ``base`` is made of the source itself.
     """
-    animated = facts.animated and profile.format in (Format.WEBP, Format.GIF)
+    animated = facts.animated and stage.profile.format in (Format.WEBP, Format.GIF)
+    geometry = plan_geometry(request.box, facts)
+    within = base is not None and geometry.scaled_width < base[0]
     return Variant(
         media_id=media.id,
         version=facts.content_hash,
-        geometry=plan_geometry(request.box, facts),
-        profile=profile,
+        geometry=geometry,
+        profile=stage.profile,
         background_removed=request.remove_background and facts.flat_background,
         animated=animated,
         recipe=recipe,
+        search=stage.search,
+        rival=rival,
+        base=base if within and not animated else None,
     )

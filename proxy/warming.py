@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.database import MediaDatabase
-from proxy.delivery import Delivery, Plan
-from proxy.errors import MediaNotFound
-from proxy.formats import TRAITS, Format
-from proxy.variant import SizeSpec, VariantRequest
+from proxy.errors import MediaNotFound, SmartserveError
+from proxy.finishing import Finisher
+from proxy.inspection import Inspector
+from proxy.planning import Plan, Planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,41 +20,38 @@ class Warmed:
 
 
 class Warmer:
-    """Renders all named sizes of media in every format that negotiation can choose."""
+    """Renders all named sizes of media in all that browsers can be given, each from one decode."""
 
     def __init__(
         self,
         *,
         database: MediaDatabase,
-        delivery: Delivery,
-        sizes: Mapping[str, SizeSpec],
-        order: tuple[Format, ...],
+        inspector: Inspector,
+        planner: Planner,
+        finisher: Finisher,
     ) -> None:
-        """``order`` holds the formats that negotiation may choose."""
+        """The use cases and rooms that it works with."""
         self._database = database
-        self._delivery = delivery
-        self._sizes = sizes
-        self._accepts = ["", *(TRAITS[fmt].media_type for fmt in order)]
+        self._inspector = inspector
+        self._planner = planner
+        self._finisher = finisher
 
     async def warm(self, media_id: int) -> Warmed:
-        """Render what is missing of a medium, one rendition after the other.
+        """Render what is missing of a medium.
 
         Raises:
             SmartserveError: it cannot be rendered now, or at all; what is done stays.
         """
         plans = await self._plans(media_id)
-        rendered = 0
-        for plan in plans:
-            rendered += await self._delivery.warm(plan)
-        return Warmed(rendered, len(plans) - rendered)
+        missing = await self._finisher.missing(plans)
+        finished = await self._finisher.finish(missing) if missing else []
+        for one in finished:
+            if isinstance(one.outcome, SmartserveError):
+                raise one.outcome
+        return Warmed(len(missing), len(plans) - len(missing))
 
     async def _plans(self, media_id: int) -> list[Plan]:
         media = await self._database.find(media_id)
         if media is None or not media.servable:
             raise MediaNotFound(f"there is no picture to serve under id {media_id}")
-        plans = [
-            await self._delivery.plan(media, VariantRequest(size, name), accept)
-            for name, size in self._sizes.items()
-            for accept in self._accepts
-        ]
-        return list({plan.variant.digest: plan for plan in plans}.values())
+        return self._planner.whole_picture(media, await self._inspector.facts(media))

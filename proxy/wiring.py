@@ -10,21 +10,25 @@ from pathlib import Path
 
 import structlog
 
+from proxy.costs import Costs
 from proxy.database.cache import CachedMediaDatabase
 from proxy.database.engine import check_url
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import pending, upgrade
-from proxy.delivery import Delivery, Rules
+from proxy.delivery import Delivery
 from proxy.errors import ConfigurationError, DatabaseUnavailable
+from proxy.finishing import Finisher
 from proxy.ingest.importing import Importer
 from proxy.inspection import Inspector
 from proxy.jobs import Hello
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics
+from proxy.planning import Planner, Rules
 from proxy.readings import Sources, readings
 from proxy.renditions.tiered import TieredStore
 from proxy.settings import Settings
 from proxy.sources.local import LocalSources
+from proxy.upgrading import Upgrader
 from proxy.variant import recipe
 from proxy.warming import Warmer
 from proxy.web.app import create_app
@@ -69,6 +73,8 @@ class Rooms:
     importer: Importer
     warmer: Warmer
     metrics: Metrics
+    upgrader: Upgrader
+    background: WorkerPool
 
 
 async def prepare_database(settings: Settings) -> None:
@@ -159,6 +165,7 @@ async def open_rooms(settings: Settings) -> AsyncIterator[Rooms]:
         )
         await stack.enter_async_context(pool)
         rooms = _join(settings, storage, pool)
+        await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
         stack.push_async_callback(rooms.delivery.aclose)
         stack.callback(rooms.admission.close)
@@ -167,23 +174,34 @@ async def open_rooms(settings: Settings) -> AsyncIterator[Rooms]:
 
 def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     admission = Admission(settings.workers)
-    workshop = Workshop(
-        sources=storage.sources,
-        pool=pool,
-        admission=admission,
-        quarantine=Quarantine(
-            failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
-        ),
-    )
-    metrics = Metrics()
+    workshop = _workshop(settings, storage, pool, admission)
+    metrics, costs = Metrics(), Costs()
     rules = _rules(settings, pool.hello)
+    planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
+    background = _background(settings)
+    upgrader = Upgrader(
+        settings=settings.upgrades,
+        pool=background,
+        finisher=_finisher(
+            storage,
+            rules,
+            _workshop(settings, storage, background, Admission(settings.workers)),
+        ),
+        planner=planner,
+        store=storage.store,
+        costs=costs,
+        telemetry=metrics,
+    )
     delivery = Delivery(
         store=storage.store,
         inspector=inspector,
         workshop=workshop,
         telemetry=metrics,
-        rules=rules,
+        planner=planner,
+        costs=costs,
+        budget_s=settings.upgrades.budget_s,
+        upgrade=upgrader.ask,
     )
     return Rooms(
         settings=settings,
@@ -202,11 +220,43 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         ),
         warmer=Warmer(
             database=storage.database,
-            delivery=delivery,
-            sizes=settings.size_specs(),
-            order=settings.encoders.order,
+            inspector=inspector,
+            planner=planner,
+            finisher=_finisher(storage, rules, workshop),
         ),
         metrics=metrics,
+        upgrader=upgrader,
+        background=background,
+    )
+
+
+def _workshop(
+    settings: Settings, storage: Storage, pool: WorkerPool, admission: Admission
+) -> Workshop:
+    """A way from pictures to the workers of a pool, with a quarantine of its own."""
+    quarantine = Quarantine(
+        failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
+    )
+    return Workshop(sources=storage.sources, pool=pool, admission=admission, quarantine=quarantine)
+
+
+def _finisher(storage: Storage, rules: Rules, workshop: Workshop) -> Finisher:
+    return Finisher(
+        store=storage.store,
+        workshop=workshop,
+        limits=rules.limits,
+        copyright_notice=rules.copyright_notice,
+    )
+
+
+def _background(settings: Settings) -> WorkerPool:
+    """One worker at idle priority, which may take its time."""
+    patient = {"count": 1, "deadline_s": settings.upgrades.deadline_s}
+    return WorkerPool(
+        settings.workers.model_copy(update=patient),
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        idle=True,
     )
 
 
@@ -215,13 +265,15 @@ def _rules(settings: Settings, hello: Hello) -> Rules:
     limits = settings.limits.to_limits()
     loadable = tuple(kind for kind in limits.source_types if kind in hello.source_types)
     notice = settings.encoders.copyright or None
+    encoders = settings.encoders
     return Rules(
-        profiles=settings.encoders.profiles(),
+        stages=encoders.stages() if settings.upgrades.enabled else encoders.single_stages(),
         order=settings.encoders.order,
         sizes=settings.size_specs(),
         limits=replace(limits, source_types=loadable),
         recipe=recipe(hello.libvips, copyright_notice=notice),
         copyright_notice=notice,
+        smallest_wins=encoders.smallest_wins,
     )
 
 
@@ -279,6 +331,7 @@ def _statistics(rooms: Rooms) -> Sources:
         admission=rooms.admission.statistics,
         pool=rooms.pool.statistics,
         delivery=rooms.delivery.statistics,
+        upgrader=rooms.upgrader.statistics,
         originals=rooms.storage.sources.statistics,
         queries=rooms.storage.catalogue.statistics,
         rows=rooms.storage.database.statistics,

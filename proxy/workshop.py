@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
 from proxy.errors import SmartserveError, SourceChanged, SourceMissing
-from proxy.jobs import ProbeJob, ProbeResult, RenderJob, RenderResult
+from proxy.jobs import (
+    Job,
+    ProbeJob,
+    ProbeResult,
+    RenderJob,
+    RenderResult,
+    RenderSetJob,
+    RenderSetResult,
+)
 from proxy.media import Media
 from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
@@ -63,11 +71,21 @@ class Workshop:
         byte_size: int,
         admitted: Callable[[float], None],
     ) -> Done[RenderResult]: ...
+    @overload
+    async def run(
+        self,
+        media: Media,
+        job: RenderSetJob,
+        sink: Sink,
+        *,
+        byte_size: int,
+        admitted: Callable[[float], None] = ...,
+    ) -> Done[RenderSetResult]: ...
 
     async def run(
         self,
         media: Media,
-        job: ProbeJob | RenderJob,
+        job: Job,
         sink: Sink = lambda _: None,
         *,
         byte_size: int | None = None,
@@ -94,7 +112,7 @@ class Workshop:
     async def _work(
         self,
         media: Media,
-        job: ProbeJob | RenderJob,
+        job: Any,
         sink: Sink,
         byte_size: int | None,
         admitted: Callable[[float], None],

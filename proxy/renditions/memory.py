@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from proxy.formats import SNIFF_BYTES
 from proxy.renditions.counters import Counters
 from proxy.renditions.underway import Underway
 from proxy.settings import RenditionSettings
@@ -35,6 +36,11 @@ class MemoryRendition:
     def length(self) -> int:
         """Bytes of the whole rendition."""
         return len(self.body)
+
+    @property
+    def head(self) -> bytes:
+        """Its first bytes, enough to tell its format by."""
+        return self.body[:SNIFF_BYTES]
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to ``stop``, in pieces of at most 256 KiB."""
@@ -135,7 +141,11 @@ class MemoryStore:
             if not ticket.void:
                 self.put(variant, writer.body())
 
-    def drop(self, media_id: int) -> int:
+    async def drop(self, variant: Variant) -> None:
+        """Let go of one rendition, if it is here."""
+        self._discard(variant)
+
+    def forget(self, media_id: int) -> int:
         """Purge at once: all renditions of a medium, those being written too."""
         self._underway.purge(media_id)
         digests = self._digests.pop(media_id, set())
@@ -144,8 +154,8 @@ class MemoryStore:
         return len(digests)
 
     async def purge(self, media_id: int) -> int:
-        """As `drop`."""
-        return self.drop(media_id)
+        """As `forget`."""
+        return self.forget(media_id)
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """The counts of the one tier ``memory``."""

@@ -9,6 +9,7 @@ from functools import partial
 from threading import Lock
 
 from proxy.errors import StorageError
+from proxy.formats import SNIFF_BYTES
 from proxy.renditions.memory import PIECE_BYTES
 from proxy.renditions.threads import Threads
 
@@ -19,10 +20,11 @@ class OpenFile:
     So its number is never given to another file under the hands of that thread.
     """
 
-    __slots__ = ("_closed", "_descriptor", "_lock", "_reads", "length")
+    __slots__ = ("_closed", "_descriptor", "_lock", "_reads", "head", "length")
 
     def __init__(self, descriptor: int, length: int) -> None:
         self.length = length
+        self.head = os.pread(descriptor, SNIFF_BYTES, 0)
         self._descriptor = descriptor
         self._lock = Lock()
         self._reads = 0
@@ -67,6 +69,11 @@ class FileRendition:
     def length(self) -> int:
         """Bytes of the whole rendition."""
         return self._file.length
+
+    @property
+    def head(self) -> bytes:
+        """Its first bytes, enough to tell its format by."""
+        return self._file.head
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to ``stop``, in pieces of at most 256 KiB.

@@ -133,6 +133,12 @@ class TieredStore:
         ):
             yield TieredWriter(memory, disk)
 
+    async def drop(self, variant: Variant) -> None:
+        """Let go of one rendition in both tiers; a read of it under way is not promoted."""
+        self._reading.pop(variant.digest, None)
+        await self.memory.drop(variant)
+        await self.disk.drop(variant)
+
     async def purge(self, media_id: int) -> int:
         """Drop a medium from both tiers, here and in other processes; gives how many renditions."""
         dropped = self._drop(media_id)
@@ -167,7 +173,7 @@ class TieredStore:
     def _drop(self, media_id: int) -> int:
         for digest in [key for key, read in self._reading.items() if read.media_id == media_id]:
             del self._reading[digest]
-        return self.memory.drop(media_id)
+        return self.memory.forget(media_id)
 
     def _forget(self, media_id: int) -> None:
         self._drop(media_id)

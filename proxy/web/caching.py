@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from proxy.delivery import Origin, Plan
+from proxy.delivery import Origin
+from proxy.planning import Plan
 from proxy.settings import LifetimeSettings
 
 
@@ -28,12 +29,25 @@ _CACHE_STATUS = {
 }
 
 
-def cache_status(origin: Origin) -> str:
-    """Cache-Status (RFC 9211): whether the rendition was there, and in which tier."""
-    return f"smartserve; {_CACHE_STATUS[origin]}"
+def cache_status(origin: Origin, *, draft: bool = False) -> str:
+    """Cache-Status (RFC 9211): whether the rendition was there, and in which tier.
+
+    That it is a draft is said in place of the tier.
+    """
+    told = _CACHE_STATUS[origin]
+    if draft:
+        told = f"{told.partition('; detail=')[0]}; detail=draft"
+    return f"smartserve; {told}"
 
 
-def cache_control(plan: Plan, origin: Origin, *, route: Route, lifetimes: LifetimeSettings) -> str:
+def cache_control(
+    plan: Plan,
+    origin: Origin,
+    *,
+    route: Route,
+    lifetimes: LifetimeSettings,
+    draft: bool = False,
+) -> str:
     """For how long this answer may be kept.
 
     Only the settled picture that was asked for carries the long lifetime; what stands in for it,
@@ -43,6 +57,9 @@ def cache_control(plan: Plan, origin: Origin, *, route: Route, lifetimes: Lifeti
         return f"public, max-age={lifetimes.fallback_s}"
     if not plan.media.settled:
         return f"public, max-age={lifetimes.unsettled_s}"
+    if draft:
+        stale = lifetimes.draft_stale_s
+        return f"public, max-age={lifetimes.draft_s}, stale-while-revalidate={stale}"
     if route is Route.API_IMAGES:
         stale = lifetimes.api_stale_s
         return f"public, max-age={lifetimes.api_s}, stale-while-revalidate={stale}"

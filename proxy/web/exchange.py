@@ -5,21 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
+from typing import NamedTuple
 
 from aiohttp import HttpVersion11, web
 
-from proxy.delivery import Delivered, Origin, Plan, Rendering, streams
+from proxy.delivery import Delivered, Origin, Rendering, streams
+from proxy.formats import Format
 from proxy.metrics import Outcome
+from proxy.planning import Plan
 from proxy.renditions import Rendition
 from proxy.settings import LifetimeSettings
 from proxy.variant import Variant
 from proxy.web.caching import Route
-from proxy.web.conditional import ByteRange, requested_range
+from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import Header, content_headers, server_timing, to_head, validators
 from proxy.web.hot import Resolved
 from proxy.web.responses import PieceResponse, WholeResponse, bodiless, whole
 
 Answer = WholeResponse | PieceResponse
+
+
+class Picture(NamedTuple):
+    """What goes out: the variant, the format that its bytes have, and where they come from."""
+
+    variant: Variant
+    format: Format
+    origin: Origin
 
 
 class Exchange:
@@ -40,67 +51,80 @@ class Exchange:
         self._lifetimes = lifetimes
         self._began = time.perf_counter()
 
-    def not_modified(self) -> WholeResponse:
-        """304, by the key alone: whether the rendition is still kept does not matter."""
+    def not_modified(self, variant: Variant | None = None) -> WholeResponse:
+        """304, by the key alone: whether the rendition is still kept does not matter.
+
+        ``variant`` is the draft where that is what the client has, and the final is not there.
+        """
         origin = Origin.NOT_MODIFIED
-        headers = self._validators(self._plan.variant, origin)
+        headers = self._validators(variant or self._plan.variant, origin)
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=self._outcome(origin))
 
-    def head(self, found: Delivered | None) -> WholeResponse:
-        """The answer to HEAD: what GET would say, with the length where it is known."""
+    async def head(self, found: Delivered | None, first: Variant) -> WholeResponse:
+        """The answer to HEAD: what GET would say, with the length where it is known.
+
+        ``first`` is what GET would render where nothing is there.
+        """
         if found is None or found.rendition is None:
-            headers = self._headers(self._plan.variant, Origin.NONE)
+            headers = self._headers(Picture(first, first.format, Origin.NONE))
             return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(Origin.NONE))
         length = found.rendition.length
+        picture = Picture(found.variant, await found.format(), found.origin)
         found.rendition.close()
-        return bodiless(
-            HTTPStatus.OK,
-            self._headers(found.variant, found.origin),
-            outcome=self._outcome(found.origin),
-            length=length,
-        )
+        headers = self._headers(picture)
+        return bodiless(HTTPStatus.OK, headers, outcome=self._outcome_of(picture), length=length)
 
     async def answer(self, delivered: Delivered) -> Answer:
-        """The answer to GET: 200, or 206 where one range was asked for.
+        """The answer to GET: 200, or 206 where one range was asked for, or 304 for a draft.
 
         Raises:
             SmartserveError: the render failed before anything went out, or the range lies outside.
         """
+        if delivered.draft and self._has(delivered.variant):
+            if delivered.rendition is not None:
+                delivered.rendition.close()
+            return self.not_modified(delivered.variant)
+        picture = Picture(delivered.variant, await delivered.format(), delivered.origin)
         if delivered.rendering is not None:
-            return await self._from_render(delivered, delivered.rendering)
+            return await self._from_render(picture, delivered.rendering)
         if delivered.rendition is None:
             raise AssertionError
         if delivered.rendition.body is not None:
-            return self._from_body(delivered, delivered.rendition.body)
-        return self._from_file(delivered, delivered.rendition)
+            return self._from_body(picture, delivered.rendition.body)
+        return self._from_file(picture, delivered.rendition)
 
-    async def _from_render(self, delivered: Delivered, rendering: Rendering) -> Answer:
+    def _has(self, variant: Variant) -> bool:
+        known = self._request.headers.getall("If-None-Match", ())
+        return matches(", ".join(known), variant.etag)
+
+    async def _from_render(self, picture: Picture, rendering: Rendering) -> Answer:
         stream = rendering.stream
         chunked = self._request.version >= HttpVersion11 and "Range" not in self._request.headers
-        if not chunked or not streams(delivered.variant) or stream.complete:
-            return self._from_body(delivered, await stream.whole())
-        headers = self._headers(delivered.variant, delivered.origin, rendering.queue_s)
-        outcome = self._outcome(delivered.origin, delivered.variant)
+        if not chunked or not streams(picture.variant) or stream.complete:
+            return self._from_body(picture, await stream.whole(), rendering.queue_s)
+        headers = self._headers(picture, rendering.queue_s)
+        outcome = self._outcome_of(picture)
         return PieceResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
 
-    def _from_body(self, delivered: Delivered, body: bytes) -> WholeResponse:
-        queue_s = None if delivered.rendering is None else delivered.rendering.queue_s
-        headers = self._headers(delivered.variant, delivered.origin, queue_s)
-        outcome = self._outcome(delivered.origin, delivered.variant)
-        part = self._range(delivered.variant, len(body))
+    def _from_body(
+        self, picture: Picture, body: bytes, queue_s: float | None = None
+    ) -> WholeResponse:
+        headers = self._headers(picture, queue_s)
+        outcome = self._outcome_of(picture)
+        part = self._range(picture.variant, len(body))
         if part is None:
             return whole(HTTPStatus.OK, headers, body, outcome=outcome)
         headers.append(("Content-Range", part.content_range(len(body))))
         piece = body[part.start : part.stop]
         return whole(HTTPStatus.PARTIAL_CONTENT, headers, piece, outcome=outcome)
 
-    def _from_file(self, delivered: Delivered, rendition: Rendition) -> PieceResponse:
+    def _from_file(self, picture: Picture, rendition: Rendition) -> PieceResponse:
         try:
-            part = self._range(delivered.variant, rendition.length)
+            part = self._range(picture.variant, rendition.length)
         except BaseException:
             rendition.close()
             raise
-        headers = self._headers(delivered.variant, delivered.origin)
+        headers = self._headers(picture)
         status = HTTPStatus.OK
         if part is None:
             part = ByteRange(0, rendition.length)
@@ -111,17 +135,17 @@ class Exchange:
             status,
             headers,
             _pieces(rendition, part),
-            outcome=self._outcome(delivered.origin, delivered.variant),
+            outcome=self._outcome_of(picture),
             length=part.stop - part.start,
             release=rendition.close,
         )
 
-    def resolved(self, variant: Variant, length: int) -> Resolved:
+    def resolved(self, picture: Picture, length: int) -> Resolved:
         """The answer from memory, ready to be given again without being worked out."""
-        origin = Origin.MEMORY
+        variant = picture.variant
         headers = [
-            *self._described(variant, origin),
-            ("Server-Timing", origin),
+            *self._described(picture),
+            ("Server-Timing", picture.origin),
             ("Content-Length", str(length)),
         ]
         not_modified = self._validators(variant, Origin.NOT_MODIFIED)
@@ -130,7 +154,7 @@ class Exchange:
             digest=variant.digest,
             etag=variant.etag,
             head=to_head(HTTPStatus.OK, headers),
-            outcome=self._outcome(origin, variant),
+            outcome=self._outcome_of(picture),
             not_modified_head=to_head(HTTPStatus.NOT_MODIFIED, not_modified),
             not_modified_outcome=self._outcome(Origin.NOT_MODIFIED),
         )
@@ -138,14 +162,13 @@ class Exchange:
     def _range(self, variant: Variant, length: int) -> ByteRange | None:
         return requested_range(self._request.headers, length=length, etag=variant.etag)
 
-    def _headers(
-        self, variant: Variant, origin: Origin, queue_s: float | None = None
-    ) -> list[Header]:
-        timing = server_timing(self._timings(origin, queue_s))
-        return [*self._described(variant, origin), ("Server-Timing", timing)]
+    def _headers(self, picture: Picture, queue_s: float | None = None) -> list[Header]:
+        timing = server_timing(self._timings(picture.origin, queue_s))
+        return [*self._described(picture), ("Server-Timing", timing)]
 
-    def _described(self, variant: Variant, origin: Origin) -> list[Header]:
-        return [*content_headers(self._plan, variant), *self._validators(variant, origin)]
+    def _described(self, picture: Picture) -> list[Header]:
+        content = content_headers(self._plan, picture.format)
+        return [*content, *self._validators(picture.variant, picture.origin)]
 
     def _validators(self, variant: Variant, origin: Origin) -> list[Header]:
         return validators(self._plan, variant, origin, route=self._route, lifetimes=self._lifetimes)
@@ -157,10 +180,13 @@ class Exchange:
             return [(origin, spent)]
         return [("queue", queue_s), (origin, max(0.0, spent - queue_s))]
 
-    def _outcome(self, origin: Origin, variant: Variant | None = None) -> Outcome:
-        fmt = (variant or self._plan.variant).format
+    def _outcome_of(self, picture: Picture) -> Outcome:
+        return self._outcome(picture.origin, picture.format)
+
+    def _outcome(self, origin: Origin, fmt: Format | None = None) -> Outcome:
+        shown = fmt or self._plan.variant.format
         label = self._plan.request.label
-        return Outcome(self._route, label, fmt, origin, media_id=self._plan.media.id)
+        return Outcome(self._route, label, shown, origin, media_id=self._plan.media.id)
 
 
 async def _pieces(rendition: Rendition, part: ByteRange) -> AsyncGenerator[bytes, None]:

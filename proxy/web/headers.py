@@ -11,8 +11,9 @@ from http import HTTPStatus
 from pathlib import PureWindowsPath
 from urllib.parse import quote
 
-from proxy.delivery import Origin, Plan
-from proxy.formats import TRAITS
+from proxy.delivery import Origin
+from proxy.formats import TRAITS, Format
+from proxy.planning import Plan
 from proxy.settings import LifetimeSettings
 from proxy.variant import Variant
 from proxy.web.caching import Route, cache_control, cache_status, tags
@@ -37,7 +38,12 @@ _MAX_NAME = 80
 
 
 def validators(
-    plan: Plan, variant: Variant, origin: Origin, *, route: Route, lifetimes: LifetimeSettings
+    plan: Plan,
+    variant: Variant,
+    origin: Origin,
+    *,
+    route: Route,
+    lifetimes: LifetimeSettings,
 ) -> list[Header]:
     """What a 304 carries, and every 200 with it (RFC 9110, 15.4.5).
 
@@ -47,30 +53,33 @@ def validators(
     vary = [("Vary", "Accept")] if plan.request.negotiated else []
     dated = [("Last-Modified", http_date(plan.media.updated_at))]
     names = tags(plan)
+    draft = variant == plan.draft
+    stands_in = draft or origin is Origin.FALLBACK
+    lifetime = cache_control(plan, origin, route=route, lifetimes=lifetimes, draft=draft)
     return [
-        ("Cache-Control", cache_control(plan, origin, route=route, lifetimes=lifetimes)),
+        ("Cache-Control", lifetime),
         ("ETag", variant.etag),
-        *(dated if origin is not Origin.FALLBACK else []),
+        *([] if stands_in else dated),
         *vary,
-        ("Cache-Status", cache_status(origin)),
+        ("Cache-Status", cache_status(origin, draft=draft)),
         ("Cache-Tag", ",".join(names)),
         ("Surrogate-Key", " ".join(names)),
         *SECURITY,
     ]
 
 
-def content_headers(plan: Plan, variant: Variant) -> list[Header]:
+def content_headers(plan: Plan, fmt: Format) -> list[Header]:
     """What describes the picture itself, but for its length."""
     kept = [("Smartserve-Background", "original; reason=border-not-uniform")]
     return [
-        ("Content-Type", TRAITS[variant.format].media_type),
-        ("Content-Disposition", content_disposition(plan, variant)),
+        ("Content-Type", TRAITS[fmt].media_type),
+        ("Content-Disposition", content_disposition(plan, fmt)),
         ("Accept-Ranges", "bytes"),
         *(kept if plan.background_kept else []),
     ]
 
 
-def content_disposition(plan: Plan, variant: Variant) -> str:
+def content_disposition(plan: Plan, fmt: Format) -> str:
     """Shown in the page, and saved under the name that the picture was uploaded with.
 
     The name is a stranger's text: plain ASCII stays, all else goes percent-encoded into
@@ -78,7 +87,7 @@ def content_disposition(plan: Plan, variant: Variant) -> str:
     """
     # Its path takes slashes of both kinds for separators.
     stem = PureWindowsPath(plan.media.original_name or "").stem[:_MAX_NAME].strip(" .")
-    suffix = f"-{plan.request.label}.{TRAITS[variant.format].suffix}"
+    suffix = f"-{plan.request.label}.{TRAITS[fmt].suffix}"
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     name = _UNREADABLE.sub("-", plain).strip("-.") or f"media-{plan.media.id}"
     if stem in ("", name):

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from proxy.database import MediaDatabase
-from proxy.delivery import Delivery, Origin, Telemetry
+from proxy.delivery import Delivery, Telemetry
 from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError, SourceChanged
 from proxy.media import MAX_MEDIA_ID, Media
 from proxy.metrics import Outcome
@@ -18,7 +18,7 @@ from proxy.settings import LifetimeSettings
 from proxy.variant import SizeSpec, VariantRequest, parse_request
 from proxy.web.caching import Route
 from proxy.web.conditional import not_modified
-from proxy.web.exchange import Answer, Exchange
+from proxy.web.exchange import Answer, Exchange, Picture
 from proxy.web.hot import HotAnswers
 from proxy.web.problems import problem
 
@@ -125,12 +125,12 @@ class PictureHandler:
         if not_modified(request.headers, plan.variant.etag, plan.media.updated_at):
             return exchange.not_modified()
         if request.method == "HEAD":
-            return exchange.head(await self._delivery.find(plan))
+            return await exchange.head(await self._delivery.find(plan), self._delivery.first(plan))
         delivered = await self._delivery.fetch(plan)
         answer = await exchange.answer(delivered)
-        if delivered.origin is Origin.MEMORY and delivered.rendition is not None:
-            resolved = exchange.resolved(plan.variant, delivered.rendition.length)
-            self._hot.keep(request, accept, resolved)
+        if delivered.rendition is not None and delivered.lasting:
+            picture = Picture(delivered.variant, await delivered.format(), delivered.origin)
+            self._hot.keep(request, accept, exchange.resolved(picture, delivered.rendition.length))
         return answer
 
     async def _media(self, media_id: int) -> Media:

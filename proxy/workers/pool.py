@@ -73,8 +73,13 @@ class WorkerPool:
         *,
         source_types: tuple[str, ...],
         max_output_bytes: int,
+        idle: bool = False,
     ) -> None:
-        """``source_types`` are what the workers' loaders may open."""
+        """``source_types`` are what the workers' loaders may open.
+
+        Workers of an ``idle`` pool get only the processor time that nobody else wants.
+        """
+        self._idle_priority = idle
         self._settings = settings
         self._source_types = source_types
         self._max_output_bytes = max_output_bytes
@@ -156,11 +161,13 @@ class WorkerPool:
             ShuttingDown: the pool is closed.
         """
         self._jobs += 1
-        counted = _Counted(sink, self._max_output_bytes)
+        outputs = len(job.outputs) if isinstance(job, RenderSetJob) else 1
+        counted = _Counted(sink, self._max_output_bytes * max(1, outputs))
         deaths = 0
         while True:
             try:
                 with Order(job, source, counted) as order:
+                    counted.patient = isinstance(job, RenderSetJob)
                     answer = await self._attempt(order, counted, begun)
             except WorkerDied as death:
                 deaths += death.begun
@@ -169,22 +176,33 @@ class WorkerPool:
                     raise _meaning(death, counted) from death
             else:
                 if isinstance(answer, JobFailure):
-                    raise _FAILURES.get(answer.kind, RenderFault)(answer.detail)
+                    raise named(answer)
                 return cast(ProbeResult | RenderResult | RenderSetResult, answer)
 
     async def _attempt(self, order: Order, sink: _Counted, begun: Begun) -> Any:
         worker = await self._place(order)
         begun()
         sink.overflow = partial(self._end, worker, "oversize")
-        return await self._answered(order, worker, deadline_s=self._settings.deadline_s)
+        deadline_s = self._settings.deadline_s
+        return await self._answered(order, worker, deadline_s=deadline_s, sink=sink)
 
-    async def _answered(self, order: Order, worker: WorkerProcess, *, deadline_s: float) -> Any:
+    async def _answered(
+        self,
+        order: Order,
+        worker: WorkerProcess,
+        *,
+        deadline_s: float,
+        sink: _Counted | None = None,
+    ) -> Any:
         """The answer to an order; a worker that gives none in time is killed.
 
-        So is one whose order is cancelled: by then it may have gone on to the next.
+        So is one whose order is cancelled: by then it may have gone on to the next. With a patient
+        ``sink`` the time begins anew with all that comes out.
         """
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(deadline_s) as limit:
+                if sink is not None:
+                    sink.moved = partial(_prolong, limit, deadline_s)
                 return await order.answer
         except TimeoutError:
             if worker.works_on(order):
@@ -257,7 +275,9 @@ class WorkerPool:
     async def _start(self) -> bool:
         """Start one process and put it among the idle; whether it came up."""
         try:
-            worker = await WorkerProcess.start(self._settings, self._source_types)
+            worker = await WorkerProcess.start(
+                self._settings, self._source_types, idle=self._idle_priority
+            )
         except (WorkerDied, OSError) as error:
             self._restarts["start"] += 1
             log.warning("worker_start_failed", error=str(error))
@@ -317,6 +337,16 @@ class WorkerPool:
         return {**counts, "waiting": len(self._waiting), "jobs": self._jobs, **restarts}
 
 
+def named(failure: JobFailure) -> SmartserveError:
+    """A worker's failure as the error that it is."""
+    return _FAILURES.get(failure.kind, RenderFault)(failure.detail)
+
+
+def _prolong(limit: asyncio.Timeout, seconds: float) -> None:
+    if not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
 def _own(task: asyncio.Task[Any], owned: set[asyncio.Task[Any]]) -> None:
     owned.add(task)
     task.add_done_callback(owned.discard)
@@ -329,6 +359,9 @@ class _Counted:
         self._sink = sink
         self._max_bytes = max_bytes
         self.total = 0
+        self.patient = False
+        """Whether a deadline is for each part of the output and not for the whole."""
+        self.moved: Callable[[], None] = lambda: None
         self.overflow: Callable[[], None] = lambda: None
 
     @property
@@ -341,6 +374,8 @@ class _Counted:
             self.overflow()
         else:
             self._sink(chunk)
+            if self.patient:
+                self.moved()
 
 
 def _meaning(death: WorkerDied, sink: _Counted) -> RenderError:

@@ -147,8 +147,10 @@ class WorkerProcess:
         """Jobs done so far."""
 
     @classmethod
-    async def start(cls, settings: WorkerSettings, source_types: tuple[str, ...]) -> WorkerProcess:
-        """Spawn a process and wait for its hello.
+    async def start(
+        cls, settings: WorkerSettings, source_types: tuple[str, ...], *, idle: bool = False
+    ) -> WorkerProcess:
+        """Spawn a process and wait for its hello; an ``idle`` one works when nobody else does.
 
         Raises:
             WorkerDied: it did not come up in time.
@@ -158,7 +160,7 @@ class WorkerProcess:
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             with theirs:
-                process = await _spawn(theirs.fileno(), settings, source_types)
+                process = await _spawn(theirs.fileno(), settings, source_types, idle=idle)
             hello = await _greeted(process, ours, settings.start_timeout_s)
             undo.pop_all()
         return cls(process, ours, hello)
@@ -264,12 +266,13 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def _spawn(
-    descriptor: int, settings: WorkerSettings, source_types: tuple[str, ...]
+    descriptor: int, settings: WorkerSettings, source_types: tuple[str, ...], *, idle: bool
 ) -> asyncio.subprocess.Process:
     """Start the child in a session of its own, so that Ctrl-C reaches the server alone."""
     orders: dict[str, Any] = {
         "source_types": source_types,
         "max_memory_bytes": settings.max_memory_bytes,
+        "idle": idle,
     }
     return await asyncio.create_subprocess_exec(
         sys.executable,

@@ -6,16 +6,14 @@ import os
 import threading
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, sniff
+from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, QualitySearch, Stage, sniff
 from proxy.imaging.render import render_set
 from proxy.jobs import (
     FRAME_LENGTH,
     JobFailure,
     Output,
-    QualitySearch,
     RenderResult,
     RenderSetJob,
     RenderSetResult,
@@ -85,23 +83,36 @@ def test_frames_come_in_the_order_of_the_outputs() -> None:
     assert [studio.opened(frame).width for frame in frames] == [side for side, _ in wanted]
 
 
+def based(source: studio.Source, box: SizeSpec, base: SizeSpec) -> Output:
+    """An output in a box that is made of the pixels in another."""
+    size = studio.geometry(source, base)
+    return output(source, box, base=(size.scaled_width, size.scaled_height))
+
+
 @pytest.mark.parametrize("name", ["photo-6mp.jpg", "kodak-13.png", "drawing-alpha.png"])
-def test_the_largest_size_is_what_a_render_of_its_own_gives(name: str) -> None:
-    large, small = studio.cover(640, 400), studio.contain(100, 100)
-    frames = made(photo(name), output(photo(name), small), output(photo(name), large))
-    alone = studio.rendered(photo(name), EXACT, box=large)
-    if name != "drawing-alpha.png":
-        assert np.array_equal(studio.pixels(frames[1]), studio.pixels(alone))
-    assert studio.difference(studio.pixels(frames[1]), studio.pixels(alone)) < 0.01
+@pytest.mark.parametrize("box", [studio.cover(640, 400), studio.contain(100, 100)])
+def test_without_a_base_it_is_what_a_render_of_its_own_gives(name: str, box: SizeSpec) -> None:
+    frames = made(photo(name), output(photo(name), box), output(photo(name), studio.WHOLE))
+    alone = studio.rendered(photo(name), EXACT, box=box)
+    assert frames[0] == alone
+
+
+@pytest.mark.parametrize("name", ["photo-6mp.jpg", "kodak-05.png"])
+def test_with_a_base_it_is_the_same_alone_and_among_others(name: str) -> None:
+    base = studio.contain(700, 700)
+    small = based(photo(name), studio.contain(150, 150), base)
+    other = based(photo(name), studio.cover(200, 100), base)
+    (alone,) = made(photo(name), small)
+    among = made(photo(name), output(photo(name), base), other, small)
+    assert among[2] == alone
+    assert alone != made(photo(name), replace(small, base=None))[0]
 
 
 @pytest.mark.parametrize("name", ["photo-6mp.jpg", "kodak-05.png", "flowers.jpg"])
 @pytest.mark.parametrize("side", [300, 150, 80])
 def test_a_thumbnail_from_shared_pixels_is_the_one_rendered_directly(name: str, side: int) -> None:
     box = studio.contain(side, side)
-    _, shared = made(
-        photo(name), output(photo(name), studio.contain(700, 700)), output(photo(name), box)
-    )
+    (shared,) = made(photo(name), based(photo(name), box, studio.contain(700, 700)))
     alone = studio.rendered(photo(name), EXACT, box=box)
     assert studio.difference(studio.pixels(shared), studio.pixels(alone)) < THUMBNAIL_TOLERANCE
 
@@ -110,11 +121,19 @@ def test_a_thumbnail_from_shared_pixels_is_the_one_rendered_directly(name: str, 
 def test_shared_pixels_are_near_to_those_of_the_whole_source(name: str, side: int) -> None:
     box = studio.contain(side, side)
     every_pixel = studio.rendered(studio.rendered(photo(name), EXACT), EXACT, box=box)
-    _, shared = made(
-        photo(name), output(photo(name), studio.contain(1200, 1200)), output(photo(name), box)
-    )
+    (shared,) = made(photo(name), based(photo(name), box, studio.contain(1200, 1200)))
     gap = studio.difference(studio.pixels(shared), studio.pixels(every_pixel))
     assert gap < EXACT_TOLERANCE
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_rival_goes_out_where_it_is_smaller(swapped: bool) -> None:  # noqa: FBT001
+    source, box = photo("kodak-23.png"), studio.contain(200, 200)
+    webp, png = (output(source, box, fmt) for fmt in (Format.WEBP, Format.PNG))
+    first, second = (png, webp) if swapped else (webp, png)
+    rival = Stage(second.profile)
+    alone = made(source, webp)[0]
+    assert made(source, replace(first, rival=rival)) == [alone]
 
 
 def test_an_output_that_fails_is_an_empty_frame_among_the_others() -> None:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from proxy.formats import EncoderProfile, Format
+from proxy.formats import EncoderProfile, Format, QualitySearch
 from proxy.imaging.quality import RINGING_LEVELS, Fidelity
 from proxy.imaging.search import Trial, _narrowed, with_quality
-from proxy.jobs import JobFailure, QualitySearch, RenderResult
+from proxy.jobs import JobFailure, RenderResult
 from tests.drawing import SAMPLES, Logo, logos
 from tests.imaging import studio
 from tests.photos import photo

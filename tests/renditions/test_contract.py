@@ -67,6 +67,30 @@ async def test_a_part_is_given_as_asked_for(store: Store) -> None:
     assert max(map(len, part)) <= 256 * KIB
 
 
+async def test_what_is_dropped_is_gone_and_its_neighbours_are_not(store: Store) -> None:
+    await put(store, variant(width=300), body())
+    await put(store, variant(width=480), body())
+    items = total(store, "items")
+
+    await store.drop(variant(width=300))
+    await store.drop(variant(width=301))
+
+    assert await store.get(variant(width=300)) is None
+    assert not await store.contains(variant(width=300))
+    assert await read(store, variant(width=480)) == body()
+    assert total(store, "items") == items / 2
+
+
+@pytest.mark.parametrize("length", [100, 3 * MIB])
+async def test_the_first_bytes_are_at_hand(store: Store, length: int) -> None:
+    await put(store, variant(), body(length))
+    rendition = await store.get(variant())
+    assert rendition is not None
+    assert rendition.head == body(length)[: len(rendition.head)]
+    assert len(rendition.head) >= 12
+    rendition.close()
+
+
 async def test_other_variants_of_the_medium_stay_unknown(store: Store) -> None:
     await put(store, variant(width=300), body())
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from proxy.delivery import Plan
-from proxy.formats import Format
+from proxy.formats import Format, Stage
 from proxy.media import Media, MediaFacts
+from proxy.planning import Plan
 from proxy.settings import EncoderSettings, Settings
 from proxy.variant import parse_request, recipe, resolve
 
@@ -50,6 +50,6 @@ def plan(
     media = replace(MEDIA, status=status, original_name=name)
     facts = replace(FACTS, flat_background=flat_background)
     request = parse_request(query, sizes=Settings().size_specs())
-    profile = EncoderSettings().profiles()[fmt]
-    variant = resolve(request, media, facts, profile=profile, recipe=recipe("8.18.7"))
+    stage = Stage(EncoderSettings().profiles()[fmt])
+    variant = resolve(request, media, facts, stage=stage, recipe=recipe("8.18.7"))
     return Plan(media, facts, request, variant)

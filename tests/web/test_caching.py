@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from proxy.delivery import Origin, Plan
+from proxy.delivery import Origin
+from proxy.planning import Plan
 from proxy.settings import LifetimeSettings, Settings
 from proxy.web.caching import Route, cache_control, cache_status, tags
 from tests.web.plans import plan

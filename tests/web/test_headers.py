@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.delivery import Origin, Plan
+from proxy.delivery import Origin
 from proxy.formats import TRAITS, Format
+from proxy.planning import Plan
 from proxy.settings import LifetimeSettings
 from proxy.web.caching import Route
 from proxy.web.headers import (
@@ -36,7 +37,7 @@ _DISPOSITION = re.compile(
 def disposed(name: str | None, query: str = "") -> tuple[str, str | None]:
     """The plain name and the readable one that a Content-Disposition gives."""
     of = plan(query, name=name)
-    match = _DISPOSITION.fullmatch(content_disposition(of, of.variant))
+    match = _DISPOSITION.fullmatch(content_disposition(of, of.variant.format))
     assert match is not None
     return match[1], None if match[2] is None else unquote(match[2], errors="strict")
 
@@ -105,7 +106,7 @@ def test_of_a_path_only_its_last_part_is_kept(name: str) -> None:
 )
 def test_a_name_that_would_break_the_header_is_made_safe(name: str) -> None:
     of = plan(name=name)
-    text = content_disposition(of, of.variant)
+    text = content_disposition(of, of.variant.format)
     assert text.isascii()
     assert text.isprintable()
     disposed(name)
@@ -128,7 +129,7 @@ def test_any_name_gives_a_header_of_the_right_form(name: str) -> None:
     # A second reader, which knows RFC 2231, agrees about the name.
     of = plan(name=name)
     message = Message()
-    message["Content-Disposition"] = content_disposition(of, of.variant)
+    message["Content-Disposition"] = content_disposition(of, of.variant.format)
     assert message.get_filename() in (plain, readable)
 
 
@@ -136,21 +137,21 @@ def test_any_name_gives_a_header_of_the_right_form(name: str) -> None:
 def test_the_name_tells_size_and_format(fmt: Format) -> None:
     of = plan("size=grid", fmt=fmt, name="a.jpg")
     expected = f'inline; filename="a-grid.{TRAITS[fmt].suffix}"'
-    assert content_disposition(of, of.variant) == expected
+    assert content_disposition(of, of.variant.format) == expected
 
 
 @pytest.mark.parametrize("fmt", Format)
 def test_the_content_type_is_that_of_our_encoder(fmt: Format) -> None:
     of = plan(fmt=fmt)
-    headers = dict(content_headers(of, of.variant))
+    headers = dict(content_headers(of, of.variant.format))
     assert headers["Content-Type"] == f"image/{fmt.value}"
     assert headers["Accept-Ranges"] == "bytes"
 
 
 def test_a_background_that_stayed_is_told() -> None:
     stayed, removed = plan("bg=removed"), plan("bg=removed", flat_background=True)
-    assert "Smartserve-Background" in dict(content_headers(stayed, stayed.variant))
-    assert "Smartserve-Background" not in dict(content_headers(removed, removed.variant))
+    assert "Smartserve-Background" in dict(content_headers(stayed, stayed.variant.format))
+    assert "Smartserve-Background" not in dict(content_headers(removed, removed.variant.format))
 
 
 def test_a_304_carries_what_a_cache_updates() -> None:
@@ -210,7 +211,7 @@ def test_a_head_ends_each_line_and_leaves_its_own_end_open() -> None:
 @given(st.text())
 def test_no_name_adds_a_line_to_the_head(name: str) -> None:
     of = plan(name=name)
-    headers = content_headers(of, of.variant)
+    headers = content_headers(of, of.variant.format)
     assert to_head(200, headers).count(b"\n") == 2 + len(headers)
 
 

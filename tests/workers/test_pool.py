@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from proxy.errors import (
     SourceTooLarge,
     UnsupportedSource,
 )
-from proxy.formats import Format
-from proxy.jobs import ProbeJob, RenderJob, RenderResult
+from proxy.formats import EncoderProfile, Format
+from proxy.jobs import Output, ProbeJob, RenderJob, RenderResult, RenderSetJob
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from proxy.variant import Geometry
+from proxy.workers.frames import Frames
 from proxy.workers.pool import WorkerPool
 
 SAMPLE = Path(__file__).parents[2] / "proxy" / "samples" / "logo.png"
@@ -106,10 +109,13 @@ async def killed(pid: int) -> None:
 
 
 def runs(pid: int) -> bool:
+    """Whether any of its threads is left: until then its end of the socket is open."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
     except (FileNotFoundError, ProcessLookupError):
         return False
+    return len(states) > 1 or states[0] not in "ZX"
 
 
 async def test_an_idle_worker_that_was_killed_costs_no_job(source: int) -> None:
@@ -124,7 +130,7 @@ async def test_an_idle_worker_that_was_killed_costs_no_job(source: int) -> None:
 async def slow_job_with_a_worker_at_work(pool: WorkerPool, source: int) -> asyncio.Task[bytes]:
     """A job that takes seconds, once it is in a worker."""
     geometry = Geometry(4000, 4000, 4000, 4000)
-    job = RenderJob(LIMITS, geometry, PROFILES[Format.AVIF])
+    job = RenderJob(LIMITS, geometry, EncoderProfile(Format.AVIF, (("effort", 1),)))
     idle = pool.statistics()["idle"]
     task = asyncio.create_task(render(pool, source, job))
     async with asyncio.timeout(10):
@@ -145,11 +151,11 @@ async def test_a_job_whose_worker_is_killed_is_done_by_another(source: int) -> N
 async def test_a_source_that_kills_two_workers_is_quarantined(source: int) -> None:
     async with pool_of(count=1, deadline_s=60) as pool:
         task = await slow_job_with_a_worker_at_work(pool, source)
-        os.kill(pool.pids[0], signal.SIGKILL)
-        await asyncio.sleep(0.2)
+        await killed(pool.pids[0])
         await until_up(pool, 1)
-        await asyncio.sleep(0.3)
-        os.kill(pool.pids[0], signal.SIGKILL)
+        # Long enough for the order to be read, as above.
+        await asyncio.sleep(0.15)
+        await killed(pool.pids[0])
         with pytest.raises(SourceQuarantined):
             await task
         assert await render(pool, source), "another job is unharmed"
@@ -167,6 +173,23 @@ async def test_a_job_past_its_deadline_twice_times_out(source: int) -> None:
         slow = RenderJob(LIMITS, Geometry(4000, 4000, 4000, 4000), PROFILES[Format.AVIF])
         with pytest.raises(RenderTimeout):
             await render(pool, source, slow)
+
+
+async def test_the_deadline_of_a_set_begins_anew_with_each_of_its_renditions(source: int) -> None:
+    """Six of them take several deadlines together, and none of them one alone."""
+    geometry = Geometry(900, 900, 900, 900)
+    profile = EncoderProfile(Format.AVIF, (("Q", 60), ("bitdepth", 10), ("effort", 3)))
+    outputs = tuple(Output(replace(geometry, left=0, width=900 - n), profile) for n in range(6))
+    async with pool_of(count=1, deadline_s=60) as pool:
+        began = time.monotonic()
+        await pool.run(RenderSetJob(LIMITS, outputs[:1]), source, lambda _: None)
+        one_s = time.monotonic() - began
+    frames: list[bytes] = []
+    async with pool_of(count=1, deadline_s=3 * one_s) as pool:
+        sink = Frames(lambda _, body: frames.append(body))
+        result = await pool.run(RenderSetJob(LIMITS, outputs), source, sink)
+    assert len(result.results) == len(frames) == 6
+    assert all(frames)
 
 
 async def test_a_worker_is_recycled_after_its_share_of_jobs(source: int) -> None:

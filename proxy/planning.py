@@ -1,0 +1,189 @@
+"""Planning: a request and the facts of its picture, resolved to variants. Pure.
+
+A format may have two stages. What is asked for is the final; until that is there its draft may
+stand in. Both are variants like any other, with keys and ETags of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+from proxy.formats import TRAITS, Format, Stage, Stages, sniff
+from proxy.jobs import Limits
+from proxy.media import Media, MediaFacts
+from proxy.negotiation import acceptable, fallback
+from proxy.variant import (
+    DPRS,
+    WIDTHS,
+    SizeSpec,
+    Variant,
+    VariantRequest,
+    base_size,
+    resolve,
+)
+
+_NEIGHBOURS = 32
+"""How many cached sizes are looked for in place of one that cannot be rendered now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides a variant besides the request and the picture."""
+
+    stages: Mapping[Format, Stages]
+    order: tuple[Format, ...]
+    """The server's preference, which breaks ties."""
+    sizes: Mapping[str, SizeSpec]
+    limits: Limits
+    recipe: str
+    copyright_notice: str | None = None
+    """Written into every rendition."""
+    smallest_wins: bool = False
+    """Whether a final gives way to the next format that the client takes, where that is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request resolved against its medium."""
+
+    media: Media
+    facts: MediaFacts
+    request: VariantRequest
+    variant: Variant
+    draft: Variant | None = None
+    """What may stand in until the variant is there; None where it has but one stage."""
+
+    @property
+    def background_kept(self) -> bool:
+        """Whether the background was to be removed and cannot be."""
+        return self.request.remove_background and not self.facts.flat_background
+
+    @property
+    def stages(self) -> tuple[Variant, ...]:
+        """The final, and its draft where it has one."""
+        return (self.variant,) if self.draft is None else (self.variant, self.draft)
+
+
+def format_of(variant: Variant, head: bytes) -> Format:
+    """The format of a rendition by its first bytes, where more than one may answer the variant."""
+    if variant.rival is None:
+        return variant.format
+    return Format(sniff(head) or variant.format)
+
+
+class Planner:
+    """Makes plans by the rules of one server."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+
+    def plan(
+        self, media: Media, facts: MediaFacts, request: VariantRequest, accept: str | None
+    ) -> Plan:
+        """Resolve a request against a picture: pick the format, and what may replace it."""
+        if request.format is not None:
+            return self._plan(media, facts, request, (request.format,))
+        formats = acceptable(
+            accept,
+            order=self.rules.order,
+            transparent=_transparent(request, facts),
+            animated=facts.animated,
+        )
+        return self._plan(media, facts, request, formats)
+
+    def _plan(
+        self,
+        media: Media,
+        facts: MediaFacts,
+        request: VariantRequest,
+        formats: tuple[Format, ...],
+    ) -> Plan:
+        """``formats``: the one that goes out, then those that might in its place."""
+        stages = self.rules.stages[formats[0]]
+        recipe = self.rules.recipe
+        draft = resolve(request, media, facts, stage=stages.draft, recipe=recipe)
+        if stages.final == stages.draft:
+            return Plan(media, facts, request, draft)
+        final = resolve(
+            request,
+            media,
+            facts,
+            stage=stages.final,
+            recipe=recipe,
+            rival=self._rival(facts, formats[1:]),
+            base=base_size(self.rules.sizes.values(), facts),
+        )
+        return Plan(media, facts, request, final, draft)
+
+    def _rival(self, facts: MediaFacts, following: tuple[Format, ...]) -> Stage | None:
+        """The next format's final; animations are left alone, for no other format carries them."""
+        if not following or facts.animated or not self.rules.smallest_wins:
+            return None
+        return self.rules.stages[following[0]].final
+
+    def whole_picture(self, media: Media, facts: MediaFacts) -> list[Plan]:
+        """All named sizes of a picture, in all that browsers can be given without ``bg``.
+
+        Once as negotiation gives them to the three generations of browsers, and once in each
+        format by its name.
+        """
+        plans = [
+            self.plan(media, facts, VariantRequest(size, name, fmt), accept)
+            for name, size in self.rules.sizes.items()
+            for fmt, accept in self._asked(facts)
+        ]
+        return list({plan.variant.digest: plan for plan in plans}.values())
+
+    def _asked(self, facts: MediaFacts) -> Iterator[tuple[Format | None, str]]:
+        """Formats by name, and Accept headers: each with one format less than the one before."""
+        last = fallback(transparent=facts.has_alpha, animated=facts.animated)
+        named = [fmt for fmt in self.rules.order if fmt is not Format.JPEG]
+        for at in range(len(named) + 1):
+            yield None, ",".join([*(TRAITS[fmt].media_type for fmt in named[at:]), "*/*;q=0.8"])
+        for fmt in (*named, last):
+            if fmt is not Format.GIF:
+                yield fmt, ""
+
+    def neighbours(self, plan: Plan) -> list[Variant]:
+        """Other sizes of the same picture, the nearest first; ties go to the larger."""
+        requests = [replace(plan.request, box=box) for box in self._boxes()]
+        variants = {
+            variant.digest: variant
+            for request, formats in product(requests, _showable(plan))
+            for variant in self._plan(plan.media, plan.facts, request, formats).stages
+        }
+        for stage in plan.stages:
+            variants.pop(stage.digest, None)
+        nearest = sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
+        return nearest[:_NEIGHBOURS]
+
+    def _boxes(self) -> Iterator[SizeSpec]:
+        for size in self.rules.sizes.values():
+            yield from (size.scaled(dpr) for dpr in DPRS.values())
+        yield from (SizeSpec(f"w{width}", width, None) for width in WIDTHS)
+
+
+def _transparent(request: VariantRequest, facts: MediaFacts) -> bool:
+    """Whether the picture that goes out has transparency."""
+    return facts.has_alpha or (request.remove_background and facts.flat_background)
+
+
+def _showable(plan: Plan) -> list[tuple[Format, ...]]:
+    """Formats that may stand in: the chosen one, and where it was negotiated the fallback."""
+    variant = plan.variant
+    rival = () if variant.rival is None else (variant.rival.profile.format,)
+    chosen = (variant.format, *rival)
+    if not plan.request.negotiated:
+        return [chosen]
+    transparent = _transparent(plan.request, plan.facts)
+    return [chosen, (fallback(transparent=transparent, animated=plan.facts.animated),)]
+
+
+def _distance(variant: Variant, wanted: Variant) -> tuple[bool, float, int]:
+    """How unlike two variants are: in shape and scale, then a smaller one is further off."""
+    here, there = variant.geometry, wanted.geometry
+    unlike = abs(math.log(here.width / there.width)) + abs(math.log(here.height / there.height))
+    return (variant.format is not wanted.format, round(unlike, 3), -here.width)

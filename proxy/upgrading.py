@@ -1,0 +1,211 @@
+"""Upgrading: finals in place of drafts, made in the background when nobody waits.
+
+The queue is a memory of what was asked for and nothing else: it is bounded, dropped when the
+server stops, and filled again by the next hits on drafts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+from cachetools import LRUCache
+
+from proxy.costs import Costs
+from proxy.errors import SmartserveError
+from proxy.finishing import Finished
+from proxy.formats import Format
+from proxy.jobs import RenderResult
+from proxy.planning import Plan, Planner
+from proxy.renditions import RenditionStore
+from proxy.settings import UpgradeSettings
+
+_REMEMBERED = 10_000
+"""Pictures of which it is known that all sizes are made."""
+
+log = structlog.get_logger(__name__)
+
+
+class UpgradeTelemetry(Protocol):
+    """Takes note of upgrades."""
+
+    def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
+        """A final has replaced a draft: how long it took, how late it came, what it saved."""
+
+    def missed_target(self) -> None:
+        """A final did not reach its target of perceived quality within its bounds."""
+
+
+class Finals(Protocol):
+    """Makes finals; `proxy.finishing.Finisher` does."""
+
+    async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
+        """Those whose finals are not there."""
+
+    async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
+        """Make the finals of plans for one medium."""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    plan: Plan
+    since: float
+    times: int
+    whole: bool = False
+    """All sizes of the picture, and not only what was asked for."""
+
+
+class Upgrader:
+    """Takes wishes for finals, the most frequent first, to a worker at idle priority.
+
+    ``async with`` runs it; its worker is started when there is something to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: UpgradeSettings,
+        pool: AbstractAsyncContextManager[object],
+        finisher: Finals,
+        planner: Planner,
+        store: RenditionStore,
+        costs: Costs,
+        telemetry: UpgradeTelemetry,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``pool`` is its own: entered and left here, and ``finisher`` works with it."""
+        self._settings = settings
+        self._pool = pool
+        self._finisher = finisher
+        self._planner = planner
+        self._store = store
+        self._costs = costs
+        self._telemetry = telemetry
+        self._clock = clock
+        self._queue: dict[str, _Wanted] = {}
+        self._whole: LRUCache[str, None] = LRUCache(_REMEMBERED)
+        self._asked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._at_work = 0
+        self._dropped = 0
+        self._failed = 0
+
+    async def __aenter__(self) -> Self:
+        """Begin to work off the queue."""
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drop the queue and kill what runs."""
+        self._queue.clear()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def ask(self, plan: Plan) -> None:
+        """Wish for the final of a plan; at once, and forgotten where the queue is full."""
+        if plan.draft is None:
+            return
+        self._want(plan.variant.digest, plan, whole=False)
+        picture = f"{plan.media.id}/{plan.variant.version}"
+        if self._settings.all_sizes and picture not in self._whole:
+            self._want(picture, plan, whole=True)
+
+    def _want(self, key: str, plan: Plan, *, whole: bool) -> None:
+        wanted = self._queue.get(key)
+        if wanted is not None:
+            wanted.times += not whole
+        elif len(self._queue) >= self._settings.max_backlog:
+            self._dropped += 1
+        else:
+            self._queue[key] = _Wanted(plan, self._clock(), times=not whole, whole=whole)
+            self._asked.set()
+
+    async def _run(self) -> None:
+        async with AsyncExitStack() as stack:
+            await self._asked.wait()
+            await stack.enter_async_context(self._pool)
+            while True:
+                await self._asked.wait()
+                await self._next()
+
+    async def _next(self) -> None:
+        """Do what was asked for most often; of equals what has waited longest."""
+        if not self._queue:
+            self._asked.clear()
+            return
+        key = max(self._queue, key=lambda key: self._queue[key].times)
+        wanted = self._queue.pop(key)
+        self._at_work = 1
+        try:
+            await self._upgrade(key, wanted)
+        except SmartserveError as error:
+            self._failed += 1
+            log.info("upgrade_failed", media_id=wanted.plan.media.id, detail=error.detail)
+        finally:
+            self._at_work = 0
+
+    async def _upgrade(self, key: str, wanted: _Wanted) -> None:
+        plan = wanted.plan
+        if wanted.whole:
+            self._whole[key] = None
+            plans = self._planner.whole_picture(plan.media, plan.facts)
+        else:
+            plans = [plan]
+        missing = await self._finisher.missing([one for one in plans if one.draft is not None])
+        if not missing:
+            return
+        began = self._clock()
+        finished = await self._finisher.finish(missing)
+        seconds = (self._clock() - began) / len(finished)
+        for one in finished:
+            await self._replace(one, wanted, seconds)
+
+    async def _replace(self, finished: Finished, wanted: _Wanted, seconds: float) -> None:
+        """Let go of the draft, now that the final is there."""
+        plan, result = finished.plan, finished.outcome
+        if plan.draft is None:
+            return
+        if not isinstance(result, RenderResult):
+            self._failed += 1
+            log.info("upgrade_failed", media_id=plan.media.id, detail=result.detail)
+            return
+        self._costs.learn(plan.variant, result.cpu_s)
+        if result.target_missed:
+            self._telemetry.missed_target()
+        draft_bytes = await self._draft_bytes(plan)
+        await self._store.drop(plan.draft)
+        self._telemetry.upgraded(
+            plan.variant.format,
+            seconds=seconds,
+            lag_s=self._clock() - wanted.since,
+            saved=max(0, draft_bytes - finished.length),
+        )
+
+    async def _draft_bytes(self, plan: Plan) -> int:
+        """How long the draft is; 0 where there is none any more."""
+        draft = None if plan.draft is None else await self._store.get(plan.draft)
+        if draft is None:
+            return 0
+        draft.close()
+        return draft.length
+
+    def statistics(self) -> Mapping[str, float]:
+        """Wishes waiting or at work, those dropped for want of room, and those that failed."""
+        return {
+            "backlog": len(self._queue) + self._at_work,
+            "dropped": self._dropped,
+            "failed": self._failed,
+        }

@@ -1,0 +1,224 @@
+"""The queue of the upgrades: what comes first, what is forgotten, what is let go of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+
+import pytest
+
+from proxy.costs import Costs
+from proxy.errors import RenderTimeout
+from proxy.finishing import Finished
+from proxy.formats import Format
+from proxy.jobs import RenderResult
+from proxy.planning import Plan, Planner, Rules
+from proxy.renditions.memory import MemoryStore
+from proxy.settings import RenditionSettings, Settings, UpgradeSettings
+from proxy.upgrading import Upgrader
+from proxy.variant import parse_request
+from tests.web.plans import FACTS, MEDIA
+
+SETTINGS = Settings()
+PLANNER = Planner(
+    Rules(
+        stages=SETTINGS.encoders.stages(),
+        order=SETTINGS.encoders.order,
+        sizes=SETTINGS.size_specs(),
+        limits=SETTINGS.limits.to_limits(),
+        recipe="r1",
+    )
+)
+
+
+def wish(media_id: int, query: str = "", *, accept: str = "image/avif") -> Plan:
+    request = parse_request(query, sizes=PLANNER.rules.sizes)
+    return PLANNER.plan(replace(MEDIA, id=media_id), FACTS, request, accept)
+
+
+class Finals:
+    """Makes nothing, and says in what order it was asked to; waits for its leave."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[Plan]] = []
+        self.leave = asyncio.Semaphore(0)
+        self.present: set[str] = set()
+        self.result = RenderResult(1, 1, 1, cpu_s=0.5)
+        self.failure: RenderTimeout | None = None
+
+    async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
+        return [plan for plan in plans if plan.variant.digest not in self.present]
+
+    async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
+        self.asked.append(list(plans))
+        await self.leave.acquire()
+        if self.failure is not None:
+            raise self.failure
+        self.present |= {plan.variant.digest for plan in plans}
+        return [Finished(plan, self.result, length=40) for plan in plans]
+
+    async def had(self, count: int) -> list[int]:
+        """The media of the first ``count`` wishes that came to be done."""
+        async with asyncio.timeout(5):
+            while len(self.asked) < count:  # noqa: ASYNC110 - a fake has no event for each
+                await asyncio.sleep(0)
+        return [plans[0].media.id for plans in self.asked[:count]]
+
+
+class Notes:
+    """What telemetry was told."""
+
+    def __init__(self) -> None:
+        self.upgrades: list[tuple[Format, float, int]] = []
+        self.missed = 0
+
+    def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
+        assert seconds >= 0
+        self.upgrades.append((fmt, lag_s, saved))
+
+    def missed_target(self) -> None:
+        self.missed += 1
+
+
+class Desk:
+    """An upgrader with all that it works with."""
+
+    def __init__(self, **settings: object) -> None:
+        self.now = 100.0
+        self.finals = Finals()
+        self.notes = Notes()
+        self.costs = Costs()
+        self.store = MemoryStore(RenditionSettings())
+        self.upgrader = Upgrader(
+            settings=UpgradeSettings.model_validate({"all_sizes": False, **settings}),
+            pool=nullcontext(),
+            finisher=self.finals,
+            planner=PLANNER,
+            store=self.store,
+            costs=self.costs,
+            telemetry=self.notes,
+            clock=lambda: self.now,
+        )
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        return self.upgrader.statistics()
+
+    async def until_empty(self) -> None:
+        async with asyncio.timeout(5):
+            while self.counts["backlog"]:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def working(desk: Desk) -> AsyncIterator[Desk]:
+    async with desk.upgrader:
+        yield desk
+
+
+async def test_what_is_asked_for_most_often_comes_first_and_else_the_oldest() -> None:
+    async with working(Desk()) as desk:
+        desk.upgrader.ask(wish(1))
+        await desk.finals.had(1)
+        for media_id in (2, 3, 4, 3, 4, 5, 4):
+            desk.upgrader.ask(wish(media_id))
+        for _ in range(5):
+            desk.finals.leave.release()
+        assert await desk.finals.had(5) == [1, 4, 3, 2, 5]
+        await desk.until_empty()
+
+
+async def test_a_full_queue_forgets_what_is_new() -> None:
+    async with working(Desk(max_backlog=2)) as desk:
+        desk.upgrader.ask(wish(1))
+        await desk.finals.had(1)
+        for media_id in (2, 3, 4, 2):
+            desk.upgrader.ask(wish(media_id))
+        assert (desk.counts["backlog"], desk.counts["dropped"]) == (3, 1)
+        for _ in range(3):
+            desk.finals.leave.release()
+        assert await desk.finals.had(3) == [1, 2, 3]
+
+
+async def test_the_draft_goes_and_what_it_saved_is_told() -> None:
+    async with working(Desk()) as desk:
+        plan = wish(1)
+        assert plan.draft is not None
+        desk.store.put(plan.draft, bytes(100))
+        desk.upgrader.ask(plan)
+        await desk.finals.had(1)
+        desk.now += 7.0
+        desk.finals.leave.release()
+        await desk.until_empty()
+        assert await desk.store.get(plan.draft) is None
+        assert desk.notes.upgrades == [(Format.AVIF, 7.0, 60)]
+        assert desk.costs.estimate_s(plan.variant) == pytest.approx(0.5)
+
+
+async def test_what_is_there_already_is_not_made_again() -> None:
+    async with working(Desk()) as desk:
+        desk.finals.present.add(wish(1).variant.digest)
+        desk.upgrader.ask(wish(1))
+        await desk.until_empty()
+        assert desk.finals.asked == []
+
+
+async def test_a_plan_of_one_stage_is_no_wish() -> None:
+    desk = Desk()
+    desk.upgrader.ask(replace(wish(1), draft=None))
+    assert desk.counts["backlog"] == 0
+
+
+async def test_a_failure_is_counted_and_the_next_is_done() -> None:
+    async with working(Desk()) as desk:
+        desk.finals.failure = RenderTimeout("too long")
+        desk.upgrader.ask(wish(1))
+        desk.finals.leave.release()
+        await desk.finals.had(1)
+        await desk.until_empty()
+        assert desk.counts["failed"] == 1
+        desk.finals.failure = None
+        desk.upgrader.ask(wish(2))
+        desk.finals.leave.release()
+        assert await desk.finals.had(2) == [1, 2]
+        await desk.until_empty()
+        assert desk.counts["failed"] == 1
+
+
+async def test_a_target_that_was_missed_is_told() -> None:
+    async with working(Desk()) as desk:
+        desk.finals.result = RenderResult(1, 1, 1, target_missed=True)
+        desk.upgrader.ask(wish(1))
+        desk.finals.leave.release()
+        await desk.finals.had(1)
+        await desk.until_empty()
+        assert desk.notes.missed == 1
+
+
+async def test_the_rest_of_a_picture_comes_after_all_that_was_asked_for_and_once() -> None:
+    async with working(Desk(all_sizes=True)) as desk:
+        for media_id in (1, 2):
+            desk.upgrader.ask(wish(media_id))
+        for _ in range(4):
+            desk.finals.leave.release()
+        await desk.until_empty()
+        assert [len(plans) for plans in desk.finals.asked[:2]] == [1, 1]
+        rest = desk.finals.asked[2]
+        assert {plan.request.label for plan in rest} == set(PLANNER.rules.sizes)
+        assert {plan.variant.format for plan in rest} == {Format.AVIF, Format.WEBP, Format.JPEG}
+        assert len({plan.variant.digest for plan in rest}) == len(rest)
+        desk.upgrader.ask(wish(1, "size=grid"))
+        await desk.until_empty()
+        assert len(desk.finals.asked) == 4
+
+
+async def test_stopping_forgets_the_queue() -> None:
+    desk = Desk()
+    async with working(desk):
+        for media_id in (1, 2, 3):
+            desk.upgrader.ask(wish(media_id))
+        await desk.finals.had(1)
+    assert desk.counts["backlog"] == 0
+    assert len(desk.finals.asked) == 1
