@@ -247,6 +247,8 @@ class JpegFinalSettings(Bounds, JpegDraftSettings):
 
     progressive: bool = True
     trellis: bool = True
+    # A logo rings below 98; photographs never come near.
+    highest: Quality = 99
 
 
 class WebpFinalSettings(Bounds, WebpDraftSettings):
@@ -254,6 +256,7 @@ class WebpFinalSettings(Bounds, WebpDraftSettings):
 
     effort: int = Field(6, ge=0, le=6)
     smart_subsample: bool = True
+    highest: Quality = 100
 
 
 class AvifFinalSettings(Bounds, AvifDraftSettings):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import ClientResponse
 from PIL import Image
@@ -288,6 +289,26 @@ async def test_the_rest_of_a_picture_is_made_once_one_of_it_was_asked_for(
             assert answer.headers["Cache-Control"] == YEAR
     assert server.renders() == renders
     assert server.metric("smartserve_upgrade_backlog") == 0
+
+
+@pytest.mark.parametrize("fmt", ["avif", "webp", "jpeg"])
+async def test_a_logo_does_not_ring(serve: Serve, library: Library, fmt: str) -> None:
+    """On flat ground the final is within some levels of the original, whatever its format."""
+    server = await serve(upgrades=ASKED_ONLY)
+    path = f"/serve/{library.ids['logo']}?size=thumbnail&format={fmt}"
+    await get(server, path)
+    await settled(server)
+    assert server.metric("smartserve_quality_target_missed_total") == 0
+    exact = await get(server, path.replace(fmt, "png"))
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(await answer.read())).convert("RGB")).astype(int)
+        for answer in (await get(server, path), exact)
+    ]
+    deviation = np.abs(pictures[0] - pictures[1]).mean(axis=2)
+    windows = deviation[:300, :300].reshape(75, 4, 75, 4).mean(axis=(1, 3))
+    flat = np.ptp(pictures[1].reshape(75, 4, 75, 4, 3), axis=(1, 3)).max(axis=2) == 0
+    assert flat.mean() > 0.5
+    assert windows[flat].max() <= 6, "a level or two are the resampling's"
 
 
 async def test_a_target_that_cannot_be_reached_is_counted(serve: Serve, library: Library) -> None:
