@@ -91,8 +91,8 @@ class Delivered:
 
     @property
     def lasting(self) -> bool:
-        """Whether the next one who asks will get the same from memory."""
-        return self.origin is Origin.MEMORY and not self.draft
+        """Whether the next one who asks will probably get the same."""
+        return self.origin in (Origin.MEMORY, Origin.DISK) and not self.draft
 
     async def format(self) -> Format:
         """The format of the bytes; waits for them where only they can tell.

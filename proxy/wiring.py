@@ -290,7 +290,7 @@ def build_surface(rooms: Rooms) -> Surface:
     """Join the rooms with the HTTP surface and the metrics."""
     settings, storage = rooms.settings, rooms.storage
     hot = HotAnswers(
-        memory=storage.store.memory,
+        store=storage.store,
         metrics=rooms.metrics,
         fresh_until=_fresh_until(storage.database),
     )

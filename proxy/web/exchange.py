@@ -141,7 +141,7 @@ class Exchange:
         )
 
     def resolved(self, picture: Picture, length: int) -> Resolved:
-        """The answer from memory, ready to be given again without being worked out."""
+        """An answer from a store, ready to be given again without being worked out."""
         variant = picture.variant
         headers = [
             *self._described(picture),
@@ -151,8 +151,9 @@ class Exchange:
         not_modified = self._validators(variant, Origin.NOT_MODIFIED)
         return Resolved(
             media_id=self._plan.media.id,
-            digest=variant.digest,
-            etag=variant.etag,
+            variant=variant,
+            origin=picture.origin,
+            length=length,
             head=to_head(HTTPStatus.OK, headers),
             outcome=self._outcome_of(picture),
             not_modified_head=to_head(HTTPStatus.NOT_MODIFIED, not_modified),

@@ -51,7 +51,8 @@ class Frontdesk:
 
         async def attend(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
-            ready = self._hot.find(request.raw_path, request.method, request.headers)
+            asked = request.raw_path, request.method, request.headers
+            ready = self._hot.find(*asked) or await self._hot.read(*asked)
             hot = None if ready is None else _whole(ready)
             return await self._attend(request, handler, hot, began)
 

@@ -1,9 +1,10 @@
 """Hot answers: the pair of request target and Accept header, resolved to a ready head.
 
 A picture asked for again with the same target and the same Accept has the same answer as long as
-its row is fresh and its rendition is in memory. So the first hit keeps what it worked out, and the
-next ones only look it up. The memory store alone keeps the rendition: a hot answer holds it by a
-weak reference, so that eviction and purge hold for hot answers at once.
+its row is fresh and its rendition is where it was. So the first hit keeps what it worked out, and
+the next ones only look it up. The stores alone keep the rendition: a hot answer from memory holds
+it by a weak reference, one from disk reads it each time, so that eviction and purge hold for hot
+answers at once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import NamedTuple
 from aiohttp import web
 from multidict import MultiMapping
 
+from proxy.delivery import Origin
 from proxy.metrics import Metrics, Outcome, Tally
-from proxy.renditions.memory import MemoryRendition, MemoryStore
+from proxy.renditions.memory import MemoryRendition
+from proxy.renditions.tiered import TieredStore
+from proxy.variant import Variant
 from proxy.web.conditional import matches
 
 FreshUntil = Callable[[int], float]
@@ -35,8 +39,10 @@ class Resolved:
     """An answer as it was worked out: heads ready but for Date, and where the body is."""
 
     media_id: int
-    digest: str
-    etag: str
+    variant: Variant
+    origin: Origin
+    """The tier that it came from: ``memory`` or ``disk``."""
+    length: int
     head: bytes
     outcome: Outcome
     not_modified_head: bytes
@@ -53,16 +59,21 @@ class Ready(NamedTuple):
     tally: Tally
 
 
+def _nothing() -> None:
+    """What stands for a rendition that is not in memory."""
+
+
 class _Hot:
     """A resolved answer with what a hit needs at hand."""
 
-    __slots__ = ("answer", "not_modified", "rendition", "tally", "touch_at", "until")
+    __slots__ = ("answer", "etag", "not_modified", "rendition", "tally", "touch_at", "until")
 
     def __init__(
-        self, answer: Resolved, rendition: MemoryRendition, until: float, metrics: Metrics
+        self, answer: Resolved, rendition: MemoryRendition | None, until: float, metrics: Metrics
     ) -> None:
         self.answer = answer
-        self.rendition = weakref.ref(rendition)
+        self.etag = answer.variant.etag
+        self.rendition = _nothing if rendition is None else weakref.ref(rendition)
         self.until = until
         self.touch_at = 0.0
         self.tally: Tally = metrics.tally_of(answer.outcome, 200)
@@ -78,14 +89,15 @@ class HotAnswers:
     def __init__(
         self,
         *,
-        memory: MemoryStore,
+        store: TieredStore,
         metrics: Metrics,
         fresh_until: FreshUntil,
         max_items: int = 20_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``memory`` holds the renditions, ``metrics`` counts the answers."""
-        self._memory = memory
+        """``store`` holds the renditions, ``metrics`` counts the answers."""
+        self._store = store
+        self._memory = store.memory
         self._metrics = metrics
         self._fresh_until = fresh_until
         self._clock = clock
@@ -95,8 +107,9 @@ class HotAnswers:
     def keep(self, request: web.BaseRequest, accept: str, answer: Resolved) -> None:
         """Keep what was worked out for a target and an Accept header."""
         until = self._fresh_until(answer.media_id)
-        rendition = self._memory.peek(answer.digest)
-        if rendition is None or until <= self._clock():
+        in_memory = answer.origin is Origin.MEMORY
+        rendition = self._memory.peek(answer.variant.digest) if in_memory else None
+        if (in_memory and rendition is None) or until <= self._clock():
             return
         key = (request.raw_path, accept)
         if sum(map(len, key)) > _MAX_KEY:
@@ -118,7 +131,7 @@ class HotAnswers:
         if hot.until <= now or not _plain(method, headers):
             return None
         answer = hot.answer
-        if "If-None-Match" in headers and _has(headers, answer.etag):
+        if "If-None-Match" in headers and _has(headers, hot.etag):
             return Ready(
                 304, answer.not_modified_head, b"", answer.not_modified_outcome, hot.not_modified
             )
@@ -128,13 +141,35 @@ class HotAnswers:
         self._note(hot, now)
         return Ready(200, answer.head, rendition.body, answer.outcome, hot.tally)
 
+    async def read(self, target: str, method: str, headers: MultiMapping[str]) -> Ready | None:
+        """The answer to a request whose rendition was on disk when it was last asked for.
+
+        None where it has to go the whole way: as `find`, and where the rendition is in memory by
+        now, is gone, or is too long to be read at once.
+        """
+        hot = self._hot.get((target, headers.get("Accept", "")))
+        if hot is None or method != "GET" or not _plain(method, headers):
+            return None
+        answer = hot.answer
+        if answer.origin is not Origin.DISK or hot.until <= self._clock():
+            return None
+        if answer.variant.digest in self._memory:
+            return None
+        rendition = await self._store.get(answer.variant)
+        if rendition is None:
+            return None
+        rendition.close()
+        if rendition.body is None or rendition.length != answer.length:
+            return None
+        return Ready(200, answer.head, rendition.body, answer.outcome, hot.tally)
+
     def _note(self, hot: _Hot, now: float) -> None:
         """Count the hit; now and then tell the store that the rendition is in use."""
         if now < hot.touch_at:
             self._memory.hit()
         else:
             hot.touch_at = now + _TOUCH_S
-            self._memory.peek(hot.answer.digest)
+            self._memory.peek(hot.answer.variant.digest)
 
 
 def _has(headers: MultiMapping[str], etag: str) -> bool:
