@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from proxy.errors import ConfigurationError
 from proxy.formats import Format
-from proxy.settings import Settings, SizeSettings, load_settings
+from proxy.settings import Settings, load_settings
+from proxy.settings.sections import SizeSettings
 from proxy.variant import Fit, Gravity, SizeSpec
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"

@@ -1,0 +1,38 @@
+"""Settings: one frozen section for each room, from a TOML file and ``SMARTSERVE_*`` variables.
+
+The environment wins over the file: ``SMARTSERVE_SERVER__PORT=9000`` sets ``port`` of ``[server]``.
+All faults are found at once and each names key, value and what is allowed.
+"""
+
+from proxy.settings.encoders import EncoderSettings
+from proxy.settings.loading import CONFIG_VARIABLE, load_settings
+from proxy.settings.sections import (
+    ENV_PREFIX,
+    DatabaseSettings,
+    LifetimeSettings,
+    LimitSettings,
+    LogSettings,
+    RenditionSettings,
+    ServerSettings,
+    Settings,
+    StorageSettings,
+    UpgradeSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "ENV_PREFIX",
+    "DatabaseSettings",
+    "EncoderSettings",
+    "LifetimeSettings",
+    "LimitSettings",
+    "LogSettings",
+    "RenditionSettings",
+    "ServerSettings",
+    "Settings",
+    "StorageSettings",
+    "UpgradeSettings",
+    "WorkerSettings",
+    "load_settings",
+]

@@ -1,0 +1,112 @@
+"""Loading: defaults, file and environment laid over each other, and all their faults at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource
+
+from proxy.errors import ConfigurationError
+from proxy.settings.sections import ENV_PREFIX, Settings
+
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+"""Names the settings file itself; the command line reads it."""
+
+
+def load_settings(
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Load and check the settings: defaults, then the file, the environment, then ``overrides``.
+
+    ``overrides`` are what the command line says, as nested mappings.
+
+    Raises:
+        ConfigurationError: with all faults, each naming key, value and what is allowed.
+    """
+    file_values = {} if config is None else _read_file(config)
+    env = _Environment(Settings)()
+    merged = _merge(_merge(file_values, env), overrides or {})
+    faults = _unknown_variables()
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise ConfigurationError([*faults, *_sentences(error)]) from error
+    if faults:
+        raise ConfigurationError(faults)
+    return settings
+
+
+class _Environment(EnvSettingsSource):
+    """The variables; a list may be written as JSON or with commas."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """What is no JSON is taken as it stands, so that its fault is told among all others."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return [part.strip() for part in value.split(",")]
+
+
+def _read_file(config: Path) -> dict[str, Any]:
+    try:
+        with config.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError([f"{config}: cannot be read: {error.strerror}"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([f"{config}: {error}"]) from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested mapping over another; tables are merged, all else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _unknown_variables() -> list[str]:
+    """Misspelt sections: pydantic-settings passes over variables that fit no field.
+
+    It takes names in any case, and so does this.
+    """
+    return [
+        f"{name}: no such setting; sections are {', '.join(sorted(Settings.model_fields))}"
+        for name in sorted(os.environ)
+        if name.upper().startswith(ENV_PREFIX) and not _known_variable(name.upper())
+    ]
+
+
+def _known_variable(name: str) -> bool:
+    section, *keys = name.removeprefix(ENV_PREFIX).lower().split("__")
+    if name == CONFIG_VARIABLE:
+        return True
+    # What stands outside all sections, as data_dir does, has no keys below it.
+    return section in Settings.model_fields and not (keys and section == "data_dir")
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    """Each fault as a sentence: key, what is allowed, the value."""
+    sentences = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        shown = "" if _secret(fault["loc"]) else f", not {fault['input']!r}"
+        if fault["type"] == "extra_forbidden":
+            sentences.append(f"{key}: no such setting")
+        else:
+            sentences.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}{shown}")
+    return sentences
+
+
+def _secret(loc: Sequence[int | str]) -> bool:
+    """Database URLs carry passwords; they are never printed, nor what stands for the section."""
+    return loc[:1] == ("database",) and (len(loc) == 1 or "url" in loc)
