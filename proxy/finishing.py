@@ -90,6 +90,17 @@ class Finisher:
         made = zip(largest_first, done.result.results, lengths, strict=True)
         return [Finished(plan, _outcome(result), length) for plan, result, length in made]
 
+    async def retire(self, plan: Plan) -> int:
+        """Let go of the draft that a final has replaced; gives its bytes, 0 if there was none."""
+        if plan.draft is None:
+            return 0
+        draft = await self._store.get(plan.draft)
+        if draft is None:
+            return 0
+        draft.close()
+        await self._store.drop(plan.draft)
+        return draft.length
+
     async def _keep(self, variant: Variant, body: bytes) -> None:
         async with self._store.writer(variant) as writer:
             await writer.write(body)

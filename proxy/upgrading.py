@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,12 +18,12 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.costs import Costs
-from proxy.errors import SmartserveError
+from proxy.errors import SmartserveError, SourceChanged
 from proxy.finishing import Finished
 from proxy.formats import Format
 from proxy.jobs import RenderResult
+from proxy.media import Media
 from proxy.planning import Plan, Planner
-from proxy.renditions import RenditionStore
 from proxy.settings import UpgradeSettings
 
 _REMEMBERED = 10_000
@@ -51,6 +51,9 @@ class Finals(Protocol):
     async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
         """Make the finals of plans for one medium."""
 
+    async def retire(self, plan: Plan) -> int:
+        """Let go of the draft that a final has replaced; gives its bytes."""
+
 
 @dataclass(slots=True)
 class _Wanted:
@@ -74,24 +77,28 @@ class Upgrader:
         pool: AbstractAsyncContextManager[object],
         finisher: Finals,
         planner: Planner,
-        store: RenditionStore,
         costs: Costs,
         telemetry: UpgradeTelemetry,
+        learn: Callable[[Media], Awaitable[object]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pool`` is its own: entered and left here, and ``finisher`` works with it."""
+        """``pool`` is its own: entered and left here, and ``finisher`` works with it.
+
+        ``learn`` is called where a source turns out to be another than its facts say.
+        """
         self._settings = settings
         self._pool = pool
         self._finisher = finisher
         self._planner = planner
-        self._store = store
         self._costs = costs
         self._telemetry = telemetry
+        self._learn = learn
         self._clock = clock
         self._queue: dict[str, _Wanted] = {}
         self._whole: LRUCache[str, None] = LRUCache(_REMEMBERED)
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
         self._at_work = 0
         self._dropped = 0
         self._failed = 0
@@ -99,6 +106,7 @@ class Upgrader:
     async def __aenter__(self) -> Self:
         """Begin to work off the queue."""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
         return self
 
     async def __aexit__(
@@ -111,12 +119,17 @@ class Upgrader:
         self._queue.clear()
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It ends by being cancelled; anything else is told, and drafts are all there is then."""
+        self._stopped = True
+        if not task.cancelled() and task.exception() is not None:
+            log.error("upgrades_stopped", exc_info=task.exception())
 
     def ask(self, plan: Plan) -> None:
         """Wish for the final of a plan; at once, and forgotten where the queue is full."""
-        if plan.draft is None:
+        if plan.draft is None or self._stopped:
             return
         self._want(plan.variant.digest, plan, whole=False)
         picture = f"{plan.media.id}/{plan.variant.version}"
@@ -154,8 +167,14 @@ class Upgrader:
         except SmartserveError as error:
             self._failed += 1
             log.info("upgrade_failed", media_id=wanted.plan.media.id, detail=error.detail)
+            if isinstance(error, SourceChanged):
+                await self._relearn(wanted.plan.media)
         finally:
             self._at_work = 0
+
+    async def _relearn(self, media: Media) -> None:
+        with suppress(SmartserveError):
+            await self._learn(media)
 
     async def _upgrade(self, key: str, wanted: _Wanted) -> None:
         plan = wanted.plan
@@ -176,8 +195,6 @@ class Upgrader:
     async def _replace(self, finished: Finished, wanted: _Wanted, seconds: float) -> None:
         """Let go of the draft, now that the final is there."""
         plan, result = finished.plan, finished.outcome
-        if plan.draft is None:
-            return
         if not isinstance(result, RenderResult):
             self._failed += 1
             log.info("upgrade_failed", media_id=plan.media.id, detail=result.detail)
@@ -185,22 +202,13 @@ class Upgrader:
         self._costs.learn(plan.variant, result.cpu_s)
         if result.target_missed:
             self._telemetry.missed_target()
-        draft_bytes = await self._draft_bytes(plan)
-        await self._store.drop(plan.draft)
+        draft_bytes = await self._finisher.retire(plan)
         self._telemetry.upgraded(
             plan.variant.format,
             seconds=seconds,
             lag_s=self._clock() - wanted.since,
             saved=max(0, draft_bytes - finished.length),
         )
-
-    async def _draft_bytes(self, plan: Plan) -> int:
-        """How long the draft is; 0 where there is none any more."""
-        draft = None if plan.draft is None else await self._store.get(plan.draft)
-        if draft is None:
-            return 0
-        draft.close()
-        return draft.length
 
     def statistics(self) -> Mapping[str, float]:
         """Wishes waiting or at work, those dropped for want of room, and those that failed."""

@@ -189,9 +189,9 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
             _workshop(settings, storage, background, Admission(settings.workers)),
         ),
         planner=planner,
-        store=storage.store,
         costs=costs,
         telemetry=metrics,
+        learn=inspector.learn,
     )
     delivery = Delivery(
         store=storage.store,

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 
 from proxy.costs import Costs
-from proxy.errors import RenderTimeout
+from proxy.errors import ConfigurationError, RenderTimeout, SmartserveError, SourceChanged
 from proxy.finishing import Finished
 from proxy.formats import Format
 from proxy.jobs import RenderResult
+from proxy.media import Media
 from proxy.planning import Plan, Planner, Rules
-from proxy.renditions.memory import MemoryStore
-from proxy.settings import RenditionSettings, Settings, UpgradeSettings
+from proxy.settings import Settings, UpgradeSettings
 from proxy.upgrading import Upgrader
 from proxy.variant import parse_request
 from tests.web.plans import FACTS, MEDIA
@@ -45,8 +45,9 @@ class Finals:
         self.asked: list[list[Plan]] = []
         self.leave = asyncio.Semaphore(0)
         self.present: set[str] = set()
+        self.retired: list[Plan] = []
         self.result = RenderResult(1, 1, 1, cpu_s=0.5)
-        self.failure: RenderTimeout | None = None
+        self.failure: SmartserveError | None = None
 
     async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
         return [plan for plan in plans if plan.variant.digest not in self.present]
@@ -58,6 +59,10 @@ class Finals:
             raise self.failure
         self.present |= {plan.variant.digest for plan in plans}
         return [Finished(plan, self.result, length=40) for plan in plans]
+
+    async def retire(self, plan: Plan) -> int:
+        self.retired.append(plan)
+        return 100
 
     async def had(self, count: int) -> list[int]:
         """The media of the first ``count`` wishes that came to be done."""
@@ -90,17 +95,20 @@ class Desk:
         self.finals = Finals()
         self.notes = Notes()
         self.costs = Costs()
-        self.store = MemoryStore(RenditionSettings())
+        self.learned: list[int] = []
         self.upgrader = Upgrader(
             settings=UpgradeSettings.model_validate({"all_sizes": False, **settings}),
             pool=nullcontext(),
             finisher=self.finals,
             planner=PLANNER,
-            store=self.store,
             costs=self.costs,
             telemetry=self.notes,
+            learn=self._learn,
             clock=lambda: self.now,
         )
+
+    async def _learn(self, media: Media) -> None:
+        self.learned.append(media.id)
 
     @property
     def counts(self) -> Mapping[str, float]:
@@ -145,14 +153,12 @@ async def test_a_full_queue_forgets_what_is_new() -> None:
 async def test_the_draft_goes_and_what_it_saved_is_told() -> None:
     async with working(Desk()) as desk:
         plan = wish(1)
-        assert plan.draft is not None
-        desk.store.put(plan.draft, bytes(100))
         desk.upgrader.ask(plan)
         await desk.finals.had(1)
         desk.now += 7.0
         desk.finals.leave.release()
         await desk.until_empty()
-        assert await desk.store.get(plan.draft) is None
+        assert desk.finals.retired == [plan]
         assert desk.notes.upgrades == [(Format.AVIF, 7.0, 60)]
         assert desk.costs.estimate_s(plan.variant) == pytest.approx(0.5)
 
@@ -185,6 +191,33 @@ async def test_a_failure_is_counted_and_the_next_is_done() -> None:
         assert await desk.finals.had(2) == [1, 2]
         await desk.until_empty()
         assert desk.counts["failed"] == 1
+
+
+async def test_a_source_that_has_changed_is_looked_at_again() -> None:
+    async with working(Desk()) as desk:
+        desk.finals.failure = SourceChanged("another file")
+        desk.upgrader.ask(wish(1))
+        desk.finals.leave.release()
+        await desk.finals.had(1)
+        await desk.until_empty()
+        assert desk.learned == [1]
+
+
+async def test_without_a_worker_there_are_only_drafts_and_stopping_is_no_error() -> None:
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        raise ConfigurationError(["workers: no process came up"])
+        yield
+
+    desk = Desk()
+    desk.upgrader._pool = broken()
+    async with working(desk):
+        desk.upgrader.ask(wish(1))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        desk.upgrader.ask(wish(2))
+        assert desk.counts["backlog"] == 1
+        assert desk.finals.asked == []
 
 
 async def test_a_target_that_was_missed_is_told() -> None:

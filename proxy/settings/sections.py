@@ -159,7 +159,7 @@ class UpgradeSettings(Section):
 
     enabled: bool = True
     budget_s: Seconds = 0.15
-    max_backlog: int = Field(1000, ge=1, le=1_000_000)
+    max_backlog: int = Field(1000, ge=1, le=100_000)
     deadline_s: PositiveSeconds = 300
     all_sizes: bool = True
 
