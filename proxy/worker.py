@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from proxy.imaging import render as imaging
 from proxy.jobs import Job, ProbeJob, RenderSetJob, Result
@@ -35,11 +37,17 @@ def _limit(max_memory_bytes: int) -> None:
 
 
 def _stand_back() -> None:
-    """Run only when nobody else wants the processor, or nearly so where that is not allowed."""
+    """Run only when nobody else wants the processor, or nearly so where that is not allowed.
+
+    With autogroups (sched(7)) a process competes for the processor with its session alone, and
+    this one has its own: there the session's weight has to be lowered, too.
+    """
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, OSError):
         os.nice(_NICEST)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_NICEST))
 
 
 def main() -> None:

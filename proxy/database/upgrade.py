@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.database.engine import connected, dispose, open_engine, translated
@@ -21,9 +16,11 @@ from proxy.settings import DatabaseSettings
 UPGRADE_TIMEOUT_S = 60.0
 """For how long another process's upgrade is waited for, and our own may take."""
 
-_SCRIPTS = Path(__file__).parent / "migrations"
+REVISIONS = ("0001", "0002")
+"""All versions of the schema, the oldest first, as the migrations have them."""
 # Not alembic's own name: another program of the same database may keep its versions there.
 _VERSION_TABLE = "smartserve_version"
+_VERSION = text(f"SELECT version_num FROM {_VERSION_TABLE}")  # noqa: S608 - a name of our own
 _GET_LOCK = text("SELECT GET_LOCK(CONCAT('smartserve.', MD5(DATABASE())), :timeout_s)")
 
 
@@ -85,25 +82,18 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
 def _upgrade(connection: Connection) -> bool:
     if not _pending(connection):
         return False
-    config = _config()
-    config.attributes["connection"] = connection
-    config.attributes["version_table"] = _VERSION_TABLE
-    command.upgrade(config, "head")
+    from proxy.database import migrating  # noqa: PLC0415 - alembic is seldom needed and slow to come
+
+    migrating.run(connection, version_table=_VERSION_TABLE)
     return True
 
 
 def _pending(connection: Connection) -> bool:
-    scripts = ScriptDirectory.from_config(_config())
-    context = MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE})
-    current = context.get_current_revision()
-    if current not in {None, *(script.revision for script in scripts.walk_revisions())}:
+    current = None
+    if inspect(connection).has_table(_VERSION_TABLE):
+        current = connection.scalar(_VERSION)
+    if current not in {None, *REVISIONS}:
         raise ConfigurationError(
             [f"database: is at version {current}, which a newer smartserve has made"]
         )
-    return current != scripts.get_current_head()
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    return config
+    return current != REVISIONS[-1]

@@ -47,7 +47,7 @@ def server(mariadb: MariaDB) -> Iterator[MariaDB]:
 async def database(server: MariaDB, settings: DatabaseSettings) -> AsyncIterator[SqlMediaDatabase]:
     """A database whose pool holds a connection that has been used."""
     url = server.url(server.create_database())
-    await upgrade(url, settings)
+    await upgrade(url, DatabaseSettings())
     async with open_database(url, settings) as database:
         await database.ping()
         yield database

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
-from proxy.database import NewMedia
+from proxy.database import NewMedia, migrating
 from proxy.database.engine import open_engine
 from proxy.database.sql import open_database
 from proxy.database.tables import metadata
-from proxy.database.upgrade import pending, upgrade
+from proxy.database.upgrade import REVISIONS, pending, upgrade
 from proxy.errors import ConfigurationError
 from proxy.media import MediaFacts
 from proxy.settings import DatabaseSettings
@@ -57,6 +59,15 @@ def existing(mariadb_backend: MariaDBBackend) -> str:
     url = mariadb_backend.empty()
     mariadb_backend.run(url, _REQUIRED + _ROW)
     return url
+
+
+def test_the_versions_are_those_of_the_migrations() -> None:
+    assert list(REVISIONS) == migrating.revisions()
+
+
+def test_a_server_starts_without_alembic() -> None:
+    script = "import sys, proxy.cli; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 async def test_an_empty_database_is_pending(backend: Backend, settings: DatabaseSettings) -> None:

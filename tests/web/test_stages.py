@@ -222,6 +222,9 @@ async def test_the_background_worker_gets_what_nobody_else_wants(
     await settled(server)
     (pid,) = server.rooms.background.pids
     assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().endswith("nice 19\n")
     assert {os.sched_getscheduler(pid) for pid in server.rooms.pool.pids} == {os.SCHED_OTHER}
 
 
