@@ -27,10 +27,12 @@ format: $(DEVELOPMENT)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Measures the server against its peers on this machine; needs nginx and wrk (Debian packages).
-bench: $(RUNTIME)
-	@sh tests/servers.sh nginx wrk
-	$(BIN)/python -m tests.benchmarks
+# Measures the server against its peers on this machine, in some ten minutes, into
+# tests/benchmarks/RESULTS.md; needs nginx and wrk, for one peer node and npm (Debian packages).
+# The peers from PyPI and npm go into environments of their own in ~/.cache/smartserve-bench.
+bench: $(DEVELOPMENT)
+	@sh tests/servers.sh nginx wrk node npm
+	$(BIN)/python -m tests.benchmarks --results
 
 $(RUNTIME): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

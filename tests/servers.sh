@@ -8,6 +8,7 @@ package_of() {
     case "$1" in
         mariadbd) echo mariadb-server ;;
         nginx) echo nginx-light ;;
+        node) echo nodejs ;;
         *) echo "$1" ;;
     esac
 }

@@ -7,37 +7,70 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping
 
-from tests.benchmarks import cold, hits
+from tests.benchmarks import (
+    backlog,
+    cold,
+    detail,
+    disk,
+    herd,
+    hits,
+    memory,
+    results,
+    settled,
+    startup,
+    warm,
+)
 from tests.benchmarks.company import Company
-from tests.benchmarks.report import Table, heading
+from tests.benchmarks.report import Table, circumstances, heading
 from tests.benchmarks.servers import Unmeasurable
 
-BENCHMARKS: Mapping[str, Callable[[], Table]] = {"hits": hits.measure, "cold": cold.measure}
+BENCHMARKS: Mapping[str, Callable[[], Table]] = {
+    "hits": hits.measure,
+    "disk": disk.measure,
+    "detail": detail.measure,
+    "cold": cold.measure,
+    "defaults": cold.measure_defaults,
+    "settled": settled.measure,
+    "herd": herd.measure,
+    "backlog": backlog.measure,
+    "warm": warm.measure,
+    "memory": memory.measure,
+    "startup": startup.measure,
+}
 
 
 def main() -> int:
     """Print what was measured; 1 where something could not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    names = parser.parse_args().names or list(BENCHMARKS)
+    parser.add_argument("--results", action="store_true", help=f"also write {results.FILE.name}")
+    arguments = parser.parse_args()
+    names = arguments.names or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    print(heading())
-    return max([_run(name) for name in names])
+    told = circumstances()
+    print(heading(told))
+    found = {name: _run(name) for name in names}
+    if arguments.results:
+        results.write(told, found)
+    return int(any(isinstance(table, str) for table in found.values()))
 
 
-def _run(name: str) -> int:
-    company = Company()
+def _run(name: str) -> Table | str:
+    """What was measured, or why it could not be."""
+    company, began = Company(), time.monotonic()
     try:
         table = BENCHMARKS[name]()
     except Unmeasurable as error:
         print(f"\n{name}: NOT MEASURED: {error}", file=sys.stderr, flush=True)
-        return 1
+        return str(error)
     print(f"\n{name}: {table.text()}")
-    print(f"  Meanwhile others kept {company.cores():.2f} cores busy.", flush=True)
-    return 0
+    others, seconds = company.cores(), time.monotonic() - began
+    print(f"  In {seconds:.0f} s; others kept {others:.2f} cores busy meanwhile.", flush=True)
+    return table
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -22,6 +25,9 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    first_byte_s: float
+    """From the sending of the request to the first of the body."""
+    last_byte_s: float
 
 
 class Connection:
@@ -43,17 +49,23 @@ class Connection:
         self._socket.close()
 
     def get(self, target: str, *, accept: str = "*/*") -> Answer:
-        """The answer to a GET; its length has to be told in its head."""
+        """The answer to a GET, with a length in its head or in chunks."""
         request = f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {accept}\r\n\r\n"
+        began = time.perf_counter()
         self._socket.sendall(request.encode())
         received = bytearray()
         while (end := received.find(b"\r\n\r\n")) < 0:
             received += self._receive()
         status, headers = _head(received[:end].decode("latin-1"))
-        length = int(headers["content-length"])
-        while len(received) < end + 4 + length:
+        del received[: end + 4]
+        read = _chunked if "chunked" in headers.get("transfer-encoding", "") else _counted
+        body = read(received, headers)
+        if body is None and not received:
             received += self._receive()
-        return Answer(status, headers, bytes(received[end + 4 :]))
+        first_byte_s = time.perf_counter() - began
+        while (body := read(received, headers)) is None:
+            received += self._receive()
+        return Answer(status, headers, body, first_byte_s, time.perf_counter() - began)
 
     def _receive(self) -> bytes:
         received = self._socket.recv(_READ_BYTES)
@@ -71,7 +83,51 @@ def get(address: Address, target: str, *, accept: str = "*/*") -> Answer:
     return answer
 
 
+def fetched(
+    address: Address, targets: Sequence[str], *, clients: int, accept: str = "*/*"
+) -> tuple[float, list[Answer]]:
+    """Seconds for all, and the answers in order: each client takes the next target when it is free.
+
+    Raises:
+        Unmeasurable: an answer was no success.
+    """
+    answers: dict[int, Answer] = {}
+    numbers = iter(range(len(targets)))
+
+    def client(connection: Connection) -> None:
+        for number in numbers:
+            answers[number] = connection.get(targets[number], accept=accept)
+
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(address)) for _ in range(clients)]
+        executor = stack.enter_context(ThreadPoolExecutor(clients))
+        began = time.perf_counter()
+        list(executor.map(client, connections))
+        seconds = time.perf_counter() - began
+    if failed := [answer for answer in answers.values() if answer.status != HTTPStatus.OK]:
+        raise Unmeasurable(f"{len(failed)} failures, such as {failed[0].body[:200]!r}")
+    return seconds, [answers[number] for number in range(len(targets))]
+
+
 def _head(text: str) -> tuple[int, dict[str, str]]:
     first, *lines = text.split("\r\n")
     pairs = (line.partition(":") for line in lines)
     return int(first.split(" ", 2)[1]), {name.lower(): value.strip() for name, _, value in pairs}
+
+
+def _counted(received: bytearray, headers: Mapping[str, str]) -> bytes | None:
+    """The body, once all of it has come (RFC 9112, 6.2)."""
+    return bytes(received) if len(received) >= int(headers["content-length"]) else None
+
+
+def _chunked(received: bytearray, _headers: Mapping[str, str]) -> bytes | None:
+    """The body, once its last chunk has come (RFC 9112, 7.1)."""
+    if not received.endswith(b"0\r\n\r\n"):
+        return None
+    body, at = bytearray(), 0
+    while at < len(received):
+        line = received.index(b"\r\n", at)
+        size = int(received[at:line], 16)
+        body += received[line + 2 : line + 2 + size]
+        at = line + 2 + size + 2
+    return bytes(body) if at == len(received) and not size else None

@@ -1,51 +1,90 @@
-"""Cold renders over HTTP against plain pyvips in as many processes."""
+"""Cold renders over HTTP: smartserve, thumbor and IPX against plain pyvips in as many processes.
+
+Once with quality and effort forced equal, once each with its own defaults. With these smartserve
+also works in the background, but in its own turns only: in the others' it is stopped.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
+from statistics import fmean
 
-from tests.benchmarks.client import Answer, Connection
-from tests.benchmarks.originals import copies, kodak
+import pyvips
+
+from proxy.formats import Format
+from proxy.settings import load_settings
+from tests.benchmarks.client import fetched
+from tests.benchmarks.originals import copies, imported, kodak
+from tests.benchmarks.peers import ipx, thumbor
 from tests.benchmarks.plain import Plain, Recipe, plain
+from tests.benchmarks.processes import Paused
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.scrape import Scrape, scrape
-from tests.benchmarks.servers import Address, Unmeasurable, command, environment, smartserve
+from tests.benchmarks.servers import Address, Smartserve, Unmeasurable, smartserve
 from tests.benchmarks.turns import in_turns
 
-TARGET = 0.80
-"""Of plain pyvips' rate (issue 2, "Done when")."""
+TARGET = 0.90
+"""Of plain pyvips' rate with equal settings, of 300-pixel WebP (issue 3, "Done when")."""
 
-_TURNS = 7
-_RENDERS = 120
-"""In each turn; more than a second of work for two cores."""
-_WARM_UP = 24
+_TURNS = 5
 _CLIENTS = 4
-_START_S = 30
-_RECIPE = Recipe(side=300, quality=79, effort=4)
-_SETTINGS = """
+_WARM_UP = 4
+_SIZES = """
 [sizes]
-thumbnail = {{ width = {side}, height = {side}, fit = "cover", gravity = "centre" }}
-detail = {{ width = 1200, height = 1200 }}
-[encoders.webp]
-quality = {quality}
-effort = {effort}
+thumbnail = { width = 300, height = 300, fit = "cover", gravity = "centre" }
+detail = { width = 1200, height = 1200 }
 """
-"""The defaults but for the gravity: plain pyvips knows no focal point."""
-_PLAIN, _SERVED = "plain pyvips", "smartserve over HTTP"
-_KIND = ("render", "thumbnail", "webp", "200")
+"""Plain pyvips knows no focal point."""
+_EQUAL = """
+[upgrades]
+enabled = false
+[encoders.avif.draft]
+quality = 63
+effort = 1
+[encoders.webp.draft]
+quality = 79
+effort = 4
+[encoders.jpeg.draft]
+quality = 80
+"""
+"""Efforts that thumbor and IPX can be brought to, or have."""
+_THUMBOR_EQUAL = "AVIF_SPEED = 8\nPROGRESSIVE_JPEG = False\n"
+"""libvips gives libaom the speed 9 - effort; Pillow's WebP effort is 4."""
+_PLAIN, _SERVED, _THUMBOR, _IPX = "plain pyvips", "smartserve", "thumbor", "IPX"
 _STAGES = ("database", "queue", "decode", "transform", "encode", "store")
+_RENDERED = {"render", "draft"}
+"""What smartserve counts a render as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A kind of rendition, and how many of it are made in a turn."""
+
+    recipe: Recipe
+    renders: int
+    peers: int
+    """How many by the peers, where their defaults are slow."""
+
+    @property
+    def format(self) -> Format:
+        """As which it goes out."""
+        return self.recipe.profile.format
+
+    @property
+    def name(self) -> str:
+        """Of the rows."""
+        return f"{self.format} {self.recipe.side}"
+
+    @property
+    def quality(self) -> object:
+        """The quality of its profile."""
+        return dict(self.recipe.profile.options)["Q"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,127 +100,238 @@ class Turn:
         return len(self.renditions) / self.seconds
 
 
+Contestant = Callable[[Cell, int], Turn]
+"""Renders what a cell asks for in the turn of that number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Everyone who is up, and the pictures."""
+
+    paths: Sequence[Path]
+    ids: Sequence[int]
+    contestants: dict[str, Contestant]
+    missing: list[str]
+
+
 def measure() -> Table:
-    """Renders per second of plain pyvips, and of smartserve as four clients see it."""
-    processes = len(os.sched_getaffinity(0))
+    """Renders per second with quality and effort forced equal."""
+    return _measured("quality and effort forced equal", _SIZES + _EQUAL, equal=True)
+
+
+def measure_defaults() -> Table:
+    """Renders per second, each with its own defaults."""
+    return _measured("each with its own defaults", _SIZES, equal=False)
+
+
+def _measured(title: str, config_text: str, *, equal: bool) -> Table:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-cold-")))
         config = place / "settings.toml"
-        config.write_text(_SETTINGS.format(**asdict(_RECIPE)))
-        photos = kodak()
-        paths = copies(photos, place, count=_WARM_UP + _TURNS * _RENDERS)
-        targets = _imported(paths, place / "data", config)
-        limit = stack.enter_context(plain(_RECIPE, processes=processes))
-        served = stack.enter_context(smartserve(place / "data", "--config", config))
-        _plain_turn(limit, paths[:_WARM_UP])
-        _served_turn(served.address, targets[:_WARM_UP])
-        contestants: dict[str, Callable[[int], Turn]] = {
-            _PLAIN: lambda turn: _plain_turn(limit, paths[_part(turn)]),
-            _SERVED: lambda turn: _served_turn(served.address, targets[_part(turn)]),
-        }
-        taken = in_turns(contestants, turns=_TURNS)
-        return _table(taken, scrape(served.address), photos=len(photos), processes=processes)
+        config.write_text(config_text)
+        cells = _cells(config, equal=equal)
+        originals = place / "originals"
+        originals.mkdir()
+        count = _WARM_UP + _TURNS * max(cell.renders for cell in cells)
+        paths = copies(kodak(), originals, count=count)
+        contest = Contest(paths, imported(paths, place / "data", config), {}, [])
+        server = stack.enter_context(smartserve(place / "data", "--config", config))
+        paused = Paused(server.pid)
+        stack.callback(paused.close)
+        _enter(stack, contest, server, paused)
+        _enter_peers(stack, contest, place, equal=equal)
+        taken = {cell: _contested(cell, contest, equal=equal) for cell in cells}
+        with paused.awake():
+            counted = scrape(server.address)
+        return _table(title, taken, contest, counted, equal=equal)
 
 
-def _part(turn: int) -> slice:
-    """The pictures of a turn: none is asked for twice."""
-    start = _WARM_UP + turn * _RENDERS
-    return slice(start, start + _RENDERS)
+def _cells(config: Path, *, equal: bool) -> list[Cell]:
+    """Renders for a few tenths of a second; of one cell, the headline, for more."""
+    profiles = load_settings(config).encoders.profiles()
+    slow = None if equal else 4
+    return [
+        Cell(Recipe(profiles[fmt], side, square=side == 300), renders, peers or renders)
+        for side, fmt, renders, peers in (
+            (300, Format.WEBP, 60, None),
+            (300, Format.JPEG, 48, None),
+            (300, Format.AVIF, 16, slow),
+            (1200, Format.WEBP, 16, None),
+            (1200, Format.JPEG, 32, None),
+            (1200, Format.AVIF, 10, slow),
+        )
+    ]
 
 
-def _imported(paths: Sequence[Path], data_dir: Path, config: Path) -> list[str]:
-    """Import the pictures; gives their request targets, in the same order."""
-    print(f"  importing {len(paths)} pictures", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        command("import", "--json", "--config", config, "--data-dir", data_dir, *paths),
-        check=False,
-        capture_output=True,
-        env=environment(),
-        text=True,
+def _enter(stack: ExitStack, contest: Contest, server: Smartserve, paused: Paused) -> None:
+    """Plain pyvips and smartserve."""
+    limit = stack.enter_context(plain(processes=_processes()))
+
+    def serve(cell: Cell, turn: int) -> Turn:
+        targets = [_target(contest.ids[at], cell) for at in _part(cell, turn)]
+        with paused.awake():
+            return _served(server.address, cell, targets)
+
+    contest.contestants[_PLAIN] = lambda cell, turn: _plain(
+        limit, cell, [contest.paths[at] for at in _part(cell, turn)]
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    ids = {line["path"]: line["id"] for line in lines if not line.get("known", True)}
-    if done.returncode or set(ids) != set(map(str, paths)):
-        raise Unmeasurable(f"{len(ids)} of {len(paths)} pictures imported: {done.stderr[-2000:]}")
-    return [f"/serve/{ids[str(path)]}?size=thumbnail&format=webp" for path in paths]
+    contest.contestants[_SERVED] = serve
 
 
-def _plain_turn(limit: Plain, paths: Sequence[Path]) -> Turn:
-    return Turn(*limit.render(paths))
+def _enter_peers(stack: ExitStack, contest: Contest, place: Path, *, equal: bool) -> None:
+    """Those that can be had; of the others there is a note."""
+    folder, settings = contest.paths[0].parent, _THUMBOR_EQUAL if equal else ""
+    openings: Mapping[str, Callable[[], AbstractContextManager[Address]]] = {
+        _THUMBOR: lambda: thumbor(
+            place / "thumbor", folder, processes=_processes(), settings=settings
+        ),
+        _IPX: lambda: ipx(place / "ipx", folder),
+    }
+    for name, opening in openings.items():
+        try:
+            address = stack.enter_context(opening())
+        except Unmeasurable as error:
+            contest.missing.append(f"{name}: NOT MEASURED: {error}")
+        else:
+            contest.contestants[name] = _peer(name, address, contest.paths, equal=equal)
 
 
-def _served_turn(address: Address, targets: Sequence[str]) -> Turn:
+def _peer(name: str, address: Address, paths: Sequence[Path], *, equal: bool) -> Contestant:
+    target = {_THUMBOR: _thumbor_target, _IPX: _ipx_target}[name]
+
+    def render(cell: Cell, turn: int) -> Turn:
+        quality = cell.quality if equal else None
+        pictures = [paths[at] for at in _part(cell, turn)][: cell.peers]
+        targets = [target(path.name, cell, quality) for path in pictures]
+        seconds, answers = fetched(address, targets, clients=_CLIENTS)
+        return Turn(seconds, [answer.body for answer in answers])
+
+    return render
+
+
+def _target(media_id: int, cell: Cell) -> str:
+    size = "thumbnail" if cell.recipe.square else "detail"
+    return f"/serve/{media_id}?size={size}&format={cell.format}"
+
+
+def _thumbor_target(name: str, cell: Cell, quality: object) -> str:
+    side, fit = cell.recipe.side, "" if cell.recipe.square else "fit-in/"
+    chosen = "" if quality is None else f":quality({quality})"
+    return f"/unsafe/{fit}{side}x{side}/filters:format({cell.format}){chosen}/{name}"
+
+
+def _ipx_target(name: str, cell: Cell, quality: object) -> str:
+    side = cell.recipe.side
+    box = f"s_{side}x{side}" if cell.recipe.square else f"w_{side}"
+    chosen = "" if quality is None else f",q_{quality}"
+    return f"/f_{cell.format},{box}{chosen}/{name}"
+
+
+def _part(cell: Cell, turn: int) -> range:
+    """The pictures of a turn, -1 being the warm-up: none is asked for twice."""
+    if turn < 0:
+        return range(_WARM_UP)
+    start = _WARM_UP + turn * cell.renders
+    return range(start, start + cell.renders)
+
+
+def _contested(cell: Cell, contest: Contest, *, equal: bool) -> dict[str, list[Turn]]:
+    print(f"  {cell.name}", file=sys.stderr, flush=True)
+    contestants = {
+        name: _bound(contestant, cell)
+        for name, contestant in contest.contestants.items()
+        if name != _IPX or cell.format is not Format.AVIF or not equal
+    }
+    for warm_up in contestants.values():
+        warm_up(-1)
+    taken = in_turns(contestants, turns=_TURNS)
+    for name, turns in taken.items():
+        _check_sizes(name, cell, turns)
+    return taken
+
+
+def _bound(contestant: Contestant, cell: Cell) -> Callable[[int], Turn]:
+    return lambda turn: contestant(cell, turn)
+
+
+def _plain(limit: Plain, cell: Cell, paths: Sequence[Path]) -> Turn:
+    seconds, made = limit.render(cell.recipe, paths)
+    return Turn(seconds, [rendered.body for rendered in made])
+
+
+def _served(address: Address, cell: Cell, targets: Sequence[str]) -> Turn:
     """One turn, in which smartserve has to have counted a render for each answer."""
     before = scrape(address)
-    seconds, answers = _fetched(address, targets)
+    seconds, answers = fetched(address, targets, clients=_CLIENTS)
     answered = scrape(address).since(before)
-    if answered != {_KIND: len(targets)}:
-        raise Unmeasurable(f"smartserve counted {dict(answered)}, not {len(targets)} of {_KIND}")
+    rendered = {kind: count for kind, count in answered.items() if kind[0] in _RENDERED}
+    if rendered != answered or sum(rendered.values()) != len(targets):
+        raise Unmeasurable(f"smartserve counted {dict(answered)}, not {len(targets)} renders")
     return Turn(seconds, [answer.body for answer in answers])
 
 
-def _fetched(address: Address, targets: Sequence[str]) -> tuple[float, list[Answer]]:
-    """Seconds for all, and the answers: each client takes the next target when it is free."""
-    answers: dict[int, Answer] = {}
-    numbers = iter(range(len(targets)))
-    barrier = Barrier(_CLIENTS + 1)
+def _check_sizes(name: str, cell: Cell, turns: Sequence[Turn]) -> None:
+    """All contestants have to have made pictures of the same size, of the format asked for."""
+    longer = 300 if cell.recipe.square else 768
+    loaders = {Format.AVIF: "heifload", Format.WEBP: "webpload", Format.JPEG: "jpegload"}
+    for body in (body for turn in turns for body in turn.renditions):
+        image = pyvips.Image.new_from_buffer(body, "")
+        found = max(image.width, image.height), image.get("vips-loader")
+        if found[0] != longer or not found[1].startswith(loaders[cell.format]):
+            raise Unmeasurable(f"{name} made {found} of {cell.name}")
 
-    def client() -> None:
-        with Connection(address) as connection:
-            barrier.wait(_START_S)
-            for number in numbers:
-                answers[number] = connection.get(targets[number])
 
-    with ThreadPoolExecutor(_CLIENTS) as executor:
-        clients = [executor.submit(client) for _ in range(_CLIENTS)]
-        barrier.wait(_START_S)
-        began = time.perf_counter()
-        for done in clients:
-            done.result()
-        seconds = time.perf_counter() - began
-    return seconds, [answers[number] for number in range(len(targets))]
+def _processes() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _table(
-    taken: Mapping[str, Sequence[Turn]], counted: Scrape, *, photos: int, processes: int
+    title: str,
+    taken: Mapping[Cell, Mapping[str, Sequence[Turn]]],
+    contest: Contest,
+    counted: Scrape,
+    *,
+    equal: bool,
 ) -> Table:
-    _check_sizes(taken)
-    limit, served = ([turn.rate for turn in taken[name]] for name in (_PLAIN, _SERVED))
     spent = ", ".join(f"{stage} {counted.mean_ms(stage):.2f}" for stage in _STAGES)
+    limit = "at the same settings" if equal else "with smartserve's draft profile"
     return Table(
-        f"{_RECIPE.side}-pixel WebP renders per second (Q {_RECIPE.quality}, effort "
-        f"{_RECIPE.effort}), {photos} photographs in numbered copies, each asked for once; "
-        f"{processes} processes, {_CLIENTS} clients, {_TURNS} turns of {_RENDERS}",
-        [Row(_PLAIN, limit), Row(_SERVED, served, yardstick=limit, target=TARGET)],
+        f"cold renders per second, {title}; {len(kodak())} photographs in numbered copies, each "
+        f"asked for once; {_processes()} processes (IPX: one, with threads), {_CLIENTS} clients, "
+        f"{_TURNS} turns",
+        [row for cell, turns in taken.items() for row in _rows(cell, turns, equal=equal)],
         [
-            "All answers were renders by smartserve's own metrics.",
-            f"Byte for byte what plain pyvips made: {_equal(taken)}.",
-            f"smartserve's own account, mean ms for each: {spent}.",
+            "All of smartserve's answers were renders by its own metrics.",
+            "The photographs are 768 x 512, and none enlarges them: so large are those of 1200.",
+            f"Plain pyvips works {limit}. Remarks: mean size of a rendition.",
+            *([_equality(taken)] if equal else []),
+            *(["IPX takes no effort for AVIF: no equal setting."] if equal else []),
+            *contest.missing,
+            f"smartserve's own account, mean ms over all: {spent}.",
         ],
     )
 
 
-def _check_sizes(taken: Mapping[str, Sequence[Turn]]) -> None:
-    wanted = (_RECIPE.side, _RECIPE.side)
+def _rows(cell: Cell, taken: Mapping[str, Sequence[Turn]], *, equal: bool) -> Iterator[Row]:
+    headline = equal and cell.name == "webp 300"
+    limit = [turn.rate for turn in taken[_PLAIN]]
     for name, turns in taken.items():
-        sizes = {_webp_size(body) for turn in turns for body in turn.renditions}
-        if sizes != {wanted}:
-            raise Unmeasurable(f"{name} made pictures of {sizes}, not {wanted}")
+        mean_bytes = fmean(len(body) for turn in turns for body in turn.renditions)
+        yield Row(
+            f"{cell.name}: {name}",
+            [turn.rate for turn in turns],
+            yardstick=limit,
+            target=TARGET if headline and name == _SERVED else None,
+            remark=f"{mean_bytes / 1000:.1f} KB",
+        )
 
 
-def _webp_size(body: bytes) -> tuple[int, int]:
-    """Width and height of a lossy still WebP (RFC 9649, 2.5; RFC 6386, 9.1)."""
-    if body[:4] != b"RIFF" or body[8:16] != b"WEBPVP8 ":
-        raise Unmeasurable(f"no lossy WebP, but {body[:16]!r}")
-    width, height = struct.unpack_from("<HH", body, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _equal(taken: Mapping[str, Sequence[Turn]]) -> str:
-    """How many of smartserve's renditions are the yardstick's, as a phrase."""
+def _equality(taken: Mapping[Cell, Mapping[str, Sequence[Turn]]]) -> str:
+    """How many of smartserve's renditions are the yardstick's."""
     pairs = [
         mine == theirs
-        for served, limit in zip(taken[_SERVED], taken[_PLAIN], strict=True)
+        for turns in taken.values()
+        for served, limit in zip(turns[_SERVED], turns[_PLAIN], strict=True)
         for mine, theirs in zip(served.renditions, limit.renditions, strict=True)
     ]
-    return "all" if all(pairs) else f"{sum(pairs)} of {len(pairs)}"
+    return f"Byte for byte what plain pyvips made: {sum(pairs)} of {len(pairs)}."

@@ -7,12 +7,15 @@ is the same work.
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.servers import Unmeasurable
+from tests.benchmarks.servers import Unmeasurable, command, environment
 from tests.serving import SAMPLES
 
 _PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
@@ -28,6 +31,32 @@ def kodak() -> tuple[Path, ...]:
         if found := tuple(sorted(folder.glob("kodak-*"))):
             return found
     raise Unmeasurable("there are no photographs to render")
+
+
+def large() -> tuple[Path, ...]:
+    """Photographs from which a picture of 1200 pixels is made smaller, not taken as it is."""
+    found = tuple(_PHOTOS / name for name in ("photo-6mp.jpg", "flowers.jpg"))
+    if not all(path.exists() for path in found):
+        raise Unmeasurable("the large photographs are not there")
+    return found
+
+
+def imported(paths: Sequence[Path], data_dir: Path, config: Path | None = None) -> list[int]:
+    """Import pictures, all of them new; gives their ids, in the same order."""
+    print(f"  importing {len(paths)} pictures", file=sys.stderr, flush=True)
+    given: list[str | Path] = [] if config is None else ["--config", config]
+    done = subprocess.run(
+        command("import", "--json", *given, "--data-dir", data_dir, *paths),
+        check=False,
+        capture_output=True,
+        env=environment(),
+        text=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    ids = {line["path"]: line["id"] for line in lines if not line.get("known", True)}
+    if done.returncode or set(ids) != set(map(str, paths)):
+        raise Unmeasurable(f"{len(ids)} of {len(paths)} pictures imported: {done.stderr[-2000:]}")
+    return [ids[str(path)] for path in paths]
 
 
 def copies(photos: Sequence[Path], folder: Path, *, count: int) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyvips
 
+from proxy.formats import EncoderProfile, Format
 from tests.benchmarks.servers import Unmeasurable
 
 _PATIENCE_S = 60
@@ -22,13 +23,24 @@ _PATIENCE_S = 60
 _STOP_S = 5
 
 
+_SAVERS = {Format.AVIF: "heifsave", Format.WEBP: "webpsave", Format.JPEG: "jpegsave"}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A crop of the middle to a square, as WebP."""
+    """A picture within a square box, or cropped from its middle to fill it."""
 
+    profile: EncoderProfile
     side: int
-    quality: int
-    effort: int
+    square: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A rendition, and the seconds it took."""
+
+    body: bytes
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +52,14 @@ class Plain:
     taken: Any
     """Number of the next picture, shared by the processes."""
 
-    def render(self, paths: Sequence[Path]) -> tuple[float, list[bytes]]:
+    def render(self, recipe: Recipe, paths: Sequence[Path]) -> tuple[float, list[Rendered]]:
         """Seconds for all, and the renditions in the pictures' order.
 
         The pictures are taken one by one, in their order, by whichever process is free.
         """
         self.taken.value = 0
         for pipe in self.pipes:
-            pipe.send(paths)
+            pipe.send((recipe, paths))
         try:
             self.barrier.wait(_PATIENCE_S)
             began = time.perf_counter()
@@ -55,14 +67,14 @@ class Plain:
             seconds = time.perf_counter() - began
         except BrokenBarrierError as error:
             raise Unmeasurable("a process of plain pyvips has failed") from error
-        made: dict[int, bytes] = {}
+        made: dict[int, Rendered] = {}
         for pipe in self.pipes:
             made.update(pipe.recv())
         return seconds, [made[at] for at in range(len(paths))]
 
 
 @contextmanager
-def plain(recipe: Recipe, *, processes: int) -> Iterator[Plain]:
+def plain(*, processes: int) -> Iterator[Plain]:
     """Start the processes; end them with the block."""
     context = multiprocessing.get_context("spawn")
     barrier, taken = context.Barrier(processes + 1), context.Value("q", 0)
@@ -71,7 +83,7 @@ def plain(recipe: Recipe, *, processes: int) -> Iterator[Plain]:
         for _ in range(processes):
             ours, theirs = context.Pipe()
             stack.enter_context(ours)
-            process = context.Process(target=_work, args=(theirs, barrier, taken, recipe))
+            process = context.Process(target=_work, args=(theirs, barrier, taken))
             process.start()
             stack.callback(_end, process)
             theirs.close()
@@ -84,33 +96,42 @@ def _end(process: Any) -> None:
     process.join(_STOP_S)
 
 
-def _work(pipe: Connection, barrier: Barrier, taken: Any, recipe: Recipe) -> None:
+def _work(pipe: Connection, barrier: Barrier, taken: Any) -> None:
     """Render what is ordered, until the pipe is closed."""
     # As VIPS_CONCURRENCY=1 would, and as smartserve's workers do.
     pyvips.concurrency_set(1)
     pyvips.cache_set_max(0)
     while True:
-        paths: Sequence[Path] = pipe.recv()
+        recipe, paths = pipe.recv()
         barrier.wait()
         made = dict(_made(paths, taken, recipe))
         barrier.wait()
         pipe.send(made)
 
 
-def _made(paths: Sequence[Path], taken: Any, recipe: Recipe) -> Iterator[tuple[int, bytes]]:
+def _made(paths: Sequence[Path], taken: Any, recipe: Recipe) -> Iterator[tuple[int, Rendered]]:
     while True:
         with taken.get_lock():
             at = taken.value
             taken.value += 1
         if at >= len(paths):
             return
-        yield at, _render(paths[at], recipe)
+        began = time.perf_counter()
+        body = _render(paths[at], recipe)
+        yield at, Rendered(body, time.perf_counter() - began)
 
 
 def _render(path: Path, recipe: Recipe) -> bytes:
     source = pyvips.Source.new_from_file(str(path))
-    image = pyvips.Image.thumbnail_source(source, recipe.side, height=recipe.side, crop="centre")
-    if (image.width, image.height) != (recipe.side, recipe.side):
-        raise Unmeasurable(f"plain pyvips made {image.width} x {image.height} of {path}")
-    encoded: bytes = image.webpsave_buffer(Q=recipe.quality, effort=recipe.effort, keep="none")
+    way: dict[str, str] = {"crop": "centre"} if recipe.square else {"size": "down"}
+    image = pyvips.Image.thumbnail_source(source, recipe.side, height=recipe.side, **way)
+    return encode(image, recipe.profile)
+
+
+def encode(image: Any, profile: EncoderProfile) -> bytes:
+    """An image as libvips saves it with a profile's options, without metadata."""
+    kind = {"compression": "av1"} if profile.format is Format.AVIF else {}
+    saver = f"{_SAVERS[profile.format]}_buffer"
+    options = kind | dict(profile.options)
+    encoded: bytes = pyvips.Operation.call(saver, image, keep="none", **options)
     return encoded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,41 +12,44 @@ from pathlib import Path
 from statistics import median
 
 _PACKAGES = ("smartserve", "aiohttp", "uvloop", "pyvips", "pyvips-binary")
-_HEADER = ("", "median", "lowest", "highest", "ratio", "target", "")
+HEADER = ("", "median", "lowest", "highest", "ratio", "target", "")
+"""Of the cells of a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contestant: its rates, one for each turn, and what it is compared with."""
+    """One contestant: its figures, one for each turn, and what it is compared with."""
 
     name: str
-    rates: Sequence[float]
-    """Per second."""
+    figures: Sequence[float]
+    """In the unit that the table's title tells."""
     yardstick: Sequence[float] | None = None
-    """The rates that its ratio is of; None for the yardstick itself."""
+    """The figures that its ratio is of; None for what is compared with nothing."""
     target: float | None = None
     """The least ratio that was aimed at."""
+    limit: float | None = None
+    """The greatest ratio that was aimed at, of what is to be small."""
     remark: str = ""
 
     @property
     def ratio(self) -> float:
         """Median over median."""
-        return 1.0 if self.yardstick is None else median(self.rates) / median(self.yardstick)
+        return 1.0 if self.yardstick is None else median(self.figures) / median(self.yardstick)
 
     def cells(self) -> tuple[str, ...]:
         """The row as text; the target with its verdict."""
-        verdict = ""
+        figures = (median(self.figures), min(self.figures), max(self.figures))
+        ratio = "" if self.yardstick is None else f"{self.ratio:.3f}"
+        shown = map(_figure, figures)
+        return (self.name, *shown, ratio, " ".join(self._verdicts()), self.remark)
+
+    def _verdicts(self) -> Iterable[str]:
         if self.target is not None:
             met = "pass" if self.ratio >= self.target else "MISS"
-            verdict = f"{self.target:.2f} {met}"
-        figures = (median(self.rates), min(self.rates), max(self.rates))
-        return (
-            self.name,
-            *(_rate(figure) for figure in figures),
-            f"{self.ratio:.3f}",
-            verdict,
-            self.remark,
-        )
+            yield f">= {self.target:.2f} {met}"
+        if self.limit is not None:
+            met = "pass" if self.ratio <= self.limit else "MISS"
+            yield f"<= {self.limit:.2f} {met}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +59,30 @@ class Table:
     title: str
     rows: Sequence[Row]
     notes: Sequence[str] = ()
+    plot: bytes | None = None
+    """A picture of it, as PNG."""
 
     def text(self) -> str:
         """The table as lines of text."""
-        lines = [self.title, *_columns([_HEADER, *(row.cells() for row in self.rows)])]
+        lines = [self.title, *_columns([HEADER, *(row.cells() for row in self.rows)])]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
-def heading() -> str:
-    """When, on what machine, with which versions."""
+def heading(told: Mapping[str, str]) -> str:
+    """The circumstances as lines of text."""
+    return "\n".join(["smartserve's benchmarks", *(f"  {key:<9} {told[key]}" for key in told)])
+
+
+def circumstances() -> dict[str, str]:
+    """When, on what machine, with which versions, by name."""
     cores = len(os.sched_getaffinity(0))
     load = ", ".join(f"{load:.2f}" for load in os.getloadavg())
-    return "\n".join(
-        (
-            f"smartserve's benchmarks, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            f"  machine   {_processor()}, {cores} cores, {platform.system()} {platform.release()}",
-            f"  load      {load} over 1, 5 and 15 minutes before the start",
-            f"  versions  Python {platform.python_version()}, {', '.join(_versions())}",
-        )
-    )
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": f"{_processor()}, {cores} cores, {platform.system()} {platform.release()}",
+        "load": f"{load} over 1, 5 and 15 minutes before the start",
+        "versions": f"Python {platform.python_version()}, {', '.join(_versions())}",
+    }
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -84,8 +92,9 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         yield "  " + "  ".join((name.ljust(widths[0]), *cells, remark)).rstrip()
 
 
-def _rate(figure: float) -> str:
-    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:,.1f}"
+def _figure(figure: float) -> str:
+    """Three significant digits at least."""
+    return f"{figure:,.{0 if figure >= 1000 else 1 if figure >= 10 else 2}f}"
 
 
 def _processor() -> str:

@@ -12,17 +12,19 @@ from prometheus_client import parser
 from tests.benchmarks.client import get
 from tests.benchmarks.servers import Address
 
+Kind = tuple[str, str, str, str]
+"""Source, size, format and status of an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
     """Requests for pictures by kind, and seconds and counts by stage, since the start."""
 
-    requests: Counter[tuple[str, str, str, str]]
-    """By source, size, format and status."""
+    requests: Counter[Kind]
     stages: dict[str, tuple[float, float]]
     """Count and seconds."""
 
-    def since(self, before: Scrape) -> Counter[tuple[str, str, str, str]]:
+    def since(self, before: Scrape) -> Counter[Kind]:
         """Requests for pictures answered since another scrape."""
         return self.requests - before.requests
 
@@ -35,7 +37,7 @@ class Scrape:
 def scrape(address: Address) -> Scrape:
     """What a server has counted so far."""
     samples = list(_samples(get(address, "/metrics").body.decode()))
-    requests: Counter[tuple[str, str, str, str]] = Counter()
+    requests: Counter[Kind] = Counter()
     for sample in samples:
         labels = sample.labels
         if sample.name == "smartserve_requests_total" and labels["route"] == "serve":
@@ -44,6 +46,12 @@ def scrape(address: Address) -> Scrape:
     counts = _by_stage(samples, "count")
     seconds = _by_stage(samples, "sum")
     return Scrape(requests, {stage: (counts[stage], seconds[stage]) for stage in counts})
+
+
+def figure(address: Address, name: str) -> float:
+    """The sum of a metric's samples; 0 where there are none."""
+    samples = _samples(get(address, "/metrics").body.decode())
+    return float(sum(sample.value for sample in samples if sample.name == name))
 
 
 def _samples(text: str) -> Iterable[Any]:

@@ -1,18 +1,21 @@
-"""The servers that are measured: smartserve as it is installed, and nginx."""
+"""The servers that are measured: smartserve as it is installed, nginx, and `FileResponse`."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.benchmarks.processes import family
 
 Address = tuple[str, int]
 
@@ -55,6 +58,7 @@ class Smartserve:
     address: Address
     log: Path
     """Its standard error: access lines, and what went wrong."""
+    pid: int
 
 
 def program(name: str) -> str:
@@ -90,24 +94,44 @@ def smartserve(
             env=environment(**(settings or {})),
             text=True,
         )
-    with _ended(process):
-        yield Smartserve(_announced(process, log), log)
+    with ended(process):
+        yield Smartserve(_announced(process, log), log, process.pid)
 
 
 @contextmanager
 def nginx(directory: Path, root: Path) -> Iterator[Address]:
     """Serve the files of a folder with one worker process, in its quickest plain way."""
     directory.mkdir()
-    port = _free_port()
+    port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     config = directory / "nginx.conf"
     config.write_text(_NGINX.format(user=user, port=port, root=root))
-    process = subprocess.Popen(
-        [program("nginx"), "-p", f"{directory}/", "-c", config, "-e", directory / "error.log"]
-    )
-    with _ended(process):
-        _await_listening(("127.0.0.1", port), process)
+    errors = str(directory / "error.log")
+    arguments = [program("nginx"), "-p", f"{directory}/", "-c", str(config), "-e", errors]
+    with listening(arguments, port, log=directory / "out.log"):
         yield "127.0.0.1", port
+
+
+@contextmanager
+def file_response(directory: Path, root: Path) -> Iterator[Address]:
+    """Serve the files of a folder with aiohttp's `FileResponse`, in one process."""
+    port = free_port()
+    script = Path(__file__).with_name("fileserver.py")
+    arguments: list[str | Path] = [sys.executable, script, root, str(port)]
+    with listening(arguments, port, log=directory / "fileserver.log"):
+        yield "127.0.0.1", port
+
+
+@contextmanager
+def listening(arguments: Sequence[str | Path], port: int, *, log: Path) -> Iterator[int]:
+    """Run a server for the length of the block, once it listens; gives its process id."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    with ended(process):
+        _await_listening(("127.0.0.1", port), process, log)
+        yield process.pid
 
 
 def nginx_version() -> str:
@@ -117,16 +141,19 @@ def nginx_version() -> str:
 
 
 @contextmanager
-def _ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+def ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a process with the block, with force where it, or one below it, does not go by itself."""
     try:
         yield
     finally:
+        members = family(process.pid)
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for member in members[process.returncode is not None :]:
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        process.wait()
         if process.stdout is not None:
             process.stdout.close()
 
@@ -141,14 +168,15 @@ def _announced(process: subprocess.Popen[str], log: Path) -> Address:
     return match[1], int(match[2])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _await_listening(address: Address, process: subprocess.Popen[bytes]) -> None:
+def _await_listening(address: Address, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -157,4 +185,4 @@ def _await_listening(address: Address, process: subprocess.Popen[bytes]) -> None
             time.sleep(0.02)
         else:
             return
-    raise Unmeasurable("nginx did not start; it has said why above")
+    raise Unmeasurable(f"{process.args!r} did not start: {log.read_text()[-2000:]}")

@@ -1,0 +1,166 @@
+"""The wait for a picture of 1200 pixels that nobody has asked for before, by one client."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median, quantiles
+
+from proxy.formats import EncoderProfile, Format
+from proxy.settings import load_settings
+from tests.benchmarks.client import fetched
+from tests.benchmarks.originals import copies, imported, large
+from tests.benchmarks.plain import Plain, Recipe, plain
+from tests.benchmarks.processes import Paused
+from tests.benchmarks.report import Row, Table
+from tests.benchmarks.servers import Smartserve, smartserve
+from tests.benchmarks.turns import in_turns
+
+LIMIT_EFFORT_0 = 1.2
+LIMIT_EFFORT_1 = 0.5
+"""Of plain pyvips' time with that effort (issue 3, "Done when")."""
+
+_TURNS = 5
+_RENDERS = 20
+"""In each turn; a hundred in all, for a p99."""
+_WARM_UP = 4
+_SIDE = 1200
+_FORMATS = (Format.AVIF, Format.WEBP, Format.JPEG)
+_NO_UPGRADES = {"UPGRADES__ENABLED": "false"}
+_DEFAULTS = "avif: smartserve, finals being made meanwhile"
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds that each picture of a turn took to its first byte and to its last."""
+
+    first_s: Sequence[float]
+    last_s: Sequence[float]
+
+
+Contestant = Callable[[int], Waits]
+
+
+def measure() -> Table:
+    """Milliseconds to the first byte of plain pyvips, of smartserve, and while it makes finals."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-detail-")))
+        originals = place / "originals"
+        originals.mkdir()
+        paths = copies(large(), originals, count=_WARM_UP + _TURNS * _RENDERS)
+        ids = imported(paths, place / "data")
+        limit = stack.enter_context(plain(processes=1))
+        single = stack.enter_context(smartserve(place / "data", settings=_NO_UPGRADES))
+        both = {"RENDITIONS__DIRECTORY": str(place / "others")}
+        (place / "others").mkdir()
+        twofold = stack.enter_context(smartserve(place / "data", settings=both))
+        paused = Paused(twofold.pid)
+        stack.callback(paused.close)
+
+        def upgrading(turn: int) -> Waits:
+            with paused.awake():
+                return _served(twofold, Format.AVIF, ids, turn)
+
+        contestants = {
+            **{f"{name}: plain pyvips": _bound_plain(limit, it, paths) for name, it in _recipes()},
+            **{f"{fmt}: smartserve": _bound(single, fmt, ids) for fmt in _FORMATS},
+            _DEFAULTS: upgrading,
+        }
+        for warm_up in contestants.values():
+            warm_up(-1)
+        return _table(in_turns(contestants, turns=_TURNS))
+
+
+def _recipes() -> Iterator[tuple[str, Recipe]]:
+    """Smartserve's drafts, and AVIF as imgproxy makes it."""
+    drafts = load_settings().encoders.profiles()
+    quick = drafts[Format.AVIF]
+    for effort in (0, 1):
+        yield f"avif effort {effort}", Recipe(_with_effort(quick, effort), _SIDE, square=False)
+    for fmt in (Format.WEBP, Format.JPEG):
+        yield fmt, Recipe(drafts[fmt], _SIDE, square=False)
+
+
+def _with_effort(profile: EncoderProfile, effort: int) -> EncoderProfile:
+    options = dict(profile.options) | {"effort": effort}
+    return replace(profile, options=tuple(sorted(options.items())))
+
+
+def _bound_plain(limit: Plain, recipe: Recipe, paths: Sequence[Path]) -> Contestant:
+    def render(turn: int) -> Waits:
+        _, made = limit.render(recipe, [paths[at] for at in _part(turn)])
+        seconds = [rendered.seconds for rendered in made]
+        return Waits(seconds, seconds)
+
+    return render
+
+
+def _bound(server: Smartserve, fmt: Format, ids: Sequence[int]) -> Contestant:
+    return lambda turn: _served(server, fmt, ids, turn)
+
+
+def _served(server: Smartserve, fmt: Format, ids: Sequence[int], turn: int) -> Waits:
+    targets = [f"/serve/{ids[at]}?size=detail&format={fmt}" for at in _part(turn)]
+    _, answers = fetched(server.address, targets, clients=1)
+    return Waits(
+        [answer.first_byte_s for answer in answers], [answer.last_byte_s for answer in answers]
+    )
+
+
+def _part(turn: int) -> range:
+    """The pictures of a turn, -1 being the warm-up."""
+    start = _WARM_UP + turn * _RENDERS
+    return range(_WARM_UP) if turn < 0 else range(start, start + _RENDERS)
+
+
+def _table(taken: Mapping[str, Sequence[Waits]]) -> Table:
+    quick, slow = "avif effort 0: plain pyvips", "avif effort 1: plain pyvips"
+    compared: list[tuple[str, str, float | None]] = [
+        (quick, quick, None),
+        (slow, quick, None),
+        ("avif: smartserve", quick, LIMIT_EFFORT_0),
+        ("avif: smartserve", slow, LIMIT_EFFORT_1),
+        (_DEFAULTS, slow, None),
+        ("webp: plain pyvips", "webp: plain pyvips", None),
+        ("webp: smartserve", "webp: plain pyvips", None),
+        ("jpeg: plain pyvips", "jpeg: plain pyvips", None),
+        ("jpeg: smartserve", "jpeg: plain pyvips", None),
+    ]
+    return Table(
+        f"milliseconds to the first byte of the body, the median of each turn; a picture of "
+        f"{_SIDE} pixels from photographs of 2725 x 2225 and 1920 x 1080, one client, "
+        f"{_TURNS} turns of {_RENDERS}",
+        [
+            Row(
+                name if limit != LIMIT_EFFORT_1 else f"{name}, to effort 1",
+                _medians_ms(taken[name]),
+                yardstick=_medians_ms(taken[yardstick]),
+                limit=limit,
+                remark=_percentiles(taken[name]),
+            )
+            for name, yardstick, limit in compared
+        ],
+        [
+            "Plain pyvips: one process, smartserve's draft profile (AVIF: at the effort named).",
+            "smartserve without its background work but where that is named.",
+            f"Remarks: over all {_TURNS * _RENDERS} pictures, in ms.",
+        ],
+    )
+
+
+def _medians_ms(turns: Sequence[Waits]) -> list[float]:
+    return [1000 * median(turn.first_s) for turn in turns]
+
+
+def _percentiles(turns: Sequence[Waits]) -> str:
+    first = [seconds for turn in turns for seconds in turn.first_s]
+    last = [seconds for turn in turns for seconds in turn.last_s]
+    return f"first p50/p99 {_p50_p99(first)}, last {_p50_p99(last)}"
+
+
+def _p50_p99(seconds: Sequence[float]) -> str:
+    p99 = quantiles(seconds, n=100, method="inclusive")[-1]
+    return f"{1000 * median(seconds):.0f}/{1000 * p99:.0f}"

@@ -1,0 +1,99 @@
+"""Peak memory of server and workers for pictures of a hundred megapixels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyvips
+
+from proxy.formats import Format
+from proxy.settings import load_settings
+from tests.benchmarks.client import get
+from tests.benchmarks.originals import imported, large
+from tests.benchmarks.processes import family, peak_bytes
+from tests.benchmarks.report import Row, Table
+from tests.benchmarks.servers import environment, smartserve
+
+_SIDE = 10_000
+_ZOOM = 5
+_SHOWN = 1200
+_MIB = 1024 * 1024
+_FORMAT = Format.WEBP
+_SETTINGS = {"WORKERS__COUNT": "1", "UPGRADES__ENABLED": "false"}
+_PLAIN = """
+import json, sys, pyvips
+path, side, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+image = pyvips.Image.thumbnail(path, side, height=side, size="down")
+image.webpsave_buffer(keep="none", **options)
+lines = open("/proc/self/status").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+"""
+"""It tells its own peak, in KiB, and has loaded nothing but libvips."""
+
+
+def measure() -> Table:
+    """MiB that were resident at most: before, and after a picture of each kind."""
+    with tempfile.TemporaryDirectory(prefix="smartserve-memory-") as folder:
+        place = Path(folder)
+        rows = [row for path in _pictures(place) for row in _rows(path, place)]
+    return Table(
+        f"MiB of peak resident memory; one WebP of {_SHOWN} pixels from {_SIDE} x {_SIDE}, one "
+        "worker, one turn",
+        rows,
+        [
+            "Plain pyvips: an interpreter with nothing else, smartserve's draft profile.",
+            "Each of smartserve's processes is fresh, too; its import ran in others.",
+        ],
+    )
+
+
+def _pictures(place: Path) -> Iterator[Path]:
+    """A photograph of large pixels, or its PNG would be larger than what is taken in."""
+    side = _SIDE // _ZOOM
+    photo = pyvips.Image.thumbnail(str(large()[0]), side, height=side, size="force")
+    photo = photo.copy_memory().zoom(_ZOOM, _ZOOM)
+    jpeg, png = place / "large.jpg", place / "large.png"
+    photo.jpegsave(str(jpeg), Q=80)
+    photo.pngsave(str(png), compression=1)
+    yield from (jpeg, png)
+
+
+def _rows(path: Path, place: Path) -> Iterator[Row]:
+    kind = path.suffix.removeprefix(".")
+    data = place / kind
+    (media_id,) = imported([path], data)
+    with smartserve(data, settings=_SETTINGS) as server:
+        idle = dict(_peaks(server.pid))
+        get(server.address, f"/serve/{media_id}?size=detail&format={_FORMAT}")
+        peaks = dict(_peaks(server.pid))
+    limit = [_plain_peak(path)]
+    yield Row(f"{kind}: plain pyvips", limit, yardstick=limit)
+    for name, peak in peaks.items():
+        remark = f"{idle[name]:.0f} when idle" if name in idle else ""
+        yardstick = limit if name == "worker" else None
+        yield Row(f"{kind}: smartserve's {name}", [peak], yardstick=yardstick, remark=remark)
+
+
+def _peaks(pid: int) -> Iterator[tuple[str, float]]:
+    """The server, and the largest of its workers."""
+    server, *workers = (peak_bytes(member) / _MIB for member in family(pid))
+    yield "server", server
+    yield "worker", max(workers)
+
+
+def _plain_peak(path: Path) -> float:
+    profile = load_settings().encoders.profiles()[_FORMAT]
+    arguments = [_PLAIN, str(path), str(_SHOWN), json.dumps(dict(profile.options))]
+    done = subprocess.run(
+        [sys.executable, "-c", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment() | {"VIPS_CONCURRENCY": "1"},
+    )
+    return int(done.stdout) / 1024

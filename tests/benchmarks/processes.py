@@ -1,0 +1,55 @@
+"""Processes under measurement: families, peak memory, and a pause for those not in turn.
+
+A contestant that works in the background would take its share of the others' turns.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it, parents first."""
+    found = [pid]
+    for member in found:
+        with suppress(FileNotFoundError):
+            for children in Path(f"/proc/{member}/task").glob("*/children"):
+                found.extend(map(int, children.read_text().split()))
+    return found
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had resident at once (VmHWM, proc_pid_status(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["VmHWM"].split()[0]) * 1024
+
+
+class Paused:
+    """A family of processes that stands still but within `awake`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._signal(signal.SIGSTOP)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let them run for the length of the block."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        """Let them run from now on, so that they can end."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        for member in family(self._pid):
+            with suppress(ProcessLookupError):
+                os.kill(member, number)

@@ -1,0 +1,42 @@
+"""Wait until smartserve has made of its answers what it wants them to be in the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from tests.benchmarks.client import Answer, Connection
+from tests.benchmarks.scrape import figure
+from tests.benchmarks.servers import Address, Unmeasurable
+
+_PATIENCE_S = 180
+_PAUSE_S = 0.2
+_SETTLED = "max-age=31536000"
+
+
+def settle(
+    address: Address,
+    targets: Iterable[str],
+    *,
+    accept: str = "*/*",
+    patience_s: float = _PATIENCE_S,
+) -> list[Answer]:
+    """The settled answers to some targets, once nothing is left to be done in the background.
+
+    Raises:
+        Unmeasurable: an answer is no success, or not settled in time.
+    """
+    wanted = list(targets)
+    deadline = time.monotonic() + patience_s
+    with Connection(address) as connection:
+        answers = [connection.get(target, accept=accept) for target in wanted]
+        while not all(map(_settled, answers)) or figure(address, "smartserve_upgrade_backlog"):
+            if time.monotonic() > deadline:
+                raise Unmeasurable(f"not settled within {patience_s} s: {wanted}")
+            time.sleep(_PAUSE_S)
+            answers = [connection.get(target, accept=accept) for target in wanted]
+        return answers
+
+
+def _settled(answer: Answer) -> bool:
+    return answer.status == 200 and _SETTLED in answer.headers["cache-control"]

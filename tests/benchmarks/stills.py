@@ -1,0 +1,106 @@
+"""One small picture asked for over and over: the ways to serve it, and the load upon them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+from tests.benchmarks.client import Answer, Connection, get
+from tests.benchmarks.peers import thumbor
+from tests.benchmarks.scrape import Kind, scrape
+from tests.benchmarks.servers import Address, Smartserve, Unmeasurable
+from tests.benchmarks.settling import settle
+from tests.benchmarks.wrk import CONNECTIONS, Load, load
+from tests.serving import CHROME, SAMPLES
+
+SECONDS = 1
+"""Of one turn."""
+ONE_SIZE = {"UPGRADES__ALL_SIZES": "false"}
+"""The other sizes of the picture would be made first, which takes a while."""
+FILE = "/picture.avif"
+"""The picture for those that serve files."""
+THUMBOR = "thumbor, file result store"
+
+_PICTURE = "/serve/2?size=thumbnail"
+_RESULT = "/unsafe/300x300/filters:format(avif)/kodak-03.jpg"
+_COUNTED = 500
+"""Requests of the exact count."""
+
+
+def picture(server: Smartserve, *, tier: str) -> Answer:
+    """The picture, settled, once it comes from a tier in the format that Chrome prefers."""
+    settle(server.address, [_PICTURE], accept=CHROME)
+    answer = get(server.address, _PICTURE, accept=CHROME)
+    found = answer.headers["content-type"], answer.headers["cache-status"]
+    if found != ("image/avif", f"smartserve; hit; detail={tier}"):
+        raise Unmeasurable(f"{_PICTURE} is no AVIF from {tier} but {found}")
+    return answer
+
+
+def count_exactly(server: Smartserve, *, tier: str) -> None:
+    """Hits are counted: so many requests on one connection, so many in the metrics."""
+    before = scrape(server.address)
+    with Connection(server.address) as connection:
+        for _ in range(_COUNTED):
+            connection.get(_PICTURE, accept=CHROME)
+    _check_count(scrape(server.address).since(before), tier, range(_COUNTED, _COUNTED + 1))
+
+
+def hits(server: Smartserve, *, tier: str) -> Load:
+    """One turn at a server whose own count has to agree with wrk's.
+
+    When wrk stops it leaves an answer on each of its connections unread.
+    """
+    before = scrape(server.address)
+    done = asked(server.address, _PICTURE)
+    allowed = range(done.requests, done.requests + CONNECTIONS + 1)
+    _check_count(scrape(server.address).since(before), tier, allowed)
+    os.truncate(server.log, 0)
+    return done
+
+
+def asked(address: Address, target: str) -> Load:
+    """One turn of requests for a target, as Chrome sends them."""
+    return load(address, target, accept=CHROME, seconds=SECONDS)
+
+
+def folder(place: Path, body: bytes) -> Path:
+    """A new folder that holds the picture."""
+    root = place / "static"
+    root.mkdir()
+    (root / FILE.removeprefix("/")).write_bytes(body)
+    return root
+
+
+@contextmanager
+def stored_by_thumbor(place: Path) -> Iterator[Mapping[str, Callable[[int], Load]]]:
+    """Thumbor as a contestant with the picture in its store; nobody where it cannot be had."""
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(thumbor(place / "thumbor", SAMPLES, stored=True))
+            get(address, _RESULT)
+        except Unmeasurable as error:
+            print(f"  {THUMBOR}: {error}")
+            yield {}
+        else:
+            yield {THUMBOR: lambda _: asked(address, _RESULT)}
+
+
+def remarks(taken: Mapping[str, Sequence[Load]]) -> dict[str, str]:
+    """For each contestant the median of its p99."""
+    p99 = {name: median(done.p99_ms for done in loads) for name, loads in taken.items()}
+    return {name: f"p99 {p99_ms:.2f} ms" for name, p99_ms in p99.items()}
+
+
+def missing(taken: Mapping[str, Sequence[Load]]) -> list[str]:
+    """A note where thumbor was not among the contestants."""
+    return [] if THUMBOR in taken else [f"{THUMBOR}: not measured, it could not be installed."]
+
+
+def _check_count(answered: Mapping[Kind, int], tier: str, allowed: range) -> None:
+    kind = (tier, "thumbnail", "avif", "200")
+    if set(answered) != {kind} or answered[kind] not in allowed:
+        raise Unmeasurable(f"smartserve counted {dict(answered)}, not {allowed} of {kind}")
