@@ -136,6 +136,8 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
         ):
             await _announce(rooms, port)
             await until_stopped()
+            # Nobody waits for finals: what is left of the time is for answers.
+            await rooms.upgrader.stop()
         if surface.access_log is not None:
             surface.access_log.flush()
 

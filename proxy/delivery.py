@@ -33,7 +33,6 @@ from proxy.renditions import Rendition, RenditionStore
 from proxy.variant import Variant, VariantRequest
 from proxy.workers.flight import Flight
 from proxy.workers.frames import Frames
-from proxy.workers.pool import named
 from proxy.workers.stream import ByteStream
 from proxy.workshop import Done, Workshop
 
@@ -264,7 +263,7 @@ class Delivery:
         )
         (result,) = done.result.results
         if isinstance(result, JobFailure):
-            raise named(result)
+            raise TypeError  # the workshop has raised what it means
         return Done(result, done.queue_s, done.work_s)
 
     def _note(self, plan: Plan, variant: Variant, done: Done[RenderResult]) -> None:

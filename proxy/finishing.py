@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.errors import SmartserveError
@@ -14,6 +14,9 @@ from proxy.variant import Variant
 from proxy.workers.frames import Frames
 from proxy.workers.pool import named
 from proxy.workshop import Workshop
+
+_SET = 50
+"""Renditions made from one decode: an order of so many is a third of the longest datagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,10 @@ def _outcome(result: RenderResult | JobFailure) -> RenderResult | SmartserveErro
     return named(result) if isinstance(result, JobFailure) else result
 
 
+class _NotMade(Exception):
+    """A rendition did not come, and nothing is to be kept."""
+
+
 class Finisher:
     """Makes the renditions of plans and keeps them, each as soon as it is whole."""
 
@@ -52,8 +59,10 @@ class Finisher:
         workshop: Workshop,
         limits: Limits,
         copyright_notice: str | None,
+        deadline_s: float,
     ) -> None:
-        """The rooms it works with; it owns none of them."""
+        """The rooms it works with, none of which it owns; each rendition has ``deadline_s``."""
+        self._deadline_s = deadline_s
         self._store = store
         self._workshop = workshop
         self._limits = limits
@@ -70,29 +79,48 @@ class Finisher:
             SmartserveError: the source cannot be had or read at all, or the worker ended.
         """
         largest_first = sorted(plans, key=lambda plan: -plan.variant.pixels)
-        outputs = tuple(output_of(plan.variant) for plan in largest_first)
-        job = RenderSetJob(self._limits, outputs, self._copyright)
-        lengths = [0] * len(outputs)
-        kept: list[asyncio.Task[None]] = []
+        finished: list[Finished] = []
+        for start in range(0, len(largest_first), _SET):
+            finished += await self._finish_set(largest_first[start : start + _SET])
+        return finished
 
-        def take(place: int, body: bytes) -> None:
-            lengths[place] = len(body)
-            if body:
-                kept.append(asyncio.create_task(self._keep(largest_first[place].variant, body)))
-
-        first = largest_first[0]
+    async def _finish_set(self, plans: Sequence[Plan]) -> list[Finished]:
+        """One decode; the store knows of each rendition from now on, so that a purge reaches it."""
+        bodies: list[asyncio.Future[bytes]] = [asyncio.Future() for _ in plans]
+        kept = [
+            asyncio.create_task(self._keep(plan.variant, body))
+            for plan, body in zip(plans, bodies, strict=True)
+        ]
         try:
-            done = await self._workshop.run(
-                first.media, job, Frames(take), byte_size=first.facts.byte_size
-            )
+            results = await self._make(plans, lambda place, body: bodies[place].set_result(body))
         finally:
-            await asyncio.gather(*kept)
-        made = zip(largest_first, done.result.results, lengths, strict=True)
-        return [Finished(plan, _outcome(result), length) for plan, result, length in made]
+            for body in bodies:
+                body.cancel()
+            await asyncio.gather(*kept, return_exceptions=True)
+        made = zip(plans, results, bodies, strict=True)
+        return [Finished(plan, _outcome(one), len(body.result())) for plan, one, body in made]
+
+    async def _make(
+        self, plans: Sequence[Plan], take: Callable[[int, bytes], None]
+    ) -> tuple[RenderResult | JobFailure, ...]:
+        outputs = tuple(output_of(plan.variant) for plan in plans)
+        job = RenderSetJob(self._limits, outputs, self._copyright)
+        first = plans[0]
+        done = await self._workshop.run(
+            first.media,
+            job,
+            Frames(take),
+            byte_size=first.facts.byte_size,
+            deadline_s=self._deadline_s,
+        )
+        return done.result.results
 
     async def retire(self, plan: Plan) -> int:
         """Let go of the draft that a final has replaced; gives its bytes, 0 if there was none."""
-        if plan.draft is None:
+        if plan.draft is None or not await self._store.contains(plan.draft):
+            return 0
+        # A store that fails keeps nothing, and says so to nobody.
+        if not await self._store.contains(plan.variant):
             return 0
         draft = await self._store.get(plan.draft)
         if draft is None:
@@ -101,6 +129,10 @@ class Finisher:
         await self._store.drop(plan.draft)
         return draft.length
 
-    async def _keep(self, variant: Variant, body: bytes) -> None:
+    async def _keep(self, variant: Variant, body: asyncio.Future[bytes]) -> None:
+        """Wait for a rendition and keep it; one that does not come, or is empty, is not kept."""
         async with self._store.writer(variant) as writer:
-            await writer.write(body)
+            made = await body
+            if not made:
+                raise _NotMade
+            await writer.write(made)

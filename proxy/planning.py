@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
+from cachetools import LRUCache
+
 from proxy.formats import TRAITS, Format, Stage, Stages, sniff
 from proxy.jobs import Limits
 from proxy.media import Media, MediaFacts
@@ -25,6 +27,8 @@ from proxy.variant import (
     resolve,
 )
 
+_BASES = 10_000
+"""Sizes of pictures whose base is remembered: it is asked for with every plan."""
 _NEIGHBOURS = 32
 """How many cached sizes are looked for in place of one that cannot be rendered now."""
 
@@ -79,6 +83,7 @@ class Planner:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self._bases: LRUCache[tuple[int, int], tuple[int, int]] = LRUCache(_BASES)
 
     def plan(
         self, media: Media, facts: MediaFacts, request: VariantRequest, accept: str | None
@@ -114,9 +119,15 @@ class Planner:
             stage=stages.final,
             recipe=recipe,
             rival=self._rival(facts, formats[1:]),
-            base=base_size(self.rules.sizes.values(), facts),
+            base=self._base(facts),
         )
         return Plan(media, facts, request, final, draft)
+
+    def _base(self, facts: MediaFacts) -> tuple[int, int]:
+        size = facts.width, facts.height
+        if size not in self._bases:
+            self._bases[size] = base_size(self.rules.sizes.values(), facts)
+        return self._bases[size]
 
     def _rival(self, facts: MediaFacts, following: tuple[Format, ...]) -> Stage | None:
         """The next format's final; animations are left alone, for no other format carries them."""

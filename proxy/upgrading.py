@@ -18,11 +18,10 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.costs import Costs
-from proxy.errors import SmartserveError, SourceChanged
+from proxy.errors import ConfigurationError, SmartserveError, SourceChanged
 from proxy.finishing import Finished
 from proxy.formats import Format
 from proxy.jobs import RenderResult
-from proxy.media import Media
 from proxy.planning import Plan, Planner
 from proxy.settings import UpgradeSettings
 
@@ -79,12 +78,12 @@ class Upgrader:
         planner: Planner,
         costs: Costs,
         telemetry: UpgradeTelemetry,
-        learn: Callable[[Media], Awaitable[object]],
+        learn: Callable[[int], Awaitable[object]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``pool`` is its own: entered and left here, and ``finisher`` works with it.
 
-        ``learn`` is called where a source turns out to be another than its facts say.
+        ``learn`` is called with a medium whose source is another than its facts say.
         """
         self._settings = settings
         self._pool = pool
@@ -99,6 +98,7 @@ class Upgrader:
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self._retry_s = 30.0
         self._at_work = 0
         self._dropped = 0
         self._failed = 0
@@ -115,7 +115,12 @@ class Upgrader:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop the queue and kill what runs."""
+        """As `stop`."""
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drop the queue and kill what runs; no wish is taken any more."""
+        self._stopped = True
         self._queue.clear()
         if self._task is not None:
             self._task.cancel()
@@ -126,6 +131,13 @@ class Upgrader:
         self._stopped = True
         if not task.cancelled() and task.exception() is not None:
             log.error("upgrades_stopped", exc_info=task.exception())
+
+    def forget(self, media_id: int) -> None:
+        """Drop all wishes for a medium: it was purged, or is another picture now."""
+        for key in [key for key, one in self._queue.items() if one.plan.media.id == media_id]:
+            del self._queue[key]
+        for picture in [one for one in self._whole if one.startswith(f"{media_id}/")]:
+            del self._whole[picture]
 
     def ask(self, plan: Plan) -> None:
         """Wish for the final of a plan; at once, and forgotten where the queue is full."""
@@ -149,10 +161,21 @@ class Upgrader:
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
             await self._asked.wait()
-            await stack.enter_async_context(self._pool)
+            await self._start(stack)
             while True:
                 await self._asked.wait()
                 await self._next()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """Enter the pool, however often that takes."""
+        while True:
+            try:
+                await stack.enter_async_context(self._pool)
+            except ConfigurationError as error:
+                log.warning("upgrades_cannot_start", cause=str(error), retry_s=self._retry_s)
+                await asyncio.sleep(self._retry_s)
+            else:
+                return
 
     async def _next(self) -> None:
         """Do what was asked for most often; of equals what has waited longest."""
@@ -168,24 +191,29 @@ class Upgrader:
             self._failed += 1
             log.info("upgrade_failed", media_id=wanted.plan.media.id, detail=error.detail)
             if isinstance(error, SourceChanged):
-                await self._relearn(wanted.plan.media)
+                await self._relearn(wanted.plan.media.id)
+        except Exception:
+            # One picture's trouble, whatever it is, must not end the work for all others.
+            self._failed += 1
+            log.exception("upgrade_failed", media_id=wanted.plan.media.id)
         finally:
             self._at_work = 0
 
-    async def _relearn(self, media: Media) -> None:
+    async def _relearn(self, media_id: int) -> None:
+        self.forget(media_id)
         with suppress(SmartserveError):
-            await self._learn(media)
+            await self._learn(media_id)
 
     async def _upgrade(self, key: str, wanted: _Wanted) -> None:
         plan = wanted.plan
-        if wanted.whole:
+        whole = wanted.whole and self._planner.whole_picture(plan.media, plan.facts)
+        missing = await self._finisher.missing(whole or [plan])
+        if missing:
+            await self._make(missing, wanted)
+        if whole:
             self._whole[key] = None
-            plans = self._planner.whole_picture(plan.media, plan.facts)
-        else:
-            plans = [plan]
-        missing = await self._finisher.missing([one for one in plans if one.draft is not None])
-        if not missing:
-            return
+
+    async def _make(self, missing: Sequence[Plan], wanted: _Wanted) -> None:
         began = self._clock()
         finished = await self._finisher.finish(missing)
         seconds = (self._clock() - began) / len(finished)

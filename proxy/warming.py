@@ -48,6 +48,7 @@ class Warmer:
         for one in finished:
             if isinstance(one.outcome, SmartserveError):
                 raise one.outcome
+            await self._finisher.retire(one.plan)
         return Warmed(len(missing), len(plans) - len(missing))
 
     async def _plans(self, media_id: int) -> list[Plan]:

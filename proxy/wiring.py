@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from proxy.ingest.importing import Importer
 from proxy.inspection import Inspector
 from proxy.jobs import Hello
 from proxy.logs import AccessLog
+from proxy.media import Media
 from proxy.metrics import Metrics
 from proxy.planning import Planner, Rules
 from proxy.readings import Sources, readings
@@ -53,11 +54,20 @@ class Storage:
     database: CachedMediaDatabase
     sources: LocalSources
     store: TieredStore
+    forgetters: list[Callable[[int], None]]
+    """Called with each medium that was purged, here or by another process."""
 
     async def purge(self, media_id: int) -> int:
         """Forget all that was made of a medium and learned about it; gives the files dropped."""
         await self.database.forget_facts(media_id)
+        for forget in self.forgetters:
+            forget(media_id)
         return await self.store.purge(media_id)
+
+    async def current(self, media_id: int) -> Media | None:
+        """The row as it stands in the database now."""
+        self.database.forget(media_id)
+        return await self.database.find(media_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +145,15 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
         stack.push_async_callback(database.close)
         sources = LocalSources(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
-        store = TieredStore(
-            settings.rendition_directory, settings.renditions, on_purge=database.forget
-        )
-        yield Storage(catalogue, database, sources, await stack.enter_async_context(store))
+        forgetters: list[Callable[[int], None]] = [database.forget]
+
+        def forget(media_id: int) -> None:
+            for one in forgetters:
+                one(media_id)
+
+        store = TieredStore(settings.rendition_directory, settings.renditions, on_purge=forget)
+        await stack.enter_async_context(store)
+        yield Storage(catalogue, database, sources, store, forgetters)
 
 
 def _make_directories(settings: Settings) -> None:
@@ -184,15 +199,17 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         settings=settings.upgrades,
         pool=background,
         finisher=_finisher(
-            storage,
+            settings,
             rules,
+            storage,
             _workshop(settings, storage, background, Admission(settings.workers)),
         ),
         planner=planner,
         costs=costs,
         telemetry=metrics,
-        learn=inspector.learn,
+        learn=_learner(storage, inspector),
     )
+    storage.forgetters.append(upgrader.forget)
     delivery = Delivery(
         store=storage.store,
         inspector=inspector,
@@ -222,12 +239,21 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
             database=storage.database,
             inspector=inspector,
             planner=planner,
-            finisher=_finisher(storage, rules, workshop),
+            finisher=_finisher(settings, rules, storage, workshop),
         ),
         metrics=metrics,
         upgrader=upgrader,
         background=background,
     )
+
+
+def _learner(storage: Storage, inspector: Inspector) -> Callable[[int], Awaitable[None]]:
+    async def learn(media_id: int) -> None:
+        media = await storage.current(media_id)
+        if media is not None and media.servable:
+            await inspector.learn(media)
+
+    return learn
 
 
 def _workshop(
@@ -240,20 +266,20 @@ def _workshop(
     return Workshop(sources=storage.sources, pool=pool, admission=admission, quarantine=quarantine)
 
 
-def _finisher(storage: Storage, rules: Rules, workshop: Workshop) -> Finisher:
+def _finisher(settings: Settings, rules: Rules, storage: Storage, workshop: Workshop) -> Finisher:
     return Finisher(
         store=storage.store,
         workshop=workshop,
         limits=rules.limits,
         copyright_notice=rules.copyright_notice,
+        deadline_s=settings.upgrades.deadline_s,
     )
 
 
 def _background(settings: Settings) -> WorkerPool:
-    """One worker at idle priority, which may take its time."""
-    patient = {"count": 1, "deadline_s": settings.upgrades.deadline_s}
+    """One worker at idle priority."""
     return WorkerPool(
-        settings.workers.model_copy(update=patient),
+        settings.workers.model_copy(update={"count": 1}),
         source_types=settings.limits.source_types,
         max_output_bytes=settings.renditions.max_rendition_bytes,
         idle=True,
@@ -294,6 +320,7 @@ def build_surface(rooms: Rooms) -> Surface:
         metrics=rooms.metrics,
         fresh_until=_fresh_until(storage.database),
     )
+    storage.forgetters.append(hot.forget)
     health = Health(
         {
             "database": storage.database.ping,
@@ -318,10 +345,12 @@ def build_surface(rooms: Rooms) -> Surface:
     return Surface(Runner(app, frontdesk, settings.server), health, access_log)
 
 
-def _fresh_until(database: CachedMediaDatabase) -> Callable[[int], float]:
-    def until(media_id: int) -> float:
-        known = database.peek(media_id)
-        return 0.0 if known is None else known[1]
+def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
+    def until(media: Media) -> float:
+        known = database.peek(media.id)
+        if known is None or known[0].updated_at != media.updated_at:
+            return 0.0
+        return known[1]
 
     return until
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 from proxy.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.jobs import (
     Job,
+    JobFailure,
     ProbeJob,
     ProbeResult,
     RenderJob,
@@ -21,7 +23,7 @@ from proxy.jobs import (
 from proxy.media import Media
 from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
-from proxy.workers.pool import WorkerPool
+from proxy.workers.pool import WorkerPool, named
 from proxy.workers.process import Sink
 from proxy.workers.quarantine import Quarantine
 
@@ -35,6 +37,11 @@ class Done(Generic[R_co]):
     result: R_co
     queue_s: float
     work_s: float
+
+
+def _raise_if_alone(results: tuple[RenderResult | JobFailure, ...]) -> None:
+    if len(results) == 1 and isinstance(results[0], JobFailure):
+        raise named(results[0])
 
 
 def picture_key(media: Media) -> str:
@@ -80,6 +87,7 @@ class Workshop:
         *,
         byte_size: int,
         admitted: Callable[[float], None] = ...,
+        deadline_s: float | None = ...,
     ) -> Done[RenderSetResult]: ...
 
     async def run(
@@ -90,11 +98,12 @@ class Workshop:
         *,
         byte_size: int | None = None,
         admitted: Callable[[float], None] = lambda _: None,
+        deadline_s: float | None = None,
     ) -> Done[Any]:
         """Do a job on the source of a medium; encoded bytes go to ``sink`` as they come.
 
         ``byte_size`` is what the source is expected to have; ``admitted`` is called with the
-        seconds of waiting once a worker is free.
+        seconds of waiting once a worker is free. A set of one that fails is an error as well.
 
         Raises:
             RenderError: the picture cannot be rendered, now or by what is remembered of it.
@@ -104,7 +113,8 @@ class Workshop:
         key = picture_key(media)
         self._quarantine.check(key)
         try:
-            return await self._work(media, job, sink, byte_size, admitted)
+            work = partial(self._pool.run, job, deadline_s=deadline_s)
+            return await self._work(media, work, sink, byte_size, admitted)
         except SmartserveError as error:
             self._quarantine.remember(key, error)
             raise
@@ -112,7 +122,7 @@ class Workshop:
     async def _work(
         self,
         media: Media,
-        job: Any,
+        work: Callable[..., Awaitable[Any]],
         sink: Sink,
         byte_size: int | None,
         admitted: Callable[[float], None],
@@ -133,7 +143,9 @@ class Workshop:
             async with self._admission.enter():
                 if byte_size not in (None, source.byte_size):
                     raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
-                result = await self._pool.run(job, source.descriptor, sink, begun=begun)
+                result = await work(source.descriptor, sink, begun=begun)
+            if isinstance(result, RenderSetResult):
+                _raise_if_alone(result.results)
             return Done(result, begun_at - arrived, time.perf_counter() - begun_at)
 
     @asynccontextmanager

@@ -10,11 +10,10 @@ from dataclasses import replace
 import pytest
 
 from proxy.costs import Costs
-from proxy.errors import ConfigurationError, RenderTimeout, SmartserveError, SourceChanged
+from proxy.errors import ConfigurationError, RenderTimeout, SourceChanged
 from proxy.finishing import Finished
 from proxy.formats import Format
 from proxy.jobs import RenderResult
-from proxy.media import Media
 from proxy.planning import Plan, Planner, Rules
 from proxy.settings import Settings, UpgradeSettings
 from proxy.upgrading import Upgrader
@@ -47,7 +46,7 @@ class Finals:
         self.present: set[str] = set()
         self.retired: list[Plan] = []
         self.result = RenderResult(1, 1, 1, cpu_s=0.5)
-        self.failure: SmartserveError | None = None
+        self.failure: Exception | None = None
 
     async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
         return [plan for plan in plans if plan.variant.digest not in self.present]
@@ -107,8 +106,8 @@ class Desk:
             clock=lambda: self.now,
         )
 
-    async def _learn(self, media: Media) -> None:
-        self.learned.append(media.id)
+    async def _learn(self, media_id: int) -> None:
+        self.learned.append(media_id)
 
     @property
     def counts(self) -> Mapping[str, float]:
@@ -203,21 +202,54 @@ async def test_a_source_that_has_changed_is_looked_at_again() -> None:
         assert desk.learned == [1]
 
 
-async def test_without_a_worker_there_are_only_drafts_and_stopping_is_no_error() -> None:
-    @asynccontextmanager
-    async def broken() -> AsyncIterator[None]:
-        raise ConfigurationError(["workers: no process came up"])
-        yield
+class Late:
+    """A pool of which no process comes up at first."""
 
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    async def __aenter__(self) -> None:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise ConfigurationError(["workers: no process came up"])
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+async def test_a_worker_that_does_not_come_up_is_tried_again() -> None:
     desk = Desk()
-    desk.upgrader._pool = broken()
+    desk.upgrader._pool, desk.upgrader._retry_s = Late(2), 0.0
     async with working(desk):
         desk.upgrader.ask(wish(1))
-        for _ in range(5):
-            await asyncio.sleep(0)
+        assert await desk.finals.had(1) == [1]
+
+
+async def test_an_unexpected_fault_ends_one_upgrade_and_not_all() -> None:
+    async with working(Desk()) as desk:
+        desk.finals.failure = OSError(24, "Too many open files")
+        desk.upgrader.ask(wish(1))
+        desk.finals.leave.release()
+        await desk.finals.had(1)
+        await desk.until_empty()
+        desk.finals.failure = None
         desk.upgrader.ask(wish(2))
-        assert desk.counts["backlog"] == 1
-        assert desk.finals.asked == []
+        desk.finals.leave.release()
+        assert await desk.finals.had(2) == [1, 2]
+        await desk.until_empty()
+        assert desk.counts["failed"] == 1
+
+
+async def test_the_wishes_for_a_medium_that_was_purged_are_forgotten() -> None:
+    async with working(Desk(all_sizes=True)) as desk:
+        desk.upgrader.ask(wish(1))
+        await desk.finals.had(1)
+        for media_id in (2, 3):
+            desk.upgrader.ask(wish(media_id))
+        desk.upgrader.forget(2)
+        for _ in range(4):
+            desk.finals.leave.release()
+        await desk.until_empty()
+        assert {plans[0].media.id for plans in desk.finals.asked} == {1, 3}
 
 
 async def test_a_target_that_was_missed_is_told() -> None:

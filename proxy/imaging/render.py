@@ -112,6 +112,8 @@ class _Easel:
 
     def _rendered(self, job: RenderJob, base: tuple[int, int] | None) -> Made:
         clock = _Clock()
+        # What was decoded for another is a part of what this one costs when it is made alone.
+        shared_s = self._shared.decode_s(job.geometry, base=base) or 0.0
         with clock.stage("decode"):
             if _animated(job, self._opened):
                 pages = _decoded(self._opened, job, animated=True)
@@ -122,7 +124,8 @@ class _Easel:
             image = _transformed(pages, job, opened=self._opened)
         with clock.stage("encode"):
             encoded, found = encoding(partial(_to_bytes, image, job, animated=len(pages) > 1))
-        return _result(job, len(pages), clock, found), encoded
+        result = _result(job, len(pages), clock, found)
+        return replace(result, cpu_s=result.cpu_s + shared_s), encoded
 
 
 def _job_of(job: RenderSetJob, output: Output) -> RenderJob:

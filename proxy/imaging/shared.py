@@ -8,6 +8,7 @@ decoder, which is quick and coarse. Two resamplings make a picture a little soft
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from proxy.imaging import load, steps
@@ -23,6 +24,7 @@ class Shared:
         self._opened = opened
         self._scaled: dict[tuple[int, int, Size | None], Any] = {}
         self._cropped: dict[tuple[Geometry, Size | None], Any] = {}
+        self._decode_s: dict[Size, float] = {}
 
     def page(self, geometry: Geometry, *, base: Size | None = None, whole: bool = False) -> Any:
         """The page at its scaled size; cropped too, unless a matte needs the ``whole`` border.
@@ -38,6 +40,10 @@ class Shared:
             self._cropped[key] = steps.crop(scaled, geometry=geometry).copy_memory()
         return self._cropped[key]
 
+    def decode_s(self, geometry: Geometry, *, base: Size | None) -> float | None:
+        """Processor time that the decode behind a page took; None before it was made."""
+        return self._decode_s.get(base or (geometry.scaled_width, geometry.scaled_height))
+
     def _scale(self, width: int, height: int, base: Size | None) -> Any:
         key = width, height, base
         if key not in self._scaled:
@@ -46,5 +52,8 @@ class Shared:
 
     def _made(self, width: int, height: int, base: Size | None) -> Any:
         if base is None:
-            return load.shrunk(self._opened, width, height=height)
+            began = time.process_time()
+            decoded = load.shrunk(self._opened, width, height=height).copy_memory()
+            self._decode_s[width, height] = time.process_time() - began
+            return decoded
         return self._scale(*base, None).thumbnail_image(width, height=height, size="force")

@@ -60,14 +60,19 @@ class Exchange:
         headers = self._validators(variant or self._plan.variant, origin)
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=self._outcome(origin))
 
-    async def head(self, found: Delivered | None, first: Variant) -> WholeResponse:
+    async def head(self, found: Delivered | None) -> WholeResponse:
         """The answer to HEAD: what GET would say, with the length where it is known.
 
-        ``first`` is what GET would render where nothing is there.
+        Where nothing is there it speaks of the draft, also where GET would make the final at once:
+        which of two formats that has, only its bytes can tell.
         """
         if found is None or found.rendition is None:
+            first = self._plan.draft or self._plan.variant
             headers = self._headers(Picture(first, first.format, Origin.NONE))
             return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(Origin.NONE))
+        if found.draft and self._has(found.variant):
+            found.rendition.close()
+            return self.not_modified(found.variant)
         length = found.rendition.length
         picture = Picture(found.variant, await found.format(), found.origin)
         found.rendition.close()
@@ -150,7 +155,7 @@ class Exchange:
         ]
         not_modified = self._validators(variant, Origin.NOT_MODIFIED)
         return Resolved(
-            media_id=self._plan.media.id,
+            media=self._plan.media,
             variant=variant,
             origin=picture.origin,
             length=length,

@@ -71,8 +71,8 @@ class Frontdesk:
 
     def ready(self, message: RawRequestMessage, remote: str | None, began: float) -> bytes | None:
         """All bytes of a hot answer of moderate size, which count as sent; None for all else."""
-        answer = self._hot.find(message.path, message.method, message.headers)
-        if answer is None or len(answer.body) > JOINED_BYTES:
+        answer = self._hot.find(message.path, message.method, message.headers, longest=JOINED_BYTES)
+        if answer is None:
             return None
         body = b"" if message.method == "HEAD" else answer.body
         request_id = self._new_id()

@@ -9,6 +9,7 @@ answers at once.
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -19,14 +20,15 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from proxy.delivery import Origin
+from proxy.media import Media
 from proxy.metrics import Metrics, Outcome, Tally
 from proxy.renditions.memory import MemoryRendition
 from proxy.renditions.tiered import TieredStore
 from proxy.variant import Variant
 from proxy.web.conditional import matches
 
-FreshUntil = Callable[[int], float]
-"""Until when, on the monotonic clock, the row of a medium may be used without asking again."""
+FreshUntil = Callable[[Media], float]
+"""Until when, on the monotonic clock, a row may be used without asking again; 0 for an old one."""
 
 _MAX_KEY = 1024
 """Characters; who asks with longer ones goes the whole way, so that strangers' text stays small."""
@@ -38,7 +40,7 @@ _TOUCH_S = 1.0
 class Resolved:
     """An answer as it was worked out: heads ready but for Date, and where the body is."""
 
-    media_id: int
+    media: Media
     variant: Variant
     origin: Origin
     """The tier that it came from: ``memory`` or ``disk``."""
@@ -103,10 +105,11 @@ class HotAnswers:
         self._clock = clock
         self._max_items = max_items
         self._hot: dict[tuple[str, str], _Hot] = {}
+        self._keys: dict[int, set[tuple[str, str]]] = {}
 
     def keep(self, request: web.BaseRequest, accept: str, answer: Resolved) -> None:
         """Keep what was worked out for a target and an Accept header."""
-        until = self._fresh_until(answer.media_id)
+        until = self._fresh_until(answer.media)
         in_memory = answer.origin is Origin.MEMORY
         rendition = self._memory.peek(answer.variant.digest) if in_memory else None
         if (in_memory and rendition is None) or until <= self._clock():
@@ -114,15 +117,38 @@ class HotAnswers:
         key = (request.raw_path, accept)
         if sum(map(len, key)) > _MAX_KEY:
             return
-        self._hot.pop(key, None)
+        self._drop(key)
         if len(self._hot) >= self._max_items:
-            del self._hot[next(iter(self._hot))]
+            self._drop(next(iter(self._hot)))
         self._hot[key] = _Hot(answer, rendition, until, self._metrics)
+        self._keys.setdefault(answer.media.id, set()).add(key)
 
-    def find(self, target: str, method: str, headers: MultiMapping[str]) -> Ready | None:
+    def forget(self, media_id: int) -> None:
+        """Drop all answers of a medium: what is known of it, and its ETags, may be others now."""
+        for key in self._keys.pop(media_id, ()):
+            self._hot.pop(key, None)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        hot = self._hot.pop(key, None)
+        if hot is None:
+            return
+        keys = self._keys[hot.answer.media.id]
+        keys.discard(key)
+        if not keys:
+            del self._keys[hot.answer.media.id]
+
+    def find(
+        self,
+        target: str,
+        method: str,
+        headers: MultiMapping[str],
+        *,
+        longest: int = sys.maxsize,
+    ) -> Ready | None:
         """The ready answer to a request, or None where it has to go the whole way.
 
-        Ranges and dates go the whole way; they are rare, and right there.
+        Ranges and dates go the whole way; they are rare, and right there. So does a body of more
+        than ``longest`` bytes.
         """
         hot = self._hot.get((target, headers.get("Accept", "")))
         if hot is None:
@@ -136,7 +162,7 @@ class HotAnswers:
                 304, answer.not_modified_head, b"", answer.not_modified_outcome, hot.not_modified
             )
         rendition = hot.rendition()
-        if rendition is None:
+        if rendition is None or rendition.length > longest:
             return None
         self._note(hot, now)
         return Ready(200, answer.head, rendition.body, answer.outcome, hot.tally)

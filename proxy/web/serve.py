@@ -125,7 +125,7 @@ class PictureHandler:
         if not_modified(request.headers, plan.variant.etag, plan.media.updated_at):
             return exchange.not_modified()
         if request.method == "HEAD":
-            return await exchange.head(await self._delivery.find(plan), self._delivery.first(plan))
+            return await exchange.head(await self._delivery.find(plan))
         delivered = await self._delivery.fetch(plan)
         answer = await exchange.answer(delivered)
         if delivered.rendition is not None and delivered.lasting:

@@ -106,6 +106,7 @@ class WorkerPool:
         Raises:
             ConfigurationError: none came up.
         """
+        self._closed = False
         starts = [asyncio.create_task(self._start()) for _ in range(self._settings.processes)]
         for start in starts:
             _own(start, self._starting)
@@ -131,15 +132,33 @@ class WorkerPool:
 
     @overload
     async def run(
-        self, job: ProbeJob, source: int, sink: Sink = ..., *, begun: Begun = ...
+        self,
+        job: ProbeJob,
+        source: int,
+        sink: Sink = ...,
+        *,
+        begun: Begun = ...,
+        deadline_s: float | None = ...,
     ) -> ProbeResult: ...
     @overload
     async def run(
-        self, job: RenderJob, source: int, sink: Sink, *, begun: Begun = ...
+        self,
+        job: RenderJob,
+        source: int,
+        sink: Sink,
+        *,
+        begun: Begun = ...,
+        deadline_s: float | None = ...,
     ) -> RenderResult: ...
     @overload
     async def run(
-        self, job: RenderSetJob, source: int, sink: Sink, *, begun: Begun = ...
+        self,
+        job: RenderSetJob,
+        source: int,
+        sink: Sink,
+        *,
+        begun: Begun = ...,
+        deadline_s: float | None = ...,
     ) -> RenderSetResult: ...
 
     async def run(
@@ -149,11 +168,13 @@ class WorkerPool:
         sink: Sink = lambda _: None,
         *,
         begun: Begun = lambda: None,
+        deadline_s: float | None = None,
     ) -> ProbeResult | RenderResult | RenderSetResult:
         """Do a job in a worker; its encoded bytes go to ``sink`` as they come.
 
         The descriptor stays the caller's. ``begun`` is called when a worker has taken the job. A
-        job whose worker dies is tried once more.
+        job whose worker dies is tried once more. ``deadline_s`` is the settings' where none is
+        given; of a set each rendition has as much.
 
         Raises:
             RenderError: the picture cannot be rendered; the kind says why.
@@ -167,23 +188,27 @@ class WorkerPool:
         while True:
             try:
                 with Order(job, source, counted) as order:
-                    counted.patient = isinstance(job, RenderSetJob)
-                    answer = await self._attempt(order, counted, begun)
+                    counted.renew(patient=isinstance(job, RenderSetJob))
+                    limit_s = deadline_s or self._settings.deadline_s
+                    answer = await self._attempt(order, counted, begun, deadline_s=limit_s)
             except WorkerDied as death:
                 deaths += death.begun
                 log.warning("worker_died", reason=death.reason, begun=death.begun)
                 if deaths == _ATTEMPTS or counted.total:
                     raise _meaning(death, counted) from death
             else:
+                if counted.full:
+                    raise _too_large()
                 if isinstance(answer, JobFailure):
                     raise named(answer)
                 return cast(ProbeResult | RenderResult | RenderSetResult, answer)
 
-    async def _attempt(self, order: Order, sink: _Counted, begun: Begun) -> Any:
+    async def _attempt(
+        self, order: Order, sink: _Counted, begun: Begun, *, deadline_s: float
+    ) -> Any:
         worker = await self._place(order)
         begun()
-        sink.overflow = partial(self._end, worker, "oversize")
-        deadline_s = self._settings.deadline_s
+        sink.overflow = partial(self._stop, worker, order)
         return await self._answered(order, worker, deadline_s=deadline_s, sink=sink)
 
     async def _answered(
@@ -237,11 +262,18 @@ class WorkerPool:
             if worker.works_on(order):
                 self._end(worker, "cancelled")
 
+    def _stop(self, worker: WorkerProcess, order: Order) -> None:
+        """Kill the worker of an order that gives too much, unless it is at the next already."""
+        if worker.works_on(order):
+            self._end(worker, "oversize")
+
     def _free(self, worker: WorkerProcess) -> None:
         """Give a worker its next order, or put it among the idle."""
         if worker.jobs >= self._settings.max_jobs:
             self._replace(worker, "recycled")
             return
+        while self._waiting and self._waiting[0].begun.done():
+            self._waiting.popleft()  # cancelled, and not taken back yet
         if not self._waiting:
             self._idle.append(worker)
         elif worker.begin(self._waiting[0]):
@@ -314,7 +346,7 @@ class WorkerPool:
         for task in self._starting:
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
-        for order in self._waiting:
+        for order in (one for one in self._waiting if not one.begun.done()):
             order.begun.set_exception(ShuttingDown("the server is stopping"))
         self._waiting.clear()
         for worker in self._workers:
@@ -364,6 +396,11 @@ class _Counted:
         self.moved: Callable[[], None] = lambda: None
         self.overflow: Callable[[], None] = lambda: None
 
+    def renew(self, *, patient: bool) -> None:
+        """Forget the worker of the attempt before."""
+        self.patient = patient
+        self.moved = self.overflow = lambda: None
+
     @property
     def full(self) -> bool:
         return self.total > self._max_bytes
@@ -381,12 +418,16 @@ class _Counted:
 def _meaning(death: WorkerDied, sink: _Counted) -> RenderError:
     """What the death of a job's last worker says about the picture."""
     if sink.full:
-        return SourceTooLarge("the rendition would be larger than the server keeps")
+        return _too_large()
     if death.reason == "deadline":
         return RenderTimeout("the picture took too long to render")
     if sink.total:
         return RenderFault("the worker ended before the picture was whole")
     return SourceQuarantined("the picture made its workers crash and is refused for a while")
+
+
+def _too_large() -> SourceTooLarge:
+    return SourceTooLarge("the rendition would be larger than the server keeps")
 
 
 async def _any(starts: list[asyncio.Task[bool]]) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from proxy.errors import QueueFull
 from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, decode, encode
 from proxy.settings import WorkerSettings
 
@@ -74,9 +75,12 @@ class Order:
         """The result; then all encoded bytes have gone to the sink."""
 
     def __enter__(self) -> Self:
-        """Make the pipe."""
+        """Make the pipe; a QueueFull where no descriptor is left for it."""
         if self._sources:
-            self._ends = list(os.pipe2(os.O_CLOEXEC))
+            try:
+                self._ends = list(os.pipe2(os.O_CLOEXEC))
+            except OSError as error:
+                raise QueueFull("too many files are open", retry_after_s=1) from error
             _prepare_pipe(self._ends[0])
         return self
 
@@ -223,9 +227,11 @@ class WorkerProcess:
         """The next order leaves before the answer is looked after: so the worker does not wait."""
         order, self._order = self._order, None
         self.jobs += 1
-        self._on_free(self)
-        if order is not None:
-            order.finish(answer)
+        try:
+            self._on_free(self)
+        finally:
+            if order is not None:
+                order.finish(answer)
 
     def _lose(self, death: WorkerDied) -> None:
         """Tell the pool, and whoever waits for the order at work; the process is of no more use."""

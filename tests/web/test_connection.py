@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.serving import Library, Serve, Serving
 
@@ -171,3 +173,29 @@ async def test_a_malformed_request_after_a_good_one_ends_the_connection(
 ) -> None:
     told = await exchange(server, request(target), b"NONSENSE\r\n\r\n", request(target))
     assert re.findall(rb"HTTP/1\.1 ([0-9]{3})", told) == [b"200", b"400"]
+
+
+async def test_a_purge_reaches_hot_answers_of_either_kind(
+    serve: Serve, library: Library, data_dir: Path
+) -> None:
+    """Who has the old picture must not be told for another year that it is the right one."""
+    server = await serve()
+    target = f"/serve/{library.ids['photo']}?size=thumbnail"
+    for _ in range(3):
+        old = await server.client.get(target)
+    (original,) = (data_dir / "originals").rglob("kodak-*")
+    Image.open(original).convert("RGB").rotate(180).save(original, "JPEG", quality=77)
+    await server.rooms.storage.purge(library.ids["photo"])
+    conditional = {"If-None-Match": old.headers["ETag"]}
+    new = await server.client.get(target, headers=conditional)
+    assert (new.status, new.headers["ETag"] == old.headers["ETag"]) == (200, False)
+
+
+async def test_a_large_hit_is_counted_once(server: Serving, library: Library) -> None:
+    target = f"/serve/{library.ids['large']}?size=detail&format=png"
+    for _ in range(3):
+        await (await server.client.get(target)).read()
+    before = server.metric("smartserve_cache_hits_total", tier="memory")
+    for _ in range(5):
+        assert len(await (await server.client.get(target)).read()) > 64 * 1024
+    assert server.metric("smartserve_cache_hits_total", tier="memory") == before + 5

@@ -338,3 +338,77 @@ async def test_a_final_that_cannot_be_made_leaves_the_draft(
         assert found.headers["ETag"] == draft.headers["ETag"]
         await settled(server)
     assert server.metric("smartserve_upgrades_failed_total") == 2
+
+
+async def test_a_purge_is_not_undone_by_the_upgrade_under_way(
+    serve: Serve, library: Library, data_dir: Path
+) -> None:
+    server = await serve(upgrades={**ASKED_ONLY, "all_sizes": True}, encoders=QUICK)
+    await get(server, thumbnail(library))
+    pid = await held_back(server)
+    await server.rooms.delivery.drain()
+    await server.rooms.storage.purge(library.ids["photo"])
+    assert server.metric("smartserve_upgrade_backlog") <= 1, "the wishes went with it"
+    os.kill(pid, signal.SIGCONT)
+    await settled(server)
+    assert files(data_dir) == set()
+    assert server.metric("smartserve_cache_items", tier="memory") == 0
+
+
+async def test_a_draft_stays_where_its_final_cannot_be_kept(
+    serve: Serve, library: Library, data_dir: Path
+) -> None:
+    """The final does not fit: memory is off, and the disk takes no rendition of any size."""
+    server = await serve(upgrades=ASKED_ONLY, encoders=QUICK, renditions={"memory_max_bytes": 0})
+    path = thumbnail(library)
+    draft = await get(server, path)
+    pid = await held_back(server)
+    await server.rooms.delivery.drain()
+    before = files(data_dir)
+    temporary = data_dir / "renditions" / "tmp"
+    temporary.rmdir()
+    temporary.write_text("a file where the directory should be")
+    os.kill(pid, signal.SIGCONT)
+    await settled(server)
+    assert files(data_dir) == before
+    again = await get(server, path)
+    assert (is_draft(again), again.headers["ETag"]) == (True, draft.headers["ETag"])
+    assert server.renders() == 1
+
+
+async def test_head_never_names_a_format_that_only_the_bytes_can_tell(
+    serve: Serve, library: Library
+) -> None:
+    server = await serve(upgrades={**ASKED_ONLY, "budget_s": 30}, encoders=QUICK)
+    await get(server, f"/serve/{library.ids['photo']}?w=16")
+    await settled(server)
+    path = f"/serve/{library.ids['large']}?w=16"
+    head = await server.client.head(path, headers={"Accept": CHROME})
+    whole = await get(server, path)
+    assert whole.headers["Content-Type"] == "image/webp"
+    assert whole.headers["Cache-Control"] == YEAR
+    assert head.headers["ETag"] != whole.headers["ETag"]
+    assert head.headers["Cache-Control"] == BRIEF
+
+
+async def test_head_knows_the_drafts_etag_as_well(serve: Serve, library: Library) -> None:
+    server = await serve(upgrades=ASKED_ONLY)
+    path = thumbnail(library)
+    tag = (await get(server, path)).headers["ETag"]
+    await held_back(server)
+    headers = {"Accept": CHROME, "If-None-Match": tag}
+    assert (await server.client.head(path, headers=headers)).status == 304
+
+
+async def test_many_sizes_are_made_in_more_than_one_order(serve: Serve, library: Library) -> None:
+    """One order for all of them would be longer than a datagram."""
+    sizes = {"detail": {"width": 60, "height": 60}}
+    sizes |= {f"s{side}": {"width": side, "height": side} for side in range(16, 48)}
+    server = await serve(upgrades={"enabled": True, "budget_s": 0}, encoders=QUICK, sizes=sizes)
+    await get(server, f"/serve/{library.ids['photo']}")
+    await settled(server)
+    assert server.metric("smartserve_upgrades_failed_total") == 0
+    for size in ("s16", "s47"):
+        answer = await get(server, f"/serve/{library.ids['photo']}?size={size}")
+        assert answer.headers["Cache-Control"] == YEAR
+    assert server.renders() == 1

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from proxy.errors import (
     RenderTimeout,
@@ -253,3 +254,35 @@ async def test_workers_get_nothing_of_the_servers_environment(
     environment = Path(f"/proc/{pool.pids[0]}/environ").read_bytes()
     assert b"SMARTSERVE" not in environment
     assert b"HOME" not in environment
+
+
+async def test_output_is_never_cut_wherever_the_limit_lies(tmp_path: Path) -> None:
+    """Near its end too, where the worker may be at the next job before the limit shows."""
+    noise = tmp_path / "noise.png"
+    Image.merge("RGB", [Image.effect_noise((900, 630), 80)] * 3).save(noise)
+    stored = EncoderProfile(Format.PNG, (("compression", 0),))
+    job = RenderJob(LIMITS, Geometry(900, 630, 900, 630), stored)
+    with noise.open("rb") as file:
+        async with pool_of(count=1) as pool:
+            whole = len(await render(pool, file.fileno(), job))
+        for short in (1, 1000, 60_000, 300_000, 700_000):
+            async with pool_of(count=1, max_output_bytes=whole - short) as pool:
+                with pytest.raises(SourceTooLarge):
+                    await render(pool, file.fileno(), job)
+
+
+async def test_an_order_that_is_cancelled_harms_none_before_it(source: int) -> None:
+    """Cancelled in the very turn of the loop in which the worker becomes free for it."""
+    async with pool_of(count=1, deadline_s=30) as pool:
+        first = asyncio.create_task(render(pool, source))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(render(pool, source))
+        await asyncio.sleep(0)
+        (worker,) = pool._workers
+        took = worker._on_free
+        worker._on_free = lambda free: (second.cancel(), took(free))[1]
+        async with asyncio.timeout(10):
+            assert await first
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert await render(pool, source)
