@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import (
+    Executable,
     Row,
     String,
     and_,
@@ -27,7 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.database import NewMedia
-from proxy.database.engine import connected, dispose, open_engine, translated
+from proxy.database.engine import (
+    Reader,
+    connected,
+    dispose,
+    open_engine,
+    open_reader,
+    translated,
+)
 from proxy.database.tables import media_facts, media_files
 from proxy.errors import DatabaseUnavailable
 from proxy.media import Focus, Media, MediaFacts, MediaStatus
@@ -104,7 +112,7 @@ def open_database(url: str, settings: DatabaseSettings) -> SqlMediaDatabase:
     Raises:
         ConfigurationError: for a URL of a kind that is not spoken to.
     """
-    reader = open_engine(url, settings, reading=True)
+    reader = open_reader(url, settings)
     return SqlMediaDatabase(open_engine(url, settings), reader, settings)
 
 
@@ -115,10 +123,8 @@ class SqlMediaDatabase:
     ``query_timeout_s``, the wait for a connection included.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, reader: AsyncEngine, settings: DatabaseSettings
-    ) -> None:
-        """Take over an engine, and one for reading, which `close` disposes of."""
+    def __init__(self, engine: AsyncEngine, reader: Reader, settings: DatabaseSettings) -> None:
+        """Take over an engine and a reader, which `close` closes."""
         self._engine = engine
         self._reader = reader
         self._settings = settings
@@ -142,13 +148,12 @@ class SqlMediaDatabase:
     async def close(self) -> None:
         """Close the pooled connections."""
         await dispose(self._engine)
-        await dispose(self._reader)
+        await self._reader.aclose()
 
     async def find(self, media_id: int) -> Media | None:
         """The row with its facts, or None."""
-        async with self._reading() as connection:
-            row = (await connection.execute(_BY_ID, {"media_id": media_id})).first()
-        return None if row is None else _media(row)
+        rows = await self._read(_BY_ID, media_id=media_id)
+        return _media(rows[0]) if rows else None
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Keep what was learned about a source, in place of what was known before."""
@@ -162,8 +167,7 @@ class SqlMediaDatabase:
 
     async def ping(self) -> None:
         """Return when the database answers the query that serving asks, on both tables."""
-        async with self._reading() as connection:
-            await connection.execute(_BY_ID, {"media_id": 0})
+        await self._read(_BY_ID, media_id=0)
 
     async def add(self, new: NewMedia, facts: MediaFacts) -> int:
         """Add a row and its facts in one transaction; gives the new id."""
@@ -181,14 +185,12 @@ class SqlMediaDatabase:
         Whether facts are still those of the row's file is decided here and not in the query: the
         two tables may differ in collation, and MySQL then refuses to compare their paths.
         """
-        async with self._reading() as connection:
-            rows = (await connection.execute(_BY_HASH, {"content_hash": content_hash})).all()
+        rows = await self._read(_BY_HASH, content_hash=content_hash)
         return next((media for media in map(_media, rows) if media.known_facts), None)
 
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Ids of servable rows above ``after``, ascending."""
-        async with self._reading() as connection:
-            return (await connection.scalars(_IDS, {"after": after, "limit": limit})).all()
+        return [row.id for row in await self._read(_IDS, after=after, limit=limit)]
 
     def statistics(self) -> Mapping[str, float]:
         """Transactions begun, how many of them failed, and the seconds that all took together."""
@@ -196,34 +198,31 @@ class SqlMediaDatabase:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with self._bounded(self._engine) as connection, connection.begin():
+        async with (
+            self._bounded(),
+            connected(self._engine, self._settings) as connection,
+            connection.begin(),
+        ):
             yield connection
 
-    def _reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._bounded(self._reader)
+    async def _read(self, query: Executable, **values: Any) -> Sequence[Row[Any]]:
+        async with self._bounded():
+            return await self._reader.rows(query, values)
 
     @asynccontextmanager
-    async def _bounded(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        """The edge: deadlines, counts and the translation of every error."""
+    async def _bounded(self) -> AsyncIterator[None]:
+        """The edge: deadline, counts and the translation of every error."""
         started = time.monotonic()
         self._queries += 1
         try:
-            async with self._translated(engine) as connection:
-                yield connection
+            with translated(self._settings):
+                async with asyncio.timeout(self._settings.query_timeout_s):
+                    yield
         except DatabaseUnavailable:
             self._errors += 1
             raise
         finally:
             self._seconds += time.monotonic() - started
-
-    @asynccontextmanager
-    async def _translated(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        with translated(self._settings):
-            async with (
-                asyncio.timeout(self._settings.query_timeout_s),
-                connected(engine, self._settings) as connection,
-            ):
-                yield connection
 
 
 def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
