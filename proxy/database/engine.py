@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -211,10 +212,13 @@ class ThreadReader:
             **options,
         )
         event.listen(self._engine, "connect", _set_up_sqlite)
+        self._closed = False
         self._threads = ThreadPoolExecutor(settings.pool_size, thread_name_prefix="sqlite")
 
     async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        """All rows of a query's answer."""
+        """All rows of a query's answer; an OSError after `aclose`."""
+        if self._closed:
+            raise OSError(errno.ESHUTDOWN, "the database is closed")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._rows, query, values)
 
@@ -224,5 +228,6 @@ class ThreadReader:
 
     async def aclose(self) -> None:
         """Wait for the queries under way, then close the connections."""
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         self._engine.dispose()
