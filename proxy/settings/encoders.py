@@ -94,6 +94,14 @@ class AvifFinalSettings(Bounds, AvifDraftSettings):
 
     effort: int = Field(3, ge=0, le=9)
     bit_depth: Literal[8, 10, 12] = 10
+    tune: Literal["default", "iq"] = "iq"
+
+    def profile(self) -> EncoderProfile:
+        """The save options of libvips."""
+        plain = super().profile()
+        if self.tune == "default":
+            return plain
+        return _profile(Format.AVIF, **dict(plain.options), tune=self.tune)
 
 
 class JpegSettings(Section):
