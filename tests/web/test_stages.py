@@ -412,3 +412,10 @@ async def test_many_sizes_are_made_in_more_than_one_order(serve: Serve, library:
         answer = await get(server, f"/serve/{library.ids['photo']}?size={size}")
         assert answer.headers["Cache-Control"] == YEAR
     assert server.renders() == 1
+
+
+async def test_warm_gives_each_final_the_time_of_a_final(serve: Serve, library: Library) -> None:
+    """The deadline of what visitors wait for is far too short for them."""
+    server = await serve(workers={"deadline_s": 0.02}, upgrades={"enabled": True}, encoders=QUICK)
+    warmed = await server.rooms.warmer.warm(library.ids["photo"])
+    assert (warmed.rendered, warmed.present) == (25, 0)
