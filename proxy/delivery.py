@@ -24,11 +24,11 @@ from proxy.errors import (
     SourceQuarantined,
 )
 from proxy.finishing import output_of
-from proxy.formats import Format
+from proxy.formats import Format, sniff
 from proxy.inspection import Inspector
 from proxy.jobs import JobFailure, RenderJob, RenderResult, RenderSetJob
 from proxy.media import Media
-from proxy.planning import Plan, Planner, format_of
+from proxy.planning import Plan, Planner
 from proxy.renditions import Rendition, RenditionStore
 from proxy.variant import Variant, VariantRequest
 from proxy.workers.flight import Flight
@@ -90,8 +90,9 @@ class Delivered:
 
     @property
     def lasting(self) -> bool:
-        """Whether the next one who asks will probably get the same."""
-        return self.origin in (Origin.MEMORY, Origin.DISK) and not self.draft
+        """Whether the next one who asks will probably get the same bytes, and in one piece."""
+        whole = self.rendition is not None and self.rendition.body is not None
+        return whole and not self.draft and self.origin is not Origin.FALLBACK
 
     async def format(self) -> Format:
         """The format of the bytes; waits for them where only they can tell.
@@ -106,7 +107,7 @@ class Delivered:
             head = self.rendition.head
         elif self.rendering is not None:
             head = await self.rendering.stream.whole()
-        return format_of(self.variant, head)
+        return Format(sniff(head) or self.variant.format)
 
 
 class Delivery:

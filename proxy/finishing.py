@@ -12,7 +12,7 @@ from proxy.planning import Plan
 from proxy.renditions import RenditionStore
 from proxy.variant import Variant
 from proxy.workers.frames import Frames
-from proxy.workers.pool import named
+from proxy.workers.verdicts import error_of
 from proxy.workshop import Workshop
 
 _SET = 50
@@ -42,7 +42,7 @@ def output_of(variant: Variant) -> Output:
 
 
 def _outcome(result: RenderResult | JobFailure) -> RenderResult | SmartserveError:
-    return named(result) if isinstance(result, JobFailure) else result
+    return error_of(result) if isinstance(result, JobFailure) else result
 
 
 class _NotMade(Exception):

@@ -13,7 +13,7 @@ from itertools import product
 
 from cachetools import LRUCache
 
-from proxy.formats import TRAITS, Format, Stage, Stages, sniff
+from proxy.formats import TRAITS, Format, Stage, Stages
 from proxy.jobs import Limits
 from proxy.media import Media, MediaFacts
 from proxy.negotiation import acceptable, fallback
@@ -69,13 +69,6 @@ class Plan:
     def stages(self) -> tuple[Variant, ...]:
         """The final, and its draft where it has one."""
         return (self.variant,) if self.draft is None else (self.variant, self.draft)
-
-
-def format_of(variant: Variant, head: bytes) -> Format:
-    """The format of a rendition by its first bytes, where more than one may answer the variant."""
-    if variant.rival is None:
-        return variant.format
-    return Format(sniff(head) or variant.format)
 
 
 class Planner:

@@ -94,7 +94,7 @@ class Upgrader:
         self._learn = learn
         self._clock = clock
         self._queue: dict[str, _Wanted] = {}
-        self._whole: LRUCache[str, None] = LRUCache(_REMEMBERED)
+        self._whole: LRUCache[int, str] = LRUCache(_REMEMBERED)
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
@@ -136,17 +136,16 @@ class Upgrader:
         """Drop all wishes for a medium: it was purged, or is another picture now."""
         for key in [key for key, one in self._queue.items() if one.plan.media.id == media_id]:
             del self._queue[key]
-        for picture in [one for one in self._whole if one.startswith(f"{media_id}/")]:
-            del self._whole[picture]
+        self._whole.pop(media_id, None)
 
     def ask(self, plan: Plan) -> None:
         """Wish for the final of a plan; at once, and forgotten where the queue is full."""
         if plan.draft is None or self._stopped:
             return
         self._want(plan.variant.digest, plan, whole=False)
-        picture = f"{plan.media.id}/{plan.variant.version}"
-        if self._settings.all_sizes and picture not in self._whole:
-            self._want(picture, plan, whole=True)
+        version = plan.variant.version
+        if self._settings.all_sizes and self._whole.get(plan.media.id) != version:
+            self._want(f"{plan.media.id}/{version}", plan, whole=True)
 
     def _want(self, key: str, plan: Plan, *, whole: bool) -> None:
         wanted = self._queue.get(key)
@@ -186,7 +185,7 @@ class Upgrader:
         wanted = self._queue.pop(key)
         self._at_work = 1
         try:
-            await self._upgrade(key, wanted)
+            await self._upgrade(wanted)
         except SmartserveError as error:
             self._failed += 1
             log.info("upgrade_failed", media_id=wanted.plan.media.id, detail=error.detail)
@@ -204,14 +203,16 @@ class Upgrader:
         with suppress(SmartserveError):
             await self._learn(media_id)
 
-    async def _upgrade(self, key: str, wanted: _Wanted) -> None:
-        plan = wanted.plan
-        whole = wanted.whole and self._planner.whole_picture(plan.media, plan.facts)
-        missing = await self._finisher.missing(whole or [plan])
+    async def _upgrade(self, wanted: _Wanted) -> None:
+        plans = [wanted.plan]
+        media, facts = wanted.plan.media, wanted.plan.facts
+        if wanted.whole:
+            plans = self._planner.whole_picture(media, facts)
+        missing = await self._finisher.missing(plans)
         if missing:
             await self._make(missing, wanted)
-        if whole:
-            self._whole[key] = None
+        if wanted.whole:
+            self._whole[media.id] = facts.content_hash
 
     async def _make(self, missing: Sequence[Plan], wanted: _Wanted) -> None:
         began = self._clock()

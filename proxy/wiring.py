@@ -195,15 +195,11 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
     background = _background(settings)
+    idle = _workshop(settings, storage, background, Admission(settings.workers))
     upgrader = Upgrader(
         settings=settings.upgrades,
         pool=background,
-        finisher=_finisher(
-            settings,
-            rules,
-            storage,
-            _workshop(settings, storage, background, Admission(settings.workers)),
-        ),
+        finisher=_finisher(settings, rules, storage, idle),
         planner=planner,
         costs=costs,
         telemetry=metrics,
@@ -227,14 +223,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         admission=admission,
         inspector=inspector,
         delivery=delivery,
-        importer=Importer(
-            catalogue=storage.catalogue,
-            originals=storage.sources,
-            pool=pool,
-            admission=admission,
-            limits=rules.limits,
-            max_bytes=settings.storage.max_original_bytes,
-        ),
+        importer=_importer(settings, rules, storage, pool, admission),
         warmer=Warmer(
             database=storage.database,
             inspector=inspector,
@@ -244,6 +233,19 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         metrics=metrics,
         upgrader=upgrader,
         background=background,
+    )
+
+
+def _importer(
+    settings: Settings, rules: Rules, storage: Storage, pool: WorkerPool, admission: Admission
+) -> Importer:
+    return Importer(
+        catalogue=storage.catalogue,
+        originals=storage.sources,
+        pool=pool,
+        admission=admission,
+        limits=rules.limits,
+        max_bytes=settings.storage.max_original_bytes,
     )
 
 

@@ -23,9 +23,10 @@ from proxy.jobs import (
 from proxy.media import Media
 from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
-from proxy.workers.pool import WorkerPool, named
+from proxy.workers.pool import WorkerPool
 from proxy.workers.process import Sink
 from proxy.workers.quarantine import Quarantine
+from proxy.workers.verdicts import error_of
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -41,7 +42,7 @@ class Done(Generic[R_co]):
 
 def _raise_if_alone(results: tuple[RenderResult | JobFailure, ...]) -> None:
     if len(results) == 1 and isinstance(results[0], JobFailure):
-        raise named(results[0])
+        raise error_of(results[0])
 
 
 def picture_key(media: Media) -> str:

@@ -47,13 +47,13 @@ class Shared:
     def _scale(self, width: int, height: int, base: Size | None) -> Any:
         key = width, height, base
         if key not in self._scaled:
+            began = time.process_time()
             self._scaled[key] = self._made(width, height, base).copy_memory()
+            if base is None:
+                self._decode_s[width, height] = time.process_time() - began
         return self._scaled[key]
 
     def _made(self, width: int, height: int, base: Size | None) -> Any:
         if base is None:
-            began = time.process_time()
-            decoded = load.shrunk(self._opened, width, height=height).copy_memory()
-            self._decode_s[width, height] = time.process_time() - began
-            return decoded
+            return load.shrunk(self._opened, width, height=height)
         return self._scale(*base, None).thumbnail_image(width, height=height, size="force")

@@ -21,7 +21,7 @@ from proxy.metrics import Metrics, Outcome
 from proxy.web.exchange import Answer
 from proxy.web.hot import HotAnswers, Ready
 from proxy.web.problems import render_problem
-from proxy.web.responses import DATE, JOINED_BYTES, WholeResponse
+from proxy.web.responses import JOINED_BYTES, WholeResponse, framed
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -80,8 +80,7 @@ class Frontdesk:
         answer.tally.add(seconds, seconds, len(body))
         who = (remote, message.method, message.path)
         self._line(request_id, who, answer.status, len(body), seconds, answer.outcome)
-        tail = (b"X-Request-Id: ", request_id.encode(), b"\r\n\r\n", body)
-        return b"".join((answer.head, DATE.now(), *tail))
+        return framed(answer.head, request_id, body)
 
     def _new_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers):x}"

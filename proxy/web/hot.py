@@ -107,6 +107,10 @@ class HotAnswers:
         self._hot: dict[tuple[str, str], _Hot] = {}
         self._keys: dict[int, set[tuple[str, str]]] = {}
 
+    def next_origin(self, variant: Variant) -> Origin:
+        """Where the next one who asks gets a stored rendition from: a disk hit may be promoted."""
+        return Origin.MEMORY if variant.digest in self._memory else Origin.DISK
+
     def keep(self, request: web.BaseRequest, accept: str, answer: Resolved) -> None:
         """Keep what was worked out for a target and an Accept header."""
         until = self._fresh_until(answer.media)

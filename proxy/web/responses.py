@@ -23,7 +23,7 @@ JOINED_BYTES = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 """A larger body goes out in pieces of this size, each when the client has taken the one before."""
 
-DATE = DateLine()
+_date = DateLine()
 log = structlog.get_logger(__name__)
 
 
@@ -91,15 +91,11 @@ class WholeResponse(web.StreamResponse):
         connection = (
             b"" if keep_alive and request.version == HttpVersion11 else _connection(keep_alive)
         )
-        parts = (
-            *(self._head, DATE.now(), b"X-Request-Id: ", self.request_id.encode()),
-            *(b"\r\n", connection, b"\r\n"),
-        )
         if len(body) <= JOINED_BYTES:
-            transport.write(b"".join((*parts, body)))
+            transport.write(framed(self._head, self.request_id, body, connection=connection))
             await request.writer.drain()
             return
-        transport.write(b"".join(parts))
+        transport.write(framed(self._head, self.request_id, b"", connection=connection))
         view = memoryview(body)
         for start in range(0, len(body), _PIECE_BYTES):
             transport.write(view[start : start + _PIECE_BYTES])
@@ -107,6 +103,12 @@ class WholeResponse(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """All is written by `prepare`."""
+
+
+def framed(head: bytes, request_id: str, body: bytes, *, connection: bytes = b"") -> bytes:
+    """Head and body as they go out, with the lines that differ each time."""
+    lines = (_date.now(), b"X-Request-Id: ", request_id.encode(), b"\r\n", connection, b"\r\n")
+    return b"".join((head, *lines, body))
 
 
 def _connection(keep_alive: bool) -> bytes:  # noqa: FBT001 - the one thing it tells

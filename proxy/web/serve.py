@@ -129,7 +129,8 @@ class PictureHandler:
         delivered = await self._delivery.fetch(plan)
         answer = await exchange.answer(delivered)
         if delivered.rendition is not None and delivered.lasting:
-            picture = Picture(delivered.variant, await delivered.format(), delivered.origin)
+            origin = self._hot.next_origin(delivered.variant)
+            picture = Picture(delivered.variant, await delivered.format(), origin)
             self._hot.keep(request, accept, exchange.resolved(picture, delivered.rendition.length))
         return answer
 

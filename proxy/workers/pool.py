@@ -12,19 +12,7 @@ from typing import Any, Self, cast, overload
 
 import structlog
 
-from proxy.errors import (
-    ConfigurationError,
-    RenderError,
-    RenderFault,
-    RenderTimeout,
-    ShuttingDown,
-    SmartserveError,
-    SourceQuarantined,
-    SourceTooLarge,
-    SourceUnavailable,
-    UndecodableSource,
-    UnsupportedSource,
-)
+from proxy.errors import ConfigurationError, ShuttingDown
 from proxy.jobs import (
     Hello,
     Job,
@@ -38,7 +26,9 @@ from proxy.jobs import (
     RenderSetResult,
 )
 from proxy.settings import WorkerSettings
+from proxy.workers.counted import Counted
 from proxy.workers.process import Order, Sink, WorkerDied, WorkerProcess
+from proxy.workers.verdicts import death_of_last, error_of, too_large
 
 RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
 """Why a worker was replaced."""
@@ -47,14 +37,6 @@ _ATTEMPTS = 2
 """A job whose worker died is tried once more, unless bytes of it have gone out already."""
 _PING_S = 2.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 5.0
-
-_FAILURES: Mapping[str, Callable[[str], SmartserveError]] = {
-    "unsupported": UnsupportedSource,
-    "undecodable": UndecodableSource,
-    "too_large": SourceTooLarge,
-    "unreadable": SourceUnavailable,
-    "fault": RenderFault,
-}
 
 log = structlog.get_logger(__name__)
 
@@ -183,51 +165,44 @@ class WorkerPool:
         """
         self._jobs += 1
         outputs = len(job.outputs) if isinstance(job, RenderSetJob) else 1
-        counted = _Counted(sink, self._max_output_bytes * max(1, outputs))
+        counted = Counted(sink, self._max_output_bytes * max(1, outputs))
         deaths = 0
         while True:
             try:
                 with Order(job, source, counted) as order:
-                    counted.renew(patient=isinstance(job, RenderSetJob))
+                    counted.listen()
+                    worker = await self._place(order)
+                    begun()
                     limit_s = deadline_s or self._settings.deadline_s
-                    answer = await self._attempt(order, counted, begun, deadline_s=limit_s)
+                    answer = await self._answered(order, worker, counted, deadline_s=limit_s)
             except WorkerDied as death:
                 deaths += death.begun
                 log.warning("worker_died", reason=death.reason, begun=death.begun)
+                if counted.full:
+                    raise too_large() from death
                 if deaths == _ATTEMPTS or counted.total:
-                    raise _meaning(death, counted) from death
+                    raise death_of_last(death, written=counted.total) from death
             else:
                 if counted.full:
-                    raise _too_large()
+                    raise too_large()
                 if isinstance(answer, JobFailure):
-                    raise named(answer)
+                    raise error_of(answer)
                 return cast(ProbeResult | RenderResult | RenderSetResult, answer)
 
-    async def _attempt(
-        self, order: Order, sink: _Counted, begun: Begun, *, deadline_s: float
-    ) -> Any:
-        worker = await self._place(order)
-        begun()
-        sink.overflow = partial(self._stop, worker, order)
-        return await self._answered(order, worker, deadline_s=deadline_s, sink=sink)
-
     async def _answered(
-        self,
-        order: Order,
-        worker: WorkerProcess,
-        *,
-        deadline_s: float,
-        sink: _Counted | None = None,
+        self, order: Order, worker: WorkerProcess, sink: Counted, *, deadline_s: float
     ) -> Any:
         """The answer to an order; a worker that gives none in time is killed.
 
-        So is one whose order is cancelled: by then it may have gone on to the next. With a patient
-        ``sink`` the time begins anew with all that comes out.
+        So is one whose order is cancelled: by then it may have gone on to the next. Of a set the
+        time begins anew with all that comes out.
         """
+        overflow = partial(self._stop, worker, order)
         try:
             async with asyncio.timeout(deadline_s) as limit:
-                if sink is not None:
-                    sink.moved = partial(_prolong, limit, deadline_s)
+                sink.listen(overflow=overflow)
+                if order.is_set:
+                    sink.listen(overflow=overflow, moved=partial(_prolong, limit, deadline_s))
                 return await order.answer
         except TimeoutError:
             if worker.works_on(order):
@@ -335,9 +310,10 @@ class WorkerPool:
         if not self._idle:
             return
         try:
-            with Order(Ping(), None, lambda _: None) as order:
+            sink = Counted(lambda _: None, 0)
+            with Order(Ping(), None, sink) as order:
                 worker = await self._place(order)
-                await self._answered(order, worker, deadline_s=_PING_S)
+                await self._answered(order, worker, sink, deadline_s=_PING_S)
         except WorkerDied as death:
             raise ShuttingDown("a worker process did not answer") from death
 
@@ -370,11 +346,6 @@ class WorkerPool:
         return {**counts, "waiting": len(self._waiting), "jobs": self._jobs, **restarts}
 
 
-def named(failure: JobFailure) -> SmartserveError:
-    """A worker's failure as the error that it is."""
-    return _FAILURES.get(failure.kind, RenderFault)(failure.detail)
-
-
 def _prolong(limit: asyncio.Timeout, seconds: float) -> None:
     if not limit.expired():
         limit.reschedule(asyncio.get_running_loop().time() + seconds)
@@ -383,52 +354,6 @@ def _prolong(limit: asyncio.Timeout, seconds: float) -> None:
 def _own(task: asyncio.Task[Any], owned: set[asyncio.Task[Any]]) -> None:
     owned.add(task)
     task.add_done_callback(owned.discard)
-
-
-class _Counted:
-    """A sink that counts, and calls ``overflow`` instead of passing on what is too much."""
-
-    def __init__(self, sink: Sink, max_bytes: int) -> None:
-        self._sink = sink
-        self._max_bytes = max_bytes
-        self.total = 0
-        self.patient = False
-        """Whether a deadline is for each part of the output and not for the whole."""
-        self.moved: Callable[[], None] = lambda: None
-        self.overflow: Callable[[], None] = lambda: None
-
-    def renew(self, *, patient: bool) -> None:
-        """Forget the worker of the attempt before."""
-        self.patient = patient
-        self.moved = self.overflow = lambda: None
-
-    @property
-    def full(self) -> bool:
-        return self.total > self._max_bytes
-
-    def __call__(self, chunk: bytes) -> None:
-        self.total += len(chunk)
-        if self.full:
-            self.overflow()
-        else:
-            self._sink(chunk)
-            if self.patient:
-                self.moved()
-
-
-def _meaning(death: WorkerDied, sink: _Counted) -> RenderError:
-    """What the death of a job's last worker says about the picture."""
-    if sink.full:
-        return _too_large()
-    if death.reason == "deadline":
-        return RenderTimeout("the picture took too long to render")
-    if sink.total:
-        return RenderFault("the worker ended before the picture was whole")
-    return SourceQuarantined("the picture made its workers crash and is refused for a while")
-
-
-def _too_large() -> SourceTooLarge:
-    return SourceTooLarge("the rendition would be larger than the server keeps")
 
 
 async def _any(starts: list[asyncio.Task[bool]]) -> bool:

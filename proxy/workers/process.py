@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from proxy.errors import QueueFull
-from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, decode, encode
+from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, RenderSetJob, decode, encode
 from proxy.settings import WorkerSettings
 
 Sink = Callable[[bytes], None]
@@ -67,6 +67,7 @@ class Order:
         self._sources = [] if source is None else [source]
         self._sink = sink
         self._datagram = encode(message)
+        self.is_set = isinstance(message, RenderSetJob)
         self._ends: list[int] = []
         self._reading = False
         self.begun: asyncio.Future[WorkerProcess] = loop.create_future()

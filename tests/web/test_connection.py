@@ -199,3 +199,33 @@ async def test_a_large_hit_is_counted_once(server: Serving, library: Library) ->
     for _ in range(5):
         assert len(await (await server.client.get(target)).read()) > 64 * 1024
     assert server.metric("smartserve_cache_hits_total", tier="memory") == before + 5
+
+
+async def test_a_disk_hit_makes_the_next_one_hot(serve: Serve, library: Library) -> None:
+    """What the disk gives is promoted, and so its next answer is known already."""
+    target = f"/serve/{library.ids['photo']}?size=thumbnail"
+    first = await serve()
+    await (await first.client.get(target)).read()
+    await first.rooms.delivery.drain()
+    server = await serve()
+    found = await server.client.get(target, headers={"Accept": ""})
+    assert found.headers["Cache-Status"] == "smartserve; hit; detail=disk"
+    aiohttps = server.surface.runner.server
+    assert aiohttps is not None
+    seen = aiohttps.requests_count
+    told = await exchange(server, request(target), request(target, CLOSING))
+    assert told.count(b"Cache-Status: smartserve; hit; detail=memory\r\n") == 2
+    assert aiohttps.requests_count == seen + 1, "the last one, which closes"
+
+
+async def test_a_file_too_long_for_one_piece_is_opened_once_a_hit(
+    serve: Serve, library: Library
+) -> None:
+    server = await serve(renditions={"memory_max_bytes": 0, "memory_max_item_bytes": 0})
+    target = f"/serve/{library.ids['large']}?size=detail&format=png"
+    await (await server.client.get(target)).read()
+    await server.rooms.delivery.drain()
+    before = server.metric("smartserve_cache_hits_total", tier="disk")
+    for _ in range(4):
+        assert len(await (await server.client.get(target)).read()) > 256 * 1024
+    assert server.metric("smartserve_cache_hits_total", tier="disk") == before + 4

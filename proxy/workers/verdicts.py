@@ -1,0 +1,46 @@
+"""What a worker's failures and deaths mean, as the errors that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from proxy.errors import (
+    RenderError,
+    RenderFault,
+    RenderTimeout,
+    SmartserveError,
+    SourceQuarantined,
+    SourceTooLarge,
+    SourceUnavailable,
+    UndecodableSource,
+    UnsupportedSource,
+)
+from proxy.jobs import JobFailure
+from proxy.workers.process import WorkerDied
+
+_FAILURES: Mapping[str, Callable[[str], SmartserveError]] = {
+    "unsupported": UnsupportedSource,
+    "undecodable": UndecodableSource,
+    "too_large": SourceTooLarge,
+    "unreadable": SourceUnavailable,
+    "fault": RenderFault,
+}
+
+
+def error_of(failure: JobFailure) -> SmartserveError:
+    """A worker's failure as the error that it is."""
+    return _FAILURES.get(failure.kind, RenderFault)(failure.detail)
+
+
+def too_large() -> SourceTooLarge:
+    """A rendition grew past what the server keeps."""
+    return SourceTooLarge("the rendition would be larger than the server keeps")
+
+
+def death_of_last(death: WorkerDied, *, written: int) -> RenderError:
+    """What the death of a job's last worker says about the picture; ``written``: bytes of it."""
+    if death.reason == "deadline":
+        return RenderTimeout("the picture took too long to render")
+    if written:
+        return RenderFault("the worker ended before the picture was whole")
+    return SourceQuarantined("the picture made its workers crash and is refused for a while")
