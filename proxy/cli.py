@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-import click
 import typer
 import uvloop
 from rich.console import Console
@@ -58,21 +55,14 @@ SAMPLES = Path(__file__).parent / "samples"
 
 
 def main() -> None:
-    """Run the command; a fault of the configuration is told in sentences, without a traceback."""
+    """Run the command; a fault of the configuration is told in sentences, without a traceback.
+
+    Typer ends the process itself, also after a usage error, Ctrl-C and a reader that has gone.
+    """
     try:
-        # The code of an interrupted command comes back as a value; one that went well gives none.
-        raise SystemExit(app(standalone_mode=False))
+        app()
     except SmartserveError as error:
         _fail(error)
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None
-    except (KeyboardInterrupt, click.Abort):
-        raise SystemExit(128 + signal.SIGINT) from None
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; Python is not to complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def _fail(error: SmartserveError) -> NoReturn:

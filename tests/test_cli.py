@@ -259,6 +259,16 @@ def test_ctrl_c_ends_an_import_quietly(data: Path, folder: Path, later_s: float)
     assert code in (130, 1)
 
 
+@pytest.mark.parametrize(
+    "wrong", [["serve", "--nonsense"], ["serve", "--port", "x"], ["import"], ["nonsense"]]
+)
+def test_a_usage_error_is_told_in_a_sentence(wrong: list[str]) -> None:
+    done = run(*wrong)
+    assert done.returncode == 2
+    assert "Usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_version_is_told() -> None:
     assert run("--version").stdout.startswith("smartserve 0.")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -28,6 +31,9 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 """By the name below ``proxy``; the empty name is the package itself, which holds the version."""
+
+BROUGHT_ALONG = frozenset({"multidict"})
+"""Of aiohttp: its headers are of these types, and it always has them."""
 
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "prometheus_client": ("metrics",),
@@ -319,3 +325,22 @@ def test_the_server_process_never_loads_libvips(module: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines() == ["['proxy']", "False"]
+
+
+def test_what_is_imported_is_asked_for_in_pyproject() -> None:
+    """Else it is there by chance, of a tool that only developers have."""
+    declared = {
+        re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-")
+        for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "dependencies"
+        ]
+    }
+    imported = {name.partition(".")[0] for names in read_graph().values() for name in names}
+    others = imported - {PACKAGE, *sys.stdlib_module_names}
+    providers = importlib.metadata.packages_distributions()
+    missing = {
+        name
+        for name in others
+        if not declared & {provider.lower().replace("_", "-") for provider in providers[name]}
+    }
+    assert missing <= BROUGHT_ALONG
