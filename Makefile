@@ -8,7 +8,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 
-.PHONY: run test lint format lock bench clean
+.PHONY: run test drill lint format lock bench clean
 
 run: $(RUNTIME)
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
@@ -17,6 +17,11 @@ run: $(RUNTIME)
 test: $(DEVELOPMENT)
 	@sh tests/servers.sh
 	$(BIN)/pytest -n 2 $(TESTS)
+
+# Does real harm to real servers, in some ten minutes, and prints what came of it as a table.
+drill: $(DEVELOPMENT)
+	@sh tests/servers.sh mariadbd fiu-run faketime slowhttptest
+	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check

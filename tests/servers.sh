@@ -9,6 +9,7 @@ package_of() {
         mariadbd) echo mariadb-server ;;
         nginx) echo nginx-light ;;
         node) echo nodejs ;;
+        fiu-run) echo fiu-utils ;;
         *) echo "$1" ;;
     esac
 }

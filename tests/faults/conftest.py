@@ -1,0 +1,72 @@
+"""Fixtures of the faults: real servers to harm, and the table of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.faults.server import Sections, Server
+from tests.faults.table import PROPERTY, Figure, Record, packed, table, unpacked
+
+
+class Launch(Protocol):
+    """Starts a server over the test's data directory."""
+
+    async def __call__(
+        self,
+        sections: Sections | None = None,
+        *,
+        data_dir: Path | None = None,
+        prefix: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+    ) -> Server: ...
+
+
+@pytest.fixture
+async def launch(data_dir: Path) -> AsyncIterator[Launch]:
+    """Starts servers over a copy of the library; whatever is left of them ends with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            sections: Sections | None = None,
+            *,
+            data_dir: Path = data_dir,
+            prefix: Sequence[str] = (),
+            extra: Mapping[str, str] | None = None,
+        ) -> Server:
+            server = Server(data_dir, sections or {}, prefix=prefix, extra=extra)
+            stack.push_async_callback(server.stop)
+            await server.start()
+            return server
+
+        yield start  # type: ignore[misc]  # a default in place of None
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Record:
+    """Takes a figure for the table; to be called when all that it says has been asserted."""
+
+    def take(figure: Figure) -> None:
+        assert figure.times > 0
+        record_property(PROPERTY, packed(figure))
+
+    return take
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of those drills that passed, where none was left out by its mark."""
+    if terminalreporter.config.option.markexpr:
+        return
+    figures = [
+        unpacked(str(value))
+        for report in terminalreporter.stats.get("passed", ())
+        for name, value in report.user_properties
+        if name == PROPERTY
+    ]
+    terminalreporter.section("drills")
+    for line in table(figures):
+        terminalreporter.write_line(line)

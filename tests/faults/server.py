@@ -1,0 +1,196 @@
+# ruff: noqa: ASYNC110, ASYNC220 - other processes have no events; starting one is quick
+"""A real server to do harm to: ``smartserve serve`` in a process of its own, and its children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from prometheus_client import parser
+
+from tests.benchmarks.processes import family
+from tests.benchmarks.servers import command, environment
+
+_START_S = 30.0
+_STOP_S = 40.0
+_ANNOUNCED = re.compile(rb"^smartserve \S+ on http://[^:]+:(\d+)$", re.MULTILINE)
+
+Sections = Mapping[str, Mapping[str, Any]]
+"""Settings by section and key, as they stand in a file."""
+
+
+def variables(sections: Sections) -> dict[str, str]:
+    """Settings as environment variables, without their prefix."""
+    return {
+        f"{section}__{key}".upper(): str(value).lower() if isinstance(value, bool) else str(value)
+        for section, values in sections.items()
+        for key, value in values.items()
+    }
+
+
+class Server:
+    """A server over a data directory; it may be killed and started again on the same port.
+
+    What it prints goes into ``log``. Upgrades are off where a drill does not ask for them, so that
+    a first answer is the last.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        sections: Sections,
+        *,
+        prefix: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        """``prefix`` is a command that starts the server, ``extra`` variables of its own."""
+        self.data_dir = data_dir
+        self.log = data_dir.with_suffix(".log")
+        self.port = 0
+        self.starts_s: list[float] = []
+        """Seconds that each start took until the server announced itself."""
+        sections = {"upgrades": {"enabled": False}, "workers": {"count": 2}, **sections}
+        self._environment = {**environment(**variables(sections)), **(extra or {})}
+        self._prefix = list(prefix)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def base(self) -> str:
+        """The address that requests go to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server itself."""
+        own = [pid for pid in self._family() if "serve" in _arguments(pid)]
+        if not own:
+            raise ProcessLookupError
+        # A command before it may have it as its child.
+        return own[-1]
+
+    def workers(self) -> list[int]:
+        """Process ids of the worker processes that live."""
+        return [pid for pid in self._family() if "proxy.worker" in _arguments(pid)]
+
+    def _family(self) -> list[int]:
+        return [] if self._process is None else family(self._process.pid)
+
+    async def start(self, *, fails: bool = False) -> None:
+        """Start, and return when it has announced itself, or with ``fails`` when it has ended."""
+        at = self.log.stat().st_size if self.log.exists() else 0
+        serve = command("serve", "--port", str(self.port), "--data-dir", self.data_dir)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._prefix, *serve],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+            )
+        began = time.monotonic()
+        while time.monotonic() < began + _START_S:
+            ended = self._process.poll() is not None
+            told = self.log.read_bytes()[at:]
+            if match := _ANNOUNCED.search(told):
+                self.port = int(match[1])
+                self.starts_s.append(time.monotonic() - began)
+                return
+            if ended and fails:
+                return
+            assert not ended, told.decode(errors="replace")
+            await asyncio.sleep(0.01)
+        raise AssertionError(self.log.read_text(errors="replace"))
+
+    def told(self) -> str:
+        """All that it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the server itself a signal."""
+        os.kill(self.pid, number)
+
+    async def ended(self, within_s: float = _STOP_S) -> int:
+        """Its exit code, once it has ended."""
+        assert self._process is not None
+        async with asyncio.timeout(within_s):
+            while self._process.poll() is None:
+                await asyncio.sleep(0.01)
+        return int(self._process.returncode)
+
+    async def kill(self) -> None:
+        """End it as a power cut does."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def stop(self) -> int:
+        """End it in order, and whatever is left of it by force; its exit code."""
+        members = self._family()
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGTERM)
+        try:
+            return await self.ended()
+        finally:
+            for member in members:
+                with suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
+
+    @asynccontextmanager
+    async def client(self, **options: Any) -> AsyncIterator[aiohttp.ClientSession]:
+        """A client that takes each picture as JPEG where nothing else is asked for."""
+        connector = aiohttp.TCPConnector(limit=0, force_close=options.pop("force_close", False))
+        async with aiohttp.ClientSession(self.base, connector=connector, **options) as session:
+            yield session
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels; 0 where there are none."""
+        async with self.client() as client, client.get("/metrics") as answer:
+            text = await answer.text()
+        return sum(
+            sample.value
+            for one in parser.text_string_to_metric_families(text)
+            for sample in one.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    async def until_workers(self, count: int, within_s: float = 10.0) -> None:
+        """Return when so many worker processes live."""
+        async with asyncio.timeout(within_s):
+            while len(self.workers()) < count:
+                await asyncio.sleep(0.01)
+
+    async def until_ready(self, within_s: float = 10.0) -> float:
+        """Seconds until ``/readyz`` is well."""
+        began = time.monotonic()
+        async with asyncio.timeout(within_s), self.client(force_close=True) as client:
+            while True:
+                with suppress(aiohttp.ClientError):
+                    async with client.get("/readyz") as answer:
+                        if answer.status == 200:
+                            return time.monotonic() - began
+                await asyncio.sleep(0.02)
+
+
+def _arguments(pid: int) -> list[str]:
+    """The command line of a process; empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that its parent has yet to bury."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
