@@ -163,7 +163,7 @@ Result = ProbeResult | RenderResult | RenderSetResult | JobFailure
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first datagram of a worker: what it can do."""
+    """The first datagram of a worker: what it can do. One that is unfit sends a `JobFailure`."""
 
     libvips: str
     """Version of libvips, a part of every key."""
@@ -171,7 +171,12 @@ class Hello:
     """Types that its loaders open."""
     codecs: dict[str, str] = field(default_factory=dict)
     """Versions of the libraries inside, where libvips tells them."""
+    sandbox: dict[str, str] = field(default_factory=dict)
+    """What locks the process in, by feature: `HOLDS`, or the reason why it does not."""
 
+
+HOLDS = "on"
+"""What a `Hello` says of a feature of the sandbox that holds."""
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind

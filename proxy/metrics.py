@@ -32,6 +32,7 @@ from prometheus_client.core import (
 from proxy import __version__
 from proxy.delivery import Origin
 from proxy.formats import Format
+from proxy.jobs import HOLDS
 
 BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -172,6 +173,13 @@ class Metrics:
             registry=self.registry,
         )
         info.labels(__version__, libvips, platform.python_version()).set(1)
+
+    def sandbox(self, states: Mapping[str, str]) -> None:
+        """Tell which features lock the workers in."""
+        text = "1 where this locks the workers in, 0 where it does not hold here."
+        held = Gauge("smartserve_sandbox", text, ["feature"], registry=self.registry)
+        for feature, state in states.items():
+            held.labels(feature).set(state == HOLDS)
 
     def watch(self, readings: Iterable[Reading]) -> None:
         """Read the rooms' own statistics at each scrape."""

@@ -177,6 +177,7 @@ async def open_rooms(settings: Settings) -> AsyncIterator[Rooms]:
             settings.workers,
             source_types=settings.limits.source_types,
             max_output_bytes=settings.renditions.max_rendition_bytes,
+            max_cpu_s=_max_cpu_s(settings),
         )
         await stack.enter_async_context(pool)
         rooms = _join(settings, storage, pool)
@@ -284,8 +285,14 @@ def _background(settings: Settings) -> WorkerPool:
         settings.workers.model_copy(update={"count": 1}),
         source_types=settings.limits.source_types,
         max_output_bytes=settings.renditions.max_rendition_bytes,
+        max_cpu_s=_max_cpu_s(settings),
         idle=True,
     )
+
+
+def _max_cpu_s(settings: Settings) -> float:
+    """Beyond every deadline: it is for a server that is not there to see to them."""
+    return 2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s)
 
 
 def _rules(settings: Settings, hello: Hello) -> Rules:
@@ -332,6 +339,7 @@ def build_surface(rooms: Rooms) -> Surface:
         }
     )
     rooms.metrics.build(libvips=rooms.pool.hello.libvips)
+    rooms.metrics.sandbox(rooms.pool.hello.sandbox)
     rooms.metrics.watch(readings(_statistics(rooms)))
     pictures = PictureHandler(
         database=storage.database,

@@ -1,7 +1,7 @@
 """Entry of a worker process: joins the job loop with the pixels; the pool starts it.
 
-``python -m proxy.worker <socket descriptor> <orders>``, where orders are a JSON object with
-``source_types``, ``max_memory_bytes`` and ``idle``.
+``python -m proxy.worker <socket descriptor> <orders>``, where the orders are those of
+`proxy.workers.process.StartOrders` as a JSON object.
 """
 
 from __future__ import annotations
@@ -9,17 +9,49 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from proxy import sandbox
+from proxy.errors import ConfigurationError
 from proxy.imaging import render as imaging
-from proxy.jobs import Job, ProbeJob, RenderSetJob, Result
+from proxy.jobs import Hello, Job, JobFailure, ProbeJob, RenderSetJob, Result, encode
 from proxy.workers import child
 
 _NICEST = 19
+
+
+def prepare(orders: Mapping[str, Any]) -> Hello:
+    """Open the loaders that are wanted, warm every codec, and lock the process in.
+
+    Warming starts threads of libvips, for which what comes before would not hold; and it shows
+    that nothing has to be opened for it any more.
+
+    Raises:
+        ConfigurationError: the process is not fit to work.
+    """
+    imaging.configure()
+    imaging.lock_loaders(tuple(orders["source_types"]))
+    if not orders["sandbox"]:
+        held = sandbox.switched_off("switched off by workers.sandbox")
+        return replace(imaging.hello(), sandbox=dict(held))
+    held = sandbox.confine(uid=orders["uid"], max_memory_bytes=orders["max_memory_bytes"])
+    hello = imaging.hello()
+    os.environ.clear()
+    return replace(hello, sandbox={**held, **sandbox.seal()})
+
+
+def _within(max_cpu_s: float, job: Job, source: int, target: int) -> Result:
+    """Do a job, each rendition of which may take so much processor time."""
+    outputs = len(job.outputs) if isinstance(job, RenderSetJob) else 1
+    sandbox.allow_cpu(max_cpu_s * max(1, outputs))
+    return _handle(job, source, target)
 
 
 def _handle(job: Job, source: int, target: int) -> Result:
@@ -28,12 +60,6 @@ def _handle(job: Job, source: int, target: int) -> Result:
     if isinstance(job, RenderSetJob):
         return imaging.render_set(job, source, target)
     return imaging.render(job, source, target)
-
-
-def _limit(max_memory_bytes: int) -> None:
-    """Bound the address space and leave no core file behind (hardening, row 5)."""
-    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _stand_back() -> None:
@@ -51,17 +77,19 @@ def _stand_back() -> None:
 
 
 def main() -> None:
-    """Lock the loaders, limit the process, then do jobs until the server closes the socket."""
+    """Get ready, say hello, then do jobs until the server closes the socket."""
     descriptor, orders = int(sys.argv[1]), json.loads(sys.argv[2])
     # The terminal's Ctrl-C and the service manager's stop are the server's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if orders["idle"]:
         _stand_back()
-    imaging.configure()
-    imaging.lock_loaders(tuple(orders["source_types"]))
-    _limit(orders["max_memory_bytes"])
     with socket.socket(fileno=descriptor) as connection:
-        child.serve(connection, imaging.hello(), _handle)
+        try:
+            hello = prepare(orders)
+        except ConfigurationError as error:
+            connection.send(encode(JobFailure("fault", str(error))))
+            return
+        child.serve(connection, hello, partial(_within, orders["max_cpu_s"]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Graph = Mapping[str, frozenset[str]]
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "proxy"
-ROOMS = ("database", "sources", "renditions", "workers", "imaging")
+ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox")
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: ("", "errors", "formats", "media", "variant", "negotiation", "jobs"),
     1: ("settings",),
@@ -40,6 +40,8 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "aiohttp": ("web", "wiring"),
     "pyvips": ("imaging",),
     "proxy.imaging": ("imaging", "worker"),
+    "pyseccomp": ("sandbox",),
+    "proxy.sandbox": ("sandbox", "worker"),
 }
 """Who may import what. `proxy.worker` is the entry of the worker process, where pixels are."""
 

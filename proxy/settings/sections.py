@@ -89,6 +89,9 @@ class WorkerSettings(Section):
     retry_after_s: int = Field(2, ge=1, le=3600)
     quarantine_s: Seconds = 60
     max_memory_bytes: int = Field(1536 * _MIB, ge=256 * _MIB)
+    sandbox: bool = True
+    require_sandbox: bool = False
+    uid: int = Field(65534, ge=0, lt=2**32 - 1)
 
     @property
     def processes(self) -> int:

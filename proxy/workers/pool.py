@@ -14,6 +14,7 @@ import structlog
 
 from proxy.errors import ConfigurationError, ShuttingDown
 from proxy.jobs import (
+    HOLDS,
     Hello,
     Job,
     JobFailure,
@@ -27,7 +28,14 @@ from proxy.jobs import (
 )
 from proxy.settings import WorkerSettings
 from proxy.workers.counted import Counted
-from proxy.workers.process import Order, Sink, WorkerDied, WorkerProcess
+from proxy.workers.process import (
+    Order,
+    Sink,
+    StartOrders,
+    WorkerDied,
+    WorkerProcess,
+    WorkerUnfit,
+)
 from proxy.workers.verdicts import death_of_last, error_of, too_large
 
 RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
@@ -55,15 +63,23 @@ class WorkerPool:
         *,
         source_types: tuple[str, ...],
         max_output_bytes: int,
+        max_cpu_s: float | None = None,
         idle: bool = False,
     ) -> None:
         """``source_types`` are what the workers' loaders may open.
 
-        Workers of an ``idle`` pool get only the processor time that nobody else wants.
+        ``max_cpu_s`` of the processor is what the kernel grants one rendition, twice the deadline
+        where none is given. Workers of an ``idle`` pool get only the time that nobody else wants.
         """
-        self._idle_priority = idle
         self._settings = settings
-        self._source_types = source_types
+        self._orders = StartOrders(
+            source_types=source_types,
+            max_memory_bytes=settings.max_memory_bytes,
+            max_cpu_s=max_cpu_s or 2 * settings.deadline_s,
+            sandbox=settings.sandbox,
+            uid=settings.uid,
+            idle=idle,
+        )
         self._max_output_bytes = max_output_bytes
         self._idle: deque[WorkerProcess] = deque()
         self._waiting: deque[Order] = deque()
@@ -74,6 +90,7 @@ class WorkerPool:
         self._jobs = 0
         self._closed = False
         self._hello: Hello | None = None
+        self._unfit = "no process came up; the log has what it printed"
 
     @property
     def hello(self) -> Hello:
@@ -98,9 +115,9 @@ class WorkerPool:
             await self.aclose()
             raise
         if not up:
-            raise ConfigurationError(
-                ["workers: no process came up; run 'python -m proxy.worker' to see why"]
-            )
+            raise ConfigurationError([f"workers: {self._unfit}"])
+        if gaps := self.gaps:
+            log.warning("sandbox_incomplete", **gaps)
         return self
 
     async def __aexit__(
@@ -283,12 +300,12 @@ class WorkerPool:
     async def _start(self) -> bool:
         """Start one process and put it among the idle; whether it came up."""
         try:
-            worker = await WorkerProcess.start(
-                self._settings, self._source_types, idle=self._idle_priority
-            )
-        except (WorkerDied, OSError) as error:
+            worker = await self._started()
+        except (WorkerDied, WorkerUnfit, OSError) as error:
             self._restarts["start"] += 1
             log.warning("worker_start_failed", error=str(error))
+            if isinstance(error, WorkerUnfit):
+                self._unfit = str(error)
             return False
         self._hello = worker.hello
         self._workers.add(worker)
@@ -298,6 +315,21 @@ class WorkerPool:
         worker.attend(on_free=self._free, on_lost=self._replace)
         self._free(worker)
         return True
+
+    async def _started(self) -> WorkerProcess:
+        """A process that is up, and locked in where that is required.
+
+        Raises:
+            WorkerDied: it did not come up.
+            WorkerUnfit: it is not fit to work, or not locked in.
+        """
+        worker = await WorkerProcess.start(self._orders, timeout_s=self._settings.start_timeout_s)
+        gaps = _gaps(worker.hello)
+        if gaps and self._settings.require_sandbox:
+            worker.kill()
+            await worker.aclose()
+            raise WorkerUnfit(f"require_sandbox is set, and not all of it holds: {_listed(gaps)}")
+        return worker
 
     async def check(self) -> None:
         """Return when a worker has answered, or all that are up are at work.
@@ -333,6 +365,11 @@ class WorkerPool:
         await asyncio.gather(*self._ending)
 
     @property
+    def gaps(self) -> Mapping[str, str]:
+        """What of the sandbox does not hold, each with its reason."""
+        return _gaps(self.hello)
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Process ids of the workers that are up."""
         return tuple(worker.pid for worker in self._workers if worker.alive)
@@ -344,6 +381,14 @@ class WorkerPool:
         idle = len(self._idle)
         counts = {"up": up, "idle": idle, "busy": len(self._workers) - idle}
         return {**counts, "waiting": len(self._waiting), "jobs": self._jobs, **restarts}
+
+
+def _gaps(hello: Hello) -> dict[str, str]:
+    return {feature: state for feature, state in hello.sandbox.items() if state != HOLDS}
+
+
+def _listed(gaps: Mapping[str, str]) -> str:
+    return "; ".join(f"{feature}: {reason}" for feature, reason in gaps.items())
 
 
 def _prolong(limit: asyncio.Timeout, seconds: float) -> None:

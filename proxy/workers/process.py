@@ -15,12 +15,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from proxy.errors import QueueFull
-from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, RenderSetJob, decode, encode
-from proxy.settings import WorkerSettings
+from proxy.jobs import MAX_DATAGRAM, Hello, Job, JobFailure, Ping, RenderSetJob, decode, encode
+from proxy.workers.utterance import pass_on
 
 Sink = Callable[[bytes], None]
 """Takes encoded bytes as they come; called on the event loop, must not block or raise."""
@@ -53,6 +54,27 @@ class WorkerDied(Exception):
         super().__init__(reason)
         self.reason = reason
         self.begun = begun
+
+
+class WorkerUnfit(Exception):
+    """The process came up and says that it is not fit to work; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrders:
+    """What a process is told as it starts, as JSON on its command line."""
+
+    source_types: tuple[str, ...]
+    """What its loaders may open."""
+    max_memory_bytes: int
+    max_cpu_s: float
+    """Of the processor, for one rendition."""
+    sandbox: bool
+    """Whether it locks itself in."""
+    uid: int
+    """The user that it becomes where it is root."""
+    idle: bool
+    """Whether it works only when nobody else does."""
 
 
 class Order:
@@ -145,6 +167,7 @@ class WorkerProcess:
     ) -> None:
         """Use `start`, then `attend`."""
         self._process = process
+        self._printed = asyncio.create_task(_passed_on(process))
         self._connection = connection
         self._order: Order | None = None
         self.hello = hello
@@ -152,21 +175,20 @@ class WorkerProcess:
         """Jobs done so far."""
 
     @classmethod
-    async def start(
-        cls, settings: WorkerSettings, source_types: tuple[str, ...], *, idle: bool = False
-    ) -> WorkerProcess:
-        """Spawn a process and wait for its hello; an ``idle`` one works when nobody else does.
+    async def start(cls, orders: StartOrders, *, timeout_s: float) -> WorkerProcess:
+        """Spawn a process and wait for its hello.
 
         Raises:
             WorkerDied: it did not come up in time.
+            WorkerUnfit: it says that it is not fit to work.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             with theirs:
-                process = await _spawn(theirs.fileno(), settings, source_types, idle=idle)
-            hello = await _greeted(process, ours, settings.start_timeout_s)
+                process = await _spawn(theirs.fileno(), orders)
+            hello = await _greeted(process, ours, timeout_s)
             undo.pop_all()
         return cls(process, ours, hello)
 
@@ -265,6 +287,12 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
             await self._process.wait()
+        await self._printed
+
+
+async def _passed_on(process: asyncio.subprocess.Process) -> None:
+    if process.stderr is not None:
+        await pass_on(process.stderr, process.pid)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
@@ -272,19 +300,13 @@ def _kill(process: asyncio.subprocess.Process) -> None:
         process.kill()
 
 
-async def _spawn(
-    descriptor: int, settings: WorkerSettings, source_types: tuple[str, ...], *, idle: bool
-) -> asyncio.subprocess.Process:
+async def _spawn(descriptor: int, orders: StartOrders) -> asyncio.subprocess.Process:
     """Start the child in a session of its own, so that Ctrl-C reaches the server alone."""
-    orders: dict[str, Any] = {
-        "source_types": source_types,
-        "max_memory_bytes": settings.max_memory_bytes,
-        "idle": idle,
-    }
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-I", "-m", "proxy.worker", str(descriptor), json.dumps(orders)),
+        *("-I", "-m", "proxy.worker", str(descriptor), json.dumps(asdict(orders))),
         stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
         pass_fds=(descriptor,),
         env=_ENVIRONMENT,
         start_new_session=True,
@@ -297,13 +319,19 @@ async def _greeted(
     """The hello of a new process; one that does not say it is ended and waited for."""
     try:
         async with asyncio.timeout(timeout_s):
-            hello: Hello = await _receive(connection)
+            return _fit(await _receive(connection))
     except BaseException as error:
         _kill(process)
         await process.wait()
+        await _passed_on(process)
         if isinstance(error, TimeoutError):
             raise WorkerDied("start") from None
         raise
+
+
+def _fit(hello: Hello | JobFailure) -> Hello:
+    if isinstance(hello, JobFailure):
+        raise WorkerUnfit(hello.detail)
     return hello
 
 

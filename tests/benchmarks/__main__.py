@@ -19,6 +19,7 @@ from tests.benchmarks import (
     hits,
     memory,
     results,
+    sandbox,
     settled,
     startup,
     warm,
@@ -38,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "backlog": backlog.measure,
     "warm": warm.measure,
     "memory": memory.measure,
+    "sandbox": sandbox.measure,
     "startup": startup.measure,
 }
 

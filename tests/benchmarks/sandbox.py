@@ -1,0 +1,106 @@
+"""What locking the workers in costs a thumbnail: a worker with and one without, in turns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from proxy.formats import Format
+from proxy.jobs import RenderJob
+from proxy.settings import Settings, load_settings
+from proxy.variant import Geometry
+from proxy.workers.pool import WorkerPool
+from tests.benchmarks.originals import kodak, large
+from tests.benchmarks.report import Row, Table
+from tests.benchmarks.servers import Unmeasurable
+
+LIMIT = 1.05
+"""Of a thumbnail's time without (issue 4, "Workers locked in")."""
+
+_TURNS = 50
+"""Short ones, so that what else the machine does falls on both."""
+_SIDE = 300
+_FREE, _LOCKED = "free", "locked in"
+
+
+class Cost(NamedTuple):
+    """Milliseconds of a thumbnail."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A worker of each kind, and what they render."""
+
+    pools: Mapping[str, WorkerPool]
+    sources: Sequence[int]
+    job: RenderJob
+
+    async def turn(self, name: str) -> Cost:
+        """What one thumbnail of each picture costs on average."""
+        began, cpu_s = time.perf_counter(), 0.0
+        for source in self.sources:
+            result = await self.pools[name].run(self.job, source, lambda _: None)
+            cpu_s += result.cpu_s
+        wall_s = time.perf_counter() - began
+        return Cost(*(1000 * seconds / len(self.sources) for seconds in (wall_s, cpu_s)))
+
+
+def measure() -> Table:
+    """Milliseconds of a thumbnail: of the clock, from order to answer, and of the processor."""
+    with ExitStack() as stack:
+        sources = [os.open(path, os.O_RDONLY) for path in (*kodak(), *large())]
+        for source in sources:
+            stack.callback(os.close, source)
+        taken = asyncio.run(_taken(sources))
+    return Table(
+        f"milliseconds of a thumbnail of {_SIDE} pixels as WebP, one worker",
+        [*_rows("clock", taken, lambda cost: cost.wall), *_rows("cpu", taken, lambda c: c.cpu)],
+        [f"{len(sources)} photographs, each once in each of {_TURNS} turns."],
+    )
+
+
+def _rows(
+    kind: str, taken: Mapping[str, Sequence[Cost]], read: Callable[[Cost], float]
+) -> Iterator[Row]:
+    free = [read(cost) for cost in taken[_FREE]]
+    locked = [read(cost) for cost in taken[_LOCKED]]
+    yield Row(f"{kind}: {_FREE}", free, yardstick=free)
+    yield Row(f"{kind}: {_LOCKED}", locked, yardstick=free, limit=LIMIT)
+
+
+async def _taken(sources: Sequence[int]) -> dict[str, list[Cost]]:
+    settings = load_settings()
+    job = RenderJob(
+        settings.limits.to_limits(),
+        Geometry(_SIDE, _SIDE, _SIDE, _SIDE),
+        settings.encoders.profiles()[Format.WEBP],
+    )
+    async with AsyncExitStack() as stack:
+        pools = {
+            _FREE: await stack.enter_async_context(_pool(settings, sandbox=False)),
+            _LOCKED: await stack.enter_async_context(_pool(settings, sandbox=True)),
+        }
+        if gaps := pools[_LOCKED].gaps:
+            raise Unmeasurable(f"not all of the sandbox holds here: {gaps}")
+        bench = Bench(pools, sources, job)
+        taken: dict[str, list[Cost]] = {name: [] for name in pools}
+        for _ in range(_TURNS):
+            for name in pools:
+                taken[name].append(await bench.turn(name))
+    return taken
+
+
+def _pool(settings: Settings, *, sandbox: bool) -> WorkerPool:
+    return WorkerPool(
+        settings.workers.model_copy(update={"count": 1, "sandbox": sandbox}),
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+    )
