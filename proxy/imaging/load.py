@@ -11,6 +11,7 @@ from typing import Any
 import pyvips
 
 from proxy.formats import SNIFF_BYTES, sniff
+from proxy.imaging import pages
 from proxy.imaging.failures import Refused
 from proxy.imaging.loaders import loadable_types
 from proxy.jobs import Limits
@@ -94,6 +95,9 @@ def open_source(descriptor: int, limits: Limits) -> Opened:
         pyvips.Error: libvips cannot read the header.
     """
     source_type = _source_type(descriptor, limits)
+    most = limits.max_pages + 1
+    if pages.count(descriptor, source_type, most=most) == most:
+        raise Refused("too_large", f"the source has more than {limits.max_pages:,} pages")
     os.lseek(descriptor, 0, os.SEEK_SET)
     source = pyvips.Source.new_from_descriptor(descriptor)
     header = _read_header(pyvips.Image.new_from_source(source, ""), source_type)

@@ -13,6 +13,45 @@ def png(width: int, height: int, *, depth: int = 8, colour: int = 2, interlace: 
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
 
 
+def headless_png(
+    width: int, height: int, *, depth: int = 8, colour: int = 2, interlace: int = 0
+) -> bytes:
+    """A PNG of 41 bytes: it ends where its pixels would begin."""
+    whole = png(width, height, depth=depth, colour=colour, interlace=interlace)
+    return whole[:33] + struct.pack(">I", 0) + b"IDAT"
+
+
+def jpeg(width: int, height: int, *, components: int = 3) -> bytes:
+    """A JPEG whose frame header claims a size and whose scan holds nothing."""
+    parts = b"".join(bytes((number + 1, 0x11, 0)) for number in range(components))
+    frame = struct.pack(">BHHB", 8, height, width, components) + parts
+    tables = b"\x00" + bytes([16] * 64)
+    huffman = b"".join(bytes((kind, 0, 1)) + bytes(14) + b"\x00" for kind in (0x00, 0x10))
+    selectors = b"".join(bytes((number + 1, 0)) for number in range(components))
+    scan = bytes((components,)) + selectors + bytes((0, 63, 0))
+    segments = ((0xDB, tables), (0xC0, frame), (0xC4, huffman), (0xDA, scan))
+    return (
+        b"\xff\xd8"
+        + b"".join(struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body for kind, body in segments)
+        + bytes(64)
+        + b"\xff\xd9"
+    )
+
+
+def webp(width: int, height: int, *, pages: int) -> bytes:
+    """An animated WebP whose frames claim to be large and are one pixel of nothing each."""
+    flags = struct.pack("<I", 0b10)
+    canvas = flags + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    pixel = _riff(b"VP8L", bytes.fromhex("2f00000000078811fd0f44ff03"))
+    frame = bytes(6) + bytes(3) + bytes(3) + (10).to_bytes(3, "little") + bytes(1) + pixel
+    body = _riff(b"VP8X", canvas) + _riff(b"ANIM", bytes(6)) + _riff(b"ANMF", frame) * pages
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def _riff(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
 def gif(width: int, height: int, *, pages: int) -> bytes:
     """A GIF with many frames that say they are large and hold one pixel."""
     screen = struct.pack("<6sHHBBB", b"GIF89a", width, height, 0x80, 0, 0) + bytes(6)
