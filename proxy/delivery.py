@@ -208,12 +208,18 @@ class Delivery:
         try:
             await self._render(plan, variant, rendering)
         except SmartserveError as error:
-            rendering.stream.fail(error)
+            self._fail(variant, rendering, error)
         except BaseException:
-            rendering.stream.fail(ShuttingDown("the server is stopping", retry_after_s=1))
+            stopping = ShuttingDown("the server is stopping", retry_after_s=1)
+            self._fail(variant, rendering, stopping)
             raise
         else:
             rendering.stream.finish()
+
+    def _fail(self, variant: Variant, rendering: Rendering, error: SmartserveError) -> None:
+        """End a render for all who wait; who comes from now on must not get its half."""
+        self._flight.release(variant.digest, rendering)
+        rendering.stream.fail(error)
 
     async def _render(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
         work = self._alone if _stands_alone(variant) else self._as_set

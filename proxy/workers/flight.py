@@ -36,15 +36,20 @@ class Flight(Generic[T]):
         value, work = launch()
         self._led += 1
         self._under_way[key] = value
-        task = asyncio.create_task(self._run(key, work))
+        task = asyncio.create_task(self._run(key, value, work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return value, True
 
-    async def _run(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, key: str, value: T, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         finally:
+            self.release(key, value)
+
+    def release(self, key: str, value: T) -> None:
+        """Let whoever comes next begin anew, although this work has yet to clean up behind it."""
+        if self._under_way.get(key) is value:
             del self._under_way[key]
 
     async def drain(self) -> None:

@@ -36,13 +36,13 @@ from proxy.workers.process import (
     WorkerProcess,
     WorkerUnfit,
 )
-from proxy.workers.verdicts import death_of_last, error_of, too_large
+from proxy.workers.verdicts import death_of_last, diverged, error_of, too_large
 
 RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
 """Why a worker was replaced."""
 
 _ATTEMPTS = 2
-"""A job whose worker died is tried once more, unless bytes of it have gone out already."""
+"""A job whose worker died is tried once more; what went out already does not go out again."""
 _PING_S = 2.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 5.0
 
@@ -197,13 +197,16 @@ class WorkerPool:
                 log.warning("worker_died", reason=death.reason, begun=death.begun)
                 if counted.full:
                     raise too_large() from death
-                if deaths == _ATTEMPTS or counted.total:
-                    raise death_of_last(death, written=counted.total) from death
+                if deaths == _ATTEMPTS:
+                    raise death_of_last(death) from death
+                counted.begin_again()
             else:
                 if counted.full:
                     raise too_large()
                 if isinstance(answer, JobFailure):
                     raise error_of(answer)
+                if counted.diverged:
+                    raise diverged()
                 return cast(ProbeResult | RenderResult | RenderSetResult, answer)
 
     async def _answered(

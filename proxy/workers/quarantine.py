@@ -26,7 +26,7 @@ class Quarantine:
     """Remembers why a picture could not be rendered, so that asking again costs nothing.
 
     A corrupt picture is refused for ``failure_s``; one that killed its workers for
-    ``quarantine_s``, and twice as long each time it does so again.
+    ``quarantine_s``, and twice as long each time it does so again. An hour in peace is forgiven.
     """
 
     def __init__(
@@ -53,6 +53,8 @@ class Quarantine:
         if not isinstance(error, RenderError):
             return
         before = self._refusals.get(key)
+        if before is not None and self._clock() > before.until + _LONGEST_S:
+            before = None
         times = 1 if before is None else before.times + 1
         self._refusals[key] = _Refusal(error, self._clock() + self._length_s(error, times), times)
 

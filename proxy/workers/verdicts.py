@@ -37,10 +37,13 @@ def too_large() -> SourceTooLarge:
     return SourceTooLarge("the rendition would be larger than the server keeps")
 
 
-def death_of_last(death: WorkerDied, *, written: int) -> RenderError:
-    """What the death of a job's last worker says about the picture; ``written``: bytes of it."""
+def death_of_last(death: WorkerDied) -> RenderError:
+    """What the death of a job's last worker says about the picture."""
     if death.reason == "deadline":
         return RenderTimeout("the picture took too long to render")
-    if written:
-        return RenderFault("the worker ended before the picture was whole")
     return SourceQuarantined("the picture made its workers crash and is refused for a while")
+
+
+def diverged() -> RenderFault:
+    """A second worker's bytes are not those of the first, some of which have gone out."""
+    return RenderFault("the picture came out differently when it was tried again")

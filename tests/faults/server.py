@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Server:
         """Return when so many worker processes live."""
         async with asyncio.timeout(within_s):
             while len(self.workers()) < count:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.001)
 
     async def until_ready(self, within_s: float = 10.0) -> float:
         """Seconds until ``/readyz`` is well."""
@@ -194,3 +194,10 @@ def ended(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+async def until_ended(pids: Iterable[int], within_s: float = 2.0) -> None:
+    """Return when all these processes are gone."""
+    async with asyncio.timeout(within_s):
+        while not all(ended(pid) for pid in pids):
+            await asyncio.sleep(0.001)

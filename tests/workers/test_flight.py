@@ -68,3 +68,16 @@ async def test_closing_cancels_what_is_under_way() -> None:
     await asyncio.sleep(0)
     await flight.aclose()
     assert (work.ended, flight.statistics()["under_way"]) == (0, 0)
+
+
+async def test_work_that_is_released_is_joined_by_nobody_and_goes_on() -> None:
+    flight: Flight[str] = Flight()
+    work = Work()
+    failed, _ = flight.join("key", work.launch)
+    flight.release("key", failed)
+    assert flight.join("key", work.launch) == ("work 2", True)
+    flight.release("key", failed)
+    assert flight.join("key", work.launch) == ("work 2", False)
+    work.go.set()
+    await flight.drain()
+    assert work.ended == 2

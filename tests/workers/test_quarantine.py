@@ -75,3 +75,11 @@ def test_what_is_not_the_pictures_fault_is_not_held_against_it(
 def test_other_pictures_are_welcome(quarantine: Quarantine) -> None:
     quarantine.remember("picture", SourceQuarantined("killer"))
     assert not refused(quarantine, "another")
+
+
+def test_an_hour_in_peace_is_a_new_beginning(quarantine: Quarantine, clock: Clock) -> None:
+    quarantine.remember("picture", SourceQuarantined("killer"))
+    clock.now += 60 + 3601
+    quarantine.remember("picture", SourceQuarantined("killer"))
+    clock.now += 60
+    assert not refused(quarantine)

@@ -1,0 +1,163 @@
+"""Row 4: of a damaged source what is there is rendered; a render that breaks off is no picture."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import random
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from tests.faults.conftest import Launch
+from tests.faults.planting import plant
+from tests.faults.server import Server
+from tests.faults.table import Figure, Record
+from tests.photos import photo
+from tests.serving import Library
+
+DAMAGED = ("flowers.jpg", "kodak-03.png", "photo.webp", "photo.avif", "animated.gif", "scan.tiff")
+CUTS = (0.05, 0.3, 0.6, 0.9, 0.999)
+FLIPS = 5
+IDLE_DESCRIPTORS = 4
+"""Of a worker: the standard ones and its socket."""
+
+
+def damaged() -> dict[str, bytes]:
+    """Real pictures cut short, and with bits flipped behind their heads."""
+    chance = random.Random(4)
+    found = {"truncated.jpg": photo("truncated.jpg").read_bytes()}
+    for name in DAMAGED:
+        whole = photo(name).read_bytes()
+        found.update({f"{name} cut at {part}": whole[: int(len(whole) * part)] for part in CUTS})
+        for number in range(FLIPS):
+            flipped = bytearray(whole)
+            flipped[chance.randrange(700, len(whole))] ^= 1 << chance.randrange(8)
+            found[f"{name} flipped {number}"] = bytes(flipped)
+    return found
+
+
+def kept(data_dir: Path) -> list[Path]:
+    """The files of the rendition store."""
+    return [path for path in (data_dir / "renditions").rglob("*") if path.is_file()]
+
+
+async def test_damage_ends_as_a_whole_picture_or_as_a_problem(
+    data_dir: Path, launch: Launch, library: Library, record: Record
+) -> None:
+    sources = damaged()
+    ids = plant(data_dir, sources)
+    server = await launch({"lifetimes": {"failure_s": 60}})
+    rendered = refused = 0
+    async with server.client(headers={"Accept": "image/webp"}) as client:
+        for name, media_id in ids.items():
+            async with client.get(f"/serve/{media_id}?w=128") as answer:
+                body = await answer.read()
+            if answer.status == 200:
+                Image.open(io.BytesIO(body)).load()
+                rendered += 1
+            else:
+                assert answer.status in (415, 422), (name, body)
+                assert answer.headers["Cache-Control"] == "no-store"
+                refused += 1
+    assert rendered > len(ids) / 2, "a picture that misses its end is shown as far as it goes"
+    assert refused > 0
+    assert await server.metric("smartserve_worker_restarts_total") == 0
+    await asyncio.sleep(0.2)
+    assert len(kept(data_dir)) == rendered
+    shown = f"{rendered} rendered, {refused} refused"
+    record(Figure(4, "damaged pictures asked for", len(ids), 0, shown))
+
+
+async def test_a_known_failure_is_answered_without_asking_a_worker(
+    data_dir: Path, launch: Launch, library: Library
+) -> None:
+    ids = plant(data_dir, {"corrupt": photo("corrupt-header.jpg").read_bytes()})
+    server = await launch({"lifetimes": {"failure_s": 60}, "workers": {"count": 1}})
+    async with server.client() as client:
+        target = f"/serve/{ids['corrupt']}?w=64"
+        assert (await client.get(target)).status == 422
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        assert (await client.get(target, timeout=aiohttp.ClientTimeout(2))).status == 422
+        os.kill(worker, signal.SIGCONT)
+
+
+async def _interrupted(server: Server, target: str, *, kills: int) -> bytes | None:
+    """The answer to a request whose workers are killed while it streams; None if it broke off."""
+    async with server.client() as client, client.get(target) as answer:
+        assert answer.status == 200
+        if "Content-Length" in answer.headers:
+            return b""  # it was whole before the first byte went out
+        first = await answer.content.readany()
+        rest = asyncio.create_task(answer.read())
+        killed: set[int] = set()
+        while len(killed) < kills and not rest.done():
+            killed |= _killed_at_work(server)
+            await asyncio.sleep(0.01)
+        try:
+            return first + await rest
+        except aiohttp.ClientPayloadError:
+            return None
+
+
+def _killed_at_work(server: Server) -> set[int]:
+    """Kill the workers that are up and have a job's descriptors open; gives their process ids."""
+    killed = set()
+    for worker in server.workers():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            up = "Seccomp:\t2" in Path(f"/proc/{worker}/status").read_text()
+            if up and len(list(Path(f"/proc/{worker}/fd").iterdir())) > IDLE_DESCRIPTORS:
+                os.kill(worker, signal.SIGKILL)
+                killed.add(worker)
+    return killed
+
+
+@pytest.mark.drill
+async def test_an_answer_goes_on_when_its_worker_dies_half_way(
+    data_dir: Path, launch: Launch, library: Library, record: Record
+) -> None:
+    """Another worker makes the same bytes; those that went out already are left out."""
+    ids = plant(data_dir, copies(data_dir, library))
+    server = await launch({"workers": {"count": 1}})
+    async with server.client() as client:
+        whole = await (await client.get(f"/serve/{library.ids['large']}{ZOOM}")).read()
+    found = [await _interrupted(server, f"/serve/{one}{ZOOM}", kills=1) for one in ids.values()]
+    resumed = [body for body in found if body != b""]
+    assert len(resumed) >= 2
+    assert resumed == [whole] * len(resumed)
+    record(Figure(4, "answers whose worker was killed half way", len(resumed), 0, "bytes equal"))
+
+
+@pytest.mark.drill
+async def test_an_answer_whose_workers_die_twice_is_aborted_and_not_kept(
+    data_dir: Path, launch: Launch, library: Library, record: Record
+) -> None:
+    ids = plant(data_dir, copies(data_dir, library))
+    server = await launch({"workers": {"count": 1}})
+    aborted = 0
+    for media_id in ids.values():
+        body = await _interrupted(server, f"/serve/{media_id}{ZOOM}", kills=2)
+        if body is not None:
+            continue
+        aborted += 1
+        assert not [path for path in kept(data_dir) if f"/{media_id}/" in str(path)]
+        async with server.client() as client, client.get(f"/serve/{media_id}{ZOOM}") as answer:
+            assert answer.status == 422
+    assert aborted >= 2
+    record(Figure(4, "answers whose workers were killed twice", aborted, 0, "none looked whole"))
+
+
+ZOOM = "?size=zoom&format=jpeg"
+
+
+def copies(data_dir: Path, library: Library) -> dict[str, bytes]:
+    """The library's picture of noise, whose renditions are long, as several other files."""
+    files = [path for path in (data_dir / "originals").rglob("*") if path.is_file()]
+    large = max(files, key=lambda path: path.stat().st_size).read_bytes()
+    return {f"copy {at}": large + b"%d" % at for at in range(5)}
