@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 
 _SEPARATORS = re.compile(r"[&?]|%3[Ff]")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
+_SHAPE_DIGITS = 8
 _RECIPE = 1
 """Raised whenever the same variant would come out as other pixels: it is a part of every key."""
 
@@ -140,6 +141,28 @@ def parse_request(
     return VariantRequest(box, label, fmt, removed, values.get("v"))
 
 
+def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
+    """Read which size a purge names into its boxes: a named one at every dpr, or a rung of widths.
+
+    Nothing named gives no box. Nothing is passed over either, as a request for a picture does: what
+    is not understood would purge more than was meant.
+
+    Raises:
+        BadParameter: a parameter or its value is not allowed; it says which are.
+    """
+    values = {name: value for name, value in last_values(raw_query).items() if name or value}
+    match tuple(values.items()):
+        case ():
+            return ()
+        case (("size", name),):
+            size = _choice("size", name, sizes)
+            return tuple(size.scaled(dpr) for dpr in DPRS.values())
+        case (("w", text),):
+            width = snap(_width(text))
+            return (SizeSpec(f"w{width}", width, None),)
+    raise BadParameter("query", "size=, w= or empty")
+
+
 def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:
     try:
         return allowed[value]
@@ -184,6 +207,11 @@ class Geometry:
             f"{self.width}x{self.height}"
             f"@{self.scaled_width}x{self.scaled_height}+{self.left}+{self.top}"
         )
+
+    @property
+    def shape(self) -> str:
+        """8 hexadecimal digits of the text, with which the digest of every such variant begins."""
+        return blake2b(self.text.encode(), digest_size=_SHAPE_DIGITS // 2).hexdigest()
 
 
 def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
@@ -293,13 +321,31 @@ class Variant:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits of the key: a file name, and the ETag's content."""
-        return blake2b(self.key.encode(), digest_size=16).hexdigest()
+        """32 hexadecimal digits of the key: a file name, and the ETag's content.
+
+        The first 8 are the shape: so a store finds what a medium has in one size, whatever the
+        format, the stage and the release that made it.
+        """
+        return self.geometry.shape + blake2b(self.key.encode(), digest_size=12).hexdigest()
 
     @cached_property
     def etag(self) -> str:
         """Strong ETag (RFC 9110, 8.8.3), equal on every node."""
         return f'"{self.digest}"'
+
+
+Shapes = Collection[str] | None
+"""Of which shapes renditions are purged; None for all."""
+
+
+def has_shape(digest: str, shapes: Shapes) -> bool:
+    """Whether the digest of a variant is one of these shapes."""
+    return shapes is None or digest[:_SHAPE_DIGITS] in shapes
+
+
+def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
+    """The shapes that a picture has in these boxes; two boxes may give it the same."""
+    return frozenset(plan_geometry(box, facts).shape for box in boxes)
 
 
 def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:

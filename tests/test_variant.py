@@ -28,11 +28,14 @@ from proxy.variant import (
     SizeSpec,
     Variant,
     VariantRequest,
+    has_shape,
     last_values,
+    parse_boxes,
     parse_request,
     plan_geometry,
     recipe,
     resolve,
+    shapes_of,
     snap,
 )
 
@@ -485,6 +488,61 @@ def test_all_boxes_larger_than_the_picture_share_one_rendition() -> None:
         resolved(query, of=small).digest for query in ("", "size=zoom", "w=640", "dpr=3", "w=3840")
     }
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("query", ["size=grid", "size=grid&dpr=2", "w=640", "size=thumbnail&dpr=3"])
+def test_what_is_asked_for_has_the_shape_that_a_purge_of_its_size_names(query: str) -> None:
+    shapes = shapes_of(parse_boxes(query.partition("&")[0], sizes=SIZES), facts())
+    for fmt, bg in product((Format.AVIF, Format.WEBP, Format.PNG), ("original", "removed")):
+        assert has_shape(resolved(f"{query}&bg={bg}", fmt=fmt).digest, shapes)
+
+
+def test_a_purge_of_a_size_names_no_other_size_but_where_they_share_their_pixels() -> None:
+    large = facts(16000, 12000)
+    shapes = {name: shapes_of(parse_boxes(f"size={name}", sizes=SIZES), large) for name in SIZES}
+    assert all(len(each) == len(DPRS) for each in shapes.values())
+    shared = {(a, b): len(shapes[a] & shapes[b]) for a in SIZES for b in SIZES if a < b}
+    # 1200 pixels at dpr 2 and 3 are 2400 at 1 and 1.5.
+    assert {pair: count for pair, count in shared.items() if count} == {("detail", "zoom"): 2}
+
+
+@pytest.mark.parametrize(("query", "label"), [("w=1", "w16"), ("w=640", "w640"), ("w=641", "w750")])
+def test_a_purge_by_width_names_the_rung_that_it_snaps_to(query: str, label: str) -> None:
+    assert [box.name for box in parse_boxes(query, sizes=SIZES)] == [label]
+
+
+def test_a_purge_that_names_no_size_has_no_boxes() -> None:
+    assert parse_boxes("", sizes=SIZES) == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("size=", "size"),
+        ("size=huge", "size"),
+        ("size=Thumbnail", "size"),
+        ("w=", "w"),
+        ("w=0", "w"),
+        ("w=3841", "w"),
+        ("size=grid&w=640", "query"),
+        ("sise=grid", "query"),
+        ("size=grid&v=1", "query"),
+        ("grid", "query"),
+        ("=grid", "query"),
+    ],
+)
+def test_a_purge_passes_over_nothing_that_it_does_not_understand(
+    query: str, parameter: str
+) -> None:
+    with pytest.raises(BadParameter) as caught:
+        parse_boxes(query, sizes=SIZES)
+    assert caught.value.parameter == parameter
+
+
+def test_no_shape_means_every_shape() -> None:
+    assert has_shape(VARIANT.digest, None)
+    assert has_shape(VARIANT.digest, {VARIANT.geometry.shape})
+    assert not has_shape(VARIANT.digest, {replace(VARIANT.geometry, left=51).shape})
 
 
 VARIANT = Variant(

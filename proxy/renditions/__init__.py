@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from proxy.variant import Variant
+from proxy.variant import Shapes, Variant
 
 
 class Rendition(Protocol):
@@ -43,7 +43,10 @@ class RenditionWriter(Protocol):
 
 
 class RenditionStore(Protocol):
-    """Keeps renditions. A failing store is a miss or a dropped write, counted, never an error."""
+    """Keeps renditions. A failing store is a miss or a dropped write, counted, never an error.
+
+    A purge alone raises, for who orders it has to know whether it was done.
+    """
 
     async def get(self, variant: Variant) -> Rendition | None:
         """The whole, checked rendition, or None. The caller closes it."""
@@ -57,8 +60,12 @@ class RenditionStore(Protocol):
     async def drop(self, variant: Variant) -> None:
         """Let go of one rendition, which another has replaced."""
 
-    async def purge(self, media_id: int) -> int:
-        """Drop all renditions of a medium; gives how many were dropped."""
+    async def purge(self, media_id: int, shapes: Shapes = None) -> int:
+        """Drop renditions of a medium, of these shapes or all; gives how many were dropped.
+
+        Raises:
+            proxy.errors.StorageError: some may still be there, or others have not been told.
+        """
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """For each tier: bytes, items, hits, misses, evictions, failures and the like."""

@@ -22,7 +22,7 @@ from proxy.renditions.housekeeping import Housekeeping
 from proxy.renditions.layout import Change, Layout, shard_of
 from proxy.renditions.ledger import Ledger
 from proxy.renditions.memory import PIECE_BYTES, MemoryRendition
-from proxy.renditions.purges import PurgeLog
+from proxy.renditions.purges import Purge, PurgeLog
 from proxy.renditions.reading import Reader
 from proxy.renditions.removal import discard, remove_medium
 from proxy.renditions.spooling import DiskWriter
@@ -31,7 +31,7 @@ from proxy.renditions.threads import Threads
 from proxy.renditions.underway import Underway
 from proxy.renditions.writing import Spool, Target, probe
 from proxy.settings import RenditionSettings
-from proxy.variant import Variant
+from proxy.variant import Shapes, Variant
 
 _THREADS = 8
 _FOLLOW_EVERY_S = 1.0
@@ -39,8 +39,8 @@ _FOLLOW_EVERY_S = 1.0
 _log = structlog.get_logger()
 
 
-def _ignore(media_id: int) -> None:
-    del media_id
+def _ignore(purge: Purge) -> None:
+    del purge
 
 
 def _never(digest: str) -> bool:
@@ -52,7 +52,7 @@ class DiskStore:
     """A `RenditionStore` in a directory that several processes may share.
 
     Between `start` and `aclose` (or in ``async with``) it keeps its size within the limit and
-    hears of purges by others: ``on_purge`` is called with the medium, on the loop, and must
+    hears of purges by others: ``on_purge`` is called with each, on the loop, and must
     neither wait nor raise. ``held`` tells from any thread whether a digest is in memory before
     this store, so that files whose hits never come here are not taken for unused.
     """
@@ -62,7 +62,7 @@ class DiskStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        on_purge: Callable[[int], None] = _ignore,
+        on_purge: Callable[[Purge], None] = _ignore,
         held: Callable[[str], bool] = _never,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -163,7 +163,7 @@ class DiskStore:
         gone when the block has ended. One whose medium is purged meanwhile in this process is
         dropped; a purge in another process reaches it within about a second.
         """
-        with self._underway.ticket(variant.media_id) as ticket:
+        with self._underway.ticket(variant) as ticket:
             spool = Spool(self._layout, self._publishing)
             writer = DiskWriter(self._threads, self._ledger, spool=spool, max_bytes=self._max_bytes)
             try:
@@ -185,17 +185,20 @@ class DiskStore:
             return
         self._ledger.usage.add(shard_of(variant.media_id), change)
 
-    async def purge(self, media_id: int) -> int:
-        """Drop all renditions of a medium and tell the other processes; gives how many files.
+    async def purge(self, media_id: int, shapes: Shapes = None) -> int:
+        """Drop renditions of a medium and tell the other processes; gives how many files.
 
         Writes that have begun are void from here on; once cancelled, it still runs to its end.
+
+        Raises:
+            StorageError: files may still be there, or the others could not be told.
         """
-        self._underway.purge(media_id)
+        self._underway.purge(media_id, shapes)
         try:
-            change = await self._threads.finish(partial(self._remove, media_id))
+            change = await self._threads.finish(partial(self._remove, Purge(media_id, shapes)))
         except OSError as error:
             self._ledger.failed(error)
-            return 0
+            raise StorageError("renditions could not be removed from the disk") from error
         self._ledger.usage.add(shard_of(media_id), change)
         return -change.items
 
@@ -221,9 +224,9 @@ class DiskStore:
         except OSError as error:
             self._ledger.failed(error)
             return
-        for media_id in purged:
-            self._underway.purge(media_id)
-            self._on_purge(media_id)
+        for purge in purged:
+            self._underway.purge(purge.media_id, purge.shapes)
+            self._on_purge(purge)
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """The counts of the one tier ``disk``; bytes are whole blocks of 4 KiB."""
@@ -248,15 +251,15 @@ class DiskStore:
             self._ledger.found_corrupt(shard_of(variant.media_id), found)
         return None
 
-    def _remove(self, media_id: int) -> Change:
+    def _remove(self, purge: Purge) -> Change:
         # A write that found its ticket good before the purge has renamed its file by the time the
         # lock is free; one that comes later finds its ticket void.
         with self._publishing:
             pass
         try:
-            return remove_medium(self._layout.medium(media_id))
+            return remove_medium(self._layout.medium(purge.media_id), purge.shapes)
         finally:
-            self._log.append(media_id)
+            self._log.append(purge)
 
     async def _follow(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from proxy.formats import SNIFF_BYTES
 from proxy.renditions.counters import Counters
 from proxy.renditions.underway import Underway
 from proxy.settings import RenditionSettings
-from proxy.variant import Variant
+from proxy.variant import Shapes, Variant, has_shape
 
 PIECE_BYTES = 256 * 1024
 """The largest piece that a rendition is given in."""
@@ -135,7 +135,7 @@ class MemoryStore:
     @asynccontextmanager
     async def writer(self, variant: Variant) -> AsyncIterator[MemoryWriter]:
         """Take in a rendition as it is made; it is kept only if the block ends without error."""
-        with self._underway.ticket(variant.media_id) as ticket:
+        with self._underway.ticket(variant) as ticket:
             writer = MemoryWriter(self.fits)
             yield writer
             if not ticket.void:
@@ -145,17 +145,19 @@ class MemoryStore:
         """Let go of one rendition, if it is here."""
         self._discard(variant)
 
-    def forget(self, media_id: int) -> int:
-        """Purge at once: all renditions of a medium, those being written too."""
-        self._underway.purge(media_id)
-        digests = self._digests.pop(media_id, set())
+    def forget(self, media_id: int, shapes: Shapes = None) -> int:
+        """Purge at once: renditions of a medium, those being written too."""
+        self._underway.purge(media_id, shapes)
+        held = self._digests.get(media_id, ())
+        digests = [digest for digest in held if has_shape(digest, shapes)]
         for digest in digests:
             self._items.pop(digest)
+            self._unlist(digest, media_id)
         return len(digests)
 
-    async def purge(self, media_id: int) -> int:
+    async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """As `forget`."""
-        return self.forget(media_id)
+        return self.forget(media_id, shapes)
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """The counts of the one tier ``memory``."""

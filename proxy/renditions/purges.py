@@ -1,9 +1,10 @@
 """The log of purges: how processes that share a directory tell each other.
 
-One line for each purge, ``<media_id> <token of the store that purged>``, appended under a lock on
-the file. When the file is full, it is renamed away and a new one begun; a follower holds the old
-one open, so it reads that to its end before it turns to the new one. Only a follower that sleeps
-through two whole files (some 80,000 purges) misses any.
+One line for each purge, ``<media_id> <token of the store that purged>`` and behind it the shapes
+where not all were purged, appended under a lock on the file. When the file is full, it is renamed
+away and a new one begun; a follower holds the old one open, so it reads that to its end before it
+turns to the new one. Only a follower that sleeps through two whole files (some 30,000 purges and
+more) misses any.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+from proxy.variant import Shapes
 
 _MAX_BYTES = 1024 * 1024
 _READ_BYTES = 64 * 1024
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FILE_MODE = 0o640
 _LONGEST_ID = 19
+
+
+class Purge(NamedTuple):
+    """What was purged: a medium, or of it these shapes."""
+
+    media_id: int
+    shapes: Shapes = None
 
 
 class PurgeLog:
@@ -32,9 +43,10 @@ class PurgeLog:
         self._descriptor: int | None = None
         self._offset = 0
 
-    def append(self, media_id: int) -> None:
+    def append(self, purge: Purge) -> None:
         """Tell the others of a purge; they hear of it at their next `read`."""
-        line = f"{media_id} {self._token}\n".encode()
+        words = [str(purge.media_id), self._token, *sorted(purge.shapes or ())]
+        line = (" ".join(words) + "\n").encode()
         while not self._append(line):
             pass
 
@@ -44,16 +56,15 @@ class PurgeLog:
         if self._descriptor is not None:
             self._offset = os.fstat(self._descriptor).st_size
 
-    def read(self) -> list[int]:
-        """The media that others purged since the last call, in order."""
+    def read(self) -> list[Purge]:
+        """What others purged since the last call, in order."""
         lines = list(self._lines())
         if self._replaced():
             lines += self._lines()  # what came between that read and the renaming
             self._follow_path()
             lines += self._lines()
-        return [
-            media_id for media_id, token in map(_parse, lines) if media_id and token != self._token
-        ]
+        parsed = map(_parse, lines)
+        return [purge for purge, token in parsed if purge.media_id and token != self._token]
 
     def close(self) -> None:
         """Let go of the file that is followed; further calls do nothing."""
@@ -101,11 +112,12 @@ class PurgeLog:
             yield from whole.splitlines()
 
 
-def _parse(line: bytes) -> tuple[int, str]:
-    """Media id and token; an id that is none reads as 0, which names no medium."""
-    media_id, _, token = line.decode("ascii", "replace").partition(" ")
+def _parse(line: bytes) -> tuple[Purge, str]:
+    """What was purged, and by whom; an id that is none reads as 0, which names no medium."""
+    media_id, token, *shapes = [*line.decode("ascii", "replace").split(" "), ""]
     usable = media_id.isascii() and media_id.isdecimal() and len(media_id) <= _LONGEST_ID
-    return (int(media_id) if usable else 0), token
+    named = frozenset(filter(None, shapes))
+    return Purge(int(media_id) if usable else 0, named or None), token
 
 
 @contextmanager

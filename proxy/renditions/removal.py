@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from proxy.renditions.layout import Change, cost
+from proxy.variant import Shapes, has_shape
 
 
 def discard(path: str) -> Change:
@@ -28,11 +29,11 @@ def discard(path: str) -> Change:
     return Change(-cost(status.st_size), -1)
 
 
-def remove_medium(directory: str) -> Change:
-    """Remove a medium's directory and all that is in it; gives the change of usage."""
+def remove_medium(directory: str, shapes: Shapes = None) -> Change:
+    """Remove what a medium's directory holds in these shapes, or all; gives the change of usage."""
     try:
         with os.scandir(directory) as entries:
-            paths = [entry.path for entry in entries]
+            paths = [entry.path for entry in entries if has_shape(entry.name, shapes)]
     except (FileNotFoundError, NotADirectoryError):
         return Change(0, 0)
     changes = [discard(path) for path in paths]

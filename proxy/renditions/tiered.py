@@ -14,9 +14,10 @@ from typing import Self
 from proxy.renditions import Rendition
 from proxy.renditions.disk import DiskStore
 from proxy.renditions.memory import MemoryRendition, MemoryStore, MemoryWriter
+from proxy.renditions.purges import Purge
 from proxy.renditions.spooling import DiskWriter
 from proxy.settings import RenditionSettings
-from proxy.variant import Variant
+from proxy.variant import Shapes, Variant, has_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,16 @@ class TieredStore:
         await self.memory.drop(variant)
         await self.disk.drop(variant)
 
-    async def purge(self, media_id: int) -> int:
-        """Drop a medium from both tiers, here and in other processes; gives how many renditions."""
-        dropped = self._drop(media_id)
-        return max(dropped, await self.disk.purge(media_id))
+    async def purge(self, media_id: int, shapes: Shapes = None) -> int:
+        """Drop a medium from both tiers, here and in other processes; gives how many renditions.
+
+        Only those of these ``shapes``, where they are given.
+
+        Raises:
+            StorageError: as `DiskStore.purge`; the memory has let go of them.
+        """
+        dropped = self._drop(media_id, shapes)
+        return max(dropped, await self.disk.purge(media_id, shapes))
 
     async def check(self) -> None:
         """Return when the disk can be written; raises StorageError."""
@@ -170,12 +177,14 @@ class TieredStore:
                 del self._reading[digest]
             reading.outcome.set_result(outcome)
 
-    def _drop(self, media_id: int) -> int:
-        for digest in [key for key, read in self._reading.items() if read.media_id == media_id]:
-            del self._reading[digest]
-        return self.memory.forget(media_id)
+    def _drop(self, media_id: int, shapes: Shapes) -> int:
+        own = [digest for digest, read in self._reading.items() if read.media_id == media_id]
+        for digest in own:
+            if has_shape(digest, shapes):
+                del self._reading[digest]
+        return self.memory.forget(media_id, shapes)
 
-    def _forget(self, media_id: int) -> None:
-        self._drop(media_id)
+    def _forget(self, purge: Purge) -> None:
+        self._drop(purge.media_id, purge.shapes)
         if self._on_purge is not None:
-            self._on_purge(media_id)
+            self._on_purge(purge.media_id)

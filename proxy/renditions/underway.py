@@ -1,18 +1,20 @@
-"""What has begun and not ended, by medium, so that a purge reaches it."""
+"""What has begun and not ended, by variant, so that a purge reaches it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from proxy.variant import Shapes, Variant, has_shape
+
 
 class Ticket:
-    """A read or a write that has begun; ``void`` once its medium was purged."""
+    """A read or a write that has begun; ``void`` once its variant was purged."""
 
-    __slots__ = ("media_id", "void")
+    __slots__ = ("digest", "void")
 
-    def __init__(self, media_id: int) -> None:
-        self.media_id = media_id
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
         self.void = False
 
 
@@ -27,19 +29,19 @@ class Underway:
         self._tickets: dict[int, set[Ticket]] = {}
 
     @contextmanager
-    def ticket(self, media_id: int) -> Iterator[Ticket]:
+    def ticket(self, variant: Variant) -> Iterator[Ticket]:
         """The ticket of a read or a write, for as long as that lasts."""
-        ticket = Ticket(media_id)
-        tickets = self._tickets.setdefault(media_id, set())
+        ticket = Ticket(variant.digest)
+        tickets = self._tickets.setdefault(variant.media_id, set())
         tickets.add(ticket)
         try:
             yield ticket
         finally:
             tickets.discard(ticket)
             if not tickets:
-                self._tickets.pop(media_id, None)
+                self._tickets.pop(variant.media_id, None)
 
-    def purge(self, media_id: int) -> None:
-        """Make void all that is under way for a medium."""
+    def purge(self, media_id: int, shapes: Shapes = None) -> None:
+        """Make void what is under way for a medium, in these shapes or in all."""
         for ticket in self._tickets.get(media_id, ()):
-            ticket.void = True
+            ticket.void = ticket.void or has_shape(ticket.digest, shapes)

@@ -161,6 +161,33 @@ async def test_a_purge_of_an_unknown_medium_drops_nothing(store: Store) -> None:
     assert await store.purge(99) == 0
 
 
+async def test_a_purge_of_one_shape_leaves_the_others(store: Store) -> None:
+    for width in (300, 480, 500):
+        await put(store, variant(1, width), body())
+    await put(store, variant(2, 300), body())
+
+    shapes = {variant(width=width).geometry.shape for width in (300, 500)}
+    assert await store.purge(1, shapes) == 2
+
+    assert [await store.get(variant(1, width)) for width in (300, 500)] == [None] * 2
+    assert await read(store, variant(1, 480)) == body()
+    assert await read(store, variant(2, 300)) == body()
+    assert await store.purge(1, shapes) == 0
+
+
+async def test_a_write_under_way_is_void_when_its_own_shape_is_purged(store: Store) -> None:
+    async with (
+        store.writer(variant(width=300)) as purged,
+        store.writer(variant(width=480)) as other,
+    ):
+        await purged.write(body())
+        await other.write(body())
+        await store.purge(1, {variant(width=300).geometry.shape})
+
+    assert await store.get(variant(width=300)) is None
+    assert await read(store, variant(width=480)) == body()
+
+
 async def test_a_write_begun_before_a_purge_does_not_bring_the_medium_back(store: Store) -> None:
     async with store.writer(variant()) as writer:
         await writer.write(body())

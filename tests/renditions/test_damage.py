@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.errors import StorageError
 from proxy.renditions.disk import DiskStore
 from tests.renditions.test_disk import counts, file_of
 from tests.renditions.variants import KIB, MIB, body, put, read, variant
@@ -190,10 +191,11 @@ async def test_a_directory_removed_in_the_middle_of_a_write_loses_that_write_onl
     assert counts(disk)["failures_missing"] == 1
 
 
-async def test_a_purge_of_a_removed_directory_is_a_counted_failure(
+async def test_a_purge_of_a_removed_directory_fails_and_is_counted(
     disk: DiskStore, root: Path
 ) -> None:
     shutil.rmtree(root)
 
-    assert await disk.purge(1) == 0
+    with pytest.raises(StorageError):
+        await disk.purge(1)
     assert counts(disk)["failures_missing"] == 1

@@ -196,13 +196,14 @@ async def test_reading_on_after_close_is_a_storage_error(disk: DiskStore) -> Non
         await whole(rendition)
 
 
-async def test_after_its_end_a_store_is_a_miss_and_not_an_error(root: Path) -> None:
+async def test_after_its_end_a_store_is_a_miss_and_purges_nothing(root: Path) -> None:
     async with DiskStore(root, settings()) as store:
         await put(store, variant(), body())
 
     assert await store.get(variant()) is None
     await put(store, variant(2), body(MIB))
-    assert await store.purge(1) == 0
+    with pytest.raises(StorageError):
+        await store.purge(1)
 
 
 async def test_the_check_passes_on_a_directory_that_can_be_written(disk: DiskStore) -> None:

@@ -33,16 +33,26 @@ class Get:
 @dataclass(frozen=True)
 class Purge:
     media_id: int
+    width: int | None
+
+    @property
+    def shapes(self) -> set[str] | None:
+        return None if self.width is None else {variant(1, self.width).geometry.shape}
+
+    def reaches(self, key: Variant) -> bool:
+        return key.media_id == self.media_id and self.width in (None, key.geometry.width)
 
 
 Act = Put | Get | Purge
 
 _media = st.integers(1, 3)
-_variants = st.builds(variant, _media, st.sampled_from([300, 480]))
+_widths = st.sampled_from([300, 480])
+_variants = st.builds(variant, _media, _widths)
 _lengths = st.sampled_from([1, 5 * KIB, 30 * KIB, 300 * KIB])
 _puts = st.builds(Put, _variants, _lengths, st.integers(0, 3))
+_purges = st.builds(Purge, _media, st.none() | _widths)
 _acts = st.one_of(_puts, st.builds(Get, _variants))
-_sequences = st.lists(st.one_of(_acts, _acts, st.builds(Purge, _media)), max_size=25)
+_sequences = st.lists(st.one_of(_acts, _acts, _purges), max_size=25)
 
 
 async def _run(root: Path, acts: list[Act]) -> None:
@@ -57,8 +67,8 @@ async def _run(root: Path, acts: list[Act]) -> None:
                 case Get():
                     assert await read(store, act.variant) == model.get(act.variant)
                 case Purge():
-                    gone = [key for key in model if key.media_id == act.media_id]
-                    assert await store.purge(act.media_id) == len(gone)
+                    gone = [key for key in model if act.reaches(key)]
+                    assert await store.purge(act.media_id, act.shapes) == len(gone)
                     for key in gone:
                         del model[key]
         assert store.statistics()["disk"]["items"] == len(model)

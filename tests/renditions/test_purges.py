@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.renditions.disk import DiskStore
-from proxy.renditions.purges import PurgeLog
+from proxy.renditions.purges import Purge, PurgeLog
 from proxy.renditions.tiered import TieredStore
 from tests.renditions.variants import MIB, body, put, read, settings, variant
 
@@ -23,6 +23,11 @@ class Logs:
         return log
 
 
+def ids(log: PurgeLog) -> list[int]:
+    """The media that a log tells of."""
+    return [purge.media_id for purge in log.read()]
+
+
 @pytest.fixture
 def logs(tmp_path: Path) -> Iterator[Logs]:
     with ExitStack() as stack:
@@ -32,40 +37,50 @@ def logs(tmp_path: Path) -> Iterator[Logs]:
 def test_others_hear_of_a_purge_once(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
 
-    one.append(7)
-    one.append(8)
+    one.append(Purge(7))
+    one.append(Purge(8))
 
-    assert other.read() == [7, 8]
-    assert other.read() == []
+    assert ids(other) == [7, 8]
+    assert ids(other) == []
+
+
+def test_others_hear_of_which_shapes_were_purged(logs: Logs) -> None:
+    one, other = logs.end(), logs.end()
+    shapes = frozenset({"0a1b2c3d", "ffffffff"})
+
+    one.append(Purge(7, shapes))
+    one.append(Purge(8))
+
+    assert other.read() == [Purge(7, shapes), Purge(8, None)]
 
 
 def test_a_store_does_not_hear_of_its_own_purges(logs: Logs) -> None:
     one = logs.end()
 
-    one.append(7)
+    one.append(Purge(7))
 
-    assert one.read() == []
+    assert ids(one) == []
 
 
 def test_purges_from_before_the_start_are_passed_over(logs: Logs) -> None:
     one = logs.end()
-    one.append(7)
+    one.append(Purge(7))
 
     late = logs.end()
-    one.append(8)
+    one.append(Purge(8))
 
-    assert late.read() == [8]
+    assert ids(late) == [8]
 
 
 def test_followers_miss_nothing_when_the_log_is_begun_anew(logs: Logs) -> None:
     one, other = logs.end(max_bytes=200), logs.end()
     heard = []
     for media_id in range(1, 200):
-        one.append(media_id)
+        one.append(Purge(media_id))
         if media_id % 7 == 0:
-            heard += other.read()
+            heard += ids(other)
 
-    assert heard + other.read() == list(range(1, 200))
+    assert heard + ids(other) == list(range(1, 200))
     assert logs.path.stat().st_size <= 250
 
 
@@ -73,8 +88,8 @@ def test_two_writers_begin_the_log_anew_without_loss(logs: Logs) -> None:
     one, two, other = logs.end(max_bytes=200), logs.end(max_bytes=200), logs.end()
     heard = []
     for media_id in range(1, 100):
-        (one if media_id % 2 else two).append(media_id)
-        heard += other.read()
+        (one if media_id % 2 else two).append(Purge(media_id))
+        heard += ids(other)
 
     assert heard == list(range(1, 100))
 
@@ -82,46 +97,46 @@ def test_two_writers_begin_the_log_anew_without_loss(logs: Logs) -> None:
 def test_a_truncated_log_is_read_from_its_beginning(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
     for media_id in range(1, 50):
-        one.append(media_id)
-    other.read()
+        one.append(Purge(media_id))
+    ids(other)
 
     logs.path.write_bytes(b"")
-    one.append(77)
+    one.append(Purge(77))
 
-    assert other.read() == [77]
+    assert ids(other) == [77]
 
 
 def test_a_replaced_log_is_read_from_its_beginning(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
-    one.append(1)
-    other.read()
+    one.append(Purge(1))
+    ids(other)
 
     logs.path.unlink()
-    one.append(2)
+    one.append(Purge(2))
 
-    assert other.read() == [2]
+    assert ids(other) == [2]
 
 
 def test_a_missing_log_is_silence(logs: Logs) -> None:
     one = logs.end()
-    one.append(1)
+    one.append(Purge(1))
     other = logs.end()
-    one.append(2)
+    one.append(Purge(2))
     logs.path.unlink()
 
-    assert other.read() == [2]
-    assert other.read() == []
+    assert ids(other) == [2]
+    assert ids(other) == []
 
 
 def test_a_half_line_waits_for_its_end(logs: Logs) -> None:
     other = logs.end()
     logs.path.write_bytes(b"12")
-    assert other.read() == []
+    assert ids(other) == []
 
     with logs.path.open("ab") as file:
         file.write(b"34 token\n")
 
-    assert other.read() == [1234]
+    assert ids(other) == [1234]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_rubbish_in_the_log_is_passed_over(logs: Logs, rubbish: bytes) -> None:
     other = logs.end()
     logs.path.write_bytes(rubbish + b"\n5 token\n")
 
-    assert other.read() == [5]
+    assert ids(other) == [5]
 
 
 async def test_a_purge_elsewhere_empties_the_memory_here(root: Path) -> None:
@@ -149,6 +164,21 @@ async def test_a_purge_elsewhere_empties_the_memory_here(root: Path) -> None:
         assert here.peek(variant(1)) is None
         assert here.peek(variant(2)) is not None
         assert told == [1]
+
+
+async def test_a_purge_of_a_shape_elsewhere_leaves_the_other_shapes_in_memory(root: Path) -> None:
+    async with (
+        TieredStore(root, settings()) as here,
+        TieredStore(root, settings()) as elsewhere,
+    ):
+        for width in (300, 480):
+            await put(here, variant(1, width), body())
+
+        assert await elsewhere.purge(1, {variant(1, 300).geometry.shape}) == 1
+        await here.disk.hear()
+
+        assert here.peek(variant(1, 300)) is None
+        assert here.peek(variant(1, 480)) is not None
 
 
 async def test_a_purge_elsewhere_voids_a_write_under_way_here(root: Path) -> None:
