@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -16,11 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
 from proxy.database.upgrade import upgrade
-from proxy.errors import ConfigurationError, SmartserveError
+from proxy.errors import BadParameter, ConfigurationError, SmartserveError
 from proxy.ingest.importing import Imported, Refused, walk
 from proxy.logs import configure_logs
 from proxy.media import DataType
+from proxy.purging import Purged
 from proxy.settings import Settings, load_settings
+from proxy.variant import SizeSpec, named_boxes
 from proxy.web.openapi import describe
 from proxy.web.server import lag_watch, listening, until_stopped
 from proxy.wiring import Rooms, build_surface, installation_faults, open_rooms, open_storage
@@ -284,18 +286,38 @@ async def _all_ids(rooms: Rooms) -> list[int]:
 
 @app.command()
 def purge(
-    ids: Annotated[list[int], typer.Argument(help="Media ids.")],
+    ids: Annotated[list[int] | None, typer.Argument(help="Media ids.")] = None,
+    user_id: Annotated[
+        int | None, typer.Option(min=0, help="All media of this user as well.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Only this named size.")] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Drop all renditions of media, from this machine's servers' memory too."""
-    _run(_purge(_settings(config, data_dir), ids))
+    """Drop renditions of media, from this machine's servers' memory too."""
+    if not ids and user_id is None:
+        raise typer.BadParameter("name media ids, or --user-id")
+    settings = _settings(config, data_dir)
+    try:
+        boxes = () if size is None else named_boxes(size, settings.size_specs())
+    except BadParameter as error:
+        raise typer.BadParameter(error.allowed, param_hint="--size") from None
+    _run(_purge(settings, ids or [], user_id, boxes))
 
 
-async def _purge(settings: Settings, ids: list[int]) -> None:
+async def _purge(
+    settings: Settings, ids: list[int], user_id: int | None, boxes: Sequence[SizeSpec]
+) -> None:
     async with open_storage(settings) as storage:
         for media_id in ids:
-            print(f"{media_id}\t{await storage.purge(media_id)} dropped")
+            _tell_purged(Purged(media_id, await storage.purger.medium(media_id, boxes)))
+        if user_id is not None:
+            async for purged in storage.purger.user(user_id, boxes):
+                _tell_purged(purged)
+
+
+def _tell_purged(purged: Purged) -> None:
+    print(f"{purged.media_id}\t{purged.dropped} dropped")
 
 
 @app.command("check-config")

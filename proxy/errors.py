@@ -24,7 +24,7 @@
     |   +-- SourceQuarantined       422  killed its workers, refused for a while
     |   +-- RenderTimeout           504
     |   +-- RenderFault             500  our own fault
-    +-- StorageError                a rendition store failed: counted, never a client's error
+    +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- ConfigurationError          refuse to start, all faults at once
 
 A class carries its HTTP status and title; an instance carries the public sentence, and for how
@@ -196,6 +196,8 @@ class RenderFault(RenderError):
 class StorageError(SmartserveError):
     """A rendition store failed; the picture still goes out."""
 
+    status = 503
+    title = "Rendition store unavailable"
     reported = True
 
 

@@ -155,12 +155,21 @@ def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeS
         case ():
             return ()
         case (("size", name),):
-            size = _choice("size", name, sizes)
-            return tuple(size.scaled(dpr) for dpr in DPRS.values())
+            return named_boxes(name, sizes)
         case (("w", text),):
             width = snap(_width(text))
             return (SizeSpec(f"w{width}", width, None),)
     raise BadParameter("query", "size=, w= or empty")
+
+
+def named_boxes(name: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
+    """The boxes that a named size has, one for each dpr.
+
+    Raises:
+        BadParameter: there is no such size; it says which there are.
+    """
+    size = _choice("size", name, sizes)
+    return tuple(size.scaled(dpr) for dpr in DPRS.values())
 
 
 def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:

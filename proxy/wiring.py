@@ -25,6 +25,7 @@ from proxy.logs import AccessLog
 from proxy.media import Media
 from proxy.metrics import Metrics
 from proxy.planning import Planner, Rules
+from proxy.purging import Purger
 from proxy.readings import Sources, readings
 from proxy.renditions.tiered import TieredStore
 from proxy.settings import Settings
@@ -56,13 +57,11 @@ class Storage:
     store: TieredStore
     forgetters: list[Callable[[int], None]]
     """Called with each medium that was purged, here or by another process."""
+    purger: Purger
 
     async def purge(self, media_id: int) -> int:
         """Forget all that was made of a medium and learned about it; gives the files dropped."""
-        await self.database.forget_facts(media_id)
-        for forget in self.forgetters:
-            forget(media_id)
-        return await self.store.purge(media_id)
+        return await self.purger.medium(media_id)
 
     async def current(self, media_id: int) -> Media | None:
         """The row as it stands in the database now."""
@@ -153,7 +152,8 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
 
         store = TieredStore(settings.rendition_directory, settings.renditions, on_purge=forget)
         await stack.enter_async_context(store)
-        yield Storage(catalogue, database, sources, store, forgetters)
+        purger = Purger(rows=database, catalogue=catalogue, store=store, forgetters=forgetters)
+        yield Storage(catalogue, database, sources, store, forgetters, purger)
 
 
 def _make_directories(settings: Settings) -> None:

@@ -198,6 +198,48 @@ def test_a_purge_reaches_the_memory_of_a_running_server(data: Path) -> None:
             time.sleep(0.2)
 
 
+def _renditions(data: Path) -> int:
+    return sum(1 for path in (data / "renditions").glob("??/*/*") if path.is_file())
+
+
+def test_a_purge_by_user_and_size_leaves_the_rest(data: Path) -> None:
+    run("import", SAMPLES / "logo.png", "--data-dir", data, "--user-id", "5")
+    run("import", SAMPLES / "badge.png", "--data-dir", data, "--user-id", "6")
+    with running("--data-dir", data, SMARTSERVE_UPGRADES__ENABLED="false") as (_, base):
+        for media_id in (1, 2):
+            for query in ("size=grid", "size=grid&dpr=2", "size=thumbnail", "w=64"):
+                fetch(f"{base}/serve/{media_id}?{query}")
+        deadline = time.monotonic() + 10
+        while _renditions(data) < 8:
+            assert time.monotonic() < deadline, "not stored"
+            time.sleep(0.02)
+    done = run("purge", "--user-id", "5", "--size", "grid", "--data-dir", data)
+    assert done.stdout == "1\t2 dropped\n"
+    assert run("purge", "--user-id", "5", "--size", "grid", "--data-dir", data).stdout == (
+        "1\t0 dropped\n"
+    )
+    assert run("purge", "2", "99", "--user-id", "77", "--data-dir", data).stdout == (
+        "2\t4 dropped\n99\t0 dropped\n"
+    )
+    assert _renditions(data) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name media ids, or --user-id"),
+        (["1", "--size", "huge"], "one of thumbnail, small"),
+        (["1", "--size", ""], "one of thumbnail, small"),
+    ],
+)
+def test_a_purge_that_names_nothing_or_no_size_is_a_usage_error(
+    arguments: list[str], told: str, data: Path
+) -> None:
+    done = run("purge", *arguments, "--data-dir", data, NO_COLOR="1", COLUMNS="200")
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
 def test_check_config_tells_all_faults_at_once(tmp_path: Path) -> None:
     config = tmp_path / "bad.toml"
     config.write_text("[server]\nport = 99999\ncolour = 'red'\n[workers]\ncount = -1\n")

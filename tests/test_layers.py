@@ -25,7 +25,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
-        *("upgrading", "warming", "ingest"),
+        *("upgrading", "warming", "purging", "ingest"),
     ),
     4: ("metrics", "logs", "readings", "wiring", "web", "cli", "worker"),
 }

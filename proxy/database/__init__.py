@@ -54,5 +54,8 @@ class MediaCatalogue(MediaDatabase, Protocol):
     async def find_by_hash(self, content_hash: str) -> Media | None:
         """The oldest servable row whose source has this content hash, or None."""
 
+    async def ids_of(self, user_id: int, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
+        """Ids of a user's rows above ``after``, ascending, whatever their status."""
+
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Ids of servable rows above ``after``, ascending, for paging through all of them."""

@@ -90,6 +90,12 @@ _IDS = (
     .order_by(_files.id)
     .limit(bindparam("limit"))
 )
+_IDS_OF = (
+    select(_files.id)
+    .where(_files.id > bindparam("after"), _files.user_id == bindparam("user_id"))
+    .order_by(_files.id)
+    .limit(bindparam("limit"))
+)
 _FORGET = delete(media_facts).where(_facts.media_id == bindparam("media_id"))
 # One statement, known to SQLite, MariaDB and MySQL alike. Delete and insert would deadlock in
 # InnoDB: two deletes of a missing row share its gap, and then neither may insert.
@@ -191,6 +197,11 @@ class SqlMediaDatabase:
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Ids of servable rows above ``after``, ascending."""
         return [row.id for row in await self._read(_IDS, after=after, limit=limit)]
+
+    async def ids_of(self, user_id: int, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
+        """Ids of a user's rows above ``after``, ascending, whatever their status."""
+        rows = await self._read(_IDS_OF, user_id=user_id, after=after, limit=limit)
+        return [row.id for row in rows]
 
     def statistics(self) -> Mapping[str, float]:
         """Transactions begun, how many of them failed, and the seconds that all took together."""

@@ -150,6 +150,18 @@ async def test_ids_come_in_pages(
     assert [*first, *second] == added
 
 
+async def test_ids_of_a_user_are_ascending_whatever_the_status(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    own = [await database.add(new, facts) for _ in range(3)]
+    await database.add(replace(new, user_id=43), facts)
+    backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {own[1]}")
+    first = await database.ids_of(42, limit=2)
+    assert list(first) == own[:2]
+    assert list(await database.ids_of(42, after=first[-1], limit=2)) == own[2:]
+    assert list(await database.ids_of(44)) == []
+
+
 @pytest.mark.parametrize("status", MediaStatus)
 @pytest.mark.parametrize("bulk_path", ["", "bulk/a.jpg"])
 async def test_ids_are_those_of_servable_rows(
