@@ -25,7 +25,14 @@ from proxy.settings import Settings, load_settings
 from proxy.variant import SizeSpec, named_boxes
 from proxy.web.openapi import describe
 from proxy.web.server import lag_watch, listening, until_stopped
-from proxy.wiring import Rooms, build_surface, installation_faults, open_rooms, open_storage
+from proxy.wiring import (
+    Rooms,
+    build_surface,
+    check_start,
+    installation_faults,
+    open_rooms,
+    open_storage,
+)
 
 T = TypeVar("T")
 
@@ -114,7 +121,9 @@ def serve(
     ] = False,
 ) -> None:
     """Serve pictures over HTTP until SIGTERM or Ctrl-C."""
-    _run(_serve(_settings(config, data_dir, host=host, port=port), samples=samples))
+    settings = _settings(config, data_dir, host=host, port=port)
+    check_start(settings)
+    _run(_serve(settings, samples=samples))
 
 
 async def _serve(settings: Settings, *, samples: bool) -> None:

@@ -6,6 +6,10 @@
     +-- RequestError                what the client asked for cannot be
     |   +-- BadParameter            400  names the parameter and what is allowed
     |   +-- RangeNotSatisfiable     416
+    +-- AccessError                 the caller may not do this
+    |   +-- Unauthorized            401  no key, or a wrong one; says how to show it
+    |   +-- AccessDisabled          403  the server has no key to compare with
+    |   +-- TooManyFailures         429  too many wrong keys, with Retry-After
     +-- SourceError                 the picture asked for is not to be had
     |   +-- MediaNotFound           404  no such row, or not one that is served
     |   +-- MediaNotReady           404  still being processed, with Retry-After
@@ -80,6 +84,36 @@ class RangeNotSatisfiable(RequestError):
         """Keep the full length in bytes, for ``Content-Range: bytes */length``."""
         super().__init__(f"the picture has {length} bytes")
         self.length = length
+
+
+class AccessError(SmartserveError):
+    """The caller may not do what it asks for."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class Unauthorized(AccessError):
+    """The request shows no key, or a wrong one."""
+
+    status = 401
+    title = "Unauthorized"
+
+    def __init__(self, detail: str, *, challenge: str) -> None:
+        """Keep the value of WWW-Authenticate (RFC 9110, 11.6.1)."""
+        super().__init__(detail)
+        self.challenge = challenge
+
+
+class AccessDisabled(AccessError):
+    """No key is set, so nobody may."""
+
+
+class TooManyFailures(AccessError):
+    """So many wrong keys came from there that the next is not looked at."""
+
+    status = 429
+    title = "Too many wrong keys"
 
 
 class SourceError(SmartserveError):

@@ -121,6 +121,7 @@ class Metrics:
         self._missed = self._counter(
             "quality_target_missed", "Finals below their target of perceived quality.", []
         )
+        self._refused = self._counter("auth_failures", "Requests without the key.", ["reason"])
         self._tallies: dict[Request, Tally] = {}
         self.registry.register(_Requests(self._tallies))
 
@@ -159,6 +160,11 @@ class Metrics:
     def missed_target(self) -> None:
         """A final did not reach its target of perceived quality within its bounds."""
         self._missed.inc()
+
+    def refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
+        """A counter of requests that were refused; all its reasons stand there from the start."""
+        counters = {str(reason): self._refused.labels(reason) for reason in reasons}
+        return lambda reason: counters[reason].inc()
 
     def loop_lag(self, seconds: float) -> None:
         """By how much a timer of the event loop came late."""

@@ -28,12 +28,14 @@ from proxy.planning import Planner, Rules
 from proxy.purging import Purger
 from proxy.readings import Sources, readings
 from proxy.renditions.tiered import TieredStore
-from proxy.settings import Settings
+from proxy.settings import NO_KEY, Settings, access_faults, admin_key
 from proxy.sources.local import LocalSources
 from proxy.upgrading import Upgrader
 from proxy.variant import recipe
 from proxy.warming import Warmer
+from proxy.web.admin import AdminHandler
 from proxy.web.app import create_app
+from proxy.web.auth import FailureLimit, Guard, Refusal
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
@@ -115,9 +117,19 @@ async def prepare_database(settings: Settings) -> None:
         ) from error
 
 
+def check_start(settings: Settings) -> None:
+    """Return where the server may listen with these settings.
+
+    Raises:
+        ConfigurationError: strangers could reach what has no key.
+    """
+    if faults := access_faults(settings):
+        raise ConfigurationError(faults)
+
+
 def installation_faults(settings: Settings) -> list[str]:
     """What the settings name and this machine does not have, each as a sentence."""
-    faults: list[str] = []
+    faults = access_faults(settings)
     try:
         check_url(settings.database_url)
     except ConfigurationError as error:
@@ -351,8 +363,24 @@ def build_surface(rooms: Rooms) -> Surface:
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
     frontdesk = Frontdesk(hot=hot, metrics=rooms.metrics, access_log=access_log)
-    app = create_app(settings, pictures=pictures, health=health, metrics=rooms.metrics)
+    app = create_app(
+        settings, pictures=pictures, health=health, metrics=rooms.metrics, admin=_admin(rooms)
+    )
     return Surface(Runner(app, frontdesk, settings.server), health, access_log)
+
+
+def _admin(rooms: Rooms) -> AdminHandler | None:
+    section = rooms.settings.admin
+    if not section.enabled:
+        return None
+    guard = Guard(
+        admin_key(section),
+        advice=f"no key is set: {NO_KEY}",
+        limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
+        on_refusal=rooms.metrics.refusals(Refusal),
+    )
+    sizes = rooms.settings.size_specs()
+    return AdminHandler(guard=guard, purger=rooms.storage.purger, sizes=sizes)
 
 
 def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:

@@ -241,6 +241,49 @@ def test_a_password_in_a_wrong_variable_is_never_told(
     assert PASSWORD not in "\n".join(faults())
 
 
+KEY = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'admin = "{KEY}"',
+        f'[admin]\nkey = ["{KEY}"]',
+        f'[admin]\nkey = {{ value = "{KEY}" }}',
+        f'[admin]\nkeys = "{KEY}"',
+        f'[admin]\nkey_file = ["{KEY}"]',
+        f'[admin]\nkey = "{KEY}"\nkey_file = "/run/secrets/key"',
+        f'[admin]\nkey = "{KEY}!"',
+        f'[admin]\nkey = "{KEY} "',
+        f'[admin]\nkey = "{KEY}"\nmax_failures = 0',
+        f'[admin]\nkey = "{KEY}',
+    ],
+)
+def test_a_key_is_never_told_among_the_faults(text: str, config: Path) -> None:
+    config.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(config)
+    assert KEY not in str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("key", ["short", "fifteen-letters"])
+def test_a_short_key_is_refused_with_how_to_make_one(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_ADMIN__KEY", key)
+    (told,) = faults()
+    assert told == "admin.key: must have 16 characters or more; 'openssl rand -hex 32' makes one"
+
+
+def test_a_key_of_the_environment_is_not_shown_by_settings_that_are_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_ADMIN__KEY", KEY)
+    settings = load_settings()
+    assert settings.admin.key == KEY
+    assert KEY not in f"{settings!r} {settings} {settings.admin}"
+
+
 def test_settings_that_are_printed_do_not_show_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

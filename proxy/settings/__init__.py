@@ -4,10 +4,12 @@ The environment wins over the file: ``SMARTSERVE_SERVER__PORT=9000`` sets ``port
 All faults are found at once and each names key, value and what is allowed.
 """
 
+from proxy.settings.access import NO_KEY, access_faults, admin_key
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.loading import CONFIG_VARIABLE, load_settings
 from proxy.settings.sections import (
     ENV_PREFIX,
+    AdminSettings,
     DatabaseSettings,
     LifetimeSettings,
     LimitSettings,
@@ -23,6 +25,8 @@ from proxy.settings.sections import (
 __all__ = [
     "CONFIG_VARIABLE",
     "ENV_PREFIX",
+    "NO_KEY",
+    "AdminSettings",
     "DatabaseSettings",
     "EncoderSettings",
     "LifetimeSettings",
@@ -34,5 +38,7 @@ __all__ = [
     "StorageSettings",
     "UpgradeSettings",
     "WorkerSettings",
+    "access_faults",
+    "admin_key",
     "load_settings",
 ]

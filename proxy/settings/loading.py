@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -107,6 +108,19 @@ def _sentences(error: ValidationError) -> list[str]:
     return sentences
 
 
+_SECRETS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        # Database URLs carry passwords.
+        "database": frozenset({"url"}),
+        # A key may have been put where its file should be named.
+        "admin": frozenset({"key", "key_file"}),
+    }
+)
+"""By section, the settings that are never printed."""
+
+
 def _secret(loc: Sequence[int | str]) -> bool:
-    """Database URLs carry passwords; they are never printed, nor what stands for the section."""
-    return loc[:1] == ("database",) and (len(loc) == 1 or "url" in loc)
+    """Whether a setting is never printed; nor is what stands for the whole of its section."""
+    section, *keys = map(str, loc)
+    secrets = _SECRETS.get(section)
+    return secrets is not None and (not keys or not secrets.isdisjoint(keys))

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from proxy.jobs import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
+from proxy.settings.keys import check_key
 from proxy.variant import DEFAULT_SIZE, Fit, Gravity, SizeSpec
 
 ENV_PREFIX = "SMARTSERVE_"
@@ -30,6 +31,30 @@ class ServerSettings(Section):
     keepalive_s: PositiveSeconds = 75
     drain_s: Seconds = 20
     max_header_bytes: int = Field(8190, ge=1024, le=65536)
+
+
+class AdminSettings(Section):
+    """The routes that change something, and the key that they ask for."""
+
+    enabled: bool = True
+    key: str = Field("", repr=False)
+    key_file: str = Field("", repr=False)
+    max_failures: int = Field(10, ge=1, le=10_000)
+    failure_window_s: PositiveSeconds = 60
+
+    @field_validator("key")
+    @classmethod
+    def _check_key(cls, key: str) -> str:
+        if key:
+            check_key(key)
+        return key
+
+    @model_validator(mode="after")
+    def _check(self) -> AdminSettings:
+        if self.key and self.key_file:
+            message = "set key or key_file, not both"
+            raise ValueError(message)
+        return self
 
 
 class LogSettings(Section):
@@ -196,6 +221,7 @@ class Settings(BaseSettings):
 
     data_dir: str = "var"
     server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
     database: DatabaseSettings = DatabaseSettings()
     storage: StorageSettings = StorageSettings()

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from proxy.metrics import Metrics, Outcome
 from proxy.settings import Settings
+from proxy.web.admin import AdminHandler
 from proxy.web.caching import Route
 from proxy.web.headers import Header
 from proxy.web.health import Health
@@ -25,8 +26,9 @@ def create_app(
     pictures: PictureHandler,
     health: Health,
     metrics: Metrics,
+    admin: AdminHandler | None,
 ) -> web.Application:
-    """Put the handlers under their addresses."""
+    """Put the handlers under their addresses; without ``admin`` there are no such routes."""
     app = web.Application()
     app.router.add_get("/serve/{name}", pictures.serve, name=Route.SERVE)
     app.router.add_get("/api/images/{name}", pictures.api_images, name=Route.API_IMAGES)
@@ -34,6 +36,9 @@ def create_app(
     app.router.add_get("/readyz", health.ready)
     app.router.add_get("/metrics", _metrics(metrics))
     app.router.add_get("/openapi.json", _openapi(settings))
+    if admin is not None:
+        app.router.add_delete("/api/media/{id}/renditions", admin.purge_media)
+        app.router.add_delete("/api/users/{id}/renditions", admin.purge_user)
     return app
 
 

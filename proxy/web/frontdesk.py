@@ -19,6 +19,7 @@ from aiohttp import web
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics, Outcome
 from proxy.web.exchange import Answer
+from proxy.web.headers import PRIVATE
 from proxy.web.hot import HotAnswers, Ready
 from proxy.web.problems import render_problem
 from proxy.web.responses import JOINED_BYTES, WholeResponse, framed
@@ -171,7 +172,14 @@ async def _guarded(request: web.BaseRequest, handler: Handler) -> Answer:
         allowed = error.headers.get("Allow")
         headers = [("Cache-Control", "no-store"), *([("Allow", allowed)] if allowed else [])]
         detail = f"use {allowed} here" if allowed else _DETAILS.get(error.status, error.reason)
-        return render_problem(error.status, error.reason, detail, outcome=outcome, headers=headers)
+        return render_problem(
+            error.status,
+            error.reason,
+            detail,
+            outcome=outcome,
+            headers=headers,
+            security=PRIVATE,
+        )
     except Exception:
         log.exception("request_failed", target=request.raw_path)
         return render_problem(

@@ -24,9 +24,14 @@ Header = tuple[str, str]
 SERVER = "smartserve"
 """The product alone: versions are for ``/metrics``, not for strangers."""
 
-SECURITY: tuple[Header, ...] = (
+PRIVATE: tuple[Header, ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'"),
+)
+"""On answers that are no pictures: pages of other origins cannot read them."""
+
+SECURITY: tuple[Header, ...] = (
+    *PRIVATE,
     ("Cross-Origin-Resource-Policy", "cross-origin"),
     ("Access-Control-Allow-Origin", "*"),
     ("Timing-Allow-Origin", "*"),

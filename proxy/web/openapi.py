@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy import __version__
@@ -37,6 +37,21 @@ _PROBLEMS = {
 }
 
 
+_KEY: Json = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "admin.key of the settings.",
+}
+
+_ADMIN_PROBLEMS = {
+    "400": _PROBLEMS["400"],
+    "401": "No key, or a wrong one.",
+    "403": "The server has no key set.",
+    "429": "Too many wrong keys from this address; see Retry-After.",
+    "503": "The database or the rendition directory is down: some may still be there.",
+}
+
+
 def describe(settings: Settings) -> Json:
     """The whole description, as JSON values (OpenAPI 3.1)."""
     return {
@@ -49,12 +64,13 @@ def describe(settings: Settings) -> Json:
         "paths": {
             "/serve/{name}": _picture_path("serve", settings),
             "/api/images/{name}": _picture_path("apiImages", settings),
+            **(_admin_paths(settings) if settings.admin.enabled else {}),
             "/healthz": {"get": _plain("health", "Whether the process lives.", ["200"])},
             "/readyz": {"get": _plain("readiness", "Whether it can serve.", ["200", "503"])},
             "/metrics": {"get": _text("metrics", "Prometheus metrics.")},
             "/openapi.json": {"get": _plain("openapi", "This description.", ["200"])},
         },
-        "components": {"schemas": {"Problem": _PROBLEM}},
+        "components": {"schemas": {"Problem": _PROBLEM}, "securitySchemes": {"key": _KEY}},
     }
 
 
@@ -64,14 +80,14 @@ def _picture_path(name: str, settings: Settings) -> Json:
         "get": {
             "operationId": name,
             "summary": "A picture, in the best format that Accept names.",
-            "responses": {**_pictures(), **_problems()},
+            "responses": {**_pictures(), **_problems(_PROBLEMS)},
         },
         "head": {
             "operationId": f"{name}Head",
             "summary": "The headers of the picture; nothing is rendered.",
             "responses": {
                 status: {"description": response["description"]}
-                for status, response in {**_pictures(), **_problems()}.items()
+                for status, response in {**_pictures(), **_problems(_PROBLEMS)}.items()
             },
         },
     }
@@ -111,12 +127,12 @@ _MEANINGS = {
 }
 
 
-def _query(name: str, schema: Json) -> Json:
+def _query(name: str, schema: Json, meaning: str | None = None) -> Json:
     return {
         "name": name,
         "in": "query",
         "required": False,
-        "description": _MEANINGS[name],
+        "description": meaning or _MEANINGS[name],
         "schema": schema,
     }
 
@@ -131,11 +147,57 @@ def _pictures() -> dict[str, Json]:
     }
 
 
-def _problems() -> dict[str, Json]:
+def _admin_paths(settings: Settings) -> Json:
+    media = _purge("purgeMedia", "Drop the renditions of a picture.", ["dropped"])
+    user = _purge(
+        "purgeUser", "Drop the renditions of all pictures of a user.", ["media", "dropped"]
+    )
+    parameters = [
+        {
+            "name": "id",
+            "in": "path",
+            "required": True,
+            "description": "1 to 19 digits; one that is not known is purged already.",
+            "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        },
+        _query("size", {"type": "string", "enum": [*settings.sizes]}, _ONLY),
+        _query("w", {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}, _ONLY),
+    ]
+    return {
+        "/api/media/{id}/renditions": {"parameters": parameters, "delete": media},
+        "/api/users/{id}/renditions": {"parameters": parameters, "delete": user},
+    }
+
+
+_ONLY = "Only this size, at every dpr and in every format; one of size and w at most."
+
+
+def _purge(name: str, summary: str, counts: list[str]) -> Json:
+    count = {"type": "integer", "minimum": 0}
+    schema = {
+        "type": "object",
+        "required": counts,
+        "properties": dict.fromkeys(counts, count),
+    }
+    return {
+        "operationId": name,
+        "summary": f"{summary} On every node that shares the directory; may be done again.",
+        "security": [{"key": []}],
+        "responses": {
+            "200": {
+                "description": "How many were dropped.",
+                "content": {"application/json": {"schema": schema}},
+            },
+            **_problems(_ADMIN_PROBLEMS),
+        },
+    }
+
+
+def _problems(texts: Mapping[str, str]) -> dict[str, Json]:
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": text, "content": {MEDIA_TYPE: schema}}
-        for status, text in _PROBLEMS.items()
+        for status, text in texts.items()
     }
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 
-from proxy.errors import BadParameter, MediaNotReady, RangeNotSatisfiable, SmartserveError
+from proxy.errors import (
+    BadParameter,
+    MediaNotReady,
+    RangeNotSatisfiable,
+    SmartserveError,
+    Unauthorized,
+)
 from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.headers import SECURITY, Header
@@ -25,6 +32,7 @@ def problem(
     outcome: Outcome,
     not_found_s: int = 0,
     negotiated: bool = False,
+    security: Sequence[Header] = SECURITY,
 ) -> WholeResponse:
     """The answer that an error gives.
 
@@ -38,6 +46,8 @@ def problem(
         headers.append(("Retry-After", str(_RETRY_AFTER_S)))
     if isinstance(error, RangeNotSatisfiable):
         headers.append(("Content-Range", f"bytes */{error.length}"))
+    if isinstance(error, Unauthorized):
+        headers.append(("WWW-Authenticate", error.challenge))
     if negotiated and error.status == HTTPStatus.NOT_FOUND:
         headers.append(("Vary", "Accept"))
     return render_problem(
@@ -47,6 +57,7 @@ def problem(
         headers=headers,
         outcome=outcome,
         extra=_members(error),
+        security=security,
     )
 
 
@@ -72,12 +83,13 @@ def render_problem(
     outcome: Outcome,
     headers: list[Header] | None = None,
     extra: dict[str, Any] | None = None,
+    security: Sequence[Header] = SECURITY,
 ) -> WholeResponse:
-    """Problem details with any status."""
+    """Problem details with any status; those of a picture route may be read by any page."""
     members = {"title": title, "status": status, "detail": detail, **(extra or {})}
     lines = [
         ("Content-Type", MEDIA_TYPE),
         *(headers or [("Cache-Control", NO_STORE)]),
-        *SECURITY,
+        *security,
     ]
     return whole(status, lines, orjson.dumps(members), outcome=outcome)

@@ -13,10 +13,10 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from proxy import __version__, errors
-from proxy.errors import SmartserveError
+from proxy.errors import AccessError, SmartserveError
 from proxy.formats import NAMES, TRAITS
 from proxy.settings import Settings
-from proxy.variant import DPRS, WIDTHS, parse_request
+from proxy.variant import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.web.openapi import describe
 from proxy.web.problems import MEDIA_TYPE
 
@@ -24,6 +24,7 @@ SETTINGS = Settings.model_validate(
     {"sizes": {"detail": {"width": 900}, "hero": {"width": 1900, "height": 400, "fit": "cover"}}}
 )
 PICTURES = ("/serve/{name}", "/api/images/{name}")
+ADMIN = ("/api/media/{id}/renditions", "/api/users/{id}/renditions")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def test_schemathesis_reads_every_operation_of_it(description: dict[str, Any]) -
     assert labels == sorted(
         [f"{method} {path}" for path in PICTURES for method in ("GET", "HEAD")]
         + [f"GET /{page}" for page in ("healthz", "readyz", "metrics", "openapi.json")]
+        + [f"DELETE {path}" for path in ADMIN]
     )
 
 
@@ -156,6 +158,7 @@ def test_every_status_of_the_error_tree_is_described(
         str(kind.status)
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, SmartserveError)
+        if not issubclass(kind, AccessError)
     }
     responses = description["paths"][path][method]["responses"]
     assert statuses <= set(responses)
@@ -167,6 +170,34 @@ def test_an_error_is_a_problem(path: str, description: dict[str, Any]) -> None:
     for status, response in description["paths"][path]["get"]["responses"].items():
         if int(status) >= 400:
             assert list(response["content"]) == [MEDIA_TYPE]
+
+
+@pytest.mark.parametrize("path", ADMIN)
+def test_an_admin_route_asks_for_the_key_and_describes_each_refusal(
+    path: str, description: dict[str, Any]
+) -> None:
+    operation = description["paths"][path]["delete"]
+    (scheme,) = operation["security"]
+    named = description["components"]["securitySchemes"][next(iter(scheme))]
+    assert (named["type"], named["scheme"]) == ("http", "bearer")
+    refusals = {str(kind.status) for kind in AccessError.__subclasses__()}
+    assert refusals | {"200", "400", "503"} == set(operation["responses"])
+
+
+@pytest.mark.parametrize("path", ADMIN)
+def test_what_a_purge_may_name_is_what_the_parser_takes(
+    path: str, description: dict[str, Any]
+) -> None:
+    parameters = _parameters(description, path)
+    assert set(parameters) == {"id", "size", "w"}
+    assert set(parameters["size"]["enum"]) == set(Settings().sizes)
+    for name in parameters["size"]["enum"]:
+        assert parse_boxes(f"size={name}", sizes=Settings().size_specs())
+
+
+def test_without_admin_routes_none_are_described() -> None:
+    described = describe(Settings.model_validate({"admin": {"enabled": False}}))
+    assert not set(ADMIN) & set(described["paths"])
 
 
 def test_an_answer_to_head_has_no_content(description: dict[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""Access: the key of the admin routes, and whether other machines can reach the server at all."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+
+from proxy.errors import ConfigurationError
+from proxy.settings.keys import MAKE_KEY, check_key
+from proxy.settings.sections import AdminSettings, Settings
+
+NO_KEY = (
+    f"set SMARTSERVE_ADMIN__KEY or admin.key_file ({MAKE_KEY}), or admin.enabled = false"
+    " to do without"
+)
+"""What to do where a key is missing."""
+
+_MAX_KEY_BYTES = 4096
+
+
+def admin_key(section: AdminSettings) -> str:
+    """The key of the admin routes, from the settings or from its file; empty where none is set.
+
+    Reads a file: to be called at start.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no key that can be used.
+    """
+    if not section.key_file:
+        return section.key
+    try:
+        with Path(section.key_file).open("rb") as file:
+            key = file.read(_MAX_KEY_BYTES).decode("utf-8", "replace").strip()
+        check_key(key)
+    except OSError as error:
+        # Without the path: who mistakes this setting for the key should not find it in a log.
+        reason = f"its file cannot be read: {error.strerror}"
+        raise ConfigurationError([f"admin.key_file: {reason}"]) from error
+    except ValueError as error:
+        raise ConfigurationError([f"admin.key_file: the key in it {error}"]) from None
+    return key
+
+
+def access_faults(settings: Settings) -> list[str]:
+    """Why the server should not listen with these settings, each as a sentence; asks for names."""
+    if not settings.admin.enabled:
+        return []
+    try:
+        key = admin_key(settings.admin)
+    except ConfigurationError as error:
+        return list(error.faults)
+    if key or is_loopback(settings.server.host):
+        return []
+    exposed = f"other machines can reach server.host = {settings.server.host!r}"
+    return [f"admin.key: {exposed}, and the admin routes have no key; {NO_KEY}"]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether who listens on a host hears this machine alone; so for all addresses of a name.
+
+    A name that has no address counts as one that others can reach. Blocking.
+    """
+    try:
+        found = socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False
+    return all(_loopback(str(sockaddr[0])) for *_, sockaddr in found)
+
+
+def _loopback(text: str) -> bool:
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback

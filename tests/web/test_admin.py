@@ -1,0 +1,346 @@
+"""Purging over HTTP: what goes, what stays, and who may."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_aiohttp.plugin import AiohttpClient
+
+from proxy.media import DataType
+from proxy.wiring import build_surface, open_rooms
+from tests.serving import (
+    CHROME,
+    SAMPLES,
+    WEBP_ONLY,
+    Library,
+    Serve,
+    Serving,
+    SmartServer,
+    make_settings,
+)
+
+KEY = "correct-horse-battery-staple"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+SERVED = ("memory", "disk", "render", "draft")
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Serving:
+    return await serve(admin={"key": KEY})
+
+
+@pytest.fixture
+def photo(library: Library) -> int:
+    return library.ids["photo"]
+
+
+async def purge(
+    server: Serving, target: str, headers: Mapping[str, str] = BEARER
+) -> tuple[int, Any]:
+    async with server.client.delete(target, headers=headers) as answer:
+        return answer.status, await answer.json(content_type=None)
+
+
+async def origin(server: Serving, target: str, accept: str = "*/*") -> str:
+    """Where a picture came from, as Cache-Status tells it."""
+    async with server.client.get(target, headers={"Accept": accept}) as answer:
+        await answer.read()
+        assert answer.status == 200
+        return answer.headers["Cache-Status"].rpartition("detail=")[2]
+
+
+async def settle(server: Serving) -> None:
+    await server.rooms.delivery.drain()
+
+
+async def test_a_purge_drops_all_of_a_picture_and_says_how_many(
+    server: Serving, photo: int, library: Library
+) -> None:
+    targets = [f"/serve/{photo}?size={size}" for size in ("thumbnail", "grid", "small")]
+    other = f"/serve/{library.ids['logo']}?size=grid"
+    for target in (*targets, other):
+        await origin(server, target)
+    await settle(server)
+
+    assert await purge(server, f"/api/media/{photo}/renditions") == (200, {"dropped": 3})
+
+    assert [await origin(server, target) for target in targets] == ["render"] * 3
+    assert await origin(server, other) == "memory"
+
+
+async def test_a_purge_of_what_is_not_there_is_a_success(server: Serving, photo: int) -> None:
+    for media_id in (photo, 123456789, 0, 9_999_999_999_999_999_999):
+        for query in ("", "?size=grid", "?w=640"):
+            target = f"/api/media/{media_id}/renditions{query}"
+            assert await purge(server, target) == (200, {"dropped": 0})
+
+
+@pytest.mark.parametrize("tier", ["memory", "disk"])
+async def test_a_purge_of_a_size_drops_every_form_of_it_and_no_other(
+    tier: str, serve: Serve, photo: int
+) -> None:
+    renditions = {} if tier == "memory" else {"renditions": {"memory_max_bytes": 0}}
+    server = await serve(admin={"key": KEY}, **renditions)
+    forms = ("", "&dpr=2", "&format=png", "&format=avif", "&bg=removed&format=webp")
+    asked = [
+        *((f"/serve/{photo}?size=grid{form}", "*/*") for form in forms),
+        (f"/serve/{photo}?size=grid", CHROME),
+        (f"/serve/{photo}?size=grid", WEBP_ONLY),
+        (f"/api/images/{photo}?size=grid&dpr=1.5", "*/*"),
+    ]
+    kept = [(f"/serve/{photo}?size={size}", "*/*") for size in ("thumbnail", "small")]
+    kept += [(f"/serve/{photo}?w=128", "*/*")]
+    for one in (*asked, *kept):
+        await origin(server, *one)
+    await settle(server)
+    for one in (*asked, *kept):
+        assert await origin(server, *one) == tier
+
+    status, counts = await purge(server, f"/api/media/{photo}/renditions?size=grid")
+
+    # AVIF and WebP were asked for twice, by name and by Accept: the same pixels.
+    assert (status, counts) == (200, {"dropped": 6})
+    assert {await origin(server, *one) for one in kept} == {tier}
+    seen = [await origin(server, *one) for one in asked]
+    assert seen.count("render") == 6
+
+
+async def test_a_purge_by_width_drops_that_rung(server: Serving, photo: int) -> None:
+    for width in (100, 200):
+        await origin(server, f"/serve/{photo}?w={width}")
+    await settle(server)
+    assert await purge(server, f"/api/media/{photo}/renditions?w=120") == (200, {"dropped": 1})
+    assert await origin(server, f"/serve/{photo}?w=128") == "render"
+    assert await origin(server, f"/serve/{photo}?w=256") == "memory"
+
+
+async def test_a_purge_reaches_drafts_finals_and_upgrades_under_way(
+    serve: Serve, photo: int
+) -> None:
+    server = await serve(
+        admin={"key": KEY},
+        upgrades={"enabled": True, "budget_s": 0},
+        encoders={"target": 0},
+    )
+    target = f"/serve/{photo}?size=grid"
+    assert await origin(server, target, CHROME) == "draft"
+    await settle(server)
+
+    status, counts = await purge(server, f"/api/media/{photo}/renditions?size=grid")
+
+    assert status == 200
+    assert counts["dropped"] >= 1
+    assert server.rooms.upgrader.statistics()["backlog"] <= 1, "what is at work may end"
+    assert await origin(server, target, CHROME) == "draft", "made anew"
+
+
+async def test_a_purge_by_user_reaches_all_media_of_the_user(
+    server: Serving, library: Library
+) -> None:
+    everybody = list(library.ids.values())
+    stranger = await server.rooms.importer.take(
+        _another(server), user_id=8, data_type=DataType.PRODUCT
+    )
+    targets = [f"/serve/{one}?size={size}" for one in everybody for size in ("grid", "thumbnail")]
+    other = f"/serve/{stranger.media_id}?size=grid"  # type: ignore[union-attr]
+    for target in (*targets, other):
+        await origin(server, target)
+    await settle(server)
+
+    count = len(everybody)
+    path = "/api/users/7/renditions"
+    assert await purge(server, f"{path}?size=grid") == (200, {"media": count, "dropped": count})
+    assert await purge(server, path) == (200, {"media": count, "dropped": count})
+    assert await purge(server, path) == (200, {"media": count, "dropped": 0})
+    assert await origin(server, other) == "memory"
+    for nobody in ("99", "9999999999999999999"):
+        assert await purge(server, f"/api/users/{nobody}/renditions") == (
+            200,
+            {"media": 0, "dropped": 0},
+        )
+
+
+def _another(server: Serving) -> Path:
+    """A picture that the library has not."""
+    path = server.rooms.settings.data_path / "another.jpg"
+    path.write_bytes(sorted(SAMPLES.glob("*.jpg"))[1].read_bytes())
+    return path
+
+
+async def test_a_purge_reaches_the_memory_of_other_servers(
+    serve: Serve, data_dir: Path, aiohttp_client: AiohttpClient, photo: int
+) -> None:
+    here = await serve(admin={"key": KEY})
+    async with open_rooms(make_settings(data_dir)) as rooms:
+        surface = build_surface(rooms)
+        there = Serving(rooms, surface, await aiohttp_client(SmartServer(surface.runner)))
+        grid, small = (f"/serve/{photo}?size={size}" for size in ("grid", "small"))
+        for target in (grid, small, grid, small):
+            await origin(there, target)
+            await settle(there)
+        assert await origin(there, grid) == "memory"
+
+        assert await purge(here, f"/api/media/{photo}/renditions?size=grid") == (
+            200,
+            {"dropped": 1},
+        )
+
+        await until(lambda: _is(there, grid, "render"))
+        assert await origin(there, small) == "memory"
+        await there.client.close()
+
+
+async def _is(server: Serving, target: str, wanted: str) -> bool:
+    return await origin(server, target) == wanted
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 10
+    while not await condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("size=huge", "size"),
+        ("size=", "size"),
+        ("w=0", "w"),
+        ("w=640&size=grid", "query"),
+        ("sise=grid", "query"),
+    ],
+)
+@pytest.mark.parametrize("what", ["media", "users"])
+async def test_what_is_not_understood_is_a_400_and_purges_nothing(
+    server: Serving, photo: int, what: str, query: str, parameter: str
+) -> None:
+    target = f"/serve/{photo}?size=grid"
+    await origin(server, target)
+    await settle(server)
+    number = photo if what == "media" else 7
+    status, told = await purge(server, f"/api/{what}/{number}/renditions?{query}")
+    assert (status, told["parameter"]) == (400, parameter)
+    assert await origin(server, target) == "memory"
+
+
+@pytest.mark.parametrize("name", ["abc", "-1", "1.webp", "1" * 20, "1%2f2", "٣"])
+async def test_an_id_that_is_none_is_a_400(server: Serving, name: str) -> None:
+    for what in ("media", "users"):
+        status, told = await purge(server, f"/api/{what}/{name}/renditions")
+        assert (status, told["parameter"]) == (400, "id")
+
+
+PATHS = ("/api/media/1/renditions", "/api/users/7/renditions")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        ({}, 401, "missing"),
+        ({"Authorization": "Bearer"}, 401, "malformed"),
+        ({"Authorization": f"Basic {KEY}"}, 401, "malformed"),
+        ({"Authorization": "Bearer wrong"}, 401, "wrong"),
+        ({"Cookie": f"key={KEY}", "X-Api-Key": KEY}, 401, "missing"),
+    ],
+)
+async def test_who_does_not_show_the_key_purges_nothing(
+    server: Serving, photo: int, path: str, headers: dict[str, str], status: int, reason: str
+) -> None:
+    target = f"/serve/{photo}?size=grid"
+    await origin(server, target)
+    await settle(server)
+    async with server.client.delete(path, headers=headers) as answer:
+        assert answer.status == status
+        assert answer.content_type == "application/problem+json"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="smartserve"')
+        assert KEY not in await answer.text()
+    assert await origin(server, target) == "memory"
+    assert server.metric("smartserve_auth_failures_total", reason=reason) == 1
+
+
+async def test_the_key_in_the_query_is_none(server: Serving) -> None:
+    status, _ = await purge(server, f"/api/media/1/renditions?access_token={KEY}", {})
+    assert status == 401
+
+
+async def test_too_many_wrong_keys_are_a_429_that_says_when_to_come_back(serve: Serve) -> None:
+    server = await serve(admin={"key": KEY, "max_failures": 3, "failure_window_s": 300})
+    for _ in range(3):
+        assert (await purge(server, PATHS[0], {"Authorization": "Bearer wrong"}))[0] == 401
+    async with server.client.delete(PATHS[1], headers=BEARER) as answer:
+        assert answer.status == 429
+        assert 1 <= int(answer.headers["Retry-After"]) <= 300
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert await origin(server, "/serve/2?size=grid") in SERVED, "pictures go on"
+    assert server.metric("smartserve_auth_failures_total", reason="blocked") == 1
+
+
+async def test_without_a_key_nobody_may_and_the_answer_says_how_to_set_one(serve: Serve) -> None:
+    server = await serve()
+    for headers in ({}, BEARER, {"Authorization": "Bearer "}):
+        status, told = await purge(server, PATHS[0], headers)
+        assert status == 403
+        assert "SMARTSERVE_ADMIN__KEY" in told["detail"]
+
+
+async def test_a_key_from_a_file_opens(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    server = await serve(admin={"key_file": str(tmp_path / "key")})
+    assert (await purge(server, PATHS[0]))[0] == 200
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_admin_routes_that_are_off_are_not_there(serve: Serve, path: str) -> None:
+    server = await serve(admin={"enabled": False, "key": KEY})
+    assert (await purge(server, path))[0] == 404
+    async with server.client.get("/openapi.json") as answer:
+        assert "renditions" not in await answer.text()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "PURGE"])
+async def test_other_methods_are_a_405_that_names_the_one(
+    server: Serving, path: str, method: str
+) -> None:
+    async with server.client.request(method, path, headers=BEARER) as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "DELETE")
+
+
+@pytest.mark.parametrize("method", ["DELETE", "OPTIONS", "GET"])
+@pytest.mark.parametrize("headers", [BEARER, {}])
+async def test_pages_of_other_origins_get_nothing_of_it(
+    server: Serving, method: str, headers: dict[str, str]
+) -> None:
+    asked = {**headers, "Origin": "https://evil.example", "Access-Control-Request-Method": "DELETE"}
+    async with server.client.request(method, PATHS[0], headers=asked) as answer:
+        assert not [name for name in answer.headers if name.startswith("Access-Control")]
+        assert "Cross-Origin-Resource-Policy" not in answer.headers
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_purge_that_the_disk_refuses_is_a_503(server: Serving) -> None:
+    directory = server.rooms.settings.rendition_directory
+    moved = directory.with_name("moved")
+    directory.rename(moved)
+    directory.touch()
+    status, told = await purge(server, PATHS[0])
+    assert (status, told["title"]) == (503, "Rendition store unavailable")
+    directory.unlink()
+    moved.rename(directory)
+    assert (await purge(server, PATHS[0]))[0] == 200
+
+
+async def test_a_reason_that_has_not_come_is_counted_as_none(server: Serving) -> None:
+    async with server.client.get("/metrics") as answer:
+        text = await answer.text()
+    for reason in ("no_key_set", "missing", "malformed", "wrong", "blocked"):
+        assert f'smartserve_auth_failures_total{{reason="{reason}"}} 0.0' in text
