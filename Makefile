@@ -8,7 +8,7 @@ BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 
-.PHONY: run test drill lint format lock bench clean
+.PHONY: run test drill audit lint format lock bench clean
 
 run: $(RUNTIME)
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
@@ -22,6 +22,15 @@ test: $(DEVELOPMENT)
 drill: $(DEVELOPMENT)
 	@sh tests/servers.sh mariadbd fiu-run faketime slowhttptest
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
+
+# Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that
+# cannot be looked up is a failure (--strict): pip-audit would pass over it, and nothing is known.
+audit: $(DEVELOPMENT)
+	@for lock in requirements.lock requirements-dev.lock; do \
+		$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r $$lock \
+			|| { echo "make audit: $$lock: a vulnerability is known, or not all could be looked up" >&2; \
+				exit 1; }; \
+	done
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check

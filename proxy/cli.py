@@ -27,8 +27,10 @@ from proxy.web.openapi import describe
 from proxy.web.server import lag_watch, listening, until_stopped
 from proxy.wiring import (
     Rooms,
+    ask_worker,
     build_surface,
     check_start,
+    check_worker,
     installation_faults,
     open_rooms,
     open_storage,
@@ -331,11 +333,18 @@ def _tell_purged(purged: Purged) -> None:
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
-    """Check the settings, and what they name on this machine; all faults are told at once."""
+    """Check the settings, and what they name on this machine; all faults are told at once.
+
+    Then the versions of what decodes and encodes, as a worker process finds them.
+    """
     settings = _settings(config, data_dir)
     if faults := installation_faults(settings):
         raise ConfigurationError(faults)
+    hello = _run(ask_worker(settings))
+    check_worker(hello)
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
+    print(f"libvips {hello.libvips}; opens {', '.join(hello.source_types)}")
+    print(", ".join(f"{name} {version}" for name, version in hello.codecs.items()))
 
 
 @database_app.command("upgrade")

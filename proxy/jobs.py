@@ -170,7 +170,7 @@ class Hello:
     source_types: tuple[str, ...]
     """Types that its loaders open."""
     codecs: dict[str, str] = field(default_factory=dict)
-    """Versions of the libraries inside, where libvips tells them."""
+    """Versions of pyvips and of the codecs inside libvips, by name; some are ``unknown``."""
     sandbox: dict[str, str] = field(default_factory=dict)
     """What locks the process in, by feature: `HOLDS`, or the reason why it does not."""
 

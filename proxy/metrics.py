@@ -170,8 +170,8 @@ class Metrics:
         """By how much a timer of the event loop came late."""
         self._loop_lag.observe(seconds)
 
-    def build(self, *, libvips: str) -> None:
-        """Tell which build this is."""
+    def build(self, *, libvips: str, codecs: Mapping[str, str]) -> None:
+        """Tell which build this is, and the versions of what is inside libvips."""
         info = Gauge(
             "smartserve_build_info",
             "1, with the versions as labels.",
@@ -179,6 +179,14 @@ class Metrics:
             registry=self.registry,
         )
         info.labels(__version__, libvips, platform.python_version()).set(1)
+        inside = Gauge(
+            "smartserve_codec_info",
+            "1, with a codec that libvips uses and its version, or unknown.",
+            ["codec", "version"],
+            registry=self.registry,
+        )
+        for codec, version in codecs.items():
+            inside.labels(codec, version).set(1)
 
     def sandbox(self, states: Mapping[str, str]) -> None:
         """Tell which features lock the workers in."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 import structlog
@@ -18,6 +19,7 @@ from proxy.database.upgrade import pending, upgrade
 from proxy.delivery import Delivery
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.finishing import Finisher
+from proxy.floors import FLOORS, floor_faults
 from proxy.ingest.importing import Importer
 from proxy.inspection import Inspector
 from proxy.jobs import Hello
@@ -45,6 +47,9 @@ from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
+
+_OWN_PACKAGES = ("aiohttp", "aiomysql")
+"""Those with a floor that run in the server itself."""
 
 log = structlog.get_logger(__name__)
 
@@ -121,15 +126,41 @@ def check_start(settings: Settings) -> None:
     """Return where the server may listen with these settings.
 
     Raises:
-        ConfigurationError: strangers could reach what has no key.
+        ConfigurationError: strangers could reach what has no key, or the server's own packages are
+            below their floors.
     """
-    if faults := access_faults(settings):
+    if faults := [*access_faults(settings), *_package_faults()]:
         raise ConfigurationError(faults)
+
+
+def _package_faults() -> list[str]:
+    return floor_faults({name: metadata.version(name) for name in _OWN_PACKAGES})
+
+
+def check_worker(hello: Hello, floors: Mapping[str, str] = FLOORS) -> None:
+    """Return for a worker whose libvips is safe to decode strangers' pictures with.
+
+    Raises:
+        ConfigurationError: it, or pyvips, is below its floor.
+    """
+    if faults := floor_faults({"libvips": hello.libvips, **hello.codecs}, floors):
+        raise ConfigurationError(faults)
+
+
+async def ask_worker(settings: Settings) -> Hello:
+    """What a worker says of itself; it is started for that and ended again.
+
+    Raises:
+        ConfigurationError: none comes up.
+    """
+    one = settings.model_copy(update={"workers": settings.workers.model_copy(update={"count": 1})})
+    async with _pool(one) as pool:
+        return pool.hello
 
 
 def installation_faults(settings: Settings) -> list[str]:
     """What the settings name and this machine does not have, each as a sentence."""
-    faults = access_faults(settings)
+    faults = [*access_faults(settings), *_package_faults()]
     try:
         check_url(settings.database_url)
     except ConfigurationError as error:
@@ -181,17 +212,18 @@ def _make_directories(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def open_rooms(settings: Settings) -> AsyncIterator[Rooms]:
-    """Open everything and start the workers; end what is under way and close it in the end."""
+async def open_rooms(
+    settings: Settings, *, floors: Mapping[str, str] = FLOORS
+) -> AsyncIterator[Rooms]:
+    """Open everything and start the workers; end what is under way and close it in the end.
+
+    Raises:
+        ConfigurationError: the settings or the machine are not fit, or libvips is below its floor.
+    """
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(settings))
-        pool = WorkerPool(
-            settings.workers,
-            source_types=settings.limits.source_types,
-            max_output_bytes=settings.renditions.max_rendition_bytes,
-            max_cpu_s=_max_cpu_s(settings),
-        )
-        await stack.enter_async_context(pool)
+        pool = await stack.enter_async_context(_pool(settings))
+        check_worker(pool.hello, floors)
         rooms = _join(settings, storage, pool)
         await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
@@ -291,6 +323,15 @@ def _finisher(settings: Settings, rules: Rules, storage: Storage, workshop: Work
     )
 
 
+def _pool(settings: Settings) -> WorkerPool:
+    return WorkerPool(
+        settings.workers,
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        max_cpu_s=_max_cpu_s(settings),
+    )
+
+
 def _background(settings: Settings) -> WorkerPool:
     """One worker at idle priority."""
     return WorkerPool(
@@ -350,8 +391,9 @@ def build_surface(rooms: Rooms) -> Surface:
             "workers": rooms.pool.check,
         }
     )
-    rooms.metrics.build(libvips=rooms.pool.hello.libvips)
-    rooms.metrics.sandbox(rooms.pool.hello.sandbox)
+    hello = rooms.pool.hello
+    rooms.metrics.build(libvips=hello.libvips, codecs=hello.codecs)
+    rooms.metrics.sandbox(hello.sandbox)
     rooms.metrics.watch(readings(_statistics(rooms)))
     pictures = PictureHandler(
         database=storage.database,

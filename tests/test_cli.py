@@ -315,9 +315,71 @@ def test_the_version_is_told() -> None:
     assert run("--version").stdout.startswith("smartserve 0.")
 
 
-def test_check_config_is_content_with_the_defaults() -> None:
+def test_check_config_is_content_with_the_defaults_and_tells_the_versions_inside() -> None:
     done = run("check-config")
-    assert (done.returncode, done.stdout.startswith("ok")) == (0, True)
+    first, libvips, codecs = done.stdout.splitlines()
+    assert (done.returncode, first.startswith("ok")) == (0, True)
+    assert re.match(r"libvips 8\.\d+\.\d+; opens jpeg, png, webp, avif, gif", libvips)
+    for name in ("pyvips", "aom", "mozjpeg", "libpng"):
+        assert re.search(rf"\b{name} \d+\.\d+", codecs)
+
+
+KEY = "correct-horse-battery-staple"
+
+
+def test_no_server_starts_on_an_address_of_others_without_a_key(data: Path) -> None:
+    done = run("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", data)
+    assert done.returncode == 2
+    assert "admin.key: other machines can reach server.host = '0.0.0.0'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not data.exists(), "it was refused before anything was made"
+    checked = run("check-config", SMARTSERVE_SERVER__HOST="::")
+    assert checked.returncode == 2
+    assert "admin.key" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"SMARTSERVE_ADMIN__KEY": KEY}, {"SMARTSERVE_ADMIN__ENABLED": "false"}],
+)
+def test_with_a_key_or_without_admin_routes_it_starts_on_any_address(
+    settings: dict[str, str], data: Path
+) -> None:
+    with (
+        running("--data-dir", data, "--host", "0.0.0.0", **settings) as (_, base),
+        urllib.request.urlopen(f"{base}/healthz", timeout=20) as answer,
+    ):
+        assert answer.status == 200
+
+
+def test_check_config_never_prints_the_key(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY)
+    for settings in (
+        {"SMARTSERVE_ADMIN__KEY": KEY},
+        {"SMARTSERVE_ADMIN__KEY_FILE": str(tmp_path / "key")},
+        {"SMARTSERVE_ADMIN__KEY": KEY, "SMARTSERVE_SERVER__PORT": "x"},
+        {"SMARTSERVE_ADMIN__KEY": KEY[:15]},
+        {"SMARTSERVE_ADMIN__KEY": f"{KEY} {KEY}"},
+        {"SMARTSERVE_ADMIN__KEY_FILE": KEY},
+        {"SMARTSERVE_ADMIN": KEY},
+        {"SMARTSERVE_ADMIN_KEY": KEY},
+    ):
+        done = run("check-config", **settings)
+        assert KEY[:15] not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_nothing_starts_with_a_package_below_its_floor(
+    command: str, data: Path, tmp_path: Path
+) -> None:
+    """By a package's own record of its version, laid before the one that is installed."""
+    record = tmp_path / "older" / "aiohttp-3.14.3.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: aiohttp\nVersion: 3.14.3\n")
+    done = run(command, "--data-dir", data, PYTHONPATH=str(record.parent))
+    assert done.returncode == 2
+    assert "aiohttp: 3.14.3 is below 3.14.4" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_db_upgrade_is_done_once(data: Path) -> None:

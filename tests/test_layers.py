@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "proxy"
 ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox")
 LAYERS: Mapping[int, tuple[str, ...]] = {
-    0: ("", "errors", "formats", "media", "variant", "negotiation", "jobs"),
+    0: ("", "errors", "formats", "media", "variant", "negotiation", "jobs", "floors"),
     1: ("settings",),
     2: ROOMS,
     3: (

@@ -17,6 +17,7 @@ import pyvips
 from pyvips.voperation import Introspect
 
 from proxy.errors import ConfigurationError
+from proxy.imaging import codecs
 from proxy.jobs import Hello
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -97,7 +98,7 @@ def loadable_types() -> tuple[str, ...]:
 def hello() -> Hello:
     """What this process can do, to be told after the loaders are locked."""
     version = ".".join(str(pyvips.version(part)) for part in range(3))
-    return Hello(libvips=version, source_types=loadable_types(), codecs=dict(_PACKAGES))
+    return Hello(libvips=version, source_types=loadable_types(), codecs=dict(_CODECS))
 
 
 def _loaders(family: str) -> Iterator[str]:
@@ -147,6 +148,6 @@ def _installed(name: str) -> Iterator[tuple[str, str]]:
         return
 
 
-_PACKAGES = tuple(pair for name in ("pyvips", "pyvips-binary") for pair in _installed(name))
-"""Read while modules load: a worker that is locked in may open no file. The version of
-``pyvips-binary`` names the codecs inside it; libvips itself does not tell theirs."""
+_PACKAGES = (pair for name in ("pyvips", "pyvips-binary") for pair in _installed(name))
+_CODECS = (*_PACKAGES, *codecs.loaded().items())
+"""Read while modules load: a worker that is locked in may open no file."""

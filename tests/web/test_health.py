@@ -66,7 +66,7 @@ def names() -> set[str]:
         "database_errors",
         "sent_bytes",
     }
-    every = {"loop_lag_seconds", "build_info", *histograms, *gauges, *counters}
+    every = {"loop_lag_seconds", "build_info", "codec_info", *histograms, *gauges, *counters}
     return {f"smartserve_{name}" for name in every}
 
 
@@ -82,6 +82,13 @@ async def test_all_metrics_are_there_and_parse(
     assert names <= set(families)
     stages = {sample.labels["stage"] for sample in families["smartserve_stage_seconds"].samples}
     assert stages == {"database", "queue", "decode", "transform", "encode", "store"}
+
+
+async def test_the_codecs_are_told_with_their_versions(server: Serving) -> None:
+    codecs = server.rooms.pool.hello.codecs
+    assert codecs["mozjpeg"] != "unknown"
+    for codec, version in codecs.items():
+        assert server.metric("smartserve_codec_info", codec=codec, version=version) == 1
 
 
 async def test_histogram_buckets_are_cumulative_from_a_quarter_millisecond(

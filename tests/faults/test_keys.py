@@ -1,0 +1,215 @@
+"""Row 11: keys are guessed in vain, secrets are told nowhere, and no key means no public start."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.benchmarks.servers import command, environment
+from tests.faults.conftest import Launch
+from tests.faults.server import Server
+from tests.faults.table import Figure, Record
+from tests.serving import Library
+
+KEY = "correct-horse-battery-staple"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+NAMED = "a-name-in-the-database-url"
+GUESSES = 4000
+AT_ONCE = 40
+
+
+def guesses() -> list[str]:
+    """Nearly right keys, random ones, and text of all lengths that is none."""
+    near = [KEY[:-1], KEY + "a", KEY.upper(), KEY[::-1], f"{KEY}=", f"{KEY}/{KEY}"]
+    near += [KEY[:at] + "x" + KEY[at + 1 :] for at in range(len(KEY))]
+    rest = [secrets.token_urlsafe(1 + number % 90) for number in range(GUESSES - len(near))]
+    return [*near, *rest]
+
+
+async def attempt(client: aiohttp.ClientSession, path: str, headers: dict[str, str]) -> int:
+    async with client.delete(path, headers=headers) as answer:
+        text = await answer.text()
+        assert KEY not in text
+        assert (answer.status == 429) == ("Retry-After" in answer.headers)
+        assert (answer.status == 401) == ("WWW-Authenticate" in answer.headers)
+        return answer.status
+
+
+async def guess_all(server: Server, path: str, keys: Sequence[str], **headers: str) -> Counter[int]:
+    """Try keys from this address, many at once; how often each status came."""
+    left = iter(keys)
+    statuses: Counter[int] = Counter()
+    async with server.client() as client:
+
+        async def take_turns() -> None:
+            for key in left:
+                named = {"Authorization": f"Bearer {key}", **headers}
+                statuses[await attempt(client, path, named)] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(take_turns())
+    return statuses
+
+
+async def get(server: Server, target: str) -> tuple[str, bytes]:
+    async with server.client() as client, client.get(target) as answer:
+        return answer.headers.get("Cache-Status", ""), await answer.read()
+
+
+async def stored(server: Server, target: str) -> None:
+    """Return when a picture is served from memory."""
+    async with asyncio.timeout(20):
+        while not (await get(server, target))[0].endswith("memory"):
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.drill
+async def test_thousands_of_wrong_keys_open_nothing_and_cost_pictures_nothing(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    """Ten are compared, the rest is not looked at; who has not failed is heard all the while."""
+    server = await launch({"admin": {"key": KEY, "failure_window_s": 3000}})
+    photo = f"/serve/{library.ids['photo']}?size=grid"
+    path = f"/api/media/{library.ids['photo']}/renditions"
+    _, body = await get(server, photo)
+    await stored(server, photo)
+
+    through = {"X-Forwarded-For": "203.0.113.9"}
+    guessing = asyncio.create_task(guess_all(server, path, guesses(), **through))
+    asked = lost = 0
+    while not guessing.done():
+        status, found = await get(server, photo)
+        lost += found != body or not status.endswith("memory")
+        asked += 1
+    statuses = await guessing
+
+    assert statuses == {401: 10, 429: GUESSES - 10}
+    assert lost == 0
+    for reason, count in {"wrong": 10, "blocked": GUESSES - 10, "missing": 0}.items():
+        assert await server.metric("smartserve_auth_failures_total", reason=reason) == count
+    async with server.client() as client:
+        assert await attempt(client, path, {**BEARER, **through}) == 429, "not even the right key"
+        assert await attempt(client, path, BEARER) == 200, "past the proxy it is heard"
+    assert KEY not in server.told()
+    record(
+        Figure(11, "wrong keys through a proxy", GUESSES, lost, f"10 compared, {asked} pictures")
+    )
+
+
+async def test_wrong_keys_are_limited_and_the_right_one_purges(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    server = await launch({"admin": {"key": KEY, "max_failures": 3, "failure_window_s": 0.5}})
+    photo = f"/serve/{library.ids['photo']}?size=grid"
+    path = f"/api/media/{library.ids['photo']}/renditions"
+    await get(server, photo)
+    await stored(server, photo)
+
+    statuses = await guess_all(server, path, ["wrong"] * 3)
+    assert statuses == {401: 3}
+    async with server.client() as client:
+        async with asyncio.timeout(20):
+            while await attempt(client, path, BEARER) == 429:
+                await asyncio.sleep(0.05)
+        assert await attempt(client, path, BEARER) == 200
+    assert not (await get(server, photo))[0].endswith("memory"), "purged"
+    record(Figure(11, "an address refused, and heard again after its window", 3, 0))
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def test_secrets_are_told_nowhere(launch: Launch, library: Library, record: Record) -> None:
+    """Neither the key nor the database's URL: in no answer, no log, no worker."""
+    server = await launch({"admin": {"key": KEY}, "log": {"level": "debug"}})
+    server = await launch(
+        {
+            "admin": {"key": KEY},
+            "log": {"level": "debug"},
+            "database": {"url": _renamed(server.data_dir)},
+        },
+        data_dir=server.data_dir,
+    )
+    media = library.ids["photo"]
+    places: dict[str, bytes] = {}
+    targets = ("/metrics", "/openapi.json", "/healthz", "/readyz", f"/serve/{media}?size=grid")
+    for target in (*targets, "/serve/x", "/nothing", f"/api/media/{media}/renditions"):
+        places[target] = (await get(server, target))[1]
+    headers = [{}, BEARER, {"Authorization": "Bearer x"}, {"Authorization": f"Bearer {KEY} x"}]
+    async with server.client() as client:
+        for number, header in enumerate(headers):
+            path = f"/api/media/{media}/renditions?size=huge"
+            async with client.delete(path, headers=header) as answer:
+                shown = f"{answer.status} {answer.headers} {await answer.text()}"
+                places[f"answer {number}"] = shown.encode()
+    await server.until_workers(2)
+    for pid in server.workers():
+        for name in ("environ", "cmdline"):
+            places[f"worker's {name} {pid}"] = _read(Path(f"/proc/{pid}/{name}"))
+        assert b"SMARTSERVE" not in places[f"worker's environ {pid}"], "it has no setting at all"
+    places["cmdline"] = _read(Path(f"/proc/{server.pid}/cmdline"))
+    places["check-config"] = await _check_config(server.data_dir)
+    await server.stop()
+    places["log"] = server.log.read_bytes()
+
+    assert len(places["log"]) > 100
+    told = [place for place, text in places.items() if KEY.encode() in text]
+    told += [place for place, text in places.items() if NAMED.encode() in text]
+    assert told == []
+    record(Figure(11, "places searched for the key and the database's URL", len(places), 0))
+
+
+def _renamed(data_dir: Path) -> str:
+    """The library's database under a name that can be searched for."""
+    named = data_dir / f"{NAMED}.db"
+    with (
+        closing(sqlite3.connect(data_dir / "smartserve.db")) as source,
+        closing(sqlite3.connect(named)) as target,
+    ):
+        source.backup(target)
+    return f"sqlite+aiosqlite:///{named}"
+
+
+async def _check_config(data_dir: Path) -> bytes:
+    """All that ``check-config`` prints, with good settings and with bad ones."""
+    printed = b""
+    for port in ("8080", "x"):
+        process = await asyncio.create_subprocess_exec(
+            *command("check-config"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment(ADMIN__KEY=KEY, SERVER__PORT=port, DATABASE__URL=_renamed(data_dir)),
+        )
+        printed += (await process.communicate())[0]
+    assert b"ok: defaults" in printed
+    assert b"server.port" in printed
+    return printed
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
+async def test_no_start_on_an_address_of_others_without_a_key(
+    host: str, data_dir: Path, record: Record
+) -> None:
+    for admin, starts in (({}, False), ({"key": KEY}, True), ({"enabled": False}, True)):
+        server = Server(data_dir, {"server": {"host": host}, "admin": admin})
+        try:
+            if starts:
+                await server.start()
+            else:
+                await server.start(fails=True)
+                assert await server.ended() == 2
+                assert "the admin routes have no key" in server.told()
+        finally:
+            if starts:
+                await server.stop()
+    record(Figure(11, f"start on {host} with a key, without, and without admin routes", 3, 0))
