@@ -142,24 +142,25 @@ def parse_request(
 
 
 def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
-    """Read which size a purge names into its boxes: a named one at every dpr, or a rung of widths.
+    """Read which sizes a purge names into boxes: named ones at every dpr, rungs of widths; or none.
 
-    Nothing named gives no box. Nothing is passed over either, as a request for a picture does: what
-    is not understood would purge more than was meant.
+    Each that is named counts, and nothing is passed over, as a request for a picture does: what is
+    not understood would purge more than was meant.
 
     Raises:
         BadParameter: a parameter or its value is not allowed; it says which are.
     """
-    values = {name: value for name, value in last_values(raw_query).items() if name or value}
-    match tuple(values.items()):
-        case ():
-            return ()
-        case (("size", name),):
-            return named_boxes(name, sizes)
-        case (("w", text),):
-            width = snap(_width(text))
-            return (SizeSpec(f"w{width}", width, None),)
-    raise BadParameter("query", "size=, w= or empty")
+    pairs = (unquote_plus(pair).partition("=") for pair in _SEPARATORS.split(raw_query) if pair)
+    return tuple(box for name, _, value in pairs for box in _boxes(name, value, sizes))
+
+
+def _boxes(name: str, value: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
+    if name == "size":
+        return named_boxes(value, sizes)
+    if name != "w":
+        raise BadParameter("query", "empty, or made of size= and w= alone")
+    width = snap(_width(value))
+    return (SizeSpec(f"w{width}", width, None),)
 
 
 def named_boxes(name: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:

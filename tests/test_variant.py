@@ -511,8 +511,15 @@ def test_a_purge_by_width_names_the_rung_that_it_snaps_to(query: str, label: str
     assert [box.name for box in parse_boxes(query, sizes=SIZES)] == [label]
 
 
-def test_a_purge_that_names_no_size_has_no_boxes() -> None:
-    assert parse_boxes("", sizes=SIZES) == ()
+@pytest.mark.parametrize("query", ["", "&", "?"])
+def test_a_purge_that_names_no_size_has_no_boxes(query: str) -> None:
+    assert parse_boxes(query, sizes=SIZES) == ()
+
+
+@pytest.mark.parametrize("query", ["size=grid&w=640", "w=640?size=grid", "size%3Dgrid&w=600"])
+def test_a_purge_may_name_several_sizes_and_each_counts(query: str) -> None:
+    names = [box.name for box in parse_boxes(query, sizes=SIZES)]
+    assert sorted(names) == ["grid"] * len(DPRS) + ["w640"]
 
 
 @pytest.mark.parametrize(
@@ -524,7 +531,8 @@ def test_a_purge_that_names_no_size_has_no_boxes() -> None:
         ("w=", "w"),
         ("w=0", "w"),
         ("w=3841", "w"),
-        ("size=grid&w=640", "query"),
+        ("size=grid&size=huge", "size"),
+        ("size=&size=grid", "size"),
         ("sise=grid", "query"),
         ("size=grid&v=1", "query"),
         ("grid", "query"),

@@ -169,7 +169,7 @@ def _admin_paths(settings: Settings) -> Json:
     }
 
 
-_ONLY = "Only this size, at every dpr and in every format; one of size and w at most."
+_ONLY = "This size in place of all, at every dpr and in every format."
 
 
 def _purge(name: str, summary: str, counts: list[str]) -> Json:

@@ -212,7 +212,6 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
         ("size=huge", "size"),
         ("size=", "size"),
         ("w=0", "w"),
-        ("w=640&size=grid", "query"),
         ("sise=grid", "query"),
     ],
 )

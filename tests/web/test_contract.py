@@ -8,17 +8,27 @@ import sys
 from pathlib import Path
 
 from tests.serving import Library
-from tests.test_cli import running
+from tests.test_cli import KEY, running
 
 
 def test_the_server_keeps_to_its_description(library: Library, tmp_path: Path) -> None:
     data = library.copy(tmp_path / "data")
-    with running("--data-dir", data) as (_, base):
+    # Schemathesis tries what happens without the key, and with wrong ones, from one address.
+    admin = {"SMARTSERVE_ADMIN__KEY": KEY, "SMARTSERVE_ADMIN__MAX_FAILURES": "10000"}
+    with running("--data-dir", data, **admin) as (_, base):
         done = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run"),
                 *(f"{base}/openapi.json", "--max-examples", "40", "--phases", "examples,fuzzing"),
                 *("--checks", "all", "--exclude-checks", "unsupported_method"),
+                *(
+                    "--header",
+                    f"Authorization: Bearer {KEY}",
+                    "--request-timeout",
+                    "60",
+                    "--max-response-time",
+                    "60",
+                ),
                 *("--seed", "1", "--no-color", "--suppress-health-check", "all"),
             ],
             capture_output=True,
