@@ -29,7 +29,6 @@ _BEHIND: Mapping[str, bytes] = MappingProxyType(
     {
         "aom": b"AOMedia Project AV1 Encoder v",
         "mozjpeg": b"mozjpeg version ",
-        "libjpeg-turbo": b"libjpeg-turbo version ",
     }
 )
 """Text right behind which a version stands."""
@@ -41,8 +40,10 @@ _BEFORE: Mapping[str, tuple[bytes, bytes]] = MappingProxyType(
     }
 )
 """The end of a version, and what stands right behind it."""
-_STAND_FOR: Mapping[str, str] = MappingProxyType({"mozjpeg": "libjpeg", "libjpeg-turbo": "libjpeg"})
+_STAND_FOR: Mapping[str, str] = MappingProxyType({"mozjpeg": "libjpeg"})
 """Libraries that stand in for another, whose name libvips has for both."""
+
+_PIECE_BYTES, _OVERLAP_BYTES = 64 * 1024, 4096
 
 _MAPPED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r--p .*/lib(?:vips|aom|jpeg|png|z)[^/]*\n")
 
@@ -53,27 +54,35 @@ def loaded() -> dict[str, str]:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
         return {}
-    return found_in(_segments(maps))
+    return found_in(_pieces(maps))
 
 
-def _segments(maps: str) -> Iterator[bytes]:
-    """The constants of libvips, and of codecs that are libraries of their own."""
+def _pieces(maps: str) -> Iterator[bytes]:
+    """The constants of libvips, and of codecs that are libraries of their own, in small pieces.
+
+    Small ones are copied into memory that was used before: of fresh pages all in one would take
+    twice the time. They overlap by more than any text that is looked for.
+    """
     for start, end in _MAPPED.findall(maps):
         address = int(start, 16)
-        pointer = pyvips.ffi.cast("char *", address)
-        yield bytes(pyvips.ffi.buffer(pointer, int(end, 16) - address))
+        segment = pyvips.ffi.buffer(pyvips.ffi.cast("char *", address), int(end, 16) - address)
+        for at in range(0, len(segment), _PIECE_BYTES):
+            yield segment[at : at + _PIECE_BYTES + _OVERLAP_BYTES]
 
 
-def found_in(segments: Iterable[bytes]) -> dict[str, str]:
+def found_in(pieces: Iterable[bytes]) -> dict[str, str]:
     """The codecs that are named in constants, those of unknown version too.
 
-    Each segment is copied and let go of again: in all this takes a worker some 6 ms of its start.
+    What the end of a piece cuts off is taken from the next, which has it whole. Ends once there is
+    nothing more to find: of what libvips has that is the first third.
     """
     versions: dict[str, str] = {}
     listed: set[str] = set()
-    for constants in segments:
+    for constants in pieces:
         listed.update(_listed(constants))
         versions.update(_versions(constants))
+        if listed and len(versions) == len(_BEHIND) + len(_BEFORE):
+            break
     known = {*versions, *(_STAND_FOR.get(name, name) for name in versions)}
     return dict(sorted({**versions, **dict.fromkeys(listed - known, UNKNOWN)}.items()))
 
@@ -94,6 +103,7 @@ def _versions(constants: bytes) -> Iterator[tuple[str, str]]:
             yield name, match[0].decode()
     for name, (end, mark) in _BEFORE.items():
         at = constants.find(end + mark)
-        text = constants[constants.rfind(b"\0", 0, at) + 1 : at] + end if at >= 0 else b""
-        if _VERSION.fullmatch(text):
+        start = constants.rfind(b"\0", 0, max(at, 0))
+        text = constants[start + 1 : at] + end
+        if start >= 0 and _VERSION.fullmatch(text):
             yield name, text.decode()

@@ -28,7 +28,6 @@ def test_what_libvips_was_built_with_is_listed_its_versions_unknown() -> None:
     ("text", "name", "version", "instead_of"),
     [
         (b"\0mozjpeg version 5.0.0 (build 20260926)\0", "mozjpeg", "5.0.0", "libjpeg"),
-        (b"\0libjpeg-turbo version 3.1.2 (build 1)\0", "libjpeg-turbo", "3.1.2", "libjpeg"),
         (b"\x001.6.58\x00vipspng\x00", "libpng", "1.6.58", "libpng"),
         (b"\0AOMedia Project AV1 Encoder v3.15.1-4-gab\0", "aom", "3.15.1-4-gab", ""),
         (b"\x001.3.1.zlib-ng\x00", "zlib", "1.3.1.zlib-ng", ""),
@@ -54,10 +53,19 @@ def test_a_version_is_read_where_its_library_keeps_it(
         b"\0AOMedia Project AV1 Encoder\0",
         b"AOMedia Project AV1 Encoder v",
         b".zlib-ng\0",
+        b"1.6.58\0vipspng\0",
     ],
 )
 def test_what_is_no_version_is_not_taken_for_one(text: bytes) -> None:
     assert found_in([text]) == {}
+
+
+def test_what_one_piece_cuts_off_is_whole_in_the_next() -> None:
+    texts = b"\0mozjpeg version 5.0.0 (build 1)\0" + LIST + b"1.6.58\0vipspng\0"
+    whole = found_in([texts])
+    for at in range(len(texts)):
+        assert found_in([texts[: at + 2], texts[:at], texts]) == whole
+        assert found_in([texts, texts[at:]]) == whole
 
 
 def test_what_is_loaded_is_told_and_stands_in_the_library_itself() -> None:
