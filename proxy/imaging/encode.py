@@ -29,6 +29,7 @@ instead of 0.2 for the sample badge and saved 1 %."""
 _FULL = 255
 """Opaque, and what a comparison gives where it holds."""
 _COUNTED_ROWS = 16
+_OF_THE_SOURCE = (b"exif-", b"xmp-", b"iptc-", b"icc-", b"orientation", b"gif-", b"png-")
 _KEEP_NOTHING = 0
 _KEEP_MARK = 1 | 2
 """``VipsForeignKeep``: EXIF and XMP, of which nothing is left but the copyright."""
@@ -134,12 +135,23 @@ def _few_colours(image: Any) -> bool:
 def _marked(image: Any, copyright_notice: str | None) -> Any:
     """The image with nothing of its source's metadata, and the copyright where there is one."""
     bare = image.copy()
-    for name in bare.get_fields():
-        if name.startswith(("exif-", "xmp-", "iptc-", "icc-", "orientation", "gif-", "png-")):
+    for name in _names(bare):
+        if name.startswith(_OF_THE_SOURCE):
             bare.remove(name)
     if copyright_notice:
         _mark(bare, copyright_notice)
     return bare
+
+
+def _names(image: Any) -> list[bytes]:
+    """Names of all metadata: pyvips' own list takes them for UTF-8, and a PNG's are Latin-1."""
+    array = pyvips.vips_lib.vips_image_get_fields(image.pointer)
+    names: list[bytes] = []
+    while array[len(names)] != pyvips.ffi.NULL:
+        names.append(pyvips.ffi.string(array[len(names)]))
+        pyvips.glib_lib.g_free(array[len(names) - 1])
+    pyvips.glib_lib.g_free(array)
+    return names
 
 
 def _mark(image: Any, notice: str) -> None:

@@ -59,6 +59,13 @@ def gif(width: int, height: int, *, pages: int) -> bytes:
     return screen + frame * pages + b"\x3b"
 
 
+def with_text(picture: bytes, keyword: bytes) -> bytes:
+    """A PNG with a text chunk behind its header; keywords are Latin-1 (PNG, 11.3.3.2)."""
+    end_of_header = 8 + 25
+    chunk = _chunk(b"tEXt", keyword + b"\0text")
+    return picture[:end_of_header] + chunk + picture[end_of_header:]
+
+
 def _chunk(name: bytes, body: bytes) -> bytes:
     checksum = zlib.crc32(name + body)
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)

@@ -13,7 +13,7 @@ from PIL import Image
 from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, sniff
 from proxy.jobs import JobFailure, RenderResult
 from proxy.variant import Geometry
-from tests.imaging import studio
+from tests.imaging import crafted, studio
 from tests.photos import NAMES, photo
 
 COPYRIGHT = 0x8298
@@ -73,6 +73,16 @@ def test_metadata_of_the_source_is_stripped(fmt: Format, notice: str | None) -> 
     exif = studio.opened(encoded).getexif()
     assert not exif.get_ifd(GPS)
     assert exif.get(0x010F) is None
+
+
+@pytest.mark.parametrize("fmt", list(Format))
+@pytest.mark.parametrize("notice", [None, NOTICE])
+def test_a_keyword_past_ascii_does_no_harm_and_is_stripped(fmt: Format, notice: str | None) -> None:
+    """Found by `tests.fuzz`: pyvips takes it for UTF-8, and the worker ended."""
+    source = crafted.with_text(crafted.png(4, 4), b"Geb\xe4ude")
+    encoded = studio.rendered(source, fmt, copyright=notice)
+    assert b"Geb" not in encoded
+    assert studio.opened(encoded).size == (4, 4)
 
 
 @pytest.mark.parametrize("fmt", [Format.JPEG, Format.PNG, Format.WEBP, Format.AVIF])
