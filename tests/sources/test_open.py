@@ -4,6 +4,7 @@ import os
 import resource
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -19,6 +20,7 @@ from proxy.sources.below import open_below, translated
 from proxy.sources.local import LocalSources
 from proxy.sources.paths import names_below
 from tests.sources.conftest import MAX_BYTES
+from tests.swapping import swapped
 
 PATH = "bulk/2025-01-15/x.jpg"
 
@@ -145,6 +147,29 @@ async def test_no_symbolic_link_is_followed(
 
     with pytest.raises(SourceMissing):
         await read(sources, path)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_swapped_for_a_link_meanwhile_is_never_followed(
+    root: Path, tmp_path: Path, kind: str
+) -> None:
+    place = {"file": root / PATH, "directory": (root / PATH).parent}[kind]
+    target = {"file": tmp_path / "secret" / "x.jpg", "directory": tmp_path / "secret"}[kind]
+    with swapped(place, target):
+        found = Counter(opened_or_missing(root) for _ in range(10_000))
+    assert found.keys() == {b"original", b""}
+
+
+def opened_or_missing(root: Path) -> bytes:
+    """What is read from the original, or nothing where it is missing."""
+    try:
+        source = open_below(str(root), PATH.split("/"), max_bytes=MAX_BYTES)
+    except SourceMissing:
+        return b""
+    try:
+        return os.read(source.descriptor, MAX_BYTES)
+    finally:
+        os.close(source.descriptor)
 
 
 async def test_a_fifo_is_missing_and_does_not_hang(sources: LocalSources, root: Path) -> None:
