@@ -1,0 +1,45 @@
+"""Mutants of real pictures through a real server: nothing falls, and what goes out is right.
+
+`make fuzz` sends twenty thousand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.conftest import Launch
+from tests.faults.table import Figure, Record
+from tests.fuzz.campaign import Campaign, Plan
+from tests.photos import photo
+
+PLAN = Plan(seed=2026, mutants=300)
+
+
+@pytest.mark.parametrize("finals", [False, True])
+async def test_three_hundred_mutants_are_answered_right(launch: Launch, *, finals: bool) -> None:
+    photo("kodak-23.png")
+    plan = replace(PLAN, mutants=100 if finals else 200, finals=finals)
+    server = await launch(plan.sections)
+    report = await Campaign(server, plan).run()
+    assert not report.lost
+    assert report.tally.statuses[200] > plan.mutants // 2
+
+
+@pytest.mark.drill
+async def test_mutants_are_answered_right_and_in_time(launch: Launch, record: Record) -> None:
+    """Some 30 s."""
+    photo("kodak-23.png")
+    plan = Plan(seed=7, mutants=1_500)
+    server = await launch(plan.sections)
+    report = await Campaign(server, plan).run()
+    tally = report.tally
+    assert not report.lost
+    assert not report.costly
+    measured = (
+        f"p99 {tally.quantile(0.99):.2f} s, most {max(tally.seconds):.2f} s, "
+        f"worker deaths {dict(report.restarts) or 0}"
+    )
+    done = "mutants of real pictures asked for, each in two variants"
+    record(Figure(4, done, plan.mutants, len(report.lost), measured))

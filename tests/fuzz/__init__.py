@@ -1,0 +1,1 @@
+"""Mutants of real pictures, sent through a real server; ``make fuzz`` runs it."""

@@ -1,0 +1,151 @@
+"""Mutants by number: what is sent, and what is asked of it, all of it decided by the seed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from PIL import Image
+
+from tests.fuzz.mutators import mutated
+from tests.photos import NAMES, PHOTOS
+from tests.serving import CHROME, WEBP_ONLY
+
+_SKETCH_SIDE = 120
+_FRAMES = 4
+_REAL_SHARE = 0.4
+"""Of mutants that are made from the photographs themselves."""
+_HEAVY = ("giant.jpg", "photo-6mp.jpg", "gain-map.jpg", "alpha-2048.png")
+_HEAVY_SHARE = 0.1
+
+QUERIES = (
+    "size=thumbnail",
+    "w=64",
+    "w=128",
+    "w=256&dpr=1.5",
+    "size=grid",
+    "size=thumbnail&format=png",
+    "w=96&format=jpeg",
+    "w=128&format=webp",
+    "w=96&format=avif",
+    "size=thumbnail&bg=removed",
+    "size=small&format=jpeg",
+    "size=detail&format=jpeg",
+)
+_WEIGHTS = (20, 14, 10, 6, 8, 8, 6, 6, 6, 8, 4, 4)
+_ACCEPTS = (CHROME, WEBP_ONLY, "*/*")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a mutant."""
+
+    query: str
+    accept: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A spoilt picture and what is asked of it."""
+
+    number: int
+    origin: str
+    """Which picture it was made from."""
+    body: bytes
+    questions: tuple[Question, ...]
+
+
+def mutant(seed: int, number: int, *, questions: int = 2) -> Mutant:
+    """The mutant of this number; the same for the same seed, here and elsewhere."""
+    chance = Random(f"{seed}/{number}")
+    origin, body = _picture(chance)
+    other = body if chance.random() < 0.3 else _picture(chance)[1]
+    return Mutant(number, origin, mutated(body, other, chance), _asked(chance, questions))
+
+
+def originals() -> list[Mutant]:
+    """The photographs as they are, with negative numbers."""
+    chance = Random(0)
+    return [
+        Mutant(-1 - place, name, _read(name), _asked(chance, 3)) for place, name in enumerate(NAMES)
+    ]
+
+
+def _asked(chance: Random, count: int) -> tuple[Question, ...]:
+    queries = chance.choices(QUERIES, _WEIGHTS, k=count)
+    return tuple(Question(query, chance.choice(_ACCEPTS)) for query in queries)
+
+
+def _picture(chance: Random) -> tuple[str, bytes]:
+    """A photograph, the heavy ones rarely, or one of the small sketches in all layouts."""
+    if chance.random() >= _REAL_SHARE:
+        name = chance.choice(tuple(sketches()))
+        return name, sketches()[name]
+    heavy = chance.random() < _HEAVY_SHARE
+    name = chance.choice(_HEAVY if heavy else [name for name in NAMES if name not in _HEAVY])
+    return name, _read(name)
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (PHOTOS / name).read_bytes()
+
+
+@cache
+def sketches() -> Mapping[str, bytes]:
+    """Small crops of the photographs in layouts that no photograph here has."""
+    with Image.open(PHOTOS / "kodak-23.png") as picture:
+        colour = picture.convert("RGB").crop((200, 100, 200 + _SKETCH_SIDE, 100 + _SKETCH_SIDE))
+    return MappingProxyType(dict(_encoded(colour)))
+
+
+def _encoded(colour: Image.Image) -> Sequence[tuple[str, bytes]]:
+    grey, palette = colour.convert("L"), colour.quantize(64)
+    clear = colour.convert("RGBA")
+    clear.putalpha(grey)
+    frames = [colour.rotate(90 * turn) for turn in range(_FRAMES)]
+    moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": 80}
+    return [
+        ("sketch.jpg", _saved(colour, "JPEG")),
+        ("sketch-progressive.jpg", _saved(colour, "JPEG", progressive=True)),
+        ("sketch-restarts.jpg", _saved(colour, "JPEG", restart_marker_blocks=2)),
+        ("sketch-grey.jpg", _saved(grey, "JPEG")),
+        ("sketch-cmyk.jpg", _saved(colour.convert("CMYK"), "JPEG")),
+        ("sketch-444.jpg", _saved(colour, "JPEG", subsampling=0, exif=_exif())),
+        ("sketch.png", _saved(colour, "PNG")),
+        ("sketch-alpha.png", _saved(clear, "PNG")),
+        ("sketch-palette.png", _saved(palette, "PNG", transparency=3)),
+        ("sketch-16.png", _saved(grey.convert("I;16"), "PNG")),
+        ("sketch-moving.png", _saved(frames[0], "PNG", **moving)),
+        ("sketch.webp", _saved(colour, "WEBP")),
+        ("sketch-alpha.webp", _saved(clear, "WEBP")),
+        ("sketch-lossless.webp", _saved(clear, "WEBP", lossless=True, exif=_exif())),
+        ("sketch-moving.webp", _saved(frames[0], "WEBP", **moving)),
+        ("sketch.avif", _saved(colour, "AVIF", speed=10)),
+        ("sketch-alpha.avif", _saved(clear, "AVIF", speed=10, exif=_exif())),
+        ("sketch-moving.avif", _saved(frames[0], "AVIF", speed=10, **moving)),
+        ("sketch.gif", _saved(palette, "GIF", interlace=1)),
+        ("sketch-moving.gif", _saved(frames[0], "GIF", **moving)),
+        ("sketch.tiff", _saved(colour, "TIFF")),
+        ("sketch-lzw.tiff", _saved(clear, "TIFF", compression="tiff_lzw")),
+        ("sketch-jpeg.tiff", _saved(colour, "TIFF", compression="jpeg")),
+        ("sketch-bilevel.tiff", _saved(grey.convert("1"), "TIFF", compression="group4")),
+    ]
+
+
+def _exif() -> Image.Exif:
+    """An orientation that swaps width and height."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def _saved(picture: Image.Image, fmt: str, **options: Any) -> bytes:
+    target = io.BytesIO()
+    picture.save(target, fmt, **options)
+    return target.getvalue()

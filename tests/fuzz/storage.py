@@ -1,0 +1,61 @@
+"""The storage and the database of a server under fire, reached past the server."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from proxy.media import Focus, MediaFacts
+
+FIRST_ID = 1_000_000
+"""Media ids are this and the number of the mutant."""
+
+_ROW = (
+    "INSERT INTO media_files "
+    "(id, main_api_id, user_id, data_type, original_name, bulk_path, status) "
+    "VALUES (?, ?, 1, 'event', 'mutant', ?, 'completed')"
+)
+_FACTS = (
+    "SELECT content_hash, byte_size, source_type, width, height, has_alpha, pages, "
+    "flat_background, focus_x, focus_y, source_path FROM media_facts WHERE media_id = ?"
+)
+
+
+class Storage:
+    """Puts pictures into a data directory that a server is running on."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "originals"
+        self._database = data_dir / "smartserve.db"
+
+    def announce(self, media_ids: Iterable[int]) -> None:
+        """Write the rows of media whose files are put there later."""
+        with closing(sqlite3.connect(self._database, timeout=30)) as connection, connection:
+            connection.executemany(_ROW, ((one, one, self._name(one)) for one in media_ids))
+
+    def put(self, media_id: int, body: bytes) -> None:
+        """Put the original of a medium where its row says."""
+        path = self._root / self._name(media_id)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(body)
+
+    def remove(self, media_id: int) -> None:
+        """Take an original away again."""
+        (self._root / self._name(media_id)).unlink()
+
+    def facts(self, media_id: int) -> MediaFacts | None:
+        """What the server has learned of a medium."""
+        with closing(sqlite3.connect(self._database, timeout=30)) as connection:
+            connection.row_factory = sqlite3.Row
+            row = connection.execute(_FACTS, (media_id,)).fetchone()
+        if row is None:
+            return None
+        known = dict(row)
+        focus = Focus(known.pop("focus_x"), known.pop("focus_y"))
+        return MediaFacts(**known, focus=focus)
+
+    @staticmethod
+    def _name(media_id: int) -> str:
+        return f"fuzz/{media_id}"

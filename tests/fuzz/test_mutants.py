@@ -1,0 +1,132 @@
+"""Mutants are what their numbers say, spoil what they mean to, and are judged by their answers."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+import pytest
+from PIL import Image
+
+from proxy.formats import sniff
+from proxy.media import MediaFacts
+from tests.fuzz.anatomy import Anatomy, Field, dissect, repaired
+from tests.fuzz.judge import Answer, fault
+from tests.fuzz.mutants import mutant, originals, sketches
+from tests.fuzz.mutators import MAX_BYTES, MUTATORS, mutated
+from tests.photos import NAMES, photo
+
+FACTS = MediaFacts("ab" * 32, 1, "png", 400, 300, False, 1, False, None, "path")  # noqa: FBT003
+
+
+@pytest.fixture(autouse=True)
+def _photos() -> None:
+    """Mutants are made of the shared pictures."""
+    photo("kodak-23.png")
+
+
+def encoded(side: tuple[int, int], fmt: str) -> bytes:
+    """A picture as the server might answer with."""
+    target = io.BytesIO()
+    Image.new("RGB", side, (200, 30, 90)).save(target, fmt)
+    return target.getvalue()
+
+
+def answered(status: int, media_type: str, body: bytes) -> Answer:
+    return Answer(status, {"content-type": media_type, "cache-status": "smartserve"}, body, 0.1)
+
+
+RIGHT = answered(200, "image/png", encoded((300, 300), "PNG"))
+PROBLEM = answered(
+    422, "application/problem+json", json.dumps({"status": 422, "detail": "why"}).encode()
+)
+
+
+def test_a_number_is_the_same_mutant_each_time_and_another_seed_another() -> None:
+    assert mutant(1, 17) == mutant(1, 17)
+    assert mutant(1, 17) != mutant(2, 17)
+    assert len({mutant(1, number).body for number in range(50)}) == 50
+
+
+def test_all_photographs_are_sent_as_they_are() -> None:
+    assert [one.origin for one in originals()] == list(NAMES)
+    assert all(one.body == photo(one.origin).read_bytes() for one in originals())
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0"])
+def test_what_is_hardly_a_file_is_spoilt_all_the_same(body: bytes) -> None:
+    for turn in range(300):
+        assert len(mutated(body, b"other", Random(turn))) <= MAX_BYTES
+
+
+@pytest.mark.parametrize("mutator", MUTATORS)
+def test_each_way_to_spoil_changes_most_files(mutator: object) -> None:
+    (way,) = (one for one in MUTATORS if one is mutator)
+    body, other = sketches()["sketch-moving.gif"], sketches()["sketch.jpg"]
+    changed = sum(way(body, other, Random(turn)) != body for turn in range(100))
+    assert changed > 60
+
+
+def test_most_mutants_are_still_taken_for_pictures() -> None:
+    kinds = [sniff(mutant(1, number).body) for number in range(300)]
+    assert kinds.count(None) < 60
+    assert {"png", "jpeg", "gif", "webp", "avif", "tiff"} <= set(kinds)
+
+
+def value(body: bytes, field: Field) -> int:
+    return int.from_bytes(body[field.at : field.at + field.size], field.order)
+
+
+@pytest.mark.parametrize("name", ["sketch.png", "sketch.jpg", "sketch.gif", "sketch.avif"])
+def test_width_and_height_are_among_the_fields(name: str) -> None:
+    body = sketches()[name]
+    values = [value(body, field) for field in dissect(body).fields]
+    assert (120, 120) in pairwise(values)
+
+
+@pytest.mark.parametrize("name", ["sketch-moving.webp", "sketch-lzw.tiff"])
+def test_other_types_are_taken_apart_too(name: str) -> None:
+    bones = dissect(sketches()[name])
+    assert len(bones.fields) > 20
+    assert len(bones.blocks) > 8
+
+
+def test_what_is_no_picture_has_no_bones() -> None:
+    assert dissect(b"plain text") == Anatomy((), ())
+
+
+def test_a_repaired_png_has_right_checksums_again() -> None:
+    body = bytearray(sketches()["sketch.png"])
+    body[18] = 1
+    with pytest.raises((OSError, SyntaxError)):
+        Image.open(io.BytesIO(body)).load()
+    assert Image.open(io.BytesIO(repaired(bytes(body)))).width == 376
+
+
+def test_the_promised_picture_and_a_known_problem_are_right() -> None:
+    assert fault(RIGHT, "size=thumbnail", FACTS) is None
+    assert fault(PROBLEM, "size=thumbnail", None) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(RIGHT, body=encoded((300, 299), "PNG")),
+        replace(RIGHT, body=encoded((300, 300), "JPEG")),
+        replace(RIGHT, body=RIGHT.body[:60]),
+        replace(RIGHT, body=b""),
+        replace(PROBLEM, status=500),
+        replace(PROBLEM, status=400),
+        replace(PROBLEM, status=404),
+        replace(PROBLEM, headers={"content-type": "application/json"}),
+    ],
+)
+def test_any_other_answer_is_wrong(wrong: Answer) -> None:
+    assert fault(wrong, "size=thumbnail", FACTS) is not None
+
+
+def test_a_picture_of_which_nothing_was_learned_is_wrong() -> None:
+    assert fault(RIGHT, "size=thumbnail", None) is not None
