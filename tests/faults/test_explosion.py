@@ -1,0 +1,151 @@
+"""Row 7: whatever strangers ask for, a picture has no more renditions than the sets allow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from proxy.formats import NAMES, TRAITS, Format
+from proxy.media import MediaFacts
+from proxy.settings import Settings
+from proxy.variant import DPRS, WIDTHS, SizeSpec, plan_geometry
+from tests.benchmarks.client import Connection
+from tests.faults.conftest import Launch
+from tests.faults.server import Server
+from tests.faults.strangers import asked
+from tests.faults.table import Figure, Record
+from tests.fuzz.mutants import sketches
+from tests.fuzz.storage import FIRST_ID, Storage
+from tests.photos import photo
+from tests.serving import Library
+
+PICTURES = ("sketch.jpg", "sketch-alpha.png", "sketch-moving.gif")
+_CLIENTS = 4
+_MOST_GROWTH_BYTES = 24 * 2**20
+"""Of the server in the second half of the requests; 50,000 keys of theirs would be 40 MB more."""
+
+
+def allowed(facts: MediaFacts) -> int:
+    """How many renditions a picture may have: by pixels, format and background."""
+    sizes = Settings().size_specs().values()
+    boxes = [size.scaled(dpr) for size, dpr in product(sizes, DPRS.values())]
+    boxes += [SizeSpec(f"w{width}", width, None) for width in WIDTHS]
+    geometries = {plan_geometry(box, facts) for box in boxes}
+    formats = {*NAMES.values(), *([Format.GIF] if facts.animated else [])}
+    grounds = (False, True) if facts.flat_background else (False,)
+    kinds = [
+        (fmt, removed)
+        for fmt, removed in product(formats, grounds)
+        if TRAITS[fmt].alpha or not removed
+    ]
+    return len(geometries) * len(kinds)
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory now."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def ask(server: Server, requests: Iterable[tuple[str, str]]) -> Counter[int]:
+    """The answers to all requests, by status; each client takes the next when it is free."""
+    waiting = iter(list(requests))
+    with ThreadPoolExecutor(_CLIENTS) as executor:
+        asking = [executor.submit(_ask, server.port, waiting) for _ in range(_CLIENTS)]
+        return sum((one.result() for one in asking), Counter())
+
+
+def _ask(port: int, waiting: Iterator[tuple[str, str]]) -> Counter[int]:
+    """One client; the server closes its connection behind a line that is too long."""
+    statuses: Counter[int] = Counter()
+    with ExitStack() as stack:
+        connection = stack.enter_context(Connection(("127.0.0.1", port)))
+        for target, accept in waiting:
+            answer = connection.get(target, accept=accept)
+            statuses[answer.status] += 1
+            if answer.headers.get("connection") == "close":
+                connection = stack.enter_context(Connection(("127.0.0.1", port)))
+    return statuses
+
+
+def renditions(server: Server, media_id: int) -> list[Path]:
+    """The files that the disk cache has of a medium."""
+    return list((server.data_dir / "renditions").glob(f"*/{media_id}/*"))
+
+
+@dataclass(frozen=True, slots=True)
+class Exploded:
+    """What came of the requests of strangers."""
+
+    statuses: Counter[int]
+    files: int
+    """On disk in the end."""
+    allowed: int
+    grown_bytes: int
+    """By how much the second half of the requests made the server grow."""
+
+
+async def exploded(server: Server, logo: int, count: int) -> Exploded:
+    """Ask so many times for a logo on a flat ground and for small pictures of three kinds."""
+    storage = Storage(server.data_dir)
+    ids = [logo, *_put(storage)]
+    requests = asked(Random(7), ids, count)
+    statuses = await asyncio.to_thread(ask, server, islice(requests, count // 2))
+    half = resident_bytes(server.pid)
+    statuses += await asyncio.to_thread(ask, server, requests)
+    grown = resident_bytes(server.pid) - half
+    bounds = {media_id: allowed(_known(storage, media_id)) for media_id in ids}
+    files = {media_id: len(renditions(server, media_id)) for media_id in ids}
+    assert all(0 < files[media_id] <= bounds[media_id] for media_id in ids), (files, bounds)
+    assert statuses.keys() == {200, 400, 404}
+    return Exploded(statuses, sum(files.values()), sum(bounds.values()), grown)
+
+
+def _put(storage: Storage) -> list[int]:
+    ids = [FIRST_ID + place for place in range(len(PICTURES))]
+    storage.announce(ids)
+    for name, media_id in zip(PICTURES, ids, strict=True):
+        storage.put(media_id, sketches()[name])
+    return ids
+
+
+def _known(storage: Storage, media_id: int) -> MediaFacts:
+    facts = storage.facts(media_id)
+    assert facts is not None
+    return facts
+
+
+async def test_two_thousand_random_urls_leave_no_more_files_than_the_sets_allow(
+    launch: Launch, library: Library
+) -> None:
+    photo("kodak-23.png")
+    server = await launch()
+    came = await exploded(server, library.ids["logo"], 2_000)
+    assert came.statuses[200] > 500
+
+
+@pytest.mark.drill
+async def test_a_hundred_thousand_random_urls_leave_no_more_files_than_the_sets_allow(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    """Some 40 s."""
+    photo("kodak-23.png")
+    server = await launch()
+    came = await exploded(server, library.ids["logo"], 100_000)
+    assert came.statuses.total() == 100_000
+    assert came.grown_bytes < _MOST_GROWTH_BYTES
+    # What is random reaches most of what there is, so that the bound is really tried.
+    assert came.files > came.allowed * 0.8
+    grown_mib = came.grown_bytes / 2**20
+    measured = f"{came.files} files of {came.allowed} allowed, {grown_mib:+.0f} MiB in its 2nd half"
+    record(Figure(7, "random URLs and Accept headers for four pictures", 100_000, 0, measured))

@@ -1,0 +1,67 @@
+# ruff: noqa: ASYNC110 - another process has no events
+"""strace on a running process: which files it opens, and where they really are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+_OPENED = re.compile(r"\bopen(?:at|at2)?\(.*\) = \d+<(.*?)(?:<char [\d:]+>)?>$", re.MULTILINE)
+_START_S = 10.0
+
+
+class Trace:
+    """What was opened since the trace began."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def opened(self) -> list[str]:
+        """The real paths of all files that could be opened, as the kernel has them."""
+        return _OPENED.findall(self._output.read_text(errors="replace"))
+
+
+@asynccontextmanager
+async def traced(pid: int, output: Path) -> AsyncIterator[Trace]:
+    """Trace a process with its threads, and what it starts, for the length of the block."""
+    # -y names descriptors by their path;
+    arguments = (_strace(), "-f", "-y", "-e", "trace=open,openat,openat2", "-o", str(output))
+    process = await asyncio.create_subprocess_exec(
+        *arguments, "-p", str(pid), stderr=subprocess.PIPE
+    )
+    try:
+        await _attached(pid)
+        yield Trace(output)
+    finally:
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+
+def _strace() -> str:
+    """The program; without it the test is skipped, or fails where ``CI=true``."""
+    found = shutil.which("strace")
+    if found is not None:
+        return found
+    if os.environ.get("CI") == "true":
+        pytest.fail("strace is not installed")
+    pytest.skip("strace is not installed")
+
+
+async def _attached(pid: int) -> None:
+    """Return when every thread of a process is traced."""
+    async with asyncio.timeout(_START_S):
+        while not all(_is_traced(task) for task in Path(f"/proc/{pid}/task").iterdir()):
+            await asyncio.sleep(0.01)
+
+
+def _is_traced(task: Path) -> bool:
+    return "TracerPid:\t0\n" not in (task / "status").read_text()
