@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.wiring import build_surface, open_rooms
 from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings
+
+# The same examples each time, and no deadline: the machine may be busy with something else.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

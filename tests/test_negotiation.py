@@ -384,3 +384,11 @@ def test_the_same_header_always_gives_the_same_format(
 @given(st.lists(st.builds(str.__add__, RANGES, st.sampled_from(["", ";q=0.5", ";q=0"]))))
 def test_the_order_within_a_header_does_not_matter(elements: list[str]) -> None:
     assert chosen(",".join(elements)) is chosen(",".join(reversed(elements)))
+
+
+@given(accept=HEADERS, order=ORDERS, excluded=st.sampled_from([AVIF, WEBP]))
+def test_a_format_of_weight_zero_never_goes_out_whatever_follows(
+    *, accept: str | None, order: tuple[Format, ...], excluded: Format
+) -> None:
+    header = f"image/{excluded.value};q=0,{accept or ''}"
+    assert chosen(header, order=order) is not excluded

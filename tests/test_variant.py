@@ -621,6 +621,56 @@ def test_a_variant_that_differs_in_a_part_has_another_etag(part: str) -> None:
     assert len(etags) == 1 + len(OTHER[part])
 
 
+MEANINGS = st.tuples(
+    st.sampled_from([*(f"size={name}" for name in SIZES), *(f"w={width}" for width in WIDTHS)]),
+    st.sampled_from([f"dpr={dpr}" for dpr in DPRS]),
+    st.sampled_from(["format=avif", "format=webp", "format=png"]),
+    st.sampled_from(["bg=original", "bg=removed"]),
+)
+"""What may be asked for, each by one pair of every kind."""
+NOISE = st.sampled_from(
+    ["", "utm_source=x", "Size=zoom", "size[]=grid", "v=1", "v=%00", "=", "%3D"]
+)
+
+
+def _encoded(text: str, letters: set[int]) -> str:
+    """The same text with some letters percent-encoded, but for the equals sign."""
+    return "".join(
+        f"%{ord(one):02x}" if place in letters and one != "=" else one
+        for place, one in enumerate(text)
+    )
+
+
+@given(MEANINGS, st.data())
+def test_what_means_the_same_has_the_same_key_however_it_is_written(
+    meaning: tuple[str, ...], draw: st.DataObject
+) -> None:
+    pairs = draw.draw(st.permutations(meaning))
+    places = st.sets(st.integers(0, 20))
+    written = [_encoded(pair, draw.draw(places)) for pair in pairs]
+    noisy = [part for pair in written for part in (draw.draw(NOISE), pair)]
+    query = draw.draw(st.sampled_from(["&", "?", "&&", "%3F", "%3f"])).join(noisy)
+    earlier = "&".join(f"{pair.partition('=')[0]}=bogus" for pair in meaning)
+    fmt = Format(meaning[2].removeprefix("format="))
+    plain = resolved("&".join(meaning), fmt=fmt)
+    assert resolved(f"{earlier}&{query}", fmt=fmt).key == plain.key
+    assert parsed(query).format is parsed("&".join(meaning)).format is fmt
+
+
+@given(MEANINGS, MEANINGS)
+def test_what_goes_out_as_other_pixels_or_another_format_has_another_key(
+    one: tuple[str, ...], other: tuple[str, ...]
+) -> None:
+    variants = [
+        resolved("&".join(meaning), fmt=Format(meaning[2].removeprefix("format=")))
+        for meaning in (one, other)
+    ]
+    decides = [(made.geometry, made.format, made.background_removed) for made in variants]
+    for name in ("key", "digest", "etag"):
+        same = getattr(variants[0], name) == getattr(variants[1], name)
+        assert same == (decides[0] == decides[1])
+
+
 def test_the_copyright_is_a_part_of_the_recipe() -> None:
     plain = recipe("8.18.7")
     assert recipe("8.18.7", copyright_notice=None) == recipe("8.18.7", copyright_notice="") == plain

@@ -121,6 +121,27 @@ def test_any_condition_is_understood_or_passed_over(text: str) -> None:
     assert not_modified(CIMultiDict({"If-Modified-Since": text}), ETAG, CHANGED) in (True, False)
 
 
+DATE_PARTS = st.sampled_from(
+    ["Fri,", "20", "Nov", "2026", "-0000", "GMT", "+9999", "10:30:15", "99:99", "::", "-", "0"]
+)
+
+
+@given(st.lists(DATE_PARTS | st.text(max_size=4), max_size=8).map(" ".join))
+def test_any_date_is_understood_or_passed_over(text: str) -> None:
+    later = CHANGED + timedelta(days=1)
+    headers = CIMultiDict({"If-Modified-Since": text})
+    # Who has what is no older than the younger row has what is no older than the older one.
+    assert not_modified(headers, ETAG, CHANGED) >= not_modified(headers, ETAG, later)
+
+
+@given(
+    tags=st.lists(st.sampled_from([ETAG, OTHER, f"W/{OTHER}", '""', "x", ""])), weak=st.booleans()
+)
+def test_a_list_of_entity_tags_holds_what_is_in_it(*, tags: list[str], weak: bool) -> None:
+    held = [f"W/{tag}" if weak and tag == ETAG else tag for tag in tags]
+    assert matches(", ".join(held), ETAG) == (ETAG in tags)
+
+
 @pytest.mark.parametrize(
     ("text", "start", "stop"),
     [
