@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from proxy.errors import ConfigurationError
@@ -33,6 +36,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     return tmp_path / "smartserve.toml"
+
+
+def _sections() -> list[type[BaseModel]]:
+    """The sections that have keys of their own."""
+    return [
+        field.annotation
+        for field in Settings.model_fields.values()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    ]
 
 
 def faults(config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> list[str]:
@@ -198,6 +210,73 @@ def test_a_file_that_is_no_toml_is_a_fault(config: Path) -> None:
     (told,) = faults(config)
     assert told.startswith(f"{config}: ")
     assert "line 1" in told
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b'data_dir = "\xff"', b"a = " + b"9" * 5000, b"a = " + b"[" * 100_000],
+    ids=["no UTF-8", "no UTF-8 inside", "a number too long to read", "a list too deep to read"],
+)
+def test_a_file_that_the_parser_chokes_on_is_a_fault(config: Path, content: bytes) -> None:
+    config.write_bytes(content)
+    (told,) = faults(config)
+    assert told.startswith(f"{config}: ")
+
+
+def test_a_variable_that_is_too_deep_to_read_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTSERVE_ENCODERS__ORDER", "[" * 100_000)
+    assert faults()[0].startswith("encoders.order")
+
+
+NAMES = st.sampled_from(
+    [
+        *Settings.model_fields,
+        *(key for section in _sections() for key in section.model_fields),
+        "detail",
+        "nothing",
+    ]
+)
+TOML = st.recursive(
+    st.sampled_from(["true", "-1", "0", "1e400", "nan", "''", "'x'", "1979-05-27", "[]", "{}"])
+    | st.integers().map(str),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | st.builds("{{ {0} = {1} }}".format, NAMES, inner)
+    ),
+    max_leaves=4,
+)
+LINES = st.builds("[{}]".format, NAMES) | st.builds("{} = {}".format, NAMES, TOML)
+
+
+def loaded(config: Path | None = None) -> Settings | tuple[str, ...]:
+    """The settings, or their faults; whatever else is raised fails the test."""
+    try:
+        return load_settings(config)
+    except ConfigurationError as error:
+        return error.faults
+
+
+def good(result: Settings | tuple[str, ...]) -> bool:
+    """Whether there are settings, or at least one fault and each is told."""
+    return isinstance(result, Settings) or (bool(result) and all(result))
+
+
+@given(st.binary(max_size=60) | st.lists(LINES, max_size=6).map("\n".join).map(str.encode))
+def test_any_file_is_settings_or_a_list_of_faults(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory) / "any.toml"
+        config.write_bytes(content)
+        assert good(loaded(config))
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=30)
+
+
+@given(NAMES, NAMES, TEXT | TOML)
+def test_any_variable_is_a_setting_or_a_fault(section: str, key: str, value: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"SMARTSERVE_{section}__{key}".upper(), value)
+        assert good(loaded())
 
 
 def test_a_list_may_be_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:

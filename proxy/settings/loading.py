@@ -51,7 +51,7 @@ class _Environment(EnvSettingsSource):
         """What is no JSON is taken as it stands, so that its fault is told among all others."""
         try:
             return super().decode_complex_value(field_name, field, value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [part.strip() for part in value.split(",")]
 
 
@@ -61,7 +61,8 @@ def _read_file(config: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigurationError([f"{config}: cannot be read: {error.strerror}"]) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # No TOML; or no UTF-8, or a number or a nesting that is past what Python reads.
         raise ConfigurationError([f"{config}: {error}"]) from error
 
 
