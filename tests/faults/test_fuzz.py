@@ -20,7 +20,7 @@ PLAN = Plan(seed=2026, mutants=300)
 @pytest.mark.parametrize("finals", [False, True])
 async def test_three_hundred_mutants_are_answered_right(launch: Launch, *, finals: bool) -> None:
     photo("kodak-23.png")
-    plan = replace(PLAN, mutants=100 if finals else 200, finals=finals)
+    plan = replace(PLAN, mutants=60 if finals else 240, finals=finals)
     server = await launch(plan.sections)
     report = await Campaign(server, plan).run()
     assert not report.lost

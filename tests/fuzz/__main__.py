@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--mutants", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0, help="number to go on from")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--finals", action="store_true", help="finals in place of drafts")
     parser.add_argument("--write", type=int, metavar="NUMBER", help="only write this mutant")

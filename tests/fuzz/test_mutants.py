@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -14,6 +15,7 @@ from PIL import Image
 from proxy.formats import sniff
 from proxy.media import MediaFacts
 from tests.fuzz.anatomy import Anatomy, Field, dissect, repaired
+from tests.fuzz.campaign import Report
 from tests.fuzz.judge import Answer, fault
 from tests.fuzz.mutants import mutant, originals, sketches
 from tests.fuzz.mutators import MAX_BYTES, MUTATORS, mutated
@@ -126,6 +128,12 @@ def test_the_promised_picture_and_a_known_problem_are_right() -> None:
 )
 def test_any_other_answer_is_wrong(wrong: Answer) -> None:
     assert fault(wrong, "size=thumbnail", FACTS) is not None
+
+
+def test_a_death_that_was_not_counted_is_lost() -> None:
+    counted = Report(deaths=2, restarts=Counter({"recycled": 1, "crash": 1}))
+    assert not counted.lost
+    assert replace(counted, deaths=3).lost
 
 
 def test_a_picture_of_which_nothing_was_learned_is_wrong() -> None:

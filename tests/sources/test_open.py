@@ -347,10 +347,19 @@ def test_no_path_leads_out_of_the_root(path: str) -> None:
         assert opened.is_relative_to(root)
 
 
-@given(st.text(max_size=300))
+MEDIA_BACKEND = "/var/www/media-backend/storage"
+PREFIXED = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "/", MEDIA_BACKEND]),
+    st.sampled_from(["", "/", "-old/", "/../", "//", "/./", "\0/", f"{MEDIA_BACKEND}/"]),
+    st.lists(_words, max_size=8).map("/".join),
+)
+
+
+@given(st.text(max_size=300) | PREFIXED)
 def test_names_are_safe_or_refused(path: str) -> None:
     try:
-        names = names_below(path, prefix="/var/www/media-backend/storage")
+        names = names_below(path, prefix=MEDIA_BACKEND)
     except SourceMissing:
         return
     assert names
