@@ -15,6 +15,7 @@ _TIERS = ("memory", "disk")
 class Sources:
     """Where the figures come from: the ``statistics`` of each room."""
 
+    connections: Statistics
     admission: Statistics
     pool: Statistics
     delivery: Statistics
@@ -27,9 +28,16 @@ class Sources:
 
 def readings(sources: Sources) -> Iterator[Reading]:
     """All figures that the rooms keep themselves."""
+    yield from _connections(sources.connections)
     yield from _workers(sources)
     yield from _renditions(sources.store)
     yield from _storage(sources)
+
+
+def _connections(statistics: Statistics) -> Iterator[Reading]:
+    yield _gauge("connections", "Connections that are open.", statistics, "open")
+    closed = _by(statistics, "closed_")
+    yield _counters("connections_closed", "Connections closed.", "reason", closed)
 
 
 def _workers(sources: Sources) -> Iterator[Reading]:

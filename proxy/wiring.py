@@ -394,7 +394,6 @@ def build_surface(rooms: Rooms) -> Surface:
     hello = rooms.pool.hello
     rooms.metrics.build(libvips=hello.libvips, codecs=hello.codecs)
     rooms.metrics.sandbox(hello.sandbox)
-    rooms.metrics.watch(readings(_statistics(rooms)))
     pictures = PictureHandler(
         database=storage.database,
         delivery=rooms.delivery,
@@ -408,7 +407,9 @@ def build_surface(rooms: Rooms) -> Surface:
     app = create_app(
         settings, pictures=pictures, health=health, metrics=rooms.metrics, admin=_admin(rooms)
     )
-    return Surface(Runner(app, frontdesk, settings.server), health, access_log)
+    runner = Runner(app, frontdesk, settings.server)
+    rooms.metrics.watch(readings(_statistics(rooms, runner)))
+    return Surface(runner, health, access_log)
 
 
 def _admin(rooms: Rooms) -> AdminHandler | None:
@@ -435,8 +436,9 @@ def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
     return until
 
 
-def _statistics(rooms: Rooms) -> Sources:
+def _statistics(rooms: Rooms, runner: Runner) -> Sources:
     return Sources(
+        connections=runner.doorkeeper.statistics,
         admission=rooms.admission.statistics,
         pool=rooms.pool.statistics,
         delivery=rooms.delivery.statistics,

@@ -29,8 +29,12 @@ class ServerSettings(Section):
     port: int = Field(8080, ge=0, le=65535)
     public_url: str = ""
     keepalive_s: PositiveSeconds = 75
+    header_timeout_s: Seconds = 10
+    write_timeout_s: Seconds = 30
+    max_connections: int = Field(10_000, ge=0, le=1_000_000)
     drain_s: Seconds = 20
     max_header_bytes: int = Field(8190, ge=1024, le=65536)
+    max_head_bytes: int = Field(32_768, ge=1024, le=1_048_576)
 
 
 class AdminSettings(Section):

@@ -3,61 +3,161 @@
 A hot answer leaves in the very callback that brought its request: no task, no request and no
 response object are made for it. aiohttp has no seam for that, so this stands between a connection
 and its parser. And what the parser refuses is answered as every other error is.
+
+aiohttp has no deadline for the head of a request, none for a client that does not read, and closes
+what it refuses while bytes still come, so that the client sees a reset and no answer. Here a
+connection is reviewed by the doorkeeper, and lingers behind a refusal.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 
+from proxy.web.doorkeeper import RESERVE_HEADER_S, Doorkeeper, Place, Reason
 from proxy.web.frontdesk import Frontdesk
+from proxy.web.hygiene import MALFORMED, OVER_LIMIT, TOO_SLOW, Refusal, bad_request, is_host
+from proxy.web.parsing import Parser, Refused
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import _ErrInfo
 
-Parsed = tuple[Sequence[tuple[Any, Any]], bool, bytes]
-
-_NOTHING: Parsed = ((), False, b"")
+_LINGER_S = 2.0
+"""How long what a refused client still sends is read and thrown away, before the reset."""
+_REASONS = {TOO_SLOW: Reason.HEADER, OVER_LIMIT: Reason.OVER_LIMIT}
 
 
 class Reception(web.Server):
-    """A server whose connections know the front desk."""
+    """A server whose connections know the front desk and the doorkeeper."""
 
     def __init__(
-        self, behind: web.Server, frontdesk: Frontdesk, options: Mapping[str, Any]
+        self,
+        behind: web.Server,
+        frontdesk: Frontdesk,
+        doorkeeper: Doorkeeper,
+        *,
+        max_head_bytes: int,
+        options: Mapping[str, Any],
     ) -> None:
         """Hand on to ``behind`` what is not hot; ``options`` are those of aiohttp's connections."""
         super().__init__(
             frontdesk.before(behind.request_handler),
-            request_factory=behind.request_factory,
+            request_factory=_unexpectant(behind.request_factory),
             **options,
         )
         self._frontdesk = frontdesk
+        self._doorkeeper = doorkeeper
+        self._max_head_bytes = max_head_bytes
         self._options = options
 
     def __call__(self) -> Connection:
         """A connection that has just been accepted."""
-        return Connection(self, self._frontdesk, self._options)
+        return Connection(
+            self, self._frontdesk, self._doorkeeper, self._max_head_bytes, self._options
+        )
+
+
+def _unexpectant(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Make requests without their Expect header.
+
+    aiohttp would tell each to go on and send its body, before it is answered; no body is taken
+    here, and so nobody is told to (RFC 9110, 10.1.1).
+    """
+
+    def made(message: RawRequestMessage, *rest: object) -> web.BaseRequest:
+        if "Expect" in message.headers:
+            kept = CIMultiDict(message.headers)
+            del kept["Expect"]
+            message = message._replace(headers=CIMultiDictProxy(kept))
+        return make(message, *rest)
+
+    return made
 
 
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_frontdesk", "_remote")
+    __slots__ = (
+        "_doorkeeper",
+        "_frontdesk",
+        "_head_s",
+        "_head_since",
+        "_linger_until",
+        "_reason",
+        "_remote",
+        "_screen",
+        "_stalled_since",
+        "_unsent",
+        "_wire",
+    )
 
-    def __init__(self, server: Reception, frontdesk: Frontdesk, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        server: Reception,
+        frontdesk: Frontdesk,
+        doorkeeper: Doorkeeper,
+        max_head_bytes: int,
+        options: Mapping[str, Any],
+    ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._frontdesk = frontdesk
+        self._doorkeeper = doorkeeper
         self._remote: str | None = None
-        self._parser: Any = _Parser(self, self._parser)
+        self._screen = Parser(self._parser, self, max_head_bytes=max_head_bytes)
+        self._parser: Any = self._screen
+        # aiohttp forgets its transport while that may still be open.
+        self._wire: asyncio.Transport | None = None
+        self._reason = Reason.ENDED
+        self._head_s = doorkeeper.header_timeout_s
+        # Moments on the loop's clock; 0 where there is nothing to wait for.
+        self._head_since = 0.0
+        self._stalled_since = 0.0
+        self._linger_until = 0.0
+        self._unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, if the doorkeeper has a place."""
+        wire = cast("asyncio.Transport", transport)
+        self._wire = wire
+        self._head_since = self._loop.time()
+        place = self._doorkeeper.enter(self)
+        if place is Place.NONE:
+            self._reason = Reason.OVER_LIMIT
+            wire.abort()
+            return
+        if place is Place.RESERVE:
+            self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
+            self._screen.restrict()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Leave."""
+        if self._wire is not None:
+            self._wire = None
+            self._doorkeeper.leave(self, self._reason)
+        super().connection_lost(exc)
+
+    def force_close(self) -> None:
+        """Close, also what lingers."""
+        super().force_close()
+        if self._wire is not None:
+            self._wire.close()
+
+    def resume_writing(self) -> None:
+        """The client has taken something."""
+        self._stalled_since = 0.0
+        super().resume_writing()
+
+    def _process_keepalive(self) -> None:
+        """The timer of aiohttp, which takes a request that has begun for idleness; see `review`."""
 
     def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
         """Answer a request if it is hot and nothing of this connection is under way.
@@ -74,15 +174,84 @@ class Connection(RequestHandler):
             or self._messages
             or self._paused
             or message.should_close
+            or message.upgrade
             or message.version != HttpVersion11
+            or not is_host(message.headers["Host"])
         ):
             return False
         answer = self._frontdesk.ready(message, self._peer(), began)
         if answer is None:
             return False
         transport.write(answer)
+        self._head_since = 0.0
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
+
+    def head_is_awaited(self, *, anew: bool) -> None:
+        """A head has begun; its time runs from its first byte, or from the connection's start."""
+        if anew or not self._head_since:
+            self._head_since = self._loop.time()
+
+    def head_is_complete(self) -> None:
+        """No head is waited for."""
+        self._head_since = 0.0
+
+    def review(self, now: float) -> None:
+        """Close the connection if its client is overdue.
+
+        While an answer is made the client waits for us, and has all the time that takes.
+        """
+        wire, waiter = self._wire, self._waiter
+        if wire is None:
+            return
+        unsent = wire.get_write_buffer_size()
+        if unsent:
+            self._review_writing(wire, unsent, now)
+            return
+        self._stalled_since = 0.0
+        if self._linger_until:
+            if now > self._linger_until:
+                wire.abort()
+        elif waiter is not None and not waiter.done():
+            self._review_waiting(wire, now)
+
+    def _review_writing(self, wire: asyncio.Transport, unsent: int, now: float) -> None:
+        """Cut a client that takes nothing.
+
+        That more is unsent than before is none of its doing; that less is unsent, or that the
+        transport had room in between, is.
+        """
+        if not self._stalled_since or unsent < self._unsent:
+            self._stalled_since = now
+        elif now - self._stalled_since > (self._doorkeeper.write_timeout_s or float("inf")):
+            self._reason = Reason.WRITE
+            wire.abort()
+        self._unsent = unsent
+
+    def _review_waiting(self, wire: asyncio.Transport, now: float) -> None:
+        """Close who does not go on with a head, or asks for nothing more.
+
+        A head that came while another request was answered has its time from that answer on.
+        """
+        idle_until = self._next_keepalive_close_time
+        if self._head_since and self._head_s:
+            since = max(self._head_since, idle_until - self._keepalive_timeout)
+            if now - since > self._head_s:
+                self._end_waiting(wire)
+        elif now > idle_until:
+            self._reason = Reason.IDLE
+            self.force_close()
+
+    def _end_waiting(self, wire: asyncio.Transport) -> None:
+        """408 for who has begun; none for who has not, as browsers do that connect ahead."""
+        if not self._screen.begun:
+            self._reason = Reason.HEADER
+            wire.close()
+            return
+        self._screen.deafen()
+        self._messages.append(Refused(TOO_SLOW).message_in_place())
+        if self._waiter is not None:
+            self._waiter.set_result(None)
 
     def _peer(self) -> str | None:
         """The client's address, as aiohttp's requests give it."""
@@ -94,35 +263,38 @@ class Connection(RequestHandler):
     def _make_error_handler(
         self, err_info: _ErrInfo
     ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-        """The answer to what is no HTTP; the connection is closed behind it."""
-        if isinstance(err_info.exc, LineTooLong):
-            return self._frontdesk.refusing(
-                f"the request line and each header may have {self.max_line_size} bytes"
-            )
-        return self._frontdesk.refusing("this is not a well-formed HTTP/1.1 request")
+        """The one answer to what is refused; the connection is closed behind it."""
+        error = err_info.exc
+        refusal, method = self._refusal(error), getattr(error, "method", "")
+        self._reason = _REASONS.get(refusal, Reason.REFUSED)
+        answer = self._frontdesk.refusing(refusal, method=method)
 
+        async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+            answered = await answer(request)
+            self._linger()
+            return answered
 
-class _Parser:
-    """A connection's parser, from which hot requests do not come out."""
+        return refuse
 
-    __slots__ = ("_connection", "_feed", "_parser")
+    def _refusal(self, error: BaseException) -> Refusal:
+        if isinstance(error, Refused):
+            return error.refusal
+        if isinstance(error, LineTooLong):
+            limit = self.max_line_size
+            return bad_request(f"the request line and each header may have {limit} bytes")
+        return MALFORMED
 
-    def __init__(self, connection: Connection, parser: Any) -> None:
-        self._connection = connection
-        self._parser = parser
-        self._feed = parser.feed_data
+    def _linger(self) -> None:
+        """End our side, and throw away what still comes until the client ends its own.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-    def feed_data(self, data: bytes) -> Parsed:
-        """As aiohttp's; a single request that could be answered at once is left out."""
-        began = time.perf_counter()
-        parsed: Parsed = self._feed(data)
-        messages, upgraded, _ = parsed
-        if len(messages) != 1 or upgraded:
-            return parsed
-        if not self._connection.answer_at_once(*messages[0], began):
-            return parsed
-        self._parser.message_consumed()
-        return _NOTHING
+        Closed at once, unread bytes would make it a reset, which can overtake the answer
+        (RFC 9112, 9.6). aiohttp closes what it knows; so it is to know of no transport.
+        """
+        wire = self._wire
+        if wire is None or wire.is_closing():
+            return
+        self.transport = None
+        self._linger_until = self._loop.time() + _LINGER_S
+        wire.write_eof()
+        if not wire.is_reading():
+            wire.resume_reading()

@@ -21,7 +21,8 @@ from proxy.metrics import Metrics, Outcome
 from proxy.web.exchange import Answer
 from proxy.web.headers import PRIVATE
 from proxy.web.hot import HotAnswers, Ready
-from proxy.web.problems import render_problem
+from proxy.web.hygiene import Refusal
+from proxy.web.problems import refused, render_problem
 from proxy.web.responses import JOINED_BYTES, WholeResponse, framed
 
 if TYPE_CHECKING:
@@ -59,11 +60,15 @@ class Frontdesk:
 
         return attend
 
-    def refusing(self, detail: str) -> Handler:
-        """Answers what is no request at all; the connection is closed behind it."""
+    def refusing(self, refusal: Refusal, *, method: str = "") -> Handler:
+        """Answers what is refused; the connection is closed behind it.
+
+        ``method`` is what was asked with, where that could be read: HEAD gets no body.
+        """
 
         async def refuse(_request: web.BaseRequest) -> web.StreamResponse:
-            return render_problem(400, "Bad request", detail, outcome=Outcome("malformed"))
+            answer = refused(refusal)
+            return answer.without_body() if method == "HEAD" else answer
 
         async def attend(request: web.BaseRequest) -> web.StreamResponse:
             return await self._attend(request, refuse, None, time.perf_counter())
@@ -102,6 +107,8 @@ class Frontdesk:
             first_byte_s = time.perf_counter() - began
             try:
                 await answer.send(request)
+            except ConnectionError:
+                log.debug("client_left", request_id=answer.request_id)
             finally:
                 self._note(request, answer, began, first_byte_s)
             return answer

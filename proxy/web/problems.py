@@ -18,6 +18,7 @@ from proxy.errors import (
 from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.headers import SECURITY, Header
+from proxy.web.hygiene import Refusal
 from proxy.web.responses import WholeResponse, whole
 
 _RETRY_AFTER_S = 5
@@ -58,6 +59,21 @@ def problem(
         outcome=outcome,
         extra=_members(error),
         security=security,
+    )
+
+
+def refused(refusal: Refusal) -> WholeResponse:
+    """The answer to a request that is refused before its address was looked at."""
+    wait = refusal.retry_after_s
+    return render_problem(
+        refusal.status,
+        refusal.title,
+        refusal.detail,
+        headers=[
+            ("Cache-Control", NO_STORE),
+            *([] if wait is None else [("Retry-After", str(wait))]),
+        ],
+        outcome=Outcome("malformed" if wait is None else "over_limit"),
     )
 
 

@@ -80,13 +80,21 @@ class WholeResponse(web.StreamResponse):
             await self.send(request)
         return None
 
+    def without_body(self) -> WholeResponse:
+        """The same for HEAD, where the request that it answers cannot tell."""
+        return WholeResponse(self._status, self._head, b"", outcome=self.outcome, tally=self.tally)
+
     async def send(self, request: BaseRequest) -> None:
-        """Write head and body; returns when the client has taken nearly all of it."""
+        """Write head and body; returns when the client has taken nearly all of it.
+
+        Raises:
+            ConnectionError: the client has left, or was cut off as it took nothing.
+        """
         self._written = True
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
         self._keep_alive = keep_alive = request.keep_alive
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError
         body = b"" if request.method == "HEAD" else self._whole
         connection = (
             b"" if keep_alive and request.version == HttpVersion11 else _connection(keep_alive)
@@ -98,6 +106,8 @@ class WholeResponse(web.StreamResponse):
         transport.write(framed(self._head, self.request_id, b"", connection=connection))
         view = memoryview(body)
         for start in range(0, len(body), _PIECE_BYTES):
+            if transport.is_closing():
+                raise ConnectionResetError
             transport.write(view[start : start + _PIECE_BYTES])
             await request.writer.drain()
 

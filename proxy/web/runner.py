@@ -10,6 +10,8 @@ from aiohttp import web
 
 from proxy.settings import ServerSettings
 from proxy.web.connection import Reception
+from proxy.web.descriptors import make_room
+from proxy.web.doorkeeper import Doorkeeper
 from proxy.web.frontdesk import Frontdesk
 
 _LAST_CALL_S = 0.5
@@ -27,11 +29,30 @@ class Runner(web.AppRunner):
             "keepalive_timeout": settings.keepalive_s,
             "max_line_size": settings.max_header_bytes,
             "max_field_size": settings.max_header_bytes,
+            # No body is read, so none is to be unpacked.
+            "auto_decompress": False,
         }
         # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
         super().__init__(app, shutdown_timeout=_LAST_CALL_S, **self._options)
         self._frontdesk = frontdesk
         self._drain_s = settings.drain_s
+        self._max_head_bytes = settings.max_head_bytes
+        self.doorkeeper = Doorkeeper(settings)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def setup(self) -> None:
+        """Make all ready for connections, and look after them from then on."""
+        self.doorkeeper.max_connections = make_room(self.doorkeeper.max_connections)
+        await super().setup()
+        self._watch = asyncio.create_task(self.doorkeeper.watch())
+
+    async def cleanup(self) -> None:
+        """Close what is open."""
+        await super().cleanup()
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
 
     async def drain(self) -> None:
         """Take no more connections; return when all answers are out, or after ``drain_s``."""
@@ -44,4 +65,10 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         """The application's own server, behind the one that accepts."""
         behind = await super()._make_server()
-        return Reception(behind, self._frontdesk, self._options)
+        return Reception(
+            behind,
+            self._frontdesk,
+            self.doorkeeper,
+            max_head_bytes=self._max_head_bytes,
+            options=self._options,
+        )

@@ -1,0 +1,36 @@
+"""Descriptors: how many connections the process's limit of open files leaves room for."""
+
+from __future__ import annotations
+
+import resource
+
+import structlog
+
+_OWN = 512
+"""Descriptors for all else: workers and their pipes, the database, files that are read."""
+_OWN_SHARE = 2
+"""One part in so many is kept for that where the limit is low."""
+
+log = structlog.get_logger(__name__)
+
+
+def make_room(connections: int) -> int:
+    """Raise the process's soft limit to its hard one; how many connections fit below it.
+
+    That is ``connections``, or fewer, with a warning; 0, for as many as come, stays 0.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed = fitting(connections, hard)
+    if allowed < connections:
+        log.warning("fewer_connections", wanted=connections, allowed=allowed, open_files=hard)
+    return allowed
+
+
+def fitting(connections: int, descriptors: int) -> int:
+    """How many of so many ``connections`` may be open where there are so many ``descriptors``."""
+    if descriptors == resource.RLIM_INFINITY:
+        return connections
+    own = min(_OWN, descriptors // _OWN_SHARE)
+    return min(connections, descriptors - own)

@@ -1,0 +1,111 @@
+"""The doorkeeper: knows the open connections, lets in so many, and looks after each in turn.
+
+One look a second, at stamps that a connection has anyway, stands in for a timer for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import Enum, StrEnum, auto
+from typing import Protocol
+
+from proxy.settings import ServerSettings
+
+_ROUND_S = 1.0
+"""How often each connection is looked at, and so by how much a deadline may be overdrawn."""
+_SHARE = 4
+"""A deadline is looked at so many times before it is over, where it is shorter than that."""
+_AT_ONCE = 500
+"""Connections that are looked at before the loop has its turn: about half a millisecond."""
+_RESERVE = 64
+_RESERVE_SHARE = 8
+"""Places above the limit: `_RESERVE`, or this part of a limit that is smaller."""
+RESERVE_HEADER_S = 1.0
+"""How long a connection on such a place may take for the head of its request."""
+
+
+class Reason(StrEnum):
+    """Why a connection was closed."""
+
+    ENDED = "ended"
+    """By its client, or behind its last answer."""
+    HEADER = "header_timeout"
+    IDLE = "idle_timeout"
+    WRITE = "write_timeout"
+    REFUSED = "refused"
+    """What came was no request, or one that is not answered."""
+    OVER_LIMIT = "over_limit"
+
+
+class Place(Enum):
+    """Where a new connection stands."""
+
+    SEAT = auto()
+    RESERVE = auto()
+    """Above the limit: only who asks how the server is gets an answer, all others a 503."""
+    NONE = auto()
+
+
+class Guest(Protocol):
+    """A connection, as the doorkeeper sees it."""
+
+    def review(self, now: float) -> None:
+        """Close it if it is overdue by ``now``, on the loop's clock."""
+
+
+class Doorkeeper:
+    """Counts the connections and has each of them reviewed.
+
+    Above ``max_connections`` a connection is still read when it finds one of the few places in
+    reserve: so the orchestrator's probes come through while slow clients hold all others. What
+    comes on top of these is cut without a word, for under attack a word each is too much.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """``max_connections`` may be lowered until the first connection comes."""
+        self.max_connections = settings.max_connections
+        self.header_timeout_s = settings.header_timeout_s
+        self.write_timeout_s = settings.write_timeout_s
+        deadlines = (
+            settings.keepalive_s,
+            *filter(None, (settings.header_timeout_s, settings.write_timeout_s)),
+        )
+        self._round_s = min(_ROUND_S, min(deadlines) / _SHARE)
+        self._guests: dict[Guest, None] = {}
+        self._closed = dict.fromkeys(Reason, 0)
+
+    def enter(self, guest: Guest) -> Place:
+        """Take a new connection in where there is room."""
+        limit, taken = self.max_connections, len(self._guests)
+        reserve = min(_RESERVE, limit // _RESERVE_SHARE)
+        if limit and taken >= limit + reserve:
+            return Place.NONE
+        self._guests[guest] = None
+        return Place.RESERVE if limit and taken >= limit else Place.SEAT
+
+    def leave(self, guest: Guest, reason: Reason) -> None:
+        """Strike out a connection that is closed, also one that found no place."""
+        self._guests.pop(guest, None)
+        self._closed[reason] += 1
+
+    async def watch(self) -> None:
+        """Go round for ever."""
+        while True:
+            await asyncio.sleep(self._round_s)
+            await self._round()
+
+    async def _round(self) -> None:
+        """Look at each connection; some at once, so that nobody else waits for it."""
+        loop = asyncio.get_running_loop()
+        guests = list(self._guests)
+        for start in range(0, len(guests), _AT_ONCE):
+            now = loop.time()
+            for guest in guests[start : start + _AT_ONCE]:
+                guest.review(now)
+            await asyncio.sleep(0)
+
+    def statistics(self) -> Mapping[str, float]:
+        """Connections that are open, and those closed by reason."""
+        closed = {f"closed_{reason}": count for reason, count in self._closed.items()}
+        return {"open": len(self._guests), **closed}
