@@ -12,6 +12,8 @@ connection is reviewed by the doorkeeper, and lingers behind a refusal.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.web.doorkeeper import RESERVE_HEADER_S, Doorkeeper, Place, Reason
-from proxy.web.frontdesk import Frontdesk
+from proxy.web.frontdesk import Frontdesk, Handler
 from proxy.web.hygiene import MALFORMED, OVER_LIMIT, TOO_SLOW, Refusal, bad_request, is_host
 from proxy.web.parsing import Parser, Refused
 
@@ -49,7 +51,7 @@ class Reception(web.Server):
     ) -> None:
         """Hand on to ``behind`` what is not hot; ``options`` are those of aiohttp's connections."""
         super().__init__(
-            frontdesk.before(behind.request_handler),
+            _lingering(frontdesk.before(behind.request_handler)),
             request_factory=_unexpectant(behind.request_factory),
             **options,
         )
@@ -63,6 +65,27 @@ class Reception(web.Server):
         return Connection(
             self, self._frontdesk, self._doorkeeper, self._max_head_bytes, self._options
         )
+
+
+def _cut(wire: asyncio.Transport) -> None:
+    """Close with a reset, so that the kernel, too, lets go of what it has to send."""
+    end = wire.get_extra_info("socket")
+    if end is not None:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.abort()
+
+
+def _lingering(handler: Handler) -> Handler:
+    """Linger behind an answer that is to be the last where the client has not asked for that."""
+
+    async def attend(request: web.BaseRequest) -> web.StreamResponse:
+        answer = await handler(request)
+        connection = request.protocol
+        if not answer.keep_alive and isinstance(connection, Connection):
+            connection.linger_if_deaf()
+        return answer
+
+    return attend
 
 
 def _unexpectant(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
@@ -131,7 +154,7 @@ class Connection(RequestHandler):
         place = self._doorkeeper.enter(self)
         if place is Place.NONE:
             self._reason = Reason.OVER_LIMIT
-            wire.abort()
+            _cut(wire)
             return
         if place is Place.RESERVE:
             self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
@@ -225,7 +248,7 @@ class Connection(RequestHandler):
             self._stalled_since = now
         elif now - self._stalled_since > (self._doorkeeper.write_timeout_s or float("inf")):
             self._reason = Reason.WRITE
-            wire.abort()
+            _cut(wire)
         self._unsent = unsent
 
     def _review_waiting(self, wire: asyncio.Transport, now: float) -> None:
@@ -283,6 +306,11 @@ class Connection(RequestHandler):
             limit = self.max_line_size
             return bad_request(f"the request line and each header may have {limit} bytes")
         return MALFORMED
+
+    def linger_if_deaf(self) -> None:
+        """After the last answer of a client that is not listened to any more."""
+        if self._screen.deaf:
+            self._linger()
 
     def _linger(self) -> None:
         """End our side, and throw away what still comes until the client ends its own.

@@ -100,6 +100,11 @@ class Parser:
         """Whether a part of a head is there."""
         return self._begun > 0
 
+    @property
+    def deaf(self) -> bool:
+        """Whether nothing more is heard."""
+        return self._feed is _deaf
+
     def restrict(self) -> None:
         """Let one request through, and that only if it asks how the server is."""
         self._answer = _never
@@ -134,7 +139,7 @@ class Parser:
     def _screened(self, data: bytes, parsed: Parsed) -> Parsed:
         """What was parsed, up to the first request behind which nothing is to be heard."""
         messages = parsed[0]
-        if self._feed is _deaf:
+        if self.deaf:
             return parsed
         large = self._begun + len(data) > self._max_head_bytes
         for at, (message, payload) in enumerate(messages):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from tests.benchmarks import (
     backlog,
     cold,
+    defence,
     detail,
     disk,
     herd,
@@ -30,6 +31,7 @@ from tests.benchmarks.servers import Unmeasurable
 
 BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "hits": hits.measure,
+    "defence": defence.measure,
     "disk": disk.measure,
     "detail": detail.measure,
     "cold": cold.measure,

@@ -1,0 +1,188 @@
+"""What REDbot and its linter say of our answers: no warning, and nothing bad."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pytest
+from httplint import HttpRequestLinter, HttpResponseLinter
+
+from tests.serving import CHROME, Library, Serve, Serving
+from tests.web.wire import exchange
+
+OBJECTIONS = frozenset(("warning", "bad"))
+
+TOLERATED: Mapping[str, tuple[bytes, str]] = MappingProxyType(
+    {
+        "STORE_PUBLIC_UNNECESSARY": (
+            b"Cache-Control: public, ",
+            "shared caches may keep what was asked for with Authorization: it reaches no answer",
+        ),
+        "CONTENT_TYPE_MISMATCH": (
+            b"Content-Type: image/avif",
+            "the linter's sniffer does not know AVIF and takes its container for video/mp4",
+        ),
+        "STATUS_BAD_REQUEST": (b"HTTP/1.1 400 ", "the request is bad, which is what is tested"),
+    }
+)
+"""Notes that are wrong for us, by their class: what the answer has in it, and the reason."""
+
+
+def tolerated(note: str, answer: bytes) -> bool:
+    return note in TOLERATED and TOLERATED[note][0] in answer
+
+
+def objections(request: bytes, answer: bytes) -> dict[str, str]:
+    """The linter's warnings on an exchange as it went over the wire, by the notes' classes."""
+    asked = HttpRequestLinter(start_time=time.time())
+    line, *_ = request.split(b"\r\n", 1)
+    method, target, _version = line.split(b" ")
+    asked.process_request_topline(method, b"http://img.example.org" + target, b"1.1")
+    asked.process_headers(_fields(request))
+    asked.finish_content(complete=True)
+    told = HttpResponseLinter(start_time=time.time(), no_content=method == b"HEAD")
+    told.request = asked
+    head, _, body = answer.partition(b"\r\n\r\n")
+    _version, status, phrase = head.split(b"\r\n", 1)[0].split(b" ", 2)
+    told.process_response_topline(b"1.1", status, phrase)
+    told.process_headers(_fields(answer))
+    told.feed_content(body)
+    told.finish_content(complete=True)
+    return {
+        type(note).__name__: str(note.summary)
+        for note in told.notes
+        if note.level.value in OBJECTIONS and not tolerated(type(note).__name__, answer)
+    }
+
+
+def _fields(message: bytes) -> list[tuple[bytes, bytes]]:
+    lines = message.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    return [(name, value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+
+
+async def asked(
+    server: Serving, target: str, *lines: str, method: str = "GET"
+) -> tuple[bytes, bytes]:
+    """A request on a connection of its own, and its answer."""
+    head = [f"{method} {target} HTTP/1.1", "Host: img.example.org", f"Accept: {CHROME}", *lines]
+    request = ("\r\n".join([*head, "Connection: close"]) + "\r\n\r\n").encode()
+    return request, await exchange(server.client.host, server.client.port or 0, request)
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+async def test_the_linter_has_no_objection_to_a_picture(server: Serving, library: Library) -> None:
+    """A miss, a hit, their HEAD, a 304 and a 206, negotiated and not."""
+    for query in ("size=thumbnail", "size=thumbnail&format=jpeg&v=1"):
+        target = f"/serve/{library.ids['photo']}?{query}"
+        miss = await asked(server, target)
+        etag = miss[1].partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
+        date = miss[1].partition(b"Last-Modified: ")[2].partition(b"\r\n")[0].decode()
+        exchanges = {
+            "miss": (200, miss),
+            "hit": (200, await asked(server, target)),
+            "head": (200, await asked(server, target, method="HEAD")),
+            "etag": (304, await asked(server, target, f"If-None-Match: {etag}")),
+            "date": (304, await asked(server, target, f"If-Modified-Since: {date}")),
+            "range": (206, await asked(server, target, "Range: bytes=100-199")),
+            "suffix": (206, await asked(server, target, "Range: bytes=-100")),
+            "ranges": (200, await asked(server, target, "Range: bytes=0-9,20-29")),
+        }
+        for name, (status, (request, answer)) in exchanges.items():
+            assert status_of(answer) == status, name
+            assert objections(request, answer) == {}, name
+
+
+async def test_the_linter_has_no_objection_to_an_answer_that_is_streamed(
+    serve: Serve, library: Library
+) -> None:
+    server = await serve(renditions={"memory_max_bytes": 0, "memory_max_item_bytes": 0})
+    target = f"/serve/{library.ids['large']}?size=detail&format=jpeg"
+    for name in ("a render", "a file"):
+        request, answer = await asked(server, target)
+        assert status_of(answer) == 200
+        assert b"Transfer-Encoding: chunked\r\n" not in answer or name == "a render"
+        # The linter is fed the message as its framing leaves it.
+        plain = answer if b"Transfer-Encoding" not in answer else unchunked(answer)
+        assert objections(request, plain) == {}, name
+
+
+def unchunked(answer: bytes) -> bytes:
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    body = b""
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        if int(size, 16) == 0:
+            return head + b"\r\n\r\n" + body
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+
+
+async def test_the_linter_has_no_objection_to_an_error(serve: Serve, library: Library) -> None:
+    server = await serve(workers={"max_queue": 0, "count": 1}, server={"max_connections": 8})
+    target = f"/serve/{library.ids['photo']}"
+    exchanges = {
+        400: await asked(server, f"{target}?size=nonsense"),
+        404: await asked(server, "/serve/999999?size=thumbnail"),
+        405: await asked(server, target, method="DELETE"),
+        413: await asked(server, target, "Content-Length: 5", method="POST"),
+        416: await asked(server, f"{target}?size=thumbnail", "Range: bytes=99999999-"),
+        431: await asked(server, target, *(f"X{one}: {'y' * 8000}" for one in range(5))),
+    }
+    held = [await asyncio.open_connection(server.client.host, server.client.port) for _ in range(8)]
+    exchanges[503] = await asked(server, target)
+    for _, writer in held:
+        writer.transport.abort()
+    for status, (request, answer) in exchanges.items():
+        assert status_of(answer) == status
+        assert objections(request, answer) == {}, status
+
+
+async def test_the_linter_has_no_objection_to_the_other_pages(server: Serving) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        assert objections(*await asked(server, path)) == {}, path
+
+
+async def test_the_linter_does_object_to_what_is_spoilt(server: Serving, library: Library) -> None:
+    """Each part of an answer that it looks at, made wrong once."""
+    request, answer = await asked(server, f"/serve/{library.ids['photo']}?size=thumbnail")
+    for good, bad in (
+        (b'ETag: "', b"ETag: "),
+        (b"Cache-Control: public", b"Cache-Control: public, public, max-age=x"),
+        (b"Content-Type: image/avif", b"Content-Type: image/png"),
+        (b"Vary: Accept", b"Vary: Acc ept"),
+        (b"Last-Modified: ", b"Last-Modified: yesterday "),
+        (b"Accept-Ranges: bytes", b"Accept-Ranges: pixels"),
+    ):
+        assert good in answer, good
+        assert objections(request, answer.replace(good, bad)), bad
+
+
+@pytest.mark.parametrize("query", ["size=thumbnail", "size=thumbnail&format=webp"])
+async def test_redbot_itself_has_no_objection(
+    server: Serving, library: Library, query: str
+) -> None:
+    """It asks for more than we thought of: in parts, under conditions, compressed."""
+    target = f"/serve/{library.ids['photo']}?{query}"
+    await (await server.client.get(target)).read()
+    url = f"http://{server.client.host}:{server.client.port}{target}"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.web.redbot_notes", url, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    status, *notes = map(json.loads, output.splitlines())
+    assert process.returncode == 0
+    assert status == {"status": 200}
+    assert len(notes) > 5
+    fetched = (await asked(server, target))[1]
+    assert [
+        note
+        for note in notes
+        if note["level"] in OBJECTIONS and not tolerated(note["note"], fetched)
+    ] == []
