@@ -67,6 +67,17 @@ class Reception(web.Server):
         )
 
 
+def _limit_kernel(wire: asyncio.Transport, seconds: float) -> None:
+    """Have the kernel give up, too, a client that takes nothing of what it holds for it.
+
+    That can be megabytes, which to us look sent; also of a connection that we have closed
+    (tcp(7), TCP_USER_TIMEOUT).
+    """
+    end = wire.get_extra_info("socket")
+    if end is not None and end.family in (socket.AF_INET, socket.AF_INET6) and seconds:
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
 def _cut(wire: asyncio.Transport) -> None:
     """Close with a reset, so that the kernel, too, lets go of what it has to send."""
     end = wire.get_extra_info("socket")
@@ -159,12 +170,15 @@ class Connection(RequestHandler):
         if place is Place.RESERVE:
             self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
             self._screen.restrict()
+        _limit_kernel(wire, self._doorkeeper.write_timeout_s)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Leave."""
         if self._wire is not None:
             self._wire = None
+            if isinstance(exc, TimeoutError):
+                self._reason = Reason.WRITE
             self._doorkeeper.leave(self, self._reason)
         super().connection_lost(exc)
 
@@ -218,6 +232,14 @@ class Connection(RequestHandler):
     def head_is_complete(self) -> None:
         """No head is waited for."""
         self._head_since = 0.0
+
+    def give_way(self) -> bool:
+        """Close for want of room, if nothing was asked for yet."""
+        if self._wire is None or self._waiter is None or self._waiter.done():
+            return False
+        self._reason = Reason.OVER_LIMIT
+        _cut(self._wire)
+        return True
 
     def review(self, now: float) -> None:
         """Close the connection if its client is overdue.

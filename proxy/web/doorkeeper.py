@@ -50,6 +50,9 @@ class Place(Enum):
 class Guest(Protocol):
     """A connection, as the doorkeeper sees it."""
 
+    def give_way(self) -> bool:
+        """Close it for want of room, unless an answer is under way; whether it does."""
+
     def review(self, now: float) -> None:
         """Close it if it is overdue by ``now``, on the loop's clock."""
 
@@ -57,9 +60,9 @@ class Guest(Protocol):
 class Doorkeeper:
     """Counts the connections and has each of them reviewed.
 
-    Above ``max_connections`` a connection is still read when it finds one of the few places in
-    reserve: so the orchestrator's probes come through while slow clients hold all others. What
-    comes on top of these is cut without a word, for under attack a word each is too much.
+    Above ``max_connections`` a connection finds one of the few places in reserve, where only the
+    orchestrator's probes are answered. There the newest is the likeliest to be one: so the oldest
+    that has asked for nothing gives way, without a word, for under attack a word each is too much.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -73,20 +76,33 @@ class Doorkeeper:
         )
         self._round_s = min(_ROUND_S, min(deadlines) / _SHARE)
         self._guests: dict[Guest, None] = {}
+        self._reserve: dict[Guest, None] = {}
         self._closed = dict.fromkeys(Reason, 0)
 
     def enter(self, guest: Guest) -> Place:
         """Take a new connection in where there is room."""
-        limit, taken = self.max_connections, len(self._guests)
-        reserve = min(_RESERVE, limit // _RESERVE_SHARE)
-        if limit and taken >= limit + reserve:
+        limit = self.max_connections
+        if not limit or len(self._guests) < limit:
+            self._guests[guest] = None
+            return Place.SEAT
+        places = min(_RESERVE, limit // _RESERVE_SHARE)
+        if len(self._reserve) >= places and not self._make_way():
             return Place.NONE
-        self._guests[guest] = None
-        return Place.RESERVE if limit and taken >= limit else Place.SEAT
+        self._guests[guest] = self._reserve[guest] = None
+        return Place.RESERVE
+
+    def _make_way(self) -> bool:
+        """Free the place in reserve that has been held longest for nothing."""
+        for guest in self._reserve:
+            if guest.give_way():
+                del self._reserve[guest]
+                return True
+        return False
 
     def leave(self, guest: Guest, reason: Reason) -> None:
         """Strike out a connection that is closed, also one that found no place."""
         self._guests.pop(guest, None)
+        self._reserve.pop(guest, None)
         self._closed[reason] += 1
 
     async def watch(self) -> None:

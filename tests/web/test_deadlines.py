@@ -231,10 +231,11 @@ async def test_above_the_cap_only_probes_are_answered(serve: Serve) -> None:
         assert statuses == [200, 200, 200, 503]
         assert answer.headers["retry-after"] == "5"
         assert json.loads(answer.body)["title"] == "Too many connections"
-        # Two more places there are; who comes then is cut at once.
-        async with _many(server, 2), connected(server) as (reader, _):
-            with suppress(ConnectionResetError):
-                assert await reader.read() == b""
+        # Two more places there are; who comes then has that of the one who came first.
+        async with _many(server, 2), connected(server) as (reader, writer):
+            writer.write(PROBE)
+            (answer,), _ = await until_closed(reader)
+            assert answer.status == 200
         await until(lambda: closed(server, "over_limit") == 2)
     await until(lambda: server.metric("smartserve_connections") == 0)
     async with connected(server) as (reader, writer):
@@ -254,6 +255,16 @@ async def _many(server: Serving, count: int) -> AsyncIterator[None]:
     finally:
         for writer in writers:
             writer.transport.abort()
+
+
+async def test_without_a_place_in_reserve_a_connection_is_cut_at_once(serve: Serve) -> None:
+    server = await serve(server={"max_connections": 4})
+    async with _many(server, 4), connected(server) as (reader, writer):
+        writer.write(PROBE)
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        await until(lambda: closed(server, "over_limit") == 1)
+        assert server.metric("smartserve_connections") == 4
 
 
 async def test_a_place_in_reserve_is_soon_free_again(serve: Serve) -> None:
