@@ -86,7 +86,7 @@ def _picture_path(name: str, settings: Settings) -> Json:
             "operationId": f"{name}Head",
             "summary": "The headers of the picture; nothing is rendered.",
             "responses": {
-                status: {"description": response["description"]}
+                status: {name: part for name, part in response.items() if name != "content"}
                 for status, response in {**_pictures(), **_problems(_PROBLEMS)}.items()
             },
         },
@@ -140,10 +140,15 @@ def _query(name: str, schema: Json, meaning: str | None = None) -> Json:
 def _pictures() -> dict[str, Json]:
     types = {traits.media_type for traits in TRAITS.values()}
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(types)}
+    part = {**_HEADERS, "Content-Range": _header(r"^bytes [0-9]+-[0-9]+/[0-9]+$")}
     return {
-        "200": {"description": "The picture.", "content": content},
-        "206": {"description": "The part that Range asked for.", "content": content},
-        "304": {"description": "The copy that the client has is good."},
+        "200": {"description": "The picture.", "headers": _HEADERS, "content": content},
+        "206": {
+            "description": "The part that Range asked for.",
+            "headers": part,
+            "content": content,
+        },
+        "304": {"description": "The copy that the client has is good.", "headers": _HEADERS},
     }
 
 
@@ -191,6 +196,19 @@ def _purge(name: str, summary: str, counts: list[str]) -> Json:
             **_problems(_ADMIN_PROBLEMS),
         },
     }
+
+
+def _header(pattern: str) -> Json:
+    return {"required": True, "schema": {"type": "string", "pattern": pattern}}
+
+
+_HEADERS = {
+    "ETag": _header('^"[0-9a-f]{32}"$'),
+    "Cache-Control": _header(r"^public, max-age=[0-9]+(, [a-z-]+(=[0-9]+)?)*$"),
+    "Cache-Status": _header("^smartserve; (hit|fwd=uri-miss)(; [a-z-]+(=[a-z-]+)?)*$"),
+    "X-Request-Id": _header("^[0-9a-f]+-[0-9a-f]+$"),
+}
+"""Headers of an answer that is, or stands for, a picture."""
 
 
 def _problems(texts: Mapping[str, str]) -> dict[str, Json]:

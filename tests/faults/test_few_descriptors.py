@@ -1,0 +1,23 @@
+"""Row 6: where the limit of open files is low, the cap is lowered, and it is said so."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.faults.conftest import Launch
+
+
+async def test_a_low_limit_of_open_files_lowers_the_cap(launch: Launch) -> None:
+    server = await launch(prefix=["prlimit", "--nofile=256"])
+    assert '"event":"fewer_connections"' in server.told()
+    assert '"allowed":128' in server.told()
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
+    async with server.client(force_close=True) as client:
+        async with client.get("/healthz") as answer:
+            assert answer.status == 200
+        async with client.get("/serve/1") as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"] == "5"
+    for _, writer in held:
+        writer.transport.abort()
+    assert "Traceback" not in server.told()
