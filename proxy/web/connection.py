@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion11, web
+from aiohttp.hdrs import HOST
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
@@ -213,7 +214,7 @@ class Connection(RequestHandler):
             or message.should_close
             or message.upgrade
             or message.version != HttpVersion11
-            or not is_host(message.headers["Host"])
+            or not is_host(message.headers[HOST])
         ):
             return False
         answer = self._frontdesk.ready(message, self._peer(), began)
@@ -234,8 +235,9 @@ class Connection(RequestHandler):
         self._head_since = 0.0
 
     def give_way(self) -> bool:
-        """Close for want of room, if nothing was asked for yet."""
-        if self._wire is None or self._waiter is None or self._waiter.done():
+        """Close for want of room, if nothing was asked for yet, or what was asked is answered."""
+        waits = self._waiter is not None and not self._waiter.done()
+        if self._wire is None or not (waits or self._linger_until):
             return False
         self._reason = Reason.OVER_LIMIT
         _cut(self._wire)

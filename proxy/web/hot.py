@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aiohttp import web
+
+# Their hashes are known: looked up by these, a header takes a third of the time.
+from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
 from proxy.delivery import Origin
@@ -154,14 +157,14 @@ class HotAnswers:
         Ranges and dates go the whole way; they are rare, and right there. So does a body of more
         than ``longest`` bytes.
         """
-        hot = self._hot.get((target, headers.get("Accept", "")))
+        hot = self._hot.get((target, headers.get(ACCEPT, "")))
         if hot is None:
             return None
         now = self._clock()
         if hot.until <= now or not _plain(method, headers):
             return None
         answer = hot.answer
-        if "If-None-Match" in headers and _has(headers, hot.etag):
+        if IF_NONE_MATCH in headers and _has(headers, hot.etag):
             return Ready(
                 304, answer.not_modified_head, b"", answer.not_modified_outcome, hot.not_modified
             )
@@ -177,7 +180,7 @@ class HotAnswers:
         None where it has to go the whole way: as `find`, and where the rendition is in memory by
         now, is gone, or is too long to be read at once.
         """
-        hot = self._hot.get((target, headers.get("Accept", "")))
+        hot = self._hot.get((target, headers.get(ACCEPT, "")))
         if hot is None or method != "GET" or not _plain(method, headers):
             return None
         answer = hot.answer
@@ -203,13 +206,13 @@ class HotAnswers:
 
 
 def _has(headers: MultiMapping[str], etag: str) -> bool:
-    return matches(", ".join(headers.getall("If-None-Match")), etag)
+    return matches(", ".join(headers.getall(IF_NONE_MATCH)), etag)
 
 
 def _plain(method: str, headers: MultiMapping[str]) -> bool:
     return (
         method in ("GET", "HEAD")
-        and "Range" not in headers
-        and "If-Modified-Since" not in headers
-        and len(headers.getall("Accept", ())) <= 1
+        and RANGE not in headers
+        and IF_MODIFIED_SINCE not in headers
+        and len(headers.getall(ACCEPT, ())) <= 1
     )
