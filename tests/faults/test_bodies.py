@@ -99,11 +99,11 @@ async def _pour(server: Server) -> int:
     head = b"POST /serve/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n"
     piece, sent = bytes(_MIB), 0
     writer.write(head)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413")
     with suppress(ConnectionError):
         for _ in range(25):
             writer.write(piece)
             await writer.drain()
             sent += len(piece)
-    assert (await reader.readline()).startswith(b"HTTP/1.1 413")
     writer.transport.abort()
     return sent
