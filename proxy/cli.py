@@ -22,19 +22,11 @@ from proxy.logs import configure_logs
 from proxy.media import DataType
 from proxy.purging import Purged
 from proxy.settings import Settings, load_settings
+from proxy.starting import check_start, check_worker, installation_faults
 from proxy.variant import SizeSpec, named_boxes
 from proxy.web.openapi import describe
 from proxy.web.server import lag_watch, listening, until_stopped
-from proxy.wiring import (
-    Rooms,
-    ask_worker,
-    build_surface,
-    check_start,
-    check_worker,
-    installation_faults,
-    open_rooms,
-    open_storage,
-)
+from proxy.wiring import Rooms, ask_worker, build_surface, open_rooms, open_storage
 
 T = TypeVar("T")
 

@@ -6,20 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib import metadata
-from pathlib import Path
 
 import structlog
 
 from proxy.costs import Costs
 from proxy.database.cache import CachedMediaDatabase
-from proxy.database.engine import check_url
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import pending, upgrade
 from proxy.delivery import Delivery
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.finishing import Finisher
-from proxy.floors import FLOORS, floor_faults
+from proxy.floors import FLOORS
 from proxy.ingest.importing import Importer
 from proxy.inspection import Inspector
 from proxy.jobs import Hello
@@ -30,8 +27,9 @@ from proxy.planning import Planner, Rules
 from proxy.purging import Purger
 from proxy.readings import Sources, readings
 from proxy.renditions.tiered import TieredStore
-from proxy.settings import NO_KEY, Settings, access_faults, admin_key
+from proxy.settings import NO_KEY, Settings, admin_key
 from proxy.sources.local import LocalSources
+from proxy.starting import check_worker
 from proxy.upgrading import Upgrader
 from proxy.variant import recipe
 from proxy.warming import Warmer
@@ -47,9 +45,6 @@ from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
-
-_OWN_PACKAGES = ("aiohttp", "aiomysql")
-"""Those with a floor that run in the server itself."""
 
 log = structlog.get_logger(__name__)
 
@@ -122,31 +117,6 @@ async def prepare_database(settings: Settings) -> None:
         ) from error
 
 
-def check_start(settings: Settings) -> None:
-    """Return where the server may listen with these settings.
-
-    Raises:
-        ConfigurationError: strangers could reach what has no key, or the server's own packages are
-            below their floors.
-    """
-    if faults := [*access_faults(settings), *_package_faults()]:
-        raise ConfigurationError(faults)
-
-
-def _package_faults() -> list[str]:
-    return floor_faults({name: metadata.version(name) for name in _OWN_PACKAGES})
-
-
-def check_worker(hello: Hello, floors: Mapping[str, str] = FLOORS) -> None:
-    """Return for a worker whose libvips is safe to decode strangers' pictures with.
-
-    Raises:
-        ConfigurationError: it, or pyvips, is below its floor.
-    """
-    if faults := floor_faults({"libvips": hello.libvips, **hello.codecs}, floors):
-        raise ConfigurationError(faults)
-
-
 async def ask_worker(settings: Settings) -> Hello:
     """What a worker says of itself; it is started for that and ended again.
 
@@ -156,22 +126,6 @@ async def ask_worker(settings: Settings) -> Hello:
     one = settings.model_copy(update={"workers": settings.workers.model_copy(update={"count": 1})})
     async with _pool(one) as pool:
         return pool.hello
-
-
-def installation_faults(settings: Settings) -> list[str]:
-    """What the settings name and this machine does not have, each as a sentence."""
-    faults = [*access_faults(settings), *_package_faults()]
-    try:
-        check_url(settings.database_url)
-    except ConfigurationError as error:
-        faults.extend(error.faults)
-    for key, named in (
-        ("storage.root", settings.storage.root),
-        ("renditions.directory", settings.renditions.directory),
-    ):
-        if named and not Path(named).is_dir():
-            faults.append(f"{key}: {named} is not a folder on this machine")
-    return faults
 
 
 @asynccontextmanager

@@ -9,7 +9,8 @@ import pytest
 from proxy.errors import ConfigurationError
 from proxy.floors import FLOORS, at_least, floor_faults
 from proxy.jobs import Hello
-from proxy.wiring import ask_worker, check_worker, open_rooms
+from proxy.starting import check_worker
+from proxy.wiring import ask_worker, open_rooms
 from tests.serving import make_settings
 
 

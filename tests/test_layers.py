@@ -27,7 +27,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
         *("upgrading", "warming", "purging", "ingest"),
     ),
-    4: ("metrics", "logs", "readings", "wiring", "web", "cli", "worker"),
+    4: ("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 """By the name below ``proxy``; the empty name is the package itself, which holds the version."""

@@ -117,6 +117,19 @@ async def test_what_was_read_before_a_purge_is_not_promoted_after_it(store: Tier
     assert await store.get(variant()) is None
 
 
+async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: TieredStore) -> None:
+    for width in (300, 480):
+        await put(store.disk, variant(width=width), body())
+    reads = [asyncio.create_task(store.get(variant(width=width))) for width in (300, 480)]
+    await asyncio.sleep(0)
+
+    await store.purge(1, {variant(width=300).geometry.shape})
+    await asyncio.gather(*reads)
+
+    assert store.peek(variant(width=300)) is None
+    assert store.peek(variant(width=480)) is not None
+
+
 async def test_nobody_joins_a_read_that_began_before_a_purge(store: TieredStore) -> None:
     await put(store.disk, variant(), body())
     before = asyncio.create_task(store.get(variant()))

@@ -1,0 +1,57 @@
+"""Starting: what has to hold before anything is opened, each fault told as a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from proxy.database.engine import check_url
+from proxy.errors import ConfigurationError
+from proxy.floors import FLOORS, floor_faults
+from proxy.jobs import Hello
+from proxy.settings import Settings, access_faults
+
+_OWN_PACKAGES = ("aiohttp", "aiomysql")
+"""Those with a floor that run in the server itself."""
+
+
+def check_start(settings: Settings) -> None:
+    """Return where the server may listen with these settings.
+
+    Raises:
+        ConfigurationError: strangers could reach what has no key, or the server's own packages are
+            below their floors.
+    """
+    if faults := [*access_faults(settings), *_package_faults()]:
+        raise ConfigurationError(faults)
+
+
+def _package_faults() -> list[str]:
+    return floor_faults({name: metadata.version(name) for name in _OWN_PACKAGES})
+
+
+def check_worker(hello: Hello, floors: Mapping[str, str] = FLOORS) -> None:
+    """Return for a worker whose libvips is safe to decode strangers' pictures with.
+
+    Raises:
+        ConfigurationError: it, or pyvips, is below its floor.
+    """
+    if faults := floor_faults({"libvips": hello.libvips, **hello.codecs}, floors):
+        raise ConfigurationError(faults)
+
+
+def installation_faults(settings: Settings) -> list[str]:
+    """What the settings name and this machine does not have, each as a sentence."""
+    faults = [*access_faults(settings), *_package_faults()]
+    try:
+        check_url(settings.database_url)
+    except ConfigurationError as error:
+        faults.extend(error.faults)
+    for key, named in (
+        ("storage.root", settings.storage.root),
+        ("renditions.directory", settings.renditions.directory),
+    ):
+        if named and not Path(named).is_dir():
+            faults.append(f"{key}: {named} is not a folder on this machine")
+    return faults
