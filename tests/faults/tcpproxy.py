@@ -1,0 +1,166 @@
+"""A TCP proxy that does to connections what networks do: delay, throttle, cut, reset, go silent."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from asyncio import StreamReader, StreamWriter
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+_READ_BYTES = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER without time to linger: closing then sends RST in place of FIN (socket(7))."""
+
+
+class TcpProxy:
+    """Passes connections on to a port of this machine; how well may be changed while it runs.
+
+    ``async with`` listens on `port` for the length of the block.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.delay_s = 0.0
+        """Seconds that all bytes take, each way."""
+        self.bytes_per_s = 0
+        """How much goes through a connection each way; 0 sets no limit."""
+        self._target = target
+        self._silent = False
+        self._server: asyncio.Server | None = None
+        self._links: set[_Link] = set()
+
+    async def __aenter__(self) -> Self:
+        """Listen on a free port."""
+        await self._listen()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take no more connections and end those that are open."""
+        self._deafen()
+        self.cut()
+        await asyncio.gather(*(link.task for link in self._links), return_exceptions=True)
+
+    @property
+    def connections(self) -> int:
+        """How many are open, the dead ones among them."""
+        return len(self._links)
+
+    def cut(self) -> None:
+        """End the open connections in order, with FIN."""
+        for link in tuple(self._links):
+            link.cut()
+
+    def reset(self) -> None:
+        """End the open connections with RST."""
+        for link in tuple(self._links):
+            link.reset()
+
+    def go_silent(self) -> None:
+        """Swallow what comes from now on: a link that is dead without either end being told.
+
+        Connections that are open, or opened until `heal`, stay dead.
+        """
+        self._silent = True
+        for link in self._links:
+            link.dead = True
+
+    def refuse(self) -> None:
+        """Refuse new connections and reset the open ones."""
+        self._deafen()
+        self.reset()
+
+    async def heal(self) -> None:
+        """Pass on from now on all that comes, at once."""
+        self.delay_s, self.bytes_per_s, self._silent = 0.0, 0, False
+        if self._server is None:
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _deafen(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        link = _Link(self, reader, writer, dead=self._silent)
+        self._links.add(link)
+        try:
+            await link.run(self._target)
+        finally:
+            self._links.discard(link)
+
+
+class _Link:
+    """One connection and, unless it is dead from the start, the one that it is passed on to."""
+
+    def __init__(
+        self, proxy: TcpProxy, reader: StreamReader, writer: StreamWriter, *, dead: bool
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.dead = dead
+        self._proxy = proxy
+        self._near = (reader, writer)
+        self._writers = [writer]
+
+    async def run(self, target: int) -> None:
+        """Carry bytes until either end is gone."""
+        try:
+            with suppress(OSError):
+                await self._carry(target)
+        finally:
+            self.cut()
+
+    async def _carry(self, target: int) -> None:
+        reader, writer = self._near
+        if self.dead:
+            await self._pump(reader, writer)
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
+        self._writers.append(far_writer)
+        ways = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
+        pumps = [asyncio.create_task(way) for way in ways]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        self.cut()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _pump(self, reader: StreamReader, writer: StreamWriter) -> None:
+        while chunk := await reader.read(_READ_BYTES):
+            await asyncio.sleep(self._proxy.delay_s)
+            if self.dead:
+                continue
+            for piece in _pieces(chunk, self._proxy.bytes_per_s):
+                writer.write(piece)
+                await writer.drain()
+                if self._proxy.bytes_per_s:
+                    await asyncio.sleep(len(piece) / self._proxy.bytes_per_s)
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def reset(self) -> None:
+        for writer in self._writers:
+            with suppress(OSError):
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET
+                )
+            writer.transport.abort()
+
+
+def _pieces(chunk: bytes, bytes_per_s: int) -> list[bytes]:
+    """A chunk in parts of a twentieth of a second, where its speed is limited."""
+    length = max(1, bytes_per_s // 20) if bytes_per_s else len(chunk)
+    return [chunk[start : start + length] for start in range(0, len(chunk), length)]

@@ -1,0 +1,113 @@
+"""The TCP proxy of the drills does what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+
+from tests.faults.tcpproxy import TcpProxy
+
+Connect = Callable[[], Awaitable[tuple[StreamReader, StreamWriter]]]
+
+
+async def _echo(reader: StreamReader, writer: StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+async def proxy() -> AsyncIterator[TcpProxy]:
+    """A proxy before a server that gives back what it gets."""
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    async with server, TcpProxy(server.sockets[0].getsockname()[1]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def connect(proxy: TcpProxy) -> AsyncIterator[Connect]:
+    """Connects through the proxy; where that is not silent, something has gone through already."""
+    writers: list[StreamWriter] = []
+
+    async def connect() -> tuple[StreamReader, StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writers.append(writer)
+        if not proxy._silent:
+            writer.write(b"first")
+            assert await reader.readexactly(5) == b"first"
+        return reader, writer
+
+    yield connect
+    for writer in writers:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_bytes_go_through(proxy: TcpProxy, connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(bytes(1_000_000))
+    assert await reader.readexactly(1_000_000) == bytes(1_000_000)
+    assert proxy.connections == 1
+
+
+async def test_a_delay_counts_each_way(proxy: TcpProxy, connect: Connect) -> None:
+    reader, writer = await connect()
+    proxy.delay_s = 0.1
+    began = time.monotonic()
+    writer.write(b"late")
+    await reader.readexactly(4)
+    assert time.monotonic() - began >= 0.2
+
+
+async def test_a_throttle_slows(proxy: TcpProxy, connect: Connect) -> None:
+    reader, writer = await connect()
+    proxy.bytes_per_s = 10_000
+    began = time.monotonic()
+    writer.write(bytes(2000))
+    await reader.readexactly(2000)
+    assert time.monotonic() - began >= 0.15
+
+
+async def test_a_cut_is_an_end(proxy: TcpProxy, connect: Connect) -> None:
+    reader, _ = await connect()
+    proxy.cut()
+    assert await reader.read() == b""
+
+
+async def test_a_reset_is_an_error(proxy: TcpProxy, connect: Connect) -> None:
+    reader, _ = await connect()
+    proxy.reset()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+
+
+async def test_silence_outlasts_its_cause_on_open_connections(
+    proxy: TcpProxy, connect: Connect
+) -> None:
+    before = await connect()
+    proxy.go_silent()
+    during = await connect()
+    await proxy.heal()
+    for reader, writer in (before, during):
+        writer.write(b"anybody there?")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.1)
+    await connect()
+
+
+async def test_what_refuses_listens_again_once_healed(proxy: TcpProxy, connect: Connect) -> None:
+    proxy.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        await connect()
+    await proxy.heal()
+    await connect()
