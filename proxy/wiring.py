@@ -46,6 +46,9 @@ from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
 
+_PREPARE_AGAIN_S = 1.0
+"""How often a database that was away at the start is looked for."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -88,22 +91,51 @@ class Rooms:
     background: WorkerPool
 
 
-async def prepare_database(settings: Settings) -> None:
+@asynccontextmanager
+async def database_prepared(settings: Settings) -> AsyncIterator[None]:
     """Bring the schema up to date, or refuse to start with one that is not.
 
-    A database that cannot be reached is no reason not to start: pictures are served once it is
-    back.
+    A database that cannot be reached is no reason not to start: it is prepared within the block
+    once it is back, and pictures are served from then on.
 
     Raises:
         ConfigurationError: the schema is old, and `upgrade_on_start` is off or not allowed.
     """
-    url, section = settings.database_url, settings.database
+    later: list[asyncio.Task[None]] = []
     try:
-        old = await pending(url, section)
+        await _prepare_database(settings)
     except DatabaseUnavailable as error:
         log.warning("database_unavailable_at_start", cause=repr(error.__cause__))
-        return
-    if not old:
+        later.append(asyncio.create_task(_prepare_later(settings)))
+    try:
+        yield
+    finally:
+        for task in later:
+            task.cancel()
+        await asyncio.gather(*later, return_exceptions=True)
+
+
+async def _prepare_later(settings: Settings) -> None:
+    """Try until it is done, by this process or by `db upgrade`; why it may not be is told once."""
+    told: tuple[str, ...] = ()
+    while True:
+        await asyncio.sleep(_PREPARE_AGAIN_S)
+        try:
+            await _prepare_database(settings)
+        except DatabaseUnavailable:
+            continue
+        except ConfigurationError as error:
+            if error.faults != told:
+                log.warning("database_not_prepared", faults=error.faults)
+            told = error.faults
+        else:
+            return
+
+
+async def _prepare_database(settings: Settings) -> None:
+    """As `database_prepared`; raises DatabaseUnavailable where it cannot be reached."""
+    url, section = settings.database_url, settings.database
+    if not await pending(url, section):
         return
     advice = "run 'smartserve db upgrade' with an account that may change it"
     if not section.upgrade_on_start:
@@ -133,7 +165,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
     """Open database, originals and renditions; close them in the end."""
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_directories, settings)
-        await prepare_database(settings)
+        await stack.enter_async_context(database_prepared(settings))
         catalogue = await stack.enter_async_context(
             open_database(settings.database_url, settings.database)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.wiring import build_surface, open_rooms
+from tests.mariadb import MariaDB, private_mariadb
 from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings
 
 # The same examples each time, and no deadline: the machine may be busy with something else.
@@ -35,6 +36,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
         "badge": SAMPLES / "badge.png",
     }
     return Library(tmp_path_factory.mktemp("library") / "data", files)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB of the tests' own; who harms it mends it."""
+    with private_mariadb() as server:
+        yield server
 
 
 @pytest.fixture

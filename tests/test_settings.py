@@ -178,7 +178,7 @@ def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPa
         ("server", "keepalive_s", "nan"),
         ("server", "drain_s", "inf"),
         ("server", "port", "80.5"),
-        ("database", "pool_size", "0"),
+        ("database", "pool_size", "1"),
         ("renditions", "disk_low_water", "1.0"),
         ("renditions", "disk_low_water", "nan"),
         ("limits", "source_types", '["svg"]'),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -13,17 +14,20 @@ from typing import Any, Protocol
 
 import aiomysql
 from sqlalchemy import URL, Executable, QueuePool, Row, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 
 _ALLOWED = "database.url: must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
-_FAULTS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError)
+_FAULTS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError, RuntimeError)
+"""A RuntimeError is what uvloop raises on writing to a connection that was reset."""
 _AUTOCOMMIT = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
 _BUSY_PART = 0.8
 """SQLite gives up on a lock before the query's deadline: its thread cannot be interrupted."""
+_PING_PART = 1 / 3
+"""Of the time to connect, what a pooled connection has to show that it lives."""
 
 
 def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
@@ -56,17 +60,58 @@ def _in_file(url: URL) -> bool:
 
 
 def _mysql_engine(url: URL, settings: DatabaseSettings, **options: Any) -> AsyncEngine:
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         **_pool_options(settings),
         **options,
-        pool_pre_ping=True,
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": settings.connect_timeout_s,
-            "init_command": "SET time_zone = '+00:00'",
+            "init_command": _session(settings),
         },
     )
+    event.listen(engine.sync_engine, "checkout", _pinging(settings))
+    return engine
+
+
+def _session(settings: DatabaseSettings) -> str:
+    """What a session begins with: our clock, and rows waited for no longer than we do.
+
+    InnoDB does not see that a client has left while its write waits for a row; each would keep a
+    session that nobody has, for 50 s by default. The wait for a table ends with its client.
+    """
+    wait_s = math.ceil(settings.query_timeout_s)
+    return f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {wait_s}"
+
+
+def _pinging(settings: DatabaseSettings) -> Callable[[Any, Any, object], None]:
+    """Ask a pooled connection whether it lives, before each use but the first.
+
+    SQLAlchemy's own ping waits for ever, so a connection that a firewall has forgotten would hold
+    its caller until the deadline, and each of the pool's would do so in turn. This one leaves time
+    to connect anew, and where it fails all that are as old are replaced.
+    """
+    timeout_s = settings.connect_timeout_s * _PING_PART
+
+    async def ping(driver: Any) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await driver.ping(reconnect=False)
+        except BaseException:
+            # Here, as SQLAlchemy would first say good-bye, which uvloop refuses after a reset.
+            driver.close()
+            raise
+
+    def check(connection: Any, record: Any, _fairy: object) -> None:
+        if not record.info.setdefault("used", False):
+            record.info["used"] = True
+            return
+        try:
+            connection.run_async(ping)
+        except _FAULTS as error:
+            raise InvalidatePoolError from error
+
+    return check
 
 
 def check_url(url: str) -> None:

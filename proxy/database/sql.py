@@ -115,11 +115,18 @@ _SAVE = text(
 def open_database(url: str, settings: DatabaseSettings) -> SqlMediaDatabase:
     """A database that connects on its first query; close it, or use it with ``async with``.
 
+    Of its connections a quarter is for transactions, which are rare, and the rest for reading.
+
     Raises:
         ConfigurationError: for a URL of a kind that is not spoken to.
     """
-    reader = open_reader(url, settings)
-    return SqlMediaDatabase(open_engine(url, settings), reader, settings)
+    writing = max(1, settings.pool_size // 4)
+    reader = open_reader(url, _with_pool(settings, settings.pool_size - writing))
+    return SqlMediaDatabase(open_engine(url, _with_pool(settings, writing)), reader, settings)
+
+
+def _with_pool(settings: DatabaseSettings, size: int) -> DatabaseSettings:
+    return settings.model_copy(update={"pool_size": size})
 
 
 class SqlMediaDatabase:

@@ -60,7 +60,7 @@ async def _own_connection(
     url: str, settings: DatabaseSettings, timeout_s: float
 ) -> AsyncIterator[AsyncConnection]:
     """A connection of its own, closed at the end, with which its lock goes."""
-    engine = open_engine(url, settings)
+    engine = open_engine(url, settings.model_copy(update={"query_timeout_s": timeout_s}))
     try:
         with translated(settings):
             async with asyncio.timeout(timeout_s), connected(engine, settings) as connection:

@@ -74,7 +74,7 @@ class DatabaseSettings(Section):
 
     url: str = Field("", repr=False)
     upgrade_on_start: bool = True
-    pool_size: int = Field(8, ge=1, le=200)
+    pool_size: int = Field(8, ge=2, le=200)
     pool_recycle_s: PositiveSeconds = 1800
     connect_timeout_s: PositiveSeconds = 3
     query_timeout_s: PositiveSeconds = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,6 @@ from proxy.database.upgrade import upgrade
 from proxy.media import DataType, Focus, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend, SqliteBackend
-from tests.mariadb import MariaDB, private_mariadb
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDB]:
-    with private_mariadb() as server:
-        yield server
 
 
 @pytest.fixture

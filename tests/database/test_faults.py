@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from proxy.database.engine import open_engine
 from proxy.database.sql import SqlMediaDatabase, open_database
@@ -17,6 +18,7 @@ from proxy.database.upgrade import pending, upgrade
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.media import MediaFacts
 from proxy.settings import DatabaseSettings
+from tests.faults.tcpproxy import TcpProxy
 from tests.mariadb import MariaDB
 
 _CONNECT_TIMEOUT_S = 0.4
@@ -193,6 +195,63 @@ async def test_a_write_that_waits_for_a_lock_is_refused_in_time(
             await database.save_facts(1, facts)
     await engine.dispose()
     assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+@pytest.mark.parametrize(
+    "lock",
+    ["LOCK TABLES media_files WRITE, media_facts WRITE", "SELECT * FROM media_facts FOR UPDATE"],
+)
+async def test_writes_that_gave_up_on_a_lock_leave_no_session_behind(
+    server: MariaDB, settings: DatabaseSettings, facts: MediaFacts, lock: str
+) -> None:
+    name = server.create_database()
+    await upgrade(server.url(name), settings)
+    engine = open_engine(server.url(name), settings)
+    count = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{name}'"
+    async with open_database(server.url(name), settings) as database, engine.connect() as other:
+        await database.save_facts(1, facts)
+        await other.exec_driver_sql(lock)
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailable):
+                await database.save_facts(1, facts)
+        async with asyncio.timeout(5):
+            while server.execute(count).strip() != "1":  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+    await engine.dispose()
+
+
+async def test_connections_that_were_forgotten_on_the_way_are_replaced_in_one_query(
+    server: MariaDB, settings: DatabaseSettings
+) -> None:
+    """As behind a firewall that has lost its state: nothing comes back, not even a reset."""
+    name = server.create_database()
+    await upgrade(server.url(name), settings)
+    async with TcpProxy(server.port) as network:
+        url = server.url(name).replace(str(server.port), str(network.port))
+        async with open_database(url, settings) as database:
+            await asyncio.gather(*(database.ping() for _ in range(4)))
+            network.go_silent()
+            await network.heal()
+            await database.ping()
+
+
+def test_connections_that_were_reset_are_replaced_in_one_query(
+    mariadb: MariaDB, settings: DatabaseSettings
+) -> None:
+    """On uvloop, which has an error of its own for writing to such a connection."""
+
+    async def outlive() -> None:
+        name = mariadb.create_database()
+        await upgrade(mariadb.url(name), settings)
+        async with TcpProxy(mariadb.port) as network:
+            url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
+            async with open_database(url, settings) as database:
+                await database.ping()
+                network.reset()
+                await asyncio.sleep(0.05)  # until the loop has seen it
+                await database.ping()
+
+    uvloop.run(outlive())
 
 
 async def test_a_locked_sqlite_file_refuses_writes_in_time(

@@ -29,6 +29,7 @@ class TcpProxy:
         """How much goes through a connection each way; 0 sets no limit."""
         self._target = target
         self._silent = False
+        self._healed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
 
@@ -45,8 +46,10 @@ class TcpProxy:
     ) -> None:
         """Take no more connections and end those that are open."""
         self._deafen()
-        self.cut()
-        await asyncio.gather(*(link.task for link in self._links), return_exceptions=True)
+        tasks = [link.task for link in self._links]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def connections(self) -> int:
@@ -78,10 +81,18 @@ class TcpProxy:
         self.reset()
 
     async def heal(self) -> None:
-        """Pass on from now on all that comes, at once."""
+        """Pass on at once all that comes, and what is being held back."""
         self.delay_s, self.bytes_per_s, self._silent = 0.0, 0, False
+        self._healed.set()
+        self._healed = asyncio.Event()
         if self._server is None:
             await self._listen()
+
+    async def wait(self) -> None:
+        """Hold back for as long as the delay is, or until healed."""
+        if self.delay_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._healed.wait(), self.delay_s)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
@@ -96,7 +107,9 @@ class TcpProxy:
         link = _Link(self, reader, writer, dead=self._silent)
         self._links.add(link)
         try:
-            await link.run(self._target)
+            # By the proxy's own end; asyncio would report it as a fault of this handler.
+            with suppress(asyncio.CancelledError):
+                await link.run(self._target)
         finally:
             self._links.discard(link)
 
@@ -132,13 +145,16 @@ class _Link:
         self._writers.append(far_writer)
         ways = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
         pumps = [asyncio.create_task(way) for way in ways]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        self.cut()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(self, reader: StreamReader, writer: StreamWriter) -> None:
         while chunk := await reader.read(_READ_BYTES):
-            await asyncio.sleep(self._proxy.delay_s)
+            await self._proxy.wait()
             if self.dead:
                 continue
             for piece in _pieces(chunk, self._proxy.bytes_per_s):

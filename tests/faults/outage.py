@@ -1,0 +1,143 @@
+"""A server whose database is a real MariaDB behind a network that can be harmed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import aiomysql
+
+from proxy.database import NewMedia
+from proxy.database.sql import open_database
+from proxy.database.upgrade import upgrade
+from proxy.media import DataType, MediaStatus
+from proxy.settings import DatabaseSettings
+from tests.faults.server import Server
+from tests.faults.tcpproxy import TcpProxy
+from tests.mariadb import MariaDB
+
+FRESH = range(1001, 4001)
+"""Ids of rows that show the photo, and that no server has asked for."""
+WIDTH, OTHER_WIDTH = 64, 96
+_SETTINGS = DatabaseSettings()
+_COPIES = f"""
+    INSERT INTO media_files
+        (id, main_api_id, user_id, data_type, original_name, mime_type, file_size, bulk_path,
+         status)
+    SELECT seq, 0, user_id, data_type, original_name, mime_type, file_size, bulk_path, status
+    FROM media_files, seq_{FRESH[0]}_to_{FRESH[-1]} WHERE id = %d;
+    INSERT INTO media_facts
+        (media_id, content_hash, byte_size, source_type, width, height, has_alpha, pages,
+         flat_background, focus_x, focus_y, source_path, row_version)
+    SELECT seq, content_hash, byte_size, source_type, width, height, has_alpha, pages,
+        flat_background, focus_x, focus_y, source_path, ''
+    FROM media_facts, seq_{FRESH[0]}_to_{FRESH[-1]} WHERE media_id = %d;
+"""
+
+
+async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str:
+    """A database with the library's rows, their ids as they were, and `FRESH` ones; its name.
+
+    An account ``proxy`` may do everything in it, and nothing elsewhere.
+    """
+    name = await asyncio.to_thread(mariadb.create_database)
+    await upgrade(mariadb.url(name), _SETTINGS)
+    library = f"sqlite+aiosqlite:///{data_dir / 'smartserve.db'}"
+    async with (
+        open_database(library, _SETTINGS) as old,
+        open_database(mariadb.url(name), _SETTINGS) as new,
+    ):
+        for media_id in sorted(ids.values()):
+            media = await old.find(media_id)
+            assert media is not None
+            assert media.facts is not None
+            row = NewMedia(
+                user_id=media.user_id,
+                data_type=DataType(media.data_type),
+                original_name=media.original_name or "",
+                mime_type=media.mime_type or "",
+                file_size=media.file_size or 0,
+                bulk_path=media.bulk_path or "",
+                status=MediaStatus.COMPLETED,
+            )
+            assert await new.add(row, media.facts) == media_id
+    photo = ids["photo"]
+    account = f"CREATE OR REPLACE USER proxy; GRANT ALL ON {name}.* TO proxy;"
+    await asyncio.to_thread(mariadb.execute, _COPIES % (photo, photo) + account, database=name)
+    return name
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Site:
+    """The server, its database and the network in between, with counts of what was answered."""
+
+    def __init__(self, server: Server, mariadb: MariaDB, proxy: TcpProxy, database: str) -> None:
+        self.server = server
+        self.mariadb = mariadb
+        self.proxy = proxy
+        self.database = database
+        self.answers = 0
+        self.bodies: dict[int, bytes] = {}
+        """The photo by width, as it was before any harm was done."""
+        self._fresh: Iterator[int] = iter(FRESH)
+
+    async def sql(self, statements: str) -> str:
+        """Run statements as root, past the network."""
+        return await asyncio.to_thread(self.mariadb.execute, statements, database=self.database)
+
+    async def sessions(self) -> list[str]:
+        """Ids of the connections that the server has to its database, as the database sees it."""
+        query = "SELECT id FROM information_schema.processlist WHERE user = 'proxy'"
+        return (await self.sql(query)).split()
+
+    async def until_sessions(self, most: int) -> None:
+        """Return when no more are left; the database needs a second to see that one has gone."""
+        async with asyncio.timeout(5):
+            while len(await self.sessions()) > most:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
+
+    async def ask(self, client: aiohttp.ClientSession, media_id: int, width: int = WIDTH) -> Answer:
+        """The answer to a request for a picture; none may take longer than a browser waits."""
+        async with (
+            asyncio.timeout(20),
+            client.get(f"/serve/{media_id}?w={width}&format=jpeg") as answer,
+        ):
+            body = await answer.read()
+        self.answers += 1
+        return Answer(answer.status, dict(answer.headers), body)
+
+    async def look(self, client: aiohttp.ClientSession, photo: int) -> None:
+        """See what the photo looks like, in one width under its own id, so that this is known."""
+        for media_id, width in ((photo, WIDTH), (self.fresh(), OTHER_WIDTH)):
+            answer = await self.ask(client, media_id, width)
+            assert answer.status == 200
+            self.bodies[width] = answer.body
+
+    def fresh(self) -> int:
+        """An id that exists and that the server does not know yet."""
+        return next(self._fresh)
+
+    @asynccontextmanager
+    async def held(self, count: int, *, user: str) -> AsyncIterator[list[aiomysql.Connection]]:
+        """Connections of others to the same database, past the network."""
+        async with AsyncExitStack() as stack:
+            connections = []
+            for _ in range(count):
+                connection = await aiomysql.connect(
+                    host="127.0.0.1", port=self.mariadb.port, user=user, db=self.database
+                )
+                stack.callback(connection.close)
+                connections.append(connection)
+            yield connections
