@@ -6,9 +6,11 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import structlog
 import typer
 import uvloop
 from rich.console import Console
@@ -25,7 +27,7 @@ from proxy.settings import Settings, load_settings
 from proxy.starting import check_start, check_worker, installation_faults
 from proxy.variant import SizeSpec, named_boxes
 from proxy.web.openapi import describe
-from proxy.web.server import lag_watch, listening, until_stopped
+from proxy.web.server import interruptible, lag_watch, listening, stop_signals
 from proxy.wiring import Rooms, ask_worker, build_surface, open_rooms, open_storage
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ database_app = typer.Typer(help="The media database.", no_args_is_help=True)
 app.add_typer(database_app, name="db")
 
 errors = Console(stderr=True)
+log = structlog.get_logger(__name__)
 
 ConfigOption = Annotated[
     Path | None,
@@ -121,20 +124,30 @@ def serve(
 
 
 async def _serve(settings: Settings, *, samples: bool) -> None:
-    async with open_rooms(settings) as rooms:
-        if samples:
-            await _import_samples(rooms)
-        surface = build_surface(rooms)
-        async with (
-            listening(surface.runner, surface.health, settings.server) as port,
-            lag_watch(rooms.metrics.loop_lag),
-        ):
-            await _announce(rooms, port)
-            await until_stopped()
-            # Nobody waits for finals: what is left of the time is for answers.
-            await rooms.upgrader.stop()
-        if surface.access_log is not None:
-            surface.access_log.flush()
+    stopped = stop_signals()
+    async with AsyncExitStack() as stack:
+        async with interruptible(stopped):
+            await _start(stack, settings, samples=samples)
+        await stopped.wait()
+        log.info("stopping")
+
+
+async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
+    """Open all, listen, and say so; the stack ends it in the reverse order."""
+    rooms = await stack.enter_async_context(open_rooms(settings))
+    if samples:
+        await _import_samples(rooms)
+    surface = build_surface(rooms)
+    if surface.access_log is not None:
+        stack.callback(surface.access_log.flush)
+    port = await stack.enter_async_context(
+        listening(surface.runner, surface.health, settings.server)
+    )
+    await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag))
+    # Nobody waits for finals: what is left of the time is for answers.
+    stack.push_async_callback(rooms.upgrader.stop)
+    stack.callback(surface.health.drain)
+    await _announce(rooms, port)
 
 
 async def _import_samples(rooms: Rooms) -> None:

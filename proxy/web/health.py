@@ -26,8 +26,11 @@ class Health:
     def __init__(self, checks: Mapping[str, Check]) -> None:
         """``checks`` by name; each returns where its part is fit, and raises where it is not."""
         self._checks = checks
-        self.draining = False
-        """Set when the server is about to stop: not ready from then on."""
+        self._draining = False
+
+    def drain(self) -> None:
+        """The server is about to stop: not ready from now on."""
+        self._draining = True
 
     async def alive(self, _request: web.Request) -> WholeResponse:
         """``/healthz``: the event loop runs."""
@@ -35,7 +38,7 @@ class Health:
 
     async def ready(self, _request: web.Request) -> WholeResponse:
         """``/readyz``: database, storage, cache directory and a worker answer."""
-        if self.draining:
+        if self._draining:
             return as_json(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"}, route="readyz")
         found = await asyncio.gather(*map(_outcome, self._checks.values()))
         checks = dict(zip(self._checks, found, strict=True))

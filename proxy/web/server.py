@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from proxy.web.health import Health
 from proxy.web.runner import Runner
 
 _LAG_INTERVAL_S = 0.5
+_STDIN = 0
 
 log = structlog.get_logger(__name__)
 
@@ -43,19 +45,48 @@ async def listening(runner: Runner, health: Health, settings: ServerSettings) ->
             ) from error
         yield runner.addresses[0][1]
     finally:
-        health.draining = True
+        health.drain()
         await runner.drain()
         await runner.cleanup()
 
 
-async def until_stopped() -> None:
-    """Return at SIGTERM or SIGINT."""
+def stop_signals() -> asyncio.Event:
+    """Set at SIGTERM or SIGINT, from now on; once it is set, further ones change nothing.
+
+    SIGHUP stops a server whose terminal has gone. To a service it means that settings should be
+    read anew, which takes a restart: it is told in the log, and serving goes on.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    at_terminal = os.isatty(_STDIN)
+    loop.add_signal_handler(signal.SIGHUP, stopped.set if at_terminal else _note_hangup)
+    return stopped
+
+
+def _note_hangup() -> None:
+    log.warning("hangup_ignored", detail="settings are read at the start: restart to change them")
+
+
+@asynccontextmanager
+async def interruptible(stopped: asyncio.Event) -> AsyncIterator[None]:
+    """Leave the block where it is, and go on behind it, when the event is set."""
+    limit = asyncio.timeout(None)
+    watch = asyncio.create_task(_cut_short(limit, stopped))
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    finally:
+        watch.cancel()
+
+
+async def _cut_short(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
     await stopped.wait()
-    log.info("stopping")
+    limit.reschedule(asyncio.get_running_loop().time())
 
 
 @asynccontextmanager

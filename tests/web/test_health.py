@@ -25,7 +25,7 @@ async def test_a_fit_server_is_alive_and_ready(server: Serving) -> None:
 
 
 async def test_a_server_that_is_stopping_is_alive_and_not_ready(server: Serving) -> None:
-    server.surface.health.draining = True
+    server.surface.health.drain()
     assert (await server.client.get("/healthz")).status == 200
     ready = await server.client.get("/readyz")
     assert (ready.status, (await ready.json())["status"]) == (503, "draining")

@@ -1,0 +1,253 @@
+# ruff: noqa: ASYNC110 - other processes have no events
+"""Row 19: what a server that is told to stop owes to those it serves, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import signal
+import socket
+import time
+from asyncio import StreamReader, StreamWriter
+from asyncio.subprocess import DEVNULL
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.benchmarks.servers import command, environment
+from tests.faults.conftest import Launch
+from tests.faults.server import Server, ended, variables
+from tests.faults.table import Figure, Record
+from tests.serving import Library
+
+_DRAIN_S = 20
+_LITTLE_S = 5.0
+"""What a server may take beyond its time to drain, on a busy machine."""
+_WIDTHS = (48, 64, 96, 128, 256, 384, 640)
+_SLOW_READER_S = 3.0
+_TWO_STAGES = {
+    # No final is quick enough to be made at once: so a first answer is a draft, here and there.
+    "upgrades": {"enabled": True, "budget_s": 0},
+    "workers": {"count": 2, "max_queue": 200, "max_queue_wait_s": 60},
+}
+
+
+def _targets(library: Library) -> list[str]:
+    """A hundred pictures, five of which are large and come out while they are made."""
+    many = [
+        f"/serve/{library.ids[name]}?w={width}&format={fmt}"
+        for width in _WIDTHS
+        for fmt in ("jpeg", "webp", "avif", "png")
+        for name in ("photo", "logo", "large", "badge")
+        if not (name == "badge" and fmt == "jpeg")
+    ]
+    streamed = [f"/serve/{library.ids['large']}?w={w}&format=jpeg" for w in (750, 828, 1080, 1920)]
+    return [*streamed, *many][:100]
+
+
+async def _references(server: Server, targets: Sequence[str]) -> dict[str, bytes]:
+    async with server.client() as client:
+
+        async def body(target: str) -> bytes:
+            async with client.get(target) as answer:
+                assert answer.status == 200
+                return await answer.read()
+
+        bodies = await asyncio.gather(*map(body, targets))
+    return dict(zip(targets, bodies, strict=True))
+
+
+async def _outcome(
+    client: aiohttp.ClientSession, target: str, references: Mapping[str, bytes]
+) -> str:
+    """What became of a request: whole, refused, unanswered, or truncated or wrong."""
+    try:
+        answer = await client.get(target)
+    except aiohttp.ClientError:
+        return "unanswered"
+    try:
+        body = await answer.read()
+    except aiohttp.ClientError:
+        return "truncated"
+    if answer.status == 503:
+        return "refused"
+    return "whole" if (answer.status, body) == (200, references[target]) else "wrong"
+
+
+async def _slow_reader(port: int, target: str, reference: bytes) -> str:
+    """As `_outcome`, for a client that leaves its answer waiting before it reads it."""
+    reader, writer = await _asked(port, target)
+    with closing(writer):
+        await asyncio.sleep(_SLOW_READER_S)
+        with suppress(ConnectionError):
+            received = await reader.read()
+            return "whole" if _unchunked(received) == reference else "truncated"
+    return "truncated"
+
+
+def _unchunked(answer: bytes) -> bytes:
+    """The body of an answer that was sent in chunks or with a length; what is there of it."""
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if b"chunked" not in head.lower():
+        return rest
+    body = bytearray()
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if length == 0:
+            return bytes(body)
+        body += rest[:length]
+        rest = rest[length + 2 :]
+    return b""
+
+
+async def _asked(port: int, target: str) -> tuple[StreamReader, StreamWriter]:
+    """A connection with little room that has asked and read nothing yet."""
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.setblocking(False)  # noqa: FBT003 - the method's own
+    await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=narrow, limit=4096)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return reader, writer
+
+
+async def _until(server: Server, metric: str, least: float) -> None:
+    async with asyncio.timeout(20):
+        while await server.metric(metric) < least:
+            await asyncio.sleep(0.01)
+
+
+async def _until_refused(port: int) -> None:
+    async with asyncio.timeout(_LITTLE_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.01)
+
+
+def _left_over(data_dir: Path, workers: Sequence[int]) -> list[str]:
+    """Processes and temporary files that a server which has ended leaves behind."""
+    processes = [str(pid) for pid in workers if not ended(pid)]
+    return processes + [str(path) for path in (data_dir / "renditions" / "tmp").rglob("*")]
+
+
+@pytest.mark.drill
+async def test_a_hundred_renders_outlive_the_order_to_stop(
+    launch: Launch, library: Library, record: Record, tmp_path: Path
+) -> None:
+    """Some 15 s."""
+    targets = _targets(library)
+    big = f"/serve/{library.ids['large']}?w=1920&format=png"
+    first = await launch(_TWO_STAGES, data_dir=library.copy(tmp_path / "first"))
+    references = await _references(first, [*targets, big])
+    await first.stop()
+    server = await launch(_TWO_STAGES)
+    async with server.client() as probe, server.client() as client:
+        await (await probe.get("/readyz")).read()
+        slow = asyncio.create_task(_slow_reader(server.port, big, references[big]))
+        await asyncio.sleep(0.1)
+        asked = [asyncio.create_task(_outcome(client, one, references)) for one in targets]
+        await _until(server, "smartserve_queue_depth", 60)
+        workers = server.workers()
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        async with asyncio.timeout(_LITTLE_S):
+            while (answer := await probe.get("/readyz")).status == 200:
+                await answer.read()
+        assert (await answer.json())["status"] == "draining"
+        await _until_refused(server.port)
+        outcomes = Counter(await asyncio.gather(*asked, slow))
+        code = await server.ended(_DRAIN_S + _LITTLE_S)
+    took_s = time.monotonic() - began
+    assert outcomes == {"whole": len(targets) + 1}
+    assert code == 0
+    assert _left_over(server.data_dir, workers) == []
+    record(Figure(19, "SIGTERM with a hundred renders running", 1, 0, f"ended in {took_s:.1f} s"))
+
+
+@pytest.mark.drill
+async def test_a_client_that_never_reads_does_not_keep_a_server_from_ending(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    """However often it is told; those who wait for renders get a whole answer or none at all."""
+    sections = {"server": {"drain_s": 1}, "workers": {"count": 1, "max_queue": 200}}
+    server = await launch(sections)
+    large = library.ids["large"]
+    _, stuck = await _asked(server.port, f"/serve/{large}?w=1920&format=png")
+    targets = [f"/serve/{large}?w={width}&format=avif" for width in (1920, 1200, 1080, 828, 750)]
+    async with server.client() as client:
+        asked = [asyncio.create_task(client.get(target)) for target in targets]
+        await _until(server, "smartserve_queue_depth", 1)
+        workers = server.workers()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            server.signal(number)
+            await asyncio.sleep(0.1)
+        code = await server.ended(1 + _LITTLE_S)
+        truncated = 0
+        for task in asked:
+            with suppress(aiohttp.ClientConnectionError):
+                answer = await task
+                truncated += answer.status == 200 and not await answer.read()
+    stuck.transport.abort()
+    assert (code, truncated) == (0, 0)
+    assert _left_over(server.data_dir, workers) == []
+    record(Figure(19, "SIGTERM, twice, with a client that never reads", 1, truncated))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_server_told_to_stop_while_it_starts_ends_in_order(
+    data_dir: Path, record: Record, number: signal.Signals
+) -> None:
+    server = Server(data_dir, {})
+    starting = asyncio.create_task(server.start(fails=True))
+    await server.until_workers(1)
+    workers = server.workers()
+    server.signal(number)
+    await starting
+    assert await server.ended(_LITTLE_S) == 0
+    assert "Traceback" not in server.told()
+    async with asyncio.timeout(_LITTLE_S):
+        while left := _left_over(data_dir, workers):
+            await asyncio.sleep(0.01)
+    assert left == []
+    record(Figure(19, f"{number.name} while it starts", 1, 0))
+
+
+async def test_a_service_that_is_hung_up_says_so_and_serves_on(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    server = await launch()
+    server.signal(signal.SIGHUP)
+    async with asyncio.timeout(_LITTLE_S):
+        while "hangup_ignored" not in server.told():
+            await asyncio.sleep(0.01)
+    async with server.client() as client:
+        assert (await client.get(f"/serve/{library.ids['photo']}?w=64")).status == 200
+    record(Figure(19, "SIGHUP to a service", 1, 0))
+
+
+async def test_a_server_whose_terminal_goes_ends_in_order(data_dir: Path) -> None:
+    ours, terminal = pty.openpty()
+    settings = environment(**variables({"workers": {"count": 1}}))
+    server = await asyncio.create_subprocess_exec(
+        *command("serve", "--port", "0", "--data-dir", data_dir),
+        stdin=terminal,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=DEVNULL,
+        env=settings,
+    )
+    os.close(terminal)
+    assert server.stdout is not None
+    assert b"smartserve" in await server.stdout.readline()
+    server.send_signal(signal.SIGHUP)
+    assert await server.wait() == 0
+    os.close(ours)
