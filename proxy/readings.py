@@ -46,6 +46,7 @@ def _workers(sources: Sources) -> Iterator[Reading]:
     depth = {"": lambda: sum(figure() for figure in waiting)}
     yield _gauges("queue_depth", "Jobs waiting for a worker.", None, depth)
     yield _gauge("renders_in_flight", "Jobs at work in a worker.", pool, "busy")
+    yield _counter("jobs", "Jobs given to the workers.", pool, "jobs")
     yield _counters("rejections", "Jobs turned away.", "reason", _by(gate, "rejected_"))
     yield _counter(
         "coalesced", "Requests that joined a render under way.", sources.delivery, "joined"

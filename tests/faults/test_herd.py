@@ -1,0 +1,201 @@
+# ruff: noqa: ASYNC110 - other processes have no events
+"""Row 20: equal misses that come at once share one render, whatever becomes of its leader."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Launch
+from tests.faults.server import Sections, Server
+from tests.faults.table import Figure, Record
+from tests.serving import Library
+
+_HERD = 500
+_ONE_WORKER = {"workers": {"count": 1}}
+_DRAFTS = {"workers": {"count": 1}, "upgrades": {"enabled": True, "budget_s": 0}}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a member of the herd was answered."""
+
+    status: int
+    body: bytes
+
+
+class Herd:
+    """Connections that are open already, so that what they ask comes at once."""
+
+    def __init__(self, server: Server, target: str, opened: Sequence[Connected]) -> None:
+        self.server = server
+        self._request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        self._opened = list(opened)
+
+    def ask(self, count: int = _HERD) -> list[Connected]:
+        """Let so many of those that have not asked yet ask; gives their connections."""
+        asking, self._opened = self._opened[:count], self._opened[count:]
+        for _, writer in asking:
+            writer.write(self._request)
+        return asking
+
+    async def at_work(self) -> int:
+        """The worker that has the render, once it has it."""
+        async with asyncio.timeout(10):
+            while await self.server.metric("smartserve_renders_in_flight") < 1:
+                await asyncio.sleep(0.005)
+        (worker,) = self.server.workers()[:1]
+        return worker
+
+
+Connected = tuple[StreamReader, StreamWriter]
+Harm = Callable[[Herd], Awaitable[list[Connected]]]
+"""Lets a herd ask, does something to it or to the render, and gives those who wait for answers."""
+
+
+@asynccontextmanager
+async def _gathered(server: Server, target: str, count: int) -> AsyncIterator[Herd]:
+    opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(count)]
+    try:
+        yield Herd(server, target, opened)
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+async def _told(reader: StreamReader) -> Told:
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = bytearray()
+    if b"transfer-encoding: chunked" in head.lower():
+        while size := int(await reader.readline(), 16):
+            body += await reader.readexactly(size)
+            await reader.readexactly(2)
+    else:
+        body += await reader.read()
+        length = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
+        assert len(body) == int(length.split(b":")[1])
+    return Told(int(head[9:12]), bytes(body))
+
+
+async def _answers(server: Server, target: str, harm: Harm) -> set[Told]:
+    """All different answers that a herd is given, but for the line that numbers each."""
+    async with _gathered(server, target, _HERD) as herd:
+        waiting = await harm(herd)
+        async with asyncio.timeout(60):
+            return set(await asyncio.gather(*(_told(reader) for reader, _ in waiting)))
+
+
+async def unharmed(herd: Herd) -> list[Connected]:
+    return herd.ask()
+
+
+async def worker_killed(herd: Herd) -> list[Connected]:
+    asking = herd.ask()
+    os.kill(await herd.at_work(), signal.SIGKILL)
+    return asking
+
+
+async def leader_gone(herd: Herd) -> list[Connected]:
+    """The first who asked leaves when all others wait for what it began."""
+    (leader,) = herd.ask(1)
+    await herd.at_work()
+    asking = herd.ask()
+    leader[1].transport.abort()
+    return asking
+
+
+async def leader_gone_in_its_answer(herd: Herd) -> list[Connected]:
+    (leader,) = herd.ask(1)
+    asking = herd.ask()
+    await leader[0].readexactly(100)
+    leader[1].transport.abort()
+    return asking
+
+
+HARMS: tuple[tuple[Harm, str], ...] = (
+    # First, as long as there is one worker alone: drafts bring up another.
+    (worker_killed, "w=1080&format=avif"),
+    (unharmed, "w=1080&format=webp"),
+    (leader_gone, "w=1920&format=avif"),
+    (leader_gone_in_its_answer, "w=1920&format=jpeg"),
+)
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("sections", [_ONE_WORKER, _DRAFTS], ids=["final", "draft"])
+async def test_a_herd_is_answered_by_one_render(
+    launch: Launch, library: Library, record: Record, tmp_path: Path, sections: Sections
+) -> None:
+    """Some 8 s each, in one stage and with drafts; only the leader notices what befalls it."""
+    targets = [f"/serve/{library.ids['large']}?{form}" for _, form in HARMS]
+    first = await launch(sections, data_dir=library.copy(tmp_path / "first"))
+    references = [await _alone(first, target) for target in targets]
+    await first.stop()
+    server = await launch(sections)
+    for number, ((harm, _), target) in enumerate(zip(HARMS, targets, strict=True), 1):
+        answers = await _answers(server, target, harm)
+        assert answers == {references[number - 1]}, harm.__name__
+        renders = await server.metric("smartserve_render_seconds_count")
+        assert renders == number, harm.__name__
+    assert await server.metric("smartserve_worker_restarts_total", reason="crash") == 1
+    assert await server.metric("smartserve_coalesced_total") > _HERD
+    stage = "final" if sections is _ONE_WORKER else "draft"
+    names = ", ".join(harm.__name__ for harm, _ in HARMS)
+    record(Figure(20, f"{stage}: {names}"[:70], _HERD * len(HARMS), 0, "one render each"))
+
+
+async def _alone(server: Server, target: str) -> Told:
+    async with _gathered(server, target, 1) as herd:
+        ((reader, _),) = herd.ask(1)
+        return await _told(reader)
+
+
+async def killed_twice(herd: Herd) -> list[Connected]:
+    """A render whose second worker dies as well."""
+    asking = herd.ask()
+    first = await herd.at_work()
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while (again := herd.server.workers()[:1]) in ([], [first]):
+            await asyncio.sleep(0.005)
+    await herd.at_work()
+    os.kill(again[0], signal.SIGKILL)
+    return asking
+
+
+async def test_a_herd_whose_picture_kills_its_workers_costs_two_of_them(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    server = await launch(_ONE_WORKER)
+    target = f"/serve/{library.ids['large']}?w=1920&format=avif"
+    answers = await _answers(server, target, killed_twice)
+    assert {answer.status for answer in answers} == {422}
+    assert len(answers) == 1
+    assert await server.metric("smartserve_worker_restarts_total", reason="crash") == 2
+    assert await server.metric("smartserve_jobs_total") == 1
+    record(Figure(20, "a render that kills both its workers", _HERD, 0, "all told the same"))
+
+
+@pytest.mark.drill
+async def test_a_herd_after_a_corrupt_picture_is_refused_by_one_attempt(
+    launch: Launch, library: Library, data_dir: Path, record: Record
+) -> None:
+    """Those who come when the attempt has failed are told what is remembered of it."""
+    for path in (data_dir / "originals").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:200] + bytes(path.stat().st_size - 200))
+    server = await launch(_ONE_WORKER)
+    target = f"/serve/{library.ids['photo']}?w=64&format=png"
+    answers = await _answers(server, target, unharmed)
+    assert {answer.status for answer in answers} == {422}
+    assert len(answers) == 1
+    assert await server.metric("smartserve_jobs_total") == 1
+    record(Figure(20, "a corrupt picture", _HERD, 0, "one attempt, all told the same"))
