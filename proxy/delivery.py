@@ -293,8 +293,17 @@ class Delivery:
         self._telemetry.stage("store", time.perf_counter() - finished)
 
     async def _nearest(self, plan: Plan) -> Delivered | None:
-        """The cached size of the same picture that comes nearest to what was asked for."""
+        """The cached size of the same picture that comes nearest to what was asked for.
+
+        What there is of the picture is looked up once, and first: under overload most have nothing,
+        and to refuse them must cost less than to serve them.
+        """
+        held = await self._store.digests(plan.media.id)
+        if not held:
+            return None
         for variant in self._planner.neighbours(plan):
+            if variant.digest not in held:
+                continue
             rendition = await self._store.get(variant)
             if rendition is not None:
                 return Delivered(variant, Origin.FALLBACK, rendition=rendition)

@@ -130,8 +130,9 @@ class Workshop:
     ) -> Done[Any]:
         """Open the source, then wait for a worker: so none of them waits for a file to be opened.
 
-        The queue bounds how many are open.
+        The queue bounds how many are open; where it is full, none is opened to be refused.
         """
+        self._admission.check()
         async with self._opened(media) as source:
             arrived = time.perf_counter()
             begun_at = arrived

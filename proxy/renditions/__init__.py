@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -56,6 +57,9 @@ class RenditionStore(Protocol):
 
     async def contains(self, variant: Variant) -> bool:
         """Whether `get` would probably have it; that is no use of it."""
+
+    async def digests(self, media_id: int) -> AbstractSet[str]:
+        """Digests of the variants of a medium that `get` would probably have; no use of them."""
 
     async def drop(self, variant: Variant) -> None:
         """Let go of one rendition, which another has replaced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -115,6 +116,10 @@ class MemoryStore:
     async def contains(self, variant: Variant) -> bool:
         """Whether `get` would have it; no use of it."""
         return variant.digest in self
+
+    async def digests(self, media_id: int) -> AbstractSet[str]:
+        """Digests of the variants of a medium that are here; no use of them."""
+        return frozenset(self._digests.get(media_id, ()))
 
     def fits(self, length: int) -> bool:
         """Whether a rendition of so many bytes would be kept; an empty one is not."""

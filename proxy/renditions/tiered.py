@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,10 @@ class TieredStore:
     async def contains(self, variant: Variant) -> bool:
         """Whether `get` would probably have it; no use of it."""
         return variant.digest in self.memory or await self.disk.contains(variant)
+
+    async def digests(self, media_id: int) -> AbstractSet[str]:
+        """Digests of the variants of a medium that either tier has; no use of them."""
+        return await self.memory.digests(media_id) | await self.disk.digests(media_id)
 
     @asynccontextmanager
     async def writer(self, variant: Variant) -> AsyncIterator[TieredWriter]:

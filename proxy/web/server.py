@@ -19,6 +19,9 @@ from proxy.web.runner import Runner
 
 _LAG_INTERVAL_S = 0.5
 _STDIN = 0
+_BACKLOG = 1024
+"""Connections that may wait to be accepted. Past it the kernel drops their packets, and a client
+tries again after one second, three and seven; aiohttp's 128 are full after a moment of overload."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +38,9 @@ async def listening(runner: Runner, health: Health, settings: ServerSettings) ->
     """
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
+        site = web.TCPSite(
+            runner, settings.host, settings.port, reuse_address=True, backlog=_BACKLOG
+        )
         try:
             await site.start()
         except OSError as error:

@@ -44,11 +44,15 @@ class Admission:
             self._inside -= 1
             self._places.release()
 
-    async def _wait(self) -> None:
+    def check(self) -> None:
+        """Raise what `enter` would raise at once; for a look before anything is spent on a job."""
         if self._closed:
             raise self._reject("shutdown", ShuttingDown("the server is stopping"))
         if self._places.locked() and self._waiting >= self._max_waiting:
             raise self._reject("queue_full", QueueFull("too many pictures are waiting"))
+
+    async def _wait(self) -> None:
+        self.check()
         self._waiting += 1
         try:
             async with asyncio.timeout(self._settings.max_queue_wait_s):

@@ -239,3 +239,11 @@ async def test_statistics_count_bytes_items_and_writes(store: Store) -> None:
         assert tier["items"] == 2
         assert tier["writes"] == 2
         assert 26 * KIB <= tier["bytes"] <= 40 * KIB
+
+
+async def test_what_there_is_of_a_medium_is_told_at_once(store: Store) -> None:
+    assert await store.digests(variant().media_id) == set()
+    await put(store, variant(), body(KIB))
+    assert await store.digests(variant().media_id) == {variant().digest}
+    await store.purge(variant().media_id)
+    assert await store.digests(variant().media_id) == set()

@@ -96,3 +96,15 @@ async def test_a_closed_gate_lets_nobody_in() -> None:
     with pytest.raises(ShuttingDown):
         async with admission.enter():
             pass
+
+
+async def test_a_look_tells_what_entering_would() -> None:
+    gate = Admission(WorkerSettings(count=1, max_queue=0))
+    gate.check()
+    async with gate.enter():
+        with pytest.raises(QueueFull):
+            gate.check()
+    gate.check()
+    gate.close()
+    with pytest.raises(ShuttingDown):
+        gate.check()
