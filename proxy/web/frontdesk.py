@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from proxy.errors import QueueFull
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics, Outcome
 from proxy.web.exchange import Answer
 from proxy.web.headers import PRIVATE
 from proxy.web.hot import HotAnswers, Ready
 from proxy.web.hygiene import Refusal
-from proxy.web.problems import refused, render_problem
+from proxy.web.problems import problem, refused, render_problem
 from proxy.web.responses import JOINED_BYTES, WholeResponse, framed
 
 if TYPE_CHECKING:
@@ -87,6 +88,16 @@ class Frontdesk:
         who = (remote, message.method, message.path)
         self._line(request_id, who, answer.status, len(body), seconds, answer.outcome)
         return framed(answer.head, request_id, body)
+
+    def no_room(self) -> bytes:
+        """All bytes of the answer to a connection that there is no descriptor for.
+
+        It may not have asked yet, so it has no access line; it is counted as a request.
+        """
+        error = QueueFull("too many connections are open", retry_after_s=1)
+        answer = problem(error, outcome=Outcome("none"))
+        self._metrics.tally_of(answer.outcome, answer.status).add(0.0, 0.0, 0)
+        return answer.last_bytes(self._new_id())
 
     def _new_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers):x}"

@@ -71,6 +71,10 @@ class WholeResponse(web.StreamResponse):
         """Whether the body is sent in pieces, which takes as long as the client does."""
         return len(self._whole) > JOINED_BYTES
 
+    def last_bytes(self, request_id: str) -> bytes:
+        """All of it, for a connection that is closed behind it and that nobody waits for."""
+        return framed(self._head, request_id, self._whole, connection=_connection(False))  # noqa: FBT003
+
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Write the response, unless `send` has; returns when the transport has room again.
 

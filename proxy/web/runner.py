@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.settings import ServerSettings
+from proxy.web.accepting import Site
 from proxy.web.connection import Reception
 from proxy.web.descriptors import make_room
 from proxy.web.doorkeeper import Doorkeeper
@@ -53,6 +54,10 @@ class Runner(web.AppRunner):
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
+
+    def site(self, host: str, port: int) -> Site:
+        """An address to listen on; port 0 takes a free one."""
+        return Site(self, host, port, refusal=self._frontdesk.no_room)
 
     async def drain(self) -> None:
         """Take no more connections; return when all answers are out, or after ``drain_s``."""

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from aiohttp import web
 
 from proxy.errors import ConfigurationError
 from proxy.settings import ServerSettings
@@ -19,9 +18,6 @@ from proxy.web.runner import Runner
 
 _LAG_INTERVAL_S = 0.5
 _STDIN = 0
-_BACKLOG = 1024
-"""Connections that may wait to be accepted. Past it the kernel drops their packets, and a client
-tries again after one second, three and seven; aiohttp's 128 are full after a moment of overload."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,11 +34,8 @@ async def listening(runner: Runner, health: Health, settings: ServerSettings) ->
     """
     await runner.setup()
     try:
-        site = web.TCPSite(
-            runner, settings.host, settings.port, reuse_address=True, backlog=_BACKLOG
-        )
         try:
-            await site.start()
+            await runner.site(settings.host, settings.port).start()
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             raise ConfigurationError(
