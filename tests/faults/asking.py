@@ -1,0 +1,67 @@
+"""Ask a server in trouble: answers as plain values, and what its process spends meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: status 0 where the connection was closed before a whole answer was there."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] | None = None
+
+
+async def ask(client: aiohttp.ClientSession, target: str, **headers: str) -> Answer:
+    """One answer; a TimeoutError where none comes within half a minute."""
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    try:
+        async with client.get(target, headers=headers, timeout=timeout) as answer:
+            return Answer(answer.status, await answer.read(), answer.headers)
+    except aiohttp.ClientError:
+        return Answer(0)
+
+
+async def ask_all(
+    client: aiohttp.ClientSession, targets: Iterable[str], *, at_once: int = 8
+) -> dict[str, Answer]:
+    """The answer to each target, a few at a time."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(target: str) -> tuple[str, Answer]:
+        async with gate:
+            return target, await ask(client, target)
+
+    return dict(await asyncio.gather(*map(one, targets)))
+
+
+def bodies(answers: Mapping[str, Answer]) -> dict[str, bytes]:
+    """The bodies of answers all of which have to be pictures."""
+    assert {answer.status for answer in answers.values()} == {200}, statuses(answers)
+    return {target: answer.body for target, answer in answers.items()}
+
+
+def statuses(answers: Mapping[str, Answer]) -> dict[str, int]:
+    """The status of each answer that was no picture."""
+    return {target: answer.status for target, answer in answers.items() if answer.status != 200}
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has taken so far, in seconds (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors(pid: int) -> int:
+    """How many files a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

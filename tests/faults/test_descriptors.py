@@ -1,0 +1,156 @@
+# ruff: noqa: ASYNC110 - other processes have no events
+"""Row 16: a server out of file descriptors refuses, does not spin, and recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.faults.asking import Answer, ask_all, bodies, cpu_s, descriptors
+from tests.faults.conftest import Launch
+from tests.faults.server import Sections, Server
+from tests.faults.table import Figure, Record
+from tests.serving import Library
+
+_STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+_LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
+_QUIET: Sections = {
+    "log": {"access": False},
+    "renditions": {"memory_max_bytes": 0},
+    "database": {"pool_size": 2},
+}
+"""Hits are read from the disk, so that they need descriptors as well."""
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def limited(descriptors: int) -> list[str]:
+    return ["prlimit", f"--nofile={descriptors}:{descriptors}"]
+
+
+def targets(library: Library) -> list[str]:
+    return [
+        f"/serve/{library.ids[name]}?w={width}&format={kind}"
+        for name in ("photo", "logo", "badge")
+        for width in (64, 96, 128, 256)
+        for kind in ("webp", "png")
+    ]
+
+
+async def arrive(server: Server, target: str) -> Stream:
+    """Connect and ask at once, while others do: so accepting and opening files come together."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return reader, writer
+
+
+async def one_answer(reader: asyncio.StreamReader) -> Answer:
+    """The answer on a connection that stays open; status 0 where it is closed instead."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        status, length = _STATUS.match(head), _LENGTH.search(head)
+        assert status is not None, head
+        assert length is not None, head
+        assert status[1] == b"200" or b"\r\nRetry-After: " in head
+        headers = {"Cache-Status": "detail=fallback"} if b"detail=fallback" in head else {}
+        return Answer(int(status[1]), await reader.readexactly(int(length[1])), headers)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return Answer(0)
+
+
+@asynccontextmanager
+async def herd(
+    server: Server, targets: Sequence[str], count: int
+) -> AsyncIterator[list[tuple[str, Answer]]]:
+    """So many connections that ask for a picture at once and then stay; nobody waits for ever."""
+    asked = [targets[place % len(targets)] for place in range(count)]
+    streams = await asyncio.gather(*[arrive(server, target) for target in asked])
+    try:
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*[one_answer(reader) for reader, _ in streams])
+        yield list(zip(asked, answers, strict=True))
+    finally:
+        for _, writer in streams:
+            writer.close()
+
+
+async def until_fewer(server: Server, count: int) -> None:
+    async with asyncio.timeout(10):
+        while descriptors(server.pid) > count:
+            await asyncio.sleep(0.02)
+
+
+def in_order(target: str, answer: Answer, right: Mapping[str, bytes]) -> bool:
+    """Whether an answer is a refusal, the picture asked for, or one that says it stands in."""
+    stands_in = answer.status == 200 and answer.headers
+    return answer.status != 200 or answer.body in (right.values() if stands_in else [right[target]])
+
+
+def forget(server: Server, *, part: int) -> None:
+    """One in ``part`` of the pictures has to be rendered again, the others are on disk."""
+    for path in list((server.data_dir / "renditions").glob("??/*/*"))[::part]:
+        path.unlink()
+
+
+async def starved(server: Server, targets: Sequence[str], *, limit: int, turns: int) -> list[int]:
+    """Take all descriptors, then nearly all, so often; gives the statuses that came of it.
+
+    Asserts that pictures were right, that the server slept while starved, and is well again.
+    """
+    idle = descriptors(server.pid) + 8  # two connections to the database come and stay
+    found: list[tuple[str, Answer]] = []
+    for _ in range(turns):
+        forget(server, part=1)
+        async with herd(server, targets, 3 * limit) as answers:
+            found += answers
+            before = cpu_s(server.pid)
+            await asyncio.sleep(1)
+            assert cpu_s(server.pid) - before < 0.25
+            assert descriptors(server.pid) == limit
+        await until_fewer(server, idle)
+        forget(server, part=2)
+        async with herd(server, targets, limit - idle - 4) as answers:
+            found += answers
+        await until_fewer(server, idle)
+    async with server.client(force_close=True) as client:
+        right = bodies(await ask_all(client, targets, at_once=1))
+    await server.until_workers(2)
+    await server.until_ready()
+    assert [one for one, answer in found if not in_order(one, answer, right)] == []
+    statuses = [answer.status for _, answer in found]
+    assert set(statuses) == {200, 503} | ({0} & set(statuses))
+    return statuses
+
+
+async def test_a_server_out_of_descriptors_refuses_and_recovers(
+    launch: Launch, library: Library
+) -> None:
+    server = await launch(_QUIET, prefix=limited(64))
+    found = await starved(server, targets(library), limit=64, turns=1)
+    assert found.count(503) > 100
+    assert await server.metric("smartserve_requests_total", route="none", status="503") > 100
+
+
+async def test_a_server_that_could_not_even_start_its_workers_says_so_and_ends(
+    data_dir: Path,
+) -> None:
+    server = Server(data_dir, {}, prefix=limited(16))
+    await server.start(fails=True)
+    assert await server.ended() == 2
+    assert "Too many open files" in server.told()
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("limit", [40, 64, 256])
+async def test_herds_on_few_descriptors_make_no_busy_loop(
+    launch: Launch, library: Library, record: Record, limit: int
+) -> None:
+    server = await launch(_QUIET, prefix=limited(limit))
+    found = await starved(server, targets(library), limit=limit, turns=2)
+    measured = ", ".join(f"{found.count(status)} x {status}" for status in (200, 503, 0))
+    record(Figure(16, f"connections and renders on {limit} descriptors", len(found), 0, measured))
