@@ -29,6 +29,7 @@ from proxy.readings import Sources, readings
 from proxy.renditions.tiered import TieredStore
 from proxy.settings import NO_KEY, Settings, admin_key
 from proxy.sources.local import LocalSources
+from proxy.sources.sweeping import sweeping
 from proxy.starting import check_worker
 from proxy.upgrading import Upgrader
 from proxy.variant import recipe
@@ -173,6 +174,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
         stack.push_async_callback(database.close)
         sources = LocalSources(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
+        await stack.enter_async_context(sweeping(str(settings.storage_root)))
         forgetters: list[Callable[[int], None]] = [database.forget]
 
         def forget(media_id: int) -> None:

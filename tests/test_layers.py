@@ -21,7 +21,7 @@ PACKAGE = "proxy"
 ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox")
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: ("", "errors", "formats", "media", "variant", "negotiation", "jobs", "floors"),
-    1: ("settings",),
+    1: ("settings", "owners"),
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),

@@ -87,6 +87,7 @@ class DiskStore:
             interval_s=settings.scan_interval_s,
             held=held,
             clock=clock,
+            monotonic=monotonic,
         )
         self._tasks: list[asyncio.Task[None]] = []
 

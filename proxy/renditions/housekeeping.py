@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import structlog
 
+from proxy.owners import Onlooker
 from proxy.renditions.layout import SHARDS, Change, Layout
 from proxy.renditions.ledger import Ledger
 from proxy.renditions.survey import Oldest, evict, shards_present, survey
@@ -41,12 +42,14 @@ class Housekeeping:
         interval_s: float,
         held: Callable[[str], bool],
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._layout = layout
         self._ledger = ledger
         self._interval_s = interval_s
         self._held = held
         self._clock = clock
+        self._onlooker = Onlooker(monotonic)
         self._threads = Threads("rendition-care", count=1, timeout_s=None)
 
     async def run(self) -> None:
@@ -66,7 +69,7 @@ class Housekeeping:
         self._ledger.tending()
         try:
             async with self._turn() as ours:
-                await self._threads.run(partial(sweep, self._layout.temporary, self._clock()))
+                await self._threads.run(partial(sweep, self._layout.temporary, self._onlooker))
                 present = await self._survey()
                 need = self._ledger.bytes_to_free()
                 if ours and need > 0:

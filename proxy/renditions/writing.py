@@ -12,9 +12,9 @@ from threading import Lock
 
 import xxhash
 
+from proxy.owners import new_name
 from proxy.renditions.layout import Change, Layout, cost
 from proxy.renditions.removal import discard
-from proxy.renditions.temporary import new_name
 from proxy.renditions.trailer import Trailer
 from proxy.renditions.underway import Ticket
 

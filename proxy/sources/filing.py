@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from proxy.owners import new_name
 from proxy.sources.below import parent_opened, require_within, root_opened, translated
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
 _PIECE_BYTES = 1024 * 1024
+
+PART_PREFIX, PART_SUFFIX = ".smartserve-", ".part"
+"""Around the name of a file that grows; what is between them tells whose it is."""
 
 
 class Abandoned(Exception):
@@ -109,7 +112,7 @@ def readable(source: int | Path) -> Iterator[int]:
 @contextmanager
 def _temporary(parent: int) -> Iterator[str]:
     """A name for the file while it grows; whatever has that name is gone in the end."""
-    name = f".smartserve-{secrets.token_hex(8)}.part"
+    name = f"{PART_PREFIX}{new_name()}{PART_SUFFIX}"
     try:
         yield name
     finally:

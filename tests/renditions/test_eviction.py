@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.owners import new_name
 from proxy.renditions.disk import DiskStore
 from proxy.renditions.layout import Change
 from proxy.renditions.survey import Entry, Oldest, Usage
-from proxy.renditions.temporary import new_name
 from proxy.renditions.tiered import TieredStore
 from tests.renditions.conftest import Clock
 from tests.renditions.test_disk import HOUR, counts, file_of
@@ -146,19 +146,6 @@ async def test_writes_beyond_the_slack_make_a_survey_due(disk: DiskStore) -> Non
     assert disk._ledger.tending_due.is_set()
 
 
-@pytest.mark.parametrize("age_s", [2 * HOUR, 10 * HOUR])
-async def test_old_temporary_files_are_swept(
-    disk: DiskStore, root: Path, clock: Clock, age_s: int
-) -> None:
-    stale = root / "tmp" / new_name()
-    stale.touch()
-    os.utime(stale, (clock.now - age_s, clock.now - age_s))
-
-    await disk.tend()
-
-    assert not stale.exists()
-
-
 async def test_temporary_files_of_a_dead_process_are_swept(
     disk: DiskStore, root: Path, clock: Clock
 ) -> None:
@@ -185,25 +172,47 @@ async def test_temporary_files_of_a_process_that_had_this_pid_before_are_swept(
     assert not stale.exists()
 
 
-async def test_temporary_files_of_another_container_are_left_until_they_are_old(
-    disk: DiskStore, root: Path, clock: Clock
+@pytest.mark.parametrize("name", ["0123456789abcdef-4194305-1-0", "what-is-this"])
+async def test_temporary_files_of_who_knows_whom_go_when_they_have_not_changed_for_an_hour(
+    disk: DiskStore, root: Path, clock: Clock, monotonic: Clock, name: str
 ) -> None:
-    foreign = root / "tmp" / "0123456789abcdef-4194305-1-0"
+    foreign = root / "tmp" / name
     foreign.touch()
-    os.utime(foreign, (clock.now - HOUR / 2, clock.now - HOUR / 2))
-
+    await disk.tend()
+    clock.now += 1000 * HOUR
+    monotonic.now += HOUR - 1
     await disk.tend()
     assert foreign.exists()
 
-    clock.now += HOUR
+    foreign.write_bytes(b"more")
+    monotonic.now += 2
+    await disk.tend()
+    assert foreign.exists()
+
+    monotonic.now += HOUR
     await disk.tend()
     assert not foreign.exists()
 
 
-async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock) -> None:
+@pytest.mark.parametrize("age_s", [-1000 * HOUR, 1000 * HOUR])
+async def test_a_temporary_file_of_a_running_process_is_left_however_old_it_looks(
+    disk: DiskStore, root: Path, monotonic: Clock, age_s: int
+) -> None:
+    """The clock may have jumped since it was made."""
+    running = root / "tmp" / new_name()
+    running.touch()
+    os.utime(running, (time.time() - age_s, time.time() - age_s))
+    await disk.tend()
+    monotonic.now += 2 * HOUR
+    await disk.tend()
+    assert running.exists()
+
+
+@pytest.mark.parametrize("jump_s", [0, 10_000 * HOUR, -10_000 * HOUR])
+async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jump_s: int) -> None:
     async with disk.writer(variant()) as writer:
         await writer.write(body(MIB))
-        clock.now = time.time()
+        clock.now = time.time() + jump_s
         await disk.tend()
 
     assert await read(disk, variant()) == body(MIB)
