@@ -14,6 +14,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.wiring import build_surface, open_rooms
 from tests.mariadb import MariaDB, private_mariadb
+from tests.mounts import Mount, tmpfs
 from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings
 
 # The same examples each time, and no deadline: the machine may be busy with something else.
@@ -71,3 +72,9 @@ async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[
 async def server(serve: Serve) -> Serving:
     """A server with default settings."""
     return await serve()
+
+
+@pytest.fixture
+def mounted() -> Mount:
+    """Mount a tmpfs for the length of a block, with the options of mount(8)."""
+    return tmpfs

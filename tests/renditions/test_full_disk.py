@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import resource
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ import pytest
 from proxy.errors import StorageError
 from proxy.renditions.counters import failure_kind
 from proxy.renditions.disk import DiskStore
-from tests.renditions.conftest import Clock, Mount
+from tests.mounts import Mount, remount
+from tests.renditions.conftest import Clock
 from tests.renditions.test_disk import counts
 from tests.renditions.variants import KIB, MIB, body, put, read, settings, variant
 
@@ -27,10 +27,6 @@ def few_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def remount(directory: Path, mode: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(directory)], check=True)
 
 
 @pytest.mark.parametrize(
