@@ -1,0 +1,225 @@
+"""Row 15: damaged files of the disk cache are never served, are deleted and made again.
+
+What holds when: length and key are checked at every open, and the checksum too, but for a file too
+long to be read at once (`memory_max_item_bytes`, 256 KiB at least): of that the first open by a
+process verifies the checksum, and later ones only where inode, size or time of change differ. So
+what rots under a running server, with nothing of that changed, is noticed at its next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from proxy.renditions.trailer import SIZE
+from tests.faults.asking import ask_all, bodies
+from tests.faults.conftest import Launch
+from tests.faults.server import Sections, Server
+from tests.faults.table import Figure, Record
+from tests.serving import Library
+
+_DISK_ONLY: Sections = {
+    "log": {"access": False},
+    "renditions": {"memory_max_bytes": 0, "memory_max_item_bytes": 0},
+    "database": {"row_ttl_s": 3600},
+}
+"""Each hit is read from the disk; of those over 256 KiB the checksum is computed once."""
+
+Damage = Callable[[Path, Sequence[Path], random.Random], None]
+
+
+def targets(library: Library, *, widths: Sequence[int]) -> list[str]:
+    """Files of some kilobytes, and one that is long."""
+    short = [
+        f"/serve/{library.ids[name]}?w={width}&format={kind}"
+        for name in ("photo", "logo", "badge")
+        for width in widths
+        for kind in ("webp", "png", "jpeg")
+    ]
+    return [*short, long(library)]
+
+
+def long(library: Library) -> str:
+    return f"/serve/{library.ids['large']}?w=1200&format=jpeg"
+
+
+def rewritten(file: Path, content: bytes | bytearray) -> None:
+    """Change the bytes in place: the same inode, as a bad block or a stray write leaves it."""
+    with file.open("r+b") as opened:
+        opened.write(content)
+        opened.truncate()
+
+
+def cut(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
+    os.truncate(file, chance.randrange(file.stat().st_size))
+
+
+def flipped(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    rewritten(file, content)
+
+
+def flipped_in_the_trailer(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1 - chance.randrange(SIZE)] ^= 1 << chance.randrange(8)
+    rewritten(file, content)
+
+
+def zeroed(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    start = chance.randrange(len(content))
+    content[start:] = bytes(len(content) - start)
+    rewritten(file, content)
+
+
+def lengthened(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
+    rewritten(file, file.read_bytes() + chance.randbytes(chance.randint(1, 100)))
+
+
+def swapped(file: Path, others: Sequence[Path], chance: random.Random) -> None:
+    """The whole and good file of another size, format or medium."""
+    other = chance.choice([one for one in others if one != file and one.is_file()])
+    aside = file.with_suffix(".aside")
+    shutil.copy(other, aside)
+    aside.rename(file)
+
+
+def a_directory(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
+    file.unlink()
+    file.mkdir()
+    (file / "something").touch()
+
+
+def a_link(file: Path, others: Sequence[Path], chance: random.Random) -> None:
+    file.unlink()
+    file.symlink_to(chance.choice(others))
+
+
+def a_fifo(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def a_socket(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
+    file.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        # By the descriptor of its directory: the path of a socket has at most 108 bytes.
+        directory = os.open(file.parent, os.O_PATH)
+        listener.bind(f"/proc/self/fd/{directory}/{file.name}")
+        os.close(directory)
+
+
+_IN_PLACE: Sequence[Damage] = (cut, flipped, flipped_in_the_trailer, zeroed, lengthened, swapped)
+_REPLACED: Sequence[Damage] = (a_directory, a_link, a_fifo, a_socket)
+_DAMAGES = (*_IN_PLACE, *_REPLACED)
+
+
+def stored(server: Server) -> list[Path]:
+    return sorted((server.data_dir / "renditions").glob("??/*/*"))
+
+
+async def until_stored(server: Server, count: int) -> list[Path]:
+    async with asyncio.timeout(20):
+        while len(files := stored(server)) < count:  # noqa: ASYNC110 - another process writes them
+            await asyncio.sleep(0.02)
+    return files
+
+
+async def damaged(
+    server: Server,
+    damages: Sequence[Damage],
+    right: dict[str, bytes],
+    *,
+    seed: int = 0,
+    down: bool = False,
+) -> int:
+    """Harm each file in some way; each has to be noticed and made again. Gives how many."""
+    files, chance = await until_stored(server, len(right)), random.Random(seed)
+    good = {file: file.read_bytes() for file in files}
+    if down:
+        await server.kill()
+    else:
+        before = await server.metric("smartserve_cache_corrupt_total")
+    for number, file in enumerate(files):
+        damages[number % len(damages)](file, files, chance)
+    if down:
+        before = 0.0
+        await server.start()
+    harmed = sum(not file.is_file() or file.read_bytes() != good[file] for file in files)
+    async with server.client() as client:
+        assert bodies(await ask_all(client, right)) == right
+    assert await server.metric("smartserve_cache_corrupt_total") - before == harmed
+    assert harmed > 0.9 * len(files)
+    return harmed
+
+
+async def well(server: Server, right: dict[str, bytes]) -> None:
+    """All is served, and from the disk."""
+    await until_stored(server, len(right))
+    hits = await server.metric("smartserve_cache_hits_total", tier="disk")
+    async with server.client() as client:
+        assert bodies(await ask_all(client, right)) == right
+    assert await server.metric("smartserve_cache_hits_total", tier="disk") - hits == len(right)
+    for file in stored(server):
+        assert file.is_file()
+        assert not file.is_symlink()
+
+
+async def filled(launch: Launch, wanted: Sequence[str]) -> tuple[Server, dict[str, bytes]]:
+    """A server all of whose pictures are on disk, and what it answered when it rendered them."""
+    server = await launch(_DISK_ONLY)
+    async with server.client() as client:
+        right = bodies(await ask_all(client, wanted))
+    files = await until_stored(server, len(right))
+    assert max(file.stat().st_size for file in files) > 256 * 1024
+    return server, right
+
+
+async def test_damaged_files_are_never_served_and_made_again(
+    launch: Launch, library: Library
+) -> None:
+    server, right = await filled(launch, targets(library, widths=(64, 128)))
+    await damaged(server, _DAMAGES, right)
+    await well(server, right)
+
+
+async def test_what_rots_in_a_long_file_with_its_times_as_they_were_is_seen_at_the_next_start(
+    launch: Launch, library: Library
+) -> None:
+    """The exception that the checksum of long files is for the first open of a process."""
+    server, right = await filled(launch, [long(library)])
+    await well(server, right)  # the first open
+    (file,) = stored(server)
+    before = file.stat()
+    flipped(file, [], random.Random(1))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await server.kill()
+    await server.start()
+    async with server.client() as client:
+        assert bodies(await ask_all(client, right)) == right
+    assert await server.metric("smartserve_cache_corrupt_total") == 1
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+async def test_thousands_of_damaged_files_are_noticed(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    """Every fourth round the harm is done while the server is down."""
+    widths = (16, 32, 48, 64, 96, 128, 256)
+    server, right = await filled(launch, targets(library, widths=widths))
+    chance, harmed = random.Random(15), 0
+    for turn in range(32):
+        damages = chance.sample(_DAMAGES, len(_DAMAGES))
+        harmed += await damaged(server, damages, right, seed=turn, down=turn % 4 == 3)
+    await well(server, right)
+    assert harmed > 1900
+    record(Figure(15, "files cut, flipped, zeroed, swapped, replaced", harmed, 0, "all counted"))

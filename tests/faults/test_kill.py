@@ -1,0 +1,310 @@
+# ruff: noqa: ASYNC110 - other processes have no events; starting one is quick
+"""Row 18: the server, and imports beside it, killed at any moment: nothing wrong, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import xxhash
+from PIL import Image
+
+from proxy.renditions.layout import SHARDS, Layout, shard_of
+from proxy.renditions.trailer import Trailer
+from tests.benchmarks.processes import family
+from tests.benchmarks.servers import command, environment
+from tests.faults.asking import Answer, ask
+from tests.faults.conftest import Launch
+from tests.faults.server import Sections, Server, ended
+from tests.faults.table import Figure, Record
+from tests.serving import CHROME, WEBP_ONLY, Library
+
+_KILLS = 30
+_STAGED: Sections = {
+    "log": {"access": False},
+    "upgrades": {"enabled": True, "all_sizes": False, "budget_s": 0},
+    "encoders": {"target": 0},
+    "encoders__avif__final": {"effort": 1},
+    "encoders__webp__final": {"effort": 3},
+}
+"""Drafts, and finals that take little time."""
+
+_MANY = 100_000
+_PER_MEDIUM = 20
+_READY_S = 2.0
+_SEGMENT = b"\xff\xfe\xff\xff" + bytes(65533)
+"""A comment of a JPEG: any number of them makes a good file long."""
+
+Asked = tuple[str, str]
+"""A target, and an Accept header."""
+
+Seen = Mapping[str, bytes]
+"""Bodies by their ETag."""
+
+
+def asked_for(library: Library) -> list[Asked]:
+    return [
+        (f"/serve/{library.ids[name]}?w={width}", accept)
+        for name in ("photo", "logo", "badge")
+        for width in (64, 128, 256)
+        for accept in (CHROME, WEBP_ONLY, "*/*")
+    ]
+
+
+async def ask_each(server: Server, asked: Sequence[Asked]) -> list[Answer]:
+    async with server.client(force_close=True) as client:
+        return [await ask(client, target, Accept=accept) for target, accept in asked]
+
+
+def by_etag(answers: Sequence[Answer]) -> dict[str, bytes]:
+    assert {answer.status for answer in answers} == {200}
+    return {(answer.headers or {})["ETag"]: answer.body for answer in answers}
+
+
+async def until_finals(server: Server) -> None:
+    async with asyncio.timeout(240):
+        while await server.metric("smartserve_upgrade_backlog"):
+            await asyncio.sleep(0.05)
+
+
+async def reference(launch: Launch, library: Library, place: Path) -> dict[str, bytes]:
+    """Drafts and finals as a server makes them that nobody disturbs."""
+    server = await launch(_STAGED, data_dir=library.copy(place))
+    drafts = by_etag(await ask_each(server, asked_for(library)))
+    await until_finals(server)
+    finals = by_etag(await ask_each(server, asked_for(library)))
+    await server.stop()
+    assert len(finals.keys() - drafts.keys()) > len(asked_for(library)) / 2
+    return drafts | finals
+
+
+def wrong(answers: Sequence[Answer], right: Seen) -> list[Answer]:
+    """Answers other than an undisturbed server's; one that does not come at all is none."""
+    return [
+        answer
+        for answer in answers
+        if answer.status and answer.body != right.get((answer.headers or {}).get("ETag", ""))
+    ]
+
+
+@contextmanager
+def running(data_dir: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command over a data directory, killed with all below it at the end of the block."""
+    with data_dir.with_suffix(".commands").open("ab") as log:
+        process = subprocess.Popen(
+            [*command(*arguments), "--data-dir", str(data_dir)],
+            stdout=log,
+            stderr=log,
+            env=environment(WORKERS__COUNT="1"),
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def imported(data_dir: Path, folder: Path) -> None:
+    """Import a folder to its end; asserts that all of it was taken."""
+    done = subprocess.run(
+        [*command("import", folder), "--data-dir", str(data_dir)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def drawn(folder: Path, count: int) -> Path:
+    """A folder of pictures, each another."""
+    folder.mkdir()
+    for number in range(count):
+        Image.effect_noise((640, 480), 10 + number).save(folder / f"{number}.jpg", quality=95)
+    return folder
+
+
+def ids(data_dir: Path) -> list[int]:
+    with sqlite3.connect(data_dir / "smartserve.db") as database:
+        found = [int(one) for (one,) in database.execute("SELECT id FROM media_files ORDER BY id")]
+    database.close()
+    return found
+
+
+def temporary(data_dir: Path) -> list[Path]:
+    """What is being written, or was left by what was killed."""
+    return [*data_dir.glob("renditions/tmp/*"), *data_dir.glob("originals/**/.smartserve-*")]
+
+
+async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def killed(server: Server) -> None:
+    """Kill the server, maybe while it starts; its workers go by themselves, and soon."""
+    members = family(server.pid)
+    await server.kill()
+    await until(lambda: all(map(ended, members)))
+
+
+async def ask_on(server: Server, asked: Sequence[Asked], chance: random.Random) -> list[Answer]:
+    """Ask for this and that for as long as the server lives."""
+    answers: list[Answer] = []
+    async with server.client() as client:
+        while not answers or answers[-1].status:
+            target, accept = chance.choice(asked)
+            answers.append(await ask(client, target, Accept=accept))
+    return answers
+
+
+async def disturbed(
+    server: Server, asked: Sequence[Asked], chance: random.Random, *, purges: bool
+) -> list[Answer]:
+    """Keep a server busy with misses, hits, finals and purges, and kill it in the midst."""
+    asking = [asyncio.create_task(ask_on(server, asked, chance)) for _ in range(4)]
+    media_id = asked[0][0].partition("?")[0].rpartition("/")[2]
+    command = ("purge", media_id) if purges else ("db", "upgrade")
+    with running(server.data_dir, *command):
+        await asyncio.sleep(chance.uniform(0.02, 0.9))
+        await killed(server)
+    return [answer for answers in await asyncio.gather(*asking) for answer in answers]
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+async def test_a_server_killed_at_any_moment_serves_the_same_bytes_afterwards(
+    launch: Launch, library: Library, tmp_path: Path, record: Record
+) -> None:
+    """Misses, finals, purges and imports run; every third turn begins with an empty cache."""
+    right = await reference(launch, library, tmp_path / "reference")
+    asked, chance = asked_for(library), random.Random(18)
+    pictures = drawn(tmp_path / "pictures", 40)
+    server = await launch(_STAGED)
+    answers: list[Answer] = []
+    starting = 0
+    for turn in range(_KILLS):
+        if turn % 3 == 0:
+            for path in server.data_dir.glob("renditions/??/*/*"):
+                path.unlink()
+        with running(server.data_dir, "import", pictures):
+            answers += await disturbed(server, asked, chance, purges=turn % 2 == 1)
+        if turn % 5 == 4:
+            start = asyncio.create_task(server.start(fails=True))
+            await asyncio.sleep(chance.uniform(0.05, 0.6))
+            await killed(server)
+            await start
+            starting += 1
+        await server.start()
+        answers += await ask_each(server, chance.sample(asked, 5))
+    answers += await ask_each(server, asked)
+    assert wrong(answers, right) == []
+    assert len(answers) > 10 * _KILLS
+
+    imported(server.data_dir, pictures)
+    served = ids(server.data_dir)
+    assert len(served) == len(library.ids) + 40
+    kept = await ask_each(server, [(f"/serve/{one}?w=64", "*/*") for one in served])
+    assert {answer.status for answer in kept} == {200}
+    await until_finals(server)
+    await until(lambda: temporary(server.data_dir) == [])
+    measured = f"{len(answers)} answers, start {statistics.median(server.starts_s):.2f} s"
+    record(Figure(18, "kill -9 of server and import at work", _KILLS + starting, 0, measured))
+
+
+async def test_what_a_killed_import_was_copying_is_swept_and_can_be_imported_again(
+    launch: Launch, data_dir: Path, tmp_path: Path
+) -> None:
+    picture = drawn(tmp_path / "pictures", 1) / "0.jpg"
+    jpeg = picture.read_bytes()
+    picture.write_bytes(jpeg[:2] + 400 * _SEGMENT + jpeg[2:])
+    before = len(ids(data_dir))
+    with running(data_dir, "import", picture) as process:
+        await until(lambda: temporary(data_dir) != [] or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(temporary(data_dir)) == 1
+    assert len(ids(data_dir)) == before
+
+    server = await launch()
+    await until(lambda: temporary(data_dir) == [])
+    imported(data_dir, picture)
+    (answer,) = await ask_each(server, [(f"/serve/{ids(data_dir)[-1]}?w=64", "*/*")])
+    assert answer.status == 200
+
+
+async def test_what_a_killed_server_was_rendering_is_swept_and_its_workers_go(
+    launch: Launch, library: Library
+) -> None:
+    server = await launch()
+    target = (f"/serve/{library.ids['large']}?size=zoom", "*/*")
+    asking = asyncio.create_task(ask_each(server, [target]))
+    await until(lambda: temporary(server.data_dir) != [] or asking.done())
+    await killed(server)
+    (cut,) = await asking
+    assert cut.status == 0
+    assert len(temporary(server.data_dir)) == 1
+
+    await server.start()
+    await until(lambda: temporary(server.data_dir) == [])
+    (answer,) = await ask_each(server, [target])
+    assert answer.status == 200
+
+
+def fill(root: Path, count: int) -> None:
+    """So many small files as the store makes them, whole and with right trailers."""
+    layout = Layout(str(root))
+    for shard in range(SHARDS):
+        Path(layout.shard(shard)).mkdir(parents=True, exist_ok=True)
+    body = bytes(100)
+    checksum = xxhash.xxh3_128_digest(body)
+    for start in range(0, count, _PER_MEDIUM):
+        media_id = 1_000_000 + start
+        medium = f"{layout.shard(shard_of(media_id))}/{media_id}"
+        os.mkdir(medium)  # noqa: PTH102 - a path object for each takes as long as the rest
+        for number in range(start, start + _PER_MEDIUM):
+            digest = number.to_bytes(16)
+            name = f"{medium}/{digest.hex()}.avif"
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT)
+            os.write(descriptor, body + Trailer(len(body), checksum, digest).pack())
+            os.close(descriptor)
+
+
+@pytest.mark.drill
+async def test_a_killed_server_serves_again_within_two_seconds_with_100_000_files(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    server = await launch({"renditions": {"memory_max_bytes": 0}})
+    await asyncio.to_thread(fill, server.data_dir / "renditions", _MANY)
+    target = (f"/serve/{library.ids['photo']}?w=256", "*/*")
+    (before,) = await ask_each(server, [target])
+    taken_s = []
+    for _ in range(5):
+        await killed(server)
+        began = time.monotonic()
+        await server.start()
+        (after,) = await ask_each(server, [target])
+        taken_s.append(time.monotonic() - began)
+        assert (after.status, after.body) == (200, before.body)
+        await until_counted(server, _MANY)
+    assert statistics.median(taken_s) <= _READY_S, taken_s
+    measured = f"first answer after {statistics.median(taken_s):.2f} s"
+    record(Figure(18, f"kill -9 with {_MANY:,} files in the cache", 5, 0, measured))
+
+
+async def until_counted(server: Server, count: int) -> None:
+    """Return when the survey has seen all files: they are really those of the store."""
+    async with asyncio.timeout(60):
+        while await server.metric("smartserve_cache_items", tier="disk") < count:
+            await asyncio.sleep(0.1)
