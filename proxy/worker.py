@@ -76,14 +76,23 @@ def _stand_back() -> None:
         Path("/proc/self/autogroup").write_text(str(_NICEST))
 
 
+def _end_with_server(connection: socket.socket) -> None:
+    """Be killed when the server ends, in the midst of a job too: nobody waits for that any more."""
+    sandbox.end_with_parent()
+    with contextlib.suppress(BlockingIOError):
+        if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            raise SystemExit  # it has ended before
+
+
 def main() -> None:
     """Get ready, say hello, then do jobs until the server closes the socket."""
     descriptor, orders = int(sys.argv[1]), json.loads(sys.argv[2])
     # The terminal's Ctrl-C and the service manager's stop are the server's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if orders["idle"]:
-        _stand_back()
     with socket.socket(fileno=descriptor) as connection:
+        _end_with_server(connection)
+        if orders["idle"]:
+            _stand_back()
         try:
             hello = prepare(orders)
         except ConfigurationError as error:

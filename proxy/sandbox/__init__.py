@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 
 from proxy.jobs import HOLDS
 from proxy.sandbox import landlock, privileges, rlimits, syscalls
+from proxy.sandbox.privileges import end_with_parent
 from proxy.sandbox.rlimits import allow_cpu
 
-__all__ = ["FEATURES", "allow_cpu", "confine", "seal", "switched_off"]
+__all__ = ["FEATURES", "allow_cpu", "confine", "end_with_parent", "seal", "switched_off"]
 
 FEATURES = ("no_new_privs", "rlimits", "capabilities", "user", "landlock", "seccomp")
 """What a worker is locked in by; the closed set of names in metrics and logs."""

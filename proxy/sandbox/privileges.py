@@ -37,8 +37,8 @@ def allow_no_new() -> None:
 def become(uid: int) -> None:
     """Change from root to a user and group without rights; nothing where this is not root.
 
-    Then ask to be ended with the server, for a worker in the middle of a job does not see its
-    socket close; and not to be looked into. A change of user takes both back.
+    Then ask again to be ended with the server, and not to be looked into: a change of user takes
+    both back.
 
     Raises:
         OSError: there is no such user here, as in some containers.
@@ -48,8 +48,13 @@ def become(uid: int) -> None:
         if os.geteuid() == 0:
             _change_user(uid)
     finally:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
         prctl(_PR_SET_DUMPABLE, 0)
+
+
+def end_with_parent() -> None:
+    """Be killed when the thread that started this process ends (PR_SET_PDEATHSIG)."""
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _change_user(uid: int) -> None:

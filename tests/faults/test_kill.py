@@ -146,7 +146,7 @@ def temporary(data_dir: Path) -> list[Path]:
     return [*data_dir.glob("renditions/tmp/*"), *data_dir.glob("originals/**/.smartserve-*")]
 
 
-async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.001)
@@ -260,6 +260,14 @@ async def test_what_a_killed_server_was_rendering_is_swept_and_its_workers_go(
     await until(lambda: temporary(server.data_dir) == [])
     (answer,) = await ask_each(server, [target])
     assert answer.status == 200
+
+
+async def test_a_worker_that_hangs_ends_with_a_killed_server(launch: Launch) -> None:
+    server = await launch()
+    await server.until_workers(2)
+    for worker in server.workers():
+        os.kill(worker, signal.SIGSTOP)
+    await killed(server)
 
 
 def fill(root: Path, count: int) -> None:
