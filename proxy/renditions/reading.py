@@ -125,9 +125,12 @@ def last_use(status: os.stat_result) -> float:
 def touch(file: int | str, status: os.stat_result, now: float) -> None:
     """Record a use, at most once an hour for a file; one that cannot be written is left as it is.
 
-    Only the access time is set: the other one tells `Reader` whether a file was replaced.
+    Only the access time is set: the other one tells `Reader` whether a file was replaced. A use
+    recorded in the future, by a clock that has jumped back since, is set right; a file written in
+    the future counts as used then, which no access time can change.
     """
-    if abs(now - last_use(status)) < USE_RESOLUTION_S:
+    recent = now - last_use(status) < USE_RESOLUTION_S
+    if recent and status.st_atime - now < USE_RESOLUTION_S:
         return
     with suppress(OSError):
         os.utime(file, ns=(int(now * 1e9), status.st_mtime_ns))

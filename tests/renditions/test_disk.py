@@ -6,6 +6,7 @@ import pytest
 from proxy.errors import StorageError
 from proxy.renditions.disk import DiskStore
 from proxy.renditions.layout import Layout
+from proxy.renditions.reading import touch
 from tests.renditions.conftest import Clock
 from tests.renditions.variants import (
     KIB,
@@ -134,6 +135,26 @@ async def test_a_use_is_not_recorded_twice_in_an_hour(
     await read(disk, variant())
 
     assert file_of(root).stat().st_atime == clock.now - HOUR / 2
+
+
+async def test_a_use_in_the_future_is_set_right(disk: DiskStore, root: Path, clock: Clock) -> None:
+    """It was recorded by a clock that has jumped back since."""
+    await put(disk, variant(), body())
+    os.utime(file_of(root), (clock.now + 100 * HOUR, clock.now - 2 * HOUR))
+
+    await read(disk, variant())
+
+    assert file_of(root).stat().st_atime == clock.now
+
+
+def test_a_file_written_in_the_future_is_not_touched_at_each_hit(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    os.utime(file, (1000, 900_000))
+
+    touch(str(file), file.stat(), 500_000)
+
+    assert file.stat().st_atime == 1000
 
 
 async def test_usage_comes_back_to_nothing_when_all_is_purged(disk: DiskStore) -> None:
