@@ -1,0 +1,221 @@
+# ruff: noqa: ASYNC110 - other processes have no events
+"""Row 22: the wall clock jumps while the server serves; it is libfaketime that makes it jump."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from proxy.owners import new_name
+from tests.faults.asking import Answer, ask, ask_all, bodies
+from tests.faults.conftest import Launch
+from tests.faults.server import Sections, Server
+from tests.faults.table import Figure, Record
+from tests.faults.test_kill import drawn, fill, imported
+from tests.serving import Library
+
+_DAY_S = 86400
+_JUMPS_S = (365 * _DAY_S, -365 * _DAY_S, _DAY_S, -_DAY_S, 0)
+_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+_MIB = 1024 * 1024
+_REMEMBERING: Sections = {
+    "log": {"access": False},
+    "database": {"row_ttl_s": 3600, "negative_ttl_s": 3600},
+    "lifetimes": {"failure_s": 3600},
+    "renditions": {"memory_max_bytes": 0, "scan_interval_s": 0.2},
+}
+"""What is known stays known for an hour of the monotonic clock; the disk is tended all the time."""
+
+
+class Wall:
+    """The wall clock of one server; the monotonic one and the times of files stay as they are."""
+
+    def __init__(self, place: Path) -> None:
+        if not _LIBRARIES:
+            pytest.skip("libfaketime is not installed")
+        self._stamp = place / "clock"
+        self.jump(0)
+        self.variables = {
+            "LD_PRELOAD": str(_LIBRARIES[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self._stamp),
+            "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
+
+    def jump(self, seconds: int) -> None:
+        """Let it be so far ahead of the true time, at once."""
+        new = self._stamp.with_suffix(".new")
+        new.write_text(f"{seconds:+d}\n")
+        new.rename(self._stamp)
+
+
+@pytest.fixture
+def wall(tmp_path: Path) -> Wall:
+    return Wall(tmp_path)
+
+
+def targets(library: Library, *names: str) -> list[str]:
+    return [
+        f"/serve/{library.ids[name]}?w={width}&format={kind}"
+        for name in names
+        for width in (64, 128, 256)
+        for kind in ("webp", "jpeg")
+    ]
+
+
+def ahead_s(answer: Answer) -> float:
+    """By how much an answer's Date is ahead of the true time."""
+    assert answer.headers is not None
+    return parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
+
+
+_COUNTS: Mapping[str, Mapping[str, str]] = {
+    "smartserve_database_queries_total": {},
+    "smartserve_row_misses_total": {},
+    "smartserve_render_seconds_count": {},
+    "smartserve_cache_evictions_total": {},
+    "smartserve_cache_corrupt_total": {},
+    "smartserve_worker_restarts_total": {},
+}
+
+
+async def counts(server: Server) -> dict[str, float]:
+    """What an expiry of all that is known would show in."""
+    return {name: await server.metric(name, **labels) for name, labels in _COUNTS.items()}
+
+
+async def jumped(
+    launch: Launch, library: Library, wall: Wall, settings: Sections, *, turns: int
+) -> int:
+    """Let the clock jump to and fro under a warm server; gives how many answers went out.
+
+    Asserts that all were as before, dated by the clock, and that nothing was asked, rendered or
+    evicted anew; a picture that cannot be decoded stays refused, an unknown one unknown.
+    """
+    server = await launch(settings, extra=wall.variables)
+    (spoilt,) = (server.data_dir / "originals").rglob("logo*")
+    spoilt.write_bytes(spoilt.read_bytes()[:33] + bytes(spoilt.stat().st_size - 33))
+    warm = targets(library, "photo", "badge")
+    refused = {f"/serve/{library.ids['logo']}?w=64": 422, "/serve/999999": 404}
+    async with server.client() as client:
+        right = bodies(await ask_all(client, warm))
+        assert {one: (await ask(client, one)).status for one in refused} == refused
+        await until_written(server, len(right))
+        before = await counts(server)
+        for _, jump_s in zip(range(turns * len(_JUMPS_S)), cycle(_JUMPS_S), strict=False):
+            wall.jump(jump_s)
+            answers = await ask_all(client, warm)
+            assert bodies(answers) == right
+            assert all(abs(ahead_s(one) - jump_s) < 30 for one in answers.values())
+            assert {one: (await ask(client, one)).status for one in refused} == refused
+        assert await counts(server) == before
+    return turns * len(_JUMPS_S) * len(warm)
+
+
+async def until_written(server: Server, count: int) -> None:
+    """Return when so many renditions are on the disk, and a round of housekeeping is over."""
+    async with asyncio.timeout(60):
+        while await server.metric("smartserve_cache_items", tier="disk") < count:
+            await asyncio.sleep(0.05)
+
+
+async def test_nothing_that_is_known_expires_when_the_clock_jumps(
+    launch: Launch, library: Library, wall: Wall
+) -> None:
+    await jumped(launch, library, wall, _REMEMBERING, turns=1)
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("memory_max_bytes", [0, 64 * _MIB])
+async def test_clocks_that_jump_to_and_fro_cost_no_query_and_no_render(
+    launch: Launch, library: Library, wall: Wall, record: Record, memory_max_bytes: int
+) -> None:
+    """From the disk, and as hot answers from memory."""
+    renditions = {"memory_max_bytes": memory_max_bytes, "scan_interval_s": 0.2}
+    settings = {**_REMEMBERING, "renditions": renditions}
+    answers = await jumped(launch, library, wall, settings, turns=6)
+    tier = "memory" if memory_max_bytes else "disk"
+    name = f"jumps of a day and a year, hits from {tier}"
+    record(Figure(22, name, 6 * len(_JUMPS_S), 0, f"{answers} answers, no query, no render"))
+
+
+@pytest.mark.drill
+async def test_what_is_under_way_when_the_clock_jumps_comes_to_its_end(
+    launch: Launch, library: Library, wall: Wall, tmp_path: Path, record: Record
+) -> None:
+    """No deadline strikes, and no temporary file is swept under a running write."""
+    large = library.ids["large"]
+    asked = [f"/serve/{large}?w={width}&format=jpeg" for width in (1080, 1200, 1920, 2048)]
+    quiet = await launch(_REMEMBERING, data_dir=library.copy(tmp_path / "reference"))
+    async with quiet.client() as client:
+        right = bodies(await ask_all(client, asked, at_once=1))
+    await quiet.stop()
+    server = await launch(_REMEMBERING, extra=wall.variables)
+    root, jumps = server.data_dir / "renditions", cycle(_JUMPS_S)
+    async with server.client() as client:
+        for _ in range(8):
+            asking = asyncio.create_task(ask_all(client, asked))
+            while not asking.done():
+                wall.jump(next(jumps))
+                await asyncio.sleep(0.02)
+            assert bodies(await asking) == right
+            await until_files(root, len(asked))
+            for path in root.glob("??/*/*"):
+                path.unlink()
+    assert await server.metric("smartserve_worker_restarts_total") == 0
+    assert await server.metric("smartserve_cache_failures_total") == 0
+    record(Figure(22, "jumps while pictures are rendered and written", 8 * len(asked), 0))
+
+
+async def until_files(root: Path, count: int) -> None:
+    async with asyncio.timeout(60):
+        while len(list(root.glob("??/*/*"))) < count:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.drill
+async def test_evictions_take_what_is_due_when_the_clock_jumps(
+    launch: Launch, library: Library, wall: Wall, tmp_path: Path, record: Record
+) -> None:
+    """What was used last is kept, and no more goes than has to; dead writers' files do go."""
+    pictures = drawn(tmp_path / "pictures", 12)
+    imported(library.copy(tmp_path / "data2"), pictures)
+    renditions = {"memory_max_bytes": 0, "scan_interval_s": 0.2, "disk_max_bytes": _MIB}
+    settings = {**_REMEMBERING, "renditions": renditions}
+    data_dir = tmp_path / "data2"
+    fill(data_dir / "renditions", 240)
+    server = await launch(settings, data_dir=data_dir, extra=wall.variables)
+    await until_written(server, 200)
+    lowest, evictions = _MIB, 0.0
+    async with server.client() as client:
+        for number, jump_s in zip(range(12), cycle(_JUMPS_S), strict=False):
+            wall.jump(jump_s)
+            left = data_dir / "renditions" / "tmp" / f"{dead_owner()}-{number}"
+            left.touch()
+            one = f"/serve/{len(library.ids) + 1 + number}"
+            wanted = [f"{one}?w={width}&format=png" for width in (64, 96, 128)]
+            right = bodies(await ask_all(client, wanted))
+            async with asyncio.timeout(60):
+                while left.exists():
+                    await asyncio.sleep(0.05)
+            lowest = min(lowest, int(await server.metric("smartserve_cache_bytes", tier="disk")))
+            before = await server.metric("smartserve_render_seconds_count")
+            assert bodies(await ask_all(client, wanted)) == right
+            assert await server.metric("smartserve_render_seconds_count") == before
+        evictions = await server.metric("smartserve_cache_evictions_total")
+    assert evictions > 0
+    assert lowest > 0.8 * _MIB
+    measured = f"{evictions:.0f} evictions, never below {lowest / _MIB:.2f} of the limit"
+    record(Figure(22, "jumps while renditions are evicted", 12, 0, measured))
+
+
+def dead_owner() -> str:
+    namespace, _, started, _ = new_name().split("-")
+    return f"{namespace}-4194305-{started}"
