@@ -133,6 +133,7 @@ async def test_nothing_that_is_known_expires_when_the_clock_jumps(
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("memory_max_bytes", [0, 64 * _MIB])
 async def test_clocks_that_jump_to_and_fro_cost_no_query_and_no_render(
     launch: Launch, library: Library, wall: Wall, record: Record, memory_max_bytes: int
@@ -147,6 +148,7 @@ async def test_clocks_that_jump_to_and_fro_cost_no_query_and_no_render(
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_what_is_under_way_when_the_clock_jumps_comes_to_its_end(
     launch: Launch, library: Library, wall: Wall, tmp_path: Path, record: Record
 ) -> None:
@@ -181,11 +183,12 @@ async def until_files(root: Path, count: int) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_evictions_take_what_is_due_when_the_clock_jumps(
     launch: Launch, library: Library, wall: Wall, tmp_path: Path, record: Record
 ) -> None:
     """What was used last is kept, and no more goes than has to; dead writers' files do go."""
-    pictures = drawn(tmp_path / "pictures", 12)
+    pictures = drawn(tmp_path / "pictures", 10)
     imported(library.copy(tmp_path / "data2"), pictures)
     renditions = {"memory_max_bytes": 0, "scan_interval_s": 0.2, "disk_max_bytes": _MIB}
     settings = {**_REMEMBERING, "renditions": renditions}
@@ -195,7 +198,7 @@ async def test_evictions_take_what_is_due_when_the_clock_jumps(
     await until_written(server, 200)
     lowest, evictions = _MIB, 0.0
     async with server.client() as client:
-        for number, jump_s in zip(range(12), cycle(_JUMPS_S), strict=False):
+        for number, jump_s in zip(range(10), cycle(_JUMPS_S), strict=False):
             wall.jump(jump_s)
             left = data_dir / "renditions" / "tmp" / f"{dead_owner()}-{number}"
             left.touch()
@@ -213,7 +216,7 @@ async def test_evictions_take_what_is_due_when_the_clock_jumps(
     assert evictions > 0
     assert lowest > 0.8 * _MIB
     measured = f"{evictions:.0f} evictions, never below {lowest / _MIB:.2f} of the limit"
-    record(Figure(22, "jumps while renditions are evicted", 12, 0, measured))
+    record(Figure(22, "jumps while renditions are evicted", 10, 0, measured))
 
 
 def dead_owner() -> str:

@@ -170,6 +170,7 @@ async def test_a_full_disk_costs_no_answer_and_heals(
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("harm", "kind"),
     [(no_inodes, "no_space"), (read_only, "read_only")],
@@ -194,6 +195,7 @@ async def test_harm_to_the_disk_of_renditions_costs_no_answer(
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_a_directory_of_renditions_that_cannot_be_made_costs_no_answer(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
@@ -206,6 +208,7 @@ async def test_a_directory_of_renditions_that_cannot_be_made_costs_no_answer(
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_a_directory_removed_while_serving_is_made_again(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
@@ -255,6 +258,7 @@ class Fiu:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("point", "code", "kind"),
     [
@@ -305,6 +309,7 @@ async def until_all_stored(server: Server, right: Mapping[str, bytes]) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_without_originals_what_is_cached_goes_on(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
@@ -350,6 +355,7 @@ def facts(database: Path) -> int:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_a_full_disk_of_the_database_costs_no_answer(
     launch: Launch, library: Library, tmp_path: Path, mounted: Mount, record: Record
 ) -> None:

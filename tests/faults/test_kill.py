@@ -290,6 +290,7 @@ def fill(root: Path, count: int) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(600)
 async def test_a_killed_server_serves_again_within_two_seconds_with_100_000_files(
     launch: Launch, library: Library, record: Record
 ) -> None:
