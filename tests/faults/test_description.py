@@ -19,6 +19,9 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server
 
 _SEED = 4
+_KEY = "a-key-that-is-for-these-tests-alone"
+_WITH_KEY = {"admin": {"key": _KEY, "max_failures": 10_000}}
+"""The checks also ask without the key, and with wrong ones."""
 _PATIENCE_S = 110
 
 
@@ -31,7 +34,7 @@ async def schemathesis(
         *(str(Path(sys.executable).with_name("schemathesis")), "run"),
         *(description or f"{server.base}/openapi.json", "--url", server.base),
         *("--checks", "all", "--seed", str(_SEED), "--generation-database", "none"),
-        *("--no-color", *options),
+        *("--header", f"Authorization: Bearer {_KEY}", "--no-color", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         cwd=place,
@@ -43,7 +46,7 @@ async def schemathesis(
 async def test_what_is_drawn_from_the_description_is_answered_as_it_says(
     launch: Launch, tmp_path: Path
 ) -> None:
-    server = await launch()
+    server = await launch(_WITH_KEY)
     options = ("--phases", "examples,fuzzing", "--max-examples", "5")
     code, report = await schemathesis(server, tmp_path / "run", *options)
     assert code == 0, report
@@ -55,7 +58,7 @@ async def test_a_description_that_does_not_hold_is_found_out(
     launch: Launch, tmp_path: Path
 ) -> None:
     """A status that is missing, a media type and a header that are promised wrongly."""
-    server = await launch()
+    server = await launch(_WITH_KEY)
     description = json.loads(json.dumps(describe(Settings())))
     picture = description["paths"]["/serve/{name}"]
     description["paths"] = {
@@ -82,7 +85,7 @@ async def test_a_description_that_does_not_hold_is_found_out(
 @pytest.mark.timeout(150)
 async def test_the_whole_run_finds_nothing(launch: Launch, tmp_path: Path) -> None:
     """All phases but the stateful one, for which there is nothing to change; half a minute."""
-    server = await launch()
+    server = await launch(_WITH_KEY)
     options = ("--phases", "examples,coverage,fuzzing", "--max-examples", "40")
     code, report = await schemathesis(server, tmp_path / "run", *options)
     assert code == 0, report

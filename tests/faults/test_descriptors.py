@@ -21,6 +21,8 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
 _QUIET: Sections = {
     "log": {"access": False},
+    # As many connections as come: with a cap, which is lowered to what fits, none is left over.
+    "server": {"max_connections": 0},
     "renditions": {"memory_max_bytes": 0},
     "database": {"pool_size": 2},
 }
