@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.findings import Colour, Kind, Quality
 from proxy.formats import EncoderProfile, Format, QualitySearch, Stage
 from proxy.media import Focus
 from proxy.variant import Geometry
@@ -95,7 +96,15 @@ class RenderSetJob:
 FRAME_LENGTH = struct.Struct(">Q")
 """The head of a frame: how many bytes follow, 8 bytes big-endian."""
 
-Job = ProbeJob | RenderJob | RenderSetJob
+
+@dataclass(frozen=True, slots=True)
+class AnalyseJob:
+    """Find out about a source what its pixels tell without a model."""
+
+    limits: Limits
+
+
+Job = ProbeJob | RenderJob | RenderSetJob | AnalyseJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +167,31 @@ class RenderSetResult:
     results: tuple[RenderResult | JobFailure, ...]
 
 
-Result = ProbeResult | RenderResult | RenderSetResult | JobFailure
+@dataclass(frozen=True, slots=True)
+class AnalysisResult:
+    """What the pixels of a source tell, of its first page; width and height are upright."""
+
+    width: int
+    height: int
+    dominant_colours: tuple[Colour, ...]
+    """The most frequent first."""
+    brand_colours: tuple[Colour, ...]
+    """Those that a logo is told by; greys only where there is nothing else."""
+    quality: Quality
+    mood_keywords: tuple[str, ...]
+    """Of the colours alone."""
+    kind: Kind
+    thumbhash: str
+    """In base 64."""
+    blurhash: str
+    phash: str
+    """64 bits as 16 hexadecimal digits; see `proxy.analysis.distance`."""
+    focus: Focus | None
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds by measure."""
+
+
+Result = ProbeResult | RenderResult | RenderSetResult | AnalysisResult | JobFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +218,11 @@ _KINDS: dict[str, type[Any]] = {
         ProbeJob,
         RenderJob,
         RenderSetJob,
+        AnalyseJob,
         ProbeResult,
         RenderResult,
         RenderSetResult,
+        AnalysisResult,
         JobFailure,
         Hello,
     )
@@ -250,6 +285,10 @@ def _revive_profile(fields: dict[str, Any]) -> EncoderProfile:
     return EncoderProfile(Format(fields["format"]), options)
 
 
+def _revive_colours(colours: list[dict[str, Any]]) -> tuple[Colour, ...]:
+    return tuple(Colour(**fields) for fields in colours)
+
+
 _NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
     ("limits", dict): lambda fields: Limits(**_revived(fields)),
     ("geometry", dict): lambda fields: Geometry(**fields),
@@ -261,5 +300,10 @@ _NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
     ("base", list): tuple,
     ("outputs", list): lambda outputs: tuple(Output(**_revived(one)) for one in outputs),
     ("results", list): lambda results: tuple(_revive_result(*one) for one in results),
+    ("dominant_colours", list): _revive_colours,
+    ("brand_colours", list): _revive_colours,
+    ("quality", dict): lambda fields: Quality(**fields),
+    ("mood_keywords", list): tuple,
+    ("kind", dict): lambda fields: Kind(**fields),
 }
 """By the name of a field and the type that its JSON has."""

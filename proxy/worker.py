@@ -21,7 +21,8 @@ from typing import Any
 from proxy import sandbox
 from proxy.errors import ConfigurationError
 from proxy.imaging import render as imaging
-from proxy.jobs import Hello, Job, JobFailure, ProbeJob, RenderSetJob, Result, encode
+from proxy.imaging.analysis.examine import analyse
+from proxy.jobs import AnalyseJob, Hello, Job, JobFailure, ProbeJob, RenderSetJob, Result, encode
 from proxy.workers import child
 
 _NICEST = 19
@@ -57,6 +58,8 @@ def _within(max_cpu_s: float, job: Job, source: int, target: int) -> Result:
 def _handle(job: Job, source: int, target: int) -> Result:
     if isinstance(job, ProbeJob):
         return imaging.probe(job, source)
+    if isinstance(job, AnalyseJob):
+        return analyse(job, source)
     if isinstance(job, RenderSetJob):
         return imaging.render_set(job, source, target)
     return imaging.render(job, source, target)

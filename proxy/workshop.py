@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from proxy.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.jobs import (
+    AnalyseJob,
+    AnalysisResult,
     Job,
     JobFailure,
     ProbeJob,
@@ -69,6 +71,10 @@ class Workshop:
 
     @overload
     async def run(self, media: Media, job: ProbeJob) -> Done[ProbeResult]: ...
+    @overload
+    async def run(
+        self, media: Media, job: AnalyseJob, *, deadline_s: float | None = ...
+    ) -> Done[AnalysisResult]: ...
     @overload
     async def run(
         self,

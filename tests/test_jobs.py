@@ -10,10 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.findings import Colour, Kind, Quality
 from proxy.formats import EncoderProfile, Format, QualitySearch
 from proxy.jobs import (
     FAILURE_KINDS,
     MAX_DATAGRAM,
+    AnalyseJob,
+    AnalysisResult,
     Hello,
     JobFailure,
     Limits,
@@ -40,6 +43,8 @@ Message = (
     | ProbeResult
     | RenderResult
     | RenderSetResult
+    | AnalyseJob
+    | AnalysisResult
     | JobFailure
     | Hello
 )
@@ -73,6 +78,20 @@ PROBED = ProbeResult(
     flat_background=False,
     focus=Focus(0.25, 1 / 3),
 )
+ANALYSED = AnalysisResult(
+    4000,
+    3000,
+    (Colour("#FF5733", 61.5), Colour("#33A1FF", 20)),
+    (Colour("#33A1FF", 20),),
+    Quality(81.5, 90, 80, 70, 100, 66.6, 99),
+    ("warm", "vibrant"),
+    Kind("photo", "why, in words"),
+    thumbhash="XQkOFJBQd3hgiXiVh4fkZg/3hw==",
+    blurhash="LpHV6L1GnNoaQCWVt7R:Sut7WGoa",
+    phash="00ff00ff00ff00ff",
+    focus=Focus(0.25, 1 / 3),
+    stages={"look": 0.01},
+)
 MESSAGES: dict[str, Message] = {
     "ping": Ping(),
     "probe": ProbeJob(LIMITS),
@@ -88,6 +107,11 @@ MESSAGES: dict[str, Message] = {
     "rendered after a search": SEARCHED,
     "rendered as a set": RenderSetResult((SEARCHED, JobFailure("fault", "why"), SEARCHED)),
     "rendered as a set of nothing": RenderSetResult(()),
+    "analysis": AnalyseJob(LIMITS),
+    "analysed": ANALYSED,
+    "analysed, and nothing there": replace(
+        ANALYSED, dominant_colours=(), brand_colours=(), mood_keywords=(), focus=None
+    ),
     **{kind: JobFailure(kind, "why, in words") for kind in FAILURE_KINDS},
     "hello": Hello("8.18.7", ("jpeg", "png"), {"heif": "1.19"}),
     "hello of a bare libvips": Hello("8.18.7", ()),
@@ -241,6 +265,9 @@ def _with(message: Message, **fields: object) -> bytes:
         _with(SET, outputs=[{"geometry": {}}]),
         _with(RenderSetResult(()), results=[["Ping", {}]]),
         _with(RenderSetResult(()), results=[1]),
+        _without(ANALYSED, "quality", "noise"),
+        _with(ANALYSED, dominant_colours=[1]),
+        _with(ANALYSED, kind={"name": "photo"}),
     ],
 )
 def test_nonsense_is_refused(datagram: bytes) -> None:

@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "proxy"
 ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox")
 LAYERS: Mapping[int, tuple[str, ...]] = {
-    0: ("", "errors", "formats", "media", "variant", "negotiation", "jobs", "floors"),
+    0: (
+        *("", "errors", "formats", "media", "variant", "negotiation", "findings", "jobs"),
+        *("analysis", "floors"),
+    ),
     1: ("settings", "owners"),
     2: ROOMS,
     3: (

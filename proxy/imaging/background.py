@@ -63,7 +63,7 @@ class Ground:
 
 def is_flat(page: Any) -> bool:
     """Whether an opaque sRGB picture stands on a flat ground, with something standing on it."""
-    ground = _find_ground(page)
+    ground = find_ground(page)
     return ground is not None and _content_box(page, ground) is not None
 
 
@@ -75,7 +75,7 @@ def cut_out(page: Any) -> Any:
     if page.hasalpha() and page[-1].min() < _FULL:
         return page
     opaque = page.colourspace("srgb").extract_band(0, n=3).copy_memory()
-    ground = _find_ground(opaque)
+    ground = find_ground(opaque)
     box = None if ground is None else _content_box(opaque, ground)
     if ground is None or box is None:
         return page
@@ -84,7 +84,7 @@ def cut_out(page: Any) -> Any:
     return cut.embed(*box[:2], page.width, page.height, extend="background", background=clear)
 
 
-def _find_ground(page: Any) -> Ground | None:
+def find_ground(page: Any) -> Ground | None:
     """The mean of those border pixels that agree with its median, if they are enough."""
     border = _border(page)
     same = _distance(border, Ground(_median(border))) <= FLAT_DISTANCE

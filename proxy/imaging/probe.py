@@ -25,8 +25,8 @@ def facts(job: ProbeJob, source_fd: int) -> ProbeResult:
     width, height = opened.header.upright
     if job.strict:
         load.whole(opened, fail_on=_STRICT).avg()
-    look = _look(opened)
-    has_alpha = opened.header.alpha and _transparent(opened, look)
+    small = look(opened)
+    has_alpha = opened.header.alpha and _transparent(opened, small)
     return ProbeResult(
         *_fingerprint(source_fd),
         source_type=opened.header.source_type,
@@ -34,8 +34,8 @@ def facts(job: ProbeJob, source_fd: int) -> ProbeResult:
         height=height,
         has_alpha=has_alpha,
         pages=opened.header.pages,
-        flat_background=has_alpha or background.is_flat(_opaque(look)),
-        focus=_focus(_opaque(look)),
+        flat_background=has_alpha or background.is_flat(opaque(small)),
+        focus=focus(opaque(small)),
     )
 
 
@@ -48,41 +48,43 @@ def _fingerprint(descriptor: int) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _look(opened: load.Opened) -> Any:
+def look(opened: load.Opened) -> Any:
+    """The whole picture in small, 8-bit sRGB with or without alpha, in memory."""
     width, height = opened.header.upright
     scale = min(1.0, _LOOK_SIDE / max(width, height))
     small = load.shrunk(opened, max(1, round(width * scale)), height=max(1, round(height * scale)))
     return small.colourspace("srgb").copy_memory()
 
 
-def _transparent(opened: load.Opened, look: Any) -> bool:
+def _transparent(opened: load.Opened, small: Any) -> bool:
     """Whether some pixel of some page is not opaque, to the eight bits that go out.
 
     Shrinking leaves a fully opaque picture fully opaque, so a small version that is not settles
     it; one that is may have lost a single pixel.
     """
-    if look[-1].min() < _OPAQUE:
+    if small[-1].min() < _OPAQUE:
         return True
     alpha = load.whole(opened, fail_on="none").colourspace("srgb")[-1]
     return bool(alpha.min() < _OPAQUE)
 
 
-def _opaque(look: Any) -> Any:
-    return look.flatten(background=_OPAQUE) if look.hasalpha() else look
+def opaque(page: Any) -> Any:
+    """A picture laid on white."""
+    return page.flatten(background=_OPAQUE) if page.hasalpha() else page
 
 
-def _focus(look: Any) -> Focus:
+def focus(page: Any) -> Focus:
     """Where libvips' attention strategy looks, as fractions of width and height.
 
     ``vips_smartcrop``: the maximum of skin, saturation and edges after a blur, on a grid of
     `_GRID` cells a side. It names a cell by its corner; meant is its middle.
     """
-    _, found = look.smartcrop(
-        max(1, look.width // 2),
-        max(1, look.height // 2),
+    _, found = page.smartcrop(
+        max(1, page.width // 2),
+        max(1, page.height // 2),
         interesting="attention",
         attention_x=True,
         attention_y=True,
     )
-    x, y = found["attention_x"] / look.width, found["attention_y"] / look.height
+    x, y = found["attention_x"] / page.width, found["attention_y"] / page.height
     return Focus(min(1.0, x + 0.5 / _GRID), min(1.0, y + 0.5 / _GRID))

@@ -15,6 +15,8 @@ import structlog
 from proxy.errors import ConfigurationError, ShuttingDown
 from proxy.jobs import (
     HOLDS,
+    AnalyseJob,
+    AnalysisResult,
     Hello,
     Job,
     JobFailure,
@@ -142,6 +144,16 @@ class WorkerPool:
     @overload
     async def run(
         self,
+        job: AnalyseJob,
+        source: int,
+        sink: Sink = ...,
+        *,
+        begun: Begun = ...,
+        deadline_s: float | None = ...,
+    ) -> AnalysisResult: ...
+    @overload
+    async def run(
+        self,
         job: RenderJob,
         source: int,
         sink: Sink,
@@ -168,7 +180,7 @@ class WorkerPool:
         *,
         begun: Begun = lambda: None,
         deadline_s: float | None = None,
-    ) -> ProbeResult | RenderResult | RenderSetResult:
+    ) -> ProbeResult | RenderResult | RenderSetResult | AnalysisResult:
         """Do a job in a worker; its encoded bytes go to ``sink`` as they come.
 
         The descriptor stays the caller's. ``begun`` is called when a worker has taken the job. A
@@ -207,7 +219,7 @@ class WorkerPool:
                     raise error_of(answer)
                 if counted.diverged:
                     raise diverged()
-                return cast(ProbeResult | RenderResult | RenderSetResult, answer)
+                return cast(ProbeResult | RenderResult | RenderSetResult | AnalysisResult, answer)
 
     async def _answered(
         self, order: Order, worker: WorkerProcess, sink: Counted, *, deadline_s: float

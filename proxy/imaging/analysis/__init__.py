@@ -1,0 +1,1 @@
+"""Analysis without a model: what the pixels of a picture tell by themselves."""

@@ -1,0 +1,68 @@
+"""The analysis as a whole: what it takes, what it refuses, and that it lives in a worker."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from proxy.jobs import MAX_DATAGRAM, AnalyseJob, AnalysisResult, JobFailure, encode
+from proxy.settings import LimitSettings, WorkerSettings
+from proxy.workers.pool import WorkerPool
+from tests.imaging import studio
+from tests.imaging.analysis.bench import analysed, attempted
+from tests.photos import photo
+
+REFUSED = {
+    "corrupt-header.jpg": "undecodable",
+    "giant.jpg": "too_large",
+    "icon.svg": "unsupported",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_rendered_cannot_be_analysed(name: str) -> None:
+    found = attempted(photo(name))
+    assert isinstance(found, JobFailure)
+    assert found.kind == REFUSED[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["animated.gif", "animated.webp", "grey16-alpha.png", "display-p3.png", "truncated.jpg"],
+)
+def test_pictures_of_all_sorts_are_analysed(name: str) -> None:
+    found = analysed(photo(name))
+    assert len(encode(found)) < MAX_DATAGRAM / 16
+    assert set(found.stages) >= {"look", "detail", "colours", "sharpness", "phash", "focus"}
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 900), (900, 1), (7, 5), (17, 17)])
+def test_a_picture_of_few_pixels_is_analysed_too(width: int, height: int) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
+    found = analysed(Image.fromarray(noise))
+    assert (found.width, found.height) == (width, height)
+    assert 0 <= found.quality.score <= 100
+
+
+def test_size_and_focus_are_those_of_the_upright_picture() -> None:
+    found, known = analysed(photo("exif-orientation-6.jpg")), photo("exif-orientation-6.jpg")
+    facts = studio.looked_at(known)
+    assert (found.width, found.height, found.focus) == (facts.width, facts.height, facts.focus)
+
+
+async def test_a_worker_analyses() -> None:
+    limits = LimitSettings().to_limits()
+    pool = WorkerPool(
+        WorkerSettings(count=1), source_types=limits.source_types, max_output_bytes=1024
+    )
+    source = os.open(photo("kodak-23.png"), os.O_RDONLY)
+    try:
+        async with pool:
+            found = await pool.run(AnalyseJob(limits), source)
+    finally:
+        os.close(source)
+    assert isinstance(found, AnalysisResult)
+    assert (found.width, found.height, found.kind.name) == (768, 512, "photo")
