@@ -28,6 +28,10 @@
     |   +-- SourceQuarantined       422  killed its workers, refused for a while
     |   +-- RenderTimeout           504
     |   +-- RenderFault             500  our own fault
+    +-- AnalysisError               who was asked about a picture has no answer; it does without
+    |   +-- ProviderRefused         asking again does not help
+    |   +-- ProviderUnavailable     busy, out of reach or broken; asked again a few times
+    |   +-- BudgetSpent             a limit of the day is reached
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- ConfigurationError          refuse to start, all faults at once
 
@@ -225,6 +229,28 @@ class RenderFault(RenderError):
     status = 500
     title = "Rendering failed"
     reported = True
+
+
+class AnalysisError(SmartserveError):
+    """Who was asked about a picture has no answer; never a client's error."""
+
+    title = "Picture cannot be analysed"
+
+
+class ProviderRefused(AnalysisError):
+    """The provider will not answer this request, however often it is asked."""
+
+    reported = True
+
+
+class ProviderUnavailable(AnalysisError):
+    """The provider cannot answer now; ``retry_after_s`` is what it asks for."""
+
+    reported = True
+
+
+class BudgetSpent(AnalysisError):
+    """A limit of requests, tokens or money of the day is reached."""
 
 
 class StorageError(SmartserveError):

@@ -18,7 +18,7 @@ Graph = Mapping[str, frozenset[str]]
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "proxy"
-ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox")
+ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox", "vision")
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
         *("", "errors", "formats", "media", "variant", "negotiation", "findings", "jobs"),
@@ -40,7 +40,7 @@ BROUGHT_ALONG = frozenset({"multidict"})
 
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "prometheus_client": ("metrics",),
-    "aiohttp": ("web", "wiring"),
+    "aiohttp": ("web", "wiring", "vision"),
     "pyvips": ("imaging",),
     "proxy.imaging": ("imaging", "worker"),
     "pyseccomp": ("sandbox",),
@@ -252,11 +252,11 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(delivery="aiohttp.web"),
-            "proxy.delivery imports aiohttp.web, which only web and wiring may",
+            "proxy.delivery imports aiohttp.web, which only web and wiring and vision may",
         ),
         (
             made_up(cli="aiohttp"),
-            "proxy.cli imports aiohttp, which only web and wiring may",
+            "proxy.cli imports aiohttp, which only web and wiring and vision may",
         ),
         (
             made_up(worker="pyvips"),

@@ -21,6 +21,7 @@ from proxy.settings.sections import (
     UpgradeSettings,
     WorkerSettings,
 )
+from proxy.settings.vision import VisionSettings, provider_key
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -37,8 +38,10 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "UpgradeSettings",
+    "VisionSettings",
     "WorkerSettings",
     "access_faults",
     "admin_key",
     "load_settings",
+    "provider_key",
 ]

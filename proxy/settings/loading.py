@@ -113,8 +113,9 @@ _SECRETS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         # Database URLs carry passwords.
         "database": frozenset({"url"}),
-        # A key may have been put where its file should be named.
+        # A key may have been put where its file, or its section, should be named.
         "admin": frozenset({"key", "key_file"}),
+        "vision": frozenset({"key", "key_file", "google", "openai"}),
     }
 )
 """By section, the settings that are never printed."""
@@ -124,4 +125,4 @@ def _secret(loc: Sequence[int | str]) -> bool:
     """Whether a setting is never printed; nor is what stands for the whole of its section."""
     section, *keys = map(str, loc)
     secrets = _SECRETS.get(section)
-    return secrets is not None and (not keys or not secrets.isdisjoint(keys))
+    return secrets is not None and (not keys or keys[-1] in secrets)

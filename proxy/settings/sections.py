@@ -14,6 +14,7 @@ from proxy.jobs import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import check_key
+from proxy.settings.vision import VisionSettings
 from proxy.variant import DEFAULT_SIZE, Fit, Gravity, SizeSpec
 
 ENV_PREFIX = "SMARTSERVE_"
@@ -236,6 +237,7 @@ class Settings(BaseSettings):
     encoders: EncoderSettings = EncoderSettings()
     upgrades: UpgradeSettings = UpgradeSettings()
     lifetimes: LifetimeSettings = LifetimeSettings()
+    vision: VisionSettings = VisionSettings()
 
     @classmethod
     def settings_customise_sources(

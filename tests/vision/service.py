@@ -1,0 +1,161 @@
+"""A service that speaks the APIs of the two providers, and misbehaves as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+KEY = "sk-hunter2-0123456789"
+
+Act = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+GOOGLE_ANSWER: dict[str, Any] = {
+    "responses": [
+        {
+            "labelAnnotations": [
+                {"mid": "/m/0gy", "description": "Macaw", "score": 0.98, "topicality": 0.9},
+                {"mid": "/m/015p6", "description": "Bird", "score": 0.96},
+            ],
+            "localizedObjectAnnotations": [
+                {
+                    "name": "Parrot",
+                    "score": 0.9,
+                    "boundingPoly": {
+                        "normalizedVertices": [
+                            {"x": 0.25},
+                            {"x": 0.75},
+                            {"x": 0.75, "y": 0.5},
+                            {"x": 0.25, "y": 0.5},
+                        ]
+                    },
+                }
+            ],
+            "textAnnotations": [
+                {"locale": "en", "description": "FREE\nBIRD\n"},
+                {"description": "FREE"},
+            ],
+            "logoAnnotations": [{"description": "Kodak", "score": 0.5}],
+            "safeSearchAnnotation": {"adult": "VERY_UNLIKELY", "violence": "UNLIKELY"},
+            "imagePropertiesAnnotation": {"dominantColors": {"colors": []}},
+        }
+    ]
+}
+SEEN = {
+    "style": "Impressionist",
+    "medium": "Oil on Canvas",
+    "subject": "Two macaws in a garden.",
+    "mood_keywords": ["lively", "tropical"],
+    "objects": [{"name": "macaw", "confidence": 0.97}],
+    "text": None,
+    "confidence": 0.92,
+}
+
+
+def completion(content: str | None, **message: Any) -> dict[str, Any]:
+    """A chat completion with this content."""
+    finish = message.pop("finish_reason", "stop")
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "model": "gpt-4o-mini",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": content, **message},
+                "finish_reason": finish,
+            }
+        ],
+        "usage": {"prompt_tokens": 1200, "completion_tokens": 100, "total_tokens": 1300},
+    }
+
+
+def says(answer: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Act:
+    """Answer with JSON."""
+
+    async def act(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(answer, status=status, headers=headers)
+
+    return act
+
+
+def fails(status: int, headers: Mapping[str, str] | None = None, **error: Any) -> Act:
+    """Answer with an error as both APIs put it; the message repeats the key, as some do."""
+    return says({"error": {"message": f"bad key {KEY}", **error}}, status, headers)
+
+
+async def talks_nonsense(_request: web.Request) -> web.StreamResponse:
+    """Answer 200 with a page of HTML."""
+    return web.Response(text="<html>login</html>", content_type="text/html")
+
+
+async def hangs(_request: web.Request) -> web.StreamResponse:
+    """Say nothing."""
+    await asyncio.sleep(60)
+    raise AssertionError
+
+
+async def dribbles(request: web.Request) -> web.StreamResponse:
+    """Begin an answer and go on with it for ever."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+async def breaks_off(request: web.Request) -> web.StreamResponse:
+    """Close the connection in the middle of the answer."""
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"responses": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def hangs_up(request: web.Request) -> web.StreamResponse:
+    """Close the connection without an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def floods(request: web.Request) -> web.StreamResponse:
+    """Answer with more than anybody wants, of no told length."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(1000):
+        await response.write(b" " * 65536)
+    return response
+
+
+async def sends_elsewhere(_request: web.Request) -> web.StreamResponse:
+    """Redirect to another host."""
+    raise web.HTTPTemporaryRedirect("http://127.0.0.1:9/steal")
+
+
+@dataclass
+class Service:
+    """Does one act for each request, the last one again and again; keeps what it was sent."""
+
+    acts: list[Act] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(json.loads(await request.read()))
+        self.headers.append(dict(request.headers))
+        self.paths.append(request.path_qs)
+        act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
+        return await act(request)
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_post("/{path:.*}", self.handle)
+        return app
