@@ -15,7 +15,7 @@ run: $(RUNTIME)
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
 
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh
+	@sh tests/servers.sh mariadbd tesseract
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Does real harm to real servers, in some ten minutes, and prints what came of it as a table.

@@ -10,6 +10,7 @@ package_of() {
         nginx) echo nginx-light ;;
         node) echo nodejs ;;
         fiu-run) echo fiu-utils ;;
+        tesseract) echo tesseract-ocr ;;
         *) echo "$1" ;;
     esac
 }

@@ -28,7 +28,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
-        *("upgrading", "warming", "purging", "ingest"),
+        *("upgrading", "warming", "purging", "ingest", "analysing"),
     ),
     4: ("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
 }

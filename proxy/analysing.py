@@ -1,0 +1,104 @@
+"""Analysing: ask pixels, providers and the reader of text about a medium, and put it together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from proxy.analysis import Analysis, merge
+from proxy.errors import AnalysisError
+from proxy.findings import ReadText, Unseen, VisionResult
+from proxy.formats import TRAITS, EncoderProfile, Format
+from proxy.jobs import AnalyseJob, Limits, RenderJob
+from proxy.media import Media, MediaFacts
+from proxy.variant import SizeSpec, plan_geometry
+from proxy.vision import VisionContext, VisionProvider
+from proxy.vision.tesseract import TextReader
+from proxy.workshop import Workshop
+
+log = structlog.get_logger(__name__)
+
+_SENT = EncoderProfile(Format.WEBP, (("Q", 85), ("effort", 2)))
+_READ = EncoderProfile(Format.PNG, (("compression", 1),))
+_READ_SIDE = 1600
+"""Pixels on the longer side in which text is read: letters of 20 pixels on a page of 60 lines."""
+
+
+class Analyst:
+    """Analyses media: their pixels in a worker, then whoever else is there, all at once."""
+
+    def __init__(
+        self,
+        *,
+        workshop: Workshop,
+        limits: Limits,
+        providers: Sequence[VisionProvider],
+        reader: TextReader,
+        picture_side: int,
+    ) -> None:
+        """The rooms it works with; it owns none. Providers get ``picture_side`` pixels at most."""
+        self._workshop = workshop
+        self._limits = limits
+        self._providers = providers
+        self._reader = reader
+        self._picture_side = picture_side
+
+    async def analyse(
+        self, media: Media, facts: MediaFacts, *, site_context: Mapping[str, Any] | None = None
+    ) -> Analysis:
+        """All that is known of a medium; a provider that fails is a reason, not an error.
+
+        Raises:
+            RenderError: the picture cannot be decoded, or is past a limit.
+            SourceError: its file cannot be read.
+            CapacityError: no worker is free in time.
+        """
+        local = await self._workshop.run(media, AnalyseJob(self._limits))
+        sent = await self._picture(media, facts) if self._providers else b""
+        context = VisionContext(media.data_type)
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(media, facts))
+            asking = [group.create_task(_ask(one, sent, context)) for one in self._providers]
+        return merge(
+            local.result,
+            [task.result() for task in asking],
+            reading.result(),
+            data_type=media.data_type,
+            site_context=site_context,
+        )
+
+    async def _read(self, media: Media, facts: MediaFacts) -> ReadText | Unseen:
+        if self._reader.missing is not None:
+            return await self._reader.read(b"")
+        return await self._reader.read(await self._render(media, facts, _READ, _READ_SIDE))
+
+    async def _picture(self, media: Media, facts: MediaFacts) -> bytes:
+        return await self._render(media, facts, _SENT, self._picture_side)
+
+    async def _render(
+        self, media: Media, facts: MediaFacts, profile: EncoderProfile, side: int
+    ) -> bytes:
+        """An encoding of the first page, upright, without metadata, never enlarged."""
+        geometry = plan_geometry(SizeSpec("analysis", side, side), facts)
+        rendition = bytearray()
+        await self._workshop.run(
+            media,
+            RenderJob(self._limits, geometry, profile),
+            rendition.extend,
+            byte_size=facts.byte_size,
+            admitted=lambda _: None,
+        )
+        return bytes(rendition)
+
+
+async def _ask(
+    provider: VisionProvider, picture: bytes, context: VisionContext
+) -> VisionResult | Unseen:
+    try:
+        return await provider.analyse(picture, TRAITS[_SENT.format].media_type, context)
+    except AnalysisError as error:
+        log.warning("provider_failed", provider=provider.name, reason=error.detail)
+        return Unseen(provider.name, error.detail)

@@ -1,0 +1,149 @@
+"""What is known of a picture, put together: who goes first, and what is null for which reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.analysis import NO_MODEL, Analysis, distance, merge, near_duplicates, public
+from proxy.findings import DetectedObject, ReadText, Unseen, VisionResult
+from tests.test_jobs import ANALYSED
+
+GOOGLE = VisionResult(
+    "google",
+    {"responses": [{}]},
+    subject="Macaw, Bird",
+    objects=(DetectedObject("Parrot", 0.9, (0.1, 0.2, 0.3, 0.4)), DetectedObject("Leaf", 0.5)),
+    text="FREE BIRD",
+    confidence=0.8,
+    reasons={"style": "no styles", "medium": "no media"},
+)
+MODEL = VisionResult(
+    "openai",
+    {"choices": []},
+    style="Impressionist",
+    medium="Oil on Canvas",
+    subject="Two macaws.",
+    mood_keywords=("Lively", "warm"),
+    objects=(DetectedObject("parrot", 0.99), DetectedObject("garden", 0.7)),
+    text="",
+    confidence=0.92,
+)
+NO_TESSERACT = Unseen("tesseract", "tesseract is not installed")
+
+
+def merged(*answers: VisionResult | Unseen, text: Any = NO_TESSERACT, **more: Any) -> Analysis:
+    return merge(ANALYSED, answers, text, data_type=more.pop("data_type", "product"), **more)
+
+
+def test_without_a_model_what_needs_one_is_null_with_a_reason() -> None:
+    found = merged().public()
+    for name in ("style", "medium", "subject", "confidence_score", "detected_objects"):
+        assert found[name] is None
+        assert found["reasons"][name] == NO_MODEL
+    assert found["detected_text"] is None
+    assert found["reasons"]["detected_text"] == "tesseract is not installed"
+    assert found["mood_keywords"] == ["warm", "vibrant"]
+
+
+def test_every_null_has_a_reason_and_nothing_else() -> None:
+    for answers in ([], [GOOGLE], [MODEL], [GOOGLE, MODEL], [Unseen("google", "it was down")]):
+        found = merged(*answers).public()
+        nulls = {name for name, value in found.items() if value is None}
+        explained = nulls - {"brand_colors", "site_context"}
+        assert explained == set(found["reasons"]) - {"google", "openai"}
+
+
+def test_the_model_goes_before_labels() -> None:
+    found = merged(GOOGLE, MODEL)
+    assert (found.style, found.medium, found.subject) == (
+        "Impressionist",
+        "Oil on Canvas",
+        "Two macaws.",
+    )
+    assert found.confidence == 0.92
+    assert found.mood_keywords == ("lively", "warm", "vibrant")
+    assert merged(GOOGLE).subject == "Macaw, Bird"
+    assert merged(GOOGLE).reasons == {"style": "no styles", "medium": "no media"}
+
+
+def test_an_object_that_two_name_is_one_with_its_place() -> None:
+    found = merged(GOOGLE, MODEL).columns()["detected_objects"]
+    assert found == [
+        {"name": "Parrot", "confidence": 0.9, "box": [0.1, 0.2, 0.3, 0.4]},
+        {"name": "garden", "confidence": 0.7, "box": None},
+        {"name": "Leaf", "confidence": 0.5, "box": None},
+    ]
+    assert merged(replace(GOOGLE, objects=())).columns()["detected_objects"] == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "expected"),
+    [
+        ([GOOGLE, MODEL], ReadText("here"), "FREE BIRD"),
+        ([MODEL], ReadText("here"), "here"),
+        ([replace(MODEL, text="there")], ReadText("here"), "there"),
+        ([MODEL], NO_TESSERACT, ""),
+        ([], ReadText(""), ""),
+        ([Unseen("google", "down")], ReadText("here"), "here"),
+    ],
+)
+def test_the_first_text_that_anybody_found_counts(
+    answers: list[VisionResult | Unseen], text: ReadText | Unseen, expected: str
+) -> None:
+    assert merged(*answers, text=text).text == expected
+
+
+def test_a_provider_that_failed_is_told() -> None:
+    found = merged(Unseen("google", "google answered 503"), MODEL)
+    assert found.reasons == {"google": "google answered 503"}
+    assert (found.style, found.raw_google) == ("Impressionist", None)
+    alone = merged(Unseen("openai", "the limit is spent"))
+    assert alone.reasons["style"] == "the limit is spent"
+
+
+def test_columns_are_those_of_the_table_and_json_throughout() -> None:
+    found = merged(GOOGLE, MODEL)
+    assert list(found.columns()) == [
+        "dominant_colors",
+        "detected_objects",
+        "detected_text",
+        "style_classification",
+        "medium_detected",
+        "subject_matter",
+        "quality_score",
+        "mood_keywords",
+        "confidence_score",
+        "raw_google_response",
+        "raw_gpt4_response",
+    ]
+    assert found.columns()["quality_score"] == 82
+    assert found.columns()["raw_gpt4_response"] == {"choices": []}
+    stored = json.loads(json.dumps([found.columns(), found.own()]))
+    assert public(*stored) == json.loads(json.dumps(found.public()))
+
+
+def test_the_answer_has_what_the_requirements_name() -> None:
+    found = merged(GOOGLE, MODEL, site_context={"tenant": "gallery"}).public()
+    named = {
+        *("style", "medium", "quality_score", "mood_keywords", "brand_colors", "site_context"),
+        *("dominant_colors", "detected_objects", "confidence_score"),
+    }
+    assert named <= set(found)
+    assert found["site_context"] == {"tenant": "gallery"}
+    assert "raw_google_response" not in found
+
+
+def test_brand_colours_are_told_of_logos() -> None:
+    assert merged().public()["brand_colors"] is None
+    assert merged(data_type="logo").public()["brand_colors"] == ["#33A1FF"]
+
+
+def test_near_duplicates_are_few_bits_apart() -> None:
+    assert distance("00000000000000ff", "0000000000000000") == 8
+    assert near_duplicates("ffffffffffffff00", "ffffffffffffffff")
+    assert not near_duplicates("ffffffffffff0000", "ffffffffffffffff")
+    assert not near_duplicates("0" * 16, "0" * 16), "nothing is like nothing"
