@@ -188,7 +188,7 @@ class AnalysisResult:
     """64 bits as 16 hexadecimal digits; see `proxy.analysis.distance`."""
     focus: Focus | None
     stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by measure."""
+    """Seconds of processor time by measure."""
 
 
 Result = ProbeResult | RenderResult | RenderSetResult | AnalysisResult | JobFailure

@@ -11,6 +11,7 @@ from proxy.errors import ConfigurationError
 from proxy.floors import FLOORS, floor_faults
 from proxy.jobs import Hello
 from proxy.settings import Settings, access_faults
+from proxy.vision.opening import provider_faults
 
 _OWN_PACKAGES = ("aiohttp", "aiomysql")
 """Those with a floor that run in the server itself."""
@@ -54,4 +55,4 @@ def installation_faults(settings: Settings) -> list[str]:
     ):
         if named and not Path(named).is_dir():
             faults.append(f"{key}: {named} is not a folder on this machine")
-    return faults
+    return [*faults, *provider_faults(settings.vision)]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tests.benchmarks import (
+    analysis,
     backlog,
     cold,
     defence,
@@ -43,6 +44,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "memory": memory.measure,
     "sandbox": sandbox.measure,
     "startup": startup.measure,
+    "analysis": analysis.measure,
 }
 
 

@@ -42,7 +42,7 @@ def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult | JobFailure:
 
 
 class _Examiner:
-    """One picture, its views, and the time that each measure took."""
+    """One picture, its views, and the processor time that each measure took."""
 
     def __init__(self, job: AnalyseJob, source_fd: int) -> None:
         self._stages: dict[str, float] = {}
@@ -74,9 +74,9 @@ class _Examiner:
         )
 
     def _timed(self, name: str, work: Callable[[], _T]) -> _T:
-        began = time.perf_counter()
+        began = time.process_time()
         found = work()
-        self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - began
+        self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - began
         return found
 
     def _kind(self, found: list[Bin]) -> Kind:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,3 +68,41 @@ async def test_a_worker_analyses() -> None:
         os.close(source)
     assert isinstance(found, AnalysisResult)
     assert (found.width, found.height, found.kind.name) == (768, 512, "photo")
+
+
+SEALED = """
+import os, sys
+from proxy.worker import _handle
+from proxy.imaging import render as imaging
+from proxy.imaging.analysis.examine import analyse
+from proxy.jobs import AnalyseJob, AnalysisResult
+from proxy.settings import LimitSettings
+
+limits = LimitSettings().to_limits()
+imaging.configure()
+imaging.lock_loaders(limits.source_types)
+sources = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
+forbidden = ("open", "import", "os.fork", "os.posix_spawn", "os.putenv", "socket.")
+
+def refuse(event, args):
+    if event.startswith(forbidden):
+        print(event, args)
+        os._exit(1)
+
+sys.addaudithook(refuse)
+kinds = [_handle(AnalyseJob(limits), source, -1).kind.name for source in sources]
+print(" ".join(kinds))
+"""
+
+
+def test_an_analysis_opens_and_imports_nothing_once_the_worker_is_up() -> None:
+    """Not even the first one: a worker that is locked in can do it."""
+    names = ("kodak-23.png", "photo-6mp.jpg", "cmyk.jpg", "animated.webp", "flag.png")
+    done = subprocess.run(
+        [sys.executable, "-c", SEALED, *(str(photo(name)) for name in names)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stdout.split() == ["photo", "photo", "photo", "logo", "graphic"], done
