@@ -10,7 +10,7 @@ import structlog
 
 from proxy.analysis import Analysis, merge
 from proxy.errors import AnalysisError
-from proxy.findings import ReadText, Unseen, VisionResult
+from proxy.findings import Unseen, VisionResult
 from proxy.formats import TRAITS, EncoderProfile, Format
 from proxy.jobs import AnalyseJob, Limits, RenderJob
 from proxy.media import Media, MediaFacts
@@ -57,25 +57,29 @@ class Analyst:
             CapacityError: no worker is free in time.
         """
         local = await self._workshop.run(media, AnalyseJob(self._limits))
-        sent = await self._picture(media, facts) if self._providers else b""
+        page = await self._page(media, facts)
+        picture = await self._picture(media, facts)
         context = VisionContext(media.data_type)
-        async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self._read(media, facts))
-            asking = [group.create_task(_ask(one, sent, context)) for one in self._providers]
+        asking = asyncio.gather(*(_ask(one, picture, context) for one in self._providers))
+        text, answers = await asyncio.gather(self._reader.read(page), asking)
         return merge(
             local.result,
-            [task.result() for task in asking],
-            reading.result(),
+            answers,
+            text,
             data_type=media.data_type,
             site_context=site_context,
         )
 
-    async def _read(self, media: Media, facts: MediaFacts) -> ReadText | Unseen:
+    async def _page(self, media: Media, facts: MediaFacts) -> bytes:
+        """What is read; nothing where nobody reads."""
         if self._reader.missing is not None:
-            return await self._reader.read(b"")
-        return await self._reader.read(await self._render(media, facts, _READ, _READ_SIDE))
+            return b""
+        return await self._render(media, facts, _READ, _READ_SIDE)
 
     async def _picture(self, media: Media, facts: MediaFacts) -> bytes:
+        """What is sent; nothing where there is nobody to send it to."""
+        if not self._providers:
+            return b""
         return await self._render(media, facts, _SENT, self._picture_side)
 
     async def _render(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from proxy.analysing import Analyst
-from proxy.errors import ProviderUnavailable
+from proxy.errors import ProviderUnavailable, SourceMissing
 from proxy.findings import VisionResult
 from proxy.settings.vision import TextSettings
 from proxy.vision import VisionContext, VisionProvider
@@ -42,13 +44,15 @@ class Blind:
         raise ProviderUnavailable("google is down")
 
 
-def analyst(server: Serving, *providers: VisionProvider) -> Analyst:
+def analyst(
+    server: Serving, *providers: VisionProvider, reader: TextReader | None = None
+) -> Analyst:
     rooms = server.rooms
     return Analyst(
         workshop=rooms.inspector._workshop,
         limits=rooms.settings.limits.to_limits(),
         providers=providers,
-        reader=TextReader(TextSettings(enabled=False)),
+        reader=reader or TextReader(TextSettings(enabled=False)),
         picture_side=500,
     )
 
@@ -81,3 +85,37 @@ async def test_providers_get_a_small_picture_and_one_may_fail(
         assert (opened.format, opened.size, media_type) == ("WEBP", (500, 375), "image/webp")
     assert context == VisionContext(media.data_type)
     assert (found.style, found.reasons["google"]) == ("Cubist", "google is down")
+
+
+WRITER = """#!/usr/bin/env python3
+import sys
+open({note!r}, "wb").write(sys.stdin.buffer.read())
+print("level\\tpage_num\\tblock_num\\tpar_num\\tline_num\\tconf\\ttext")
+print("5\\t1\\t1\\t1\\t1\\t99\\tHELLO")
+"""
+
+
+async def test_text_is_read_in_a_png_of_the_picture(
+    server: Serving, library: Library, tmp_path: Path
+) -> None:
+    note, program = tmp_path / "seen.png", tmp_path / "tesseract"
+    program.write_text(WRITER.format(note=str(note)))
+    program.chmod(0o755)
+    media = await server.rooms.storage.database.find(library.ids["large"])
+    assert media is not None
+    facts = await server.rooms.inspector.facts(media)
+    reader = TextReader(TextSettings(program=str(program)))
+    found = await analyst(server, reader=reader).analyse(media, facts)
+    assert found.text == "HELLO"
+    with Image.open(note) as opened:
+        assert (opened.format, opened.size) == ("PNG", (1600, 1200))
+
+
+async def test_a_picture_that_is_gone_is_an_error_of_its_own(
+    server: Serving, library: Library
+) -> None:
+    media = await server.rooms.storage.database.find(library.ids["photo"])
+    assert media is not None
+    facts = await server.rooms.inspector.facts(media)
+    with pytest.raises(SourceMissing):
+        await analyst(server).analyse(replace(media, bulk_path="gone", library_path=None), facts)

@@ -59,6 +59,8 @@ class TextReader:
                     return await self._run(self._program, png)
             except TimeoutError:
                 return Unseen(NAME, "tesseract took too long")
+            except OSError as error:
+                return Unseen(NAME, f"tesseract cannot be started: {error.strerror}")
 
     async def _run(self, program: str, png: bytes) -> ReadText | Unseen:
         process = await self._start(program)

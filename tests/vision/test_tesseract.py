@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,26 @@ async def test_it_may_be_switched_off() -> None:
     found = await TextReader(TextSettings(enabled=False)).read(b"")
     assert isinstance(found, Unseen)
     assert "switched off" in found.reason
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Open files until no more are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        with suppress(OSError):
+            while True:
+                opened.enter_context(Path(os.devnull).open())
+        yield
+
+
+async def test_where_no_process_can_be_started_there_is_a_reason(tmp_path: Path) -> None:
+    reader = program(tmp_path, "")
+    with no_descriptors_left():
+        found = await reader.read(b"")
+    assert found == Unseen("tesseract", "tesseract cannot be started: Too many open files")
 
 
 async def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
