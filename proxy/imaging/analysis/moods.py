@@ -57,7 +57,7 @@ def statistics(bins: Sequence[Bin]) -> Statistics:
 
 _TABLE: Sequence[tuple[str, Callable[[Statistics], bool]]] = (
     ("monochrome", lambda of: of.strongest < 8),  # noqa: PLR2004 - the table is its thresholds
-    ("vibrant", lambda of: of.chroma > 30),  # noqa: PLR2004
+    ("vibrant", lambda of: of.chroma > 30 or of.strongest > 60),  # noqa: PLR2004
     ("muted", lambda of: 5 < of.chroma < 16 and of.strongest < 35 and of.lightness < 72),  # noqa: PLR2004
     ("pastel", lambda of: of.lightness > 72 and 8 < of.chroma < 30 and of.spread < 18),  # noqa: PLR2004
     ("warm", lambda of: of.warm > 0.7),  # noqa: PLR2004

@@ -28,7 +28,7 @@ _LEAST_BRAND_SHARE = 0.03
 """Of what is not ground; less are the mixed colours of soft edges."""
 _COLOURFUL = 14.0
 """Chroma from which a colour is none of the greys, near-white and near-black among them."""
-_MOST_BRAND_COLOURS = 6
+_MOST_BRAND_COLOURS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,19 @@ import pytest
 from PIL import Image, ImageDraw
 
 from proxy.imaging.analysis import bins
-from tests.drawing import AMBER, CORAL, CREAM, NAVY, PAPER, TEAL, draw_logo, logos
+from tests.drawing import (
+    AMBER,
+    CORAL,
+    CREAM,
+    LEAF,
+    NAVY,
+    PAPER,
+    PLUM,
+    SKY,
+    TEAL,
+    draw_logo,
+    logos,
+)
 from tests.imaging import studio
 from tests.imaging.analysis.bench import PHOTOGRAPHS, analysed, photograph
 
@@ -71,7 +83,7 @@ def test_what_is_see_through_has_no_colour() -> None:
 def test_a_brand_has_the_colours_of_its_logo_and_not_the_paper(quality: int | None) -> None:
     saved: dict[str, Any] = {} if quality is None else {"fmt": "JPEG", "quality": quality}
     found = analysed(studio.saved(draw_logo(), **saved)).brand_colours
-    wanted = [NAVY, TEAL, CORAL]
+    wanted = [NAVY, TEAL, CORAL, AMBER, PLUM, LEAF, SKY]
     assert all(any(near(one.hex, colour) for one in found) for colour in wanted)
     assert not any(near(one.hex, PAPER) for one in found)
 
@@ -110,6 +122,19 @@ def tinted(hue: float, saturation: float, value: float) -> Rgb:
 def test_moods_are_those_of_the_colours(colours: list[Rgb], words: set[str]) -> None:
     found = analysed(stripes(*((colour, 200) for colour in colours))).mood_keywords
     assert set(found) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("kodak-23.png", {"vibrant"}),
+        ("kodak-20.png", {"bright", "high-contrast"}),
+        ("photo-6mp.jpg", {"warm", "dark"}),
+        ("low-contrast.jpg", {"muted", "soft"}),
+    ],
+)
+def test_photographs_have_the_moods_of_their_colours(name: str, words: set[str]) -> None:
+    assert words <= set(analysed(photograph(name)).mood_keywords)
 
 
 def test_colours_go_to_lab_and_back() -> None:
