@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
+from proxy.analysing import Analyst
 from proxy.database.upgrade import upgrade
-from proxy.errors import BadParameter, ConfigurationError, SmartserveError
+from proxy.errors import BadParameter, ConfigurationError, MediaNotFound, SmartserveError
 from proxy.ingest.importing import Imported, Refused, walk
 from proxy.logs import configure_logs
 from proxy.media import DataType
@@ -28,7 +29,14 @@ from proxy.starting import check_start, check_worker, installation_faults
 from proxy.variant import SizeSpec, named_boxes
 from proxy.web.openapi import describe
 from proxy.web.server import interruptible, lag_watch, listening, stop_signals
-from proxy.wiring import Rooms, ask_worker, build_surface, open_rooms, open_storage
+from proxy.wiring import (
+    Rooms,
+    ask_worker,
+    build_surface,
+    open_analyst,
+    open_rooms,
+    open_storage,
+)
 
 T = TypeVar("T")
 
@@ -290,6 +298,48 @@ async def _warm_one(rooms: Rooms, media_id: int) -> bool:
         errors.print(f"[red]failed[/red] {media_id}: {error.detail}", highlight=False)
         return False
     print(f"{media_id}\t{warmed.rendered} rendered, {warmed.present} present")
+    return True
+
+
+@app.command()
+def analyse(
+    ids: Annotated[
+        list[int] | None, typer.Argument(help="Media ids; all where none is given.")
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Tell what is known of pictures, as one JSON object a line: colours, quality, mood, text.
+
+    What needs a model is null, with the reason, unless [vision] has a key for one. Nothing is
+    stored.
+    """
+    failed = _run(_analyse(_settings(config, data_dir), ids or []))
+    raise SystemExit(1 if failed else 0)
+
+
+async def _analyse(settings: Settings, ids: list[int]) -> int:
+    failed = 0
+    async with open_rooms(settings) as rooms, open_analyst(rooms) as analyst:
+
+        async def one(media_id: int) -> None:
+            nonlocal failed
+            failed += not await _analyse_one(rooms, analyst, media_id)
+
+        await _each(ids or await _all_ids(rooms), one, at_once=settings.workers.processes)
+    return failed
+
+
+async def _analyse_one(rooms: Rooms, analyst: Analyst, media_id: int) -> bool:
+    media = await rooms.storage.database.find(media_id)
+    try:
+        if media is None:
+            raise MediaNotFound("there is no picture with this id")
+        analysis = await analyst.analyse(media, await rooms.inspector.facts(media))
+    except SmartserveError as error:
+        errors.print(f"[red]failed[/red] {media_id}: {error.detail}", highlight=False)
+        return False
+    print(json.dumps({"id": media_id, **analysis.public()}))
     return True
 
 

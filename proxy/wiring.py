@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from proxy.analysing import Analyst
 from proxy.costs import Costs
 from proxy.database.cache import CachedMediaDatabase
 from proxy.database.sql import SqlMediaDatabase, open_database
@@ -19,7 +20,7 @@ from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.importing import Importer
 from proxy.inspection import Inspector
-from proxy.jobs import Hello
+from proxy.jobs import Hello, Limits
 from proxy.logs import AccessLog
 from proxy.media import Media
 from proxy.metrics import Metrics
@@ -33,6 +34,8 @@ from proxy.sources.sweeping import sweeping
 from proxy.starting import check_worker
 from proxy.upgrading import Upgrader
 from proxy.variant import recipe
+from proxy.vision.opening import open_providers
+from proxy.vision.tesseract import TextReader
 from proxy.warming import Warmer
 from proxy.web.admin import AdminHandler
 from proxy.web.app import create_app
@@ -90,6 +93,8 @@ class Rooms:
     metrics: Metrics
     upgrader: Upgrader
     background: WorkerPool
+    workshop: Workshop
+    limits: Limits
 
 
 @asynccontextmanager
@@ -266,7 +271,27 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         metrics=metrics,
         upgrader=upgrader,
         background=background,
+        workshop=workshop,
+        limits=rules.limits,
     )
+
+
+@asynccontextmanager
+async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
+    """Who tells what is known of a picture, with the providers that have a key.
+
+    Raises:
+        ConfigurationError: a key file cannot be read.
+    """
+    section = rooms.settings.vision
+    async with open_providers(section) as providers:
+        yield Analyst(
+            workshop=rooms.workshop,
+            limits=rooms.limits,
+            providers=providers,
+            reader=TextReader(section.text),
+            picture_side=section.picture_side,
+        )
 
 
 def _importer(

@@ -400,8 +400,30 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(data: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "import", "warm", "purge", "check-config", "openapi"])
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "import", "warm", "analyse", "purge", "check-config", "openapi"],
+)
 def test_help_reads(command: str) -> None:
     done = run(command, "--help", NO_COLOR="1", COLUMNS="100")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
+
+
+def test_analyse_tells_what_is_known_as_json_lines(data: Path) -> None:
+    run("import", SAMPLES / "logo.png", min(SAMPLES.glob("*.jpg")), "--data-dir", data)
+    done = run("analyse", "--data-dir", data)
+    assert done.returncode == 0, done.stderr
+    found = {one["id"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == {1, 2}
+    for one in found.values():
+        assert 0 < one["quality_score"] <= 100
+        assert one["dominant_colors"]
+        assert one["style"] is None
+        assert one["reasons"]["style"] == "needs a vision model; none is configured"
+
+
+def test_analyse_names_what_it_cannot_do(data: Path) -> None:
+    done = run("analyse", "77", "--data-dir", data)
+    assert done.returncode == 1
+    assert "77: there is no picture with this id" in done.stderr

@@ -11,9 +11,9 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings, VisionSettings
+from proxy.starting import installation_faults
 from proxy.vision import VisionContext
 from proxy.vision.opening import open_providers, provider_faults
-from proxy.wiring import installation_faults
 from tests.vision.service import KEY, SEEN, Service, completion, says
 
 
