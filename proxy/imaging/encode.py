@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from html import escape
 from types import MappingProxyType
 from typing import Any
-from xml.sax.saxutils import escape
 
 import pyvips
 
@@ -161,7 +161,7 @@ def _mark(image: Any, notice: str) -> None:
     """
     image.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Copyright", f"{notice} (ASCII)")
     if not notice.isascii():
-        xmp = _XMP.format(escape(notice)).encode("ascii", "xmlcharrefreplace")
+        xmp = _XMP.format(escape(notice, quote=False)).encode("ascii", "xmlcharrefreplace")
         image.set_type(pyvips.GValue.blob_type, "xmp-data", xmp)
 
 
