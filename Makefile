@@ -7,6 +7,8 @@ BIN := .venv/bin
 # What is set up stands in marker files, so that a second call does nothing.
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
+# Programs that do harm to servers in tests and drills.
+HARM := faketime fiu-run slowhttptest strace
 
 .PHONY: run test drill audit lint format lock bench clean fuzz
 
@@ -15,12 +17,12 @@ run: $(RUNTIME)
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
 
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh mariadbd tesseract
+	@sh tests/servers.sh $(HARM) mariadbd tesseract
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Does real harm to real servers, in some ten minutes, and prints what came of it as a table.
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh mariadbd fiu-run faketime slowhttptest strace
+	@sh tests/servers.sh $(HARM) mariadbd
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
 
 # Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that

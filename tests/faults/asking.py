@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import aiohttp
+import pytest
 
 _TIMEOUT_S = 30.0
 
@@ -54,6 +56,14 @@ def bodies(answers: Mapping[str, Answer]) -> dict[str, bytes]:
 def statuses(answers: Mapping[str, Answer]) -> dict[str, int]:
     """The status of each answer that was no picture."""
     return {target: answer.status for target, answer in answers.items() if answer.status != 200}
+
+
+def unavailable(what: str) -> NoReturn:
+    """Skip a test for want of something; where all has to be there, fail."""
+    reason = f"{what} is not to be had here"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def cpu_s(pid: int) -> float:

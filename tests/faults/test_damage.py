@@ -153,7 +153,9 @@ async def damaged(
     if down:
         before = 0.0
         await server.start()
-    harmed = sum(not file.is_file() or file.read_bytes() != good[file] for file in files)
+    # A link may lead to a copy of what was there.
+    spoilt = [f for f in files if f.is_symlink() or not f.is_file() or f.read_bytes() != good[f]]
+    harmed = len(spoilt)
     async with server.client() as client:
         assert bodies(await ask_all(client, right)) == right
     assert await server.metric("smartserve_cache_corrupt_total") - before == harmed
@@ -214,12 +216,12 @@ async def test_thousands_of_damaged_files_are_noticed(
     launch: Launch, library: Library, record: Record
 ) -> None:
     """Every fourth round the harm is done while the server is down."""
-    widths = (16, 32, 48, 64, 96, 128, 256)
+    widths = (16, 32, 48, 64, 96, 128)
     server, right = await filled(launch, targets(library, widths=widths))
     chance, harmed = random.Random(15), 0
     for turn in range(32):
         damages = chance.sample(_DAMAGES, len(_DAMAGES))
         harmed += await damaged(server, damages, right, seed=turn, down=turn % 4 == 3)
     await well(server, right)
-    assert harmed > 1900
+    assert harmed > 1600
     record(Figure(15, "files cut, flipped, zeroed, swapped, replaced", harmed, 0, "all counted"))
