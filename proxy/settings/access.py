@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv6Address, ip_address
-from pathlib import Path
 
 from proxy.errors import ConfigurationError
-from proxy.settings.keys import MAKE_KEY, check_key
+from proxy.settings.keys import MAKE_KEY, check_key, read_key
 from proxy.settings.sections import AdminSettings, Settings
 
 NO_KEY = (
@@ -15,8 +14,6 @@ NO_KEY = (
     " to do without"
 )
 """What to do where a key is missing."""
-
-_MAX_KEY_BYTES = 4096
 
 
 def admin_key(section: AdminSettings) -> str:
@@ -29,17 +26,7 @@ def admin_key(section: AdminSettings) -> str:
     """
     if not section.key_file:
         return section.key
-    try:
-        with Path(section.key_file).open("rb") as file:
-            key = file.read(_MAX_KEY_BYTES).decode("utf-8", "replace").strip()
-        check_key(key)
-    except OSError as error:
-        # Without the path: who mistakes this setting for the key should not find it in a log.
-        reason = f"its file cannot be read: {error.strerror}"
-        raise ConfigurationError([f"admin.key_file: {reason}"]) from error
-    except ValueError as error:
-        raise ConfigurationError([f"admin.key_file: the key in it {error}"]) from None
-    return key
+    return read_key(section.key_file, setting="admin.key_file", check=check_key)
 
 
 def access_faults(settings: Settings) -> list[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from proxy.errors import ConfigurationError
 from proxy.settings.base import PositiveSeconds, Section
+from proxy.settings.keys import read_key
 
 _MIB = 1024 * 1024
-_MAX_KEY_BYTES = 4096
 _KEY = re.compile(r"[!-~]+")
 """ASCII without spaces: what a header can carry."""
 _LANGUAGES = re.compile(r"[A-Za-z_]+(\+[A-Za-z_]+)*", re.ASCII)
@@ -117,13 +115,4 @@ def provider_key(section: ProviderSettings, name: str) -> str:
     """
     if not section.key_file:
         return section.key
-    try:
-        with Path(section.key_file).open("rb") as file:
-            key = file.read(_MAX_KEY_BYTES).decode("utf-8", "replace").strip()
-        check_header_key(key)
-    except OSError as error:
-        reason = f"its file cannot be read: {error.strerror}"
-        raise ConfigurationError([f"vision.{name}.key_file: {reason}"]) from error
-    except ValueError as error:
-        raise ConfigurationError([f"vision.{name}.key_file: the key in it {error}"]) from None
-    return key
+    return read_key(section.key_file, setting=f"vision.{name}.key_file", check=check_header_key)
