@@ -113,7 +113,7 @@ class Delivered:
 class Delivery:
     """Turns plans into bytes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what joins the rooms has to be given all of them
         self,
         *,
         store: RenditionStore,
@@ -124,9 +124,12 @@ class Delivery:
         costs: Costs,
         budget_s: float,
         upgrade: Callable[[Plan], None] = lambda _: None,
+        pressure: Callable[[], CapacityError | None] = lambda: None,
     ) -> None:
         """The rooms it works with, none of which it owns.
 
+        ``pressure`` gives the error with which misses are turned away unheard, while the server is
+        late with all that it does.
         A final that takes no more than ``budget_s`` is made at once; for all others ``upgrade`` is
         told whenever their draft has gone out.
         """
@@ -138,6 +141,7 @@ class Delivery:
         self._costs = costs
         self._budget_s = budget_s
         self._upgrade = upgrade
+        self._pressure = pressure
         self._flight: Flight[Rendering] = Flight()
 
     async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> Plan:
@@ -180,8 +184,14 @@ class Delivery:
 
     async def _rendered(self, plan: Plan) -> Delivered:
         variant = self.first(plan)
-        rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
+        under_way = variant.digest in self._flight
+        if not under_way and (error := self._pressure()) is not None:
+            raise error
         try:
+            if not under_way:
+                # Nothing is begun that would be refused at once.
+                self._workshop.check(plan.media)
+            rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
             await rendering.stream.started()
         except (CapacityError, SourceError, RenderTimeout, SourceQuarantined) as error:
             nearest = None if isinstance(error, SourceChanged) else await self._nearest(plan)
@@ -301,9 +311,7 @@ class Delivery:
         held = await self._store.digests(plan.media.id)
         if not held:
             return None
-        for variant in self._planner.neighbours(plan):
-            if variant.digest not in held:
-                continue
+        for variant in self._planner.neighbours(plan, held):
             rendition = await self._store.get(variant)
             if rendition is not None:
                 return Delivered(variant, Origin.FALLBACK, rendition=rendition)

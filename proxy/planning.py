@@ -7,7 +7,8 @@ stand in. Both are variants like any other, with keys and ETags of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -19,18 +20,18 @@ from proxy.media import Media, MediaFacts
 from proxy.negotiation import acceptable, fallback
 from proxy.variant import (
     DPRS,
+    SHAPE_DIGITS,
     WIDTHS,
     SizeSpec,
     Variant,
     VariantRequest,
     base_size,
+    plan_geometry,
     resolve,
 )
 
 _BASES = 10_000
 """Sizes of pictures whose base is remembered: it is asked for with every plan."""
-_NEIGHBOURS = 32
-"""How many cached sizes are looked for in place of one that cannot be rendered now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Planner:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self._boxes = tuple(_all_boxes(rules.sizes.values()))
         self._bases: LRUCache[tuple[int, int], tuple[int, int]] = LRUCache(_BASES)
 
     def plan(
@@ -151,23 +153,31 @@ class Planner:
             if fmt is not Format.GIF:
                 yield fmt, ""
 
-    def neighbours(self, plan: Plan) -> list[Variant]:
-        """Other sizes of the same picture, the nearest first; ties go to the larger."""
-        requests = [replace(plan.request, box=box) for box in self._boxes()]
+    def neighbours(self, plan: Plan, held: AbstractSet[str]) -> list[Variant]:
+        """Of the renditions that a picture has, by their digests, those that may stand in.
+
+        The nearest first; ties go to the larger. Under overload this is asked for most requests, so
+        only the sizes whose shape is among the digests are worked out.
+        """
+        shapes = {digest[:SHAPE_DIGITS] for digest in held}
+        boxes = (box for box in self._boxes if plan_geometry(box, plan.facts).shape in shapes)
+        requests = [replace(plan.request, box=box) for box in boxes]
         variants = {
             variant.digest: variant
             for request, formats in product(requests, _showable(plan))
             for variant in self._plan(plan.media, plan.facts, request, formats).stages
+            if variant.digest in held
         }
         for stage in plan.stages:
             variants.pop(stage.digest, None)
-        nearest = sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
-        return nearest[:_NEIGHBOURS]
+        return sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
 
-    def _boxes(self) -> Iterator[SizeSpec]:
-        for size in self.rules.sizes.values():
-            yield from (size.scaled(dpr) for dpr in DPRS.values())
-        yield from (SizeSpec(f"w{width}", width, None) for width in WIDTHS)
+
+def _all_boxes(sizes: Iterable[SizeSpec]) -> Iterator[SizeSpec]:
+    """Every box that a request can name."""
+    for size in sizes:
+        yield from (size.scaled(dpr) for dpr in DPRS.values())
+    yield from (SizeSpec(f"w{width}", width, None) for width in WIDTHS)
 
 
 def _transparent(request: VariantRequest, facts: MediaFacts) -> bool:

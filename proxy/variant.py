@@ -32,7 +32,8 @@ _T = TypeVar("_T")
 
 _SEPARATORS = re.compile(r"[&?]|%3[Ff]")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
-_SHAPE_DIGITS = 8
+SHAPE_DIGITS = 8
+"""Hexadecimal digits of a digest that stand for the shape."""
 _RECIPE = 1
 """Raised whenever the same variant would come out as other pixels: it is a part of every key."""
 
@@ -221,7 +222,7 @@ class Geometry:
     @property
     def shape(self) -> str:
         """8 hexadecimal digits of the text, with which the digest of every such variant begins."""
-        return blake2b(self.text.encode(), digest_size=_SHAPE_DIGITS // 2).hexdigest()
+        return blake2b(self.text.encode(), digest_size=SHAPE_DIGITS // 2).hexdigest()
 
 
 def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
@@ -350,7 +351,7 @@ Shapes = Collection[str] | None
 
 def has_shape(digest: str, shapes: Shapes) -> bool:
     """Whether the digest of a variant is one of these shapes."""
-    return shapes is None or digest[:_SHAPE_DIGITS] in shapes
+    return shapes is None or digest[:SHAPE_DIGITS] in shapes
 
 
 def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:

@@ -15,7 +15,7 @@ from proxy.database.cache import CachedMediaDatabase
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import pending, upgrade
 from proxy.delivery import Delivery
-from proxy.errors import ConfigurationError, DatabaseUnavailable
+from proxy.errors import CapacityError, ConfigurationError, DatabaseUnavailable
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.importing import Importer
@@ -43,6 +43,7 @@ from proxy.web.auth import FailureLimit, Guard, Refusal
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
+from proxy.web.pulse import Pulse
 from proxy.web.runner import Runner
 from proxy.web.serve import PictureHandler
 from proxy.workers.admission import Admission
@@ -50,6 +51,8 @@ from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
 
+_LATE_S = 0.005
+"""From when on the loop is late: a handful of requests then wait for their turn."""
 _PREPARE_AGAIN_S = 1.0
 """How often a database that was away at the start is looked for."""
 
@@ -95,6 +98,8 @@ class Rooms:
     background: WorkerPool
     workshop: Workshop
     limits: Limits
+    pulse: Pulse
+    """Of the loop; beats while the server listens."""
 
 
 @asynccontextmanager
@@ -228,7 +233,7 @@ async def open_rooms(
 def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     admission = Admission(settings.workers)
     workshop = _workshop(settings, storage, pool, admission)
-    metrics, costs = Metrics(), Costs()
+    metrics, costs, pulse = Metrics(), Costs(), Pulse()
     rules = _rules(settings, pool.hello)
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
@@ -253,6 +258,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         costs=costs,
         budget_s=settings.upgrades.budget_s,
         upgrade=upgrader.ask,
+        pressure=_pressure(admission, pulse),
     )
     return Rooms(
         settings=settings,
@@ -273,7 +279,22 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         background=background,
         workshop=workshop,
         limits=rules.limits,
+        pulse=pulse,
     )
+
+
+def _pressure(admission: Admission, pulse: Pulse) -> Callable[[], CapacityError | None]:
+    """Turn misses away at once while the queue is full and the loop is late as well.
+
+    To find what may stand in, or to refuse in form, would make all who come after wait the longer,
+    and hits with them.
+    """
+
+    def pressure() -> CapacityError | None:
+        late = admission.full and pulse.late_s > _LATE_S
+        return admission.turn_away() if late else None
+
+    return pressure
 
 
 @asynccontextmanager
@@ -420,7 +441,7 @@ def build_surface(rooms: Rooms) -> Surface:
     app = create_app(
         settings, pictures=pictures, health=health, metrics=rooms.metrics, admin=_admin(rooms)
     )
-    runner = Runner(app, frontdesk, settings.server)
+    runner = Runner(app, frontdesk, settings.server, rooms.pulse)
     rooms.metrics.watch(readings(_statistics(rooms, runner)))
     return Surface(runner, health, access_log)
 

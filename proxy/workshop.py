@@ -69,6 +69,11 @@ class Workshop:
         self._admission = admission
         self._quarantine = quarantine
 
+    def check(self, media: Media) -> None:
+        """Raise what `run` would raise at once: remembered of the picture, or as the queue is."""
+        self._quarantine.check(picture_key(media))
+        self._admission.check()
+
     @overload
     async def run(self, media: Media, job: ProbeJob) -> Done[ProbeResult]: ...
     @overload

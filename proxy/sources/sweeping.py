@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from threading import Event
 from typing import TypeVar
@@ -19,10 +19,11 @@ import structlog
 
 from proxy.errors import SmartserveError
 from proxy.owners import STALE_S, Onlooker
-from proxy.sources.below import root_opened
+from proxy.sources.below import root_opened, translated
 from proxy.sources.filing import PART_PREFIX, PART_SUFFIX, remove_below
 
 _FIRST_AFTER_S = 1.0
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _T = TypeVar("_T")
 
@@ -77,13 +78,47 @@ def _removed(root: str, path: str) -> bool:
 def _parts(root: str, stopped: Event) -> dict[str, os.stat_result]:
     """All unfinished originals, by their path below the root; no symbolic link is followed."""
     found = {}
-    with suppress(SmartserveError), root_opened(root) as top:
-        for directory, _, names, descriptor in _leisurely(os.fwalk(dir_fd=top), stopped):
-            for name in filter(_is_part, names):
+    with suppress(SmartserveError), _root_listed(root) as top:
+        for directory, descriptor in _leisurely(_directories(top), stopped):
+            for name in filter(_is_part, (entry.name for entry in _entries(descriptor))):
                 with suppress(OSError):
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                    found[f"{directory}/{name}".removeprefix("./")] = status
+                    found[f"{directory}{name}"] = status
     return found
+
+
+@contextmanager
+def _root_listed(root: str) -> Iterator[int]:
+    """The root's descriptor, for listing."""
+    with root_opened(root) as top, translated():
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _directories(parent: int, below: str = "") -> Iterator[tuple[str, int]]:
+    """Every directory below an open one, itself included: its path and its descriptor.
+
+    `os.fwalk` opens what a symbolic link leads to before it looks whether it was one.
+    """
+    yield below, parent
+    for entry in _entries(parent):
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(entry.name, _DIRECTORY, dir_fd=parent)
+            try:
+                yield from _directories(descriptor, f"{below}{entry.name}/")
+            finally:
+                os.close(descriptor)
+
+
+def _entries(directory: int) -> list[os.DirEntry[str]]:
+    with suppress(OSError), os.scandir(directory) as entries:
+        return list(entries)
+    return []
 
 
 def _is_part(name: str) -> bool:

@@ -14,6 +14,7 @@ from proxy.web.connection import Reception
 from proxy.web.descriptors import make_room
 from proxy.web.doorkeeper import Doorkeeper
 from proxy.web.frontdesk import Frontdesk
+from proxy.web.pulse import Pulse
 
 _LAST_CALL_S = 0.5
 
@@ -22,9 +23,15 @@ class Runner(web.AppRunner):
     """Runs an application behind a front desk, with the server's own time limits."""
 
     def __init__(
-        self, app: web.Application, frontdesk: Frontdesk, settings: ServerSettings
+        self,
+        app: web.Application,
+        frontdesk: Frontdesk,
+        settings: ServerSettings,
+        pulse: Pulse,
     ) -> None:
-        """Nothing is bound before `setup` and a site."""
+        """Nothing is bound, and the pulse rests, before `setup` and a site."""
+        self._pulse = pulse
+        self._beating = contextlib.AsyncExitStack()
         self._options: dict[str, Any] = {
             "access_log": None,
             "keepalive_timeout": settings.keepalive_s,
@@ -46,10 +53,12 @@ class Runner(web.AppRunner):
         self.doorkeeper.max_connections = make_room(self.doorkeeper.max_connections)
         await super().setup()
         self._watch = asyncio.create_task(self.doorkeeper.watch())
+        await self._beating.enter_async_context(self._pulse.beating())
 
     async def cleanup(self) -> None:
         """Close what is open."""
         await super().cleanup()
+        await self._beating.aclose()
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -44,11 +44,21 @@ class Admission:
             self._inside -= 1
             self._places.release()
 
+    @property
+    def full(self) -> bool:
+        """Whether whoever comes now is turned away."""
+        return self._places.locked() and self._waiting >= self._max_waiting
+
+    def turn_away(self) -> QueueFull | ShuttingDown:
+        """What somebody is told who is not even listened to, as the server is late with all."""
+        error = QueueFull("more is asked for than can be looked at")
+        return self._reject("pressure", error)
+
     def check(self) -> None:
         """Raise what `enter` would raise at once; for a look before anything is spent on a job."""
         if self._closed:
             raise self._reject("shutdown", ShuttingDown("the server is stopping"))
-        if self._places.locked() and self._waiting >= self._max_waiting:
+        if self.full:
             raise self._reject("queue_full", QueueFull("too many pictures are waiting"))
 
     async def _wait(self) -> None:
@@ -78,5 +88,5 @@ class Admission:
         return {"waiting": self._waiting, "inside": self._inside, **rejected}
 
 
-REASONS = ("queue_full", "queue_wait", "shutdown")
+REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")
 """Why a job is turned away."""

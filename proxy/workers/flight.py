@@ -22,6 +22,10 @@ class Flight(Generic[T]):
         self._led = 0
         self._joined = 0
 
+    def __contains__(self, key: str) -> bool:
+        """Whether work for a key is under way, to be joined."""
+        return key in self._under_way
+
     def join(
         self, key: str, launch: Callable[[], tuple[T, Coroutine[Any, Any, None]]]
     ) -> tuple[T, bool]:

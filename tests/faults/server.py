@@ -71,11 +71,16 @@ class Server:
     @property
     def pid(self) -> int:
         """Process id of the server itself."""
-        own = [pid for pid in self._family() if "serve" in _arguments(pid)]
-        if not own:
+        first: dict[tuple[str, ...], int] = {}
+        for pid in self._family():
+            arguments = tuple(_arguments(pid))
+            if "serve" in arguments:
+                # A worker has the server's own command line until it becomes one.
+                first.setdefault(arguments, pid)
+        if not first:
             raise ProcessLookupError
         # A command before it may have it as its child.
-        return own[-1]
+        return list(first.values())[-1]
 
     def workers(self) -> list[int]:
         """Process ids of the worker processes that live."""

@@ -15,6 +15,7 @@ import pytest
 from proxy.logs import AccessLog
 from proxy.settings import LogSettings, ServerSettings
 from proxy.web.frontdesk import Frontdesk
+from proxy.web.pulse import Pulse
 from proxy.web.runner import Runner
 from proxy.web.server import lag_watch, listening
 from tests.serving import Library, Serve, Serving
@@ -106,7 +107,7 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
         await release.wait()
         return await server.surface.health.alive(_request)
 
-    runner = Runner(app, desk, settings)
+    runner = Runner(app, desk, settings, Pulse())
     async with listening(runner, server.surface.health, settings) as port:
         assert runner.server is not None
         runner.server.request_handler = desk.before(slow)

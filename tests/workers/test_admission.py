@@ -54,7 +54,23 @@ async def test_one_works_two_wait_and_the_fourth_is_turned_away() -> None:
         "rejected_queue_full": 1,
         "rejected_queue_wait": 0,
         "rejected_shutdown": 0,
+        "rejected_pressure": 0,
     }
+
+
+async def test_it_is_full_as_long_as_whoever_comes_is_turned_away() -> None:
+    admission = gate(queue=1)
+    at_work, ready = Guest(admission), Guest(admission)
+    assert not admission.full
+    await at_work.inside.wait()
+    await ready.inside.wait()
+    assert admission.full
+    told = admission.turn_away()
+    assert told.retry_after_s == 7
+    assert admission.statistics()["rejected_pressure"] == 1
+    await at_work.go()
+    assert not admission.full
+    await ready.go()
 
 
 async def test_a_free_place_is_taken_also_where_nothing_may_wait() -> None:
