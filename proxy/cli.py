@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -19,7 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from proxy import __version__
 from proxy.analysing import Analyst
 from proxy.database.upgrade import upgrade
-from proxy.errors import BadParameter, ConfigurationError, MediaNotFound, SmartserveError
+from proxy.errors import (
+    BadParameter,
+    ConfigurationError,
+    DatabaseUnavailable,
+    MediaNotFound,
+    SmartserveError,
+)
 from proxy.ingest.importing import Imported, Refused, walk
 from proxy.logs import configure_logs
 from proxy.media import DataType
@@ -170,8 +176,10 @@ async def _announce(rooms: Rooms, port: int) -> None:
     base = _base_url(settings, port)
     print(f"smartserve {__version__} on {base}", flush=True)
     if not settings.database.url:
-        for media_id in await rooms.storage.catalogue.ids(limit=10):
-            print(f"  {base}/serve/{media_id}", flush=True)
+        # It serves already; a database that cannot be asked now is no reason to end.
+        with suppress(DatabaseUnavailable):
+            for media_id in await rooms.storage.catalogue.ids(limit=10):
+                print(f"  {base}/serve/{media_id}", flush=True)
 
 
 def _base_url(settings: Settings, port: int | None = None) -> str:

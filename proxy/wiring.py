@@ -51,8 +51,9 @@ from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
 
-_LATE_S = 0.005
-"""From when on the loop is late: a handful of requests then wait for their turn."""
+_LATE_S = 0.02
+"""From when on the loop is late: some twenty requests then wait for their turn. A machine that is
+busy with something else makes it a few milliseconds late without that."""
 _PREPARE_AGAIN_S = 1.0
 """How often a database that was away at the start is looked for."""
 

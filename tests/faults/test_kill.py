@@ -263,7 +263,10 @@ async def test_what_a_killed_server_was_rendering_is_swept_and_its_workers_go(
 
 async def test_a_worker_that_hangs_ends_with_a_killed_server(launch: Launch) -> None:
     server = await launch()
-    await server.until_workers(2)
+    # Up, not only begun: a worker asks for that as the first thing it does.
+    async with asyncio.timeout(10):
+        while await server.metric("smartserve_workers") < 2:
+            await asyncio.sleep(0.01)
     for worker in server.workers():
         os.kill(worker, signal.SIGSTOP)
     await killed(server)
