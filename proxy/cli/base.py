@@ -1,0 +1,132 @@
+"""What all commands share: the application, options, settings, and how work is run and shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from proxy import __version__
+from proxy.errors import (
+    ConfigurationError,
+    SmartserveError,
+)
+from proxy.logs import configure_logs
+from proxy.settings import Settings, load_settings
+from proxy.wiring import Rooms
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="smartserve",
+    help="Serve pictures by id, in the right size and the best format, with headers for a year.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+database_app = typer.Typer(help="The media database.", no_args_is_help=True)
+
+app.add_typer(database_app, name="db")
+
+errors = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="SMARTSERVE_CONFIG",
+        help="Settings file (TOML); SMARTSERVE_* variables win over it.",
+    ),
+]
+
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where database, originals and renditions are.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"smartserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """Serve pictures by id, in the right size and the best format, with headers for a year."""
+
+
+def fail(error: SmartserveError) -> NoReturn:
+    """Tell an error, a line for each fault, and end: with 2 for settings, with 1 for all else."""
+    for line in str(error).splitlines():
+        errors.print(f"[red]error:[/red] {line}", highlight=False, soft_wrap=True)
+    raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+def read_settings(config: Path | None, data_dir: Path | None = None, **server: object) -> Settings:
+    """The settings of a command, with the log set up as they say; None is what was not given."""
+    given = {key: value for key, value in server.items() if value is not None}
+    overrides: dict[str, Any] = {"server": given} if given else {}
+    if data_dir is not None:
+        overrides["data_dir"] = str(data_dir)
+    settings = load_settings(config, overrides)
+    configure_logs(settings.log)
+    return settings
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work in an event loop of its own."""
+    return uvloop.run(work)
+
+
+def base_url(settings: Settings, port: int | None = None) -> str:
+    """Under which a person reaches the server; ``port`` is the one that was taken."""
+    if settings.server.public_url:
+        return settings.server.public_url.rstrip("/")
+    host = settings.server.host
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port or settings.server.port}"
+
+
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_once: int) -> None:
+    """Do work on each item, a few at a time; the first error ends all and is raised."""
+    left = iter(items)
+
+    async def take_turns() -> None:
+        for item in left:
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(take_turns())
+    except BaseExceptionGroup as errors_:
+        raise errors_.exceptions[0] from None
+
+
+def progress_bar(what: str, total: int) -> Progress:
+    """A bar on standard error, where that is a terminal; its one task has number 0."""
+    progress = Progress(
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), console=errors, transient=True
+    )
+    progress.add_task(what, total=total)
+    return progress
+
+
+async def all_ids(rooms: Rooms) -> list[int]:
+    """Ids of all media that can be served, ascending."""
+    found: list[int] = []
+    while page := await rooms.storage.catalogue.ids(after=found[-1] if found else 0):
+        found.extend(page)
+    return found

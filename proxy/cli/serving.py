@@ -1,0 +1,97 @@
+"""``smartserve serve``: serve until told to stop."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from proxy import __version__
+from proxy.cli.base import (
+    ConfigOption,
+    DataDirOption,
+    app,
+    base_url,
+    read_settings,
+    run,
+)
+from proxy.errors import DatabaseUnavailable
+from proxy.ingest.importing import walk
+from proxy.media import DataType
+from proxy.settings import Settings
+from proxy.starting import check_start
+from proxy.web.server import interruptible, lag_watch, listening, stop_signals
+from proxy.wiring import (
+    Rooms,
+    build_surface,
+    open_rooms,
+)
+
+log = structlog.get_logger(__name__)
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+"""Pictures to try it with; their origin stands beside them."""
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: DataDirOption = None,
+    samples: Annotated[
+        bool, typer.Option(help="Import the bundled samples first, if the database is empty.")
+    ] = False,
+) -> None:
+    """Serve pictures over HTTP until SIGTERM or Ctrl-C."""
+    settings = read_settings(config, data_dir, host=host, port=port)
+    check_start(settings)
+    run(_serve(settings, samples=samples))
+
+
+async def _serve(settings: Settings, *, samples: bool) -> None:
+    stopped = stop_signals()
+    async with AsyncExitStack() as stack:
+        async with interruptible(stopped):
+            await _start(stack, settings, samples=samples)
+        await stopped.wait()
+        log.info("stopping")
+
+
+async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
+    """Open all, listen, and say so; the stack ends it in the reverse order."""
+    rooms = await stack.enter_async_context(open_rooms(settings))
+    if samples:
+        await _import_samples(rooms)
+    surface = build_surface(rooms)
+    if surface.access_log is not None:
+        stack.callback(surface.access_log.flush)
+    port = await stack.enter_async_context(
+        listening(surface.runner, surface.health, settings.server)
+    )
+    await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag))
+    # Nobody waits for finals: what is left of the time is for answers.
+    stack.push_async_callback(rooms.upgrader.stop)
+    stack.callback(surface.health.drain)
+    await _announce(rooms, port)
+
+
+async def _import_samples(rooms: Rooms) -> None:
+    if not await rooms.storage.catalogue.ids(limit=1):
+        for path in walk([SAMPLES]):
+            if path.suffix in (".jpg", ".png"):
+                await rooms.importer.take(path, user_id=1, data_type=DataType.PRODUCT)
+
+
+async def _announce(rooms: Rooms, port: int) -> None:
+    settings = rooms.settings
+    base = base_url(settings, port)
+    print(f"smartserve {__version__} on {base}", flush=True)
+    if not settings.database.url:
+        # It serves already; a database that cannot be asked now is no reason to end.
+        with suppress(DatabaseUnavailable):
+            for media_id in await rooms.storage.catalogue.ids(limit=10):
+                print(f"  {base}/serve/{media_id}", flush=True)

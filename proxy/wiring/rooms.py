@@ -1,0 +1,258 @@
+"""Everything that works, joined: workers and use cases over the storage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from proxy.analysing import Analyst
+from proxy.costs import Costs
+from proxy.delivery import Delivery
+from proxy.errors import CapacityError
+from proxy.finishing import Finisher
+from proxy.floors import FLOORS
+from proxy.ingest.importing import Importer
+from proxy.inspection import Inspector
+from proxy.jobs import Hello, Limits
+from proxy.metrics import Metrics
+from proxy.planning import Planner, Rules
+from proxy.settings import Settings
+from proxy.starting import check_worker
+from proxy.upgrading import Upgrader
+from proxy.variant import recipe
+from proxy.vision.opening import open_providers
+from proxy.vision.tesseract import TextReader
+from proxy.warming import Warmer
+from proxy.web.pulse import Pulse
+from proxy.wiring.storage import Storage, open_storage
+from proxy.workers.admission import Admission
+from proxy.workers.pool import WorkerPool
+from proxy.workers.quarantine import Quarantine
+from proxy.workshop import Workshop
+
+_LATE_S = 0.02
+"""From when on the loop is late: some twenty requests then wait for their turn. A machine that is
+busy with something else makes it a few milliseconds late without that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Everything that works, joined."""
+
+    settings: Settings
+    storage: Storage
+    pool: WorkerPool
+    admission: Admission
+    inspector: Inspector
+    delivery: Delivery
+    importer: Importer
+    warmer: Warmer
+    metrics: Metrics
+    upgrader: Upgrader
+    background: WorkerPool
+    workshop: Workshop
+    limits: Limits
+    pulse: Pulse
+    """Of the loop; beats while the server listens."""
+
+
+async def ask_worker(settings: Settings) -> Hello:
+    """What a worker says of itself; it is started for that and ended again.
+
+    Raises:
+        ConfigurationError: none comes up.
+    """
+    one = settings.model_copy(update={"workers": settings.workers.model_copy(update={"count": 1})})
+    async with _pool(one) as pool:
+        return pool.hello
+
+
+@asynccontextmanager
+async def open_rooms(
+    settings: Settings, *, floors: Mapping[str, str] = FLOORS
+) -> AsyncIterator[Rooms]:
+    """Open everything and start the workers; end what is under way and close it in the end.
+
+    Raises:
+        ConfigurationError: the settings or the machine are not fit, or libvips is below its floor.
+    """
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(open_storage(settings))
+        pool = await stack.enter_async_context(_pool(settings))
+        check_worker(pool.hello, floors)
+        rooms = _join(settings, storage, pool)
+        await stack.enter_async_context(rooms.upgrader)
+        stack.push_async_callback(rooms.inspector.aclose)
+        stack.push_async_callback(rooms.delivery.aclose)
+        stack.callback(rooms.admission.close)
+        yield rooms
+
+
+def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
+    admission = Admission(settings.workers)
+    workshop = _workshop(settings, storage, pool, admission)
+    metrics, costs, pulse = Metrics(), Costs(), Pulse()
+    rules = _rules(settings, pool.hello)
+    planner = Planner(rules)
+    inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
+    background = _background(settings)
+    idle = _workshop(settings, storage, background, Admission(settings.workers))
+    upgrader = Upgrader(
+        settings=settings.upgrades,
+        pool=background,
+        finisher=_finisher(settings, rules, storage, idle),
+        planner=planner,
+        costs=costs,
+        telemetry=metrics,
+        learn=_learner(storage, inspector),
+    )
+    storage.forgetters.append(upgrader.forget)
+    delivery = Delivery(
+        store=storage.store,
+        inspector=inspector,
+        workshop=workshop,
+        telemetry=metrics,
+        planner=planner,
+        costs=costs,
+        budget_s=settings.upgrades.budget_s,
+        upgrade=upgrader.ask,
+        pressure=_pressure(admission, pulse),
+    )
+    return Rooms(
+        settings=settings,
+        storage=storage,
+        pool=pool,
+        admission=admission,
+        inspector=inspector,
+        delivery=delivery,
+        importer=_importer(settings, rules, storage, pool, admission),
+        warmer=Warmer(
+            database=storage.database,
+            inspector=inspector,
+            planner=planner,
+            finisher=_finisher(settings, rules, storage, workshop),
+        ),
+        metrics=metrics,
+        upgrader=upgrader,
+        background=background,
+        workshop=workshop,
+        limits=rules.limits,
+        pulse=pulse,
+    )
+
+
+def _pressure(admission: Admission, pulse: Pulse) -> Callable[[], CapacityError | None]:
+    """Turn misses away at once while the queue is full and the loop is late as well.
+
+    To find what may stand in, or to refuse in form, would make all who come after wait the longer,
+    and hits with them.
+    """
+
+    def pressure() -> CapacityError | None:
+        late = admission.full and pulse.late_s > _LATE_S
+        return admission.turn_away() if late else None
+
+    return pressure
+
+
+@asynccontextmanager
+async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
+    """Who tells what is known of a picture, with the providers that have a key.
+
+    Raises:
+        ConfigurationError: a key file cannot be read.
+    """
+    section = rooms.settings.vision
+    async with open_providers(section) as providers:
+        yield Analyst(
+            workshop=rooms.workshop,
+            limits=rooms.limits,
+            providers=providers,
+            reader=TextReader(section.text),
+            picture_side=section.picture_side,
+        )
+
+
+def _importer(
+    settings: Settings, rules: Rules, storage: Storage, pool: WorkerPool, admission: Admission
+) -> Importer:
+    return Importer(
+        catalogue=storage.catalogue,
+        originals=storage.sources,
+        pool=pool,
+        admission=admission,
+        limits=rules.limits,
+        max_bytes=settings.storage.max_original_bytes,
+    )
+
+
+def _learner(storage: Storage, inspector: Inspector) -> Callable[[int], Awaitable[None]]:
+    async def learn(media_id: int) -> None:
+        media = await storage.current(media_id)
+        if media is not None and media.servable:
+            await inspector.learn(media)
+
+    return learn
+
+
+def _workshop(
+    settings: Settings, storage: Storage, pool: WorkerPool, admission: Admission
+) -> Workshop:
+    """A way from pictures to the workers of a pool, with a quarantine of its own."""
+    quarantine = Quarantine(
+        failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
+    )
+    return Workshop(sources=storage.sources, pool=pool, admission=admission, quarantine=quarantine)
+
+
+def _finisher(settings: Settings, rules: Rules, storage: Storage, workshop: Workshop) -> Finisher:
+    return Finisher(
+        store=storage.store,
+        workshop=workshop,
+        limits=rules.limits,
+        copyright_notice=rules.copyright_notice,
+        deadline_s=settings.upgrades.deadline_s,
+    )
+
+
+def _pool(settings: Settings) -> WorkerPool:
+    return WorkerPool(
+        settings.workers,
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        max_cpu_s=_max_cpu_s(settings),
+    )
+
+
+def _background(settings: Settings) -> WorkerPool:
+    """One worker at idle priority."""
+    return WorkerPool(
+        settings.workers.model_copy(update={"count": 1}),
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        max_cpu_s=_max_cpu_s(settings),
+        idle=True,
+    )
+
+
+def _max_cpu_s(settings: Settings) -> float:
+    """Beyond every deadline: it is for a server that is not there to see to them."""
+    return 2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s)
+
+
+def _rules(settings: Settings, hello: Hello) -> Rules:
+    """What decides a variant; of the types that the settings allow, those that libvips opens."""
+    limits = settings.limits.to_limits()
+    loadable = tuple(kind for kind in limits.source_types if kind in hello.source_types)
+    notice = settings.encoders.copyright or None
+    encoders = settings.encoders
+    return Rules(
+        stages=encoders.stages() if settings.upgrades.enabled else encoders.single_stages(),
+        order=settings.encoders.order,
+        sizes=settings.size_specs(),
+        limits=replace(limits, source_types=loadable),
+        recipe=recipe(hello.libvips, copyright_notice=notice),
+        copyright_notice=notice,
+        smallest_wins=encoders.smallest_wins,
+    )

@@ -1,0 +1,144 @@
+"""What keeps things, opened: database, originals, renditions; and the schema brought up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.database.cache import CachedMediaDatabase
+from proxy.database.sql import SqlMediaDatabase, open_database
+from proxy.database.upgrade import pending, upgrade
+from proxy.errors import ConfigurationError, DatabaseUnavailable
+from proxy.media import Media
+from proxy.purging import Purger
+from proxy.renditions.tiered import TieredStore
+from proxy.settings import Settings
+from proxy.sources.local import LocalSources
+from proxy.sources.sweeping import sweeping
+
+_PREPARE_AGAIN_S = 1.0
+"""How often a database that was away at the start is looked for."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The rooms that keep things: database, originals, renditions."""
+
+    catalogue: SqlMediaDatabase
+    database: CachedMediaDatabase
+    sources: LocalSources
+    store: TieredStore
+    forgetters: list[Callable[[int], None]]
+    """Called with each medium that was purged, here or by another process."""
+    purger: Purger
+
+    async def purge(self, media_id: int) -> int:
+        """Forget all that was made of a medium and learned about it; gives the files dropped."""
+        return await self.purger.medium(media_id)
+
+    async def current(self, media_id: int) -> Media | None:
+        """The row as it stands in the database now."""
+        self.database.forget(media_id)
+        return await self.database.find(media_id)
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
+    """Open database, originals and renditions; close them in the end."""
+    async with AsyncExitStack() as stack:
+        await asyncio.to_thread(_make_directories, settings)
+        await stack.enter_async_context(database_prepared(settings))
+        catalogue = await stack.enter_async_context(
+            open_database(settings.database_url, settings.database)
+        )
+        database = CachedMediaDatabase(catalogue, settings.database)
+        stack.push_async_callback(database.close)
+        sources = LocalSources(settings.storage_root, settings.storage)
+        stack.push_async_callback(sources.aclose)
+        await stack.enter_async_context(sweeping(str(settings.storage_root)))
+        forgetters: list[Callable[[int], None]] = [database.forget]
+
+        def forget(media_id: int) -> None:
+            for one in forgetters:
+                one(media_id)
+
+        store = TieredStore(settings.rendition_directory, settings.renditions, on_purge=forget)
+        await stack.enter_async_context(store)
+        purger = Purger(rows=database, catalogue=catalogue, store=store, forgetters=forgetters)
+        yield Storage(catalogue, database, sources, store, forgetters, purger)
+
+
+def _make_directories(settings: Settings) -> None:
+    """What lies in the data directory is made; places of the operator's own have to be there."""
+    for own, path in (
+        (not settings.database.url, settings.data_path),
+        (not settings.storage.root, settings.storage_root),
+        (not settings.renditions.directory, settings.rendition_directory),
+    ):
+        if own:
+            with suppress(OSError):
+                path.mkdir(parents=True, exist_ok=True)
+
+
+@asynccontextmanager
+async def database_prepared(settings: Settings) -> AsyncIterator[None]:
+    """Bring the schema up to date, or refuse to start with one that is not.
+
+    A database that cannot be reached is no reason not to start: it is prepared within the block
+    once it is back, and pictures are served from then on.
+
+    Raises:
+        ConfigurationError: the schema is old, and `upgrade_on_start` is off or not allowed.
+    """
+    later: list[asyncio.Task[None]] = []
+    try:
+        await _prepare_database(settings)
+    except DatabaseUnavailable as error:
+        log.warning("database_unavailable_at_start", cause=repr(error.__cause__))
+        later.append(asyncio.create_task(_prepare_later(settings)))
+    try:
+        yield
+    finally:
+        for task in later:
+            task.cancel()
+        await asyncio.gather(*later, return_exceptions=True)
+
+
+async def _prepare_later(settings: Settings) -> None:
+    """Try until it is done, by this process or by `db upgrade`; why it may not be is told once."""
+    told: tuple[str, ...] = ()
+    while True:
+        await asyncio.sleep(_PREPARE_AGAIN_S)
+        try:
+            await _prepare_database(settings)
+        except DatabaseUnavailable:
+            continue
+        except ConfigurationError as error:
+            if error.faults != told:
+                log.warning("database_not_prepared", faults=error.faults)
+            told = error.faults
+        else:
+            return
+
+
+async def _prepare_database(settings: Settings) -> None:
+    """As `database_prepared`; raises DatabaseUnavailable where it cannot be reached."""
+    url, section = settings.database_url, settings.database
+    if not await pending(url, section):
+        return
+    advice = "run 'smartserve db upgrade' with an account that may change it"
+    if not section.upgrade_on_start:
+        raise ConfigurationError([f"database: its schema is not up to date; {advice}"])
+    try:
+        await upgrade(url, section)
+    except DatabaseUnavailable as error:
+        cause = error.__cause__
+        raise ConfigurationError(
+            [f"database: its schema cannot be brought up to date ({cause}); {advice}"]
+        ) from error

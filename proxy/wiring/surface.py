@@ -1,0 +1,106 @@
+"""The HTTP side of the rooms, with the metrics that watch them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.database.cache import CachedMediaDatabase
+from proxy.logs import AccessLog
+from proxy.media import Media
+from proxy.readings import Sources, readings
+from proxy.settings import NO_KEY, admin_key
+from proxy.web.admin import AdminHandler
+from proxy.web.app import create_app
+from proxy.web.auth import FailureLimit, Guard, Refusal
+from proxy.web.frontdesk import Frontdesk
+from proxy.web.health import Health
+from proxy.web.hot import HotAnswers
+from proxy.web.runner import Runner
+from proxy.web.serve import PictureHandler
+from proxy.wiring.rooms import Rooms
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """The HTTP side of the rooms."""
+
+    runner: Runner
+    health: Health
+    access_log: AccessLog | None
+
+
+def build_surface(rooms: Rooms) -> Surface:
+    """Join the rooms with the HTTP surface and the metrics."""
+    settings, storage = rooms.settings, rooms.storage
+    hot = HotAnswers(
+        store=storage.store,
+        metrics=rooms.metrics,
+        fresh_until=_fresh_until(storage.database),
+    )
+    storage.forgetters.append(hot.forget)
+    health = Health(
+        {
+            "database": storage.database.ping,
+            "storage": storage.sources.check,
+            "renditions": storage.store.check,
+            "workers": rooms.pool.check,
+        }
+    )
+    hello = rooms.pool.hello
+    rooms.metrics.build(libvips=hello.libvips, codecs=hello.codecs)
+    rooms.metrics.sandbox(hello.sandbox)
+    pictures = PictureHandler(
+        database=storage.database,
+        delivery=rooms.delivery,
+        hot=hot,
+        telemetry=rooms.metrics,
+        sizes=settings.size_specs(),
+        lifetimes=settings.lifetimes,
+    )
+    access_log = AccessLog(settings.log) if settings.log.access else None
+    frontdesk = Frontdesk(hot=hot, metrics=rooms.metrics, access_log=access_log)
+    app = create_app(
+        settings, pictures=pictures, health=health, metrics=rooms.metrics, admin=_admin(rooms)
+    )
+    runner = Runner(app, frontdesk, settings.server, rooms.pulse)
+    rooms.metrics.watch(readings(_statistics(rooms, runner)))
+    return Surface(runner, health, access_log)
+
+
+def _admin(rooms: Rooms) -> AdminHandler | None:
+    section = rooms.settings.admin
+    if not section.enabled:
+        return None
+    guard = Guard(
+        admin_key(section),
+        advice=f"no key is set: {NO_KEY}",
+        limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
+        on_refusal=rooms.metrics.refusals(Refusal),
+    )
+    sizes = rooms.settings.size_specs()
+    return AdminHandler(guard=guard, purger=rooms.storage.purger, sizes=sizes)
+
+
+def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
+    def until(media: Media) -> float:
+        known = database.peek(media.id)
+        if known is None or known[0].updated_at != media.updated_at:
+            return 0.0
+        return known[1]
+
+    return until
+
+
+def _statistics(rooms: Rooms, runner: Runner) -> Sources:
+    return Sources(
+        connections=runner.doorkeeper.statistics,
+        admission=rooms.admission.statistics,
+        pool=rooms.pool.statistics,
+        delivery=rooms.delivery.statistics,
+        upgrader=rooms.upgrader.statistics,
+        originals=rooms.storage.sources.statistics,
+        queries=rooms.storage.catalogue.statistics,
+        rows=rooms.storage.database.statistics,
+        store=rooms.storage.store,
+    )
