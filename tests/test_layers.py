@@ -21,8 +21,18 @@ PACKAGE = "proxy"
 ROOMS = ("database", "sources", "renditions", "workers", "imaging", "sandbox", "vision")
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
-        *("", "errors", "formats", "media", "variant", "negotiation", "findings", "jobs"),
-        *("analysis", "floors"),
+        *(
+            "",
+            "errors",
+            "formats",
+            "media",
+            "variant",
+            "negotiation",
+            "findings",
+            "jobs",
+            "pending",
+        ),
+        *("analysis", "floors", "pending"),
     ),
     1: ("settings", "owners"),
     2: ROOMS,

@@ -21,6 +21,7 @@ from proxy.settings import Settings, load_settings
 from proxy.settings.sections import SizeSettings
 from proxy.variant import Fit, Gravity, SizeSpec
 
+PLATFORM = ("MEDIA_API_KEY", "SMART_MEDIA_BASE_URL", "MAIN_API_URL", "MAIN_API_KEY")
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 PASSWORD = "hunter2"
 URL = f"mysql+aiomysql://smartserve:{PASSWORD}@db/oaf_media"
@@ -29,7 +30,7 @@ URL = f"mysql+aiomysql://smartserve:{PASSWORD}@db/oaf_media"
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.upper().startswith("SMARTSERVE_"):
+        if name.upper().startswith("SMARTSERVE_") or name in PLATFORM:
             monkeypatch.delenv(name)
 
 
@@ -502,3 +503,34 @@ def test_the_url_of_the_environment_wins_over_the_file_for_production(
 ) -> None:
     monkeypatch.setenv("SMARTSERVE_DATABASE__URL", URL)
     assert load_settings(PRODUCTION_TOML).database_url == URL
+
+
+def test_the_variables_of_the_platform_set_what_they_stand_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMART_MEDIA_BASE_URL", "https://api2.example.org/api/images")
+    monkeypatch.setenv("MEDIA_API_KEY", "media-key-of-the-tests")
+    monkeypatch.setenv("MEDIA_BACKEND_URL", "http://10.0.0.1:3001")
+    monkeypatch.setenv("MAIN_API_URL", "https://api2.example.org")
+    monkeypatch.setenv("MAIN_API_KEY", "main-key-of-the-tests")
+    settings = load_settings()
+    assert settings.main.smart_media_base_url == "https://api2.example.org/api/images"
+    assert settings.main.key == "media-key-of-the-tests"
+    assert settings.ingest.media_backend_url == "http://10.0.0.1:3001"
+    assert settings.ingest.main_api_url == "https://api2.example.org"
+    assert settings.ingest.main_api_key == "main-key-of-the-tests"
+
+
+def test_our_own_variables_win_over_those_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIA_API_KEY", "media-key-of-the-tests")
+    monkeypatch.setenv("SMARTSERVE_MAIN__KEY", "another-key-of-the-tests")
+    assert load_settings().main.key == "another-key-of-the-tests"
+
+
+def test_a_wrong_variable_of_the_platform_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEDIA_API_KEY", "short secret")
+    (fault,) = faults()
+    assert fault.startswith("main.key: must have 16 characters")
+    assert "short" not in fault.removeprefix("main.key:")

@@ -6,7 +6,15 @@ All faults are found at once and each names key, value and what is allowed.
 
 from proxy.settings.access import NO_KEY, access_faults, admin_key
 from proxy.settings.encoders import EncoderSettings
+from proxy.settings.keys import kept_key
 from proxy.settings.loading import CONFIG_VARIABLE, load_settings
+from proxy.settings.platform import (
+    IngestSettings,
+    MainSettings,
+    UserSettings,
+    main_api_key,
+    media_api_key,
+)
 from proxy.settings.sections import (
     ENV_PREFIX,
     AdminSettings,
@@ -30,18 +38,24 @@ __all__ = [
     "AdminSettings",
     "DatabaseSettings",
     "EncoderSettings",
+    "IngestSettings",
     "LifetimeSettings",
     "LimitSettings",
     "LogSettings",
+    "MainSettings",
     "RenditionSettings",
     "ServerSettings",
     "Settings",
     "StorageSettings",
     "UpgradeSettings",
+    "UserSettings",
     "VisionSettings",
     "WorkerSettings",
     "access_faults",
     "admin_key",
+    "kept_key",
     "load_settings",
+    "main_api_key",
+    "media_api_key",
     "provider_key",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from proxy.errors import ConfigurationError
@@ -48,3 +51,40 @@ def read_key(file: str, *, setting: str, check: Callable[[str], None]) -> str:
     except ValueError as error:
         raise ConfigurationError([f"{setting}: the key in it {error}"]) from None
     return key
+
+
+def kept_key(directory: Path, name: str) -> str:
+    """A key of this installation's own, made when it is first asked for; for its owner's eyes only.
+
+    Blocking. Processes that ask at the same time get the same one.
+
+    Raises:
+        ConfigurationError: it can be neither read nor made.
+    """
+    path = directory / name
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "holds no key"
+        raise ConfigurationError([f"{path}: {reason}; set a key, or make it writable"]) from error
+    if len(key) < MIN_KEY_LENGTH:
+        raise ConfigurationError([f"{path}: holds no key; remove it, and another is made"])
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Appears whole under its name, and never in place of another."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -26,6 +26,9 @@ def load_settings(
 ) -> Settings:
     """Load and check the settings: defaults, then the file, the environment, then ``overrides``.
 
+    Of the environment the variables that the whole platform knows (``MEDIA_API_KEY``) come first,
+    and ``SMARTSERVE_*`` wins over them.
+
     ``overrides`` are what the command line says, as nested mappings.
 
     Raises:
@@ -33,7 +36,8 @@ def load_settings(
     """
     file_values = {} if config is None else _read_file(config)
     env = _Environment(Settings)()
-    merged = _merge(_merge(file_values, env), overrides or {})
+    platform = _merge(file_values, _platform_variables())
+    merged = _merge(_merge(platform, env), overrides or {})
     faults = _unknown_variables()
     try:
         settings = Settings(**merged)
@@ -42,6 +46,26 @@ def load_settings(
     if faults:
         raise ConfigurationError(faults)
     return settings
+
+
+_PLATFORM: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "MEDIA_API_KEY": ("main", "key"),
+        "SMART_MEDIA_BASE_URL": ("main", "smart_media_base_url"),
+        "MAIN_API_URL": ("ingest", "main_api_url"),
+        "MAIN_API_KEY": ("ingest", "main_api_key"),
+        "MEDIA_BACKEND_URL": ("ingest", "media_backend_url"),
+    }
+)
+"""Variables of the platform's other programs, and the settings that they are here."""
+
+
+def _platform_variables() -> dict[str, Any]:
+    found: dict[str, dict[str, str]] = {}
+    for name, (section, key) in _PLATFORM.items():
+        if value := os.environ.get(name):
+            found.setdefault(section, {})[key] = value
+    return found
 
 
 class _Environment(EnvSettingsSource):
@@ -116,6 +140,9 @@ _SECRETS: Mapping[str, frozenset[str]] = MappingProxyType(
         # A key may have been put where its file, or its section, should be named.
         "admin": frozenset({"key", "key_file"}),
         "vision": frozenset({"key", "key_file", "google", "openai"}),
+        "main": frozenset({"url", "key", "key_file"}),
+        "users": frozenset({"jwt_secret", "jwt_secret_file", "jwt_public_key_file"}),
+        "ingest": frozenset({"main_api_key", "main_api_key_file"}),
     }
 )
 """By section, the settings that are never printed."""

@@ -14,6 +14,7 @@ from proxy.jobs import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import check_key
+from proxy.settings.platform import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
 from proxy.variant import DEFAULT_SIZE, Fit, Gravity, SizeSpec
 
@@ -238,6 +239,9 @@ class Settings(BaseSettings):
     upgrades: UpgradeSettings = UpgradeSettings()
     lifetimes: LifetimeSettings = LifetimeSettings()
     vision: VisionSettings = VisionSettings()
+    main: MainSettings = MainSettings()
+    users: UserSettings = UserSettings()
+    ingest: IngestSettings = IngestSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -296,3 +300,19 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The SQLAlchemy URL; an SQLite file in the data directory where none is set."""
         return self.database.url or f"sqlite+aiosqlite:///{self.data_path / 'smartserve.db'}"
+
+    @property
+    def main_url(self) -> str:
+        """The SQLAlchemy URL of the main database; the media database's where none is set."""
+        return self.main.url or self.database_url
+
+    @property
+    def temp_root(self) -> Path:
+        """The directory of the uploads that are not processed yet."""
+        chosen = self.main.temp_root
+        return Path(chosen).absolute() if chosen else self.data_path / "temp_images"
+
+    @property
+    def key_directory(self) -> Path:
+        """The directory of the keys that the server made for itself."""
+        return self.data_path / "keys"

@@ -1,0 +1,121 @@
+"""The platform around the proxy: uploads and their queue, users, and the worker that takes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from proxy.settings.base import PositiveSeconds, Seconds, Section
+from proxy.settings.keys import check_key, kept_key, read_key
+
+_MIB = 1024 * 1024
+_BASE_URL = r"^(https?://[^\s?#]+)?$"
+
+
+class MainSettings(Section):
+    """The part of the main API: uploads, their queue, and the media API that empties it."""
+
+    enabled: bool = True
+    url: str = Field("", repr=False)
+    temp_root: str = ""
+    key: str = Field("", repr=False)
+    key_file: str = Field("", repr=False)
+    smart_media_base_url: str = Field("", pattern=_BASE_URL)
+    max_file_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB)
+    upload_timeout_s: PositiveSeconds = 120
+    replace_interval_s: PositiveSeconds = 60
+
+    @field_validator("key")
+    @classmethod
+    def _check_key(cls, key: str) -> str:
+        if key:
+            check_key(key)
+        return key
+
+    @model_validator(mode="after")
+    def _check(self) -> MainSettings:
+        if self.key and self.key_file:
+            message = "set key or key_file, not both"
+            raise ValueError(message)
+        return self
+
+
+class UserSettings(Section):
+    """Who uploads: the tokens that users show."""
+
+    jwt_secret: str = Field("", repr=False)
+    jwt_secret_file: str = Field("", repr=False)
+    jwt_public_key_file: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_leeway_s: Seconds = 30
+
+    @model_validator(mode="after")
+    def _check(self) -> UserSettings:
+        if sum(map(bool, (self.jwt_secret, self.jwt_secret_file, self.jwt_public_key_file))) > 1:
+            message = "set one of jwt_secret, jwt_secret_file and jwt_public_key_file"
+            raise ValueError(message)
+        return self
+
+
+class IngestSettings(Section):
+    """The worker that turns uploads into media."""
+
+    embedded: bool = True
+    main_api_url: str = Field("", pattern=_BASE_URL)
+    main_api_key: str = Field("", repr=False)
+    main_api_key_file: str = Field("", repr=False)
+    media_backend_url: str = Field("", pattern=_BASE_URL)
+    at_once: int = Field(1, ge=1, le=64)
+    idle_s: PositiveSeconds = 600
+    lease_s: float = Field(60, ge=1, le=86400)
+    max_attempts: int = Field(3, ge=1, le=10)
+    first_wait_s: PositiveSeconds = 1
+    max_wait_s: PositiveSeconds = 30
+    heal_after_s: PositiveSeconds = 60
+    max_heal_wait_s: PositiveSeconds = 3600
+    max_heals: int = Field(48, ge=0, le=10_000)
+    heals_per_cycle: int = Field(10, ge=0, le=1000)
+    request_timeout_s: PositiveSeconds = 30
+    analyse: bool = True
+    renditions: Literal["draft", "final", "none"] = "draft"
+
+    @field_validator("main_api_key")
+    @classmethod
+    def _check_key(cls, key: str) -> str:
+        if key:
+            check_key(key)
+        return key
+
+    @model_validator(mode="after")
+    def _check(self) -> IngestSettings:
+        if self.main_api_key and self.main_api_key_file:
+            message = "set main_api_key or main_api_key_file, not both"
+            raise ValueError(message)
+        return self
+
+
+def media_api_key(section: MainSettings, key_directory: Path) -> str:
+    """The key of the media API: of the settings, of its file, or one that is made and kept.
+
+    Blocking: to be called at start.
+
+    Raises:
+        ConfigurationError: its file cannot be read or made, or holds no key that can be used.
+    """
+    if section.key_file:
+        return read_key(section.key_file, setting="main.key_file", check=check_key)
+    return section.key or kept_key(key_directory, "media_api")
+
+
+def main_api_key(section: IngestSettings, main: MainSettings, key_directory: Path) -> str:
+    """What the worker shows to the main API; that of the media API here where none is set.
+
+    Raises as `media_api_key` does.
+    """
+    if section.main_api_key_file:
+        setting = "ingest.main_api_key_file"
+        return read_key(section.main_api_key_file, setting=setting, check=check_key)
+    return section.main_api_key or media_api_key(main, key_directory)
