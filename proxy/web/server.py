@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
@@ -41,11 +42,27 @@ async def listening(runner: Runner, health: Health, settings: ServerSettings) ->
             raise ConfigurationError(
                 [f"server: cannot listen on {where}: {error.strerror}"]
             ) from error
-        yield runner.addresses[0][1]
+        with started():
+            yield runner.addresses[0][1]
     finally:
         health.drain()
         await runner.drain()
         await runner.cleanup()
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """Keep the garbage collector off what is there by now, for the length of the block.
+
+    That is mostly modules, which last as long as the process: to walk them all, every few seconds
+    under load, held up the loop, and with it all hits, for 70 to 80 ms each time.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def stop_signals() -> asyncio.Event:

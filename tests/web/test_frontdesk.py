@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from proxy.settings import LogSettings, ServerSettings
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.pulse import Pulse
 from proxy.web.runner import Runner
-from proxy.web.server import lag_watch, listening
+from proxy.web.server import lag_watch, listening, started
 from tests.serving import Library, Serve, Serving
 
 
@@ -125,3 +126,10 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
     else:
         assert answer == b""
         assert took < drain_s + 2
+
+
+async def test_the_collector_leaves_alone_what_was_there_at_the_start() -> None:
+    before = gc.get_freeze_count()
+    with started():
+        assert gc.get_freeze_count() > before + 10_000
+    assert gc.get_freeze_count() == 0
