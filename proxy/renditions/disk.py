@@ -29,6 +29,7 @@ from proxy.renditions.removal import discard, remove_medium
 from proxy.renditions.spooling import DiskWriter
 from proxy.renditions.streaming import FileRendition, OpenFile
 from proxy.renditions.threads import Threads
+from proxy.renditions.together import Together
 from proxy.renditions.underway import Underway
 from proxy.renditions.writing import Spool, Target, probe
 from proxy.settings import RenditionSettings
@@ -73,6 +74,7 @@ class DiskStore:
         self._max_bytes = settings.max_rendition_bytes
         self._on_purge = on_purge
         self._threads = Threads("renditions", count=_THREADS, timeout_s=timeout_s)
+        self._listing = Together(self._threads, _listed)
         self._following = Threads("rendition-purges", count=1, timeout_s=None)
         self._underway = Underway()
         self._publishing = Lock()
@@ -158,11 +160,11 @@ class DiskStore:
             return False
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
-        """Digests of the variants of a medium whose files stand there, in one thread hop."""
+        """Digests of the variants of a medium whose files stand there; one hop for many."""
         if self._ledger.reads.open:
             return frozenset()
         try:
-            return await self._threads.run(partial(_listed, self._layout.medium(media_id)))
+            return await self._listing.ask(self._layout.medium(media_id))
         except OSError as error:
             self._ledger.read_failed(error)
             return frozenset()

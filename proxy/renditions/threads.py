@@ -20,7 +20,7 @@ class Threads:
 
     def __init__(self, name: str, *, count: int, timeout_s: float | None) -> None:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._closed = False
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
@@ -45,7 +45,7 @@ class Threads:
         """
         job = self.submit(work)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 return await asyncio.wrap_future(job)
         except (asyncio.CancelledError, TimeoutError):
             if release is not None:
@@ -55,7 +55,7 @@ class Threads:
     async def finish(self, work: Callable[[], _T]) -> _T:
         """As `run`, for work that must be done even if nobody waits for its end."""
         job = self.submit(work)
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(self.timeout_s):
             return await asyncio.shield(asyncio.wrap_future(job))
 
     async def aclose(self) -> None:

@@ -1,0 +1,95 @@
+"""Questions that many ask at once are asked in few hops; each gets an answer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.renditions.threads import Threads
+from proxy.renditions.together import Together
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    threads = Threads("asked", count=4, timeout_s=5)
+    yield threads
+    await threads.aclose()
+
+
+class Hops(Threads):
+    """Counts the work that is handed to threads."""
+
+    def __init__(self, *, timeout_s: float = 5) -> None:
+        super().__init__("counted", count=4, timeout_s=timeout_s)
+        self.taken = 0
+
+    def submit(self, work):  # type: ignore[no-untyped-def]  # as it is there
+        self.taken += 1
+        return super().submit(work)
+
+
+async def test_all_who_ask_in_one_turn_share_a_hop() -> None:
+    hops = Hops()
+    together = Together(hops, str)
+    answers = await asyncio.gather(*(together.ask(key) for key in range(50)))
+    assert answers == [str(key) for key in range(50)]
+    assert hops.taken == 1
+    await hops.aclose()
+
+
+async def test_who_comes_while_two_hops_are_under_way_shares_the_next() -> None:
+    hops, release = Hops(), threading.Event()
+
+    def question(key: int) -> int:
+        release.wait()
+        return key
+
+    together = Together(hops, question)
+    asking = []
+    for key in range(10):
+        asking.append(asyncio.create_task(together.ask(key)))
+        await asyncio.sleep(0.001)
+    assert hops.taken == 2
+    release.set()
+    assert await asyncio.gather(*asking) == list(range(10))
+    assert hops.taken == 3
+    await hops.aclose()
+
+
+async def test_a_fault_is_that_of_its_key_alone(threads: Threads) -> None:
+    def question(key: int) -> int:
+        if key == 1:
+            raise PermissionError(key)
+        return key
+
+    together = Together(threads, question)
+    answers = await asyncio.gather(*map(together.ask, range(3)), return_exceptions=True)
+    assert (answers[0], answers[2]) == (0, 2)
+    assert isinstance(answers[1], PermissionError)
+
+
+async def test_who_leaves_takes_nobody_along(threads: Threads) -> None:
+    together = Together(threads, str)
+    leaving, staying = (asyncio.create_task(together.ask(key)) for key in (1, 2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == "2"
+    assert await together.ask(3) == "3"
+
+
+async def test_a_question_that_hangs_ends_in_time() -> None:
+    hops, release = Hops(timeout_s=0.05), threading.Event()
+    together: Together[int, bool] = Together(hops, lambda _: release.wait())
+    with pytest.raises(TimeoutError):
+        await together.ask(1)
+    release.set()
+    await hops.aclose()
+
+
+async def test_a_closed_store_says_so(threads: Threads) -> None:
+    await threads.aclose()
+    with pytest.raises(OSError, match="closed"):
+        await Together(threads, str).ask(1)
