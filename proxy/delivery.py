@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -143,6 +146,7 @@ class Delivery:
         self._upgrade = upgrade
         self._pressure = pressure
         self._flight: Flight[Rendering] = Flight()
+        self._making: Counter[int] = Counter()
 
     async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> Plan:
         """Resolve a request: learn the facts where they are not known, pick the format.
@@ -153,9 +157,20 @@ class Delivery:
         facts = await self._inspector.facts(media)
         return self._planner.plan(media, facts, request, accept)
 
-    async def find(self, plan: Plan) -> Delivered | None:
-        """The rendition if it is there, or its draft; nothing is rendered."""
+    async def held(self, media_id: int) -> AbstractSet[str] | None:
+        """Digests of the renditions that there are of a picture; None while one is being made."""
+        if media_id in self._making:
+            return None
+        return await self._store.digests(media_id)
+
+    async def find(self, plan: Plan, *, held: AbstractSet[str] | None = None) -> Delivered | None:
+        """The rendition if it is there, or its draft; nothing is rendered.
+
+        ``held`` are the digests that there are, where they were looked up already.
+        """
         for variant in plan.stages:
+            if held is not None and variant.digest not in held:
+                continue
             rendition = await self._store.get(variant)
             if rendition is not None:
                 origin = Origin(rendition.tier)
@@ -171,18 +186,28 @@ class Delivery:
         quick = estimate_s is not None and estimate_s <= self._budget_s
         return plan.variant if quick else plan.draft
 
-    async def fetch(self, plan: Plan) -> Delivered:
+    async def fetch(
+        self,
+        plan: Plan,
+        *,
+        held: AbstractSet[str] | None = None,
+        waits: Callable[[], None] = lambda: None,
+    ) -> Delivered:
         """The rendition, or a render that has begun to give bytes, or the nearest cached size.
+
+        ``held`` as for `find`; ``waits`` is called once a render is all that is waited for.
 
         Raises:
             SmartserveError: nothing can be had; the kind says why.
         """
-        delivered = await self.find(plan) or await self._rendered(plan)
+        delivered = await self.find(plan, held=held) or await self._rendered(plan, held, waits)
         if delivered.draft:
             self._upgrade(plan)
         return delivered
 
-    async def _rendered(self, plan: Plan) -> Delivered:
+    async def _rendered(
+        self, plan: Plan, held: AbstractSet[str] | None, waits: Callable[[], None]
+    ) -> Delivered:
         variant = self.first(plan)
         under_way = variant.digest in self._flight
         if not under_way and (error := self._pressure()) is not None:
@@ -192,9 +217,10 @@ class Delivery:
                 # Nothing is begun that would be refused at once.
                 self._workshop.check(plan.media)
             rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
+            waits()
             await rendering.stream.started()
         except (CapacityError, SourceError, RenderTimeout, SourceQuarantined) as error:
-            nearest = None if isinstance(error, SourceChanged) else await self._nearest(plan)
+            nearest = None if isinstance(error, SourceChanged) else await self._nearest(plan, held)
             if nearest is None:
                 raise
             return nearest
@@ -210,9 +236,21 @@ class Delivery:
 
         Ends when the rendition is stored, so that whoever comes next finds it.
         """
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(variant, rendering.stream))
-            await self._settle(plan, variant, rendering)
+        with self._noted(plan.media.id):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep(variant, rendering.stream))
+                await self._settle(plan, variant, rendering)
+
+    @contextmanager
+    def _noted(self, media_id: int) -> Iterator[None]:
+        """Note that a rendition of a picture is being made."""
+        self._making[media_id] += 1
+        try:
+            yield
+        finally:
+            self._making[media_id] -= 1
+            if not self._making[media_id]:
+                del self._making[media_id]
 
     async def _settle(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
         try:
@@ -302,13 +340,14 @@ class Delivery:
             return
         self._telemetry.stage("store", time.perf_counter() - finished)
 
-    async def _nearest(self, plan: Plan) -> Delivered | None:
+    async def _nearest(self, plan: Plan, held: AbstractSet[str] | None) -> Delivered | None:
         """The cached size of the same picture that comes nearest to what was asked for.
 
         What there is of the picture is looked up once, and first: under overload most have nothing,
         and to refuse them must cost less than to serve them.
         """
-        held = await self._store.digests(plan.media.id)
+        if held is None:
+            held = await self._store.digests(plan.media.id)
         if not held:
             return None
         for variant in self._planner.neighbours(plan, held):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 import structlog
 from aiohttp import web
@@ -18,6 +19,7 @@ from proxy.settings import LifetimeSettings
 from proxy.variant import SizeSpec, VariantRequest, parse_request
 from proxy.web.caching import Route
 from proxy.web.conditional import not_modified
+from proxy.web.crowd import Crowd, Look
 from proxy.web.exchange import Answer, Exchange, Picture
 from proxy.web.hot import HotAnswers
 from proxy.web.problems import problem
@@ -26,6 +28,7 @@ _TELL_EVERY_S = 1.0
 
 log = structlog.get_logger(__name__)
 
+_CONDITIONS = ("If-None-Match", "If-Modified-Since")
 _NAME = re.compile(r"([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?", re.ASCII)
 
 
@@ -55,6 +58,7 @@ class PictureHandler:
         database: MediaDatabase,
         delivery: Delivery,
         hot: HotAnswers,
+        crowd: Crowd,
         telemetry: Telemetry,
         sizes: Mapping[str, SizeSpec],
         lifetimes: LifetimeSettings,
@@ -63,6 +67,7 @@ class PictureHandler:
         self._database = database
         self._delivery = delivery
         self._hot = hot
+        self._crowd = crowd
         self._telemetry = telemetry
         self._sizes = sizes
         self._lifetimes = lifetimes
@@ -112,27 +117,58 @@ class PictureHandler:
     ) -> Answer:
         """Answer; where the picture turns out to have changed, once more by its new facts."""
         try:
-            return await self._answer_once(request, route, media_id, wanted)
+            with self._crowd.look() as look:
+                return await self._answer_once(request, route, media_id, wanted, look)
         except SourceChanged:
-            return await self._answer_once(request, route, media_id, wanted)
+            with self._crowd.look() as look:
+                return await self._answer_once(request, route, media_id, wanted, look)
 
     async def _answer_once(
-        self, request: web.Request, route: Route, media_id: int, wanted: VariantRequest
+        self,
+        request: web.Request,
+        route: Route,
+        media_id: int,
+        wanted: VariantRequest,
+        look: Look,
     ) -> Answer:
+        held = await self._held(request, media_id)
         accept = accept_header(request)
-        plan = await self._delivery.plan(await self._media(media_id), wanted, accept)
+        media = await self._media(media_id)
+        if media.known_facts is None:
+            # They are learned by the workers, which is waited for.
+            look.end()
+        plan = await self._delivery.plan(media, wanted, accept)
         exchange = Exchange(request, plan, route=route, lifetimes=self._lifetimes)
         if not_modified(request.headers, plan.variant.etag, plan.media.updated_at):
             return exchange.not_modified()
         if request.method == "HEAD":
             return await exchange.head(await self._delivery.find(plan))
-        delivered = await self._delivery.fetch(plan)
+        delivered = await self._delivery.fetch(plan, held=held, waits=look.end)
         answer = await exchange.answer(delivered)
         if delivered.rendition is not None and delivered.lasting:
             origin = self._hot.next_origin(delivered.variant)
             picture = Picture(delivered.variant, await delivered.format(), origin)
             self._hot.keep(request, accept, exchange.resolved(picture, delivered.rendition.length))
         return answer
+
+    async def _held(self, request: web.Request, media_id: int) -> AbstractSet[str] | None:
+        """While too many are looked at, what is stored of the picture; None before that.
+
+        And None while a rendition of it is being made, which may be the one that is asked for.
+
+        This is all that is spent on most of them: one look at the disk, before a row is asked for
+        and a plan made. Who asks for what is stored is not turned away, nor is who may have it.
+
+        Raises:
+            CapacityError: nothing is stored of it.
+        """
+        conditional = any(name in request.headers for name in _CONDITIONS)
+        if conditional or request.method != "GET" or not self._crowd.dense:
+            return None
+        held = await self._delivery.held(media_id)
+        if held is not None and not held and (error := self._crowd.turn_away()) is not None:
+            raise error
+        return held
 
     async def _media(self, media_id: int) -> Media:
         media = await self._find(media_id) if media_id <= MAX_MEDIA_ID else None

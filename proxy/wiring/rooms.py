@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from proxy.analysing import Analyst
 from proxy.costs import Costs
 from proxy.delivery import Delivery
-from proxy.errors import CapacityError
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.importing import Importer
@@ -24,16 +23,13 @@ from proxy.variant import recipe
 from proxy.vision.opening import open_providers
 from proxy.vision.tesseract import TextReader
 from proxy.warming import Warmer
+from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage
 from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
-
-_LATE_S = 0.02
-"""From when on the loop is late: some twenty requests then wait for their turn. A machine that is
-busy with something else makes it a few milliseconds late without that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +51,7 @@ class Rooms:
     limits: Limits
     pulse: Pulse
     """Of the loop; beats while the server listens."""
+    crowd: Crowd
 
 
 async def ask_worker(settings: Settings) -> Hello:
@@ -93,6 +90,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     admission = Admission(settings.workers)
     workshop = _workshop(settings, storage, pool, admission)
     metrics, costs, pulse = Metrics(), Costs(), Pulse()
+    crowd = Crowd(admission, pulse)
     rules = _rules(settings, pool.hello)
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
@@ -117,7 +115,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         costs=costs,
         budget_s=settings.upgrades.budget_s,
         upgrade=upgrader.ask,
-        pressure=_pressure(admission, pulse),
+        pressure=crowd.turn_away,
     )
     return Rooms(
         settings=settings,
@@ -139,21 +137,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         workshop=workshop,
         limits=rules.limits,
         pulse=pulse,
+        crowd=crowd,
     )
-
-
-def _pressure(admission: Admission, pulse: Pulse) -> Callable[[], CapacityError | None]:
-    """Turn misses away at once while the queue is full and the loop is late as well.
-
-    To find what may stand in, or to refuse in form, would make all who come after wait the longer,
-    and hits with them.
-    """
-
-    def pressure() -> CapacityError | None:
-        late = admission.full and pulse.late_s > _LATE_S
-        return admission.turn_away() if late else None
-
-    return pressure
 
 
 @asynccontextmanager

@@ -54,6 +54,7 @@ def build_surface(rooms: Rooms) -> Surface:
         database=storage.database,
         delivery=rooms.delivery,
         hot=hot,
+        crowd=rooms.crowd,
         telemetry=rooms.metrics,
         sizes=settings.size_specs(),
         lifetimes=settings.lifetimes,

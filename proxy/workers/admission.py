@@ -22,7 +22,9 @@ class Admission:
         ready = min(settings.processes, settings.max_queue)
         self._settings = settings
         self._places = asyncio.Semaphore(settings.processes + ready)
-        self._max_waiting = settings.max_queue - ready
+        self._capacity = settings.processes + settings.max_queue
+        self.max_waiting = settings.max_queue - ready
+        """How many may wait beyond those at the workers."""
         self._waiting = 0
         self._inside = 0
         self._closed = False
@@ -47,7 +49,12 @@ class Admission:
     @property
     def full(self) -> bool:
         """Whether whoever comes now is turned away."""
-        return self._places.locked() and self._waiting >= self._max_waiting
+        return self._places.locked() and self._waiting >= self.max_waiting
+
+    @property
+    def room(self) -> int:
+        """How many may still come."""
+        return self._capacity - self._inside - self._waiting
 
     def turn_away(self) -> QueueFull | ShuttingDown:
         """What somebody is told who is not even listened to, as the server is late with all."""

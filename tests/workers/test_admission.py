@@ -124,3 +124,15 @@ async def test_a_look_tells_what_entering_would() -> None:
     gate.close()
     with pytest.raises(ShuttingDown):
         gate.check()
+
+
+async def test_the_room_that_is_left_is_what_may_still_come() -> None:
+    admission = gate(queue=2)
+    assert (admission.room, admission.max_waiting) == (3, 1)
+    guests = [Guest(admission) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert admission.room == 0
+    assert admission.full
+    for guest in guests:
+        await guest.go()
+    assert admission.room == 3
