@@ -132,8 +132,8 @@ async def test_hits_stay_quick_under_ten_times_the_load(
 def _verdict(what: str, found_ms: float, asked_ms: float) -> str:
     """A 99th percentile beside what is aimed at, as the benchmarks tell theirs.
 
-    On two cores that server, workers and this client share, the limits are missed: a refusal takes
-    a millisecond of the server, and ten times the load is more of them than a second has.
+    On two cores that server, workers and this client share both are met, but not by half: so they
+    are told, and not asserted.
     """
     met = "pass" if found_ms <= asked_ms else "MISS"
     return f"{what} p99 {found_ms:.0f} ms, <= {asked_ms:.0f} {met}"
