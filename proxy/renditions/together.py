@@ -7,6 +7,7 @@ overload there would be hundreds a second of them.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -28,9 +29,14 @@ class Together(Generic[K, V]):
         """``question`` blocks, and is asked in one of ``threads``."""
         self._threads = threads
         self._question = question
-        self._asked: list[tuple[K, asyncio.Future[V]]] = []
+        self._asked: deque[tuple[K, asyncio.Future[V]]] = deque()
         self._hops = 0
         self._due = False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a hop, those included who gave up and are not forgotten yet."""
+        return len(self._asked)
 
     async def ask(self, key: K) -> V:
         """The answer for one key.
@@ -40,6 +46,7 @@ class Together(Generic[K, V]):
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[V] = loop.create_future()
+        self._drop_who_left()
         self._asked.append((key, answer))
         if not self._due and self._hops < _HOPS:
             # Not at once: whoever asks in the same turn of the loop is to come along.
@@ -48,10 +55,15 @@ class Together(Generic[K, V]):
         async with asyncio.timeout(self._threads.timeout_s):
             return await answer
 
+    def _drop_who_left(self) -> None:
+        """So that they do not pile up while all hops hang in a dead file system."""
+        while self._asked and self._asked[0][1].done():
+            self._asked.popleft()
+
     def _go(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = False
         asked = [(key, answer) for key, answer in self._asked if not answer.done()]
-        self._asked = []
+        self._asked.clear()
         if not asked:
             return
         try:

@@ -93,3 +93,15 @@ async def test_a_closed_store_says_so(threads: Threads) -> None:
     await threads.aclose()
     with pytest.raises(OSError, match="closed"):
         await Together(threads, str).ask(1)
+
+
+async def test_those_who_gave_up_do_not_pile_up_while_all_hops_hang() -> None:
+    hops, release = Hops(timeout_s=0.02), threading.Event()
+    together: Together[int, bool] = Together(hops, lambda _: release.wait())
+    for key in range(20):
+        with pytest.raises(TimeoutError):
+            await together.ask(key)
+    assert hops.taken == 2
+    assert together.waiting <= 1
+    release.set()
+    await hops.aclose()
