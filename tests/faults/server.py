@@ -83,8 +83,13 @@ class Server:
         return list(first.values())[-1]
 
     def workers(self) -> list[int]:
-        """Process ids of the worker processes that live."""
-        return [pid for pid in self._family() if "proxy.worker" in _arguments(pid)]
+        """Process ids of the worker processes that live.
+
+        While it comes up, a worker asks ldconfig where libseccomp is: for a moment the child that
+        it forks for that has its command line.
+        """
+        alike = [pid for pid in self._family() if "proxy.worker" in _arguments(pid)]
+        return [pid for pid in alike if _parent(pid) not in alike]
 
     def _family(self) -> list[int]:
         return [] if self._process is None else family(self._process.pid)
@@ -190,6 +195,14 @@ def _arguments(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _parent(pid: int) -> int:
+    """Process id of a process's parent; 0 for one that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def ended(pid: int) -> bool:
