@@ -32,6 +32,12 @@
     |   +-- ProviderRefused         asking again does not help
     |   +-- ProviderUnavailable     busy, out of reach or broken; asked again a few times
     |   +-- BudgetSpent             a limit of the day is reached
+    +-- IngestError                 an upload cannot be taken in; never a client's error
+    |   +-- MainApiUnavailable      down, slow or busy: asked again
+    |   +-- MainApiRefused          it will not, or answers with something else than was agreed
+    |   |   +-- MainApiForbidden    401, 403: the key is not the one
+    |   |   +-- UploadGone          404, 410: it does not know the upload any more
+    |   +-- LeaseLost               another worker has the upload now
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- ConfigurationError          refuse to start, all faults at once
 
@@ -251,6 +257,36 @@ class ProviderUnavailable(AnalysisError):
 
 class BudgetSpent(AnalysisError):
     """A limit of requests, tokens or money of the day is reached."""
+
+
+class IngestError(SmartserveError):
+    """An upload cannot be taken in; never a client's error."""
+
+    title = "Upload cannot be taken in"
+
+
+class MainApiUnavailable(IngestError):
+    """The main API cannot answer now; ``retry_after_s`` is what it asks for."""
+
+
+class MainApiRefused(IngestError):
+    """The main API will not do this, or answers with something else than was agreed."""
+
+    reported = True
+
+
+class MainApiForbidden(MainApiRefused):
+    """The main API does not take our key."""
+
+
+class UploadGone(MainApiRefused):
+    """The main API does not know the upload any more."""
+
+    reported = False
+
+
+class LeaseLost(IngestError):
+    """Another worker has the upload now: nothing more may be written of it."""
 
 
 class StorageError(SmartserveError):

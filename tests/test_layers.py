@@ -32,7 +32,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
             "jobs",
             "pending",
         ),
-        *("analysis", "floors", "pending"),
+        *("analysis", "floors", "pending", "intake"),
     ),
     1: ("settings", "owners"),
     2: ROOMS,

@@ -80,7 +80,8 @@ _SELECT = select(
     _facts.row_version,
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
 
-_BY_ID = _SELECT.where(_files.id == bindparam("media_id"))
+BY_ID = _SELECT.where(_files.id == bindparam("media_id"))
+"""The row that `media_of` reads."""
 _BY_HASH = _SELECT.where(_facts.content_hash == bindparam("content_hash"), _servable).order_by(
     _files.id
 )
@@ -99,7 +100,7 @@ _IDS_OF = (
 _FORGET = delete(media_facts).where(_facts.media_id == bindparam("media_id"))
 # One statement, known to SQLite, MariaDB and MySQL alike. Delete and insert would deadlock in
 # InnoDB: two deletes of a missing row share its gap, and then neither may insert.
-_SAVE = text(
+SAVE_FACTS = text(
     """
     REPLACE INTO media_facts (
         media_id, content_hash, byte_size, source_type, width, height,
@@ -165,13 +166,13 @@ class SqlMediaDatabase:
 
     async def find(self, media_id: int) -> Media | None:
         """The row with its facts, or None."""
-        rows = await self._read(_BY_ID, media_id=media_id)
-        return _media(rows[0]) if rows else None
+        rows = await self._read(BY_ID, media_id=media_id)
+        return media_of(rows[0]) if rows else None
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Keep what was learned about a source, in place of what was known before."""
         async with self._transaction() as connection:
-            await connection.execute(_SAVE, _fact_values(media_id, facts))
+            await connection.execute(SAVE_FACTS, fact_values(media_id, facts))
 
     async def forget_facts(self, media_id: int) -> None:
         """Drop what was learned about a source."""
@@ -180,16 +181,16 @@ class SqlMediaDatabase:
 
     async def ping(self) -> None:
         """Return when the database answers the query that serving asks, on both tables."""
-        await self._read(_BY_ID, media_id=0)
+        await self._read(BY_ID, media_id=0)
 
     async def add(self, new: NewMedia, facts: MediaFacts) -> int:
         """Add a row and its facts in one transaction; gives the new id."""
         async with self._transaction() as connection:
             result = await connection.execute(insert(media_files), asdict(new))
             media_id: int = result.lastrowid
-            row = (await connection.execute(_BY_ID, {"media_id": media_id})).one()
-            bound = replace(facts, row_version=_media(row).row_version)
-            await connection.execute(_SAVE, _fact_values(media_id, bound))
+            row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
+            bound = replace(facts, row_version=media_of(row).row_version)
+            await connection.execute(SAVE_FACTS, fact_values(media_id, bound))
         return media_id
 
     async def find_by_hash(self, content_hash: str) -> Media | None:
@@ -199,7 +200,7 @@ class SqlMediaDatabase:
         two tables may differ in collation, and MySQL then refuses to compare their paths.
         """
         rows = await self._read(_BY_HASH, content_hash=content_hash)
-        return next((media for media in map(_media, rows) if media.known_facts), None)
+        return next((media for media in map(media_of, rows) if media.known_facts), None)
 
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Ids of servable rows above ``after``, ascending."""
@@ -243,7 +244,8 @@ class SqlMediaDatabase:
             self._seconds += time.monotonic() - started
 
 
-def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
+def fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
+    """The values of `SAVE_FACTS`."""
     values = asdict(facts) | {"media_id": media_id}
     del values["focus"]
     values["focus_x"] = facts.focus.x if facts.focus else None
@@ -251,7 +253,8 @@ def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
     return values
 
 
-def _media(row: Row[Any]) -> Media:
+def media_of(row: Row[Any]) -> Media:
+    """A row of `BY_ID` as a value."""
     return Media(
         id=row.id,
         user_id=row.user_id,

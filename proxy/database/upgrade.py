@@ -16,7 +16,7 @@ from proxy.settings import DatabaseSettings
 UPGRADE_TIMEOUT_S = 60.0
 """For how long another process's upgrade is waited for, and our own may take."""
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """All versions of the schema, the oldest first, as the migrations have them."""
 # Not alembic's own name: another program of the same database may keep its versions there.
 _VERSION_TABLE = "smartserve_version"

@@ -36,6 +36,45 @@ CREATE TABLE media_files (
   updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
 );
 """
+_REQUIRED_OF_INGEST = """
+CREATE TABLE processing_checklist (
+  id BIGINT PRIMARY KEY AUTO_INCREMENT,
+  media_id BIGINT NOT NULL,              -- FK to media_files.id
+  worker_id VARCHAR(50) NOT NULL,
+  retrieve_file ENUM('pending','completed','failed') DEFAULT 'pending',
+  ai_visual_analysis ENUM('pending','completed','failed') DEFAULT 'pending',
+  resize_optimize ENUM('pending','completed','failed') DEFAULT 'pending',
+  update_callback ENUM('pending','completed','failed') DEFAULT 'pending',
+  -- Attempt counters for retry logic
+  retrieve_file_attempts INT DEFAULT 0,
+  ai_visual_analysis_attempts INT DEFAULT 0,
+  resize_optimize_attempts INT DEFAULT 0,
+  update_callback_attempts INT DEFAULT 0,
+  created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP,
+  updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+);
+
+CREATE TABLE media_ai_analysis (
+  id BIGINT PRIMARY KEY AUTO_INCREMENT,
+  media_id BIGINT NOT NULL,              -- FK to media_files.id
+  dominant_colors JSON,
+  detected_objects JSON,
+  detected_text TEXT,
+  style_classification VARCHAR(255),
+  medium_detected VARCHAR(255),
+  subject_matter TEXT,
+  quality_score INT,
+  mood_keywords JSON,
+  confidence_score FLOAT,
+  raw_google_response JSON,
+  raw_gpt4_response JSON,
+  created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
+);
+"""
+_UNIQUE = """
+ALTER TABLE processing_checklist ADD UNIQUE (media_id);
+ALTER TABLE media_ai_analysis ADD UNIQUE (media_id);
+"""
 _ROW = """
 INSERT INTO media_files (id, main_api_id, user_id, data_type, library_path, status)
 VALUES (789, 5, 42, 'profile', 'library/789.jpg', 'completed');
@@ -43,7 +82,7 @@ VALUES (789, 5, 42, 'profile', 'library/789.jpg', 'completed');
 _COLUMNS = """
 SELECT table_name, column_name, column_type, is_nullable, column_default, column_key, extra
 FROM information_schema.columns
-WHERE table_schema = DATABASE() AND table_name IN ('media_files', 'media_facts')
+WHERE table_schema = DATABASE() AND table_name <> 'smartserve_version'
 ORDER BY table_name, ordinal_position
 """
 
@@ -191,6 +230,40 @@ async def test_the_migrations_make_the_required_table(
     await upgrade(ours, settings)
     await upgrade(existing, settings)
     assert mariadb_backend.run(ours, _COLUMNS) == mariadb_backend.run(existing, _COLUMNS)
+
+
+async def test_the_tables_of_ingest_are_those_required_and_unique_by_medium(
+    existing: str, settings: DatabaseSettings, mariadb_backend: MariaDBBackend
+) -> None:
+    ours = mariadb_backend.empty()
+    await upgrade(ours, settings)
+    mariadb_backend.run(existing, _REQUIRED_OF_INGEST + _UNIQUE)
+    await upgrade(existing, settings)
+    assert mariadb_backend.run(ours, _COLUMNS) == mariadb_backend.run(existing, _COLUMNS)
+
+
+async def test_existing_tables_of_ingest_are_left_as_they_were(
+    existing: str, settings: DatabaseSettings, mariadb_backend: MariaDBBackend
+) -> None:
+    mariadb_backend.run(existing, _REQUIRED_OF_INGEST)
+    show = "SHOW CREATE TABLE processing_checklist; SHOW CREATE TABLE media_ai_analysis"
+    before = mariadb_backend.run(existing, show)
+    await upgrade(existing, settings)
+    assert mariadb_backend.run(existing, show) == before
+
+
+async def test_an_upgrade_to_ingest_that_was_cut_off_is_completed(
+    backend: Backend, url: str, settings: DatabaseSettings
+) -> None:
+    index = "ix_ingest_items_due"
+    on_table = "" if url.startswith("sqlite") else " ON ingest_items"
+    backend.run(
+        url,
+        "UPDATE smartserve_version SET version_num = '0002'; DROP TABLE media_analysis_details;"
+        f" DROP INDEX {index}{on_table}",
+    )
+    assert await upgrade(url, settings)
+    backend.run(url, f"SELECT details FROM media_analysis_details; DROP INDEX {index}{on_table}")
 
 
 async def test_the_migrations_make_the_tables_that_the_queries_know(

@@ -1,0 +1,115 @@
+"""Intake: uploads on their way through a worker: what is queued, held, and has become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+from proxy.media import DataType
+from proxy.pending import Step
+
+
+class ItemState(StrEnum):
+    """How far an upload has come in the worker's own queue."""
+
+    QUEUED = "queued"
+    """Waits, or is worked on: then it has a lease."""
+    DONE = "done"
+    FAILED = "failed"
+    """Tried again later, unless it is final."""
+
+
+class StepState(StrEnum):
+    """How far a step has come, as ``processing_checklist`` has it."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A picture that the main API has for a worker."""
+
+    id: int
+    """Of ``pending_images``, from 1."""
+    user_id: int
+    image_path: str
+    """As the main API told it: not checked."""
+    original_name: str | None
+    mime_type: str | None
+    data_type: DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on an upload, and to write down what became of it, until it runs out."""
+
+    main_api_id: int
+    media_id: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What is written down of a step."""
+
+    state: StepState
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An upload that this worker holds."""
+
+    upload: Upload
+    lease: Lease
+    day: date
+    """When its medium was made: the day of the original's folder."""
+    steps: Mapping[Step, StepRecord]
+    heals: int
+    """How often it was tried again after a failure."""
+    taken_over: bool
+    """From a worker whose lease had run out."""
+    owed: bool
+    """It has failed for good, and the main API is to hear of it: that is all there is to do."""
+    reason: str | None = None
+
+    def is_done(self, step: Step) -> bool:
+        """Whether a step need not be done again."""
+        return self.steps[step].state is StepState.COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An upload that failed, and why."""
+
+    main_api_id: int
+    media_id: int | None
+    final: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    """What the queue looks like now."""
+
+    states: Mapping[str, int]
+    """Items by `ItemState`."""
+    steps: Mapping[str, Mapping[str, int]]
+    """By `Step`, then by `StepState`: of all items that are not done, and of those done."""
+    attempts: Mapping[str, int]
+    """By `Step`, those of all items together."""
+    stuck: int
+    """Neither done nor failed for good an hour after they came."""
+    failed_for_good: int
+    held: int
+    """Leases that run."""
+    run_out: int
+    """Leases that have run out and were not given back."""
+    takeovers: int
+    finished_last_hour: int
+    failures: tuple[Failure, ...]
+    """The latest ones."""
