@@ -35,8 +35,8 @@
     +-- IngestError                 an upload cannot be taken in; never a client's error
     |   +-- MainApiUnavailable      down, slow or busy: asked again
     |   +-- MainApiRefused          it will not, or answers with something else than was agreed
-    |   |   +-- MainApiForbidden    401, 403: the key is not the one
-    |   |   +-- UploadGone          404, 410: it does not know the upload any more
+    |   |   +-- MainApiForbidden    our key is not the one
+    |   |   +-- UploadGone          it does not know the upload any more
     |   +-- LeaseLost               another worker has the upload now
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- ConfigurationError          refuse to start, all faults at once

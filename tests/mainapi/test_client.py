@@ -1,0 +1,284 @@
+"""The main API over real HTTP: what it says is believed no further than it has to be."""
+
+from __future__ import annotations
+
+import errno
+import io
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from proxy.errors import (
+    MainApiForbidden,
+    MainApiRefused,
+    MainApiUnavailable,
+    SourceTooLarge,
+    SourceUnavailable,
+    UploadGone,
+)
+from proxy.intake import Upload
+from proxy.mainapi.client import HttpMainApi
+from proxy.mainapi.paths import address_of
+from proxy.media import DataType
+from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
+
+BODY = bytes(range(256)) * 4096
+LIMIT = 2 * len(BODY)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeMainApi]:
+    async with fake_main_api() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def client(fake: FakeMainApi) -> AsyncIterator[HttpMainApi]:
+    async with HttpMainApi(fake.base, KEY, timeout_s=0.5, max_bytes=LIMIT) as client:
+        yield client
+
+
+@pytest.fixture
+def target() -> BinaryIO:
+    return io.BytesIO()
+
+
+def written(target: BinaryIO) -> bytes:
+    target.seek(0)
+    return target.read()
+
+
+async def test_pending_uploads_are_read_as_the_document_has_them(
+    fake: FakeMainApi, client: HttpMainApi
+) -> None:
+    image = fake.add(BODY, kind="site")
+    (found,) = await client.pending()
+    assert found == Upload(1, 4, image.image_path, "my-photo-1.jpg", "image/jpeg", DataType.SITES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<html>Sign in</html>", "[]", '{"images": {}}', "{", '{"rows": []}', "\x00", "9" * 5000],
+)
+async def test_an_answer_that_is_no_list_is_refused(
+    fake: FakeMainApi, client: HttpMainApi, text: str
+) -> None:
+    fake.text["pending"] = text
+    with pytest.raises(MainApiRefused):
+        await client.pending()
+
+
+async def test_what_is_no_upload_is_left_out_of_the_list(
+    fake: FakeMainApi, client: HttpMainApi
+) -> None:
+    fake.text["pending"] = (
+        '{"images": [null, 3, {"id": "7", "user_id": 1, "image_path": "/a"}, {"id": 0,'
+        ' "user_id": 1, "image_path": "/a"}, {"id": true, "user_id": 1, "image_path": "/a"},'
+        ' {"id": 8, "user_id": 1, "image_path": 5}, {"id": 9, "user_id": 1, "image_path": "/a",'
+        ' "status": "failed"}, {"id": 7, "user_id": 2, "image_path": "/b"}]}'
+    )
+    assert [one.id for one in await client.pending()] == [7]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (500, MainApiUnavailable),
+        (503, MainApiUnavailable),
+        (408, MainApiUnavailable),
+        (425, MainApiUnavailable),
+        (429, MainApiUnavailable),
+        (400, MainApiRefused),
+        (401, MainApiForbidden),
+        (403, MainApiForbidden),
+        (404, UploadGone),
+        (410, UploadGone),
+        (302, MainApiRefused),
+    ],
+)
+async def test_a_status_says_whether_another_attempt_may_help(
+    fake: FakeMainApi, client: HttpMainApi, status: int, error: type[Exception]
+) -> None:
+    for route in ("pending", "complete", "cleanup", "file"):
+        fake.status[route] = status
+    fake.headers = {"Retry-After": "7", "Location": "http://127.0.0.1:1/"}
+    image = fake.add(BODY)
+    for work in (
+        client.pending(),
+        client.complete(1, {"media_id": "1"}),
+        client.cleanup(1),
+        client.download(image.image_path, io.BytesIO()),
+    ):
+        with pytest.raises(error) as raised:
+            await work
+        assert type(raised.value) is error
+        if isinstance(raised.value, MainApiUnavailable):
+            assert raised.value.retry_after_s == 7
+
+
+async def test_a_wrong_key_is_refused(fake: FakeMainApi) -> None:
+    async with HttpMainApi(fake.base, KEY[:-1], timeout_s=2, max_bytes=LIMIT) as client:
+        with pytest.raises(MainApiForbidden, match="main_api_key"):
+            await client.pending()
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    async with HttpMainApi("http://127.0.0.1:1", KEY, timeout_s=2, max_bytes=LIMIT) as client:
+        with pytest.raises(MainApiUnavailable, match="reached"):
+            await client.pending()
+
+
+async def test_a_slow_answer_is_given_up(fake: FakeMainApi, client: HttpMainApi) -> None:
+    fake.delay_s = {"pending": 5, "file": 5}
+    image = fake.add(BODY)
+    for work in (client.pending(), client.download(image.image_path, io.BytesIO())):
+        with pytest.raises(MainApiUnavailable, match="in time"):
+            await work
+
+
+async def test_a_large_answer_is_not_held(fake: FakeMainApi, client: HttpMainApi) -> None:
+    fake.text["cleanup"] = " " * 100_000
+    fake.add(BODY)
+    with pytest.raises(MainApiRefused, match="larger"):
+        await client.cleanup(1)
+
+
+async def test_an_answer_that_denies_success_is_refused(
+    fake: FakeMainApi, client: HttpMainApi
+) -> None:
+    fake.text["complete"] = '{"success": false}'
+    with pytest.raises(MainApiRefused, match="no success"):
+        await client.complete(1, {})
+
+
+async def test_a_completion_carries_its_payload(fake: FakeMainApi, client: HttpMainApi) -> None:
+    image = fake.add(BODY)
+    await client.complete(1, {"media_id": "789", "ai_analysis": {"style": "Grüße"}})
+    assert image.completions == [{"media_id": "789", "ai_analysis": {"style": "Grüße"}}]
+
+
+async def test_a_file_is_downloaded_whole(
+    fake: FakeMainApi, client: HttpMainApi, target: BinaryIO
+) -> None:
+    image = fake.add(BODY)
+    assert await client.download(image.image_path, target) == len(BODY)
+    assert written(target) == BODY
+
+
+async def test_a_download_that_breaks_is_taken_up_where_it_broke(
+    fake: FakeMainApi, client: HttpMainApi, target: BinaryIO
+) -> None:
+    image = fake.add(BODY)
+    fake.cuts = [300_000, 400_000]
+    await client.download(image.image_path, target)
+    assert written(target) == BODY
+    assert fake.ranges[0] is None
+    assert all(one is not None for one in fake.ranges[1:])
+    assert len(fake.ranges) == 3
+
+
+async def test_a_file_that_is_another_by_then_is_taken_from_its_beginning(
+    fake: FakeMainApi, client: HttpMainApi, target: BinaryIO
+) -> None:
+    image = fake.add(BODY)
+    fake.cuts = [300_000]
+
+    fake.replaced[image.id] = BODY[::-1]
+    await client.download(image.image_path, target)
+    assert written(target) == BODY[::-1]
+
+
+async def test_a_download_that_brings_nothing_is_not_taken_up_for_ever(
+    fake: FakeMainApi, client: HttpMainApi, target: BinaryIO
+) -> None:
+    image = fake.add(BODY)
+    fake.cuts = [0] * 9
+    with pytest.raises(MainApiUnavailable):
+        await client.download(image.image_path, target)
+    assert len(fake.ranges) == 1
+
+
+async def test_without_a_validator_nothing_is_taken_up(
+    fake: FakeMainApi, client: HttpMainApi, target: BinaryIO
+) -> None:
+    image = fake.add(BODY)
+    fake.etag, fake.cuts = False, [300_000]
+    with pytest.raises(MainApiUnavailable):
+        await client.download(image.image_path, target)
+
+
+async def test_a_file_past_the_limit_is_refused(fake: FakeMainApi, target: BinaryIO) -> None:
+    image = fake.add(BODY)
+    async with HttpMainApi(fake.base, KEY, timeout_s=2, max_bytes=len(BODY) - 1) as client:
+        with pytest.raises(SourceTooLarge):
+            await client.download(image.image_path, target)
+    assert written(target) == b""
+
+
+async def test_a_full_storage_is_told_as_such(fake: FakeMainApi, client: HttpMainApi) -> None:
+    image = fake.add(BODY)
+    with Path("/dev/full").open("r+b", buffering=0) as full:  # noqa: ASYNC230 - a device
+        full_target = _Full(full)
+        with pytest.raises(SourceUnavailable) as raised:
+            await client.download(image.image_path, full_target)
+    assert isinstance(raised.value.__cause__, OSError)
+    assert raised.value.__cause__.errno == errno.ENOSPC
+
+
+class _Full(io.BytesIO):
+    """A file on a device that has no room."""
+
+    def __init__(self, device: io.RawIOBase) -> None:
+        super().__init__()
+        self._device = device
+
+    def write(self, piece: Any) -> int:
+        return self._device.write(piece) or 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "a.jpg",
+        "//evil.example/a.jpg",
+        "http://evil.example/a.jpg",
+        "/../a.jpg",
+        "/a/../../b.jpg",
+        "/a/./b.jpg",
+        "/a//b.jpg",
+        "/a/",
+        "/a\\b.jpg",
+        "/a\nb.jpg",
+        "/a\0.jpg",
+        "/" + "a" * 600,
+    ],
+)
+def test_a_path_that_is_none_of_its_own_is_refused(path: str) -> None:
+    with pytest.raises(MainApiRefused):
+        address_of("https://api.example.org", path)
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("/temp_images/profiles/4-a-1.jpg", "https://h/v1/temp_images/profiles/4-a-1.jpg"),
+        ("/a b?c#d%2e.jpg", "https://h/v1/a%20b%3Fc%23d%252e.jpg"),
+        ("/@evil.example/ü.jpg", "https://h/v1/%40evil.example/%C3%BC.jpg"),
+    ],
+)
+def test_every_character_of_a_path_is_taken_for_what_it_is(path: str, address: str) -> None:
+    assert address_of("https://h/v1/", path) == address
+
+
+async def test_a_download_into_a_real_file_can_be_read_back(
+    fake: FakeMainApi, client: HttpMainApi
+) -> None:
+    image = fake.add(BODY)
+    with tempfile.TemporaryFile() as file:
+        await client.download(image.image_path, file)
+        file.seek(0)
+        assert file.read() == BODY
