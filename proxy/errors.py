@@ -38,6 +38,7 @@
     |   |   +-- MainApiForbidden    our key is not the one
     |   |   +-- UploadGone          it does not know the upload any more
     |   +-- LeaseLost               another worker has the upload now
+    |   +-- WorkerEnded             its workers ended, each in the middle of a step
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- ConfigurationError          refuse to start, all faults at once
 
@@ -287,6 +288,12 @@ class UploadGone(MainApiRefused):
 
 class LeaseLost(IngestError):
     """Another worker has the upload now: nothing more may be written of it."""
+
+
+class WorkerEnded(IngestError):
+    """All attempts at a step were begun, and none was ended by its worker."""
+
+    reported = True
 
 
 class StorageError(SmartserveError):

@@ -33,6 +33,8 @@ from proxy import __version__
 from proxy.delivery import Origin
 from proxy.formats import Format
 from proxy.jobs import HOLDS
+from proxy.media import DataType
+from proxy.pending import Step
 
 BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -41,6 +43,8 @@ BUCKETS = (
 """Seconds: from a hit in memory to a render that has waited."""
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds: background work waits for idle processors."""
+STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds: from a callback to a model that thinks."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -122,6 +126,7 @@ class Metrics:
             "quality_target_missed", "Finals below their target of perceived quality.", []
         )
         self._refused = self._counter("auth_failures", "Requests without the key.", ["reason"])
+        self.ingest = IngestMetrics(self.registry)
         self._tallies: dict[Request, Tally] = {}
         self.registry.register(_Requests(self._tallies))
 
@@ -202,6 +207,45 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics as Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class IngestMetrics:
+    """What the ingest worker tells as it happens; its queue is read at a scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._steps = Histogram(
+            "smartserve_ingest_step_seconds",
+            "Attempts at a step of an upload.",
+            ["step", "type"],
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self._attempts = self._counter(
+            registry, "attempts", "Attempts at a step.", ["step", "outcome"]
+        )
+        self._polls = self._counter(
+            registry, "polls", "Times that the main API was asked what is pending.", ["outcome"]
+        )
+        self._taken = self._counter(registry, "uploads", "Uploads worked on.", ["outcome"])
+        for outcome in ("ok", "failed"):
+            self._polls.labels(outcome)
+
+    @staticmethod
+    def _counter(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(f"smartserve_ingest_{name}", text, labels, registry=registry)
+
+    def step(self, step: Step, data_type: DataType, *, seconds: float, good: bool) -> None:
+        """An attempt at a step has ended."""
+        self._steps.labels(step, data_type).observe(seconds)
+        self._attempts.labels(step, "ok" if good else "failed").inc()
+
+    def polled(self, outcome: str) -> None:
+        """The main API was asked: ``ok``, or ``failed``."""
+        self._polls.labels(outcome).inc()
+
+    def taken(self, outcome: str) -> None:
+        """An upload was brought to an end: ``done``, ``later``, ``failed``, ``owed``."""
+        self._taken.labels(outcome).inc()
 
 
 @dataclass(frozen=True, slots=True)

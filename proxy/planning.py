@@ -130,22 +130,26 @@ class Planner:
             return None
         return self.rules.stages[following[0]].final
 
-    def whole_picture(self, media: Media, facts: MediaFacts) -> list[Plan]:
-        """All named sizes of a picture, in all that browsers can be given without ``bg``.
+    def whole_picture(
+        self, media: Media, facts: MediaFacts, *, remove_background: bool = False
+    ) -> list[Plan]:
+        """All named sizes of a picture, in all that browsers can be given, with one ``bg``.
 
         Once as negotiation gives them to the three generations of browsers, and once in each
         format by its name.
         """
         plans = [
-            self.plan(media, facts, VariantRequest(size, name, fmt), accept)
+            self.plan(media, facts, VariantRequest(size, name, fmt, remove_background), accept)
             for name, size in self.rules.sizes.items()
-            for fmt, accept in self._asked(facts)
+            for fmt, accept in self._asked(facts, transparent=facts.has_alpha or remove_background)
         ]
         return list({plan.variant.digest: plan for plan in plans}.values())
 
-    def _asked(self, facts: MediaFacts) -> Iterator[tuple[Format | None, str]]:
+    def _asked(
+        self, facts: MediaFacts, *, transparent: bool
+    ) -> Iterator[tuple[Format | None, str]]:
         """Formats by name, and Accept headers: each with one format less than the one before."""
-        last = fallback(transparent=facts.has_alpha, animated=facts.animated)
+        last = fallback(transparent=transparent, animated=facts.animated)
         named = [fmt for fmt in self.rules.order if fmt is not Format.JPEG]
         for at in range(len(named) + 1):
             yield None, ",".join([*(TRAITS[fmt].media_type for fmt in named[at:]), "*/*;q=0.8"])

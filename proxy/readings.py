@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from proxy.metrics import Reading, Statistics
+from proxy.pending import Step
 from proxy.renditions import RenditionStore
 
 _TIERS = ("memory", "disk")
@@ -24,6 +25,7 @@ class Sources:
     queries: Statistics
     rows: Statistics
     store: RenditionStore
+    ingest: Statistics
 
 
 def readings(sources: Sources) -> Iterator[Reading]:
@@ -32,6 +34,7 @@ def readings(sources: Sources) -> Iterator[Reading]:
     yield from _workers(sources)
     yield from _renditions(sources.store)
     yield from _storage(sources)
+    yield from _ingest(sources.ingest)
 
 
 def _connections(statistics: Statistics) -> Iterator[Reading]:
@@ -91,6 +94,22 @@ def _storage(sources: Sources) -> Iterator[Reading]:
     text = "Rows served as last seen while the database was down."
     yield _counter("row_stale", text, rows, "stale_answers")
     yield _gauge("row_items", "Rows in the row cache.", rows, "items")
+
+
+def _ingest(queue: Statistics) -> Iterator[Reading]:
+    yield _gauges("ingest_items", "Uploads in the queue.", "state", _by(queue, "items_"))
+    for step in Step:
+        text = f"Uploads not done, or done within the hour, by how {step} stands."
+        yield _gauges(f"ingest_{step}", text, "state", _by(queue, f"{step}_"))
+    text = "Uploads neither done nor failed for good an hour after they came."
+    yield _gauge("ingest_stuck", text, queue, "stuck")
+    text = "Uploads that failed for good."
+    yield _gauge("ingest_failed", text, queue, "failed_for_good")
+    yield _gauge("ingest_leases_held", "Leases that run.", queue, "held")
+    text = "Leases that ran out; their uploads wait to be taken over."
+    yield _gauge("ingest_leases_run_out", text, queue, "run_out")
+    text = "Uploads taken over from workers that were gone."
+    yield _counter("ingest_takeovers", text, queue, "takeovers")
 
 
 def _gauge(name: str, text: str, statistics: Statistics, key: str) -> Reading:

@@ -61,6 +61,8 @@ class _Wanted:
     times: int
     whole: bool = False
     """All sizes of the picture, and not only what was asked for."""
+    others: tuple[Plan, ...] = ()
+    """More of the same picture that was wished for with it."""
 
 
 class Upgrader:
@@ -147,14 +149,25 @@ class Upgrader:
         if self._settings.all_sizes and self._whole.get(plan.media.id) != version:
             self._want(f"{plan.media.id}/{version}", plan, whole=True)
 
-    def _want(self, key: str, plan: Plan, *, whole: bool) -> None:
+    def ask_all(self, plans: Sequence[Plan]) -> None:
+        """Wish for the finals of plans for one medium, from one decode; as `ask` otherwise.
+
+        Nobody waits for these: what a visitor has asked for goes before them.
+        """
+        staged = [plan for plan in plans if plan.draft is not None]
+        if staged and not self._stopped:
+            key = f"{staged[0].media.id}/{staged[0].variant.version}/all"
+            self._want(key, staged[0], whole=False, others=tuple(staged[1:]))
+
+    def _want(self, key: str, plan: Plan, *, whole: bool, others: tuple[Plan, ...] = ()) -> None:
+        asked = not whole and not others
         wanted = self._queue.get(key)
         if wanted is not None:
-            wanted.times += not whole
+            wanted.times += asked
         elif len(self._queue) >= self._settings.max_backlog:
             self._dropped += 1
         else:
-            self._queue[key] = _Wanted(plan, self._clock(), times=not whole, whole=whole)
+            self._queue[key] = _Wanted(plan, self._clock(), asked, whole=whole, others=others)
             self._asked.set()
 
     async def _run(self) -> None:
@@ -204,7 +217,7 @@ class Upgrader:
             await self._learn(media_id)
 
     async def _upgrade(self, wanted: _Wanted) -> None:
-        plans = [wanted.plan]
+        plans = [wanted.plan, *wanted.others]
         media, facts = wanted.plan.media, wanted.plan.facts
         if wanted.whole:
             plans = self._planner.whole_picture(media, facts)

@@ -18,8 +18,10 @@ from proxy.cli.base import (
     read_settings,
     run,
 )
+from proxy.cli.ingesting import addresses
 from proxy.errors import DatabaseUnavailable
 from proxy.ingest.importing import walk
+from proxy.ingest.working import at_work
 from proxy.media import DataType
 from proxy.settings import Settings
 from proxy.starting import check_start
@@ -27,6 +29,8 @@ from proxy.web.server import interruptible, lag_watch, listening, stop_signals
 from proxy.wiring import (
     Rooms,
     build_surface,
+    has_worker,
+    open_ingest,
     open_rooms,
 )
 
@@ -72,11 +76,23 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     port = await stack.enter_async_context(
         listening(surface.runner, surface.health, settings.server)
     )
+    await _start_ingest(stack, rooms, port)
     await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag))
     # Nobody waits for finals: what is left of the time is for answers.
     stack.push_async_callback(rooms.upgrader.stop)
     stack.callback(surface.health.drain)
     await _announce(rooms, port)
+
+
+async def _start_ingest(stack: AsyncExitStack, rooms: Rooms, port: int) -> None:
+    """A worker of the server's own, which asks over HTTP like every other; and the figures."""
+    await stack.enter_async_context(rooms.watch.watching())
+    settings = rooms.settings
+    if settings.ingest.embedded and has_worker(settings):
+        ingest = await stack.enter_async_context(open_ingest(rooms, addresses(settings, port)))
+        # Half of the time to stop: the answers under way have theirs after it.
+        drain_s = settings.server.drain_s / 2
+        await stack.enter_async_context(at_work(ingest, drain_s=drain_s))
 
 
 async def _import_samples(rooms: Rooms) -> None:

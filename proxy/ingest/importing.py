@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import stat
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,19 +13,15 @@ from pathlib import Path
 from typing import Protocol
 
 import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedReader
 
 from proxy.database import MediaCatalogue, NewMedia
 from proxy.errors import SmartserveError, SourceTooLarge, UndecodableSource, UnsupportedSource
-from proxy.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
+from proxy.formats import SOURCE_MEDIA_TYPES
+from proxy.ingest.checking import Checker
+from proxy.ingest.naming import readable
 from proxy.inspection import to_facts
-from proxy.jobs import Limits, ProbeJob, ProbeResult
+from proxy.jobs import ProbeResult
 from proxy.media import DataType, MediaStatus
-from proxy.workers.admission import Admission
-from proxy.workers.pool import WorkerPool
-
-_UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
-_MAX_NAME = 60
 
 
 class OriginalStore(Protocol):
@@ -79,19 +73,13 @@ class Importer:
         *,
         catalogue: MediaCatalogue,
         originals: OriginalStore,
-        pool: WorkerPool,
-        admission: Admission,
-        limits: Limits,
-        max_bytes: int,
+        checker: Checker,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """The rooms it works with; ``max_bytes`` bounds an original."""
+        """The rooms it works with."""
         self._catalogue = catalogue
         self._originals = originals
-        self._pool = pool
-        self._admission = admission
-        self._limits = limits
-        self._max_bytes = max_bytes
+        self._checker = checker
         self._clock = clock
         self._adding = asyncio.Lock()
 
@@ -115,20 +103,8 @@ class Importer:
         return Imported(path, media_id, known=False)
 
     async def _check(self, path: Path) -> ProbeResult:
-        async with self._admission.enter(), aiofiles.open(path, "rb", opener=_open) as file:
-            await self._check_file(file)
-            return await self._pool.run(ProbeJob(self._limits, strict=True), file.fileno())
-
-    async def _check_file(self, file: AsyncBufferedReader) -> None:
-        """Refuse by length and by first bytes, before a worker is asked."""
-        size = await file.seek(0, os.SEEK_END)
-        if size > self._max_bytes:
-            raise SourceTooLarge(f"has {size} bytes, {self._max_bytes} are allowed")
-        await file.seek(0)
-        found = sniff(await file.read(SNIFF_BYTES))
-        if found not in self._limits.source_types:
-            kinds = ", ".join(self._limits.source_types)
-            raise UnsupportedSource(f"is {found or 'no picture'}; served are {kinds}")
+        async with aiofiles.open(path, "rb", opener=_open) as file:
+            return await self._checker.check(file.fileno())
 
     async def _add(
         self, path: Path, result: ProbeResult, *, user_id: int, data_type: DataType
@@ -155,8 +131,7 @@ class Importer:
     def _bulk_path(self, path: Path, result: ProbeResult) -> str:
         """``bulk/2025-01-15/<name>-<hash>.<type>``: readable, and never taken twice in a day."""
         day = self._clock().date().isoformat()
-        plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
-        name = _UNREADABLE.sub("-", plain).strip("-.")[:_MAX_NAME] or "picture"
+        name = readable(path.name)
         return f"bulk/{day}/{name}-{result.content_hash[:16]}.{result.source_type}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Self
 import aiohttp
 import orjson
 
-from proxy.errors import MainApiRefused, MainApiUnavailable
+from proxy.errors import MainApiRefused, MainApiUnavailable, UploadGone
 from proxy.intake import Upload
 from proxy.mainapi.answers import check_status, check_success, read_json, read_uploads
 from proxy.mainapi.downloading import Download
@@ -51,7 +51,11 @@ class HttpMainApi:
 
     async def pending(self) -> Sequence[Upload]:
         """All uploads that wait for a worker."""
-        answer = await self._ask("GET", "/api/media/pending/all", max_bytes=_MAX_LIST)
+        try:
+            answer = await self._ask("GET", "/api/media/pending/all", max_bytes=_MAX_LIST)
+        except UploadGone as error:
+            told = "there is no main API at ingest.main_api_url: it answered 404"
+            raise MainApiRefused(told) from error
         return await asyncio.to_thread(lambda: read_uploads(read_json(answer)))
 
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ class Download:
         await _in_thread(lambda: (self._target.seek(0), self._target.truncate()))
 
     async def _write(self, chunk: bytes) -> None:
-        await _in_thread(lambda: self._target.write(chunk))
+        await _in_thread(lambda: _write_all(self._target, chunk))
         self.received += len(chunk)
 
     async def _flush(self) -> None:
@@ -85,6 +85,13 @@ class Download:
 
     def _too_large(self) -> SourceTooLarge:
         return SourceTooLarge(f"the upload is larger than {self._max_bytes} bytes")
+
+
+def _write_all(target: BinaryIO, chunk: bytes) -> None:
+    """An unbuffered file may take less than it is given."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[target.write(rest) :]
 
 
 async def _in_thread(work: Callable[[], object]) -> None:

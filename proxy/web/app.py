@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy.metrics import Metrics, Outcome
 from proxy.settings import Settings
 from proxy.web.admin import AdminHandler
+from proxy.web.analyses import AnalysisHandler
 from proxy.web.caching import Route
 from proxy.web.headers import Header
 from proxy.web.health import Health
@@ -27,6 +28,7 @@ def create_app(
     health: Health,
     metrics: Metrics,
     admin: AdminHandler | None,
+    analyses: AnalysisHandler,
 ) -> web.Application:
     """Put the handlers under their addresses; without ``admin`` there are no such routes."""
     app = web.Application()
@@ -36,6 +38,7 @@ def create_app(
     app.router.add_get("/readyz", health.ready)
     app.router.add_get("/metrics", _metrics(metrics))
     app.router.add_get("/openapi.json", _openapi(settings))
+    app.router.add_get("/api/media/analysis/{media_id}", analyses.get)
     if admin is not None:
         app.router.add_delete("/api/media/{id}/renditions", admin.purge_media)
         app.router.add_delete("/api/users/{id}/renditions", admin.purge_user)

@@ -43,6 +43,20 @@ _KEY: Json = {
     "description": "admin.key of the settings.",
 }
 
+_MEDIA_KEY: Json = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "MEDIA_API_KEY, main.key of the settings.",
+}
+
+_ANALYSIS_PROBLEMS = {
+    "400": _PROBLEMS["400"],
+    "401": "No key, or a wrong one.",
+    "404": "There is no such picture, or it is not analysed; yet, where there is a Retry-After.",
+    "429": "Too many wrong keys from this address; see Retry-After.",
+    "503": "The database is down; see Retry-After.",
+}
+
 _ADMIN_PROBLEMS = {
     "400": _PROBLEMS["400"],
     "401": "No key, or a wrong one.",
@@ -64,13 +78,17 @@ def describe(settings: Settings) -> Json:
         "paths": {
             "/serve/{name}": _picture_path("serve", settings),
             "/api/images/{name}": _picture_path("apiImages", settings),
+            "/api/media/analysis/{media_id}": _analysis_path(),
             **(_admin_paths(settings) if settings.admin.enabled else {}),
             "/healthz": {"get": _plain("health", "Whether the process lives.", ["200"])},
             "/readyz": {"get": _plain("readiness", "Whether it can serve.", ["200", "503"])},
             "/metrics": {"get": _text("metrics", "Prometheus metrics.")},
             "/openapi.json": {"get": _plain("openapi", "This description.", ["200"])},
         },
-        "components": {"schemas": {"Problem": _PROBLEM}, "securitySchemes": {"key": _KEY}},
+        "components": {
+            "schemas": {"Problem": _PROBLEM},
+            "securitySchemes": {"key": _KEY, "mediaKey": _MEDIA_KEY},
+        },
     }
 
 
@@ -196,6 +214,52 @@ def _purge(name: str, summary: str, counts: list[str]) -> Json:
             **_problems(_ADMIN_PROBLEMS),
         },
     }
+
+
+_ANALYSIS: Json = {
+    "type": "object",
+    "required": ["success", "analysis"],
+    "properties": {
+        "success": {"const": True},
+        "analysis": {
+            "type": "object",
+            "properties": {
+                "style": {"type": ["string", "null"]},
+                "medium": {"type": ["string", "null"]},
+                "quality_score": {"type": ["integer", "null"], "minimum": 0, "maximum": 100},
+                "mood_keywords": {"type": ["array", "null"], "items": {"type": "string"}},
+                "brand_colors": {"type": ["array", "null"], "items": {"type": "string"}},
+                "site_context": {"type": ["object", "null"]},
+                "dominant_colors": {"type": ["array", "null"], "items": {"type": "object"}},
+                "detected_objects": {"type": ["array", "null"], "items": {"type": "object"}},
+                "confidence_score": {"type": ["number", "null"]},
+            },
+        },
+    },
+}
+
+
+def _analysis_path() -> Json:
+    parameter = {
+        "name": "media_id",
+        "in": "path",
+        "required": True,
+        "description": "1 to 19 digits.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+    }
+    operation = {
+        "operationId": "analysis",
+        "summary": "What is known of a picture; null is what nobody could tell, with the reason.",
+        "security": [{"mediaKey": []}],
+        "responses": {
+            "200": {
+                "description": "The analysis.",
+                "content": {"application/json": {"schema": _ANALYSIS}},
+            },
+            **_problems(_ANALYSIS_PROBLEMS),
+        },
+    }
+    return {"parameters": [parameter], "get": operation}
 
 
 def _header(pattern: str) -> Json:

@@ -1,17 +1,22 @@
 """Wiring: the only place where rooms are made and joined; server and command line begin here."""
 
+from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
 from proxy.wiring.rooms import Rooms, ask_worker, open_analyst, open_rooms
 from proxy.wiring.storage import Storage, database_prepared, open_storage
 from proxy.wiring.surface import Surface, build_surface
 
 __all__ = [
+    "Addresses",
     "Rooms",
     "Storage",
     "Surface",
     "ask_worker",
     "build_surface",
     "database_prepared",
+    "has_worker",
     "open_analyst",
+    "open_ingest",
+    "open_main_api",
     "open_rooms",
     "open_storage",
 ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from proxy.analysing import Analyst
 from proxy.costs import Costs
+from proxy.database.queue_report import queue_report
 from proxy.delivery import Delivery
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
+from proxy.ingest.checking import Checker
 from proxy.ingest.importing import Importer
+from proxy.ingest.watching import QueueWatch
 from proxy.inspection import Inspector
 from proxy.jobs import Hello, Limits
 from proxy.metrics import Metrics
@@ -52,6 +57,14 @@ class Rooms:
     pulse: Pulse
     """Of the loop; beats while the server listens."""
     crowd: Crowd
+    planner: Planner
+    finisher: Finisher
+    """As a visitor's renders, and not those of the background."""
+    checker: Checker
+    watch: QueueWatch
+    """Of the ingest queue."""
+    woken: asyncio.Event
+    """Set where an upload has come in here: it ends the rest of a worker in this process."""
 
 
 async def ask_worker(settings: Settings) -> Hello:
@@ -106,6 +119,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         learn=_learner(storage, inspector),
     )
     storage.forgetters.append(upgrader.forget)
+    checker = _checker(settings, rules, pool, admission)
+    finisher = _finisher(settings, rules, storage, workshop)
     delivery = Delivery(
         store=storage.store,
         inspector=inspector,
@@ -124,12 +139,12 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         admission=admission,
         inspector=inspector,
         delivery=delivery,
-        importer=_importer(settings, rules, storage, pool, admission),
+        importer=_importer(storage, checker),
         warmer=Warmer(
             database=storage.database,
             inspector=inspector,
             planner=planner,
-            finisher=_finisher(settings, rules, storage, workshop),
+            finisher=finisher,
         ),
         metrics=metrics,
         upgrader=upgrader,
@@ -138,6 +153,11 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         limits=rules.limits,
         pulse=pulse,
         crowd=crowd,
+        planner=planner,
+        finisher=finisher,
+        checker=checker,
+        watch=QueueWatch(partial(queue_report, storage.writer)),
+        woken=asyncio.Event(),
     )
 
 
@@ -159,12 +179,12 @@ async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
         )
 
 
-def _importer(
-    settings: Settings, rules: Rules, storage: Storage, pool: WorkerPool, admission: Admission
-) -> Importer:
-    return Importer(
-        catalogue=storage.catalogue,
-        originals=storage.sources,
+def _importer(storage: Storage, checker: Checker) -> Importer:
+    return Importer(catalogue=storage.catalogue, originals=storage.sources, checker=checker)
+
+
+def _checker(settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission) -> Checker:
+    return Checker(
         pool=pool,
         admission=admission,
         limits=rules.limits,

@@ -12,6 +12,7 @@ import structlog
 from proxy.database.cache import CachedMediaDatabase
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import pending, upgrade
+from proxy.database.writing import Writer
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.media import Media
 from proxy.purging import Purger
@@ -37,10 +38,17 @@ class Storage:
     forgetters: list[Callable[[int], None]]
     """Called with each medium that was purged, here or by another process."""
     purger: Purger
+    writer: Writer
+    """For the tables of the ingest worker."""
 
     async def purge(self, media_id: int) -> int:
         """Forget all that was made of a medium and learned about it; gives the files dropped."""
         return await self.purger.medium(media_id)
+
+    def changed(self, media_id: int) -> None:
+        """A row was written here: whatever of it is in memory is forgotten."""
+        for forget in self.forgetters:
+            forget(media_id)
 
     async def current(self, media_id: int) -> Media | None:
         """The row as it stands in the database now."""
@@ -71,7 +79,16 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
         store = TieredStore(settings.rendition_directory, settings.renditions, on_purge=forget)
         await stack.enter_async_context(store)
         purger = Purger(rows=database, catalogue=catalogue, store=store, forgetters=forgetters)
-        yield Storage(catalogue, database, sources, store, forgetters, purger)
+        writer = _writer(settings)
+        stack.push_async_callback(writer.close)
+        yield Storage(catalogue, database, sources, store, forgetters, purger, writer)
+
+
+def _writer(settings: Settings) -> Writer:
+    """Its connections: one for each upload at work, for its lease, and for a question beside."""
+    size = min(settings.database.pool_size, settings.ingest.at_once + 2)
+    section = settings.database.model_copy(update={"pool_size": size})
+    return Writer(settings.database_url, section, lease_s=settings.ingest.lease_s)
 
 
 def _make_directories(settings: Settings) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.database.analyses import Analyses
 from proxy.database.cache import CachedMediaDatabase
 from proxy.logs import AccessLog
 from proxy.media import Media
 from proxy.readings import Sources, readings
-from proxy.settings import NO_KEY, admin_key
+from proxy.settings import NO_KEY, admin_key, media_api_key
 from proxy.web.admin import AdminHandler
+from proxy.web.analyses import AnalysisHandler
 from proxy.web.app import create_app
 from proxy.web.auth import FailureLimit, Guard, Refusal
 from proxy.web.frontdesk import Frontdesk
@@ -62,7 +64,12 @@ def build_surface(rooms: Rooms) -> Surface:
     access_log = AccessLog(settings.log) if settings.log.access else None
     frontdesk = Frontdesk(hot=hot, metrics=rooms.metrics, access_log=access_log)
     app = create_app(
-        settings, pictures=pictures, health=health, metrics=rooms.metrics, admin=_admin(rooms)
+        settings,
+        pictures=pictures,
+        health=health,
+        metrics=rooms.metrics,
+        admin=_admin(rooms),
+        analyses=_analyses(rooms),
     )
     runner = Runner(app, frontdesk, settings.server, rooms.pulse)
     rooms.metrics.watch(readings(_statistics(rooms, runner)))
@@ -81,6 +88,24 @@ def _admin(rooms: Rooms) -> AdminHandler | None:
     )
     sizes = rooms.settings.size_specs()
     return AdminHandler(guard=guard, purger=rooms.storage.purger, sizes=sizes)
+
+
+def _analyses(rooms: Rooms) -> AnalysisHandler:
+    settings = rooms.settings
+    guard = Guard(
+        media_api_key(settings.main, settings.key_directory),
+        advice=f"no key is set: {NO_KEY}",
+        limit=FailureLimit(
+            max_failures=settings.admin.max_failures, window_s=settings.admin.failure_window_s
+        ),
+        on_refusal=rooms.metrics.refusals(Refusal),
+    )
+    return AnalysisHandler(
+        guard=guard,
+        database=rooms.storage.database,
+        analyses=Analyses(rooms.storage.writer),
+        retry_after_s=settings.lifetimes.not_ready_retry_s,
+    )
 
 
 def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
@@ -104,4 +129,5 @@ def _statistics(rooms: Rooms, runner: Runner) -> Sources:
         queries=rooms.storage.catalogue.statistics,
         rows=rooms.storage.database.statistics,
         store=rooms.storage.store,
+        ingest=rooms.watch.statistics,
     )

@@ -83,6 +83,23 @@ async def test_what_is_no_upload_is_left_out_of_the_list(
     assert [one.id for one in await client.pending()] == [7]
 
 
+def refuse_all(fake: FakeMainApi, status: int) -> None:
+    fake.status = dict.fromkeys(("pending", "complete", "cleanup", "file"), status)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_an_upload_may_be_gone_but_not_the_list(
+    fake: FakeMainApi, client: HttpMainApi, status: int
+) -> None:
+    refuse_all(fake, status)
+    path = fake.add(BODY).image_path
+    for work in (client.complete(1, {}), client.cleanup(1), client.download(path, io.BytesIO())):
+        with pytest.raises(UploadGone):
+            await work
+    with pytest.raises(MainApiRefused, match="main_api_url"):
+        await client.pending()
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [
@@ -94,16 +111,13 @@ async def test_what_is_no_upload_is_left_out_of_the_list(
         (400, MainApiRefused),
         (401, MainApiForbidden),
         (403, MainApiForbidden),
-        (404, UploadGone),
-        (410, UploadGone),
         (302, MainApiRefused),
     ],
 )
 async def test_a_status_says_whether_another_attempt_may_help(
     fake: FakeMainApi, client: HttpMainApi, status: int, error: type[Exception]
 ) -> None:
-    for route in ("pending", "complete", "cleanup", "file"):
-        fake.status[route] = status
+    refuse_all(fake, status)
     fake.headers = {"Retry-After": "7", "Location": "http://127.0.0.1:1/"}
     image = fake.add(BODY)
     for work in (

@@ -1,0 +1,148 @@
+"""Commands on uploads: ``ingest`` takes them in, ``status`` tells how they stand."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from proxy.cli.base import (
+    ConfigOption,
+    DataDirOption,
+    app,
+    base_url,
+    local_url,
+    read_settings,
+    run,
+)
+from proxy.database.queue_report import queue_report
+from proxy.errors import ConfigurationError, IngestError
+from proxy.ingest.working import at_work
+from proxy.intake import QueueReport, StepState
+from proxy.settings import Settings
+from proxy.web.server import interruptible, stop_signals
+from proxy.wiring import (
+    Addresses,
+    has_worker,
+    open_ingest,
+    open_main_api,
+    open_rooms,
+    open_storage,
+)
+
+
+def addresses(settings: Settings, port: int | None = None) -> Addresses:
+    """Where the worker asks, and what it says that media are under; ``port`` that was taken."""
+    main_api = settings.ingest.main_api_url or local_url(settings, port)
+    backend = settings.ingest.media_backend_url or base_url(settings, port)
+    return Addresses(main_api.rstrip("/"), backend.rstrip("/"))
+
+
+@app.command()
+def ingest(
+    once: Annotated[
+        bool, typer.Option("--once", help="End when nothing is due; exit 1 if something failed.")
+    ] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Turn uploads into media, until SIGTERM or Ctrl-C; as many of these as you like, anywhere.
+
+    Asks the main API what is pending, downloads, analyses, renders, and tells it.
+    """
+    settings = read_settings(config, data_dir)
+    if not has_worker(settings):
+        raise ConfigurationError(["ingest.main_api_url: set it, or main.enabled = true"])
+    failed = run(_ingest(settings, once=once))
+    raise SystemExit(1 if failed else 0)
+
+
+async def _ingest(settings: Settings, *, once: bool) -> int:
+    stopped = stop_signals()
+    async with AsyncExitStack() as stack:
+        async with interruptible(stopped):
+            rooms = await stack.enter_async_context(open_rooms(settings))
+            worker = await stack.enter_async_context(open_ingest(rooms, addresses(settings)))
+            if once:
+                return await worker.run_once()
+            drain_s = settings.server.drain_s
+            await stack.enter_async_context(at_work(worker, drain_s=drain_s))
+        await stopped.wait()
+    return 0
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Tell how uploads stand: the queue, its steps, what failed and why, the workers' leases."""
+    settings = read_settings(config, data_dir)
+    report, pending = run(_status(settings))
+    if as_json:
+        print(json.dumps({**asdict(report), "pending_at_main_api": pending}))
+    else:
+        _print(report, pending)
+
+
+async def _status(settings: Settings) -> tuple[QueueReport, int | str]:
+    async with open_storage(settings) as storage:
+        report = await queue_report(storage.writer)
+    if not has_worker(settings):
+        return report, "none is set"
+    async with open_main_api(settings, addresses(settings).main_api) as api:
+        try:
+            return report, len(await api.pending())
+        except IngestError as error:
+            return report, error.detail
+
+
+def _print(report: QueueReport, pending: int | str) -> None:
+    console = Console()
+    console.print(_overview(report, pending))
+    console.print(_steps(report))
+    if report.failures:
+        console.print(_failures(report))
+
+
+def _overview(report: QueueReport, pending: int | str) -> Table:
+    table = Table(title="Uploads", title_justify="left", show_header=False)
+    for name, value in (
+        ("pending at the main API", pending),
+        *report.states.items(),
+        ("of these failed for good", report.failed_for_good),
+        ("open for more than an hour", report.stuck),
+        ("done within the hour", report.finished_last_hour),
+        ("leases held", report.held),
+        ("leases run out", report.run_out),
+        ("taken over", report.takeovers),
+    ):
+        table.add_row(name, str(value))
+    return table
+
+
+def _steps(report: QueueReport) -> Table:
+    table = Table(title="Steps: not done, or done within the hour", title_justify="left")
+    table.add_column("step")
+    for name in (*StepState, "attempts"):
+        table.add_column(name, justify="right")
+    for step, counts in report.steps.items():
+        figures = [*(counts[state] for state in StepState), report.attempts[step]]
+        table.add_row(step, *map(str, figures))
+    return table
+
+
+def _failures(report: QueueReport) -> Table:
+    table = Table(title="Failed lately", title_justify="left")
+    for name in ("upload", "medium", "again", "reason"):
+        table.add_column(name)
+    for one in report.failures:
+        again = "no" if one.final else "yes"
+        table.add_row(str(one.main_api_id), str(one.media_id or ""), again, one.reason)
+    return table

@@ -1,0 +1,96 @@
+"""Attempts: a step of an upload, tried a few times, each counted before it is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import stamina
+
+from proxy.database.progress import Progress
+from proxy.errors import DatabaseUnavailable, SmartserveError, WorkerEnded
+from proxy.ingest.judging import again
+from proxy.intake import Item, StepState
+from proxy.media import DataType
+from proxy.pending import Step
+from proxy.settings import IngestSettings
+
+Work = Callable[[Item], Awaitable[None]]
+"""A step: it does its part and writes down that it is completed, in one transaction."""
+
+
+class StepTelemetry(Protocol):
+    """Takes note of attempts."""
+
+    def step(self, step: Step, data_type: DataType, *, seconds: float, good: bool) -> None:
+        """An attempt at a step has ended."""
+
+
+class Attempts:
+    """Tries steps."""
+
+    def __init__(
+        self,
+        *,
+        progress: Progress,
+        settings: IngestSettings,
+        worker_id: str,
+        telemetry: StepTelemetry,
+    ) -> None:
+        """Where attempts are counted, and how many there are."""
+        self._progress = progress
+        self._settings = settings
+        self._worker_id = worker_id
+        self._telemetry = telemetry
+
+    async def run(self, item: Item, step: Step, work: Work) -> None:
+        """Do a step, again where that may help; what a worker before this one tried counts too.
+
+        Raises:
+            SmartserveError: the last attempt failed; that is written down.
+            LeaseLost, DatabaseUnavailable: nothing is written down.
+        """
+        left = self._settings.max_attempts - item.steps[step].attempts
+        try:
+            if left <= 0:
+                raise WorkerEnded("its workers ended in the middle, each time it was tried")
+            await self._try(item, step, work, left)
+        except DatabaseUnavailable:
+            raise
+        except SmartserveError:
+            await self._progress.note(item.lease, step, StepState.FAILED)
+            raise
+
+    async def _try(self, item: Item, step: Step, work: Work, left: int) -> None:
+        async for attempt in stamina.retry_context(
+            on=self._wait,
+            attempts=left,
+            timeout=None,
+            wait_initial=self._settings.first_wait_s,
+            wait_max=self._settings.max_wait_s,
+            wait_jitter=self._settings.first_wait_s,
+        ):
+            with attempt:
+                await self._progress.begin(item.lease, step, worker_id=self._worker_id)
+                await self._timed(item, step, work)
+
+    async def _timed(self, item: Item, step: Step, work: Work) -> None:
+        began, good = time.monotonic(), False
+        try:
+            await work(item)
+            good = True
+        finally:
+            seconds = time.monotonic() - began
+            self._telemetry.step(step, item.upload.data_type, seconds=seconds, good=good)
+
+    def _wait(self, error: Exception) -> bool | float:
+        """Whether to try again; seconds where it is said how long to wait."""
+        if not isinstance(error, SmartserveError) or isinstance(error, DatabaseUnavailable):
+            return False
+        if not again(error):
+            return False
+        if error.retry_after_s is None:
+            return True
+        # Who asks for a longer rest is asked again when the upload is healed.
+        return error.retry_after_s <= self._settings.max_wait_s and float(error.retry_after_s)

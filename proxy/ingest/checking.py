@@ -1,0 +1,46 @@
+"""Checking: whether a file is a picture that is served, to its last pixel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from proxy.errors import SourceTooLarge, UnsupportedSource
+from proxy.formats import SNIFF_BYTES, sniff
+from proxy.jobs import Limits, ProbeJob, ProbeResult
+from proxy.workers.admission import Admission
+from proxy.workers.pool import WorkerPool
+
+
+class Checker:
+    """Looks at files that are to become originals, in a worker process."""
+
+    def __init__(
+        self, *, pool: WorkerPool, admission: Admission, limits: Limits, max_bytes: int
+    ) -> None:
+        """The rooms it works with; ``max_bytes`` bounds an original."""
+        self._pool = pool
+        self._admission = admission
+        self._limits = limits
+        self._max_bytes = max_bytes
+
+    async def check(self, descriptor: int) -> ProbeResult:
+        """The facts of the file behind a descriptor, which stays the caller's.
+
+        Raises:
+            SourceTooLarge, UndecodableSource, UnsupportedSource: it is none, or a damaged one.
+            CapacityError: no worker is free in time.
+        """
+        async with self._admission.enter():
+            await asyncio.to_thread(self._look, descriptor)
+            return await self._pool.run(ProbeJob(self._limits, strict=True), descriptor)
+
+    def _look(self, descriptor: int) -> None:
+        """Refuse by length and by first bytes, before a worker is asked."""
+        size = os.fstat(descriptor).st_size
+        if size > self._max_bytes:
+            raise SourceTooLarge(f"has {size} bytes, {self._max_bytes} are allowed")
+        found = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
+        if found not in self._limits.source_types:
+            kinds = ", ".join(self._limits.source_types)
+            raise UnsupportedSource(f"is {found or 'no picture'}; served are {kinds}")

@@ -1,0 +1,71 @@
+"""The step ai_visual_analysis: all that is known of a picture, kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from proxy.analysing import Analyst
+from proxy.analysis import Analysis
+from proxy.database.analyses import Analyses
+from proxy.database.progress import Progress
+from proxy.ingest.shelf import Shelf
+from proxy.intake import Item
+from proxy.media import DataType, Focus
+
+
+class Examiner:
+    """Analyses media and keeps what was found."""
+
+    def __init__(
+        self,
+        *,
+        shelf: Shelf,
+        analyst: Analyst,
+        analyses: Analyses,
+        progress: Progress,
+        changed: Callable[[int], None],
+    ) -> None:
+        """The rooms and use cases that it works with."""
+        self._shelf = shelf
+        self._analyst = analyst
+        self._analyses = analyses
+        self._progress = progress
+        self._changed = changed
+
+    async def __call__(self, item: Item) -> None:
+        """Analyse the medium of an upload."""
+        media, facts = await self._shelf.take(item)
+        context = await self._context(item)
+        found = await self._analyst.analyse(media, facts, site_context=context)
+        focus = focus_of(found)
+        await self._progress.analysed(item.lease, found.columns(), found.own(), focus=focus)
+        self._changed(media.id)
+
+    async def _context(self, item: Item) -> Mapping[str, Any] | None:
+        """For sites, what is known here of the user's brand; nothing is made up."""
+        if item.upload.data_type is not DataType.SITES:
+            return None
+        return await self._analyses.brand_of(item.upload.user_id)
+
+
+def focus_of(analysis: Analysis) -> Focus | None:
+    """The middle of what a provider saw most surely and largest; None where none said where.
+
+    It goes before the point that libvips finds, which the facts have already.
+    """
+    placed = [(one.confidence, one.box) for one in analysis.objects or () if one.box is not None]
+    if not placed:
+        return None
+    _, (left, top, right, bottom) = max(placed, key=lambda one: one[0] * _side(one[1]))
+    return Focus(_within((left + right) / 2), _within((top + bottom) / 2))
+
+
+def _side(box: tuple[float, float, float, float]) -> float:
+    left, top, right, bottom = box
+    return math.sqrt(max(0.0, right - left) * max(0.0, bottom - top))
+
+
+def _within(fraction: float) -> float:
+    return min(1.0, max(0.0, fraction))

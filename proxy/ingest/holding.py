@@ -1,0 +1,52 @@
+"""Holding: a lease kept alive while its upload is worked on; where it is lost the work ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from proxy.database.ingest import IngestQueue
+from proxy.errors import DatabaseUnavailable, LeaseLost
+from proxy.intake import Lease
+
+_BEATS = 3
+"""In the time of a lease: two may be lost."""
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def held(queue: IngestQueue, lease: Lease, *, lease_s: float) -> AsyncIterator[None]:
+    """Renew a lease for the length of the block.
+
+    Raises:
+        LeaseLost: another worker has taken it; the block was left where it was.
+    """
+    limit = asyncio.timeout(None)
+    beating = asyncio.create_task(_beat(queue, lease, lease_s / _BEATS, limit))
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise LeaseLost("another worker has taken the upload over") from None
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+
+
+async def _beat(queue: IngestQueue, lease: Lease, pause_s: float, limit: asyncio.Timeout) -> None:
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            await queue.renew(lease)
+        except LeaseLost:
+            limit.reschedule(asyncio.get_running_loop().time())
+            return
+        except DatabaseUnavailable as error:
+            # The work goes on: whatever it writes is refused if the lease is another's by then.
+            log.warning("lease_not_renewed", cause=repr(error.__cause__))

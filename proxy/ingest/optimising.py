@@ -1,0 +1,138 @@
+"""The step resize_optimize: the processed file, and the named sizes in all formats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from proxy.database.progress import Progress
+from proxy.errors import SmartserveError
+from proxy.finishing import Finisher
+from proxy.formats import TRAITS, EncoderProfile, Format
+from proxy.ingest.importing import OriginalStore
+from proxy.ingest.naming import library_path
+from proxy.ingest.scratch import fill, scratch_file
+from proxy.ingest.shelf import Shelf
+from proxy.intake import Item
+from proxy.jobs import RenderJob
+from proxy.media import DataType, Media, MediaFacts
+from proxy.planning import Plan, Planner
+from proxy.variant import DPRS, MAX_SIDE, SizeSpec, plan_geometry
+from proxy.workshop import Workshop
+
+_PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))
+_LOSSLESS = EncoderProfile(Format.PNG, (("compression", 6),))
+_MOVING = EncoderProfile(Format.WEBP, (("Q", 90), ("effort", 4)))
+
+
+class Wishes(Protocol):
+    """Takes wishes for finals; `proxy.upgrading.Upgrader` does."""
+
+    def ask_all(self, plans: Sequence[Plan]) -> None:
+        """Wish for the finals of plans for one medium."""
+
+
+class Optimiser:
+    """Makes of an original all that is served of it."""
+
+    def __init__(  # noqa: PLR0913 - what joins the rooms has to be given all of them
+        self,
+        *,
+        shelf: Shelf,
+        workshop: Workshop,
+        planner: Planner,
+        finisher: Finisher,
+        originals: OriginalStore,
+        wishes: Wishes,
+        progress: Progress,
+        root: Path,
+        renditions: str,
+        changed: Callable[[int], None],
+    ) -> None:
+        """The rooms it works with; ``renditions``: ``draft``, ``final`` or ``none``."""
+        self._shelf = shelf
+        self._workshop = workshop
+        self._planner = planner
+        self._finisher = finisher
+        self._originals = originals
+        self._wishes = wishes
+        self._progress = progress
+        self._root = root
+        self._renditions = renditions
+        self._changed = changed
+
+    async def __call__(self, item: Item) -> None:
+        """Render what is missing of the medium of an upload; then it is complete."""
+        media, facts = await self._shelf.take(item)
+        path = await self._master(item, media, facts)
+        plans = plans_of(self._planner, media, facts)
+        await self._render(plans)
+        await self._progress.rendered(item.lease, path)
+        self._changed(media.id)
+        if self._renditions == "draft":
+            self._wishes.ask_all(plans)
+
+    async def _master(self, item: Item, media: Media, facts: MediaFacts) -> str:
+        """The processed file: upright, sRGB, without metadata, as large as is ever asked for."""
+        profile = profile_of(media, facts)
+        rendition = bytearray()
+        job = RenderJob(
+            limits=self._planner.rules.limits,
+            geometry=plan_geometry(largest_box(self._planner.rules.sizes.values()), facts),
+            profile=profile,
+            animated=facts.animated,
+            copyright=self._planner.rules.copyright_notice,
+        )
+        await self._workshop.run(
+            media, job, rendition.extend, byte_size=facts.byte_size, admitted=lambda _: None
+        )
+        path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
+        async with scratch_file(self._root) as file:
+            await asyncio.to_thread(fill, file, rendition)
+            await self._originals.add(path, file.fileno())
+        return path
+
+    async def _render(self, plans: Sequence[Plan]) -> None:
+        if self._renditions == "none":
+            return
+        wanted = drafts_of(plans) if self._renditions == "draft" else list(plans)
+        missing = await self._finisher.missing(wanted)
+        for one in await self._finisher.finish(missing) if missing else []:
+            if isinstance(one.outcome, SmartserveError):
+                raise one.outcome
+            await self._finisher.retire(one.plan)
+
+
+def plans_of(planner: Planner, media: Media, facts: MediaFacts) -> list[Plan]:
+    """All named sizes in all formats; of a logo without its background as well."""
+    plans = planner.whole_picture(media, facts)
+    if media.data_type == DataType.LOGO and facts.flat_background:
+        plans += planner.whole_picture(media, facts, remove_background=True)
+    return list({plan.variant.digest: plan for plan in plans}.values())
+
+
+def drafts_of(plans: Sequence[Plan]) -> list[Plan]:
+    """The same with what stands in until the finals are there."""
+    drafts = [
+        plan if plan.draft is None else replace(plan, variant=plan.draft, draft=None)
+        for plan in plans
+    ]
+    return list({plan.variant.digest: plan for plan in drafts}.values())
+
+
+def profile_of(media: Media, facts: MediaFacts) -> EncoderProfile:
+    """How the processed file is encoded: that it loses nothing that anybody sees."""
+    if facts.animated:
+        return _MOVING
+    # A logo's edges would ring.
+    return _LOSSLESS if facts.has_alpha or media.data_type == DataType.LOGO else _PHOTO
+
+
+def largest_box(sizes: Iterable[SizeSpec]) -> SizeSpec:
+    """The box that the largest named size needs on the finest screen."""
+    sides = [side for size in sizes for side in (size.width, size.height) if side]
+    side = min(MAX_SIDE, round(max(sides) * max(DPRS.values())))
+    return SizeSpec("master", side, side)

@@ -1,0 +1,48 @@
+"""The step update_callback: the main API hears that the medium is there."""
+
+from __future__ import annotations
+
+from proxy.database.analyses import Analyses
+from proxy.database.progress import Progress
+from proxy.ingest.optimising import plans_of
+from proxy.ingest.payload import payload_of
+from proxy.ingest.shelf import Shelf
+from proxy.intake import Item, StepState
+from proxy.mainapi import MainApi
+from proxy.pending import Step
+from proxy.planning import Planner
+
+
+class Reporter:
+    """Tells the main API of media that are complete."""
+
+    def __init__(
+        self,
+        *,
+        api: MainApi,
+        shelf: Shelf,
+        analyses: Analyses,
+        planner: Planner,
+        progress: Progress,
+        base: str,
+    ) -> None:
+        """The rooms it works with; ``base`` is where media are served."""
+        self._api = api
+        self._shelf = shelf
+        self._analyses = analyses
+        self._planner = planner
+        self._progress = progress
+        self._base = base
+
+    async def __call__(self, item: Item) -> None:
+        """Send the rich payload; a worker that is ended now sends it once more."""
+        media, facts = await self._shelf.take(item)
+        payload = payload_of(
+            media,
+            facts,
+            base=self._base,
+            formats=[plan.variant.format for plan in plans_of(self._planner, media, facts)],
+            stored=await self._analyses.find(media.id),
+        )
+        await self._api.complete(item.upload.id, payload)
+        await self._progress.note(item.lease, Step.UPDATE_CALLBACK, StepState.COMPLETED)

@@ -1,0 +1,58 @@
+"""The step retrieve_file: from the main API's temporary file to an original that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from proxy.database.progress import Filed, Progress
+from proxy.formats import SOURCE_MEDIA_TYPES
+from proxy.ingest.checking import Checker
+from proxy.ingest.importing import OriginalStore
+from proxy.ingest.naming import original_path
+from proxy.ingest.scratch import scratch_file
+from proxy.inspection import to_facts
+from proxy.intake import Item
+from proxy.jobs import ProbeResult
+from proxy.mainapi import MainApi
+
+
+class Retriever:
+    """Downloads, checks to the last pixel, and files."""
+
+    def __init__(
+        self,
+        *,
+        api: MainApi,
+        checker: Checker,
+        originals: OriginalStore,
+        progress: Progress,
+        root: Path,
+        changed: Callable[[int], None],
+    ) -> None:
+        """The rooms it works with; ``root`` is the storage's, ``changed`` hears of a new row."""
+        self._api = api
+        self._checker = checker
+        self._originals = originals
+        self._progress = progress
+        self._root = root
+        self._changed = changed
+
+    async def __call__(self, item: Item) -> None:
+        """Make an upload an original; once it is filed, nothing of it is lost any more."""
+        async with scratch_file(self._root) as file:
+            await self._api.download(item.upload.image_path, file)
+            file.seek(0)
+            result = await self._checker.check(file.fileno())
+            path = await self._file(item, result, file)
+        filed = Filed(path, SOURCE_MEDIA_TYPES[result.source_type], to_facts(result, path))
+        await self._progress.filed(item.lease, filed)
+        self._changed(item.lease.media_id)
+
+    async def _file(self, item: Item, result: ProbeResult, file: BinaryIO) -> str:
+        """A file that stands there is this one: a worker was ended before it could say so."""
+        path = original_path(item, result.content_hash, result.source_type)
+        file.seek(0)
+        await self._originals.add(path, file.fileno())
+        return path

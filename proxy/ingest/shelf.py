@@ -1,0 +1,38 @@
+"""The shelf: the medium of an upload and its facts, as the database has them now."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.errors import MediaNotFound
+from proxy.inspection import Inspector
+from proxy.intake import Item
+from proxy.media import Media, MediaFacts
+
+
+class Rows(Protocol):
+    """The rows as they stand, past every cache; `SqlMediaDatabase` is one."""
+
+    async def find(self, media_id: int) -> Media | None:
+        """The row with its facts, or None."""
+
+
+class Shelf:
+    """Gives media that are being taken in."""
+
+    def __init__(self, *, rows: Rows, inspector: Inspector) -> None:
+        """The rooms it works with."""
+        self._rows = rows
+        self._inspector = inspector
+
+    async def take(self, item: Item) -> tuple[Media, MediaFacts]:
+        """The medium of an upload with its facts.
+
+        Raises:
+            MediaNotFound: somebody has deleted its row.
+            SmartserveError: as `Inspector.facts` does.
+        """
+        media = await self._rows.find(item.lease.media_id)
+        if media is None:
+            raise MediaNotFound("the row of the medium is gone")
+        return media, await self._inspector.facts(media)

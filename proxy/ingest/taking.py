@@ -1,0 +1,119 @@
+"""Taking: one upload through its steps, from where it stands, to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+import structlog
+
+from proxy.database.ingest import IngestQueue
+from proxy.errors import (
+    DatabaseUnavailable,
+    IngestError,
+    LeaseLost,
+    SmartserveError,
+    UploadGone,
+)
+from proxy.ingest.attempts import Attempts, Work
+from proxy.ingest.judging import heals, reason_of
+from proxy.intake import Item
+from proxy.mainapi import MainApi
+from proxy.pending import Step
+from proxy.settings import IngestSettings
+
+log = structlog.get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    """What became of an upload that a worker had."""
+
+    DONE = "done"
+    LATER = "later"
+    """It failed, and is tried again."""
+    FAILED = "failed"
+    """For good."""
+    OWED = "owed"
+    """It had failed for good before; the main API was, or could not be, told."""
+
+
+class Taker:
+    """Does what is left to do of an upload."""
+
+    def __init__(
+        self,
+        *,
+        api: MainApi,
+        queue: IngestQueue,
+        attempts: Attempts,
+        steps: Mapping[Step, Work],
+        settings: IngestSettings,
+        changed: Callable[[int], None],
+    ) -> None:
+        """``steps`` are done in the order of `Step`; those that are not there are left out."""
+        self._api = api
+        self._queue = queue
+        self._attempts = attempts
+        self._steps = steps
+        self._settings = settings
+        self._changed = changed
+
+    async def take(self, item: Item) -> Outcome:
+        """Bring an upload to an end, and write down which.
+
+        Raises:
+            LeaseLost: another worker has it now.
+            DatabaseUnavailable: nothing can be written down; its lease runs out.
+        """
+        if item.owed:
+            await self._tell(item, times=item.heals)
+            return Outcome.OWED
+        for step in Step:
+            if step not in self._steps or item.is_done(step):
+                continue
+            try:
+                await self._attempts.run(item, step, self._steps[step])
+            except (LeaseLost, DatabaseUnavailable):
+                raise
+            except SmartserveError as error:
+                if step is not Step.AI_VISUAL_ANALYSIS:
+                    return await self._fail(item, step, error)
+                log.warning("analysis_failed", **_named(item), reason=error.detail)
+        await self._queue.finish(item.lease)
+        log.info("upload_done", **_named(item))
+        return Outcome.DONE
+
+    async def _fail(self, item: Item, step: Step, error: SmartserveError) -> Outcome:
+        reason = reason_of(step, error)
+        if heals(step, error) and item.heals < self._settings.max_heals:
+            wait_s = self.wait_s(item.heals)
+            log.warning("upload_failed", **_named(item), reason=reason, again_in_s=wait_s)
+            await self._queue.fail(item.lease, reason, again_in_s=wait_s)
+            return Outcome.LATER
+        log.warning("upload_failed_for_good", **_named(item), reason=reason)
+        await self._queue.fail_for_good(item.lease, reason)
+        self._changed(item.lease.media_id)
+        await self._tell(item, times=0)
+        return Outcome.FAILED
+
+    async def _tell(self, item: Item, *, times: int) -> None:
+        """The main API deletes its temporary file then; one that has forgotten it knows enough."""
+        try:
+            await self._api.cleanup(item.upload.id)
+        except UploadGone:
+            pass
+        except IngestError as error:
+            if times < self._settings.max_heals:
+                await self._queue.tell_later(item.lease, again_in_s=self.wait_s(times))
+                return
+            log.warning("failure_never_told", **_named(item), reason=error.detail)
+        await self._queue.told(item.lease)
+
+    def wait_s(self, times: int) -> float:
+        """How long to leave an upload alone that was healed so many times."""
+        doubled = self._settings.heal_after_s * 2.0 ** min(times, 32)
+        return min(self._settings.max_heal_wait_s, doubled)
+
+
+def _named(item: Item) -> dict[str, int]:
+    return {"main_api_id": item.upload.id, "media_id": item.lease.media_id}

@@ -1,0 +1,137 @@
+"""The ingest worker, joined: steps and loop over the rooms, and the main API before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.database.analyses import Analyses
+from proxy.database.ingest import IngestQueue
+from proxy.database.progress import Progress
+from proxy.ingest.attempts import Attempts, Work
+from proxy.ingest.examining import Examiner
+from proxy.ingest.optimising import Optimiser
+from proxy.ingest.reporting import Reporter
+from proxy.ingest.retrieving import Retriever
+from proxy.ingest.shelf import Shelf
+from proxy.ingest.taking import Taker
+from proxy.ingest.working import Ingest, new_worker_id
+from proxy.mainapi.client import HttpMainApi
+from proxy.pending import Step
+from proxy.settings import Settings, main_api_key
+from proxy.wiring.rooms import Rooms, open_analyst
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the two sides are, without a slash in the end."""
+
+    main_api: str
+    media_backend: str
+    """What the addresses of media begin with."""
+
+
+def has_worker(settings: Settings) -> bool:
+    """Whether there is a main API for a worker to ask: another one, or this server."""
+    return bool(settings.ingest.main_api_url) or settings.main.enabled
+
+
+def open_main_api(settings: Settings, address: str) -> HttpMainApi:
+    """The main API at an address; enter it. Reads a key file.
+
+    Raises:
+        ConfigurationError: the key cannot be read.
+    """
+    return HttpMainApi(
+        address,
+        main_api_key(settings.ingest, settings.main, settings.key_directory),
+        timeout_s=settings.ingest.request_timeout_s,
+        max_bytes=settings.storage.max_original_bytes,
+    )
+
+
+@asynccontextmanager
+async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Ingest]:
+    """A worker that has not begun; see `proxy.ingest.working.at_work`.
+
+    Raises:
+        ConfigurationError: a key cannot be read.
+    """
+    settings, storage = rooms.settings, rooms.storage
+    async with open_main_api(settings, addresses.main_api) as api, open_analyst(rooms) as analyst:
+        progress, analyses = Progress(storage.writer), Analyses(storage.writer)
+        shelf = Shelf(rows=storage.catalogue, inspector=rooms.inspector)
+        steps: dict[Step, Work] = {
+            Step.RETRIEVE_FILE: Retriever(
+                api=api,
+                checker=rooms.checker,
+                originals=storage.sources,
+                progress=progress,
+                root=settings.storage_root,
+                changed=storage.changed,
+            ),
+            Step.AI_VISUAL_ANALYSIS: Examiner(
+                shelf=shelf,
+                analyst=analyst,
+                analyses=analyses,
+                progress=progress,
+                changed=storage.changed,
+            ),
+            Step.RESIZE_OPTIMIZE: _optimiser(rooms, shelf, progress),
+            Step.UPDATE_CALLBACK: Reporter(
+                api=api,
+                shelf=shelf,
+                analyses=analyses,
+                planner=rooms.planner,
+                progress=progress,
+                base=addresses.media_backend,
+            ),
+        }
+        if not settings.ingest.analyse:
+            # To call it completed with nothing to show would be a lie: it stays pending.
+            del steps[Step.AI_VISUAL_ANALYSIS]
+        yield _ingest(rooms, api, steps, progress)
+
+
+def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
+    return Optimiser(
+        shelf=shelf,
+        workshop=rooms.workshop,
+        planner=rooms.planner,
+        finisher=rooms.finisher,
+        originals=rooms.storage.sources,
+        wishes=rooms.upgrader,
+        progress=progress,
+        root=rooms.settings.storage_root,
+        renditions=rooms.settings.ingest.renditions,
+        changed=rooms.storage.changed,
+    )
+
+
+def _ingest(rooms: Rooms, api: HttpMainApi, steps: dict[Step, Work], progress: Progress) -> Ingest:
+    section, worker_id = rooms.settings.ingest, new_worker_id()
+    queue = IngestQueue(rooms.storage.writer)
+    attempts = Attempts(
+        progress=progress,
+        settings=section,
+        worker_id=worker_id,
+        telemetry=rooms.metrics.ingest,
+    )
+    taker = Taker(
+        api=api,
+        queue=queue,
+        attempts=attempts,
+        steps=steps,
+        settings=section,
+        changed=rooms.storage.changed,
+    )
+    return Ingest(
+        api=api,
+        queue=queue,
+        taker=taker,
+        settings=section,
+        worker_id=worker_id,
+        woken=rooms.woken,
+        telemetry=rooms.metrics.ingest,
+    )
