@@ -43,19 +43,19 @@ class IngestQueue:
         """Seconds since 1970 by the database's clock."""
         return float((await self._writer.read(select(Now())))[0][0])
 
-    async def offer(self, uploads: Sequence[Upload], *, listed_at: float) -> int:
+    async def offer(self, uploads: Sequence[Upload], *, settled_before: float) -> int:
         """Queue what is new; gives how much there is to do that was not there before.
 
-        ``listed_at`` is a time of `now` before the main API was asked. What was done with before
-        then and is pending there all the same has been forgotten there: it is told once more.
+        What was settled before that time of `now` and is pending there all the same has been
+        forgotten there, and is told once more. Of what was settled later the list may not know.
         """
         left = iter(uploads)
         added = 0
         while chunk := list(islice(left, _AT_ONCE)):
-            added += await self._offer(chunk, listed_at)
+            added += await self._offer(chunk, settled_before)
         return added
 
-    async def _offer(self, uploads: Sequence[Upload], listed_at: float) -> int:
+    async def _offer(self, uploads: Sequence[Upload], settled_before: float) -> int:
         by_id = {one.id: one for one in uploads}
 
         async def work(connection: AsyncConnection) -> int:
@@ -66,7 +66,7 @@ class IngestQueue:
                 adding = insert(ingest_items).prefix_with("OR IGNORE", dialect="sqlite")
                 adding = adding.prefix_with("IGNORE", dialect="mysql")
                 await connection.execute(adding.values([_new(one) for one in new]))
-            return len(new) + await _reopen(connection, known, listed_at)
+            return len(new) + await _reopen(connection, known, settled_before)
 
         return await self._writer.run(work)
 
@@ -223,9 +223,9 @@ async def _ids(connection: AsyncConnection, *conditions: ColumnElement[bool]) ->
     return [row.main_api_id for row in found]
 
 
-async def _reopen(connection: AsyncConnection, listed: Iterable[int], listed_at: float) -> int:
+async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_before: float) -> int:
     """What was settled before the list was asked for and is pending on it: tell it once more."""
-    settled = and_(_items.main_api_id.in_(listed), _items.finished_at < listed_at)
+    settled = and_(_items.main_api_id.in_(listed), _items.finished_at < settled_before)
     done = await _ids(connection, settled, _items.state == ItemState.DONE)
     failed = await _ids(connection, settled, _items.final, _items.not_before.is_(None))
     if done:

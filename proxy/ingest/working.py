@@ -103,7 +103,9 @@ class Ingest:
         try:
             listed_at = await self._queue.now()
             uploads = await self._api.pending()
-            added = await self._queue.offer(uploads, listed_at=listed_at)
+            # Who never strikes off what he was told is not told without a rest.
+            settled_before = listed_at - self._settings.heal_after_s
+            added = await self._queue.offer(uploads, settled_before=settled_before)
         except SmartserveError as error:
             self._telemetry.polled("failed")
             self._in_trouble("poll_failed", error)

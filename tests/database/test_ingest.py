@@ -52,7 +52,7 @@ def progress(writer: Writer) -> Progress:
 
 
 async def offer(queue: IngestQueue, *numbers: int) -> int:
-    return await queue.offer([upload(one) for one in numbers], listed_at=await queue.now())
+    return await queue.offer([upload(one) for one in numbers], settled_before=await queue.now())
 
 
 async def claimed(queue: IngestQueue, worker: str = "w1", *, healing: bool = False) -> Item:
@@ -248,8 +248,8 @@ async def test_what_is_done_and_pending_there_again_is_told_again(
     for step in Step:
         await progress.note(item.lease, step, StepState.COMPLETED)
     await queue.finish(item.lease)
-    assert await queue.offer([upload(1)], listed_at=before) == 0, "the list is older than that"
-    assert await queue.offer([upload(1)], listed_at=await queue.now() + 0.1) == 1
+    assert await queue.offer([upload(1)], settled_before=before) == 0, "the list is older than that"
+    assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
     again = await claimed(queue)
     assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
 
@@ -259,7 +259,7 @@ async def test_what_failed_and_is_pending_there_again_is_told_again(queue: Inges
     item = await claimed(queue)
     await queue.fail_for_good(item.lease, "corrupt")
     await queue.told(item.lease)
-    assert await queue.offer([upload(1)], listed_at=await queue.now() + 0.1) == 1
+    assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
     assert (await claimed(queue, healing=True)).owed
 
 
@@ -340,5 +340,5 @@ async def test_the_report_counts_by_state_and_step(
 
 async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: IngestQueue) -> None:
     odd = replace(upload(9), original_name=None, mime_type=None, image_path="/x/ü.png")
-    await queue.offer([odd], listed_at=0)
+    await queue.offer([odd], settled_before=0)
     assert (await claimed(queue)).upload == odd

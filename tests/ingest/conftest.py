@@ -1,0 +1,83 @@
+"""A worker over real rooms, and a main API of the tests' own that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+
+from proxy.ingest.working import Ingest
+from proxy.media import Media
+from proxy.wiring import Addresses, open_ingest
+from tests.database.backends import SqliteBackend
+from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
+from tests.serving import Serve, Serving
+
+BACKEND = "https://media.example.org"
+QUICK: Mapping[str, Any] = {
+    "main_api_key": KEY,
+    "first_wait_s": 0.01,
+    "max_wait_s": 0.02,
+    "request_timeout_s": 5,
+}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker that is asked to work by the test, and the server that serves what it makes."""
+
+    server: Serving
+    ingest: Ingest
+    sql: Callable[[str], list[str]]
+
+    async def media(self, media_id: str | None) -> Media:
+        """A row as it stands."""
+        found = await self.server.rooms.storage.catalogue.find(int(media_id or 0))
+        assert found is not None
+        return found
+
+    def row(self, columns: str, table: str = "ingest_items") -> list[str]:
+        """Columns of the one row of a table."""
+        (row,) = self.sql(f"SELECT {columns} FROM {table}")
+        return row.split("\t")
+
+    def due(self) -> None:
+        """What waits is due now."""
+        self.sql("UPDATE ingest_items SET not_before = 1 WHERE not_before IS NOT NULL; SELECT 1")
+
+
+class Work(Protocol):
+    """Starts a worker, with these settings over the quick ones."""
+
+    async def __call__(
+        self, sections: Mapping[str, Any] | None = None, **ingest: Any
+    ) -> Worker: ...
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeMainApi]:
+    async with fake_main_api() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def work(serve: Serve, fake: FakeMainApi) -> AsyncIterator[Work]:
+    async with AsyncExitStack() as stack:
+
+        async def start(sections: Mapping[str, Any] | None = None, **ingest: Any) -> Worker:
+            server = await serve(**(sections or {}), ingest={**QUICK, **ingest})
+            addresses = Addresses(fake.base, BACKEND)
+            worker = await stack.enter_async_context(open_ingest(server.rooms, addresses))
+            settings = server.rooms.settings
+            sql = SqliteBackend(settings.data_path).run
+            return Worker(server, worker, lambda text: sql(settings.database_url, text))
+
+        yield start
+
+
+@pytest.fixture
+async def worker(work: Work) -> Worker:
+    return await work()
