@@ -86,7 +86,7 @@ class Taker:
     async def _fail(self, item: Item, step: Step, error: SmartserveError) -> Outcome:
         reason = reason_of(step, error)
         if heals(step, error) and item.heals < self._settings.max_heals:
-            wait_s = self.wait_s(item.heals)
+            wait_s = heal_wait_s(self._settings, item.heals)
             log.warning("upload_failed", **_named(item), reason=reason, again_in_s=wait_s)
             await self._queue.fail(item.lease, reason, again_in_s=wait_s)
             return Outcome.LATER
@@ -104,15 +104,17 @@ class Taker:
             pass
         except IngestError as error:
             if times < self._settings.max_heals:
-                await self._queue.tell_later(item.lease, again_in_s=self.wait_s(times))
+                await self._queue.tell_later(
+                    item.lease, again_in_s=heal_wait_s(self._settings, times)
+                )
                 return
             log.warning("failure_never_told", **_named(item), reason=error.detail)
         await self._queue.told(item.lease)
 
-    def wait_s(self, times: int) -> float:
-        """How long to leave an upload alone that was healed so many times."""
-        doubled = self._settings.heal_after_s * 2.0 ** min(times, 32)
-        return min(self._settings.max_heal_wait_s, doubled)
+
+def heal_wait_s(settings: IngestSettings, times: int) -> float:
+    """How long to leave an upload alone that was healed so many times."""
+    return min(settings.max_heal_wait_s, settings.heal_after_s * 2.0 ** min(times, 32))
 
 
 def _named(item: Item) -> dict[str, int]:

@@ -1,0 +1,184 @@
+"""Steps and their order, with steps of the tests' own: what fails, and what goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy.analysis import Analysis, merge
+from proxy.database.ingest import IngestQueue
+from proxy.database.progress import Progress
+from proxy.database.upgrade import upgrade
+from proxy.database.writing import Writer
+from proxy.errors import (
+    MainApiRefused,
+    QueueFull,
+    RenderFault,
+    SmartserveError,
+    SourceUnavailable,
+    UndecodableSource,
+    UploadGone,
+)
+from proxy.findings import DetectedObject, Kind, Quality, Unseen
+from proxy.ingest.attempts import Attempts, Work
+from proxy.ingest.examining import focus_of
+from proxy.ingest.judging import heals, reason_of
+from proxy.ingest.taking import Outcome, Taker, heal_wait_s
+from proxy.intake import Item, StepState, Upload
+from proxy.jobs import AnalysisResult
+from proxy.media import DataType, Focus
+from proxy.metrics import Metrics
+from proxy.pending import Step
+from proxy.settings import DatabaseSettings, IngestSettings
+from tests.ingest.quiet import QuietApi
+
+UPLOAD = Upload(1, 4, "/temp_images/profiles/4-logo-1.png", None, None, DataType.LOGO)
+
+
+class Script:
+    """Steps that do what they are told, and what was done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.errors: dict[Step, list[SmartserveError]] = {}
+        self.done: list[Step] = []
+
+    def step(self, step: Step) -> Work:
+        async def work(item: Item) -> None:
+            self.done.append(step)
+            if errors := self.errors.get(step):
+                raise errors.pop(0)
+            await self._progress.note(item.lease, step, StepState.COMPLETED)
+
+        return work
+
+
+class Bench:
+    """A queue with one upload, and a taker over scripted steps."""
+
+    def __init__(self, writer: Writer, settings: IngestSettings) -> None:
+        self.queue, self.progress = IngestQueue(writer), Progress(writer)
+        self.script = Script(self.progress)
+        self.metrics = Metrics()
+        self.api = QuietApi()
+        self.taker = Taker(
+            api=self.api,
+            queue=self.queue,
+            attempts=Attempts(
+                progress=self.progress,
+                settings=settings,
+                worker_id="w",
+                telemetry=self.metrics.ingest,
+            ),
+            steps={step: self.script.step(step) for step in Step},
+            settings=settings,
+            changed=lambda _: None,
+        )
+
+    async def take(self) -> Outcome:
+        await self.queue.offer([UPLOAD], settled_before=0)
+        item = await self.queue.claim("w")
+        assert item is not None
+        return await self.taker.take(item)
+
+    async def again(self) -> Item:
+        item = await self.queue.claim("w", healing=True)
+        assert item is not None
+        return item
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    url, database = f"sqlite+aiosqlite:///{tmp_path / 'media.db'}", DatabaseSettings()
+    await upgrade(url, database)
+    writer = Writer(url, database, lease_s=60)
+    settings = IngestSettings(first_wait_s=0.001, max_wait_s=0.01, heal_after_s=0.001)
+    yield Bench(writer, settings)
+    await writer.close()
+
+
+async def test_steps_are_done_in_their_order(bench: Bench) -> None:
+    assert await bench.take() is Outcome.DONE
+    assert bench.script.done == list(Step)
+
+
+async def test_what_passes_is_tried_again_at_once(bench: Bench) -> None:
+    bench.script.errors[Step.RESIZE_OPTIMIZE] = [QueueFull("full"), RenderFault("ours")]
+    assert await bench.take() is Outcome.DONE
+    assert bench.script.done.count(Step.RESIZE_OPTIMIZE) == 3
+
+
+async def test_what_does_not_pass_is_not_tried_again(bench: Bench) -> None:
+    bench.script.errors[Step.RETRIEVE_FILE] = [UndecodableSource("corrupt")] * 3
+    assert await bench.take() is Outcome.FAILED
+    assert bench.script.done == [Step.RETRIEVE_FILE]
+    assert bench.api.cleaned == [1]
+
+
+async def test_an_analysis_that_fails_for_good_fails_that_step_and_not_the_picture(
+    bench: Bench,
+) -> None:
+    bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [UndecodableSource("no"), QueueFull("full")]
+    assert await bench.take() is Outcome.DONE
+    assert bench.script.done == list(Step)
+    assert bench.api.cleaned == []
+
+
+async def test_what_is_healed_begins_at_the_step_that_failed(bench: Bench) -> None:
+    bench.script.errors[Step.RESIZE_OPTIMIZE] = [SourceUnavailable("full")] * 3
+    assert await bench.take() is Outcome.LATER
+    bench.script.done.clear()
+    await asyncio.sleep(0.01)
+    assert await bench.taker.take(await bench.again()) is Outcome.DONE
+    assert bench.script.done == [Step.RESIZE_OPTIMIZE, Step.UPDATE_CALLBACK]
+
+
+async def test_who_asks_for_a_long_rest_is_left_alone_until_it_is_healed(bench: Bench) -> None:
+    bench.script.errors[Step.UPDATE_CALLBACK] = [QueueFull("busy", retry_after_s=3600)] * 3
+    assert await bench.take() is Outcome.LATER
+    assert bench.script.done.count(Step.UPDATE_CALLBACK) == 1
+
+
+def test_waits_between_heals_double_up_to_a_limit() -> None:
+    settings = IngestSettings()
+    assert [heal_wait_s(settings, n) for n in (0, 1, 2, 6, 4000)] == [60, 120, 240, 3600, 3600]
+
+
+def test_a_refused_callback_heals_and_a_refused_download_does_not() -> None:
+    refused = MainApiRefused("400")
+    assert heals(Step.UPDATE_CALLBACK, refused)
+    assert not heals(Step.RETRIEVE_FILE, refused)
+    assert not heals(Step.UPDATE_CALLBACK, UploadGone("404"))
+
+
+def test_a_reason_says_what_the_system_said() -> None:
+    error = SourceUnavailable("cannot be written")
+    error.__cause__ = OSError(28, "No space left on device")
+    told = reason_of(Step.RETRIEVE_FILE, error)
+    assert told == "retrieve_file: cannot be written (No space left on device)"
+
+
+def _analysis(*objects: DetectedObject) -> Analysis:
+    quality = Quality(1, 1, 1, 1, 1, 1, 1)
+    local = AnalysisResult(
+        1, 1, (), (), quality, (), Kind("photo", ""), "", "", "0" * 16, Focus(0.1, 0.1)
+    )
+    found = merge(local, [], Unseen("tesseract", "no"), data_type="profile")
+    return replace(found, objects=objects)
+
+
+def test_the_focus_is_the_middle_of_the_surest_and_largest_object() -> None:
+    small = DetectedObject("cup", 0.9, (0, 0, 0.1, 0.1))
+    large = DetectedObject("person", 0.8, (0.4, 0.2, 0.8, 1.0))
+    nowhere = DetectedObject("sky", 1.0)
+    focus = focus_of(_analysis(small, large, nowhere))
+    assert focus is not None
+    assert (focus.x, focus.y) == pytest.approx((0.6, 0.6))
+
+
+def test_without_a_place_there_is_no_focus() -> None:
+    assert focus_of(_analysis(DetectedObject("sky", 1.0))) is None
