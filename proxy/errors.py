@@ -6,6 +6,11 @@
     +-- RequestError                what the client asked for cannot be
     |   +-- BadParameter            400  names the parameter and what is allowed
     |   +-- RangeNotSatisfiable     416
+    |   +-- BodyTooSlow             408  stalled, or took longer than it may
+    |   +-- PendingNotFound         404  no such upload, or no such temporary file
+    |   +-- PendingConflict         409  the upload has come to another end
+    |   +-- BodyTooLarge            413
+    |   +-- UnsupportedBody         415  not a form, packed, or not a picture that is served
     +-- AccessError                 the caller may not do this
     |   +-- Unauthorized            401  no key, or a wrong one; says how to show it
     |   +-- AccessDisabled          403  the server has no key to compare with
@@ -40,6 +45,8 @@
     |   +-- LeaseLost               another worker has the upload now
     |   +-- WorkerEnded             its workers ended, each in the middle of a step
     +-- StorageError                503  a rendition store failed: counted, told to who purges
+    +-- UploadStorageError          503  temporary files cannot be read or written now
+    |   +-- UploadStorageFull       507
     +-- ConfigurationError          refuse to start, all faults at once
 
 A class carries its HTTP status and title; an instance carries the public sentence, and for how
@@ -95,6 +102,41 @@ class RangeNotSatisfiable(RequestError):
         """Keep the full length in bytes, for ``Content-Range: bytes */length``."""
         super().__init__(f"the picture has {length} bytes")
         self.length = length
+
+
+class BodyTooSlow(RequestError):
+    """The body stalled, or took longer than it may."""
+
+    status = 408
+    title = "Request timeout"
+
+
+class PendingNotFound(RequestError):
+    """There is no such upload, or no such temporary file."""
+
+    status = 404
+    title = "Not found"
+
+
+class PendingConflict(RequestError):
+    """The upload has come to another end than the one that is told."""
+
+    status = 409
+    title = "Conflict"
+
+
+class BodyTooLarge(RequestError):
+    """The body, or a file in it, is larger than it may be."""
+
+    status = 413
+    title = "Content too large"
+
+
+class UnsupportedBody(RequestError):
+    """The body is not of a kind that is taken."""
+
+    status = 415
+    title = "Unsupported media type"
 
 
 class AccessError(SmartserveError):
@@ -302,6 +344,21 @@ class StorageError(SmartserveError):
     status = 503
     title = "Rendition store unavailable"
     reported = True
+
+
+class UploadStorageError(SmartserveError):
+    """Temporary files cannot be read or written now."""
+
+    status = 503
+    title = "Upload storage unavailable"
+    reported = True
+
+
+class UploadStorageFull(UploadStorageError):
+    """There is no room for another upload."""
+
+    status = 507
+    title = "Insufficient storage"
 
 
 class ConfigurationError(SmartserveError):

@@ -64,6 +64,7 @@ _KINDS: Mapping[str, DataType] = MappingProxyType(
     # The document names sites both ways.
     {field.kind: field.data_type for field in UPLOAD_FIELDS.values()} | {"sites": DataType.SITES}
 )
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _NAME = re.compile(r"[0-9]+-([a-z]+)-[0-9]+(?:-[0-9a-z]+)?\.[a-z0-9]+", re.ASCII | re.IGNORECASE)
 
 
@@ -83,6 +84,15 @@ class PendingImage:
     updated_at: datetime
     permanent_url: str | None = None
     """The id of the medium once it is processed, as the document has it."""
+
+
+def media_id_of(permanent_url: str | None) -> str | None:
+    """The id of a medium in ``permanent_url``: itself, or the last step of a URL; None for others.
+
+    Leading zeros go, as they do in a number.
+    """
+    last = (permanent_url or "").partition("?")[0].partition("#")[0].rpartition("/")[2]
+    return str(int(last)) if _NUMBER.fullmatch(last) else None
 
 
 def data_type_of(image_path: str) -> DataType | None:

@@ -45,13 +45,17 @@ def check_worker(hello: Hello, floors: Mapping[str, str] = FLOORS) -> None:
 def installation_faults(settings: Settings) -> list[str]:
     """What the settings name and this machine does not have, each as a sentence."""
     faults = [*access_faults(settings), *_package_faults()]
-    try:
-        check_url(settings.database_url)
-    except ConfigurationError as error:
-        faults.extend(error.faults)
+    urls = {"database.url": settings.database_url, "main.url": settings.main.url}
+    for setting, url in urls.items():
+        try:
+            if url:
+                check_url(url, setting=setting)
+        except ConfigurationError as error:
+            faults.extend(error.faults)
     for key, named in (
         ("storage.root", settings.storage.root),
         ("renditions.directory", settings.renditions.directory),
+        ("main.temp_root", settings.main.temp_root),
     ):
         if named and not Path(named).is_dir():
             faults.append(f"{key}: {named} is not a folder on this machine")

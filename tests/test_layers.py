@@ -37,7 +37,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
         ),
         *("analysis", "floors", "pending", "intake"),
     ),
-    1: ("settings", "owners"),
+    1: ("settings", "owners", "descent"),
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),

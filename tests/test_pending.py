@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.media import DataType
-from proxy.pending import UPLOAD_FIELDS, data_type_of
+from proxy.pending import UPLOAD_FIELDS, data_type_of, media_id_of
 
 
 def test_the_fields_are_those_of_the_requirements() -> None:
@@ -40,3 +40,20 @@ def test_the_type_is_told_by_the_name_or_else_by_the_folder(
     path: str, data_type: DataType | None
 ) -> None:
     assert data_type_of(path) is data_type
+
+
+@pytest.mark.parametrize(
+    ("text", "media_id"),
+    [
+        ("789", "789"),
+        ("0789", "789"),
+        ("https://media-backend/serve/789", "789"),
+        ("https://api.example.org/api/images/789?size=detail", "789"),
+        ("https://media-backend/serve/789/", None),
+        ("https://media-backend/serve/x", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_media_id_is_read_from_what_stands_there(text: str | None, media_id: str | None) -> None:
+    assert media_id_of(text) == media_id

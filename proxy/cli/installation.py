@@ -15,9 +15,10 @@ from proxy.cli.base import (
 )
 from proxy.database.upgrade import upgrade
 from proxy.errors import ConfigurationError
+from proxy.settings import Settings
 from proxy.starting import check_worker, installation_faults
 from proxy.web.openapi import describe
-from proxy.wiring import ask_worker
+from proxy.wiring import ask_worker, schemas
 
 
 @app.command("check-config")
@@ -41,8 +42,16 @@ def db_upgrade(config: ConfigOption = None, data_dir: DataDirOption = None) -> N
     """Bring the database's schema up to date; what is there stays as it is."""
     settings = read_settings(config, data_dir)
     settings.data_path.mkdir(parents=True, exist_ok=True)
-    changed = run(upgrade(settings.database_url, settings.database))
+    changed = run(_upgrade(settings))
     print("upgraded" if changed else "up to date")
+
+
+async def _upgrade(settings: Settings) -> bool:
+    """Whether any of the schemas had to be changed."""
+    done = [
+        await upgrade(url, settings.database, schema=schema) for url, schema in schemas(settings)
+    ]
+    return any(done)
 
 
 @app.command()

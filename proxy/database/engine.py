@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 
-_ALLOWED = "database.url: must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
+_ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
 _FAULTS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError, RuntimeError)
 """A RuntimeError is what uvloop raises on writing to a connection that was reset."""
 _AUTOCOMMIT = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
@@ -114,21 +114,21 @@ def _pinging(settings: DatabaseSettings) -> Callable[[Any, Any, object], None]:
     return check
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, *, setting: str = "database.url") -> None:
     """Raise ConfigurationError for a URL of a kind that is not spoken to; connects nothing."""
-    _parsed(url)
+    _parsed(url, setting)
 
 
-def _parsed(url: str) -> URL:
+def _parsed(url: str, setting: str = "database.url") -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ConfigurationError([_ALLOWED]) from None
+        raise ConfigurationError([f"{setting}: {_ALLOWED}"]) from None
     if parsed.drivername == "mariadb+aiomysql":
         parsed = parsed.set(drivername="mysql+aiomysql")
     in_file = parsed.drivername == "sqlite+aiosqlite" and parsed.database not in (None, ":memory:")
     if not (in_file or (parsed.drivername == "mysql+aiomysql" and parsed.database)):
-        raise ConfigurationError([_ALLOWED])
+        raise ConfigurationError([f"{setting}: {_ALLOWED}"])
     return parsed
 
 

@@ -9,24 +9,25 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-_SCRIPTS = Path(__file__).parent / "migrations"
+_HERE = Path(__file__).parent
 
 
-def run(connection: Connection, *, version_table: str) -> None:
-    """Bring the schema to its newest version, in the connection's transaction."""
-    config = _config()
+def run(connection: Connection, *, scripts: str, version_table: str, own: bool) -> None:
+    """Bring a schema to its newest version, in the connection's transaction."""
+    config = _config(scripts)
     config.attributes["connection"] = connection
     config.attributes["version_table"] = version_table
+    config.attributes["own"] = own
     command.upgrade(config, "head")
 
 
-def revisions() -> list[str]:
-    """All versions of the schema, the oldest first."""
-    scripts = ScriptDirectory.from_config(_config())
-    return [script.revision for script in scripts.walk_revisions()][::-1]
+def revisions(scripts: str = "migrations") -> list[str]:
+    """All versions of a schema, the oldest first."""
+    directory = ScriptDirectory.from_config(_config(scripts))
+    return [script.revision for script in directory.walk_revisions()][::-1]
 
 
-def _config() -> Config:
+def _config(scripts: str) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(_HERE / scripts).replace("%", "%%"))
     return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,15 +18,43 @@ UPGRADE_TIMEOUT_S = 60.0
 """For how long another process's upgrade is waited for, and our own may take."""
 
 REVISIONS = ("0001", "0002", "0003")
-"""All versions of the schema, the oldest first, as the migrations have them."""
-# Not alembic's own name: another program of the same database may keep its versions there.
-_VERSION_TABLE = "smartserve_version"
-_VERSION = text(f"SELECT version_num FROM {_VERSION_TABLE}")  # noqa: S608 - a name of our own
+"""All versions of the media schema, the oldest first, as the migrations have them."""
+MAIN_REVISIONS = ("0001", "0002")
+"""The same of the main schema."""
 _GET_LOCK = text("SELECT GET_LOCK(CONCAT('smartserve.', MD5(DATABASE())), :timeout_s)")
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A set of tables with migrations, and versions, of its own."""
+
+    scripts: str
+    """The folder of its migrations, beside this module."""
+    version_table: str
+    """Not alembic's own name: another program of the same database may keep its versions there."""
+    revisions: tuple[str, ...]
+    own: bool = True
+    """Whether the database is ours. In one of another program only what is missing is made."""
+    enough: str = ""
+    """The table that is all we need in a database of another program."""
+
+
+MEDIA = Schema("migrations", "smartserve_version", REVISIONS)
+
+
+def main_schema(*, own: bool) -> Schema:
+    """Queue and profiles; of a main database that is not our ``own`` the queue alone."""
+    return Schema(
+        "migrations_main", "smartserve_main_version", MAIN_REVISIONS, own, "pending_images"
+    )
+
+
 async def upgrade(
-    url: str, settings: DatabaseSettings, *, timeout_s: float = UPGRADE_TIMEOUT_S
+    url: str,
+    settings: DatabaseSettings,
+    *,
+    schema: Schema = MEDIA,
+    timeout_s: float = UPGRADE_TIMEOUT_S,
 ) -> bool:
     """Bring the database up to date; gives whether anything had to be done.
 
@@ -39,12 +68,12 @@ async def upgrade(
     """
     async with _own_connection(url, settings, timeout_s) as connection:
         await _lock(connection, timeout_s)
-        changed = await connection.run_sync(_upgrade)
+        changed = await connection.run_sync(_upgrade, schema)
         await connection.commit()
         return changed
 
 
-async def pending(url: str, settings: DatabaseSettings) -> bool:
+async def pending(url: str, settings: DatabaseSettings, *, schema: Schema = MEDIA) -> bool:
     """Whether `upgrade` has something to do; changes nothing.
 
     Raises:
@@ -52,7 +81,7 @@ async def pending(url: str, settings: DatabaseSettings) -> bool:
         ConfigurationError: a newer version of the program has upgraded it.
     """
     async with _own_connection(url, settings, settings.query_timeout_s) as connection:
-        return await connection.run_sync(_pending)
+        return await connection.run_sync(_pending, schema)
 
 
 @asynccontextmanager
@@ -79,21 +108,30 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
         raise TimeoutError("another process is upgrading the database")
 
 
-def _upgrade(connection: Connection) -> bool:
-    if not _pending(connection):
+def _upgrade(connection: Connection, schema: Schema) -> bool:
+    if not _pending(connection, schema):
         return False
     from proxy.database import migrating  # noqa: PLC0415 - alembic is seldom needed and slow to come
 
-    migrating.run(connection, version_table=_VERSION_TABLE)
+    migrating.run(
+        connection,
+        scripts=schema.scripts,
+        version_table=schema.version_table,
+        own=schema.own,
+    )
     return True
 
 
-def _pending(connection: Connection) -> bool:
+def _pending(connection: Connection, schema: Schema) -> bool:
+    inspector = inspect(connection)
     current = None
-    if inspect(connection).has_table(_VERSION_TABLE):
-        current = connection.scalar(_VERSION)
-    if current not in {None, *REVISIONS}:
+    if inspector.has_table(schema.version_table):
+        table = schema.version_table
+        current = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - ours
+    elif not schema.own and inspector.has_table(schema.enough):
+        return False
+    if current not in {None, *schema.revisions}:
         raise ConfigurationError(
             [f"database: is at version {current}, which a newer smartserve has made"]
         )
-    return current != REVISIONS[-1]
+    return current != schema.revisions[-1]

@@ -1,24 +1,20 @@
-"""Walk below a root by descriptors, one name at a time, through no symbolic link. Blocking.
+"""Open originals below a root; what the system says of that is told as the error tree has it.
 
-A parent is opened relative to the one before it, so nothing that is renamed or replaced meanwhile
-leads out of the root: what ``openat2`` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS gives, which
-the standard library does not have.
+Blocking. Walking is by descriptors, through no symbolic link: see `proxy.descent`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from proxy.descent import DIRECTORY, NotRegular, open_regular, parent_opened
 from proxy.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.sources import OpenSource
 from proxy.sources.paths import MISSING
 
-_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ)
 
 UNAVAILABLE = "the storage of originals cannot be read now"
@@ -32,24 +28,10 @@ def root_opened(root: str) -> Iterator[int]:
         SourceUnavailable: there is no such directory, or it cannot be opened.
     """
     try:
-        descriptor = os.open(root, os.O_PATH | _DIRECTORY)
+        descriptor = os.open(root, os.O_PATH | DIRECTORY)
     except OSError as error:
         raise SourceUnavailable(UNAVAILABLE) from error
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def parent_opened(root: int, names: Sequence[str]) -> Iterator[int]:
-    """The descriptor of the directory that ``names`` lead to; OSError where they do not."""
-    descriptor = os.dup(root)
-    try:
-        for name in names:
-            below = os.open(name, os.O_PATH | os.O_NOFOLLOW | _DIRECTORY, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = below
         yield descriptor
     finally:
         os.close(descriptor)
@@ -61,7 +43,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _ABSENT:
+        if isinstance(error, NotRegular) or error.errno in _ABSENT:
             raise SourceMissing(MISSING) from error
         raise SourceUnavailable(UNAVAILABLE) from error
 
@@ -76,11 +58,8 @@ def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource
     """
     *parents, name = names
     with root_opened(root) as top, translated(), parent_opened(top, parents) as parent:
-        # Looked at first: opening a device may do something.
-        _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False))
-        descriptor = os.open(name, _FILE, dir_fd=parent)
+        descriptor, status = open_regular(parent, name)
         try:
-            status = _require_regular(os.fstat(descriptor))
             require_within(status.st_size, max_bytes)
         except BaseException:
             os.close(descriptor)
@@ -91,7 +70,7 @@ def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource
 def check_root(root: str) -> None:
     """Return when the root can be listed; SourceUnavailable otherwise."""
     try:
-        descriptor = os.open(root, os.O_RDONLY | _DIRECTORY)
+        descriptor = os.open(root, os.O_RDONLY | DIRECTORY)
         os.close(descriptor)
     except OSError as error:
         raise SourceUnavailable(UNAVAILABLE) from error
@@ -101,9 +80,3 @@ def require_within(byte_size: int, max_bytes: int) -> None:
     """Refuse what is longer than an original may be."""
     if byte_size > max_bytes:
         raise SourceTooLarge(f"the original is larger than {max_bytes} bytes")
-
-
-def _require_regular(status: os.stat_result) -> os.stat_result:
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceMissing(MISSING)
-    return status

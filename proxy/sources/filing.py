@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from proxy.descent import make_directories, parent_opened, sync_directory
 from proxy.owners import new_name
-from proxy.sources.below import parent_opened, require_within, root_opened, translated
+from proxy.sources.below import require_within, root_opened, translated
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE = 0o644
-_DIRECTORY_MODE = 0o755
 _PIECE_BYTES = 1024 * 1024
 
 PART_PREFIX, PART_SUFFIX = ".smartserve-", ".part"
@@ -47,7 +47,7 @@ def add_below(
     """
     *parents, name = names
     with root_opened(root) as top, translated():
-        _make_directories(top, parents)
+        make_directories(top, parents)
         with parent_opened(top, parents) as parent, _temporary(parent) as temporary:
             descriptor = os.open(temporary, _NEW, _FILE_MODE, dir_fd=parent)
             try:
@@ -61,7 +61,7 @@ def add_below(
                 )
             except FileExistsError:
                 return False
-            _sync_directory(parent)
+            sync_directory(parent)
             return True
 
 
@@ -72,7 +72,7 @@ def remove_below(root: str, names: Sequence[str]) -> bool:
         try:
             with parent_opened(top, parents) as parent:
                 os.unlink(name, dir_fd=parent)
-                _sync_directory(parent)
+                sync_directory(parent)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
                 return False
@@ -90,13 +90,6 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
         view = memoryview(piece)
         while view:
             view = view[os.write(target, view) :]
-
-
-def _make_directories(root: int, names: Sequence[str]) -> None:
-    for depth, name in enumerate(names):
-        with parent_opened(root, names[:depth]) as parent, suppress(FileExistsError):
-            os.mkdir(name, _DIRECTORY_MODE, dir_fd=parent)
-            _sync_directory(parent)
 
 
 @contextmanager
@@ -118,12 +111,3 @@ def _temporary(parent: int) -> Iterator[str]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)
-
-
-def _sync_directory(parent: int) -> None:
-    """Make the names in a directory durable; one opened by O_PATH cannot be synchronised."""
-    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
 from proxy.wiring.rooms import Rooms, ask_worker, open_analyst, open_rooms
-from proxy.wiring.storage import Storage, database_prepared, open_storage
+from proxy.wiring.storage import Storage, database_prepared, open_storage, schemas
 from proxy.wiring.surface import Surface, build_surface
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "open_main_api",
     "open_rooms",
     "open_storage",
+    "schemas",
 ]

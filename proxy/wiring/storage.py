@@ -11,13 +11,13 @@ import structlog
 
 from proxy.database.cache import CachedMediaDatabase
 from proxy.database.sql import SqlMediaDatabase, open_database
-from proxy.database.upgrade import pending, upgrade
+from proxy.database.upgrade import MEDIA, Schema, main_schema, pending, upgrade
 from proxy.database.writing import Writer
 from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.media import Media
 from proxy.purging import Purger
 from proxy.renditions.tiered import TieredStore
-from proxy.settings import Settings
+from proxy.settings import DatabaseSettings, Settings
 from proxy.sources.local import LocalSources
 from proxy.sources.sweeping import sweeping
 
@@ -144,16 +144,26 @@ async def _prepare_later(settings: Settings) -> None:
             return
 
 
+def schemas(settings: Settings) -> list[tuple[str, Schema]]:
+    """Which tables are to be in which database, by its URL."""
+    main = (settings.main_url, main_schema(own=not settings.main.url))
+    return [(settings.database_url, MEDIA), *([main] if settings.main.enabled else [])]
+
+
 async def _prepare_database(settings: Settings) -> None:
-    """As `database_prepared`; raises DatabaseUnavailable where it cannot be reached."""
-    url, section = settings.database_url, settings.database
-    if not await pending(url, section):
+    """As `database_prepared`; raises DatabaseUnavailable where one cannot be reached."""
+    for url, schema in schemas(settings):
+        await _prepare(url, settings.database, schema)
+
+
+async def _prepare(url: str, section: DatabaseSettings, schema: Schema) -> None:
+    if not await pending(url, section, schema=schema):
         return
     advice = "run 'smartserve db upgrade' with an account that may change it"
     if not section.upgrade_on_start:
         raise ConfigurationError([f"database: its schema is not up to date; {advice}"])
     try:
-        await upgrade(url, section)
+        await upgrade(url, section, schema=schema)
     except DatabaseUnavailable as error:
         cause = error.__cause__
         raise ConfigurationError(

@@ -1,0 +1,1 @@
+"""Uploads: temporary files of pictures that are not processed yet, below one root."""

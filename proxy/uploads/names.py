@@ -1,0 +1,48 @@
+"""Names of temporary files; no client's text is in one. Pure, but for chance."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from proxy.formats import SOURCE_MEDIA_TYPES
+from proxy.pending import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
+
+FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
+SUFFIXES: Mapping[str, str] = MappingProxyType(
+    {kind: "jpg" if kind == "jpeg" else kind for kind in SOURCE_MEDIA_TYPES}
+)
+"""By the names that `proxy.formats.sniff` gives."""
+
+_CHANCES = 10**12
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
+
+
+class TempName(NamedTuple):
+    """Where a temporary file is below the root."""
+
+    folder: str
+    name: str
+
+    @property
+    def image_path(self) -> str:
+        """As ``pending_images`` has it."""
+        return f"{TEMP_PREFIX}{self.folder}/{self.name}"
+
+
+def new_temp_name(field: UploadField, *, user_id: int, source_type: str, at: float) -> TempName:
+    """``{userId}-{type}-{timestamp}-{random}.{ext}``; ``at`` is in seconds since the epoch."""
+    chance = secrets.randbelow(_CHANCES)
+    name = f"{user_id}-{field.kind}-{int(at)}-{chance:012}.{SUFFIXES[source_type]}"
+    return TempName(field.folder, name)
+
+
+def temp_name(image_path: str) -> TempName | None:
+    """What a path of ``pending_images`` names here; None for what is not in our folders."""
+    folder, _, name = image_path.removeprefix(TEMP_PREFIX).partition("/")
+    if not image_path.startswith(TEMP_PREFIX) or folder not in FOLDERS:
+        return None
+    return TempName(folder, name) if _NAME.fullmatch(name) else None
