@@ -34,7 +34,7 @@ from proxy.delivery import Origin
 from proxy.formats import Format
 from proxy.jobs import HOLDS
 from proxy.media import DataType
-from proxy.pending import Step
+from proxy.pending import PendingStatus, Step
 
 BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -127,6 +127,15 @@ class Metrics:
         )
         self._refused = self._counter("auth_failures", "Requests without the key.", ["reason"])
         self.ingest = IngestMetrics(self.registry)
+        self._uploads = self._counter("uploads", "Files that were uploaded.", [])
+        self._uploaded = self._counter("upload_bytes", "Bytes of files that were uploaded.", [])
+        self._upload_refusals = self._counter("upload_refusals", "Uploads refused.", ["reason"])
+        self._pending = Gauge(
+            "smartserve_pending_images",
+            "Uploads in the main database by status, looked at in each round of replacement.",
+            ["status"],
+            registry=self.registry,
+        )
         self._tallies: dict[Request, Tally] = {}
         self.registry.register(_Requests(self._tallies))
 
@@ -170,6 +179,21 @@ class Metrics:
         """A counter of requests that were refused; all its reasons stand there from the start."""
         counters = {str(reason): self._refused.labels(reason) for reason in reasons}
         return lambda reason: counters[reason].inc()
+
+    def uploaded(self, files: int, byte_size: int) -> None:
+        """Files of one upload stand in the queue."""
+        self._uploads.inc(files)
+        self._uploaded.inc(byte_size)
+
+    def upload_refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
+        """A counter of uploads that were refused; all its reasons stand there from the start."""
+        counters = {reason: self._upload_refusals.labels(reason) for reason in reasons}
+        return lambda reason: counters[reason].inc()
+
+    def pending_images(self, counts: Mapping[PendingStatus, int]) -> None:
+        """How many uploads there are by status, as the main database last said."""
+        for status, count in counts.items():
+            self._pending.labels(status).set(count)
 
     def loop_lag(self, seconds: float) -> None:
         """By how much a timer of the event loop came late."""

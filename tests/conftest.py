@@ -12,7 +12,7 @@ from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.wiring import build_surface, open_rooms
+from proxy.wiring import build_surface, open_main_side, open_rooms
 from tests.mariadb import MariaDB, private_mariadb
 from tests.mounts import Mount, tmpfs
 from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings
@@ -60,10 +60,11 @@ async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[
         async def start(**sections: Mapping[str, Any]) -> Serving:
             settings = make_settings(data_dir, **sections)
             rooms = await stack.enter_async_context(open_rooms(settings))
-            surface = build_surface(rooms)
+            main = await stack.enter_async_context(open_main_side(settings))
+            surface = build_surface(rooms, main)
             client: Client = await aiohttp_client(SmartServer(surface.runner))
             stack.push_async_callback(client.close)
-            return Serving(rooms, surface, client)
+            return Serving(rooms, surface, client, main)
 
         yield start
 

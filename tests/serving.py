@@ -16,7 +16,7 @@ from proxy.ingest.importing import Imported
 from proxy.media import DataType
 from proxy.settings import Settings, load_settings
 from proxy.web.runner import Runner
-from proxy.wiring import Rooms, Surface, open_rooms
+from proxy.wiring import MainSide, Rooms, Surface, open_rooms
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "proxy" / "samples"
@@ -46,6 +46,7 @@ class Serving:
     rooms: Rooms
     surface: Surface
     client: Client
+    main: MainSide | None = None
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels; 0 where there are none."""

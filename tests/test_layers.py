@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "proxy"
 ROOMS = (
     *("database", "sources", "renditions", "workers", "imaging", "sandbox", "vision"),
-    "mainapi",
+    *("mainapi", "uploads"),
 )
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
@@ -42,6 +42,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
         *("upgrading", "warming", "purging", "ingest", "analysing"),
+        *("uploading", "replacing", "tidying"),
     ),
     4: ("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
 }

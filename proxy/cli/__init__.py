@@ -1,10 +1,10 @@
 """The ``smartserve`` command."""
 
-from proxy.cli import ingesting, installation, pictures, serving
+from proxy.cli import ingesting, installation, mainside, pictures, serving
 from proxy.cli.base import app, fail
 from proxy.errors import SmartserveError
 
-__all__ = ["app", "ingesting", "installation", "main", "pictures", "serving"]
+__all__ = ["app", "ingesting", "installation", "main", "mainside", "pictures", "serving"]
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from proxy.wiring import (
     build_surface,
     has_worker,
     open_ingest,
+    open_main_side,
     open_rooms,
 )
 
@@ -70,7 +71,10 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     rooms = await stack.enter_async_context(open_rooms(settings))
     if samples:
         await _import_samples(rooms)
-    surface = build_surface(rooms)
+    main = await stack.enter_async_context(open_main_side(settings))
+    if main is not None:
+        main.on_upload.append(rooms.woken.set)
+    surface = build_surface(rooms, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
     port = await stack.enter_async_context(
@@ -78,6 +82,8 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     )
     await _start_ingest(stack, rooms, port)
     await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag))
+    if main is not None:
+        await stack.enter_async_context(main.at_work(base_url(settings, port), rooms.metrics))
     # Nobody waits for finals: what is left of the time is for answers.
     stack.push_async_callback(rooms.upgrader.stop)
     stack.callback(surface.health.drain)

@@ -206,15 +206,15 @@ class SqlMainDatabase:
             return await self._places(connection)
 
     async def replace(
-        self, pending: PendingImage, address: str, places: Collection[Place]
+        self, pending: PendingImage, address: str, places: Collection[Place], *, dry: bool = False
     ) -> Mapping[Place, int] | None:
         """Put a medium's address where an upload's path stands, and note that it is complete.
 
         Gives how many rows were changed in which column; None where the upload is not processed
-        any more, as another process was quicker.
+        any more, as another process was quicker. ``dry`` takes all of it back.
         """
         changed: Counter[Place] = Counter()
-        async with self._transaction() as connection:
+        async with self._transaction(dry=dry) as connection:
             row = (await connection.execute(_TO_CHANGE, {"id": pending.id})).one_or_none()
             if row is None or _pending(row) != pending:
                 return None
@@ -267,14 +267,14 @@ class SqlMainDatabase:
             await connection.execute(making(place, user_id, path, dialect=dialect))
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, *, dry: bool = False) -> AsyncIterator[AsyncConnection]:
         """A transaction that reads before it writes: in SQLite it has the lock from the start."""
         async with self._bounded() as connection:
             if connection.dialect.name == "sqlite":
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
-            await connection.commit()
+            await (connection.rollback() if dry else connection.commit())
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[AsyncConnection]:

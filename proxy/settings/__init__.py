@@ -11,9 +11,11 @@ from proxy.settings.loading import CONFIG_VARIABLE, load_settings
 from proxy.settings.platform import (
     IngestSettings,
     MainSettings,
+    TokenKey,
     UserSettings,
     main_api_key,
     media_api_key,
+    token_key,
 )
 from proxy.settings.sections import (
     ENV_PREFIX,
@@ -47,6 +49,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "StorageSettings",
+    "TokenKey",
     "UpgradeSettings",
     "UserSettings",
     "VisionSettings",
@@ -58,4 +61,5 @@ __all__ = [
     "main_api_key",
     "media_api_key",
     "provider_key",
+    "token_key",
 ]

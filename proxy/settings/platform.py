@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jwt.algorithms import RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
 from pydantic import Field, field_validator, model_validator
 
 from proxy.settings.base import PositiveSeconds, Seconds, Section
-from proxy.settings.keys import check_key, kept_key, read_key
+from proxy.settings.keys import MAKE_KEY, check_key, kept_key, read_key
 
 _MIB = 1024 * 1024
+_MIN_SECRET_BYTES = 32
 _BASE_URL = r"^(https?://[^\s?#]+)?$"
 
 
@@ -25,6 +29,7 @@ class MainSettings(Section):
     smart_media_base_url: str = Field("", pattern=_BASE_URL)
     max_file_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB)
     upload_timeout_s: PositiveSeconds = 120
+    upload_stall_s: PositiveSeconds = 30
     replace_interval_s: PositiveSeconds = 60
 
     @field_validator("key")
@@ -51,6 +56,13 @@ class UserSettings(Section):
     jwt_issuer: str = ""
     jwt_audience: str = ""
     jwt_leeway_s: Seconds = 30
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _check_secret(cls, secret: str) -> str:
+        if secret:
+            _long(secret)
+        return secret
 
     @model_validator(mode="after")
     def _check(self) -> UserSettings:
@@ -108,6 +120,48 @@ def media_api_key(section: MainSettings, key_directory: Path) -> str:
     if section.key_file:
         return read_key(section.key_file, setting="main.key_file", check=check_key)
     return section.key or kept_key(key_directory, "media_api")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """What tokens of users are checked with, and signed with where it is a secret."""
+
+    algorithm: Literal["HS256", "RS256"]
+    key: str = field(repr=False)
+
+
+def token_key(section: UserSettings, key_directory: Path) -> TokenKey:
+    """The key of the users' tokens; a secret is made and kept where none is set.
+
+    Blocking: to be called at start.
+
+    Raises:
+        ConfigurationError: its file cannot be read or made, or holds no key that can be used.
+    """
+    if section.jwt_public_key_file:
+        setting = "users.jwt_public_key_file"
+        public = read_key(section.jwt_public_key_file, setting=setting, check=_check_public_key)
+        return TokenKey("RS256", public)
+    if section.jwt_secret_file:
+        setting = "users.jwt_secret_file"
+        return TokenKey("HS256", read_key(section.jwt_secret_file, setting=setting, check=_long))
+    return TokenKey("HS256", section.jwt_secret or kept_key(key_directory, "jwt_secret"))
+
+
+def _long(secret: str) -> None:
+    """Raise ValueError for a secret that is shorter than the hash (RFC 7518, 3.2)."""
+    if len(secret.encode()) < _MIN_SECRET_BYTES:
+        raise ValueError(f"must have {_MIN_SECRET_BYTES} bytes or more; {MAKE_KEY}")
+
+
+def _check_public_key(text: str) -> None:
+    """Raise ValueError for what is no public key of RSA in PEM."""
+    if "PRIVATE KEY" in text or "PUBLIC KEY" not in text:
+        raise ValueError("must be a public key of RSA in PEM: -----BEGIN PUBLIC KEY-----")
+    try:
+        RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(text)
+    except InvalidKeyError as error:
+        raise ValueError("must be a public key of RSA in PEM") from error
 
 
 def main_api_key(section: IngestSettings, main: MainSettings, key_directory: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -165,10 +164,10 @@ def _listed(root: str, folder: str) -> Iterator[tuple[str, os.stat_result]]:
     with suppress(FileNotFoundError), descended(root) as top:
         descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | DIRECTORY, dir_fd=top)
         try:
-            for name in os.listdir(descriptor):
-                with suppress(OSError):
-                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        yield name, status
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        if entry.is_file(follow_symlinks=False):
+                            yield entry.name, entry.stat(follow_symlinks=False)
         finally:
             os.close(descriptor)

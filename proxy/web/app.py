@@ -14,9 +14,11 @@ from proxy.web.analyses import AnalysisHandler
 from proxy.web.caching import Route
 from proxy.web.headers import Header
 from proxy.web.health import Health
+from proxy.web.mediaapi import MediaApiHandler
 from proxy.web.openapi import describe
 from proxy.web.responses import WholeResponse, whole
 from proxy.web.serve import PictureHandler
+from proxy.web.uploads import UploadHandler
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,8 +31,10 @@ def create_app(
     metrics: Metrics,
     admin: AdminHandler | None,
     analyses: AnalysisHandler,
+    uploads: UploadHandler | None = None,
+    media_api: MediaApiHandler | None = None,
 ) -> web.Application:
-    """Put the handlers under their addresses; without ``admin`` there are no such routes."""
+    """Put the handlers under their addresses; what is None has no routes."""
     app = web.Application()
     app.router.add_get("/serve/{name}", pictures.serve, name=Route.SERVE)
     app.router.add_get("/api/images/{name}", pictures.api_images, name=Route.API_IMAGES)
@@ -42,6 +46,13 @@ def create_app(
     if admin is not None:
         app.router.add_delete("/api/media/{id}/renditions", admin.purge_media)
         app.router.add_delete("/api/users/{id}/renditions", admin.purge_user)
+    if uploads is not None:
+        app.router.add_patch("/users/me", uploads.upload)
+    if media_api is not None:
+        app.router.add_get("/api/media/pending/all", media_api.pending)
+        app.router.add_post("/api/media/complete/{id}", media_api.complete)
+        app.router.add_delete("/api/media/cleanup/{id}", media_api.cleanup)
+        app.router.add_get("/temp_images/{folder}/{name}", media_api.temp_image)
     return app
 
 

@@ -35,6 +35,7 @@ class Refusal(StrEnum):
     MISSING = "missing"
     MALFORMED = "malformed"
     WRONG = "wrong"
+    EXPIRED = "expired"
     BLOCKED = "blocked"
 
 
@@ -99,12 +100,64 @@ class FailureLimit:
         return 1 if crowded else self._max_failures
 
 
-class Guard:
+class BearerGuard:
+    """Reads what stands behind ``Bearer``, and counts failures by caller.
+
+    What is right is heard from every caller that has not failed too often; from one that has,
+    nothing is looked at, for else the limit would slow nobody down.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: FailureLimit,
+        on_refusal: Callable[[Refusal], None],
+        realm: str = "smartserve",
+        what: str = "key",
+    ) -> None:
+        """``on_refusal`` counts; ``what`` is what has to be shown."""
+        self._limit = limit
+        self._on_refusal = on_refusal
+        self._realm = realm
+        self._what = what
+
+    def _token(self, request: web.BaseRequest) -> str:
+        shown = f"Bearer {self._what.upper()}"
+        lines = request.headers.getall("Authorization", [])
+        if not lines:
+            detail = f"show the {self._what}: Authorization: {shown}"
+            raise self._unauthorized(Refusal.MISSING, detail)
+        match = _BEARER.fullmatch(lines[0])
+        if match is None or len(lines) > 1:
+            detail = f"one Authorization header is needed, of the form: {shown}"
+            raise self._unauthorized(Refusal.MALFORMED, detail, error="invalid_token")
+        return match[1]
+
+    def _check_limit(self, caller: Caller) -> None:
+        seconds = self._limit.refused_s(caller)
+        if seconds > 0:
+            self._on_refusal(Refusal.BLOCKED)
+            raise TooManyFailures(
+                f"too many wrong {self._what}s came from your address",
+                retry_after_s=math.ceil(seconds),
+            )
+
+    def _failed(self, caller: Caller) -> None:
+        if self._limit.failed(caller):
+            log.warning("caller_refused", network=caller.network, passed_on=caller.passed_on)
+
+    def _unauthorized(
+        self, reason: Refusal, detail: str, *, error: str | None = None
+    ) -> Unauthorized:
+        self._on_refusal(reason)
+        named = f', error="{error}", error_description="{detail}"' if error else ""
+        return Unauthorized(detail, challenge=f'Bearer realm="{self._realm}"{named}')
+
+
+class Guard(BearerGuard):
     """Lets those pass who show the key.
 
-    Of the key a digest is kept: digests are compared, all of one length, in constant time. A right
-    key is heard from every caller that has not failed too often; from one that has, no key is
-    looked at, for else the limit would slow nobody down.
+    Of the key a digest is kept: digests are compared, all of one length, in constant time.
     """
 
     def __init__(
@@ -116,15 +169,10 @@ class Guard:
         on_refusal: Callable[[Refusal], None],
         realm: str = "smartserve",
     ) -> None:
-        """An empty ``key`` refuses everybody, with the ``advice`` of how to set one.
-
-        ``on_refusal`` counts.
-        """
+        """An empty ``key`` refuses everybody, with the ``advice`` of how to set one."""
+        super().__init__(limit=limit, on_refusal=on_refusal, realm=realm)
         self._digest = _digest(key) if key else None
         self._advice = advice
-        self._limit = limit
-        self._on_refusal = on_refusal
-        self._realm = realm
 
     def check(self, request: web.BaseRequest) -> None:
         """Return for a request that shows the key.
@@ -140,34 +188,8 @@ class Guard:
         self._check_limit(caller)
         if hmac.compare_digest(_digest(token), self._digest):
             return
-        if self._limit.failed(caller):
-            log.warning("caller_refused", network=caller.network, passed_on=caller.passed_on)
+        self._failed(caller)
         raise self._unauthorized(Refusal.WRONG, "this is not the key", error="invalid_token")
-
-    def _token(self, request: web.BaseRequest) -> str:
-        lines = request.headers.getall("Authorization", [])
-        if not lines:
-            raise self._unauthorized(Refusal.MISSING, "show the key: Authorization: Bearer KEY")
-        match = _BEARER.fullmatch(lines[0])
-        if match is None or len(lines) > 1:
-            detail = "one Authorization header is needed, of the form: Bearer KEY"
-            raise self._unauthorized(Refusal.MALFORMED, detail, error="invalid_token")
-        return match[1]
-
-    def _check_limit(self, caller: Caller) -> None:
-        seconds = self._limit.refused_s(caller)
-        if seconds > 0:
-            self._on_refusal(Refusal.BLOCKED)
-            raise TooManyFailures(
-                "too many wrong keys came from your address", retry_after_s=math.ceil(seconds)
-            )
-
-    def _unauthorized(
-        self, reason: Refusal, detail: str, *, error: str | None = None
-    ) -> Unauthorized:
-        self._on_refusal(reason)
-        named = f', error="{error}", error_description="{detail}"' if error else ""
-        return Unauthorized(detail, challenge=f'Bearer realm="{self._realm}"{named}')
 
 
 def caller_of(request: web.BaseRequest) -> Caller:

@@ -101,10 +101,10 @@ def _lingering(handler: Handler) -> Handler:
 
 
 def _unexpectant(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Make requests without their Expect header.
+    """Make requests without their Expect header, which is left among the raw ones.
 
-    aiohttp would tell each to go on and send its body, before it is answered; no body is taken
-    here, and so nobody is told to (RFC 9110, 10.1.1).
+    aiohttp would tell each to go on and send its body, before it is answered; here who takes a body
+    says so himself (`proxy.web.bodies`), and nobody else does (RFC 9110, 10.1.1).
     """
 
     def made(message: RawRequestMessage, *rest: object) -> web.BaseRequest:
@@ -332,8 +332,11 @@ class Connection(RequestHandler):
         return MALFORMED
 
     def linger_if_deaf(self) -> None:
-        """After the last answer of a client that is not listened to any more."""
-        if self._screen.deaf:
+        """After the last answer of a client that is not listened to any more.
+
+        What is left of a body whose request has been answered is thrown away, too.
+        """
+        if self._screen.deaf or self._screen.end_body():
             self._linger()
 
     def _linger(self) -> None:

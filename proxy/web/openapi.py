@@ -9,6 +9,7 @@ from proxy import __version__
 from proxy.formats import NAMES, TRAITS
 from proxy.settings import Settings
 from proxy.variant import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.web.openapi_main import MEDIA_KEY, USER_TOKEN, main_paths
 from proxy.web.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -43,11 +44,6 @@ _KEY: Json = {
     "description": "admin.key of the settings.",
 }
 
-_MEDIA_KEY: Json = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "MEDIA_API_KEY, main.key of the settings.",
-}
 
 _ANALYSIS_PROBLEMS = {
     "400": _PROBLEMS["400"],
@@ -80,6 +76,7 @@ def describe(settings: Settings) -> Json:
             "/api/images/{name}": _picture_path("apiImages", settings),
             "/api/media/analysis/{media_id}": _analysis_path(),
             **(_admin_paths(settings) if settings.admin.enabled else {}),
+            **(main_paths() if settings.main.enabled else {}),
             "/healthz": {"get": _plain("health", "Whether the process lives.", ["200"])},
             "/readyz": {"get": _plain("readiness", "Whether it can serve.", ["200", "503"])},
             "/metrics": {"get": _text("metrics", "Prometheus metrics.")},
@@ -87,7 +84,7 @@ def describe(settings: Settings) -> Json:
         },
         "components": {
             "schemas": {"Problem": _PROBLEM},
-            "securitySchemes": {"key": _KEY, "mediaKey": _MEDIA_KEY},
+            "securitySchemes": {"key": _KEY, "media": MEDIA_KEY, "user": USER_TOKEN},
         },
     }
 
@@ -250,7 +247,7 @@ def _analysis_path() -> Json:
     operation = {
         "operationId": "analysis",
         "summary": "What is known of a picture; null is what nobody could tell, with the reason.",
-        "security": [{"mediaKey": []}],
+        "security": [{"media": []}],
         "responses": {
             "200": {
                 "description": "The analysis.",

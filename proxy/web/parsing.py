@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from proxy.web.hygiene import (
     Refusal,
@@ -69,6 +69,7 @@ class Parser:
     __slots__ = (
         "_answer",
         "_begun",
+        "_body",
         "_fault",
         "_feed",
         "_is_last",
@@ -90,6 +91,7 @@ class Parser:
         # Bytes of a head that is not complete, and the last three of what came before.
         self._begun = 0
         self._tail = b""
+        self._body: StreamReader | None = None
 
     def __getattr__(self, name: str) -> Any:
         """All else is the parser's own."""
@@ -116,6 +118,25 @@ class Parser:
         self._feed = _deaf
         self._begun = 0
 
+    def end_body(self) -> bool:
+        """Hear nothing more where a body was let through; whether there was one."""
+        if self._body is not None:
+            self.deafen()
+        return self._body is not None
+
+    def _feed_body(self, data: bytes) -> Parsed:
+        """What comes behind the head of a request with a body: that body, and no more requests."""
+        body = self._body
+        if body is None:
+            raise AssertionError
+        try:
+            self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            self.deafen()
+            if not body.is_eof():
+                body.set_exception(RequestPayloadError(error.message))
+        return _NOTHING
+
     def feed_data(self, data: bytes) -> Parsed:
         """As aiohttp's; a single request that could be answered at once is left out."""
         began = time.perf_counter()
@@ -139,13 +160,13 @@ class Parser:
     def _screened(self, data: bytes, parsed: Parsed) -> Parsed:
         """What was parsed, up to the first request behind which nothing is to be heard."""
         messages = parsed[0]
-        if self.deaf:
+        if self.deaf or self._body is not None:
             return parsed
         large = self._begun + len(data) > self._max_head_bytes
         for at, (message, payload) in enumerate(messages):
             last = self._last(message, payload, limit=self._max_head_bytes if large else None)
             if last is not None:
-                self.deafen()
+                self._end_with(last)
                 return [*messages[:at], last], False, b""
         self._note(data, complete=bool(messages))
         if self._begun > self._max_head_bytes:
@@ -153,6 +174,17 @@ class Parser:
             refused = Refused(head_too_large(self._max_head_bytes))
             return [*messages, refused.message_in_place()], False, b""
         return parsed
+
+    def _end_with(self, last: Message) -> None:
+        """Hear no request behind the last one, but its body."""
+        message, payload = last
+        if isinstance(message, _ErrInfo) or payload is EMPTY_PAYLOAD:
+            self.deafen()
+            return
+        self._feed = self._feed_body
+        self._body = payload
+        self._begun = 0
+        self._listener.head_is_complete()
 
     def _last(
         self, message: RawRequestMessage, payload: object, *, limit: int | None
@@ -163,7 +195,8 @@ class Parser:
             refusal = head_too_large(limit)
         if refusal is not None:
             return Refused(refusal, message.method).message_in_place()
-        if self._is_last(message):
+        if self._is_last(message) or payload is not EMPTY_PAYLOAD:
+            # A body ends its connection: where it ends, no second server may see a request begin.
             return message._replace(should_close=True, upgrade=False), payload
         return None
 

@@ -37,8 +37,10 @@ class Runner(web.AppRunner):
             "keepalive_timeout": settings.keepalive_s,
             "max_line_size": settings.max_header_bytes,
             "max_field_size": settings.max_header_bytes,
-            # No body is read, so none is to be unpacked.
+            # A body is counted as it comes, and one that is packed is refused.
             "auto_decompress": False,
+            # What is left of a body is thrown away by the connection itself.
+            "lingering_time": 0,
         }
         # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
         super().__init__(app, shutdown_timeout=_LAST_CALL_S, **self._options)

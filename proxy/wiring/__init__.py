@@ -1,12 +1,14 @@
 """Wiring: the only place where rooms are made and joined; server and command line begin here."""
 
 from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
+from proxy.wiring.mainside import MainSide, open_main_side, smart_base
 from proxy.wiring.rooms import Rooms, ask_worker, open_analyst, open_rooms
 from proxy.wiring.storage import Storage, database_prepared, open_storage, schemas
 from proxy.wiring.surface import Surface, build_surface
 
 __all__ = [
     "Addresses",
+    "MainSide",
     "Rooms",
     "Storage",
     "Surface",
@@ -17,7 +19,9 @@ __all__ = [
     "open_analyst",
     "open_ingest",
     "open_main_api",
+    "open_main_side",
     "open_rooms",
     "open_storage",
     "schemas",
+    "smart_base",
 ]

@@ -20,6 +20,7 @@ from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
 from proxy.web.runner import Runner
 from proxy.web.serve import PictureHandler
+from proxy.wiring.mainside import MainSide
 from proxy.wiring.rooms import Rooms
 
 
@@ -32,8 +33,8 @@ class Surface:
     access_log: AccessLog | None
 
 
-def build_surface(rooms: Rooms) -> Surface:
-    """Join the rooms with the HTTP surface and the metrics."""
+def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
+    """Join the rooms, and the main side where there is one, with the HTTP surface and metrics."""
     settings, storage = rooms.settings, rooms.storage
     hot = HotAnswers(
         store=storage.store,
@@ -70,6 +71,8 @@ def build_surface(rooms: Rooms) -> Surface:
         metrics=rooms.metrics,
         admin=_admin(rooms),
         analyses=_analyses(rooms),
+        uploads=None if main is None else main.uploads(rooms.metrics),
+        media_api=None if main is None else main.media_api(rooms.metrics),
     )
     runner = Runner(app, frontdesk, settings.server, rooms.pulse)
     rooms.metrics.watch(readings(_statistics(rooms, runner)))

@@ -1,0 +1,89 @@
+"""The upload route: ``PATCH /users/me``, a form with pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from proxy.errors import BodyTooSlow, SmartserveError
+from proxy.metrics import Outcome
+from proxy.uploading import Stored, Uploader
+from proxy.web.bodies import call_for, refuse_packed
+from proxy.web.caching import NO_STORE
+from proxy.web.forms import Form, FormLimits
+from proxy.web.headers import PRIVATE
+from proxy.web.problems import problem
+from proxy.web.responses import WholeResponse, whole
+from proxy.web.users import Users
+
+_OUTCOME = Outcome("upload")
+
+REASONS: Mapping[int, str] = {
+    HTTPStatus.BAD_REQUEST: "malformed",
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.TOO_MANY_REQUESTS: "unauthorized",
+    HTTPStatus.REQUEST_TIMEOUT: "slow",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported",
+    HTTPStatus.INSUFFICIENT_STORAGE: "no_space",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+}
+"""Why an upload was refused, as the metrics have it, by the status of the answer."""
+
+
+class UploadHandler:
+    """Answers uploads; what is answered with an error has left nothing."""
+
+    def __init__(
+        self,
+        *,
+        users: Users,
+        uploader: Uploader,
+        timeout_s: float,
+        stall_s: float,
+        on_refusal: Callable[[str], None],
+    ) -> None:
+        """``timeout_s`` is for a whole upload, ``stall_s`` for its next bytes."""
+        self._users = users
+        self._uploader = uploader
+        self._timeout_s = timeout_s
+        self._limits = FormLimits(uploader.max_file_bytes, stall_s)
+        self._on_refusal = on_refusal
+
+    async def upload(self, request: web.Request) -> WholeResponse:
+        """``PATCH /users/me``: what was stored, when it is on the disk and in the queue."""
+        try:
+            stored = await self._within(request)
+        except SmartserveError as error:
+            self._on_refusal(REASONS[error.status])
+            return problem(error, outcome=_OUTCOME, security=PRIVATE)
+        body = {"success": True, "images": [_public(one) for one in stored]}
+        headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
+        return whole(HTTPStatus.OK, headers, orjson.dumps(body), outcome=_OUTCOME)
+
+    async def _within(self, request: web.Request) -> list[Stored]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._take(request)
+        except TimeoutError as error:
+            raise BodyTooSlow(f"an upload may take {self._timeout_s:g} s") from error
+
+    async def _take(self, request: web.Request) -> list[Stored]:
+        user_id = self._users.identify(request)
+        refuse_packed(request)
+        form = Form(request, self._limits)
+        call_for(request)
+        async with self._uploader.begin(user_id) as upload:
+            async for file in form.files():
+                await upload.take(file.field, file.filename, file.pieces())
+            return await upload.finish()
+
+
+def _public(stored: Stored) -> dict[str, Any]:
+    return asdict(stored)

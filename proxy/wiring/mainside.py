@@ -1,0 +1,181 @@
+"""The main side: uploads, their queue, and what is done about both from time to time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from proxy.database.main import SqlMainDatabase, open_main_database
+from proxy.errors import SmartserveError
+from proxy.metrics import Metrics
+from proxy.replacing import Replacer
+from proxy.settings import Settings, TokenKey, media_api_key, token_key
+from proxy.tidying import Tidier
+from proxy.uploading import Uploader
+from proxy.uploads.files import TempFiles
+from proxy.web.auth import FailureLimit, Guard, Refusal
+from proxy.web.mediaapi import MediaApiHandler
+from proxy.web.uploads import REASONS, UploadHandler
+from proxy.web.users import Users
+
+_TIDY_S = 600.0
+_IMAGES = "/api/images"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MainSide:
+    """What the main side is made of."""
+
+    settings: Settings
+    database: SqlMainDatabase
+    files: TempFiles
+    replacer: Replacer
+    tidier: Tidier
+    media_key: str = field(repr=False)
+    token_key: TokenKey
+    on_upload: list[Callable[[], None]]
+    """Called when something new stands in the queue."""
+
+    def uploads(self, metrics: Metrics) -> UploadHandler:
+        """The upload route."""
+        section = self.settings.main
+        uploader = Uploader(
+            files=self.files,
+            database=self.database,
+            source_types=self.settings.limits.source_types,
+            max_file_bytes=section.max_file_bytes,
+            telemetry=metrics,
+            on_upload=self._told,
+        )
+        users = Users(
+            self.token_key,
+            self.settings.users,
+            limit=_limit(self.settings),
+            on_refusal=metrics.refusals(Refusal),
+        )
+        return UploadHandler(
+            users=users,
+            uploader=uploader,
+            timeout_s=section.upload_timeout_s,
+            stall_s=section.upload_stall_s,
+            on_refusal=metrics.upload_refusals(sorted(set(REASONS.values()))),
+        )
+
+    def media_api(self, metrics: Metrics) -> MediaApiHandler:
+        """The routes of the workers."""
+        guard = Guard(
+            self.media_key,
+            advice="no key is set: set SMARTSERVE_MAIN__KEY or main.key_file",
+            limit=_limit(self.settings),
+            on_refusal=metrics.refusals(Refusal),
+        )
+        return MediaApiHandler(
+            guard=guard,
+            database=self.database,
+            files=self.files,
+            replacer=self.replacer,
+            stall_s=self.settings.main.upload_stall_s,
+        )
+
+    @asynccontextmanager
+    async def at_work(self, base_url: str, metrics: Metrics) -> AsyncIterator[None]:
+        """Replace addresses and sweep, at once and from time to time, for the length of a block.
+
+        ``base_url`` is where this server is reached, its port being known now.
+        """
+        self.replacer.base_url = smart_base(self.settings, base_url)
+
+        async def replace() -> None:
+            await self.replacer.run()
+            metrics.pending_images(await self.database.counts())
+
+        async def tidy() -> None:
+            await self.tidier.run()
+
+        rounds = {
+            "replacement": (replace, self.settings.main.replace_interval_s),
+            "sweep": (tidy, _TIDY_S),
+        }
+        tasks = [asyncio.create_task(_repeat(name, *what)) for name, what in rounds.items()]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _told(self) -> None:
+        for one in self.on_upload:
+            one()
+
+
+async def _repeat(name: str, work: Callable[[], Awaitable[None]], every_s: float) -> None:
+    """Do something for ever; what keeps it from being done is told, and it is tried again."""
+    while True:
+        try:
+            await work()
+        except SmartserveError as error:
+            log.warning("round_failed", what=name, detail=error.detail, cause=repr(error.__cause__))
+        await asyncio.sleep(every_s)
+
+
+@asynccontextmanager
+async def open_main_side(settings: Settings) -> AsyncIterator[MainSide | None]:
+    """Open queue and temporary files, and close them in the end; None where it is not enabled.
+
+    The schema is brought up to date by `open_storage`.
+
+    Raises:
+        ConfigurationError: the database's URL or a key cannot be used.
+    """
+    section = settings.main
+    if not section.enabled:
+        yield None
+        return
+    async with AsyncExitStack() as stack:
+        media_key = await asyncio.to_thread(media_api_key, section, settings.key_directory)
+        users_key = await asyncio.to_thread(token_key, settings.users, settings.key_directory)
+        if not section.temp_root:
+            make = partial(settings.temp_root.mkdir, parents=True, exist_ok=True)
+            with suppress(OSError):
+                await asyncio.to_thread(make)
+        database = await stack.enter_async_context(
+            open_main_database(settings.main_url, settings.database, own=not section.url)
+        )
+        files = TempFiles(settings.temp_root, timeout_s=section.upload_stall_s)
+        stack.push_async_callback(files.aclose)
+        base = f"http://{settings.server.host}:{settings.server.port}"
+        replacer = Replacer(
+            database=database,
+            files=files,
+            base_url=smart_base(settings, settings.server.public_url or base),
+        )
+        tidier = Tidier(files=files, database=database)
+        yield MainSide(
+            settings=settings,
+            database=database,
+            files=files,
+            replacer=replacer,
+            tidier=tidier,
+            media_key=media_key,
+            token_key=users_key,
+            on_upload=[],
+        )
+
+
+def smart_base(settings: Settings, base_url: str) -> str:
+    """What the addresses of media begin with: SMART_MEDIA_BASE_URL, or this server's own."""
+    chosen = settings.main.smart_media_base_url or f"{base_url.rstrip('/')}{_IMAGES}"
+    return chosen.rstrip("/")
+
+
+def _limit(settings: Settings) -> FailureLimit:
+    section = settings.admin
+    return FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s)
