@@ -25,6 +25,7 @@
     +-- CapacityError               503  come back later, with Retry-After
     |   +-- QueueFull
     |   +-- DatabaseUnavailable
+    |   |   +-- CommitUncertain     it went away at the commit, which may have happened
     |   +-- ShuttingDown
     +-- RenderError                 the worker could not make the picture
     |   +-- UnsupportedSource       415  not a kind of file that is served
@@ -230,6 +231,10 @@ class DatabaseUnavailable(CapacityError):
     """The media database cannot be asked, and the row is not known from before."""
 
     reported = True
+
+
+class CommitUncertain(DatabaseUnavailable):
+    """The database went away while it committed: what was written may stand, or not."""
 
 
 class ShuttingDown(CapacityError):

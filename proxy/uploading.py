@@ -12,7 +12,13 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from proxy.database.main import NewUpload, SqlMainDatabase
-from proxy.errors import BodyTooLarge, DatabaseUnavailable, RequestError, UnsupportedBody
+from proxy.errors import (
+    BodyTooLarge,
+    CommitUncertain,
+    DatabaseUnavailable,
+    RequestError,
+    UnsupportedBody,
+)
 from proxy.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.pending import PendingStatus, UploadField
 from proxy.uploads.files import Incoming, TempFiles
@@ -180,18 +186,21 @@ class Upload:
     async def _queue(self) -> list[int]:
         """The ids of the rows.
 
-        From when the rows are under way until it is known whether they stand, the files are left:
-        a file that no row names is swept in an hour, a row without its file would be lost.
+        While it is not known whether they stand, the files are left: a file that no row names is
+        swept in an hour, a row without its file would be lost.
         """
         database = self._uploader.database
         self._settle(stays=True)
         try:
             return await database.add(self._user_id, [one.row() for one in self._taken])
-        except DatabaseUnavailable:
+        except CommitUncertain:
             paths = [one.where.image_path for one in self._taken]
             named = await database.named(paths)
             if len(named) == len(paths):
                 return [named[path].id for path in paths]
+            self._settle(stays=False)
+            raise
+        except DatabaseUnavailable:
             self._settle(stays=False)
             raise
 

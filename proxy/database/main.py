@@ -28,7 +28,12 @@ from proxy.database.profiles import (
     replacing,
     setting,
 )
-from proxy.errors import PendingConflict, PendingNotFound
+from proxy.errors import (
+    CommitUncertain,
+    DatabaseUnavailable,
+    PendingConflict,
+    PendingNotFound,
+)
 from proxy.pending import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 
@@ -268,13 +273,25 @@ class SqlMainDatabase:
 
     @asynccontextmanager
     async def _transaction(self, *, dry: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A transaction that reads before it writes: in SQLite it has the lock from the start."""
-        async with self._bounded() as connection:
-            if connection.dialect.name == "sqlite":
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
-            await (connection.rollback() if dry else connection.commit())
+        """A transaction that reads before it writes: in SQLite it has the lock from the start.
+
+        Raises:
+            CommitUncertain: it is not known whether it stands; otherwise it does not.
+        """
+        committing = False
+        try:
+            async with self._bounded() as connection:
+                if connection.dialect.name == "sqlite":
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+                committing = not dry
+                await (connection.rollback() if dry else connection.commit())
+        except DatabaseUnavailable as error:
+            if not committing:
+                raise
+            wait_s = error.retry_after_s
+            raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[AsyncConnection]:

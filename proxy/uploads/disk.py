@@ -47,8 +47,6 @@ def translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, NotRegular) or error.errno in _ABSENT:
-            raise PendingNotFound("there is no such temporary file") from error
         if error.errno in _FULL:
             raise UploadStorageFull("there is no room for another upload now") from error
         raise UploadStorageError("uploads cannot be stored or read now") from error
@@ -108,6 +106,21 @@ class GrowingFile:
             finally:
                 os.close(self._descriptor)
                 os.close(self._parent)
+
+
+def open_to_read(root: str, where: TempName) -> ReadFile:
+    """A temporary file; the caller closes it.
+
+    Raises:
+        PendingNotFound: there is no such regular file.
+        OSError: it cannot be opened.
+    """
+    try:
+        return ReadFile(root, where)
+    except OSError as error:
+        if isinstance(error, NotRegular) or error.errno in _ABSENT:
+            raise PendingNotFound("there is no such temporary file") from error
+        raise
 
 
 class ReadFile:

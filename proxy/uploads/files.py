@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from proxy.errors import SmartserveError, UploadStorageError
-from proxy.uploads.disk import Found, GrowingFile, ReadFile, look, remove, translated
+from proxy.uploads.disk import Found, GrowingFile, ReadFile, look, open_to_read, remove, translated
 from proxy.uploads.names import TempName
 
 _THREADS = 4
@@ -121,7 +121,7 @@ class TempFiles:
             PendingNotFound: there is no such regular file.
             UploadStorageError: it cannot be read now.
         """
-        opened = await self.run(partial(ReadFile, self._root, where), release=ReadFile.close)
+        opened = await self.run(partial(open_to_read, self._root, where), release=ReadFile.close)
         return OpenTemp(self, opened)
 
     async def remove(self, where: TempName) -> bool:

@@ -12,6 +12,8 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from proxy.errors import BodyTooLarge, BodyTooSlow, RequestError, UnsupportedBody
 
+_BROKEN = "the body ended before it was whole, or is malformed"
+
 _T = TypeVar("_T")
 
 
@@ -49,7 +51,17 @@ async def patiently(reading: Awaitable[_T], stall_s: float) -> _T:
     except TimeoutError as error:
         raise BodyTooSlow(f"nothing of the body came for {stall_s:g} s") from error
     except (OSError, RequestPayloadError) as error:
-        raise RequestError("the body ended before it was whole, or is malformed") from error
+        raise RequestError(_BROKEN) from error
+
+
+def require_sound(request: web.BaseRequest) -> None:
+    """Return for a body whose end was its own.
+
+    Raises:
+        RequestError: it is malformed where it seemed to end.
+    """
+    if request.content.exception() is not None:
+        raise RequestError(_BROKEN)
 
 
 async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float) -> dict[str, Any]:
@@ -72,6 +84,7 @@ async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float)
                 raise too_large
 
     await patiently(read(), stall_s)
+    require_sound(request)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

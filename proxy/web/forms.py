@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.errors import BodyTooLarge, RequestError, UnsupportedBody
 from proxy.pending import UPLOAD_FIELDS, UploadField
-from proxy.web.bodies import patiently
+from proxy.web.bodies import patiently, require_sound
 
 MAX_FILES = 10
 _MAX_TEXTS = 100
@@ -103,6 +103,7 @@ class Form:
             else:
                 texts += 1
                 await self._pass_over(part, texts)
+        require_sound(self._request)
 
     def _file(self, part: BodyPartReader, name: str, count: int) -> FormFile:
         if count > MAX_FILES:

@@ -135,6 +135,8 @@ class Parser:
             self.deafen()
             if not body.is_eof():
                 body.set_exception(RequestPayloadError(error.message))
+                # A reader that has just been woken looks for an end, and not for an error.
+                body.feed_eof()
         return _NOTHING
 
     def feed_data(self, data: bytes) -> Parsed:

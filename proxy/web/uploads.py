@@ -61,7 +61,7 @@ class UploadHandler:
         try:
             stored = await self._within(request)
         except SmartserveError as error:
-            self._on_refusal(REASONS[error.status])
+            self._on_refusal(REASONS.get(error.status, "unavailable"))
             return problem(error, outcome=_OUTCOME, security=PRIVATE)
         body = {"success": True, "images": [_public(one) for one in stored]}
         headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]

@@ -13,7 +13,7 @@ from proxy.database.engine import open_engine
 from proxy.database.main import NewUpload, SqlMainDatabase, open_main_database
 from proxy.database.profiles import ARTIST_LOGO, PLACES, PROFILE, metadata
 from proxy.database.upgrade import MAIN_REVISIONS, main_schema, pending, upgrade
-from proxy.errors import DatabaseUnavailable, PendingConflict, PendingNotFound
+from proxy.errors import CommitUncertain, DatabaseUnavailable, PendingConflict, PendingNotFound
 from proxy.pending import PendingStatus
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend
@@ -303,3 +303,23 @@ async def test_a_cancelled_change_leaves_nothing(main: SqlMainDatabase) -> None:
     rows, total = await main.queue(100)
     assert total == len(rows) == total // 2 * 2
     assert len(await main.add(1, [new()])) == 1
+
+
+async def test_a_commit_that_is_not_answered_is_told_apart(
+    mariadb: MariaDB, settings: DatabaseSettings
+) -> None:
+    """What failed before it has certainly not happened; of the commit itself nobody knows."""
+    url = mariadb.url(mariadb.create_database())
+    short = settings.model_copy(update={"query_timeout_s": 1})
+    await upgrade(url, settings, schema=main_schema(own=True))
+    async with open_main_database(url, short, own=True) as main:
+        await main.add(1, [new()])
+        with pytest.raises(CommitUncertain):
+            async with main._transaction() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+                mariadb.pause()
+        with pytest.raises(DatabaseUnavailable) as told:
+            await main.add(1, [new()])
+        mariadb.resume()
+        assert not isinstance(told.value, CommitUncertain)
+        assert (await main.queue(1))[1] == 1

@@ -200,6 +200,43 @@ async def test_what_came_before_it_is_answered(server: Serving) -> None:
     assert [one.status for one in found] == [200, 200, 400]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /users/me",
+        b"PUT /users/me",
+        b"PATCH /users/me/",
+        b"PATCH /users/me2",
+        b"PATCH //users/me",
+        b"POST /api/media/complete/",
+        b"POST /api/media/complete/1/2",
+        b"PATCH /api/media/complete/1",
+    ],
+)
+async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line: bytes) -> None:
+    sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    (answer,) = await told(server, sent + SECOND, SECOND)
+    assert answer.status == (400 if line.startswith(b"GET") else 413)
+
+
+@pytest.mark.parametrize("line", [b"PATCH /users/me", b"POST /api/media/complete/1?x=y"])
+@pytest.mark.parametrize("step", [1, 10_000])
+async def test_a_body_that_is_let_through_hides_no_request(
+    server: Serving, line: bytes, step: int
+) -> None:
+    """Whether it is read or refused, and in whatever pieces it comes."""
+    head = line + b" HTTP/1.1\r\nHost: x\r\n"
+    for lines, body in (
+        (b"Content-Length: 5\r\n\r\n", b"hello"),
+        (b"Content-Length: 500000\r\n\r\n", b""),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    ):
+        whole = SECOND + head + lines + body + SECOND + SECOND
+        pieces = [whole[at : at + step] for at in range(0, len(whole), step)]
+        raw = await exchange(server.client.host, server.client.port or 0, *pieces, pause_s=0)
+        assert [one.status for one in answers(raw)] == [200, 401]
+
+
 async def test_a_hot_answer_is_no_way_around_it(server: Serving, library: Library) -> None:
     target = f"/serve/{library.ids['photo']}?size=thumbnail".encode()
     good = get(target=target)

@@ -1,0 +1,77 @@
+"""Uploads as a browser and a worker make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import jwt
+from aiohttp import FormData
+
+from tests.serving import SAMPLES, Serving
+
+PHOTO = min(SAMPLES.glob("*.jpg")).read_bytes()
+LOGO = (SAMPLES / "logo.png").read_bytes()
+SECRET = "a secret of thirty-two bytes, or more"
+USERS = {"jwt_secret": SECRET}
+KEY = "a-key-that-is-for-these-tests-alone"
+MAIN = {"key": KEY}
+KEYED = {"Authorization": f"Bearer {KEY}"}
+
+
+def token(user: object = 456, *, secret: str = SECRET, **claims: object) -> str:
+    return jwt.encode({"sub": str(user), **claims}, secret, algorithm="HS256")
+
+
+def signed(user: object = 456) -> dict[str, str]:
+    """The header that shows a user's token."""
+    return {"Authorization": f"Bearer {token(user)}"}
+
+
+def form(files: Mapping[str, bytes], **texts: str) -> FormData:
+    """A form with files in fields, and texts."""
+    made = FormData(dict(texts), default_to_multipart=True)
+    for field, body in files.items():
+        made.add_field(field, BytesIO(body), filename=f"{field}.jpg", content_type="image/jpeg")
+    return made
+
+
+BOUNDED = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def parts(*heads: Mapping[str, str], body: bytes = PHOTO) -> bytes:
+    """A form, of the boundary of `BOUNDED`, of parts with these headers, each with this body."""
+    made = b""
+    for head in heads:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        made += b"--b\r\n" + lines.encode() + b"\r\n" + body + b"\r\n"
+    return made + b"--b--\r\n"
+
+
+async def upload(server: Serving, files: Mapping[str, bytes] | None = None) -> list[dict[str, Any]]:
+    """The images of an upload that succeeds."""
+    data = form(files or {"profile_image": PHOTO})
+    async with server.client.patch("/users/me", data=data, headers=signed()) as answer:
+        assert answer.status == 200, await answer.text()
+        images: list[dict[str, Any]] = (await answer.json())["images"]
+    return images
+
+
+async def queue(server: Serving) -> dict[str, Any]:
+    async with server.client.get("/api/media/pending/all", headers=KEYED) as answer:
+        assert answer.status == 200
+        told: dict[str, Any] = await answer.json()
+    return told
+
+
+def temp_files(server: Serving) -> list[Path]:
+    """All files below the root of uploads, hidden ones too."""
+    root = server.rooms.settings.temp_root
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+async def nothing_is_left(server: Serving) -> bool:
+    """Whether there is neither file nor row."""
+    return not temp_files(server) and (await queue(server))["total"] == 0

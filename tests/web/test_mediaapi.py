@@ -1,0 +1,267 @@
+"""The media API on the real application, asked as the requirements document writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving import Serve, Serving
+from tests.uploading import KEYED, LOGO, MAIN, PHOTO, USERS, queue, signed, temp_files, upload
+from tests.web.wire import answers, exchange
+
+RICH = {
+    "permanent_url": "https://media-backend/serve/789",
+    "processing_complete": True,
+    "ai_enhanced": True,
+    "formats_available": ["avif", "webp", "jpeg", "png"],
+    "ai_analysis": {
+        "style": "Abstract Expressionist",
+        "medium": "Oil on Canvas",
+        "quality_score": 85,
+        "mood_keywords": ["vibrant", "energetic"],
+        "brand_colors": ["#FF5733", "#33A1FF"],
+        "site_context": {},
+        "background_removed": True,
+    },
+}
+BASE = "https://api2.onlineartfestival.com/api/images"
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Serving:
+    return await serve(main={**MAIN, "smart_media_base_url": BASE}, users=USERS)
+
+
+async def ask(
+    server: Serving, method: str, target: str, **options: Any
+) -> tuple[int, dict[str, Any]]:
+    async with server.client.request(method, target, headers=KEYED, **options) as answer:
+        return answer.status, await answer.json()
+
+
+async def complete(server: Serving, pending_id: int, body: object) -> tuple[int, dict[str, Any]]:
+    return await ask(server, "POST", f"/api/media/complete/{pending_id}", json=body)
+
+
+async def cleanup(server: Serving, pending_id: int) -> tuple[int, dict[str, Any]]:
+    return await ask(server, "DELETE", f"/api/media/cleanup/{pending_id}?reason=corrupt")
+
+
+async def test_the_queue_is_as_the_document_has_it(server: Serving) -> None:
+    (image,) = await upload(server)
+    told = await queue(server)
+    (row,) = told["images"]
+    moment = row.pop("created_at")
+    assert re.fullmatch(r"2[0-9]{3}-[01][0-9]-[0-3][0-9]T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", moment)
+    assert told == {
+        "images": [
+            {
+                "id": image["id"],
+                "user_id": 456,
+                "image_path": image["image_path"],
+                "original_name": "profile_image.jpg",
+                "mime_type": "image/jpeg",
+                "status": "pending",
+            }
+        ],
+        "total": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "body", [{"media_id": "789"}, {"media_id": 789}, RICH, RICH | {"media_id": "789"}]
+)
+async def test_the_same_completion_twice_is_one_and_answers_the_same(
+    server: Serving, body: dict[str, Any]
+) -> None:
+    (image,) = await upload(server)
+    expected = {
+        "success": True,
+        "imageId": image["id"],
+        "media_id": "789",
+        "status": "processed",
+        "smart_url_preview": f"{BASE}/789",
+    }
+    for _ in range(2):
+        assert await complete(server, image["id"], body) == (200, expected)
+    assert (await queue(server))["total"] == 0
+    assert len(temp_files(server)) == 1
+
+
+async def test_another_end_than_the_one_that_was_told_is_refused(server: Serving) -> None:
+    done, failed = await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
+    await complete(server, done["id"], {"media_id": "789"})
+    status, told = await complete(server, done["id"], {"media_id": "790"})
+    assert (status, told["detail"]) == (409, "this upload has become another medium already")
+    assert (await cleanup(server, done["id"]))[0] == 409
+    success = {"success": True, "message": "Image marked as failed and temp file cleaned up"}
+    for _ in range(2):
+        assert await cleanup(server, failed["id"]) == (200, success)
+    status, told = await complete(server, failed["id"], {"media_id": "1"})
+    assert (status, told["detail"]) == (409, "this upload has failed")
+    assert [path.name in done["image_path"] for path in temp_files(server)] == [True]
+
+
+async def test_ids_are_numbers_of_uploads(server: Serving) -> None:
+    for pending_id, status in (("x", 400), ("-1", 400), ("9" * 19, 404), ("77", 404)):
+        assert (await complete(server, pending_id, {"media_id": "1"}))[0] == status  # type: ignore[arg-type]
+        assert (await cleanup(server, pending_id))[0] == status  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        {"media_id": None},
+        {"media_id": "x"},
+        {"media_id": "0"},
+        {"media_id": -1},
+        {"media_id": 1.5},
+        {"media_id": True},
+        {"media_id": "a/1"},
+        {"media_id": "9" * 19},
+        {"permanent_url": 789},
+        {"permanent_url": "https://media-backend/serve/"},
+        RICH | {"media_id": "790"},
+    ],
+)
+async def test_a_body_without_a_medium_is_refused(server: Serving, body: object) -> None:
+    (image,) = await upload(server)
+    status, told = await complete(server, image["id"], body)
+    assert status == 400
+    assert "media" in told["detail"] or "object" in told["detail"]
+    assert (await queue(server))["total"] == 1
+
+
+async def test_wrong_large_and_packed_bodies_are_refused(server: Serving) -> None:
+    (image,) = await upload(server)
+    target = f"/api/media/complete/{image['id']}"
+    for data, headers, status in (
+        (b"{", {}, 400),
+        (b'{"media_id": "1"', {}, 400),
+        (b"\xff", {}, 400),
+        (b"[" * 100_000, {}, 400),
+        (b'{"media_id": "1"}'.ljust(262_145), {}, 413),
+        (b"x", {"Content-Encoding": "gzip"}, 415),
+    ):
+        sent = {**KEYED, **headers}
+        async with server.client.post(target, data=data, headers=sent) as answer:
+            assert answer.status == status
+    async with server.client.post(target, headers=KEYED) as answer:
+        assert answer.status == 400
+    assert (await complete(server, image["id"], {"media_id": "1", "x": "y" * 200_000}))[0] == 200
+
+
+async def test_a_body_that_stalls_is_cut(serve: Serve) -> None:
+    server = await serve(main={**MAIN, "upload_stall_s": 0.2}, users=USERS)
+    head = (
+        f"POST /api/media/complete/1 HTTP/1.1\r\nHost: x\r\nAuthorization: {KEYED['Authorization']}"
+    )
+    sent = head.encode() + b"\r\nContent-Length: 17\r\n\r\n{"
+    (told,) = answers(await exchange(server.client.host, server.client.port or 0, sent))
+    assert told.status == 408
+
+
+ROUTES = [
+    ("GET", "/api/media/pending/all"),
+    ("POST", "/api/media/complete/1"),
+    ("DELETE", "/api/media/cleanup/1"),
+    ("GET", "/temp_images/profiles/1-profile-1.jpg"),
+]
+
+
+@pytest.mark.parametrize(("method", "target"), ROUTES)
+async def test_nobody_passes_without_the_key(server: Serving, method: str, target: str) -> None:
+    await upload(server)
+    for headers in ({}, {"Authorization": "Bearer wrong"}, signed()):
+        async with server.client.request(
+            method, target, headers=headers, data=b"{}" if method == "POST" else None
+        ) as answer:
+            assert answer.status == 401
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer realm=")
+    assert (await queue(server))["total"] == 1
+
+
+async def test_a_key_is_made_and_kept_where_none_is_set(serve: Serve, data_dir: Path) -> None:
+    server = await serve()
+    key = (data_dir / "keys" / "media_api").read_text().strip()
+    headers = {"Authorization": f"Bearer {key}"}
+    async with server.client.get("/api/media/pending/all", headers=headers) as answer:
+        assert answer.status == 200
+    assert key not in repr(server.main)
+
+
+async def test_a_temporary_file_is_given_as_bytes_to_be_kept(server: Serving) -> None:
+    (image,) = await upload(server)
+    async with server.client.get(image["image_path"], headers=KEYED) as answer:
+        assert await answer.read() == PHOTO
+        assert answer.headers["Content-Type"] == "image/jpeg"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Disposition"].startswith("attachment; ")
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.content_length == len(PHOTO)
+        etag = answer.headers["ETag"]
+    async with server.client.head(image["image_path"], headers=KEYED) as answer:
+        assert (answer.status, answer.content_length) == (200, len(PHOTO))
+    known = {**KEYED, "If-None-Match": etag}
+    async with server.client.get(image["image_path"], headers=known) as answer:
+        assert answer.status == 304
+
+
+async def test_a_download_goes_on_where_it_broke_off(server: Serving) -> None:
+    (image,) = await upload(server)
+    path = image["image_path"]
+    async with server.client.get(path, headers=KEYED) as answer:
+        etag = answer.headers["ETag"]
+    for extra, status, body in (
+        ({"Range": "bytes=1000-"}, 206, PHOTO[1000:]),
+        ({"Range": "bytes=1000-", "If-Range": etag}, 206, PHOTO[1000:]),
+        ({"Range": "bytes=1000-", "If-Range": '"other"'}, 200, PHOTO),
+        ({"Range": "bytes=0-9,20-29"}, 200, PHOTO),
+    ):
+        async with server.client.get(path, headers={**KEYED, **extra}) as answer:
+            assert (answer.status, await answer.read()) == (status, body)
+    beyond = {**KEYED, "Range": f"bytes={len(PHOTO)}-"}
+    async with server.client.get(path, headers=beyond) as answer:
+        assert answer.status == 416
+        assert answer.headers["Content-Range"] == f"bytes */{len(PHOTO)}"
+
+
+async def test_only_regular_files_of_our_folders_are_given(server: Serving, tmp_path: Path) -> None:
+    await upload(server, {"profile_image": PHOTO, "site_image": PHOTO})
+    root = server.rooms.settings.temp_root
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(PHOTO)
+    (root / "profiles" / "link.jpg").symlink_to(secret)
+    (root / "profiles" / "folder.jpg").mkdir()
+    (root / "profiles" / ".hidden.jpg").write_bytes(PHOTO)
+    (root / "other").mkdir()
+    (root / "other" / "x.jpg").write_bytes(PHOTO)
+    for name in (
+        *("profiles/link.jpg", "profiles/folder.jpg", "profiles/.hidden.jpg", "other/x.jpg"),
+        *("profiles/..%2Fsecret.jpg", "profiles/%2e%2e", "..%2f/x", "profiles/none.jpg"),
+        *("profiles/x%00.jpg", "profiles/" + "x" * 300, "sites/%5B1%5D.jpg"),
+    ):
+        async with server.client.get(f"/temp_images/{name}", headers=KEYED) as answer:
+            assert answer.status == 404, name
+
+
+async def test_a_file_that_is_removed_meanwhile_is_still_given_whole(server: Serving) -> None:
+    body = PHOTO.ljust(4_000_000, b"\0")
+    (image,) = await upload(server, {"profile_image": body})
+    async with server.client.get(image["image_path"], headers=KEYED) as answer:
+        await cleanup(server, image["id"])
+        assert await answer.read() == body
+
+
+async def test_workers_at_once_see_one_end(server: Serving) -> None:
+    (image,) = await upload(server)
+    told = await asyncio.gather(
+        *(complete(server, image["id"], {"media_id": str(one)}) for one in range(1, 11))
+    )
+    assert sorted(status for status, _ in told) == [200] + [409] * 9

@@ -1,0 +1,354 @@
+"""Uploads on the real application: what is taken, what is refused, and what stays of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import FormData
+
+from tests.serving import Serve, Serving
+from tests.uploading import (
+    BOUNDED,
+    KEYED,
+    LOGO,
+    MAIN,
+    PHOTO,
+    USERS,
+    form,
+    nothing_is_left,
+    parts,
+    queue,
+    signed,
+    temp_files,
+    upload,
+)
+from tests.web.wire import answers, exchange, until
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+PDF = b"%PDF-1.7\n" + bytes(600)
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Serving:
+    main = {**MAIN, "max_file_bytes": 1_000_000, "upload_stall_s": 5}
+    return await serve(main=main, users=USERS)
+
+
+async def refused(server: Serving, data: object, **headers: str) -> tuple[int, str]:
+    """Status and detail of a refusal, of which nothing is left."""
+    async with server.client.patch(
+        "/users/me", data=data, headers={**signed(), **headers}
+    ) as answer:
+        told = await answer.json()
+        assert answer.headers.get("Connection") == ("close" if data else None)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    await until(lambda: not temp_files(server))
+    assert await nothing_is_left(server)
+    return answer.status, told["detail"]
+
+
+async def test_an_upload_is_stored_queued_and_told(server: Serving) -> None:
+    (image,) = await upload(server)
+    assert image["field"] == "profile_image"
+    assert image["status"] == "pending"
+    assert image["byte_size"] == len(PHOTO)
+    assert image["mime_type"] == "image/jpeg"
+    assert re.fullmatch(
+        r"/temp_images/profiles/456-profile-[0-9]{10}-[0-9]{12}\.jpg", image["image_path"]
+    )
+    (path,) = temp_files(server)
+    assert image["image_path"].endswith(f"/{path.parent.name}/{path.name}")
+    assert path.read_bytes() == PHOTO
+    (row,) = (await queue(server))["images"]
+    assert row["id"] == image["id"]
+    assert row["user_id"] == 456
+    assert row["original_name"] == "profile_image.jpg"
+    assert server.metric("smartserve_uploads_total") == 1
+    assert server.metric("smartserve_upload_bytes_total") == len(PHOTO)
+
+
+async def test_several_files_come_in_one_form_with_texts_between(server: Serving) -> None:
+    fields = ["profile_image", "header_image", "logo_image", "site_image", "product_image"]
+    files = dict.fromkeys([*fields, "event_image"], PHOTO) | {"logo_image": LOGO}
+    data = form(files, bio="x" * 10_000, name="Åsa")
+    async with server.client.patch("/users/me", data=data, headers=signed()) as answer:
+        images = (await answer.json())["images"]
+    assert [image["field"] for image in images] == list(files)
+    folders = [image["image_path"].split("/")[2] for image in images]
+    assert folders == ["profiles", "profiles", "profiles", "sites", "profiles", "profiles"]
+    assert images[2]["image_path"].endswith(".png")
+    assert (await queue(server))["total"] == len(temp_files(server)) == 6
+
+
+async def test_who_waits_for_the_queue_is_told_at_once(server: Serving) -> None:
+    told = asyncio.Event()
+    assert server.main is not None
+    server.main.on_upload.append(told.set)
+    await upload(server)
+    assert told.is_set()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [(SVG, "svg"), (PDF, "no picture"), (b"x", "no picture")]
+)
+async def test_the_type_is_told_by_the_bytes(server: Serving, body: bytes, kind: str) -> None:
+    status, detail = await refused(server, form({"profile_image": PHOTO, "logo_image": body}))
+    assert status == 415
+    assert f"is {kind};" in detail
+    assert server.metric("smartserve_upload_refusals_total", reason="unsupported") == 1
+
+
+async def test_a_file_of_just_the_limit_is_taken_and_one_more_byte_is_not(server: Serving) -> None:
+    exact = PHOTO.ljust(1_000_000, b"\0")
+    await upload(server, {"profile_image": exact})
+    async with server.client.patch(
+        "/users/me", data=form({"profile_image": exact + b"\0"}), headers=signed()
+    ) as answer:
+        assert answer.status == 413
+    assert [path.stat().st_size for path in temp_files(server)] == [1_000_000]
+
+
+async def test_a_file_is_counted_while_it_streams(server: Serving) -> None:
+    """Without a length, and without an end: the answer comes as soon as it is too large."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="profile_image"; filename="x"\r\n\r\n'
+        yield PHOTO
+        while True:
+            yield bytes(50_000)
+            await asyncio.sleep(0.005)
+
+    status, detail = await refused(server, endless(), **BOUNDED)
+    assert (status, detail) == (413, "a file may have 1000000 bytes")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "x"])
+async def test_a_packed_body_is_refused(server: Serving, encoding: str) -> None:
+    headers = {**BOUNDED, "Content-Encoding": encoding}
+    status, _ = await refused(server, gzip.compress(bytes(5_000_000)), **headers)
+    assert status == 415
+
+
+_FILE = 'form-data; name="profile_image"; filename="x"'
+_TEXT = {"Content-Disposition": 'form-data; name="x"'}
+MALFORMED: dict[str, tuple[int, object]] = {
+    "no file": (400, form({}, bio="x")),
+    "an unknown field": (400, form({"avatar": PHOTO})),
+    "an empty file": (400, form({"profile_image": b""})),
+    "too many files": (400, parts(*[{"Content-Disposition": _FILE}] * 11)),
+    "too many texts": (
+        400,
+        parts(*[_TEXT] * 101, body=b"x"),
+    ),
+    "a long text": (413, form({"profile_image": PHOTO}, bio="x" * 70_000)),
+    "no name": (400, parts({"Content-Disposition": "form-data"})),
+    "a bad disposition": (400, parts({"Content-Disposition": "form-data; name=\x80;;="})),
+    "no disposition": (400, parts({"X": "y"})),
+    "base64": (415, parts({"Content-Disposition": _FILE, "Content-Transfer-Encoding": "base64"})),
+    "a packed part": (415, parts({"Content-Disposition": _FILE, "Content-Encoding": "gzip"})),
+    "a form in the form": (400, parts({"Content-Type": "multipart/mixed; boundary=c"})),
+    "a charset": (400, parts({"Content-Disposition": 'form-data; name="_charset_"'})),
+    "JSON": (415, '{"bio": "x"}'),
+    "fields in the URL's form": (415, FormData({"bio": "x"})),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_a_form_that_cannot_be_taken_is_refused_as_a_whole(
+    server: Serving, name: str
+) -> None:
+    status, data = MALFORMED[name]
+    headers = BOUNDED if isinstance(data, bytes) else {}
+    assert (await refused(server, data, **headers))[0] == status
+
+
+_HEAD = b'--b\r\nContent-Disposition: form-data; name="profile_image"; filename="x"\r\n\r\n'
+CUT: dict[str, bytes] = {
+    "nothing": b"",
+    "no boundary": b"x" * 1000,
+    "another boundary": _HEAD.replace(b"--b", b"--c") + PHOTO + b"\r\n--c--\r\n",
+    "in the head": _HEAD[:40],
+    "in the file": _HEAD + PHOTO[:5000],
+    "before the end": _HEAD + PHOTO + b"\r\n--b",
+    "a long line": b"--b\r\nX: " + b"y" * 100_000,
+    "many headers": b"--b\r\n" + b"X: y\r\n" * 500,
+    "no colon": b"--b\r\nX\r\n\r\nx\r\n--b--\r\n",
+    "a trick": _HEAD + PHOTO + b"\r\n--bx\r\n" + _HEAD,
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+async def test_a_form_that_is_cut_off_is_refused(server: Serving, name: str) -> None:
+    assert (await refused(server, CUT[name], **BOUNDED))[0] == 400
+
+
+def raw(body: bytes, *lines: bytes, token: str = "") -> bytes:
+    head = [
+        b"PATCH /users/me HTTP/1.1",
+        b"Host: x",
+        f"Authorization: {token or signed()['Authorization']}".encode(),
+        b"Content-Type: multipart/form-data; boundary=b",
+        *lines,
+    ]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+WHOLE = _HEAD + PHOTO + b"\r\n--b--\r\n"
+
+
+async def test_a_client_that_leaves_midway_leaves_nothing(server: Serving) -> None:
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(raw(WHOLE[:20_000], b"Content-Length: %d" % len(WHOLE)))
+    await asyncio.sleep(0.05)
+    writer.write(WHOLE[20_000:50_000])
+    await until(lambda: len(temp_files(server)) == 1)
+    writer.transport.abort()
+    await until(lambda: not temp_files(server))
+    assert await nothing_is_left(server)
+    del reader
+
+
+async def test_a_body_that_stalls_is_cut(serve: Serve) -> None:
+    server = await serve(main={**MAIN, "upload_stall_s": 0.3}, users=USERS)
+    sent = raw(WHOLE[:50_000], b"Content-Length: %d" % len(WHOLE))
+    (told,) = answers(await exchange(server.client.host, server.client.port or 0, sent))
+    assert told.status == 408
+    assert await nothing_is_left(server)
+    assert server.metric("smartserve_upload_refusals_total", reason="slow") == 1
+
+
+async def test_a_body_that_drips_is_cut_as_a_whole(serve: Serve) -> None:
+    main = {**MAIN, "upload_stall_s": 1, "upload_timeout_s": 0.5}
+    server = await serve(main=main, users=USERS, server={"header_timeout_s": 0.2})
+    pieces = [WHOLE[at : at + 1000] for at in range(0, 30_000, 1000)]
+    sent = raw(b"", b"Content-Length: %d" % len(WHOLE))
+    told = await exchange(server.client.host, server.client.port or 0, sent, *pieces, pause_s=0.03)
+    assert [one.status for one in answers(told)] == [408]
+    assert await nothing_is_left(server)
+
+
+async def test_an_honest_upload_may_take_longer_than_a_head(serve: Serve) -> None:
+    limits = {"header_timeout_s": 0.2, "keepalive_s": 0.3}
+    server = await serve(main=MAIN, users=USERS, server=limits)
+    step = len(WHOLE) // 10 + 1
+    pieces = [WHOLE[at : at + step] for at in range(0, len(WHOLE), step)]
+    sent = raw(b"", b"Content-Length: %d" % len(WHOLE))
+    told = await exchange(server.client.host, server.client.port or 0, sent, *pieces, pause_s=0.1)
+    assert [one.status for one in answers(told)] == [200]
+
+
+async def test_a_client_that_asks_is_told_to_go_on_when_it_may_upload(server: Serving) -> None:
+    expect = (b"Expect: 100-continue", b"Content-Length: %d" % len(WHOLE))
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(raw(b"", *expect))
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(WHOLE)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    sent = raw(b"", *expect, token="Bearer wrong")
+    (told,) = answers(await exchange(server.client.host, server.client.port or 0, sent))
+    assert told.status == 401
+
+
+async def test_nothing_behind_a_body_is_heard(server: Serving) -> None:
+    second = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for lines, body in (
+        ((b"Content-Length: %d" % len(WHOLE),), WHOLE),
+        ((b"Transfer-Encoding: chunked",), b"%x\r\n%b\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)),
+    ):
+        for step in (10_000, 10_000_000):
+            sent = raw(body + second + second, *lines)
+            pieces = [sent[at : at + step] for at in range(0, len(sent), step)]
+            told = await exchange(server.client.host, server.client.port or 0, *pieces, pause_s=0)
+            (answer,) = answers(told)
+            assert answer.status == 200
+            assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5\r\nhello\r\nxyz\r\n",
+        b"fffffffffffffffff\r\nx",
+        b"%x\r\n%b;\r\n0\r\n\r\n" % (len(WHOLE), WHOLE),
+    ],
+)
+@pytest.mark.parametrize("pause_s", [0, 0.05])
+async def test_chunks_that_are_malformed_are_refused(
+    server: Serving, body: bytes, pause_s: float
+) -> None:
+    sent = raw(b"", b"Transfer-Encoding: chunked")
+    (told,) = answers(
+        await exchange(server.client.host, server.client.port or 0, sent, body, pause_s=pause_s)
+    )
+    assert told.status == 400
+    assert await nothing_is_left(server)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+        (b"Content-Length: 5", b"Content-Length: 6"),
+        (b"Transfer-Encoding: identity",),
+    ],
+)
+async def test_where_a_body_ends_has_to_be_clear(server: Serving, lines: tuple[bytes, ...]) -> None:
+    sent = raw(b"0\r\n\r\n", *lines)
+    (told,) = answers(await exchange(server.client.host, server.client.port or 0, sent))
+    assert told.status == 400
+
+
+async def test_uploads_at_once_are_each_their_own(server: Serving) -> None:
+    async def one(user: int) -> str:
+        data = form({"profile_image": PHOTO + user.to_bytes(2, "big")})
+        async with server.client.patch("/users/me", data=data, headers=signed(user)) as answer:
+            return str((await answer.json())["images"][0]["image_path"])
+
+    paths = await asyncio.gather(*(one(user) for user in range(1, 41)))
+    assert len(set(paths)) == len(temp_files(server)) == 40
+    for path in temp_files(server):
+        user = int(path.name.partition("-")[0])
+        assert path.read_bytes()[-2:] == user.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("C:\\fakepath\\Bild 1.jpg", "Bild 1.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("Überfahrt 🚢.jpg", "Überfahrt 🚢.jpg"),
+        ("x" * 400 + ".jpg", ("x" * 400 + ".jpg")[-255:]),
+    ],
+)
+async def test_a_clients_name_is_kept_to_be_shown_and_nowhere_in_a_path(
+    server: Serving, name: str, kept: str
+) -> None:
+    disposition = f'form-data; name="profile_image"; filename="{name}"'.replace("\\", "\\\\")
+    body = parts({"Content-Disposition": disposition})
+    headers = {**signed(), **BOUNDED}
+    async with server.client.patch("/users/me", data=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+    (row,) = (await queue(server))["images"]
+    assert row["original_name"] == kept
+    assert re.fullmatch(r"456-profile-[0-9]+-[0-9]+\.jpg", temp_files(server)[0].name)
+
+
+async def test_without_the_main_side_there_are_no_such_routes(serve: Serve) -> None:
+    server = await serve(main={"enabled": False})
+    for method, target in (
+        ("PATCH", "/users/me"),
+        ("GET", "/api/media/pending/all"),
+        ("POST", "/api/media/complete/1"),
+        ("GET", "/temp_images/profiles/x.jpg"),
+    ):
+        async with server.client.request(method, target, headers=KEYED) as answer:
+            assert answer.status == 404
+    async with server.client.patch("/users/me", data=PHOTO) as answer:
+        assert answer.status == 404
+    async with server.client.get("/openapi.json") as answer:
+        assert "/users/me" not in (await answer.json())["paths"]
