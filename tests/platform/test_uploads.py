@@ -64,12 +64,12 @@ async def check(
     ledger: Ledger, sent: Sequence[Uploaded], server: Server, folders: Sequence[Path]
 ) -> None:
     """All that has to be true in the end."""
-    done, gone = completed(ledger), failed(ledger)
-    assert {one.id for one in sent if one.picture.servable} <= done.keys()
+    done, gone, told = completed(ledger), failed(ledger), reasons(ledger)
+    lost = [one for one in sent if one.picture.servable and one.id not in done]
+    assert [(one.picture.name, told.get(one.id)) for one in lost] == []
     assert {one.id for one in sent if not one.picture.servable} <= gone
     assert doubled(ledger) == []
     assert len(set(done.values())) == len(done)
-    told = reasons(ledger)
     assert gone <= told.keys()
     assert all(told[image] not in ("", "NULL") for image in gone)
     assert leftovers([folder for folder in folders if folder.exists()]) == []
