@@ -19,6 +19,7 @@ from tests.benchmarks import (
     disk,
     herd,
     hits,
+    ingest,
     memory,
     results,
     sandbox,
@@ -45,6 +46,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
     "sandbox": sandbox.measure,
     "startup": startup.measure,
     "analysis": analysis.measure,
+    "ingest": ingest.measure,
 }
 
 
