@@ -75,7 +75,8 @@ def replace_urls(
     if not settings.main.enabled:
         raise ConfigurationError(["main.enabled: is false, so this server has no profiles"])
     report = run(_replace(settings, dry=dry_run))
-    _tell(report, dry=dry_run, as_json=as_json)
+    base = smart_base(settings, base_url(settings))
+    _tell(report, base, dry=dry_run, as_json=as_json)
     raise SystemExit(1 if report.unreadable else 0)
 
 
@@ -87,10 +88,12 @@ async def _replace(settings: Settings, *, dry: bool) -> Replaced:
         return await main.replacer.run(dry=dry)
 
 
-def _tell(report: Replaced, *, dry: bool, as_json: bool) -> None:
+def _tell(report: Replaced, base: str, *, dry: bool, as_json: bool) -> None:
+    """With what the addresses begin with: by the settings alone, whatever port a server took."""
     if as_json:
-        print(json.dumps({"dry_run": dry, **report.public()}))
+        print(json.dumps({"dry_run": dry, "base_url": base, **report.public()}))
         return
+    print(f"addresses begin with {base}")
     print(f"{report.completed} uploads {'would be ' if dry else ''}complete")
     for place, rows in report.changed.items():
         print(f"{place}\t{rows} {'would be ' if dry else ''}changed")

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from proxy.database.main import SqlMainDatabase
-from proxy.errors import BadParameter, PendingNotFound, SmartserveError
+from proxy.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
 from proxy.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.media import MAX_MEDIA_ID
 from proxy.metrics import Outcome
@@ -203,6 +203,7 @@ def _media_id(told: Mapping[str, Any]) -> str:
 
     Raises:
         BadParameter: there is none that can be.
+        PendingConflict: there are two.
     """
     plain, address = told.get("media_id"), told.get("permanent_url")
     found = set()
@@ -211,9 +212,10 @@ def _media_id(told: Mapping[str, Any]) -> str:
         found.add(media_id_of(str(plain)) if number and "/" not in str(plain) else None)
     if address is not None:
         found.add(media_id_of(address) if isinstance(address, str) else None)
-    if len(found) != 1:
-        raise BadParameter("media_id", "given, or the last step of permanent_url, and one of both")
-    media_id = found.pop()
+    media_id = found.pop() if len(found) == 1 else None
+    if found and None not in found:
+        raise PendingConflict("media_id and permanent_url name two media")
     if media_id is None or not 0 < int(media_id) <= MAX_MEDIA_ID:
-        raise BadParameter("media_id", "the number of a medium, 1 to 19 digits")
+        allowed = "the number of a medium, 1 to 19 digits, or the last step of permanent_url"
+        raise BadParameter("media_id", allowed)
     return media_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxy.media import MAX_MEDIA_ID
 from proxy.pending import UPLOAD_FIELDS, PendingStatus
 from proxy.uploads.names import FOLDERS
 from proxy.web.problems import MEDIA_TYPE
@@ -36,7 +37,7 @@ _BODY = {
 _ENDED = {
     "400": "The id is no number.",
     "404": "There is no such upload.",
-    "409": "The upload has come to another end.",
+    "409": "The upload has come to another end, or two media are named.",
 }
 
 
@@ -131,10 +132,16 @@ def _pending() -> Json:
 
 
 def _complete() -> Json:
-    number = {"anyOf": [{"type": "string", "pattern": "^[0-9]{1,19}$"}, {"type": "integer"}]}
+    number = {
+        "anyOf": [
+            {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
+            {"type": "integer", "minimum": 1, "maximum": MAX_MEDIA_ID},
+        ]
+    }
+    address = {"type": "string", "pattern": "^https?://[a-z0-9.:/-]+/[1-9][0-9]{0,17}$"}
     body = {
         "type": "object",
-        "properties": {"media_id": number, "permanent_url": {"type": "string"}},
+        "properties": {"media_id": number, "permanent_url": address},
         "anyOf": [{"required": ["media_id"]}, {"required": ["permanent_url"]}],
     }
     answer = {

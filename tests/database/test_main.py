@@ -315,11 +315,16 @@ async def test_a_commit_that_is_not_answered_is_told_apart(
     async with open_main_database(url, short, own=True) as main:
         await main.add(1, [new()])
         with pytest.raises(CommitUncertain):
-            async with main._transaction() as connection:
-                await connection.exec_driver_sql("SELECT 1")
-                mariadb.pause()
+            await _pausing(main, mariadb)
         with pytest.raises(DatabaseUnavailable) as told:
             await main.add(1, [new()])
         mariadb.resume()
         assert not isinstance(told.value, CommitUncertain)
         assert (await main.queue(1))[1] == 1
+
+
+async def _pausing(main: SqlMainDatabase, mariadb: MariaDB) -> None:
+    """A transaction whose database stops just before the commit."""
+    async with main._transaction() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+        mariadb.pause()

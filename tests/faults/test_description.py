@@ -20,8 +20,11 @@ from tests.faults.server import Server
 
 _SEED = 4
 _KEY = "a-key-that-is-for-these-tests-alone"
-_WITH_KEY = {"admin": {"key": _KEY, "max_failures": 10_000}}
-"""The checks also ask without the key, and with wrong ones."""
+_WITH_KEY: dict[str, dict[str, object]] = {
+    "admin": {"key": _KEY, "max_failures": 10_000},
+    "main": {"key": _KEY},
+}
+"""The checks also ask without the key, and with wrong ones. For users it is none."""
 _PATIENCE_S = 110
 
 

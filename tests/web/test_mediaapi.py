@@ -127,7 +127,7 @@ async def test_ids_are_numbers_of_uploads(server: Serving) -> None:
         {"media_id": "9" * 19},
         {"permanent_url": 789},
         {"permanent_url": "https://media-backend/serve/"},
-        RICH | {"media_id": "790"},
+        RICH | {"media_id": None, "permanent_url": "x"},
     ],
 )
 async def test_a_body_without_a_medium_is_refused(server: Serving, body: object) -> None:
@@ -135,6 +135,12 @@ async def test_a_body_without_a_medium_is_refused(server: Serving, body: object)
     status, told = await complete(server, image["id"], body)
     assert status == 400
     assert "media" in told["detail"] or "object" in told["detail"]
+    assert (await queue(server))["total"] == 1
+
+
+async def test_a_body_that_names_two_media_is_refused(server: Serving) -> None:
+    (image,) = await upload(server)
+    assert (await complete(server, image["id"], RICH | {"media_id": "790"}))[0] == 409
     assert (await queue(server))["total"] == 1
 
 
