@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -85,6 +85,9 @@ class Media:
     updated_at: datetime
     """Always aware, in UTC."""
     facts: MediaFacts | None = None
+    stand_ins: tuple[MediaFacts, ...] = ()
+    """Lesser files of the same picture, made elsewhere, from which it is rendered when its own
+    source cannot be had; in no order."""
 
     @property
     def source_path(self) -> str | None:
@@ -120,6 +123,10 @@ class Media:
         An original that was served while it came in is looked at again when it is there.
         """
         return f"{self.status} {self.updated_at.isoformat()}"
+
+    def standing_in(self, facts: MediaFacts) -> Media:
+        """The medium as if one of its stand-ins were its source."""
+        return replace(self, bulk_path=facts.source_path, library_path=None, facts=facts)
 
     @property
     def known_facts(self) -> MediaFacts | None:

@@ -18,11 +18,22 @@ class NewMedia:
     original_name: str
     mime_type: str
     file_size: int
-    bulk_path: str
-    """Below the storage root."""
+    bulk_path: str | None
+    """Below the storage root; None where there is no original."""
     status: MediaStatus
     main_api_id: int = 0
     """Id in the main database's ``pending_images``; 0 for what was never there."""
+    library_path: str | None = None
+    """Below the storage root: a processed file of the same picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of a row are said to be, as its writer wrote it."""
+
+    media_id: int
+    bulk_path: str | None
+    library_path: str | None
 
 
 class MediaDatabase(Protocol):
@@ -59,3 +70,13 @@ class MediaCatalogue(MediaDatabase, Protocol):
 
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Ids of servable rows above ``after``, ascending, for paging through all of them."""
+
+
+class AdoptionCatalogue(MediaCatalogue, Protocol):
+    """What taking over files that another system made asks of the database besides."""
+
+    async def places(self, *, after: int = 0, limit: int = 1000) -> Sequence[Place]:
+        """Rows above ``after`` by ascending id, whatever their status, with their paths."""
+
+    async def add_stand_in(self, media_id: int, facts: MediaFacts) -> None:
+        """Keep a file that may stand in for the source of a medium; equal content is kept once."""

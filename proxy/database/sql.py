@@ -18,6 +18,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     or_,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from proxy.database import NewMedia
+from proxy.database import NewMedia, Place
 from proxy.database.engine import (
     Reader,
     connected,
@@ -36,7 +37,7 @@ from proxy.database.engine import (
     open_reader,
     translated,
 )
-from proxy.database.tables import media_facts, media_files
+from proxy.database.tables import media_facts, media_fallbacks, media_files
 from proxy.errors import DatabaseUnavailable
 from proxy.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
@@ -45,6 +46,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 _files = media_files.c
 _facts = media_facts.c
+_fallbacks = media_fallbacks.c
 
 _has_bulk = func.nullif(_files.bulk_path, "").is_not(None)
 _has_library = func.nullif(_files.library_path, "").is_not(None)
@@ -78,6 +80,8 @@ _SELECT = select(
     _facts.focus_y,
     _facts.source_path.label("facts_path"),
     _facts.row_version,
+    # Few pictures have stand-ins; for all others that is all they cost.
+    exists().where(_fallbacks.media_id == _files.id).label("has_stand_ins"),
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
 
 BY_ID = _SELECT.where(_files.id == bindparam("media_id"))
@@ -97,6 +101,15 @@ _IDS_OF = (
     .order_by(_files.id)
     .limit(bindparam("limit"))
 )
+_PLACES = (
+    select(_files.id, _files.bulk_path, _files.library_path)
+    .where(_files.id > bindparam("after"))
+    .order_by(_files.id)
+    .limit(bindparam("limit"))
+)
+_STAND_INS = select(
+    *(column for column in _fallbacks if column is not _fallbacks.adopted_at)
+).where(_fallbacks.media_id == bindparam("media_id"))
 _FORGET = delete(media_facts).where(_facts.media_id == bindparam("media_id"))
 # One statement, known to SQLite, MariaDB and MySQL alike. Delete and insert would deadlock in
 # InnoDB: two deletes of a missing row share its gap, and then neither may insert.
@@ -108,6 +121,18 @@ SAVE_FACTS = text(
     ) VALUES (
         :media_id, :content_hash, :byte_size, :source_type, :width, :height,
         :has_alpha, :pages, :flat_background, :focus_x, :focus_y, :source_path, :row_version
+    )
+    """
+)
+
+_SAVE_STAND_IN = text(
+    """
+    REPLACE INTO media_fallbacks (
+        media_id, content_hash, byte_size, source_type, width, height,
+        has_alpha, pages, flat_background, focus_x, focus_y, source_path
+    ) VALUES (
+        :media_id, :content_hash, :byte_size, :source_type, :width, :height,
+        :has_alpha, :pages, :flat_background, :focus_x, :focus_y, :source_path
     )
     """
 )
@@ -167,7 +192,13 @@ class SqlMediaDatabase:
     async def find(self, media_id: int) -> Media | None:
         """The row with its facts, or None."""
         rows = await self._read(BY_ID, media_id=media_id)
-        return media_of(rows[0]) if rows else None
+        if not rows:
+            return None
+        media = media_of(rows[0])
+        if not rows[0].has_stand_ins:
+            return media
+        stand_ins = await self._read(_STAND_INS, media_id=media_id)
+        return replace(media, stand_ins=tuple(map(_stand_in, stand_ins)))
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Keep what was learned about a source, in place of what was known before."""
@@ -210,6 +241,16 @@ class SqlMediaDatabase:
         """Ids of a user's rows above ``after``, ascending, whatever their status."""
         rows = await self._read(_IDS_OF, user_id=user_id, after=after, limit=limit)
         return [row.id for row in rows]
+
+    async def places(self, *, after: int = 0, limit: int = 1000) -> Sequence[Place]:
+        """Rows above ``after`` by ascending id, whatever their status, with their paths."""
+        rows = await self._read(_PLACES, after=after, limit=limit)
+        return [Place(row.id, row.bulk_path, row.library_path) for row in rows]
+
+    async def add_stand_in(self, media_id: int, facts: MediaFacts) -> None:
+        """Keep a file that may stand in for the source of a medium; equal content is kept once."""
+        async with self._transaction() as connection:
+            await connection.execute(_SAVE_STAND_IN, _fact_values(media_id, facts))
 
     def statistics(self) -> Mapping[str, float]:
         """Transactions begun, how many of them failed, and the seconds that all took together."""
@@ -271,6 +312,14 @@ def media_of(row: Row[Any]) -> Media:
 
 
 def _known(row: Row[Any]) -> MediaFacts:
+    return replace(_facts_of(row, row.facts_path), row_version=row.row_version)
+
+
+def _stand_in(row: Row[Any]) -> MediaFacts:
+    return _facts_of(row, row.source_path)
+
+
+def _facts_of(row: Row[Any], path: str) -> MediaFacts:
     known = row.focus_x is not None and row.focus_y is not None
     return MediaFacts(
         content_hash=row.content_hash,
@@ -282,8 +331,7 @@ def _known(row: Row[Any]) -> MediaFacts:
         pages=row.pages,
         flat_background=row.flat_background,
         focus=Focus(row.focus_x, row.focus_y) if known else None,
-        source_path=row.facts_path,
-        row_version=row.row_version,
+        source_path=path,
     )
 
 

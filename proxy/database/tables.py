@@ -170,3 +170,24 @@ ingest_items = Table(
     Column("finished_at", Double),
     Index("ix_ingest_items_due", "state", "not_before"),
 )
+
+media_fallbacks = Table(
+    "media_fallbacks",
+    metadata,
+    # As above, no foreign key. By content and not by path: a path of 500 characters makes a key
+    # whose collation decides which names are equal.
+    Column("media_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("content_hash", String(64), primary_key=True),
+    Column("source_path", String(500), nullable=False),
+    Column("byte_size", BigInteger, nullable=False),
+    Column("source_type", String(16), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("has_alpha", Boolean, nullable=False),
+    Column("pages", Integer, nullable=False),
+    Column("flat_background", Boolean, nullable=False),
+    Column("focus_x", Double),
+    Column("focus_y", Double),
+    Column("adopted_at", TIMESTAMP, nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+)
+"""Lesser files of pictures, from which these are rendered when their source cannot be had."""

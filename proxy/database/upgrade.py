@@ -17,7 +17,7 @@ from proxy.settings import DatabaseSettings
 UPGRADE_TIMEOUT_S = 60.0
 """For how long another process's upgrade is waited for, and our own may take."""
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """All versions of the media schema, the oldest first, as the migrations have them."""
 MAIN_REVISIONS = ("0001", "0002")
 """The same of the main schema."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.database import MediaCatalogue, NewMedia
+from proxy.database import AdoptionCatalogue, NewMedia, Place
 from proxy.database.sql import SqlMediaDatabase
 from proxy.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
 from tests.database.backends import Backend
@@ -17,7 +17,7 @@ _OLD_ROW = "INSERT INTO media_files (main_api_id, user_id, data_type) VALUES (1,
 
 
 async def test_it_is_a_media_catalogue(database: SqlMediaDatabase) -> None:
-    catalogue: MediaCatalogue = database
+    catalogue: AdoptionCatalogue = database
     await catalogue.ping()
 
 
@@ -246,3 +246,44 @@ async def _facts_of(database: SqlMediaDatabase, media_id: int) -> MediaFacts | N
     found = await database.find(media_id)
     assert found is not None
     return found.facts
+
+
+async def test_a_row_comes_with_its_stand_ins(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id, other = await database.add(new, facts), await database.add(new, facts)
+    small = replace(facts, content_hash="01" * 32, source_path="library/a_small.webp", width=320)
+    plain = replace(small, content_hash="02" * 32, source_path="library/Ü.png", focus=None)
+    for one in (small, plain):
+        await database.add_stand_in(media_id, one)
+    found = await database.find(media_id)
+    assert found is not None
+    assert set(found.stand_ins) == {small, plain}
+    beside = await database.find(other)
+    assert beside is not None
+    assert beside.stand_ins == ()
+
+
+async def test_a_stand_in_of_equal_content_is_kept_once_and_under_its_last_path(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    moved = replace(facts, source_path="library/moved.jpg")
+    for one in (facts, facts, moved):
+        await database.add_stand_in(media_id, one)
+    found = await database.find(media_id)
+    assert found is not None
+    assert found.stand_ins == (moved,)
+
+
+async def test_places_are_those_of_all_rows_page_by_page(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    first = await database.add(new, facts)
+    second = await database.add(
+        replace(new, bulk_path=None, library_path="library/b.jpg"), replace(facts, source_path="b")
+    )
+    backend.run(url, _OLD_ROW)
+    places = [Place(first, "bulk/2026/11/a.jpg", None), Place(second, None, "library/b.jpg")]
+    assert await database.places(limit=2) == places
+    assert await database.places(after=second) == [Place(second + 1, None, None)]
