@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -40,6 +40,8 @@ from proxy.workers.stream import ByteStream
 from proxy.workshop import Done, Workshop
 
 _STREAMED_PIXELS = 640 * 640
+_GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
+"""Failures after which another size of the picture, if there is one, is better than none."""
 
 
 class Origin(StrEnum):
@@ -151,10 +153,18 @@ class Delivery:
     async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> Plan:
         """Resolve a request: learn the facts where they are not known, pick the format.
 
+        Where they cannot be learned, by those of the best lesser file of the picture.
+
         Raises:
             SmartserveError: as `Inspector.facts` does.
         """
-        facts = await self._inspector.facts(media)
+        try:
+            facts = await self._inspector.facts(media)
+        except SmartserveError:
+            plans = self._planner.stand_ins(media, request, accept)
+            if not plans:
+                raise
+            return plans[0]
         return self._planner.plan(media, facts, request, accept)
 
     async def held(self, media_id: int) -> AbstractSet[str] | None:
@@ -173,7 +183,7 @@ class Delivery:
                 continue
             rendition = await self._store.get(variant)
             if rendition is not None:
-                origin = Origin(rendition.tier)
+                origin = Origin.FALLBACK if plan.stand_in else Origin(rendition.tier)
                 draft = variant is plan.draft
                 return Delivered(variant, origin, rendition=rendition, draft=draft)
         return None
@@ -208,24 +218,46 @@ class Delivery:
     async def _rendered(
         self, plan: Plan, held: AbstractSet[str] | None, waits: Callable[[], None]
     ) -> Delivered:
+        under_way = self.first(plan).digest in self._flight
+        if not under_way and (late := self._pressure()) is not None:
+            raise late
+        try:
+            return await self._begun(plan, waits)
+        except SourceChanged:
+            raise
+        except SmartserveError as error:
+            instead = await self._instead(plan, error, held)
+            if instead is None:
+                raise
+            return instead
+
+    async def _begun(self, plan: Plan, waits: Callable[[], None] = lambda: None) -> Delivered:
+        """A render that has begun to give bytes, one that is under way already included."""
         variant = self.first(plan)
         under_way = variant.digest in self._flight
-        if not under_way and (error := self._pressure()) is not None:
-            raise error
-        try:
-            if not under_way:
-                # Nothing is begun that would be refused at once.
-                self._workshop.check(plan.media)
-            rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
-            waits()
-            await rendering.stream.started()
-        except (CapacityError, SourceError, RenderTimeout, SourceQuarantined) as error:
-            nearest = None if isinstance(error, SourceChanged) else await self._nearest(plan, held)
-            if nearest is None:
-                raise
-            return nearest
+        if not under_way:
+            # Nothing is begun that would be refused at once.
+            self._workshop.check(plan.media)
+        rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
+        waits()
+        await rendering.stream.started()
         origin = Origin.RENDER if led else Origin.COALESCED
+        if plan.stand_in:
+            origin = Origin.FALLBACK
         return Delivered(variant, origin, rendering=rendering, draft=variant is plan.draft)
+
+    async def _instead(
+        self, plan: Plan, error: SmartserveError, held: AbstractSet[str] | None
+    ) -> Delivered | None:
+        """What may go out in place of a render that failed.
+
+        That a lesser file is there helps where the source is at fault, not where no worker is free.
+        """
+        if not isinstance(error, CapacityError):
+            for other in self._planner.instead(plan):
+                with suppress(SmartserveError):
+                    return await self.find(other) or await self._begun(other)
+        return await self._nearest(plan, held) if isinstance(error, _GIVES_WAY) else None
 
     def _launch(self, plan: Plan, variant: Variant) -> tuple[Rendering, Coroutine[Any, Any, None]]:
         rendering = Rendering()

@@ -22,6 +22,7 @@ from proxy.variant import (
     DPRS,
     SHAPE_DIGITS,
     WIDTHS,
+    Geometry,
     SizeSpec,
     Variant,
     VariantRequest,
@@ -32,6 +33,9 @@ from proxy.variant import (
 
 _BASES = 10_000
 """Sizes of pictures whose base is remembered: it is asked for with every plan."""
+
+_SAME_SHAPE = 0.05
+"""Up to here the ratios of two sides count as equal, by their logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Plan:
     variant: Variant
     draft: Variant | None = None
     """What may stand in until the variant is there; None where it has but one stage."""
+    stand_in: bool = False
+    """Whether a lesser file takes the place of the picture's own source."""
 
     @property
     def background_kept(self) -> bool:
@@ -157,24 +163,62 @@ class Planner:
             if fmt is not Format.GIF:
                 yield fmt, ""
 
+    def stand_ins(
+        self,
+        media: Media,
+        request: VariantRequest,
+        accept: str | None,
+        *,
+        known: MediaFacts | None = None,
+    ) -> list[Plan]:
+        """Plans that answer a request from the lesser files of a picture, the best first.
+
+        ``known`` are the facts in whose place they stand, where those are known. Such a plan has
+        one stage, the quick one.
+        """
+        if not media.stand_ins:
+            return []
+        like = known or max(media.stand_ins, key=lambda facts: facts.width * facts.height)
+        wanted = plan_geometry(request.box, like)
+        ranked = sorted(
+            (facts for facts in media.stand_ins if facts != known),
+            key=lambda facts: _lesser(facts, plan_geometry(request.box, facts), wanted, like),
+        )
+        plans = (self.plan(media.standing_in(facts), facts, request, accept) for facts in ranked)
+        return [replace(plan, variant=plan.stages[-1], draft=None, stand_in=True) for plan in plans]
+
+    def instead(self, plan: Plan) -> list[Plan]:
+        """Plans that may answer in place of one, in its format: see `stand_ins`."""
+        accept = TRAITS[plan.variant.format].media_type
+        return self.stand_ins(plan.media, plan.request, accept, known=plan.facts)
+
     def neighbours(self, plan: Plan, held: AbstractSet[str]) -> list[Variant]:
         """Of the renditions that a picture has, by their digests, those that may stand in.
 
-        The nearest first; ties go to the larger. Under overload this is asked for most requests, so
-        only the sizes whose shape is among the digests are worked out.
+        The nearest first; ties go to the larger. Those of its lesser files count as well.
+        """
+        variants: dict[str, Variant] = {}
+        for one in (plan, *self.instead(plan)):
+            variants |= self._among(held, one)
+        for stage in plan.stages:
+            variants.pop(stage.digest, None)
+        return sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
+
+    def _among(self, held: AbstractSet[str], plan: Plan) -> dict[str, Variant]:
+        """Renditions of one source that are there, in formats that may be shown.
+
+        Under overload this is asked for most requests, so only the sizes whose shape is among the
+        digests are worked out.
         """
         shapes = {digest[:SHAPE_DIGITS] for digest in held}
         boxes = (box for box in self._boxes if plan_geometry(box, plan.facts).shape in shapes)
         requests = [replace(plan.request, box=box) for box in boxes]
-        variants = {
+        return {
             variant.digest: variant
             for request, formats in product(requests, _showable(plan))
             for variant in self._plan(plan.media, plan.facts, request, formats).stages
             if variant.digest in held
         }
-        for stage in plan.stages:
-            variants.pop(stage.digest, None)
-        return sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
 
 
 def _all_boxes(sizes: Iterable[SizeSpec]) -> Iterator[SizeSpec]:
@@ -205,3 +249,19 @@ def _distance(variant: Variant, wanted: Variant) -> tuple[bool, float, int]:
     here, there = variant.geometry, wanted.geometry
     unlike = abs(math.log(here.width / there.width)) + abs(math.log(here.height / there.height))
     return (variant.format is not wanted.format, round(unlike, 3), -here.width)
+
+
+def _lesser(
+    facts: MediaFacts, given: Geometry, wanted: Geometry, like: MediaFacts
+) -> tuple[bool, bool, bool, int, int]:
+    """How far a lesser file is from giving what is wanted, ``like`` the picture itself would.
+
+    One of another shape, a square thumbnail say, comes last. Then a larger one stands in for a
+    smaller, and only then a smaller for a larger; of those the nearest.
+    """
+    unlike = abs(math.log(given.width / given.height * wanted.height / wanted.width))
+    # A pixel less is a matter of how the other system rounded.
+    small = given.width < wanted.width - 1 or given.height < wanted.height - 1
+    pixels = facts.width * facts.height
+    opaque = like.has_alpha and not facts.has_alpha
+    return (unlike > _SAME_SHAPE, small, opaque, -pixels if small else pixels, -facts.byte_size)

@@ -91,4 +91,6 @@ class Purger:
         self._rows.forget(media_id)
         media = await self._rows.find(media_id)
         facts = None if media is None else media.known_facts
-        return None if facts is None else shapes_of(boxes, facts)
+        if media is None or facts is None:
+            return None
+        return frozenset().union(*(shapes_of(boxes, one) for one in (facts, *media.stand_ins)))

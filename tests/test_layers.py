@@ -35,7 +35,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
             "jobs",
             "pending",
         ),
-        *("analysis", "floors", "pending", "intake"),
+        *("analysis", "floors", "pending", "intake", "filenames"),
     ),
     1: ("settings", "owners", "descent"),
     2: ROOMS,

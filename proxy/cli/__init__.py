@@ -1,10 +1,19 @@
 """The ``smartserve`` command."""
 
-from proxy.cli import ingesting, installation, mainside, pictures, serving
+from proxy.cli import adoption, ingesting, installation, mainside, pictures, serving
 from proxy.cli.base import app, fail
 from proxy.errors import SmartserveError
 
-__all__ = ["app", "ingesting", "installation", "main", "mainside", "pictures", "serving"]
+__all__ = [
+    "adoption",
+    "app",
+    "ingesting",
+    "installation",
+    "main",
+    "mainside",
+    "pictures",
+    "serving",
+]
 
 
 def main() -> None:

@@ -250,7 +250,7 @@ class SqlMediaDatabase:
     async def add_stand_in(self, media_id: int, facts: MediaFacts) -> None:
         """Keep a file that may stand in for the source of a medium; equal content is kept once."""
         async with self._transaction() as connection:
-            await connection.execute(_SAVE_STAND_IN, _fact_values(media_id, facts))
+            await connection.execute(_SAVE_STAND_IN, fact_values(media_id, facts))
 
     def statistics(self) -> Mapping[str, float]:
         """Transactions begun, how many of them failed, and the seconds that all took together."""

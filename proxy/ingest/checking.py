@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 
 from proxy.errors import SourceTooLarge, UnsupportedSource
@@ -11,9 +12,11 @@ from proxy.jobs import Limits, ProbeJob, ProbeResult
 from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool
 
+_PIECE_BYTES = 1024 * 1024
+
 
 class Checker:
-    """Looks at files that are to become originals, in a worker process."""
+    """Checks files, as many at a time as there are workers."""
 
     def __init__(
         self, *, pool: WorkerPool, admission: Admission, limits: Limits, max_bytes: int
@@ -35,8 +38,11 @@ class Checker:
             await asyncio.to_thread(self._look, descriptor)
             return await self._pool.run(ProbeJob(self._limits, strict=True), descriptor)
 
+    async def digest(self, descriptor: int) -> str:
+        """The content hash of a file, as `ProbeResult` has it, without a worker."""
+        return await asyncio.to_thread(_digest, descriptor)
+
     def _look(self, descriptor: int) -> None:
-        """Refuse by length and by first bytes, before a worker is asked."""
         size = os.fstat(descriptor).st_size
         if size > self._max_bytes:
             raise SourceTooLarge(f"has {size} bytes, {self._max_bytes} are allowed")
@@ -44,3 +50,11 @@ class Checker:
         if found not in self._limits.source_types:
             kinds = ", ".join(self._limits.source_types)
             raise UnsupportedSource(f"is {found or 'no picture'}; served are {kinds}")
+
+
+def _digest(descriptor: int) -> str:
+    digest, at = hashlib.sha256(), 0
+    while piece := os.pread(descriptor, _PIECE_BYTES, at):
+        digest.update(piece)
+        at += len(piece)
+    return digest.hexdigest()

@@ -53,7 +53,7 @@ def cache_control(
     Only the settled picture that was asked for carries the long lifetime; what stands in for it,
     and what will soon change, is asked for again shortly.
     """
-    if origin is Origin.FALLBACK or plan.background_kept:
+    if origin is Origin.FALLBACK or plan.stand_in or plan.background_kept:
         return f"public, max-age={lifetimes.fallback_s}"
     if not plan.media.settled:
         return f"public, max-age={lifetimes.unsettled_s}"

@@ -59,7 +59,7 @@ def validators(
     dated = [("Last-Modified", http_date(plan.media.updated_at))]
     names = tags(plan)
     draft = variant == plan.draft
-    stands_in = draft or origin is Origin.FALLBACK
+    stands_in = draft or plan.stand_in or origin is Origin.FALLBACK
     lifetime = cache_control(plan, origin, route=route, lifetimes=lifetimes, draft=draft)
     return [
         ("Cache-Control", lifetime),

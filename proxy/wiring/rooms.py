@@ -16,6 +16,7 @@ from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.checking import Checker
 from proxy.ingest.importing import Importer
+from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
 from proxy.inspection import Inspector
 from proxy.jobs import Hello, Limits
@@ -48,6 +49,8 @@ class Rooms:
     inspector: Inspector
     delivery: Delivery
     importer: Importer
+    checker: Checker
+    reserve: Reserve
     warmer: Warmer
     metrics: Metrics
     upgrader: Upgrader
@@ -60,7 +63,6 @@ class Rooms:
     planner: Planner
     finisher: Finisher
     """As a visitor's renders, and not those of the background."""
-    checker: Checker
     watch: QueueWatch
     """Of the ingest queue."""
     woken: asyncio.Event
@@ -105,6 +107,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     metrics, costs, pulse = Metrics(), Costs(), Pulse()
     crowd = Crowd(admission, pulse)
     rules = _rules(settings, pool.hello)
+    checker = _checker(settings, rules, pool, admission)
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
     background = _background(settings)
@@ -119,7 +122,6 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         learn=_learner(storage, inspector),
     )
     storage.forgetters.append(upgrader.forget)
-    checker = _checker(settings, rules, pool, admission)
     finisher = _finisher(settings, rules, storage, workshop)
     delivery = Delivery(
         store=storage.store,
@@ -139,7 +141,13 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         admission=admission,
         inspector=inspector,
         delivery=delivery,
-        importer=_importer(storage, checker),
+        importer=Importer(catalogue=storage.catalogue, originals=storage.sources, checker=checker),
+        checker=checker,
+        reserve=Reserve(
+            database=storage.catalogue,
+            planner=planner,
+            finisher=finisher,
+        ),
         warmer=Warmer(
             database=storage.database,
             inspector=inspector,
@@ -155,7 +163,6 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         crowd=crowd,
         planner=planner,
         finisher=finisher,
-        checker=checker,
         watch=QueueWatch(partial(queue_report, storage.writer)),
         woken=asyncio.Event(),
     )
@@ -177,10 +184,6 @@ async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
             reader=TextReader(section.text),
             picture_side=section.picture_side,
         )
-
-
-def _importer(storage: Storage, checker: Checker) -> Importer:
-    return Importer(catalogue=storage.catalogue, originals=storage.sources, checker=checker)
 
 
 def _checker(settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission) -> Checker:
