@@ -1,0 +1,256 @@
+"""Adopting: what names, bytes and rows say of a tree, and that a second run changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.database import NewMedia
+from proxy.media import DataType, Media, MediaStatus
+from tests.ingest.trees import (
+    BULK,
+    LIBRARY,
+    adopt,
+    adopted,
+    logo,
+    photo,
+    premade,
+    save,
+    skipped,
+    whole_tree,
+)
+from tests.mariadb import MariaDB
+from tests.serving import SAMPLES, Serve, Serving
+from tests.web.plans import FACTS
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory in which nothing is yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+async def kind(request: pytest.FixtureRequest, serve: Serve) -> Serving:
+    """A server over each kind of database."""
+    if request.param == "sqlite":
+        return await serve()
+    mariadb: MariaDB = request.getfixturevalue("mariadb")
+    return await serve(database={"url": mariadb.url(mariadb.create_database())})
+
+
+def root(server: Serving) -> Path:
+    return server.rooms.settings.storage_root
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+async def row(server: Serving, media_id: int) -> Media:
+    media = await server.rooms.storage.catalogue.find(media_id)
+    assert media is not None
+    return media
+
+
+async def rows(server: Serving) -> list[Media]:
+    places = await server.rooms.storage.catalogue.places()
+    return [await row(server, place.media_id) for place in places]
+
+
+def sizes(media: Media) -> set[tuple[int, int]]:
+    return {(facts.width, facts.height) for facts in media.stand_ins}
+
+
+async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> None:
+    whole_tree(root(kind))
+    before = files(root(kind))
+    outcomes = await adopt(kind.rooms, root(kind))
+    assert skipped(outcomes) == {}
+    assert files(root(kind)) == before
+    icon, picture = await rows(kind)
+    assert (icon.bulk_path, icon.user_id, icon.data_type) == (
+        f"{BULK}/456-logo-789.png",
+        9,
+        "logo",
+    )
+    assert (picture.bulk_path, picture.user_id, picture.data_type) == (
+        f"{BULK}/sunset-123.jpg",
+        123,
+        "product",
+    )
+    assert (picture.status, picture.mime_type) == ("completed", "image/jpeg")
+    assert sizes(picture) == {(300, 300), (480, 320), (500, 333), (1200, 800)}
+    assert len(picture.stand_ins) == 12
+    assert all(facts.has_alpha for facts in icon.stand_ins)
+
+
+async def test_a_second_run_finds_all_known_and_changes_nothing(kind: Serving) -> None:
+    whole_tree(root(kind))
+    await adopt(kind.rooms, root(kind))
+    before = await rows(kind)
+    again = adopted(await adopt(kind.rooms, root(kind)))
+    assert [one.known for one in again] == [True, True]
+    assert await rows(kind) == before
+
+
+async def test_another_tree_is_copied_once(server: Serving, tmp_path: Path) -> None:
+    tree = tmp_path / "other"
+    whole_tree(tree)
+    assert not any(one.known for one in adopted(await adopt(server.rooms, tree)))
+    copied, before = files(root(server)), await rows(server)
+    assert len(copied) == len(files(tree))
+    assert {name.rpartition("/")[0] for name in copied if name.startswith("bulk")} == {BULK}
+    assert all(one.known for one in adopted(await adopt(server.rooms, tree)))
+    assert files(root(server)) == copied
+    assert await rows(server) == before
+
+
+async def test_a_copy_that_was_made_before_the_row_is_used_by_the_next_run(
+    server: Serving, tmp_path: Path
+) -> None:
+    """As when the run before was killed between the two."""
+    tree = tmp_path / "other"
+    path = save(photo(), tree / BULK / "a.jpg")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    copy = root(server) / BULK / f"a-{digest[:16]}.jpeg"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(path.read_bytes())
+    (one,) = adopted(await adopt(server.rooms, tree))
+    assert root(server) / str((await row(server, one.media_id)).bulk_path) == copy
+    assert files(root(server)) == {str(copy.relative_to(root(server)))}
+
+
+@pytest.mark.parametrize("written", ["{path}", "/{path}", "{root}/{path}"])
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_gone(
+    kind: Serving, written: str, *, there: bool
+) -> None:
+    path = f"{BULK}/old-name.jpg"
+    named = written.format(path=path, root=root(kind))
+    media_id = await kind.rooms.storage.catalogue.add(
+        NewMedia(
+            user_id=5,
+            data_type=DataType.EVENT,
+            original_name="Old.jpg",
+            mime_type="image/jpeg",
+            file_size=1,
+            bulk_path=named,
+            status=MediaStatus.COMPLETED,
+        ),
+        FACTS,
+    )
+    await kind.rooms.storage.catalogue.forget_facts(media_id)
+    premade(photo(), root(kind) / LIBRARY / "old-name", ("webp",))
+    if there:
+        save(photo(), root(kind) / path)
+    (one,) = adopted(await adopt(kind.rooms, root(kind)))
+    assert one.media_id == media_id
+    (media,) = await rows(kind)
+    assert len(media.stand_ins) == 4
+    assert (media.known_facts is not None) is there
+    (again,) = adopted(await adopt(kind.rooms, root(kind)))
+    assert (again.known, again.source is not None) == (True, there)
+
+
+async def test_sizes_without_an_original_are_a_picture_by_their_largest(server: Serving) -> None:
+    premade(photo(), root(server) / LIBRARY / "alone", ("webp",))
+    (one,) = adopted(await adopt(server.rooms, root(server)))
+    media = await row(server, one.media_id)
+    assert (media.bulk_path, media.library_path) == (None, f"{LIBRARY}/alone-detail.webp")
+    assert sizes(media) == {(300, 300), (480, 320), (500, 333)}
+    (again,) = adopted(await adopt(server.rooms, root(server)))
+    assert (again.known, again.media_id) == (True, one.media_id)
+
+
+async def test_the_processed_file_in_the_library_is_the_second_place_to_look(
+    server: Serving,
+) -> None:
+    save(photo(), root(server) / BULK / "a.jpg")
+    save(photo(1200), root(server) / LIBRARY / "a.jpg")
+    await adopt(server.rooms, root(server))
+    (media,) = await rows(server)
+    assert media.source_paths == (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg")
+
+
+async def test_a_damaged_original_is_skipped_and_the_best_size_is_the_picture(
+    server: Serving,
+) -> None:
+    original = save(photo(), root(server) / BULK / "a.jpg")
+    original.write_bytes(original.read_bytes()[:5000])
+    premade(photo(), root(server) / LIBRARY / "a", ("webp",))
+    outcomes = await adopt(server.rooms, root(server))
+    assert list(skipped(outcomes)) == [f"{BULK}/a.jpg"]
+    (media,) = await rows(server)
+    assert media.source_path == f"{LIBRARY}/a-detail.webp"
+
+
+async def test_a_close_up_is_not_lost_behind_the_picture(server: Serving) -> None:
+    save(photo(3000), root(server) / LIBRARY / "painting.jpg")
+    save(photo(3000, name="kodak-05.jpg"), root(server) / LIBRARY / "painting-detail.jpg")
+    save(photo(600), root(server) / LIBRARY / "painting-small.jpg")
+    for known in (False, True):
+        outcomes = adopted(await adopt(server.rooms, root(server)))
+        assert {(one.path, one.known) for one in outcomes} == {
+            (f"{LIBRARY}/painting.jpg", known),
+            (f"{LIBRARY}/painting-detail.jpg", known),
+        }
+    painting, close_up = await rows(server)
+    assert (sizes(painting), sizes(close_up)) == ({(600, 400)}, set())
+
+
+async def test_originals_of_one_name_are_not_mixed(server: Serving) -> None:
+    for day, name in (("2024-05-01", "kodak-05.jpg"), ("2024-05-02", "kodak-23.jpg")):
+        save(photo(name=name), root(server) / f"bulk/{day}" / "image.jpg")
+    premade(photo(), root(server) / LIBRARY / "image", ("webp",))
+    await adopt(server.rooms, root(server))
+    assert [len(media.stand_ins) for media in await rows(server)] == [0, 0, 3]
+
+
+async def test_equal_originals_are_one_medium(server: Serving) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        save(photo(), root(server) / BULK / name)
+    outcomes = adopted(await adopt(server.rooms, root(server)))
+    assert [(one.media_id, one.known) for one in outcomes] == [(1, False), (1, True)]
+
+
+async def test_what_is_no_picture_is_named_and_what_is_hidden_is_not(server: Serving) -> None:
+    folder = root(server) / LIBRARY
+    save(photo(), folder / "a.jpg")
+    (folder / "notes.txt").write_text("about a.jpg")
+    (folder / "icon.svg").write_text("<svg/>")
+    (folder / "empty.jpg").touch()
+    (folder / "link.jpg").symlink_to(SAMPLES / "logo.png")
+    (folder / "up").symlink_to(root(server))
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes((SAMPLES / "logo.png").read_bytes())
+    for hidden in (".hidden.jpg", "b.jpg.part", ".git/c.jpg"):
+        save(photo(300), folder / "x.jpg").rename(_made(folder / hidden))
+    outcomes = await adopt(server.rooms, root(server))
+    assert [one.path for one in adopted(outcomes)] == [f"{LIBRARY}/a.jpg"]
+    reasons = {path.rpartition("/")[2]: reason for path, reason in skipped(outcomes).items()}
+    assert reasons == {
+        "notes.txt": "is no picture; served are jpeg, png, webp, avif, gif, tiff",
+        "icon.svg": "is svg; served are jpeg, png, webp, avif, gif, tiff",
+        "empty.jpg": "is no picture; served are jpeg, png, webp, avif, gif, tiff",
+        "link.jpg": "is a symbolic link",
+        "up": "is a symbolic link",
+        "fifo.jpg": "is no regular file",
+        "\ufffd.jpg": "its name is not UTF-8",
+    }
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+async def test_a_format_is_that_of_the_bytes(server: Serving) -> None:
+    path = save(logo(), root(server) / LIBRARY / "a.png")
+    path.rename(path.with_suffix(".jpg"))
+    await adopt(server.rooms, root(server))
+    (media,) = await rows(server)
+    assert media.mime_type == "image/png"

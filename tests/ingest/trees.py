@@ -1,0 +1,83 @@
+"""Storage trees as another system fills them, and their adoption within a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from proxy.ingest.adopting import Adopted, Outcome, Owner
+from proxy.ingest.inventory import Skipped
+from proxy.ingest.surveying import enter_rows, groups, survey
+from proxy.media import DataType
+from proxy.wiring import Rooms
+from proxy.wiring.adoption import open_adopter, open_inventory, path_below, place_of
+from tests.serving import SAMPLES
+
+BULK = "bulk/2024-05-01"
+LIBRARY = "library/user_123/product/img"
+LOGOS = "library/user_9/logo/img"
+SIZES = {"small": (480, 480), "grid": (500, 500), "detail": (1200, 1200)}
+
+
+def photo(width: int = 1536, *, name: str = "kodak-23.jpg") -> Image.Image:
+    """One of the samples, enlarged so that it has a ``detail`` below it."""
+    picture = Image.open(SAMPLES / name).convert("RGB")
+    return picture.resize((width, width * picture.height // picture.width))
+
+
+def logo() -> Image.Image:
+    return Image.open(SAMPLES / "badge.png").convert("RGBA")
+
+
+def save(picture: Image.Image, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return path
+
+
+def premade(picture: Image.Image, stem: Path, suffixes: tuple[str, ...]) -> None:
+    """The sizes of the document in several formats: ``<stem>-grid.webp``."""
+    for suffix in suffixes:
+        shown = picture if suffix != "jpg" else picture.convert("RGB")
+        square = ImageOps.fit(shown, (300, 300))
+        save(square, stem.with_name(f"{stem.name}-thumbnail.{suffix}"))
+        for name, box in SIZES.items():
+            lesser = shown.copy()
+            lesser.thumbnail(box)
+            save(lesser, stem.with_name(f"{stem.name}-{name}.{suffix}"))
+
+
+def whole_tree(root: Path) -> None:
+    """A photograph and a transparent logo, each with an original in ``bulk`` and all its sizes."""
+    save(photo(), root / BULK / "sunset-123.jpg")
+    premade(photo(), root / LIBRARY / "sunset-123", ("jpg", "webp", "avif"))
+    save(logo(), root / BULK / "456-logo-789.png")
+    premade(logo(), root / LOGOS / "456-logo-789", ("png", "webp"))
+
+
+async def adopt(rooms: Rooms, directory: Path, *, reserve: bool = False) -> list[Outcome]:
+    """What the command does, without its lines."""
+    settings = rooms.settings
+    place, owner = place_of(settings, directory), Owner(1, DataType.EVENT)
+    outcomes: list[Outcome] = []
+    with open_inventory(settings, place) as inventory:
+        outcomes += [one async for one in survey(inventory, place.root, place.start)]
+        await enter_rows(inventory, rooms.storage.catalogue, path_below(settings, place))
+        inventory.finish()
+        async with open_adopter(rooms, place, owner) as adopter:
+            async for page in groups(inventory):
+                for group in page:
+                    outcomes += await adopter.adopt(group)
+    if reserve:
+        for one in adopted(outcomes):
+            await rooms.reserve.fill(one.media_id)
+    return outcomes
+
+
+def adopted(outcomes: list[Outcome]) -> list[Adopted]:
+    return [one for one in outcomes if isinstance(one, Adopted)]
+
+
+def skipped(outcomes: list[Outcome]) -> dict[str, str]:
+    return {one.path: one.reason for one in outcomes if isinstance(one, Skipped)}
