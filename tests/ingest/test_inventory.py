@@ -1,0 +1,69 @@
+"""The inventory of a tree: what lies in it, by stem."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.filenames import NameReader
+from proxy.ingest.inventory import Entry, Inventory, Listing, Skipped, list_folder
+
+READER = NameReader(("thumbnail", "grid"))
+
+
+def test_a_folder_is_listed_in_order_with_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "bulk" / "b").mkdir(parents=True)
+    (tmp_path / "bulk" / "a").mkdir()
+    for name in ("2.jpg", "1.jpg"):
+        (tmp_path / "bulk" / name).write_bytes(b"12345")
+    listing = list_folder(tmp_path, "bulk")
+    assert listing.folders == ("bulk/a", "bulk/b")
+    assert [(one.path, one.byte_size) for one in listing.files] == [
+        ("bulk/1.jpg", 5),
+        ("bulk/2.jpg", 5),
+    ]
+
+
+def test_a_link_that_leads_back_up_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert list_folder(tmp_path, "") == Listing((), (), (Skipped("up", "is a symbolic link"),))
+
+
+def test_a_path_that_the_database_cannot_hold_is_passed_over(tmp_path: Path) -> None:
+    folder = "/".join(["f" * 200] * 2)
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / ("n" * 120)).touch()
+    (skipped,) = list_folder(tmp_path, folder).skipped
+    assert skipped.reason == "its path has more than 500 characters"
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        list_folder(tmp_path, "gone")
+
+
+def test_files_and_rows_are_found_by_stem_and_page_by_page() -> None:
+    with Inventory(READER, "") as inventory:
+        names = [f"x/{number:03}{mark}.jpg" for number in range(50) for mark in ("", "-grid")]
+        inventory.add_files(Entry(name, 7, "2025-01-15") for name in names)
+        inventory.add_places([(3, "bulk/2024-01-01/007.png"), (4, "y/gone.jpg")])
+        assert inventory.finish() == 50
+        first = inventory.stems(after="", limit=30)
+        assert [*first, *inventory.stems(after=first[-1], limit=30)] == [
+            f"{number:03}" for number in range(50)
+        ]
+        files, rows = inventory.of_stem("007")
+    assert [(one.path, one.premade, one.day) for one in files] == [
+        ("x/007-grid.jpg", True, "2025-01-15"),
+        ("x/007.jpg", False, "2025-01-15"),
+    ]
+    assert [(one.media_id, one.folder.day) for one in rows] == [(3, "2024-01-01")]
+
+
+def test_the_day_of_a_folder_is_that_of_its_files() -> None:
+    with Inventory(READER, "/mnt/old") as inventory:
+        inventory.add_files([Entry("bulk/2020-02-02/a.jpg", 7, "2025-01-15")])
+        inventory.finish()
+        ((one,), _) = inventory.of_stem("a")
+    assert (one.day, one.folder.home) == ("2020-02-02", "/mnt/old/bulk/2020-02-02")
