@@ -7,6 +7,7 @@ be had in time, the nearest size of the same picture that is there.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -15,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
+
+import structlog
 
 from proxy.costs import Costs
 from proxy.errors import (
@@ -40,8 +43,11 @@ from proxy.workers.stream import ByteStream
 from proxy.workshop import Done, Workshop
 
 _STREAMED_PIXELS = 640 * 640
+_TELL_EVERY_S = 1.0
 _GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
 """Failures after which another size of the picture, if there is one, is better than none."""
+
+log = structlog.get_logger(__name__)
 
 
 class Origin(StrEnum):
@@ -149,6 +155,7 @@ class Delivery:
         self._pressure = pressure
         self._flight: Flight[Rendering] = Flight()
         self._making: Counter[int] = Counter()
+        self._told_at = -math.inf
 
     async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> Plan:
         """Resolve a request: learn the facts where they are not known, pick the format.
@@ -160,10 +167,11 @@ class Delivery:
         """
         try:
             facts = await self._inspector.facts(media)
-        except SmartserveError:
+        except SmartserveError as error:
             plans = self._planner.stand_ins(media, request, accept)
             if not plans:
                 raise
+            self._tell(media, error)
             return plans[0]
         return self._planner.plan(media, facts, request, accept)
 
@@ -229,6 +237,7 @@ class Delivery:
             instead = await self._instead(plan, error, held)
             if instead is None:
                 raise
+            self._tell(plan.media, error)
             return instead
 
     async def _begun(self, plan: Plan, waits: Callable[[], None] = lambda: None) -> Delivered:
@@ -258,6 +267,15 @@ class Delivery:
                 with suppress(SmartserveError):
                     return await self.find(other) or await self._begun(other)
         return await self._nearest(plan, held) if isinstance(error, _GIVES_WAY) else None
+
+    def _tell(self, media: Media, error: SmartserveError) -> None:
+        """Tell the operator which picture is at fault, once a second: the answer looks well."""
+        late = time.monotonic() - self._told_at < _TELL_EVERY_S
+        if late or isinstance(error, CapacityError):
+            return
+        self._told_at = time.monotonic()
+        kind = type(error).__name__
+        log.warning("picture_stood_in_for", media_id=media.id, error=kind, detail=error.detail)
 
     def _launch(self, plan: Plan, variant: Variant) -> tuple[Rendering, Coroutine[Any, Any, None]]:
         rendering = Rendering()

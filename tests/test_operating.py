@@ -21,6 +21,7 @@ _NO_EVENTS = frozenset(
         *("require_sandbox", "no_new_privs", "media_id"),
         *("request_id", "max_connections", "media_files"),
         *("media_facts", "header_timeout", "write_timeout"),
+        *("media_fallbacks", "bulk_path"),
         *("no_space", "read_only", "no_key_set"),
     }
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from proxy.cli.base import (
     ConfigOption,
@@ -120,7 +121,7 @@ class _Teller:
         if self._as_json:
             print(json.dumps(_fields(outcome)), flush=True)
         elif isinstance(outcome, Skipped):
-            told = f"[red]skipped[/red] {outcome.path}: {outcome.reason}"
+            told = f"[red]skipped[/red] {escape(outcome.path)}: {outcome.reason}"
             errors.print(told, highlight=False, soft_wrap=True)
         else:
             known = "  (known)" if outcome.known else ""
