@@ -36,6 +36,8 @@ MAX_LISTED = 10_000
 """Pending uploads in one answer; its total is the true one."""
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
+_EXACT = 2**53
+"""Up to here a number with a fraction part is exact (RFC 8259, 6)."""
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 _UNREADABLE = re.compile(r"[^\x20-\x7e]")
 
@@ -207,6 +209,8 @@ def _media_id(told: Mapping[str, Any]) -> str:
     """
     plain, address = told.get("media_id"), told.get("permanent_url")
     found = set()
+    if isinstance(plain, float) and plain.is_integer() and abs(plain) <= _EXACT:
+        plain = int(plain)  # JSON has one kind of number
     if plain is not None:
         number = isinstance(plain, (str, int)) and not isinstance(plain, bool)
         found.add(media_id_of(str(plain)) if number and "/" not in str(plain) else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.media import MAX_MEDIA_ID
 from proxy.pending import UPLOAD_FIELDS, PendingStatus
 from proxy.uploads.names import FOLDERS
 from proxy.web.problems import MEDIA_TYPE
@@ -135,7 +134,7 @@ def _complete() -> Json:
     number = {
         "anyOf": [
             {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"},
-            {"type": "integer", "minimum": 1, "maximum": MAX_MEDIA_ID},
+            {"type": "integer", "minimum": 1, "maximum": 2**53 - 1},
         ]
     }
     address = {"type": "string", "pattern": "^https?://[a-z0-9.:/-]+/[1-9][0-9]{0,17}$"}

@@ -23,7 +23,7 @@ ROWS: Mapping[int, str] = MappingProxyType(
         9: "path traversal",
         10: "header and log injection",
         11: "keys and tokens",
-        12: "bodies where none belongs",
+        12: "bodies where none belongs, and hostile uploads",
         13: "range abuse",
         14: "disk full, read-only, gone, I/O errors",
         15: "cache files cut, flipped, zeroed, swapped",
