@@ -136,6 +136,8 @@ class Metrics:
             ["status"],
             registry=self.registry,
         )
+        for status in PendingStatus:
+            self._pending.labels(status)
         self._tallies: dict[Request, Tally] = {}
         self.registry.register(_Requests(self._tallies))
 
