@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -39,6 +39,7 @@ from proxy.settings import DatabaseSettings
 
 _POOL = 4
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_ANY_TIME = nullcontext()
 
 _rows = pending_images.c
 _status = type_coerce(_rows.status, String)
@@ -112,6 +113,10 @@ class SqlMainDatabase:
         self._engine = engine
         self._settings = settings
         self._own = own
+        # SQLite has one writer at a time, and those who wait for it look again after naps.
+        self._turn: AbstractAsyncContextManager[None] = (
+            asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+        )
 
     async def __aenter__(self) -> Self:
         """Give the database itself; connects nothing yet."""
@@ -280,7 +285,7 @@ class SqlMainDatabase:
         """
         committing = False
         try:
-            async with self._bounded() as connection:
+            async with self._bounded(self._turn) as connection:
                 if connection.dialect.name == "sqlite":
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -294,11 +299,14 @@ class SqlMainDatabase:
             raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[AsyncConnection]:
+    async def _bounded(
+        self, turn: AbstractAsyncContextManager[None] = _ANY_TIME
+    ) -> AsyncIterator[AsyncConnection]:
         """A connection within the deadline; what is not committed is rolled back with its end."""
         with translated(self._settings):
             async with (
                 asyncio.timeout(self._settings.query_timeout_s),
+                turn,
                 connected(self._engine, self._settings) as connection,
             ):
                 yield connection
