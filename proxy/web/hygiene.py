@@ -22,11 +22,8 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _LONGEST_HOST = 261
 """A name of 255 characters and a port: so the cache of those seen stays small."""
 _BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
-_TAKEN = {
-    "PATCH": re.compile(r"/users/me"),
-    "POST": re.compile(r"/api/media/complete/[^/]+"),
-}
-"""The addresses that take a body, by method."""
+_TAKEN = re.compile(r"/users/me|/api/media/complete/[^/?]+")
+"""The addresses that take a body. With which method is the application's to say, by a 405."""
 _LINE_EXTRA = 4
 """The colon, a space and the line end of each header line."""
 
@@ -98,8 +95,8 @@ def fault(message: RawRequestMessage, payload: object) -> Refusal | None:
 
 def _takes_body(message: RawRequestMessage) -> bool:
     """Whether a body may come at this address. It is for the handler to bound it."""
-    taken = _TAKEN.get(message.method)
-    return taken is not None and taken.fullmatch(message.path.partition("?")[0]) is not None
+    path = message.path.partition("?")[0]
+    return message.method not in _BODILESS and _TAKEN.fullmatch(path) is not None
 
 
 def fault_in_reserve(message: RawRequestMessage, payload: object) -> Refusal | None:

@@ -204,19 +204,27 @@ async def test_what_came_before_it_is_answered(server: Serving) -> None:
     "line",
     [
         b"GET /users/me",
-        b"PUT /users/me",
+        b"DELETE /api/media/complete/1",
         b"PATCH /users/me/",
         b"PATCH /users/me2",
         b"PATCH //users/me",
         b"POST /api/media/complete/",
         b"POST /api/media/complete/1/2",
-        b"PATCH /api/media/complete/1",
     ],
 )
 async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line: bytes) -> None:
     sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     (answer,) = await told(server, sent + SECOND, SECOND)
-    assert answer.status == (400 if line.startswith(b"GET") else 413)
+    assert answer.status == (400 if line.startswith((b"GET", b"DELETE")) else 413)
+
+
+@pytest.mark.parametrize("line", [b"PUT /users/me", b"PATCH /api/media/complete/1"])
+async def test_there_another_method_is_told_which_is_right(server: Serving, line: bytes) -> None:
+    sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    (answer,) = await told(server, sent + SECOND, SECOND)
+    assert answer.status == 405
+    assert answer.headers["allow"] == ("PATCH" if b"users" in line else "POST")
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("line", [b"PATCH /users/me", b"POST /api/media/complete/1?x=y"])
