@@ -44,7 +44,10 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
         *("upgrading", "warming", "purging", "ingest", "analysing"),
         *("uploading", "replacing", "tidying"),
     ),
-    4: ("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
+    4: (
+        *("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
+        "supervision",
+    ),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 """By the name below ``proxy``; the empty name is the package itself, which holds the version."""

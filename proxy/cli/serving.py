@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ from proxy.ingest.working import at_work
 from proxy.media import DataType
 from proxy.settings import Settings
 from proxy.starting import check_start
+from proxy.supervision import ServiceManager, supervised
 from proxy.web.server import interruptible, lag_watch, listening, stop_signals
 from proxy.wiring import (
     Rooms,
@@ -87,6 +89,8 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     # Nobody waits for finals: what is left of the time is for answers.
     stack.push_async_callback(rooms.upgrader.stop)
     stack.callback(surface.health.drain)
+    manager = ServiceManager.of(os.environ)
+    await stack.enter_async_context(supervised(manager, alive=lambda: bool(rooms.pool.pids)))
     await _announce(rooms, port)
 
 
