@@ -11,6 +11,10 @@ package_of() {
         node) echo nodejs ;;
         fiu-run) echo fiu-utils ;;
         tesseract) echo tesseract-ocr ;;
+        promtool) echo prometheus ;;
+        blackbox) echo prometheus-blackbox-exporter ;;
+        systemd-analyze) echo systemd ;;
+        setpriv | unshare) echo util-linux ;;
         *) echo "$1" ;;
     esac
 }

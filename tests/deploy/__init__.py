@@ -1,0 +1,1 @@
+"""What stands in ``deploy/`` works, as far as it can be run here."""

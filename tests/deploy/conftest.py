@@ -1,0 +1,39 @@
+"""Live servers for what stands before them and what watches them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.servers import smartserve
+from tests.deploy.origin import Origin
+from tests.faults.server import Sections, Server
+from tests.serving import Library
+
+Started = Callable[[Sections], Awaitable[Server]]
+
+
+@pytest.fixture(scope="session")
+def origin(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    """A server with one stage, for all tests that do it no harm; its counts go on."""
+    data_dir = library.copy(tmp_path_factory.mktemp("origin") / "data")
+    settings = {"UPGRADES__ENABLED": "false", "WORKERS__COUNT": "2"}
+    with smartserve(data_dir, settings=settings) as running:
+        yield Origin(running.address[1])
+
+
+@pytest.fixture
+async def started(data_dir: Path) -> AsyncIterator[Started]:
+    """Starts servers of the test's own, over a copy of the library; they end with it."""
+    async with AsyncExitStack() as stack:
+
+        async def start(sections: Sections) -> Server:
+            server = Server(data_dir, sections)
+            await server.start()
+            stack.push_async_callback(server.stop)
+            return server
+
+        yield start

@@ -1,0 +1,72 @@
+"""nginx in front, as ``deploy/nginx`` has it, with other ports and folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.servers import free_port, listening
+from tests.deploy.programs import DEPLOY, program, put, run
+
+_AROUND = """
+daemon off;
+{user}
+worker_processes 1;
+pid nginx.pid;
+error_log error.log info;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    include smartserve/{mode}.conf;
+    {extra}
+}}
+"""
+_KEPT = "/var/cache/nginx"
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """A running nginx."""
+
+    base: str
+    cache: Path
+    """Where it keeps answers."""
+    errors: Path
+
+
+def installed(folder: Path, mode: str, *, port: int, upstream: int, extra: str = "") -> list[str]:
+    """Put ``deploy/nginx`` into a folder, as its files say, and give the command that starts it."""
+    shutil.copytree(DEPLOY / "nginx", folder / "smartserve")
+    for name, old, new in (
+        (f"{mode}.conf", "listen 80;", f"listen 127.0.0.1:{port};"),
+        (f"{mode}.conf", _KEPT, str(folder)),
+        ("upstream.conf", "127.0.0.1:8080", f"127.0.0.1:{upstream}"),
+    ):
+        file = folder / "smartserve" / name
+        file.write_text(put(file.read_text(), old, new))
+    (folder / "smartserve-files").mkdir()
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = folder / "nginx.conf"
+    config.write_text(_AROUND.format(user=user, mode=mode, extra=extra))
+    return [program("nginx"), "-p", f"{folder}/", "-c", str(config), "-e", str(folder / "errors")]
+
+
+@contextmanager
+def nginx(folder: Path, mode: str, *, upstream: int, extra: str = "") -> Iterator[Front]:
+    """Run nginx for the length of the block, once its own check has found nothing."""
+    folder.mkdir()
+    port = free_port()
+    command = installed(folder, mode, port=port, upstream=upstream, extra=extra)
+    told = run(*command, "-t")
+    assert "warn" not in told, told
+    with listening(command, port, log=folder / "out"):
+        yield Front(f"http://127.0.0.1:{port}", folder / "smartserve", folder / "error.log")

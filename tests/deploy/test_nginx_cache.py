@@ -1,0 +1,203 @@
+"""A live nginx that caches, in front of a live server whose fetches are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from multidict import CIMultiDictProxy
+
+from tests.deploy.conftest import Started
+from tests.deploy.front import Front, nginx
+from tests.deploy.origin import Fetches, Origin
+from tests.deploy.programs import DEPLOY, run
+from tests.faults.asking import Answer, ask
+from tests.faults.server import Server
+from tests.serving import Library
+from tests.test_negotiation import CLIENTS
+
+AVIF_TOO = CLIENTS["Chrome 85+, Edge 121+, Opera: img"][0] or ""
+WEBP_ONLY = CLIENTS["Safari 14-15: img"][0] or ""
+BROWSERS = (
+    *(AVIF_TOO, CLIENTS["Firefox 128+: img"][0] or ""),
+    *(WEBP_ONLY, CLIENTS["Firefox 65-92: img"][0] or ""),
+)
+_YEAR = "public, max-age=31536000"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """nginx in front of a server."""
+
+    front: Front
+    fetches: Fetches
+    client: aiohttp.ClientSession
+
+    async def ask(self, target: str, accept: str = AVIF_TOO, **headers: str) -> Answer:
+        """An answer of nginx's."""
+        return await ask(self.client, target, Accept=accept, **headers)
+
+
+@asynccontextmanager
+async def in_front_of(server: Origin | Server, folder: Path) -> AsyncIterator[Pair]:
+    fetches = Fetches(server)
+    await fetches.begin()
+    with nginx(folder / "front", "cache", upstream=server.port) as front:
+        async with aiohttp.ClientSession(front.base) as client:
+            yield Pair(front, fetches, client)
+
+
+@pytest.fixture
+async def pair(origin: Origin, tmp_path: Path) -> AsyncIterator[Pair]:
+    async with in_front_of(origin, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def photo(library: Library) -> str:
+    return f"/serve/{library.ids['photo']}?size=thumbnail"
+
+
+def told(answer: Answer, name: str) -> str:
+    assert isinstance(answer.headers, CIMultiDictProxy)
+    return ", ".join(answer.headers.getall(name, ()))
+
+
+async def test_four_browsers_with_two_formats_cost_two_fetches(pair: Pair, photo: str) -> None:
+    answers = [await pair.ask(photo, accept) for accept in BROWSERS for _ in range(3)]
+    assert {answer.status for answer in answers} == {200}
+    types = [told(answer, "Content-Type") for answer in answers]
+    assert types == ["image/avif"] * 6 + ["image/webp"] * 6
+    assert {told(answer, "Vary") for answer in answers} == {"Accept"}
+    assert await pair.fetches.count() == 2
+
+
+async def test_a_format_that_the_url_names_costs_one_fetch(pair: Pair, photo: str) -> None:
+    answers = [await pair.ask(f"{photo}&format=webp", accept) for accept in (*BROWSERS, "*/*")]
+    assert {told(answer, "Content-Type") for answer in answers} == {"image/webp"}
+    assert await pair.fetches.count() == 1
+
+
+async def test_many_at_once_cost_one_fetch(pair: Pair, photo: str) -> None:
+    answers = await asyncio.gather(*(pair.ask(photo) for _ in range(50)))
+    assert len({answer.body for answer in answers}) == 1
+    assert await pair.fetches.count() == 1
+
+
+async def test_what_nginx_did_stands_behind_what_the_server_did(pair: Pair, photo: str) -> None:
+    first, second = await pair.ask(photo), await pair.ask(photo)
+    assert told(first, "Cache-Status").endswith(", nginx; fwd=uri-miss")
+    assert told(second, "Cache-Status").endswith(", nginx; hit")
+    assert told(second, "X-Request-Id") == ""
+
+
+async def test_who_has_the_picture_gets_a_304_without_a_fetch(pair: Pair, photo: str) -> None:
+    first = await pair.ask(photo)
+    again = await pair.ask(photo, **{"If-None-Match": told(first, "ETag")})
+    assert (again.status, again.body, told(again, "ETag")) == (304, b"", told(first, "ETag"))
+    assert await pair.fetches.count() == 1
+
+
+async def test_a_range_and_a_head_come_out_of_the_kept_copy(pair: Pair, photo: str) -> None:
+    whole = await pair.ask(photo)
+    part = await pair.ask(photo, Range="bytes=10-19")
+    assert (part.status, part.body) == (206, whole.body[10:20])
+    async with pair.client.head(photo, headers={"Accept": AVIF_TOO}) as head:
+        assert head.content_length == len(whole.body)
+    assert await pair.fetches.count() == 1
+
+
+async def test_what_is_stale_is_revalidated_and_not_sent_again(
+    started: Started, photo: str, tmp_path: Path
+) -> None:
+    server = await started({"lifetimes": {"serve_s": 1}})
+    async with in_front_of(server, tmp_path) as pair:
+        first = await pair.ask(photo)
+        async with asyncio.timeout(10):
+            while await pair.fetches.count() < 2:
+                assert (await pair.ask(photo)).body == first.body
+                await asyncio.sleep(0.1)
+        assert await pair.fetches.count("200") == 1
+        assert await pair.fetches.count("304") == 1
+
+
+async def test_a_draft_gives_way_to_its_final(started: Started, photo: str, tmp_path: Path) -> None:
+    server = await started(
+        {
+            "upgrades": {"enabled": True, "budget_s": 0.0, "all_sizes": False},
+            "lifetimes": {"draft_s": 1, "draft_stale_s": 1},
+        }
+    )
+    async with in_front_of(server, tmp_path) as pair:
+        draft = await pair.ask(photo)
+        assert told(draft, "Cache-Control").startswith("public, max-age=1,")
+        async with asyncio.timeout(60):
+            final = draft
+            while told(final, "Cache-Control") != _YEAR:
+                await asyncio.sleep(0.2)
+                final = await pair.ask(photo)
+        assert len(final.body) < len(draft.body)
+        again = await pair.ask(photo, **{"If-None-Match": told(draft, "ETag")})
+        assert (again.status, again.body) == (200, final.body)
+
+
+async def test_a_tag_purges_what_carries_it_in_all_formats(
+    pair: Pair, photo: str, library: Library
+) -> None:
+    other = f"/serve/{library.ids['logo']}?size=thumbnail"
+    for target in (photo, other, photo.replace("thumbnail", "small")):
+        for accept in (AVIF_TOO, WEBP_ONLY):
+            await pair.ask(target, accept)
+    assert await pair.fetches.count() == 6
+    purge = DEPLOY / "nginx" / "purge.sh"
+    tag = f"m-{library.ids['photo']}"
+    assert await asyncio.to_thread(run, purge, tag, pair.front.cache) == "4 dropped\n"
+    await pair.ask(other)
+    assert await pair.fetches.count() == 6
+    assert (await pair.ask(photo)).status == 200
+    assert await pair.fetches.count() == 7
+    assert await asyncio.to_thread(run, purge, "u-7", pair.front.cache) == "3 dropped\n"
+    assert await asyncio.to_thread(run, purge, "m-1000", pair.front.cache) == "0 dropped\n"
+
+
+@pytest.mark.parametrize("tag", ["m-", "m-1.*", "-m-1", "x-1", "m-1 -o", ""])
+def test_what_is_no_tag_purges_nothing(tag: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("Cache-Tag: m-1\n")
+    run(DEPLOY / "nginx" / "purge.sh", tag, tmp_path, check=False)
+    assert (tmp_path / "kept").exists()
+
+
+async def test_one_url_is_fetched_anew_for_who_is_near(pair: Pair, photo: str) -> None:
+    await pair.ask(photo)
+    assert (await pair.ask(photo, **{"X-Smartserve-Refresh": "1"})).status == 200
+    assert await pair.fetches.count() == 2
+    far = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(pair.front.base, connector=far) as client:
+        await ask(client, photo, Accept=AVIF_TOO, **{"X-Smartserve-Refresh": "1"})
+    assert await pair.fetches.count() == 2
+
+
+async def test_with_the_server_away_what_is_kept_goes_out(
+    started: Started, photo: str, tmp_path: Path
+) -> None:
+    server = await started({"lifetimes": {"serve_s": 1}})
+    async with in_front_of(server, tmp_path) as pair:
+        kept = await pair.ask(photo)
+        await server.kill()
+        await asyncio.sleep(1.1)
+        assert (await pair.ask(photo)).body == kept.body
+        assert (await pair.ask(photo.replace("thumbnail", "zoom"))).status == 502
+
+
+async def test_what_is_not_for_strangers_is_not_passed_on(pair: Pair, photo: str) -> None:
+    for target in ("/metrics", "/healthz", "/readyz", "/api/media/1/renditions"):
+        assert (await pair.ask(target)).status == 404
+    for method in ("DELETE", "POST", "PUT"):
+        async with pair.client.request(method, photo) as answer:
+            assert answer.status == 403
+    assert (await pair.ask("/openapi.json")).status == 200

@@ -1,0 +1,126 @@
+"""A live nginx that keeps finals as files, in front of a live server whose fetches are counted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tests.deploy.conftest import Started
+from tests.deploy.front import nginx
+from tests.deploy.origin import Fetches, Origin
+from tests.faults.asking import Answer
+from tests.faults.server import Server
+from tests.serving import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """nginx in front of a server."""
+
+    fetches: Fetches
+    client: aiohttp.ClientSession
+    files: Path
+
+    async def ask(self, target: str, method: str = "GET", **headers: str) -> Answer:
+        """An answer of nginx's, to a target that goes out as it is."""
+        shown = URL(target, encoded=True)
+        async with self.client.request(method, shown, headers=headers) as answer:
+            return Answer(answer.status, await answer.read(), answer.headers)
+
+    def kept(self) -> list[str]:
+        """The files that later requests are answered from."""
+        folder = self.files / "kept"
+        return [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+
+
+@asynccontextmanager
+async def in_front_of(server: Origin | Server, folder: Path) -> AsyncIterator[Pair]:
+    fetches = Fetches(server)
+    await fetches.begin()
+    with nginx(folder / "front", "files", upstream=server.port) as front:
+        async with aiohttp.ClientSession(front.base) as client:
+            yield Pair(fetches, client, folder / "front" / "smartserve-files")
+
+
+@pytest.fixture
+async def pair(origin: Origin, tmp_path: Path) -> AsyncIterator[Pair]:
+    async with in_front_of(origin, tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def media_id(library: Library) -> int:
+    return library.ids["photo"]
+
+
+async def test_a_final_is_fetched_once_and_then_is_a_file(pair: Pair, media_id: int) -> None:
+    target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
+    first, second = await pair.ask(target), await pair.ask(target)
+    assert await pair.fetches.count() == 1
+    assert pair.kept() == [f"{media_id}/3/size=thumbnail.avif"]
+    assert first.body == second.body
+    assert second.headers is not None
+    for name, value in (
+        ("Content-Type", "image/avif"),
+        ("Cache-Control", "public, max-age=31536000, immutable"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Cache-Tag", f"m-{media_id}"),
+    ):
+        assert second.headers[name] == value
+    again = await pair.ask(target, **{"If-None-Match": second.headers["ETag"]})
+    assert again.status == 304
+
+
+async def test_a_new_version_is_another_file(pair: Pair, media_id: int) -> None:
+    for version in ("1", "2"):
+        await pair.ask(f"/serve/{media_id}.webp?w=640&dpr=2&v={version}")
+    assert await pair.fetches.count() == 2
+    assert len(pair.kept()) == 2
+
+
+async def test_a_draft_is_never_kept(started: Started, media_id: int, tmp_path: Path) -> None:
+    server = await started({"upgrades": {"enabled": True, "budget_s": 0.0, "all_sizes": False}})
+    async with in_front_of(server, tmp_path) as pair:
+        draft = await pair.ask(f"/serve/{media_id}.avif?size=thumbnail&v=3")
+        assert draft.headers is not None
+        assert draft.headers["Cache-Control"].startswith("public, max-age=60")
+        assert pair.kept() == []
+
+
+async def test_a_head_a_part_and_an_error_are_never_kept(pair: Pair, media_id: int) -> None:
+    target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
+    assert (await pair.ask(target, "HEAD")).status == 200
+    assert (await pair.ask(target, Range="bytes=0-9")).status == 206
+    assert (await pair.ask("/serve/999.avif?size=thumbnail&v=3")).status == 404
+    assert (await pair.ask(f"/serve/{media_id}.avif?size=huge&v=3")).status == 400
+    assert pair.kept() == []
+    assert len((await pair.ask(target)).body) > 1000
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "size=thumbnail",
+        "size=thumbnail&v=../../../x",
+        "size=thumbnail&v=..",
+        "size=thumbnail&v=%2e%2e%2fx",
+        "size=thumbnail&v=3&format=auto",
+        "size=thumbnail&v=3?size=grid",
+        "size=thumbnail&v=3&v=4",
+        "v=3&size=thumbnail",
+    ],
+)
+async def test_what_is_named_otherwise_is_passed_on(query: str, pair: Pair, media_id: int) -> None:
+    target = f"/serve/{media_id}.avif?{query}"
+    answers = [await pair.ask(target), await pair.ask(target)]
+    assert {answer.status for answer in answers} == {200}
+    assert await pair.fetches.count() == 2
+    assert pair.kept() == []
+    top = {path.name for path in pair.files.iterdir()}
+    assert top <= {"kept", "passing", "temporary"}

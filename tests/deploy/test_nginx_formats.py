@@ -1,0 +1,96 @@
+"""The map of Accept headers in nginx, held against the server's own negotiation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tests.benchmarks.servers import free_port
+from tests.deploy.accepts import BROWSERS, CORNERS, faults, made_up
+from tests.deploy.front import nginx
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that answers with the class of the request's Accept header, and that of its URL."""
+    port = free_port()
+    answer = 'return 200 "$smartserve_format $smartserve_class"'
+    extra = f"server {{ listen 127.0.0.1:{port}; location / {{ {answer}; }} }}"
+    folder = tmp_path_factory.mktemp("nginx") / "front"
+    with nginx(folder, "cache", upstream=free_port(), extra=extra):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+async def mapped(base: str) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(base) as client:
+        yield client
+
+
+async def classes(client: aiohttp.ClientSession, target: str, accept: str) -> list[str]:
+    async with client.get(URL(target, encoded=True), headers={"Accept": accept}) as answer:
+        return (await answer.text()).split()
+
+
+async def test_each_header_is_mapped_as_the_server_negotiates(
+    mapped: aiohttp.ClientSession,
+) -> None:
+    headers = [*BROWSERS, *CORNERS, *made_up(600)]
+    found = [(accept, (await classes(mapped, "/", accept))[0]) for accept in headers]
+    assert faults(found) == []
+    assert {name for _, name in found} == {"both", "avif", "webp", "none"}
+
+
+@pytest.mark.parametrize(
+    ("accept", "name"),
+    [
+        ("image/avif;q=0.8", "avif"),
+        ("image/avif;q=0.9,image/webp;q=0.8,*/*;q=0.5", "both"),
+        ("image/avif;q=0.5,*/*", "none"),
+        ("image/webp;q=0,image/avif;q=0", "none"),
+    ],
+)
+async def test_weights_below_one_count(
+    accept: str, name: str, mapped: aiohttp.ClientSession
+) -> None:
+    assert (await classes(mapped, "/", accept))[0] == name
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/serve/1?format=avif",
+        "/serve/1?size=grid&format=webp&v=2",
+        "/serve/1.webp",
+        "/serve/1.JPG?size=grid",
+        "/serve/1?size=detail?format=png",
+    ],
+)
+async def test_a_format_that_the_url_names_needs_no_class(
+    target: str, mapped: aiohttp.ClientSession
+) -> None:
+    assert (await classes(mapped, target, "image/avif"))[1] == "named"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/serve/1",
+        "/serve/1?format=auto",
+        "/serve/1?format=",
+        "/serve/1.webp?format=auto",
+        "/serve/1.webp?format=",
+        "/serve/1?format=avif&format=auto",
+        "/serve/1?format=avif&%66ormat=auto",
+        "/serve/1?format=avif%26format=auto",
+        "/serve/1?format=avif?format=auto",
+        "/serve/1?xformat=avif",
+    ],
+)
+async def test_what_the_server_negotiates_has_one(
+    target: str, mapped: aiohttp.ClientSession
+) -> None:
+    assert (await classes(mapped, target, "image/avif"))[1] == "avif"
