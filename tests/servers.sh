@@ -12,9 +12,7 @@ package_of() {
         fiu-run) echo fiu-utils ;;
         tesseract) echo tesseract-ocr ;;
         promtool) echo prometheus ;;
-        blackbox) echo prometheus-blackbox-exporter ;;
         systemd-analyze) echo systemd ;;
-        setpriv | unshare) echo util-linux ;;
         *) echo "$1" ;;
     esac
 }

@@ -1,0 +1,130 @@
+"""The dashboard: in order as a file, and each of its queries answered by a live Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import combinations, cycle
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from proxy.variant import WIDTHS
+from tests.deploy.conftest import Started
+from tests.deploy.programs import DEPLOY
+from tests.deploy.watch import Prometheus, board, panels, prometheus, queries
+from tests.faults.asking import ask
+from tests.serving import CHROME, Library
+
+_WITHIN_S = 60.0
+_UNITS = {"s", "ops", "reqps", "percentunit", "bytes", "Bps", "none", "bool_yes_no"}
+
+
+async def until(done: Callable[[], Awaitable[bool]]) -> None:
+    """Return when it is so; the clock is that of the scrapes."""
+    async with asyncio.timeout(_WITHIN_S):
+        while not await done():  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.5)
+
+
+@pytest.fixture
+async def watched(started: Started, library: Library, tmp_path: Path) -> AsyncIterator[Prometheus]:
+    """A Prometheus that watches a server which is asked for pictures all the time."""
+    server = await started({"upgrades": {"enabled": True, "budget_s": 0.0, "all_sizes": False}})
+    with prometheus(tmp_path / "prometheus", target=server.port) as one:
+        visitors = asyncio.create_task(_visit(server.base, sorted(library.ids.values())))
+        yield one
+        visitors.cancel()
+        await asyncio.gather(visitors, return_exceptions=True)
+
+
+async def _visit(base: str, ids: list[int]) -> None:
+    """A miss ten times a second, in formats that have two stages, and a hit after each."""
+    kinds = [
+        (f"/serve/{media_id}?w={width}", accept)
+        for width in WIDTHS
+        for media_id in ids
+        for accept in (CHROME, "image/webp", "*/*")
+    ]
+    async with aiohttp.ClientSession(base) as client:
+        for target, accept in cycle(kinds):
+            for _ in range(2):
+                await ask(client, target, Accept=accept)
+            await asyncio.sleep(0.1)
+
+
+async def test_every_query_of_the_dashboard_has_an_answer(watched: Prometheus) -> None:
+    left = queries()
+    assert len(left) >= 50
+
+    async def all_answered() -> bool:
+        for name, query in list(left.items()):
+            if await watched.values(query):
+                del left[name]
+        return not left
+
+    try:
+        await until(all_answered)
+    except TimeoutError:
+        pytest.fail(f"without an answer: {left}")
+    await _all_is_well(watched)
+
+
+async def _all_is_well(watched: Prometheus) -> None:
+    """All targets are up, all rules can be worked out, and no alert fires."""
+    targets = (await watched.ask("targets"))["activeTargets"]
+    assert {(one["labels"]["job"], one["health"]) for one in targets} == {
+        ("smartserve", "up"),
+        ("smartserve-readyz", "up"),
+    }
+    assert await watched.values('probe_success{job="smartserve-readyz"}') == [1]
+    rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert [one for one in await _firing(watched) if one != "SmartserveSandboxGap"] == []
+    for rule in rules:
+        if rule["type"] == "recording":
+            assert await watched.values(rule["name"]), rule["name"]
+
+
+async def _firing(watched: Prometheus) -> list[str]:
+    alerts = (await watched.ask("alerts"))["alerts"]
+    return [one["labels"]["alertname"] for one in alerts if one["state"] == "firing"]
+
+
+def test_the_panels_lie_side_by_side() -> None:
+    places = [panel["gridPos"] for panel in board()["panels"]]
+    for one, other in combinations(places, 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+        assert apart, (one, other)
+    assert max(place["x"] + place["w"] for place in places) == 24
+
+
+def test_each_panel_has_a_name_a_number_and_a_unit_of_its_own() -> None:
+    assert len({panel["id"] for panel in board()["panels"]}) == len(board()["panels"])
+    assert len({panel["title"] for panel in panels()}) == len(panels())
+    assert {panel["fieldConfig"]["defaults"]["unit"] for panel in panels()} <= _UNITS
+
+
+def test_every_panel_asks_the_source_and_the_servers_that_are_chosen() -> None:
+    names = {variable["name"] for variable in board()["templating"]["list"]}
+    assert names == {"datasource", "instance"}
+    for panel in panels():
+        for target in panel["targets"]:
+            assert target["datasource"]["uid"] == "${datasource}"
+            assert 'instance=~"$instance"' in target["expr"]
+
+
+def test_grafana_finds_source_and_dashboards_where_compose_puts_them() -> None:
+    folder = DEPLOY / "grafana" / "provisioning"
+    sources: Any = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())
+    providers: Any = yaml.safe_load((folder / "dashboards" / "smartserve.yaml").read_text())
+    assert sources["datasources"][0]["url"] == "http://prometheus:9090"
+    assert providers["providers"][0]["options"]["path"] == "/etc/grafana/dashboards"

@@ -1,0 +1,78 @@
+"""Rules and alerts: valid, each tried by promtool, and the same as the operator's page has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.programs import DEPLOY, program, run
+
+RULES = DEPLOY / "prometheus"
+_HEADING = re.compile(r"^### (.+)\n(.+)$", re.MULTILINE)
+_CODE = re.compile(r"`([^`]+)`")
+_FOR = re.compile(r"for ([0-9]+) (minute|hour)")
+
+
+def loaded(name: str) -> Any:
+    return yaml.safe_load((RULES / name).read_text())
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in loaded("alerts.yml")["groups"] for rule in group["rules"]]
+
+
+def headings() -> dict[str, str]:
+    """The line under each alert of the operator's page: its expression, how long, how urgent."""
+    page = (DEPLOY / "OPERATING.md").read_text()
+    return dict(_HEADING.findall(page.partition("## Alerts")[2]))
+
+
+def test_promtool_finds_nothing_wrong_with_rules_and_configuration() -> None:
+    promtool = program("promtool")
+    told = run(promtool, "check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
+    assert "FAILED" not in told
+    run(promtool, "check", "config", RULES / "prometheus.yml")
+
+
+def test_each_alert_fires_on_its_fault_and_keeps_quiet_otherwise() -> None:
+    run(program("promtool"), "test", "rules", RULES / "rules_test.yml")
+
+
+def test_no_alert_is_without_a_test_of_both() -> None:
+    tried = [
+        (one["alertname"], bool(one["exp_alerts"]))
+        for test in loaded("rules_test.yml")["tests"]
+        for one in test.get("alert_rule_test", ())
+    ]
+    for alert in alerts():
+        assert (alert["alert"], True) in tried
+        assert (alert["alert"], False) in tried
+
+
+def test_each_alert_of_the_operators_page_is_there_and_no_other() -> None:
+    assert {alert["annotations"]["summary"] for alert in alerts()} == set(headings())
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
+def test_an_alert_is_what_the_page_says(alert: dict[str, Any]) -> None:
+    line = headings()[alert["annotations"]["summary"]]
+    written = [one for one in _CODE.findall(line) if "smartserve" in one]
+    for one in written:
+        # The page has one expression for what is told apart by its kind here.
+        parts = one.split(" == 0") if " or " in alert["expr"] else [one]
+        bare = re.sub(r"\{kind[^}]*\}", "", alert["expr"])
+        assert parts[0] in alert["expr"] or one == bare, one
+    assert alert["labels"]["severity"] in line
+    found = _FOR.search(line)
+    assert alert.get("for", "") == (f"{found[1]}{found[2][0]}" if found else "")
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
+def test_a_runbook_leads_to_its_heading(alert: dict[str, Any]) -> None:
+    page, _, anchor = alert["annotations"]["runbook"].partition("#")
+    assert (Path(DEPLOY) / page).is_file()
+    assert anchor == alert["annotations"]["summary"].lower().replace(" ", "-")

@@ -1,0 +1,133 @@
+"""Why did latency rise? In each drill the panel of its reason leaves its line, and it alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from itertools import cycle
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.variant import WIDTHS
+from tests.deploy.conftest import Started
+from tests.deploy.watch import Prometheus, panels, prometheus, queries
+from tests.faults.asking import ask
+from tests.faults.outage import FRESH, moved_in
+from tests.faults.tcpproxy import TcpProxy
+from tests.mariadb import MariaDB
+from tests.mounts import Mount
+from tests.serving import Library
+
+pytestmark = pytest.mark.drill
+
+_WITHIN_S = 60.0
+DATABASE, RENDERS, DISK, LOOP = "1", "2", "3", "4"
+"""With what the titles of the panels begin."""
+
+
+def lines() -> dict[str, float]:
+    """The upper line of each panel of the row, by its title."""
+    return {
+        panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
+        for panel in panels()
+        if panel["title"][0].isdigit()
+    }
+
+
+async def reasons(watched: Prometheus) -> set[str]:
+    """The numbers of the panels that are above their line now."""
+    found = set()
+    for title, line in lines().items():
+        for query in queries(title).values():
+            if any(value > line for value in await watched.values(query)):
+                found.add(title[0])
+    return found
+
+
+async def seen(watched: Prometheus, reason: str) -> set[str]:
+    """What an operator sees once the panel of this reason is above its line, a minute at most."""
+    async with asyncio.timeout(_WITHIN_S):
+        while reason not in (found := await reasons(watched)):  # noqa: ASYNC110 - Prometheus
+            await asyncio.sleep(1)
+    return found
+
+
+@asynccontextmanager
+async def visitors(base: str, targets: Iterable[str], *, at_once: int) -> AsyncIterator[None]:
+    """Ask for one target after the other for the length of the block, so many at a time."""
+    left = iter(targets)
+
+    async def one(client: aiohttp.ClientSession) -> None:
+        for target in left:
+            await ask(client, target)
+
+    async with aiohttp.ClientSession(base) as client:
+        tasks = [asyncio.create_task(one(client)) for _ in range(at_once)]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def misses(ids: Iterable[int]) -> Iterable[str]:
+    """Pictures that a server which keeps nothing has to render, without an end."""
+    kinds = ("webp", "jpeg", "png")
+    return cycle(
+        f"/serve/{media_id}?w={width}&format={kind}"
+        for media_id in ids
+        for width in WIDTHS[6:12]
+        for kind in kinds
+    )
+
+
+async def test_a_slow_database_is_seen(
+    mariadb: MariaDB, data_dir: Path, library: Library, started: Started, tmp_path: Path
+) -> None:
+    name = await moved_in(mariadb, data_dir, library.ids)
+    async with TcpProxy(mariadb.port) as network:
+        url = f"mysql+aiomysql://proxy@127.0.0.1:{network.port}/{name}"
+        server = await started({"database": {"url": url}})
+        with prometheus(tmp_path / "prometheus", target=server.port) as watched:
+            network.delay_s = 0.1
+            fresh = (f"/serve/{media_id}?w=64&format=jpeg" for media_id in FRESH)
+            async with visitors(server.base, fresh, at_once=1):
+                assert await seen(watched, DATABASE) == {DATABASE}
+
+
+async def test_saturated_renders_are_seen(
+    library: Library, started: Started, tmp_path: Path
+) -> None:
+    server = await started({"renditions": {"memory_max_bytes": 0, "disk_max_bytes": 1_048_576}})
+    with prometheus(tmp_path / "prometheus", target=server.port) as watched:
+        async with visitors(server.base, misses(library.ids.values()), at_once=16):
+            found = await seen(watched, RENDERS)
+    # Where workers and server share two cores, the server is short of one as well.
+    assert found - {LOOP} == {RENDERS}
+
+
+async def test_a_full_disk_is_seen(
+    library: Library, started: Started, mounted: Mount, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=1m"):
+        server = await started({"renditions": {"directory": disk, "memory_max_bytes": 0}})
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        with prometheus(tmp_path / "prometheus", target=server.port) as watched:
+            async with visitors(server.base, misses(library.ids.values()), at_once=1):
+                assert await seen(watched, DISK) == {DISK}
+        await server.stop()
+
+
+async def test_without_a_fault_nothing_is_seen(
+    library: Library, started: Started, tmp_path: Path
+) -> None:
+    server = await started({})
+    with prometheus(tmp_path / "prometheus", target=server.port) as watched:
+        async with visitors(server.base, misses(library.ids.values()), at_once=1):
+            await asyncio.sleep(15)
+            assert await reasons(watched) == set()

@@ -1,0 +1,113 @@
+"""A live Prometheus with the rules of ``deploy/prometheus``, and the queries of the dashboard."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.benchmarks.servers import free_port, listening
+from tests.deploy.programs import DEPLOY, program, put
+
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "smartserve.json"
+_START_S = 30.0
+_SCRAPE = "1s"
+"""The blackbox exporter keeps half a second of it for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """A running Prometheus."""
+
+    base: str
+
+    async def ask(self, path: str, **parameters: str) -> Any:
+        """The data of an answer of its API."""
+        async with (
+            aiohttp.ClientSession(self.base) as client,
+            client.get(f"/api/v1/{path}", params=parameters) as answer,
+        ):
+            told = await answer.json()
+        assert told["status"] == "success", told
+        return told["data"]
+
+    async def values(self, query: str) -> list[float]:
+        """The values of a query now, those that are numbers."""
+        found = await self.ask("query", query=query)
+        values = [float(series["value"][1]) for series in found["result"]]
+        return [value for value in values if not math.isnan(value)]
+
+
+@contextmanager
+def prometheus(folder: Path, *, target: int) -> Iterator[Prometheus]:
+    """Watch a server for the length of the block, as ``prometheus.yml`` has it but quicker."""
+    shutil.copytree(DEPLOY / "prometheus", folder)
+    port, prober = free_port(), free_port()
+    config = folder / "prometheus.yml"
+    text = put(config.read_text(), "15s", _SCRAPE)
+    text = put(text, "smartserve:8080", f"127.0.0.1:{target}")
+    config.write_text(put(text, "blackbox:9115", f"127.0.0.1:{prober}"))
+    blackbox = [
+        program("prometheus-blackbox-exporter"),
+        f"--config.file={folder / 'blackbox.yml'}",
+        f"--web.listen-address=127.0.0.1:{prober}",
+    ]
+    watching = [
+        program("prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (
+        listening(blackbox, prober, log=folder / "blackbox.log"),
+        listening(watching, port, log=folder / "prometheus.log"),
+    ):
+        _await_ready(port)
+        yield Prometheus(f"http://127.0.0.1:{port}")
+
+
+def _await_ready(port: int) -> None:
+    """Return when it takes queries; it listens before that."""
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        with suppress(urllib.error.URLError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def panels() -> list[dict[str, Any]]:
+    """The panels of the dashboard, without the rows that they stand in."""
+    return [panel for panel in board()["panels"] if panel["type"] != "row"]
+
+
+def board() -> dict[str, Any]:
+    """The dashboard."""
+    loaded: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return loaded
+
+
+def queries(title: str = "") -> dict[str, str]:
+    """What the panels ask, by panel and legend; of those whose title begins so."""
+    return {
+        f"{panel['title']}: {target['legendFormat']}": filled(target["expr"])
+        for panel in panels()
+        for target in panel["targets"]
+        if panel["title"].startswith(title)
+    }
+
+
+def filled(query: str) -> str:
+    """A query as Grafana sends it, over fifteen seconds."""
+    return query.replace("$__rate_interval", "15s").replace("$instance", ".*")
