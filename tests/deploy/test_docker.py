@@ -1,0 +1,180 @@
+"""The image's Dockerfile: linted, its parts tried one by one, its promises kept without Docker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from tests.benchmarks.processes import family
+from tests.benchmarks.servers import environment, free_port
+from tests.deploy import container
+from tests.deploy.origin import Origin
+from tests.deploy.programs import DEPLOY, program, run
+from tests.faults.asking import ask, unavailable
+from tests.serving import ROOT, Library
+
+DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
+IGNORED = DEPLOY / "docker" / "Dockerfile.dockerignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An instruction of a Dockerfile and what stands behind it."""
+
+    name: str
+    text: str
+
+
+def instructions() -> list[Line]:
+    whole = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    joined = re.sub(r"\\\n\s*", "", whole)
+    return [Line(*line.split(" ", 1)) for line in joined.splitlines() if line.strip()]
+
+
+def last(name: str) -> str:
+    return [line.text for line in instructions() if line.name == name][-1]
+
+
+def variables() -> dict[str, str]:
+    """What ENV sets, but for the path."""
+    found = dict(part.split("=", 1) for part in last("ENV").split())
+    return {name: value for name, value in found.items() if name != "PATH"}
+
+
+def exec_form(text: str) -> list[str]:
+    command: list[str] = json.loads(text[text.index("[") :])
+    return command
+
+
+def here(command: list[str]) -> list[str]:
+    """A command with the programs of this environment in place of the image's."""
+    return [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+
+
+def test_hadolint_finds_nothing_wrong() -> None:
+    assert run(program("hadolint"), DOCKERFILE) == ""
+
+
+def test_packages_are_installed_by_their_hashes_and_the_server_is_not_root() -> None:
+    installs = [line.text for line in instructions() if "pip install" in line.text]
+    assert ["--require-hashes -r requirements.lock" in text for text in installs] == [True, False]
+    assert "--no-deps --no-build-isolation" in installs[1]
+    assert last("USER") == f"{container.UID}:{container.UID}"
+    assert exec_form(last("ENTRYPOINT")) == ["smartserve"]
+
+
+def test_what_is_copied_is_let_in_and_nothing_else_is() -> None:
+    copied = {
+        part
+        for line in instructions()
+        if line.name == "COPY" and "--from" not in line.text
+        for part in line.text.split()[:-1]
+    }
+    rules = [line for line in IGNORED.read_text().splitlines() if not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+
+
+def test_what_is_copied_is_enough_to_install_it(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for line in instructions():
+        if line.name == "COPY" and "--from" not in line.text:
+            for part in line.text.split()[:-1]:
+                run("cp", "-r", ROOT / part, source)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    run(*pip, "--target", target, source)
+    described = {"PYTHONPATH": str(target)}
+    told = run(
+        sys.executable, "-m", "proxy.cli", "openapi", environment=described, directory=target
+    )
+    assert json.loads(told)["info"]["title"]
+    assert (target / "proxy" / "samples" / "logo.png").is_file()
+    migrations = target / "proxy" / "database" / "migrations" / "versions"
+    assert len(list(migrations.glob("*.py"))) >= 2
+
+
+def test_the_python_of_the_image_is_one_that_is_supported() -> None:
+    version = re.search(r"PYTHON=([0-9.]+)-slim", DOCKERFILE.read_text())
+    assert version is not None
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert version[1] == wanted.removeprefix(">=")
+
+
+def test_the_health_check_tells_a_live_server_from_none(origin: Origin) -> None:
+    check = here(exec_form(last("HEALTHCHECK")))
+    for port, code in ((origin.port, 0), (free_port(), 1)):
+        asked = os.environ | {"SMARTSERVE_SERVER__PORT": str(port)}
+        done = subprocess.run(check, env=asked, stderr=subprocess.DEVNULL, check=False)
+        assert done.returncode == code
+
+
+@contextmanager
+def contained(folder: Path, data_dir: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The image's command, as process 1 of what is a container but for Docker."""
+    tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False)
+    if os.geteuid() != 0 or tried.returncode:
+        unavailable("a namespace of mounts and processes")
+    (folder / "root").mkdir()
+    run("chown", "-R", f"{container.UID}:{container.UID}", data_dir)
+    settings = variables() | {
+        "SMARTSERVE_SERVER__PORT": str(port),
+        "SMARTSERVE_ADMIN__ENABLED": "false",
+        "SMARTSERVE_WORKERS__REQUIRE_SANDBOX": "true",
+        "SMARTSERVE_WORKERS__COUNT": "2",
+        "SMARTSERVE_UPGRADES__ENABLED": "false",
+    }
+    command = here([*exec_form(last("ENTRYPOINT")), *exec_form(last("CMD"))])
+    inside = [sys.executable, "-m", "tests.deploy.container", folder / "root", data_dir, "--"]
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *map(str, inside)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*apart, *command], env=environment() | settings, cwd=ROOT, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_read_only_without_rights_and_as_process_1_it_serves_and_drains(
+    library: Library, data_dir: Path, tmp_path: Path
+) -> None:
+    port, large = free_port(), f"/serve/{library.ids['large']}"
+    tmp_path.chmod(0o755)
+    with contained(tmp_path, data_dir, port) as process:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+            async with asyncio.timeout(30):
+                while (await ask(client, "/readyz")).status != 200:
+                    assert process.poll() is None, (tmp_path / "log").read_text()
+                    await asyncio.sleep(0.05)
+            metrics = (await ask(client, "/metrics")).body.decode()
+            held = re.findall(r'^smartserve_sandbox\{feature="(\w+)"\} 1.0$', metrics, re.MULTILINE)
+            assert {"landlock", "seccomp", "no_new_privs", "user", "capabilities"} <= set(held)
+            assert (await ask(client, f"{large}?size=grid&format=avif")).status == 200
+            status = Path(f"/proc/{family(process.pid)[1]}/status").read_text()
+            assert re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE)
+            assert re.search(rf"^Uid:\s+{container.UID}\s", status, re.MULTILINE)
+            assert "CapEff:\t0000000000000000" in status
+            async with client.get(f"{large}?size=zoom&format=png") as under_way:
+                os.kill(family(process.pid)[1], signal.SIGTERM)
+                body = await under_way.read()
+            assert body.startswith(b"\x89PNG")
+            assert body.endswith(b"IEND\xaeB`\x82")
+        assert process.wait(30) == 0
+    log = (tmp_path / "log").read_text()
+    assert "sandbox_incomplete" not in log
+    assert "Read-only file system" not in log
