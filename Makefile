@@ -9,6 +9,8 @@ RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
 # Programs that do harm to servers in tests and drills.
 HARM := faketime fiu-run slowhttptest strace
+# Programs that what stands in deploy/ is tried with.
+DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-analyze kustomize
 
 .PHONY: run test drill audit lint format lock bench clean fuzz
 
@@ -17,13 +19,13 @@ run: $(RUNTIME)
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
 
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) mariadbd tesseract
+	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Does real harm to real servers, in some ten minutes, and prints what came of it as a table.
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) mariadbd
-	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
+	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd
+	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults tests/deploy)
 
 # Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that
 # cannot be looked up is a failure (--strict): pip-audit would pass over it, and nothing is known.

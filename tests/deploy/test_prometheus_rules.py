@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def test_promtool_finds_nothing_wrong_with_rules_and_configuration() -> None:
     told = run(promtool, "check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
     assert "FAILED" not in told
     run(promtool, "check", "config", RULES / "prometheus.yml")
+
+
+def test_in_a_cluster_the_same_job_is_found_and_labelled(tmp_path: Path) -> None:
+    """Debian's promtool does not know Kubernetes; it sees all but the discovery."""
+    config = loaded("kubernetes.yml")
+    (job,) = config["scrape_configs"]
+    assert job["job_name"] == loaded("prometheus.yml")["scrape_configs"][0]["job_name"]
+    assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+    shutil.copytree(RULES, tmp_path / "prometheus")
+    file = tmp_path / "prometheus" / "kubernetes.yml"
+    file.write_text(yaml.safe_dump(config))
+    run(program("promtool"), "check", "config", file)
 
 
 def test_each_alert_fires_on_its_fault_and_keeps_quiet_otherwise() -> None:

@@ -1,0 +1,165 @@
+"""The manifests as kustomize builds them: by their schemas, and fit to the server that they run."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from proxy.settings import Settings, access_faults, load_settings
+from tests.deploy.programs import DEPLOY, program, run
+
+FOLDER = DEPLOY / "kubernetes"
+OVERLAYS = ("small", "production")
+_VERSIONS = ("1.33", "1.37")
+_DRAINED_S = 5
+"""For what comes after the drain: the last connections, the workers, the interpreter."""
+
+Manifest = dict[str, Any]
+
+
+@cache
+def built(overlay: str) -> tuple[Manifest, ...]:
+    text = run(program("kustomize"), "build", FOLDER / "overlays" / overlay)
+    assert "Warning" not in text, text
+    return tuple(yaml.safe_load_all(text))
+
+
+def one(overlay: str, kind: str) -> Manifest:
+    (found,) = (manifest for manifest in built(overlay) if manifest["kind"] == kind)
+    return found
+
+
+def pod(overlay: str, kind: str = "Deployment") -> Manifest:
+    spec: Manifest = one(overlay, kind)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(overlay: str, kind: str = "Deployment") -> Manifest:
+    (found,) = pod(overlay, kind)["containers"]
+    return dict(found)
+
+
+def settings_of(overlay: str, folder: Path) -> Settings:
+    file = folder / "settings.toml"
+    file.write_text(one(overlay, "ConfigMap")["data"]["settings.toml"])
+    return load_settings(file, {})
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_manifest_is_what_its_schema_allows(overlay: str, version: str) -> None:
+    for manifest in built(overlay):
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_of_it_is_in_one_namespace_and_finds_the_same_pods(overlay: str) -> None:
+    assert {manifest["metadata"]["namespace"] for manifest in built(overlay)} == {"smartserve"}
+    labels = one(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        one(overlay, "Deployment")["spec"]["selector"]["matchLabels"],
+        one(overlay, "Service")["spec"]["selector"],
+        one(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(overlay, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector
+        assert selector.items() <= labels.items()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_settings_in_it_let_the_server_start(
+    overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "admin-key"
+    key.write_text("0123456789abcdef" * 4)
+    monkeypatch.setenv("SMARTSERVE_ADMIN__KEY_FILE", str(key))
+    assert access_faults(settings_of(overlay, tmp_path)) == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_answers_under_way_are_waited_for(overlay: str, tmp_path: Path) -> None:
+    (sleep, before_s) = container(overlay)["lifecycle"]["preStop"]["exec"]["command"]
+    assert sleep == "sleep"
+    needed_s = int(before_s) + settings_of(overlay, tmp_path).server.drain_s + _DRAINED_S
+    assert pod(overlay)["terminationGracePeriodSeconds"] >= needed_s
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_readiness_asks_for_more_than_a_sign_of_life(overlay: str) -> None:
+    probes = {name: container(overlay)[f"{name}Probe"] for name in ("startup", "liveness")}
+    assert {probe["httpGet"]["path"] for probe in probes.values()} == {"/healthz"}
+    readiness = container(overlay)["readinessProbe"]
+    assert readiness["httpGet"]["path"] == "/readyz"
+    # Its own checks may take three seconds.
+    assert readiness["timeoutSeconds"] > 3
+
+
+@pytest.mark.parametrize(
+    ("overlay", "kind"),
+    [("small", "Deployment"), ("production", "Deployment"), ("production", "Job")],
+)
+def test_a_pod_may_do_next_to_nothing(overlay: str, kind: str) -> None:
+    spec = pod(overlay, kind)
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 10001
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(overlay, kind)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "memory" in container(overlay, kind)["resources"]["limits"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_mounted_is_there_and_what_is_written_fits(overlay: str, tmp_path: Path) -> None:
+    volumes = {volume["name"]: volume for volume in pod(overlay)["volumes"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container(overlay)["volumeMounts"]}
+    assert set(mounts.values()) == set(volumes)
+    assert all(len(volume) == 2 for volume in volumes.values())
+    settings = settings_of(overlay, tmp_path)
+    written = settings.renditions.directory or "/var/lib/smartserve"
+    volume = volumes[mounts[written]]
+    claim = one(overlay, "PersistentVolumeClaim") if overlay == "small" else volume["ephemeral"]
+    spec = claim["spec"] if overlay == "small" else claim["volumeClaimTemplate"]["spec"]
+    room = int(spec["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30
+    assert settings.renditions.disk_max_bytes < room
+    if settings.storage.root:
+        assert settings.storage.root in mounts
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_drain_is_never_blocked(overlay: str) -> None:
+    budget = one(overlay, "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert "minAvailable" not in budget
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_is_among_the_manifests(overlay: str) -> None:
+    assert "Secret" not in {manifest["kind"] for manifest in built(overlay)}
+    for variable in container(overlay)["env"]:
+        assert "valueFrom" in variable or not variable["name"].endswith(("KEY", "URL"))
+
+
+def test_more_servers_come_by_the_metric_that_is_recorded() -> None:
+    metrics = one("production", "HorizontalPodAutoscaler")["spec"]["metrics"]
+    by_kind = {metric["type"]: metric for metric in metrics}
+    name = by_kind["Pods"]["pods"]["metric"]["name"]
+    assert by_kind["Resource"]["resource"]["name"] == "cpu"
+    adapter = yaml.safe_load((FOLDER / "adapter.yaml").read_text())["rules"]["custom"][0]
+    assert adapter["name"]["as"] == name
+    recorded = (DEPLOY / "prometheus" / "recording.yml").read_text()
+    assert f"record: {adapter['seriesQuery'].partition('{')[0]}\n" in recorded
+    assert "replicas" not in one("production", "Deployment")["spec"]
+
+
+def test_two_servers_never_share_one_small_volume() -> None:
+    spec = one("small", "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
