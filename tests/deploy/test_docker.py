@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -10,19 +9,17 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
-from tests.benchmarks.processes import family
-from tests.benchmarks.servers import environment, free_port
+from tests.benchmarks.servers import free_port
 from tests.deploy import container
+from tests.deploy.contained import contained
 from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program, run
-from tests.faults.asking import ask, unavailable
+from tests.faults.asking import ask
 from tests.serving import ROOT, Library
 
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
@@ -121,60 +118,27 @@ def test_the_health_check_tells_a_live_server_from_none(origin: Origin) -> None:
         assert done.returncode == code
 
 
-@contextmanager
-def contained(folder: Path, data_dir: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The image's command, as process 1 of what is a container but for Docker."""
-    tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False)
-    if os.geteuid() != 0 or tried.returncode:
-        unavailable("a namespace of mounts and processes")
-    (folder / "root").mkdir()
-    run("chown", "-R", f"{container.UID}:{container.UID}", data_dir)
-    settings = variables() | {
-        "SMARTSERVE_SERVER__PORT": str(port),
-        "SMARTSERVE_ADMIN__ENABLED": "false",
-        "SMARTSERVE_WORKERS__REQUIRE_SANDBOX": "true",
-        "SMARTSERVE_WORKERS__COUNT": "2",
-        "SMARTSERVE_UPGRADES__ENABLED": "false",
-    }
-    command = here([*exec_form(last("ENTRYPOINT")), *exec_form(last("CMD"))])
-    inside = [sys.executable, "-m", "tests.deploy.container", folder / "root", data_dir, "--"]
-    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *map(str, inside)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*apart, *command], env=environment() | settings, cwd=ROOT, stdout=log, stderr=log
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 async def test_read_only_without_rights_and_as_process_1_it_serves_and_drains(
     library: Library, data_dir: Path, tmp_path: Path
 ) -> None:
-    port, large = free_port(), f"/serve/{library.ids['large']}"
-    tmp_path.chmod(0o755)
-    with contained(tmp_path, data_dir, port) as process:
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
-            async with asyncio.timeout(30):
-                while (await ask(client, "/readyz")).status != 200:
-                    assert process.poll() is None, (tmp_path / "log").read_text()
-                    await asyncio.sleep(0.05)
-            metrics = (await ask(client, "/metrics")).body.decode()
-            held = re.findall(r'^smartserve_sandbox\{feature="(\w+)"\} 1.0$', metrics, re.MULTILINE)
-            assert {"landlock", "seccomp", "no_new_privs", "user", "capabilities"} <= set(held)
+    large = f"/serve/{library.ids['large']}"
+    command = here([*exec_form(last("ENTRYPOINT")), *exec_form(last("CMD"))])
+    with contained(tmp_path, data_dir, command, settings=variables()) as server:
+        async with aiohttp.ClientSession(server.base) as client:
+            await server.until_ready(client)
+            wanted = {"landlock", "seccomp", "no_new_privs", "user", "capabilities"}
+            assert wanted <= await server.held(client)
             assert (await ask(client, f"{large}?size=grid&format=avif")).status == 200
-            status = Path(f"/proc/{family(process.pid)[1]}/status").read_text()
+            status = Path(f"/proc/{server.pid}/status").read_text()
             assert re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE)
             assert re.search(rf"^Uid:\s+{container.UID}\s", status, re.MULTILINE)
             assert "CapEff:\t0000000000000000" in status
-            async with client.get(f"{large}?size=zoom&format=png") as under_way:
-                os.kill(family(process.pid)[1], signal.SIGTERM)
+            async with client.get(f"{large}?size=detail&format=jpeg") as under_way:
+                os.kill(server.pid, signal.SIGTERM)
                 body = await under_way.read()
-            assert body.startswith(b"\x89PNG")
-            assert body.endswith(b"IEND\xaeB`\x82")
-        assert process.wait(30) == 0
-    log = (tmp_path / "log").read_text()
+            assert body.startswith(b"\xff\xd8")
+            assert body.endswith(b"\xff\xd9")
+        assert server.process.wait(30) == 0
+    log = server.log.read_text()
     assert "sandbox_incomplete" not in log
     assert "Read-only file system" not in log

@@ -1,0 +1,103 @@
+"""The units: read by systemd, and their filter of system calls put around a live server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import tomllib
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.deploy.contained import contained
+from tests.deploy.programs import DEPLOY, program, put, run
+from tests.faults.asking import ask
+from tests.serving import ROOT, Library
+
+FOLDER = DEPLOY / "systemd"
+UNITS = sorted(file.name for file in FOLDER.glob("*.service"))
+
+
+def test_systemd_reads_every_unit_without_a_word(tmp_path: Path) -> None:
+    analyze = program("systemd-analyze")
+    command = Path(sys.executable).with_name("smartserve")
+    for name in UNITS:
+        text = put((FOLDER / name).read_text(), "/opt/smartserve/bin/smartserve", str(command))
+        text = put(text, "file:///opt/smartserve/deploy/OPERATING.md", "https://example.org/")
+        (tmp_path / name).write_text(text)
+    # It warns of users and units that this machine does not have, which is none of theirs.
+    told = run(analyze, "verify", *(tmp_path / name for name in UNITS), check=False)
+    assert [line for line in told.splitlines() if any(name in line for name in UNITS)] == []
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_is_hardly_exposed(name: str) -> None:
+    told = run(program("systemd-analyze"), "security", "--offline=true", FOLDER / name)
+    level = re.search(r"exposure level for \S+ ([0-9.]+)", told)
+    assert level is not None
+    assert float(level[1]) < 2
+
+
+def test_both_units_are_confined_in_the_same_way() -> None:
+    def confinement(name: str) -> list[str]:
+        lines = (FOLDER / name).read_text().splitlines()
+        last = lines.index("SystemCallErrorNumber=EPERM")
+        return lines[lines.index("NoNewPrivileges=yes") : last]
+
+    first, second = ([line for line in confinement(one) if line[0] != "#"] for one in UNITS)
+    assert first == second
+
+
+def test_answers_under_way_are_waited_for_and_the_folders_are_its_own() -> None:
+    unit = (FOLDER / "smartserve.service").read_text()
+    settings = tomllib.loads((ROOT / "config" / "production.toml").read_text())
+    stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert stop is not None
+    assert int(stop[1]) >= settings["server"]["drain_s"] + 5
+    assert settings["data_dir"] == "/var/lib/smartserve"
+    assert settings["renditions"]["directory"] == "/var/cache/smartserve"
+    files = re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)
+    assert files is not None
+    assert int(files[1]) > 2 * 10_000
+
+
+def allowed(name: str) -> list[str]:
+    """The system calls that a unit's filter lets through, by the sets that systemd has."""
+    lines = re.findall(r"^SystemCallFilter=(.+)$", (FOLDER / name).read_text(), re.MULTILINE)
+    found: set[str] = set()
+    for line in lines:
+        members = {call for part in line.lstrip("~").split() for call in expanded(part)}
+        found = found - members if line.startswith("~") else found | members
+    return sorted(found)
+
+
+def expanded(part: str) -> set[str]:
+    """A system call, or all of a set and of the sets in it."""
+    if not part.startswith("@"):
+        return {part}
+    told = run(program("systemd-analyze"), "syscall-filter", part)
+    lines = (line.strip() for line in told.splitlines()[1:])
+    members = [line for line in lines if line and not line.startswith("#")]
+    return {call for member in members for call in expanded(member)}
+
+
+async def test_it_serves_with_the_system_calls_that_the_unit_allows(
+    library: Library, data_dir: Path, tmp_path: Path
+) -> None:
+    command = [str(Path(sys.executable).with_name("smartserve")), "serve"]
+    only = allowed("smartserve.service")
+    assert "openat" in only
+    assert not {"mount", "chown", "setuid", "bpf"} & set(only)
+    settings = {"SMARTSERVE_DATA_DIR": "/var/lib/smartserve"}
+    with contained(tmp_path, data_dir, command, settings=settings, only=only) as server:
+        async with aiohttp.ClientSession(server.base) as client:
+            await server.until_ready(client)
+            assert {"landlock", "seccomp", "capabilities"} <= await server.held(client)
+            for kind in ("avif", "webp", "jpeg", "png"):
+                target = f"/serve/{library.ids['photo']}?size=thumbnail&format={kind}"
+                assert (await ask(client, target)).status == 200
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.process.wait(30) == 0
