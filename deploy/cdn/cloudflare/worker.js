@@ -1,0 +1,67 @@
+// Cloudflare Worker in front of smartserve: one copy for each class of formats, on every plan.
+//
+// The class goes into the URL, as a parameter that the server does not know and passes over, so that
+// the cache needs neither Vary nor a cache key of its own (Enterprise). The Accept header that goes on
+// is the class's, so that what is kept is what each of its clients takes.
+
+// BEGIN classify: the same in each of these files; tests hold it against proxy/negotiation.py.
+// What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
+// or image/webp with q > 0 counts; */* and image/* never do.
+var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};
+
+function classify(accept) {
+    // Quoted strings, and headers that no browser sends, are not worth a parser at the edge.
+    if (!accept || accept.length > 2048 || accept.indexOf('"') >= 0) return 'none';
+    var weights = {};
+    accept.split(',').forEach(function (element) {
+        var parts = element.split(';');
+        var range = blank(parts[0]).toLowerCase();
+        var weight = 1;
+        for (var i = 1; i < parts.length; i++) {
+            if (!blank(parts[i])) continue;
+            var found = /^[ \t]*q[ \t]*=[ \t]*(0(\.[0-9]{0,3})?|1(\.0{0,3})?)[ \t]*$/i.exec(parts[i]);
+            if (!found) return;
+            weight = Number(found[1]);
+        }
+        weights[range] = Math.min(weight, range in weights ? weights[range] : 1);
+    });
+    var avif = weights['image/avif'] || 0;
+    var webp = weights['image/webp'] || 0;
+    var rest = ['image/jpeg', 'image/*', '*/*'].filter(function (one) { return one in weights; })[0];
+    if (Math.max(avif, webp) < (rest ? weights[rest] : 0) || !Math.max(avif, webp)) return 'none';
+    if (avif === webp) return 'both';
+    return avif > webp ? 'avif' : 'webp';
+}
+
+function blank(text) {
+    return text.replace(/^[ \t]+|[ \t]+$/g, '');
+}
+// END classify
+
+var PICTURES = /^\/(serve|api\/images)\//;
+
+function onward(request) {
+    var url = new URL(request.url);
+    if (!PICTURES.test(url.pathname)) return null;
+    var name = classify(request.headers.get('Accept'));
+    // Not by searchParams, which would write the query anew: a second ? counts as & at the server.
+    url.search = (url.search ? url.search + '&' : '?') + 'cdn=' + name;
+    var headers = new Headers(request.headers);
+    headers.set('Accept', SENT[name]);
+    headers.delete('Cookie');
+    return new Request(url.toString(), {method: request.method, headers: headers});
+}
+
+export default {
+    async fetch(request) {
+        if (request.method !== 'GET' && request.method !== 'HEAD') {
+            return new Response(null, {status: 405, headers: {Allow: 'GET, HEAD'}});
+        }
+        var asked = onward(request);
+        if (!asked) return new Response(null, {status: 404});
+        // Paths without an extension are not cached otherwise. Lifetimes are the origin's.
+        return fetch(asked, {cf: {cacheEverything: true}});
+    },
+};
+
+export {classify, onward, SENT};

@@ -1,0 +1,45 @@
+// CloudFront Function (cloudfront-js-2.0) for viewer requests: Accept is brought down to one of four,
+// so that it can stand in the cache key (cache-policy.json) without a copy for each browser.
+
+// BEGIN classify: the same in each of these files; tests hold it against proxy/negotiation.py.
+// What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
+// or image/webp with q > 0 counts; */* and image/* never do.
+var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};
+
+function classify(accept) {
+    // Quoted strings, and headers that no browser sends, are not worth a parser at the edge.
+    if (!accept || accept.length > 2048 || accept.indexOf('"') >= 0) return 'none';
+    var weights = {};
+    accept.split(',').forEach(function (element) {
+        var parts = element.split(';');
+        var range = blank(parts[0]).toLowerCase();
+        var weight = 1;
+        for (var i = 1; i < parts.length; i++) {
+            if (!blank(parts[i])) continue;
+            var found = /^[ \t]*q[ \t]*=[ \t]*(0(\.[0-9]{0,3})?|1(\.0{0,3})?)[ \t]*$/i.exec(parts[i]);
+            if (!found) return;
+            weight = Number(found[1]);
+        }
+        weights[range] = Math.min(weight, range in weights ? weights[range] : 1);
+    });
+    var avif = weights['image/avif'] || 0;
+    var webp = weights['image/webp'] || 0;
+    var rest = ['image/jpeg', 'image/*', '*/*'].filter(function (one) { return one in weights; })[0];
+    if (Math.max(avif, webp) < (rest ? weights[rest] : 0) || !Math.max(avif, webp)) return 'none';
+    if (avif === webp) return 'both';
+    return avif > webp ? 'avif' : 'webp';
+}
+
+function blank(text) {
+    return text.replace(/^[ \t]+|[ \t]+$/g, '');
+}
+// END classify
+
+function handler(event) {
+    var request = event.request;
+    var accept = request.headers.accept;
+    // Several lines come as one with multiValue; the server joins them in the same way.
+    var text = accept ? (accept.multiValue || [accept]).map(function (one) { return one.value; }).join(',') : '';
+    request.headers.accept = {value: SENT[classify(text)]};
+    return request;
+}

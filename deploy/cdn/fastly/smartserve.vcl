@@ -1,0 +1,80 @@
+# Fastly VCL: Accept is brought down to one of four, and Vary: Accept, which Fastly honours, then keeps
+# one copy for each. The expressions are those of deploy/nginx/formats.conf; a test keeps them equal.
+#
+# Trap: accept.media_lookup() takes */* and image/* for a yes to AVIF. Hence by hand.
+
+sub smartserve_recv {
+  # What changes something is for the server's own port, past the CDN.
+  if (req.method != "GET" && req.method != "HEAD" && req.method != "FASTLYPURGE") {
+    error 405 "Method Not Allowed";
+  }
+  if (req.url.path !~ "^/(serve|api/images)/") {
+    error 404 "Not Found";
+  }
+
+  declare local var.accept STRING;
+  declare local var.avif STRING;
+  declare local var.webp STRING;
+  declare local var.rest STRING;
+  set var.accept = req.http.Accept;
+  set var.avif = "";
+  set var.webp = "";
+  set var.rest = "";
+  if (var.accept ~ "%22" || std.strlen(var.accept) > 2048) {
+    set var.accept = "";
+  }
+
+  if (var.accept ~ {"(?i)(?:^|,)[ \t]*image/avif[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*0(?:\.0{0,3})?[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.avif = "";
+  } elseif (var.accept ~ {"(?i)(?:^|,)[ \t]*image/avif[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*0\.[0-9]{0,3}[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.avif = "lower";
+  } elseif (var.accept ~ {"(?i)(?:^|,)[ \t]*image/avif[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*1(?:\.0{0,3})?[ \t]*(?:;[ \t]*)*(?:,|$)"} || var.accept ~ {"(?i)(?:^|,)[ \t]*image/avif[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.avif = "full";
+  }
+  if (var.accept ~ {"(?i)(?:^|,)[ \t]*image/webp[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*0(?:\.0{0,3})?[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.webp = "";
+  } elseif (var.accept ~ {"(?i)(?:^|,)[ \t]*image/webp[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*0\.[0-9]{0,3}[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.webp = "lower";
+  } elseif (var.accept ~ {"(?i)(?:^|,)[ \t]*image/webp[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*1(?:\.0{0,3})?[ \t]*(?:;[ \t]*)*(?:,|$)"} || var.accept ~ {"(?i)(?:^|,)[ \t]*image/webp[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.webp = "full";
+  }
+  if (var.accept ~ {"(?i)(?:^|,)[ \t]*(?:image/jpeg|image/\*|\*/\*)[ \t]*(?:;[ \t]*(?:q[ \t]*=[ \t]*(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?)*;[ \t]*q[ \t]*=[ \t]*1(?:\.0{0,3})?[ \t]*(?:;[ \t]*)*(?:,|$)"} || var.accept ~ {"(?i)(?:^|,)[ \t]*(?:image/jpeg|image/\*|\*/\*)[ \t]*(?:;[ \t]*)*(?:,|$)"}) {
+    set var.rest = "full";
+  }
+
+  if (var.avif == "full" && var.webp == "full") {
+    set req.http.Accept = "image/avif,image/webp";
+  } elseif (var.avif == "full") {
+    set req.http.Accept = "image/avif";
+  } elseif (var.webp == "full") {
+    set req.http.Accept = "image/webp";
+  } elseif (var.rest == "full") {
+    set req.http.Accept = "*/*";
+  } elseif (var.avif == "lower" && var.webp == "lower") {
+    set req.http.Accept = "image/avif,image/webp";
+  } elseif (var.avif == "lower") {
+    set req.http.Accept = "image/avif";
+  } elseif (var.webp == "lower") {
+    set req.http.Accept = "image/webp";
+  } else {
+    set req.http.Accept = "*/*";
+  }
+}
+
+sub smartserve_fetch {
+  # With the server away, what is there goes out for a day. stale-while-revalidate is the server's.
+  if (beresp.status == 200) {
+    set beresp.stale_if_error = 1d;
+  }
+  if (beresp.status >= 500) {
+    if (stale.exists) {
+      return(deliver_stale);
+    }
+    return(pass);
+  }
+}
+
+sub smartserve_deliver {
+  # Surrogate-Key is taken off by Fastly itself; Cache-Tag says the same.
+  unset resp.http.Cache-Tag;
+}

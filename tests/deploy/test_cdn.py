@@ -1,0 +1,191 @@
+"""The recipes of CDNs: edge functions under Node against the negotiation and a live server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tests.deploy.accepts import BROWSERS, CORNERS, SENT, faults, made_up
+from tests.deploy.origin import Origin
+from tests.deploy.programs import DEPLOY, program
+from tests.deploy.test_nginx_cache import BROWSERS as FOUR
+from tests.faults.asking import ask
+from tests.serving import CHROME, Library
+
+FOLDER = DEPLOY / "cdn"
+FILES = {
+    "cloudflare": FOLDER / "cloudflare" / "worker.js",
+    "cloudfront": FOLDER / "cloudfront" / "function.js",
+    "bunny": FOLDER / "bunny" / "script.js",
+}
+WITH_URLS = ("cloudflare", "bunny")
+_SDK = """
+const hooks = [];
+globalThis.bunnyHooks = hooks;
+const zone = {
+    onClientRequest: () => (hooks.push('onClientRequest'), zone),
+    onOriginResponse: () => (hooks.push('onOriginResponse'), zone),
+};
+export const net = {http: {servePullZone: () => zone}};
+"""
+"""Stands for Bunny's SDK, which is there at Bunny alone: it takes the hooks and runs none."""
+
+
+class Edge:
+    """Runs edge functions under Node."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        sdk = folder / "node_modules" / "@bunny.net" / "edgescript-sdk"
+        sdk.mkdir(parents=True)
+        (sdk / "index.mjs").write_text(_SDK)
+        (sdk / "package.json").write_text('{"exports": "./index.mjs"}')
+
+    def run(self, kind: str, **asked: object) -> dict[str, Any]:
+        """What became of what was asked, as tests/deploy/edge.mjs has it."""
+        name = f"{kind}.js" if kind == "cloudfront" else f"{kind}.mjs"
+        file = shutil.copy(FILES[kind], self._folder / name)
+        done = subprocess.run(
+            [program("node"), Path(__file__).with_name("edge.mjs"), kind, file],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    def onward(self, kind: str, url: str, accept: str, **headers: str) -> dict[str, str]:
+        """The request that goes on to cache and server."""
+        request = {"url": url, "method": "GET", "headers": {"Accept": accept, **headers}}
+        (answer,) = self.run(kind, requests=[request])["requests"]
+        return dict(answer)
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Edge:
+    return Edge(tmp_path)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_each_header_is_classified_as_the_server_negotiates(kind: str, edge: Edge) -> None:
+    accepts = [*BROWSERS, *CORNERS, *made_up(600), ""]
+    classes = edge.run(kind, accepts=accepts)["classes"]
+    assert faults(list(zip(accepts, classes, strict=True))) == []
+    assert set(classes) == set(SENT)
+
+
+def test_the_functions_classify_with_the_same_lines() -> None:
+    def shared(file: Path) -> str:
+        return file.read_text().partition("// BEGIN classify")[2].partition("// END classify")[0]
+
+    assert len({shared(file) for file in FILES.values()}) == 1
+    assert len(shared(FILES["bunny"])) > 500
+
+
+@pytest.mark.parametrize("kind", FILES)
+async def test_four_browsers_come_to_two_pictures(
+    kind: str, edge: Edge, origin: Origin, library: Library
+) -> None:
+    base = f"http://127.0.0.1:{origin.port}"
+    url = f"{base}/serve/{library.ids['photo']}?size=thumbnail"
+    keys, types = set(), []
+    async with aiohttp.ClientSession(base) as client:
+        for accept in FOUR:
+            onward = await asyncio.to_thread(edge.onward, kind, url, accept)
+            keys.add((onward["url"], onward["accept"]))
+            answer = await ask(client, onward["url"], Accept=onward["accept"])
+            assert answer.headers is not None
+            types.append(answer.headers["Content-Type"])
+    assert len(keys) == 2
+    assert types == ["image/avif"] * 2 + ["image/webp"] * 2
+
+
+@pytest.mark.parametrize("kind", WITH_URLS)
+@pytest.mark.parametrize(
+    ("query", "onward"),
+    [
+        ("", "?cdn=both"),
+        ("?size=grid", "?size=grid&cdn=both"),
+        ("?size=detail?size=thumbnail", "?size=detail?size=thumbnail&cdn=both"),
+        ("?size=grid&cdn=none", "?size=grid&cdn=none&cdn=both"),
+    ],
+)
+def test_the_query_goes_on_as_it_is_with_the_class_behind_it(
+    kind: str, query: str, onward: str, edge: Edge
+) -> None:
+    changed = edge.onward(kind, f"https://img.example.org/serve/1{query}", CHROME)
+    assert changed["url"] == f"https://img.example.org/serve/1{onward}"
+
+
+async def test_the_server_passes_over_the_class(origin: Origin, library: Library) -> None:
+    target = f"/serve/{library.ids['photo']}?size=detail?size=thumbnail"
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{origin.port}") as client:
+        tags = []
+        for one in (target, f"{target}&cdn=both"):
+            async with client.get(URL(one, encoded=True), headers={"Accept": CHROME}) as answer:
+                assert answer.status == 200
+                tags.append(answer.headers["ETag"])
+    assert tags[0] == tags[1]
+
+
+def test_cloudflare_caches_what_has_no_extension_and_changes_nothing_else(edge: Edge) -> None:
+    url = "https://img.example.org/serve/1"
+    told = edge.run("cloudflare", fetched={"url": url, "method": "GET"})
+    assert told["fetched"] == {"status": 200, "body": "picture"}
+    assert told["options"] == {"cf": {"cacheEverything": True}}
+    told = edge.run("cloudflare", fetched={"url": url, "method": "DELETE"})
+    assert told["fetched"]["status"] == 405
+    other = {"url": "https://img.example.org/metrics", "method": "GET"}
+    assert edge.run("cloudflare", fetched=other)["fetched"]["status"] == 404
+    assert edge.onward("cloudflare", url, CHROME, Cookie="a=b")["cookie"] is None
+
+
+def test_cloudfront_reads_several_lines_as_one(edge: Edge) -> None:
+    several = edge.run("cloudfront", several=["image/avif", "image/webp,*/*"])["several"]
+    assert several == SENT["both"]
+
+
+def test_cloudfront_keys_by_what_the_function_leaves_and_keeps_no_draft_longer() -> None:
+    policy = json.loads((FOLDER / "cloudfront" / "cache-policy.json").read_text())
+    assert (policy["MinTTL"], policy["DefaultTTL"]) == (0, 0)
+    key = policy["ParametersInCacheKeyAndForwardedToOrigin"]
+    assert key["HeadersConfig"]["Headers"]["Items"] == ["Accept"]
+    assert key["QueryStringsConfig"] == {"QueryStringBehavior": "all"}
+    assert key["CookiesConfig"] == {"CookieBehavior": "none"}
+
+
+def test_bunny_is_told_the_tags_by_the_name_that_it_knows(edge: Edge) -> None:
+    told = edge.run("bunny", tagged={"Cache-Tag": "m-1,u-7", "ETag": '"x"'})
+    assert told["tagged"]["cdn-tag"] == "m-1,u-7"
+    assert told["tagged"]["etag"] == '"x"'
+    assert told["hooks"] == ["onClientRequest", "onOriginResponse"]
+
+
+def test_fastly_has_the_expressions_of_nginx() -> None:
+    vcl = (FOLDER / "fastly" / "smartserve.vcl").read_text()
+    conf = (DEPLOY / "nginx" / "formats.conf").read_text()
+    blocks = conf.partition("map $http_accept")[2].partition("map $smartserve_format")[0]
+    expressions = set(re.findall(r"^    '~\*(.+)' \S+;$", blocks, re.MULTILINE))
+    assert len(expressions) == 10
+    assert set(re.findall(r'\{"\(\?i\)(.+?)"\}', vcl)) == expressions
+    assert set(re.findall(r'set req\.http\.Accept = "(.+)";', vcl)) == set(SENT.values())
+
+
+@pytest.mark.parametrize("name", ["cloudflare", "cloudfront", "fastly", "bunny"])
+def test_each_recipe_tells_its_trap_and_how_to_purge(name: str) -> None:
+    page = (FOLDER / "README.md").read_text()
+    section = page.lower().partition(f"\n## {name}")[2].partition("\n## ")[0]
+    for word in ("trap", "vary", "purge", "stale"):
+        assert word in section, word
