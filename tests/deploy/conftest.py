@@ -15,6 +15,13 @@ from tests.serving import Library
 
 Started = Callable[[Sections], Awaitable[Server]]
 
+TWO_STAGES: Sections = {
+    "upgrades": {"enabled": True, "budget_s": 0.0, "all_sizes": False},
+    "encoders": {"target": 0},
+    "encoders__avif__final": {"effort": 1},
+}
+"""Finals that cost little: they are made at idle priority, and the machine may be busy."""
+
 
 @pytest.fixture(scope="session")
 def origin(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:

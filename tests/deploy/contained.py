@@ -42,7 +42,7 @@ class Contained:
 
     async def until_ready(self, client: aiohttp.ClientSession) -> None:
         """Return when ``/readyz`` is well."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await ask(client, "/readyz")).status != 200:
                 assert self.process.poll() is None, self.log.read_text()
                 await asyncio.sleep(0.05)

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from proxy.variant import WIDTHS
-from tests.deploy.conftest import Started
+from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.programs import DEPLOY
 from tests.deploy.watch import Prometheus, board, panels, prometheus, queries
 from tests.faults.asking import ask
 from tests.serving import CHROME, Library
 
-_WITHIN_S = 60.0
+_WITHIN_S = 100.0
 _UNITS = {"s", "ops", "reqps", "percentunit", "bytes", "Bps", "none", "bool_yes_no"}
 
 
@@ -33,7 +33,7 @@ async def until(done: Callable[[], Awaitable[bool]]) -> None:
 @pytest.fixture
 async def watched(started: Started, library: Library, tmp_path: Path) -> AsyncIterator[Prometheus]:
     """A Prometheus that watches a server which is asked for pictures all the time."""
-    server = await started({"upgrades": {"enabled": True, "budget_s": 0.0, "all_sizes": False}})
+    server = await started(TWO_STAGES)
     with prometheus(tmp_path / "prometheus", target=server.port) as one:
         visitors = asyncio.create_task(_visit(server.base, sorted(library.ids.values())))
         yield one

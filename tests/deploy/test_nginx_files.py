@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.deploy.conftest import Started
+from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.front import nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.faults.asking import Answer
@@ -85,7 +85,7 @@ async def test_a_new_version_is_another_file(pair: Pair, media_id: int) -> None:
 
 
 async def test_a_draft_is_never_kept(started: Started, media_id: int, tmp_path: Path) -> None:
-    server = await started({"upgrades": {"enabled": True, "budget_s": 0.0, "all_sizes": False}})
+    server = await started(TWO_STAGES)
     async with in_front_of(server, tmp_path) as pair:
         draft = await pair.ask(f"/serve/{media_id}.avif?size=thumbnail&v=3")
         assert draft.headers is not None
