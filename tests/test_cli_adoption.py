@@ -52,7 +52,7 @@ def test_a_second_run_says_that_all_is_known_as_json_too(data: Path, tree: Path)
     told = run("adopt", tree, "--data-dir", data).stdout.splitlines()
     assert [line.endswith("(known)") for line in told] == [True, True]
     told = run("adopt", tree, "--data-dir", data, "--json").stdout.splitlines()
-    first, second = sorted(map(json.loads, told), key=lambda line: line["id"])
+    first, second = sorted(map(json.loads, told), key=lambda line: line["path"])
     assert first == {
         "id": 1,
         "path": f"{BULK}/456-event-789.jpg",

@@ -11,6 +11,7 @@ from proxy.errors import (
     RenderTimeout,
     SmartserveError,
     SourceChanged,
+    SourceQuarantined,
     SourceTimeout,
     SourceUnavailable,
     StorageError,
@@ -29,6 +30,10 @@ _PASSING = (
 )
 _AGAIN = (*_PASSING, RenderTimeout, RenderFault)
 _HEALED = (*_PASSING, MainApiForbidden, WorkerEnded)
+_DOUBTFUL = (SourceQuarantined, RenderTimeout, RenderFault)
+"""The picture's own doing, or that of whoever killed its workers: the system out of memory, say."""
+_DOUBTS = 3
+"""How often a picture has the benefit of the doubt."""
 
 
 def again(error: SmartserveError) -> bool:
@@ -36,14 +41,18 @@ def again(error: SmartserveError) -> bool:
     return isinstance(error, _AGAIN)
 
 
-def heals(step: Step, error: SmartserveError) -> bool:
+def heals(step: Step, error: SmartserveError, *, times: int = 0) -> bool:
     """Whether an upload that has failed is worth being taken up again, minutes or hours later.
+
+    ``times`` it was already.
 
     A wrong key is put right by somebody. A completion that is refused keeps a picture that is
     served from being named, so it is offered until the main API has forgotten the upload.
     """
     if step is Step.UPDATE_CALLBACK and isinstance(error, MainApiRefused):
         return not isinstance(error, UploadGone)
+    if isinstance(error, _DOUBTFUL):
+        return times < _DOUBTS
     return isinstance(error, _HEALED)
 
 

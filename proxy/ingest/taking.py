@@ -85,7 +85,7 @@ class Taker:
 
     async def _fail(self, item: Item, step: Step, error: SmartserveError) -> Outcome:
         reason = reason_of(step, error)
-        if heals(step, error) and item.heals < self._settings.max_heals:
+        if item.heals < self._settings.max_heals and heals(step, error, times=item.heals):
             wait_s = heal_wait_s(self._settings, item.heals)
             log.warning("upload_failed", **_named(item), reason=reason, again_in_s=wait_s)
             await self._queue.fail(item.lease, reason, again_in_s=wait_s)

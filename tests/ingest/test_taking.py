@@ -18,7 +18,9 @@ from proxy.errors import (
     MainApiRefused,
     QueueFull,
     RenderFault,
+    RenderTimeout,
     SmartserveError,
+    SourceQuarantined,
     SourceUnavailable,
     UndecodableSource,
     UploadGone,
@@ -153,6 +155,14 @@ def test_a_refused_callback_heals_and_a_refused_download_does_not() -> None:
     assert heals(Step.UPDATE_CALLBACK, refused)
     assert not heals(Step.RETRIEVE_FILE, refused)
     assert not heals(Step.UPDATE_CALLBACK, UploadGone("404"))
+
+
+@pytest.mark.parametrize("error", [SourceQuarantined("q"), RenderTimeout("t"), RenderFault("f")])
+def test_a_picture_that_ended_its_workers_has_the_benefit_of_the_doubt_three_times(
+    error: SmartserveError,
+) -> None:
+    tried = [heals(Step.RETRIEVE_FILE, error, times=times) for times in range(5)]
+    assert tried == [True, True, True, False, False]
 
 
 def test_a_reason_says_what_the_system_said() -> None:
