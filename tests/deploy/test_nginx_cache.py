@@ -18,6 +18,8 @@ from tests.deploy.origin import Fetches, Origin
 from tests.deploy.programs import DEPLOY, run
 from tests.faults.asking import Answer, ask
 from tests.faults.server import Server
+from tests.platform.pictures import uploads
+from tests.platform.sending import SECRET, send
 from tests.serving import Library
 from tests.test_negotiation import CLIENTS
 
@@ -196,3 +198,17 @@ async def test_what_is_not_for_strangers_is_not_passed_on(pair: Pair, photo: str
         async with pair.client.request(method, photo) as answer:
             assert answer.status == 403
     assert (await pair.ask("/openapi.json")).status == 200
+
+
+async def test_an_upload_is_passed_on_whole_and_nothing_else_there(
+    started: Started, tmp_path: Path
+) -> None:
+    server = await started({"users": {"jwt_secret": SECRET}})
+    picture = uploads(1)[0]
+    async with in_front_of(server, tmp_path) as pair:
+        sent = await send(pair.front.base, 7, picture)
+        assert sent.id > 0
+        async with pair.client.patch("/users/me", data=b"") as answer:
+            assert answer.status == 401
+        async with pair.client.get("/users/me") as answer:
+            assert answer.status == 403

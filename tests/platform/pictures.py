@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 import struct
@@ -29,7 +30,7 @@ class Picture:
 
     name: str
     field: str
-    content: bytes
+    content: bytes = dataclasses.field(repr=False)
     servable: bool
     """Whether it is to end as a picture; else as a failure that has a reason."""
 

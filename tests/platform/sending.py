@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,7 @@ async def send(base: str, user: int, picture: Picture) -> Uploaded:
 
 async def _send_once(base: str, user: int, picture: Picture) -> Uploaded:
     form = aiohttp.FormData()
-    form.add_field(picture.field, picture.content, filename=picture.name)
+    form.add_field(picture.field, io.BytesIO(picture.content), filename=picture.name)
     headers = {"Authorization": f"Bearer {token(user)}"}
     timeout = aiohttp.ClientTimeout(total=30)
     async with (
