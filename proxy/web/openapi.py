@@ -243,6 +243,7 @@ def _analysis_path() -> Json:
         "required": True,
         "description": "1 to 19 digits.",
         "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
+        "examples": {"plain": {"value": "1"}},
     }
     operation = {
         "operationId": "analysis",
