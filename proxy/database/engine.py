@@ -30,11 +30,14 @@ _PING_PART = 1 / 3
 """Of the time to connect, what a pooled connection has to show that it lives."""
 
 
-def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
+def open_engine(
+    url: str, settings: DatabaseSettings, *, isolation: str | None = None
+) -> AsyncEngine:
     """An engine that has not connected yet; the caller disposes of it.
 
     The folder of an SQLite file is made where it is missing. ``mariadb`` URLs are taken as
-    ``mysql``: one dialect, one set of types.
+    ``mysql``: one dialect, one set of types. ``isolation`` is that of its transactions there, in
+    place of the server's own.
 
     Raises:
         ConfigurationError: for a URL of another kind, which is not repeated as it may hold a
@@ -43,7 +46,8 @@ def open_engine(url: str, settings: DatabaseSettings) -> AsyncEngine:
     parsed = _parsed(url)
     if _in_file(parsed):
         return _sqlite_engine(parsed, settings)
-    return _mysql_engine(parsed, settings)
+    options = {} if isolation is None else {"isolation_level": isolation}
+    return _mysql_engine(parsed, settings, **options)
 
 
 def open_reader(url: str, settings: DatabaseSettings) -> Reader:

@@ -52,14 +52,9 @@ class Writer:
 
     def __init__(self, url: str, settings: DatabaseSettings, *, lease_s: float) -> None:
         """Connects on first use; a lease that is held or renewed runs for ``lease_s``."""
-        engine = open_engine(url, settings)
-        self._immediate = engine.dialect.name == "sqlite"
         # Rows that a search passes over are let go again, and no gap is locked.
-        self._engine = (
-            engine
-            if self._immediate
-            else engine.execution_options(isolation_level="READ COMMITTED")
-        )
+        self._engine = open_engine(url, settings, isolation="READ COMMITTED")
+        self._immediate = self._engine.dialect.name == "sqlite"
         self._settings = settings
         self.lease_s = lease_s
 

@@ -18,11 +18,11 @@ import pytest
 from proxy.settings import Settings
 from proxy.web.openapi import describe
 from tests.faults.conftest import Launch
-from tests.faults.server import Server
+from tests.faults.server import Sections, Server
 
 _SEED = 4
 _KEY = "a-key-that-is-for-these-tests-alone"
-_WITH_KEY: dict[str, dict[str, object]] = {
+_WITH_KEY: Sections = {
     "admin": {"key": _KEY, "max_failures": 10_000},
     "main": {"key": _KEY},
 }
