@@ -97,3 +97,9 @@ def test_addresses_are_replaced_with_a_report(tmp_path: Path) -> None:
     assert [one["completed"] for one in told] == [1, 0]
     assert told[0]["changed"]["user_profiles.profile_image_path"] == 1
     assert told[0]["base_url"] == "https://api.example.org/api/images"
+
+
+def test_the_status_of_a_main_side_of_ones_own_needs_no_server(tmp_path: Path) -> None:
+    told = json.loads(smartserve("status", "--json", "--data-dir", str(tmp_path)).stdout)
+    assert told["main_api"] == {"pending": 0, "processed": 0, "complete": 0, "failed": 0}
+    assert "at the main API: pending" in smartserve("status", "--data-dir", str(tmp_path)).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated
@@ -31,9 +32,13 @@ from proxy.wiring import (
     has_worker,
     open_ingest,
     open_main_api,
+    open_main_side,
     open_rooms,
     open_storage,
 )
+
+Uploads = Mapping[str, int | str]
+"""How many uploads the main API has, by status; or why that is not known."""
 
 
 def addresses(settings: Settings, port: int | None = None) -> Addresses:
@@ -84,38 +89,45 @@ def status(
 ) -> None:
     """Tell how uploads stand: the queue, its steps, what failed and why, the workers' leases."""
     settings = read_settings(config, data_dir)
-    report, pending = run(_status(settings))
+    report, uploads = run(_status(settings))
     if as_json:
-        print(json.dumps({**asdict(report), "pending_at_main_api": pending}))
+        print(json.dumps({**asdict(report), "main_api": uploads}))
     else:
-        _print(report, pending)
+        _print(report, uploads)
 
 
-async def _status(settings: Settings) -> tuple[QueueReport, int | str]:
+async def _status(settings: Settings) -> tuple[QueueReport, Uploads]:
     async with open_storage(settings) as storage:
-        report = await queue_report(storage.writer)
-    if not has_worker(settings):
-        return report, "none is set"
-    async with open_main_api(settings, addresses(settings).main_api) as api:
-        try:
-            return report, len(await api.pending())
-        except IngestError as error:
-            return report, error.detail
+        return await queue_report(storage.writer), await _uploads(settings)
 
 
-def _print(report: QueueReport, pending: int | str) -> None:
+async def _uploads(settings: Settings) -> Uploads:
+    """Of a main side of our own from its database: whether it serves now does not matter."""
+    if settings.ingest.main_api_url:
+        async with open_main_api(settings, addresses(settings).main_api) as api:
+            try:
+                return {"pending": len(await api.pending())}
+            except IngestError as error:
+                return {"pending": error.detail}
+    async with open_main_side(settings) as main:
+        if main is None:
+            return {"pending": "none is set"}
+        return {str(state): count for state, count in (await main.database.counts()).items()}
+
+
+def _print(report: QueueReport, uploads: Uploads) -> None:
     console = Console()
-    console.print(_overview(report, pending))
+    console.print(_overview(report, uploads))
     console.print(_steps(report))
     if report.failures:
         console.print(_failures(report))
 
 
-def _overview(report: QueueReport, pending: int | str) -> Table:
+def _overview(report: QueueReport, uploads: Uploads) -> Table:
     table = Table(title="Uploads", title_justify="left", show_header=False)
     for name, value in (
-        ("pending at the main API", pending),
-        *report.states.items(),
+        *((f"at the main API: {state}", count) for state, count in uploads.items()),
+        *((f"at the workers: {state}", count) for state, count in report.states.items()),
         ("of these failed for good", report.failed_for_good),
         ("open for more than an hour", report.stuck),
         ("done within the hour", report.finished_last_hour),

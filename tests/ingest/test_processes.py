@@ -109,14 +109,14 @@ async def test_status_tells_how_uploads_stand(
     told, _ = await (await start(environment, "status", "--json")).communicate()
     report = json.loads(told)
     assert report["states"] == {"queued": 0, "done": 1, "failed": 1}
-    assert report["pending_at_main_api"] == 1
+    assert report["main_api"] == {"pending": 1}
     assert report["failures"][0]["main_api_id"] == 2
     assert report["steps"]["retrieve_file"] == {"pending": 0, "completed": 1, "failed": 1}
     table, _ = await (await start(environment, "status")).communicate()
     assert "retrieve_file" in table.decode()
     fake.status["pending"] = 500
     told, _ = await (await start(environment, "status", "--json")).communicate()
-    assert "500" in json.loads(told)["pending_at_main_api"]
+    assert "500" in json.loads(told)["main_api"]["pending"]
 
 
 async def test_a_server_has_a_worker_of_its_own(
