@@ -22,10 +22,12 @@ test: $(DEVELOPMENT)
 	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract
 	$(BIN)/pytest -n 2 $(TESTS)
 
-# Does real harm to real servers, in some ten minutes, and prints what came of it as a table.
+# Does real harm to real servers, in some ten minutes, and prints what came of it as a table. Other
+# drills, of some minutes each: TESTS=tests/platform (hundreds of uploads while all are killed),
+# TESTS=tests/deploy (what a live Prometheus sees of three faults), TESTS=tests/ingest.
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd
-	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults tests/deploy)
+	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract
+	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
 
 # Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that
 # cannot be looked up is a failure (--strict): pip-audit would pass over it, and nothing is known.

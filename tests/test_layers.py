@@ -24,17 +24,7 @@ ROOMS = (
 )
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
-        *(
-            "",
-            "errors",
-            "formats",
-            "media",
-            "variant",
-            "negotiation",
-            "findings",
-            "jobs",
-            "pending",
-        ),
+        *("", "errors", "formats", "media", "variant", "negotiation", "findings", "jobs"),
         *("analysis", "floors", "pending", "intake", "filenames"),
     ),
     1: ("settings", "owners", "descent"),
