@@ -12,11 +12,14 @@ from datetime import UTC, date, datetime
 from itertools import islice
 from typing import Any
 
+import structlog
 from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.database.tables import ingest_items, media_files, processing_checklist
 from proxy.database.writing import Now, Writer
+from proxy.errors import DatabaseUnavailable
 from proxy.intake import Item, ItemState, Lease, StepRecord, StepState, Upload
 from proxy.media import DataType, MediaStatus
 from proxy.pending import Step
@@ -26,7 +29,11 @@ _items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
 _AT_ONCE = 500
 """Uploads looked up in one query."""
 _MAX_REASON = 2000
+_PUT_OFF_S = 600
+_REFUSALS = (DataError, IntegrityError)
 _free = or_(_items.lease_until.is_(None), _items.lease_until <= Now())
+
+log = structlog.get_logger(__name__)
 
 
 class IngestQueue:
@@ -76,13 +83,37 @@ class IngestQueue:
         With ``healing`` one that failed and is due again. Its medium and its checklist are made in
         the same transaction, so that there is one medium for an upload for ever.
         """
+        due: int | None = None
 
         async def work(connection: AsyncConnection) -> Item | None:
+            nonlocal due
             state = ItemState.FAILED if healing else ItemState.QUEUED
             row = (await connection.execute(_DUE.where(_items.state == state))).first()
+            due = None if row is None else row.main_api_id
             return None if row is None else await self._take(connection, row, worker_id)
 
-        return await self._writer.run(work)
+        while True:
+            try:
+                return await self._writer.run(work)
+            except DatabaseUnavailable as error:
+                if due is None or not isinstance(error.__cause__, _REFUSALS):
+                    raise
+                await self._put_off(due, error.__cause__)
+
+    async def _put_off(self, main_api_id: int, refusal: DBAPIError) -> None:
+        """Let the others pass one whose medium the database will not have.
+
+        A table of another program's may be narrower than ours.
+        """
+        reason = f"the database refuses its row: {refusal.orig}"[:_MAX_REASON]
+        log.warning("upload_refused_by_database", main_api_id=main_api_id, reason=reason)
+        values = {"state": ItemState.FAILED, "not_before": Now() + _PUT_OFF_S}
+
+        async def work(connection: AsyncConnection) -> None:
+            put_off = _update(main_api_id, reason=reason, **values)
+            await connection.execute(put_off.where(_free))
+
+        await self._writer.run(work)
 
     async def _take(self, connection: AsyncConnection, row: Row[Any], worker_id: str) -> Item:
         media_id, day = await _medium(connection, row)
@@ -136,14 +167,18 @@ class IngestQueue:
         await self._write(lease, reason=reason[:_MAX_REASON], **values, **_FREE)
 
     async def fail_for_good(self, lease: Lease, reason: str) -> None:
-        """It failed, and its medium with it; the lease stays until the main API has heard of it."""
+        """It failed, and its medium with it; the lease stays until the main API has heard of it.
+
+        A medium that was completed before stays what it is: a picture that is served.
+        """
 
         async def work(connection: AsyncConnection) -> None:
             values = {"state": ItemState.FAILED, "final": True, "not_before": Now(), "heals": 0}
             await connection.execute(
                 _update(lease.main_api_id, reason=reason[:_MAX_REASON], **values)
             )
-            failed = update(media_files).where(_files.id == lease.media_id)
+            open_ = or_(_files.status.is_(None), _files.status != MediaStatus.COMPLETED)
+            failed = update(media_files).where(_files.id == lease.media_id, open_)
             await connection.execute(failed.values(status=MediaStatus.FAILED))
 
         await self._writer.fenced(lease, work)
@@ -224,10 +259,16 @@ async def _ids(connection: AsyncConnection, *conditions: ColumnElement[bool]) ->
 
 
 async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_before: float) -> int:
-    """What was settled before the list was asked for and is pending on it: tell it once more."""
+    """What was settled before the list was asked for and is pending on it: tell it once more.
+
+    That of one that had failed a picture is served means that its completion was never heard.
+    """
     settled = and_(_items.main_api_id.in_(listed), _items.finished_at < settled_before)
+    over = and_(settled, _items.final, _items.not_before.is_(None))
+    completed = select(_files.id).where(_files.status == MediaStatus.COMPLETED)
     done = await _ids(connection, settled, _items.state == ItemState.DONE)
-    failed = await _ids(connection, settled, _items.final, _items.not_before.is_(None))
+    done += await _ids(connection, over, _items.media_id.in_(completed))
+    failed = [one for one in await _ids(connection, over) if one not in done]
     if done:
         media = select(_items.media_id).where(_items.main_api_id.in_(done))
         callback = update(processing_checklist).where(_steps.media_id.in_(media))
@@ -236,7 +277,8 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
         if ids:
             again = update(ingest_items).where(_items.main_api_id.in_(ids))
             values = {"heals": 0, "not_before": Now(), "finished_at": None, "updated_at": Now()}
-            await connection.execute(again.values(state=state, **values))
+            final = state == ItemState.FAILED
+            await connection.execute(again.values(state=state, final=final, **values))
     return len(done) + len(failed)
 
 

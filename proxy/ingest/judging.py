@@ -30,10 +30,11 @@ _PASSING = (
 )
 _AGAIN = (*_PASSING, RenderTimeout, RenderFault)
 _HEALED = (*_PASSING, MainApiForbidden, WorkerEnded)
-_DOUBTFUL = (SourceQuarantined, RenderTimeout, RenderFault)
-"""The picture's own doing, or that of whoever killed its workers: the system out of memory, say."""
+_DOUBTFUL = (SourceQuarantined, RenderTimeout, RenderFault, UploadGone)
+"""The picture's own doing, or that of whoever killed its workers, as a system out of memory does; a
+404 may be that of a main API that is just being replaced."""
 _DOUBTS = 3
-"""How often a picture has the benefit of the doubt."""
+"""How often an upload has the benefit of the doubt."""
 
 
 def again(error: SmartserveError) -> bool:
@@ -49,10 +50,10 @@ def heals(step: Step, error: SmartserveError, *, times: int = 0) -> bool:
     A wrong key is put right by somebody. A completion that is refused keeps a picture that is
     served from being named, so it is offered until the main API has forgotten the upload.
     """
-    if step is Step.UPDATE_CALLBACK and isinstance(error, MainApiRefused):
-        return not isinstance(error, UploadGone)
     if isinstance(error, _DOUBTFUL):
         return times < _DOUBTS
+    if step is Step.UPDATE_CALLBACK and isinstance(error, MainApiRefused):
+        return True
     return isinstance(error, _HEALED)
 
 

@@ -72,10 +72,21 @@ class Ingest:
         """Uploads that failed since the start, for now or for good, and whatever else did."""
 
     async def run(self) -> None:
-        """Work until `stop`; nothing that happens to an upload ends it."""
+        """Work until `stop`; nothing that happens meanwhile ends it."""
         while not self._stopping:
-            if not await self._cycle():
+            if not await self._try_cycle():
                 await self._rest()
+
+    async def _try_cycle(self) -> int:
+        """A cycle; one that a fault of ours ends is followed by a rest, and by another."""
+        try:
+            return await self._cycle()
+        except Exception:
+            # Whatever it is: a worker that ended here would leave a server that looks well.
+            self._trouble = True
+            self.failures += 1
+            log.exception("cycle_failed")
+            return 0
 
     async def run_once(self) -> int:
         """Work until nothing is due; gives how much has failed."""

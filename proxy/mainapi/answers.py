@@ -59,7 +59,7 @@ def retry_after_s(headers: CIMultiDictProxy[str]) -> int | None:
         return min(int(told[:9]), _MAX_WAIT_S)
     try:
         when = parsedate_to_datetime(told)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return min(max(0, round((aware - datetime.now(UTC)).total_seconds())), _MAX_WAIT_S)

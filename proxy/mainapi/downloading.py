@@ -14,6 +14,7 @@ from proxy.mainapi.answers import check_status
 
 _CHUNK = 256 * 1024
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
+_PAGES = frozenset(("text/html", "application/xhtml+xml"))
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)", re.ASCII)
 
 
@@ -65,6 +66,9 @@ class Download:
         if response.status != _OK:
             await self._restart()
             raise MainApiUnavailable("the main API gave another part of the upload than asked for")
+        if response.content_type in _PAGES:
+            # A proxy's page that all is being mended, with a 200: no upload is one.
+            raise MainApiUnavailable("the main API answered with a page in place of the upload")
         await self._restart()
         self._validator = _validator(response)
 

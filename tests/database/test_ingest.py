@@ -239,6 +239,22 @@ async def test_a_failure_for_good_is_owed_until_it_was_told(
     assert report.failures[0].reason.startswith("no picture")
 
 
+async def test_a_row_that_the_database_refuses_lets_the_others_pass(
+    queue: IngestQueue, backend: Backend, url: str
+) -> None:
+    """A table of another program's may be narrower than ours: here it takes no second user."""
+    backend.run(url, "CREATE UNIQUE INDEX one_each ON media_files (user_id); SELECT 1")
+    await offer(queue, 1, 2)
+    others = replace(upload(3), user_id=5)
+    await queue.offer([others], settled_before=await queue.now())
+    assert [(await claimed(queue)).upload.id for _ in range(2)] == [1, 3]
+    assert await queue.claim("w1") is None
+    rows = backend.run(url, "SELECT state, reason FROM ingest_items WHERE main_api_id = 2")
+    state, reason = rows[0].split("\t")
+    assert state == "failed"
+    assert reason.startswith("the database refuses its row: ")
+
+
 async def test_what_is_done_and_pending_there_again_is_told_again(
     queue: IngestQueue, progress: Progress
 ) -> None:

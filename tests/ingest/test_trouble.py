@@ -84,15 +84,73 @@ async def test_an_upload_that_was_deleted_there_fails_with_that_reason(
     image = fake.add(PHOTO)
     fake.status["complete"] = 404
     fake.status["cleanup"] = 404
-    await worker.ingest.run_once()
+    for _ in range(4):
+        await worker.ingest.run_once()
+        worker.due()
     assert image.completions == []
     state, reason, final, left = worker.row("state, reason, final, not_before")
     assert (state, final, left) == ("failed", "1", "None")
     assert "does not know the upload" in reason
     media = await worker.media(worker.row("media_id")[0])
-    assert media.status == MediaStatus.FAILED
+    assert media.status == MediaStatus.COMPLETED, "it is served already"
     assert media.bulk_path is not None
     assert (worker.server.rooms.settings.storage_root / media.bulk_path).exists()
+
+
+@pytest.mark.parametrize("route", ["file", "complete"])
+async def test_a_main_api_that_is_just_being_replaced_loses_no_upload(
+    fake: FakeMainApi, worker: Worker, route: str
+) -> None:
+    image = fake.add(PHOTO)
+    fake.status[route] = 404
+    await worker.ingest.run_once()
+    assert (image.status, fake.asked["cleanup"]) == ("pending", 0)
+    del fake.status[route]
+    worker.due()
+    await worker.ingest.run_once()
+    assert image.status == "processed"
+
+
+async def test_a_page_in_place_of_the_upload_is_no_damaged_picture(
+    fake: FakeMainApi, worker: Worker
+) -> None:
+    image = fake.add(PHOTO)
+    fake.text["file"] = "<html>We will be back soon</html>"
+    await worker.ingest.run_once()
+    assert image.status == "pending"
+    del fake.text["file"]
+    worker.due()
+    await worker.ingest.run_once()
+    assert image.status == "processed"
+
+
+async def test_a_completion_that_was_never_heard_is_told_and_not_taken_back(
+    fake: FakeMainApi, worker: Worker
+) -> None:
+    """It failed for good at its callback; the main API comes back from a copy that lists it."""
+    image = fake.add(PHOTO)
+    fake.status["complete"] = fake.status["cleanup"] = 404
+    for _ in range(4):
+        await worker.ingest.run_once()
+        worker.due()
+    fake.status.clear()
+    worker.sql("UPDATE ingest_items SET finished_at = 1; SELECT 1")
+    await worker.ingest.run_once()
+    assert (image.status, image.media_id) == ("processed", worker.row("media_id")[0])
+    assert worker.row("state, final") == ["done", "0"]
+
+
+async def test_a_fault_of_ours_does_not_end_the_worker(fake: FakeMainApi, worker: Worker) -> None:
+    image = fake.add(PHOTO)
+    await worker.ingest.run_once()
+    image.status = "pending"
+    worker.sql(
+        "UPDATE ingest_items SET state = 'queued', data_type = 'of a newer version'; SELECT 1"
+    )
+    async with at_work(worker.ingest, drain_s=5) as task:
+        before = fake.asked["pending"]
+        await until(lambda: fake.asked["pending"] > before + 1)
+        assert not task.done()
 
 
 async def test_a_failure_is_told_until_the_main_api_has_heard_it(

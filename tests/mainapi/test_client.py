@@ -133,6 +133,19 @@ async def test_a_status_says_whether_another_attempt_may_help(
             assert raised.value.retry_after_s == 7
 
 
+@pytest.mark.parametrize(
+    "told", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "soon", "-1", "1e9", "\u0661", ""]
+)
+async def test_a_wait_that_is_none_is_passed_over(
+    fake: FakeMainApi, client: HttpMainApi, told: str
+) -> None:
+    fake.status["pending"] = 503
+    fake.headers = {"Retry-After": told}
+    with pytest.raises(MainApiUnavailable) as raised:
+        await client.pending()
+    assert raised.value.retry_after_s is None
+
+
 async def test_a_wrong_key_is_refused(fake: FakeMainApi) -> None:
     async with HttpMainApi(fake.base, KEY[:-1], timeout_s=2, max_bytes=LIMIT) as client:
         with pytest.raises(MainApiForbidden, match="main_api_key"):
