@@ -31,6 +31,8 @@ _ROW_TTL_S = 1
 _BREAKER_S = 1.1
 """Past the time for which a database that has failed is left alone."""
 _POOL_SIZE = 4
+_FOR_UPLOADS = 7
+"""Four of the main side, three of the worker."""
 _AT_ONCE = 8
 """More than the pool has connections."""
 _HURRIED: Mapping[str, Any] = {"query_timeout_s": 0.8, "connect_timeout_s": 0.5, "breaker_s": 0.3}
