@@ -163,6 +163,34 @@ class Planner:
             if fmt is not Format.GIF:
                 yield fmt, ""
 
+    def formats(self, facts: MediaFacts) -> tuple[Format, ...]:
+        """The formats that a picture goes out in by negotiation, in the server's order."""
+        last = fallback(transparent=facts.has_alpha, animated=facts.animated)
+        order = (last if fmt is Format.JPEG else fmt for fmt in self.rules.order)
+        able = (fmt for fmt in order if TRAITS[fmt].animation or not facts.animated)
+        return tuple(dict.fromkeys((*able, last)))
+
+    def ready(
+        self, media: Media, facts: MediaFacts, held: AbstractSet[str]
+    ) -> dict[str, dict[Format, bool]]:
+        """Of the renditions that there are: by named size and format, whether it is the final.
+
+        Only the sizes whose shape is among the digests are worked out.
+        """
+        shapes = {digest[:SHAPE_DIGITS] for digest in held}
+        found: dict[str, dict[Format, bool]] = {}
+        for name, size in self.rules.sizes.items():
+            if plan_geometry(size, facts).shape not in shapes:
+                continue
+            for fmt, accept in self._asked(facts, transparent=facts.has_alpha):
+                plan = self.plan(media, facts, VariantRequest(size, name, fmt), accept)
+                stages = [stage for stage in plan.stages if stage.digest in held]
+                if stages:
+                    by_format = found.setdefault(name, {})
+                    final = stages[0] is plan.variant or by_format.get(plan.variant.format, False)
+                    by_format[plan.variant.format] = final
+        return found
+
     def stand_ins(
         self,
         media: Media,

@@ -31,7 +31,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
-        *("upgrading", "warming", "purging", "ingest", "analysing"),
+        *("upgrading", "warming", "purging", "ingest", "analysing", "describing"),
         *("uploading", "replacing", "tidying"),
     ),
     4: (

@@ -72,6 +72,13 @@ class MediaCatalogue(MediaDatabase, Protocol):
         """Ids of servable rows above ``after``, ascending, for paging through all of them."""
 
 
+class MediaListing(Protocol):
+    """What showing the newest pictures asks of the database."""
+
+    async def newest(self, *, before: int, limit: int) -> Sequence[Media]:
+        """Servable rows with ids below ``before``, descending, with their facts."""
+
+
 class AdoptionCatalogue(MediaCatalogue, Protocol):
     """What taking over files that another system made asks of the database besides."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,13 @@ class Analyses:
             own = columns.pop("details") or {}
             return StoredAnalysis(columns, own)
         return None
+
+    async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
+        """Of these media, those whose ThumbHash is stored."""
+        query = select(media_analysis_details).where(_details.media_id.in_(media_ids))
+        rows = await self._writer.read(query)
+        hashes = {row.media_id: (row.details or {}).get("thumbhash") for row in rows}
+        return {media_id: one for media_id, one in hashes.items() if one}
 
     async def brand_of(self, user_id: int) -> Mapping[str, Any] | None:
         """The brand colours of a user's latest logo that has any, and its medium; None: none."""

@@ -101,6 +101,11 @@ _IDS_OF = (
     .order_by(_files.id)
     .limit(bindparam("limit"))
 )
+_NEWEST = (
+    _SELECT.where(_files.id < bindparam("before"), _servable)
+    .order_by(_files.id.desc())
+    .limit(bindparam("limit"))
+)
 _PLACES = (
     select(_files.id, _files.bulk_path, _files.library_path)
     .where(_files.id > bindparam("after"))
@@ -241,6 +246,10 @@ class SqlMediaDatabase:
         """Ids of a user's rows above ``after``, ascending, whatever their status."""
         rows = await self._read(_IDS_OF, user_id=user_id, after=after, limit=limit)
         return [row.id for row in rows]
+
+    async def newest(self, *, before: int, limit: int) -> Sequence[Media]:
+        """Servable rows with ids below ``before``, descending, with their facts."""
+        return [media_of(row) for row in await self._read(_NEWEST, before=before, limit=limit)]
 
     async def places(self, *, after: int = 0, limit: int = 1000) -> Sequence[Place]:
         """Rows above ``after`` by ascending id, whatever their status, with their paths."""

@@ -14,6 +14,7 @@ from proxy.web.analyses import AnalysisHandler
 from proxy.web.caching import Route
 from proxy.web.headers import Header
 from proxy.web.health import Health
+from proxy.web.info import InfoHandler
 from proxy.web.mediaapi import MediaApiHandler
 from proxy.web.openapi import describe
 from proxy.web.responses import WholeResponse, whole
@@ -23,7 +24,7 @@ from proxy.web.uploads import UploadHandler
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     settings: Settings,
     *,
     pictures: PictureHandler,
@@ -31,6 +32,7 @@ def create_app(
     metrics: Metrics,
     admin: AdminHandler | None,
     analyses: AnalysisHandler,
+    info: InfoHandler,
     uploads: UploadHandler | None = None,
     media_api: MediaApiHandler | None = None,
 ) -> web.Application:
@@ -43,6 +45,8 @@ def create_app(
     app.router.add_get("/metrics", _metrics(metrics))
     app.router.add_get("/openapi.json", _openapi(settings))
     app.router.add_get("/api/media/analysis/{media_id}", analyses.get)
+    app.router.add_get("/info", info.many)
+    app.router.add_get("/info/{id}", info.one)
     if admin is not None:
         app.router.add_delete("/api/media/{id}/renditions", admin.purge_media)
         app.router.add_delete("/api/users/{id}/renditions", admin.purge_user)

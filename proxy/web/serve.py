@@ -49,6 +49,22 @@ def accept_header(request: web.BaseRequest) -> str:
     return ", ".join(request.headers.getall("Accept", ()))
 
 
+def servable(media: Media | None, *, retry_after_s: int) -> Media:
+    """The medium, where there is something to serve of it.
+
+    Raises:
+        MediaNotFound: there is no such row, or not one that is served.
+        MediaNotReady: it is still being processed; to be asked again after ``retry_after_s``.
+    """
+    if media is None:
+        raise MediaNotFound("there is no picture with this id")
+    if media.servable:
+        return media
+    if media.in_progress:
+        raise MediaNotReady("the picture is still being processed", retry_after_s=retry_after_s)
+    raise MediaNotFound("there is no picture to serve under this id")
+
+
 class PictureHandler:
     """Answers GET and HEAD of the picture routes."""
 
@@ -172,16 +188,7 @@ class PictureHandler:
 
     async def _media(self, media_id: int) -> Media:
         media = await self._find(media_id) if media_id <= MAX_MEDIA_ID else None
-        if media is None:
-            raise MediaNotFound("there is no picture with this id")
-        if media.servable:
-            return media
-        if media.in_progress:
-            raise MediaNotReady(
-                "the picture is still being processed",
-                retry_after_s=self._lifetimes.not_ready_retry_s,
-            )
-        raise MediaNotFound("there is no picture to serve under this id")
+        return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
 
     async def _find(self, media_id: int) -> Media | None:
         began = time.perf_counter()

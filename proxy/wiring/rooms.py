@@ -10,8 +10,10 @@ from functools import partial
 
 from proxy.analysing import Analyst
 from proxy.costs import Costs
+from proxy.database.analyses import Analyses
 from proxy.database.queue_report import queue_report
 from proxy.delivery import Delivery
+from proxy.describing import Describer
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.checking import Checker
@@ -63,6 +65,7 @@ class Rooms:
     planner: Planner
     finisher: Finisher
     """As a visitor's renders, and not those of the background."""
+    describer: Describer
     watch: QueueWatch
     """Of the ingest queue."""
     woken: asyncio.Event
@@ -96,6 +99,7 @@ async def open_rooms(
         rooms = _join(settings, storage, pool)
         await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
+        stack.push_async_callback(rooms.describer.aclose)
         stack.push_async_callback(rooms.delivery.aclose)
         stack.callback(rooms.admission.close)
         yield rooms
@@ -123,6 +127,13 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     )
     storage.forgetters.append(upgrader.forget)
     finisher = _finisher(settings, rules, storage, workshop)
+    describer = Describer(
+        workshop=workshop,
+        inspector=inspector,
+        known=Analyses(storage.writer),
+        limits=rules.limits,
+    )
+    storage.forgetters.append(describer.forget)
     delivery = Delivery(
         store=storage.store,
         inspector=inspector,
@@ -163,6 +174,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         crowd=crowd,
         planner=planner,
         finisher=finisher,
+        describer=describer,
         watch=QueueWatch(partial(queue_report, storage.writer)),
         woken=asyncio.Event(),
     )

@@ -18,6 +18,7 @@ from proxy.web.auth import FailureLimit, Guard, Refusal
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
+from proxy.web.info import InfoHandler
 from proxy.web.runner import Runner
 from proxy.web.serve import PictureHandler
 from proxy.wiring.mainside import MainSide
@@ -71,6 +72,7 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
         metrics=rooms.metrics,
         admin=_admin(rooms),
         analyses=_analyses(rooms),
+        info=_info(rooms),
         uploads=None if main is None else main.uploads(rooms.metrics),
         media_api=None if main is None else main.media_api(rooms.metrics),
     )
@@ -108,6 +110,17 @@ def _analyses(rooms: Rooms) -> AnalysisHandler:
         database=rooms.storage.database,
         analyses=Analyses(rooms.storage.writer),
         retry_after_s=settings.lifetimes.not_ready_retry_s,
+    )
+
+
+def _info(rooms: Rooms) -> InfoHandler:
+    return InfoHandler(
+        database=rooms.storage.database,
+        listing=rooms.storage.catalogue,
+        delivery=rooms.delivery,
+        describer=rooms.describer,
+        planner=rooms.planner,
+        lifetimes=rooms.settings.lifetimes,
     )
 
 

@@ -177,6 +177,18 @@ async def test_ids_are_those_of_servable_rows(
     assert bool(await database.ids()) == found.servable
 
 
+async def test_the_newest_come_first_in_pages_and_only_what_is_served(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    added = [await database.add(new, facts) for _ in range(5)]
+    backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {added[3]}")
+    first = await database.newest(before=MAX_MEDIA_ID, limit=2)
+    assert [media.id for media in first] == [added[4], added[2]]
+    assert first[0] == await database.find(added[4])
+    rest = await database.newest(before=first[-1].id, limit=9)
+    assert [media.id for media in rest] == [added[1], added[0]]
+
+
 async def test_a_row_with_only_a_processed_file_is_served(
     database: SqlMediaDatabase, backend: Backend, url: str
 ) -> None:

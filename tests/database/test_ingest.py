@@ -337,6 +337,19 @@ async def test_an_analysis_is_read_as_it_was_kept(
     assert brand == {"brand_colors": ["#FF5733"], "logo_media_id": lease.media_id}
 
 
+async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
+    queue: IngestQueue, progress: Progress, writer: Writer
+) -> None:
+    analyses = Analyses(writer)
+    await offer(queue, 1, 2)
+    leases = [(await claimed(queue)).lease for _ in range(2)]
+    await progress.analysed(leases[0], COLUMNS, {**OWN, "thumbhash": "aGFzaA=="}, focus=None)
+    await progress.analysed(leases[1], COLUMNS, OWN, focus=None)
+    asked = [one.media_id for one in leases]
+    assert await analyses.thumbhashes([*asked, 99]) == {asked[0]: "aGFzaA=="}
+    assert await analyses.thumbhashes([]) == {}
+
+
 async def test_the_report_counts_by_state_and_step(
     queue: IngestQueue, progress: Progress, writer: Writer, backend: Backend, url: str
 ) -> None:

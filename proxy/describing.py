@@ -1,0 +1,290 @@
+"""Describing: what a page wants to know of a picture before the picture itself is there.
+
+What a stored analysis has is taken from it; the rest is found out in a worker, once for all who
+ask, and kept in memory for as long as the picture has the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from cachetools import LRUCache, TTLCache
+
+from proxy.errors import DatabaseUnavailable, SmartserveError, SourceChanged
+from proxy.formats import TRAITS, EncoderProfile, Format
+from proxy.jobs import AnalyseJob, AnalysisResult, Limits, RenderJob
+from proxy.media import Media, MediaFacts
+from proxy.variant import SizeSpec, plan_geometry
+from proxy.workers.flight import Flight
+from proxy.workshop import Workshop
+
+MAX_DATA_URI = 700
+"""Characters of a placeholder in a ``data:`` address."""
+
+_TRIES = ((32, 30), (24, 20), (16, 10), (8, 1))
+"""Longer side in pixels and quality of WebP; the first that fits into `MAX_DATA_URI` is taken."""
+_KEPT = 4096
+_TOLD_S = 60.0
+"""For how long it is believed what is stored, and that nothing is."""
+
+
+class Stored(Protocol):
+    """An analysis that was stored: its columns, and what they have no place for."""
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """As `proxy.analysis.Analysis.columns` gave them."""
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """As `proxy.analysis.Analysis.own` gave them; empty where another program analysed."""
+
+
+class KnownAnalyses(Protocol):
+    """Where analyses are stored."""
+
+    async def find(self, media_id: int) -> Stored | None:
+        """The latest analysis of a medium, or None; raises DatabaseUnavailable."""
+
+    async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
+        """Of these media, the stored ThumbHashes; raises DatabaseUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What the pixels of a picture tell."""
+
+    thumbhash: str
+    """In base 64."""
+    blurhash: str
+    data_uri: str
+    """A tiny WebP, `MAX_DATA_URI` characters at most."""
+    dominant_colours: Sequence[Mapping[str, Any]]
+    """``hex`` and ``percent``, the most frequent first."""
+    quality_score: int
+    mood_keywords: Sequence[str]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What those who were asked about a picture told; None where nobody could."""
+
+    alt: str | None = None
+    style: str | None = None
+    medium: str | None = None
+    mood_keywords: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """A picture in words and figures."""
+
+    facts: MediaFacts
+    looks: Looks
+    told: Told
+
+
+class Inspects(Protocol):
+    """Who knows the facts of media."""
+
+    async def facts(self, media: Media) -> MediaFacts:
+        """The facts of a medium, learned now if they are not known."""
+
+    async def learn(self, media: Media) -> MediaFacts:
+        """The same, read anew whatever is known."""
+
+
+_Key = tuple[int, str]
+
+
+class Describer:
+    """Describes media; it owns the work that it has begun, until `aclose`."""
+
+    def __init__(
+        self,
+        *,
+        workshop: Workshop,
+        inspector: Inspects,
+        known: KnownAnalyses,
+        limits: Limits,
+        at_once: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``at_once`` pictures are looked at, so that a list of them leaves workers to visitors."""
+        self._workshop = workshop
+        self._inspector = inspector
+        self._known = known
+        self._limits = limits
+        self._room = asyncio.Semaphore(at_once)
+        self._looks: LRUCache[_Key, Looks] = LRUCache(_KEPT)
+        self._stored: TTLCache[int, Stored | None] = TTLCache(_KEPT, _TOLD_S, timer=clock)
+        self._flight: Flight[asyncio.Future[Looks]] = Flight()
+
+    async def describe(self, media: Media) -> Portrait:
+        """Describe a medium.
+
+        Raises:
+            RenderError: the picture cannot be decoded, or is past a limit.
+            SourceError: its file cannot be read.
+            CapacityError: no worker is free in time.
+        """
+        media, facts = await self._facts(media)
+        stored = await self._find(media.id)
+        try:
+            looks = await self._look_of(media, facts, stored)
+        except SourceChanged:
+            facts = await self._inspector.learn(media)
+            looks = await self._look_of(media, facts, stored)
+        return Portrait(facts, looks, Told() if stored is None else _told(stored))
+
+    async def thumbhashes(self, pictures: Sequence[Media]) -> Mapping[int, str]:
+        """Of these media, the ThumbHashes that are known already; nothing is worked out."""
+        found: dict[int, str] = {}
+        for media in pictures:
+            facts = media.known_facts
+            if facts is not None and (looks := self._looks.get((media.id, facts.content_hash))):
+                found[media.id] = looks.thumbhash
+        missing = [media.id for media in pictures if media.id not in found]
+        try:
+            return {**(await self._known.thumbhashes(missing) if missing else {}), **found}
+        except DatabaseUnavailable:
+            return found
+
+    def forget(self, media_id: int) -> None:
+        """What is stored about a medium may be something else now."""
+        self._stored.pop(media_id, None)
+
+    async def aclose(self) -> None:
+        """Cancel what is under way."""
+        await self._flight.aclose()
+
+    async def _facts(self, media: Media) -> tuple[Media, MediaFacts]:
+        """The facts of a medium, or of the largest lesser file where its source has none."""
+        try:
+            return media, await self._inspector.facts(media)
+        except SmartserveError:
+            if not media.stand_ins:
+                raise
+        largest = max(media.stand_ins, key=lambda facts: facts.width * facts.height)
+        return media.standing_in(largest), largest
+
+    async def _find(self, media_id: int) -> Stored | None:
+        """What is stored; a database that cannot be asked costs the words, not the answer."""
+        if media_id not in self._stored:
+            try:
+                self._stored[media_id] = await self._known.find(media_id)
+            except DatabaseUnavailable:
+                return None
+        return self._stored.get(media_id)
+
+    async def _look_of(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
+        looks = self._looks.get((media.id, facts.content_hash))
+        if looks is not None:
+            return looks
+        key = f"{media.id}/{facts.content_hash}"
+        learned, _ = self._flight.join(key, lambda: self._launch(media, facts, stored))
+        return await asyncio.shield(learned)
+
+    def _launch(
+        self, media: Media, facts: MediaFacts, stored: Stored | None
+    ) -> tuple[asyncio.Future[Looks], Coroutine[Any, Any, None]]:
+        learned: asyncio.Future[Looks] = asyncio.get_running_loop().create_future()
+        # Every waiter may have left by the time it fails; the quarantine remembers the failure.
+        learned.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return learned, self._settle(media, facts, stored, learned)
+
+    async def _settle(
+        self,
+        media: Media,
+        facts: MediaFacts,
+        stored: Stored | None,
+        learned: asyncio.Future[Looks],
+    ) -> None:
+        try:
+            async with self._room:
+                looks = await self._look(media, facts, stored)
+        except SmartserveError as error:
+            learned.set_exception(error)
+        except BaseException:
+            learned.cancel()
+            raise
+        else:
+            self._looks[media.id, facts.content_hash] = looks
+            learned.set_result(looks)
+
+    async def _look(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
+        data_uri = await self._data_uri(media, facts)
+        if stored is not None and _complete(stored):
+            return _looks_of(stored, data_uri)
+        done = await self._workshop.run(media, AnalyseJob(self._limits))
+        return _looks(done.result, data_uri)
+
+    async def _data_uri(self, media: Media, facts: MediaFacts) -> str:
+        """A tiny picture that fits; of the last and smallest not even noise comes near."""
+        text = ""
+        for side, quality in _TRIES:
+            encoded = base64.b64encode(await self._tiny(media, facts, side, quality)).decode()
+            text = f"data:{TRAITS[Format.WEBP].media_type};base64,{encoded}"
+            if len(text) <= MAX_DATA_URI:
+                break
+        return text
+
+    async def _tiny(self, media: Media, facts: MediaFacts, side: int, quality: int) -> bytes:
+        profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
+        geometry = plan_geometry(SizeSpec("tiny", side, side), facts)
+        rendition = bytearray()
+        await self._workshop.run(
+            media,
+            RenderJob(self._limits, geometry, profile),
+            rendition.extend,
+            byte_size=facts.byte_size,
+            admitted=lambda _: None,
+        )
+        return bytes(rendition)
+
+
+def _complete(stored: Stored) -> bool:
+    """Whether a stored analysis has all that the pixels tell; those of other programs have not."""
+    own = stored.own
+    return bool(own.get("thumbhash") and own.get("blurhash") and stored.columns["dominant_colors"])
+
+
+def _looks(result: AnalysisResult, data_uri: str) -> Looks:
+    return Looks(
+        thumbhash=result.thumbhash,
+        blurhash=result.blurhash,
+        data_uri=data_uri,
+        dominant_colours=[asdict(one) for one in result.dominant_colours],
+        quality_score=round(result.quality.score),
+        mood_keywords=result.mood_keywords,
+        kind=result.kind.name,
+    )
+
+
+def _looks_of(stored: Stored, data_uri: str) -> Looks:
+    columns, own = stored.columns, stored.own
+    return Looks(
+        thumbhash=own["thumbhash"],
+        blurhash=own["blurhash"],
+        data_uri=data_uri,
+        dominant_colours=columns["dominant_colors"],
+        quality_score=columns["quality_score"],
+        mood_keywords=columns["mood_keywords"] or (),
+        kind=own["kind"]["name"],
+    )
+
+
+def _told(stored: Stored) -> Told:
+    columns = stored.columns
+    return Told(
+        alt=columns["subject_matter"] or None,
+        style=columns["style_classification"],
+        medium=columns["medium_detected"],
+        mood_keywords=columns["mood_keywords"],
+    )

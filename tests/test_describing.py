@@ -1,0 +1,281 @@
+"""Describing: what is stored is taken, the rest is worked out once, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from proxy.describing import MAX_DATA_URI, Describer
+from proxy.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
+from proxy.findings import Colour, Kind, Quality
+from proxy.jobs import AnalyseJob, AnalysisResult, RenderJob, RenderResult
+from proxy.media import Media, MediaFacts
+from proxy.settings import LimitSettings
+from proxy.workshop import Done
+from tests.web.plans import FACTS, MEDIA
+
+RESULT = AnalysisResult(
+    width=40,
+    height=30,
+    dominant_colours=(Colour("#AABBCC", 60.0), Colour("#112233", 40.0)),
+    brand_colours=(),
+    quality=Quality(71.6, 70, 70, 70, 70, 70, 70),
+    mood_keywords=("calm",),
+    kind=Kind("photo", "many colours"),
+    thumbhash="aGFzaA==",
+    blurhash="LEHV6nWB2yk8",
+    phash="0" * 16,
+    focus=None,
+)
+COLUMNS: dict[str, Any] = {
+    "dominant_colors": [{"hex": "#010203", "percent": 99.0}],
+    "quality_score": 12,
+    "mood_keywords": ["solemn"],
+    "subject_matter": "a boat on a lake",
+    "style_classification": "watercolour",
+    "medium_detected": "paper",
+}
+OWN = {"thumbhash": "c3RvcmVk", "blurhash": "LSTORED", "kind": {"name": "graphic"}}
+
+
+class Workers:
+    """Takes jobs as the workshop does; a tiny picture has as many bytes as there are in ``sizes``.
+
+    The last of these counts for all that follow.
+    """
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = list(sizes or (200,))
+        self.jobs: list[RenderJob | AnalyseJob] = []
+        self.failures: list[Exception] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.at_once = self.most = 0
+
+    async def run(
+        self,
+        _media: Media,
+        job: RenderJob | AnalyseJob,
+        sink: Callable[[bytes], None] = lambda _: None,
+        **_: Any,
+    ) -> Done[Any]:
+        self.jobs.append(job)
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0)
+        await self.open.wait()
+        self.at_once -= 1
+        if self.failures:
+            raise self.failures.pop(0)
+        if isinstance(job, AnalyseJob):
+            return Done(RESULT, 0.0, 0.0)
+        sink(b"x" * (self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]))
+        return Done(RenderResult(1, 1, 1), 0.0, 0.0)
+
+    def analysed(self) -> int:
+        return sum(isinstance(job, AnalyseJob) for job in self.jobs)
+
+
+@dataclass
+class Known:
+    """What is stored, or an error where the database is down."""
+
+    columns: Mapping[str, Any] = field(default_factory=lambda: dict(COLUMNS))
+    own: Mapping[str, Any] = field(default_factory=lambda: dict(OWN))
+    there: bool = True
+    asked: int = 0
+    down: bool = False
+
+    async def find(self, _media_id: int) -> Known | None:
+        self.asked += 1
+        if self.down:
+            raise DatabaseUnavailable("down")
+        return self if self.there else None
+
+    async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
+        if self.down:
+            raise DatabaseUnavailable("down")
+        return dict.fromkeys(media_ids, "c3RvcmVk") if self.there else {}
+
+
+class Facts:
+    """Knows the facts of media, unless their source is missing."""
+
+    def __init__(self) -> None:
+        self.learned = 0
+        self.missing = False
+
+    async def facts(self, media: Media) -> MediaFacts:
+        if self.missing:
+            raise SourceMissing("gone")
+        return media.facts or FACTS
+
+    async def learn(self, _media: Media) -> MediaFacts:
+        self.learned += 1
+        return replace(FACTS, content_hash="cd" * 32)
+
+
+@dataclass
+class Bench:
+    describer: Describer
+    workers: Workers
+    known: Known
+    facts: Facts
+    now: list[float]
+
+
+def bench(workers: Workers | None = None, known: Known | None = None, at_once: int = 2) -> Bench:
+    made = workers or Workers()
+    stored = known or Known(there=False)
+    facts, now = Facts(), [0.0]
+    describer = Describer(
+        workshop=made,  # type: ignore[arg-type]  # takes the two kinds of jobs that there are
+        inspector=facts,
+        known=stored,
+        limits=LimitSettings().to_limits(),
+        at_once=at_once,
+        clock=lambda: now[0],
+    )
+    return Bench(describer, made, stored, facts, now)
+
+
+async def test_what_nobody_told_is_none_and_the_rest_comes_from_the_pixels() -> None:
+    portrait = await bench().describer.describe(MEDIA)
+    assert portrait.looks.thumbhash == RESULT.thumbhash
+    assert portrait.looks.quality_score == 72
+    assert portrait.looks.dominant_colours[0] == {"hex": "#AABBCC", "percent": 60.0}
+    assert (portrait.told.alt, portrait.told.style, portrait.told.medium) == (None, None, None)
+
+
+async def test_what_is_stored_is_not_analysed_again() -> None:
+    at = bench(known=Known())
+    portrait = await at.describer.describe(MEDIA)
+    assert at.workers.analysed() == 0
+    assert portrait.looks.thumbhash == OWN["thumbhash"]
+    assert portrait.looks.kind == "graphic"
+    assert portrait.told.alt == "a boat on a lake"
+    assert portrait.told.style == "watercolour"
+
+
+async def test_an_analysis_of_another_program_lends_its_words_only() -> None:
+    at = bench(known=Known(own={}))
+    portrait = await at.describer.describe(MEDIA)
+    assert at.workers.analysed() == 1
+    assert portrait.looks.thumbhash == RESULT.thumbhash
+    assert portrait.told.alt == "a boat on a lake"
+
+
+async def test_those_who_ask_at_once_share_the_work_and_later_ones_its_result() -> None:
+    at = bench()
+    await asyncio.gather(*(at.describer.describe(MEDIA) for _ in range(20)))
+    await at.describer.describe(MEDIA)
+    assert at.workers.analysed() == 1
+
+
+async def test_other_bytes_are_looked_at_anew() -> None:
+    at = bench()
+    await at.describer.describe(MEDIA)
+    await at.describer.describe(replace(MEDIA, facts=replace(FACTS, content_hash="ef" * 32)))
+    assert at.workers.analysed() == 2
+
+
+async def test_one_who_leaves_takes_the_work_from_nobody() -> None:
+    at = bench()
+    at.workers.open.clear()
+    first = asyncio.create_task(at.describer.describe(MEDIA))
+    second = asyncio.create_task(at.describer.describe(MEDIA))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    at.workers.open.set()
+    assert (await second).looks.thumbhash == RESULT.thumbhash
+
+
+async def test_no_more_pictures_are_looked_at_than_may_be_at_once() -> None:
+    at = bench(at_once=2)
+    await asyncio.gather(*(at.describer.describe(replace(MEDIA, id=one)) for one in range(1, 12)))
+    assert at.workers.most == 2
+
+
+@pytest.mark.parametrize("sizes", [(200,), (2000, 300), (2000, 2000, 2000, 100)])
+async def test_a_tiny_picture_is_made_smaller_until_it_fits(sizes: tuple[int, ...]) -> None:
+    at = bench(Workers(*sizes))
+    portrait = await at.describer.describe(MEDIA)
+    assert len(portrait.looks.data_uri) <= MAX_DATA_URI
+    rendered = [job for job in at.workers.jobs if isinstance(job, RenderJob)]
+    assert len(rendered) == len(sizes)
+    widths = [job.geometry.width for job in rendered]
+    assert widths == sorted(widths, reverse=True)
+
+
+async def test_a_picture_that_changed_is_described_by_its_new_facts() -> None:
+    at = bench()
+    at.workers.failures.append(SourceChanged("other bytes"))
+    portrait = await at.describer.describe(MEDIA)
+    assert at.facts.learned == 1
+    assert portrait.facts.content_hash == "cd" * 32
+
+
+async def test_a_failure_is_told_to_all_who_wait_and_is_not_kept() -> None:
+    at = bench()
+    at.workers.failures.append(UndecodableSource("cut off"))
+    told = await asyncio.gather(
+        *(at.describer.describe(MEDIA) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(one) for one in told] == [UndecodableSource] * 3
+    assert (await at.describer.describe(MEDIA)).looks.kind == "photo"
+
+
+async def test_a_missing_source_is_described_by_the_largest_lesser_file() -> None:
+    at = bench()
+    at.facts.missing = True
+    small, large = (
+        replace(FACTS, source_path=f"{side}.jpg", width=side, height=side) for side in (30, 90)
+    )
+    portrait = await at.describer.describe(replace(MEDIA, facts=None, stand_ins=(small, large)))
+    assert portrait.facts == large
+
+
+async def test_with_the_database_down_only_the_words_are_missing() -> None:
+    at = bench(known=Known(down=True))
+    portrait = await at.describer.describe(MEDIA)
+    assert portrait.looks.thumbhash == RESULT.thumbhash
+    assert portrait.told.alt is None
+    assert await at.describer.thumbhashes([MEDIA]) == {MEDIA.id: RESULT.thumbhash}
+
+
+async def test_what_is_stored_is_asked_for_again_after_a_minute_or_a_change() -> None:
+    at = bench(known=Known())
+    await at.describer.describe(MEDIA)
+    await at.describer.describe(MEDIA)
+    assert at.known.asked == 1
+    at.now[0] = 61.0
+    await at.describer.describe(MEDIA)
+    at.describer.forget(MEDIA.id)
+    await at.describer.describe(MEDIA)
+    assert at.known.asked == 3
+
+
+async def test_thumbhashes_are_those_in_memory_and_those_that_are_stored() -> None:
+    at = bench()
+    other = replace(MEDIA, id=MEDIA.id + 1, facts=None)
+    await at.describer.describe(MEDIA)
+    at.known.there = True
+    found = await at.describer.thumbhashes([MEDIA, other])
+    assert found == {MEDIA.id: RESULT.thumbhash, other.id: "c3RvcmVk"}
+    assert at.workers.analysed() == 1
+
+
+async def test_at_the_end_what_is_under_way_is_cancelled() -> None:
+    at = bench()
+    at.workers.open.clear()
+    asking = asyncio.create_task(at.describer.describe(MEDIA))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await at.describer.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
