@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from typing import Annotated
 
-import jwt
 import typer
 
 from proxy.cli.base import ConfigOption, DataDirOption, app, base_url, read_settings, run
 from proxy.errors import ConfigurationError
 from proxy.media import MAX_MEDIA_ID
 from proxy.replacing import Replaced
-from proxy.settings import Settings, UserSettings, token_key
+from proxy.settings import Settings, token_key
+from proxy.web.users import issue
 from proxy.wiring import database_prepared, open_main_side, smart_base
 
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
@@ -47,15 +46,7 @@ def _signed(settings: Settings, user: int, ttl_s: int) -> str:
             ["users.jwt_public_key_file: a public key signs nothing; who has the private one does"]
         )
     key = token_key(section, settings.key_directory)
-    now = int(time.time())
-    claims = {"sub": str(user), "iat": now, "exp": now + ttl_s, **_named(section)}
-    return jwt.encode(claims, key.key, algorithm=key.algorithm)
-
-
-def _named(section: UserSettings) -> dict[str, str]:
-    """The claims that the settings ask for."""
-    asked = {"iss": section.jwt_issuer, "aud": section.jwt_audience}
-    return {claim: value for claim, value in asked.items() if value}
+    return issue(key, section, user_id=user, ttl_s=ttl_s)
 
 
 @app.command("replace-urls")

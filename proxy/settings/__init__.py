@@ -4,7 +4,7 @@ The environment wins over the file: ``SMARTSERVE_SERVER__PORT=9000`` sets ``port
 All faults are found at once and each names key, value and what is allowed.
 """
 
-from proxy.settings.access import NO_KEY, access_faults, admin_key
+from proxy.settings.access import NO_KEY, access_faults, admin_key, has_page, has_trial
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import kept_key
 from proxy.settings.loading import CONFIG_VARIABLE, load_settings
@@ -24,6 +24,7 @@ from proxy.settings.sections import (
     LifetimeSettings,
     LimitSettings,
     LogSettings,
+    PageSettings,
     RenditionSettings,
     ServerSettings,
     Settings,
@@ -45,6 +46,7 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "MainSettings",
+    "PageSettings",
     "RenditionSettings",
     "ServerSettings",
     "Settings",
@@ -56,6 +58,9 @@ __all__ = [
     "WorkerSettings",
     "access_faults",
     "admin_key",
+    "has_page",
+    "has_trial",
+    "is_embedded",
     "kept_key",
     "load_settings",
     "main_api_key",

@@ -43,6 +43,27 @@ def access_faults(settings: Settings) -> list[str]:
     return [f"admin.key: {exposed}, and the admin routes have no key; {NO_KEY}"]
 
 
+def has_page(settings: Settings) -> bool:
+    """Whether the page at ``/`` and its listing of pictures are there; may ask for a name."""
+    chosen = settings.page.enabled
+    return is_embedded(settings) if chosen == "auto" else chosen
+
+
+def has_trial(settings: Settings) -> bool:
+    """Whether who sits at this machine gets a token to upload with: we have to sign such tokens."""
+    signs = settings.main.enabled and not settings.users.jwt_public_key_file
+    return signs and has_page(settings) and is_embedded(settings)
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Whether this is the server as it starts without settings: for who sits at this machine.
+
+    Its database is its own, it hears this machine alone, and no other address leads to it.
+    """
+    outside = settings.database.url or settings.server.public_url
+    return not outside and is_loopback(settings.server.host)
+
+
 def is_loopback(host: str) -> bool:
     """Whether who listens on a host hears this machine alone; so for all addresses of a name.
 

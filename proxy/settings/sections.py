@@ -63,6 +63,12 @@ class AdminSettings(Section):
         return self
 
 
+class PageSettings(Section):
+    """The page at ``/``."""
+
+    enabled: bool | Literal["auto"] = "auto"
+
+
 class LogSettings(Section):
     """Logs on standard error."""
 
@@ -228,6 +234,7 @@ class Settings(BaseSettings):
     data_dir: str = "var"
     server: ServerSettings = ServerSettings()
     admin: AdminSettings = AdminSettings()
+    page: PageSettings = PageSettings()
     log: LogSettings = LogSettings()
     database: DatabaseSettings = DatabaseSettings()
     storage: StorageSettings = StorageSettings()

@@ -17,8 +17,10 @@ from proxy.web.health import Health
 from proxy.web.info import InfoHandler
 from proxy.web.mediaapi import MediaApiHandler
 from proxy.web.openapi import describe
+from proxy.web.page import COMPONENT, Component, Page
 from proxy.web.responses import WholeResponse, whole
 from proxy.web.serve import PictureHandler
+from proxy.web.trial import TrialHandler
 from proxy.web.uploads import UploadHandler
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,6 +35,9 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     admin: AdminHandler | None,
     analyses: AnalysisHandler,
     info: InfoHandler,
+    component: Component,
+    page: Page | None = None,
+    trial: TrialHandler | None = None,
     uploads: UploadHandler | None = None,
     media_api: MediaApiHandler | None = None,
 ) -> web.Application:
@@ -47,6 +52,16 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     app.router.add_get("/api/media/analysis/{media_id}", analyses.get)
     app.router.add_get("/info", info.many)
     app.router.add_get("/info/{id}", info.one)
+    app.router.add_get(f"/static/{COMPONENT}", component.get)
+    if page is not None:
+        app.router.add_get("/", page.index)
+        app.router.add_get("/static/{name}", page.static)
+        app.router.add_get("/api/gallery", info.gallery)
+        app.router.add_get("/api/page/accept", page.accept)
+        app.router.add_get("/api/page/accept.gif", page.pixel)
+    if trial is not None:
+        app.router.add_get("/api/page/token", trial.token)
+        app.router.add_get("/api/page/uploads/{id}", trial.upload)
     if admin is not None:
         app.router.add_delete("/api/media/{id}/renditions", admin.purge_media)
         app.router.add_delete("/api/users/{id}/renditions", admin.purge_user)
@@ -60,17 +75,17 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     return app
 
 
-Page = Callable[[web.Request], Awaitable[WholeResponse]]
+Handler = Callable[[web.Request], Awaitable[WholeResponse]]
 
 
-def _metrics(metrics: Metrics) -> Page:
+def _metrics(metrics: Metrics) -> Handler:
     async def page(_request: web.Request) -> WholeResponse:
         return _answer("metrics", _METRICS_TYPE, metrics.exposition())
 
     return page
 
 
-def _openapi(settings: Settings) -> Page:
+def _openapi(settings: Settings) -> Handler:
     body = orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
 
     async def page(_request: web.Request) -> WholeResponse:

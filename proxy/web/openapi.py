@@ -7,9 +7,9 @@ from typing import Any
 
 from proxy import __version__
 from proxy.formats import NAMES, TRAITS
-from proxy.settings import Settings
+from proxy.settings import Settings, has_page, has_trial
 from proxy.variant import DEFAULT_SIZE, DPRS, WIDTHS
-from proxy.web.openapi_info import info_paths
+from proxy.web.openapi_info import info_paths, page_paths
 from proxy.web.openapi_main import MEDIA_KEY, USER_TOKEN, main_paths
 from proxy.web.problems import MEDIA_TYPE
 
@@ -76,6 +76,7 @@ def describe(settings: Settings) -> Json:
             "/serve/{name}": _picture_path("serve", settings),
             "/api/images/{name}": _picture_path("apiImages", settings),
             **info_paths(),
+            **(page_paths(trial=has_trial(settings)) if has_page(settings) else {}),
             "/api/media/analysis/{media_id}": _analysis_path(),
             **(_admin_paths(settings) if settings.admin.enabled else {}),
             **(main_paths() if settings.main.enabled else {}),

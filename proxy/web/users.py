@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,6 +78,15 @@ class Users(BearerGuard):
             options={"verify_sub": False, "verify_aud": bool(section.jwt_audience)},
         )
         return claims
+
+
+def issue(key: TokenKey, section: UserSettings, *, user_id: int, ttl_s: int) -> str:
+    """A token that `Users.identify` takes for this user, for so long; ``key`` is a secret."""
+    now = int(time.time())
+    asked = {"iss": section.jwt_issuer, "aud": section.jwt_audience}
+    named = {claim: value for claim, value in asked.items() if value}
+    claims = {"sub": str(user_id), "iat": now, "exp": now + ttl_s, **named}
+    return jwt.encode(claims, key.key, algorithm=key.algorithm)
 
 
 def _user(claims: Mapping[str, Any]) -> int | None:

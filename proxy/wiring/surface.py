@@ -10,17 +10,27 @@ from proxy.database.cache import CachedMediaDatabase
 from proxy.logs import AccessLog
 from proxy.media import Media
 from proxy.readings import Sources, readings
-from proxy.settings import NO_KEY, admin_key, media_api_key
+from proxy.settings import (
+    NO_KEY,
+    Settings,
+    admin_key,
+    has_page,
+    has_trial,
+    media_api_key,
+)
 from proxy.web.admin import AdminHandler
 from proxy.web.analyses import AnalysisHandler
 from proxy.web.app import create_app
 from proxy.web.auth import FailureLimit, Guard, Refusal
+from proxy.web.files import read_files
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
 from proxy.web.info import InfoHandler
+from proxy.web.page import COMPONENT, Component, Page
 from proxy.web.runner import Runner
 from proxy.web.serve import PictureHandler
+from proxy.web.trial import TrialHandler
 from proxy.wiring.mainside import MainSide
 from proxy.wiring.rooms import Rooms
 
@@ -65,6 +75,7 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
     frontdesk = Frontdesk(hot=hot, metrics=rooms.metrics, access_log=access_log)
+    files = read_files()
     app = create_app(
         settings,
         pictures=pictures,
@@ -73,6 +84,9 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
         admin=_admin(rooms),
         analyses=_analyses(rooms),
         info=_info(rooms),
+        component=Component(files[COMPONENT]),
+        page=Page(files, order=settings.encoders.order) if has_page(settings) else None,
+        trial=_trial(settings, main),
         uploads=None if main is None else main.uploads(rooms.metrics),
         media_api=None if main is None else main.media_api(rooms.metrics),
     )
@@ -122,6 +136,13 @@ def _info(rooms: Rooms) -> InfoHandler:
         planner=rooms.planner,
         lifetimes=rooms.settings.lifetimes,
     )
+
+
+def _trial(settings: Settings, main: MainSide | None) -> TrialHandler | None:
+    """Only where nobody but who sits at this machine is served, and we sign the tokens."""
+    if main is None or not has_trial(settings):
+        return None
+    return TrialHandler(key=main.token_key, users=settings.users, database=main.database)
 
 
 def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:

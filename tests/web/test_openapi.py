@@ -70,6 +70,10 @@ MAIN = {
     "/api/media/cleanup/{id}": "DELETE",
     "/temp_images/{folder}/{name}": "GET",
 }
+PAGE = (
+    *("/api/gallery", "/api/page/accept", "/api/page/accept.gif"),
+    *("/api/page/token", "/api/page/uploads/{id}"),
+)
 UPLOADS = (
     errors.BodyTooSlow,
     errors.BodyTooLarge,
@@ -90,6 +94,7 @@ def test_schemathesis_reads_every_operation_of_it(description: dict[str, Any]) -
         + [f"DELETE {path}" for path in ADMIN]
         + ["GET /api/media/analysis/{media_id}"]
         + ["GET /info/{id}", "HEAD /info/{id}", "GET /info"]
+        + [f"GET {path}" for path in PAGE]
         + [f"{method} {path}" for path, method in MAIN.items()]
     )
 
@@ -219,6 +224,11 @@ def test_what_a_purge_may_name_is_what_the_parser_takes(
 def test_without_admin_routes_none_are_described() -> None:
     described = describe(Settings.model_validate({"admin": {"enabled": False}}))
     assert not set(ADMIN) & set(described["paths"])
+
+
+def test_without_the_page_nothing_of_it_is_described() -> None:
+    described = describe(Settings.model_validate({"page": {"enabled": False}}))
+    assert not set(PAGE) & set(described["paths"])
 
 
 def test_an_answer_to_head_has_no_content(description: dict[str, Any]) -> None:

@@ -1,0 +1,99 @@
+// Ready-made pieces of pages for a picture.
+
+import { byId, chosen, segments } from "./dom.js";
+
+const KINDS = [
+  ["img", "img"],
+  ["picture", "picture"],
+  ["component", "smart-image"],
+  ["react", "React"],
+  ["next", "Next.js"],
+  ["css", "CSS"],
+];
+
+let current;
+
+const absolute = (text) => text.replaceAll("/serve/", `${location.origin}/serve/`);
+const candidates = (text, indent) => absolute(text).replaceAll(", ", `,\n${indent}`);
+const quoted = (text) => (text ?? "").replaceAll("&", "&amp;").replaceAll('"', "&quot;");
+const last = (text) => text.split(", ").at(-1).split(" ")[0];
+
+function box(picture) {
+  return `width="${picture.width}" height="${picture.height}" alt="${quoted(picture.alt)}"`;
+}
+
+const WRITE = {
+  img: (one) => `<img
+  src="${absolute(last(one.srcset.auto))}"
+  srcset="${candidates(one.srcset.auto, "          ")}"
+  sizes="${one.sizes}"
+  ${box(one)}
+  loading="lazy" decoding="async">`,
+
+  picture: (one) => {
+    const formats = Object.keys(one.srcset).filter((format) => format !== "auto");
+    const fallback = formats.pop() ?? "auto";
+    const sources = formats.map(
+      (format) => `  <source type="image/${format}" sizes="${one.sizes}"
+    srcset="${candidates(one.srcset[format], "            ")}">`,
+    );
+    return `<picture>
+${sources.join("\n")}
+  <img src="${absolute(last(one.srcset[fallback]))}"
+    ${box(one)} loading="lazy" decoding="async">
+</picture>`;
+  },
+
+  component: (one) => `<script type="module" src="${location.origin}/static/smart-image.js"></script>
+
+<smart-image media-id="${one.id}" alt="${quoted(one.alt)}"></smart-image>`,
+
+  react: (one) => `import { SmartImage } from "smartserve-image/react";
+
+<SmartImage base="${location.origin}" mediaId={${one.id}} alt=${JSON.stringify(one.alt ?? "")} />`,
+
+  next: (one) => `// next.config.mjs
+export default {
+  images: { loader: "custom", loaderFile: "./smartserve-loader.js" },
+};
+
+// smartserve-loader.js
+"use client";
+import { smartserveLoader } from "smartserve-image/next";
+export default smartserveLoader("${location.origin}");
+
+// where the picture is shown
+import Image from "next/image";
+
+<Image src="${one.id}" width={${one.width}} height={${one.height}} alt=${JSON.stringify(one.alt ?? "")} sizes="100vw" />`,
+
+  css: (one) => {
+    const formats = Object.keys(one.srcset).filter((format) => format !== "auto");
+    const url = `${location.origin}/serve/${one.id}?size=detail`;
+    const set = formats.map(
+      (format) => `    url("${url}&format=${format}&v=${one.version}") type("image/${format}")`,
+    );
+    const colour = one.dominant_colors[0]?.hex ?? "transparent";
+    return `.hero {
+  background: ${colour} center / cover;
+  background-image: image-set(
+${set.join(",\n")}
+  );
+}`;
+  },
+};
+
+function write() {
+  const kind = chosen(byId("snippet-kind")) ?? "img";
+  if (current) byId("snippet").textContent = WRITE[kind](current);
+}
+
+export function show(picture) {
+  current = picture;
+  write();
+}
+
+export function start() {
+  segments(byId("snippet-kind"), "snippet-kind", KINDS, "img");
+  byId("snippet-kind").onchange = write;
+}

@@ -1,0 +1,139 @@
+"""A real browser before a real server. Chromium is Debian's; Playwright drives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright
+
+from tests.benchmarks.servers import Smartserve, smartserve
+from tests.serving import Library
+
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-quic"),
+)
+"""As root, and without looking for anything outside of this machine."""
+
+SETTINGS = {
+    # Drafts always go first, and finals cost little: they are made at idle priority.
+    "UPGRADES__BUDGET_S": "0",
+    "UPGRADES__ALL_SIZES": "false",
+    "ENCODERS__TARGET": "0",
+    "ENCODERS__AVIF__FINAL__EFFORT": "1",
+    "WORKERS__COUNT": "2",
+}
+PATIENCE_MS = 30_000
+WATCH = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(`${event.violatedDirective}: ${event.blockedURI}`);
+});
+"""
+
+
+@dataclass
+class Visit:
+    """A tab, and what went wrong in it."""
+
+    page: Page
+    base: str
+    complaints: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+    async def watch(self) -> None:
+        """Note errors of the console and of scripts, and requests to other hosts."""
+        await self.page.add_init_script(WATCH)
+        self.page.on(
+            "console",
+            lambda said: self.complaints.append(said.text) if said.type == "error" else None,
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self._note(request.url))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((self.base, "data:", "blob:")):
+            self.elsewhere.append(url)
+
+    async def faults(self) -> list[str]:
+        """All of it, refusals by the content security policy included."""
+        violations: list[str] = await self.page.evaluate("window.violations")
+        return [*self.complaints, *self.elsewhere, *violations]
+
+    async def home(self) -> Page:
+        """Open the page, and wait for its pictures."""
+        await self.page.goto(self.base)
+        await self.page.wait_for_selector(".tile img.there")
+        return self.page
+
+    async def inspect(self, name: str) -> Page:
+        """Open the page and one of its pictures, and wait for an answer."""
+        page = await self.home()
+        await page.get_by_role("button", name=f"Inspect {name}").click()
+        await page.wait_for_selector("#picture.there")
+        return page
+
+
+@asynccontextmanager
+async def tab(browser: Browser, base: str, **options: Any) -> AsyncIterator[Visit]:
+    """A tab of a fresh profile; whatever goes wrong in it is a failure of the test."""
+    async with await browser.new_context(**options) as context:
+        context.set_default_timeout(PATIENCE_MS)
+        visit = Visit(await context.new_page(), base)
+        await visit.watch()
+        yield visit
+        assert await visit.faults() == []
+
+
+def chromium() -> str:
+    """The path of Chromium; without it tests are skipped, or fail where ``CI=true``."""
+    found = shutil.which("chromium")
+    if found is not None:
+        return found
+    reason = "chromium is not installed: nothing is tried in a browser"
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One loop for all tests of this folder: the browser is on it, and takes a second to start."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    path = chromium()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smartserve]:
+    """A server as it starts without settings, with two stages, for all tests here."""
+    data_dir = library.copy(tmp_path_factory.mktemp("site") / "data")
+    with smartserve(data_dir, settings=SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def base(site: Smartserve) -> str:
+    return f"http://127.0.0.1:{site.address[1]}"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visit(browser: Browser, base: str) -> AsyncIterator[Visit]:
+    async with tab(browser, base, viewport={"width": 1280, "height": 900}) as visit:
+        yield visit

@@ -1,0 +1,110 @@
+"""The gallery, the panel of figures and the drop zone, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.benchmarks.servers import smartserve
+from tests.page.conftest import PATIENCE_MS, SETTINGS, Visit, tab
+from tests.serving import SAMPLES, Library
+
+PHOTO = min(SAMPLES.glob("*.jpg"))
+
+
+async def test_the_newest_pictures_are_shown_and_nothing_is_asked_of_anybody_else(
+    visit: Visit,
+) -> None:
+    page = await visit.home()
+    names = await page.locator(".tile").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert [name.removeprefix("Inspect ") for name in names] == [
+        *("badge.png", "logo.png", PHOTO.name, "large.jpg")
+    ]
+    await expect(page.locator(".tile img.there")).to_have_count(4, timeout=PATIENCE_MS)
+    assert await page.locator(".tile img").evaluate_all(
+        "all => all.every(one => one.naturalWidth > 0)"
+    )
+
+
+async def test_placeholders_are_painted_before_the_pictures_are_there(visit: Visit) -> None:
+    await (await visit.home()).wait_for_timeout(1500)
+    await visit.page.route("**/serve/**", lambda route: route.abort())
+    await visit.page.reload()
+    await visit.page.wait_for_selector(".tile canvas")
+    painted = await visit.page.locator(".tile canvas").evaluate_all(
+        "all => all.map(one => one.width)"
+    )
+    assert max(painted) == 32
+    await visit.page.wait_for_selector(".tile.broken")
+    visit.complaints.clear()  # those of the requests that were cut off here
+
+
+async def test_the_panel_tells_what_the_metrics_say(visit: Visit) -> None:
+    page = await visit.home()
+    await expect(page.locator('[data-live="hits"]')).to_contain_text("%", timeout=PATIENCE_MS)
+    await expect(page.locator('[data-live="latency"]')).to_contain_text("s")
+    await expect(page.locator('[data-live="queue"]')).to_have_text("0")
+    await expect(page.locator('[data-note="hits"]')).to_contain_text("since the start")
+
+
+async def test_quantiles_and_hits_are_worked_out_of_the_text_format(visit: Visit) -> None:
+    await visit.page.goto(visit.base)
+    told = await visit.page.evaluate(
+        """async () => {
+          const { figures, parse } = await import("/static/metrics.js");
+          return figures(parse([
+            'smartserve_requests_total{route="serve",status="200",source="memory"} 3.0',
+            'smartserve_requests_total{route="serve",status="200",source="render"} 1.0',
+            'smartserve_requests_total{route="serve",status="404",source="none"} 7.0',
+            'smartserve_requests_total{route="metrics",status="200",source="none"} 9.0',
+            'smartserve_request_seconds_bucket{le="0.01",route="serve"} 2.0',
+            'smartserve_request_seconds_bucket{le="0.1",route="serve"} 4.0',
+            'smartserve_request_seconds_bucket{le="+Inf",route="serve"} 4.0',
+            'smartserve_bytes_saved_total{format="avif"} 1e+06',
+            'smartserve_bytes_saved_total{format="we\\\\"bp"} 5.0',
+          ].join("\\n")));
+        }"""
+    )
+    assert (told["answered"], told["cached"], told["saved"]) == (4, 3, 1_000_005)
+    assert told["median"] == pytest.approx(0.01)
+    assert told["late"] == pytest.approx(0.091)
+
+
+async def test_a_file_goes_through_the_queue_to_a_served_picture(
+    browser: Browser, library: Library, tmp_path: Path
+) -> None:
+    with smartserve(library.copy(tmp_path / "data"), settings=SETTINGS) as running:
+        async with tab(browser, f"http://127.0.0.1:{running.address[1]}") as visit:
+            page = await visit.home()
+            await page.set_input_files("#file", SAMPLES / "kodak-05.jpg")
+            await page.wait_for_selector(".uploads button", timeout=PATIENCE_MS)
+            assert await page.locator(".steps .done").all_text_contents() == [
+                *("sent", "in the queue", "processed", "served")
+            ]
+            await expect(page.locator(".tile")).to_have_count(5)
+            await page.locator(".uploads button").click()
+            await page.wait_for_selector("#picture.there")
+            await expect(page.locator("#inspector-title")).to_have_text("kodak-05.jpg")
+
+
+async def test_what_is_no_picture_is_refused_with_the_reason(visit: Visit, tmp_path: Path) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("not a picture")
+    page = await visit.home()
+    await page.wait_for_selector("#upload:not([hidden])")
+    await page.set_input_files("#file", text)
+    await page.wait_for_selector(".uploads .bad")
+    assert "415" in visit.complaints.pop()
+
+
+async def test_without_uploads_there_is_no_drop_zone(
+    browser: Browser, library: Library, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "MAIN__ENABLED": "false"}
+    with smartserve(library.copy(tmp_path / "data"), settings=settings) as running:
+        async with tab(browser, f"http://127.0.0.1:{running.address[1]}") as visit:
+            page = await visit.home()
+            await page.wait_for_timeout(500)
+            assert await page.locator("#upload").is_hidden()

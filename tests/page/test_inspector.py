@@ -1,0 +1,169 @@
+"""The inspector in a real browser: asking, drafts and finals, formats, snippets."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.async_api import Page, expect
+
+from tests.page.conftest import PATIENCE_MS, Visit
+
+
+async def fact(page: Page, name: str) -> str:
+    return await page.locator(f'[data-fact="{name}"]').inner_text()
+
+
+async def ask(page: Page, name: str, value: str) -> None:
+    """Choose a radio button as a person does, and wait for the answer."""
+    await page.locator(f'#{name} label:has([value="{value}"])').click()
+    await settled(page)
+
+
+async def settled(page: Page) -> None:
+    """Wait until an answer is shown."""
+    await expect(page.locator("#stage")).to_have_text(
+        re.compile("Draft|Final"), timeout=PATIENCE_MS
+    )
+
+
+async def test_a_picture_is_shown_with_all_that_the_answer_says(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    assert await fact(page, "format") == "AVIF"
+    assert await fact(page, "pixels") == "768 × 512"
+    assert re.fullmatch(r"[\d.]+ kB", await fact(page, "bytes"))
+    assert re.fullmatch(r"[\d.]+ m?s", await fact(page, "time"))
+    await expect(page.locator("#origin")).to_have_text(re.compile("draft|memory|disk"))
+    await page.get_by_text("Response headers").click()
+    await expect(page.locator("#headers")).to_contain_text("cache-status")
+    assert await page.evaluate("document.querySelector('#picture').naturalWidth") == 768
+
+
+async def test_size_width_dpr_format_and_background_are_asked_for(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.select_option("#size", "thumbnail")
+    await expect(page.locator('[data-fact="pixels"]')).to_have_text("300 × 300")
+    await ask(page, "format", "webp")
+    await expect(page.locator('[data-fact="format"]')).to_have_text("WebP")
+    await expect(page.locator("#url")).to_contain_text("size=thumbnail&format=webp")
+    await page.locator('#dpr label:has([value="1.5"])').click()
+    await expect(page.locator('[data-fact="pixels"]')).to_have_text("450 × 450")
+    await page.locator('#dpr label:has([value="1"])').click()
+    await page.select_option("#size", "")
+    await page.select_option("#width", "384")
+    await expect(page.locator('[data-fact="pixels"]')).to_have_text("384 × 256")
+    await expect(page.locator("#url")).to_contain_text("?w=384&")
+
+
+async def test_a_background_that_is_cut_out_has_no_jpeg(visit: Visit) -> None:
+    page = await visit.inspect("logo.png")
+    await ask(page, "format", "jpeg")
+    await ask(page, "bg", "removed")
+    await expect(page.locator("#url")).to_contain_text("bg=removed")
+    assert "format=jpeg" not in await page.locator("#url").inner_text()
+    assert await page.locator('#format [value="jpeg"]').is_disabled()
+    await expect(page.locator("#frame")).to_have_class(re.compile("seen-through"))
+
+
+async def test_a_draft_is_followed_by_its_final_while_one_looks(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.select_option("#size", "small")
+    await expect(page.locator("#stage")).to_have_text("Draft")
+    draft = await page.get_attribute("#picture", "src")
+    await expect(page.locator("#stage")).to_have_text("Final", timeout=PATIENCE_MS)
+    await expect(page.locator("#stage-told")).to_have_text(re.compile("Here after .* in place of"))
+    assert await page.get_attribute("#picture", "src") != draft
+    await expect(page.locator("#said")).to_have_text(re.compile("The final is here"))
+
+
+async def test_all_formats_stand_side_by_side(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await expect(page.locator("#bars li")).to_have_count(3)
+    await expect(page.locator("#bars li.best")).to_have_count(1, timeout=PATIENCE_MS)
+    await expect(page.locator("#bars .bytes", has_text="kB")).to_have_count(3, timeout=PATIENCE_MS)
+    await expect(page.locator("#bars li").first).to_contain_text("% less", timeout=PATIENCE_MS)
+
+
+async def test_two_formats_are_compared_pixel_by_pixel(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.wait_for_function("document.querySelector('#over').naturalWidth === 768")
+    assert await page.input_value("#left") == "jpeg"
+    assert await page.input_value("#right") == "avif"
+    await page.select_option("#zoom", "4")
+    across = "document.querySelector('#under').getBoundingClientRect().width"
+    assert await page.evaluate(across) == 768 * 4
+    seam = "document.querySelector('.seam').getBoundingClientRect().left"
+    before = await page.evaluate(seam)
+    await page.evaluate("document.querySelector('#pair').scrollLeft = 900")
+    await page.wait_for_timeout(100)
+    assert await page.evaluate(seam) == before
+    await page.focus("#split")
+    await page.keyboard.press("ArrowRight")
+    assert await page.input_value("#split") == "51"
+    assert await page.evaluate(seam) > before
+
+
+async def test_the_accept_header_of_this_browser_is_explained(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.get_by_text("Why this format?").click()
+    await expect(page.locator("#why-told")).to_contain_text("AVIF")
+    accept = await page.locator("#why-accept").inner_text()
+    assert "image/avif" in accept
+    assert "does not tell" not in accept
+    await expect(page.locator("#why-formats .chosen")).to_contain_text("goes out")
+
+
+async def test_what_is_known_of_a_picture_is_told(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    await page.get_by_text("What is known of it").click()
+    await expect(page.locator("#analysis")).to_contain_text("photo")
+    assert await page.locator("#colours span").count() >= 3
+
+
+async def test_snippets_work_as_they_are_written(visit: Visit) -> None:
+    page = await visit.inspect("kodak-03.jpg")
+    for kind in ("img", "picture"):
+        await page.locator(f'#snippet-kind label:has([value="{kind}"])').click()
+        html = await page.locator("#snippet").inner_text()
+        assert "kodak" not in html
+        width = await page.evaluate(
+            """async (html) => {
+              const holder = document.createElement("div");
+              holder.innerHTML = html;
+              document.querySelector("main").append(holder);
+              const image = holder.querySelector("img");
+              image.loading = "eager";
+              await image.decode();
+              holder.remove();
+              return image.naturalWidth;
+            }""",
+            html,
+        )
+        assert width > 0
+    for kind, part in (("react", "SmartImage"), ("next", "loaderFile"), ("css", "image-set(")):
+        await page.locator(f'#snippet-kind label:has([value="{kind}"])').click()
+        await expect(page.locator("#snippet")).to_contain_text(part)
+
+
+async def test_a_snippet_is_copied(visit: Visit) -> None:
+    await visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = await visit.inspect("kodak-03.jpg")
+    await settled(page)
+    await page.locator('[data-copy="url"]').click()
+    await expect(page.locator('[data-copy="url"]')).to_have_text("Copied")
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert copied == visit.base + await page.locator("#url").inner_text()
+
+
+async def test_a_picture_has_an_address_of_its_own(visit: Visit) -> None:
+    await visit.page.goto(f"{visit.base}/#2")
+    await visit.page.wait_for_selector("#picture.there")
+    await expect(visit.page.locator("#inspector-title")).to_have_text("kodak-03.jpg")
+    await visit.page.keyboard.press("Escape")
+    await visit.page.wait_for_function("location.hash === ''")
+
+
+async def test_what_cannot_be_had_is_told_in_words(visit: Visit) -> None:
+    await visit.page.goto(f"{visit.base}/#99")
+    await expect(visit.page.locator("#fault")).to_have_text("there is no picture with this id")
+    assert "404" in visit.complaints.pop()

@@ -1,0 +1,143 @@
+"""For everybody: by keyboard alone, at three widths, in light and dark, without motion."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.page.conftest import Visit, tab
+
+WIDTHS = ((390, 844), (820, 1180), (1440, 900))
+
+_UNNAMED = """() => [...document.querySelectorAll(
+    "button, select, input, a, [role=group], dialog, section")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.ariaLabel || one.labels?.length || one.textContent.trim() ||
+    one.getAttribute("aria-labelledby")))
+  .map((one) => one.outerHTML)"""
+"""What has no name for who cannot see it."""
+
+_CONTRASTS = """() => {
+  const channels = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((one) => one / 255)
+    .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, one, at) => sum + one * [0.2126, 0.7152, 0.0722][at], 0);
+  const ground = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const colour = channels(getComputedStyle(at).backgroundColor);
+      if (colour[3] === undefined || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const one of document.querySelectorAll(
+      "h1, h2, h3, p, a, dt, dd, span, summary, code, pre, th, td, button, legend, b")) {
+    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!own || !one.checkVisibility() || one.closest(".tile, [disabled], .hidden")) continue;
+    const [a, b] = [light(channels(getComputedStyle(one).color)), light(ground(one))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) faint.push(`${one.outerHTML.slice(0, 80)}: ${ratio.toFixed(2)}`);
+  }
+  return faint;
+}"""
+"""Text below the contrast of WCAG 2.2, 1.4.3."""
+
+
+async def focused(page: Page) -> str:
+    told: str = await page.evaluate(
+        "document.activeElement.ariaLabel || document.activeElement.id || "
+        "document.activeElement.textContent"
+    )
+    return told
+
+
+async def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
+    page = await visit.home()
+    await page.keyboard.press("Tab")
+    assert await focused(page) == "Skip to the pictures"
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    assert await focused(page) == "Inspect badge.png"
+    await page.keyboard.press("ArrowRight")
+    assert await focused(page) == "Inspect logo.png"
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("#picture.there")
+    assert await focused(page) == "inspector-title"
+    seen = []
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        seen.append(await page.evaluate("document.activeElement.id || document.activeElement.name"))
+    for one in ("size", "format", "dpr", "bg", "left", "right", "zoom", "pair", "split", "snippet"):
+        assert one in seen, one
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#inspector")).to_be_hidden()
+    await expect(page.get_by_role("button", name="Inspect logo.png")).to_be_focused()
+
+
+async def test_arrows_go_from_picture_to_picture(visit: Visit) -> None:
+    page = await visit.inspect("logo.png")
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("#inspector-title")).to_have_text("kodak-03.jpg")
+    await page.keyboard.press("ArrowLeft")
+    await page.keyboard.press("ArrowLeft")
+    await expect(page.locator("#inspector-title")).to_have_text("badge.png")
+    assert await page.locator("#previous").is_disabled()
+    await page.locator("#close").click()
+    await expect(page.get_by_role("button", name="Inspect badge.png")).to_be_focused()
+
+
+async def test_everything_has_a_name_for_who_cannot_see_it(visit: Visit) -> None:
+    page = await visit.home()
+    assert await page.evaluate(_UNNAMED) == []
+    await page.get_by_role("button", name="Inspect logo.png").click()
+    await page.wait_for_selector("#picture.there")
+    assert await page.evaluate(_UNNAMED) == []
+    for role in ("banner", "main", "navigation"):
+        assert await page.locator(f"[role={role}], {_landmark(role)}").count() >= 1
+
+
+def _landmark(role: str) -> str:
+    return {"banner": "header", "main": "main", "navigation": "nav"}[role]
+
+
+async def test_who_wants_no_motion_gets_none(browser: Browser, base: str) -> None:
+    async with tab(browser, base, reduced_motion="reduce") as visit:
+        page = await visit.home()
+        durations = await page.evaluate(
+            "[...document.querySelectorAll('*')].map((one) => getComputedStyle(one))"
+            ".flatMap((one) => [one.transitionDuration, one.animationName])"
+        )
+        assert {one for one in durations if not re.fullmatch(r"0s(, 0s)*|none", one)} == set()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", WIDTHS, ids=lambda size: str(size[0]))
+async def test_it_fits_and_can_be_read(
+    size: tuple[int, int], scheme: str, browser: Browser, base: str, tmp_path: Path
+) -> None:
+    """The screenshots are left in the test's folder for whoever wants to look."""
+    width, height = size
+    viewport = {"width": width, "height": height}
+    async with tab(browser, base, viewport=viewport, color_scheme=scheme) as visit:
+        page = await visit.home()
+        await page.wait_for_selector("#upload:not([hidden])")
+        wide = "document.documentElement.scrollWidth"
+        assert await page.evaluate(wide) <= width
+        assert await page.evaluate(_CONTRASTS) == []
+        await page.screenshot(path=tmp_path / "gallery.png")
+        await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
+        await page.wait_for_selector("#picture.there")
+        await page.evaluate(
+            "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+        )
+        await page.wait_for_timeout(300)
+        body = await page.evaluate(
+            "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])"
+            "(document.querySelector('#inspector .body'))"
+        )
+        assert body[0] <= body[1]
+        assert await page.evaluate(_CONTRASTS) == []
+        await page.screenshot(path=tmp_path / "inspector.png")
