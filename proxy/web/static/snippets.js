@@ -46,7 +46,8 @@ ${sources.join("\n")}
 
   component: (one) => `<script type="module" src="${location.origin}/static/smart-image.js"></script>
 
-<smart-image media-id="${one.id}" alt="${quoted(one.alt)}"></smart-image>`,
+<smart-image media-id="${one.id}" alt="${quoted(one.alt)}"
+  style="display: block; aspect-ratio: ${one.width}/${one.height}"></smart-image>`,
 
   react: (one) => `import { SmartImage } from "smartserve-image/react";
 
