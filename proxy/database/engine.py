@@ -31,13 +31,13 @@ _PING_PART = 1 / 3
 
 
 def open_engine(
-    url: str, settings: DatabaseSettings, *, isolation: str | None = None
+    url: str, settings: DatabaseSettings, *, isolation: str | None = None, durable: bool = False
 ) -> AsyncEngine:
     """An engine that has not connected yet; the caller disposes of it.
 
     The folder of an SQLite file is made where it is missing. ``mariadb`` URLs are taken as
     ``mysql``: one dialect, one set of types. ``isolation`` is that of its transactions there, in
-    place of the server's own.
+    place of the server's own. With ``durable`` what SQLite has committed outlives a power cut too.
 
     Raises:
         ConfigurationError: for a URL of another kind, which is not repeated as it may hold a
@@ -45,7 +45,7 @@ def open_engine(
     """
     parsed = _parsed(url)
     if _in_file(parsed):
-        return _sqlite_engine(parsed, settings)
+        return _sqlite_engine(parsed, settings, durable=durable)
     options = {} if isolation is None else {"isolation_level": isolation}
     return _mysql_engine(parsed, settings, **options)
 
@@ -152,17 +152,25 @@ def _make_folder(folder: Path) -> None:
         raise ConfigurationError([f"database.url: {folder}: {error.strerror}"]) from error
 
 
-def _sqlite_engine(url: URL, settings: DatabaseSettings) -> AsyncEngine:
+def _sqlite_engine(url: URL, settings: DatabaseSettings, *, durable: bool) -> AsyncEngine:
     """No ping before each use: a file does not hang up."""
     _make_folder(Path(str(url.database)).parent)
     options = {"connect_args": {"timeout": _busy_s(settings)}}
     engine = create_async_engine(url, **_pool_options(settings), **options)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    if durable:
+        event.listen(engine.sync_engine, "connect", _make_durable)
     return engine
 
 
 def _busy_s(settings: DatabaseSettings) -> float:
     return settings.query_timeout_s * _BUSY_PART
+
+
+def _make_durable(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

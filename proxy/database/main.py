@@ -98,7 +98,8 @@ def open_main_database(url: str, settings: DatabaseSettings, *, own: bool) -> Sq
         ConfigurationError: for a URL of a kind that is not spoken to.
     """
     pool = settings.model_copy(update={"pool_size": _POOL})
-    return SqlMainDatabase(open_engine(url, pool), pool, own=own)
+    # Users are told that an upload is in: it has to be there after a power cut.
+    return SqlMainDatabase(open_engine(url, pool, durable=True), pool, own=own)
 
 
 class SqlMainDatabase:

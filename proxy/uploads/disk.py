@@ -64,6 +64,7 @@ class GrowingFile:
         self._lock = Lock()
         self._name = f"{_PART_PREFIX}{new_name()}{_PART_SUFFIX}"
         self._kept: str | None = None
+        self._ended = False
         with descended(root) as top:
             make_directories(top, [folder])
             self._parent = os.open(folder, os.O_PATH | os.O_NOFOLLOW | DIRECTORY, dir_fd=top)
@@ -76,6 +77,7 @@ class GrowingFile:
     def write(self, data: bytes) -> None:
         """Write all of a piece."""
         with self._lock:
+            self._check_open()
             view = memoryview(data)
             while view:
                 view = view[os.write(self._descriptor, view) :]
@@ -83,6 +85,7 @@ class GrowingFile:
     def keep(self, name: str) -> None:
         """Put it under its name, whole and durable, and never in place of another."""
         with self._lock:
+            self._check_open()
             os.fsync(self._descriptor)
             os.link(
                 self._name,
@@ -95,9 +98,16 @@ class GrowingFile:
             os.unlink(self._name, dir_fd=self._parent)
             sync_directory(self._parent)
 
+    def _check_open(self) -> None:
+        """What was queued behind the end finds another file under these descriptors."""
+        if self._ended:
+            raise OSError(errno.EBADF, "the upload has ended")
+
     def end(self, *, settled: bool) -> None:
         """Close it; what is not settled is gone."""
         with self._lock:
+            self._check_open()
+            self._ended = True
             try:
                 gone = [self._name, *([] if settled or self._kept is None else [self._kept])]
                 for name in gone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,17 @@ def foreign(mariadb: MariaDB) -> tuple[MariaDBBackend, str]:
 
 def test_the_versions_are_those_of_the_migrations() -> None:
     assert list(MAIN_REVISIONS) == migrating.revisions("migrations_main")
+
+
+async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> None:
+    """FULL is 2: SQLite synchronises its log before it says that it is done."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
+    async with (
+        open_main_database(url, DatabaseSettings(), own=True) as main,
+        main._transaction() as connection,
+    ):
+        found = await connection.exec_driver_sql("PRAGMA synchronous")
+        assert found.scalar() == 2
 
 
 async def test_both_schemas_live_in_one_database(

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.database import NewMedia
+from proxy.database.sql import SqlMediaDatabase
 from proxy.errors import DatabaseUnavailable
-from proxy.ingest.importing import Imported, Refused, walk
-from proxy.media import DataType
+from proxy.ingest.importing import Imported, Importer, Refused, walk
+from proxy.media import DataType, MediaFacts
 from tests.serving import SAMPLES, Serve, Serving
 
 
@@ -98,6 +100,34 @@ async def test_nothing_stays_where_the_database_refuses(server: Serving, tmp_pat
     with pytest.raises(DatabaseUnavailable):
         await take(server, path)
     assert originals(server) == before
+
+
+class Unanswering(SqlMediaDatabase):
+    """Writes a row, and cannot say that it did."""
+
+    async def add(self, new: NewMedia, facts: MediaFacts) -> int:
+        await super().add(new, facts)
+        raise DatabaseUnavailable("the answer was lost")
+
+
+async def test_an_original_stays_where_its_row_may_have_been_written(
+    server: Serving, tmp_path: Path
+) -> None:
+    path = tmp_path / "new.jpg"
+    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes() + b" of another kind")
+    rooms = server.rooms
+    catalogue = rooms.storage.catalogue
+    unanswering = Unanswering.__new__(Unanswering)
+    unanswering.__dict__.update(catalogue.__dict__)
+    importer = Importer(
+        catalogue=unanswering, originals=rooms.storage.sources, checker=rooms.checker
+    )
+    with pytest.raises(DatabaseUnavailable):
+        await importer.take(path, user_id=3, data_type=DataType.EVENT)
+    again = await take(server, path)
+    assert isinstance(again, Imported)
+    assert again.known
+    assert (await server.client.get(f"/serve/{again.media_id}")).status == 200
 
 
 def test_folders_are_walked_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:
