@@ -112,7 +112,7 @@ class Uploader:
 
 
 class Upload:
-    """Files on their way in; where `finish` has not returned nothing of them stays."""
+    """Files on their way in; where `finish` fails, nothing stays but what may be queued yet."""
 
     def __init__(self, uploader: Uploader, user_id: int) -> None:
         self._uploader = uploader
@@ -186,8 +186,9 @@ class Upload:
     async def _queue(self) -> list[int]:
         """The ids of the rows.
 
-        While it is not known whether they stand, the files are left: a file that no row names is
-        swept in an hour, a row without its file would be lost.
+        While it is not known whether they stand, the files are left, even where no row is to be
+        seen: its commit may come later. A file that no row names is swept in an hour, a row without
+        its file would be lost.
         """
         database = self._uploader.database
         self._settle(stays=True)
@@ -198,7 +199,6 @@ class Upload:
             named = await database.named(paths)
             if len(named) == len(paths):
                 return [named[path].id for path in paths]
-            self._settle(stays=False)
             raise
         except DatabaseUnavailable:
             self._settle(stays=False)

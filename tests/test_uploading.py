@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from proxy.database.engine import open_engine
+from proxy.database.main import NewUpload, SqlMainDatabase
+from proxy.errors import CommitUncertain
 from proxy.owners import new_name
+from proxy.pending import UPLOAD_FIELDS
 from proxy.tidying import Tidier
+from proxy.uploading import Uploader
 from tests.database.backends import MariaDBBackend
 from tests.mariadb import MariaDB
 from tests.mounts import Mount
@@ -83,6 +89,44 @@ async def test_a_database_that_is_down_is_told_and_leaves_nothing(
     assert (await queue(server))["total"] == 1
     await upload(server)
     assert (await queue(server))["total"] == 2
+
+
+class SlowCommit(SqlMainDatabase):
+    """Its commits come when nobody waits for them any more."""
+
+    committed: Callable[[], Awaitable[list[int]]]
+
+    async def add(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
+        self.committed = partial(super().add, user_id, uploads)
+        raise CommitUncertain("slow", retry_after_s=1)
+
+
+async def test_a_commit_that_comes_late_finds_its_files(server: Serving) -> None:
+    assert server.main is not None
+    settings = server.rooms.settings
+    engine = open_engine(settings.main_url, settings.database)
+    async with SlowCommit(engine, settings.database, own=True) as slow:
+        uploader = Uploader(
+            files=server.main.files,
+            database=slow,
+            source_types=["jpeg"],
+            max_file_bytes=1_000_000,
+            telemetry=server.rooms.metrics,
+            on_upload=asyncio.Event().set,
+        )
+        with pytest.raises(CommitUncertain):
+            await take(uploader)
+        await slow.committed()
+    assert (await queue(server))["total"] == len(temp_files(server)) == 1
+
+
+async def take(uploader: Uploader) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield PHOTO
+
+    async with uploader.begin(456) as one:
+        await one.take(UPLOAD_FIELDS["profile_image"], "x.jpg", pieces())
+        await one.finish()
 
 
 async def test_a_foreign_main_database_takes_uploads(serve: Serve, mariadb: MariaDB) -> None:
