@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Row, String, bindparam, func, select, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,6 +28,7 @@ from proxy.database.profiles import (
     replacing,
     setting,
 )
+from proxy.database.writing import colliding
 from proxy.errors import (
     CommitUncertain,
     DatabaseUnavailable,
@@ -36,6 +37,8 @@ from proxy.errors import (
 )
 from proxy.pending import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
+
+T = TypeVar("T")
 
 _POOL = 4
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -98,14 +101,17 @@ def open_main_database(url: str, settings: DatabaseSettings, *, own: bool) -> Sq
         ConfigurationError: for a URL of a kind that is not spoken to.
     """
     pool = settings.model_copy(update={"pool_size": _POOL})
-    # Users are told that an upload is in: it has to be there after a power cut.
-    return SqlMainDatabase(open_engine(url, pool, durable=True), pool, own=own)
+    # Users are told that an upload is in: it has to be there after a power cut. And where isolation
+    # is the server's own, uploads and replacements lock each other's gaps.
+    engine = open_engine(url, pool, isolation="READ COMMITTED", durable=True)
+    return SqlMainDatabase(engine, pool, own=own)
 
 
 class SqlMainDatabase:
     """The queue and the profiles as they stand in the database.
 
-    Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``.
+    Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``; one
+    that collides with another is done again, a few times.
     Every method raises `proxy.errors.DatabaseUnavailable` where the database cannot be asked.
     """
 
@@ -141,7 +147,8 @@ class SqlMainDatabase:
 
         In a database of our own a profile is made for a user who has none.
         """
-        async with self._transaction() as connection:
+
+        async def work(connection: AsyncConnection) -> list[int]:
             places = await self._places(connection)
             ids = []
             for upload in uploads:
@@ -156,6 +163,8 @@ class SqlMainDatabase:
                 ids.append(added.lastrowid)
                 await self._name(connection, user_id, upload, places)
             return ids
+
+        return await self._run(work)
 
     async def queue(self, limit: int) -> tuple[Sequence[PendingImage], int]:
         """The oldest pending uploads, up to ``limit``, and how many there are."""
@@ -179,7 +188,8 @@ class SqlMainDatabase:
             PendingNotFound: there is no such upload.
             PendingConflict: it has become another medium, or has failed.
         """
-        async with self._transaction() as connection:
+
+        async def work(connection: AsyncConnection) -> PendingImage:
             row = await _locked(connection, pending_id)
             if row.status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE):
                 if media_id_of(row.permanent_url) != media_id:
@@ -196,6 +206,8 @@ class SqlMainDatabase:
             )
             return row
 
+        return await self._run(work)
+
     async def fail(self, pending_id: int) -> PendingImage:
         """Note that an upload has failed; again it changes nothing.
 
@@ -203,13 +215,16 @@ class SqlMainDatabase:
             PendingNotFound: there is no such upload.
             PendingConflict: it has become a medium.
         """
-        async with self._transaction() as connection:
+
+        async def work(connection: AsyncConnection) -> PendingImage:
             row = await _locked(connection, pending_id)
             if row.status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE):
                 raise PendingConflict("this upload has become a medium")
             if row.status is PendingStatus.PENDING:
                 await _change(connection, pending_id, status=PendingStatus.FAILED)
             return row
+
+        return await self._run(work)
 
     async def processed(self, *, after: int = 0, limit: int = 500) -> Sequence[PendingImage]:
         """Uploads whose medium is there and whose address is to be put in place, by ids."""
@@ -230,8 +245,9 @@ class SqlMainDatabase:
         Gives how many rows were changed in which column; None where the upload is not processed
         any more, as another process was quicker. ``dry`` takes all of it back.
         """
-        changed: Counter[Place] = Counter()
-        async with self._transaction(dry=dry) as connection:
+
+        async def work(connection: AsyncConnection) -> Mapping[Place, int] | None:
+            changed: Counter[Place] = Counter()
             row = (await connection.execute(_TO_CHANGE, {"id": pending.id})).one_or_none()
             if row is None or _pending(row) != pending:
                 return None
@@ -239,7 +255,9 @@ class SqlMainDatabase:
                 done = await connection.execute(replacing(place, pending.image_path, address))
                 changed[place] += done.rowcount
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
-        return changed
+            return changed
+
+        return await self._run(work, dry=dry)
 
     async def named(self, paths: Collection[str]) -> Mapping[str, Named]:
         """What the queue says of temporary files, by their paths; the newest row counts."""
@@ -282,6 +300,17 @@ class SqlMainDatabase:
         for place in places:
             dialect = connection.dialect.name
             await connection.execute(making(place, user_id, path, dialect=dialect))
+
+    async def _run(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry: bool = False
+    ) -> T:
+        """Do some work in a transaction. Raises as `_transaction` does."""
+
+        async def once() -> T:
+            async with self._transaction(dry=dry) as connection:
+                return await work(connection)
+
+        return await colliding(once)
 
     @asynccontextmanager
     async def _transaction(self, *, dry: bool = False) -> AsyncIterator[AsyncConnection]:

@@ -47,6 +47,25 @@ def _now_mysql(_element: Now, _compiler: SQLCompiler, **_options: Any) -> str:
     return "(UNIX_TIMESTAMP(NOW(6)) + 0E0)"
 
 
+async def colliding(transaction: Callable[[], Awaitable[T]]) -> T:
+    """Do a transaction, which is called again where it collides with another, a few times.
+
+    Raises:
+        DatabaseUnavailable: as the transaction does, and where it collides each time.
+    """
+    async for attempt in stamina.retry_context(
+        on=_collided,
+        attempts=_ATTEMPTS,
+        timeout=None,
+        wait_initial=_FIRST_WAIT_S,
+        wait_max=_MAX_WAIT_S,
+        wait_jitter=_FIRST_WAIT_S,
+    ):
+        with attempt:
+            return await transaction()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
 class Writer:
     """Does transactions, each alone on what it touches; one that collides is done again."""
 
@@ -77,18 +96,12 @@ class Writer:
         Raises:
             DatabaseUnavailable: the database cannot be asked in time; nothing is done.
         """
-        async for attempt in stamina.retry_context(
-            on=_collided,
-            attempts=_ATTEMPTS,
-            timeout=None,
-            wait_initial=_FIRST_WAIT_S,
-            wait_max=_MAX_WAIT_S,
-            wait_jitter=_FIRST_WAIT_S,
-        ):
-            with attempt:
-                async with self._transaction() as connection:
-                    return await work(connection)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+
+        async def once() -> T:
+            async with self._transaction() as connection:
+                return await work(connection)
+
+        return await colliding(once)
 
     async def fenced(self, lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """As `run`, while the lease is ours and stays so until the end; it is renewed by this.

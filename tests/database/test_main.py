@@ -48,6 +48,8 @@ _TABLES = (
     " ORDER BY table_name"
 )
 
+_WAITING = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+
 
 def new(field: str = "profile_image", path: str = PATH) -> NewUpload:
     return NewUpload(field, path, "Überfahrt 🚢.jpg", "image/jpeg")
@@ -192,6 +194,48 @@ async def test_uploads_at_once_are_all_queued(main: SqlMainDatabase) -> None:
             group.create_task(main.add(user, [new(), new("logo_image"), new("site_image")]))
     _, total = await main.queue(1)
     assert total == 72
+
+
+async def test_uploads_and_replacements_at_once_are_all_done(main: SqlMainDatabase) -> None:
+    """As InnoDB reads repeatably, each locks gaps that the other inserts into."""
+    ids: list[int] = []
+
+    async def uploads(user: int) -> None:
+        for turn in range(40):
+            path = f"/temp_images/profiles/{user}-profile-{turn}.jpg"
+            ids.extend(await main.add(user, [new(path=path), new("logo_image", path + "l")]))
+
+    async with asyncio.TaskGroup() as group:
+        uploading = [group.create_task(uploads(user)) for user in (1, 2, 3)]
+        while not all(task.done() for task in uploading):
+            if not ids:
+                await asyncio.sleep(0.001)
+                continue
+            await main.complete(ids.pop(), "7")
+            for row in await main.processed():
+                assert await main.replace(row, ADDRESS, PLACES) is not None
+
+
+async def test_a_deadlock_is_tried_again(mariadb: MariaDB, settings: DatabaseSettings) -> None:
+    backend = MariaDBBackend(mariadb)
+    url = backend.empty()
+    await upgrade(url, settings, schema=main_schema(own=True))
+    other = open_engine(url, settings)
+    async with open_main_database(url, settings, own=True) as main:
+        await main.add(456, [new()])
+        async with other.connect() as connection:
+            # Of two that wait for each other the one that has written less is undone.
+            values = ",".join(f"({user})" for user in range(1000, 1200))
+            await connection.exec_driver_sql(f"INSERT INTO user_profiles (user_id) VALUES {values}")
+            await connection.exec_driver_sql("DELETE FROM user_profiles WHERE user_id = 456")
+            adding = asyncio.create_task(main.add(456, [new()]))
+            while await asyncio.to_thread(backend.run, url, _WAITING) != ["1"]:
+                assert not adding.done()
+            await connection.exec_driver_sql("SELECT * FROM pending_images FOR UPDATE")
+            await connection.commit()
+        assert len(await adding) == 1
+        assert (await main.queue(9))[1] == 2
+    await other.dispose()
 
 
 async def test_the_queue_is_bounded_and_tells_its_true_length(main: SqlMainDatabase) -> None:
