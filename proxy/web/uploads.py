@@ -13,7 +13,7 @@ from aiohttp import web
 
 from proxy.errors import BodyTooSlow, SmartserveError
 from proxy.metrics import Outcome
-from proxy.uploading import Stored, Uploader
+from proxy.uploading import Stored, Upload, Uploader
 from proxy.web.bodies import call_for, refuse_packed
 from proxy.web.caching import NO_STORE
 from proxy.web.forms import Form, FormLimits
@@ -49,7 +49,7 @@ class UploadHandler:
         stall_s: float,
         on_refusal: Callable[[str], None],
     ) -> None:
-        """``timeout_s`` is for a whole upload, ``stall_s`` for its next bytes."""
+        """``timeout_s`` is for a whole upload to come in, ``stall_s`` for its next bytes."""
         self._users = users
         self._uploader = uploader
         self._timeout_s = timeout_s
@@ -59,7 +59,7 @@ class UploadHandler:
     async def upload(self, request: web.Request) -> WholeResponse:
         """``PATCH /users/me``: what was stored, when it is on the disk and in the queue."""
         try:
-            stored = await self._within(request)
+            stored = await self._take(request)
         except SmartserveError as error:
             self._on_refusal(REASONS.get(error.status, "unavailable"))
             return problem(error, outcome=_OUTCOME, security=PRIVATE)
@@ -67,22 +67,23 @@ class UploadHandler:
         headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
         return whole(HTTPStatus.OK, headers, orjson.dumps(body), outcome=_OUTCOME)
 
-    async def _within(self, request: web.Request) -> list[Stored]:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._take(request)
-        except TimeoutError as error:
-            raise BodyTooSlow(f"an upload may take {self._timeout_s:g} s") from error
-
     async def _take(self, request: web.Request) -> list[Stored]:
+        """What is stored; only the client is hurried, as what is begun after it may stand."""
         user_id = self._users.identify(request)
         refuse_packed(request)
         form = Form(request, self._limits)
         call_for(request)
         async with self._uploader.begin(user_id) as upload:
-            async for file in form.files():
-                await upload.take(file.field, file.filename, file.pieces())
+            await self._read(form, upload)
             return await upload.finish()
+
+    async def _read(self, form: Form, upload: Upload) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for file in form.files():
+                    await upload.take(file.field, file.filename, file.pieces())
+        except TimeoutError as error:
+            raise BodyTooSlow(f"an upload may take {self._timeout_s:g} s") from error
 
 
 def _public(stored: Stored) -> dict[str, Any]:

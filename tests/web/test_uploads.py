@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 
 import pytest
 from aiohttp import FormData
@@ -229,6 +231,19 @@ async def test_a_body_that_drips_is_cut_as_a_whole(serve: Serve) -> None:
     told = await exchange(server.client.host, server.client.port or 0, sent, *pieces, pause_s=0.03)
     assert [one.status for one in answers(told)] == [408]
     assert await nothing_is_left(server)
+
+
+async def test_a_form_that_came_in_time_is_taken_by_a_slow_database(serve: Serve) -> None:
+    server = await serve(main={**MAIN, "upload_timeout_s": 0.5}, users=USERS)
+    file = server.rooms.settings.main_url.removeprefix("sqlite+aiosqlite:///")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        sending = asyncio.create_task(upload(server))
+        await until(lambda: any(path.suffix == ".jpg" for path in temp_files(server)))
+        await asyncio.sleep(0.8)
+        other.execute("ROLLBACK")
+        await sending
+    assert (await queue(server))["total"] == len(temp_files(server)) == 1
 
 
 async def test_an_honest_upload_may_take_longer_than_a_head(serve: Serve) -> None:
