@@ -19,7 +19,7 @@ run: $(RUNTIME)
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
 
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract chromium npm
+	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract chromium
 	$(BIN)/pytest -n 2 $(TESTS)
 
 # Does real harm to real servers, in some ten minutes, and prints what came of it as a table. Other

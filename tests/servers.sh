@@ -28,9 +28,11 @@ case "$missing" in
     *kustomize*)
         if command -v go >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
             echo "building for the tests: kustomize"
-            GOBIN=/usr/local/bin go install "$kustomize" >/dev/null 2>&1 \
-                && missing=$(echo "$missing" | sed 's/ kustomize//')
+            GOBIN=/usr/local/bin go install "$kustomize" >/dev/null 2>&1
         fi
+        missing=$(echo "$missing" | sed 's/ kustomize//')
+        command -v kustomize >/dev/null 2>&1 \
+            || echo "MISSING: kustomize - what stands in deploy/kubernetes will not be built" >&2
         ;;
 esac
 [ -z "$missing" ] && exit 0
@@ -40,8 +42,13 @@ if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     # A package that starts its server on its own is kept from it: the tests start theirs.
     printf '#!/bin/sh\nexit 101\n' >/tmp/policy-rc.d.$$ && chmod +x /tmp/policy-rc.d.$$
     [ -e /usr/sbin/policy-rc.d ] || cp /tmp/policy-rc.d.$$ /usr/sbin/policy-rc.d
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
-    result=$?
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # Together, or else each for itself: one that is not to be had keeps no other away.
+    result=0
+    apt-get install -y -qq $missing >/dev/null || for package in $missing; do
+        apt-get install -y -qq "$package" >/dev/null || result=1
+    done
     cmp -s /tmp/policy-rc.d.$$ /usr/sbin/policy-rc.d && rm -f /usr/sbin/policy-rc.d
     rm -f /tmp/policy-rc.d.$$
     [ "$result" = 0 ] && exit 0

