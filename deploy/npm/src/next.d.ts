@@ -1,0 +1,8 @@
+export interface LoaderProps {
+  src: string;
+  width: number;
+  quality?: number;
+}
+
+/** For `loader` of next/image, or the default export of `images.loaderFile`. */
+export function smartserveLoader(base: string): (props: LoaderProps) => string;

@@ -1,0 +1,16 @@
+// A provider for @nuxt/image: `src` is a media id, or an address of a picture.
+
+import { defineProvider } from "@nuxt/image/runtime";
+import { parsePicture, pictureUrl } from "./urls.js";
+
+export default defineProvider({
+  getImage(src, { modifiers = {}, baseURL = "" }) {
+    const parsed = parsePicture(src);
+    if (!parsed) return { url: src };
+    const { width, size, dpr, format, background, version } = modifiers;
+    const wished = { width, size, dpr, format, background, version };
+    const given = Object.entries(wished).filter(([, value]) => value !== undefined && value !== "");
+    const operations = { ...parsed.operations, ...Object.fromEntries(given) };
+    return { url: pictureUrl(parsed.base || baseURL, parsed.id, operations) };
+  },
+});

@@ -1,0 +1,31 @@
+// A transformer for unpic: addresses of pictures taken apart, put together, and changed.
+
+import { parsePicture, pictureUrl } from "./urls.js";
+
+export function extract(url) {
+  const parsed = parsePicture(url);
+  if (!parsed) return null;
+  const { width, format, version, ...rest } = parsed.operations;
+  const operations = { width, format, ...rest };
+  for (const name of Object.keys(operations)) {
+    if (operations[name] === undefined) delete operations[name];
+  }
+  return { src: pictureUrl(parsed.base, parsed.id, { version }), operations };
+}
+
+// Heights and qualities are the server's: pictures keep their shape, and look good.
+export function generate(src, operations = {}) {
+  const parsed = parsePicture(src);
+  if (!parsed) return String(src);
+  const { width, format, size, dpr, background } = operations;
+  const wished = { width, format, size, dpr, background };
+  for (const name of Object.keys(wished)) {
+    if (wished[name] === undefined) delete wished[name];
+  }
+  return pictureUrl(parsed.base, parsed.id, { ...parsed.operations, ...wished });
+}
+
+export function transform(src, operations = {}) {
+  const found = extract(src);
+  return found ? generate(found.src, { ...found.operations, ...operations }) : String(src);
+}

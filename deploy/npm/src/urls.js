@@ -1,0 +1,61 @@
+// Addresses of pictures: what the server's own parser takes, and back. No dependency.
+
+// The rungs that the server snaps widths up to; asking for them keeps caches small.
+export const WIDTHS = [
+  16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840,
+];
+
+const ADDRESS = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(\d{1,19})(?:\.(\w+))?(?:\?([^#]*))?(?:#.*)?$/;
+const FORMATS = new Set(["avif", "webp", "jpeg", "png"]);
+
+export const snap = (width) => WIDTHS.find((rung) => rung >= width) ?? WIDTHS.at(-1);
+
+const formatOf = (format) => {
+  const name = format === "jpg" ? "jpeg" : format;
+  return FORMATS.has(name) ? name : undefined;
+};
+
+// The address of a picture. A width goes before a named size; without either the server's default.
+export function pictureUrl(base, id, operations = {}) {
+  const { width, size, dpr, format, background, version } = operations;
+  const query = new URLSearchParams();
+  if (width) query.set("w", snap(Number(width)));
+  else if (size) query.set("size", size);
+  if (dpr && Number(dpr) !== 1) query.set("dpr", dpr);
+  if (formatOf(format)) query.set("format", formatOf(format));
+  if (background === "removed") query.set("bg", "removed");
+  if (version) query.set("v", version);
+  const text = query.toString();
+  return `${base.replace(/\/$/, "")}/serve/${id}${text && `?${text}`}`;
+}
+
+// Take an id (7, "7") or an address apart; null for what is neither.
+export function parsePicture(source) {
+  const match = ADDRESS.exec(String(source));
+  if (!match) return null;
+  const [, origin, route, id, extension, text] = match;
+  if (origin && !route) return null;
+  const query = new URLSearchParams(text);
+  const given = (name) => query.get(name) || undefined;
+  const operations = {
+    width: given("w") && Number(given("w")),
+    size: given("size"),
+    dpr: given("dpr") && Number(given("dpr")),
+    format: formatOf(given("format") ?? extension),
+    background: given("bg"),
+    version: given("v"),
+  };
+  for (const [name, value] of Object.entries(operations)) {
+    if (value === undefined) delete operations[name];
+  }
+  return { base: (origin ?? "").replace(/\/$/, ""), id, operations };
+}
+
+// A srcset of the rungs up to a width, the width itself as the last where the ladder has none.
+export function pictureSrcset(base, id, widest, operations = {}) {
+  const last = Math.min(widest, WIDTHS.at(-1));
+  const rungs = WIDTHS.filter((rung) => rung >= 64 && rung < last);
+  return [...rungs, last]
+    .map((width) => `${pictureUrl(base, id, { ...operations, width })} ${width}w`)
+    .join(", ");
+}

@@ -1,0 +1,55 @@
+"""`deploy/npm`: its modules under Node, alone and inside the packages that they are made for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from proxy.variant import WIDTHS
+from tests.deploy.programs import program
+from tests.serving import ROOT
+
+HERE = Path(__file__).parent
+NPM = ROOT / "deploy" / "npm"
+_INSTALL = ("ci", "--no-audit", "--no-fund", "--omit=optional", "--ignore-scripts")
+
+
+def run(*command: str | Path, at: Path) -> str:
+    done = subprocess.run(command, cwd=at, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_addresses_are_made_and_read_as_the_server_has_them() -> None:
+    told = run(program("node"), "--test", "urls.test.mjs", at=HERE)
+    assert re.search(r"^# fail 0$", told, re.MULTILINE)
+
+
+def test_the_ladder_is_that_of_the_server() -> None:
+    script = "import('./src/urls.js').then((all) => console.log(JSON.stringify(all.WIDTHS)))"
+    assert tuple(json.loads(run(program("node"), "-e", script, at=NPM))) == WIDTHS
+
+
+def test_every_entry_is_there_with_its_types() -> None:
+    entries = json.loads((NPM / "package.json").read_text())["exports"]
+    assert set(entries) == {".", "./react", "./next", "./nuxt", "./unpic"}
+    for entry in entries.values():
+        assert (NPM / entry["default"]).is_file()
+        assert (NPM / entry["types"]).is_file()
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(240)
+def test_they_work_inside_the_packages_that_they_are_made_for(tmp_path: Path) -> None:
+    """Next.js, React, Nuxt Image and unpic as npm has them; their types by the compiler."""
+    place = shutil.copytree(HERE, tmp_path / "tests" / "npm")
+    shutil.copytree(NPM, tmp_path / "deploy" / "npm")
+    run(program("npm"), *_INSTALL, at=place)
+    told = run(program("node"), "--test", "packages.test.mjs", at=place)
+    assert re.search(r"^# fail 0$", told, re.MULTILINE)
+    run(place / "node_modules" / ".bin" / "tsc", "-p", ".", at=place)

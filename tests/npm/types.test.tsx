@@ -1,0 +1,19 @@
+// Compiled, and never run: the types of the modules fit those of the packages.
+
+import type { ImageLoader } from "next/image.js";
+import type { ReactElement } from "react";
+import type { TransformerFunction } from "unpic/types";
+import { smartserveLoader } from "smartserve-image/next";
+import { SmartImage } from "smartserve-image/react";
+import { type SmartserveOperations, transform } from "smartserve-image/unpic";
+import { parsePicture, pictureUrl } from "smartserve-image";
+
+export const loader: ImageLoader = smartserveLoader("https://img.example.org");
+export const transformer: TransformerFunction<SmartserveOperations, undefined> = transform;
+export const shown: ReactElement = (
+  <SmartImage base="https://img.example.org" mediaId={7} alt="" onFinal={(event) => event.type} />
+);
+export const url: string = pictureUrl("", 7, { format: "avif", width: 640 });
+export const id: string | undefined = parsePicture(url)?.id;
+// @ts-expect-error a base is needed
+export const wrong: ReactElement = <SmartImage mediaId={7} />;
