@@ -16,6 +16,7 @@ from proxy.web.headers import Header
 from proxy.web.health import Health
 from proxy.web.info import InfoHandler
 from proxy.web.mediaapi import MediaApiHandler
+from proxy.web.oembed import OembedHandler
 from proxy.web.openapi import describe
 from proxy.web.page import COMPONENT, Component, Page
 from proxy.web.responses import WholeResponse, whole
@@ -36,6 +37,7 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     analyses: AnalysisHandler,
     info: InfoHandler,
     component: Component,
+    oembed: OembedHandler,
     page: Page | None = None,
     trial: TrialHandler | None = None,
     uploads: UploadHandler | None = None,
@@ -52,6 +54,7 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     app.router.add_get("/api/media/analysis/{media_id}", analyses.get)
     app.router.add_get("/info", info.many)
     app.router.add_get("/info/{id}", info.one)
+    app.router.add_get("/oembed", oembed.get)
     app.router.add_get(f"/static/{COMPONENT}", component.get)
     if page is not None:
         app.router.add_get("/", page.index)

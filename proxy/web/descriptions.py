@@ -22,7 +22,7 @@ def version_of(facts: MediaFacts) -> str:
     return facts.content_hash[:_VERSION_DIGITS]
 
 
-def ladder(facts: MediaFacts) -> list[tuple[int, int]]:
+def ladder(facts: MediaFacts, *, smallest: int = _SMALLEST) -> list[tuple[int, int]]:
     """The rungs that are worth asking for, each with the width that the picture has there.
 
     The last one gives the picture's own width, where the ladder reaches as far.
@@ -32,7 +32,7 @@ def ladder(facts: MediaFacts) -> list[tuple[int, int]]:
         width = plan_geometry(SizeSpec("", rung, None), facts).width
         if width not in rungs:
             rungs[width] = rung
-    worth = {width: rung for width, rung in rungs.items() if width >= _SMALLEST}
+    worth = {width: rung for width, rung in rungs.items() if width >= smallest}
     return [(rung, width) for width, rung in (worth or rungs).items()]
 
 
@@ -116,4 +116,5 @@ def _links(media_id: int) -> dict[str, str]:
         "self": f"/info/{media_id}",
         "picture": f"/serve/{media_id}",
         "component": "/static/smart-image.js",
+        "oembed": "/oembed",
     }

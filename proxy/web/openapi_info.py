@@ -81,6 +81,24 @@ PICTURE: Json = {
     },
 }
 
+_SIDE: Json = {"type": "integer", "minimum": 1}
+_PHOTO: Json = {
+    "type": "object",
+    "required": ["version", "type", "url", "width", "height"],
+    "properties": {
+        "version": {"const": "1.0"},
+        "type": {"const": "photo"},
+        "url": {"type": "string", "pattern": "^https?://"},
+        "width": _SIDE,
+        "height": _SIDE,
+        "thumbnail_url": {"type": "string", "pattern": "^https?://"},
+        "thumbnail_width": _SIDE,
+        "thumbnail_height": _SIDE,
+        "provider_name": {"type": "string"},
+        "provider_url": {"type": "string"},
+        "cache_age": {"type": "integer"},
+    },
+}
 _MISSING: Json = {
     "type": "object",
     "required": ["id", "status", "detail"],
@@ -139,6 +157,42 @@ def info_paths() -> Json:
             },
         },
         "/info": {"parameters": [ids], "get": many},
+        "/oembed": _oembed(),
+    }
+
+
+def _oembed() -> Json:
+    url = {
+        "name": "url",
+        "in": "query",
+        "required": True,
+        "description": "The address of a picture of this server.",
+        "schema": {"type": "string", "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/"},
+        "example": "http://localhost/serve/1",
+    }
+    side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
+    form = {"type": "string", "enum": ["json", ""], "default": "json"}
+    sides = [
+        {"name": name, "in": "query", "schema": side, "description": "In pixels, at most."}
+        for name in ("maxwidth", "maxheight")
+    ]
+    kind = {
+        "name": "format",
+        "in": "query",
+        "schema": form,
+        "description": "xml, which is not spoken, is a 501.",
+    }
+    return {
+        "parameters": [url, *sides, kind],
+        "get": {
+            "operationId": "oembed",
+            "summary": "A picture as a photo of oEmbed 1.0.",
+            "responses": {
+                **found(_PHOTO),
+                **told(*_PROBLEMS),
+                **_described({"501": "The format is not spoken."}),
+            },
+        },
     }
 
 
@@ -193,7 +247,7 @@ _HOME = {"403": "Not a browser on the machine of the server, asking by its own p
 def page_paths(*, trial: bool) -> Json:
     """The addresses that the page asks, with those for who tries the server where he sits at it."""
     before = {"name": "before", "in": "query", "schema": {"type": "string", "pattern": _ID_OR_NONE}}
-    limit = {"name": "limit", "in": "query", "schema": {"type": "integer", **_LIMITS}}
+    limit = {"name": "limit", "in": "query", "schema": {"anyOf": [_LIMIT, {"const": ""}]}}
     paths = {
         "/api/gallery": {
             "parameters": [
@@ -213,7 +267,7 @@ def page_paths(*, trial: bool) -> Json:
 
 
 _ID_OR_NONE = f"^({_ID_PATTERN})?$"
-_LIMITS = {"minimum": 1, "maximum": 100, "default": 40}
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": 100, "default": 40}
 
 
 def _explained() -> Json:

@@ -27,6 +27,7 @@ from proxy.web.frontdesk import Frontdesk
 from proxy.web.health import Health
 from proxy.web.hot import HotAnswers
 from proxy.web.info import InfoHandler
+from proxy.web.oembed import OembedHandler
 from proxy.web.page import COMPONENT, Component, Page
 from proxy.web.runner import Runner
 from proxy.web.serve import PictureHandler
@@ -85,6 +86,7 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
         analyses=_analyses(rooms),
         info=_info(rooms),
         component=Component(files[COMPONENT]),
+        oembed=_oembed(rooms),
         page=Page(files, order=settings.encoders.order) if has_page(settings) else None,
         trial=_trial(settings, main),
         uploads=None if main is None else main.uploads(rooms.metrics),
@@ -134,6 +136,15 @@ def _info(rooms: Rooms) -> InfoHandler:
         delivery=rooms.delivery,
         describer=rooms.describer,
         planner=rooms.planner,
+        lifetimes=rooms.settings.lifetimes,
+    )
+
+
+def _oembed(rooms: Rooms) -> OembedHandler:
+    return OembedHandler(
+        database=rooms.storage.database,
+        inspector=rooms.inspector,
+        public_url=rooms.settings.server.public_url,
         lifetimes=rooms.settings.lifetimes,
     )
 

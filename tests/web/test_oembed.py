@@ -1,0 +1,114 @@
+"""``/oembed``: photos by their addresses."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+from PIL import Image
+
+from tests.serving import Library, Serve, Serving
+
+ELSEWHERE = "http://elsewhere.example/serve/2"
+
+
+def base(server: Serving) -> str:
+    return f"http://{server.client.host}:{server.client.port}"
+
+
+async def photo(server: Serving, url: str, more: str = "") -> dict[str, Any]:
+    answer = await server.client.get(f"/oembed?url={quote(url, safe='')}{more}")
+    assert answer.status == 200, await answer.text()
+    told: dict[str, Any] = await answer.json()
+    return told
+
+
+@pytest.mark.parametrize(
+    "path", ["/serve/2", "/serve/2.webp?size=grid", "/api/images/2", "/info/2"]
+)
+async def test_a_photo_is_told_with_what_is_served(path: str, server: Serving) -> None:
+    told = await photo(server, base(server) + path, "&format=json")
+    assert (told["version"], told["type"]) == ("1.0", "photo")
+    assert told["provider_url"] == base(server)
+    for prefix in ("", "thumbnail_"):
+        answer = await server.client.get(
+            urlsplit(told[f"{prefix}url"])._replace(scheme="", netloc="").geturl(),
+            headers={"Accept": "image/webp"},
+        )
+        picture = Image.open(io.BytesIO(await answer.read()))
+        assert picture.size == (told[f"{prefix}width"], told[f"{prefix}height"])
+        assert "immutable" in answer.headers["Cache-Control"]
+
+
+@pytest.mark.parametrize(
+    ("more", "width"),
+    [
+        ("", 768),
+        ("&maxwidth=9999", 768),
+        ("&maxwidth=640", 640),
+        ("&maxwidth=639", 384),
+        ("&maxheight=200", 256),
+        ("&maxwidth=300&maxheight=9999", 256),
+        ("&maxwidth=3", 16),
+        ("&maxwidth=", 768),
+    ],
+)
+async def test_it_is_the_largest_that_the_consumer_takes(
+    more: str, width: int, server: Serving
+) -> None:
+    told = await photo(server, f"{base(server)}/serve/2", more)
+    assert told["width"] == width
+    assert told["thumbnail_width"] == min(width, 384)
+
+
+async def test_the_public_address_is_known_as_well(serve: Serve) -> None:
+    server = await serve(server={"public_url": "https://img.example.org"})
+    told = await photo(server, "https://img.example.org/serve/2")
+    assert told["url"].startswith("https://img.example.org/serve/2?w=")
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        (ELSEWHERE, 404),
+        ("{base}/serve/99", 404),
+        ("{base}/photo.jpg", 404),
+        ("{base}/serve/x", 404),
+        ("", 400),
+        ("/serve/2", 400),
+        ("ftp://elsewhere.example/serve/2", 400),
+        ("http://[::1/serve/2", 400),
+    ],
+)
+async def test_what_is_no_picture_of_ours_is_a_problem(
+    url: str, status: int, server: Serving
+) -> None:
+    asked = quote(url.format(base=base(server)), safe="")
+    answer = await server.client.get(f"/oembed?url={asked}")
+    assert answer.status == status
+    assert answer.content_type == "application/problem+json"
+
+
+async def test_xml_is_not_spoken(server: Serving) -> None:
+    answer = await server.client.get("/oembed?url=http://localhost/serve/1&format=xml")
+    assert answer.status == 501
+
+
+@pytest.mark.parametrize(
+    "more", ["maxwidth=0", "maxwidth=x", "maxheight=-1", "maxwidth=123456", "format=yaml"]
+)
+async def test_a_parameter_that_cannot_be_is_a_400(more: str, server: Serving) -> None:
+    answer = await server.client.get(f"/oembed?url={base(server)}/serve/2&{more}")
+    assert answer.status == 400
+
+
+async def test_it_may_be_kept_and_read_by_any_page(server: Serving, library: Library) -> None:
+    url = f"/oembed?url={base(server)}/serve/{library.ids['badge']}"
+    answer = await server.client.get(url)
+    assert answer.headers["Cache-Control"] == "public, max-age=3600"
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    again = await server.client.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status == 304
+    assert server.metric("smartserve_requests_total", route="oembed") == 2
