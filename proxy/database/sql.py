@@ -38,7 +38,7 @@ from proxy.database.engine import (
     translated,
 )
 from proxy.database.tables import media_facts, media_fallbacks, media_files
-from proxy.errors import DatabaseUnavailable
+from proxy.errors import CommitUncertain, DatabaseUnavailable
 from proxy.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 
@@ -267,12 +267,22 @@ class SqlMediaDatabase:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with (
-            self._bounded(),
-            connected(self._engine, self._settings) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        """What is not committed is rolled back with its connection's end.
+
+        Raises:
+            CommitUncertain: it is not known whether it stands; otherwise it does not.
+        """
+        committing = False
+        try:
+            async with self._bounded(), connected(self._engine, self._settings) as connection:
+                yield connection
+                committing = True
+                await connection.commit()
+        except DatabaseUnavailable as error:
+            if not committing:
+                raise
+            wait_s = error.retry_after_s
+            raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
 
     async def _read(self, query: Executable, **values: Any) -> Sequence[Row[Any]]:
         async with self._bounded():

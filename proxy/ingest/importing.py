@@ -15,7 +15,13 @@ from typing import Protocol
 import aiofiles
 
 from proxy.database import MediaCatalogue, NewMedia
-from proxy.errors import SourceTooLarge, UndecodableSource, UnsupportedSource
+from proxy.errors import (
+    CommitUncertain,
+    SmartserveError,
+    SourceTooLarge,
+    UndecodableSource,
+    UnsupportedSource,
+)
 from proxy.formats import SOURCE_MEDIA_TYPES
 from proxy.ingest.checking import Checker
 from proxy.ingest.naming import readable
@@ -29,6 +35,9 @@ class OriginalStore(Protocol):
 
     async def add(self, path: str, source: int | Path) -> bool:
         """Copy a file below the root, durably; False where one of that name is there."""
+
+    async def remove(self, path: str) -> bool:
+        """Take an original away again; False where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +90,11 @@ class Importer:
         self._adding = asyncio.Lock()
 
     async def take(self, path: Path, *, user_id: int, data_type: DataType) -> Imported | Refused:
-        """Import one file; of a file that cannot be served nothing stays.
+        """Import one file; a file that cannot be served is refused, and nothing of it stays.
 
         Raises:
-            CapacityError: the database or the workers cannot be had. What was filed stays: its row
-                may have been written though nobody could say so, and the next import finds it.
+            CapacityError: the database or the workers cannot be had; nothing of the file stays,
+                but where it is `CommitUncertain`: then it may be a medium.
         """
         try:
             result = await self._check(path)
@@ -108,19 +117,28 @@ class Importer:
         self, path: Path, result: ProbeResult, *, user_id: int, data_type: DataType
     ) -> int:
         bulk_path = self._bulk_path(path, result)
-        await self._originals.add(bulk_path, path)
-        return await self._catalogue.add(
-            NewMedia(
-                user_id=user_id,
-                data_type=data_type,
-                original_name=path.name[-255:],
-                mime_type=SOURCE_MEDIA_TYPES[result.source_type],
-                file_size=result.byte_size,
-                bulk_path=bulk_path,
-                status=MediaStatus.COMPLETED,
-            ),
-            to_facts(result, bulk_path),
-        )
+        added = await self._originals.add(bulk_path, path)
+        try:
+            return await self._catalogue.add(
+                NewMedia(
+                    user_id=user_id,
+                    data_type=data_type,
+                    original_name=path.name[-255:],
+                    mime_type=SOURCE_MEDIA_TYPES[result.source_type],
+                    file_size=result.byte_size,
+                    bulk_path=bulk_path,
+                    status=MediaStatus.COMPLETED,
+                ),
+                to_facts(result, bulk_path),
+            )
+        except CommitUncertain:
+            # The row may stand, or come yet: it would be one without its file.
+            raise
+        except SmartserveError:
+            # A file that was there is that of another's row.
+            if added:
+                await self._originals.remove(bulk_path)
+            raise
 
     def _bulk_path(self, path: Path, result: ProbeResult) -> str:
         """``bulk/2025-01-15/<name>-<hash>.<type>``: readable, and never taken twice in a day."""

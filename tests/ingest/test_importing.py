@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.database import NewMedia
+from proxy.database.engine import open_engine, open_reader
 from proxy.database.sql import SqlMediaDatabase
-from proxy.errors import DatabaseUnavailable
+from proxy.errors import CommitUncertain, DatabaseUnavailable
 from proxy.ingest.importing import Imported, Importer, Refused, walk
 from proxy.media import DataType, MediaFacts
 from tests.serving import SAMPLES, Serve, Serving
@@ -102,32 +103,49 @@ async def test_nothing_stays_where_the_database_refuses(server: Serving, tmp_pat
     assert originals(server) == before
 
 
-class Unanswering(SqlMediaDatabase):
-    """Writes a row, and cannot say that it did."""
+class Refusing(SqlMediaDatabase):
+    """Knows no picture, and adds none."""
+
+    error: DatabaseUnavailable
+
+    async def find_by_hash(self, content_hash: str) -> None:
+        """Another process had not committed its row yet."""
 
     async def add(self, new: NewMedia, facts: MediaFacts) -> int:
-        await super().add(new, facts)
-        raise DatabaseUnavailable("the answer was lost")
+        raise self.error
 
 
-async def test_an_original_stays_where_its_row_may_have_been_written(
-    server: Serving, tmp_path: Path
-) -> None:
+async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> None:
+    settings, rooms = server.rooms.settings.database, server.rooms
+    url = settings.url or f"sqlite+aiosqlite:///{rooms.settings.data_path / 'smartserve.db'}"
+    catalogue = Refusing(open_engine(url, settings), open_reader(url, settings), settings)
+    catalogue.error = error
+    async with catalogue:
+        importer = Importer(
+            catalogue=catalogue, originals=rooms.storage.sources, checker=rooms.checker
+        )
+        with pytest.raises(DatabaseUnavailable):
+            await importer.take(path, user_id=3, data_type=DataType.EVENT)
+
+
+async def test_the_file_of_anothers_row_stays(server: Serving, tmp_path: Path) -> None:
     path = tmp_path / "new.jpg"
-    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes() + b" of another kind")
-    rooms = server.rooms
-    catalogue = rooms.storage.catalogue
-    unanswering = Unanswering.__new__(Unanswering)
-    unanswering.__dict__.update(catalogue.__dict__)
-    importer = Importer(
-        catalogue=unanswering, originals=rooms.storage.sources, checker=rooms.checker
-    )
-    with pytest.raises(DatabaseUnavailable):
-        await importer.take(path, user_id=3, data_type=DataType.EVENT)
-    again = await take(server, path)
-    assert isinstance(again, Imported)
-    assert again.known
-    assert (await server.client.get(f"/serve/{again.media_id}")).status == 200
+    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
+    before = originals(server)
+    await refused(server, path, DatabaseUnavailable("away", retry_after_s=1))
+    assert originals(server) == before
+    await take(server, path)
+    after = originals(server)
+    await refused(server, path, DatabaseUnavailable("away", retry_after_s=1))
+    assert originals(server) == after
+
+
+async def test_a_file_whose_row_may_stand_stays(server: Serving, tmp_path: Path) -> None:
+    path = tmp_path / "new.jpg"
+    path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
+    before = originals(server)
+    await refused(server, path, CommitUncertain("slow", retry_after_s=1))
+    assert len(originals(server)) == len(before) + 1
 
 
 def test_folders_are_walked_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:
