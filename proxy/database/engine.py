@@ -9,8 +9,9 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import aiomysql
 from sqlalchemy import URL, Executable, QueuePool, Row, create_engine, event, make_url
@@ -31,13 +32,18 @@ _PING_PART = 1 / 3
 
 
 def open_engine(
-    url: str, settings: DatabaseSettings, *, isolation: str | None = None, durable: bool = False
+    url: str,
+    settings: DatabaseSettings,
+    *,
+    isolation: str | None = None,
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
 ) -> AsyncEngine:
     """An engine that has not connected yet; the caller disposes of it.
 
     The folder of an SQLite file is made where it is missing. ``mariadb`` URLs are taken as
     ``mysql``: one dialect, one set of types. ``isolation`` is that of its transactions there, in
-    place of the server's own. With ``durable`` what SQLite has committed outlives a power cut too.
+    place of the server's own. ``synchronous`` is SQLite's: with FULL what is committed stands after
+    a power cut too, with NORMAL the last commits may be gone.
 
     Raises:
         ConfigurationError: for a URL of another kind, which is not repeated as it may hold a
@@ -45,7 +51,7 @@ def open_engine(
     """
     parsed = _parsed(url)
     if _in_file(parsed):
-        return _sqlite_engine(parsed, settings, durable=durable)
+        return _sqlite_engine(parsed, settings, synchronous)
     options = {} if isolation is None else {"isolation_level": isolation}
     return _mysql_engine(parsed, settings, **options)
 
@@ -152,14 +158,12 @@ def _make_folder(folder: Path) -> None:
         raise ConfigurationError([f"database.url: {folder}: {error.strerror}"]) from error
 
 
-def _sqlite_engine(url: URL, settings: DatabaseSettings, *, durable: bool) -> AsyncEngine:
+def _sqlite_engine(url: URL, settings: DatabaseSettings, synchronous: str) -> AsyncEngine:
     """No ping before each use: a file does not hang up."""
     _make_folder(Path(str(url.database)).parent)
     options = {"connect_args": {"timeout": _busy_s(settings)}}
     engine = create_async_engine(url, **_pool_options(settings), **options)
-    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
-    if durable:
-        event.listen(engine.sync_engine, "connect", _make_durable)
+    event.listen(engine.sync_engine, "connect", partial(_set_up_sqlite, synchronous=synchronous))
     return engine
 
 
@@ -167,15 +171,9 @@ def _busy_s(settings: DatabaseSettings) -> float:
     return settings.query_timeout_s * _BUSY_PART
 
 
-def _make_durable(connection: Any, _record: object) -> None:
+def _set_up_sqlite(connection: Any, _record: object, *, synchronous: str = "NORMAL") -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.execute("PRAGMA foreign_keys = ON")
     # Refused where another process is switching at this moment, for which SQLite does not
     # wait, or where the file can only be read; either way the connection is good.

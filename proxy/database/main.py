@@ -101,9 +101,9 @@ def open_main_database(url: str, settings: DatabaseSettings, *, own: bool) -> Sq
         ConfigurationError: for a URL of a kind that is not spoken to.
     """
     pool = settings.model_copy(update={"pool_size": _POOL})
-    # Users are told that an upload is in: it has to be there after a power cut. And where isolation
-    # is the server's own, uploads and replacements lock each other's gaps.
-    engine = open_engine(url, pool, isolation="READ COMMITTED", durable=True)
+    # Where it is the server's own, uploads and replacements lock each other's gaps. FULL, as an
+    # upload is answered once it is durable: nobody would send it again.
+    engine = open_engine(url, pool, isolation="READ COMMITTED", synchronous="FULL")
     return SqlMainDatabase(engine, pool, own=own)
 
 
@@ -174,12 +174,6 @@ class SqlMainDatabase:
             if total == limit:
                 total = await connection.scalar(_LENGTH) or total
             return [_pending(row) for row in rows], total
-
-    async def find(self, pending_id: int) -> PendingImage | None:
-        """An upload, whatever has become of it, or None."""
-        async with self._bounded() as connection:
-            row = (await connection.execute(_BY_ID, {"id": pending_id})).one_or_none()
-            return None if row is None else _pending(row)
 
     async def complete(self, pending_id: int, media_id: str) -> PendingImage:
         """Note which medium an upload has become; again for the same one it changes nothing.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from proxy.database import migrating
 from proxy.database.engine import open_engine
@@ -48,6 +49,7 @@ _TABLES = (
     " ORDER BY table_name"
 )
 
+_NORMAL, _FULL = 1, 2
 _WAITING = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
 
 
@@ -359,6 +361,18 @@ async def test_a_cancelled_change_leaves_nothing(main: SqlMainDatabase) -> None:
     rows, total = await main.queue(100)
     assert total == len(rows) == total // 2 * 2
     assert len(await main.add(1, [new()])) == 1
+
+
+async def test_uploads_are_durable_in_a_file_of_sqlite(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
+    async with open_main_database(url, settings, own=True) as main, main._bounded() as connection:
+        assert await connection.scalar(text("PRAGMA synchronous")) == _FULL
+    engine = open_engine(url, settings)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("PRAGMA synchronous")) == _NORMAL
+    await engine.dispose()
 
 
 async def test_a_commit_that_is_not_answered_is_told_apart(
