@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Row, String, bindparam, func, select, type_coerce
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.database.engine import connected, dispose, open_engine, translated
@@ -203,7 +204,7 @@ class SqlMainDatabase:
         return await self._run(work)
 
     async def fail(self, pending_id: int) -> PendingImage:
-        """Note that an upload has failed; again it changes nothing.
+        """Note that an upload has failed, and name it in no profile; again it changes nothing.
 
         Raises:
             PendingNotFound: there is no such upload.
@@ -216,6 +217,7 @@ class SqlMainDatabase:
                 raise PendingConflict("this upload has become a medium")
             if row.status is PendingStatus.PENDING:
                 await _change(connection, pending_id, status=PendingStatus.FAILED)
+                await self._unname(connection, row.image_path)
             return row
 
         return await self._run(work)
@@ -294,6 +296,13 @@ class SqlMainDatabase:
         for place in places:
             dialect = connection.dialect.name
             await connection.execute(making(place, user_id, path, dialect=dialect))
+
+    async def _unname(self, connection: AsyncConnection, path: str) -> None:
+        """Take a path out of the profiles, as its file goes."""
+        for place in sorted(await self._places(connection)):
+            # Others may not allow NULL; only the statement is undone by that.
+            with suppress(IntegrityError):
+                await connection.execute(replacing(place, path, None))
 
     async def _run(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry: bool = False

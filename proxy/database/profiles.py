@@ -136,8 +136,8 @@ def present(connection: Connection) -> frozenset[Place]:
     return frozenset(found)
 
 
-def replacing(place: Place, old: str, new: str) -> Executable:
-    """Put one address in the place of another, wherever exactly that one stands."""
+def replacing(place: Place, old: str, new: str | None) -> Executable:
+    """Put one address, or none, in the place of another, wherever exactly that one stands."""
     table = _TABLES[place.table]
     column = table.c[place.column]
     return table.update().where(column == old).values({column: new})

@@ -283,6 +283,36 @@ async def test_an_upload_comes_to_one_end(main: SqlMainDatabase) -> None:
     assert (counts[PendingStatus.PROCESSED], counts[PendingStatus.FAILED]) == (1, 1)
 
 
+async def test_a_failed_upload_is_named_in_no_profile(
+    main: SqlMainDatabase, backend: Backend, url: str
+) -> None:
+    (failed,) = await main.add(456, [new()])
+    await main.add(457, [new(path=PATH + "x")])
+    await main.fail(failed)
+    told = backend.run(url, "SELECT profile_image_path FROM user_profiles ORDER BY user_id")
+    assert told in (["None", PATH + "x"], ["NULL", PATH + "x"])
+
+
+@pytest.mark.parametrize(("null", "left"), [("NULL", "NULL"), ("NOT NULL", PATH)])
+async def test_a_failed_upload_leaves_the_profiles_of_others_where_it_may(
+    foreign: tuple[MariaDBBackend, str], settings: DatabaseSettings, null: str, left: str
+) -> None:
+    backend, url = foreign
+    column = f"profile_image_path VARCHAR(255) {null}"
+    backend.run(
+        url,
+        f"DELETE FROM user_profiles WHERE user_id = 457;"
+        f"UPDATE user_profiles SET profile_image_path = '';"
+        f"ALTER TABLE user_profiles MODIFY {column}",
+    )
+    await upgrade(url, settings, schema=main_schema(own=False))
+    async with open_main_database(url, settings, own=False) as main:
+        (failed,) = await main.add(456, [new()])
+        await main.fail(failed)
+        assert (await main.counts())[PendingStatus.FAILED] == 1
+    assert backend.run(url, "SELECT profile_image_path FROM user_profiles") == [left]
+
+
 async def test_addresses_take_the_place_of_exactly_that_path(
     main: SqlMainDatabase, backend: Backend, url: str
 ) -> None:
