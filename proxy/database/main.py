@@ -176,6 +176,12 @@ class SqlMainDatabase:
                 total = await connection.scalar(_LENGTH) or total
             return [_pending(row) for row in rows], total
 
+    async def find(self, pending_id: int) -> PendingImage | None:
+        """An upload, whatever has become of it, or None."""
+        async with self._bounded() as connection:
+            row = (await connection.execute(_BY_ID, {"id": pending_id})).one_or_none()
+            return None if row is None else _pending(row)
+
     async def complete(self, pending_id: int, media_id: str) -> PendingImage:
         """Note which medium an upload has become; again for the same one it changes nothing.
 

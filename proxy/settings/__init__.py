@@ -60,7 +60,6 @@ __all__ = [
     "admin_key",
     "has_page",
     "has_trial",
-    "is_embedded",
     "kept_key",
     "load_settings",
     "main_api_key",

@@ -187,8 +187,8 @@ def _parse_ids(text: str) -> list[int]:
 
 
 def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:
-    before = _parse_id("before", values.get("before") or str(MAX_MEDIA_ID))
-    limit = values.get("limit") or str(_DEFAULT_LIMIT)
+    before = _parse_id("before", values.get("before", str(MAX_MEDIA_ID)))
+    limit = values.get("limit", str(_DEFAULT_LIMIT))
     if not _LIMIT.fullmatch(limit) or not 1 <= int(limit) <= _MAX_LIMIT:
         raise BadParameter("limit", f"a whole number from 1 to {_MAX_LIMIT}")
     return min(before, MAX_MEDIA_ID), int(limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -39,6 +40,13 @@ document.addEventListener("securitypolicyviolation", (event) => {
   window.violations.push(`${event.violatedDirective}: ${event.blockedURI}`);
 });
 """
+
+
+async def until(page: Page, expression: str) -> None:
+    """Return when an expression is true in a page; Playwright's own wait needs ``unsafe-eval``."""
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while not await page.evaluate(expression):  # noqa: ASYNC110 - another process has no events
+            await asyncio.sleep(0.05)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import re
 
 from playwright.async_api import Page, expect
 
-from tests.page.conftest import PATIENCE_MS, Visit
+from tests.page.conftest import PATIENCE_MS, Visit, until
 
 
 async def fact(page: Page, name: str) -> str:
@@ -86,7 +86,7 @@ async def test_all_formats_stand_side_by_side(visit: Visit) -> None:
 
 async def test_two_formats_are_compared_pixel_by_pixel(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
-    await page.wait_for_function("document.querySelector('#over').naturalWidth === 768")
+    await until(page, "document.querySelector('#over').naturalWidth === 768")
     assert await page.input_value("#left") == "jpeg"
     assert await page.input_value("#right") == "avif"
     await page.select_option("#zoom", "4")
@@ -160,7 +160,7 @@ async def test_a_picture_has_an_address_of_its_own(visit: Visit) -> None:
     await visit.page.wait_for_selector("#picture.there")
     await expect(visit.page.locator("#inspector-title")).to_have_text("kodak-03.jpg")
     await visit.page.keyboard.press("Escape")
-    await visit.page.wait_for_function("location.hash === ''")
+    await until(visit.page, "location.hash === ''")
 
 
 async def test_what_cannot_be_had_is_told_in_words(visit: Visit) -> None:

@@ -14,7 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, expect
 
 from proxy.web.files import STATIC
-from tests.page.conftest import PATIENCE_MS, Visit, tab
+from tests.page.conftest import PATIENCE_MS, Visit, tab, until
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Elsewhere</title>
 <link rel="icon" href="data:,">
@@ -139,8 +139,8 @@ async def test_the_page_does_not_jump_where_its_shape_is_written(host: Host) -> 
 async def test_its_shape_is_that_of_the_picture_before_a_byte_of_it_is_there(host: Host) -> None:
     await host.page.route("**/serve/**", lambda route: None)
     page = await host.show('<smart-image media-id="2" alt=""></smart-image>', state="loading")
-    await page.wait_for_function(
-        "document.querySelector('smart-image').shadowRoot.querySelector('.blur')?.complete"
+    await until(
+        page, "document.querySelector('smart-image').shadowRoot.querySelector('.blur')?.complete"
     )
     height = await image(page, "host.clientHeight")
     assert height == pytest.approx(800 * 512 / 768, abs=1)
@@ -213,8 +213,8 @@ async def test_a_draft_is_replaced_by_its_final(host: Host) -> None:
     await expect(page.locator("smart-image")).to_have_attribute(
         "state", "final", timeout=PATIENCE_MS
     )
-    await page.wait_for_function(
-        "document.querySelector('smart-image').shadowRoot.querySelector('.image').complete"
+    await until(
+        page, "document.querySelector('smart-image').shadowRoot.querySelector('.image').complete"
     )
     first, *later = host.pictures()
     final = [url for url in later if re.search(r"v=[0-9a-f]{16}f", url)]
@@ -240,9 +240,10 @@ async def test_a_picture_that_breaks_says_so_too(host: Host) -> None:
 async def test_another_id_shows_another_picture(host: Host) -> None:
     page = await host.show('<smart-image media-id="2" size="small" alt=""></smart-image>')
     await page.evaluate("document.querySelector('smart-image').setAttribute('media-id', '4')")
-    await page.wait_for_function(
+    await until(
+        page,
         "document.querySelector('smart-image').shadowRoot.querySelector('.image')"
-        "?.currentSrc.includes('/serve/4?')"
+        "?.currentSrc.includes('/serve/4?')",
     )
 
 
