@@ -32,7 +32,7 @@ from proxy.web.serve import servable
 MAX_IDS = 100
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
 _ID = re.compile(r"[0-9]{1,19}", re.ASCII)
-_LIMIT = re.compile(r"[0-9]{1,3}", re.ASCII)
+_LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 _UNDER_WAY = 4
 """Pictures of a list that are described at once; a worker is asked for fewer by the describer."""
 
@@ -187,8 +187,8 @@ def _parse_ids(text: str) -> list[int]:
 
 
 def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:
-    before = _parse_id("before", values.get("before", str(MAX_MEDIA_ID)))
-    limit = values.get("limit", str(_DEFAULT_LIMIT))
-    if not _LIMIT.fullmatch(limit) or not 1 <= int(limit) <= _MAX_LIMIT:
+    before = _parse_id("before", values.get("before") or str(MAX_MEDIA_ID))
+    limit = values.get("limit") or str(_DEFAULT_LIMIT)
+    if not _LIMIT.fullmatch(limit):
         raise BadParameter("limit", f"a whole number from 1 to {_MAX_LIMIT}")
     return min(before, MAX_MEDIA_ID), int(limit)

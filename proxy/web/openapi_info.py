@@ -247,7 +247,7 @@ _HOME = {"403": "Not a browser on the machine of the server, asking by its own p
 def page_paths(*, trial: bool) -> Json:
     """The addresses that the page asks, with those for who tries the server where he sits at it."""
     before = {"name": "before", "in": "query", "schema": {"type": "string", "pattern": _ID_OR_NONE}}
-    limit = {"name": "limit", "in": "query", "schema": {"anyOf": [_LIMIT, {"const": ""}]}}
+    limit = {"name": "limit", "in": "query", "schema": {"type": "string", "pattern": _LIMIT}}
     paths = {
         "/api/gallery": {
             "parameters": [
@@ -267,7 +267,7 @@ def page_paths(*, trial: bool) -> Json:
 
 
 _ID_OR_NONE = f"^({_ID_PATTERN})?$"
-_LIMIT = {"type": "integer", "minimum": 1, "maximum": 100, "default": 40}
+_LIMIT = "^(?:[1-9][0-9]?|100)?$"
 
 
 def _explained() -> Json:

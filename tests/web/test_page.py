@@ -163,7 +163,7 @@ async def test_placeholders_are_listed_once_they_are_known(server: Serving) -> N
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=", "before=", "limit=0", "limit=101", "limit=x", "before=x", "before=-1"]
+    "query", ["limit=0", "limit=101", "limit=x", "before=x", "before=-1"]
 )
 async def test_a_page_that_cannot_be_is_a_400(query: str, server: Serving) -> None:
     assert (await server.client.get(f"/api/gallery?{query}")).status == 400
