@@ -27,7 +27,7 @@ test: $(DEVELOPMENT)
 # TESTS=tests/deploy (what a live Prometheus sees of three faults), TESTS=tests/ingest, and
 # TESTS=tests/npm (inside Next.js, React, Nuxt and unpic).
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract npm
+	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract npm chromium
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
 
 # Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that

@@ -34,6 +34,8 @@ SETTINGS = {
     "WORKERS__COUNT": "2",
 }
 PATIENCE_MS = 30_000
+FINAL_MS = 90_000
+"""Finals are made when the machine has nothing else to do, which may take a while."""
 WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -89,6 +91,18 @@ class Visit:
         await page.get_by_role("button", name=f"Inspect {name}").click()
         await page.wait_for_selector("#picture.there")
         return page
+
+
+async def until(page: Page, script: str) -> None:
+    """Return when a script gives true; `wait_for_function` has the page evaluate text, which it
+    must not.
+
+    Raises:
+        TimeoutError: it never does.
+    """
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while not await page.evaluate(script):
+            await page.wait_for_timeout(50)
 
 
 @asynccontextmanager

@@ -99,6 +99,7 @@ async def test_what_is_no_picture_is_refused_with_the_reason(visit: Visit, tmp_p
     assert "415" in visit.complaints.pop()
 
 
+@pytest.mark.drill
 async def test_without_uploads_there_is_no_drop_zone(
     browser: Browser, library: Library, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import re
 
 from playwright.async_api import Page, expect
 
-from tests.page.conftest import PATIENCE_MS, Visit, until
+from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, until
 
 
 async def fact(page: Page, name: str) -> str:
@@ -55,6 +55,17 @@ async def test_size_width_dpr_format_and_background_are_asked_for(visit: Visit) 
     await expect(page.locator("#url")).to_contain_text("?w=384&")
 
 
+async def test_a_picture_keeps_its_shape_however_little_room_there_is(visit: Visit) -> None:
+    await visit.page.set_viewport_size({"width": 1000, "height": 420})
+    page = await visit.inspect("logo.png")
+    await settled(page)
+    box = await page.locator("#picture").bounding_box()
+    assert box is not None
+    assert box["height"] < 300
+    fit = await page.evaluate("getComputedStyle(document.querySelector('#picture')).objectFit")
+    assert fit == "contain"
+
+
 async def test_a_background_that_is_cut_out_has_no_jpeg(visit: Visit) -> None:
     page = await visit.inspect("logo.png")
     await ask(page, "format", "jpeg")
@@ -70,7 +81,7 @@ async def test_a_draft_is_followed_by_its_final_while_one_looks(visit: Visit) ->
     await page.select_option("#size", "small")
     await expect(page.locator("#stage")).to_have_text("Draft")
     draft = await page.get_attribute("#picture", "src")
-    await expect(page.locator("#stage")).to_have_text("Final", timeout=PATIENCE_MS)
+    await expect(page.locator("#stage")).to_have_text("Final", timeout=FINAL_MS)
     await expect(page.locator("#stage-told")).to_have_text(re.compile("Here after .* in place of"))
     assert await page.get_attribute("#picture", "src") != draft
     await expect(page.locator("#said")).to_have_text(re.compile("The final is here"))
@@ -95,8 +106,7 @@ async def test_two_formats_are_compared_pixel_by_pixel(visit: Visit) -> None:
     seam = "document.querySelector('.seam').getBoundingClientRect().left"
     before = await page.evaluate(seam)
     await page.evaluate("document.querySelector('#pair').scrollLeft = 900")
-    await page.wait_for_timeout(100)
-    assert await page.evaluate(seam) == before
+    await until(page, f"Math.abs({seam} - {before}) < 1")
     await page.focus("#split")
     await page.keyboard.press("ArrowRight")
     assert await page.input_value("#split") == "51"

@@ -113,8 +113,17 @@ async def test_who_wants_no_motion_gets_none(browser: Browser, base: str) -> Non
         assert {one for one in durations if not re.fullmatch(r"0s(, 0s)*|none", one)} == set()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", WIDTHS, ids=lambda size: str(size[0]))
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        (size, scheme) if usual else pytest.param(size, scheme, marks=pytest.mark.drill)
+        for size, scheme, usual in (
+            *((size, "light", size[0] != WIDTHS[0][0]) for size in WIDTHS),
+            *((size, "dark", size[0] == WIDTHS[0][0]) for size in WIDTHS),
+        )
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, tuple) else value,
+)
 async def test_it_fits_and_can_be_read(
     size: tuple[int, int], scheme: str, browser: Browser, base: str, tmp_path: Path
 ) -> None:

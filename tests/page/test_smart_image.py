@@ -15,7 +15,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, expect
 
 from proxy.web.files import STATIC
-from tests.page.conftest import PATIENCE_MS, Visit, tab, until
+from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Elsewhere</title>
 <link rel="icon" href="data:,">
@@ -211,9 +211,7 @@ async def test_a_draft_is_replaced_by_its_final(host: Host) -> None:
     page = await host.show(
         '<smart-image media-id="2" size="grid" preferred-formats="webp" alt=""></smart-image>'
     )
-    await expect(page.locator("smart-image")).to_have_attribute(
-        "state", "final", timeout=PATIENCE_MS
-    )
+    await expect(page.locator("smart-image")).to_have_attribute("state", "final", timeout=FINAL_MS)
     await until(
         page, "document.querySelector('smart-image').shadowRoot.querySelector('.image').complete"
     )
