@@ -44,13 +44,6 @@ document.addEventListener("securitypolicyviolation", (event) => {
 """
 
 
-async def until(page: Page, expression: str) -> None:
-    """Return when an expression is true in a page; Playwright's own wait needs ``unsafe-eval``."""
-    async with asyncio.timeout(PATIENCE_MS / 1000):
-        while not await page.evaluate(expression):  # noqa: ASYNC110 - another process has no events
-            await asyncio.sleep(0.05)
-
-
 @dataclass
 class Visit:
     """A tab, and what went wrong in it."""

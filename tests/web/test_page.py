@@ -162,9 +162,7 @@ async def test_placeholders_are_listed_once_they_are_known(server: Serving) -> N
     assert found[3] is None
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "before=x", "before=-1"]
-)
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "before=x", "before=-1"])
 async def test_a_page_that_cannot_be_is_a_400(query: str, server: Serving) -> None:
     assert (await server.client.get(f"/api/gallery?{query}")).status == 400
 
