@@ -84,9 +84,13 @@ async def _all_is_well(watched: Prometheus) -> None:
     rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     assert [one for one in await _firing(watched) if one != "SmartserveSandboxGap"] == []
-    for rule in rules:
-        if rule["type"] == "recording":
-            assert await watched.values(rule["name"]), rule["name"]
+    names = [rule["name"] for rule in rules if rule["type"] == "recording"]
+
+    async def all_recorded() -> bool:
+        """They are worked out at their own times, some before there was anything to rate."""
+        return all([await watched.values(name) for name in names])
+
+    await until(all_recorded)
 
 
 async def _firing(watched: Prometheus) -> list[str]:
