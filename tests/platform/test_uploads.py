@@ -38,6 +38,8 @@ COMMON: Sections = {
     "users": {"jwt_secret": SECRET},
     # Whoever is killed is missed soon, and what failed by that is tried again soon.
     "ingest": {"idle_s": 2, "lease_s": 5, "heal_after_s": 2, "max_heal_wait_s": 10},
+    # Below heal_after_s, as by default: who is taken up again is looked at again.
+    "workers": {"count": 2, "quarantine_s": 1},
 }
 
 
@@ -176,7 +178,7 @@ async def test_two_servers_and_two_workers_share_the_work_of_one_mariadb(
             IngestProcess(
                 data_dir / name,
                 {
-                    **variables({**sections, "workers": {"count": 1}}),
+                    **variables({**sections, "workers": {"count": 1, "quarantine_s": 1}}),
                     "INGEST__MAIN_API_URL": server.base,
                 },
                 log=data_dir / f"{name}.ingest.log",
