@@ -8,6 +8,9 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field
 
 from proxy.errors import ConfigurationError
 
@@ -30,6 +33,23 @@ def check_key(key: str) -> None:
         raise ValueError(f"must have {MIN_KEY_LENGTH} characters or more; {MAKE_KEY}")
     if not _TOKEN.fullmatch(key):
         raise ValueError(f"must be ASCII letters, digits and -._~+/ alone; {MAKE_KEY}")
+
+
+def _checked(key: str) -> str:
+    if key:
+        check_key(key)
+    return key
+
+
+Key = Annotated[str, AfterValidator(_checked), Field(repr=False)]
+"""A setting that is a key: checked where it is set, and never shown."""
+
+
+def require_one(section: BaseModel, *names: str) -> None:
+    """Raise ValueError where several of these settings have a value; each is for all of them."""
+    if sum(bool(getattr(section, name)) for name in names) > 1:
+        *others, last = names
+        raise ValueError(f"set {', '.join(others)} or {last}, not several of them")
 
 
 def read_key(file: str, *, setting: str, check: Callable[[str], None]) -> str:

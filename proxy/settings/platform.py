@@ -11,7 +11,7 @@ from jwt.exceptions import InvalidKeyError
 from pydantic import Field, field_validator, model_validator
 
 from proxy.settings.base import PositiveSeconds, Seconds, Section
-from proxy.settings.keys import MAKE_KEY, check_key, kept_key, read_key
+from proxy.settings.keys import MAKE_KEY, Key, check_key, kept_key, read_key, require_one
 
 _MIB = 1024 * 1024
 _MIN_SECRET_BYTES = 32
@@ -24,7 +24,7 @@ class MainSettings(Section):
     enabled: bool = True
     url: str = Field("", repr=False)
     temp_root: str = ""
-    key: str = Field("", repr=False)
+    key: Key = ""
     key_file: str = Field("", repr=False)
     smart_media_base_url: str = Field("", pattern=_BASE_URL)
     max_file_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB)
@@ -32,18 +32,9 @@ class MainSettings(Section):
     upload_stall_s: PositiveSeconds = 30
     replace_interval_s: PositiveSeconds = 60
 
-    @field_validator("key")
-    @classmethod
-    def _check_key(cls, key: str) -> str:
-        if key:
-            check_key(key)
-        return key
-
     @model_validator(mode="after")
     def _check(self) -> MainSettings:
-        if self.key and self.key_file:
-            message = "set key or key_file, not both"
-            raise ValueError(message)
+        require_one(self, "key", "key_file")
         return self
 
 
@@ -66,9 +57,7 @@ class UserSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> UserSettings:
-        if sum(map(bool, (self.jwt_secret, self.jwt_secret_file, self.jwt_public_key_file))) > 1:
-            message = "set one of jwt_secret, jwt_secret_file and jwt_public_key_file"
-            raise ValueError(message)
+        require_one(self, "jwt_secret", "jwt_secret_file", "jwt_public_key_file")
         return self
 
 
@@ -77,7 +66,7 @@ class IngestSettings(Section):
 
     embedded: bool = True
     main_api_url: str = Field("", pattern=_BASE_URL)
-    main_api_key: str = Field("", repr=False)
+    main_api_key: Key = ""
     main_api_key_file: str = Field("", repr=False)
     media_backend_url: str = Field("", pattern=_BASE_URL)
     at_once: int = Field(1, ge=1, le=64)
@@ -94,18 +83,9 @@ class IngestSettings(Section):
     analyse: bool = True
     renditions: Literal["draft", "final", "none"] = "draft"
 
-    @field_validator("main_api_key")
-    @classmethod
-    def _check_key(cls, key: str) -> str:
-        if key:
-            check_key(key)
-        return key
-
     @model_validator(mode="after")
     def _check(self) -> IngestSettings:
-        if self.main_api_key and self.main_api_key_file:
-            message = "set main_api_key or main_api_key_file, not both"
-            raise ValueError(message)
+        require_one(self, "main_api_key", "main_api_key_file")
         return self
 
 

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from proxy.jobs import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
-from proxy.settings.keys import check_key
+from proxy.settings.keys import Key, require_one
 from proxy.settings.platform import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
 from proxy.variant import DEFAULT_SIZE, Fit, Gravity, SizeSpec
@@ -43,23 +43,14 @@ class AdminSettings(Section):
     """The routes that change something, and the key that they ask for."""
 
     enabled: bool = True
-    key: str = Field("", repr=False)
+    key: Key = ""
     key_file: str = Field("", repr=False)
     max_failures: int = Field(10, ge=1, le=10_000)
     failure_window_s: PositiveSeconds = 60
 
-    @field_validator("key")
-    @classmethod
-    def _check_key(cls, key: str) -> str:
-        if key:
-            check_key(key)
-        return key
-
     @model_validator(mode="after")
     def _check(self) -> AdminSettings:
-        if self.key and self.key_file:
-            message = "set key or key_file, not both"
-            raise ValueError(message)
+        require_one(self, "key", "key_file")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from proxy.settings.base import PositiveSeconds, Section
-from proxy.settings.keys import read_key
+from proxy.settings.keys import read_key, require_one
 
 _MIB = 1024 * 1024
 _KEY = re.compile(r"[!-~]+")
@@ -41,9 +41,7 @@ class ProviderSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ProviderSettings:
-        if self.key and self.key_file:
-            message = "set key or key_file, not both"
-            raise ValueError(message)
+        require_one(self, "key", "key_file")
         return self
 
 
