@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy.database.main import SqlMainDatabase
-from proxy.database.profiles import PLACES, Place
+from proxy.database.profiles import COLUMNS, ProfileColumn
 from proxy.errors import SmartserveError
 from proxy.pending import PendingImage, media_id_of
 from proxy.uploads.files import TempFiles
@@ -26,9 +26,9 @@ class Replaced:
     """What one run did."""
 
     completed: int = 0
-    changed: Mapping[Place, int] = field(default_factory=dict)
+    changed: Mapping[ProfileColumn, int] = field(default_factory=dict)
     """Rows, by the column that was changed."""
-    absent: tuple[Place, ...] = ()
+    absent: tuple[ProfileColumn, ...] = ()
     """Columns that the main database does not have."""
     unreadable: tuple[int, ...] = ()
     """Uploads that are processed and name no medium; they are left as they are."""
@@ -37,8 +37,8 @@ class Replaced:
         """As JSON values."""
         return {
             "completed": self.completed,
-            "changed": {str(place): rows for place, rows in self.changed.items()},
-            "absent": [str(place) for place in self.absent],
+            "changed": {str(column): rows for column, rows in self.changed.items()},
+            "absent": [str(column) for column in self.absent],
             "unreadable": list(self.unreadable),
         }
 
@@ -62,8 +62,10 @@ class Replacer:
         Raises:
             DatabaseUnavailable: the main database cannot be asked; what is done stands.
         """
-        places = await self._database.places()
-        changed: Counter[Place] = Counter({place: 0 for place in PLACES if place in places})
+        columns = await self._database.columns()
+        changed: Counter[ProfileColumn] = Counter(
+            {column: 0 for column in COLUMNS if column in columns}
+        )
         completed, unreadable, after = 0, list[int](), 0
         while page := await self._database.processed(after=after, limit=_PAGE):
             after = page[-1].id
@@ -73,12 +75,12 @@ class Replacer:
                     unreadable.append(row.id)
                     continue
                 address = f"{self.preview(media_id)}?size={_SIZE}"
-                done = await self._database.replace(row, address, places, dry=dry)
+                done = await self._database.replace(row, address, columns, dry=dry)
                 if done is not None:
                     completed += 1
                     changed.update(done)
                     await self._gone(row, dry=dry)
-        absent = tuple(place for place in PLACES if place not in places)
+        absent = tuple(column for column in COLUMNS if column not in columns)
         report = Replaced(completed, changed, absent, tuple(unreadable))
         if completed and not dry:
             log.info("addresses_replaced", **report.public())

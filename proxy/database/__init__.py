@@ -28,7 +28,7 @@ class NewMedia:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MediaPaths:
     """Where the files of a row are said to be, as its writer wrote it."""
 
     media_id: int
@@ -82,7 +82,7 @@ class MediaListing(Protocol):
 class AdoptionCatalogue(MediaCatalogue, Protocol):
     """What taking over files that another system made asks of the database besides."""
 
-    async def places(self, *, after: int = 0, limit: int = 1000) -> Sequence[Place]:
+    async def paths(self, *, after: int = 0, limit: int = 1000) -> Sequence[MediaPaths]:
         """Rows above ``after`` by ascending id, whatever their status, with their paths."""
 
     async def add_stand_in(self, media_id: int, facts: MediaFacts) -> None:

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from proxy.database.engine import connected, dispose, open_engine, translated
 from proxy.database.profiles import (
     ARTIST_LOGO,
-    PLACES,
-    PLACES_OF,
+    COLUMNS,
+    COLUMNS_OF,
     SITE,
-    Place,
+    ProfileColumn,
     having,
     making,
     pending_images,
@@ -29,10 +29,8 @@ from proxy.database.profiles import (
     replacing,
     setting,
 )
-from proxy.database.writing import colliding
+from proxy.database.transactions import colliding, transaction
 from proxy.errors import (
-    CommitUncertain,
-    DatabaseUnavailable,
     PendingConflict,
     PendingNotFound,
 )
@@ -43,7 +41,6 @@ T = TypeVar("T")
 
 _POOL = 4
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_ANY_TIME = nullcontext()
 
 _rows = pending_images.c
 _status = type_coerce(_rows.status, String)
@@ -150,7 +147,7 @@ class SqlMainDatabase:
         """
 
         async def work(connection: AsyncConnection) -> list[int]:
-            places = await self._places(connection)
+            columns = await self._columns(connection)
             ids = []
             for upload in uploads:
                 values = {
@@ -162,7 +159,7 @@ class SqlMainDatabase:
                 }
                 added = await connection.execute(pending_images.insert().values(values))
                 ids.append(added.lastrowid)
-                await self._name(connection, user_id, upload, places)
+                await self._name(connection, user_id, upload, columns)
             return ids
 
         return await self._run(work)
@@ -234,28 +231,33 @@ class SqlMainDatabase:
             rows = await connection.execute(_PROCESSED, {"after": after, "limit": limit})
             return [_pending(row) for row in rows]
 
-    async def places(self) -> frozenset[Place]:
+    async def columns(self) -> frozenset[ProfileColumn]:
         """The columns of the profiles that this database has."""
         async with self._bounded() as connection:
-            return await self._places(connection)
+            return await self._columns(connection)
 
     async def replace(
-        self, pending: PendingImage, address: str, places: Collection[Place], *, dry: bool = False
-    ) -> Mapping[Place, int] | None:
+        self,
+        pending: PendingImage,
+        address: str,
+        columns: Collection[ProfileColumn],
+        *,
+        dry: bool = False,
+    ) -> Mapping[ProfileColumn, int] | None:
         """Put a medium's address where an upload's path stands, and note that it is complete.
 
         Gives how many rows were changed in which column; None where the upload is not processed
         any more, as another process was quicker. ``dry`` takes all of it back.
         """
 
-        async def work(connection: AsyncConnection) -> Mapping[Place, int] | None:
-            changed: Counter[Place] = Counter()
+        async def work(connection: AsyncConnection) -> Mapping[ProfileColumn, int] | None:
+            changed: Counter[ProfileColumn] = Counter()
             row = (await connection.execute(_TO_CHANGE, {"id": pending.id})).one_or_none()
             if row is None or _pending(row) != pending:
                 return None
-            for place in sorted(places):
-                done = await connection.execute(replacing(place, pending.image_path, address))
-                changed[place] += done.rowcount
+            for column in sorted(columns):
+                done = await connection.execute(replacing(column, pending.image_path, address))
+                changed[column] += done.rowcount
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
             return changed
 
@@ -274,84 +276,60 @@ class SqlMainDatabase:
             rows = {row.status: row.rows for row in await connection.execute(_COUNTS)}
         return {status: rows.get(status, 0) for status in PendingStatus}
 
-    async def _places(self, connection: AsyncConnection) -> frozenset[Place]:
-        return frozenset(PLACES) if self._own else await connection.run_sync(present)
+    async def _columns(self, connection: AsyncConnection) -> frozenset[ProfileColumn]:
+        return frozenset(COLUMNS) if self._own else await connection.run_sync(present)
 
     async def _name(
         self,
         connection: AsyncConnection,
         user_id: int,
         upload: NewUpload,
-        present_places: Collection[Place],
+        present_columns: Collection[ProfileColumn],
     ) -> None:
         """Name an upload in the profiles that the user has; our own are made where none is.
 
         To a site's media in a database of others nothing is added: what else a row needs there is
         not known.
         """
-        places = [one for one in PLACES_OF.get(upload.field, ()) if one in present_places]
+        columns = [one for one in COLUMNS_OF.get(upload.field, ()) if one in present_columns]
         path = upload.image_path
         if not self._own:
-            for place in places:
-                if place is not SITE:
-                    await connection.execute(setting(place, user_id, path))
+            for column in columns:
+                if column is not SITE:
+                    await connection.execute(setting(column, user_id, path))
             return
-        if ARTIST_LOGO in places:
-            has = [one for one in places if await connection.scalar(having(one, user_id))]
-            places = has or [ARTIST_LOGO]
-        for place in places:
+        if ARTIST_LOGO in columns:
+            has = [one for one in columns if await connection.scalar(having(one, user_id))]
+            columns = has or [ARTIST_LOGO]
+        for column in columns:
             dialect = connection.dialect.name
-            await connection.execute(making(place, user_id, path, dialect=dialect))
+            await connection.execute(making(column, user_id, path, dialect=dialect))
 
     async def _unname(self, connection: AsyncConnection, path: str) -> None:
         """Take a path out of the profiles, as its file goes."""
-        for place in sorted(await self._places(connection)):
+        for column in sorted(await self._columns(connection)):
             # Others may not allow NULL; only the statement is undone by that.
             with suppress(IntegrityError):
-                await connection.execute(replacing(place, path, None))
+                await connection.execute(replacing(column, path, None))
 
     async def _run(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry: bool = False
     ) -> T:
-        """Do some work in a transaction. Raises as `_transaction` does."""
+        """Do some work in a transaction; raises as `transaction` does."""
 
         async def once() -> T:
-            async with self._transaction(dry=dry) as connection:
+            begun = transaction(self._engine, self._settings, turn=self._turn, dry=dry)
+            async with begun as connection:
                 return await work(connection)
 
         return await colliding(once)
 
     @asynccontextmanager
-    async def _transaction(self, *, dry: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A transaction that reads before it writes: in SQLite it has the lock from the start.
-
-        Raises:
-            CommitUncertain: it is not known whether it stands; otherwise it does not.
-        """
-        committing = False
-        try:
-            async with self._bounded(self._turn) as connection:
-                if connection.dialect.name == "sqlite":
-                    await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
-                yield connection
-                committing = not dry
-                await (connection.rollback() if dry else connection.commit())
-        except DatabaseUnavailable as error:
-            if not committing:
-                raise
-            wait_s = error.retry_after_s
-            raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
-
-    @asynccontextmanager
-    async def _bounded(
-        self, turn: AbstractAsyncContextManager[None] = _ANY_TIME
-    ) -> AsyncIterator[AsyncConnection]:
-        """A connection within the deadline; what is not committed is rolled back with its end."""
+    async def _bounded(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading, within the deadline."""
         with translated(self._settings):
             async with (
                 asyncio.timeout(self._settings.query_timeout_s),
-                turn,
                 connected(self._engine, self._settings) as connection,
             ):
                 yield connection

@@ -56,26 +56,26 @@ pending_images = Table(
 )
 
 
-class Place(NamedTuple):
+class ProfileColumn(NamedTuple):
     """A column that holds addresses of pictures."""
 
     table: str
-    column: str
+    name: str
 
     def __str__(self) -> str:
         """``user_profiles.profile_image_path``."""
-        return f"{self.table}.{self.column}"
+        return f"{self.table}.{self.name}"
 
 
-PROFILE = Place("user_profiles", "profile_image_path")
-HEADER = Place("user_profiles", "header_image_path")
-ARTIST_LOGO = Place("artist_profiles", "logo_path")
-PROMOTER_LOGO = Place("promoter_profiles", "logo_path")
-SITE = Place("site_media", "media_path")
-PLACES = (PROFILE, HEADER, ARTIST_LOGO, PROMOTER_LOGO, SITE)
+PROFILE = ProfileColumn("user_profiles", "profile_image_path")
+HEADER = ProfileColumn("user_profiles", "header_image_path")
+ARTIST_LOGO = ProfileColumn("artist_profiles", "logo_path")
+PROMOTER_LOGO = ProfileColumn("promoter_profiles", "logo_path")
+SITE = ProfileColumn("site_media", "media_path")
+COLUMNS = (PROFILE, HEADER, ARTIST_LOGO, PROMOTER_LOGO, SITE)
 """All five, as section 4 of the requirements document has them."""
 
-PLACES_OF: Mapping[str, tuple[Place, ...]] = MappingProxyType(
+COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = MappingProxyType(
     {
         "profile_image": (PROFILE,),
         "header_image": (HEADER,),
@@ -123,7 +123,7 @@ _TABLES: Mapping[str, Table] = MappingProxyType(
 )
 
 
-def present(connection: Connection) -> frozenset[Place]:
+def present(connection: Connection) -> frozenset[ProfileColumn]:
     """Which of the columns the database has; what belongs to another program may lack some."""
     inspector = inspect(connection)
     found = set()
@@ -132,38 +132,38 @@ def present(connection: Connection) -> frozenset[Place]:
             columns = {column["name"] for column in inspector.get_columns(table)}
         except NoSuchTableError:
             continue
-        found |= {place for place in PLACES if place.table == table and place.column in columns}
+        found |= {one for one in COLUMNS if one.table == table and one.name in columns}
     return frozenset(found)
 
 
-def replacing(place: Place, old: str, new: str | None) -> Executable:
+def replacing(column: ProfileColumn, old: str, new: str | None) -> Executable:
     """Put one address, or none, in the place of another, wherever exactly that one stands."""
-    table = _TABLES[place.table]
-    column = table.c[place.column]
-    return table.update().where(column == old).values({column: new})
+    table = _TABLES[column.table]
+    holder = table.c[column.name]
+    return table.update().where(holder == old).values({holder: new})
 
 
-def having(place: Place, user_id: int) -> Executable:
+def having(column: ProfileColumn, user_id: int) -> Executable:
     """Whether a user has a profile: one row, or none."""
-    table = _TABLES[place.table]
+    table = _TABLES[column.table]
     return select(literal(1)).select_from(table).where(table.c.user_id == user_id)
 
 
-def setting(place: Place, user_id: int, path: str) -> Executable:
+def setting(column: ProfileColumn, user_id: int, path: str) -> Executable:
     """Put an address into the profile that a user has; without one nothing is changed."""
-    table = _TABLES[place.table]
-    return table.update().where(table.c.user_id == user_id).values({table.c[place.column]: path})
+    table = _TABLES[column.table]
+    return table.update().where(table.c.user_id == user_id).values({table.c[column.name]: path})
 
 
-def making(place: Place, user_id: int, path: str, *, dialect: str) -> Executable:
+def making(column: ProfileColumn, user_id: int, path: str, *, dialect: str) -> Executable:
     """Put an address into a user's profile, which is made where there is none. One statement.
 
     Update and insert would deadlock in InnoDB: two updates of missing rows share their gap.
     """
-    table, values = _TABLES[place.table], {"user_id": user_id, place.column: path}
-    if place is SITE:
+    table, values = _TABLES[column.table], {"user_id": user_id, column.name: path}
+    if column is SITE:
         return table.insert().values(values)
     if dialect == "sqlite":
         added = sqlite.insert(table).values(values)
-        return added.on_conflict_do_update(set_={place.column: path})
-    return mysql.insert(table).values(values).on_duplicate_key_update({place.column: path})
+        return added.on_conflict_do_update(set_={column.name: path})
+    return mysql.insert(table).values(values).on_duplicate_key_update({column.name: path})

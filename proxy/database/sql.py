@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -28,17 +28,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from proxy.database import NewMedia, Place
+from proxy.database import MediaPaths, NewMedia
 from proxy.database.engine import (
     Reader,
-    connected,
     dispose,
     open_engine,
     open_reader,
     translated,
 )
 from proxy.database.tables import media_facts, media_fallbacks, media_files
-from proxy.errors import CommitUncertain, DatabaseUnavailable
+from proxy.database.transactions import transaction
+from proxy.errors import DatabaseUnavailable
 from proxy.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 
@@ -106,7 +106,7 @@ _NEWEST = (
     .order_by(_files.id.desc())
     .limit(bindparam("limit"))
 )
-_PLACES = (
+_PATHS = (
     select(_files.id, _files.bulk_path, _files.library_path)
     .where(_files.id > bindparam("after"))
     .order_by(_files.id)
@@ -251,10 +251,10 @@ class SqlMediaDatabase:
         """Servable rows with ids below ``before``, descending, with their facts."""
         return [media_of(row) for row in await self._read(_NEWEST, before=before, limit=limit)]
 
-    async def places(self, *, after: int = 0, limit: int = 1000) -> Sequence[Place]:
+    async def paths(self, *, after: int = 0, limit: int = 1000) -> Sequence[MediaPaths]:
         """Rows above ``after`` by ascending id, whatever their status, with their paths."""
-        rows = await self._read(_PLACES, after=after, limit=limit)
-        return [Place(row.id, row.bulk_path, row.library_path) for row in rows]
+        rows = await self._read(_PATHS, after=after, limit=limit)
+        return [MediaPaths(row.id, row.bulk_path, row.library_path) for row in rows]
 
     async def add_stand_in(self, media_id: int, facts: MediaFacts) -> None:
         """Keep a file that may stand in for the source of a medium; equal content is kept once."""
@@ -267,36 +267,22 @@ class SqlMediaDatabase:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        """What is not committed is rolled back with its connection's end.
-
-        Raises:
-            CommitUncertain: it is not known whether it stands; otherwise it does not.
-        """
-        committing = False
-        try:
-            async with self._bounded(), connected(self._engine, self._settings) as connection:
+        """As `transaction`, counted."""
+        with self._counted():
+            async with transaction(self._engine, self._settings) as connection:
                 yield connection
-                committing = True
-                await connection.commit()
-        except DatabaseUnavailable as error:
-            if not committing:
-                raise
-            wait_s = error.retry_after_s
-            raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
 
     async def _read(self, query: Executable, **values: Any) -> Sequence[Row[Any]]:
-        async with self._bounded():
-            return await self._reader.rows(query, values)
+        with self._counted(), translated(self._settings):
+            async with asyncio.timeout(self._settings.query_timeout_s):
+                return await self._reader.rows(query, values)
 
-    @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        """The edge: deadline, counts and the translation of every error."""
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         started = time.monotonic()
         self._queries += 1
         try:
-            with translated(self._settings):
-                async with asyncio.timeout(self._settings.query_timeout_s):
-                    yield
+            yield
         except DatabaseUnavailable:
             self._errors += 1
             raise

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
-from proxy.database import AdoptionCatalogue, Place
+from proxy.database import AdoptionCatalogue, MediaPaths
 from proxy.ingest.grouping import Group, group
 from proxy.ingest.inventory import Inventory, Listing, Skipped, list_folder
 
@@ -46,13 +46,13 @@ async def enter_rows(
         DatabaseUnavailable: the rows cannot be read.
     """
     after = 0
-    while places := await catalogue.places(after=after):
+    while places := await catalogue.paths(after=after):
         named = [one for place in places for one in _named(place, below)]
         await asyncio.to_thread(inventory.add_places, named)
         after = places[-1].media_id
 
 
-def _named(place: Place, below: Callable[[str], str | None]) -> list[tuple[int, str]]:
+def _named(place: MediaPaths, below: Callable[[str], str | None]) -> list[tuple[int, str]]:
     paths = (below(path) for path in (place.bulk_path, place.library_path) if path)
     return [(place.media_id, path) for path in paths if path is not None]
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.database import AdoptionCatalogue, NewMedia, Place
+from proxy.database import AdoptionCatalogue, MediaPaths, NewMedia
 from proxy.database.sql import SqlMediaDatabase
 from proxy.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
 from tests.database.backends import Backend
@@ -296,6 +296,9 @@ async def test_places_are_those_of_all_rows_page_by_page(
         replace(new, bulk_path=None, library_path="library/b.jpg"), replace(facts, source_path="b")
     )
     backend.run(url, _OLD_ROW)
-    places = [Place(first, "bulk/2026/11/a.jpg", None), Place(second, None, "library/b.jpg")]
-    assert await database.places(limit=2) == places
-    assert await database.places(after=second) == [Place(second + 1, None, None)]
+    paths = [
+        MediaPaths(first, "bulk/2026/11/a.jpg", None),
+        MediaPaths(second, None, "library/b.jpg"),
+    ]
+    assert await database.paths(limit=2) == paths
+    assert await database.paths(after=second) == [MediaPaths(second + 1, None, None)]

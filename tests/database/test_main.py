@@ -13,7 +13,8 @@ from sqlalchemy import text
 from proxy.database import migrating
 from proxy.database.engine import open_engine
 from proxy.database.main import NewUpload, SqlMainDatabase, open_main_database
-from proxy.database.profiles import ARTIST_LOGO, PLACES, PROFILE, metadata
+from proxy.database.profiles import ARTIST_LOGO, COLUMNS, PROFILE, metadata
+from proxy.database.transactions import transaction
 from proxy.database.upgrade import MAIN_REVISIONS, main_schema, pending, upgrade
 from proxy.errors import CommitUncertain, DatabaseUnavailable, PendingConflict, PendingNotFound
 from proxy.pending import PendingStatus
@@ -93,7 +94,7 @@ async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> Non
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
     async with (
         open_main_database(url, DatabaseSettings(), own=True) as main,
-        main._transaction() as connection,
+        transaction(main._engine, main._settings) as connection,
     ):
         found = await connection.exec_driver_sql("PRAGMA synchronous")
         assert found.scalar() == 2
@@ -215,7 +216,7 @@ async def test_uploads_and_replacements_at_once_are_all_done(main: SqlMainDataba
                 continue
             await main.complete(ids.pop(), "7")
             for row in await main.processed():
-                assert await main.replace(row, ADDRESS, PLACES) is not None
+                assert await main.replace(row, ADDRESS, COLUMNS) is not None
 
 
 async def test_a_deadlock_is_tried_again(mariadb: MariaDB, settings: DatabaseSettings) -> None:
@@ -320,12 +321,12 @@ async def test_addresses_take_the_place_of_exactly_that_path(
     await main.add(457, [new(path=PATH + "x")])
     await main.complete(pending_id, "789")
     (row,) = await main.processed()
-    changed = await main.replace(row, ADDRESS, PLACES)
+    changed = await main.replace(row, ADDRESS, COLUMNS)
     assert changed is not None
     assert {place: rows for place, rows in changed.items() if rows} == {PROFILE: 1}
     told = backend.run(url, "SELECT profile_image_path FROM user_profiles ORDER BY user_id")
     assert told == [ADDRESS, PATH + "x"]
-    assert await main.replace(row, ADDRESS, PLACES) is None
+    assert await main.replace(row, ADDRESS, COLUMNS) is None
     assert (await main.counts())[PendingStatus.COMPLETE] == 1
     await main.complete(pending_id, "789")
 
@@ -338,7 +339,7 @@ async def test_a_replacement_that_is_cut_off_changes_nothing(
     (row,) = await main.processed()
     backend.run(url, "DROP TABLE site_media; SELECT 1")
     with pytest.raises(DatabaseUnavailable):
-        await main.replace(row, ADDRESS, PLACES)
+        await main.replace(row, ADDRESS, COLUMNS)
     assert await main.processed() == [row]
     assert backend.run(url, "SELECT profile_image_path FROM user_profiles") == [PATH]
 
@@ -349,13 +350,13 @@ async def test_the_profiles_of_others_are_changed_where_they_are(
     backend, url = foreign
     await upgrade(url, settings, schema=main_schema(own=False))
     async with open_main_database(url, settings, own=False) as main:
-        assert await main.places() == {PROFILE}
+        assert await main.columns() == {PROFILE}
         ids = await main.add(456, [new(), new("logo_image", PATH + "l"), new("site_image")])
         await main.add(999, [new(path=PATH + "z")])
-        assert ARTIST_LOGO not in await main.places()
+        assert ARTIST_LOGO not in await main.columns()
         await main.complete(ids[0], "789")
         (row,) = await main.processed()
-        assert await main.replace(row, ADDRESS, await main.places()) == {PROFILE: 1}
+        assert await main.replace(row, ADDRESS, await main.columns()) == {PROFILE: 1}
     told = backend.run(url, "SELECT user_id, profile_image_path FROM user_profiles")
     assert told == [f"456\t{ADDRESS}", "457\tNULL"]
 
@@ -425,6 +426,6 @@ async def test_a_commit_that_is_not_answered_is_told_apart(
 
 async def _pausing(main: SqlMainDatabase, mariadb: MariaDB) -> None:
     """A transaction whose database stops just before the commit."""
-    async with main._transaction() as connection:
+    async with transaction(main._engine, main._settings) as connection:
         await connection.exec_driver_sql("SELECT 1")
         mariadb.pause()

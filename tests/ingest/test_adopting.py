@@ -57,7 +57,7 @@ async def row(server: Serving, media_id: int) -> Media:
 
 
 async def rows(server: Serving) -> list[Media]:
-    places = await server.rooms.storage.catalogue.places()
+    places = await server.rooms.storage.catalogue.paths()
     return [await row(server, place.media_id) for place in places]
 
 
