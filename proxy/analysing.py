@@ -87,15 +87,8 @@ class Analyst:
     ) -> bytes:
         """An encoding of the first page, upright, without metadata, never enlarged."""
         geometry = plan_geometry(SizeSpec("analysis", side, side), facts)
-        rendition = bytearray()
-        await self._workshop.run(
-            media,
-            RenderJob(self._limits, geometry, profile),
-            rendition.extend,
-            byte_size=facts.byte_size,
-            admitted=lambda _: None,
-        )
-        return bytes(rendition)
+        job = RenderJob(self._limits, geometry, profile)
+        return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
 
 
 async def _ask(

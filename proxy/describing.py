@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from proxy.formats import TRAITS, EncoderProfile, Format
 from proxy.jobs import AnalyseJob, AnalysisResult, Limits, RenderJob
 from proxy.media import Media, MediaFacts
 from proxy.variant import SizeSpec, plan_geometry
-from proxy.workers.flight import Flight
+from proxy.workers.flight import Shared
 from proxy.workshop import Workshop
 
 MAX_DATA_URI = 700
@@ -124,7 +124,7 @@ class Describer:
         self._room = asyncio.Semaphore(at_once)
         self._looks: LRUCache[_Key, Looks] = LRUCache(_KEPT)
         self._stored: TTLCache[int, Stored | None] = TTLCache(_KEPT, _TOLD_S, timer=clock)
-        self._flight: Flight[asyncio.Future[Looks]] = Flight()
+        self._shared: Shared[Looks] = Shared()
 
     async def describe(self, media: Media) -> Portrait:
         """Describe a medium.
@@ -162,7 +162,7 @@ class Describer:
 
     async def aclose(self) -> None:
         """Cancel what is under way."""
-        await self._flight.aclose()
+        await self._shared.aclose()
 
     async def _facts(self, media: Media) -> tuple[Media, MediaFacts]:
         """The facts of a medium, or of the largest lesser file where its source has none."""
@@ -188,35 +188,13 @@ class Describer:
         if looks is not None:
             return looks
         key = f"{media.id}/{facts.content_hash}"
-        learned, _ = self._flight.join(key, lambda: self._launch(media, facts, stored))
-        return await asyncio.shield(learned)
+        return await self._shared.result(key, lambda: self._learn(media, facts, stored))
 
-    def _launch(
-        self, media: Media, facts: MediaFacts, stored: Stored | None
-    ) -> tuple[asyncio.Future[Looks], Coroutine[Any, Any, None]]:
-        learned: asyncio.Future[Looks] = asyncio.get_running_loop().create_future()
-        # Every waiter may have left by the time it fails; the quarantine remembers the failure.
-        learned.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return learned, self._settle(media, facts, stored, learned)
-
-    async def _settle(
-        self,
-        media: Media,
-        facts: MediaFacts,
-        stored: Stored | None,
-        learned: asyncio.Future[Looks],
-    ) -> None:
-        try:
-            async with self._room:
-                looks = await self._look(media, facts, stored)
-        except SmartserveError as error:
-            learned.set_exception(error)
-        except BaseException:
-            learned.cancel()
-            raise
-        else:
-            self._looks[media.id, facts.content_hash] = looks
-            learned.set_result(looks)
+    async def _learn(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
+        async with self._room:
+            looks = await self._look(media, facts, stored)
+        self._looks[media.id, facts.content_hash] = looks
+        return looks
 
     async def _look(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
         data_uri = await self._data_uri(media, facts)
@@ -238,15 +216,8 @@ class Describer:
     async def _tiny(self, media: Media, facts: MediaFacts, side: int, quality: int) -> bytes:
         profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
         geometry = plan_geometry(SizeSpec("tiny", side, side), facts)
-        rendition = bytearray()
-        await self._workshop.run(
-            media,
-            RenderJob(self._limits, geometry, profile),
-            rendition.extend,
-            byte_size=facts.byte_size,
-            admitted=lambda _: None,
-        )
-        return bytes(rendition)
+        job = RenderJob(self._limits, geometry, profile)
+        return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
 
 
 def _complete(stored: Stored) -> bool:

@@ -72,6 +72,20 @@ class Finisher:
         """Those whose renditions are not in the store."""
         return [plan for plan in plans if not await self._store.contains(plan.variant)]
 
+    async def complete(self, plans: Sequence[Plan]) -> int:
+        """Make what is missing, drafts that it replaces are let go of; gives how many were made.
+
+        Raises:
+            SmartserveError: as `finish` does, or the first rendition that could not be made did;
+                what is done stays.
+        """
+        missing = await self.missing(plans)
+        for one in await self.finish(missing) if missing else []:
+            if isinstance(one.outcome, SmartserveError):
+                raise one.outcome
+            await self.retire(one.plan)
+        return len(missing)
+
     async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
         """Make the renditions of plans for one medium; what is whole is kept, whatever follows.
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
-
 from proxy.database import MediaDatabase
-from proxy.errors import SmartserveError
 from proxy.jobs import Limits, ProbeJob, ProbeResult
 from proxy.media import Media, MediaFacts
-from proxy.workers.flight import Flight
+from proxy.workers.flight import Shared
 from proxy.workshop import Workshop
 
 
@@ -39,7 +34,7 @@ class Inspector:
         self._database = database
         self._workshop = workshop
         self._limits = limits
-        self._flight: Flight[asyncio.Future[MediaFacts]] = Flight()
+        self._shared: Shared[MediaFacts] = Shared()
 
     async def facts(self, media: Media) -> MediaFacts:
         """The facts of a medium, learned now if they are not known.
@@ -53,29 +48,14 @@ class Inspector:
 
     async def learn(self, media: Media) -> MediaFacts:
         """Read the facts from the source whatever is known, and save them; once for all who ask."""
-        learned, _ = self._flight.join(str(media.id), lambda: self._launch(media))
-        return await asyncio.shield(learned)
+        return await self._shared.result(str(media.id), lambda: self._learn(media))
 
-    def _launch(self, media: Media) -> tuple[asyncio.Future[MediaFacts], Coroutine[Any, Any, None]]:
-        learned: asyncio.Future[MediaFacts] = asyncio.get_running_loop().create_future()
-        # Every waiter may have left by the time it fails; the quarantine remembers the failure.
-        learned.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return learned, self._settle(media, learned)
-
-    async def _settle(self, media: Media, learned: asyncio.Future[MediaFacts]) -> None:
-        try:
-            done = await self._workshop.run(media, ProbeJob(self._limits))
-            path = media.source_path or ""
-            facts = to_facts(done.result, path, row_version=media.row_version)
-            await self._database.save_facts(media.id, facts)
-        except SmartserveError as error:
-            learned.set_exception(error)
-        except BaseException:
-            learned.cancel()
-            raise
-        else:
-            learned.set_result(facts)
+    async def _learn(self, media: Media) -> MediaFacts:
+        done = await self._workshop.run(media, ProbeJob(self._limits))
+        facts = to_facts(done.result, media.source_path or "", row_version=media.row_version)
+        await self._database.save_facts(media.id, facts)
+        return facts
 
     async def aclose(self) -> None:
         """Cancel what is under way."""
-        await self._flight.aclose()
+        await self._shared.aclose()

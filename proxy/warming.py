@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.database import MediaDatabase
-from proxy.errors import MediaNotFound, SmartserveError
+from proxy.errors import MediaNotFound
 from proxy.finishing import Finisher
 from proxy.inspection import Inspector
 from proxy.planning import Plan, Planner
@@ -43,13 +43,8 @@ class Warmer:
             SmartserveError: it cannot be rendered now, or at all; what is done stays.
         """
         plans = await self._plans(media_id)
-        missing = await self._finisher.missing(plans)
-        finished = await self._finisher.finish(missing) if missing else []
-        for one in finished:
-            if isinstance(one.outcome, SmartserveError):
-                raise one.outcome
-            await self._finisher.retire(one.plan)
-        return Warmed(len(missing), len(plans) - len(missing))
+        rendered = await self._finisher.complete(plans)
+        return Warmed(rendered, len(plans) - rendered)
 
     async def _plans(self, media_id: int) -> list[Plan]:
         media = await self._database.find(media_id)

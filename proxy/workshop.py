@@ -131,6 +131,12 @@ class Workshop:
             self._quarantine.remember(key, error)
             raise
 
+    async def encoded(self, media: Media, job: RenderJob, *, byte_size: int) -> bytes:
+        """All of a rendition, for who needs it whole; raises as `run` does."""
+        rendition = bytearray()
+        await self.run(media, job, rendition.extend, byte_size=byte_size, admitted=lambda _: None)
+        return bytes(rendition)
+
     async def _work(
         self,
         media: Media,

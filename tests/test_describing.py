@@ -76,6 +76,11 @@ class Workers:
         sink(b"x" * (self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]))
         return Done(RenderResult(1, 1, 1), 0.0, 0.0)
 
+    async def encoded(self, media: Media, job: RenderJob, *, byte_size: int) -> bytes:
+        rendition = bytearray()
+        await self.run(media, job, rendition.extend, byte_size=byte_size)
+        return bytes(rendition)
+
     def analysed(self) -> int:
         return sum(isinstance(job, AnalyseJob) for job in self.jobs)
 

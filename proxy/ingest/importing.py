@@ -24,7 +24,7 @@ from proxy.errors import (
 )
 from proxy.formats import SOURCE_MEDIA_TYPES
 from proxy.ingest.checking import Checker
-from proxy.ingest.naming import readable
+from proxy.ingest.naming import HASH_DIGITS, readable
 from proxy.inspection import to_facts
 from proxy.jobs import ProbeResult
 from proxy.media import DataType, MediaStatus
@@ -144,7 +144,7 @@ class Importer:
         """``bulk/2025-01-15/<name>-<hash>.<type>``: readable, and never taken twice in a day."""
         day = self._clock().date().isoformat()
         name = readable(path.name)
-        return f"bulk/{day}/{name}-{result.content_hash[:16]}.{result.source_type}"
+        return f"bulk/{day}/{name}-{result.content_hash[:HASH_DIGITS]}.{result.source_type}"
 
 
 def _open(path: str, flags: int) -> int:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from typing import Protocol
 
 from proxy.errors import SourceChanged
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.inventory import Found
+from proxy.ingest.naming import HASH_DIGITS, readable
 from proxy.jobs import ProbeResult
 from proxy.sources import SourceStore
-
-_UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
-_MAX_NAME = 60
 
 
 class Keeper(Protocol):
@@ -77,7 +73,4 @@ class Copying:
 
 
 def _name(one: Found, checked: ProbeResult) -> str:
-    stem = one.path.rpartition("/")[2].rpartition(".")[0] or one.name.stem
-    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    name = _UNREADABLE.sub("-", plain).strip("-.")[:_MAX_NAME] or "picture"
-    return f"{name}-{checked.content_hash[:16]}.{checked.source_type}"
+    return f"{readable(one.path)}-{checked.content_hash[:HASH_DIGITS]}.{checked.source_type}"

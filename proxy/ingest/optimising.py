@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from proxy.database.progress import Progress
-from proxy.errors import SmartserveError
 from proxy.finishing import Finisher
 from proxy.formats import TRAITS, EncoderProfile, Format
 from proxy.ingest.importing import OriginalStore
@@ -78,7 +77,6 @@ class Optimiser:
     async def _master(self, item: Item, media: Media, facts: MediaFacts) -> str:
         """The processed file: upright, sRGB, without metadata, as large as is ever asked for."""
         profile = profile_of(media, facts)
-        rendition = bytearray()
         job = RenderJob(
             limits=self._planner.rules.limits,
             geometry=plan_geometry(largest_box(self._planner.rules.sizes.values()), facts),
@@ -86,9 +84,7 @@ class Optimiser:
             animated=facts.animated,
             copyright=self._planner.rules.copyright_notice,
         )
-        await self._workshop.run(
-            media, job, rendition.extend, byte_size=facts.byte_size, admitted=lambda _: None
-        )
+        rendition = await self._workshop.encoded(media, job, byte_size=facts.byte_size)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
         async with scratch_file(self._root) as file:
             await asyncio.to_thread(fill, file, rendition)
@@ -99,11 +95,7 @@ class Optimiser:
         if self._renditions == "none":
             return
         wanted = drafts_of(plans) if self._renditions == "draft" else list(plans)
-        missing = await self._finisher.missing(wanted)
-        for one in await self._finisher.finish(missing) if missing else []:
-            if isinstance(one.outcome, SmartserveError):
-                raise one.outcome
-            await self._finisher.retire(one.plan)
+        await self._finisher.complete(wanted)
 
 
 def plans_of(planner: Planner, media: Media, facts: MediaFacts) -> list[Plan]:

@@ -34,7 +34,7 @@ def _open(folder: Path) -> BinaryIO:
         raise SourceUnavailable("the storage of originals cannot be written now") from error
 
 
-def fill(file: BinaryIO, content: bytearray) -> None:
+def fill(file: BinaryIO, content: bytes) -> None:
     """Write all of some bytes, however few an unbuffered file takes at a time, and go back.
 
     Blocking.

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
+from collections.abc import Mapping
 
-import orjson
 from aiohttp import web
 
-from proxy.errors import BadParameter, SmartserveError
 from proxy.media import MAX_MEDIA_ID
 from proxy.metrics import Outcome
 from proxy.purging import Purger
 from proxy.variant import SizeSpec, parse_boxes
 from proxy.web.auth import Guard
-from proxy.web.caching import NO_STORE
-from proxy.web.headers import PRIVATE
-from proxy.web.problems import problem
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.ids import parse_id
+from proxy.web.private import guarded
+from proxy.web.responses import WholeResponse
 
 Counts = Mapping[str, int]
-
-_ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class AdminHandler:
@@ -36,34 +29,19 @@ class AdminHandler:
 
     async def purge_media(self, request: web.Request) -> WholeResponse:
         """``DELETE /api/media/{id}/renditions``: how many were dropped."""
-        return await self._answer(request, "purge_media", self._purge_media)
+        return await guarded(request, self._guard, Outcome("purge_media"), self._purge_media)
 
     async def purge_user(self, request: web.Request) -> WholeResponse:
         """``DELETE /api/users/{id}/renditions``: how many, of how many media."""
-        return await self._answer(request, "purge_user", self._purge_user)
-
-    async def _answer(
-        self,
-        request: web.Request,
-        route: str,
-        work: Callable[[web.Request], Awaitable[Counts]],
-    ) -> WholeResponse:
-        outcome = Outcome(route)
-        try:
-            self._guard.check(request)
-            counts = await work(request)
-        except SmartserveError as error:
-            return problem(error, outcome=outcome, security=PRIVATE)
-        headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
-        return whole(HTTPStatus.OK, headers, orjson.dumps(counts), outcome=outcome)
+        return await guarded(request, self._guard, Outcome("purge_user"), self._purge_user)
 
     async def _purge_media(self, request: web.Request) -> Counts:
-        media_id, boxes = _id(request), self._boxes(request)
+        media_id, boxes = parse_id("id", request.match_info["id"]), self._boxes(request)
         return {"dropped": await self._purger.medium(media_id, boxes)}
 
     async def _purge_user(self, request: web.Request) -> Counts:
         """However many media there are, a page of ids is all that is held of them."""
-        user_id, boxes = _id(request), self._boxes(request)
+        user_id, boxes = parse_id("id", request.match_info["id"]), self._boxes(request)
         media = dropped = 0
         if user_id <= MAX_MEDIA_ID:
             async for purged in self._purger.user(user_id, boxes):
@@ -73,10 +51,3 @@ class AdminHandler:
 
     def _boxes(self, request: web.Request) -> tuple[SizeSpec, ...]:
         return parse_boxes(request.rel_url.raw_query_string, sizes=self._sizes)
-
-
-def _id(request: web.Request) -> int:
-    text = request.match_info["id"]
-    if not _ID.fullmatch(text):
-        raise BadParameter("id", "1 to 19 digits")
-    return int(text)

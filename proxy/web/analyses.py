@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from http import HTTPStatus
+from collections.abc import Mapping
 
-import orjson
 from aiohttp import web
 
 from proxy.analysis import public
 from proxy.database import MediaDatabase
 from proxy.database.analyses import Analyses
-from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError
+from proxy.errors import MediaNotFound, MediaNotReady
 from proxy.media import MAX_MEDIA_ID
 from proxy.metrics import Outcome
 from proxy.web.auth import Guard
-from proxy.web.caching import NO_STORE
-from proxy.web.headers import PRIVATE
-from proxy.web.problems import problem
-from proxy.web.responses import WholeResponse, whole
-
-_ROUTE = "analysis"
-_ID = re.compile(r"[0-9]{1,19}", re.ASCII)
+from proxy.web.ids import parse_id
+from proxy.web.private import guarded
+from proxy.web.responses import WholeResponse
 
 
 class AnalysisHandler:
@@ -38,26 +32,16 @@ class AnalysisHandler:
 
     async def get(self, request: web.Request) -> WholeResponse:
         """The analysis as section 12 of the requirements document has it, and more."""
-        outcome = Outcome(_ROUTE)
-        try:
-            self._guard.check(request)
-            found = await self._find(request.match_info["media_id"])
-        except SmartserveError as error:
-            return problem(error, outcome=outcome, security=PRIVATE)
-        headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
-        body = orjson.dumps({"success": True, "analysis": found})
-        return whole(HTTPStatus.OK, headers, body, outcome=outcome)
+        return await guarded(request, self._guard, Outcome("analysis"), self._find)
 
-    async def _find(self, text: str) -> dict[str, object]:
-        if not _ID.fullmatch(text):
-            raise BadParameter("media_id", "1 to 19 digits")
-        media_id = int(text)
+    async def _find(self, request: web.Request) -> Mapping[str, object]:
+        media_id = parse_id("media_id", request.match_info["media_id"])
         media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
         if media is None:
-            raise MediaNotFound(f"there is no picture with id {text}")
+            raise MediaNotFound(f"there is no picture with id {media_id}")
         stored = await self._analyses.find(media_id)
         if stored is not None:
-            return public(stored.columns, stored.own)
+            return {"success": True, "analysis": public(stored.columns, stored.own)}
         if media.in_progress:
             told = "the picture has not been analysed yet"
             raise MediaNotReady(told, retry_after_s=self._retry_after_s)

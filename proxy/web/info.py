@@ -25,13 +25,13 @@ from proxy.web.caching import NO_STORE
 from proxy.web.conditional import matches
 from proxy.web.descriptions import describe_picture, version_of
 from proxy.web.headers import PRIVATE, SECURITY, Header
+from proxy.web.ids import ID, parse_id
 from proxy.web.problems import problem
 from proxy.web.responses import WholeResponse, whole
 from proxy.web.serve import servable
 
 MAX_IDS = 100
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
-_ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 _UNDER_WAY = 4
 """Pictures of a list that are described at once; a worker is asked for fewer by the describer."""
@@ -64,7 +64,7 @@ class InfoHandler:
         """``/info/{id}``: what a page wants to know of a picture before it is there."""
         outcome = Outcome("info")
         try:
-            media_id = _parse_id("media_id", request.match_info["id"])
+            media_id = parse_id("media_id", request.match_info["id"])
             outcome = outcome._replace(media_id=media_id)
             media = await self._media(media_id)
             told = await self._describe(media)
@@ -172,22 +172,16 @@ def _listed(media: Media, thumbhash: str | None) -> Json:
     }
 
 
-def _parse_id(parameter: str, text: str) -> int:
-    if not _ID.fullmatch(text):
-        raise BadParameter(parameter, "1 to 19 digits")
-    return int(text)
-
-
 def _parse_ids(text: str) -> list[int]:
     """Each id once, in the order in which they were named."""
     parts = list(dict.fromkeys(text.split(",")))
-    if len(parts) > MAX_IDS or not all(map(_ID.fullmatch, parts)):
+    if len(parts) > MAX_IDS or not all(map(ID.fullmatch, parts)):
         raise BadParameter("ids", f"1 to {MAX_IDS} media ids of 1 to 19 digits, with commas")
     return list(dict.fromkeys(map(int, parts)))
 
 
 def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:
-    before = _parse_id("before", values.get("before") or str(MAX_MEDIA_ID))
+    before = parse_id("before", values.get("before") or str(MAX_MEDIA_ID))
     limit = values.get("limit") or str(_DEFAULT_LIMIT)
     if not _LIMIT.fullmatch(limit):
         raise BadParameter("limit", f"a whole number from 1 to {_MAX_LIMIT}")

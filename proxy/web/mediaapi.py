@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 import structlog
 from aiohttp import web
 
@@ -26,11 +25,12 @@ from proxy.web.bodies import read_json
 from proxy.web.caching import NO_STORE
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import PRIVATE, Header
+from proxy.web.ids import parse_id
+from proxy.web.private import guarded
 from proxy.web.problems import problem
 from proxy.web.responses import PieceResponse, WholeResponse, bodiless, whole
 
 Answer = WholeResponse | PieceResponse
-Work = Callable[[web.Request], Awaitable[Mapping[str, Any]]]
 
 MAX_LISTED = 10_000
 """Pending uploads in one answer; its total is the true one."""
@@ -38,7 +38,6 @@ _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
 _EXACT = 2**53
 """Up to here a number with a fraction part is exact (RFC 8259, 6)."""
-_ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 _UNREADABLE = re.compile(r"[^\x20-\x7e]")
 
 log = structlog.get_logger(__name__)
@@ -65,15 +64,15 @@ class MediaApiHandler:
 
     async def pending(self, request: web.Request) -> Answer:
         """``GET /api/media/pending/all``: what waits to be processed, the oldest first."""
-        return await self._answer(request, "pending", self._pending)
+        return await guarded(request, self._guard, Outcome("pending"), self._pending)
 
     async def complete(self, request: web.Request) -> Answer:
         """``POST /api/media/complete/{id}``: which medium an upload has become."""
-        return await self._answer(request, "complete", self._complete)
+        return await guarded(request, self._guard, Outcome("complete"), self._complete)
 
     async def cleanup(self, request: web.Request) -> Answer:
         """``DELETE /api/media/cleanup/{id}``: an upload has failed."""
-        return await self._answer(request, "cleanup", self._cleanup)
+        return await guarded(request, self._guard, Outcome("cleanup"), self._cleanup)
 
     async def temp_image(self, request: web.Request) -> Answer:
         """``GET /temp_images/{folder}/{name}``: the bytes of an upload, or a part of them."""
@@ -83,16 +82,6 @@ class MediaApiHandler:
             return await self._temp_image(request, outcome)
         except SmartserveError as error:
             return problem(error, outcome=outcome, security=PRIVATE)
-
-    async def _answer(self, request: web.Request, route: str, work: Work) -> WholeResponse:
-        outcome = Outcome(route)
-        try:
-            self._guard.check(request)
-            body = await work(request)
-        except SmartserveError as error:
-            return problem(error, outcome=outcome, security=PRIVATE)
-        headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
-        return whole(HTTPStatus.OK, headers, orjson.dumps(body), outcome=outcome)
 
     async def _pending(self, _request: web.Request) -> Mapping[str, Any]:
         rows, total = await self._database.queue(MAX_LISTED)
@@ -192,12 +181,10 @@ def _iso(moment: datetime) -> str:
 
 
 def _id(request: web.Request) -> int:
-    text = request.match_info["id"]
-    if not _ID.fullmatch(text):
-        raise BadParameter("id", "1 to 19 digits")
-    if int(text) > MAX_MEDIA_ID:
+    number = parse_id("id", request.match_info["id"])
+    if number > MAX_MEDIA_ID:
         raise PendingNotFound("there is no upload with this id")
-    return int(text)
+    return number
 
 
 def _media_id(told: Mapping[str, Any]) -> str:

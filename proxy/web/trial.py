@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from http import HTTPStatus
 from ipaddress import ip_address
 
-import orjson
 from aiohttp import HttpVersion11, web
 
 from proxy.database.main import SqlMainDatabase
-from proxy.errors import AccessDisabled, BadParameter, PendingNotFound, SmartserveError
+from proxy.errors import AccessDisabled, PendingNotFound, SmartserveError
 from proxy.media import MAX_MEDIA_ID
 from proxy.metrics import Outcome
 from proxy.pending import media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.web.auth import caller_of
-from proxy.web.caching import NO_STORE
 from proxy.web.headers import PRIVATE
+from proxy.web.ids import parse_id
+from proxy.web.private import private_json
 from proxy.web.problems import problem
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.responses import WholeResponse
 from proxy.web.users import issue
 
 _USER = 1
 """Who tries the server uploads as this user; the samples are his as well."""
 _TTL_S = 900
-_ID = re.compile(r"[0-9]{1,19}", re.ASCII)
 _OUTCOME = Outcome("trial")
 
 
@@ -45,20 +42,18 @@ class TrialHandler:
         except SmartserveError as error:
             return problem(error, outcome=_OUTCOME, security=PRIVATE)
         token = issue(self._key, self._users, user_id=_USER, ttl_s=_TTL_S)
-        return _answer({"token": token, "expires_in": _TTL_S})
+        return private_json({"token": token, "expires_in": _TTL_S}, _OUTCOME)
 
     async def upload(self, request: web.Request) -> WholeResponse:
         """``/api/page/uploads/{id}``: how far an upload of this user has come."""
         try:
             check_at_home(request)
-            return _answer(await self._told(request.match_info["id"]))
+            return private_json(await self._told(request), _OUTCOME)
         except SmartserveError as error:
             return problem(error, outcome=_OUTCOME, security=PRIVATE)
 
-    async def _told(self, text: str) -> dict[str, object]:
-        if not _ID.fullmatch(text):
-            raise BadParameter("id", "1 to 19 digits")
-        number = int(text)
+    async def _told(self, request: web.Request) -> dict[str, object]:
+        number = parse_id("id", request.match_info["id"])
         row = await self._database.find(number) if number <= MAX_MEDIA_ID else None
         if row is None or row.user_id != _USER:
             raise PendingNotFound("there is no upload with this id")
@@ -98,8 +93,3 @@ def _is_loopback(address: str) -> bool:
 def _names_loopback(host: str) -> bool:
     name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return name.lower() == "localhost" or _is_loopback(name.strip("[]"))
-
-
-def _answer(told: dict[str, object]) -> WholeResponse:
-    headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
-    return whole(HTTPStatus.OK, headers, orjson.dumps(told), outcome=_OUTCOME)

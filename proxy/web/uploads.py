@@ -6,20 +6,18 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.errors import BodyTooSlow, SmartserveError
 from proxy.metrics import Outcome
 from proxy.uploading import Stored, Upload, Uploader
 from proxy.web.bodies import call_for, refuse_packed
-from proxy.web.caching import NO_STORE
 from proxy.web.forms import Form, FormLimits
 from proxy.web.headers import PRIVATE
+from proxy.web.private import private_json
 from proxy.web.problems import problem
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.responses import WholeResponse
 from proxy.web.users import Users
 
 _OUTCOME = Outcome("upload")
@@ -63,9 +61,8 @@ class UploadHandler:
         except SmartserveError as error:
             self._on_refusal(REASONS.get(error.status, "unavailable"))
             return problem(error, outcome=_OUTCOME, security=PRIVATE)
-        body = {"success": True, "images": [_public(one) for one in stored]}
-        headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE), *PRIVATE]
-        return whole(HTTPStatus.OK, headers, orjson.dumps(body), outcome=_OUTCOME)
+        body = {"success": True, "images": [asdict(one) for one in stored]}
+        return private_json(body, _OUTCOME)
 
     async def _take(self, request: web.Request) -> list[Stored]:
         """What is stored; only the client is hurried, as what is begun after it may stand."""
@@ -84,7 +81,3 @@ class UploadHandler:
                     await upload.take(file.field, file.filename, file.pieces())
         except TimeoutError as error:
             raise BodyTooSlow(f"an upload may take {self._timeout_s:g} s") from error
-
-
-def _public(stored: Stored) -> dict[str, Any]:
-    return asdict(stored)

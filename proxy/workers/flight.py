@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -71,3 +71,38 @@ class Flight(Generic[T]):
     def statistics(self) -> Mapping[str, float]:
         """Work under way, begun and joined since the start."""
         return {"under_way": len(self._under_way), "led": self._led, "joined": self._joined}
+
+
+class Shared(Generic[T]):
+    """Results that are worked out once for all who ask for one meanwhile."""
+
+    def __init__(self) -> None:
+        self._flight: Flight[asyncio.Future[T]] = Flight()
+
+    async def result(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
+        """The result for a key, of the work under way or of this; its error reaches all."""
+        result, _ = self._flight.join(key, lambda: self._launch(work))
+        return await asyncio.shield(result)
+
+    def _launch(
+        self, work: Callable[[], Awaitable[T]]
+    ) -> tuple[asyncio.Future[T], Coroutine[Any, Any, None]]:
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        # Every waiter may have left by the time it fails, and nobody ask what became of it.
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return result, self._settle(work, result)
+
+    async def _settle(self, work: Callable[[], Awaitable[T]], result: asyncio.Future[T]) -> None:
+        try:
+            found = await work()
+        except asyncio.CancelledError:
+            result.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+            result.set_exception(error)
+        else:
+            result.set_result(found)
+
+    async def aclose(self) -> None:
+        """Cancel what is under way."""
+        await self._flight.aclose()

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy.workers.flight import Flight
+from proxy.errors import QueueFull
+from proxy.workers.flight import Flight, Shared
 
 
 class Work:
@@ -81,3 +82,36 @@ async def test_work_that_is_released_is_joined_by_nobody_and_goes_on() -> None:
     work.go.set()
     await flight.drain()
     assert work.ended == 2
+
+
+async def test_a_result_is_worked_out_once_for_all_who_ask_meanwhile() -> None:
+    shared: Shared[int] = Shared()
+    times = 0
+
+    async def work() -> int:
+        nonlocal times
+        times += 1
+        await asyncio.sleep(0)
+        return 7
+
+    assert await asyncio.gather(*(shared.result("a", work) for _ in range(5))) == [7] * 5
+    assert await shared.result("a", work) == 7
+    assert times == 2
+    await shared.aclose()
+
+
+async def test_a_named_failure_reaches_all_and_is_not_remembered() -> None:
+    shared: Shared[int] = Shared()
+
+    async def fail() -> int:
+        await asyncio.sleep(0)
+        raise QueueFull("full")
+
+    async def succeed() -> int:
+        return 1
+
+    asking = (shared.result("a", fail) for _ in range(3))
+    told = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(one) for one in told] == [QueueFull] * 3
+    assert await shared.result("a", succeed) == 1
+    await shared.aclose()
