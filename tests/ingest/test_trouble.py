@@ -307,3 +307,17 @@ def test_the_name_of_a_worker_fits_and_is_its_own() -> None:
     names = {new_worker_id() for _ in range(50)}
     assert len(names) == 50
     assert max(map(len, names)) <= 50
+
+
+async def test_a_cycle_heals_no_more_than_a_few(fake: FakeMainApi, work: Work) -> None:
+    worker = await work(heals_per_cycle=2, max_attempts=1)
+    for _ in range(5):
+        fake.add(PHOTO)
+    fake.status["file"] = 500
+    await worker.ingest.run_once()
+    assert fake.asked["file"] == 5
+    worker.due()
+    healed = []
+    while await worker.ingest._cycle():
+        healed.append(fake.asked["file"] - 5 - sum(healed))
+    assert healed == [2, 2, 1]
