@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from tests.faults.conftest import Launch
@@ -56,6 +57,14 @@ def files(directory: Path) -> set[Path]:
     return {path for path in (directory / "renditions").rglob("*") if path.is_file()}
 
 
+async def settled(directory: Path) -> set[Path]:
+    """The same once none is being written any more: answers go out before they are stored."""
+    async with asyncio.timeout(10):
+        while any(path.parent.name == "tmp" for path in files(directory)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return files(directory)
+
+
 async def test_no_header_reaches_another_answer_or_the_key(
     launch: Launch, library: Library, record: Record
 ) -> None:
@@ -71,7 +80,7 @@ async def test_no_header_reaches_another_answer_or_the_key(
     poisoned = await asked(server, first, poison)
     assert essence(poisoned) == essence(await asked(server, first, {}))
     clean = {target: essence(await asked(server, target, {})) for target in targets}
-    before = files(server.data_dir)
+    before = await settled(server.data_dir)
     lost = times = 0
     for target in targets:
         for headers in ways:
@@ -80,7 +89,7 @@ async def test_no_header_reaches_another_answer_or_the_key(
             lost += essence(answer) != clean[target] or _MARK in told
             times += 1
     assert lost == 0
-    assert files(server.data_dir) == before
+    assert await settled(server.data_dir) == before
     record(Figure(8, f"requests with {len(poison)} headers, each alone and all", times, lost))
 
 
