@@ -39,9 +39,6 @@ audit: $(DEVELOPMENT)
 				exit 1; }; \
 	done
 
-# Sends 20,000 mutants of real pictures through a real server, in some six minutes, and ends with 1
-# where an answer was wrong. What crashes a worker is kept in ~/.cache/smartserve-fuzz.
-
 # Sends 20,000 mutants of real pictures through a real server, in some six minutes on two cores
 # that nobody else uses, and ends with 1 where an answer was wrong. What crashes a worker is kept in
 # ~/.cache/smartserve-fuzz. To go on from where it stopped: make fuzz FUZZ='--seed 1 --first 12000'.

@@ -317,7 +317,7 @@ async def test_a_cycle_heals_no_more_than_a_few(fake: FakeMainApi, work: Work) -
     await worker.ingest.run_once()
     assert fake.asked["file"] == 5
     worker.due()
-    healed = []
+    healed: list[int] = []
     while await worker.ingest._cycle():
         healed.append(fake.asked["file"] - 5 - sum(healed))
     assert healed == [2, 2, 1]
