@@ -34,7 +34,7 @@ _SEPARATORS = re.compile(r"[&?]|%3[Ff]")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 SHAPE_DIGITS = 8
 """Hexadecimal digits of a digest that stand for the shape."""
-_RECIPE = 1
+_RECIPE = 2
 """Raised whenever the same variant would come out as other pixels: it is a part of every key."""
 
 

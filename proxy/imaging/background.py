@@ -8,7 +8,7 @@ B`` of a colour F of the shape and the ground's B (Porter and Duff, Compositing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -32,6 +32,10 @@ _SPREAD_SIGMA = 1.2
 _CONTENT_LEVELS = 1.5
 """Difference of a coarse pixel's mean from the ground that makes it part of the content: noise is
 below, and a hairline crosses a coarse pixel with a quarter of its contrast."""
+_APART = 24
+"""Pixels between frames that are cut at once: above the reach of `_spread`, which is three coarse
+pixels, and of `_REACH` on either side."""
+_BATCH_PIXELS = 2_000_000
 _FARNESS_POWER = 8
 _LEAST_WEIGHT = 1
 _LONELY = 2
@@ -67,21 +71,50 @@ def is_flat(page: Any) -> bool:
     return ground is not None and _content_box(page, ground) is not None
 
 
-def cut_out(page: Any) -> Any:
-    """Give a picture on a flat ground an alpha; one without, or with an alpha of its own, stays.
+def cut_out(pages: Sequence[Any]) -> list[Any]:
+    """Give frames on a flat ground an alpha; those without, or with an alpha of their own, stay.
 
-    Takes 8 bits in sRGB or grey, and gives RGBA in memory where it cuts.
+    The ground is that of the first frame: an animation whose frames each had one of their own
+    would flicker. Takes 8 bits in sRGB or grey, and gives RGBA in memory where it cuts.
     """
-    if page.hasalpha() and page[-1].min() < _FULL:
-        return page
-    opaque = page.colourspace("srgb").extract_band(0, n=3).copy_memory()
-    ground = find_ground(opaque)
-    box = None if ground is None else _content_box(opaque, ground)
-    if ground is None or box is None:
-        return page
-    cut = _unmixed(opaque.crop(*box).copy_memory(), ground)
+    if any(page.hasalpha() and page[-1].min() < _FULL for page in pages):
+        return list(pages)
+    first = _opaque(pages[0])
+    ground = find_ground(first)
+    if ground is None or _content_box(first, ground) is None:
+        return list(pages)
+    return [page for batch in _batches(pages) for page in _cut(batch, ground)]
+
+
+def _opaque(page: Any) -> Any:
+    return page.colourspace("srgb").extract_band(0, n=3).copy_memory()
+
+
+def _batches(pages: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Frames that are cut at once: a column of small ones takes as many calls as one alone."""
+    many = max(1, _BATCH_PIXELS // (pages[0].width * pages[0].height))
+    return (pages[at : at + many] for at in range(0, len(pages), many))
+
+
+def _cut(pages: Sequence[Any], ground: Ground) -> Iterator[Any]:
+    width, height = pages[0].width, pages[0].height
+    column, pitch = _column([_opaque(page) for page in pages], ground)
+    box = _content_box(column, ground) or (0, 0, width, column.height)
+    cut = _unmixed(column.crop(*box).copy_memory(), ground)
     clear = [*ground.rgb, 0]
-    return cut.embed(*box[:2], page.width, page.height, extend="background", background=clear)
+    cut = cut.embed(*box[:2], width, column.height, extend="background", background=clear)
+    return (cut.crop(0, at * pitch, width, height).copy_memory() for at in range(len(pages)))
+
+
+def _column(pages: Sequence[Any], ground: Ground) -> tuple[Any, int]:
+    """Frames below each other with ground between, so that none is another's surroundings."""
+    height = pages[0].height
+    if len(pages) == 1:
+        return pages[0], height
+    column = pyvips.Image.arrayjoin(
+        list(pages), across=1, shim=_APART, background=[round(level) for level in ground.rgb]
+    )
+    return column.copy_memory(), height + _APART
 
 
 def find_ground(page: Any) -> Ground | None:

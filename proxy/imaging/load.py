@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +46,10 @@ _BAND_BYTES: Mapping[str, int] = MappingProxyType(
 )
 _ROTATED = range(5, 9)
 """EXIF orientations that swap width and height."""
+_DELAY_MS = 100
+"""Of a frame whose source tells none."""
+_LONGEST_MS = 655_350
+"""What a GIF can say of one frame (GIF89a, 23: hundredths of a second in 16 bits)."""
 _SRGB_SIGNATURE = b"IEC sRGB"
 """Device manufacturer and model, bytes 48 to 55 of an ICC header (ICC.1:2022, 7.2)."""
 
@@ -81,6 +85,17 @@ class Opened:
 
     source: Any
     header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The frames of an animation at the size that was asked for, or the one of a still."""
+
+    pages: list[Any]
+    delays: Sequence[int] = ()
+    """How long each frame is shown, in milliseconds."""
+    loop: int = 0
+    """How often the animation plays; 0: for ever."""
 
 
 def open_source(descriptor: int, limits: Limits) -> Opened:
@@ -136,21 +151,19 @@ def shrunk(opened: Opened, width: int, *, height: int) -> Any:
     )
 
 
-def frames(opened: Opened, width: int, *, height: int) -> list[Any]:
-    """All pages, each for itself like `shrunk`, so that no page bleeds into the next."""
-    return [
+def frames(opened: Opened, width: int, *, height: int) -> Frames:
+    """All pages, each for itself like `shrunk`, so that no page bleeds into the next.
+
+    Pages that repeat the one before are one frame, shown longer: what has hundreds of those is
+    otherwise scaled, cut out and encoded hundreds of times.
+    """
+    roll = _roll(opened, fail_on="none").copy_memory()
+    held = list(_held(_pages(roll, opened.header), _delays(roll, opened.header)))
+    scaled = [
         page.thumbnail_image(width, height=height, size="force", **_colour(opened.header))
-        for page in _pages(opened)
+        for page, _ in held
     ]
-
-
-def timing(opened: Opened) -> tuple[list[int], int]:
-    """Delay of each frame in milliseconds, and how often the animation plays (0: for ever)."""
-    roll = _roll(opened, fail_on="none")
-    delays = list(roll.get("delay")) if roll.get_typeof("delay") else []
-    missing = opened.header.pages - len(delays)
-    loop = roll.get("loop") if roll.get_typeof("loop") else 0
-    return [*delays, *[100] * missing][: opened.header.pages], loop
+    return Frames(scaled, [delay for _, delay in held], _field(roll, "loop", 0))
 
 
 def whole(opened: Opened, *, fail_on: str) -> Any:
@@ -220,7 +233,24 @@ def _roll(opened: Opened, *, fail_on: str) -> Any:
     )
 
 
-def _pages(opened: Opened) -> list[Any]:
-    roll = _roll(opened, fail_on="none").copy_memory()
-    width, height = opened.header.width, opened.header.height
-    return [roll.crop(0, at * height, width, height) for at in range(opened.header.pages)]
+def _pages(roll: Any, header: Header) -> list[Any]:
+    width, height = header.width, header.height
+    return [roll.crop(0, at * height, width, height) for at in range(header.pages)]
+
+
+def _delays(roll: Any, header: Header) -> list[int]:
+    delays = list(_field(roll, "delay", []))
+    return [*delays, *[_DELAY_MS] * (header.pages - len(delays))][: header.pages]
+
+
+def _held(pages: list[Any], delays: list[int]) -> Iterator[tuple[Any, int]]:
+    """Pages that differ from the one before, and how long each is shown."""
+    shown, pixels, held_ms = pages[0], pages[0].write_to_memory(), delays[0]
+    for page, delay in zip(pages[1:], delays[1:], strict=True):
+        own = page.write_to_memory()
+        if own == pixels and held_ms + delay <= _LONGEST_MS:
+            held_ms += delay
+            continue
+        yield shown, held_ms
+        shown, pixels, held_ms = page, own, delay
+    yield shown, held_ms

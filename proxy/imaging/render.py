@@ -14,6 +14,7 @@ from typing import Any
 
 from proxy.formats import TRAITS
 from proxy.imaging import encode, load, search, steps
+from proxy.imaging.background import cut_out
 from proxy.imaging.failures import answered, encoding
 from proxy.imaging.loaders import configure, hello, lock_loaders
 from proxy.imaging.probe import facts
@@ -61,12 +62,12 @@ def _render(job: RenderJob, source_fd: int, target_fd: int) -> RenderResult:
     clock = _Clock()
     with clock.stage("decode"):
         opened = load.open_source(source_fd, job.limits)
-        pages = _decoded(opened, job, animated=_animated(job, opened))
+        frames = _decoded(opened, job, animated=_animated(job, opened))
     with clock.stage("transform"):
-        image = _transformed(pages, job, opened=opened)
+        image = _transformed(frames, job)
     with clock.stage("encode"):
-        found = _encode(image, job, target_fd=target_fd, animated=len(pages) > 1)
-    return _result(job, len(pages), clock, found)
+        found = _encode(image, job, target_fd=target_fd, animated=len(frames.pages) > 1)
+    return _result(job, len(frames.pages), clock, found)
 
 
 def _render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetResult:
@@ -116,15 +117,16 @@ class _Easel:
         shared_s = self._shared.decode_s(job.geometry, base=base) or 0.0
         with clock.stage("decode"):
             if _animated(job, self._opened):
-                pages = _decoded(self._opened, job, animated=True)
+                frames = _decoded(self._opened, job, animated=True)
             else:
                 whole = job.remove_background
-                pages = [self._shared.page(job.geometry, base=base, whole=whole)]
+                frames = load.Frames([self._shared.page(job.geometry, base=base, whole=whole)])
         with clock.stage("transform"):
-            image = _transformed(pages, job, opened=self._opened)
+            image = _transformed(frames, job)
+        moves = len(frames.pages) > 1
         with clock.stage("encode"):
-            encoded, found = encoding(partial(_to_bytes, image, job, animated=len(pages) > 1))
-        result = _result(job, len(pages), clock, found)
+            encoded, found = encoding(partial(_to_bytes, image, job, animated=moves))
+        result = _result(job, len(frames.pages), clock, found)
         return replace(result, cpu_s=result.cpu_s + shared_s), encoded
 
 
@@ -162,18 +164,20 @@ def _result(job: RenderJob, pages: int, clock: _Clock, found: search.Trial | Non
     )
 
 
-def _decoded(opened: load.Opened, job: RenderJob, *, animated: bool) -> list[Any]:
+def _decoded(opened: load.Opened, job: RenderJob, *, animated: bool) -> load.Frames:
     """The scaled pages: cropped already where no matte needs the whole picture's border.
 
     In memory, but for what streams: there the encoder pulls the pixels through.
     """
     geometry = job.geometry
     size = {"width": geometry.scaled_width, "height": geometry.scaled_height}
-    pages = load.frames(opened, **size) if animated else [load.shrunk(opened, **size)]
-    if job.remove_background:
-        return [page.copy_memory() for page in pages]
-    pages = [steps.crop(page, geometry=geometry) for page in pages]
-    return pages if _streams(job) else [page.copy_memory() for page in pages]
+    frames = load.frames(opened, **size) if animated else load.Frames([load.shrunk(opened, **size)])
+    pages = frames.pages
+    if not job.remove_background:
+        pages = [steps.crop(page, geometry=geometry) for page in pages]
+        if _streams(job):
+            return replace(frames, pages=pages)
+    return replace(frames, pages=[page.copy_memory() for page in pages])
 
 
 def _streams(job: RenderJob) -> bool:
@@ -181,12 +185,12 @@ def _streams(job: RenderJob) -> bool:
     return job.profile.streams and job.search is None
 
 
-def _transformed(pages: list[Any], job: RenderJob, *, opened: load.Opened) -> Any:
+def _transformed(frames: load.Frames, job: RenderJob) -> Any:
+    pages = cut_out(frames.pages) if job.remove_background else frames.pages
     for step in steps.plan(job):
         pages = [step(page) for page in pages]
     if len(pages) > 1:
-        delays, loop = load.timing(opened)
-        return encode.assemble(pages, delays=delays, loop=loop)
+        return encode.assemble(pages, delays=frames.delays, loop=frames.loop)
     return pages[0].copy_memory() if job.remove_background else pages[0]
 
 

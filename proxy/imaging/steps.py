@@ -1,4 +1,4 @@
-"""The steps between decoder and encoder: each takes one page and gives one page.
+"""The steps from a page to what is encoded: each takes one page and gives one page.
 
 A page is a libvips image in sRGB or grey, 8 bits, with or without an alpha band.
 """
@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from proxy.formats import TRAITS
-from proxy.imaging.background import cut_out
 from proxy.jobs import RenderJob
 from proxy.variant import Geometry
 
@@ -23,7 +22,6 @@ WHITE = 255
 def plan(job: RenderJob) -> tuple[Step, ...]:
     """The steps of a job in their order."""
     chosen = (
-        (cut_out, job.remove_background),
         (partial(crop, geometry=job.geometry), True),
         (flatten, not TRAITS[job.profile.format].alpha),
     )

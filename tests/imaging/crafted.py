@@ -1,9 +1,10 @@
-"""Hostile sources, made by hand: small files that claim to be very large."""
+"""Sources made by hand: small files that claim to be very large, and what Pillow will not write."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 
 
 def png(width: int, height: int, *, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
@@ -69,3 +70,20 @@ def with_text(picture: bytes, keyword: bytes) -> bytes:
 def _chunk(name: bytes, body: bytes) -> bytes:
     checksum = zlib.crc32(name + body)
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
+
+
+def gif_of(frames: Sequence[bytes], durations_ms: Sequence[int]) -> bytes:
+    """Whole GIFs of one size as one animation, frames that repeat one too: Pillow drops those."""
+    screen = frames[0][6:10] + b"\0\0\0"
+    parts = [_gif_frame(one, ms) for one, ms in zip(frames, durations_ms, strict=True)]
+    return b"GIF89a" + screen + b"".join(parts) + b"\x3b"
+
+
+def _gif_frame(still: bytes, duration_ms: int) -> bytes:
+    """A still's colours and pixels as a frame with a table of its own (GIF89a, 20, 21 and 23)."""
+    size = still[10] & 7
+    table = still[13 : 13 + (3 << size + 1)]
+    pixels = still[still.index(b"\x2c", 13 + len(table)) + 10 : -1]
+    control = b"\x21\xf9\x04\x04" + struct.pack("<H", duration_ms // 10) + b"\0\0"
+    descriptor = b"\x2c" + bytes(4) + still[6:10] + bytes([0x80 | size])
+    return control + descriptor + table + pixels

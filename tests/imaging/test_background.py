@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from proxy.formats import Format
+from proxy.formats import EncoderProfile, Format
 from proxy.jobs import RenderResult
 from proxy.variant import Geometry
 from tests.drawing import Logo, draw_badge, draw_logo, logos
@@ -18,6 +18,7 @@ from tests.photos import photo
 LOGOS = pytest.mark.parametrize("logo", logos(), ids=lambda logo: logo.name)
 QUALITIES = pytest.mark.parametrize("quality", [None, 90])
 GROUND = np.array((255, 0, 160))
+LOSSLESS_WEBP = EncoderProfile(Format.WEBP, (("lossless", True),))
 
 
 def cut(source: Image.Image, quality: int | None = None, **options: Any) -> studio.Pixels:
@@ -121,15 +122,43 @@ def test_the_matte_survives_a_lossy_format(fmt: Format) -> None:
     assert (np.abs(teal - np.asarray(logo.picture)[0, 0]).mean(axis=1) > 20).mean() > 0.95
 
 
-def test_each_frame_of_an_animation_is_cut_out() -> None:
-    first, second = (logos()[at].picture.convert("P") for at in (0, 4))
-    source = studio.saved(
-        first.convert("RGB"), "WEBP", save_all=True, append_images=[second.convert("RGB")]
+def moving(*pictures: Image.Image) -> bytes:
+    """A lossless animation."""
+    first, *rest = (picture.convert("RGB") for picture in pictures)
+    return studio.saved(first, "WEBP", save_all=True, append_images=rest, lossless=True)
+
+
+def test_each_frame_of_an_animation_is_cut_out_as_if_it_stood_alone() -> None:
+    """Frames are cut several at once; turned over, what is at the top of one meets another's."""
+    picture = logos()[0].picture.convert("RGB")
+    turned = [
+        picture,
+        picture.rotate(90),
+        picture.rotate(180),
+        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    ]
+    alone = [cut(frame) for frame in turned]
+    encoded = studio.rendered(moving(*turned), LOSSLESS_WEBP, remove_background=True, animated=True)
+    for shown, known in zip(studio.frames(encoded), alone, strict=True):
+        assert studio.difference(shown[..., 3], known[..., 3]) < 0.1
+        solid = known[..., 3] == 255
+        assert np.abs(shown[solid].astype(int) - known[solid]).max() <= 2
+
+
+def test_the_ground_of_an_animation_is_that_of_its_first_frame() -> None:
+    """What comes on another one later stays, where a ground of each frame's own would flicker."""
+    logo = logos()[0].picture.convert("RGB")
+    other = Image.new("RGB", logo.size, "orange")
+    shown = studio.frames(
+        studio.rendered(moving(logo, other), LOSSLESS_WEBP, remove_background=True, animated=True)
     )
-    encoded = studio.rendered(source, Format.WEBP, remove_background=True, animated=True)
-    shown = studio.frames(encoded)
-    assert len(shown) == 2
-    assert all(frame[3, 3, 3] == 0 for frame in shown)
+    assert shown[0][3, 3, 3] == 0
+    assert shown[1][..., 3].min() == 255
+    scene = Image.open(photo("kodak-23.png")).resize(logo.size)
+    kept = studio.rendered(
+        moving(scene, logo), LOSSLESS_WEBP, remove_background=True, animated=True
+    )
+    assert all(frame[..., 3].min() == 255 for frame in studio.frames(kept))
 
 
 def test_a_cut_of_1200_pixels_takes_a_fraction_of_a_second() -> None:
