@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,19 +152,21 @@ def shrunk(opened: Opened, width: int, *, height: int) -> Any:
     )
 
 
-def frames(opened: Opened, width: int, *, height: int) -> Frames:
-    """All pages, each for itself like `shrunk`, so that no page bleeds into the next.
+def frames(opened: Opened, width: int, *, height: int, most: int) -> Frames:
+    """The pages, each for itself like `shrunk`, so that no page bleeds into the next.
 
     Pages that repeat the one before are one frame, shown longer: what has hundreds of those is
-    otherwise scaled, cut out and encoded hundreds of times.
+    otherwise scaled, cut out and encoded hundreds of times. Where more than ``most`` are left,
+    every second or third is, and the animation takes its time all the same.
     """
     roll = _roll(opened, fail_on="none").copy_memory()
     held = list(_held(_pages(roll, opened.header), _delays(roll, opened.header)))
+    kept = _thinned(held, most)
     scaled = [
         page.thumbnail_image(width, height=height, size="force", **_colour(opened.header))
-        for page, _ in held
+        for page, _ in kept
     ]
-    return Frames(scaled, [delay for _, delay in held], _field(roll, "loop", 0))
+    return Frames(scaled, [delay for _, delay in kept], _field(roll, "loop", 0))
 
 
 def whole(opened: Opened, *, fail_on: str) -> Any:
@@ -243,7 +246,11 @@ def _delays(roll: Any, header: Header) -> list[int]:
     return [*delays, *[_DELAY_MS] * (header.pages - len(delays))][: header.pages]
 
 
-def _held(pages: list[Any], delays: list[int]) -> Iterator[tuple[Any, int]]:
+_Frame = tuple[Any, int]
+"""A page and how long it is shown, in milliseconds."""
+
+
+def _held(pages: list[Any], delays: list[int]) -> Iterator[_Frame]:
     """Pages that differ from the one before, and how long each is shown."""
     shown, pixels, held_ms = pages[0], pages[0].write_to_memory(), delays[0]
     for page, delay in zip(pages[1:], delays[1:], strict=True):
@@ -254,3 +261,9 @@ def _held(pages: list[Any], delays: list[int]) -> Iterator[tuple[Any, int]]:
         yield shown, held_ms
         shown, pixels, held_ms = page, own, delay
     yield shown, held_ms
+
+
+def _thinned(frames: list[_Frame], most: int) -> list[_Frame]:
+    step = math.ceil(len(frames) / most)
+    groups = (frames[at : at + step] for at in range(0, len(frames), step))
+    return [(group[0][0], sum(delay for _, delay in group)) for group in groups]

@@ -80,6 +80,19 @@ def test_no_frame_is_shown_longer_than_a_gif_can_say() -> None:
     assert durations(studio.rendered(source, Format.GIF, animated=True)) == [600_000, 300_000, 100]
 
 
+def test_a_gif_of_too_many_pixels_has_fewer_frames_and_takes_as_long() -> None:
+    """Of four frames of eight megapixels two are left; fewer there never are."""
+    source = coloured_frames(4000, 2000, duration=[50, 120, 200, 70], loop=0)
+    encoded = studio.rendered(source, Format.GIF, animated=True)
+    assert durations(encoded) == [170, 270]
+    shown = [frame[1000, 2000].astype(int) for frame in studio.frames(encoded, "RGB")]
+    assert all(
+        np.abs(pixel - colour).max() <= 8 for pixel, colour in zip(shown, COLOURS[::2], strict=True)
+    )
+    small = studio.rendered(source, Format.GIF, box=studio.contain(400, 400), animated=True)
+    assert durations(small) == [50, 120, 200, 70]
+
+
 @pytest.mark.parametrize("fmt", [Format.WEBP, Format.GIF])
 def test_frames_keep_their_colour_up_to_the_edge_when_shrunk_and_cropped(fmt: Format) -> None:
     source = coloured_frames(160, 90, duration=100, loop=0)
