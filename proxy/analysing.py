@@ -12,9 +12,9 @@ from proxy.analysis import Analysis, merge
 from proxy.errors import AnalysisError
 from proxy.findings import Unseen, VisionResult
 from proxy.formats import TRAITS, EncoderProfile, Format
+from proxy.geometry import SizeSpec, plan_geometry
 from proxy.jobs import AnalyseJob, Limits, RenderJob
 from proxy.media import Media, MediaFacts
-from proxy.variant import SizeSpec, plan_geometry
 from proxy.vision import VisionContext, VisionProvider
 from proxy.vision.tesseract import TextReader
 from proxy.workshop import Workshop

@@ -35,8 +35,9 @@ from proxy.inspection import Inspector
 from proxy.jobs import JobFailure, RenderJob, RenderResult, RenderSetJob
 from proxy.media import Media
 from proxy.planning import Plan, Planner
+from proxy.query import VariantRequest
 from proxy.renditions import Rendition, RenditionStore
-from proxy.variant import Variant, VariantRequest
+from proxy.variant import Variant
 from proxy.workers.flight import Flight
 from proxy.workers.frames import Frames
 from proxy.workers.stream import ByteStream

@@ -17,9 +17,9 @@ from cachetools import LRUCache, TTLCache
 
 from proxy.errors import DatabaseUnavailable, SmartserveError, SourceChanged
 from proxy.formats import TRAITS, EncoderProfile, Format
+from proxy.geometry import SizeSpec, plan_geometry
 from proxy.jobs import AnalyseJob, AnalysisResult, Limits, RenderJob
 from proxy.media import Media, MediaFacts
-from proxy.variant import SizeSpec, plan_geometry
 from proxy.workers.flight import Shared
 from proxy.workshop import Workshop
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from proxy.findings import Colour, Kind, Quality
 from proxy.formats import EncoderProfile, Format, QualitySearch, Stage
+from proxy.geometry import Geometry
 from proxy.media import Focus
-from proxy.variant import Geometry
 
 MAX_DATAGRAM = 64 * 1024
 """Longest order or answer in bytes; both are a few hundred, those of a set as much an output."""

@@ -15,21 +15,12 @@ from itertools import product
 from cachetools import LRUCache
 
 from proxy.formats import TRAITS, Format, Stage, Stages
+from proxy.geometry import SHAPE_DIGITS, Geometry, SizeSpec, base_size, plan_geometry
 from proxy.jobs import Limits
 from proxy.media import Media, MediaFacts
 from proxy.negotiation import acceptable, fallback
-from proxy.variant import (
-    DPRS,
-    SHAPE_DIGITS,
-    WIDTHS,
-    Geometry,
-    SizeSpec,
-    Variant,
-    VariantRequest,
-    base_size,
-    plan_geometry,
-    resolve,
-)
+from proxy.query import DPRS, WIDTHS, VariantRequest
+from proxy.variant import Variant, resolve
 
 _BASES = 10_000
 """Sizes of pictures whose base is remembered: it is asked for with every plan."""

@@ -8,8 +8,8 @@ import pytest
 
 from proxy.costs import Costs
 from proxy.formats import Format, Stage
+from proxy.geometry import Geometry
 from proxy.settings import EncoderSettings
-from proxy.variant import Geometry
 from tests.web.plans import plan
 
 WEBP = plan("").variant

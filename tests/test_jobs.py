@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.findings import Colour, Kind, Quality
 from proxy.formats import EncoderProfile, Format, QualitySearch
+from proxy.geometry import Geometry
 from proxy.jobs import (
     FAILURE_KINDS,
     MAX_DATAGRAM,
@@ -33,7 +34,6 @@ from proxy.jobs import (
 )
 from proxy.media import Focus
 from proxy.settings import EncoderSettings, LimitSettings
-from proxy.variant import Geometry
 
 Message = (
     Ping

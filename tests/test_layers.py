@@ -24,8 +24,8 @@ ROOMS = (
 )
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
-        *("", "errors", "formats", "media", "variant", "negotiation", "findings", "jobs"),
-        *("analysis", "floors", "pending", "intake", "filenames"),
+        *("", "errors", "formats", "media", "geometry", "query", "variant", "negotiation"),
+        *("findings", "jobs", "analysis", "floors", "pending", "intake", "filenames"),
     ),
     1: ("settings", "owners", "descent"),
     2: ROOMS,

@@ -9,8 +9,8 @@ import pytest
 from proxy.formats import Format
 from proxy.media import MediaFacts
 from proxy.planning import Planner, Rules
+from proxy.query import parse_request
 from proxy.settings import Settings
-from proxy.variant import parse_request
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()

@@ -11,11 +11,13 @@ import pytest
 
 from proxy.database import MediaCatalogue
 from proxy.errors import StorageError
+from proxy.geometry import shapes_of
 from proxy.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.purging import Purged, Purger
+from proxy.query import named_boxes
 from proxy.renditions import RenditionStore
 from proxy.settings import Settings
-from proxy.variant import Shapes, named_boxes, shapes_of
+from proxy.variant import Shapes
 
 SIZES = Settings().size_specs()
 GRID = named_boxes("grid", SIZES)

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from proxy.errors import ConfigurationError
 from proxy.formats import Format
+from proxy.geometry import Fit, Gravity, SizeSpec
 from proxy.settings import Settings, load_settings
 from proxy.settings.sections import SizeSettings
-from proxy.variant import Fit, Gravity, SizeSpec
 
 PLATFORM = ("MEDIA_API_KEY", "SMART_MEDIA_BASE_URL", "MAIN_API_URL", "MAIN_API_KEY")
 CONFIG = Path(__file__).resolve().parents[1] / "config"

@@ -15,9 +15,9 @@ from proxy.finishing import Finished
 from proxy.formats import Format
 from proxy.jobs import RenderResult
 from proxy.planning import Plan, Planner, Rules
+from proxy.query import parse_request
 from proxy.settings import Settings, UpgradeSettings
 from proxy.upgrading import Upgrader
-from proxy.variant import parse_request
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()

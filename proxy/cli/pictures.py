@@ -27,11 +27,12 @@ from proxy.errors import (
     MediaNotFound,
     SmartserveError,
 )
+from proxy.geometry import SizeSpec
 from proxy.ingest.importing import Imported, Refused, walk
 from proxy.media import DataType
 from proxy.purging import Purged
+from proxy.query import named_boxes
 from proxy.settings import Settings
-from proxy.variant import SizeSpec, named_boxes
 from proxy.wiring import (
     Rooms,
     open_analyst,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from proxy.geometry import Geometry
 from proxy.imaging import load, steps
-from proxy.variant import Geometry
 
 Size = tuple[int, int]
 

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from proxy.formats import TRAITS
+from proxy.geometry import Geometry
 from proxy.jobs import RenderJob
-from proxy.variant import Geometry
 
 Step = Callable[[Any], Any]
 """One page in, one page out."""

@@ -14,6 +14,7 @@ from proxy.database import AdoptionCatalogue, NewMedia
 from proxy.errors import DatabaseUnavailable, RenderError, SourceError
 from proxy.filenames import Shelf, uploader_of
 from proxy.formats import SOURCE_MEDIA_TYPES
+from proxy.geometry import SizeSpec
 from proxy.ingest.checking import Checker
 from proxy.ingest.grouping import Group, is_size_of
 from proxy.ingest.inventory import Found, Skipped
@@ -22,7 +23,6 @@ from proxy.inspection import to_facts
 from proxy.jobs import ProbeResult
 from proxy.media import DataType, Media, MediaFacts, MediaStatus
 from proxy.sources import SourceStore
-from proxy.variant import SizeSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.filenames import Shelf
+from proxy.geometry import Fit, SizeSpec
 from proxy.ingest.inventory import Found, Located
 from proxy.jobs import ProbeResult
 from proxy.media import MediaFacts
-from proxy.variant import Fit, SizeSpec
 
 _MUCH_LARGER = 2.0
 """Than the box of ours that has the same name: so far may another system's be from it."""

@@ -11,6 +11,7 @@ from typing import Protocol
 from proxy.database.progress import Progress
 from proxy.finishing import Finisher
 from proxy.formats import TRAITS, EncoderProfile, Format
+from proxy.geometry import MAX_SIDE, SizeSpec, plan_geometry
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import library_path
 from proxy.ingest.scratch import fill, scratch_file
@@ -19,7 +20,7 @@ from proxy.intake import Item
 from proxy.jobs import RenderJob
 from proxy.media import DataType, Media, MediaFacts
 from proxy.planning import Plan, Planner
-from proxy.variant import DPRS, MAX_SIDE, SizeSpec, plan_geometry
+from proxy.query import DPRS
 from proxy.workshop import Workshop
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))

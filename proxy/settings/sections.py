@@ -10,13 +10,14 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from proxy.geometry import Fit, Gravity, SizeSpec
 from proxy.jobs import Limits
+from proxy.query import DEFAULT_SIZE
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import Key, require_one
 from proxy.settings.platform import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
-from proxy.variant import DEFAULT_SIZE, Fit, Gravity, SizeSpec
 
 ENV_PREFIX = "SMARTSERVE_"
 _MIB = 1024 * 1024

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from proxy.geometry import SizeSpec
 from proxy.media import MAX_MEDIA_ID
 from proxy.metrics import Outcome
 from proxy.purging import Purger
-from proxy.variant import SizeSpec, parse_boxes
+from proxy.query import parse_boxes
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id
 from proxy.web.private import guarded

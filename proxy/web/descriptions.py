@@ -7,8 +7,9 @@ from typing import Any
 
 from proxy.describing import Portrait
 from proxy.formats import NAMES, Format
+from proxy.geometry import SizeSpec, plan_geometry
 from proxy.media import MediaFacts
-from proxy.variant import WIDTHS, SizeSpec, plan_geometry
+from proxy.query import WIDTHS
 
 _VERSION_DIGITS = 16
 _SMALLEST = 64

@@ -19,8 +19,8 @@ from proxy.errors import BadParameter, SmartserveError
 from proxy.media import MAX_MEDIA_ID, Media
 from proxy.metrics import Outcome
 from proxy.planning import Planner
+from proxy.query import last_values
 from proxy.settings import LifetimeSettings
-from proxy.variant import last_values
 from proxy.web.caching import NO_STORE
 from proxy.web.conditional import matches
 from proxy.web.descriptions import describe_picture, version_of

@@ -11,11 +11,12 @@ from aiohttp import web
 
 from proxy.database import MediaDatabase
 from proxy.errors import BadParameter, MediaNotFound, SmartserveError
+from proxy.geometry import SizeSpec, plan_geometry
 from proxy.inspection import Inspector
 from proxy.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.metrics import Outcome
+from proxy.query import last_values
 from proxy.settings import LifetimeSettings
-from proxy.variant import SizeSpec, last_values, plan_geometry
 from proxy.web.descriptions import ladder, version_of
 from proxy.web.info import answer_json
 from proxy.web.problems import problem, render_problem

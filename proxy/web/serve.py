@@ -13,10 +13,11 @@ from aiohttp import web
 from proxy.database import MediaDatabase
 from proxy.delivery import Delivery, Telemetry
 from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError, SourceChanged
+from proxy.geometry import SizeSpec
 from proxy.media import MAX_MEDIA_ID, Media
 from proxy.metrics import Outcome
+from proxy.query import VariantRequest, parse_request
 from proxy.settings import LifetimeSettings
-from proxy.variant import SizeSpec, VariantRequest, parse_request
 from proxy.web.caching import Route
 from proxy.web.conditional import not_modified
 from proxy.web.crowd import Crowd, Look

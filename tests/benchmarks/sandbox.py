@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.formats import Format
+from proxy.geometry import Geometry
 from proxy.jobs import RenderJob
 from proxy.settings import Settings, load_settings
-from proxy.variant import Geometry
 from proxy.workers.pool import WorkerPool
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import yaml
 
-from proxy.variant import WIDTHS
+from proxy.query import WIDTHS
 from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.programs import DEPLOY
 from tests.deploy.watch import Prometheus, board, panels, prometheus, queries

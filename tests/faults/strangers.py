@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 
+from proxy.query import DPRS
 from proxy.settings import Settings
-from proxy.variant import DPRS
 
 _VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
     {

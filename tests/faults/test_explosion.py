@@ -16,9 +16,10 @@ from random import Random
 import pytest
 
 from proxy.formats import NAMES, TRAITS, Format
+from proxy.geometry import SizeSpec, plan_geometry
 from proxy.media import MediaFacts
+from proxy.query import DPRS, WIDTHS
 from proxy.settings import Settings
-from proxy.variant import DPRS, WIDTHS, SizeSpec, plan_geometry
 from tests.benchmarks.client import Connection
 from tests.faults.conftest import Launch
 from tests.faults.server import Server

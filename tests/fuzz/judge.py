@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from proxy.formats import TRAITS, Format, sniff
+from proxy.geometry import plan_geometry
 from proxy.media import MediaFacts
+from proxy.query import parse_request
 from proxy.settings import Settings
-from proxy.variant import parse_request, plan_geometry
 
 REFUSALS = (404, 415, 422, 503, 504)
 _SIZES = Settings().size_specs()

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from proxy.formats import EncoderProfile, Format
+from proxy.geometry import Fit, Geometry, SizeSpec, plan_geometry
 from proxy.imaging.render import probe, render
 from proxy.jobs import JobFailure, Limits, ProbeJob, ProbeResult, RenderJob, RenderResult
 from proxy.media import MediaFacts
 from proxy.settings import EncoderSettings, LimitSettings
-from proxy.variant import Fit, Geometry, SizeSpec, plan_geometry
 
 Source = bytes | Path
 Pixels = NDArray[np.uint8]

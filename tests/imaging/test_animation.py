@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from proxy.formats import Format
+from proxy.geometry import Geometry
 from proxy.jobs import RenderResult
-from proxy.variant import Geometry
 from tests.imaging import studio
 from tests.imaging.crafted import gif_of
 from tests.photos import photo

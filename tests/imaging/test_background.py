@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from proxy.formats import EncoderProfile, Format
+from proxy.geometry import Geometry
 from proxy.jobs import RenderResult
-from proxy.variant import Geometry
 from tests.drawing import Logo, draw_badge, draw_logo, logos
 from tests.imaging import studio
 from tests.photos import photo

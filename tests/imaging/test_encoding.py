@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, sniff
+from proxy.geometry import Geometry
 from proxy.jobs import JobFailure, RenderResult
-from proxy.variant import Geometry
 from tests.imaging import crafted, studio
 from tests.photos import NAMES, photo
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from proxy.formats import Format
+from proxy.geometry import Geometry
 from proxy.imaging.render import probe, render
 from proxy.jobs import JobFailure, ProbeJob, RenderJob, RenderResult
-from proxy.variant import Geometry
 from tests.imaging import studio
 from tests.photos import photo
 

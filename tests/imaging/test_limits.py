@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from proxy.formats import Format
+from proxy.geometry import Geometry
 from proxy.imaging.failures import Refused
 from proxy.imaging.load import Header, check_header
 from proxy.imaging.render import probe, render
 from proxy.jobs import JobFailure, Limits, ProbeJob, RenderJob
-from proxy.variant import Geometry
 from tests.imaging import crafted, studio
 from tests.photos import photo
 

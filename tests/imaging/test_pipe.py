@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from proxy.formats import EncoderProfile, Format
+from proxy.geometry import Geometry
 from proxy.imaging.render import render
 from proxy.jobs import RenderJob, RenderResult
-from proxy.variant import Geometry
 from tests.imaging import studio
 from tests.photos import photo
 

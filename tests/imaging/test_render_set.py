@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, QualitySearch, Stage, sniff
+from proxy.geometry import Geometry, SizeSpec
 from proxy.imaging.render import render_set
 from proxy.jobs import (
     FRAME_LENGTH,
@@ -18,7 +19,6 @@ from proxy.jobs import (
     RenderSetJob,
     RenderSetResult,
 )
-from proxy.variant import Geometry, SizeSpec
 from proxy.worker import _handle
 from tests.imaging import studio
 from tests.photos import photo

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.variant import WIDTHS
+from proxy.query import WIDTHS
 from tests.deploy.programs import program
 from tests.serving import ROOT
 

@@ -8,9 +8,10 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from proxy.formats import EncoderProfile, Format
+from proxy.geometry import Geometry
 from proxy.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.settings import RenditionSettings
-from proxy.variant import Geometry, Variant
+from proxy.variant import Variant
 
 KIB = 1024
 MIB = 1024 * KIB

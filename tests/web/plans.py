@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from proxy.formats import Format, Stage
 from proxy.media import Media, MediaFacts
 from proxy.planning import Plan
+from proxy.query import parse_request
 from proxy.settings import EncoderSettings, Settings
-from proxy.variant import parse_request, recipe, resolve
+from proxy.variant import recipe, resolve
 
 FACTS = MediaFacts(
     content_hash="ab" * 32,

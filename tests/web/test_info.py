@@ -17,7 +17,7 @@ from PIL import Image
 
 from proxy.formats import Format
 from proxy.media import MediaFacts
-from proxy.variant import WIDTHS
+from proxy.query import WIDTHS
 from proxy.web.descriptions import ladder, srcset, version_of
 from proxy.web.info import MAX_IDS
 from proxy.web.openapi_info import PICTURE

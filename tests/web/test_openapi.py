@@ -15,8 +15,8 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from proxy import __version__, errors
 from proxy.errors import AccessError, SmartserveError
 from proxy.formats import NAMES, TRAITS
+from proxy.query import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.settings import Settings
-from proxy.variant import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.web.openapi import describe
 from proxy.web.problems import MEDIA_TYPE
 

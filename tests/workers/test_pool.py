@@ -19,9 +19,9 @@ from proxy.errors import (
     UnsupportedSource,
 )
 from proxy.formats import EncoderProfile, Format
+from proxy.geometry import Geometry
 from proxy.jobs import Output, ProbeJob, RenderJob, RenderResult, RenderSetJob
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
-from proxy.variant import Geometry
 from proxy.workers.frames import Frames
 from proxy.workers.pool import WorkerPool
 

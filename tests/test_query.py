@@ -1,0 +1,273 @@
+"""From queries to requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.errors import BadParameter
+from proxy.formats import Format
+from proxy.geometry import Fit, SizeSpec
+from proxy.query import DPRS, WIDTHS, VariantRequest, last_values, parse_boxes, snap
+from tests.asking import SIZES, parsed
+
+
+def test_a_request_that_names_nothing_is_for_detail_in_a_negotiated_format() -> None:
+    assert parsed("") == VariantRequest(SIZES["detail"], "detail")
+    assert parsed("").negotiated
+
+
+@pytest.mark.parametrize("name", ["thumbnail", "small", "grid", "detail", "header", "zoom"])
+def test_each_named_size_can_be_asked_for(name: str) -> None:
+    assert parsed(f"size={name}") == VariantRequest(SIZES[name], name)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "size=detail&size=thumbnail",
+        "size=detail?size=thumbnail",
+        "size=zoom&size=detail?size=thumbnail",
+        "size=bogus&size=thumbnail",
+        "?size=thumbnail",
+        "&&size=thumbnail&&",
+        "size=thumbnail?",
+        "size=%74humbnail",
+    ],
+)
+def test_the_last_value_wins_and_a_question_mark_counts_as_an_ampersand(query: str) -> None:
+    assert parsed(query).label == "thumbnail"
+
+
+def test_values_are_told_in_the_order_of_their_last_mention() -> None:
+    assert list(last_values("size=a&w=1&size=b").items()) == [("w", "1"), ("size", "b")]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "size=detail?size=thumbnail",
+        "size=detail%3Fsize=thumbnail",
+        "size=detail%3fsize%3Dthumbnail",
+        "%73ize=thumbnail",
+    ],
+)
+def test_what_frontends_put_together_means_what_they_meant(query: str) -> None:
+    assert parsed(query) == parsed("size=thumbnail")
+
+
+@pytest.mark.parametrize("query", ["format=WEBP", "format=Webp"])
+def test_formats_are_known_in_any_case(query: str) -> None:
+    assert parsed(query) == parsed("format=webp") == parsed("", "WEBP")
+
+
+@pytest.mark.parametrize("name", ["size", "w", "dpr", "format", "bg", "v"])
+def test_an_empty_value_counts_as_not_given(name: str) -> None:
+    assert parsed(f"{name}=") == parsed(name) == parsed("")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "utm_source=x",
+        "Size=thumbnail",
+        "size[]=thumbnail",
+        " size=thumbnail",
+        "quality=1&width=9&height=9&q=1",
+        "=thumbnail",
+        "a=b=c",
+        "%zz=%zz&%00=%ff",
+        "cb=1732100000",
+    ],
+)
+def test_unknown_parameters_are_ignored(query: str) -> None:
+    assert parsed(query) == parsed("")
+
+
+@pytest.mark.parametrize(
+    ("query", "extension", "parameter", "allowed"),
+    [
+        ("size=huge", None, "size", "thumbnail, small, grid, detail, header, zoom"),
+        ("size=Detail", None, "size", "detail"),
+        ("size=+detail", None, "size", "detail"),
+        ("dpr=4", None, "dpr", "1, 1.5, 2, 3"),
+        ("dpr=2.0", None, "dpr", "1, 1.5, 2, 3"),
+        ("format=gif", None, "format", "auto, avif, webp, jpeg, jpg, png"),
+        ("format=svg", None, "format", "auto"),
+        ("bg=white", None, "bg", "original, removed"),
+        ("w=0", None, "w", "from 1 to 3840"),
+        ("w=3841", None, "w", "from 1 to 3840"),
+        ("w=999999999999", None, "w", "from 1 to 3840"),
+        ("w=-1", None, "w", "from 1 to 3840"),
+        ("w=1.5", None, "w", "from 1 to 3840"),
+        ("w=1e3", None, "w", "from 1 to 3840"),
+        ("w=%D9%A1%D9%A0", None, "w", "from 1 to 3840"),
+        ("w=10%0A", None, "w", "from 1 to 3840"),
+        ("w=wide&size=grid", None, "w", "from 1 to 3840"),
+        ("size=huge&w=640", None, "size", "detail"),
+        ("", "gif", "extension", "avif, webp, jpeg, jpg, png"),
+        ("", "php", "extension", "avif"),
+        ("format=webp", "gif", "extension", "avif"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_parameter_and_what_is_allowed(
+    query: str, extension: str | None, parameter: str, allowed: str
+) -> None:
+    with pytest.raises(BadParameter) as caught:
+        parsed(query, extension)
+    assert caught.value.parameter == parameter
+    assert allowed in caught.value.allowed
+
+
+def test_what_the_client_wrote_is_not_repeated_to_it() -> None:
+    with pytest.raises(BadParameter) as caught:
+        parsed("size=%3Cscript%3E")
+    assert "script" not in caught.value.detail
+
+
+@given(st.text())
+@example("size=%")
+@example("size=%ff%fe")
+@example("?" * 1000)
+def test_any_query_is_a_request_or_a_bad_parameter(query: str) -> None:
+    try:
+        label = parsed(query).label
+    except BadParameter as error:
+        label = error.parameter
+    assert label in {*SIZES, "size", "w", "dpr", "format", "bg"} or label.startswith("w")
+
+
+@pytest.mark.parametrize(
+    ("asked", "rung"),
+    [(1, 16), (16, 16), (17, 32), (300, 384), (640, 640), (641, 750), (2049, 3840), (3840, 3840)],
+)
+def test_a_width_snaps_up_to_the_ladder(asked: int, rung: int) -> None:
+    assert parsed(f"w={asked}").box == SizeSpec(f"w{rung}", rung, None)
+    assert parsed(f"w={asked}").label == f"w{rung}"
+
+
+@given(st.floats(min_value=0.1, max_value=100_000))
+def test_a_snapped_width_is_on_the_ladder_and_no_smaller_than_asked(width: float) -> None:
+    assert snap(width) in WIDTHS
+    assert snap(width) >= min(width, WIDTHS[-1])
+
+
+def test_a_width_and_its_screen_snap_together() -> None:
+    assert parsed("w=320&dpr=2").box.width == 640
+    assert parsed("w=300&dpr=1.5").box.width == 640
+    assert parsed("w=3840&dpr=3").box.width == 3840
+
+
+@pytest.mark.parametrize(
+    ("dpr", "side"), [("1", 300), ("1.5", 450), ("2", 600), ("3", 900), ("", 300)]
+)
+def test_a_named_size_grows_with_the_screen(dpr: str, side: int) -> None:
+    box = parsed(f"size=thumbnail&dpr={dpr}").box
+    assert (box.width, box.height, box.fit) == (side, side, Fit.COVER)
+
+
+def test_an_open_side_stays_open_on_any_screen() -> None:
+    assert parsed("size=small&dpr=2").box == replace(SIZES["small"], width=960)
+
+
+@pytest.mark.parametrize(
+    ("query", "label"),
+    [
+        ("w=640&size=grid", "grid"),
+        ("size=grid&w=640", "w640"),
+        ("size=grid&w=640&size=zoom", "zoom"),
+        ("w=640&size=grid&w=750", "w750"),
+        ("size=grid&w=", "grid"),
+        ("w=640&size=", "w640"),
+        ("size=detail?w=640", "w640"),
+    ],
+)
+def test_of_width_and_size_the_one_named_last_counts(query: str, label: str) -> None:
+    assert parsed(query).label == label
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"),
+    [
+        ("avif", Format.AVIF),
+        ("webp", Format.WEBP),
+        ("jpeg", Format.JPEG),
+        ("jpg", Format.JPEG),
+        ("png", Format.PNG),
+    ],
+)
+def test_an_extension_means_the_same_as_a_format(name: str, fmt: Format) -> None:
+    assert parsed(f"format={name}") == parsed("", name)
+    assert parsed("", name).format is fmt
+    assert not parsed("", name).negotiated
+
+
+def test_a_format_in_the_query_wins_over_the_extension() -> None:
+    assert parsed("format=png", "webp").format is Format.PNG
+    assert parsed("format=auto", "webp").negotiated
+    assert parsed("format=", "webp").format is Format.WEBP
+
+
+@pytest.mark.parametrize(
+    ("query", "extension"),
+    [
+        ("bg=removed&format=jpeg", None),
+        ("bg=removed&format=jpg", None),
+        ("bg=removed", "jpg"),
+        ("bg=removed&format=jpeg", "png"),
+    ],
+)
+def test_jpeg_without_its_background_is_refused(query: str, extension: str | None) -> None:
+    with pytest.raises(BadParameter, match="no transparency") as caught:
+        parsed(query, extension)
+    assert caught.value.parameter == "format"
+
+
+@pytest.mark.parametrize("fmt", ["auto", "avif", "webp", "png"])
+def test_a_background_can_be_removed_in_every_format_that_has_transparency(fmt: str) -> None:
+    assert parsed(f"bg=removed&format={fmt}").remove_background
+    assert not parsed(f"bg=original&format={fmt}").remove_background
+
+
+@pytest.mark.parametrize(("query", "label"), [("w=1", "w16"), ("w=640", "w640"), ("w=641", "w750")])
+def test_a_purge_by_width_names_the_rung_that_it_snaps_to(query: str, label: str) -> None:
+    assert [box.name for box in parse_boxes(query, sizes=SIZES)] == [label]
+
+
+@pytest.mark.parametrize("query", ["", "&", "?"])
+def test_a_purge_that_names_no_size_has_no_boxes(query: str) -> None:
+    assert parse_boxes(query, sizes=SIZES) == ()
+
+
+@pytest.mark.parametrize("query", ["size=grid&w=640", "w=640?size=grid", "size%3Dgrid&w=600"])
+def test_a_purge_may_name_several_sizes_and_each_counts(query: str) -> None:
+    names = [box.name for box in parse_boxes(query, sizes=SIZES)]
+    assert sorted(names) == ["grid"] * len(DPRS) + ["w640"]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("size=", "size"),
+        ("size=huge", "size"),
+        ("size=Thumbnail", "size"),
+        ("w=", "w"),
+        ("w=0", "w"),
+        ("w=3841", "w"),
+        ("size=grid&size=huge", "size"),
+        ("size=&size=grid", "size"),
+        ("sise=grid", "query"),
+        ("size=grid&v=1", "query"),
+        ("grid", "query"),
+        ("=grid", "query"),
+    ],
+)
+def test_a_purge_passes_over_nothing_that_it_does_not_understand(
+    query: str, parameter: str
+) -> None:
+    with pytest.raises(BadParameter) as caught:
+        parse_boxes(query, sizes=SIZES)
+    assert caught.value.parameter == parameter
