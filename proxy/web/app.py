@@ -24,8 +24,6 @@ from proxy.web.serve import PictureHandler
 from proxy.web.trial import TrialHandler
 from proxy.web.uploads import UploadHandler
 
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     settings: Settings,
@@ -82,8 +80,9 @@ Handler = Callable[[web.Request], Awaitable[WholeResponse]]
 
 
 def _metrics(metrics: Metrics) -> Handler:
-    async def page(_request: web.Request) -> WholeResponse:
-        return _answer("metrics", _METRICS_TYPE, metrics.exposition())
+    async def page(request: web.Request) -> WholeResponse:
+        body, media_type = metrics.exposition(", ".join(request.headers.getall("Accept", ())))
+        return _answer("metrics", media_type, body)
 
     return page
 
