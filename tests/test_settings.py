@@ -440,7 +440,7 @@ def _keys(model: BaseModel, *above: str) -> Iterator[tuple[str, ...]]:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from _keys(value, *above, name)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             yield from ((*above, name, key) for key in value)
         else:
             yield (*above, name)

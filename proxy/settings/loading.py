@@ -139,6 +139,8 @@ _SECRETS: Mapping[str, frozenset[str]] = MappingProxyType(
         "database": frozenset({"url"}),
         # A key may have been put where its file, or its section, should be named.
         "admin": frozenset({"key", "key_file"}),
+        # Those of the header that a collector asks for.
+        "tracing": frozenset({"endpoint", "headers"}),
         "vision": frozenset({"key", "key_file", "google", "openai"}),
         "main": frozenset({"url", "key", "key_file"}),
         "users": frozenset({"jwt_secret", "jwt_secret_file", "jwt_public_key_file"}),

@@ -15,6 +15,7 @@ from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Sid
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import Key, require_one
 from proxy.settings.platform import IngestSettings, MainSettings, UserSettings
+from proxy.settings.tracing import TracingSettings
 from proxy.settings.vision import VisionSettings
 from proxy.variant import DEFAULT_SIZE, Fit, Gravity, SizeSpec
 
@@ -227,6 +228,7 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     page: PageSettings = PageSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     database: DatabaseSettings = DatabaseSettings()
     storage: StorageSettings = StorageSettings()
     renditions: RenditionSettings = RenditionSettings()

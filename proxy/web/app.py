@@ -43,8 +43,8 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
 ) -> web.Application:
     """Put the handlers under their addresses; what is None has no routes."""
     app = web.Application()
-    app.router.add_get("/serve/{name}", pictures.serve, name=Route.SERVE)
-    app.router.add_get("/api/images/{name}", pictures.api_images, name=Route.API_IMAGES)
+    app.router.add_get(Route.SERVE.path, pictures.serve, name=Route.SERVE)
+    app.router.add_get(Route.API_IMAGES.path, pictures.api_images, name=Route.API_IMAGES)
     app.router.add_get("/healthz", health.alive)
     app.router.add_get("/readyz", health.ready)
     app.router.add_get("/metrics", _metrics(metrics))
