@@ -154,4 +154,5 @@ def _secret(loc: Sequence[int | str]) -> bool:
     """Whether a setting is never printed; nor is what stands for the whole of its section."""
     section, *keys = map(str, loc)
     secrets = _SECRETS.get(section)
-    return secrets is not None and (not keys or keys[-1] in secrets)
+    # Below headers their own names follow, which may be any.
+    return secrets is not None and (not keys or keys[-1] in secrets or keys[0] == "headers")

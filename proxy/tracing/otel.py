@@ -23,11 +23,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from proxy import __version__
+from proxy.errors import ConfigurationError
 from proxy.settings import TracingSettings
 from proxy.traces import Span, SpanContext
 
 _MAX_BATCH = 512
 _TELL_EVERY_S = 60.0
+_READS_HEADERS = "opentelemetry.util.re"
 _SAMPLED = api.TraceFlags(api.TraceFlags.SAMPLED)
 _OK = api.Status(api.StatusCode.UNSET)
 _SCOPE = InstrumentationScope("smartserve", __version__)
@@ -43,16 +45,22 @@ class Exporter:
     """
 
     def __init__(self, settings: TracingSettings) -> None:
-        """Its thread runs from now on, until `aclose`."""
+        """Its thread runs from now on, until `aclose`.
+
+        Raises:
+            ConfigurationError: an ``OTEL_*`` variable has a value that cannot be.
+        """
         self._noise = _Noise()
-        self._sender = _Sender(
-            OTLPSpanExporter(settings.endpoint or None, headers=settings.headers or None)
-        )
-        self._processor = BatchSpanProcessor(
-            self._sender,
-            max_queue_size=settings.max_queue,
-            max_export_batch_size=min(_MAX_BATCH, settings.max_queue),
-        )
+        try:
+            self._sender = _Sender(settings)
+            self._processor = BatchSpanProcessor(
+                self._sender,
+                max_queue_size=settings.max_queue,
+                max_export_batch_size=min(_MAX_BATCH, settings.max_queue),
+            )
+        except ValueError as error:
+            self._noise.close()
+            raise ConfigurationError([f"tracing, of an OTEL_* variable: {error}"]) from error
         self._resource = _resource(settings.service_name)
         self._max_queue = settings.max_queue
         self._flush_s = settings.flush_s
@@ -99,8 +107,10 @@ class Exporter:
 class _Sender(SpanExporter):
     """The exporter, counted; called by the processor's thread."""
 
-    def __init__(self, exporter: OTLPSpanExporter) -> None:
-        self._exporter = exporter
+    def __init__(self, settings: TracingSettings) -> None:
+        self._exporter = OTLPSpanExporter(
+            settings.endpoint or None, headers=settings.headers or None
+        )
         self._ended = threading.Lock()
         self.taken = 0
         self.sent = 0
@@ -141,7 +151,10 @@ class _Noise(logging.Handler):
         if now - self._told.get(str(record.msg), -_TELL_EVERY_S) < _TELL_EVERY_S:
             return
         self._told[str(record.msg)] = now
-        log.warning("tracing_trouble", detail=record.getMessage(), logger=record.name)
+        # Of headers that it cannot read it would repeat all, and they hold keys.
+        whole = record.name != _READS_HEADERS
+        detail = record.getMessage() if whole else str(record.msg)
+        log.warning("tracing_trouble", detail=detail, logger=record.name)
 
     def close(self) -> None:
         """Leave the SDK's log as it was."""

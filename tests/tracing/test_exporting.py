@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.errors import ConfigurationError
 from proxy.settings import TracingSettings
 from proxy.traces import Trace
 from proxy.tracing.otel import Exporter
@@ -94,6 +95,25 @@ async def test_stopping_takes_no_longer_than_allowed(*, collector: Collector, ha
             began = time.monotonic()
         assert time.monotonic() - began < 2
     assert "spans_not_sent" in [line["event"] for line in lines]
+
+
+async def test_a_variable_that_cannot_be_is_a_fault_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "0")
+    with pytest.raises(ConfigurationError, match="tracing, of an OTEL_"):
+        Exporter(TracingSettings(enabled=True))
+    assert logging.getLogger("opentelemetry").propagate
+
+
+async def test_headers_that_cannot_be_read_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization hunter2")
+    with capture_logs() as lines:
+        async with exporting():
+            pass
+    (line,) = [line for line in lines if line["event"] == "tracing_trouble"]
+    assert "Header" in line["detail"]
+    assert "hunter2" not in str(lines)
 
 
 async def test_the_sdks_log_is_left_as_it_was() -> None:
