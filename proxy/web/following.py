@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import HttpVersion
+from aiohttp import HttpVersion, web
 from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
 from proxy.metrics import Outcome
 from proxy.traces import Trace, Tracer, read_traceparent
+from proxy.web.caching import Route
+from proxy.web.exchange import Answer
+from proxy.web.hot import Ready
 from proxy.web.responses import LEFT
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked for all day long by machines, which nobody follows."""
 _MAX_TEXT = 256
 """Of a stranger's text, in characters."""
 _METHODS = frozenset(METH_ALL)
+_PICTURES = frozenset(Route)
 _SERVER_ERROR = 500
 
 
@@ -39,6 +47,47 @@ class Answered(NamedTuple):
     broken: str | None = None
     """Why it did not go out to its end, where it did not."""
 
+    @classmethod
+    def of(cls, request: web.BaseRequest, answer: Answer, sent: int) -> Answered:
+        """An answer that went aiohttp's way."""
+        return cls(
+            request.remote,
+            request.method,
+            request.raw_path,
+            request.version,
+            request.headers,
+            _route(request, answer.outcome),
+            answer.request_id,
+            int(answer.status),
+            sent,
+            answer.outcome,
+            answer.broken,
+        )
+
+    @classmethod
+    def at_once(
+        cls,
+        message: RawRequestMessage,
+        ready: Ready,
+        remote: str | None,
+        *,
+        request_id: str,
+        sent: int,
+    ) -> Answered:
+        """A hot answer, for which no request was made."""
+        return cls(
+            remote,
+            message.method,
+            message.path,
+            message.version,
+            message.headers,
+            Route(ready.outcome.route).path,
+            request_id,
+            ready.status,
+            sent,
+            ready.outcome,
+        )
+
 
 class RequestTraces:
     """Follows requests, those that are sampled."""
@@ -57,19 +106,26 @@ class RequestTraces:
             parent = None if more else read_traceparent(header)
         return self._tracer.begin(parent=parent, began=began)
 
-    @staticmethod
-    def end(trace: Trace, answered: Answered) -> None:
-        """Tell the span of an answer, named as the semantic conventions for HTTP have it."""
-        method = answered.method if answered.method in _METHODS else "_OTHER"
-        shown = "HTTP" if method == "_OTHER" else method
-        attributes = dict(_attributes(answered))
-        attributes["http.request.method"] = method
-        trace.end(
-            f"{shown} {answered.route}".rstrip(),
-            attributes,
-            serves=True,
-            error=_error(answered),
-        )
+
+def end(trace: Trace, answered: Answered) -> None:
+    """Tell the span of an answer, named as the semantic conventions for HTTP have it."""
+    method = answered.method if answered.method in _METHODS else "_OTHER"
+    attributes = dict(_attributes(answered))
+    attributes["http.request.method"] = method
+    shown = "HTTP" if method == "_OTHER" else method
+    name = f"{shown} {answered.route}".rstrip()
+    trace.end(name, attributes, serves=True, error=_error(answered))
+
+
+def _route(request: web.BaseRequest, outcome: Outcome) -> str:
+    """The template of an address; empty where the router knew none, or was not asked."""
+    if outcome.route in _PICTURES:
+        # The router is not asked for an answer that was ready.
+        return Route(outcome.route).path
+    # aiohttp's own property falls over a request that was refused before it was routed.
+    found: UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
+    resource = None if found is None else found.route.resource
+    return "" if resource is None else resource.canonical
 
 
 def _error(answered: Answered) -> str | None:

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,8 @@ from proxy.logs import AccessLog
 from proxy.metrics import Metrics, Outcome
 from proxy.traces import Trace
 from proxy.tracing import followed
-from proxy.web.caching import Route
 from proxy.web.exchange import Answer
-from proxy.web.following import Answered, RequestTraces
+from proxy.web.following import Answered, RequestTraces, end
 from proxy.web.headers import PRIVATE
 from proxy.web.hot import HotAnswers, Ready
 from proxy.web.hygiene import Refusal
@@ -33,7 +32,6 @@ from proxy.web.responses import JOINED_BYTES, LEFT, WholeResponse, framed
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -99,11 +97,15 @@ class Frontdesk:
         request_id = self._new_id()
         seconds = time.perf_counter() - began
         answer.tally.add(seconds, seconds, len(body))
-        trace_id = ""
+        trace = None
         if self._traces is not None:
-            trace_id = self._follow_hot(message, answer, (remote, request_id, len(body)), began)
+            trace = self._traces.begin(message.path, message.headers, began)
+        if trace is not None:
+            answer.tally.exemplify(seconds, seconds, trace.id)
+            told = Answered.at_once(message, answer, remote, request_id=request_id, sent=len(body))
+            end(trace, told)
         who = (remote, message.method, message.path)
-        self._line(request_id, who, answer.status, len(body), seconds, answer.outcome, trace_id)
+        self._line(request_id, who, answer.status, len(body), seconds, answer.outcome, trace)
         return framed(answer.head, request_id, body)
 
     def no_room(self) -> bytes:
@@ -178,46 +180,12 @@ class Frontdesk:
         if tally is None:
             tally = self._metrics.tally_of(answer.outcome, int(answer.status))
         tally.add(first_byte_s, last_byte_s, sent)
-        trace_id = ""
         if trace is not None:
-            trace_id = trace.id
-            tally.exemplify(first_byte_s, last_byte_s, trace_id)
-            RequestTraces.end(trace, _answered(request, answer, sent))
+            tally.exemplify(first_byte_s, last_byte_s, trace.id)
+            end(trace, Answered.of(request, answer, sent))
         who = (request.remote, request.method, request.raw_path)
         status = int(answer.status)
-        self._line(answer.request_id, who, status, sent, last_byte_s, answer.outcome, trace_id)
-
-    def _follow_hot(
-        self,
-        message: RawRequestMessage,
-        answer: Ready,
-        told: tuple[str | None, str, int],
-        began: float,
-    ) -> str:
-        """Follow a hot answer that has just been made; gives its trace, where it has one."""
-        trace = self._traces and self._traces.begin(message.path, message.headers, began)
-        if not trace:
-            return ""
-        remote, request_id, sent = told
-        seconds = time.perf_counter() - began
-        answer.tally.exemplify(seconds, seconds, trace.id)
-        outcome = answer.outcome
-        RequestTraces.end(
-            trace,
-            Answered(
-                remote,
-                message.method,
-                message.path,
-                message.version,
-                message.headers,
-                Route(outcome.route).path,
-                request_id,
-                answer.status,
-                sent,
-                outcome,
-            ),
-        )
-        return trace.id
+        self._line(answer.request_id, who, status, sent, last_byte_s, answer.outcome, trace)
 
     def _line(
         self,
@@ -227,13 +195,13 @@ class Frontdesk:
         sent: int,
         seconds: float,
         outcome: Outcome,
-        trace_id: str,
+        trace: Trace | None,
     ) -> None:
         """``who`` asked: the address, the method and the target."""
         if self._access_log is None:
             return
         remote, method, target = who
-        traced = {"trace_id": trace_id} if trace_id else {}
+        traced = {} if trace is None else {"trace_id": trace.id}
         self._access_log.line(
             request_id=request_id,
             remote=remote,
@@ -247,33 +215,6 @@ class Frontdesk:
             media_id=outcome.media_id,
             **traced,
         )
-
-
-def _answered(request: web.BaseRequest, answer: Answer, sent: int) -> Answered:
-    return Answered(
-        request.remote,
-        request.method,
-        request.raw_path,
-        request.version,
-        request.headers,
-        _route(request, answer.outcome),
-        answer.request_id,
-        int(answer.status),
-        sent,
-        answer.outcome,
-        answer.broken,
-    )
-
-
-def _route(request: web.BaseRequest, outcome: Outcome) -> str:
-    """The template of an address; empty where the router knew none, or was not asked."""
-    with suppress(ValueError):
-        # That of a hot answer, for which it is not asked.
-        return Route(outcome.route).path
-    # aiohttp's own property falls over a request that was refused before it was routed.
-    found: UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
-    resource = None if found is None else found.route.resource
-    return "" if resource is None else resource.canonical
 
 
 def _whole(ready: Ready) -> WholeResponse:

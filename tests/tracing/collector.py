@@ -18,7 +18,8 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tests.benchmarks.servers import free_port
 
-_WITHIN_S = 20.0
+_WITHIN_S = 100.0
+"""Finals are made at idle priority, and the machine may be busy."""
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,18 @@ async def test_a_stranger_who_asks_for_nothing_is_told_of_without_an_error(
     assert len(nowhere.attributes["url.path"]) == 256
 
 
+async def test_what_is_malformed_is_told_of_as_far_as_it_was_read(
+    server: Serving, collector: Collector
+) -> None:
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    writer.write(b"NONSENSE / HTTP/1.1\r\nHost: a b\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    root = await collector.root("", http_response_status_code=400)
+    assert (root.name, root.failed) == ("HTTP", False)
+    assert root.attributes["http.request.method"] == "_OTHER"
+
+
 async def test_who_is_turned_away_is_an_error_with_its_kind(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
