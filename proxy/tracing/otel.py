@@ -50,7 +50,7 @@ class Exporter:
         Raises:
             ConfigurationError: an ``OTEL_*`` variable has a value that cannot be.
         """
-        self._noise = _Noise()
+        _noise.attach()
         try:
             self._sender = _Sender(settings)
             self._processor = BatchSpanProcessor(
@@ -59,7 +59,6 @@ class Exporter:
                 max_export_batch_size=min(_MAX_BATCH, settings.max_queue),
             )
         except ValueError as error:
-            self._noise.close()
             raise ConfigurationError([f"tracing, of an OTEL_* variable: {error}"]) from error
         self._resource = _resource(settings.service_name)
         self._max_queue = settings.max_queue
@@ -99,9 +98,9 @@ class Exporter:
             async with asyncio.timeout(self._flush_s):
                 await done.wait()
         except TimeoutError:
-            log.warning("spans_not_sent", left=self._given - self._sender.taken)
+            left = self._given - self._sender.sent - self._sender.failed
+            log.warning("spans_not_sent", left=left)
             self._sender.shutdown()
-        self._noise.close()
 
 
 class _Sender(SpanExporter):
@@ -141,9 +140,13 @@ class _Noise(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._told: dict[str, float] = {}
-        self._logger = logging.getLogger("opentelemetry")
-        self._logger.addHandler(self)
-        self._logger.propagate = False
+
+    def attach(self) -> None:
+        """Take in what is logged from now on, and for good: a thread may outlive its exporter."""
+        self._told.clear()
+        logger = logging.getLogger("opentelemetry")
+        logger.addHandler(self)
+        logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell it, unless its like was told just now."""
@@ -156,11 +159,8 @@ class _Noise(logging.Handler):
         detail = record.getMessage() if whole else str(record.msg)
         log.warning("tracing_trouble", detail=detail, logger=record.name)
 
-    def close(self) -> None:
-        """Leave the SDK's log as it was."""
-        self._logger.removeHandler(self)
-        self._logger.propagate = True
-        super().close()
+
+_noise = _Noise()
 
 
 def _resource(service_name: str) -> Resource:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -94,7 +93,8 @@ async def test_stopping_takes_no_longer_than_allowed(*, collector: Collector, ha
             spans(exporter, 600)
             began = time.monotonic()
         assert time.monotonic() - began < 2
-    assert "spans_not_sent" in [line["event"] for line in lines]
+    (line,) = [line for line in lines if line["event"] == "spans_not_sent"]
+    assert line["left"] > 0
 
 
 async def test_a_variable_that_cannot_be_is_a_fault_of_the_settings(
@@ -103,7 +103,6 @@ async def test_a_variable_that_cannot_be_is_a_fault_of_the_settings(
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "0")
     with pytest.raises(ConfigurationError, match="tracing, of an OTEL_"):
         Exporter(TracingSettings(enabled=True))
-    assert logging.getLogger("opentelemetry").propagate
 
 
 async def test_headers_that_cannot_be_read_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +113,6 @@ async def test_headers_that_cannot_be_read_are_not_told(monkeypatch: pytest.Monk
     (line,) = [line for line in lines if line["event"] == "tracing_trouble"]
     assert "Header" in line["detail"]
     assert "hunter2" not in str(lines)
-
-
-async def test_the_sdks_log_is_left_as_it_was() -> None:
-    logger = logging.getLogger("opentelemetry")
-    before = (list(logger.handlers), logger.propagate)
-    async with exporting():
-        assert not logger.propagate
-    assert (logger.handlers, logger.propagate) == before
 
 
 async def test_a_collector_that_is_away_delays_no_answer(follow: Follow, library: Library) -> None:
