@@ -37,6 +37,7 @@ from proxy.media import Media
 from proxy.planning import Plan, Planner
 from proxy.query import VariantRequest
 from proxy.renditions import Rendition, RenditionStore
+from proxy.traces import Trace, current
 from proxy.variant import Variant
 from proxy.workers.flight import Flight
 from proxy.workers.frames import Frames
@@ -82,6 +83,8 @@ class Rendering:
     def __init__(self) -> None:
         self.stream = ByteStream()
         self.queue_s: float | None = None
+        self.trace = current.get()
+        """Of the request that began it, where that is followed."""
 
     def admitted(self, queue_s: float) -> None:
         """Take note that a worker is free now."""
@@ -137,6 +140,7 @@ class Delivery:
         budget_s: float,
         upgrade: Callable[[Plan], None] = lambda _: None,
         pressure: Callable[[], CapacityError | None] = lambda: None,
+        joined: Callable[[float, Trace | None], None] = lambda _began, _leader: None,
     ) -> None:
         """The rooms it works with, none of which it owns.
 
@@ -144,6 +148,7 @@ class Delivery:
         late with all that it does.
         A final that takes no more than ``budget_s`` is made at once; for all others ``upgrade`` is
         told whenever their draft has gone out.
+        ``joined`` is told when a request has waited, since when, for a render that another began.
         """
         self._store = store
         self._inspector = inspector
@@ -154,6 +159,7 @@ class Delivery:
         self._budget_s = budget_s
         self._upgrade = upgrade
         self._pressure = pressure
+        self._joined = joined
         self._flight: Flight[Rendering] = Flight()
         self._making: Counter[int] = Counter()
         self._told_at = -math.inf
@@ -250,7 +256,10 @@ class Delivery:
             self._workshop.check(plan.media)
         rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
         waits()
+        began = time.perf_counter()
         await rendering.stream.started()
+        if not led:
+            self._joined(began, rendering.trace)
         origin = Origin.RENDER if led else Origin.COALESCED
         if plan.stand_in:
             origin = Origin.FALLBACK

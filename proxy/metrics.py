@@ -7,6 +7,7 @@ happens. All label values come from closed sets.
 from __future__ import annotations
 
 import platform
+import time
 from bisect import bisect_left
 from collections import Counter as Totals
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
+    exposition,
 )
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -28,6 +29,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.samples import Exemplar
 
 from proxy import __version__
 from proxy.delivery import Origin
@@ -35,12 +38,15 @@ from proxy.formats import Format
 from proxy.jobs import HOLDS
 from proxy.media import DataType
 from proxy.pending import PendingStatus, Step
+from proxy.variant import Variant
 
 BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 """Seconds: from a hit in memory to a render that has waited."""
+_OPENMETRICS = "application/openmetrics-text"
+_BOUNDS = [*map(str, BUCKETS), "+Inf"]
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds: background work waits for idle processors."""
 STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -59,6 +65,12 @@ class Outcome(NamedTuple):
     format: str = "none"
     source: Origin = Origin.NONE
     media_id: int | None = None
+    variant: Variant | None = None
+    """What went out, for traces; no label."""
+    stage: str = ""
+    """``draft`` or ``final``, where the variant is what was asked for."""
+    error: str | None = None
+    """The kind of error that the answer tells of."""
 
 
 class Request(NamedTuple):
@@ -78,7 +90,10 @@ class Tally:
     Changed on the event loop only.
     """
 
-    __slots__ = ("body_bytes", "count", "first_byte", "first_byte_s", "last_byte", "last_byte_s")
+    __slots__ = (
+        *("body_bytes", "count", "first_byte", "first_byte_s", "last_byte", "last_byte_s"),
+        *("first_byte_examples", "last_byte_examples"),
+    )
 
     def __init__(self) -> None:
         self.count = 0
@@ -87,6 +102,8 @@ class Tally:
         self.first_byte_s = 0.0
         self.last_byte = [0] * (len(BUCKETS) + 1)
         self.first_byte = [0] * (len(BUCKETS) + 1)
+        self.first_byte_examples: dict[int, Exemplar] = {}
+        self.last_byte_examples: dict[int, Exemplar] = {}
 
     def add(self, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
         """Count a request: seconds until the first byte and the last, and how many there were."""
@@ -96,6 +113,20 @@ class Tally:
         self.last_byte_s += last_byte_s
         self.first_byte[bisect_left(BUCKETS, first_byte_s)] += 1
         self.last_byte[bisect_left(BUCKETS, last_byte_s)] += 1
+
+    def exemplify(self, first_byte_s: float, last_byte_s: float, trace_id: str) -> None:
+        """A request that was counted is the example of its buckets: its trace says why."""
+        for examples, seconds in (
+            (self.first_byte_examples, first_byte_s),
+            (self.last_byte_examples, last_byte_s),
+        ):
+            example = Exemplar(_example(trace_id), seconds, time.time())
+            examples[bisect_left(BUCKETS, seconds)] = example
+
+
+def _example(trace_id: str) -> dict[str, str]:
+    """The labels of an exemplar, as Grafana looks for them."""
+    return {"trace_id": trace_id}
 
 
 class Metrics:
@@ -159,13 +190,15 @@ class Metrics:
             found = self._tallies[request] = Tally()
         return found
 
-    def stage(self, stage: str, seconds: float) -> None:
-        """One stage: database, queue, decode, transform, encode, store."""
-        self._stages.labels(stage).observe(seconds)
+    def stage(self, stage: str, seconds: float, trace_id: str = "") -> None:
+        """One stage: database, queue, decode, transform, encode, store; of a trace, if any."""
+        example = _example(trace_id) if trace_id else None
+        self._stages.labels(stage).observe(seconds, example)
 
-    def rendered(self, label: str, fmt: Format, seconds: float) -> None:
-        """A whole render, from the worker's start to its answer."""
-        self._renders.labels(label, fmt).observe(seconds)
+    def rendered(self, label: str, fmt: Format, seconds: float, trace_id: str = "") -> None:
+        """A whole render, from the worker's start to its answer; of a trace, if any."""
+        example = _example(trace_id) if trace_id else None
+        self._renders.labels(label, fmt).observe(seconds, example)
 
     def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
         """A final has replaced a draft: how long it took, how late it came, what it saved."""
@@ -230,9 +263,17 @@ class Metrics:
         """Read the rooms' own statistics at each scrape."""
         self.registry.register(_Rooms(tuple(readings)))
 
-    def exposition(self) -> bytes:
-        """All metrics as Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their media type: OpenMetrics, which has exemplars, for who names it.
+
+        Prometheus does; all others get its text format. `choose_encoder` is not for strangers: it
+        repeats a version that they make up, and falls over one that is no number.
+        """
+        named = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+        if _OPENMETRICS in named:
+            text: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return exposition.generate_latest(self.registry), exposition.CONTENT_TYPE_PLAIN_0_0_4
 
 
 class IngestMetrics:
@@ -308,14 +349,14 @@ class _Requests:
             "From the request's arrival to its last byte.",
             tallies,
             labels=("route", "source"),
-            read=lambda tally: (tally.last_byte, tally.last_byte_s),
+            read=lambda tally: (tally.last_byte, tally.last_byte_s, tally.last_byte_examples),
         )
         yield _durations(
             "smartserve_first_byte_seconds",
             "From the request's arrival to its first byte.",
             tallies,
             labels=("source",),
-            read=lambda tally: (tally.first_byte, tally.first_byte_s),
+            read=lambda tally: (tally.first_byte, tally.first_byte_s, tally.first_byte_examples),
         )
 
 
@@ -337,21 +378,31 @@ def _durations(
     tallies: Mapping[Request, Tally],
     *,
     labels: tuple[str, ...],
-    read: Callable[[Tally], tuple[list[int], float]],
+    read: Callable[[Tally], tuple[list[int], float, dict[int, Exemplar]]],
 ) -> Metric:
-    """A histogram family: tallies with equal label values added up, buckets made cumulative."""
+    """A histogram family: tallies with equal label values added up, buckets made cumulative.
+
+    Of the examples of a bucket the latest is told.
+    """
     counts: dict[tuple[str, ...], list[int]] = {}
     sums: Totals[tuple[str, ...]] = Totals()
+    latest: dict[tuple[tuple[str, ...], int], Exemplar] = {}
     for request, tally in tallies.items():
         values = tuple(str(getattr(request, label)) for label in labels)
-        buckets, seconds = read(tally)
+        buckets, seconds, examples = read(tally)
         before = counts.get(values, [0] * len(buckets))
         counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
         sums[values] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
+        for at, example in examples.items():
+            known = latest.get((values, at), example)
+            latest[values, at] = max(known, example, key=lambda one: one.timestamp or 0)
     family = HistogramMetricFamily(name, text, labels=labels)
-    bounds = [*map(str, BUCKETS), "+Inf"]
     for values, buckets in counts.items():
-        family.add_metric(values, list(zip(bounds, accumulate(buckets), strict=True)), sums[values])
+        told: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for at, (bound, count) in enumerate(zip(_BOUNDS, accumulate(buckets), strict=True)):
+            found = latest.get((values, at))
+            told.append((bound, count) if found is None else (bound, count, found))
+        family.add_metric(values, told, sums[values])
     return family
 
 

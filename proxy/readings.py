@@ -26,6 +26,7 @@ class Sources:
     rows: Statistics
     store: RenditionStore
     ingest: Statistics
+    spans: Statistics
 
 
 def readings(sources: Sources) -> Iterator[Reading]:
@@ -35,6 +36,7 @@ def readings(sources: Sources) -> Iterator[Reading]:
     yield from _renditions(sources.store)
     yield from _storage(sources)
     yield from _ingest(sources.ingest)
+    yield _counters("spans", "Spans of traces.", "outcome", _by(sources.spans, ""))
 
 
 def _connections(statistics: Statistics) -> Iterator[Reading]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from proxy.database.engine import check_url
 from proxy.errors import ConfigurationError
 from proxy.floors import FLOORS, floor_faults
 from proxy.jobs import Hello
-from proxy.settings import Settings, access_faults
+from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.vision.opening import provider_faults
 
 _OWN_PACKAGES = ("aiohttp", "aiomysql")
 """Those with a floor that run in the server itself."""
+_FOR_TRACES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 
 def check_start(settings: Settings) -> None:
@@ -24,8 +26,23 @@ def check_start(settings: Settings) -> None:
         ConfigurationError: strangers could reach what has no key, or the server's own packages are
             below their floors.
     """
-    if faults := [*access_faults(settings), *_package_faults()]:
+    if faults := [*access_faults(settings), *_package_faults(), *tracing_faults(settings.tracing)]:
         raise ConfigurationError(faults)
+
+
+def tracing_faults(section: TracingSettings) -> list[str]:
+    """That traces are switched on and what they need is not installed, as a sentence."""
+    if not section.enabled or all(map(_is_there, _FOR_TRACES)):
+        return []
+    return ["tracing.enabled: OpenTelemetry is not installed; pip install 'smartserve[otel]'"]
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module could be imported; it is not."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _package_faults() -> list[str]:
@@ -59,4 +76,4 @@ def installation_faults(settings: Settings) -> list[str]:
     ):
         if named and not Path(named).is_dir():
             faults.append(f"{key}: {named} is not a folder on this machine")
-    return [*faults, *provider_faults(settings.vision)]
+    return [*faults, *provider_faults(settings.vision), *tracing_faults(settings.tracing)]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
         *("", "errors", "formats", "media", "geometry", "query", "variant", "negotiation"),
         *("findings", "jobs", "analysis", "floors", "pending", "intake", "filenames"),
+        "traces",
     ),
     1: ("settings", "owners", "descent"),
     2: ROOMS,
@@ -36,7 +38,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     ),
     4: (
         *("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
-        "supervision",
+        *("supervision", "tracing"),
     ),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
@@ -47,6 +49,7 @@ BROUGHT_ALONG = frozenset({"multidict"})
 
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "prometheus_client": ("metrics",),
+    "opentelemetry": ("tracing",),
     "aiohttp": ("web", "wiring", "vision", "mainapi"),
     "pyvips": ("imaging",),
     "proxy.imaging": ("imaging", "worker"),
@@ -341,13 +344,17 @@ def test_the_server_process_never_loads_libvips(module: str) -> None:
     assert done.stdout.splitlines() == ["['proxy']", "False"]
 
 
+def _requirements() -> Iterable[str]:
+    """Those of the server, and of what may be installed with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return chain(project["dependencies"], *project["optional-dependencies"].values())
+
+
 def test_what_is_imported_is_asked_for_in_pyproject() -> None:
     """Else it is there by chance, of a tool that only developers have."""
     declared = {
         re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-")
-        for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-            "dependencies"
-        ]
+        for requirement in _requirements()
     }
     imported = {name.partition(".")[0] for names in read_graph().values() for name in names}
     others = imported - {PACKAGE, *sys.stdlib_module_names}

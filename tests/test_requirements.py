@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def pins(lock: str) -> dict[str, str]:
 
 def wanted(groups: tuple[str, ...]) -> dict[str, str]:
     """What pyproject asks for, by name, with the lowest version that it takes."""
-    lines = [*PROJECT["project"]["dependencies"]]
+    project = PROJECT["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     for group in groups:
         lines += PROJECT["dependency-groups"][group]
     matches = [re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?(?:>=([0-9.]+))?", line) for line in lines]

@@ -364,6 +364,29 @@ def test_a_key_of_the_environment_is_not_shown_by_settings_that_are_printed(
     assert KEY not in f"{settings!r} {settings} {settings.admin}"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        f'{{"Authorization": "Bearer {KEY}\\n"}}',
+        f'{{"a b": "{KEY}"}}',
+        f'{{"Authorization": ["{KEY}"]}}',
+        f'"{KEY}"',
+        KEY,
+    ],
+)
+def test_what_a_collector_is_sent_along_is_never_told(
+    headers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMARTSERVE_TRACING__HEADERS", headers)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert KEY not in str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
+    monkeypatch.setenv("SMARTSERVE_TRACING__HEADERS", f'{{"Authorization": "Bearer {KEY}"}}')
+    settings = load_settings()
+    assert settings.tracing.headers == {"Authorization": f"Bearer {KEY}"}
+    assert KEY not in f"{settings!r} {settings.tracing}"
+
+
 def test_settings_that_are_printed_do_not_show_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -440,7 +463,7 @@ def _keys(model: BaseModel, *above: str) -> Iterator[tuple[str, ...]]:
         value = getattr(model, name)
         if isinstance(value, BaseModel):
             yield from _keys(value, *above, name)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and value:
             yield from ((*above, name, key) for key in value)
         else:
             yield (*above, name)

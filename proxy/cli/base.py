@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
@@ -70,7 +71,7 @@ def _options(
 def fail(error: SmartserveError) -> NoReturn:
     """Tell an error, a line for each fault, and end: with 2 for settings, with 1 for all else."""
     for line in str(error).splitlines():
-        errors.print(f"[red]error:[/red] {line}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
     raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
 
 

@@ -35,6 +35,7 @@ from proxy.wiring import (
     open_main_side,
     open_rooms,
     open_storage,
+    open_tracing,
 )
 
 Uploads = Mapping[str, int | str]
@@ -71,7 +72,8 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
     stopped = stop_signals()
     async with AsyncExitStack() as stack:
         async with interruptible(stopped):
-            rooms = await stack.enter_async_context(open_rooms(settings))
+            tracing = await stack.enter_async_context(open_tracing(settings.tracing))
+            rooms = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
             worker = await stack.enter_async_context(open_ingest(rooms, addresses(settings)))
             if once:
                 return await worker.run_once()

@@ -35,6 +35,7 @@ from proxy.wiring import (
     open_ingest,
     open_main_side,
     open_rooms,
+    open_tracing,
 )
 
 log = structlog.get_logger(__name__)
@@ -70,7 +71,8 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
 
 async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
     """Open all, listen, and say so; the stack ends it in the reverse order."""
-    rooms = await stack.enter_async_context(open_rooms(settings))
+    tracing = await stack.enter_async_context(open_tracing(settings.tracing))
+    rooms = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
     if samples:
         await _import_samples(rooms)
     main = await stack.enter_async_context(open_main_side(settings))

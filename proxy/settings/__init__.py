@@ -32,6 +32,7 @@ from proxy.settings.sections import (
     UpgradeSettings,
     WorkerSettings,
 )
+from proxy.settings.tracing import TracingSettings
 from proxy.settings.vision import VisionSettings, provider_key
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "TokenKey",
+    "TracingSettings",
     "UpgradeSettings",
     "UserSettings",
     "VisionSettings",

@@ -139,6 +139,8 @@ _SECRETS: Mapping[str, frozenset[str]] = MappingProxyType(
         "database": frozenset({"url"}),
         # A key may have been put where its file, or its section, should be named.
         "admin": frozenset({"key", "key_file"}),
+        # Those of the header that a collector asks for.
+        "tracing": frozenset({"endpoint", "headers"}),
         "vision": frozenset({"key", "key_file", "google", "openai"}),
         "main": frozenset({"url", "key", "key_file"}),
         "users": frozenset({"jwt_secret", "jwt_secret_file", "jwt_public_key_file"}),
@@ -152,4 +154,5 @@ def _secret(loc: Sequence[int | str]) -> bool:
     """Whether a setting is never printed; nor is what stands for the whole of its section."""
     section, *keys = map(str, loc)
     secrets = _SECRETS.get(section)
-    return secrets is not None and (not keys or keys[-1] in secrets)
+    # Below headers their own names follow, which may be any.
+    return secrets is not None and (not keys or keys[-1] in secrets or keys[0] == "headers")

@@ -17,6 +17,7 @@ from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Sid
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import Key, require_one
 from proxy.settings.platform import IngestSettings, MainSettings, UserSettings
+from proxy.settings.tracing import TracingSettings
 from proxy.settings.vision import VisionSettings
 
 ENV_PREFIX = "SMARTSERVE_"
@@ -228,6 +229,7 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     page: PageSettings = PageSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     database: DatabaseSettings = DatabaseSettings()
     storage: StorageSettings = StorageSettings()
     renditions: RenditionSettings = RenditionSettings()

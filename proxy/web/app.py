@@ -24,8 +24,6 @@ from proxy.web.serve import PictureHandler
 from proxy.web.trial import TrialHandler
 from proxy.web.uploads import UploadHandler
 
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     settings: Settings,
@@ -45,8 +43,8 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
 ) -> web.Application:
     """Put the handlers under their addresses; what is None has no routes."""
     app = web.Application()
-    app.router.add_get("/serve/{name}", pictures.serve, name=Route.SERVE)
-    app.router.add_get("/api/images/{name}", pictures.api_images, name=Route.API_IMAGES)
+    app.router.add_get(Route.SERVE.path, pictures.serve, name=Route.SERVE)
+    app.router.add_get(Route.API_IMAGES.path, pictures.api_images, name=Route.API_IMAGES)
     app.router.add_get("/healthz", health.alive)
     app.router.add_get("/readyz", health.ready)
     app.router.add_get("/metrics", _metrics(metrics))
@@ -82,8 +80,9 @@ Handler = Callable[[web.Request], Awaitable[WholeResponse]]
 
 
 def _metrics(metrics: Metrics) -> Handler:
-    async def page(_request: web.Request) -> WholeResponse:
-        return _answer("metrics", _METRICS_TYPE, metrics.exposition())
+    async def page(request: web.Request) -> WholeResponse:
+        body, media_type = metrics.exposition(", ".join(request.headers.getall("Accept", ())))
+        return _answer("metrics", media_type, body)
 
     return page
 

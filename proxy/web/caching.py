@@ -15,6 +15,13 @@ class Route(StrEnum):
     SERVE = "serve"
     API_IMAGES = "api_images"
 
+    @property
+    def path(self) -> str:
+        """The template of its addresses."""
+        return _PATHS[self]
+
+
+_PATHS = {Route.SERVE: "/serve/{name}", Route.API_IMAGES: "/api/images/{name}"}
 
 NO_STORE = "no-store"
 

@@ -57,8 +57,10 @@ class Exchange:
         ``variant`` is the draft where that is what the client has, and the final is not there.
         """
         origin = Origin.NOT_MODIFIED
-        headers = self._validators(variant or self._plan.variant, origin)
-        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=self._outcome(origin))
+        shown = variant or self._plan.variant
+        headers = self._validators(shown, origin)
+        outcome = self._outcome(origin, variant=shown)
+        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
 
     async def head(self, found: Delivered | None) -> WholeResponse:
         """The answer to HEAD: what GET would say, with the length where it is known.
@@ -162,7 +164,7 @@ class Exchange:
             head=to_head(HTTPStatus.OK, headers),
             outcome=self._outcome_of(picture),
             not_modified_head=to_head(HTTPStatus.NOT_MODIFIED, not_modified),
-            not_modified_outcome=self._outcome(Origin.NOT_MODIFIED),
+            not_modified_outcome=self._outcome(Origin.NOT_MODIFIED, variant=variant),
         )
 
     def _range(self, variant: Variant, length: int) -> ByteRange | None:
@@ -187,12 +189,28 @@ class Exchange:
         return [("queue", queue_s), (origin, max(0.0, spent - queue_s))]
 
     def _outcome_of(self, picture: Picture) -> Outcome:
-        return self._outcome(picture.origin, picture.format)
+        return self._outcome(picture.origin, picture.format, variant=picture.variant)
 
-    def _outcome(self, origin: Origin, fmt: Format | None = None) -> Outcome:
-        shown = fmt or self._plan.variant.format
-        label = self._plan.request.label
-        return Outcome(self._route, label, shown, origin, media_id=self._plan.media.id)
+    def _outcome(
+        self, origin: Origin, fmt: Format | None = None, *, variant: Variant | None = None
+    ) -> Outcome:
+        return Outcome(
+            self._route,
+            self._plan.request.label,
+            fmt or self._plan.variant.format,
+            origin,
+            media_id=self._plan.media.id,
+            variant=variant,
+            stage=self._stage(variant),
+        )
+
+    def _stage(self, variant: Variant | None) -> str:
+        """Which of its two qualities a picture has; empty for another size that stands in."""
+        if variant is None:
+            return ""
+        if variant == self._plan.draft:
+            return "draft"
+        return "final" if variant == self._plan.variant else ""
 
 
 async def _pieces(rendition: Rendition, part: ByteRange) -> AsyncGenerator[bytes, None]:

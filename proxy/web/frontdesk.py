@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,15 @@ from aiohttp import web
 from proxy.errors import QueueFull
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics, Outcome
+from proxy.traces import Trace
+from proxy.tracing import followed
 from proxy.web.exchange import Answer
+from proxy.web.following import Answered, RequestTraces, end
 from proxy.web.headers import PRIVATE
 from proxy.web.hot import HotAnswers, Ready
 from proxy.web.hygiene import Refusal
 from proxy.web.problems import problem, refused, render_problem
-from proxy.web.responses import JOINED_BYTES, WholeResponse, framed
+from proxy.web.responses import JOINED_BYTES, LEFT, WholeResponse, framed
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -37,9 +41,17 @@ log = structlog.get_logger(__name__)
 class Frontdesk:
     """Answers what it can at once and hands the rest to the application."""
 
-    def __init__(self, *, hot: HotAnswers, metrics: Metrics, access_log: AccessLog | None) -> None:
-        """``access_log`` takes one line for each request."""
+    def __init__(
+        self,
+        *,
+        hot: HotAnswers,
+        metrics: Metrics,
+        access_log: AccessLog | None,
+        traces: RequestTraces | None = None,
+    ) -> None:
+        """``access_log`` takes one line for each request, ``traces`` a span of some."""
         self._hot = hot
+        self._traces = traces
         self._metrics = metrics
         self._access_log = access_log
         # A counter behind a random start: unique among nodes, and nothing of the client's.
@@ -85,8 +97,15 @@ class Frontdesk:
         request_id = self._new_id()
         seconds = time.perf_counter() - began
         answer.tally.add(seconds, seconds, len(body))
+        trace = None
+        if self._traces is not None:
+            trace = self._traces.begin(message.path, message.headers, began)
+        if trace is not None:
+            answer.tally.exemplify(seconds, seconds, trace.id)
+            told = Answered.at_once(message, answer, remote, request_id=request_id, sent=len(body))
+            end(trace, told)
         who = (remote, message.method, message.path)
-        self._line(request_id, who, answer.status, len(body), seconds, answer.outcome)
+        self._line(request_id, who, answer.status, len(body), seconds, answer.outcome, trace)
         return framed(answer.head, request_id, body)
 
     def no_room(self) -> bytes:
@@ -113,27 +132,47 @@ class Frontdesk:
         self._under_way += 1
         self._idle.clear()
         try:
-            answer = await _guarded(request, handler) if hot is None else hot
-            answer.request_id = self._new_id()
-            first_byte_s = time.perf_counter() - began
-            try:
-                await answer.send(request)
-            except ConnectionError:
-                log.debug("client_left", request_id=answer.request_id)
-            finally:
-                self._note(request, answer, began, first_byte_s)
-            return answer
+            trace = None
+            if self._traces is not None:
+                trace = self._traces.begin(request.raw_path, request.headers, began)
+            with nullcontext() if trace is None else followed(trace):
+                return await self._answer(request, handler, hot, began, trace)
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
+
+    async def _answer(
+        self,
+        request: web.BaseRequest,
+        handler: Handler,
+        hot: WholeResponse | None,
+        began: float,
+        trace: Trace | None,
+    ) -> Answer:
+        answer = await _guarded(request, handler) if hot is None else hot
+        answer.request_id = self._new_id()
+        first_byte_s = time.perf_counter() - began
+        try:
+            await answer.send(request)
+        except ConnectionError:
+            answer.broken = LEFT
+            log.debug("client_left", request_id=answer.request_id)
+        finally:
+            self._note(request, answer, began, first_byte_s, trace)
+        return answer
 
     async def drain(self) -> None:
         """Return when no answer is under way."""
         await self._idle.wait()
 
     def _note(
-        self, request: web.BaseRequest, answer: Answer, began: float, first_byte_s: float
+        self,
+        request: web.BaseRequest,
+        answer: Answer,
+        began: float,
+        first_byte_s: float,
+        trace: Trace | None,
     ) -> None:
         last_byte_s = time.perf_counter() - began
         sent = answer.body_bytes(request)
@@ -141,9 +180,12 @@ class Frontdesk:
         if tally is None:
             tally = self._metrics.tally_of(answer.outcome, int(answer.status))
         tally.add(first_byte_s, last_byte_s, sent)
+        if trace is not None:
+            tally.exemplify(first_byte_s, last_byte_s, trace.id)
+            end(trace, Answered.of(request, answer, sent))
         who = (request.remote, request.method, request.raw_path)
         status = int(answer.status)
-        self._line(answer.request_id, who, status, sent, last_byte_s, answer.outcome)
+        self._line(answer.request_id, who, status, sent, last_byte_s, answer.outcome, trace)
 
     def _line(
         self,
@@ -153,11 +195,13 @@ class Frontdesk:
         sent: int,
         seconds: float,
         outcome: Outcome,
+        trace: Trace | None,
     ) -> None:
         """``who`` asked: the address, the method and the target."""
         if self._access_log is None:
             return
         remote, method, target = who
+        traced = {} if trace is None else {"trace_id": trace.id}
         self._access_log.line(
             request_id=request_id,
             remote=remote,
@@ -169,6 +213,7 @@ class Frontdesk:
             source=outcome.source,
             format=outcome.format,
             media_id=outcome.media_id,
+            **traced,
         )
 
 

@@ -56,7 +56,7 @@ def problem(
         error.title,
         error.detail,
         headers=headers,
-        outcome=outcome,
+        outcome=outcome._replace(error=type(error).__name__),
         extra=_members(error),
         security=security,
     )

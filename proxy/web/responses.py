@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 JOINED_BYTES = 64 * 1024
 """Up to this size copying the body behind the head costs less than a second buffer to send."""
 
+LEFT = "client_left"
+"""Why an answer broke off whose client did not wait for its end."""
+
 _PIECE_BYTES = 256 * 1024
 """A larger body goes out in pieces of this size, each when the client has taken the one before."""
 
@@ -55,6 +58,7 @@ class WholeResponse(web.StreamResponse):
         self.outcome = outcome
         self.tally = tally
         self.request_id = ""
+        self.broken: str | None = None
         self._written = False
 
     @property
@@ -178,6 +182,8 @@ class PieceResponse(web.StreamResponse):
         self.outcome = outcome
         self.tally: Tally | None = None
         self.request_id = ""
+        self.broken: str | None = None
+        """Why it did not go out to its end, where it did not."""
 
     def body_bytes(self, _request: BaseRequest) -> int:
         """Bytes of the body that have gone out."""
@@ -196,8 +202,10 @@ class PieceResponse(web.StreamResponse):
             await self.prepare(request)
             await self._send_pieces()
         except ConnectionError:
+            self.broken = LEFT
             log.debug("client_left", request_id=self.request_id)
         except SmartserveError as error:
+            self.broken = type(error).__name__
             log.warning("answer_aborted", request_id=self.request_id, detail=error.detail)
             if request.transport is not None:
                 request.transport.abort()

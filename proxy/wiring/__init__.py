@@ -5,6 +5,7 @@ from proxy.wiring.mainside import MainSide, open_main_side, smart_base
 from proxy.wiring.rooms import Rooms, ask_worker, open_analyst, open_rooms
 from proxy.wiring.storage import Storage, database_prepared, open_storage, schemas
 from proxy.wiring.surface import Surface, build_surface
+from proxy.wiring.tracing import open_tracing
 
 __all__ = [
     "Addresses",
@@ -22,6 +23,7 @@ __all__ = [
     "open_main_side",
     "open_rooms",
     "open_storage",
+    "open_tracing",
     "schemas",
     "smart_base",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -91,7 +91,7 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
         if not settings.ingest.analyse:
             # To call it completed with nothing to show would be a lie: it stays pending.
             del steps[Step.AI_VISUAL_ANALYSIS]
-        yield _ingest(rooms, api, steps, progress)
+        yield _ingest(rooms, api, rooms.tracing.steps(steps), progress)
 
 
 def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
@@ -109,7 +109,9 @@ def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
     )
 
 
-def _ingest(rooms: Rooms, api: HttpMainApi, steps: dict[Step, Work], progress: Progress) -> Ingest:
+def _ingest(
+    rooms: Rooms, api: HttpMainApi, steps: Mapping[Step, Work], progress: Progress
+) -> Ingest:
     section, worker_id = rooms.settings.ingest, new_worker_id()
     queue = IngestQueue(rooms.storage.writer)
     attempts = Attempts(

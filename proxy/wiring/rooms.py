@@ -34,6 +34,7 @@ from proxy.warming import Warmer
 from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage
+from proxy.wiring.tracing import OFF, Tracing, asking
 from proxy.workers.admission import Admission
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
@@ -55,6 +56,7 @@ class Rooms:
     reserve: Reserve
     warmer: Warmer
     metrics: Metrics
+    tracing: Tracing
     upgrader: Upgrader
     background: WorkerPool
     workshop: Workshop
@@ -85,9 +87,11 @@ async def ask_worker(settings: Settings) -> Hello:
 
 @asynccontextmanager
 async def open_rooms(
-    settings: Settings, *, floors: Mapping[str, str] = FLOORS
+    settings: Settings, *, tracing: Tracing = OFF, floors: Mapping[str, str] = FLOORS
 ) -> AsyncIterator[Rooms]:
     """Open everything and start the workers; end what is under way and close it in the end.
+
+    ``tracing`` is the caller's, and lasts longer.
 
     Raises:
         ConfigurationError: the settings or the machine are not fit, or libvips is below its floor.
@@ -96,7 +100,7 @@ async def open_rooms(
         storage = await stack.enter_async_context(open_storage(settings))
         pool = await stack.enter_async_context(_pool(settings))
         check_worker(pool.hello, floors)
-        rooms = _join(settings, storage, pool)
+        rooms = _join(settings, storage, pool, tracing)
         await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
         stack.push_async_callback(rooms.describer.aclose)
@@ -105,9 +109,9 @@ async def open_rooms(
         yield rooms
 
 
-def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
+def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Tracing) -> Rooms:
     admission = Admission(settings.workers)
-    workshop = _workshop(settings, storage, pool, admission)
+    workshop = _workshop(settings, storage, pool, admission, tracing)
     metrics, costs, pulse = Metrics(), Costs(), Pulse()
     crowd = Crowd(admission, pulse)
     rules = _rules(settings, pool.hello)
@@ -115,18 +119,19 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
     background = _background(settings)
-    idle = _workshop(settings, storage, background, Admission(settings.workers))
+    idle = _workshop(settings, storage, background, Admission(settings.workers), tracing)
+    finals = tracing.finals(_finisher(settings, rules, storage, idle, tracing))
     upgrader = Upgrader(
         settings=settings.upgrades,
         pool=background,
-        finisher=_finisher(settings, rules, storage, idle),
+        finisher=finals,
         planner=planner,
         costs=costs,
         telemetry=metrics,
         learn=_learner(storage, inspector),
     )
     storage.forgetters.append(upgrader.forget)
-    finisher = _finisher(settings, rules, storage, workshop)
+    finisher = _finisher(settings, rules, storage, workshop, tracing)
     describer = Describer(
         workshop=workshop,
         inspector=inspector,
@@ -135,15 +140,16 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     )
     storage.forgetters.append(describer.forget)
     delivery = Delivery(
-        store=storage.store,
+        store=tracing.store(storage.store),
         inspector=inspector,
         workshop=workshop,
-        telemetry=metrics,
+        telemetry=tracing.telemetry(metrics),
         planner=planner,
         costs=costs,
         budget_s=settings.upgrades.budget_s,
-        upgrade=upgrader.ask,
+        upgrade=asking(finals, upgrader.ask),
         pressure=crowd.turn_away,
+        joined=tracing.joined,
     )
     return Rooms(
         settings=settings,
@@ -166,6 +172,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
             finisher=finisher,
         ),
         metrics=metrics,
+        tracing=tracing,
         upgrader=upgrader,
         background=background,
         workshop=workshop,
@@ -217,18 +224,26 @@ def _learner(storage: Storage, inspector: Inspector) -> Callable[[int], Awaitabl
 
 
 def _workshop(
-    settings: Settings, storage: Storage, pool: WorkerPool, admission: Admission
+    settings: Settings,
+    storage: Storage,
+    pool: WorkerPool,
+    admission: Admission,
+    tracing: Tracing,
 ) -> Workshop:
     """A way from pictures to the workers of a pool, with a quarantine of its own."""
     quarantine = Quarantine(
         failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
     )
-    return Workshop(sources=storage.sources, pool=pool, admission=admission, quarantine=quarantine)
+    return tracing.workshop(
+        sources=storage.sources, pool=pool, admission=admission, quarantine=quarantine
+    )
 
 
-def _finisher(settings: Settings, rules: Rules, storage: Storage, workshop: Workshop) -> Finisher:
+def _finisher(
+    settings: Settings, rules: Rules, storage: Storage, workshop: Workshop, tracing: Tracing
+) -> Finisher:
     return Finisher(
-        store=storage.store,
+        store=tracing.store(storage.store),
         workshop=workshop,
         limits=rules.limits,
         copyright_notice=rules.copyright_notice,

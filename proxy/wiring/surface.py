@@ -66,16 +66,18 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
     rooms.metrics.build(libvips=hello.libvips, codecs=hello.codecs)
     rooms.metrics.sandbox(hello.sandbox)
     pictures = PictureHandler(
-        database=storage.database,
+        database=rooms.tracing.database(storage.database),
         delivery=rooms.delivery,
         hot=hot,
         crowd=rooms.crowd,
-        telemetry=rooms.metrics,
+        telemetry=rooms.tracing.telemetry(rooms.metrics),
         sizes=settings.size_specs(),
         lifetimes=settings.lifetimes,
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
-    frontdesk = Frontdesk(hot=hot, metrics=rooms.metrics, access_log=access_log)
+    frontdesk = Frontdesk(
+        hot=hot, metrics=rooms.metrics, access_log=access_log, traces=rooms.tracing.requests()
+    )
     files = read_files()
     app = create_app(
         settings,
@@ -178,4 +180,5 @@ def _statistics(rooms: Rooms, runner: Runner) -> Sources:
         rows=rooms.storage.database.statistics,
         store=rooms.storage.store,
         ingest=rooms.watch.statistics,
+        spans=rooms.tracing.statistics,
     )

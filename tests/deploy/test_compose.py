@@ -92,6 +92,29 @@ def test_only_nginx_and_grafana_are_published_and_the_rest_is_inside() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
 
 
+def test_traces_go_to_a_service_that_is_as_locked_up_as_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schema = "vendor.compose-spec"
+    run(program("check-jsonschema"), "--builtin-schema", schema, FOLDER / "tracing.yaml")
+    services: dict[str, Any] = yaml.safe_load((FOLDER / "tracing.yaml").read_text())["services"]
+    jaeger = services["jaeger"]
+    assert all(jaeger[key] == value for key, value in COMPOSE["x-locked"].items())
+    assert jaeger["deploy"]["resources"]["limits"].keys() >= {"memory", "pids"}
+    assert all(port.startswith("127.0.0.1:") for port in jaeger["ports"])
+    for name, value in services["smartserve"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    section = load_settings().tracing
+    assert section.enabled
+    assert not section.honour_parent
+    assert section.endpoint == "http://jaeger:4318/v1/traces"
+    source = (DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text()
+    (destination,) = yaml.safe_load(source)["datasources"][0]["jsonData"][
+        "exemplarTraceIdDestinations"
+    ]
+    assert destination["url"].startswith("http://localhost:16686/trace/")
+
+
 def test_answers_under_way_are_waited_for() -> None:
     grace_s = seconds(SERVICES["smartserve"]["stop_grace_period"])
     assert grace_s >= Settings().server.drain_s + _DRAINED_S

@@ -67,6 +67,7 @@ def prometheus(folder: Path, *, target: int) -> Iterator[Prometheus]:
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
     ]
     with (
         listening(blackbox, prober, log=folder / "blackbox.log"),

@@ -1,0 +1,120 @@
+"""Tracing, joined: what stands around the rooms where traces are switched on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.database import MediaDatabase
+from proxy.delivery import Telemetry
+from proxy.errors import ConfigurationError
+from proxy.ingest.attempts import Work
+from proxy.metrics import Metrics, Statistics
+from proxy.pending import Step
+from proxy.planning import Plan
+from proxy.renditions import RenditionStore
+from proxy.settings import TracingSettings
+from proxy.starting import tracing_faults
+from proxy.traces import Sink, Trace, Tracer
+from proxy.tracing.background import FollowedFinals, FollowedSteps
+from proxy.tracing.rooms import (
+    ExemplifiedTelemetry,
+    FollowedDatabase,
+    FollowedStore,
+    FollowedWorkshop,
+    joined,
+)
+from proxy.upgrading import Finals
+from proxy.web.following import RequestTraces
+from proxy.workshop import Workshop
+
+
+def _nothing_sent() -> Mapping[str, float]:
+    return {"sent": 0, "queue_full": 0, "failed": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Puts what follows around what is followed; without a tracer all stays as it is."""
+
+    tracer: Tracer | None = None
+    statistics: Statistics = _nothing_sent
+
+    @property
+    def workshop(self) -> type[Workshop]:
+        """What workshops are made of."""
+        return Workshop if self.tracer is None else FollowedWorkshop
+
+    def requests(self) -> RequestTraces | None:
+        """For the front desk."""
+        return None if self.tracer is None else RequestTraces(self.tracer)
+
+    def database(self, database: MediaDatabase) -> MediaDatabase:
+        """For what visitors ask."""
+        return database if self.tracer is None else FollowedDatabase(database)
+
+    def store(self, store: RenditionStore) -> RenditionStore:
+        """For what is read and written beside the hot answers."""
+        return store if self.tracer is None else FollowedStore(store)
+
+    def telemetry(self, metrics: Metrics) -> Telemetry:
+        """For what is measured of requests."""
+        return metrics if self.tracer is None else ExemplifiedTelemetry(metrics)
+
+    @property
+    def joined(self) -> Callable[[float, Trace | None], None]:
+        """Told of requests that waited for another's render."""
+        return _nobody if self.tracer is None else joined
+
+    def finals(self, finals: Finals) -> Finals:
+        """For the upgrader."""
+        return finals if self.tracer is None else FollowedFinals(self.tracer, finals)
+
+    def steps(self, steps: Mapping[Step, Work]) -> Mapping[Step, Work]:
+        """Of uploads."""
+        if self.tracer is None:
+            return steps
+        follow = FollowedSteps(self.tracer)
+        return {step: follow(step, work) for step, work in steps.items()}
+
+
+def _nobody(_began: float, _leader: Trace | None) -> None:
+    """Is told nothing."""
+
+
+def asking(finals: Finals, ask: Callable[[Plan], None]) -> Callable[[Plan], None]:
+    """``ask`` for finals; followed ones are to know who did."""
+    return finals.noting(ask) if isinstance(finals, FollowedFinals) else ask
+
+
+OFF = Tracing()
+"""Traces nothing."""
+
+
+def follow(settings: TracingSettings, sink: Sink, statistics: Statistics) -> Tracing:
+    """Tracing into a sink."""
+    tracer = Tracer(sink, ratio=settings.ratio, honour_parent=settings.honour_parent)
+    return Tracing(tracer, statistics)
+
+
+@asynccontextmanager
+async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracing]:
+    """Tracing as the settings have it; what waits to be sent goes out in the end, in bounded time.
+
+    Raises:
+        ConfigurationError: it is switched on, and what it needs is not installed.
+    """
+    if not settings.enabled:
+        yield OFF
+        return
+    if faults := tracing_faults(settings):
+        raise ConfigurationError(faults)
+    # Not before: it takes 0.2 s and 20 MB, which nobody should pay who wants no traces.
+    from proxy.tracing.otel import Exporter  # noqa: PLC0415
+
+    exporter = Exporter(settings)
+    try:
+        yield follow(settings, exporter.send, exporter.statistics)
+    finally:
+        await exporter.aclose()

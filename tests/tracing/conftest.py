@@ -1,0 +1,52 @@
+"""A server that is followed, and the collector that its spans go to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from pytest_aiohttp.plugin import AiohttpClient
+
+from proxy.wiring import build_surface, open_rooms, open_tracing
+from tests.serving import Client, Serving, SmartServer, make_settings
+from tests.tracing.collector import Collector, collecting
+
+
+class Follow(Protocol):
+    """Starts a server that is followed, with default settings but for the sections given."""
+
+    def __call__(self, **sections: Mapping[str, Any]) -> Awaitable[Serving]: ...
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    async with collecting() as one:
+        yield one
+
+
+@pytest.fixture
+async def follow(
+    data_dir: Path,
+    aiohttp_client: AiohttpClient,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Follow]:
+    """Starts servers of which all is followed; they end with the test."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    async with AsyncExitStack() as stack:
+
+        async def start(**sections: Mapping[str, Any]) -> Serving:
+            given = {"enabled": True, "ratio": 1, "endpoint": collector.endpoint}
+            tracing = {**given, **sections.pop("tracing", {})}
+            settings = make_settings(data_dir, **sections, tracing=tracing)
+            followed = await stack.enter_async_context(open_tracing(settings.tracing))
+            rooms = await stack.enter_async_context(open_rooms(settings, tracing=followed))
+            surface = build_surface(rooms)
+            client: Client = await aiohttp_client(SmartServer(surface.runner))
+            stack.push_async_callback(client.close)
+            return Serving(rooms, surface, client)
+
+        yield start

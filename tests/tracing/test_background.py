@@ -1,0 +1,128 @@
+"""Work in the background: traces of their own, linked to what caused them."""
+
+from __future__ import annotations
+
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+
+from proxy.errors import QueueFull
+from proxy.intake import Item, Lease, Upload
+from proxy.media import DataType
+from proxy.pending import Step
+from proxy.traces import Span, Tracer, current
+from proxy.tracing.background import FollowedSteps
+from proxy.wiring import Addresses, open_ingest
+from tests.ingest.conftest import BACKEND, QUICK
+from tests.ingest.mainapi import fake_main_api
+from tests.serving import CHROME, SAMPLES, Library
+from tests.tracing.collector import Collector, Seen
+from tests.tracing.conftest import Follow
+
+log = structlog.get_logger(__name__)
+
+FINALS: dict[str, Any] = {
+    "upgrades": {"enabled": True, "all_sizes": False, "budget_s": 0},
+    "encoders": {"target": 0, "avif": {"final": {"effort": 1}}, "smallest_wins": False},
+}
+
+
+def named(collector: Collector, name: str) -> list[Seen]:
+    return [span for span in collector.spans if span.name == name]
+
+
+async def test_a_final_is_a_trace_linked_to_the_request_that_got_its_draft(
+    follow: Follow, library: Library, collector: Collector
+) -> None:
+    server = await follow(**FINALS)
+    path = f"/serve/{library.ids['logo']}?size=thumbnail"
+    await server.client.get(path, headers={"Accept": CHROME})
+    request = await collector.root("/serve/{name}")
+    assert request.attributes["smartserve.stage"] == "draft"
+    await collector.until(lambda: named(collector, "finals"))
+    (finals,) = named(collector, "finals")
+    assert finals.trace_id != request.trace_id
+    assert finals.links == (request.span_id,)
+    assert finals.attributes["smartserve.media.id"] == library.ids["logo"]
+    parts = collector.parts(finals)
+    assert {"queue", "render"} <= set(parts)
+    output = collector.parts(parts["render"])["output"]
+    assert set(collector.parts(output)) == {"decode", "transform", "encode"}
+    assert finals.holds(parts["render"])
+    await collector.until(lambda: "store write" in collector.parts(finals))
+
+
+async def test_finals_of_a_request_that_is_not_followed_are_not_either(
+    follow: Follow, library: Library, collector: Collector
+) -> None:
+    server = await follow(**FINALS, tracing={"ratio": 0})
+    await server.client.get(f"/serve/{library.ids['logo']}", headers={"Accept": CHROME})
+    await collector.until(lambda: server.metric("smartserve_upgrade_seconds_count"))
+    assert sum(server.rooms.tracing.statistics().values()) == 0
+
+
+async def test_the_steps_of_an_upload_are_traces_in_a_chain(
+    follow: Follow, collector: Collector
+) -> None:
+    async with fake_main_api() as fake:
+        server = await follow(ingest={**QUICK, "renditions": "none"})
+        fake.add((SAMPLES / "logo.png").read_bytes(), kind="logo", suffix="png")
+        async with open_ingest(server.rooms, Addresses(fake.base, BACKEND)) as ingest:
+            assert await ingest.run_once() == 0
+    await collector.until(lambda: named(collector, f"ingest {Step.UPDATE_CALLBACK}"))
+    steps = [named(collector, f"ingest {step}") for step in Step]
+    assert [len(step) for step in steps] == [1, 1, 1, 1]
+    for (before,), (after,) in pairwise(steps):
+        assert before.links != after.links == (before.span_id,)
+        assert before.trace_id != after.trace_id
+    first, analysis = steps[0][0], steps[1][0]
+    assert first.attributes["smartserve.upload.id"] == 1
+    assert first.attributes["smartserve.upload.type"] == "logo"
+    assert "analyse" in collector.parts(analysis)
+
+
+async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next() -> None:
+    spans: list[Span] = []
+    failing = [QueueFull("full")]
+
+    async def work(_item: Item) -> None:
+        if failing:
+            raise failing.pop()
+
+    step = FollowedSteps(Tracer(spans.append, ratio=1))(Step.RESIZE_OPTIMIZE, work)
+    upload = Upload(5, 4, "/temp_images/x.jpg", None, None, DataType.LOGO)
+    item = Item(
+        upload, Lease(5, 1, "token"), date(2026, 11, 27), {}, 0, taken_over=False, owed=False
+    )
+    with pytest.raises(QueueFull):
+        await step(item)
+    await step(item)
+    failed, good = spans
+    assert (failed.error, good.error) == ("QueueFull", None)
+    assert good.links == (failed.context,)
+    assert current.get() is None
+
+
+async def test_what_is_logged_in_a_trace_names_it(
+    follow: Follow, library: Library, collector: Collector, data_dir: Path
+) -> None:
+    server = await follow()
+    for original in (data_dir / "originals").rglob("*.png"):
+        original.unlink()
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        answer = await server.client.get(f"/serve/{library.ids['logo']}")
+    assert answer.status == 404
+    (line,) = [line for line in lines if line["event"] == "answer_failed"]
+    root = await collector.root("/serve/{name}")
+    assert line["trace_id"] == root.trace_id
+    queue = collector.parts(root)["queue"]
+    assert queue.failed
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        log.info("outside")
+    assert "trace_id" not in lines[0]

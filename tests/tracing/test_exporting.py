@@ -1,0 +1,185 @@
+"""A collector that is away, slow or unwilling costs spans, which are counted, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.errors import ConfigurationError
+from proxy.settings import TracingSettings
+from proxy.traces import Trace
+from proxy.tracing.otel import Exporter
+from tests.benchmarks.servers import free_port
+from tests.serving import Library, Serving
+from tests.tracing.collector import Collector
+from tests.tracing.conftest import Follow
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+
+
+@asynccontextmanager
+async def exporting(**settings: Any) -> AsyncIterator[Exporter]:
+    exporter = Exporter(TracingSettings(enabled=True, **settings))
+    try:
+        yield exporter
+    finally:
+        await exporter.aclose()
+
+
+def spans(exporter: Exporter, count: int) -> None:
+    for number in range(count):
+        Trace(exporter.send, number + 1).end("work", {"number": number})
+
+
+async def until(done: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not done():  # noqa: ASYNC110 - another thread sends
+            await asyncio.sleep(0.01)
+
+
+async def test_what_waits_is_sent_at_the_stop(collector: Collector) -> None:
+    headers = {"x-key": "secret"}
+    async with exporting(endpoint=collector.endpoint, headers=headers, flush_s=10) as exporter:
+        spans(exporter, 1000)
+    assert len(collector.spans) == 1000
+    assert exporter.statistics() == {"sent": 1000, "queue_full": 0, "failed": 0}
+    assert collector.headers[0]["x-key"] == "secret"
+    assert collector.spans[0].resource["service.name"] == "smartserve"
+
+
+async def test_the_queue_is_bounded_and_what_comes_on_top_is_counted(collector: Collector) -> None:
+    collector.free.clear()
+    async with exporting(endpoint=collector.endpoint, max_queue=10, flush_s=0.1) as exporter:
+        spans(exporter, 10)
+        await until(lambda: collector.asked)
+        spans(exporter, 25)
+        assert exporter.statistics()["queue_full"] == 15
+        collector.free.set()
+        await until(lambda: exporter.statistics()["sent"] == 20)
+
+
+async def test_a_refusal_is_counted_and_told_once_without_a_traceback(
+    collector: Collector,
+) -> None:
+    collector.status = 400
+    with capture_logs() as lines:
+        async with exporting(endpoint=collector.endpoint, max_queue=100) as exporter:
+            for batch in range(1, 4):
+                spans(exporter, 10)
+                await until(lambda: exporter.statistics()["failed"] == 10 * batch)  # noqa: B023
+    assert collector.asked >= 3
+    assert exporter.statistics()["sent"] == 0
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("tracing_trouble", "warning")
+    assert "400" in line["detail"]
+    assert "exc_info" not in line
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "is away"])
+async def test_stopping_takes_no_longer_than_allowed(*, collector: Collector, hangs: bool) -> None:
+    collector.free.clear()
+    endpoint = collector.endpoint if hangs else f"http://127.0.0.1:{free_port()}/v1/traces"
+    with capture_logs() as lines:
+        async with exporting(endpoint=endpoint, flush_s=0.3) as exporter:
+            spans(exporter, 600)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+    (line,) = [line for line in lines if line["event"] == "spans_not_sent"]
+    assert line["left"] > 0
+
+
+async def test_a_variable_that_cannot_be_is_a_fault_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "0")
+    with pytest.raises(ConfigurationError, match="tracing, of an OTEL_"):
+        Exporter(TracingSettings(enabled=True))
+
+
+async def test_headers_that_cannot_be_read_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization hunter2")
+    with capture_logs() as lines:
+        async with exporting():
+            pass
+    (line,) = [line for line in lines if line["event"] == "tracing_trouble"]
+    assert "Header" in line["detail"]
+    assert "hunter2" not in str(lines)
+
+
+async def test_a_collector_that_is_away_delays_no_answer(follow: Follow, library: Library) -> None:
+    away = f"http://127.0.0.1:{free_port()}/v1/traces"
+    server = await follow(tracing={"endpoint": away, "max_queue": 5, "flush_s": 0.1})
+    path = f"/serve/{library.ids['logo']}"
+    await server.client.get(path)
+    slowest = 0.0
+    for _ in range(200):
+        began = time.perf_counter()
+        assert (await server.client.get(path)).status == 200
+        slowest = max(slowest, time.perf_counter() - began)
+    assert slowest < 1
+    dropped = server.metric("smartserve_spans_total", outcome="queue_full")
+    failed = server.metric("smartserve_spans_total", outcome="failed")
+    assert dropped + failed > 100
+    assert server.metric("smartserve_spans_total", outcome="sent") == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "name"),
+    [
+        ({}, {}, "smartserve"),
+        ({}, {"OTEL_SERVICE_NAME": "images"}, "images"),
+        ({}, {"OTEL_RESOURCE_ATTRIBUTES": "service.name=images,region=eu"}, "images"),
+        ({"service_name": "ours"}, {"OTEL_SERVICE_NAME": "images"}, "ours"),
+    ],
+)
+async def test_who_tells_is_named_by_the_settings_then_by_the_environment(
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    environment: dict[str, str],
+    name: str,
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    async with exporting(endpoint=collector.endpoint, flush_s=10, **settings) as exporter:
+        spans(exporter, 1)
+    resource = collector.spans[0].resource
+    assert resource["service.name"] == name
+    assert resource.get("region") == ("eu" if "region" in str(environment) else None)
+
+
+@pytest.mark.parametrize("set_here", [True, False], ids=["settings", "environment"])
+async def test_the_settings_win_over_the_environment_where_they_say_something(
+    *, collector: Collector, monkeypatch: pytest.MonkeyPatch, set_here: bool
+) -> None:
+    there = f"http://127.0.0.1:{free_port()}" if set_here else collector.endpoint
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", there)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=environment")
+    given: dict[str, Any] = {}
+    if set_here:
+        given = {"endpoint": collector.endpoint, "headers": {"x-key": "settings"}}
+    async with exporting(flush_s=10, **given) as exporter:
+        spans(exporter, 1)
+    assert len(collector.spans) == 1
+    assert collector.headers[0]["x-key"] == ("settings" if set_here else "environment")
+
+
+async def test_an_answer_goes_on_while_a_collector_hangs(
+    follow: Follow, library: Library, collector: Collector
+) -> None:
+    collector.free.clear()
+    server: Serving = await follow(tracing={"flush_s": 0.1})
+    assert (await server.client.get(f"/serve/{library.ids['logo']}")).status == 200
+    await until(lambda: collector.asked)
+    for _ in range(50):
+        assert (await server.client.get(f"/serve/{library.ids['logo']}")).status == 200
+    assert collector.spans == []

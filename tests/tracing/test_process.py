@@ -1,0 +1,96 @@
+"""The server as a process: traces off, on, and on where what they need is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.server import Server
+from tests.serving import Library
+from tests.tracing.collector import Collector
+
+_HIDING = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("opentelemetry", "google", "requests", "urllib3"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+"""Has Python find nothing of OpenTelemetry, as where the extra is not installed."""
+
+
+@pytest.fixture
+def without_the_extra(tmp_path: Path) -> dict[str, str]:
+    folder = tmp_path / "hiding"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_HIDING)
+    return {"PYTHONPATH": str(folder)}
+
+
+async def test_off_nothing_of_it_is_loaded(
+    data_dir: Path, library: Library, without_the_extra: Mapping[str, str]
+) -> None:
+    server = Server(data_dir, {}, extra=without_the_extra)
+    await server.start()
+    try:
+        async with server.client() as client:
+            for _ in range(3):
+                headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+                path = f"/serve/{library.ids['logo']}"
+                async with client.get(path, headers=headers) as answer:
+                    assert answer.status == 200
+        assert "upb" not in Path(f"/proc/{server.pid}/maps").read_text()
+        assert await server.metric("smartserve_spans_total") == 0
+    finally:
+        assert await server.stop() == 0
+    assert "trace_id" not in server.told()
+
+
+async def test_on_without_the_extra_it_does_not_start_and_says_what_to_install(
+    data_dir: Path, without_the_extra: Mapping[str, str]
+) -> None:
+    server = Server(data_dir, {"tracing": {"enabled": True}}, extra=without_the_extra)
+    await server.start(fails=True)
+    assert await server.ended() == 2
+    assert server.told() == (
+        "error: tracing.enabled: OpenTelemetry is not installed; pip install 'smartserve[otel]'\n"
+    )
+
+
+def lines_of(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.told().splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_at_the_stop_all_is_sent_and_the_log_names_it(
+    data_dir: Path, library: Library, collector: Collector, form: str
+) -> None:
+    tracing = {"enabled": True, "ratio": 1, "endpoint": collector.endpoint, "flush_s": 20}
+    sections: dict[str, dict[str, Any]] = {
+        "tracing": tracing,
+        "log": {"access": True, "format": form},
+        "ingest": {"embedded": False},
+    }
+    server = Server(data_dir, sections, extra={"OTEL_BSP_SCHEDULE_DELAY": "600000"})
+    await server.start()
+    async with server.client() as client:
+        for _ in range(2):
+            async with client.get(f"/serve/{library.ids['logo']}") as answer:
+                assert answer.status == 200
+                await answer.read()
+    assert collector.spans == []
+    assert await server.stop() == 0
+    roots = [span for span in collector.spans if not span.parent_id]
+    assert [root.name for root in roots] == ["GET /serve/{name}"] * 2
+    if form == "json":
+        told = [line["trace_id"] for line in lines_of(server) if line["event"] == "request"]
+        assert told == [root.trace_id for root in roots]
+    else:
+        assert all(f"trace_id={root.trace_id}" in server.told() for root in roots)
