@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from proxy.costs import Costs
+from proxy.delivered import Delivered, Origin
 from proxy.errors import (
     CapacityError,
     RenderTimeout,
@@ -29,100 +27,22 @@ from proxy.errors import (
     SourceError,
     SourceQuarantined,
 )
-from proxy.finishing import output_of
-from proxy.formats import Format, sniff
 from proxy.inspection import Inspector
-from proxy.jobs import JobFailure, RenderJob, RenderResult, RenderSetJob
 from proxy.media import Media
 from proxy.planning import Plan, Planner
 from proxy.query import VariantRequest
-from proxy.renditions import Rendition, RenditionStore
-from proxy.traces import Trace, current
+from proxy.rendering import Renderer, Rendering, Telemetry
+from proxy.renditions import RenditionStore
+from proxy.traces import Trace
 from proxy.variant import Variant
 from proxy.workers.flight import Flight
-from proxy.workers.frames import Frames
 from proxy.workers.stream import ByteStream
-from proxy.workshop import Done, Workshop
 
-_STREAMED_PIXELS = 640 * 640
 _TELL_EVERY_S = 1.0
 _GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
 """Failures after which another size of the picture, if there is one, is better than none."""
 
 log = structlog.get_logger(__name__)
-
-
-class Origin(StrEnum):
-    """Where an answer came from."""
-
-    MEMORY = "memory"
-    DISK = "disk"
-    RENDER = "render"
-    COALESCED = "coalesced"
-    FALLBACK = "fallback"
-    NOT_MODIFIED = "not_modified"
-    NONE = "none"
-
-
-class Telemetry(Protocol):
-    """Takes note of how long things took, in seconds."""
-
-    def stage(self, stage: str, seconds: float) -> None:
-        """One stage of a request or a render: queue, decode, transform, encode, store."""
-
-    def rendered(self, label: str, fmt: Format, seconds: float) -> None:
-        """A whole render, from the worker's start to its answer."""
-
-    def missed_target(self) -> None:
-        """A final did not reach its target of perceived quality within its bounds."""
-
-
-class Rendering:
-    """A render under way: its stream, and the seconds it waited for a worker once that is known."""
-
-    def __init__(self) -> None:
-        self.stream = ByteStream()
-        self.queue_s: float | None = None
-        self.trace = current.get()
-        """Of the request that began it, where that is followed."""
-
-    def admitted(self, queue_s: float) -> None:
-        """Take note that a worker is free now."""
-        self.queue_s = queue_s
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """The bytes that answer a plan: a whole rendition or a render under way."""
-
-    variant: Variant
-    """Another one than the plan's where the answer is its draft or a fallback."""
-    origin: Origin
-    rendition: Rendition | None = None
-    rendering: Rendering | None = None
-    draft: bool = False
-    """Whether it stands in until the final is made."""
-
-    @property
-    def lasting(self) -> bool:
-        """Whether the next one who asks will probably get the same bytes, and in one piece."""
-        whole = self.rendition is not None and self.rendition.body is not None
-        return whole and not self.draft and self.origin is not Origin.FALLBACK
-
-    async def format(self) -> Format:
-        """The format of the bytes; waits for them where only they can tell.
-
-        Raises:
-            SmartserveError: the render failed.
-        """
-        if self.variant.rival is None:
-            return self.variant.format
-        head = b""
-        if self.rendition is not None:
-            head = self.rendition.head
-        elif self.rendering is not None:
-            head = await self.rendering.stream.whole()
-        return Format(sniff(head) or self.variant.format)
 
 
 class Delivery:
@@ -133,10 +53,9 @@ class Delivery:
         *,
         store: RenditionStore,
         inspector: Inspector,
-        workshop: Workshop,
+        renderer: Renderer,
         telemetry: Telemetry,
         planner: Planner,
-        costs: Costs,
         budget_s: float,
         upgrade: Callable[[Plan], None] = lambda _: None,
         pressure: Callable[[], CapacityError | None] = lambda: None,
@@ -152,10 +71,9 @@ class Delivery:
         """
         self._store = store
         self._inspector = inspector
-        self._workshop = workshop
+        self._renderer = renderer
         self._telemetry = telemetry
         self._planner = planner
-        self._costs = costs
         self._budget_s = budget_s
         self._upgrade = upgrade
         self._pressure = pressure
@@ -207,7 +125,7 @@ class Delivery:
         """What is rendered for a plan of which nothing is there: the final if that is quick."""
         if plan.draft is None:
             return plan.variant
-        estimate_s = self._costs.estimate_s(plan.variant)
+        estimate_s = self._renderer.estimate_s(plan.variant)
         quick = estimate_s is not None and estimate_s <= self._budget_s
         return plan.variant if quick else plan.draft
 
@@ -253,7 +171,7 @@ class Delivery:
         under_way = variant.digest in self._flight
         if not under_way:
             # Nothing is begun that would be refused at once.
-            self._workshop.check(plan.media)
+            self._renderer.check(plan.media)
         rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
         waits()
         began = time.perf_counter()
@@ -314,7 +232,7 @@ class Delivery:
 
     async def _settle(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
         try:
-            await self._render(plan, variant, rendering)
+            await self._renderer.render(plan, variant, rendering)
         except SmartserveError as error:
             self._fail(variant, rendering, error)
         except BaseException:
@@ -328,66 +246,6 @@ class Delivery:
         """End a render for all who wait; who comes from now on must not get its half."""
         self._flight.release(variant.digest, rendering)
         rendering.stream.fail(error)
-
-    async def _render(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
-        work = self._alone if _stands_alone(variant) else self._as_set
-        try:
-            done = await work(plan, variant, rendering)
-        except SourceChanged:
-            await self._inspector.learn(plan.media)
-            raise
-        self._costs.learn(variant, done.result.cpu_s)
-        self._note(plan, variant, done)
-
-    async def _alone(
-        self, plan: Plan, variant: Variant, rendering: Rendering
-    ) -> Done[RenderResult]:
-        job = RenderJob(
-            limits=self._planner.rules.limits,
-            geometry=variant.geometry,
-            profile=variant.profile,
-            remove_background=variant.background_removed,
-            animated=variant.animated,
-            copyright=self._planner.rules.copyright_notice,
-        )
-        return await self._workshop.run(
-            plan.media,
-            job,
-            rendering.stream.feed,
-            byte_size=plan.facts.byte_size,
-            admitted=rendering.admitted,
-        )
-
-    async def _as_set(
-        self, plan: Plan, variant: Variant, rendering: Rendering
-    ) -> Done[RenderResult]:
-        """What has a search, a rival or a base comes out of a set of one as out of any other."""
-        rules = self._planner.rules
-        job = RenderSetJob(rules.limits, (output_of(variant),), rules.copyright_notice)
-
-        def feed(_place: int, body: bytes) -> None:
-            if body:
-                rendering.stream.feed(body)
-
-        done = await self._workshop.run(
-            plan.media,
-            job,
-            Frames(feed),
-            byte_size=plan.facts.byte_size,
-            admitted=rendering.admitted,
-        )
-        (result,) = done.result.results
-        if isinstance(result, JobFailure):
-            raise TypeError  # the workshop has raised what it means
-        return Done(result, done.queue_s, done.work_s)
-
-    def _note(self, plan: Plan, variant: Variant, done: Done[RenderResult]) -> None:
-        self._telemetry.stage("queue", done.queue_s)
-        for stage, seconds in done.result.stages.items():
-            self._telemetry.stage(stage, seconds)
-        self._telemetry.rendered(plan.request.label, variant.format, done.work_s)
-        if done.result.target_missed:
-            self._telemetry.missed_target()
 
     async def _keep(self, variant: Variant, stream: ByteStream) -> None:
         """Copy a stream into the store; one that fails is not kept."""
@@ -427,17 +285,3 @@ class Delivery:
     def statistics(self) -> Mapping[str, float]:
         """Renders under way, begun and shared since the start."""
         return self._flight.statistics()
-
-
-def _stands_alone(variant: Variant) -> bool:
-    return variant.search is None and variant.rival is None and variant.base is None
-
-
-def streams(variant: Variant) -> bool:
-    """Whether a render gives bytes worth sending before its end.
-
-    Only a baseline JPEG comes out as it is made; a small one is whole before a client could have
-    read the first part, and is of more use with a Content-Length.
-    """
-    large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
-    return variant.profile.streams and large

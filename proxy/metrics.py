@@ -33,7 +33,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.samples import Exemplar
 
 from proxy import __version__
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.formats import Format
 from proxy.jobs import HOLDS
 from proxy.media import DataType

@@ -33,6 +33,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
+        *("rendering", "delivered"),
         *("upgrading", "warming", "purging", "ingest", "analysing", "describing"),
         *("uploading", "replacing", "tidying"),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.planning import Plan
 from proxy.settings import LifetimeSettings
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from aiohttp import HttpVersion11, web
 
-from proxy.delivery import Delivered, Origin, Rendering, streams
+from proxy.delivered import Delivered, Origin, streams
 from proxy.formats import Format
 from proxy.metrics import Outcome
 from proxy.planning import Plan
+from proxy.rendering import Rendering
 from proxy.renditions import Rendition
 from proxy.settings import LifetimeSettings
 from proxy.variant import Variant

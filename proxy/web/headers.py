@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import PureWindowsPath
 from urllib.parse import quote
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.formats import TRAITS, Format
 from proxy.planning import Plan
 from proxy.settings import LifetimeSettings

@@ -9,7 +9,7 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.errors import SmartserveError
 from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE

@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.media import Media
 from proxy.metrics import Metrics, Outcome, Tally
 from proxy.renditions.memory import MemoryRendition

@@ -11,12 +11,13 @@ import structlog
 from aiohttp import web
 
 from proxy.database import MediaDatabase
-from proxy.delivery import Delivery, Telemetry
+from proxy.delivery import Delivery
 from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError, SourceChanged
 from proxy.geometry import SizeSpec
 from proxy.media import MAX_MEDIA_ID, Media
 from proxy.metrics import Outcome
 from proxy.query import VariantRequest, parse_request
+from proxy.rendering import Telemetry
 from proxy.settings import LifetimeSettings
 from proxy.web.caching import Route
 from proxy.web.conditional import not_modified

@@ -24,6 +24,7 @@ from proxy.inspection import Inspector
 from proxy.jobs import Hello, Limits
 from proxy.metrics import Metrics
 from proxy.planning import Planner, Rules
+from proxy.rendering import Renderer
 from proxy.settings import Settings
 from proxy.starting import check_worker
 from proxy.upgrading import Upgrader
@@ -139,13 +140,20 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
         limits=rules.limits,
     )
     storage.forgetters.append(describer.forget)
+    telemetry = tracing.telemetry(metrics)
+    renderer = Renderer(
+        workshop=workshop,
+        inspector=inspector,
+        telemetry=telemetry,
+        costs=costs,
+        rules=rules,
+    )
     delivery = Delivery(
         store=tracing.store(storage.store),
         inspector=inspector,
-        workshop=workshop,
-        telemetry=tracing.telemetry(metrics),
+        renderer=renderer,
+        telemetry=telemetry,
         planner=planner,
-        costs=costs,
         budget_s=settings.upgrades.budget_s,
         upgrade=asking(finals, upgrader.ask),
         pressure=crowd.turn_away,

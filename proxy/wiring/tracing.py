@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.database import MediaDatabase
-from proxy.delivery import Telemetry
 from proxy.errors import ConfigurationError
 from proxy.ingest.attempts import Work
 from proxy.metrics import Metrics, Statistics
 from proxy.pending import Step
 from proxy.planning import Plan
+from proxy.rendering import Telemetry
 from proxy.renditions import RenditionStore
 from proxy.settings import TracingSettings
 from proxy.starting import tracing_faults

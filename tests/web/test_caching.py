@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.planning import Plan
 from proxy.settings import LifetimeSettings, Settings
 from proxy.web.caching import Route, cache_control, cache_status, tags

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.formats import TRAITS, Format
 from proxy.planning import Plan
 from proxy.settings import LifetimeSettings

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
-from proxy.delivery import Origin
+from proxy.delivered import Origin
 from proxy.formats import Format
 from proxy.metrics import Metrics, Outcome
 from tests.serving import CHROME, Library, Serving

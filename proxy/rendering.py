@@ -1,0 +1,143 @@
+"""Rendering: one variant of a picture, made by a worker into a stream."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.costs import Costs
+from proxy.errors import SourceChanged
+from proxy.finishing import output_of
+from proxy.formats import Format
+from proxy.inspection import Inspector
+from proxy.jobs import JobFailure, RenderJob, RenderResult, RenderSetJob
+from proxy.media import Media
+from proxy.planning import Plan, Rules
+from proxy.traces import current
+from proxy.variant import Variant
+from proxy.workers.frames import Frames
+from proxy.workers.stream import ByteStream
+from proxy.workshop import Done, Workshop
+
+
+class Telemetry(Protocol):
+    """Takes note of how long things took, in seconds."""
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One stage of a request or a render: queue, decode, transform, encode, store."""
+
+    def rendered(self, label: str, fmt: Format, seconds: float) -> None:
+        """A whole render, from the worker's start to its answer."""
+
+    def missed_target(self) -> None:
+        """A final did not reach its target of perceived quality within its bounds."""
+
+
+class Rendering:
+    """A render under way: its stream, and the seconds it waited for a worker once that is known."""
+
+    def __init__(self) -> None:
+        self.stream = ByteStream()
+        self.queue_s: float | None = None
+        self.trace = current.get()
+        """Of the request that began it, where that is followed."""
+
+    def admitted(self, queue_s: float) -> None:
+        """Take note that a worker is free now."""
+        self.queue_s = queue_s
+
+
+class Renderer:
+    """Has variants made, and learns from what they cost."""
+
+    def __init__(
+        self,
+        *,
+        workshop: Workshop,
+        inspector: Inspector,
+        telemetry: Telemetry,
+        costs: Costs,
+        rules: Rules,
+    ) -> None:
+        """The rooms it works with, none of which it owns."""
+        self._workshop = workshop
+        self._inspector = inspector
+        self._telemetry = telemetry
+        self._costs = costs
+        self._rules = rules
+
+    def check(self, media: Media) -> None:
+        """Raise what `render` would at once: remembered of the picture, or as the queue is."""
+        self._workshop.check(media)
+
+    def estimate_s(self, variant: Variant) -> float | None:
+        """What a variant will probably cost, in seconds of a processor; None while unknown."""
+        return self._costs.estimate_s(variant)
+
+    async def render(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
+        """Have a worker make one of a plan's variants, and feed it to the stream.
+
+        Raises:
+            SmartserveError: it was not made; some bytes may have been fed.
+        """
+        work = self._alone if _stands_alone(variant) else self._as_set
+        try:
+            done = await work(plan, variant, rendering)
+        except SourceChanged:
+            await self._inspector.learn(plan.media)
+            raise
+        self._costs.learn(variant, done.result.cpu_s)
+        self._note(plan, variant, done)
+
+    async def _alone(
+        self, plan: Plan, variant: Variant, rendering: Rendering
+    ) -> Done[RenderResult]:
+        job = RenderJob(
+            limits=self._rules.limits,
+            geometry=variant.geometry,
+            profile=variant.profile,
+            remove_background=variant.background_removed,
+            animated=variant.animated,
+            copyright=self._rules.copyright_notice,
+        )
+        return await self._workshop.run(
+            plan.media,
+            job,
+            rendering.stream.feed,
+            byte_size=plan.facts.byte_size,
+            admitted=rendering.admitted,
+        )
+
+    async def _as_set(
+        self, plan: Plan, variant: Variant, rendering: Rendering
+    ) -> Done[RenderResult]:
+        """What has a search, a rival or a base comes out of a set of one as out of any other."""
+        rules = self._rules
+        job = RenderSetJob(rules.limits, (output_of(variant),), rules.copyright_notice)
+
+        def feed(_place: int, body: bytes) -> None:
+            if body:
+                rendering.stream.feed(body)
+
+        done = await self._workshop.run(
+            plan.media,
+            job,
+            Frames(feed),
+            byte_size=plan.facts.byte_size,
+            admitted=rendering.admitted,
+        )
+        (result,) = done.result.results
+        if isinstance(result, JobFailure):
+            raise TypeError  # the workshop has raised what it means
+        return Done(result, done.queue_s, done.work_s)
+
+    def _note(self, plan: Plan, variant: Variant, done: Done[RenderResult]) -> None:
+        self._telemetry.stage("queue", done.queue_s)
+        for stage, seconds in done.result.stages.items():
+            self._telemetry.stage(stage, seconds)
+        self._telemetry.rendered(plan.request.label, variant.format, done.work_s)
+        if done.result.target_missed:
+            self._telemetry.missed_target()
+
+
+def _stands_alone(variant: Variant) -> bool:
+    return variant.search is None and variant.rival is None and variant.base is None
