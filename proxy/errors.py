@@ -157,6 +157,8 @@ class Unauthorized(AccessError):
         """Keep the value of WWW-Authenticate (RFC 9110, 11.6.1)."""
         super().__init__(detail)
         self.challenge = challenge
+        self.forwarded: bool | None = None
+        """Whether a proxy said that it asks for somebody else; told to who shows nothing at all."""
 
 
 class AccessDisabled(AccessError):
