@@ -45,6 +45,7 @@
     |   |   +-- UploadGone          it does not know the upload any more
     |   +-- LeaseLost               another worker has the upload now
     |   +-- WorkerEnded             its workers ended, each in the middle of a step
+    +-- NoAnswer                    a server that is looked at from outside says nothing of use
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- UploadStorageError          503  temporary files cannot be read or written now
     |   +-- UploadStorageFull       507
@@ -343,6 +344,13 @@ class WorkerEnded(IngestError):
     """All attempts at a step were begun, and none was ended by its worker."""
 
     reported = True
+
+
+class NoAnswer(SmartserveError):
+    """A server that is looked at from outside gives no answer, or none of use; the text says why.
+
+    Never a client's error: it is the doctor that looks.
+    """
 
 
 class StorageError(SmartserveError):
