@@ -32,10 +32,10 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
         *("upgrading", "warming", "purging", "ingest", "analysing", "describing"),
-        *("uploading", "replacing", "tidying"),
+        *("uploading", "replacing", "tidying", "starting", "doctor"),
     ),
     4: (
-        *("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
+        *("metrics", "logs", "readings", "wiring", "web", "cli", "worker"),
         "supervision",
     ),
 }

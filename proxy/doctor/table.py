@@ -1,0 +1,59 @@
+"""The table of the checks: area by area, in the order in which they are made and told.
+
+The third column is the alert of deploy/OPERATING.md that has more to say about it.
+"""
+
+from __future__ import annotations
+
+from proxy.doctor import (
+    Check,
+    database,
+    installation,
+    machine,
+    originals,
+    renditions,
+    workers,
+)
+from proxy.doctor.database import DatabaseSeen
+from proxy.doctor.installation import InstallationSeen
+from proxy.doctor.machine import MachineSeen
+from proxy.doctor.originals import OriginalsSeen
+from proxy.doctor.renditions import RenditionsSeen
+from proxy.doctor.workers import WorkerSeen
+
+INSTALLATION: tuple[Check[InstallationSeen], ...] = (
+    Check("settings", installation.judge_settings),
+    Check("key files", installation.judge_keys, "Somebody guesses keys"),
+    Check("clock", installation.judge_year),
+)
+MACHINE: tuple[Check[MachineSeen], ...] = (
+    Check("user", machine.judge_user),
+    Check("descriptors", machine.judge_descriptors, "Out of descriptors or connections"),
+    Check("memory", machine.judge_memory, "Workers keep dying"),
+    Check("processors", machine.judge_processors, "Answers are slow"),
+)
+DATABASE: tuple[Check[DatabaseSeen], ...] = (
+    Check("database", database.judge_reach, "The database is away"),
+    Check("database schema", database.judge_schema),
+    Check("database rights", database.judge_rights, "The database is away"),
+    Check("database clock", database.judge_clock),
+    Check("database connections", database.judge_connections, "The database is away"),
+)
+ORIGINALS: tuple[Check[OriginalsSeen], ...] = (
+    Check("originals", originals.judge_root, "Originals cannot be opened"),
+    Check("newest originals", originals.judge_files, "Originals cannot be opened"),
+)
+RENDITIONS: tuple[Check[RenditionsSeen], ...] = (
+    Check("renditions", renditions.judge_write, "The rendition disk fails"),
+    Check("renditions rename", renditions.judge_rename, "The rendition disk fails"),
+    Check("renditions room", renditions.judge_room, "The rendition disk fails"),
+    Check("renditions inodes", renditions.judge_inodes, "The rendition disk fails"),
+    Check("renditions use", renditions.judge_use, "The hit ratio falls"),
+    Check("renditions leftovers", renditions.judge_leftovers),
+)
+WORKERS: tuple[Check[WorkerSeen], ...] = (
+    Check("worker", workers.judge_render, "Workers are missing"),
+    Check("worker sandbox", workers.judge_sandbox, "The sandbox has a gap"),
+    Check("worker formats", workers.judge_formats),
+    Check("versions", workers.judge_versions),
+)
