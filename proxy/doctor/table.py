@@ -12,6 +12,8 @@ from proxy.doctor import (
     machine,
     originals,
     renditions,
+    running,
+    serving,
     workers,
 )
 from proxy.doctor.database import DatabaseSeen
@@ -19,7 +21,9 @@ from proxy.doctor.installation import InstallationSeen
 from proxy.doctor.machine import MachineSeen
 from proxy.doctor.originals import OriginalsSeen
 from proxy.doctor.renditions import RenditionsSeen
+from proxy.doctor.serving import PictureSeen, ServerSeen
 from proxy.doctor.workers import WorkerSeen
+from proxy.visitor.figures import Figures
 
 INSTALLATION: tuple[Check[InstallationSeen], ...] = (
     Check("settings", installation.judge_settings),
@@ -56,4 +60,30 @@ WORKERS: tuple[Check[WorkerSeen], ...] = (
     Check("worker sandbox", workers.judge_sandbox, "The sandbox has a gap"),
     Check("worker formats", workers.judge_formats),
     Check("versions", workers.judge_versions),
+)
+SERVER: tuple[Check[ServerSeen], ...] = (
+    Check("server", serving.judge_health, "The server is not ready"),
+    Check("server readiness", serving.judge_readiness, "The server is not ready"),
+    Check("server version", serving.judge_version),
+    Check("server clock", serving.judge_clock),
+)
+RUNNING: tuple[Check[Figures], ...] = (
+    Check("hits", running.judge_hits, "Answers are slow"),
+    Check("loop", running.judge_loop, "Answers are slow"),
+    Check("server workers", running.judge_workers, "Workers keep dying"),
+    Check("server sandbox", running.judge_sandbox, "The sandbox has a gap"),
+    Check("refused pictures", running.judge_refused, "Workers keep dying"),
+    Check("rejections", running.judge_rejections, "Renders are turned away"),
+    Check("disk failures", running.judge_disk, "The rendition disk fails"),
+    Check("database failures", running.judge_database, "The database is away"),
+    Check("source failures", running.judge_sources, "Originals cannot be opened"),
+    Check("errors", running.judge_errors, "Many errors"),
+)
+PICTURE: tuple[Check[PictureSeen], ...] = (
+    Check("picture formats", serving.judge_formats),
+    Check("picture Vary", serving.judge_vary),
+    Check("picture 304", serving.judge_revalidation),
+    Check("picture HEAD", serving.judge_head),
+    Check("picture lifetime", serving.judge_lifetime, "Originals are stood in for"),
+    Check("picture Range", serving.judge_range),
 )
