@@ -8,6 +8,7 @@ from __future__ import annotations
 from proxy.doctor import (
     Check,
     database,
+    front,
     installation,
     machine,
     originals,
@@ -17,6 +18,7 @@ from proxy.doctor import (
     workers,
 )
 from proxy.doctor.database import DatabaseSeen
+from proxy.doctor.front import FrontSeen
 from proxy.doctor.installation import InstallationSeen
 from proxy.doctor.machine import MachineSeen
 from proxy.doctor.originals import OriginalsSeen
@@ -86,4 +88,17 @@ PICTURE: tuple[Check[PictureSeen], ...] = (
     Check("picture HEAD", serving.judge_head),
     Check("picture lifetime", serving.judge_lifetime, "Originals are stood in for"),
     Check("picture Range", serving.judge_range),
+)
+FRONT: tuple[Check[FrontSeen], ...] = (
+    Check("front", front.judge_reach),
+    Check("front formats", front.judge_formats),
+    Check("front query", front.judge_query),
+    Check("front Vary", front.judge_vary),
+    Check("front ETag", front.judge_etag),
+    Check("front lifetime", front.judge_lifetime),
+    Check("front Range", front.judge_range),
+    Check("front body", front.judge_body),
+    Check("front closed", front.judge_closed, "Somebody guesses keys"),
+    Check("front forwarded", front.judge_forwarded, "Somebody guesses keys"),
+    Check("front uploads", front.judge_uploads, "Uploads cannot be stored"),
 )
