@@ -15,6 +15,7 @@ from proxy.doctor import (
     renditions,
     running,
     serving,
+    uploads,
     workers,
 )
 from proxy.doctor.database import DatabaseSeen
@@ -24,6 +25,7 @@ from proxy.doctor.machine import MachineSeen
 from proxy.doctor.originals import OriginalsSeen
 from proxy.doctor.renditions import RenditionsSeen
 from proxy.doctor.serving import PictureSeen, ServerSeen
+from proxy.doctor.uploads import UploadsSeen
 from proxy.doctor.workers import WorkerSeen
 from proxy.visitor.figures import Figures
 
@@ -62,6 +64,12 @@ WORKERS: tuple[Check[WorkerSeen], ...] = (
     Check("worker sandbox", workers.judge_sandbox, "The sandbox has a gap"),
     Check("worker formats", workers.judge_formats),
     Check("versions", workers.judge_versions),
+)
+UPLOADS: tuple[Check[UploadsSeen], ...] = (
+    Check("main API", uploads.judge_main_api, "The main API cannot be asked"),
+    Check("upload queue", uploads.judge_queue, "Uploads are stuck"),
+    Check("vision keys", uploads.judge_vision),
+    Check("tesseract", uploads.judge_text),
 )
 SERVER: tuple[Check[ServerSeen], ...] = (
     Check("server", serving.judge_health, "The server is not ready"),
