@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -16,10 +16,11 @@ from rich.table import Table
 
 from proxy.cli.base import ConfigOption, DataDirOption, app, errors, local_url, run
 from proxy.doctor import Result, Verdict, failed
-from proxy.doctor.rounds import examine
+from proxy.doctor.rounds import Installation, examine
 from proxy.errors import ConfigurationError
 from proxy.logs import configure_logs
-from proxy.settings import LogSettings, Settings, load_settings
+from proxy.media import MAX_MEDIA_ID
+from proxy.settings import LogSettings, load_settings
 from proxy.wiring import open_installation
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
@@ -27,6 +28,10 @@ _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 @app.command()
 def doctor(
+    media_id: Annotated[
+        int | None,
+        typer.Argument(min=1, max=MAX_MEDIA_ID, help="Id of a picture that does not show."),
+    ] = None,
     url: Annotated[
         str | None,
         typer.Option(help="The server's own address; by default as the settings have it."),
@@ -45,7 +50,7 @@ def doctor(
     The exit code is 1 if a check fails. Run it as the user that the server runs as.
     """
     configure_logs(LogSettings(level="error", format="console"))
-    results = _examined(config, data_dir, url, public)
+    results = _examined(config, data_dir, Addresses(url, public), media_id)
     if as_json:
         print(json.dumps(_object(results), indent=2))
     else:
@@ -53,8 +58,15 @@ def doctor(
     raise SystemExit(1 if _counts(results)[Verdict.FAIL] else 0)
 
 
+class Addresses(NamedTuple):
+    """Those that were given; None is what the settings say."""
+
+    url: str | None
+    public: str | None
+
+
 def _examined(
-    config: Path | None, data_dir: Path | None, url: str | None, public: str | None
+    config: Path | None, data_dir: Path | None, given: Addresses, media_id: int | None
 ) -> Sequence[Result]:
     """What all checks found; settings that cannot be loaded leave nothing else to look at."""
     overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
@@ -63,15 +75,17 @@ def _examined(
     except ConfigurationError as error:
         advice = "mend each of these settings; nothing else can be looked at before"
         return [Result("settings", failed("; ".join(error.faults), advice))]
-    front = settings.server.public_url if public is None else public
-    return run(_all(settings, config, url or local_url(settings), front))
+    public = settings.server.public_url if given.public is None else given.public
+    url = given.url or local_url(settings)
+    installation = open_installation(settings, config, url=url, public=public, media_id=media_id)
+    return run(_all(installation))
 
 
-async def _all(settings: Settings, config: Path | None, url: str, front: str) -> list[Result]:
+async def _all(opening: AbstractAsyncContextManager[Installation]) -> list[Result]:
     waiting = errors.status("examining ...") if errors.is_terminal else nullcontext()
     results: list[Result] = []
     with waiting:
-        async with open_installation(settings, config, url=url, public=front) as installation:
+        async with opening as installation:
             async for area in examine(installation):
                 results.extend(area)
     return results
@@ -109,9 +123,19 @@ def _print(results: Sequence[Result]) -> None:
             found = result.diagnosis
             parts = (found.verdict, result.check, found.seen, *filter(None, (_told(result),)))
             print("\t".join(" ".join(part.split()) for part in parts))
-    counts = _counts(results)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in reversed(Verdict))
-    errors.print(told, highlight=False)
+    errors.print(_summary(results), highlight=False, soft_wrap=True)
+
+
+def _summary(results: Sequence[Result]) -> str:
+    """How many there are of each verdict, and the names of those that are not well."""
+    named: dict[Verdict, list[str]] = {verdict: [] for verdict in reversed(Verdict)}
+    for result in results:
+        named[result.diagnosis.verdict].append(result.check)
+    shown = (Verdict.FAIL, Verdict.WARN)
+    return ", ".join(
+        f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names and verdict in shown else "")
+        for verdict, names in named.items()
+    )
 
 
 def _table(results: Sequence[Result]) -> Table:

@@ -14,6 +14,7 @@ from proxy.doctor.recipes import (
     ETAG,
     FORMATS,
     FORWARDED,
+    HEAD,
     LIFETIME,
     QUERY,
     RANGE,
@@ -24,7 +25,7 @@ from proxy.doctor.recipes import (
     Recipe,
     front_of,
 )
-from proxy.doctor.serving import PictureSeen, read_json, types, varies
+from proxy.doctor.serving import PictureSeen, head_differs, read_json, types, varies
 from proxy.doctor.touring import PART_BYTES, Tour, take
 from proxy.errors import NoAnswer
 from proxy.media import MAX_MEDIA_ID
@@ -251,6 +252,13 @@ def judge_range(seen: FrontSeen) -> Diagnosis:
     if part.status == HTTPStatus.PARTIAL_CONTENT and len(part.body) == PART_BYTES:
         return well(told)
     return warned(f"{told}: Range is not passed on", seen.mend(RANGE))
+
+
+def judge_head(seen: FrontSeen) -> Diagnosis:
+    """Whether HEAD is GET without a body there too."""
+    if told := head_differs(seen.through):
+        return warned(told, seen.mend(HEAD))
+    return well("the same as GET, without a body")
 
 
 def judge_body(seen: FrontSeen) -> Diagnosis:

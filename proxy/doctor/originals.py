@@ -69,10 +69,7 @@ async def look(
     outcomes = [(media, await _outcome(sources, media)) for media in rows]
     missing = [media for media, outcome in outcomes if outcome is SourceMissing]
     found = tuple(media for media, outcome in outcomes if outcome is None)
-    hint = ""
-    if missing and not found:
-        path = missing[0].source_path or ""
-        hint = await asyncio.to_thread(elsewhere, root, path)
+    lost = bool(missing) and not found
     return OriginalsSeen(
         root,
         empty=empty,
@@ -80,7 +77,7 @@ async def look(
         there=found,
         missing=tuple(media.id for media in missing),
         closed=tuple(media.id for media, kind in outcomes if kind not in (None, SourceMissing)),
-        hint=hint,
+        hint=await hint(root, missing[0].source_path or "") if lost else "",
     )
 
 
@@ -122,8 +119,12 @@ async def _outcome(sources: SourceStore, media: Media) -> type[SourceError] | No
     return first
 
 
-def elsewhere(root: Path, path: str) -> str:
-    """What to set so that the file of a row is found; empty where it is nowhere near. Blocking."""
+async def hint(root: Path, path: str) -> str:
+    """What to set so that the file of a row is found; empty where it is nowhere near."""
+    return await asyncio.to_thread(_elsewhere, root, path)
+
+
+def _elsewhere(root: Path, path: str) -> str:
     names = [name for name in path.split("/") if name not in ("", ".", "..")]
     below = "/".join(names)
     if not below:

@@ -98,6 +98,11 @@ RANGE = Recipe(
     " deploy/nginx/cache.conf has none",
     "pass Range on, or serve parts from the cache",
 )
+HEAD = Recipe(
+    "pass HEAD on as GET is: limit_except GET HEAD; proxy_cache_convert_head stays on, as in"
+    " deploy/nginx/cache.conf; gzip off; for pictures",
+    "HEAD among the methods that are passed on and cached",
+)
 BODY = Recipe(
     "take out gzip_types image/*, sub_filter and image_filter where pictures are passed on:"
     " deploy/nginx/cache.conf has none",

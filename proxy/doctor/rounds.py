@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proxy.database import MediaListing
 from proxy.database.upgrade import Schema
 from proxy.doctor import (
     Obstacle,
@@ -20,6 +19,7 @@ from proxy.doctor import (
     looked,
     machine,
     originals,
+    picture,
     renditions,
     running,
     serving,
@@ -29,16 +29,18 @@ from proxy.doctor import (
     workers,
 )
 from proxy.doctor.originals import OriginalsSeen
+from proxy.doctor.picture import Rows, RowSeen
 from proxy.doctor.serving import PictureSeen
 from proxy.doctor.uploads import OpenMainApi, UploadsSeen
 from proxy.doctor.workers import Started
 from proxy.errors import DatabaseUnavailable
 from proxy.intake import QueueReport
+from proxy.media import Media
 from proxy.settings import Settings
 from proxy.sources import SourceStore
 from proxy.visitor import Visitor
 
-OpenListing = Callable[[], AbstractAsyncContextManager[MediaListing]]
+OpenRows = Callable[[], AbstractAsyncContextManager[Rows]]
 Queue = Callable[[], Awaitable[QueueReport]]
 
 
@@ -51,7 +53,7 @@ class Installation:
     port: int | None
     """The server's, where it runs on this machine."""
     schemas: Sequence[tuple[str, Schema]]
-    listing: OpenListing
+    rows: OpenRows
     sources: SourceStore
     worker: Started
     main_api: OpenMainApi
@@ -60,6 +62,8 @@ class Installation:
     server: Visitor
     public: Visitor | None
     """Through what stands in front."""
+    media_id: int | None = None
+    """A picture that somebody misses."""
 
 
 async def examine(one: Installation) -> AsyncIterator[tuple[Result, ...]]:
@@ -80,14 +84,17 @@ async def examine(one: Installation) -> AsyncIterator[tuple[Result, ...]]:
     yield tuple(judged(table.RENDITIONS, await looked(renditions.look(settings))))
     yield tuple(judged(table.WORKERS, await looked(workers.look(settings, one.worker))))
     yield tuple(judged(table.UPLOADS, await looked(_uploads(one, reached=reached))))
-    async for results in _outside(one, None if isinstance(files, Obstacle) else files):
+    media = files.there[0] if not isinstance(files, Obstacle) and files.there else None
+    if one.media_id is not None:
+        row = await looked(_row(one, one.media_id, reached=reached))
+        yield tuple(judged(table.ROW, row))
+        media = None if isinstance(row, Obstacle) else row.media
+    async for results in _outside(one, media):
         yield results
 
 
-async def _outside(
-    one: Installation, files: OriginalsSeen | None
-) -> AsyncIterator[tuple[Result, ...]]:
-    """The running server, and what is in front of it."""
+async def _outside(one: Installation, media: Media | None) -> AsyncIterator[tuple[Result, ...]]:
+    """The running server, and what is in front of it; ``media`` is the picture to ask for."""
     mark = secrets.token_hex(4)
     health = await looked(serving.look(one.server))
     figures = await looked(running.look(one.server))
@@ -95,14 +102,12 @@ async def _outside(
         health = replace(health, version=running.version_of(figures))
     yield tuple(judged(table.SERVER, health))
     yield tuple(judged(table.RUNNING, figures))
-    newest = files.there[0] if files and files.there else None
     if isinstance(health, Obstacle):
-        picture: PictureSeen | Obstacle = Obstacle(skipped("the server does not answer"))
+        tour: PictureSeen | Obstacle = Obstacle(skipped("the server does not answer"))
     else:
-        asked = serving.look_at_picture(one.server, one.settings, newest, mark)
-        picture = await looked(asked)
-    yield tuple(judged(table.PICTURE, picture))
-    through = front.look(one.public, one.server, picture, one.settings, mark)
+        tour = await looked(serving.look_at_picture(one.server, one.settings, media, mark))
+    yield tuple(judged(table.PICTURE, tour))
+    through = front.look(one.public, one.server, tour, one.settings, mark)
     yield tuple(judged(table.FRONT, await looked(through)))
 
 
@@ -110,8 +115,15 @@ async def _originals(one: Installation, *, reached: bool) -> OriginalsSeen:
     """A database that is not there is not opened: SQLite would make it."""
     if not reached:
         return await originals.look(one.settings, one.sources, None)
-    async with one.listing() as listing:
-        return await originals.look(one.settings, one.sources, listing)
+    async with one.rows() as rows:
+        return await originals.look(one.settings, one.sources, rows)
+
+
+async def _row(one: Installation, media_id: int, *, reached: bool) -> RowSeen:
+    if not reached:
+        return await picture.look(one.settings, media_id, None, one.sources, one.worker)
+    async with one.rows() as rows:
+        return await picture.look(one.settings, media_id, rows, one.sources, one.worker)
 
 
 async def _uploads(one: Installation, *, reached: bool) -> UploadsSeen:

@@ -224,16 +224,22 @@ def judge_revalidation(seen: PictureSeen) -> Diagnosis:
 
 def judge_head(seen: PictureSeen) -> Diagnosis:
     """Whether HEAD is GET without a body."""
-    head, named = seen.tour.head, seen.tour.named
+    if told := head_differs(seen.tour):
+        return failed(told, "this is not as the server answers: what stands before it at --url?")
+    return well("the same as GET, without a body")
+
+
+def head_differs(tour: Tour) -> str:
+    """In what HEAD is not GET without a body; empty where it is."""
+    head, named = tour.head, tour.named
     differ = [
         name
         for name in ("Content-Type", "Content-Length", "ETag", "Cache-Control", "Vary")
         if head.told(name) != named.told(name)
     ]
     if head.status == named.status and not differ and not head.body:
-        return well("the same as GET, without a body")
-    told = f"{head.status}, and differs in {', '.join(differ) or 'its body'}"
-    return failed(told, "this is not as the server answers: what stands before it at --url?")
+        return ""
+    return f"{head.status}, and differs in {', '.join(differ) or 'its body'}"
 
 
 def judge_lifetime(seen: PictureSeen) -> Diagnosis:

@@ -12,6 +12,7 @@ from proxy.doctor import (
     installation,
     machine,
     originals,
+    picture,
     renditions,
     running,
     serving,
@@ -23,6 +24,7 @@ from proxy.doctor.front import FrontSeen
 from proxy.doctor.installation import InstallationSeen
 from proxy.doctor.machine import MachineSeen
 from proxy.doctor.originals import OriginalsSeen
+from proxy.doctor.picture import RowSeen
 from proxy.doctor.renditions import RenditionsSeen
 from proxy.doctor.serving import PictureSeen, ServerSeen
 from proxy.doctor.uploads import UploadsSeen
@@ -71,6 +73,12 @@ UPLOADS: tuple[Check[UploadsSeen], ...] = (
     Check("vision keys", uploads.judge_vision),
     Check("tesseract", uploads.judge_text),
 )
+ROW: tuple[Check[RowSeen], ...] = (
+    Check("picture row", picture.judge_row),
+    Check("picture original", picture.judge_file, "Originals cannot be opened"),
+    Check("picture decoded", picture.judge_decoding),
+)
+"""Of a picture that is named alone."""
 SERVER: tuple[Check[ServerSeen], ...] = (
     Check("server", serving.judge_health, "The server is not ready"),
     Check("server readiness", serving.judge_readiness, "The server is not ready"),
@@ -105,6 +113,7 @@ FRONT: tuple[Check[FrontSeen], ...] = (
     Check("front ETag", front.judge_etag),
     Check("front lifetime", front.judge_lifetime),
     Check("front Range", front.judge_range),
+    Check("front HEAD", front.judge_head),
     Check("front body", front.judge_body),
     Check("front closed", front.judge_closed, "Somebody guesses keys"),
     Check("front forwarded", front.judge_forwarded, "Somebody guesses keys"),

@@ -26,9 +26,17 @@ _MARGIN_S = 5.0
 
 @asynccontextmanager
 async def open_installation(
-    settings: Settings, config: Path | None, *, url: str, public: str
+    settings: Settings,
+    config: Path | None,
+    *,
+    url: str,
+    public: str,
+    media_id: int | None = None,
 ) -> AsyncIterator[Installation]:
-    """The installation, with the server's own address and the one in front, empty for none."""
+    """The installation, with the server's own address and the one in front, empty for none.
+
+    ``media_id`` is that of a picture that somebody misses.
+    """
     async with AsyncExitStack() as stack:
         timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
         visit = partial(HttpVisitor, timeout_s=timeout_s)
@@ -40,13 +48,14 @@ async def open_installation(
             config=config,
             port=_port(url),
             schemas=schemas(settings),
-            listing=partial(open_database, settings.database_url, settings.database),
+            rows=partial(open_database, settings.database_url, settings.database),
             sources=sources,
             worker=partial(one_worker, settings),
             main_api=partial(open_main_api, settings, settings.ingest.main_api_url.rstrip("/")),
             queue=partial(_report, settings) if has_worker(settings) else None,
             server=server,
             public=await stack.enter_async_context(visit(public)) if public else None,
+            media_id=media_id,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -68,7 +69,7 @@ def test_an_installation_that_is_well_with_nginx_in_front(
     lines = [line.split("\t") for line in again.stdout.splitlines()]
     assert [line[1] for line in lines] == names()
     assert {len(line) for line in lines} <= {3, 4}
-    assert "0 fail" in again.stderr
+    assert "0 fail, " in again.stderr
 
 
 def test_a_server_that_is_not_running_is_a_fault_with_advice(data_dir: Path) -> None:
@@ -85,6 +86,22 @@ def test_the_plain_form_says_what_to_do_and_where_there_is_more(data_dir: Path) 
     line = next(line for line in done.stdout.splitlines() if line.startswith("fail\tserver\t"))
     assert "Connection refused" in line
     assert line.endswith("(deploy/OPERATING.md: The server is not ready)")
+    assert "1 fail (server), 0 warn, " in done.stderr
+
+
+def test_a_picture_that_does_not_show_is_looked_into(data_dir: Path, library: Library) -> None:
+    media_id = library.ids["logo"]
+    shutil.rmtree(data_dir / "originals")
+    (data_dir / "originals").mkdir()
+    with smartserve(data_dir, settings={"WORKERS__COUNT": "1"}) as server:
+        url = f"http://127.0.0.1:{server.address[1]}"
+        done = run(str(media_id), "--data-dir", data_dir, "--url", url, "--json")
+    found = told(done)
+    assert list(found) == names(row=True)
+    assert done.returncode == 1
+    assert found["picture row"]["verdict"] == "ok"
+    assert "the original of this picture is missing" in found["picture original"]["seen"]
+    assert f"/serve/{media_id} is answered 404" in found["picture formats"]["seen"]
 
 
 def test_settings_that_cannot_be_loaded_are_the_only_thing_that_is_told(tmp_path: Path) -> None:

@@ -162,6 +162,13 @@ async def test_deploy_nginx_is_well_in_all(examined: Examine, mode: str) -> None
             "take out max_ranges 0",
         ),
         (
+            [added("if ($request_method = HEAD) { return 405; }")],
+            "front HEAD",
+            Verdict.WARN,
+            "405, and differs in Content-Type",
+            "limit_except GET HEAD",
+        ),
+        (
             [("cache.conf", _PRIVATE, _OPEN)],
             "front closed",
             Verdict.FAIL,
