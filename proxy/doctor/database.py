@@ -28,6 +28,10 @@ _BESIDE_UPLOADS = 2
 
 _AWAY = "main.url cannot be asked"
 _UP = "is it up (systemctl status mariadb), and are host and port in database.url right?"
+_FILE = (
+    "an SQLite file has to be the server's own, and so its folder (chown); what is locked for long"
+    " is being written by another program"
+)
 _ADVICE = {
     1040: "max_connections is used up: SHOW PROCESSLIST tells by whom; raise it, or lower"
     " database.pool_size of each server",
@@ -66,13 +70,14 @@ async def look(
 ) -> DatabaseSeen:
     """Ask the database; ``ingest``: whether a worker of uploads writes to it too."""
     url, section = settings.database_url, settings.database
-    _require_file(sqlite_file(url))
+    file = sqlite_file(url)
+    _require_file(file)
     try:
         told = await vitals(url, section)
         versions = [await _schema(settings, where, schema) for where, schema in schemas]
         refused = await denied(url, section, ingest=ingest)
     except DatabaseUnavailable as error:
-        advice = _ADVICE.get(driver_code(error), _UP)
+        advice = _ADVICE.get(driver_code(error), _UP if file is None else _FILE)
         raise Obstacle(failed(f"cannot be asked: {driver_text(error)}", advice)) from error
     own = section.pool_size + (_MAIN_SIDE if settings.main.enabled else 0)
     uploads = settings.ingest.at_once + _BESIDE_UPLOADS

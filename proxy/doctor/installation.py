@@ -39,8 +39,13 @@ async def look(settings: Settings, config: Path | None) -> InstallationSeen:
 
 
 def _look(settings: Settings, config: Path | None) -> InstallationSeen:
+    files = dict(_key_files(settings))
     keys, unreadable = {}, {}
-    for name, path in _key_files(settings):
+    try:
+        files |= {str(path): path for path in _own_keys(settings.key_directory)}
+    except OSError as error:
+        unreadable[str(settings.key_directory)] = error.strerror or str(error)
+    for name, path in files.items():
         try:
             keys[name] = open_to_all(path)
         except OSError as error:
@@ -62,9 +67,14 @@ def _key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     ):
         if file:
             yield name, Path(file)
-    own = settings.key_directory
-    if own.is_dir():
-        yield from ((str(path), path) for path in sorted(own.iterdir()) if path.is_file())
+
+
+def _own_keys(folder: Path) -> list[Path]:
+    """The keys that the server made for itself; raises OSError where it may not be looked into."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except FileNotFoundError:
+        return []
 
 
 def open_to_all(path: Path) -> bool:
@@ -86,7 +96,8 @@ def judge_keys(seen: InstallationSeen) -> Diagnosis:
     """Whether strangers on the machine can read keys."""
     if seen.unreadable:
         told = "; ".join(f"{name}: {why}" for name, why in seen.unreadable.items())
-        return failed(told, "make each of them readable for the server's user, chmod 400")
+        advice = "each has to be readable for the server's user, and nobody else: chown, chmod 400"
+        return failed(told, advice)
     if exposed := [name for name, others in seen.keys.items() if others]:
         advice = (
             "chmod o-rwx the file of each, and put a new key in where others use the machine;"

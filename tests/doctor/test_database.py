@@ -69,6 +69,21 @@ async def test_an_sqlite_file_that_is_not_there_is_told_and_not_made(tmp_path: P
     assert not (tmp_path / "elsewhere").exists()
 
 
+async def test_an_sqlite_file_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "smartserve.db").write_text("no database, whatever its name says " * 100)
+    found = (await told(make_settings(tmp_path)))["database"]
+    assert (found.verdict, "not a database" in found.seen) == (Verdict.FAIL, True)
+    assert "SQLite file has to be the server's own" in found.advice
+
+
+async def test_an_sqlite_that_another_holds_is_told(data_dir: Path) -> None:
+    quick = {"query_timeout_s": 1}
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        found = (await told(make_settings(data_dir, database=quick)))["database rights"]
+    assert (found.verdict, "database is locked" in found.seen) == (Verdict.FAIL, True)
+
+
 @pytest.fixture
 async def stopped(mariadb: MariaDB) -> AsyncIterator[None]:
     mariadb.stop()

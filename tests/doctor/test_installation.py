@@ -88,6 +88,15 @@ async def test_a_key_file_that_is_gone_is_a_fault(tmp_path: Path) -> None:
     assert "users.jwt_secret_file: No such file" in found.seen
 
 
+async def test_keys_that_cannot_be_looked_at_are_a_fault_of_their_own(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings.key_directory.write_text("no folder")
+    found = diagnoses(INSTALLATION, await look(settings, None))
+    assert found["settings"].verdict is Verdict.OK
+    assert found["key files"].verdict is Verdict.FAIL
+    assert f"{settings.key_directory}: Not a directory" in found["key files"].seen
+
+
 async def test_without_key_files_there_is_nothing_to_look_at(settings: Settings) -> None:
     assert (await told(settings, "key files")).verdict is Verdict.SKIPPED
     assert not settings.data_path.exists(), "nothing is made by looking"
