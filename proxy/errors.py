@@ -45,6 +45,7 @@
     |   |   +-- UploadGone          it does not know the upload any more
     |   +-- LeaseLost               another worker has the upload now
     |   +-- WorkerEnded             its workers ended, each in the middle of a step
+    +-- NoAnswer                    a server that is looked at from outside says nothing of use
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- UploadStorageError          503  temporary files cannot be read or written now
     |   +-- UploadStorageFull       507
@@ -157,6 +158,8 @@ class Unauthorized(AccessError):
         """Keep the value of WWW-Authenticate (RFC 9110, 11.6.1)."""
         super().__init__(detail)
         self.challenge = challenge
+        self.forwarded: bool | None = None
+        """Whether a proxy said that it asks for somebody else; told to who shows nothing at all."""
 
 
 class AccessDisabled(AccessError):
@@ -341,6 +344,13 @@ class WorkerEnded(IngestError):
     """All attempts at a step were begun, and none was ended by its worker."""
 
     reported = True
+
+
+class NoAnswer(SmartserveError):
+    """A server that is looked at from outside gives no answer, or none of use; the text says why.
+
+    Never a client's error: it is the doctor that looks.
+    """
 
 
 class StorageError(SmartserveError):

@@ -1,4 +1,4 @@
-"""Metrics: the only module that knows Prometheus.
+"""Metrics: the only module that makes what Prometheus reads.
 
 Rooms count for themselves and are read when a scrape comes; what has a duration is told here as it
 happens. All label values come from closed sets.

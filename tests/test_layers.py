@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "proxy"
 ROOMS = (
     *("database", "sources", "renditions", "workers", "imaging", "sandbox", "vision"),
-    *("mainapi", "uploads"),
+    *("mainapi", "uploads", "visitor"),
 )
 LAYERS: Mapping[int, tuple[str, ...]] = {
     0: (
@@ -29,29 +29,29 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
         *("findings", "jobs", "analysis", "floors", "pending", "intake", "filenames"),
         "traces",
     ),
-    1: ("settings", "owners", "descent"),
+    1: ("settings", "owners", "descent", "descriptors"),
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),
         *("rendering", "delivered"),
         *("upgrading", "warming", "purging", "ingest", "analysing", "describing"),
-        *("uploading", "replacing", "tidying"),
+        *("uploading", "replacing", "tidying", "starting", "doctor"),
     ),
     4: (
-        *("metrics", "logs", "readings", "starting", "wiring", "web", "cli", "worker"),
+        *("metrics", "logs", "readings", "wiring", "web", "cli", "worker"),
         *("supervision", "tracing"),
     ),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 """By the name below ``proxy``; the empty name is the package itself, which holds the version."""
 
-BROUGHT_ALONG = frozenset({"multidict"})
-"""Of aiohttp: its headers are of these types, and it always has them."""
+BROUGHT_ALONG = frozenset({"multidict", "yarl"})
+"""Of aiohttp: its headers and addresses are of these types, and it always has them."""
 
 OWNERS: Mapping[str, tuple[str, ...]] = {
-    "prometheus_client": ("metrics",),
+    "prometheus_client": ("metrics", "visitor"),
     "opentelemetry": ("tracing",),
-    "aiohttp": ("web", "wiring", "vision", "mainapi"),
+    "aiohttp": ("web", "wiring", "vision", "mainapi", "visitor"),
     "pyvips": ("imaging",),
     "proxy.imaging": ("imaging", "worker"),
     "pyseccomp": ("sandbox",),
@@ -255,11 +255,11 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(delivery="prometheus_client"),
-            "proxy.delivery imports prometheus_client, which only metrics may",
+            "proxy.delivery imports prometheus_client, which only metrics and visitor may",
         ),
         (
             made_up(readings="prometheus_client.core"),
-            "proxy.readings imports prometheus_client.core, which only metrics may",
+            "proxy.readings imports prometheus_client.core, which only metrics and visitor may",
         ),
         (
             made_up(delivery="aiohttp.web"),

@@ -1,12 +1,13 @@
 """The ``smartserve`` command."""
 
-from proxy.cli import adoption, ingesting, installation, mainside, pictures, serving
+from proxy.cli import adoption, doctor, ingesting, installation, mainside, pictures, serving
 from proxy.cli.base import app, fail
 from proxy.errors import SmartserveError
 
 __all__ = [
     "adoption",
     "app",
+    "doctor",
     "ingesting",
     "installation",
     "main",

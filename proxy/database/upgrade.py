@@ -84,6 +84,18 @@ async def pending(url: str, settings: DatabaseSettings, *, schema: Schema = MEDI
         return await connection.run_sync(_pending, schema)
 
 
+async def standing(
+    url: str, settings: DatabaseSettings, *, schema: Schema = MEDIA
+) -> tuple[str | None, bool]:
+    """The version that a schema has, where the database tells, and whether `upgrade` has work.
+
+    Raises as `pending` does.
+    """
+    async with _own_connection(url, settings, settings.query_timeout_s) as connection:
+        version = await connection.run_sync(_version, schema)
+        return version, await connection.run_sync(_pending, schema)
+
+
 @asynccontextmanager
 async def _own_connection(
     url: str, settings: DatabaseSettings, timeout_s: float
@@ -122,13 +134,19 @@ def _upgrade(connection: Connection, schema: Schema) -> bool:
     return True
 
 
+def _version(connection: Connection, schema: Schema) -> str | None:
+    table = schema.version_table
+    if not inspect(connection).has_table(table):
+        return None
+    found = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - ours
+    return None if found is None else str(found)
+
+
 def _pending(connection: Connection, schema: Schema) -> bool:
     inspector = inspect(connection)
-    current = None
-    if inspector.has_table(schema.version_table):
-        table = schema.version_table
-        current = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - ours
-    elif not schema.own and inspector.has_table(schema.enough):
+    current = _version(connection, schema)
+    told = inspector.has_table(schema.version_table)
+    if not told and not schema.own and inspector.has_table(schema.enough):
         return False
     if current not in {None, *schema.revisions}:
         raise ConfigurationError(

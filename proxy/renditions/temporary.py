@@ -11,13 +11,14 @@ from proxy.owners import Onlooker
 
 def sweep(directory: str, onlooker: Onlooker) -> int:
     """Delete abandoned temporary files; gives how many."""
-    abandoned = onlooker.abandoned(_files(directory))
+    abandoned = onlooker.abandoned(temporary_files(directory))
     for path in abandoned:
         Path(path).unlink(missing_ok=True)
     return len(abandoned)
 
 
-def _files(directory: str) -> dict[str, os.stat_result]:
+def temporary_files(directory: str) -> dict[str, os.stat_result]:
+    """The files in a directory by their paths; none where there is no directory."""
     found = {}
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:

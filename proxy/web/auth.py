@@ -126,7 +126,9 @@ class BearerGuard:
         lines = request.headers.getall("Authorization", [])
         if not lines:
             detail = f"show the {self._what}: Authorization: {shown}"
-            raise self._unauthorized(Refusal.MISSING, detail)
+            missing = self._unauthorized(Refusal.MISSING, detail)
+            missing.forwarded = caller_of(request).passed_on
+            raise missing
         match = _BEARER.fullmatch(lines[0])
         if match is None or len(lines) > 1:
             detail = f"one Authorization header is needed, of the form: {shown}"

@@ -24,6 +24,7 @@ _PROBLEM: Json = {
         "detail": {"type": "string"},
         "parameter": {"type": "string"},
         "allowed": {"type": "string"},
+        "forwarded": {"type": "boolean"},
     },
 }
 

@@ -80,6 +80,8 @@ def refused(refusal: Refusal) -> WholeResponse:
 def _members(error: SmartserveError) -> dict[str, Any]:
     if isinstance(error, BadParameter):
         return {"parameter": error.parameter, "allowed": error.allowed}
+    if isinstance(error, Unauthorized) and error.forwarded is not None:
+        return {"forwarded": error.forwarded}
     return {}
 
 

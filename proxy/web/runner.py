@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.descriptors import make_room
 from proxy.settings import ServerSettings
 from proxy.web.accepting import Site
 from proxy.web.connection import Reception
-from proxy.web.descriptors import make_room
 from proxy.web.doorkeeper import Doorkeeper
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.pulse import Pulse

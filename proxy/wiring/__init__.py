@@ -1,5 +1,6 @@
 """Wiring: the only place where rooms are made and joined; server and command line begin here."""
 
+from proxy.wiring.examining import open_installation
 from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
 from proxy.wiring.mainside import MainSide, open_main_side, smart_base
 from proxy.wiring.rooms import Rooms, ask_worker, open_analyst, open_rooms
@@ -19,6 +20,7 @@ __all__ = [
     "has_worker",
     "open_analyst",
     "open_ingest",
+    "open_installation",
     "open_main_api",
     "open_main_side",
     "open_rooms",

@@ -81,9 +81,14 @@ async def ask_worker(settings: Settings) -> Hello:
     Raises:
         ConfigurationError: none comes up.
     """
-    one = settings.model_copy(update={"workers": settings.workers.model_copy(update={"count": 1})})
-    async with _pool(one) as pool:
+    async with one_worker(settings) as pool:
         return pool.hello
+
+
+def one_worker(settings: Settings) -> WorkerPool:
+    """A pool of a single worker, like those that render; to be entered and left."""
+    workers = settings.workers.model_copy(update={"count": 1})
+    return _pool(settings.model_copy(update={"workers": workers}))
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,9 @@ http {{
 """
 _KEPT = "/var/cache/nginx"
 
+Change = tuple[str, str, str]
+"""A file of ``deploy/nginx``, what stands there, and what is put in its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -43,13 +46,25 @@ class Front:
     errors: Path
 
 
-def installed(folder: Path, mode: str, *, port: int, upstream: int, extra: str = "") -> list[str]:
-    """Put ``deploy/nginx`` into a folder, as its files say, and give the command that starts it."""
+def installed(
+    folder: Path,
+    mode: str,
+    *,
+    port: int,
+    upstream: int,
+    extra: str = "",
+    changes: Iterable[Change] = (),
+) -> list[str]:
+    """Put ``deploy/nginx`` into a folder, as its files say, and give the command that starts it.
+
+    ``changes`` are an operator's own.
+    """
     shutil.copytree(DEPLOY / "nginx", folder / "smartserve")
     for name, old, new in (
         (f"{mode}.conf", "listen 80;", f"listen 127.0.0.1:{port};"),
         (f"{mode}.conf", _KEPT, str(folder)),
         ("upstream.conf", "127.0.0.1:8080", f"127.0.0.1:{upstream}"),
+        *changes,
     ):
         file = folder / "smartserve" / name
         file.write_text(put(file.read_text(), old, new))
@@ -61,11 +76,13 @@ def installed(folder: Path, mode: str, *, port: int, upstream: int, extra: str =
 
 
 @contextmanager
-def nginx(folder: Path, mode: str, *, upstream: int, extra: str = "") -> Iterator[Front]:
+def nginx(
+    folder: Path, mode: str, *, upstream: int, extra: str = "", changes: Iterable[Change] = ()
+) -> Iterator[Front]:
     """Run nginx for the length of the block, once its own check has found nothing."""
     folder.mkdir()
     port = free_port()
-    command = installed(folder, mode, port=port, upstream=upstream, extra=extra)
+    command = installed(folder, mode, port=port, upstream=upstream, extra=extra, changes=changes)
     told = run(*command, "-t")
     assert "warn" not in told, told
     with listening(command, port, log=folder / "out"):

@@ -6,8 +6,8 @@ import resource
 
 import pytest
 
+from proxy.descriptors import fitting, make_room
 from proxy.settings import ServerSettings
-from proxy.web.descriptors import fitting, make_room
 from proxy.web.doorkeeper import Doorkeeper, Place, Reason
 
 

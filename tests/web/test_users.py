@@ -182,3 +182,15 @@ async def test_the_key_of_workers_is_no_token_of_a_user(serve: Serve) -> None:
     assert (await asked(server, "k" * 32))[0] == 401
     async with server.client.get("/api/media/pending/all", headers=signed()) as answer:
         assert answer.status == 401
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+async def test_who_shows_nothing_is_told_whether_a_proxy_passed_him_on(
+    header: str, server: Serving
+) -> None:
+    told = []
+    for headers in ({}, {header: "192.0.2.1"}):
+        async with server.client.patch("/users/me", headers=headers) as answer:
+            assert answer.status == 401
+            told.append((await answer.json())["forwarded"])
+    assert told == [False, True]

@@ -1,0 +1,135 @@
+"""The doctor's round: from the settings inwards to the machine, then out to what is in front."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from proxy.database.upgrade import Schema
+from proxy.doctor import (
+    Obstacle,
+    Result,
+    database,
+    front,
+    installation,
+    judged,
+    looked,
+    machine,
+    originals,
+    picture,
+    renditions,
+    running,
+    serving,
+    skipped,
+    table,
+    uploads,
+    workers,
+)
+from proxy.doctor.originals import OriginalsSeen
+from proxy.doctor.picture import Rows, RowSeen
+from proxy.doctor.serving import PictureSeen
+from proxy.doctor.uploads import OpenMainApi, UploadsSeen
+from proxy.doctor.workers import Started
+from proxy.errors import DatabaseUnavailable
+from proxy.intake import QueueReport
+from proxy.media import Media
+from proxy.settings import Settings
+from proxy.sources import SourceStore
+from proxy.visitor import Visitor
+
+OpenRows = Callable[[], AbstractAsyncContextManager[Rows]]
+Queue = Callable[[], Awaitable[QueueReport]]
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What is examined, and the ways to reach it."""
+
+    settings: Settings
+    config: Path | None
+    port: int | None
+    """The server's, where it runs on this machine."""
+    schemas: Sequence[tuple[str, Schema]]
+    rows: OpenRows
+    sources: SourceStore
+    worker: Started
+    main_api: OpenMainApi
+    queue: Queue | None
+    """None where nobody works on uploads."""
+    server: Visitor
+    public: Visitor | None
+    """Through what stands in front."""
+    media_id: int | None = None
+    """A picture that somebody misses."""
+
+
+async def examine(one: Installation) -> AsyncIterator[tuple[Result, ...]]:
+    """Make all checks; gives the results of an area when it was looked at.
+
+    One area after the other, so that none seems slow for another's sake.
+    """
+    settings = one.settings
+    installed = await looked(installation.look(settings, one.config))
+    yield tuple(judged(table.INSTALLATION, installed))
+    yield tuple(judged(table.MACHINE, await looked(machine.look(settings, one.port))))
+    ingest = one.queue is not None
+    rows = await looked(database.look(settings, one.schemas, ingest=ingest))
+    yield tuple(judged(table.DATABASE, rows))
+    reached = not isinstance(rows, Obstacle)
+    files = await looked(_originals(one, reached=reached))
+    yield tuple(judged(table.ORIGINALS, files))
+    yield tuple(judged(table.RENDITIONS, await looked(renditions.look(settings))))
+    yield tuple(judged(table.WORKERS, await looked(workers.look(settings, one.worker))))
+    yield tuple(judged(table.UPLOADS, await looked(_uploads(one, reached=reached))))
+    media = files.there[0] if not isinstance(files, Obstacle) and files.there else None
+    if one.media_id is not None:
+        row = await looked(_row(one, one.media_id, reached=reached))
+        yield tuple(judged(table.ROW, row))
+        media = None if isinstance(row, Obstacle) else row.media
+    async for results in _outside(one, media):
+        yield results
+
+
+async def _outside(one: Installation, media: Media | None) -> AsyncIterator[tuple[Result, ...]]:
+    """The running server, and what is in front of it; ``media`` is the picture to ask for."""
+    mark = secrets.token_hex(4)
+    health = await looked(serving.look(one.server))
+    figures = await looked(running.look(one.server))
+    if not isinstance(health, Obstacle) and not isinstance(figures, Obstacle):
+        health = replace(health, version=running.version_of(figures))
+    yield tuple(judged(table.SERVER, health))
+    yield tuple(judged(table.RUNNING, figures))
+    if isinstance(health, Obstacle):
+        tour: PictureSeen | Obstacle = Obstacle(skipped("the server does not answer"))
+    else:
+        tour = await looked(serving.look_at_picture(one.server, one.settings, media, mark))
+    yield tuple(judged(table.PICTURE, tour))
+    through = front.look(one.public, one.server, tour, one.settings, mark)
+    yield tuple(judged(table.FRONT, await looked(through)))
+
+
+async def _originals(one: Installation, *, reached: bool) -> OriginalsSeen:
+    """A database that is not there is not opened: SQLite would make it."""
+    if not reached:
+        return await originals.look(one.settings, one.sources, None)
+    async with one.rows() as rows:
+        return await originals.look(one.settings, one.sources, rows)
+
+
+async def _row(one: Installation, media_id: int, *, reached: bool) -> RowSeen:
+    if not reached:
+        return await picture.look(one.settings, media_id, None, one.sources, one.worker)
+    async with one.rows() as rows:
+        return await picture.look(one.settings, media_id, rows, one.sources, one.worker)
+
+
+async def _uploads(one: Installation, *, reached: bool) -> UploadsSeen:
+    queue = one.queue if reached or one.queue is None else _out_of_reach
+    return await uploads.look(one.settings, main_api=one.main_api, queue=queue)
+
+
+async def _out_of_reach() -> QueueReport:
+    raise DatabaseUnavailable("the database cannot be asked")

@@ -1,0 +1,77 @@
+"""What the doctor examines, joined: ways to each part, opened only when it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from proxy.database.queue_report import queue_report
+from proxy.database.sql import open_database
+from proxy.database.writing import Writer
+from proxy.doctor.rounds import Installation
+from proxy.intake import QueueReport
+from proxy.settings import Settings
+from proxy.settings.access import is_loopback
+from proxy.sources.local import LocalSources
+from proxy.visitor.client import HttpVisitor
+from proxy.wiring.ingesting import has_worker, open_main_api
+from proxy.wiring.rooms import one_worker
+from proxy.wiring.storage import schemas
+
+_MARGIN_S = 5.0
+
+
+@asynccontextmanager
+async def open_installation(
+    settings: Settings,
+    config: Path | None,
+    *,
+    url: str,
+    public: str,
+    media_id: int | None = None,
+) -> AsyncIterator[Installation]:
+    """The installation, with the server's own address and the one in front, empty for none.
+
+    ``media_id`` is that of a picture that somebody misses.
+    """
+    async with AsyncExitStack() as stack:
+        timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
+        visit = partial(HttpVisitor, timeout_s=timeout_s)
+        server = await stack.enter_async_context(visit(url))
+        sources = LocalSources(settings.storage_root, settings.storage)
+        stack.push_async_callback(sources.aclose)
+        yield Installation(
+            settings=settings,
+            config=config,
+            port=_port(url),
+            schemas=schemas(settings),
+            rows=partial(open_database, settings.database_url, settings.database),
+            sources=sources,
+            worker=partial(one_worker, settings),
+            main_api=partial(open_main_api, settings, settings.ingest.main_api_url.rstrip("/")),
+            queue=partial(_report, settings) if has_worker(settings) else None,
+            server=server,
+            public=await stack.enter_async_context(visit(public)) if public else None,
+            media_id=media_id,
+        )
+
+
+def _port(url: str) -> int | None:
+    """The port of a server of this machine."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return None
+    return port if parts.hostname and is_loopback(parts.hostname) else None
+
+
+async def _report(settings: Settings) -> QueueReport:
+    writer = Writer(settings.database_url, settings.database, lease_s=settings.ingest.lease_s)
+    try:
+        return await queue_report(writer)
+    finally:
+        await writer.close()
