@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.benchmarks.servers import ended, environment, free_port
 from tests.serving import ROOT
 
-_PATIENCE_S = 60
+_PATIENCE_S = 90
 _SCRIPT = """#!{python}
 import sys
 from proxy.cli import main
@@ -110,7 +110,7 @@ class Terminal:
 
         One of the same words that runs already is stopped before.
         """
-        self._stop(command)
+        self.stop(command)
         stack = self._serving[command] = ExitStack()
         log = stack.enter_context((self._place / "log").open("ab"))
         process = subprocess.Popen(
@@ -130,9 +130,10 @@ class Terminal:
     def close(self) -> None:
         """Stop all that serves."""
         for command in list(self._serving):
-            self._stop(command)
+            self.stop(command)
 
-    def _stop(self, command: str) -> None:
+    def stop(self, command: str) -> None:
+        """Stop a command that goes on, if it does."""
         with self._serving.pop(command, ExitStack()):
             pass
 
