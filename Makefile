@@ -25,7 +25,7 @@ test: $(DEVELOPMENT)
 # Does real harm to real servers, in some ten minutes, and prints what came of it as a table. Other
 # drills, of some minutes each: TESTS=tests/platform (hundreds of uploads while all are killed),
 # TESTS=tests/deploy (what a live Prometheus sees of three faults), TESTS=tests/ingest, and
-# TESTS=tests/npm (inside Next.js, React, Nuxt and unpic); TESTS=tests/page.
+# TESTS=tests/npm (inside Next.js, React, Nuxt and unpic); TESTS=tests/page; TESTS=tests/readme.
 drill: $(DEVELOPMENT)
 	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract npm chromium
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)

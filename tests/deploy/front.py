@@ -83,7 +83,14 @@ def nginx(
     folder.mkdir()
     port = free_port()
     command = installed(folder, mode, port=port, upstream=upstream, extra=extra, changes=changes)
+    with started(command, folder, port):
+        yield Front(f"http://127.0.0.1:{port}", folder / "smartserve", folder / "error.log")
+
+
+@contextmanager
+def started(command: list[str], folder: Path, port: int) -> Iterator[None]:
+    """The same for a command that is there already."""
     told = run(*command, "-t")
     assert "warn" not in told, told
     with listening(command, port, log=folder / "out"):
-        yield Front(f"http://127.0.0.1:{port}", folder / "smartserve", folder / "error.log")
+        yield

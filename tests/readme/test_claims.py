@@ -1,0 +1,148 @@
+"""What the pages speak of is there: commands, options, settings, targets of make, links."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+
+from proxy.cli import app
+from proxy.settings import Settings
+from proxy.settings.listing import tables
+from tests.readme.blocks import blocks, headings, inline, links
+from tests.serving import ROOT
+
+README = ROOT / "README.md"
+PAGES = [
+    *(README, ROOT / "CHANGELOG.md", ROOT / "config" / "README.md"),
+    *(ROOT / "proxy" / "samples").glob("*.md"),
+    *(ROOT / "deploy").rglob("*.md"),
+    *(page for page in (ROOT / "tests").rglob("*.md") if "node_modules" not in page.parts),
+]
+IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
+SETTINGS = {one.name for table in tables() for one in table.settings}
+VARIABLES = {f"SMARTSERVE_{name.replace('.', '__').upper()}" for name in SETTINGS}
+COMMAND = re.compile(r"(?:[\w./]*/)?smartserve ((?:[a-z-]+ ?)+)(.*)")
+SHARED = {"--config", "--data-dir", "--help"}
+"""Options that the README tells once for all commands."""
+SETTINGS_FILE = {"SMARTSERVE_CONFIG"}
+
+
+ROOT_COMMAND = typer.main.get_command(app)
+
+
+def below(command: Any) -> dict[str, Any]:
+    """The commands of a group; of a command that does something itself, none."""
+    commands: dict[str, Any] = getattr(command, "commands", {})
+    return commands
+
+
+def found(words: Iterable[str]) -> tuple[Any, int]:
+    """The command that words begin with, and how many of them name it."""
+    command, depth = ROOT_COMMAND, 0
+    for word in words:
+        if word not in below(command):
+            break
+        command, depth = below(command)[word], depth + 1
+    return command, depth
+
+
+def options(command: Any) -> set[str]:
+    named = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+    return {"--help", *(option for option in named if option.startswith("--"))}
+
+
+def leaves(command: Any, *names: str) -> Iterator[tuple[str, ...]]:
+    """All commands that do something, as they are called."""
+    if not below(command):
+        yield names
+    for name, one in below(command).items():
+        yield from leaves(one, *names, name)
+
+
+def spoken(page: str) -> Iterator[str]:
+    """All that a page has of code, in prose and in blocks, a line each."""
+    yield from inline(page)
+    for block in blocks(page):
+        yield from block.text.splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_command_and_option_that_is_named_is_there(page: Path) -> None:
+    for line in spoken(page.read_text()):
+        if (match := COMMAND.match(line.removeprefix("$ "))) is None:
+            continue
+        command, depth = found(match[1].split())
+        assert depth, line
+        assert not below(command), line
+        unknown = set(re.findall(r"--[a-z][a-z-]*", match[2])) - options(command)
+        assert unknown == set(), line
+
+
+def test_the_list_of_commands_has_all_of_them_with_all_their_options() -> None:
+    (listed,) = (block.text for block in blocks(README.read_text()) if block.kind == "")
+    for names in leaves(ROOT_COMMAND):
+        (line,) = re.findall(rf"^smartserve {' '.join(names)}(?: .*)?$", listed, re.MULTILINE)
+        told = SHARED | set(re.findall(r"--[a-z][a-z-]*", line))
+        ways = [{*one.opts, *one.secondary_opts} for one in found(names)[0].params]
+        named = [one for one in ways if any(option.startswith("--") for option in one)]
+        assert [one for one in named if not one & told] == [], line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_setting_that_is_named_is_there(page: Path) -> None:
+    sections = {name.partition(".")[0] for name in SETTINGS}
+    for text in inline(page.read_text()):
+        named = re.match(r"([a-z_]+(?:\.(?:[a-z_]+|\*))+)(?: = .*)?$", text)
+        if named and named[1].partition(".")[0] in sections:
+            assert any(fnmatchcase(name, named[1]) for name in SETTINGS), text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_variable_that_is_named_sets_something(page: Path) -> None:
+    named = set(re.findall(r"SMARTSERVE_[A-Z_]+[A-Z]", page.read_text()))
+    tables_of = {name.rpartition("__")[0] for name in VARIABLES}
+    known = VARIABLES | tables_of | SETTINGS_FILE
+    assert {name for name in named if name not in known} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            assert anchor in headings(target.read_text()), link
+
+
+def test_every_target_of_make_that_is_named_can_be_made() -> None:
+    named = {text.split()[1] for text in spoken(README.read_text()) if text.startswith("make ")}
+    assert {"run", "test", "lint", "bench"} <= named
+    for target in named:
+        told = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stderr
+
+
+def test_the_named_sizes_are_told_as_they_are() -> None:
+    page = README.read_text()
+    for name, size in Settings().sizes.items():
+        box = f"{size.width}x{size.height}" if size.height else f"{size.width} wide"
+        cover = " cover" if size.fit == "cover" else ""
+        assert f"`{name}` {box}{cover}" in page
+
+
+def test_the_picture_of_the_page_is_wide_and_light() -> None:
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text())
+    assert (ROOT / picture).stat().st_size < 200_000
+    with Image.open(ROOT / picture) as shown:
+        assert shown.width == 1440
