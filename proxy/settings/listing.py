@@ -84,7 +84,7 @@ def _tables(
     found, inner = [], []
     for name in names:
         value, here = getattr(model, name), (*path, name)
-        if isinstance(value, BaseModel | dict):
+        if isinstance(value, BaseModel) or _names_sections(below[name]):
             inner.append((here, value, below[name]))
         else:
             allowed = _allowed(below[name], definitions)
@@ -96,6 +96,11 @@ def _tables(
             yield from _tables(here, value, described, definitions, notes)
         else:
             yield _named(here, value, described, definitions, notes)
+
+
+def _names_sections(field: Mapping[str, Any]) -> bool:
+    """Whether it is a mapping of names to sections, and not of names to plain values."""
+    return "$ref" in field.get("additionalProperties", {})
 
 
 def _named(
@@ -135,6 +140,8 @@ def _allowed(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     field = _resolved(field, definitions)
     if "anyOf" in field:
         return " or ".join(_allowed(one, definitions) for one in field["anyOf"])
+    if field.get("type") == "object":
+        return f"names, each with {_allowed(field['additionalProperties'], definitions)}"
     if field.get("type") == "array":
         return f"list of {_allowed(field['items'], definitions)}"
     if choices := field.get("enum", [field["const"]] if "const" in field else []):
@@ -178,6 +185,8 @@ def _toml(value: object) -> str:
         return f"[{', '.join(_toml(one) for one in value)}]"
     if isinstance(value, int | float):
         return _number(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {_toml(one)}' for name, one in value.items())}}}"
     return json.dumps(str(value))
 
 
