@@ -6,6 +6,8 @@ from typing import Any
 
 from proxy.describing import MAX_DATA_URI
 from proxy.formats import Format
+from proxy.web.ids import DIGITS
+from proxy.web.info import MAX_IDS
 from proxy.web.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -18,6 +20,12 @@ _PROBLEMS = {
     "500": "The server is at fault.",
     "503": "Too busy, or the database or the storage is down; see Retry-After.",
     "504": "Looking at the picture or the storage took too long.",
+}
+_BODY = {
+    "400": "The body is not what it has to be; the answer says what.",
+    "408": "The body did not come.",
+    "413": "The body is too large.",
+    "415": "The body is not application/json, or it is packed.",
 }
 ID_PATTERN = "[0-9]{1,19}"
 TEXT: Json = {"type": ["string", "null"]}
@@ -139,6 +147,7 @@ def info_paths() -> Json:
     many = {
         "operationId": "infoMany",
         "summary": "The same of up to 100 pictures; what cannot be told is listed as missing.",
+        "parameters": [ids],
         "responses": {**found(_MANY), **told("400")},
     }
     return {
@@ -155,8 +164,32 @@ def info_paths() -> Json:
                 "responses": _bodiless({**found(PICTURE), **told(*_PROBLEMS)}),
             },
         },
-        "/info": {"parameters": [ids], "get": many},
+        "/info": {"get": many, "post": _posted(), "options": _preflight()},
         "/oembed": _oembed(),
+    }
+
+
+def _posted() -> Json:
+    number = {"type": "integer", "minimum": 0, "maximum": 10**DIGITS - 1}
+    ids = {"type": "array", "items": number, "minItems": 1, "maxItems": MAX_IDS}
+    body = {"type": "object", "required": ["ids"], "properties": {"ids": ids}}
+    told_of = {"description": "What is known.", "content": {"application/json": {"schema": _MANY}}}
+    return {
+        "operationId": "infoPosted",
+        "summary": "The same, with the ids in the body; other members of it are passed over.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": body, "example": {"ids": [1, 2]}}},
+        },
+        "responses": {"200": told_of, **described(_BODY)},
+    }
+
+
+def _preflight() -> Json:
+    return {
+        "operationId": "infoPreflight",
+        "summary": "What a browser asks before it sends JSON from a page of another origin.",
+        "responses": {"204": {"description": "Any origin may, with GET, HEAD and POST."}},
     }
 
 

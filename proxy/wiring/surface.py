@@ -130,6 +130,7 @@ def _analyses(rooms: Rooms) -> AnalysisHandler:
 
 
 def _info(rooms: Rooms) -> InfoHandler:
+    server = rooms.settings.server
     return InfoHandler(
         database=rooms.storage.database,
         listing=rooms.storage.catalogue,
@@ -137,6 +138,7 @@ def _info(rooms: Rooms) -> InfoHandler:
         describer=rooms.describer,
         planner=rooms.planner,
         lifetimes=rooms.settings.lifetimes,
+        stall_s=server.header_timeout_s or server.keepalive_s,
     )
 
 
