@@ -104,6 +104,8 @@ class QueueReport:
     """By `Step`, those of all items together."""
     stuck: int
     """Neither done nor failed for good an hour after they came."""
+    oldest_s: float
+    """Since the oldest of those came that are neither done nor failed for good; 0 for none."""
     failed_for_good: int
     held: int
     """Leases that run."""

@@ -32,6 +32,7 @@ from prometheus_client.core import (
 from proxy import __version__
 from proxy.delivery import Origin
 from proxy.formats import Format
+from proxy.ingest.taking import Outcome as Taken
 from proxy.jobs import HOLDS
 from proxy.media import DataType
 from proxy.pending import PendingStatus, Step
@@ -47,6 +48,9 @@ STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 """Seconds: from a callback to a model that thinks."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_ENDS = ("ok", "failed")
+"""Of attempts, and of asking the main API."""
 
 Statistics = Callable[[], Mapping[str, float]]
 
@@ -253,8 +257,12 @@ class IngestMetrics:
             registry, "polls", "Times that the main API was asked what is pending.", ["outcome"]
         )
         self._taken = self._counter(registry, "uploads", "Uploads worked on.", ["outcome"])
-        for outcome in ("ok", "failed"):
+        for outcome in _ENDS:
             self._polls.labels(outcome)
+            for step in Step:
+                self._attempts.labels(step, outcome)
+        for taken in Taken:
+            self._taken.labels(taken)
 
     @staticmethod
     def _counter(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Counter:
@@ -263,7 +271,7 @@ class IngestMetrics:
     def step(self, step: Step, data_type: DataType, *, seconds: float, good: bool) -> None:
         """An attempt at a step has ended."""
         self._steps.labels(step, data_type).observe(seconds)
-        self._attempts.labels(step, "ok" if good else "failed").inc()
+        self._attempts.labels(step, _ENDS[not good]).inc()
 
     def polled(self, outcome: str) -> None:
         """The main API was asked: ``ok``, or ``failed``."""

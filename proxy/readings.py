@@ -26,6 +26,7 @@ class Sources:
     rows: Statistics
     store: RenditionStore
     ingest: Statistics
+    uploads: Statistics
 
 
 def readings(sources: Sources) -> Iterator[Reading]:
@@ -35,6 +36,8 @@ def readings(sources: Sources) -> Iterator[Reading]:
     yield from _renditions(sources.store)
     yield from _storage(sources)
     yield from _ingest(sources.ingest)
+    text = "Jobs of pictures that come in, of those at work in a worker."
+    yield _gauge("ingest_renders_in_flight", text, sources.uploads, "busy")
 
 
 def _connections(statistics: Statistics) -> Iterator[Reading]:
@@ -103,6 +106,8 @@ def _ingest(queue: Statistics) -> Iterator[Reading]:
         yield _gauges(f"ingest_{step}", text, "state", _by(queue, f"{step}_"))
     text = "Uploads neither done nor failed for good an hour after they came."
     yield _gauge("ingest_stuck", text, queue, "stuck")
+    text = "How long the oldest upload that is not done has been there; 0 where there is none."
+    yield _gauge("ingest_oldest_seconds", text, queue, "oldest_s")
     text = "Uploads that failed for good."
     yield _gauge("ingest_failed", text, queue, "failed_for_good")
     yield _gauge("ingest_leases_held", "Leases that run.", queue, "held")

@@ -10,6 +10,7 @@ from proxy.errors import SourceTooLarge, UnsupportedSource
 from proxy.formats import SNIFF_BYTES, sniff
 from proxy.jobs import Limits, ProbeJob, ProbeResult
 from proxy.workers.admission import Admission
+from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool
 
 _PIECE_BYTES = 1024 * 1024
@@ -19,11 +20,18 @@ class Checker:
     """Checks files, as many at a time as there are workers."""
 
     def __init__(
-        self, *, pool: WorkerPool, admission: Admission, limits: Limits, max_bytes: int
+        self,
+        *,
+        pool: WorkerPool,
+        admission: Admission,
+        occupancy: Occupancy,
+        limits: Limits,
+        max_bytes: int,
     ) -> None:
         """The rooms it works with; ``max_bytes`` bounds an original."""
         self._pool = pool
         self._admission = admission
+        self._occupancy = occupancy
         self._limits = limits
         self._max_bytes = max_bytes
 
@@ -36,7 +44,9 @@ class Checker:
         """
         async with self._admission.enter():
             await asyncio.to_thread(self._look, descriptor)
-            return await self._pool.run(ProbeJob(self._limits, strict=True), descriptor)
+            with self._occupancy.job() as taken:
+                job = ProbeJob(self._limits, strict=True)
+                return await self._pool.run(job, descriptor, begun=taken)
 
     async def digest(self, descriptor: int) -> str:
         """The content hash of a file, as `ProbeResult` has it, without a worker."""

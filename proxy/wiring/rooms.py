@@ -35,6 +35,7 @@ from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage
 from proxy.workers.admission import Admission
+from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
@@ -58,13 +59,16 @@ class Rooms:
     upgrader: Upgrader
     background: WorkerPool
     workshop: Workshop
+    """For pictures that come in, not for those that visitors ask for."""
+    occupancy: Occupancy
+    """Of the workers, by pictures that come in."""
     limits: Limits
     pulse: Pulse
     """Of the loop; beats while the server listens."""
     crowd: Crowd
     planner: Planner
     finisher: Finisher
-    """As a visitor's renders, and not those of the background."""
+    """For pictures that come in, by the workers of visitors and not those of the background."""
     describer: Describer
     watch: QueueWatch
     """Of the ingest queue."""
@@ -111,7 +115,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
     metrics, costs, pulse = Metrics(), Costs(), Pulse()
     crowd = Crowd(admission, pulse)
     rules = _rules(settings, pool.hello)
-    checker = _checker(settings, rules, pool, admission)
+    occupancy = Occupancy()
+    checker = _checker(settings, rules, pool, admission, occupancy)
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
     background = _background(settings)
@@ -126,7 +131,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         learn=_learner(storage, inspector),
     )
     storage.forgetters.append(upgrader.forget)
-    finisher = _finisher(settings, rules, storage, workshop)
+    uploads = workshop.counted_by(occupancy)
+    finisher = _finisher(settings, rules, storage, uploads)
     describer = Describer(
         workshop=workshop,
         inspector=inspector,
@@ -168,7 +174,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         metrics=metrics,
         upgrader=upgrader,
         background=background,
-        workshop=workshop,
+        workshop=uploads,
+        occupancy=occupancy,
         limits=rules.limits,
         pulse=pulse,
         crowd=crowd,
@@ -198,10 +205,13 @@ async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
         )
 
 
-def _checker(settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission) -> Checker:
+def _checker(
+    settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission, occupancy: Occupancy
+) -> Checker:
     return Checker(
         pool=pool,
         admission=admission,
+        occupancy=occupancy,
         limits=rules.limits,
         max_bytes=settings.storage.max_original_bytes,
     )

@@ -180,4 +180,5 @@ def _statistics(rooms: Rooms, runner: Runner) -> Sources:
         rows=rooms.storage.database.statistics,
         store=rooms.storage.store,
         ingest=rooms.watch.statistics,
+        uploads=rooms.occupancy.statistics,
     )

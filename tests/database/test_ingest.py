@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -365,6 +366,15 @@ async def test_the_report_counts_by_state_and_step(
     assert report.steps[Step.RETRIEVE_FILE] == {"pending": 1, "completed": 1, "failed": 0}
     assert report.attempts[Step.RETRIEVE_FILE] == 1
     assert (report.stuck, report.failed_for_good, report.finished_last_hour) == (2, 0, 1)
+    assert report.oldest_s == pytest.approx(time.time(), abs=600)
+
+
+async def test_a_report_on_nothing_has_no_oldest(queue: IngestQueue, writer: Writer) -> None:
+    assert (await queue_report(writer)).oldest_s == 0
+    await offer(queue, 1)
+    assert 0 <= (await queue_report(writer)).oldest_s < 60
+    await queue.finish((await claimed(queue)).lease)
+    assert (await queue_report(writer)).oldest_s == 0
 
 
 async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: IngestQueue) -> None:
