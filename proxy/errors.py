@@ -45,6 +45,7 @@
     |   |   +-- UploadGone          it does not know the upload any more
     |   +-- LeaseLost               another worker has the upload now
     |   +-- WorkerEnded             its workers ended, each in the middle of a step
+    |   +-- StepOverdue             a step did not end in its time
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- UploadStorageError          503  temporary files cannot be read or written now
     |   +-- UploadStorageFull       507
@@ -339,6 +340,12 @@ class LeaseLost(IngestError):
 
 class WorkerEnded(IngestError):
     """All attempts at a step were begun, and none was ended by its worker."""
+
+    reported = True
+
+
+class StepOverdue(IngestError):
+    """A step did not end in its time: what it works with hangs."""
 
     reported = True
 

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter as Totals
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -48,9 +48,6 @@ STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 """Seconds: from a callback to a model that thinks."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
-
-_ENDS = ("ok", "failed")
-"""Of attempts, and of asking the main API."""
 
 Statistics = Callable[[], Mapping[str, float]]
 
@@ -257,10 +254,10 @@ class IngestMetrics:
             registry, "polls", "Times that the main API was asked what is pending.", ["outcome"]
         )
         self._taken = self._counter(registry, "uploads", "Uploads worked on.", ["outcome"])
-        for outcome in _ENDS:
+        for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
-            for step in Step:
-                self._attempts.labels(step, outcome)
+        for step, outcome in product(Step, ("ok", "failed", "overdue")):
+            self._attempts.labels(step, outcome)
         for taken in Taken:
             self._taken.labels(taken)
 
@@ -268,10 +265,10 @@ class IngestMetrics:
     def _counter(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"smartserve_ingest_{name}", text, labels, registry=registry)
 
-    def step(self, step: Step, data_type: DataType, *, seconds: float, good: bool) -> None:
-        """An attempt at a step has ended."""
+    def step(self, step: Step, data_type: DataType, *, seconds: float, outcome: str) -> None:
+        """An attempt at a step has ended: ``ok``, ``failed`` or ``overdue``."""
         self._steps.labels(step, data_type).observe(seconds)
-        self._attempts.labels(step, _ENDS[not good]).inc()
+        self._attempts.labels(step, outcome).inc()
 
     def polled(self, outcome: str) -> None:
         """The main API was asked: ``ok``, or ``failed``."""

@@ -27,6 +27,7 @@ class Sources:
     store: RenditionStore
     ingest: Statistics
     uploads: Statistics
+    deadlines: Statistics
 
 
 def readings(sources: Sources) -> Iterator[Reading]:
@@ -38,6 +39,8 @@ def readings(sources: Sources) -> Iterator[Reading]:
     yield from _ingest(sources.ingest)
     text = "Jobs of pictures that come in, of those at work in a worker."
     yield _gauge("ingest_renders_in_flight", text, sources.uploads, "busy")
+    text = "Steps of uploads that were given up and have not come back."
+    yield _gauge("ingest_steps_hanging", text, sources.deadlines, "hanging")
 
 
 def _connections(statistics: Statistics) -> Iterator[Reading]:

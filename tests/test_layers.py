@@ -27,7 +27,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
         *("", "errors", "formats", "media", "variant", "negotiation", "findings", "jobs"),
         *("analysis", "floors", "pending", "intake", "filenames"),
     ),
-    1: ("settings", "owners", "descent"),
+    1: ("settings", "owners", "descent", "aside"),
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),

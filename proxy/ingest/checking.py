@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 
+from proxy.aside import aside
 from proxy.errors import SourceTooLarge, UnsupportedSource
 from proxy.formats import SNIFF_BYTES, sniff
 from proxy.jobs import Limits, ProbeJob, ProbeResult
@@ -43,14 +43,14 @@ class Checker:
             CapacityError: no worker is free in time.
         """
         async with self._admission.enter():
-            await asyncio.to_thread(self._look, descriptor)
+            await aside(lambda: self._look(descriptor))
             with self._occupancy.job() as taken:
                 job = ProbeJob(self._limits, strict=True)
                 return await self._pool.run(job, descriptor, begun=taken)
 
     async def digest(self, descriptor: int) -> str:
         """The content hash of a file, as `ProbeResult` has it, without a worker."""
-        return await asyncio.to_thread(_digest, descriptor)
+        return await aside(lambda: _digest(descriptor))
 
     def _look(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size

@@ -14,6 +14,7 @@ import structlog
 
 from proxy.database.ingest import IngestQueue
 from proxy.errors import DatabaseUnavailable, LeaseLost, SmartserveError
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.holding import held
 from proxy.ingest.taking import Outcome, Taker
 from proxy.intake import Item
@@ -52,6 +53,7 @@ class Ingest:
         api: MainApi,
         queue: IngestQueue,
         taker: Taker,
+        deadlines: Deadlines,
         settings: IngestSettings,
         worker_id: str,
         woken: asyncio.Event,
@@ -61,6 +63,7 @@ class Ingest:
         self._api = api
         self._queue = queue
         self._taker = taker
+        self._deadlines = deadlines
         self._settings = settings
         self._worker_id = worker_id
         self._woken = woken
@@ -107,6 +110,11 @@ class Ingest:
         await self._poll()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._work_off()) for _ in range(self._settings.at_once)]
+        if self._deadlines.too_many:
+            self._trouble = True
+            self.failures += 1
+            log.error("nothing_begun_as_steps_hang", **self._deadlines.statistics())
+            return 0
         return sum(task.result() for task in tasks)
 
     async def _poll(self) -> None:
@@ -127,7 +135,7 @@ class Ingest:
 
     async def _work_off(self) -> int:
         worked = 0
-        while not self._stopping:
+        while not (self._stopping or self._deadlines.too_many):
             try:
                 item = await self._next()
             except DatabaseUnavailable as error:

@@ -80,6 +80,8 @@ class IngestSettings(Section):
     max_heals: int = Field(48, ge=0, le=10_000)
     heals_per_cycle: int = Field(10, ge=0, le=1000)
     request_timeout_s: PositiveSeconds = 30
+    step_timeout_s: PositiveSeconds = 900
+    render_timeout_s: PositiveSeconds = 3600
     analyse: bool = True
     renditions: Literal["draft", "final", "none"] = "draft"
 

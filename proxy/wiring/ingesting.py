@@ -114,6 +114,7 @@ def _ingest(rooms: Rooms, api: HttpMainApi, steps: dict[Step, Work], progress: P
     queue = IngestQueue(rooms.storage.writer)
     attempts = Attempts(
         progress=progress,
+        deadlines=rooms.deadlines,
         settings=section,
         worker_id=worker_id,
         telemetry=rooms.metrics.ingest,
@@ -130,6 +131,7 @@ def _ingest(rooms: Rooms, api: HttpMainApi, steps: dict[Step, Work], progress: P
         api=api,
         queue=queue,
         taker=taker,
+        deadlines=rooms.deadlines,
         settings=section,
         worker_id=worker_id,
         woken=rooms.woken,

@@ -17,6 +17,7 @@ from proxy.describing import Describer
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.checking import Checker
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.importing import Importer
 from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
@@ -72,6 +73,8 @@ class Rooms:
     describer: Describer
     watch: QueueWatch
     """Of the ingest queue."""
+    deadlines: Deadlines
+    """Of a worker in this process."""
     woken: asyncio.Event
     """Set where an upload has come in here: it ends the rest of a worker in this process."""
 
@@ -104,6 +107,7 @@ async def open_rooms(
         await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
         stack.push_async_callback(rooms.describer.aclose)
+        stack.push_async_callback(rooms.deadlines.aclose)
         stack.push_async_callback(rooms.delivery.aclose)
         stack.callback(rooms.admission.close)
         yield rooms
@@ -183,6 +187,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool) -> Rooms:
         finisher=finisher,
         describer=describer,
         watch=QueueWatch(partial(queue_report, storage.writer)),
+        deadlines=Deadlines(settings.ingest),
         woken=asyncio.Event(),
     )
 

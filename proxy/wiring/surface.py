@@ -181,4 +181,5 @@ def _statistics(rooms: Rooms, runner: Runner) -> Sources:
         store=rooms.storage.store,
         ingest=rooms.watch.statistics,
         uploads=rooms.occupancy.statistics,
+        deadlines=rooms.deadlines.statistics,
     )

@@ -27,6 +27,7 @@ from proxy.errors import (
 )
 from proxy.findings import DetectedObject, Kind, Quality, Unseen
 from proxy.ingest.attempts import Attempts, Work
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.examining import focus_of
 from proxy.ingest.judging import heals, reason_of
 from proxy.ingest.taking import Outcome, Taker, heal_wait_s
@@ -72,6 +73,7 @@ class Bench:
             queue=self.queue,
             attempts=Attempts(
                 progress=self.progress,
+                deadlines=Deadlines(settings),
                 settings=settings,
                 worker_id="w",
                 telemetry=self.metrics.ingest,
