@@ -61,7 +61,9 @@ _TOTALS = select(
     _count(_failed).label("failed"),
     _count(_items.lease_until > Now()).label("held"),
     _count(_items.lease_until <= Now()).label("run_out"),
-    _count(and_(_items.state == ItemState.DONE, _recent)).label("finished"),
+    _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
+        "finished"
+    ),
 )
 _STATES = select(_items.state, func.count().label("items")).group_by(_items.state)
 _STEPS = (

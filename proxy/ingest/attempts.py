@@ -65,6 +65,20 @@ class Attempts:
             await self._progress.note(item.lease, step, StepState.FAILED)
             raise
 
+    async def once(self, item: Item, look: Callable[[Item], Awaitable[bool]]) -> bool:
+        """Look at an analysis again, within the time of that step; gives what the look gives.
+
+        Raises:
+            SmartserveError: as the look does, or StepOverdue.
+        """
+        found: list[bool] = []
+
+        async def work() -> None:
+            found.append(await look(item))
+
+        await self._deadlines.run(Step.AI_VISUAL_ANALYSIS, work())
+        return found[0]
+
     async def _try(self, item: Item, step: Step, work: Work, left: int) -> None:
         async for attempt in stamina.retry_context(
             on=self._wait,
