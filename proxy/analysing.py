@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
-from proxy.analysis import Analysis, merge
-from proxy.errors import AnalysisError
+from proxy.analysis import AWAITED, Analysis, merge
+from proxy.errors import AnalysisError, BudgetSpent, ProviderUnavailable
 from proxy.findings import Unseen, VisionResult
 from proxy.formats import TRAITS, EncoderProfile, Format
 from proxy.geometry import SizeSpec, plan_geometry
@@ -18,6 +18,9 @@ from proxy.media import Media, MediaFacts
 from proxy.vision import VisionContext, VisionProvider
 from proxy.vision.tesseract import TextReader
 from proxy.workshop import Workshop
+
+_RAW = {"google": "raw_google_response", "openai": "raw_gpt4_response"}
+"""Columns of what providers said."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +50,16 @@ class Analyst:
         self._picture_side = picture_side
 
     async def analyse(
-        self, media: Media, facts: MediaFacts, *, site_context: Mapping[str, Any] | None = None
+        self,
+        media: Media,
+        facts: MediaFacts,
+        *,
+        site_context: Mapping[str, Any] | None = None,
+        told: Mapping[str, VisionResult | Unseen] | None = None,
     ) -> Analysis:
         """All that is known of a medium; a provider that fails is a reason, not an error.
+
+        ``told`` is what providers have said before: they are not asked.
 
         Raises:
             RenderError: the picture cannot be decoded, or is past a limit.
@@ -58,17 +68,33 @@ class Analyst:
         """
         local = await self._workshop.run(media, AnalyseJob(self._limits))
         page = await self._page(media, facts)
-        picture = await self._picture(media, facts)
+        known = told or {}
+        asked = [one for one in self._providers if one.name not in known]
+        picture = await self._picture(media, facts) if asked else b""
         context = VisionContext(media.data_type)
-        asking = asyncio.gather(*(_ask(one, picture, context) for one in self._providers))
+        asking = asyncio.gather(*(_ask(one, picture, context) for one in asked))
         text, answers = await asyncio.gather(self._reader.read(page), asking)
         return merge(
             local.result,
-            answers,
+            [*known.values(), *answers],
             text,
             data_type=media.data_type,
             site_context=site_context,
         )
+
+    def recall(
+        self, columns: Mapping[str, Any], own: Mapping[str, Any]
+    ) -> dict[str, VisionResult | Unseen]:
+        """What providers have said, by a stored analysis; those that it awaits are not among them.
+
+        Who had refused, or is new since then, has said why, or nothing: it is not asked.
+        """
+        reasons, awaited = own.get("reasons") or {}, own.get(AWAITED) or ()
+        return {
+            one.name: _recalled(one, columns[_RAW[one.name]], reasons)
+            for one in self._providers
+            if one.name not in awaited
+        }
 
     async def _page(self, media: Media, facts: MediaFacts) -> bytes:
         """What is read; nothing where nobody reads."""
@@ -77,9 +103,7 @@ class Analyst:
         return await self._render(media, facts, _READ, _READ_SIDE)
 
     async def _picture(self, media: Media, facts: MediaFacts) -> bytes:
-        """What is sent; nothing where there is nobody to send it to."""
-        if not self._providers:
-            return b""
+        """What is sent."""
         return await self._render(media, facts, _SENT, self._picture_side)
 
     async def _render(
@@ -98,4 +122,16 @@ async def _ask(
         return await provider.analyse(picture, TRAITS[_SENT.format].media_type, context)
     except AnalysisError as error:
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
-        return Unseen(provider.name, error.detail)
+        passing = isinstance(error, (ProviderUnavailable, BudgetSpent))
+        return Unseen(provider.name, error.detail, passing=passing)
+
+
+def _recalled(
+    provider: VisionProvider, raw: Any, reasons: Mapping[str, str]
+) -> VisionResult | Unseen:
+    if raw is None:
+        return Unseen(provider.name, reasons.get(provider.name, "it was not asked"))
+    try:
+        return provider.recall(raw)
+    except AnalysisError:
+        return Unseen(provider.name, "what it said is not readable any more")

@@ -20,6 +20,8 @@ are 20 apart and more."""
 NO_MODEL = "needs a vision model; none is configured"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
+AWAITED = "awaited"
+"""In `Analysis.own`, and for ourselves alone: who is to be asked again."""
 _BY_MODEL = ("style", "medium", "subject")
 
 
@@ -43,6 +45,8 @@ class Analysis:
     reasons: Mapping[str, str]
     """Why something is null, by its name in `public`; and who failed, by name."""
     site_context: Mapping[str, Any] | None = None
+    awaited: tuple[str, ...] = ()
+    """Providers that could not answer now, and may later."""
 
     def columns(self) -> dict[str, Any]:
         """The columns of ``media_ai_analysis``; JSON columns as the values that JSON has."""
@@ -75,6 +79,7 @@ class Analysis:
             "focus": None if local.focus is None else asdict(local.focus),
             "site_context": self.site_context,
             "reasons": dict(self.reasons),
+            **({AWAITED: list(self.awaited)} if self.awaited else {}),
         }
 
     def public(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def public(columns: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         "detected_objects": columns["detected_objects"],
         "detected_text": columns["detected_text"],
         "confidence_score": columns["confidence_score"],
-        **own,
+        **{name: value for name, value in own.items() if name != AWAITED},
     }
 
 
@@ -137,6 +142,7 @@ def merge(
             **({"detected_text": _why_no_text(answers, text)} if read is None else {}),
         },
         site_context=site_context,
+        awaited=tuple(one.provider for one in answers if isinstance(one, Unseen) and one.passing),
     )
 
 

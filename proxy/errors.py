@@ -45,6 +45,7 @@
     |   |   +-- UploadGone          it does not know the upload any more
     |   +-- LeaseLost               another worker has the upload now
     |   +-- WorkerEnded             its workers ended, each in the middle of a step
+    |   +-- StepOverdue             a step did not end in its time
     +-- NoAnswer                    a server that is looked at from outside says nothing of use
     +-- StorageError                503  a rendition store failed: counted, told to who purges
     +-- UploadStorageError          503  temporary files cannot be read or written now
@@ -342,6 +343,12 @@ class LeaseLost(IngestError):
 
 class WorkerEnded(IngestError):
     """All attempts at a step were begun, and none was ended by its worker."""
+
+    reported = True
+
+
+class StepOverdue(IngestError):
+    """A step did not end in its time: what it works with hangs."""
 
     reported = True
 

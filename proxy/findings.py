@@ -87,6 +87,8 @@ class Unseen:
 
     provider: str
     reason: str
+    passing: bool = False
+    """Whether it may have something to say later."""
 
 
 @dataclass(frozen=True, slots=True)

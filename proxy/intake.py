@@ -17,6 +17,8 @@ class ItemState(StrEnum):
     QUEUED = "queued"
     """Waits, or is worked on: then it has a lease."""
     DONE = "done"
+    INCOMPLETE = "incomplete"
+    """Done, but for somebody who could not look at it: it is served, and he is asked again."""
     FAILED = "failed"
     """Tried again later, unless it is final."""
 
@@ -76,6 +78,8 @@ class Item:
     owed: bool
     """It has failed for good, and the main API is to hear of it: that is all there is to do."""
     reason: str | None = None
+    revisited: bool = False
+    """It is done; ``heals`` times it was asked again what its analysis lacks, with this."""
 
     def is_done(self, step: Step) -> bool:
         """Whether a step need not be done again."""
@@ -104,6 +108,8 @@ class QueueReport:
     """By `Step`, those of all items together."""
     stuck: int
     """Neither done nor failed for good an hour after they came."""
+    oldest_s: float
+    """Since the oldest of those came that are neither done nor failed for good; 0 for none."""
     failed_for_good: int
     held: int
     """Leases that run."""

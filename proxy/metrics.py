@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import Counter as Totals
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -35,6 +35,7 @@ from prometheus_client.samples import Exemplar
 from proxy import __version__
 from proxy.delivered import Origin
 from proxy.formats import Format
+from proxy.ingest.taking import Outcome as Taken
 from proxy.jobs import HOLDS
 from proxy.media import DataType
 from proxy.pending import PendingStatus, Step
@@ -296,15 +297,19 @@ class IngestMetrics:
         self._taken = self._counter(registry, "uploads", "Uploads worked on.", ["outcome"])
         for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
+        for step, outcome in product(Step, ("ok", "failed", "overdue")):
+            self._attempts.labels(step, outcome)
+        for taken in Taken:
+            self._taken.labels(taken)
 
     @staticmethod
     def _counter(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"smartserve_ingest_{name}", text, labels, registry=registry)
 
-    def step(self, step: Step, data_type: DataType, *, seconds: float, good: bool) -> None:
-        """An attempt at a step has ended."""
+    def step(self, step: Step, data_type: DataType, *, seconds: float, outcome: str) -> None:
+        """An attempt at a step has ended: ``ok``, ``failed`` or ``overdue``."""
         self._steps.labels(step, data_type).observe(seconds)
-        self._attempts.labels(step, "ok" if good else "failed").inc()
+        self._attempts.labels(step, outcome).inc()
 
     def polled(self, outcome: str) -> None:
         """The main API was asked: ``ok``, or ``failed``."""

@@ -27,6 +27,8 @@ class Sources:
     store: RenditionStore
     ingest: Statistics
     spans: Statistics
+    uploads: Statistics
+    deadlines: Statistics
 
 
 def readings(sources: Sources) -> Iterator[Reading]:
@@ -37,6 +39,10 @@ def readings(sources: Sources) -> Iterator[Reading]:
     yield from _storage(sources)
     yield from _ingest(sources.ingest)
     yield _counters("spans", "Spans of traces.", "outcome", _by(sources.spans, ""))
+    text = "Jobs of pictures that come in, of those at work in a worker."
+    yield _gauge("ingest_renders_in_flight", text, sources.uploads, "busy")
+    text = "Steps of uploads that were given up and have not come back."
+    yield _gauge("ingest_steps_hanging", text, sources.deadlines, "hanging")
 
 
 def _connections(statistics: Statistics) -> Iterator[Reading]:
@@ -105,6 +111,8 @@ def _ingest(queue: Statistics) -> Iterator[Reading]:
         yield _gauges(f"ingest_{step}", text, "state", _by(queue, f"{step}_"))
     text = "Uploads neither done nor failed for good an hour after they came."
     yield _gauge("ingest_stuck", text, queue, "stuck")
+    text = "How long the oldest upload that is not done has been there; 0 where there is none."
+    yield _gauge("ingest_oldest_seconds", text, queue, "oldest_s")
     text = "Uploads that failed for good."
     yield _gauge("ingest_failed", text, queue, "failed_for_good")
     yield _gauge("ingest_leases_held", "Leases that run.", queue, "held")

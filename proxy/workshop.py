@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 from proxy.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.jobs import (
@@ -25,6 +25,7 @@ from proxy.jobs import (
 from proxy.media import Media
 from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
+from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool
 from proxy.workers.process import Sink
 from proxy.workers.quarantine import Quarantine
@@ -62,12 +63,24 @@ class Workshop:
         pool: WorkerPool,
         admission: Admission,
         quarantine: Quarantine,
+        occupancy: Occupancy | None = None,
     ) -> None:
-        """The rooms it works with; it owns none of them."""
+        """The rooms it works with; it owns none of them. ``occupancy`` counts its jobs."""
         self._sources = sources
         self._pool = pool
         self._admission = admission
         self._quarantine = quarantine
+        self._occupancy = occupancy or Occupancy()
+
+    def counted_by(self, occupancy: Occupancy) -> Self:
+        """The same for another kind of work, whose share of the workers is counted there."""
+        return type(self)(
+            sources=self._sources,
+            pool=self._pool,
+            admission=self._admission,
+            quarantine=self._quarantine,
+            occupancy=occupancy,
+        )
 
     def check(self, media: Media) -> None:
         """Raise what `run` would raise at once: remembered of the picture, or as the queue is."""
@@ -157,12 +170,14 @@ class Workshop:
             def begun() -> None:
                 nonlocal begun_at
                 begun_at = time.perf_counter()
+                taken()
                 admitted(begun_at - arrived)
 
             async with self._admission.enter():
                 if byte_size not in (None, source.byte_size):
                     raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
-                result = await work(source.descriptor, sink, begun=begun)
+                with self._occupancy.job() as taken:
+                    result = await work(source.descriptor, sink, begun=begun)
             if isinstance(result, RenderSetResult):
                 _raise_if_alone(result.results)
             return Done(result, begun_at - arrived, time.perf_counter() - begun_at)

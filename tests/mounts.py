@@ -28,6 +28,38 @@ def tmpfs(directory: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
+@contextmanager
+def ext4(directory: Path, image: Path) -> Iterator[None]:
+    """An ext4 of 64 MB that can be `frozen`, for the length of a block; skips without one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    image.write_bytes(b"")
+    os.truncate(image, 64 * 1024 * 1024)
+    for command in (
+        ["mkfs.ext4", "-q", str(image)],
+        ["mount", "-o", "loop", str(image), str(directory)],
+    ):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip(f"{command[0]} is not installed")
+        if done.returncode:
+            pytest.skip(f"an ext4 cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+@contextmanager
+def frozen(directory: Path) -> Iterator[None]:
+    """A file system on which whatever writes hangs until the end of the block, uninterruptibly."""
+    subprocess.run(["fsfreeze", "--freeze", directory], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", directory], check=True)
+
+
 def remount(directory: Path, mode: str) -> None:
     """Let a mounted file system be written (``rw``) or only read (``ro``)."""
     subprocess.run(["mount", "-o", f"remount,{mode}", str(directory)], check=True)

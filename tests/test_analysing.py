@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -32,6 +33,9 @@ class Seer:
         self.shown.append((picture, media_type, context))
         return VisionResult(self.name, {}, style="Cubist", medium="Gouache", subject="A fish.")
 
+    def recall(self, raw: Any) -> VisionResult:
+        return VisionResult(self.name, raw, style="Cubist")
+
 
 class Blind:
     """A provider that is never there."""
@@ -42,6 +46,9 @@ class Blind:
         self, picture: bytes, media_type: str, context: VisionContext
     ) -> VisionResult:
         raise ProviderUnavailable("google is down")
+
+    def recall(self, raw: Any) -> VisionResult:
+        return VisionResult(self.name, raw)
 
 
 def analyst(
@@ -85,6 +92,21 @@ async def test_providers_get_a_small_picture_and_one_may_fail(
         assert (opened.format, opened.size, media_type) == ("WEBP", (500, 375), "image/webp")
     assert context == VisionContext(media.data_type)
     assert (found.style, found.reasons["google"]) == ("Cubist", "google is down")
+
+
+async def test_who_has_told_before_is_not_asked_again(server: Serving, library: Library) -> None:
+    media = await server.rooms.storage.database.find(library.ids["photo"])
+    assert media is not None
+    facts = await server.rooms.inspector.facts(media)
+    seer = Seer()
+    one = analyst(server, seer, Blind())
+    first = await one.analyse(media, facts)
+    assert first.awaited == ("google",)
+    told = one.recall(first.columns(), first.own())
+    assert list(told) == ["openai"]
+    again = await one.analyse(media, facts, told=told)
+    assert len(seer.shown) == 1
+    assert (again.style, again.awaited) == ("Cubist", ("google",))
 
 
 WRITER = """#!/usr/bin/env python3

@@ -29,7 +29,7 @@ LAYERS: Mapping[int, tuple[str, ...]] = {
         *("findings", "jobs", "analysis", "floors", "pending", "intake", "filenames"),
         "traces",
     ),
-    1: ("settings", "owners", "descent", "descriptors"),
+    1: ("settings", "owners", "descent", "descriptors", "aside"),
     2: ROOMS,
     3: (
         *("workshop", "inspection", "planning", "costs", "finishing", "delivery"),

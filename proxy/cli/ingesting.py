@@ -132,6 +132,7 @@ def _overview(report: QueueReport, uploads: Uploads) -> Table:
         *((f"at the workers: {state}", count) for state, count in report.states.items()),
         ("of these failed for good", report.failed_for_good),
         ("open for more than an hour", report.stuck),
+        ("minutes that the oldest of them is there", round(report.oldest_s / 60)),
         ("done within the hour", report.finished_last_hour),
         ("leases held", report.held),
         ("leases run out", report.run_out),

@@ -77,17 +77,17 @@ class IngestQueue:
 
         return await self._writer.run(work)
 
-    async def claim(self, worker_id: str, *, healing: bool = False) -> Item | None:
+    async def claim(self, worker_id: str, state: ItemState = ItemState.QUEUED) -> Item | None:
         """Take one upload that nobody has, for this worker alone; None where nothing is due.
 
-        With ``healing`` one that failed and is due again. Its medium and its checklist are made in
-        the same transaction, so that there is one medium for an upload for ever.
+        One of those that are queued; or that failed, or that are incomplete, and are due again. Its
+        medium and its checklist are made in the same transaction, so that there is one medium for
+        an upload for ever.
         """
         due: int | None = None
 
         async def work(connection: AsyncConnection) -> Item | None:
             nonlocal due
-            state = ItemState.FAILED if healing else ItemState.QUEUED
             row = (await connection.execute(_DUE.where(_items.state == state))).first()
             due = None if row is None else row.main_api_id
             return None if row is None else await self._take(connection, row, worker_id)
@@ -117,17 +117,18 @@ class IngestQueue:
 
     async def _take(self, connection: AsyncConnection, row: Row[Any], worker_id: str) -> Item:
         media_id, day = await _medium(connection, row)
-        healing = row.state == ItemState.FAILED
+        healing, revisited = row.state == ItemState.FAILED, row.state == ItemState.INCOMPLETE
+        heals = row.heals + (healing or revisited)
         lease = Lease(row.main_api_id, media_id, secrets.token_hex(16))
         await connection.execute(
             _update(
                 row.main_api_id,
-                state=row.state if row.final else ItemState.QUEUED,
+                state=row.state if row.final or revisited else ItemState.QUEUED,
                 media_id=media_id,
                 worker_id=worker_id,
                 lease=lease.token,
                 lease_until=Now() + self._writer.lease_s,
-                heals=row.heals + healing,
+                heals=heals,
                 takeovers=row.takeovers + (row.lease is not None),
             )
         )
@@ -138,10 +139,11 @@ class IngestQueue:
             lease=lease,
             day=day,
             steps=await _records(connection, media_id),
-            heals=row.heals + healing,
+            heals=heals,
             taken_over=row.lease is not None,
             owed=row.final,
             reason=row.reason,
+            revisited=revisited,
         )
 
     async def renew(self, lease: Lease) -> None:
@@ -160,6 +162,17 @@ class IngestQueue:
         """It is done."""
         done = {"state": ItemState.DONE, "reason": None, "finished_at": Now()}
         await self._write(lease, **done, **_FREE)
+
+    async def finish_incomplete(self, lease: Lease, *, again_in_s: float) -> None:
+        """It is done, but for its analysis, which is looked at again from then on."""
+        values = {"state": ItemState.INCOMPLETE, "not_before": Now() + again_in_s, "heals": 0}
+        await self._write(lease, reason=None, finished_at=Now(), **values, **_FREE)
+
+    async def leave(self, lease: Lease, *, again_in_s: float | None) -> None:
+        """Its analysis was looked at again: once more from then on, or for the last time."""
+        last = {"state": ItemState.DONE, "heals": 0, "not_before": None}
+        later = None if again_in_s is None else {"not_before": Now() + again_in_s}
+        await self._write(lease, **(later or last), **_FREE)
 
     async def fail(self, lease: Lease, reason: str, *, again_in_s: float) -> None:
         """It failed, and is tried again from then on."""
@@ -194,7 +207,8 @@ class IngestQueue:
     async def due_in_s(self, *, healing: bool) -> float | None:
         """Seconds until there is something to do, 0 where there is now; None where nothing waits.
 
-        The end of a lease counts: its upload may have to be taken over.
+        The end of a lease counts: its upload may have to be taken over. What is incomplete does
+        not: it has time until there is something else to do, or to ask.
         """
         states = [ItemState.QUEUED, *([ItemState.FAILED] if healing else [])]
         when = case((_items.lease_until.is_not(None), _items.lease_until), else_=_items.not_before)
@@ -266,7 +280,8 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
     settled = and_(_items.main_api_id.in_(listed), _items.finished_at < settled_before)
     over = and_(settled, _items.final, _items.not_before.is_(None))
     completed = select(_files.id).where(_files.status == MediaStatus.COMPLETED)
-    done = await _ids(connection, settled, _items.state == ItemState.DONE)
+    whole = _items.state.in_((ItemState.DONE, ItemState.INCOMPLETE))
+    done = await _ids(connection, settled, whole)
     done += await _ids(connection, over, _items.media_id.in_(completed))
     failed = [one for one in await _ids(connection, over) if one not in done]
     if done:

@@ -37,6 +37,7 @@ async def queue_report(writer: Writer) -> QueueReport:
         steps=steps,
         attempts=attempts,
         stuck=totals.stuck or 0,
+        oldest_s=max(0.0, totals.oldest or 0.0),
         failed_for_good=totals.failed or 0,
         held=totals.held or 0,
         run_out=totals.run_out or 0,
@@ -56,10 +57,13 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 _TOTALS = select(
     func.sum(_items.takeovers).label("takeovers"),
     _count(_open & (_items.created_at < Now() - _HOUR_S)).label("stuck"),
+    (Now() - func.min(case((_open, _items.created_at)))).label("oldest"),
     _count(_failed).label("failed"),
     _count(_items.lease_until > Now()).label("held"),
     _count(_items.lease_until <= Now()).label("run_out"),
-    _count(and_(_items.state == ItemState.DONE, _recent)).label("finished"),
+    _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
+        "finished"
+    ),
 )
 _STATES = select(_items.state, func.count().label("items")).group_by(_items.state)
 _STEPS = (

@@ -9,7 +9,8 @@ from typing import Protocol
 import stamina
 
 from proxy.database.progress import Progress
-from proxy.errors import DatabaseUnavailable, SmartserveError, WorkerEnded
+from proxy.errors import DatabaseUnavailable, SmartserveError, StepOverdue, WorkerEnded
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.judging import again
 from proxy.intake import Item, StepState
 from proxy.media import DataType
@@ -23,8 +24,8 @@ Work = Callable[[Item], Awaitable[None]]
 class StepTelemetry(Protocol):
     """Takes note of attempts."""
 
-    def step(self, step: Step, data_type: DataType, *, seconds: float, good: bool) -> None:
-        """An attempt at a step has ended."""
+    def step(self, step: Step, data_type: DataType, *, seconds: float, outcome: str) -> None:
+        """An attempt at a step has ended: ``ok``, ``failed`` or ``overdue``."""
 
 
 class Attempts:
@@ -34,12 +35,14 @@ class Attempts:
         self,
         *,
         progress: Progress,
+        deadlines: Deadlines,
         settings: IngestSettings,
         worker_id: str,
         telemetry: StepTelemetry,
     ) -> None:
-        """Where attempts are counted, and how many there are."""
+        """Where attempts are counted, how long each may take, and how many there are."""
         self._progress = progress
+        self._deadlines = deadlines
         self._settings = settings
         self._worker_id = worker_id
         self._telemetry = telemetry
@@ -62,6 +65,20 @@ class Attempts:
             await self._progress.note(item.lease, step, StepState.FAILED)
             raise
 
+    async def once(self, item: Item, look: Callable[[Item], Awaitable[bool]]) -> bool:
+        """Look at an analysis again, within the time of that step; gives what the look gives.
+
+        Raises:
+            SmartserveError: as the look does, or StepOverdue.
+        """
+        found: list[bool] = []
+
+        async def work() -> None:
+            found.append(await look(item))
+
+        await self._deadlines.run(Step.AI_VISUAL_ANALYSIS, work())
+        return found[0]
+
     async def _try(self, item: Item, step: Step, work: Work, left: int) -> None:
         async for attempt in stamina.retry_context(
             on=self._wait,
@@ -76,13 +93,16 @@ class Attempts:
                 await self._timed(item, step, work)
 
     async def _timed(self, item: Item, step: Step, work: Work) -> None:
-        began, good = time.monotonic(), False
+        began, outcome = time.monotonic(), "failed"
         try:
-            await work(item)
-            good = True
+            await self._deadlines.run(step, work(item))
+            outcome = "ok"
+        except StepOverdue:
+            outcome = "overdue"
+            raise
         finally:
             seconds = time.monotonic() - began
-            self._telemetry.step(step, item.upload.data_type, seconds=seconds, good=good)
+            self._telemetry.step(step, item.upload.data_type, seconds=seconds, outcome=outcome)
 
     def _wait(self, error: Exception) -> bool | float:
         """Whether to try again; seconds where it is said how long to wait."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 
+from proxy.aside import aside
 from proxy.errors import SourceTooLarge, UnsupportedSource
 from proxy.formats import SNIFF_BYTES, sniff
 from proxy.jobs import Limits, ProbeJob, ProbeResult
 from proxy.workers.admission import Admission
+from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool
 
 _PIECE_BYTES = 1024 * 1024
@@ -19,11 +20,18 @@ class Checker:
     """Checks files, as many at a time as there are workers."""
 
     def __init__(
-        self, *, pool: WorkerPool, admission: Admission, limits: Limits, max_bytes: int
+        self,
+        *,
+        pool: WorkerPool,
+        admission: Admission,
+        occupancy: Occupancy,
+        limits: Limits,
+        max_bytes: int,
     ) -> None:
         """The rooms it works with; ``max_bytes`` bounds an original."""
         self._pool = pool
         self._admission = admission
+        self._occupancy = occupancy
         self._limits = limits
         self._max_bytes = max_bytes
 
@@ -35,12 +43,14 @@ class Checker:
             CapacityError: no worker is free in time.
         """
         async with self._admission.enter():
-            await asyncio.to_thread(self._look, descriptor)
-            return await self._pool.run(ProbeJob(self._limits, strict=True), descriptor)
+            await aside(lambda: self._look(descriptor))
+            with self._occupancy.job() as taken:
+                job = ProbeJob(self._limits, strict=True)
+                return await self._pool.run(job, descriptor, begun=taken)
 
     async def digest(self, descriptor: int) -> str:
         """The content hash of a file, as `ProbeResult` has it, without a worker."""
-        return await asyncio.to_thread(_digest, descriptor)
+        return await aside(lambda: _digest(descriptor))
 
     def _look(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.analysing import Analyst
-from proxy.analysis import Analysis
-from proxy.database.analyses import Analyses
+from proxy.analysis import AWAITED, Analysis
+from proxy.database.analyses import Analyses, StoredAnalysis
 from proxy.database.progress import Progress
 from proxy.ingest.shelf import Shelf
 from proxy.intake import Item
@@ -36,12 +36,33 @@ class Examiner:
 
     async def __call__(self, item: Item) -> None:
         """Analyse the medium of an upload."""
+        await self._examine(item, None)
+
+    async def awaits(self, item: Item) -> bool:
+        """Whether some provider could not answer about the medium and is to be asked again."""
+        stored = await self._analyses.find(item.lease.media_id)
+        return stored is not None and bool(stored.own.get(AWAITED))
+
+    async def again(self, item: Item) -> bool:
+        """Ask those that the kept analysis awaits, or all where there is none.
+
+        What they say is kept with what was known; where none of them answers all stays as it is.
+        Gives whether nobody is awaited any more. Raises as a step does.
+        """
+        return await self._examine(item, await self._analyses.find(item.lease.media_id))
+
+    async def _examine(self, item: Item, stored: StoredAnalysis | None) -> bool:
+        """Whether all who were asked have answered."""
         media, facts = await self._shelf.take(item)
         context = await self._context(item)
-        found = await self._analyst.analyse(media, facts, site_context=context)
+        told = None if stored is None else self._analyst.recall(stored.columns, stored.own)
+        found = await self._analyst.analyse(media, facts, site_context=context, told=told)
+        if stored is not None and set(found.awaited) == set(stored.own.get(AWAITED) or ()):
+            return not found.awaited
         focus = focus_of(found)
         await self._progress.analysed(item.lease, found.columns(), found.own(), focus=focus)
         self._changed(media.id)
+        return not found.awaited
 
     async def _context(self, item: Item) -> Mapping[str, Any] | None:
         """For sites, what is known here of the user's brand; nothing is made up."""

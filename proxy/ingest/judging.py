@@ -14,6 +14,7 @@ from proxy.errors import (
     SourceQuarantined,
     SourceTimeout,
     SourceUnavailable,
+    StepOverdue,
     StorageError,
     UploadGone,
     WorkerEnded,
@@ -29,7 +30,8 @@ _PASSING = (
     StorageError,
 )
 _AGAIN = (*_PASSING, RenderTimeout, RenderFault)
-_HEALED = (*_PASSING, MainApiForbidden, WorkerEnded)
+_HEALED = (*_PASSING, MainApiForbidden, WorkerEnded, StepOverdue)
+"""What hangs is left alone for a while: another attempt at once would only hang as well."""
 _DOUBTFUL = (SourceQuarantined, RenderTimeout, RenderFault, UploadGone)
 """The picture's own doing, or that of whoever killed its workers, as a system out of memory does; a
 404 may be that of a main API that is just being replaced."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from proxy.aside import aside
 from proxy.database.progress import Progress
 from proxy.finishing import Finisher
 from proxy.formats import TRAITS, EncoderProfile, Format
@@ -88,7 +88,7 @@ class Optimiser:
         rendition = await self._workshop.encoded(media, job, byte_size=facts.byte_size)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
         async with scratch_file(self._root) as file:
-            await asyncio.to_thread(fill, file, rendition)
+            await aside(lambda: fill(file, rendition))
             await self._originals.add(path, file.fileno())
         return path
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from proxy.aside import aside
 from proxy.errors import SourceUnavailable
 
 
@@ -19,11 +19,11 @@ async def scratch_file(folder: Path) -> AsyncIterator[BinaryIO]:
     Raises:
         SourceUnavailable: the folder cannot be written.
     """
-    file = await asyncio.to_thread(_open, folder)
+    file = await aside(lambda: _open(folder), release=lambda late: late.close())
     try:
         yield file
     finally:
-        await asyncio.to_thread(file.close)
+        await aside(file.close)
 
 
 def _open(folder: Path) -> BinaryIO:

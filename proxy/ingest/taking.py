@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from typing import Protocol
 
 import structlog
 
@@ -35,6 +36,20 @@ class Outcome(StrEnum):
     """For good."""
     OWED = "owed"
     """It had failed for good before; the main API was, or could not be, told."""
+    SEEN = "seen"
+    """It was done before; who could not look at it then has."""
+    UNSEEN = "unseen"
+    """It was done before; who could not look at it then still cannot."""
+
+
+class Revisits(Protocol):
+    """Looks at analyses again; `proxy.ingest.examining.Examiner` does."""
+
+    async def awaits(self, item: Item) -> bool:
+        """Whether somebody could not answer and is to be asked again."""
+
+    async def again(self, item: Item) -> bool:
+        """Ask; whether nobody is awaited any more."""
 
 
 class Taker:
@@ -47,14 +62,19 @@ class Taker:
         queue: IngestQueue,
         attempts: Attempts,
         steps: Mapping[Step, Work],
+        revisits: Revisits | None = None,
         settings: IngestSettings,
         changed: Callable[[int], None],
     ) -> None:
-        """``steps`` are done in the order of `Step`; those that are not there are left out."""
+        """``steps`` are done in the order of `Step`; those that are not there are left out.
+
+        Without ``revisits`` no analysis is looked at again.
+        """
         self._api = api
         self._queue = queue
         self._attempts = attempts
         self._steps = steps
+        self._revisits = revisits
         self._settings = settings
         self._changed = changed
 
@@ -68,6 +88,9 @@ class Taker:
         if item.owed:
             await self._tell(item, times=item.heals)
             return Outcome.OWED
+        if item.revisited:
+            return await self._revisit(item)
+        missed = False
         for step in Step:
             if step not in self._steps or item.is_done(step):
                 continue
@@ -79,9 +102,38 @@ class Taker:
                 if step is not Step.AI_VISUAL_ANALYSIS:
                     return await self._fail(item, step, error)
                 log.warning("analysis_failed", **_named(item), reason=error.detail)
-        await self._queue.finish(item.lease)
+                missed = heals(step, error)
+        await self._finish(item, missed=missed)
         log.info("upload_done", **_named(item))
         return Outcome.DONE
+
+    async def _finish(self, item: Item, *, missed: bool) -> None:
+        """``missed``: it has no analysis, for a reason that may pass."""
+        wait_s = self._again_in_s(0)
+        revisits = self._revisits
+        if revisits is None or wait_s is None or not (missed or await revisits.awaits(item)):
+            await self._queue.finish(item.lease)
+        else:
+            await self._queue.finish_incomplete(item.lease, again_in_s=wait_s)
+
+    async def _revisit(self, item: Item) -> Outcome:
+        """Whatever comes of it, the picture is served and the main API has been told."""
+        seen = False
+        try:
+            seen = self._revisits is None or await self._attempts.once(item, self._revisits.again)
+        except (LeaseLost, DatabaseUnavailable):
+            raise
+        except SmartserveError as error:
+            log.warning("analysis_failed", **_named(item), reason=error.detail)
+        wait_s = None if seen else self._again_in_s(item.heals)
+        log.info("analysis_revisited", **_named(item), seen=seen, again_in_s=wait_s)
+        await self._queue.leave(item.lease, again_in_s=wait_s)
+        return Outcome.SEEN if seen else Outcome.UNSEEN
+
+    def _again_in_s(self, times: int) -> float | None:
+        """How long to wait with an analysis that was looked at again so often; None: for ever."""
+        waits = self._settings.ask_again_s
+        return waits[times] if times < len(waits) else None
 
     async def _fail(self, item: Item, step: Step, error: SmartserveError) -> Outcome:
         reason = reason_of(step, error)

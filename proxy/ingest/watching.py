@@ -56,6 +56,7 @@ class QueueWatch:
             **items,
             **steps,
             "stuck": 0 if report is None else report.stuck,
+            "oldest_s": 0 if report is None else report.oldest_s,
             "failed_for_good": 0 if report is None else report.failed_for_good,
             "held": 0 if report is None else report.held,
             "run_out": 0 if report is None else report.run_out,

@@ -14,9 +14,10 @@ import structlog
 
 from proxy.database.ingest import IngestQueue
 from proxy.errors import DatabaseUnavailable, LeaseLost, SmartserveError
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.holding import held
 from proxy.ingest.taking import Outcome, Taker
-from proxy.intake import Item
+from proxy.intake import Item, ItemState
 from proxy.mainapi import MainApi
 from proxy.settings import IngestSettings
 
@@ -52,6 +53,7 @@ class Ingest:
         api: MainApi,
         queue: IngestQueue,
         taker: Taker,
+        deadlines: Deadlines,
         settings: IngestSettings,
         worker_id: str,
         woken: asyncio.Event,
@@ -61,12 +63,14 @@ class Ingest:
         self._api = api
         self._queue = queue
         self._taker = taker
+        self._deadlines = deadlines
         self._settings = settings
         self._worker_id = worker_id
         self._woken = woken
         self._telemetry = telemetry
         self._stopping = False
         self._heals_left = 0
+        self._unseen = False
         self._trouble = False
         self.failures = 0
         """Uploads that failed since the start, for now or for good, and whatever else did."""
@@ -104,9 +108,15 @@ class Ingest:
         self._woken.clear()
         self._trouble = False
         self._heals_left = self._settings.heals_per_cycle
+        self._unseen = False
         await self._poll()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._work_off()) for _ in range(self._settings.at_once)]
+        if self._deadlines.too_many:
+            self._trouble = True
+            self.failures += 1
+            log.error("nothing_begun_as_steps_hang", **self._deadlines.statistics())
+            return 0
         return sum(task.result() for task in tasks)
 
     async def _poll(self) -> None:
@@ -127,7 +137,7 @@ class Ingest:
 
     async def _work_off(self) -> int:
         worked = 0
-        while not self._stopping:
+        while not (self._stopping or self._deadlines.too_many):
             try:
                 item = await self._next()
             except DatabaseUnavailable as error:
@@ -135,22 +145,30 @@ class Ingest:
                 break
             if item is None:
                 break
-            worked += 1
-            await self._work_on(item)
+            worked += await self._work_on(item)
         return worked
 
     async def _next(self) -> Item | None:
-        """New uploads go before failed ones, of which there are a few in a cycle."""
+        """New uploads go before failed ones, of which there are a few in a cycle.
+
+        Last come those whose analysis is not complete, until one stays so: the others would wait
+        for the same provider.
+        """
         item = await self._queue.claim(self._worker_id)
         if item is not None or self._heals_left <= 0:
             return item
         self._heals_left -= 1
-        item = await self._queue.claim(self._worker_id, healing=True)
+        item = await self._queue.claim(self._worker_id, ItemState.FAILED)
+        if item is None and not self._unseen:
+            item = await self._queue.claim(self._worker_id, ItemState.INCOMPLETE)
         self._heals_left += item is None
         return item
 
-    async def _work_on(self, item: Item) -> None:
-        """What is left lying, whatever the reason, is taken over when its lease ends."""
+    async def _work_on(self, item: Item) -> bool:
+        """Whether there may be more to do like it.
+
+        What is left lying, whatever the reason, is taken over when its lease ends.
+        """
         names = {"main_api_id": item.upload.id, "media_id": item.lease.media_id}
         try:
             async with held(self._queue, item.lease, lease_s=self._settings.lease_s):
@@ -169,6 +187,10 @@ class Ingest:
         else:
             self.failures += outcome in (Outcome.LATER, Outcome.FAILED)
             self._telemetry.taken(outcome)
+            if outcome is Outcome.UNSEEN:
+                self._unseen = True
+                return False
+        return True
 
     async def _give_back(self, item: Item) -> None:
         with suppress(LeaseLost, DatabaseUnavailable):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import aiohttp
 
+from proxy.aside import aside
 from proxy.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
 from proxy.mainapi.answers import check_status
 
@@ -100,12 +100,8 @@ def _write_all(target: BinaryIO, chunk: bytes) -> None:
 
 async def _in_thread(work: Callable[[], object]) -> None:
     """Write in a thread; one that is cancelled meanwhile waits for the piece under way."""
-    writing = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        raise
+        await aside(work)
     except OSError as error:
         raise SourceUnavailable(f"the upload cannot be kept: {error.strerror}") from error
 

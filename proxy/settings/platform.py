@@ -79,7 +79,12 @@ class IngestSettings(Section):
     max_heal_wait_s: PositiveSeconds = 3600
     max_heals: int = Field(48, ge=0, le=10_000)
     heals_per_cycle: int = Field(10, ge=0, le=1000)
+    ask_again_s: tuple[PositiveSeconds, ...] = Field(
+        (900, 3600, 14_400, 57_600, 86_400), max_length=20
+    )
     request_timeout_s: PositiveSeconds = 30
+    step_timeout_s: PositiveSeconds = 900
+    render_timeout_s: PositiveSeconds = 3600
     analyse: bool = True
     renditions: Literal["draft", "final", "none"] = "draft"
 

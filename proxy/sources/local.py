@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
+from proxy.aside import aside
 from proxy.errors import (
     SmartserveError,
     SourceMissing,
@@ -91,8 +92,9 @@ class LocalSources:
             OSError: ``source`` cannot be opened.
         """
         abandoned = Event()
+        # Not in the threads of those who open: writing may hang where reading does not.
         work = partial(self._add, path, source, abandoned.is_set)
-        copying = asyncio.ensure_future(self._run(work))
+        copying = asyncio.ensure_future(self._counted(aside(work)))
         try:
             return await asyncio.shield(copying)
         except asyncio.CancelledError:
@@ -131,17 +133,14 @@ class LocalSources:
         self,
         work: Callable[[], _T],
         *,
+        timeout_s: float,
         release: Callable[[_T], None] | None = None,
-        timeout_s: float | None = None,
     ) -> _T:
         """One thread hop; a result that comes after a time-out or a cancellation is released."""
         job = self._threads.submit(work)
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.wrap_future(job)
-        except SmartserveError as error:
-            self._failures[_FAILURES[type(error)]] += 1
-            raise
+                return await self._counted(asyncio.wrap_future(job))
         except (asyncio.CancelledError, TimeoutError) as error:
             if release is not None:
                 job.add_done_callback(partial(_release, release))
@@ -149,6 +148,13 @@ class LocalSources:
                 raise
             self._failures["timeout"] += 1
             raise SourceTimeout("the storage of originals did not answer in time") from error
+
+    async def _counted(self, work: Awaitable[_T]) -> _T:
+        try:
+            return await work
+        except SmartserveError as error:
+            self._failures[_FAILURES[type(error)]] += 1
+            raise
 
 
 def _release(release: Callable[[_T], None], job: Future[_T]) -> None:

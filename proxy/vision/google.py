@@ -76,6 +76,10 @@ class GoogleVision:
         expected = Cost(usd=self._settings.usd_per_request)
         return await self._caller.post("v1/images:annotate", body, read=_read, expected=expected)
 
+    def recall(self, raw: Any) -> VisionResult:
+        """What a kept answer says; see `proxy.vision.VisionProvider`."""
+        return _read(raw)
+
 
 def _read(answer: Any) -> VisionResult:
     """The result of the one picture.

@@ -145,6 +145,14 @@ class OpenAIVision:
         ) / _MILLION
         return Cost(usd=usd, tokens=given + taken)
 
+    def recall(self, raw: Any) -> VisionResult:
+        """What a kept answer says, which is paid for; see `proxy.vision.VisionProvider`."""
+        try:
+            (choice, *_) = raw["choices"]
+            return _result(_content(choice), raw)
+        except (KeyError, TypeError, ValueError) as fault:
+            raise ProviderUnavailable("the vision model answered with another JSON") from fault
+
     def _read(self, answer: Any) -> VisionResult:
         try:
             usage = answer.get("usage") or {}

@@ -51,6 +51,8 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     app.router.add_get("/openapi.json", _openapi(settings))
     app.router.add_get("/api/media/analysis/{media_id}", analyses.get)
     app.router.add_get("/info", info.many)
+    app.router.add_post("/info", info.posted)
+    app.router.add_options("/info", info.preflight)
     app.router.add_get("/info/{id}", info.one)
     app.router.add_get("/oembed", oembed.get)
     app.router.add_get(f"/static/{COMPONENT}", component.get)

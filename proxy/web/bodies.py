@@ -64,6 +64,16 @@ def require_sound(request: web.BaseRequest) -> None:
         raise RequestError(_BROKEN)
 
 
+def require_json(request: web.BaseRequest) -> None:
+    """Return for a body that says of itself that it is JSON.
+
+    Raises:
+        UnsupportedBody: it is something else, or does not say.
+    """
+    if request.content_type != "application/json":
+        raise UnsupportedBody("the body has to be JSON, with Content-Type: application/json")
+
+
 async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float) -> dict[str, Any]:
     """The JSON object that is the body; ``stall_s`` is for all of it.
 

@@ -22,7 +22,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _LONGEST_HOST = 261
 """A name of 255 characters and a port: so the cache of those seen stays small."""
 _BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
-_TAKEN = re.compile(r"/users/me|/api/media/complete/[^/?]+")
+_TAKEN = re.compile(r"/info|/users/me|/api/media/complete/[^/?]+")
 """The addresses that take a body. With which method is the application's to say, by a 405."""
 _LINE_EXTRA = 4
 """The colon, a space and the line end of each header line."""

@@ -1,4 +1,4 @@
-"""The routes that tell of pictures: ``/info/{id}``, ``/info?ids=`` and the gallery's listing."""
+"""The routes that tell of pictures: ``/info/{id}``, ``/info`` of many, the gallery's listing."""
 
 from __future__ import annotations
 
@@ -21,20 +21,35 @@ from proxy.metrics import Outcome
 from proxy.planning import Planner
 from proxy.query import last_values
 from proxy.settings import LifetimeSettings
+from proxy.web.bodies import read_json, require_json
 from proxy.web.caching import NO_STORE
 from proxy.web.conditional import matches
 from proxy.web.descriptions import describe_picture, version_of
 from proxy.web.headers import PRIVATE, SECURITY, Header
-from proxy.web.ids import ID, parse_id
+from proxy.web.ids import DIGITS, ID, parse_id, whole_number
 from proxy.web.problems import problem
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.responses import WholeResponse, bodiless, whole
 from proxy.web.serve import servable
 
 MAX_IDS = 100
+"""By GET and by POST: first looks at so many take the two workers that may be had 5 s."""
+MAX_BODY_BYTES = 16 * 1024
+"""`MAX_IDS` of the longest ids, each on a line of its own, take a fifth of this."""
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 _UNDER_WAY = 4
 """Pictures of a list that are described at once; a worker is asked for fewer by the describer."""
+
+_MANY = Outcome("info_many")
+_JSON = "application/json"
+_PREFLIGHT: Sequence[Header] = (
+    ("Cache-Control", NO_STORE),
+    ("Allow", "GET,HEAD,OPTIONS,POST"),
+    ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+    ("Access-Control-Max-Age", "86400"),
+    *SECURITY,
+)
 
 Json = dict[str, Any]
 
@@ -51,14 +66,16 @@ class InfoHandler:
         describer: Describer,
         planner: Planner,
         lifetimes: LifetimeSettings,
+        stall_s: float,
     ) -> None:
-        """The use cases that it works with."""
+        """The use cases that it works with; ``stall_s`` is for a body to come in whole."""
         self._database = database
         self._listing = listing
         self._delivery = delivery
         self._describer = describer
         self._planner = planner
         self._lifetimes = lifetimes
+        self._stall_s = stall_s
 
     async def one(self, request: web.Request) -> WholeResponse:
         """``/info/{id}``: what a page wants to know of a picture before it is there."""
@@ -74,18 +91,29 @@ class InfoHandler:
 
     async def many(self, request: web.Request) -> WholeResponse:
         """``/info?ids=1,2,3``: the same of many; what cannot be told is listed with the reason."""
-        outcome = Outcome("info_many")
         try:
             ids = _parse_ids(last_values(request.rel_url.raw_query_string).get("ids", ""))
         except SmartserveError as error:
-            return problem(error, outcome=outcome)
-        room = asyncio.Semaphore(_UNDER_WAY)
-        found = await asyncio.gather(*(self._tell(media_id, room) for media_id in ids))
-        missing = [one for one in found if "status" in one]
-        pictures = [one for one in found if "status" not in one]
-        lifetime = self._list_lifetime(missing)
-        told = {"pictures": pictures, "missing": missing}
-        return answer_json(request, told, lifetime=lifetime, outcome=outcome)
+            return problem(error, outcome=_MANY)
+        told = await self._tell_all(ids)
+        lifetime = self._list_lifetime(told["missing"])
+        return answer_json(request, told, lifetime=lifetime, outcome=_MANY)
+
+    async def posted(self, request: web.Request) -> WholeResponse:
+        """``POST /info``: as `many`, with the ids in the body; kept by nobody."""
+        try:
+            require_json(request)
+            body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self._stall_s)
+            ids = _listed_ids(body.get("ids"))
+        except SmartserveError as error:
+            return problem(error, outcome=_MANY)
+        told = orjson.dumps(await self._tell_all(ids))
+        headers = [("Content-Type", _JSON), ("Cache-Control", NO_STORE), *SECURITY]
+        return whole(HTTPStatus.OK, headers, told, outcome=_MANY)
+
+    async def preflight(self, _request: web.Request) -> WholeResponse:
+        """``OPTIONS /info``: pages of other origins may send JSON there (Fetch, CORS-preflight)."""
+        return bodiless(HTTPStatus.NO_CONTENT, _PREFLIGHT, outcome=Outcome("preflight"))
 
     async def gallery(self, request: web.Request) -> WholeResponse:
         """``/api/gallery``: the newest pictures, with what is known of them already."""
@@ -101,6 +129,15 @@ class InfoHandler:
             "next": pictures[-1].id if len(pictures) == limit else None,
         }
         return answer_json(request, told, lifetime="no-cache", outcome=outcome, security=PRIVATE)
+
+    async def _tell_all(self, ids: Sequence[int]) -> Json:
+        """What is known of each picture, in their order, and what cannot be told."""
+        room = asyncio.Semaphore(_UNDER_WAY)
+        found = await asyncio.gather(*(self._tell(media_id, room) for media_id in ids))
+        return {
+            "pictures": [one for one in found if "status" not in one],
+            "missing": [one for one in found if "status" in one],
+        }
 
     async def _tell(self, media_id: int, room: asyncio.Semaphore) -> Json:
         """The description, or an object with the ``status`` that the id alone would get."""
@@ -155,7 +192,7 @@ def answer_json(
     headers = [("Cache-Control", lifetime), ("ETag", etag), *security]
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
-    headers = [("Content-Type", "application/json"), *headers]
+    headers = [("Content-Type", _JSON), *headers]
     return whole(HTTPStatus.OK, headers, body, outcome=outcome)
 
 
@@ -178,6 +215,16 @@ def _parse_ids(text: str) -> list[int]:
     if len(parts) > MAX_IDS or not all(map(ID.fullmatch, parts)):
         raise BadParameter("ids", f"1 to {MAX_IDS} media ids of 1 to 19 digits, with commas")
     return list(dict.fromkeys(map(int, parts)))
+
+
+def _listed_ids(value: object) -> list[int]:
+    """The ``ids`` of a body, each once, in the order in which they were named."""
+    ids = [whole_number(one) for one in value] if isinstance(value, list) else []
+    valid = [one for one in ids if one is not None and 0 <= one < 10**DIGITS]
+    if not 0 < len(ids) == len(valid) <= MAX_IDS:
+        allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
+        raise BadParameter("ids", allowed)
+    return list(dict.fromkeys(valid))
 
 
 def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from proxy.web.bodies import read_json
 from proxy.web.caching import NO_STORE
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import PRIVATE, Header
-from proxy.web.ids import parse_id
+from proxy.web.ids import parse_id, whole_number
 from proxy.web.private import guarded
 from proxy.web.problems import problem
 from proxy.web.responses import PieceResponse, WholeResponse, bodiless, whole
@@ -36,8 +36,6 @@ MAX_LISTED = 10_000
 """Pending uploads in one answer; its total is the true one."""
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
-_EXACT = 2**53
-"""Up to here a number with a fraction part is exact (RFC 8259, 6)."""
 _UNREADABLE = re.compile(r"[^\x20-\x7e]")
 
 log = structlog.get_logger(__name__)
@@ -196,11 +194,9 @@ def _media_id(told: Mapping[str, Any]) -> str:
     """
     plain, address = told.get("media_id"), told.get("permanent_url")
     found = set()
-    if isinstance(plain, float) and plain.is_integer() and abs(plain) <= _EXACT:
-        plain = int(plain)  # JSON has one kind of number
     if plain is not None:
-        number = isinstance(plain, (str, int)) and not isinstance(plain, bool)
-        found.add(media_id_of(str(plain)) if number and "/" not in str(plain) else None)
+        text = plain if isinstance(plain, str) else str(whole_number(plain))
+        found.add(media_id_of(text) if "/" not in text else None)
     if address is not None:
         found.add(media_id_of(address) if isinstance(address, str) else None)
     media_id = found.pop() if len(found) == 1 else None

@@ -9,8 +9,9 @@ from proxy import __version__
 from proxy.formats import NAMES, TRAITS
 from proxy.query import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.settings import Settings, has_page, has_trial
-from proxy.web.openapi_info import info_paths, page_paths
+from proxy.web.openapi_info import info_paths
 from proxy.web.openapi_main import MEDIA_KEY, USER_TOKEN, main_paths
+from proxy.web.openapi_page import page_paths
 from proxy.web.problems import MEDIA_TYPE
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The part of the OpenAPI description that tells of pictures: ``/info``, and what the page asks."""
+"""The part of the OpenAPI description that tells of pictures: ``/info`` and ``/oembed``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 from proxy.describing import MAX_DATA_URI
 from proxy.formats import Format
-from proxy.pending import PendingStatus
+from proxy.web.ids import DIGITS
+from proxy.web.info import MAX_IDS
 from proxy.web.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -20,8 +21,14 @@ _PROBLEMS = {
     "503": "Too busy, or the database or the storage is down; see Retry-After.",
     "504": "Looking at the picture or the storage took too long.",
 }
-_ID_PATTERN = "[0-9]{1,19}"
-_TEXT: Json = {"type": ["string", "null"]}
+_BODY = {
+    "400": "The body is not what it has to be; the answer says what.",
+    "408": "The body did not come.",
+    "413": "The body is too large.",
+    "415": "The body is not application/json, or it is packed.",
+}
+ID_PATTERN = "[0-9]{1,19}"
+TEXT: Json = {"type": ["string", "null"]}
 _ADDRESS: Json = {"type": "string", "pattern": "^/"}
 _BOX: Json = {
     "type": "object",
@@ -55,13 +62,13 @@ PICTURE: Json = {
             },
         },
         "dominant_colors": {"type": "array", "items": {"type": "object"}},
-        "alt": _TEXT,
+        "alt": TEXT,
         "analysis": {
             "type": "object",
             "properties": {
                 "kind": {"type": "string"},
-                "style": _TEXT,
-                "medium": _TEXT,
+                "style": TEXT,
+                "medium": TEXT,
                 "quality_score": {"type": "integer", "minimum": 0, "maximum": 100},
                 "mood_keywords": {"type": "array", "items": {"type": "string"}},
             },
@@ -125,7 +132,7 @@ def info_paths() -> Json:
         "in": "path",
         "required": True,
         "description": "Media id of 1 to 19 digits.",
-        "schema": {"type": "string", "pattern": f"^{_ID_PATTERN}$"},
+        "schema": {"type": "string", "pattern": f"^{ID_PATTERN}$"},
         "examples": {"plain": {"value": "1"}},
     }
     ids = {
@@ -133,13 +140,14 @@ def info_paths() -> Json:
         "in": "query",
         "required": True,
         "description": "1 to 100 media ids with commas between them.",
-        "schema": {"type": "string", "pattern": f"^{_ID_PATTERN}(,{_ID_PATTERN}){{0,99}}$"},
+        "schema": {"type": "string", "pattern": f"^{ID_PATTERN}(,{ID_PATTERN}){{0,99}}$"},
         "examples": {"two": {"value": "1,2"}},
     }
     summary = "Dimensions, placeholders, colours and addresses of a picture."
     many = {
         "operationId": "infoMany",
         "summary": "The same of up to 100 pictures; what cannot be told is listed as missing.",
+        "parameters": [ids],
         "responses": {**found(_MANY), **told("400")},
     }
     return {
@@ -156,8 +164,32 @@ def info_paths() -> Json:
                 "responses": _bodiless({**found(PICTURE), **told(*_PROBLEMS)}),
             },
         },
-        "/info": {"parameters": [ids], "get": many},
+        "/info": {"get": many, "post": _posted(), "options": _preflight()},
         "/oembed": _oembed(),
+    }
+
+
+def _posted() -> Json:
+    number = {"type": "integer", "minimum": 0, "maximum": 10**DIGITS - 1}
+    ids = {"type": "array", "items": number, "minItems": 1, "maxItems": MAX_IDS}
+    body = {"type": "object", "required": ["ids"], "properties": {"ids": ids}}
+    told_of = {"description": "What is known.", "content": {"application/json": {"schema": _MANY}}}
+    return {
+        "operationId": "infoPosted",
+        "summary": "The same, with the ids in the body; other members of it are passed over.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": body, "example": {"ids": [1, 2]}}},
+        },
+        "responses": {"200": told_of, **described(_BODY)},
+    }
+
+
+def _preflight() -> Json:
+    return {
+        "operationId": "infoPreflight",
+        "summary": "What a browser asks before it sends JSON from a page of another origin.",
+        "responses": {"204": {"description": "Any origin may, with GET, HEAD and POST."}},
     }
 
 
@@ -190,137 +222,10 @@ def _oembed() -> Json:
             "responses": {
                 **found(_PHOTO),
                 **told(*_PROBLEMS),
-                **_described({"501": "The format is not spoken."}),
+                **described({"501": "The format is not spoken."}),
             },
         },
     }
-
-
-_LISTED: Json = {
-    "type": "object",
-    "required": ["id", "version", "width", "height", "thumbhash"],
-    "properties": {
-        "id": {"type": "integer"},
-        "name": _TEXT,
-        "settled": {"type": "boolean"},
-        "version": _TEXT,
-        "width": {"type": ["integer", "null"]},
-        "height": {"type": ["integer", "null"]},
-        "thumbhash": _TEXT,
-    },
-}
-_GALLERY: Json = {
-    "type": "object",
-    "required": ["pictures", "next"],
-    "properties": {
-        "pictures": {"type": "array", "items": _LISTED},
-        "next": {"type": ["integer", "null"]},
-    },
-}
-_EXPLAINED: Json = {
-    "type": "object",
-    "required": ["accept", "chosen", "formats", "why"],
-    "properties": {
-        "accept": {"type": "string"},
-        "chosen": {"enum": list(Format)},
-        "formats": {"type": "array", "items": {"type": "object"}},
-        "why": {"type": "string"},
-    },
-}
-_TOKEN: Json = {
-    "type": "object",
-    "required": ["token", "expires_in"],
-    "properties": {"token": {"type": "string"}, "expires_in": {"type": "integer"}},
-}
-_UPLOAD: Json = {
-    "type": "object",
-    "required": ["id", "status", "media_id"],
-    "properties": {
-        "id": {"type": "integer"},
-        "status": {"enum": list(PendingStatus)},
-        "media_id": {"type": ["integer", "null"]},
-    },
-}
-_HOME = {"403": "Not a browser on the machine of the server, asking by its own page."}
-
-
-def page_paths(*, trial: bool) -> Json:
-    """The addresses that the page asks, with those for who tries the server where he sits at it."""
-    before = {"name": "before", "in": "query", "schema": {"type": "string", "pattern": _ID_OR_NONE}}
-    limit = {"name": "limit", "in": "query", "schema": {"type": "string", "pattern": _LIMIT}}
-    paths = {
-        "/api/gallery": {
-            "parameters": [
-                {**before, "description": "Only those with lower ids."},
-                {**limit, "description": "How many at most."},
-            ],
-            "get": {
-                "operationId": "gallery",
-                "summary": "The newest pictures, with what is known of them already.",
-                "responses": {**found(_GALLERY), **told("400", "503")},
-            },
-        },
-        "/api/page/accept": {"get": _explained()},
-        "/api/page/accept.gif": {"get": _pixel()},
-    }
-    return paths | (_trial_paths() if trial else {})
-
-
-_ID_OR_NONE = f"^({_ID_PATTERN})?$"
-_LIMIT = "^(?:[1-9][0-9]?|100)?$"
-
-
-def _explained() -> Json:
-    return {
-        "operationId": "explainAccept",
-        "summary": "Which format the Accept header of this request gets, and why.",
-        "responses": found(_EXPLAINED),
-    }
-
-
-def _pixel() -> Json:
-    content = {"image/gif": {"schema": {"type": "string", "format": "binary"}}}
-    return {
-        "operationId": "showAccept",
-        "summary": "A pixel that tells the Accept header of its request in Server-Timing.",
-        "responses": {"200": {"description": "The pixel.", "content": content}},
-    }
-
-
-def _trial_paths() -> Json:
-    upload = {
-        "name": "id",
-        "in": "path",
-        "required": True,
-        "description": "Of an upload, 1 to 19 digits.",
-        "schema": {"type": "string", "pattern": f"^{_ID_PATTERN}$"},
-    }
-    return {
-        "/api/page/token": {
-            "get": {
-                "operationId": "trialToken",
-                "summary": "A token to upload with, for a quarter of an hour.",
-                "responses": {**_json(_TOKEN), **_described(_HOME)},
-            }
-        },
-        "/api/page/uploads/{id}": {
-            "parameters": [upload],
-            "get": {
-                "operationId": "trialUpload",
-                "summary": "How far an upload has come.",
-                "responses": {
-                    **_json(_UPLOAD),
-                    **told("400", "503"),
-                    **_described({**_HOME, "404": "There is no such upload."}),
-                },
-            },
-        },
-    }
-
-
-def _json(schema: Json) -> Json:
-    content = {"application/json": {"schema": schema}}
-    return {"200": {"description": "What was asked for.", "content": content}}
 
 
 def found(schema: Json) -> Json:
@@ -335,10 +240,11 @@ def found(schema: Json) -> Json:
 
 def told(*statuses: str) -> Json:
     """Problems by their statuses."""
-    return _described({status: _PROBLEMS[status] for status in statuses})
+    return described({status: _PROBLEMS[status] for status in statuses})
 
 
-def _described(problems: Json) -> Json:
+def described(problems: Json) -> Json:
+    """Problems by their statuses, in these words."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {"description": text, "content": {MEDIA_TYPE: schema}}

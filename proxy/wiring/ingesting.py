@@ -62,6 +62,13 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
     async with open_main_api(settings, addresses.main_api) as api, open_analyst(rooms) as analyst:
         progress, analyses = Progress(storage.writer), Analyses(storage.writer)
         shelf = Shelf(rows=storage.catalogue, inspector=rooms.inspector)
+        examiner = Examiner(
+            shelf=shelf,
+            analyst=analyst,
+            analyses=analyses,
+            progress=progress,
+            changed=storage.changed,
+        )
         steps: dict[Step, Work] = {
             Step.RETRIEVE_FILE: Retriever(
                 api=api,
@@ -71,13 +78,7 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
                 root=settings.storage_root,
                 changed=storage.changed,
             ),
-            Step.AI_VISUAL_ANALYSIS: Examiner(
-                shelf=shelf,
-                analyst=analyst,
-                analyses=analyses,
-                progress=progress,
-                changed=storage.changed,
-            ),
+            Step.AI_VISUAL_ANALYSIS: examiner,
             Step.RESIZE_OPTIMIZE: _optimiser(rooms, shelf, progress),
             Step.UPDATE_CALLBACK: Reporter(
                 api=api,
@@ -91,7 +92,8 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
         if not settings.ingest.analyse:
             # To call it completed with nothing to show would be a lie: it stays pending.
             del steps[Step.AI_VISUAL_ANALYSIS]
-        yield _ingest(rooms, api, rooms.tracing.steps(steps), progress)
+        revisits = examiner if settings.ingest.analyse else None
+        yield _ingest(rooms, api, rooms.tracing.steps(steps), progress, revisits)
 
 
 def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
@@ -110,12 +112,17 @@ def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
 
 
 def _ingest(
-    rooms: Rooms, api: HttpMainApi, steps: Mapping[Step, Work], progress: Progress
+    rooms: Rooms,
+    api: HttpMainApi,
+    steps: Mapping[Step, Work],
+    progress: Progress,
+    revisits: Examiner | None,
 ) -> Ingest:
     section, worker_id = rooms.settings.ingest, new_worker_id()
     queue = IngestQueue(rooms.storage.writer)
     attempts = Attempts(
         progress=progress,
+        deadlines=rooms.deadlines,
         settings=section,
         worker_id=worker_id,
         telemetry=rooms.metrics.ingest,
@@ -125,6 +132,7 @@ def _ingest(
         queue=queue,
         attempts=attempts,
         steps=steps,
+        revisits=revisits,
         settings=section,
         changed=rooms.storage.changed,
     )
@@ -132,6 +140,7 @@ def _ingest(
         api=api,
         queue=queue,
         taker=taker,
+        deadlines=rooms.deadlines,
         settings=section,
         worker_id=worker_id,
         woken=rooms.woken,

@@ -17,6 +17,7 @@ from proxy.describing import Describer
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.checking import Checker
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.importing import Importer
 from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
@@ -37,6 +38,7 @@ from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage
 from proxy.wiring.tracing import OFF, Tracing, asking
 from proxy.workers.admission import Admission
+from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
 from proxy.workshop import Workshop
@@ -61,16 +63,21 @@ class Rooms:
     upgrader: Upgrader
     background: WorkerPool
     workshop: Workshop
+    """For pictures that come in, not for those that visitors ask for."""
+    occupancy: Occupancy
+    """Of the workers, by pictures that come in."""
     limits: Limits
     pulse: Pulse
     """Of the loop; beats while the server listens."""
     crowd: Crowd
     planner: Planner
     finisher: Finisher
-    """As a visitor's renders, and not those of the background."""
+    """For pictures that come in, by the workers of visitors and not those of the background."""
     describer: Describer
     watch: QueueWatch
     """Of the ingest queue."""
+    deadlines: Deadlines
+    """Of a worker in this process."""
     woken: asyncio.Event
     """Set where an upload has come in here: it ends the rest of a worker in this process."""
 
@@ -110,6 +117,7 @@ async def open_rooms(
         await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
         stack.push_async_callback(rooms.describer.aclose)
+        stack.push_async_callback(rooms.deadlines.aclose)
         stack.push_async_callback(rooms.delivery.aclose)
         stack.callback(rooms.admission.close)
         yield rooms
@@ -121,7 +129,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
     metrics, costs, pulse = Metrics(), Costs(), Pulse()
     crowd = Crowd(admission, pulse)
     rules = _rules(settings, pool.hello)
-    checker = _checker(settings, rules, pool, admission)
+    occupancy = Occupancy()
+    checker = _checker(settings, rules, pool, admission, occupancy)
     planner = Planner(rules)
     inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
     background = _background(settings)
@@ -137,7 +146,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
         learn=_learner(storage, inspector),
     )
     storage.forgetters.append(upgrader.forget)
-    finisher = _finisher(settings, rules, storage, workshop, tracing)
+    uploads = workshop.counted_by(occupancy)
+    finisher = _finisher(settings, rules, storage, uploads, tracing)
     describer = Describer(
         workshop=workshop,
         inspector=inspector,
@@ -188,7 +198,8 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
         tracing=tracing,
         upgrader=upgrader,
         background=background,
-        workshop=workshop,
+        workshop=uploads,
+        occupancy=occupancy,
         limits=rules.limits,
         pulse=pulse,
         crowd=crowd,
@@ -196,6 +207,7 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
         finisher=finisher,
         describer=describer,
         watch=QueueWatch(partial(queue_report, storage.writer)),
+        deadlines=Deadlines(settings.ingest),
         woken=asyncio.Event(),
     )
 
@@ -218,10 +230,13 @@ async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
         )
 
 
-def _checker(settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission) -> Checker:
+def _checker(
+    settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission, occupancy: Occupancy
+) -> Checker:
     return Checker(
         pool=pool,
         admission=admission,
+        occupancy=occupancy,
         limits=rules.limits,
         max_bytes=settings.storage.max_original_bytes,
     )

@@ -132,6 +132,7 @@ def _analyses(rooms: Rooms) -> AnalysisHandler:
 
 
 def _info(rooms: Rooms) -> InfoHandler:
+    server = rooms.settings.server
     return InfoHandler(
         database=rooms.storage.database,
         listing=rooms.storage.catalogue,
@@ -139,6 +140,7 @@ def _info(rooms: Rooms) -> InfoHandler:
         describer=rooms.describer,
         planner=rooms.planner,
         lifetimes=rooms.settings.lifetimes,
+        stall_s=server.header_timeout_s or server.keepalive_s,
     )
 
 
@@ -181,4 +183,6 @@ def _statistics(rooms: Rooms, runner: Runner) -> Sources:
         store=rooms.storage.store,
         ingest=rooms.watch.statistics,
         spans=rooms.tracing.statistics,
+        uploads=rooms.occupancy.statistics,
+        deadlines=rooms.deadlines.statistics,
     )

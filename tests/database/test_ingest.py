@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -55,8 +56,10 @@ async def offer(queue: IngestQueue, *numbers: int) -> int:
     return await queue.offer([upload(one) for one in numbers], settled_before=await queue.now())
 
 
-async def claimed(queue: IngestQueue, worker: str = "w1", *, healing: bool = False) -> Item:
-    item = await queue.claim(worker, healing=healing)
+async def claimed(
+    queue: IngestQueue, worker: str = "w1", state: ItemState = ItemState.QUEUED
+) -> Item:
+    item = await queue.claim(worker, state)
     assert item is not None
     return item
 
@@ -211,13 +214,59 @@ async def test_a_failure_is_healed_when_it_is_due_with_its_attempts_back(
     await progress.begin(item.lease, Step.RETRIEVE_FILE, worker_id="w1")
     await queue.fail(item.lease, "the main API is down", again_in_s=500)
     assert await queue.claim("w1") is None
-    assert await queue.claim("w1", healing=True) is None
+    assert await queue.claim("w1", ItemState.FAILED) is None
     assert await queue.due_in_s(healing=True) == pytest.approx(500, abs=5)
     assert await queue.due_in_s(healing=False) is None
     backend.run(url, "UPDATE ingest_items SET not_before = 1; SELECT 1")
-    healed = await claimed(queue, healing=True)
+    healed = await claimed(queue, state=ItemState.FAILED)
     assert (healed.heals, healed.owed) == (1, False)
     assert healed.steps[Step.RETRIEVE_FILE].attempts == 0
+
+
+async def test_what_is_incomplete_is_done_and_comes_up_again_when_it_is_due(
+    queue: IngestQueue, writer: Writer, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1)
+    await queue.finish_incomplete((await claimed(queue)).lease, again_in_s=500)
+    assert (await queue_report(writer)).states[ItemState.INCOMPLETE] == 1
+    assert await queue.due_in_s(healing=True) is None
+    for state in ItemState:
+        assert await queue.claim("w1", state) is None
+    backend.run(url, "UPDATE ingest_items SET not_before = 1; SELECT 1")
+    first = await claimed(queue, state=ItemState.INCOMPLETE)
+    assert (first.revisited, first.heals, first.owed) == (True, 1, False)
+    await queue.leave(first.lease, again_in_s=-1)
+    again = await claimed(queue, state=ItemState.INCOMPLETE)
+    assert again.heals == 2
+    await queue.leave(again.lease, again_in_s=None)
+    assert await queue.claim("w1", ItemState.INCOMPLETE) is None
+    report = await queue_report(writer)
+    assert (report.states[ItemState.DONE], report.finished_last_hour, report.stuck) == (1, 1, 0)
+
+
+async def test_who_dies_over_what_is_incomplete_has_asked_once(
+    queue: IngestQueue, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1)
+    await queue.finish_incomplete((await claimed(queue)).lease, again_in_s=-1)
+    await claimed(queue, state=ItemState.INCOMPLETE)
+    assert await queue.claim("w2", ItemState.INCOMPLETE) is None
+    backend.run(url, "UPDATE ingest_items SET lease_until = 1; SELECT 1")
+    after = await claimed(queue, "w2", state=ItemState.INCOMPLETE)
+    assert (after.heals, after.taken_over) == (2, True)
+
+
+async def test_what_is_incomplete_and_pending_there_again_is_told_again(
+    queue: IngestQueue, progress: Progress
+) -> None:
+    await offer(queue, 1)
+    item = await claimed(queue)
+    for step in Step:
+        await progress.note(item.lease, step, StepState.COMPLETED)
+    await queue.finish_incomplete(item.lease, again_in_s=500)
+    assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
+    again = await claimed(queue)
+    assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
 
 
 async def test_a_failure_for_good_is_owed_until_it_was_told(
@@ -230,7 +279,7 @@ async def test_a_failure_for_good_is_owed_until_it_was_told(
     assert media is not None
     assert media.status == "failed"
     await queue.tell_later(item.lease, again_in_s=-1)
-    again = await claimed(queue, healing=True)
+    again = await claimed(queue, state=ItemState.FAILED)
     assert again.owed
     await queue.told(again.lease)
     assert await queue.due_in_s(healing=True) is None
@@ -276,7 +325,7 @@ async def test_what_failed_and_is_pending_there_again_is_told_again(queue: Inges
     await queue.fail_for_good(item.lease, "corrupt")
     await queue.told(item.lease)
     assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
-    assert (await claimed(queue, healing=True)).owed
+    assert (await claimed(queue, state=ItemState.FAILED)).owed
 
 
 async def test_facts_are_known_from_filing_to_the_end(
@@ -361,10 +410,19 @@ async def test_the_report_counts_by_state_and_step(
     await queue.fail((await claimed(queue)).lease, "down", again_in_s=60)
     backend.run(url, "UPDATE ingest_items SET created_at = 1; SELECT 1")
     report = await queue_report(writer)
-    assert report.states == {"queued": 1, "done": 1, "failed": 1}
+    assert report.states == {"queued": 1, "done": 1, "incomplete": 0, "failed": 1}
     assert report.steps[Step.RETRIEVE_FILE] == {"pending": 1, "completed": 1, "failed": 0}
     assert report.attempts[Step.RETRIEVE_FILE] == 1
     assert (report.stuck, report.failed_for_good, report.finished_last_hour) == (2, 0, 1)
+    assert report.oldest_s == pytest.approx(time.time(), abs=600)
+
+
+async def test_a_report_on_nothing_has_no_oldest(queue: IngestQueue, writer: Writer) -> None:
+    assert (await queue_report(writer)).oldest_s == 0
+    await offer(queue, 1)
+    assert 0 <= (await queue_report(writer)).oldest_s < 60
+    await queue.finish((await claimed(queue)).lease)
+    assert (await queue_report(writer)).oldest_s == 0
 
 
 async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: IngestQueue) -> None:

@@ -12,11 +12,14 @@ import aiohttp
 import pytest
 import yaml
 
+from proxy.pending import UPLOAD_FIELDS
 from proxy.query import WIDTHS
 from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.programs import DEPLOY
 from tests.deploy.watch import Prometheus, board, panels, prometheus, queries
 from tests.faults.asking import ask
+from tests.platform.pictures import Picture, jpeg
+from tests.platform.sending import SECRET, send
 from tests.serving import CHROME, Library
 
 _WITHIN_S = 100.0
@@ -32,13 +35,18 @@ async def until(done: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.fixture
 async def watched(started: Started, library: Library, tmp_path: Path) -> AsyncIterator[Prometheus]:
-    """A Prometheus that watches a server which is asked for pictures all the time."""
-    server = await started(TWO_STAGES)
+    """A Prometheus that watches a server that is asked for pictures, and given some, on and on."""
+    server = await started({**TWO_STAGES, "users": {"jwt_secret": SECRET}})
     with prometheus(tmp_path / "prometheus", target=server.port) as one:
-        visitors = asyncio.create_task(_visit(server.base, sorted(library.ids.values())))
+        users = [
+            asyncio.create_task(_visit(server.base, sorted(library.ids.values()))),
+            asyncio.create_task(_upload(server.base)),
+        ]
         yield one
-        visitors.cancel()
-        await asyncio.gather(visitors, return_exceptions=True)
+        assert not [user for user in users if user.done()]
+        for user in users:
+            user.cancel()
+        await asyncio.gather(*users, return_exceptions=True)
 
 
 async def _visit(base: str, ids: list[int]) -> None:
@@ -56,9 +64,18 @@ async def _visit(base: str, ids: list[int]) -> None:
             await asyncio.sleep(0.1)
 
 
+async def _upload(base: str) -> None:
+    """A small picture a second, of all kinds in turn."""
+    for number, field in enumerate(cycle(UPLOAD_FIELDS), start=1):
+        await send(
+            base, number, Picture("small.jpg", field, jpeg(160, 120, seed=number), servable=True)
+        )
+        await asyncio.sleep(1)
+
+
 async def test_every_query_of_the_dashboard_has_an_answer(watched: Prometheus) -> None:
     left = queries()
-    assert len(left) >= 50
+    assert len(left) >= 65
 
     async def all_answered() -> bool:
         for name, query in list(left.items()):

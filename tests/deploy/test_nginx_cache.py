@@ -212,3 +212,19 @@ async def test_an_upload_is_passed_on_whole_and_nothing_else_there(
             assert answer.status == 401
         async with pair.client.get("/users/me") as answer:
             assert answer.status == 403
+
+
+async def test_the_ids_of_many_pictures_are_passed_on_from_any_origin(
+    pair: Pair, library: Library
+) -> None:
+    ids = [library.ids["photo"], library.ids["logo"]]
+    async with pair.client.post("/info", json={"ids": ids}) as answer:
+        assert [one["id"] for one in (await answer.json())["pictures"]] == ids
+    async with pair.client.options("/info") as answer:
+        assert answer.status == 204
+        assert answer.headers["Access-Control-Allow-Headers"] == "Content-Type"
+    async with pair.client.post("/info", data=bytes(20_000)) as answer:
+        assert answer.status == 413
+    for method, target in (("PUT", "/info"), ("POST", f"/info/{ids[0]}")):
+        async with pair.client.request(method, target) as answer:
+            assert answer.status == 403

@@ -19,12 +19,14 @@ from tests.faults.outage import FRESH, moved_in
 from tests.faults.tcpproxy import TcpProxy
 from tests.mariadb import MariaDB
 from tests.mounts import Mount
+from tests.platform.pictures import Picture, jpeg
+from tests.platform.sending import SECRET, send
 from tests.serving import Library
 
 pytestmark = pytest.mark.drill
 
 _WITHIN_S = 60.0
-DATABASE, RENDERS, DISK, LOOP = "1", "2", "3", "4"
+DATABASE, RENDERS, DISK, LOOP, UPLOADS = "1", "2", "3", "4", "5"
 """With what the titles of the panels begin."""
 
 
@@ -106,6 +108,20 @@ async def test_saturated_renders_are_seen(
             found = await seen(watched, RENDERS)
     # Where workers and server share two cores, the server is short of one as well.
     assert found - {LOOP} == {RENDERS}
+
+
+async def test_uploads_that_hold_the_workers_are_seen(
+    library: Library, started: Started, tmp_path: Path
+) -> None:
+    """With a few visitors, who alone would not keep the workers busy."""
+    server = await started({"users": {"jwt_secret": SECRET}, "ingest": {"at_once": 2}})
+    picture = Picture("large.jpg", "logo_image", jpeg(1600, 1200, seed=1), servable=True)
+    with prometheus(tmp_path / "prometheus", target=server.port) as watched:
+        for user in range(1, 41):
+            await send(server.base, user, picture)
+        async with visitors(server.base, misses(library.ids.values()), at_once=1):
+            found = await seen(watched, UPLOADS)
+    assert found - {RENDERS, LOOP} == {UPLOADS}
 
 
 async def test_a_full_disk_is_seen(

@@ -108,7 +108,7 @@ async def test_status_tells_how_uploads_stand(
     fake.add(picture(2))
     told, _ = await (await start(environment, "status", "--json")).communicate()
     report = json.loads(told)
-    assert report["states"] == {"queued": 0, "done": 1, "failed": 1}
+    assert report["states"] == {"queued": 0, "done": 1, "incomplete": 0, "failed": 1}
     assert report["main_api"] == {"pending": 1}
     assert report["failures"][0]["main_api_id"] == 2
     assert report["steps"]["retrieve_file"] == {"pending": 0, "completed": 1, "failed": 1}

@@ -12,6 +12,7 @@ import pytest
 from proxy.analysis import Analysis, merge
 from proxy.database.ingest import IngestQueue
 from proxy.database.progress import Progress
+from proxy.database.queue_report import queue_report
 from proxy.database.upgrade import upgrade
 from proxy.database.writing import Writer
 from proxy.errors import (
@@ -27,10 +28,11 @@ from proxy.errors import (
 )
 from proxy.findings import DetectedObject, Kind, Quality, Unseen
 from proxy.ingest.attempts import Attempts, Work
+from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.examining import focus_of
 from proxy.ingest.judging import heals, reason_of
 from proxy.ingest.taking import Outcome, Taker, heal_wait_s
-from proxy.intake import Item, StepState, Upload
+from proxy.intake import Item, ItemState, StepState, Upload
 from proxy.jobs import AnalysisResult
 from proxy.media import DataType, Focus
 from proxy.metrics import Metrics
@@ -59,24 +61,45 @@ class Script:
         return work
 
 
+class Looks:
+    """Who is asked again, and what comes of it."""
+
+    def __init__(self) -> None:
+        self.awaited = False
+        self.answers: list[bool | SmartserveError] = []
+
+    async def awaits(self, _item: Item) -> bool:
+        return self.awaited
+
+    async def again(self, _item: Item) -> bool:
+        answer = self.answers.pop(0)
+        if isinstance(answer, SmartserveError):
+            raise answer
+        return answer
+
+
 class Bench:
     """A queue with one upload, and a taker over scripted steps."""
 
     def __init__(self, writer: Writer, settings: IngestSettings) -> None:
+        self.writer = writer
         self.queue, self.progress = IngestQueue(writer), Progress(writer)
         self.script = Script(self.progress)
         self.metrics = Metrics()
         self.api = QuietApi()
+        self.looks = Looks()
         self.taker = Taker(
             api=self.api,
             queue=self.queue,
             attempts=Attempts(
                 progress=self.progress,
+                deadlines=Deadlines(settings),
                 settings=settings,
                 worker_id="w",
                 telemetry=self.metrics.ingest,
             ),
             steps={step: self.script.step(step) for step in Step},
+            revisits=self.looks,
             settings=settings,
             changed=lambda _: None,
         )
@@ -88,7 +111,7 @@ class Bench:
         return await self.taker.take(item)
 
     async def again(self) -> Item:
-        item = await self.queue.claim("w", healing=True)
+        item = await self.queue.claim("w", ItemState.FAILED)
         assert item is not None
         return item
 
@@ -98,7 +121,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     url, database = f"sqlite+aiosqlite:///{tmp_path / 'media.db'}", DatabaseSettings()
     await upgrade(url, database)
     writer = Writer(url, database, lease_s=60)
-    settings = IngestSettings(first_wait_s=0.001, max_wait_s=0.01, heal_after_s=0.001)
+    settings = IngestSettings(
+        first_wait_s=0.001, max_wait_s=0.01, heal_after_s=0.001, ask_again_s=(0.001, 0.001)
+    )
     yield Bench(writer, settings)
     await writer.close()
 
@@ -126,6 +151,33 @@ async def test_an_analysis_that_fails_for_good_fails_that_step_and_not_the_pictu
 ) -> None:
     bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [UndecodableSource("no"), QueueFull("full")]
     assert await bench.take() is Outcome.DONE
+    assert bench.script.done == list(Step)
+    assert bench.api.cleaned == []
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(QueueFull("full"), ItemState.INCOMPLETE), (UndecodableSource("no"), ItemState.DONE)],
+)
+async def test_an_analysis_that_is_missing_is_made_later_where_that_may_help(
+    bench: Bench, error: SmartserveError, state: ItemState
+) -> None:
+    bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [error] * 3
+    assert await bench.take() is Outcome.DONE
+    assert (await queue_report(bench.writer)).states[state] == 1
+
+
+async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None:
+    """Whether nobody answers or something fails, the picture stays as it is."""
+    bench.looks.awaited = True
+    bench.looks.answers = [False, SourceUnavailable("away")]
+    assert await bench.take() is Outcome.DONE
+    for _ in range(2):
+        await asyncio.sleep(0.01)
+        item = await bench.queue.claim("w", ItemState.INCOMPLETE)
+        assert item is not None
+        assert await bench.taker.take(item) is Outcome.UNSEEN
+    assert (await queue_report(bench.writer)).states[ItemState.DONE] == 1
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
 

@@ -129,6 +129,22 @@ async def test_a_picture_is_shown_in_the_best_format_and_size(host: Host) -> Non
     assert re.search(r"/serve/2\?w=828&v=[0-9a-f]{16}$", url)
 
 
+async def test_a_script_there_may_post_the_ids_of_many_pictures(host: Host, base: str) -> None:
+    """The browser asks by OPTIONS first, and hands the answer on, which another origin gave."""
+    page = await host.show("")
+    told = await page.evaluate(
+        """async (url) => {
+          const headers = { "Content-Type": "application/json" };
+          const body = JSON.stringify({ ids: [2, 1, 9999] });
+          const answer = await fetch(url, { method: "POST", headers, body });
+          return answer.json();
+        }""",
+        f"{base}/info",
+    )
+    assert [one["id"] for one in told["pictures"]] == [2, 1]
+    assert [one["id"] for one in told["missing"]] == [9999]
+
+
 async def test_the_page_does_not_jump_where_its_shape_is_written(host: Host) -> None:
     shape = 'style="display: block; aspect-ratio: 768/512"'
     page = await host.show(f'<smart-image media-id="2" {shape} alt=""></smart-image><p>below</p>')

@@ -35,6 +35,12 @@ class Picture:
     """Whether it is to end as a picture; else as a failure that has a reason."""
 
 
+def jpeg(width: int, height: int, *, seed: int) -> bytes:
+    """A picture of noise, another one for each seed."""
+    noise = random.Random(seed).randbytes(width * height * 3)
+    return _encoded(Image.frombytes("RGB", (width, height), noise), "JPEG")
+
+
 def uploads(count: int, *, seed: int = 1) -> list[Picture]:
     """So many: one in twenty cannot be taken in, the others are pictures.
 

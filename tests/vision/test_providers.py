@@ -359,3 +359,25 @@ def test_what_was_too_much_put_aside_is_given_back() -> None:
     budget.settle(Cost(0.9, 90), Cost(0.1, 10))
     budget.reserve(Cost(0.9, 90))
     assert budget.statistics() == {"requests": 2, "usd": 1.0, "tokens": 100}
+
+
+@both
+async def test_a_kept_answer_says_the_same_and_costs_nothing(
+    name: str, service: Service, open_provider: Open
+) -> None:
+    service.acts = [GOOD[name]]
+    provider = await open_provider(name)
+    found = await look(provider)
+    spent = provider.budget.statistics()
+    assert provider.recall(json.loads(json.dumps(found.raw))) == found
+    assert (len(service.requests), provider.budget.statistics()) == (1, spent)
+
+
+@both
+@pytest.mark.parametrize("raw", [{}, [], "", 7, {"responses": 1, "choices": [1]}], ids=repr)
+async def test_what_is_no_kept_answer_is_an_error(
+    name: str, raw: object, open_provider: Open
+) -> None:
+    provider = await open_provider(name)
+    with pytest.raises(AnalysisError):
+        provider.recall(raw)

@@ -205,6 +205,10 @@ async def test_what_came_before_it_is_answered(server: Serving) -> None:
     [
         b"GET /users/me",
         b"DELETE /api/media/complete/1",
+        b"GET /info",
+        b"OPTIONS /info",
+        b"POST /info/",
+        b"POST /info/1",
         b"PATCH /users/me/",
         b"PATCH /users/me2",
         b"PATCH //users/me",
@@ -215,22 +219,34 @@ async def test_what_came_before_it_is_answered(server: Serving) -> None:
 async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line: bytes) -> None:
     sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     (answer,) = await told(server, sent + SECOND, SECOND)
-    assert answer.status == (400 if line.startswith((b"GET", b"DELETE")) else 413)
+    assert answer.status == (400 if line.startswith((b"GET", b"DELETE", b"OPTIONS")) else 413)
 
 
-@pytest.mark.parametrize("line", [b"PUT /users/me", b"PATCH /api/media/complete/1"])
-async def test_there_another_method_is_told_which_is_right(server: Serving, line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        (b"PUT /users/me", "PATCH"),
+        (b"PATCH /api/media/complete/1", "POST"),
+        (b"PUT /info", "GET,HEAD,OPTIONS,POST"),
+    ],
+)
+async def test_there_another_method_is_told_which_is_right(
+    server: Serving, line: bytes, allowed: str
+) -> None:
     sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
     (answer,) = await told(server, sent + SECOND, SECOND)
     assert answer.status == 405
-    assert answer.headers["allow"] == ("PATCH" if b"users" in line else "POST")
+    assert answer.headers["allow"] == allowed
     assert answer.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("line", [b"PATCH /users/me", b"POST /api/media/complete/1?x=y"])
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [(b"PATCH /users/me", 401), (b"POST /api/media/complete/1?x=y", 401), (b"POST /info", 415)],
+)
 @pytest.mark.parametrize("step", [1, 10_000])
 async def test_a_body_that_is_let_through_hides_no_request(
-    server: Serving, line: bytes, step: int
+    server: Serving, line: bytes, status: int, step: int
 ) -> None:
     """Whether it is read or refused, and in whatever pieces it comes."""
     head = line + b" HTTP/1.1\r\nHost: x\r\n"
@@ -242,7 +258,7 @@ async def test_a_body_that_is_let_through_hides_no_request(
         whole = SECOND + head + lines + body + SECOND + SECOND
         pieces = [whole[at : at + step] for at in range(0, len(whole), step)]
         raw = await exchange(server.client.host, server.client.port or 0, *pieces, pause_s=0)
-        assert [one.status for one in answers(raw)] == [200, 401]
+        assert [one.status for one in answers(raw)] == [200, status]
 
 
 async def test_a_hot_answer_is_no_way_around_it(server: Serving, library: Library) -> None:

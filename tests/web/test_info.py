@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientResponse
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from PIL import Image
 
@@ -19,10 +22,11 @@ from proxy.formats import Format
 from proxy.media import MediaFacts
 from proxy.query import WIDTHS
 from proxy.web.descriptions import ladder, srcset, version_of
-from proxy.web.info import MAX_IDS
+from proxy.web.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.openapi_info import PICTURE
 from tests.serving import CHROME, Library, Serve, Serving
 from tests.web.plans import FACTS
+from tests.web.wire import answers, exchange
 
 NAMES = ("large", "photo", "logo", "badge")
 
@@ -174,9 +178,133 @@ async def test_a_comma_may_be_encoded(server: Serving) -> None:
     assert "max-age=3600" in answer.headers["Cache-Control"]
 
 
-async def test_a_body_is_not_taken(server: Serving) -> None:
-    answer = await server.client.post("/info", json={"ids": [1, 2]})
-    assert answer.status in (405, 413)
+async def test_many_are_told_to_who_posts_their_ids_as_to_who_gets_them(server: Serving) -> None:
+    answer = await server.client.post("/info", json={"ids": [3, 99, 1, 3, 1.0], "more": None})
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    got = await server.client.get("/info?ids=3,99,1,3,01")
+    assert await answer.json() == await got.json()
+
+
+async def test_what_was_posted_is_kept_by_nobody_and_read_by_pages_of_any_origin(
+    server: Serving,
+) -> None:
+    answer = await server.client.post("/info", json={"ids": [1]})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "ETag" not in answer.headers
+
+
+IDS = f"ids must be a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to 19 digits"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        *(None, [], {}, 1, "1,2", ["1"], [1, None], [True], [1.5], [-1], [[1]]),
+        *([10**19], [10**100], list(range(MAX_IDS + 1)), [1] * (MAX_IDS + 1)),
+    ],
+    ids=repr,
+)
+async def test_a_list_of_ids_that_is_none_is_told_what_it_has_to_be(
+    ids: object, server: Serving
+) -> None:
+    answer = await server.client.post("/info", json={"ids": ids})
+    assert (answer.status, answer.content_type) == (400, "application/problem+json")
+    told = await answer.json()
+    assert (told["detail"], told["parameter"]) == (IDS, "ids")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_the_longest_ids_fit_into_a_body_however_it_is_written(server: Serving) -> None:
+    ids = list(range(10**19 - MAX_IDS, 10**19))
+    body = json.dumps({"ids": ids}, indent=8).encode()
+    answer = await posted(server, body)
+    assert answer.status == 200
+    assert [one["status"] for one in (await answer.json())["missing"]] == [404] * MAX_IDS
+
+
+async def posted(server: Serving, body: bytes, **headers: str) -> ClientResponse:
+    headers = {"Content-Type": "application/json"} | headers
+    return await server.client.post("/info", data=body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[1, 2]", 400),
+        (b"{}", 400),
+        (b'{"ids": [1, 2]}' + b" " * MAX_BODY_BYTES, 413),
+    ],
+)
+async def test_a_body_that_is_not_what_it_has_to_be_is_a_problem(
+    body: bytes, status: int, server: Serving
+) -> None:
+    answer = await posted(server, body)
+    assert (answer.status, answer.content_type) == (status, "application/problem+json")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_a_body_that_comes_in_pieces_is_counted(server: Serving) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"ids": [1, 2]'
+        for _ in range(MAX_BODY_BYTES // 1024):
+            yield b" " * 1024
+        yield b"}"
+
+    headers = {"Content-Type": "application/json"}
+    answer = await server.client.post("/info", data=pieces(), headers=headers)
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": ""},
+        {"Content-Encoding": "gzip"},
+    ],
+)
+async def test_a_body_of_another_kind_is_refused(headers: dict[str, str], server: Serving) -> None:
+    answer = await posted(server, b'{"ids": [1]}', **headers)
+    assert answer.status == 415
+    assert "Content-" in (await answer.json())["detail"]
+
+
+async def test_json_may_name_its_charset(server: Serving) -> None:
+    kind = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert (await posted(server, b'{"ids": [1]}', **kind)).status == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
+    server = await serve(server={"header_timeout_s": 0.5})
+    head = b"POST /info HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    sent = head + b"Content-Length: 99\r\n\r\n{"
+    (answer,) = answers(await exchange(server.client.host, server.client.port or 0, sent))
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+
+
+async def test_a_page_of_another_origin_may_ask_whether_it_may_post(server: Serving) -> None:
+    asked = {
+        "Origin": "https://elsewhere.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    answer = await server.client.options("/info", headers=asked)
+    assert (answer.status, await answer.read()) == (204, b"")
+    assert "Content-Length" not in answer.headers
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    assert answer.headers["Access-Control-Allow-Headers"] == "Content-Type"
+    assert (await server.client.get("/info?ids=1")).status == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_other_methods_are_told_what_is_allowed(method: str, server: Serving) -> None:
+    answer = await server.client.request(method, "/info")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD,OPTIONS,POST")
 
 
 async def test_one_picture_is_looked_at_once(server: Serving) -> None:
@@ -219,8 +347,11 @@ async def test_a_stored_analysis_lends_its_words(serve: Serve, data_dir: Path) -
 async def test_answers_are_counted_by_their_route(server: Serving) -> None:
     await told(server, 1)
     await server.client.get("/info?ids=1")
+    await server.client.post("/info", json={"ids": [1]})
+    await server.client.options("/info")
     assert server.metric("smartserve_requests_total", route="info") == 1
-    assert server.metric("smartserve_requests_total", route="info_many") == 1
+    assert server.metric("smartserve_requests_total", route="info_many") == 2
+    assert server.metric("smartserve_requests_total", route="preflight") == 1
 
 
 def sized(width: int, height: int) -> MediaFacts:
