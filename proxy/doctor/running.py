@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from proxy.doctor import Diagnosis, Obstacle, skipped, warned, well
+from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.figures import as_time
 from proxy.errors import NoAnswer
 from proxy.visitor import Visitor
@@ -164,6 +164,15 @@ def judge_errors(seen: Figures) -> Diagnosis:
         " away here; over the limit: server.max_connections, LimitNOFILE="
     )
     return warned(f"{_listed(found)} {_NOT_FOR_LONG}", advice)
+
+
+def judge_steps(seen: Figures) -> Diagnosis:
+    """Whether steps of uploads were given up and cannot even be ended."""
+    hanging = seen.total("smartserve_ingest_steps_hanging")
+    if not hanging:
+        return well("none hangs")
+    advice = "step_hangs in the log names the steps: see the mount of the storage they wait for"
+    return failed(f"{hanging:g} given up, and not back", advice)
 
 
 def judge_sandbox(seen: Figures) -> Diagnosis:

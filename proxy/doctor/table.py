@@ -95,6 +95,7 @@ RUNNING: tuple[Check[Figures], ...] = (
     Check("disk failures", running.judge_disk, "The rendition disk fails"),
     Check("database failures", running.judge_database, "The database is away"),
     Check("source failures", running.judge_sources, "Originals cannot be opened"),
+    Check("upload steps", running.judge_steps, "Steps of uploads hang"),
     Check("errors", running.judge_errors, "Many errors"),
 )
 PICTURE: tuple[Check[PictureSeen], ...] = (

@@ -251,6 +251,7 @@ def histogram(name: str, below: Mapping[str, int], labels: str = "") -> str:
             "timeout 1",
             "mount",
         ),
+        ("smartserve_ingest_steps_hanging 2", "upload steps", "2 given up", "step_hangs"),
         (
             'smartserve_requests_total{status="500",source="none"} 1',
             "errors",

@@ -61,6 +61,7 @@ def test_each_alert_that_a_check_can_tell_is_told_by_one() -> None:
         "Finals fall behind",
         "Uploads are not processed",
         "Uploads fail",
+        "Analyses lack an answer",
     }
 
 
