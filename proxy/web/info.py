@@ -32,7 +32,7 @@ from proxy.web.responses import WholeResponse, bodiless, whole
 from proxy.web.serve import servable
 
 MAX_IDS = 100
-"""By GET and by POST: first looks at so many take the two workers that may be had 5 s."""
+"""By GET and by POST: first looks at so many took 14 s on two busy cores, later ones 0.06 s."""
 MAX_BODY_BYTES = 16 * 1024
 """`MAX_IDS` of the longest ids, each on a line of its own, take a fifth of this."""
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
