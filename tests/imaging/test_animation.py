@@ -74,6 +74,16 @@ def test_a_frame_that_comes_again_at_once_is_one_that_is_shown_longer(fmt: Forma
         assert np.abs(pixel - colour).max() <= 8
 
 
+@pytest.mark.parametrize("fmt", [Format.WEBP, Format.GIF])
+@pytest.mark.parametrize("delay", [0, 10])
+def test_delays_that_no_browser_keeps_to_are_what_browsers_make_of_them(
+    delay: int, fmt: Format
+) -> None:
+    red, green = stills(COLOURS[:2])
+    source = gif_of([red, red, red, green], [delay] * 3 + [20])
+    assert durations(studio.rendered(source, fmt, animated=True)) == [300, 20]
+
+
 def test_no_frame_is_shown_longer_than_a_gif_can_say() -> None:
     red, green = stills(COLOURS[:2])
     source = gif_of([red, red, red, green], [300_000, 300_000, 300_000, 100])
