@@ -15,11 +15,17 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-async def aside(work: Callable[[], _T], *, release: Callable[[_T], object] | None = None) -> _T:
+async def aside(
+    work: Callable[[], _T],
+    *,
+    release: Callable[[_T], object] | None = None,
+    abandon: Callable[[], object] = lambda: None,
+) -> _T:
     """What some blocking work gives; how much goes on at once is for the caller to bound.
 
     Cancelled, it goes on waiting until the work has ended, which uses what the caller would put
-    away, and has ``release`` take the result. Only cancelled once more does it leave it behind.
+    away: ``abandon`` tells the work to stop where it can, ``release`` takes the result. Only
+    cancelled once more does it leave it behind.
     """
     job: Future[_T] = Future()
     job.set_running_or_notify_cancel()
@@ -28,6 +34,7 @@ async def aside(work: Callable[[], _T], *, release: Callable[[_T], object] | Non
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
+        abandon()
         await asyncio.wait([working])
         if working.exception() is None and release is not None:
             release(working.result())

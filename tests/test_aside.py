@@ -63,18 +63,29 @@ async def test_as_many_go_on_as_are_begun() -> None:
     assert await asyncio.gather(*waiting) == [True] * 40
 
 
-def test_a_process_ends_with_a_call_that_hangs(tmp_path: Path) -> None:
+HANGS = (
+    "aside(fifo.read_bytes)",
+    "LocalSources(fifo.parent, StorageSettings()).add('bulk/a.jpg', fifo)",
+)
+
+
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_process_ends_with_a_call_that_hangs(hang: str, tmp_path: Path) -> None:
+    """Cancelled at its deadline, and once more as the process ends."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     script = (
         "import asyncio, pathlib, sys\n"
         "from proxy.aside import aside\n"
+        "from proxy.settings import StorageSettings\n"
+        "from proxy.sources.local import LocalSources\n"
         "async def main():\n"
-        "    hang = pathlib.Path(sys.argv[1]).read_bytes\n"
-        "    task = asyncio.create_task(aside(hang))\n"
+        "    fifo = pathlib.Path(sys.argv[1])\n"
+        f"    task = asyncio.create_task({hang})\n"
         "    await asyncio.wait([task], timeout=0.1)\n"
         "    task.cancel()\n"
         "    await asyncio.wait([task], timeout=0.1)\n"
+        "    assert not task.done()\n"
         "asyncio.run(main())\n"
     )
     command = [sys.executable, "-c", script, str(fifo)]

@@ -83,7 +83,8 @@ class LocalSources:
 
         Directories are made as needed. The file appears whole and at once, and when this returns
         it is on the disk. A descriptor is read from where it stands and stays the caller's. There
-        is no time limit; a cancellation waits for the piece under way and leaves nothing behind.
+        is no time limit; a cancellation waits for the piece under way and leaves nothing behind. A
+        second one does not wait.
 
         Raises:
             SourceMissing: the path cannot be below the root, or leads through a file or a link.
@@ -94,13 +95,7 @@ class LocalSources:
         abandoned = Event()
         # Not in the threads of those who open: writing may hang where reading does not.
         work = partial(self._add, path, source, abandoned.is_set)
-        copying = asyncio.ensure_future(self._counted(aside(work)))
-        try:
-            return await asyncio.shield(copying)
-        except asyncio.CancelledError:
-            abandoned.set()
-            await asyncio.wait([copying])
-            raise
+        return await self._counted(aside(work, abandon=abandoned.set))
 
     async def remove(self, path: str) -> bool:
         """Take an original away, durably; False where there is none. Raises as `open` does."""
