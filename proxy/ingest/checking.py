@@ -42,8 +42,9 @@ class Checker:
             SourceTooLarge, UndecodableSource, UnsupportedSource: it is none, or a damaged one.
             CapacityError: no worker is free in time.
         """
+        # Before a place is taken, which visitors wait for: a storage may hang.
+        await aside(lambda: self._look(descriptor))
         async with self._admission.enter():
-            await aside(lambda: self._look(descriptor))
             with self._occupancy.job() as taken:
                 job = ProbeJob(self._limits, strict=True)
                 return await self._pool.run(job, descriptor, begun=taken)
