@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from proxy.analysis import AWAITED, Analysis, merge
 from proxy.errors import AnalysisError, BudgetSpent, ProviderUnavailable
-from proxy.findings import Unseen, VisionResult
+from proxy.findings import ReadText, Unseen, VisionResult
 from proxy.formats import TRAITS, EncoderProfile, Format
 from proxy.geometry import SizeSpec, plan_geometry
 from proxy.jobs import AnalyseJob, Limits, RenderJob
 from proxy.media import Media, MediaFacts
-from proxy.vision import VisionContext, VisionProvider
+from proxy.vision import VisionContext, VisionProvider, google, openai
 from proxy.vision.tesseract import TextReader
 from proxy.workshop import Workshop
 
-_RAW = {"google": "raw_google_response", "openai": "raw_gpt4_response"}
-"""Columns of what providers said."""
+_KEPT: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
+    "google": ("raw_google_response", google.recall),
+    "openai": ("raw_gpt4_response", openai.recall),
+}
+"""Columns of what providers said, and how each is read: also of those that are set up no more."""
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +32,16 @@ _SENT = EncoderProfile(Format.WEBP, (("Q", 85), ("effort", 2)))
 _READ = EncoderProfile(Format.PNG, (("compression", 1),))
 _READ_SIDE = 1600
 """Pixels on the longer side in which text is read: letters of 20 pixels on a page of 60 lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What others have said of a picture before."""
+
+    answers: Mapping[str, VisionResult | Unseen]
+    """By provider."""
+    text: str | None
+    """Read in it; None where nobody could."""
 
 
 class Analyst:
@@ -55,11 +69,12 @@ class Analyst:
         facts: MediaFacts,
         *,
         site_context: Mapping[str, Any] | None = None,
-        told: Mapping[str, VisionResult | Unseen] | None = None,
+        told: Told | None = None,
     ) -> Analysis:
         """All that is known of a medium; a provider that fails is a reason, not an error.
 
-        ``told`` is what providers have said before: they are not asked.
+        ``told`` is what others have said before: those providers are not asked, and its text
+        stands where none can be read now.
 
         Raises:
             RenderError: the picture cannot be decoded, or is past a limit.
@@ -68,12 +83,14 @@ class Analyst:
         """
         local = await self._workshop.run(media, AnalyseJob(self._limits))
         page = await self._page(media, facts)
-        known = told or {}
+        known = {} if told is None else told.answers
         asked = [one for one in self._providers if one.name not in known]
         picture = await self._picture(media, facts) if asked else b""
         context = VisionContext(media.data_type)
         asking = asyncio.gather(*(_ask(one, picture, context) for one in asked))
         text, answers = await asyncio.gather(self._reader.read(page), asking)
+        if isinstance(text, Unseen) and told is not None and told.text is not None:
+            text = ReadText(told.text)
         return merge(
             local.result,
             [*known.values(), *answers],
@@ -82,19 +99,19 @@ class Analyst:
             site_context=site_context,
         )
 
-    def recall(
-        self, columns: Mapping[str, Any], own: Mapping[str, Any]
-    ) -> dict[str, VisionResult | Unseen]:
-        """What providers have said, by a stored analysis; those that it awaits are not among them.
+    def recall(self, columns: Mapping[str, Any], own: Mapping[str, Any]) -> Told:
+        """What was said, by a stored analysis; those that it awaits are not among them.
 
         Who had refused, or is new since then, has said why, or nothing: it is not asked.
         """
         reasons, awaited = own.get("reasons") or {}, own.get(AWAITED) or ()
-        return {
-            one.name: _recalled(one, columns[_RAW[one.name]], reasons)
-            for one in self._providers
-            if one.name not in awaited
+        configured = {one.name for one in self._providers}
+        answers = {
+            name: _recalled(name, columns[column], reasons)
+            for name, (column, _) in _KEPT.items()
+            if name not in awaited and (name in configured or columns[column] is not None)
         }
+        return Told(answers, columns["detected_text"])
 
     async def _page(self, media: Media, facts: MediaFacts) -> bytes:
         """What is read; nothing where nobody reads."""
@@ -126,12 +143,10 @@ async def _ask(
         return Unseen(provider.name, error.detail, passing=passing)
 
 
-def _recalled(
-    provider: VisionProvider, raw: Any, reasons: Mapping[str, str]
-) -> VisionResult | Unseen:
+def _recalled(name: str, raw: Any, reasons: Mapping[str, str]) -> VisionResult | Unseen:
     if raw is None:
-        return Unseen(provider.name, reasons.get(provider.name, "it was not asked"))
+        return Unseen(name, reasons.get(name, "it was not asked"))
     try:
-        return provider.recall(raw)
+        return _KEPT[name][1](raw)
     except AnalysisError:
-        return Unseen(provider.name, "what it said is not readable any more")
+        return Unseen(name, "what it said is not readable any more")

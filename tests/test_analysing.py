@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,9 +14,30 @@ from proxy.analysing import Analyst
 from proxy.errors import ProviderUnavailable, SourceMissing
 from proxy.findings import VisionResult
 from proxy.settings.vision import TextSettings
-from proxy.vision import VisionContext, VisionProvider
+from proxy.vision import VisionContext, VisionProvider, openai
 from proxy.vision.tesseract import TextReader
 from tests.serving import Library, Serving
+
+SAID = {
+    "choices": [
+        {
+            "message": {
+                "content": json.dumps(
+                    {
+                        "style": "Cubist",
+                        "medium": "Gouache",
+                        "subject": "A fish.",
+                        "mood_keywords": [],
+                        "objects": [],
+                        "text": "",
+                        "confidence": 0.9,
+                    }
+                )
+            }
+        }
+    ]
+}
+"""What a model of OpenAI's answers."""
 
 
 class Seer:
@@ -31,10 +52,7 @@ class Seer:
         self, picture: bytes, media_type: str, context: VisionContext
     ) -> VisionResult:
         self.shown.append((picture, media_type, context))
-        return VisionResult(self.name, {}, style="Cubist", medium="Gouache", subject="A fish.")
-
-    def recall(self, raw: Any) -> VisionResult:
-        return VisionResult(self.name, raw, style="Cubist")
+        return openai.recall(SAID)
 
 
 class Blind:
@@ -46,9 +64,6 @@ class Blind:
         self, picture: bytes, media_type: str, context: VisionContext
     ) -> VisionResult:
         raise ProviderUnavailable("google is down")
-
-    def recall(self, raw: Any) -> VisionResult:
-        return VisionResult(self.name, raw)
 
 
 def analyst(
@@ -103,10 +118,23 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
     first = await one.analyse(media, facts)
     assert first.awaited == ("google",)
     told = one.recall(first.columns(), first.own())
-    assert list(told) == ["openai"]
+    assert list(told.answers) == ["openai"]
     again = await one.analyse(media, facts, told=told)
     assert len(seer.shown) == 1
     assert (again.style, again.awaited) == ("Cubist", ("google",))
+
+
+async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Library) -> None:
+    """A key may be taken out, and Tesseract too, while another is still waited for."""
+    media = await server.rooms.storage.database.find(library.ids["photo"])
+    assert media is not None
+    facts = await server.rooms.inspector.facts(media)
+    first = await analyst(server, Seer(), Blind()).analyse(media, facts)
+    columns = {**first.columns(), "detected_text": "EXIT"}
+    without = analyst(server, Blind())
+    again = await without.analyse(media, facts, told=without.recall(columns, first.own()))
+    assert (again.style, again.raw_model, again.text) == ("Cubist", SAID, "EXIT")
+    assert again.awaited == ("google",)
 
 
 WRITER = """#!/usr/bin/env python3

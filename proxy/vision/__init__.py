@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from proxy.findings import VisionResult
 
@@ -31,13 +31,5 @@ class VisionProvider(Protocol):
 
         Raises:
             AnalysisError: it has no answer; the text is the reason, and safe to show.
-        """
-        ...
-
-    def recall(self, raw: Any) -> VisionResult:
-        """What an answer says that was kept as `VisionResult.raw`.
-
-        Raises:
-            AnalysisError: it is none.
         """
         ...

@@ -74,17 +74,16 @@ class GoogleVision:
         content = base64.b64encode(picture).decode("ascii")
         body = {"requests": [{"image": {"content": content}, "features": features}]}
         expected = Cost(usd=self._settings.usd_per_request)
-        return await self._caller.post("v1/images:annotate", body, read=_read, expected=expected)
-
-    def recall(self, raw: Any) -> VisionResult:
-        """What a kept answer says; see `proxy.vision.VisionProvider`."""
-        return _read(raw)
+        return await self._caller.post("v1/images:annotate", body, read=recall, expected=expected)
 
 
-def _read(answer: Any) -> VisionResult:
-    """The result of the one picture.
+def recall(answer: Any) -> VisionResult:
+    """What an answer says of the one picture, also one that was kept as `VisionResult.raw`.
 
     Where an error stands beside annotations, those are right all the same.
+
+    Raises:
+        AnalysisError: it is no answer of Google Vision, or one that it failed.
     """
     try:
         (one,) = answer["responses"]

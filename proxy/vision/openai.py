@@ -20,6 +20,7 @@ from proxy.vision.budget import Budget, Cost
 from proxy.vision.calling import Caller
 
 _MILLION = 1_000_000
+_NO_ANSWER = "the vision model answered with another JSON"
 _EXPECTED_INPUT = 3000
 """Tokens that are put aside for a picture and its question; what it did cost takes their place."""
 _MAX_NAME, _MAX_LIST, _MAX_TEXT = 255, 50, 20_000
@@ -145,24 +146,28 @@ class OpenAIVision:
         ) / _MILLION
         return Cost(usd=usd, tokens=given + taken)
 
-    def recall(self, raw: Any) -> VisionResult:
-        """What a kept answer says, which is paid for; see `proxy.vision.VisionProvider`."""
-        try:
-            (choice, *_) = raw["choices"]
-            return _result(_content(choice), raw)
-        except (KeyError, TypeError, ValueError) as fault:
-            raise ProviderUnavailable("the vision model answered with another JSON") from fault
-
     def _read(self, answer: Any) -> VisionResult:
         try:
             usage = answer.get("usage") or {}
             given, taken = usage.get("prompt_tokens"), usage.get("completion_tokens")
             if given is not None and taken is not None:
                 self.budget.settle(self._expected, self._cost(int(given), int(taken)))
-            (choice, *_) = answer["choices"]
-            return _result(_content(choice), answer)
-        except (KeyError, TypeError, ValueError, AttributeError) as fault:
-            raise ProviderUnavailable("the vision model answered with another JSON") from fault
+        except (TypeError, ValueError, AttributeError) as fault:
+            raise ProviderUnavailable(_NO_ANSWER) from fault
+        return recall(answer)
+
+
+def recall(answer: Any) -> VisionResult:
+    """What an answer says, also one that was kept as `VisionResult.raw` and is paid for.
+
+    Raises:
+        AnalysisError: it is no answer of such a model, or one that has nothing to say.
+    """
+    try:
+        (choice, *_) = answer["choices"]
+        return _result(_content(choice), answer)
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise ProviderUnavailable(_NO_ANSWER) from fault
 
 
 def _content(choice: Any) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.errors import AnalysisError, BudgetSpent, ProviderRefused, ProviderUnavailable
 from proxy.findings import DetectedObject, VisionResult
-from proxy.vision import VisionContext
+from proxy.vision import VisionContext, google, openai
 from proxy.vision.budget import Budget, Cost
 from proxy.vision.openai import SCHEMA
 from tests.vision import service as acts
@@ -361,6 +361,9 @@ def test_what_was_too_much_put_aside_is_given_back() -> None:
     assert budget.statistics() == {"requests": 2, "usd": 1.0, "tokens": 100}
 
 
+RECALL = {"google": google.recall, "openai": openai.recall}
+
+
 @both
 async def test_a_kept_answer_says_the_same_and_costs_nothing(
     name: str, service: Service, open_provider: Open
@@ -369,15 +372,12 @@ async def test_a_kept_answer_says_the_same_and_costs_nothing(
     provider = await open_provider(name)
     found = await look(provider)
     spent = provider.budget.statistics()
-    assert provider.recall(json.loads(json.dumps(found.raw))) == found
+    assert RECALL[name](json.loads(json.dumps(found.raw))) == found
     assert (len(service.requests), provider.budget.statistics()) == (1, spent)
 
 
 @both
 @pytest.mark.parametrize("raw", [{}, [], "", 7, {"responses": 1, "choices": [1]}], ids=repr)
-async def test_what_is_no_kept_answer_is_an_error(
-    name: str, raw: object, open_provider: Open
-) -> None:
-    provider = await open_provider(name)
+def test_what_is_no_kept_answer_is_an_error(name: str, raw: object) -> None:
     with pytest.raises(AnalysisError):
-        provider.recall(raw)
+        RECALL[name](raw)
