@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -63,11 +64,14 @@ class FrontSeen:
     """Routes that change something, or ask for a key, and are passed on."""
     telling: tuple[str, ...]
     harmless: tuple[str, ...]
+    takes_uploads: bool
+    """Whether the settings have the server take any."""
     upload: Answer | None
-    """To an upload without token and body; None where the server takes none."""
+    """To an upload without token and body; None where the server takes none, or nobody answers."""
     whole_form: int
     one_file: int
-    """Statuses that bodies of the size of ten files, and of one, are met with; 0: not asked."""
+    """Statuses that bodies of the size of ten files, and of one, are met with; 0: not asked, or not
+    answered."""
     max_file_bytes: int
 
     def mend(self, recipe: Recipe) -> str:
@@ -98,7 +102,7 @@ async def look(
             await _passed_on(public, routes) for routes in (_CHANGING, _TELLING, _HARMLESS)
         ]
         takes = settings.main.enabled
-        upload = await public.ask(_UPLOAD, method="PATCH") if takes else None
+        upload = await _asked(public, _UPLOAD, "PATCH") if takes else None
         limit = settings.main.max_file_bytes
         form, file = await _sizes(public, limit) if _takes_uploads(upload) else (0, 0)
     except NoAnswer as error:
@@ -116,6 +120,7 @@ async def look(
         changing=changing,
         telling=telling,
         harmless=harmless,
+        takes_uploads=takes,
         upload=upload,
         whole_form=form,
         one_file=file,
@@ -134,14 +139,19 @@ def _require_picture(base: str, front: Front, answer: Answer) -> None:
 
 async def _passed_on(public: Visitor, routes: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Those that the server itself has answered."""
-    answers = await asyncio.gather(
-        *(public.ask(target, method=method) for method, target in routes)
-    )
+    answers = await asyncio.gather(*(_asked(public, target, method) for method, target in routes))
     return tuple(
         f"{method} {target}"
         for (method, target), answer in zip(routes, answers, strict=True)
-        if _from_server(answer)
+        if answer is not None and _from_server(answer)
     )
+
+
+async def _asked(public: Visitor, target: str, method: str) -> Answer | None:
+    """The answer; None where there is none: what is closed may be so by hanging up."""
+    with suppress(NoAnswer):
+        return await public.ask(target, method=method)
+    return None
 
 
 def _from_server(answer: Answer) -> bool:
@@ -167,9 +177,12 @@ def _takes_uploads(upload: Answer | None) -> bool:
 
 
 async def _sizes(public: Visitor, max_file_bytes: int) -> tuple[int, int]:
-    """With what bodies of the size of a form, and of a file, are met."""
-    form = await public.announce(_UPLOAD, method="PATCH", byte_size=_FILES * max_file_bytes)
-    return form, await public.announce(_UPLOAD, method="PATCH", byte_size=max_file_bytes)
+    """With what bodies of the size of a form, and of a file, are met; 0 by no answer."""
+    met = [0, 0]
+    for at, byte_size in enumerate((_FILES * max_file_bytes, max_file_bytes)):
+        with suppress(NoAnswer):
+            met[at] = await public.announce(_UPLOAD, method="PATCH", byte_size=byte_size)
+    return met[0], met[1]
 
 
 def judge_reach(seen: FrontSeen) -> Diagnosis:
@@ -305,10 +318,17 @@ def judge_forwarded(seen: FrontSeen) -> Diagnosis:
 
 def judge_uploads(seen: FrontSeen) -> Diagnosis:
     """Whether uploads are let through at their full size; none was sent."""
-    if seen.upload is None:
+    if not seen.takes_uploads:
         return skipped("main.enabled is false: there are no uploads")
-    if not seen.whole_form:
-        return skipped(f"PATCH {_UPLOAD} is answered {seen.upload.status} there")
+    if not _takes_uploads(seen.upload):
+        told = "not answered" if seen.upload is None else f"answered {seen.upload.status}"
+        return skipped(f"PATCH {_UPLOAD} is {told} there")
+    if not (seen.whole_form and seen.one_file):
+        return skipped("how large an upload may be is not told there before it is sent")
+    return _room(seen)
+
+
+def _room(seen: FrontSeen) -> Diagnosis:
     too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     form = as_bytes(_FILES * seen.max_file_bytes)
     if seen.one_file == too_large:

@@ -227,6 +227,22 @@ async def test_what_is_wrong_is_told_with_the_line_that_mends_it(
     assert found["front"].verdict is Verdict.OK
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("private.conf", "/metrics { return 404; }", "/metrics { return 444; }"),
+        ("private.conf", "/api/media/ { return 404; }", "/api/media/ { return 444; }"),
+        ("private.conf", "limit_except PATCH { deny all; }", "return 444;"),
+    ],
+)
+async def test_who_closes_a_route_by_hanging_up_has_closed_it(
+    examined: Examine, name: str, old: str, new: str
+) -> None:
+    found = await examined((name, old, new))
+    assert unwell(found) == {}
+    assert found["front"].verdict is found["front closed"].verdict is Verdict.OK
+
+
 async def test_only_what_is_wrong_is_told(examined: Examine) -> None:
     assert set(unwell(await examined(added("expires 1d;")))) == {"front lifetime"}
 
