@@ -18,7 +18,7 @@ class TracingSettings(Section):
 
     enabled: bool = False
     ratio: float = Field(0.01, ge=0, le=1)
-    honour_parent: bool = True
+    honour_parent: bool = False
     service_name: str = Field("", max_length=200)
     endpoint: str = Field("", pattern=r"^(https?://[^\s#]+)?$", repr=False)
     headers: dict[str, str] = Field(default_factory=dict, repr=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -134,6 +135,10 @@ class _Sender(SpanExporter):
             self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
+_QUERY = re.compile(r"\?[^\s)'\"]+")
+"""Of an address of a collector, where some take their key."""
+
+
 class _Noise(logging.Handler):
     """What the SDK logs, as lines of ours: warnings alone, each once a minute, no tracebacks."""
 
@@ -157,7 +162,7 @@ class _Noise(logging.Handler):
         # Of headers that it cannot read it would repeat all, and they hold keys.
         whole = record.name != _READS_HEADERS
         detail = record.getMessage() if whole else str(record.msg)
-        log.warning("tracing_trouble", detail=detail, logger=record.name)
+        log.warning("tracing_trouble", detail=_QUERY.sub("?...", detail), logger=record.name)
 
 
 _noise = _Noise()

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast, overload
@@ -304,7 +305,9 @@ class WorkerPool:
             self._idle.remove(worker)
         _own(asyncio.create_task(worker.aclose()), self._ending)
         if not self._closed:
-            _own(asyncio.create_task(self._start_until_up()), self._starting)
+            # Not in the context of the job at fault: what the worker prints later is not about it.
+            started = asyncio.create_task(self._start_until_up(), context=Context())
+            _own(started, self._starting)
 
     async def _start_until_up(self) -> None:
         backoff_s = _FIRST_BACKOFF_S

@@ -39,7 +39,12 @@ async def follow(
     async with AsyncExitStack() as stack:
 
         async def start(**sections: Mapping[str, Any]) -> Serving:
-            given = {"enabled": True, "ratio": 1, "endpoint": collector.endpoint}
+            given = {
+                "enabled": True,
+                "ratio": 1,
+                "honour_parent": True,
+                "endpoint": collector.endpoint,
+            }
             tracing = {**given, **sections.pop("tracing", {})}
             settings = make_settings(data_dir, **sections, tracing=tracing)
             followed = await stack.enter_async_context(open_tracing(settings.tracing))

@@ -116,6 +116,15 @@ async def test_headers_that_cannot_be_read_are_not_told(monkeypatch: pytest.Monk
     assert "hunter2" not in str(lines)
 
 
+async def test_a_key_in_an_address_is_not_told() -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}/v1/traces?api-key=hunter2"
+    with capture_logs() as lines:
+        async with exporting(endpoint=endpoint) as exporter:
+            spans(exporter, 1)
+    assert "hunter2" not in str(lines)
+    assert any("/v1/traces?..." in line.get("detail", "") for line in lines)
+
+
 async def test_a_collector_that_is_away_delays_no_answer(follow: Follow, library: Library) -> None:
     away = f"http://127.0.0.1:{free_port()}/v1/traces"
     server = await follow(tracing={"endpoint": away, "max_queue": 5, "flush_s": 0.1})

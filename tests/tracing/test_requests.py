@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from proxy.logs import AccessLog
-from proxy.settings import LogSettings
+from proxy.settings import LogSettings, TracingSettings
 from tests.serving import CHROME, Library, Serving
 from tests.tracing.collector import Collector, Seen
 from tests.tracing.conftest import Follow
@@ -203,7 +203,8 @@ async def test_who_asks_decides_whether_he_is_followed(
 async def test_strangers_decide_nothing_where_they_are_not_to(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
-    server = await follow(tracing={"ratio": 0, "honour_parent": False})
+    by_default = TracingSettings().honour_parent
+    server = await follow(tracing={"ratio": 0, "honour_parent": by_default})
     path = f"/serve/{library.ids['logo']}"
     await miss_and_hit(server, path, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
     assert server.rooms.tracing.tracer is not None
