@@ -21,6 +21,7 @@ def tmpfs(directory: Path, options: str) -> Iterator[None]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = f"a tmpfs cannot be mounted here: {done.stderr.strip()}"
+        # Where CI runs, a test that is passed over would not be missed.
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     try:
         yield
@@ -30,7 +31,10 @@ def tmpfs(directory: Path, options: str) -> Iterator[None]:
 
 @contextmanager
 def ext4(directory: Path, image: Path) -> Iterator[None]:
-    """An ext4 of 64 MB that can be `frozen`, for the length of a block; skips without one."""
+    """An ext4 of 64 MB that can be `frozen`, for the length of a block.
+
+    Skips without one, in CI too: containers that may mount have no loop devices as a rule.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     image.write_bytes(b"")
     os.truncate(image, 64 * 1024 * 1024)
