@@ -64,6 +64,10 @@ def main() -> None:
 def _build(root: Path, data: Path) -> None:
     _mount("--make-rprivate", "/")
     _mount("-t", "tmpfs", "-o", "mode=755", "root", root)
+    for place in ("dev", "proc", "tmp", "var/lib/smartserve"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    # Before what is shown: this repository may lie below /tmp.
+    _mount("-t", "tmpfs", "-o", "size=64m,mode=1777", "tmp", root / "tmp")
     for place in _shown():
         target = root / place.lstrip("/")
         if Path(place).is_symlink():
@@ -72,11 +76,8 @@ def _build(root: Path, data: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         _mount("--rbind", place, target)
         _mount("-o", "remount,bind,ro", target)
-    for place in ("dev", "proc", "tmp", "var/lib/smartserve"):
-        (root / place).mkdir(parents=True, exist_ok=True)
     _mount("--rbind", "/dev", root / "dev")
     _mount("-t", "proc", "proc", root / "proc")
-    _mount("-t", "tmpfs", "-o", "size=64m,mode=1777", "tmp", root / "tmp")
     _mount("--bind", data, root / "var/lib/smartserve")
     _mount("-o", "remount,ro", root)
 
