@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TypeVar
@@ -20,6 +21,8 @@ T = TypeVar("T")
 _ANY_TIME = nullcontext()
 _COLLISIONS = frozenset({1205, 1213})
 """ER_LOCK_WAIT_TIMEOUT and ER_LOCK_DEADLOCK: the transaction is undone, and good to be tried."""
+_PRIMARY = 0xFF
+"""Of an error code of SQLite, which has more detail in its upper bytes."""
 _ATTEMPTS = 5
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.02, 0.5
 
@@ -57,10 +60,23 @@ async def transaction(
                 # What the block left by an error, the pool rolls back.
                 await (connection.rollback() if dry else connection.commit())
     except DatabaseUnavailable as error:
-        if not committing:
+        if not committing or _refused(error):
             raise
         wait_s = error.retry_after_s
         raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
+
+
+def _refused(error: DatabaseUnavailable) -> bool:
+    """Whether SQLite itself said that it did not commit: it had no room, or did not get its turn.
+
+    https://www.sqlite.org/lang_transaction.html, 3: the one is undone, the other still open, which
+    the pool undoes. After an input or output error nobody knows.
+    """
+    cause = error.__cause__
+    origin = cause.orig if isinstance(cause, DBAPIError) else None
+    if not isinstance(origin, sqlite3.Error):
+        return False
+    return origin.sqlite_errorcode & _PRIMARY in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 
 
 async def colliding(transaction: Callable[[], Awaitable[T]]) -> T:
