@@ -24,7 +24,8 @@ from multidict import MultiMapping
 
 from proxy.delivered import Origin
 from proxy.media import Media
-from proxy.metrics import Metrics, Outcome, Tally
+from proxy.metrics import Metrics, Outcome
+from proxy.metrics.tallies import Tally
 from proxy.renditions.memory import MemoryRendition
 from proxy.renditions.tiered import TieredStore
 from proxy.variant import Variant

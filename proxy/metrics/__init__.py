@@ -7,12 +7,9 @@ happens. All label values come from closed sets.
 from __future__ import annotations
 
 import platform
-import time
-from bisect import bisect_left
-from collections import Counter as Totals
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import product
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -26,11 +23,9 @@ from prometheus_client import (
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.samples import Exemplar
 
 from proxy import __version__
 from proxy.delivered import Origin
@@ -38,16 +33,11 @@ from proxy.formats import Format
 from proxy.ingest.taking import Outcome as Taken
 from proxy.jobs import HOLDS
 from proxy.media import DataType
+from proxy.metrics.tallies import BUCKETS, Request, Requests, Tally, exemplar_labels
 from proxy.pending import PendingStatus, Step
 from proxy.variant import Variant
 
-BUCKETS = (
-    *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-"""Seconds: from a hit in memory to a render that has waited."""
 _OPENMETRICS = "application/openmetrics-text"
-_BOUNDS = [*map(str, BUCKETS), "+Inf"]
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds: background work waits for idle processors."""
 STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -72,62 +62,6 @@ class Outcome(NamedTuple):
     """``draft`` or ``final``, where the variant is what was asked for."""
     error: str | None = None
     """The kind of error that the answer tells of."""
-
-
-class Request(NamedTuple):
-    """What an answered request is counted under."""
-
-    route: str
-    size: str
-    format: str
-    status: int
-    source: Origin
-
-
-class Tally:
-    """The counts of equal requests: plain numbers, as a hit has no microseconds to spare.
-
-    A Prometheus child takes a lock for each of four updates; this is read out at a scrape instead.
-    Changed on the event loop only.
-    """
-
-    __slots__ = (
-        *("body_bytes", "count", "first_byte", "first_byte_s", "last_byte", "last_byte_s"),
-        *("first_byte_examples", "last_byte_examples"),
-    )
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.body_bytes = 0
-        self.last_byte_s = 0.0
-        self.first_byte_s = 0.0
-        self.last_byte = [0] * (len(BUCKETS) + 1)
-        self.first_byte = [0] * (len(BUCKETS) + 1)
-        self.first_byte_examples: dict[int, Exemplar] = {}
-        self.last_byte_examples: dict[int, Exemplar] = {}
-
-    def add(self, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
-        """Count a request: seconds until the first byte and the last, and how many there were."""
-        self.count += 1
-        self.body_bytes += body_bytes
-        self.first_byte_s += first_byte_s
-        self.last_byte_s += last_byte_s
-        self.first_byte[bisect_left(BUCKETS, first_byte_s)] += 1
-        self.last_byte[bisect_left(BUCKETS, last_byte_s)] += 1
-
-    def exemplify(self, first_byte_s: float, last_byte_s: float, trace_id: str) -> None:
-        """A request that was counted is the example of its buckets: its trace says why."""
-        for examples, seconds in (
-            (self.first_byte_examples, first_byte_s),
-            (self.last_byte_examples, last_byte_s),
-        ):
-            example = Exemplar(_example(trace_id), seconds, time.time())
-            examples[bisect_left(BUCKETS, seconds)] = example
-
-
-def _example(trace_id: str) -> dict[str, str]:
-    """The labels of an exemplar, as Grafana looks for them."""
-    return {"trace_id": trace_id}
 
 
 class Metrics:
@@ -171,7 +105,7 @@ class Metrics:
         for status in PendingStatus:
             self._pending.labels(status)
         self._tallies: dict[Request, Tally] = {}
-        self.registry.register(_Requests(self._tallies))
+        self.registry.register(Requests(self._tallies))
 
     def _histogram(
         self, name: str, text: str, labels: list[str], *, buckets: tuple[float, ...] = BUCKETS
@@ -193,12 +127,12 @@ class Metrics:
 
     def stage(self, stage: str, seconds: float, trace_id: str = "") -> None:
         """One stage: database, queue, decode, transform, encode, store; of a trace, if any."""
-        example = _example(trace_id) if trace_id else None
+        example = exemplar_labels(trace_id) if trace_id else None
         self._stages.labels(stage).observe(seconds, example)
 
     def rendered(self, label: str, fmt: Format, seconds: float, trace_id: str = "") -> None:
         """A whole render, from the worker's start to its answer; of a trace, if any."""
-        example = _example(trace_id) if trace_id else None
+        example = exemplar_labels(trace_id) if trace_id else None
         self._renders.labels(label, fmt).observe(seconds, example)
 
     def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
@@ -332,83 +266,6 @@ class Reading:
     counter: bool
     label: str | None
     figures: Mapping[str, Callable[[], float]]
-
-
-class _Requests:
-    """A Prometheus collector over the tallies."""
-
-    def __init__(self, tallies: Mapping[Request, Tally]) -> None:
-        self._tallies = tallies
-
-    def collect(self) -> Iterator[Metric]:
-        tallies = dict(self._tallies)
-        requests = CounterMetricFamily(
-            "smartserve_requests", "Requests answered.", labels=Request._fields
-        )
-        for request, tally in tallies.items():
-            requests.add_metric([str(value) for value in request], tally.count)
-        yield requests
-        yield _sent(tallies)
-        yield _durations(
-            "smartserve_request_seconds",
-            "From the request's arrival to its last byte.",
-            tallies,
-            labels=("route", "source"),
-            read=lambda tally: (tally.last_byte, tally.last_byte_s, tally.last_byte_examples),
-        )
-        yield _durations(
-            "smartserve_first_byte_seconds",
-            "From the request's arrival to its first byte.",
-            tallies,
-            labels=("source",),
-            read=lambda tally: (tally.first_byte, tally.first_byte_s, tally.first_byte_examples),
-        )
-
-
-def _sent(tallies: Mapping[Request, Tally]) -> Metric:
-    family = CounterMetricFamily(
-        "smartserve_sent_bytes", "Bytes of bodies sent.", labels=["format"]
-    )
-    totals: Totals[str] = Totals()
-    for request, tally in tallies.items():
-        totals[request.format] += tally.body_bytes
-    for fmt, total in totals.items():
-        family.add_metric([fmt], total)
-    return family
-
-
-def _durations(
-    name: str,
-    text: str,
-    tallies: Mapping[Request, Tally],
-    *,
-    labels: tuple[str, ...],
-    read: Callable[[Tally], tuple[list[int], float, dict[int, Exemplar]]],
-) -> Metric:
-    """A histogram family: tallies with equal label values added up, buckets made cumulative.
-
-    Of the examples of a bucket the latest is told.
-    """
-    counts: dict[tuple[str, ...], list[int]] = {}
-    sums: Totals[tuple[str, ...]] = Totals()
-    latest: dict[tuple[tuple[str, ...], int], Exemplar] = {}
-    for request, tally in tallies.items():
-        values = tuple(str(getattr(request, label)) for label in labels)
-        buckets, seconds, examples = read(tally)
-        before = counts.get(values, [0] * len(buckets))
-        counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
-        sums[values] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
-        for at, example in examples.items():
-            known = latest.get((values, at), example)
-            latest[values, at] = max(known, example, key=lambda one: one.timestamp or 0)
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, buckets in counts.items():
-        told: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        for at, (bound, count) in enumerate(zip(_BOUNDS, accumulate(buckets), strict=True)):
-            found = latest.get((values, at))
-            told.append((bound, count) if found is None else (bound, count, found))
-        family.add_metric(values, told, sums[values])
-    return family
 
 
 class _Rooms:

@@ -1,0 +1,157 @@
+"""Tallies: what is counted of requests, as plain numbers, and how Prometheus reads them."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter as Totals
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import Exemplar
+
+from proxy.delivered import Origin
+
+BUCKETS = (
+    *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Seconds: from a hit in memory to a render that has waited."""
+_BOUNDS = [*map(str, BUCKETS), "+Inf"]
+
+
+class Request(NamedTuple):
+    """What an answered request is counted under."""
+
+    route: str
+    size: str
+    format: str
+    status: int
+    source: Origin
+
+
+class Tally:
+    """The counts of equal requests: plain numbers, as a hit has no microseconds to spare.
+
+    A Prometheus child takes a lock for each of four updates; this is read out at a scrape instead.
+    Changed on the event loop only.
+    """
+
+    __slots__ = (
+        *("body_bytes", "count", "first_byte", "first_byte_s", "last_byte", "last_byte_s"),
+        *("first_byte_examples", "last_byte_examples"),
+    )
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.body_bytes = 0
+        self.last_byte_s = 0.0
+        self.first_byte_s = 0.0
+        self.last_byte = [0] * (len(BUCKETS) + 1)
+        self.first_byte = [0] * (len(BUCKETS) + 1)
+        self.first_byte_examples: dict[int, Exemplar] = {}
+        self.last_byte_examples: dict[int, Exemplar] = {}
+
+    def add(self, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
+        """Count a request: seconds until the first byte and the last, and how many there were."""
+        self.count += 1
+        self.body_bytes += body_bytes
+        self.first_byte_s += first_byte_s
+        self.last_byte_s += last_byte_s
+        self.first_byte[bisect_left(BUCKETS, first_byte_s)] += 1
+        self.last_byte[bisect_left(BUCKETS, last_byte_s)] += 1
+
+    def exemplify(self, first_byte_s: float, last_byte_s: float, trace_id: str) -> None:
+        """A request that was counted is the example of its buckets: its trace says why."""
+        for examples, seconds in (
+            (self.first_byte_examples, first_byte_s),
+            (self.last_byte_examples, last_byte_s),
+        ):
+            example = Exemplar(exemplar_labels(trace_id), seconds, time.time())
+            examples[bisect_left(BUCKETS, seconds)] = example
+
+
+def exemplar_labels(trace_id: str) -> dict[str, str]:
+    """The labels of an exemplar, as Grafana looks for them."""
+    return {"trace_id": trace_id}
+
+
+class Requests:
+    """A Prometheus collector over the tallies."""
+
+    def __init__(self, tallies: Mapping[Request, Tally]) -> None:
+        """What is counted meanwhile is read at the next scrape."""
+        self._tallies = tallies
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of requests, as they stand."""
+        tallies = dict(self._tallies)
+        requests = CounterMetricFamily(
+            "smartserve_requests", "Requests answered.", labels=Request._fields
+        )
+        for request, tally in tallies.items():
+            requests.add_metric([str(value) for value in request], tally.count)
+        yield requests
+        yield _sent(tallies)
+        yield _durations(
+            "smartserve_request_seconds",
+            "From the request's arrival to its last byte.",
+            tallies,
+            labels=("route", "source"),
+            read=lambda tally: (tally.last_byte, tally.last_byte_s, tally.last_byte_examples),
+        )
+        yield _durations(
+            "smartserve_first_byte_seconds",
+            "From the request's arrival to its first byte.",
+            tallies,
+            labels=("source",),
+            read=lambda tally: (tally.first_byte, tally.first_byte_s, tally.first_byte_examples),
+        )
+
+
+def _sent(tallies: Mapping[Request, Tally]) -> Metric:
+    family = CounterMetricFamily(
+        "smartserve_sent_bytes", "Bytes of bodies sent.", labels=["format"]
+    )
+    totals: Totals[str] = Totals()
+    for request, tally in tallies.items():
+        totals[request.format] += tally.body_bytes
+    for fmt, total in totals.items():
+        family.add_metric([fmt], total)
+    return family
+
+
+def _durations(
+    name: str,
+    text: str,
+    tallies: Mapping[Request, Tally],
+    *,
+    labels: tuple[str, ...],
+    read: Callable[[Tally], tuple[list[int], float, dict[int, Exemplar]]],
+) -> Metric:
+    """A histogram family: tallies with equal label values added up, buckets made cumulative.
+
+    Of the examples of a bucket the latest is told.
+    """
+    counts: dict[tuple[str, ...], list[int]] = {}
+    sums: Totals[tuple[str, ...]] = Totals()
+    latest: dict[tuple[tuple[str, ...], int], Exemplar] = {}
+    for request, tally in tallies.items():
+        values = tuple(str(getattr(request, label)) for label in labels)
+        buckets, seconds, examples = read(tally)
+        before = counts.get(values, [0] * len(buckets))
+        counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
+        sums[values] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
+        for at, example in examples.items():
+            known = latest.get((values, at), example)
+            latest[values, at] = max(known, example, key=lambda one: one.timestamp or 0)
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, buckets in counts.items():
+        told: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for at, (bound, count) in enumerate(zip(_BOUNDS, accumulate(buckets), strict=True)):
+            found = latest.get((values, at))
+            told.append((bound, count) if found is None else (bound, count, found))
+        family.add_metric(values, told, sums[values])
+    return family
