@@ -12,7 +12,9 @@ from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.wiring import build_surface, open_main_side, open_rooms
+from proxy.wiring.mainside import open_main_side
+from proxy.wiring.rooms import open_rooms
+from proxy.wiring.surface import build_surface
 from tests.mariadb import MariaDB, private_mariadb
 from tests.mounts import Mount, tmpfs
 from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings

@@ -16,7 +16,9 @@ from proxy.ingest.importing import Imported
 from proxy.media import DataType
 from proxy.settings import Settings, load_settings
 from proxy.web.runner import Runner
-from proxy.wiring import MainSide, Rooms, Surface, open_rooms
+from proxy.wiring.mainside import MainSide
+from proxy.wiring.rooms import Rooms, open_rooms
+from proxy.wiring.surface import Surface
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "proxy" / "samples"

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import typer
 
+from proxy.cli import MODULES, app, load
 from tests.serving import SAMPLES
 
 SMARTSERVE = [sys.executable, "-m", "proxy.cli"]
@@ -309,6 +311,23 @@ def test_a_usage_error_is_told_in_a_sentence(wrong: list[str]) -> None:
     assert done.returncode == 2
     assert "Usage:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_each_command_is_in_the_module_it_is_imported_from() -> None:
+    load()
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    found = {
+        name: "installation" if name == "db" else command.callback.__module__.rpartition(".")[2]
+        for name, command in commands.commands.items()
+        if name == "db" or command.callback is not None
+    }
+    assert found == MODULES
+
+
+def test_a_short_command_does_not_wait_for_what_only_the_server_needs() -> None:
+    script = "import sys, proxy.cli; proxy.cli.load('purge'); sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_version_is_told() -> None:

@@ -10,7 +10,7 @@ from proxy.errors import ConfigurationError
 from proxy.floors import FLOORS, at_least, floor_faults
 from proxy.jobs import Hello
 from proxy.starting import check_worker
-from proxy.wiring import ask_worker, open_rooms
+from proxy.wiring.rooms import ask_worker, open_rooms
 from tests.serving import make_settings
 
 

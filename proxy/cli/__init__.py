@@ -1,20 +1,43 @@
-"""The ``smartserve`` command."""
+"""The ``smartserve`` command.
 
-from proxy.cli import adoption, doctor, ingesting, installation, mainside, pictures, serving
+A command's module is imported when the command is run: all of them together take a second or two,
+most of which is for what a short command such as ``purge`` does not need.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping
+
 from proxy.cli.base import app, fail
 from proxy.errors import SmartserveError
 
-__all__ = [
-    "adoption",
-    "app",
-    "doctor",
-    "ingesting",
-    "installation",
-    "main",
-    "mainside",
-    "pictures",
-    "serving",
-]
+__all__ = ["MODULES", "app", "load", "main"]
+
+MODULES: Mapping[str, str] = {
+    "adopt": "adoption",
+    "analyse": "pictures",
+    "check-config": "installation",
+    "db": "installation",
+    "doctor": "doctor",
+    "import": "pictures",
+    "ingest": "ingesting",
+    "openapi": "installation",
+    "purge": "purging",
+    "replace-urls": "mainside",
+    "serve": "serving",
+    "settings": "listing",
+    "status": "ingesting",
+    "token": "mainside",
+    "warm": "pictures",
+}
+"""Commands, and the module of this package that each is in."""
+
+
+def load(command: str = "") -> None:
+    """Make a command known to the application; all of them where it is none of ours."""
+    wanted = [MODULES[command]] if command in MODULES else MODULES.values()
+    for name in sorted(set(wanted)):
+        importlib.import_module(f"proxy.cli.{name}")
 
 
 def main() -> None:
@@ -22,6 +45,8 @@ def main() -> None:
 
     Typer ends the process itself, also after a usage error, Ctrl-C and a reader that has gone.
     """
+    if sys.argv[1:] != ["--version"]:
+        load("".join(sys.argv[1:2]))
     try:
         app()
     except SmartserveError as error:

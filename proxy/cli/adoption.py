@@ -26,8 +26,9 @@ from proxy.ingest.inventory import Inventory, Skipped
 from proxy.ingest.surveying import enter_rows, groups, survey
 from proxy.media import DataType, MediaFacts
 from proxy.settings import Settings
-from proxy.wiring import Storage, open_rooms, open_storage
 from proxy.wiring.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
+from proxy.wiring.rooms import open_rooms
+from proxy.wiring.storage import Storage, open_storage
 
 
 @app.command()

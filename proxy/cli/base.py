@@ -20,7 +20,6 @@ from proxy.errors import (
 )
 from proxy.logs import configure_logs
 from proxy.settings import Settings, load_settings
-from proxy.wiring import Rooms
 
 T = TypeVar("T")
 
@@ -128,11 +127,3 @@ def progress_bar(what: str, total: int) -> Progress:
     )
     progress.add_task(what, total=total)
     return progress
-
-
-async def all_ids(rooms: Rooms) -> list[int]:
-    """Ids of all media that can be served, ascending."""
-    found: list[int] = []
-    while page := await rooms.storage.catalogue.ids(after=found[-1] if found else 0):
-        found.extend(page)
-    return found

@@ -21,7 +21,7 @@ from proxy.errors import ConfigurationError
 from proxy.logs import configure_logs
 from proxy.media import MAX_MEDIA_ID
 from proxy.settings import LogSettings, load_settings
-from proxy.wiring import open_installation
+from proxy.wiring.examining import open_installation
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 

@@ -27,16 +27,11 @@ from proxy.ingest.working import at_work
 from proxy.intake import QueueReport, StepState
 from proxy.settings import Settings
 from proxy.web.server import interruptible, stop_signals
-from proxy.wiring import (
-    Addresses,
-    has_worker,
-    open_ingest,
-    open_main_api,
-    open_main_side,
-    open_rooms,
-    open_storage,
-    open_tracing,
-)
+from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
+from proxy.wiring.mainside import open_main_side
+from proxy.wiring.rooms import open_rooms
+from proxy.wiring.storage import open_storage
+from proxy.wiring.tracing import open_tracing
 
 Uploads = Mapping[str, int | str]
 """How many uploads the main API has, by status; or why that is not known."""

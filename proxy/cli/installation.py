@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from proxy.cli.base import (
     ConfigOption,
@@ -20,10 +16,10 @@ from proxy.cli.base import (
 from proxy.database.upgrade import upgrade
 from proxy.errors import ConfigurationError
 from proxy.settings import Settings
-from proxy.settings.listing import markdown, notes_in, tables
 from proxy.starting import check_worker, installation_faults
 from proxy.web.openapi import describe
-from proxy.wiring import ask_worker, schemas
+from proxy.wiring.rooms import ask_worker
+from proxy.wiring.storage import schemas
 
 
 @app.command("check-config")
@@ -40,32 +36,6 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
     print(f"libvips {hello.libvips}; opens {', '.join(hello.source_types)}")
     print(", ".join(f"{name} {version}" for name, version in hello.codecs.items()))
-
-
-@app.command()
-def settings(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TABLE", help="Only these, and what is in them: encoders."),
-    ] = None,
-    notes: Annotated[
-        Path | None,
-        typer.Option(help="Settings file whose comments say what each is: config/smartserve.toml."),
-    ] = None,
-) -> None:
-    """Print all settings with default and what is allowed, as tables of Markdown."""
-    listed = tables(_read_notes(notes))
-    if unknown := [name for name in names or [] if not any(one.within(name) for one in listed)]:
-        raise typer.BadParameter(f"there is no table {unknown[0]}", param_hint="TABLE")
-    wanted = [one for one in listed if not names or any(map(one.within, names))]
-    print(markdown(wanted), end="")
-
-
-def _read_notes(file: Path | None) -> dict[tuple[str, ...], str]:
-    try:
-        return notes_in(file.read_text(encoding="utf-8")) if file else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot be read: {error}", param_hint="--notes") from None
 
 
 @database_app.command("upgrade")

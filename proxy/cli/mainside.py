@@ -14,7 +14,8 @@ from proxy.media import MAX_MEDIA_ID
 from proxy.replacing import Replaced
 from proxy.settings import Settings, token_key
 from proxy.web.users import issue
-from proxy.wiring import database_prepared, open_main_side, smart_base
+from proxy.wiring.mainside import open_main_side, smart_base
+from proxy.wiring.storage import database_prepared
 
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -1,9 +1,8 @@
-"""Commands on pictures: import, warm, analyse, purge."""
+"""Commands on pictures: import, warm, analyse."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from proxy.analysing import Analyst
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
-    all_ids,
     app,
     base_url,
     each,
@@ -23,22 +21,13 @@ from proxy.cli.base import (
     run,
 )
 from proxy.errors import (
-    BadParameter,
     MediaNotFound,
     SmartserveError,
 )
-from proxy.geometry import SizeSpec
 from proxy.ingest.importing import Imported, Refused, walk
 from proxy.media import DataType
-from proxy.purging import Purged
-from proxy.query import named_boxes
 from proxy.settings import Settings
-from proxy.wiring import (
-    Rooms,
-    open_analyst,
-    open_rooms,
-    open_storage,
-)
+from proxy.wiring.rooms import Rooms, open_analyst, open_rooms
 
 
 @app.command("import")
@@ -110,10 +99,18 @@ def warm(
     raise SystemExit(1 if failed else 0)
 
 
+async def _all_ids(rooms: Rooms) -> list[int]:
+    """Ids of all media that can be served, ascending."""
+    found: list[int] = []
+    while page := await rooms.storage.catalogue.ids(after=found[-1] if found else 0):
+        found.extend(page)
+    return found
+
+
 async def _warm(settings: Settings, ids: list[int]) -> int:
     failed = 0
     async with open_rooms(settings) as rooms:
-        wanted = ids or await all_ids(rooms)
+        wanted = ids or await _all_ids(rooms)
         with progress_bar("warming", len(wanted)) as progress:
 
             async def one(media_id: int) -> None:
@@ -161,7 +158,7 @@ async def _analyse(settings: Settings, ids: list[int]) -> int:
             nonlocal failed
             failed += not await _analyse_one(rooms, analyst, media_id)
 
-        await each(ids or await all_ids(rooms), one, at_once=settings.workers.processes)
+        await each(ids or await _all_ids(rooms), one, at_once=settings.workers.processes)
     return failed
 
 
@@ -176,39 +173,3 @@ async def _analyse_one(rooms: Rooms, analyst: Analyst, media_id: int) -> bool:
         return False
     print(json.dumps({"id": media_id, **analysis.public()}))
     return True
-
-
-@app.command()
-def purge(
-    ids: Annotated[list[int] | None, typer.Argument(help="Media ids.")] = None,
-    user_id: Annotated[
-        int | None, typer.Option(min=0, help="All media of this user as well.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="Only this named size.")] = None,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Drop renditions of media, from this machine's servers' memory too."""
-    if not ids and user_id is None:
-        raise typer.BadParameter("name media ids, or --user-id")
-    settings = read_settings(config, data_dir)
-    try:
-        boxes = () if size is None else named_boxes(size, settings.size_specs())
-    except BadParameter as error:
-        raise typer.BadParameter(error.allowed, param_hint="--size") from None
-    run(_purge(settings, ids or [], user_id, boxes))
-
-
-async def _purge(
-    settings: Settings, ids: list[int], user_id: int | None, boxes: Sequence[SizeSpec]
-) -> None:
-    async with open_storage(settings) as storage:
-        for media_id in ids:
-            _tell_purged(Purged(media_id, await storage.purger.medium(media_id, boxes)))
-        if user_id is not None:
-            async for purged in storage.purger.user(user_id, boxes):
-                _tell_purged(purged)
-
-
-def _tell_purged(purged: Purged) -> None:
-    print(f"{purged.media_id}\t{purged.dropped} dropped")

@@ -28,15 +28,11 @@ from proxy.settings import Settings
 from proxy.starting import check_start
 from proxy.supervision import ServiceManager, supervised
 from proxy.web.server import interruptible, lag_watch, listening, stop_signals
-from proxy.wiring import (
-    Rooms,
-    build_surface,
-    has_worker,
-    open_ingest,
-    open_main_side,
-    open_rooms,
-    open_tracing,
-)
+from proxy.wiring.ingesting import has_worker, open_ingest
+from proxy.wiring.mainside import open_main_side
+from proxy.wiring.rooms import Rooms, open_rooms
+from proxy.wiring.surface import build_surface
+from proxy.wiring.tracing import open_tracing
 
 log = structlog.get_logger(__name__)
 

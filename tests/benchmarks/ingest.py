@@ -11,7 +11,8 @@ from typing import Any
 
 from proxy.logs import configure_logs
 from proxy.settings import load_settings
-from proxy.wiring import Addresses, open_ingest, open_rooms
+from proxy.wiring.ingesting import Addresses, open_ingest
+from proxy.wiring.rooms import open_rooms
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable

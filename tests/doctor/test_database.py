@@ -16,7 +16,7 @@ from proxy.doctor import Verdict, looked
 from proxy.doctor.database import DatabaseSeen, look
 from proxy.doctor.table import DATABASE
 from proxy.settings import Settings
-from proxy.wiring import schemas
+from proxy.wiring.storage import schemas
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.mariadb import MariaDB

@@ -15,7 +15,7 @@ from proxy.doctor import Verdict, looked
 from proxy.doctor.originals import look
 from proxy.doctor.table import ORIGINALS
 from proxy.sources.local import LocalSources
-from proxy.wiring import open_storage
+from proxy.wiring.storage import open_storage
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.mounts import Mount
 from tests.serving import make_settings

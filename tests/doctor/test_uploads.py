@@ -17,8 +17,8 @@ from proxy.doctor.uploads import look
 from proxy.errors import DatabaseUnavailable
 from proxy.intake import QueueReport
 from proxy.settings import Settings
-from proxy.wiring import open_main_api
 from proxy.wiring.examining import open_installation
+from proxy.wiring.ingesting import open_main_api
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api

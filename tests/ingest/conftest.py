@@ -11,7 +11,7 @@ import pytest
 
 from proxy.ingest.working import Ingest
 from proxy.media import Media
-from proxy.wiring import Addresses, open_ingest
+from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.database.backends import SqliteBackend
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
 from tests.serving import Serve, Serving

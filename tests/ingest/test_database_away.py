@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 from proxy.ingest.working import at_work
-from proxy.wiring import Addresses, open_ingest, open_rooms
+from proxy.wiring.ingesting import Addresses, open_ingest
+from proxy.wiring.rooms import open_rooms
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.mainapi import FakeMainApi
 from tests.ingest.test_processes import picture, until

@@ -10,8 +10,8 @@ from proxy.ingest.adopting import Adopted, Outcome, Owner
 from proxy.ingest.inventory import Skipped
 from proxy.ingest.surveying import enter_rows, groups, survey
 from proxy.media import DataType
-from proxy.wiring import Rooms
 from proxy.wiring.adoption import open_adopter, open_inventory, path_below, place_of
+from proxy.wiring.rooms import Rooms
 from tests.serving import SAMPLES
 
 BULK = "bulk/2024-05-01"

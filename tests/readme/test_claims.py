@@ -13,7 +13,7 @@ import pytest
 import typer
 from PIL import Image
 
-from proxy.cli import app
+from proxy.cli import app, load
 from proxy.settings import Settings
 from proxy.settings.listing import tables
 from tests.readme.blocks import blocks, headings, inline, links
@@ -35,6 +35,7 @@ SHARED = {"--config", "--data-dir", "--help"}
 SETTINGS_FILE = {"SMARTSERVE_CONFIG"}
 
 
+load()
 ROOT_COMMAND = typer.main.get_command(app)
 
 

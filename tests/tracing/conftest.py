@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.wiring import build_surface, open_rooms, open_tracing
+from proxy.wiring.rooms import open_rooms
+from proxy.wiring.surface import build_surface
+from proxy.wiring.tracing import open_tracing
 from tests.serving import Client, Serving, SmartServer, make_settings
 from tests.tracing.collector import Collector, collecting
 

@@ -18,7 +18,7 @@ from proxy.media import DataType
 from proxy.pending import Step
 from proxy.traces import Span, Tracer, current
 from proxy.tracing.background import FollowedSteps
-from proxy.wiring import Addresses, open_ingest
+from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.mainapi import fake_main_api
 from tests.serving import CHROME, SAMPLES, Library

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
@@ -46,6 +47,10 @@ def test_what_is_no_page_of_metrics_is_told(page: bytes) -> None:
 
 
 async def test_the_page_of_a_live_server_is_read(server: Serving) -> None:
+    # It serves from its first worker on; the second comes a moment later.
+    async with asyncio.timeout(10):
+        while server.metric("smartserve_workers") < 2:  # noqa: ASYNC110 - a gauge tells nobody
+            await asyncio.sleep(0.01)
     async with server.client.get("/metrics") as answer:
         figures = read_figures(await answer.read())
     assert figures.total("smartserve_workers") == 2

@@ -12,7 +12,8 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.media import DataType
-from proxy.wiring import build_surface, open_rooms
+from proxy.wiring.rooms import open_rooms
+from proxy.wiring.surface import build_surface
 from tests.serving import (
     CHROME,
     SAMPLES,

@@ -14,7 +14,7 @@ from aiohttp import ClientResponse
 from PIL import Image
 
 from proxy.errors import CapacityError
-from proxy.wiring import open_rooms
+from proxy.wiring.rooms import open_rooms
 from tests.ingest.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
 from tests.mariadb import MariaDB
 from tests.serving import CHROME, WEBP_ONLY, Serve, Serving, make_settings
