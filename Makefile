@@ -67,6 +67,7 @@ $(RUNTIME): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q proxy # once, also where nothing is written (PYTHONDONTWRITEBYTECODE)
 	@touch $@
 
 $(DEVELOPMENT): requirements-dev.lock $(RUNTIME)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import NoAnswer
 from proxy.visitor.figures import read_figures
-from tests.serving import Serving
+from tests.serving import Serve
 
 PAGE = b"""# TYPE smartserve_first_byte_seconds histogram
 smartserve_first_byte_seconds_bucket{source="disk",le="0.1"} 90
@@ -46,7 +46,8 @@ def test_what_is_no_page_of_metrics_is_told(page: bytes) -> None:
         read_figures(page)
 
 
-async def test_the_page_of_a_live_server_is_read(server: Serving) -> None:
+async def test_the_page_of_a_live_server_is_read(serve: Serve) -> None:
+    server = await serve(workers={"count": 2})
     # It serves from its first worker on; the second comes a moment later.
     async with asyncio.timeout(10):
         while server.metric("smartserve_workers") < 2:  # noqa: ASYNC110 - a gauge tells nobody

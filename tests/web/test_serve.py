@@ -226,7 +226,9 @@ async def test_after_a_restart_the_second_request_is_a_hit_on_disk(
     assert second.renders() == 0
 
 
-async def test_two_hundred_equal_misses_are_one_render(server: Serving, photo: str) -> None:
+async def test_two_hundred_equal_misses_are_one_render(serve: Serve, photo: str) -> None:
+    server = await serve(workers={"count": 2})
+
     async def body() -> bytes:
         answer = await get(server, f"{photo}?size=grid", CHROME)
         assert answer.status == 200

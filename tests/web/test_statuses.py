@@ -134,7 +134,7 @@ async def test_facts_are_learned_where_an_old_database_has_none(
     serve: Serve, data_dir: Path, photo: int
 ) -> None:
     change(data_dir, "DELETE FROM media_facts")
-    server = await serve()
+    server = await serve(workers={"count": 2})
     answers = await asyncio.gather(*(get(server, f"/serve/{photo}?size=small") for _ in range(20)))
     assert [answer.status for answer in answers] == [200] * 20
     assert server.rooms.pool.statistics()["jobs"] == 2, "one look at the picture, one render"
@@ -276,7 +276,7 @@ async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo:
 
 
 async def test_workers_killed_under_load_cost_no_answer(serve: Serve, photo: int) -> None:
-    server = await serve()
+    server = await serve(workers={"count": 2})
     sizes = ["thumbnail", "small", "grid", "detail", "header"]
     requests = [
         asyncio.create_task(get(server, f"/serve/{photo}.{suffix}?size={size}"))
