@@ -28,7 +28,7 @@ test: $(DEVELOPMENT)
 # TESTS=tests/npm (inside Next.js, React, Nuxt and unpic); TESTS=tests/page; TESTS=tests/readme.
 drill: $(DEVELOPMENT)
 	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract npm chromium
-	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),tests/faults)
+	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),-n 2 --dist worksteal tests/faults)
 
 # Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that
 # cannot be looked up is a failure (--strict): pip-audit would pass over it, and nothing is known.

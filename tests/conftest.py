@@ -8,16 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
+from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.wiring.mainside import open_main_side
-from proxy.wiring.rooms import open_rooms
-from proxy.wiring.surface import build_surface
+from proxy.wiring.rooms import Rooms, open_rooms
+from proxy.wiring.surface import Surface, build_surface
 from tests.mariadb import MariaDB, private_mariadb
 from tests.mounts import Mount, tmpfs
-from tests.serving import SAMPLES, Client, Library, Serve, Serving, SmartServer, make_settings
+from tests.serving import (
+    SAMPLES,
+    Client,
+    Library,
+    Serve,
+    Serving,
+    SmartServer,
+    Standing,
+    make_settings,
+    standing,
+)
 
 # The same examples each time, and no deadline: the machine may be busy with something else.
 settings.register_profile("suite", derandomize=True, deadline=None)
@@ -75,6 +87,31 @@ async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[
 async def server(serve: Serve) -> Serving:
     """A server with default settings."""
     return await serve()
+
+
+@pytest.fixture(scope="session")
+def _standing(
+    library: Library, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Rooms, Surface, Standing]]:
+    settings = make_settings(library.copy(tmp_path_factory.mktemp("standing") / "data"))
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(standing(settings)) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture
+async def shared(_standing: tuple[Rooms, Surface, Standing]) -> AsyncIterator[Serving]:
+    """A server with default settings that all tests of a process share.
+
+    For tests that only ask, and to which it is all the same what others have asked for before: a
+    server of its own takes a third of a second of each test.
+    """
+    rooms, surface, server = _standing
+    client: Client = TestClient(server)
+    async with client:
+        yield Serving(rooms, surface, client)
 
 
 @pytest.fixture

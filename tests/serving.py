@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +17,9 @@ from proxy.ingest.importing import Imported
 from proxy.media import DataType
 from proxy.settings import Settings, load_settings
 from proxy.web.runner import Runner
-from proxy.wiring.mainside import MainSide
+from proxy.wiring.mainside import MainSide, open_main_side
 from proxy.wiring.rooms import Rooms, open_rooms
-from proxy.wiring.surface import Surface
+from proxy.wiring.surface import Surface, build_surface
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "proxy" / "samples"
@@ -101,6 +102,30 @@ async def _fill(directory: Path, files: Mapping[str, Path]) -> dict[str, int]:
             assert isinstance(taken, Imported), taken
             ids[name] = taken.media_id
     return ids
+
+
+class Standing(SmartServer):
+    """A server that runs already, in another thread: a client's end is not its own."""
+
+    async def close(self) -> None:
+        """Leave it running; `end` ends it."""
+
+    async def end(self) -> None:
+        """Stop serving."""
+        await super().close()
+
+
+@asynccontextmanager
+async def standing(settings: Settings) -> AsyncIterator[tuple[Rooms, Surface, Standing]]:
+    """A server for as long as the block lasts."""
+    async with open_rooms(settings) as rooms, open_main_side(settings) as main:
+        surface = build_surface(rooms, main)
+        server = Standing(surface.runner)
+        await server.start_server()
+        try:
+            yield rooms, surface, server
+        finally:
+            await server.end()
 
 
 class Serve(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import fcntl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
@@ -55,6 +56,25 @@ def record(record_property: Callable[[str, object], None]) -> Record:
         record_property(PROPERTY, packed(figure))
 
     return take
+
+
+@pytest.fixture(autouse=True)
+def _the_machine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Iterator[None]:
+    """The machine is for one test alone where it measures times, and for several otherwise.
+
+    Drills mostly wait, so two run at once (xdist); whoever is ``alone`` waits for the others.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    alone = request.node.get_closest_marker("alone") is not None
+    with (base / "machine").open("w") as machine:
+        # Through the gate one by one: else the others would pass by one that waits to be alone.
+        with (base / "gate").open("w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -111,7 +111,6 @@ async def test_a_description_that_does_not_hold_is_found_out(
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(150)
 async def test_the_whole_run_finds_nothing(launch: Launch, tmp_path: Path) -> None:
     """All phases but the stateful one, for which there is nothing to change; half a minute."""
     server = await launch(_WITH_KEY)

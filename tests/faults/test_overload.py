@@ -92,6 +92,7 @@ async def _lateness(seconds: float) -> Report:
 
 
 @pytest.mark.drill
+@pytest.mark.alone
 async def test_hits_stay_quick_under_ten_times_the_load(
     launch: Launch, library: Library, data_dir: Path, record: Record
 ) -> None:

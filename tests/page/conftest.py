@@ -34,7 +34,7 @@ SETTINGS = {
     "WORKERS__COUNT": "2",
 }
 PATIENCE_MS = 30_000
-FINAL_MS = 90_000
+FINAL_MS = 240_000
 """Finals are made when the machine has nothing else to do, which may take a while."""
 WATCH = """
 window.violations = [];

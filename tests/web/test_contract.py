@@ -34,7 +34,7 @@ def test_the_server_keeps_to_its_description(library: Library, tmp_path: Path) -
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=280,
             cwd=tmp_path,
             env={**os.environ, "COLUMNS": "120"},
         )

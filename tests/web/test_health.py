@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serving import CHROME, Library, Serve, Serving
 
 
-async def test_a_fit_server_is_alive_and_ready(server: Serving) -> None:
-    alive = await server.client.get("/healthz")
-    ready = await server.client.get("/readyz")
+async def test_a_fit_server_is_alive_and_ready(shared: Serving) -> None:
+    alive = await shared.client.get("/healthz")
+    ready = await shared.client.get("/readyz")
     assert (alive.status, ready.status) == (200, 200)
     assert await ready.json() == {
         "status": "ready",
@@ -92,11 +92,11 @@ async def test_the_codecs_are_told_with_their_versions(server: Serving) -> None:
 
 
 async def test_histogram_buckets_are_cumulative_from_a_quarter_millisecond(
-    server: Serving, library: Library
+    shared: Serving, library: Library
 ) -> None:
     for _ in range(5):
-        await server.client.get(f"/serve/{library.ids['photo']}")
-    text = await (await server.client.get("/metrics")).text()
+        await shared.client.get(f"/serve/{library.ids['photo']}")
+    text = await (await shared.client.get("/metrics")).text()
     pattern = r'request_seconds_bucket\{le="([^"]+)",route="serve",source="memory"\} (\S+)'
     buckets = [(bound, float(count)) for bound, count in re.findall(pattern, text)]
     assert (buckets[0][0], buckets[-1][0]) == ("0.00025", "+Inf")
@@ -105,19 +105,19 @@ async def test_histogram_buckets_are_cumulative_from_a_quarter_millisecond(
     assert counts[-1] == 4
 
 
-async def test_a_stranger_cannot_make_new_label_values(server: Serving, library: Library) -> None:
+async def test_a_stranger_cannot_make_new_label_values(shared: Serving, library: Library) -> None:
     async def labels() -> set[str]:
-        text = await (await server.client.get("/metrics")).text()
+        text = await (await shared.client.get("/metrics")).text()
         return set(re.findall(r"smartserve_requests_total\{[^}]*\}", text))
 
     photo = library.ids["photo"]
 
     async def pester(number: int) -> None:
         accept = {"Accept": f"a/{number}"}
-        await server.client.get(f"/serve/{photo}?size=evil{number}", headers=accept)
-        await server.client.get(f"/serve/evil{number}")
-        await server.client.get(f"/evil{number}")
-        await server.client.get(f"/serve/{photo}00{number}")
+        await shared.client.get(f"/serve/{photo}?size=evil{number}", headers=accept)
+        await shared.client.get(f"/serve/evil{number}")
+        await shared.client.get(f"/evil{number}")
+        await shared.client.get(f"/serve/{photo}00{number}")
 
     await pester(0)
     before = await labels()

@@ -164,9 +164,9 @@ REFUSED: dict[str, tuple[int, bytes]] = {
 }
 
 
-async def test_each_has_one_answer_and_the_connection_ends(server: Serving) -> None:
+async def test_each_has_one_answer_and_the_connection_ends(shared: Serving) -> None:
     """Whatever stands behind it, in the same piece and in a later one."""
-    asked = {name: told(server, sent + SECOND, SECOND) for name, (_, sent) in REFUSED.items()}
+    asked = {name: told(shared, sent + SECOND, SECOND) for name, (_, sent) in REFUSED.items()}
     found = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
     statuses = {name: [one.status for one in several] for name, several in found.items()}
     assert statuses == {name: [status] for name, (status, _) in REFUSED.items()}
@@ -194,9 +194,9 @@ async def test_each_has_one_answer_in_whatever_pieces_it_comes(server: Serving, 
     }
 
 
-async def test_what_came_before_it_is_answered(server: Serving) -> None:
+async def test_what_came_before_it_is_answered(shared: Serving) -> None:
     """A request that was good stays good, whatever its neighbour is."""
-    found = await told(server, SECOND + SECOND + get(b"Content-Length: 36") + SECOND)
+    found = await told(shared, SECOND + SECOND + get(b"Content-Length: 36") + SECOND)
     assert [one.status for one in found] == [200, 200, 400]
 
 
@@ -231,10 +231,10 @@ async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line
     ],
 )
 async def test_there_another_method_is_told_which_is_right(
-    server: Serving, line: bytes, allowed: str
+    shared: Serving, line: bytes, allowed: str
 ) -> None:
     sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-    (answer,) = await told(server, sent + SECOND, SECOND)
+    (answer,) = await told(shared, sent + SECOND, SECOND)
     assert answer.status == 405
     assert answer.headers["allow"] == allowed
     assert answer.headers["connection"] == "close"
@@ -301,9 +301,9 @@ GOOD = {
 }
 
 
-async def test_what_is_sound_is_answered(server: Serving) -> None:
+async def test_what_is_sound_is_answered(shared: Serving) -> None:
     for name, sent in GOOD.items():
-        assert [one.status for one in await told(server, sent)] == [200], name
+        assert [one.status for one in await told(shared, sent)] == [200], name
 
 
 @pytest.mark.parametrize(
@@ -314,19 +314,19 @@ async def test_what_is_sound_is_answered(server: Serving) -> None:
     ],
 )
 async def test_an_offer_of_another_protocol_is_passed_over_and_ends_the_connection(
-    server: Serving, library: Library, offer: tuple[bytes, ...]
+    shared: Serving, library: Library, offer: tuple[bytes, ...]
 ) -> None:
     """Who made it may go on in that protocol, and is not taken at his word for HTTP/1.1."""
     target = f"/serve/{library.ids['photo']}?size=thumbnail".encode()
     for _ in range(3):
-        found = await told(server, get(*offer, target=target) + SECOND, SECOND)
+        found = await told(shared, get(*offer, target=target) + SECOND, SECOND)
         assert [one.status for one in found] == [200]
 
 
-async def test_a_large_body_does_not_keep_its_answer_from_the_client(server: Serving) -> None:
+async def test_a_large_body_does_not_keep_its_answer_from_the_client(shared: Serving) -> None:
     """Nothing of it is kept; the client may finish sending, and reads why it was refused."""
     head = b"POST" + get(b"Content-Length: 50000000")[3:]
-    found = await told(server, head, *[b"x" * 1_000_000] * 10)
+    found = await told(shared, head, *[b"x" * 1_000_000] * 10)
     assert [one.status for one in found] == [413]
 
 

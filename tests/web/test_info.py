@@ -40,9 +40,9 @@ async def told(server: Serving, media_id: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_picture_is_told_as_the_description_says(
-    name: str, server: Serving, library: Library
+    name: str, shared: Serving, library: Library
 ) -> None:
-    found = await told(server, library.ids[name])
+    found = await told(shared, library.ids[name])
     assert [fault.message for fault in Draft202012Validator(PICTURE).iter_errors(found)] == []
     assert found["id"] == library.ids[name]
     assert found["ratio"] == pytest.approx(found["width"] / found["height"], abs=1e-3)
@@ -52,9 +52,9 @@ async def test_a_picture_is_told_as_the_description_says(
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_tiny_picture_is_one_of_the_same_shape(
-    name: str, server: Serving, library: Library
+    name: str, shared: Serving, library: Library
 ) -> None:
-    found = await told(server, library.ids[name])
+    found = await told(shared, library.ids[name])
     uri = found["placeholders"]["data_uri"]
     assert len(uri) <= 700
     picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
@@ -63,19 +63,19 @@ async def test_the_tiny_picture_is_one_of_the_same_shape(
 
 
 async def test_every_address_in_it_is_served_with_the_width_that_it_tells(
-    server: Serving, library: Library
+    shared: Serving, library: Library
 ) -> None:
-    found = await told(server, library.ids["badge"])
+    found = await told(shared, library.ids["badge"])
     for candidates in found["srcset"].values():
         for candidate in candidates.split(", "):
             url, descriptor = candidate.split(" ")
-            answer = await server.client.get(url, headers={"Accept": "image/webp"})
+            answer = await shared.client.get(url, headers={"Accept": "image/webp"})
             assert answer.status == 200
             if answer.content_type != "image/avif":
                 body = io.BytesIO(await answer.read())
                 assert f"{Image.open(body).width}w" == descriptor
     for name, url in found["urls"].items():
-        answer = await server.client.get(url, headers={"Accept": "image/webp"})
+        answer = await shared.client.get(url, headers={"Accept": "image/webp"})
         assert "immutable" in answer.headers["Cache-Control"]
         size = Image.open(io.BytesIO(await answer.read())).size
         assert size == tuple(found["dimensions"][name].values())
@@ -99,34 +99,34 @@ async def test_one_stage_is_always_final(server: Serving) -> None:
     assert (await told(server, 2))["formats"]["ready"]["small"]["webp"] == "final"
 
 
-async def test_what_is_transparent_has_no_jpeg(server: Serving, library: Library) -> None:
-    found = await told(server, library.ids["badge"])
+async def test_what_is_transparent_has_no_jpeg(shared: Serving, library: Library) -> None:
+    found = await told(shared, library.ids["badge"])
     assert found["transparent"] is True
     assert found["formats"]["served"] == ["avif", "webp", "png"]
     assert set(found["srcset"]) == {"auto", "avif", "webp", "png"}
 
 
-async def test_it_may_be_kept_as_long_as_a_picture_of_api_images(server: Serving) -> None:
-    answer = await server.client.get("/info/1")
+async def test_it_may_be_kept_as_long_as_a_picture_of_api_images(shared: Serving) -> None:
+    answer = await shared.client.get("/info/1")
     assert answer.headers["Cache-Control"] == "public, max-age=3600, stale-while-revalidate=86400"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Vary" not in answer.headers
 
 
-async def test_who_has_it_gets_a_304(server: Serving) -> None:
-    first = await server.client.get("/info/1")
-    again = await server.client.get("/info/1", headers={"If-None-Match": first.headers["ETag"]})
+async def test_who_has_it_gets_a_304(shared: Serving) -> None:
+    first = await shared.client.get("/info/1")
+    again = await shared.client.get("/info/1", headers={"If-None-Match": first.headers["ETag"]})
     assert again.status == 304
     assert again.headers["ETag"] == first.headers["ETag"]
     assert await again.read() == b""
-    other = await server.client.get("/info/1", headers={"If-None-Match": '"another"'})
+    other = await shared.client.get("/info/1", headers={"If-None-Match": '"another"'})
     assert other.status == 200
 
 
-async def test_head_says_what_get_does_without_the_body(server: Serving) -> None:
-    get = await server.client.get("/info/1")
-    head = await server.client.head("/info/1")
+async def test_head_says_what_get_does_without_the_body(shared: Serving) -> None:
+    get = await shared.client.get("/info/1")
+    head = await shared.client.head("/info/1")
     assert head.status == 200
     assert await head.read() == b""
     for name in ("ETag", "Content-Length", "Content-Type", "Cache-Control"):
@@ -149,9 +149,9 @@ async def test_head_says_what_get_does_without_the_body(server: Serving) -> None
     ],
 )
 async def test_what_is_not_there_or_not_allowed_is_a_problem(
-    target: str, status: int, server: Serving
+    target: str, status: int, shared: Serving
 ) -> None:
-    answer = await server.client.get(target)
+    answer = await shared.client.get(target)
     assert answer.status == status
     assert answer.content_type == "application/problem+json"
     kept = "public, max-age=60" if status == 404 else "no-store"
@@ -159,9 +159,9 @@ async def test_what_is_not_there_or_not_allowed_is_a_problem(
 
 
 async def test_many_are_told_in_their_order_and_what_is_missing_with_its_reason(
-    server: Serving,
+    shared: Serving,
 ) -> None:
-    answer = await server.client.get("/info?ids=3,99,1,3,01")
+    answer = await shared.client.get("/info?ids=3,99,1,3,01")
     assert answer.status == 200
     assert answer.headers["Cache-Control"] == "public, max-age=60"
     body = await answer.json()
@@ -169,26 +169,26 @@ async def test_many_are_told_in_their_order_and_what_is_missing_with_its_reason(
     assert body["missing"] == [
         {"id": 99, "status": 404, "detail": "there is no picture with this id"}
     ]
-    assert body["pictures"][1] == await told(server, 1)
+    assert body["pictures"][1] == await told(shared, 1)
 
 
-async def test_a_comma_may_be_encoded(server: Serving) -> None:
-    answer = await server.client.get("/info?ids=3%2C1")
+async def test_a_comma_may_be_encoded(shared: Serving) -> None:
+    answer = await shared.client.get("/info?ids=3%2C1")
     assert [one["id"] for one in (await answer.json())["pictures"]] == [3, 1]
     assert "max-age=3600" in answer.headers["Cache-Control"]
 
 
-async def test_many_are_told_to_who_posts_their_ids_as_to_who_gets_them(server: Serving) -> None:
-    answer = await server.client.post("/info", json={"ids": [3, 99, 1, 3, 1.0], "more": None})
+async def test_many_are_told_to_who_posts_their_ids_as_to_who_gets_them(shared: Serving) -> None:
+    answer = await shared.client.post("/info", json={"ids": [3, 99, 1, 3, 1.0], "more": None})
     assert (answer.status, answer.content_type) == (200, "application/json")
-    got = await server.client.get("/info?ids=3,99,1,3,01")
+    got = await shared.client.get("/info?ids=3,99,1,3,01")
     assert await answer.json() == await got.json()
 
 
 async def test_what_was_posted_is_kept_by_nobody_and_read_by_pages_of_any_origin(
-    server: Serving,
+    shared: Serving,
 ) -> None:
-    answer = await server.client.post("/info", json={"ids": [1]})
+    answer = await shared.client.post("/info", json={"ids": [1]})
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "ETag" not in answer.headers
@@ -206,19 +206,19 @@ IDS = f"ids must be a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to 19
     ids=repr,
 )
 async def test_a_list_of_ids_that_is_none_is_told_what_it_has_to_be(
-    ids: object, server: Serving
+    ids: object, shared: Serving
 ) -> None:
-    answer = await server.client.post("/info", json={"ids": ids})
+    answer = await shared.client.post("/info", json={"ids": ids})
     assert (answer.status, answer.content_type) == (400, "application/problem+json")
     told = await answer.json()
     assert (told["detail"], told["parameter"]) == (IDS, "ids")
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-async def test_the_longest_ids_fit_into_a_body_however_it_is_written(server: Serving) -> None:
+async def test_the_longest_ids_fit_into_a_body_however_it_is_written(shared: Serving) -> None:
     ids = list(range(10**19 - MAX_IDS, 10**19))
     body = json.dumps({"ids": ids}, indent=8).encode()
-    answer = await posted(server, body)
+    answer = await posted(shared, body)
     assert answer.status == 200
     assert [one["status"] for one in (await answer.json())["missing"]] == [404] * MAX_IDS
 
@@ -239,14 +239,14 @@ async def posted(server: Serving, body: bytes, **headers: str) -> ClientResponse
     ],
 )
 async def test_a_body_that_is_not_what_it_has_to_be_is_a_problem(
-    body: bytes, status: int, server: Serving
+    body: bytes, status: int, shared: Serving
 ) -> None:
-    answer = await posted(server, body)
+    answer = await posted(shared, body)
     assert (answer.status, answer.content_type) == (status, "application/problem+json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-async def test_a_body_that_comes_in_pieces_is_counted(server: Serving) -> None:
+async def test_a_body_that_comes_in_pieces_is_counted(shared: Serving) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"ids": [1, 2]'
         for _ in range(MAX_BODY_BYTES // 1024):
@@ -254,7 +254,7 @@ async def test_a_body_that_comes_in_pieces_is_counted(server: Serving) -> None:
         yield b"}"
 
     headers = {"Content-Type": "application/json"}
-    answer = await server.client.post("/info", data=pieces(), headers=headers)
+    answer = await shared.client.post("/info", data=pieces(), headers=headers)
     assert answer.status == 413
 
 
@@ -267,15 +267,15 @@ async def test_a_body_that_comes_in_pieces_is_counted(server: Serving) -> None:
         {"Content-Encoding": "gzip"},
     ],
 )
-async def test_a_body_of_another_kind_is_refused(headers: dict[str, str], server: Serving) -> None:
-    answer = await posted(server, b'{"ids": [1]}', **headers)
+async def test_a_body_of_another_kind_is_refused(headers: dict[str, str], shared: Serving) -> None:
+    answer = await posted(shared, b'{"ids": [1]}', **headers)
     assert answer.status == 415
     assert "Content-" in (await answer.json())["detail"]
 
 
-async def test_json_may_name_its_charset(server: Serving) -> None:
+async def test_json_may_name_its_charset(shared: Serving) -> None:
     kind = {"Content-Type": "Application/JSON; charset=utf-8"}
-    assert (await posted(server, b'{"ids": [1]}', **kind)).status == 200
+    assert (await posted(shared, b'{"ids": [1]}', **kind)).status == 200
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
@@ -286,24 +286,24 @@ async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None
     assert (answer.status, answer.headers["connection"]) == (408, "close")
 
 
-async def test_a_page_of_another_origin_may_ask_whether_it_may_post(server: Serving) -> None:
+async def test_a_page_of_another_origin_may_ask_whether_it_may_post(shared: Serving) -> None:
     asked = {
         "Origin": "https://elsewhere.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type",
     }
-    answer = await server.client.options("/info", headers=asked)
+    answer = await shared.client.options("/info", headers=asked)
     assert (answer.status, await answer.read()) == (204, b"")
     assert "Content-Length" not in answer.headers
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]
     assert answer.headers["Access-Control-Allow-Headers"] == "Content-Type"
-    assert (await server.client.get("/info?ids=1")).status == 200
+    assert (await shared.client.get("/info?ids=1")).status == 200
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-async def test_other_methods_are_told_what_is_allowed(method: str, server: Serving) -> None:
-    answer = await server.client.request(method, "/info")
+async def test_other_methods_are_told_what_is_allowed(method: str, shared: Serving) -> None:
+    answer = await shared.client.request(method, "/info")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD,OPTIONS,POST")
 
 

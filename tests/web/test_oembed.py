@@ -28,12 +28,12 @@ async def photo(server: Serving, url: str, more: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize(
     "path", ["/serve/2", "/serve/2.webp?size=grid", "/api/images/2", "/info/2"]
 )
-async def test_a_photo_is_told_with_what_is_served(path: str, server: Serving) -> None:
-    told = await photo(server, base(server) + path, "&format=json")
+async def test_a_photo_is_told_with_what_is_served(path: str, shared: Serving) -> None:
+    told = await photo(shared, base(shared) + path, "&format=json")
     assert (told["version"], told["type"]) == ("1.0", "photo")
-    assert told["provider_url"] == base(server)
+    assert told["provider_url"] == base(shared)
     for prefix in ("", "thumbnail_"):
-        answer = await server.client.get(
+        answer = await shared.client.get(
             urlsplit(told[f"{prefix}url"])._replace(scheme="", netloc="").geturl(),
             headers={"Accept": "image/webp"},
         )
@@ -56,9 +56,9 @@ async def test_a_photo_is_told_with_what_is_served(path: str, server: Serving) -
     ],
 )
 async def test_it_is_the_largest_that_the_consumer_takes(
-    more: str, width: int, server: Serving
+    more: str, width: int, shared: Serving
 ) -> None:
-    told = await photo(server, f"{base(server)}/serve/2", more)
+    told = await photo(shared, f"{base(shared)}/serve/2", more)
     assert told["width"] == width
     assert told["thumbnail_width"] == min(width, 384)
 
@@ -83,24 +83,24 @@ async def test_the_public_address_is_known_as_well(serve: Serve) -> None:
     ],
 )
 async def test_what_is_no_picture_of_ours_is_a_problem(
-    url: str, status: int, server: Serving
+    url: str, status: int, shared: Serving
 ) -> None:
-    asked = quote(url.format(base=base(server)), safe="")
-    answer = await server.client.get(f"/oembed?url={asked}")
+    asked = quote(url.format(base=base(shared)), safe="")
+    answer = await shared.client.get(f"/oembed?url={asked}")
     assert answer.status == status
     assert answer.content_type == "application/problem+json"
 
 
-async def test_xml_is_not_spoken(server: Serving) -> None:
-    answer = await server.client.get("/oembed?url=http://localhost/serve/1&format=xml")
+async def test_xml_is_not_spoken(shared: Serving) -> None:
+    answer = await shared.client.get("/oembed?url=http://localhost/serve/1&format=xml")
     assert answer.status == 501
 
 
 @pytest.mark.parametrize(
     "more", ["maxwidth=0", "maxwidth=x", "maxheight=-1", "maxwidth=123456", "format=yaml"]
 )
-async def test_a_parameter_that_cannot_be_is_a_400(more: str, server: Serving) -> None:
-    answer = await server.client.get(f"/oembed?url={base(server)}/serve/2&{more}")
+async def test_a_parameter_that_cannot_be_is_a_400(more: str, shared: Serving) -> None:
+    answer = await shared.client.get(f"/oembed?url={base(shared)}/serve/2&{more}")
     assert answer.status == 400
 
 

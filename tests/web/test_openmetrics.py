@@ -61,9 +61,9 @@ async def test_both_formats_tell_the_same_under_the_same_names(
     ],
 )
 async def test_whatever_a_stranger_asks_for_is_one_of_the_two(
-    server: Serving, accept: str, media_type: str
+    shared: Serving, accept: str, media_type: str
 ) -> None:
-    answer = await server.client.get("/metrics", headers={"Accept": accept})
+    answer = await shared.client.get("/metrics", headers={"Accept": accept})
     assert answer.status == 200
     assert answer.headers["Content-Type"].startswith(media_type)
 

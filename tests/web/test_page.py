@@ -61,8 +61,8 @@ def test_tokens_are_given_only_where_nobody_else_can_ask_for_them(
     assert has_trial(settings(**sections)) is given
 
 
-async def test_the_page_may_load_nothing_from_elsewhere(server: Serving) -> None:
-    answer = await server.client.get("/")
+async def test_the_page_may_load_nothing_from_elsewhere(shared: Serving) -> None:
+    answer = await shared.client.get("/")
     assert answer.status == 200
     assert answer.content_type == "text/html"
     assert answer.headers["Content-Security-Policy"] == CSP
@@ -86,14 +86,14 @@ def test_nothing_of_it_names_another_host_or_stands_inline() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in STATIC.iterdir()))
 async def test_each_file_is_served_with_its_type_and_known_by_its_etag(
-    name: str, server: Serving
+    name: str, shared: Serving
 ) -> None:
     url = "/" if name == "index.html" else f"/static/{name}"
-    answer = await server.client.get(url, headers={"Accept-Encoding": "identity"})
+    answer = await shared.client.get(url, headers={"Accept-Encoding": "identity"})
     assert await answer.read() == (STATIC / name).read_bytes()
     assert answer.headers["Vary"] == "Accept-Encoding"
     known = {"If-None-Match": answer.headers["ETag"], "Accept-Encoding": "identity"}
-    again = await server.client.get(url, headers=known)
+    again = await shared.client.get(url, headers=known)
     assert again.status == 304
 
 
@@ -109,8 +109,8 @@ async def fetched(server: Serving, encoding: str) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize(
     "encoding", ["gzip", "br, gzip;q=0.5", "x-gzip", "gzip, deflate, br, zstd"]
 )
-async def test_who_unpacks_gets_it_packed(encoding: str, server: Serving) -> None:
-    head, body = await fetched(server, encoding)
+async def test_who_unpacks_gets_it_packed(encoding: str, shared: Serving) -> None:
+    head, body = await fetched(shared, encoding)
     assert b"\r\nContent-Encoding: gzip" in head
     plain = (STATIC / "page.css").read_bytes()
     assert gzip.decompress(body) == plain
@@ -118,15 +118,15 @@ async def test_who_unpacks_gets_it_packed(encoding: str, server: Serving) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["identity", "br", "gzip;q=0", "gzip;q=0.000", "gzipped"])
-async def test_who_does_not_gets_it_as_it_is(encoding: str, server: Serving) -> None:
-    head, body = await fetched(server, encoding)
+async def test_who_does_not_gets_it_as_it_is(encoding: str, shared: Serving) -> None:
+    head, body = await fetched(shared, encoding)
     assert b"Content-Encoding" not in head
     assert body == (STATIC / "page.css").read_bytes()
 
 
-async def test_a_file_that_is_not_there_is_a_404(server: Serving) -> None:
+async def test_a_file_that_is_not_there_is_a_404(shared: Serving) -> None:
     for name in ("nothing.js", "..%2fpage.py", "%2e%2e%2f%2e%2e%2fpage.py"):
-        assert (await server.client.get(f"/static/{name}")).status == 404
+        assert (await shared.client.get(f"/static/{name}")).status == 404
 
 
 async def test_without_the_page_only_the_component_is_there(serve: Serve) -> None:
@@ -163,28 +163,28 @@ async def test_placeholders_are_listed_once_they_are_known(server: Serving) -> N
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "before=x", "before=-1"])
-async def test_a_page_that_cannot_be_is_a_400(query: str, server: Serving) -> None:
-    assert (await server.client.get(f"/api/gallery?{query}")).status == 400
+async def test_a_page_that_cannot_be_is_a_400(query: str, shared: Serving) -> None:
+    assert (await shared.client.get(f"/api/gallery?{query}")).status == 400
 
 
-async def test_the_accept_header_is_told_to_a_script_by_way_of_a_pixel(server: Serving) -> None:
-    answer = await server.client.get("/api/page/accept.gif", headers={"Accept": CHROME})
+async def test_the_accept_header_is_told_to_a_script_by_way_of_a_pixel(shared: Serving) -> None:
+    answer = await shared.client.get("/api/page/accept.gif", headers={"Accept": CHROME})
     assert answer.content_type == "image/gif"
     told = re.fullmatch(r'accept;desc="([^"]*)"', answer.headers["Server-Timing"])
     assert told is not None
     assert unquote(told[1]) == CHROME
 
 
-async def test_a_hostile_accept_header_stays_within_its_quotes(server: Serving) -> None:
+async def test_a_hostile_accept_header_stays_within_its_quotes(shared: Serving) -> None:
     hostile = 'image/avif", evil;dur=1, "\\'
-    answer = await server.client.get("/api/page/accept.gif", headers={"Accept": hostile})
+    answer = await shared.client.get("/api/page/accept.gif", headers={"Accept": hostile})
     assert answer.headers["Server-Timing"].count('"') == 2
     assert "," not in answer.headers["Server-Timing"]
 
 
-async def test_the_format_is_explained(server: Serving) -> None:
+async def test_the_format_is_explained(shared: Serving) -> None:
     told = await (
-        await server.client.get("/api/page/accept", headers={"Accept": "image/webp,*/*"})
+        await shared.client.get("/api/page/accept", headers={"Accept": "image/webp,*/*"})
     ).json()
     assert told["chosen"] == "webp"
     assert [one["format"] for one in told["formats"]] == ["avif", "webp", "jpeg"]
@@ -261,10 +261,10 @@ async def test_how_far_an_upload_is_tells_its_medium_and_nobody_elses(serve: Ser
     ],
 )
 async def test_strangers_get_neither_token_nor_news(
-    headers: dict[str, str], server: Serving
+    headers: dict[str, str], shared: Serving
 ) -> None:
     for target in ("/api/page/token", "/api/page/uploads/1"):
-        answer = await server.client.get(target, headers=headers)
+        answer = await shared.client.get(target, headers=headers)
         assert answer.status == 403
         assert "token" not in await answer.json()
 
@@ -278,13 +278,13 @@ async def test_who_speaks_http_1_0_is_taken_for_a_proxy(server: Serving) -> None
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.8.8:1", "[::1]", "[::1]:8080"]
 )
-async def test_the_machine_is_known_by_each_of_its_names(host: str, server: Serving) -> None:
-    answer = await server.client.get("/api/page/token", headers={"Host": host})
+async def test_the_machine_is_known_by_each_of_its_names(host: str, shared: Serving) -> None:
+    answer = await shared.client.get("/api/page/token", headers={"Host": host})
     assert answer.status == 200
 
 
 @pytest.mark.parametrize(("number", "status"), [("x", 400), ("9" * 20, 400), ("9" * 19, 404)])
 async def test_an_upload_that_is_none_is_told_as_such(
-    number: str, status: int, server: Serving
+    number: str, status: int, shared: Serving
 ) -> None:
-    assert (await server.client.get(f"/api/page/uploads/{number}")).status == status
+    assert (await shared.client.get(f"/api/page/uploads/{number}")).status == status

@@ -59,17 +59,17 @@ def logo(library: Library) -> str:
     ],
 )
 async def test_the_format_follows_the_accept_header(
-    server: Serving, photo: str, accept: str, media_type: str, kind: str
+    shared: Serving, photo: str, accept: str, media_type: str, kind: str
 ) -> None:
-    answer = await get(server, f"{photo}?size=thumbnail", accept)
+    answer = await get(shared, f"{photo}?size=thumbnail", accept)
     assert (answer.status, answer.content_type) == (200, media_type)
     picture = decoded(await answer.read())
     assert (picture.format, picture.size) == (kind, (300, 300))
     assert answer.headers["Vary"] == "Accept"
 
 
-async def test_a_transparent_picture_falls_back_to_png(server: Serving, badge: str) -> None:
-    answer = await get(server, f"{badge}?size=small")
+async def test_a_transparent_picture_falls_back_to_png(shared: Serving, badge: str) -> None:
+    answer = await get(shared, f"{badge}?size=small")
     assert answer.content_type == "image/png"
     assert decoded(await answer.read()).mode == "RGBA"
 
@@ -92,9 +92,9 @@ async def test_a_transparent_picture_falls_back_to_png(server: Serving, badge: s
     ],
 )
 async def test_sizes_are_as_promised_and_never_enlarged(
-    server: Serving, photo: str, query: str, size: tuple[int, int]
+    shared: Serving, photo: str, query: str, size: tuple[int, int]
 ) -> None:
-    answer = await get(server, photo + query)
+    answer = await get(shared, photo + query)
     assert answer.status == 200
     assert decoded(await answer.read()).size == size
 
@@ -111,9 +111,9 @@ async def test_sizes_are_as_promised_and_never_enlarged(
     ],
 )
 async def test_an_explicit_format_is_given_whatever_accept_says(
-    server: Serving, photo: str, suffix: str, media_type: str
+    shared: Serving, photo: str, suffix: str, media_type: str
 ) -> None:
-    answer = await get(server, photo + suffix, "image/webp")
+    answer = await get(shared, photo + suffix, "image/webp")
     assert answer.content_type == media_type
     assert "Vary" not in answer.headers
 
@@ -133,9 +133,9 @@ async def test_an_explicit_format_is_given_whatever_accept_says(
     ],
 )
 async def test_a_bad_value_is_named_with_what_is_allowed(
-    server: Serving, photo: str, target: str, parameter: str
+    shared: Serving, photo: str, target: str, parameter: str
 ) -> None:
-    answer = await get(server, photo + target)
+    answer = await get(shared, photo + target)
     problem = json.loads(await answer.read())
     assert (answer.status, answer.content_type) == (400, "application/problem+json")
     assert (problem["parameter"], problem["status"]) == (parameter, 400)
@@ -144,14 +144,14 @@ async def test_a_bad_value_is_named_with_what_is_allowed(
 
 
 @pytest.mark.parametrize("name", ["abc", "1" * 20, "-1", "1.2.3", "%2e%2e", "1%00", "%EF%BC%91"])
-async def test_a_bad_id_is_a_bad_request(server: Serving, name: str) -> None:
-    answer = await get(server, f"/serve/{name}")
+async def test_a_bad_id_is_a_bad_request(shared: Serving, name: str) -> None:
+    answer = await get(shared, f"/serve/{name}")
     assert (answer.status, (await answer.json(content_type=None))["parameter"]) == (400, "media_id")
 
 
 @pytest.mark.parametrize("name", ["99999", "9" * 19, "0"])
-async def test_an_unknown_id_is_not_found_for_a_minute(server: Serving, name: str) -> None:
-    answer = await get(server, f"/serve/{name}")
+async def test_an_unknown_id_is_not_found_for_a_minute(shared: Serving, name: str) -> None:
+    answer = await get(shared, f"/serve/{name}")
     assert answer.status == 404
     assert answer.headers["Cache-Control"] == "public, max-age=60"
     assert answer.headers["Vary"] == "Accept"
@@ -178,14 +178,14 @@ async def test_an_answer_has_the_headers_that_caches_live_on(server: Serving, ph
     assert headers["X-Request-Id"]
 
 
-async def test_a_named_version_makes_the_answer_immutable(server: Serving, photo: str) -> None:
-    answer = await get(server, f"{photo}?size=small&v=abc")
+async def test_a_named_version_makes_the_answer_immutable(shared: Serving, photo: str) -> None:
+    answer = await get(shared, f"{photo}?size=small&v=abc")
     assert answer.headers["Cache-Control"] == f"{YEAR}, immutable"
 
 
-async def test_the_api_route_is_the_same_for_an_hour(server: Serving, photo: str) -> None:
-    served = await get(server, f"{photo}?size=small", CHROME)
-    api = await get(server, photo.replace("/serve/", "/api/images/") + "?size=small", CHROME)
+async def test_the_api_route_is_the_same_for_an_hour(shared: Serving, photo: str) -> None:
+    served = await get(shared, f"{photo}?size=small", CHROME)
+    api = await get(shared, photo.replace("/serve/", "/api/images/") + "?size=small", CHROME)
     assert await api.read() == await served.read()
     assert api.headers["ETag"] == served.headers["ETag"]
     assert api.headers["Cache-Control"] == "public, max-age=3600, stale-while-revalidate=86400"
@@ -253,14 +253,14 @@ async def test_head_tells_what_get_would_and_renders_nothing(server: Serving, ph
 @pytest.mark.parametrize("hot", [False, True])
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
 async def test_a_client_that_has_it_gets_304(
-    server: Serving, photo: str, form: str, *, hot: bool
+    shared: Serving, photo: str, form: str, *, hot: bool
 ) -> None:
     path = f"{photo}?size=small"
-    first = await get(server, path, CHROME)
+    first = await get(shared, path, CHROME)
     if hot:
-        await get(server, path, CHROME)
+        await get(shared, path, CHROME)
     etag = first.headers["ETag"]
-    answer = await get(server, path, CHROME, **{"If-None-Match": form.format(etag)})
+    answer = await get(shared, path, CHROME, **{"If-None-Match": form.format(etag)})
     assert (answer.status, await answer.read()) == (304, b"")
     assert answer.headers["ETag"] == etag
     assert answer.headers["Vary"] == "Accept"
@@ -281,28 +281,28 @@ async def test_a_304_asks_no_store_and_renders_nothing(serve: Serve, photo: str)
 
 @pytest.mark.parametrize("hot", [False, True])
 async def test_tags_on_several_header_lines_are_one_list(
-    server: Serving, photo: str, *, hot: bool
+    shared: Serving, photo: str, *, hot: bool
 ) -> None:
     path = f"{photo}?size=small"
-    etag = (await get(server, path)).headers["ETag"]
+    etag = (await get(shared, path)).headers["ETag"]
     if hot:
-        await get(server, path)
+        await get(shared, path)
     lines = [("Accept", "*/*"), ("If-None-Match", '"other"'), ("If-None-Match", etag)]
-    assert (await server.client.get(path, headers=CIMultiDict(lines))).status == 304
+    assert (await shared.client.get(path, headers=CIMultiDict(lines))).status == 304
 
 
-async def test_another_tag_gets_the_picture(server: Serving, photo: str) -> None:
+async def test_another_tag_gets_the_picture(shared: Serving, photo: str) -> None:
     for _ in range(3):
-        answer = await get(server, f"{photo}?size=small", **{"If-None-Match": '"other"'})
+        answer = await get(shared, f"{photo}?size=small", **{"If-None-Match": '"other"'})
         assert answer.status == 200
 
 
-async def test_if_modified_since_counts_where_there_is_no_tag(server: Serving, photo: str) -> None:
+async def test_if_modified_since_counts_where_there_is_no_tag(shared: Serving, photo: str) -> None:
     path = f"{photo}?size=small"
-    modified = (await get(server, path)).headers["Last-Modified"]
-    assert (await get(server, path, **{"If-Modified-Since": modified})).status == 304
+    modified = (await get(shared, path)).headers["Last-Modified"]
+    assert (await get(shared, path, **{"If-Modified-Since": modified})).status == 304
     past = "Thu, 01 Jan 1970 00:00:01 GMT"
-    assert (await get(server, path, **{"If-Modified-Since": past})).status == 200
+    assert (await get(shared, path, **{"If-Modified-Since": past})).status == 200
 
 
 @pytest.mark.parametrize(
@@ -310,12 +310,12 @@ async def test_if_modified_since_counts_where_there_is_no_tag(server: Serving, p
     [("bytes=0-99", 0, 100), ("bytes=100-", 100, None), ("bytes=-50", -50, None)],
 )
 async def test_one_range_is_answered_with_that_part(
-    server: Serving, photo: str, wanted: str, start: int, stop: int | None
+    shared: Serving, photo: str, wanted: str, start: int, stop: int | None
 ) -> None:
     path = f"{photo}?size=small"
-    missed = await get(server, path, Range=wanted)
-    whole = await (await get(server, path)).read()
-    hit = await get(server, path, Range=wanted)
+    missed = await get(shared, path, Range=wanted)
+    whole = await (await get(shared, path)).read()
+    hit = await get(shared, path, Range=wanted)
     expected = whole[start:stop]
     first = start if start >= 0 else len(whole) + start
     for answer in (missed, hit):
@@ -341,28 +341,28 @@ async def test_a_range_from_a_large_file_on_disk_is_streamed(serve: Serve, photo
 
 @pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "items=0-1", "bytes=x-y", "bytes=-", "junk"])
 async def test_ranges_that_are_not_one_are_answered_whole(
-    server: Serving, photo: str, wanted: str
+    shared: Serving, photo: str, wanted: str
 ) -> None:
-    answer = await get(server, f"{photo}?size=thumbnail", Range=wanted)
+    answer = await get(shared, f"{photo}?size=thumbnail", Range=wanted)
     assert answer.status == 200
 
 
-async def test_a_range_past_the_end_cannot_be_satisfied(server: Serving, photo: str) -> None:
+async def test_a_range_past_the_end_cannot_be_satisfied(shared: Serving, photo: str) -> None:
     path = f"{photo}?size=thumbnail"
-    length = len(await (await get(server, path)).read())
-    answer = await get(server, path, Range=f"bytes={length}-")
+    length = len(await (await get(shared, path)).read())
+    answer = await get(shared, path, Range=f"bytes={length}-")
     assert answer.status == 416
     assert answer.headers["Content-Range"] == f"bytes */{length}"
     assert answer.content_type == "application/problem+json"
 
 
-async def test_if_range_holds_only_for_the_same_tag(server: Serving, photo: str) -> None:
+async def test_if_range_holds_only_for_the_same_tag(shared: Serving, photo: str) -> None:
     path = f"{photo}?size=thumbnail"
-    etag = (await get(server, path)).headers["ETag"]
+    etag = (await get(shared, path)).headers["ETag"]
     same = {"Range": "bytes=0-9", "If-Range": etag}
-    assert (await get(server, path, **same)).status == 206
+    assert (await get(shared, path, **same)).status == 206
     for other in ('"other"', f"W/{etag}"):
-        answer = await get(server, path, **{"Range": "bytes=0-9", "If-Range": other})
+        answer = await get(shared, path, **{"Range": "bytes=0-9", "If-Range": other})
         assert answer.status == 200
 
 
@@ -407,14 +407,14 @@ async def test_an_http_1_0_client_gets_a_length_and_no_chunks(server: Serving, p
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True)],
 )
 async def test_a_hot_answer_keeps_or_closes_the_connection_as_asked(
-    server: Serving, photo: str, version: str, connection: str, *, stays: bool
+    shared: Serving, photo: str, version: str, connection: str, *, stays: bool
 ) -> None:
     path = f"{photo}?size=thumbnail"
     for _ in range(2):
-        await get(server, path, "")
+        await get(shared, path, "")
     line = f"Connection: {connection}\r\n" if connection else ""
     request = f"GET {path} HTTP/{version}\r\nHost: x\r\nAccept: \r\n{line}\r\n".encode()
-    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    reader, writer = await asyncio.open_connection(shared.client.host, shared.client.port)
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
@@ -425,11 +425,11 @@ async def test_a_hot_answer_keeps_or_closes_the_connection_as_asked(
     writer.close()
 
 
-async def test_pipelined_hits_are_answered_in_order(server: Serving, photo: str) -> None:
+async def test_pipelined_hits_are_answered_in_order(shared: Serving, photo: str) -> None:
     sizes = ["thumbnail", "small", "thumbnail"]
-    bodies = [await (await get(server, f"{photo}?size={size}")).read() for size in sizes]
+    bodies = [await (await get(shared, f"{photo}?size={size}")).read() for size in sizes]
     requests = [f"GET {photo}?size={size} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for size in sizes]
-    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
+    reader, writer = await asyncio.open_connection(shared.client.host, shared.client.port)
     writer.write(b"".join(requests))
     for body in bodies:
         await reader.readuntil(b"\r\n\r\n")
@@ -437,9 +437,9 @@ async def test_pipelined_hits_are_answered_in_order(server: Serving, photo: str)
     writer.close()
 
 
-async def test_a_flat_background_is_removed(server: Serving, logo: str) -> None:
-    kept = decoded(await (await get(server, f"{logo}?size=small&format=png")).read())
-    answer = await get(server, f"{logo}?size=small&bg=removed&format=png")
+async def test_a_flat_background_is_removed(shared: Serving, logo: str) -> None:
+    kept = decoded(await (await get(shared, f"{logo}?size=small&format=png")).read())
+    answer = await get(shared, f"{logo}?size=small&bg=removed&format=png")
     cut = decoded(await answer.read()).convert("RGBA")
     assert kept.convert("RGBA").getpixel((0, 0))[3] == 255  # type: ignore[index]
     assert cut.getpixel((0, 0))[3] == 0  # type: ignore[index]
@@ -451,17 +451,17 @@ async def test_a_flat_background_is_removed(server: Serving, logo: str) -> None:
     [(CHROME, "image/avif"), (WEBP_ONLY, "image/webp"), ("*/*", "image/png")],
 )
 async def test_a_removed_background_is_never_jpeg(
-    server: Serving, logo: str, accept: str, media_type: str
+    shared: Serving, logo: str, accept: str, media_type: str
 ) -> None:
-    answer = await get(server, f"{logo}?size=small&bg=removed", accept)
+    answer = await get(shared, f"{logo}?size=small&bg=removed", accept)
     assert answer.content_type == media_type
 
 
 async def test_a_background_that_cannot_be_removed_is_kept_and_said(
-    server: Serving, photo: str
+    shared: Serving, photo: str
 ) -> None:
-    answer = await get(server, f"{photo}?size=small&bg=removed")
-    original = await get(server, f"{photo}?size=small")
+    answer = await get(shared, f"{photo}?size=small&bg=removed")
+    original = await get(shared, f"{photo}?size=small")
     assert await answer.read() == await original.read()
     assert answer.headers["Cache-Control"] == "public, max-age=30"
     assert answer.headers["Smartserve-Background"] == "original; reason=border-not-uniform"
@@ -478,10 +478,10 @@ async def test_a_background_that_cannot_be_removed_is_kept_and_said(
     ],
 )
 async def test_no_header_of_the_client_reaches_the_answer(
-    server: Serving, photo: str, headers: dict[str, str]
+    shared: Serving, photo: str, headers: dict[str, str]
 ) -> None:
-    plain = await get(server, f"{photo}?size=thumbnail")
-    answer = await get(server, f"{photo}?size=thumbnail", **headers)
+    plain = await get(shared, f"{photo}?size=thumbnail")
+    answer = await get(shared, f"{photo}?size=thumbnail", **headers)
     assert await answer.read() == await plain.read()
     assert answer.headers["ETag"] == plain.headers["ETag"]
     told = " ".join(f"{name}: {value}" for name, value in answer.headers.items())
@@ -490,15 +490,15 @@ async def test_no_header_of_the_client_reaches_the_answer(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_other_methods_are_told_what_is_allowed(
-    server: Serving, photo: str, method: str
+    shared: Serving, photo: str, method: str
 ) -> None:
-    answer = await server.client.request(method, photo)
+    answer = await shared.client.request(method, photo)
     assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
     assert answer.content_type == "application/problem+json"
 
 
-async def test_an_address_that_leads_nowhere_is_a_problem(server: Serving) -> None:
-    answer = await server.client.get("/nowhere")
+async def test_an_address_that_leads_nowhere_is_a_problem(shared: Serving) -> None:
+    answer = await shared.client.get("/nowhere")
     assert (answer.status, answer.content_type) == (404, "application/problem+json")
 
 
@@ -521,5 +521,5 @@ async def test_a_purge_drops_what_is_hot(server: Serving, photo: str) -> None:
     assert answer.headers["Cache-Status"].endswith("detail=render")
 
 
-async def test_the_status_line_is_plain(server: Serving, photo: str) -> None:
-    assert (await get(server, photo)).reason == HTTPStatus.OK.phrase
+async def test_the_status_line_is_plain(shared: Serving, photo: str) -> None:
+    assert (await get(shared, photo)).reason == HTTPStatus.OK.phrase
