@@ -65,18 +65,19 @@ def _handle(job: Job, source: int, target: int) -> Result:
     return imaging.render(job, source, target)
 
 
-def _stand_back() -> None:
-    """Run only when nobody else wants the processor, or nearly so where that is not allowed.
+def _stand_back(nice: int, *, idle: bool) -> None:
+    """Let the server go first; where ``idle``, run only when nobody else wants the processor.
 
     With autogroups (sched(7)) a process competes for the processor with its session alone, and
     this one has its own: there the session's weight has to be lowered, too.
     """
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, OSError):
-        os.nice(_NICEST)
+    if idle:
+        nice = _NICEST  # nearly so, where the kernel does not allow it
+        with contextlib.suppress(AttributeError, OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.nice(nice)
     with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICEST))
+        Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def _end_with_server(connection: socket.socket) -> None:
@@ -94,8 +95,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as connection:
         _end_with_server(connection)
-        if orders["idle"]:
-            _stand_back()
+        _stand_back(orders["nice"], idle=orders["idle"])
         try:
             hello = prepare(orders)
         except ConfigurationError as error:

@@ -81,6 +81,7 @@ class WorkerPool:
             max_cpu_s=max_cpu_s or 2 * settings.deadline_s,
             sandbox=settings.sandbox,
             uid=settings.uid,
+            nice=settings.nice,
             idle=idle,
         )
         self._max_output_bytes = max_output_bytes

@@ -73,6 +73,8 @@ class StartOrders:
     """Whether it locks itself in."""
     uid: int
     """The user that it becomes where it is root."""
+    nice: int
+    """By how much it stands back behind the server, as of nice(2)."""
     idle: bool
     """Whether it works only when nobody else does."""
 

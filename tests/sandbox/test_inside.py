@@ -27,6 +27,7 @@ ORDERS = asdict(
         max_cpu_s=30,
         sandbox=True,
         uid=65534,
+        nice=0,
         idle=False,
     )
 )

@@ -75,6 +75,19 @@ async def test_a_render_gives_whole_bytes(pool: WorkerPool, source: int) -> None
     assert body.endswith(b"IEND\xaeB`\x82")
 
 
+@pytest.mark.parametrize("nice", [0, 7])
+async def test_workers_stand_back_behind_the_server(nice: int) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    async with pool_of(nice=nice) as pool:
+        (pid,) = pool.pids
+        # All threads: those that libvips has begun by now, too.
+        threads = [int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()]
+        assert {os.getpriority(os.PRIO_PROCESS, one) for one in threads} == {min(own + nice, 19)}
+        autogroup = Path(f"/proc/{pid}/autogroup")
+        if autogroup.exists():
+            assert autogroup.read_text().endswith(f"nice {nice}\n")
+
+
 async def test_a_probe_gives_the_facts(pool: WorkerPool, source: int) -> None:
     result = await pool.run(ProbeJob(LIMITS), source)
     assert (result.source_type, result.byte_size) == ("png", SAMPLE.stat().st_size)
