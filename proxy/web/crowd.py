@@ -18,8 +18,8 @@ from proxy.workers.admission import Admission
 _SPARE = 4
 """Looks beyond the room that is left: at twice the load that can be rendered hardly more are under
 way at once, so that nobody is turned away who could have had another size."""
-_LATE_S = 0.02
-"""From when on the loop is late: some twenty requests then wait for their turn. A machine that is
+_LATE_S = 0.01
+"""From when on the loop is late: some ten requests then wait for their turn. A machine that is
 busy with something else makes it a few milliseconds late without that."""
 
 
