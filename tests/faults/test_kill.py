@@ -300,6 +300,7 @@ def fill(root: Path, count: int, *, byte_size: int = 100) -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 async def test_a_killed_server_serves_again_within_two_seconds_with_100_000_files(
     launch: Launch, library: Library, record: Record
