@@ -122,7 +122,7 @@ class WorkerSettings(Section):
     sandbox: bool = True
     require_sandbox: bool = False
     uid: int = Field(65534, ge=0, lt=2**32 - 1)
-    nice: int = Field(5, ge=0, le=19)
+    nice: int = Field(10, ge=0, le=19)
 
     @property
     def processes(self) -> int:

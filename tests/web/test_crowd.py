@@ -31,10 +31,10 @@ async def test_with_room_at_the_workers_any_number_is_looked_at() -> None:
     assert crowd.turn_away() is None
 
 
-async def test_without_room_four_are_looked_at_who_may_find_another_size() -> None:
+async def test_without_room_one_is_looked_at_who_may_find_another_size() -> None:
     crowd, admission = a_crowd(queue=0)
     async with admission.enter():
-        looked_at(crowd, 4)
+        looked_at(crowd, 1)
         assert crowd.turn_away() is None
         looked_at(crowd, 1)
         error = crowd.turn_away()
