@@ -92,11 +92,11 @@ async def test_the_codecs_are_told_with_their_versions(server: Serving) -> None:
 
 
 async def test_histogram_buckets_are_cumulative_from_a_quarter_millisecond(
-    shared: Serving, library: Library
+    server: Serving, library: Library
 ) -> None:
     for _ in range(5):
-        await shared.client.get(f"/serve/{library.ids['photo']}")
-    text = await (await shared.client.get("/metrics")).text()
+        await server.client.get(f"/serve/{library.ids['photo']}")
+    text = await (await server.client.get("/metrics")).text()
     pattern = r'request_seconds_bucket\{le="([^"]+)",route="serve",source="memory"\} (\S+)'
     buckets = [(bound, float(count)) for bound, count in re.findall(pattern, text)]
     assert (buckets[0][0], buckets[-1][0]) == ("0.00025", "+Inf")

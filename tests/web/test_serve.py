@@ -407,14 +407,14 @@ async def test_an_http_1_0_client_gets_a_length_and_no_chunks(server: Serving, p
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True)],
 )
 async def test_a_hot_answer_keeps_or_closes_the_connection_as_asked(
-    shared: Serving, photo: str, version: str, connection: str, *, stays: bool
+    server: Serving, photo: str, version: str, connection: str, *, stays: bool
 ) -> None:
     path = f"{photo}?size=thumbnail"
     for _ in range(2):
-        await get(shared, path, "")
+        await get(server, path, "")
     line = f"Connection: {connection}\r\n" if connection else ""
     request = f"GET {path} HTTP/{version}\r\nHost: x\r\nAccept: \r\n{line}\r\n".encode()
-    reader, writer = await asyncio.open_connection(shared.client.host, shared.client.port)
+    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
