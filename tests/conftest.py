@@ -17,9 +17,9 @@ from pytest_aiohttp.plugin import AiohttpClient
 from proxy.wiring.mainside import open_main_side
 from proxy.wiring.rooms import Rooms, open_rooms
 from proxy.wiring.surface import Surface, build_surface
-from tests.mariadb import MariaDB, private_mariadb
-from tests.mounts import Mount, tmpfs
-from tests.serving import (
+from tests.support.mariadb import MariaDB, private_mariadb
+from tests.support.mounts import Mount, tmpfs
+from tests.support.server import (
     SAMPLES,
     Client,
     Library,

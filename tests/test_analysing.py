@@ -16,7 +16,7 @@ from proxy.findings import VisionResult
 from proxy.settings.vision import TextSettings
 from proxy.vision import VisionContext, VisionProvider, openai
 from proxy.vision.tesseract import TextReader
-from tests.serving import Library, Serving
+from tests.support.server import Library, Serving
 
 SAID = {
     "choices": [

@@ -19,7 +19,7 @@ import pytest
 import typer
 
 from proxy.cli import MODULES, app, load
-from tests.serving import SAMPLES
+from tests.support.server import SAMPLES
 
 SMARTSERVE = [sys.executable, "-m", "proxy.cli"]
 

@@ -14,7 +14,7 @@ import pytest
 from proxy.database.main import NewUpload, open_main_database
 from proxy.database.upgrade import main_schema, upgrade
 from proxy.settings import Settings
-from tests.serving import make_settings
+from tests.support.server import make_settings
 
 PATH = "/temp_images/profiles/456-profile-1-1.jpg"
 

@@ -11,7 +11,7 @@ from proxy.floors import FLOORS, at_least, floor_faults
 from proxy.jobs import Hello
 from proxy.starting import check_worker
 from proxy.wiring.rooms import ask_worker, open_rooms
-from tests.serving import make_settings
+from tests.support.server import make_settings
 
 
 @pytest.mark.parametrize(

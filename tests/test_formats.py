@@ -17,8 +17,8 @@ from proxy.formats import (
     Format,
     sniff,
 )
-from tests.photos import NAMES as PHOTO_NAMES
-from tests.photos import photo
+from tests.support.photos import NAMES as PHOTO_NAMES
+from tests.support.photos import photo
 
 BY_SUFFIX = {"jpg": "jpeg", "tiff": "tiff", "svg": "svg"}
 SNIFFED = {*SOURCE_MEDIA_TYPES, "svg"}

@@ -14,7 +14,7 @@ from proxy.geometry import MAX_SIDE, Fit, Geometry, Gravity, SizeSpec, plan_geom
 from proxy.media import Focus, MediaFacts
 from proxy.query import DPRS, parse_boxes
 from proxy.variant import has_shape
-from tests.asking import SIZES, facts, resolved
+from tests.support.requests import SIZES, facts, resolved
 
 SIDES = st.integers(1, 16384)
 BOX_SIDES = st.integers(1, MAX_SIDE)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.settings import Settings
-from tests.serving import ROOT, Serving
+from tests.support.server import ROOT, Serving
 
 PAGES = (ROOT / "deploy" / "OPERATING.md", ROOT / "deploy" / "README.md", ROOT / "README.md")
 _SERIES = re.compile(r"smartserve_[a-z_]+(?:\{[^}]*\})?")

@@ -12,7 +12,7 @@ from proxy.errors import BadParameter
 from proxy.formats import Format
 from proxy.geometry import Fit, SizeSpec
 from proxy.query import DPRS, WIDTHS, VariantRequest, last_values, parse_boxes, snap
-from tests.asking import SIZES, parsed
+from tests.support.requests import SIZES, parsed
 
 
 def test_a_request_that_names_nothing_is_for_detail_in_a_negotiated_format() -> None:

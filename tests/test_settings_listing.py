@@ -10,7 +10,7 @@ import pytest
 
 from proxy.settings import Settings
 from proxy.settings.listing import notes_in, tables
-from tests.serving import ROOT
+from tests.support.server import ROOT
 from tests.test_cli import run
 
 FILE = ROOT / "config" / "smartserve.toml"

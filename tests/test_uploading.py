@@ -19,10 +19,10 @@ from proxy.pending import UPLOAD_FIELDS
 from proxy.tidying import Tidier
 from proxy.uploading import Uploader
 from tests.database.backends import MariaDBBackend
-from tests.mariadb import MariaDB
-from tests.mounts import Mount
-from tests.serving import Serve, Serving
-from tests.uploading import (
+from tests.support.mariadb import MariaDB
+from tests.support.mounts import Mount
+from tests.support.server import Serve, Serving
+from tests.support.uploads import (
     KEYED,
     LOGO,
     MAIN,

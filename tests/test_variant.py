@@ -20,7 +20,7 @@ from proxy.negotiation import negotiate
 from proxy.query import DPRS, WIDTHS, VariantRequest
 from proxy.settings import EncoderSettings
 from proxy.variant import Variant, has_shape, recipe, resolve
-from tests.asking import PROFILES, RECIPE, SIZES, facts, media, parsed, resolved
+from tests.support.requests import PROFILES, RECIPE, SIZES, facts, media, parsed, resolved
 
 
 def test_unknown_parameters_never_reach_the_key() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.servers import Unmeasurable, command, environment
-from tests.serving import SAMPLES
+from tests.support.server import SAMPLES
 
 _PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
 _PNG_START = 8 + 25

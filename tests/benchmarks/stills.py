@@ -14,7 +14,7 @@ from tests.benchmarks.scrape import Kind, scrape
 from tests.benchmarks.servers import Address, Smartserve, Unmeasurable
 from tests.benchmarks.settling import settle
 from tests.benchmarks.wrk import CONNECTIONS, Load, load
-from tests.serving import CHROME, SAMPLES
+from tests.support.server import CHROME, SAMPLES
 
 SECONDS = 1
 """Of one turn."""

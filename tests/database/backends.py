@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 
 class Backend(Protocol):

@@ -19,7 +19,7 @@ from proxy.errors import ConfigurationError, DatabaseUnavailable
 from proxy.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from tests.faults.tcpproxy import TcpProxy
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 _CONNECT_TIMEOUT_S = 0.4
 _QUERY_TIMEOUT_S = 0.6

@@ -13,7 +13,7 @@ from proxy.database.upgrade import upgrade
 from proxy.errors import CommitUncertain, DatabaseUnavailable
 from proxy.media import MediaFacts
 from proxy.settings import DatabaseSettings
-from tests.mounts import Mount
+from tests.support.mounts import Mount
 
 
 async def add_many(database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts) -> None:

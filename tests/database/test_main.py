@@ -20,7 +20,7 @@ from proxy.errors import CommitUncertain, DatabaseUnavailable, PendingConflict, 
 from proxy.pending import PendingStatus
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 PATH = "/temp_images/profiles/456-profile-789.jpg"
 ADDRESS = "https://api2.example.org/api/images/789?size=detail"

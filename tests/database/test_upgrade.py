@@ -17,7 +17,7 @@ from proxy.errors import ConfigurationError
 from proxy.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 # As the requirements document has it, word for word.
 _REQUIRED = """

@@ -11,7 +11,7 @@ import pytest
 from tests.benchmarks.servers import smartserve
 from tests.deploy.origin import Origin
 from tests.faults.server import Sections, Server
-from tests.serving import Library
+from tests.support.server import Library
 
 Started = Callable[[Sections], Awaitable[Server]]
 

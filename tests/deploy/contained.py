@@ -19,7 +19,7 @@ from tests.benchmarks.servers import environment, free_port
 from tests.deploy import container
 from tests.deploy.programs import run
 from tests.faults.asking import ask, unavailable
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyseccomp
 
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 UID = 10001
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")

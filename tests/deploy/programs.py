@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.faults.asking import unavailable
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 DEPLOY = ROOT / "deploy"
 _TIMEOUT_S = 60

@@ -19,7 +19,7 @@ from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program
 from tests.deploy.test_nginx_cache import BROWSERS as FOUR
 from tests.faults.asking import ask
-from tests.serving import CHROME, Library
+from tests.support.server import CHROME, Library
 
 FOLDER = DEPLOY / "cdn"
 FILES = {

@@ -20,7 +20,7 @@ from tests.deploy.watch import Prometheus, board, panels, prometheus, queries
 from tests.faults.asking import ask
 from tests.platform.pictures import Picture, jpeg
 from tests.platform.sending import SECRET, send
-from tests.serving import CHROME, Library
+from tests.support.server import CHROME, Library
 
 _WITHIN_S = 100.0
 _UNITS = {"s", "ops", "reqps", "percentunit", "bytes", "Bps", "none", "bool_yes_no"}

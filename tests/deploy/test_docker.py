@@ -20,7 +20,7 @@ from tests.deploy.contained import contained
 from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program, run
 from tests.faults.asking import ask
-from tests.serving import ROOT, Library
+from tests.support.server import ROOT, Library
 
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 IGNORED = DEPLOY / "docker" / "Dockerfile.dockerignore"

@@ -11,7 +11,7 @@ from tests.deploy.conftest import Started
 from tests.deploy.test_dashboard import until
 from tests.deploy.watch import Prometheus, panels, prometheus
 from tests.faults.asking import ask
-from tests.serving import Library
+from tests.support.server import Library
 from tests.tracing.collector import collecting
 
 NAMES = (

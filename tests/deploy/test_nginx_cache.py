@@ -20,7 +20,7 @@ from tests.faults.asking import Answer, ask
 from tests.faults.server import Server
 from tests.platform.pictures import uploads
 from tests.platform.sending import SECRET, send
-from tests.serving import Library
+from tests.support.server import Library
 from tests.test_negotiation import CLIENTS
 
 AVIF_TOO = CLIENTS["Chrome 85+, Edge 121+, Opera: img"][0] or ""

@@ -16,7 +16,7 @@ from tests.deploy.front import nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.faults.asking import Answer
 from tests.faults.server import Server
-from tests.serving import Library
+from tests.support.server import Library
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from tests.benchmarks.servers import command as smartserve_command
 from tests.benchmarks.servers import environment, free_port, smartserve
 from tests.deploy.front import installed, started
 from tests.deploy.programs import DEPLOY, put
-from tests.serving import SAMPLES, Library
+from tests.support.server import SAMPLES, Library
 
 SOURCE = "https://www.example.org/pictures/"
 NAME = "2024/caps at noon.jpg"

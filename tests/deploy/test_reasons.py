@@ -17,11 +17,11 @@ from tests.deploy.watch import Prometheus, panels, prometheus, queries
 from tests.faults.asking import ask
 from tests.faults.outage import FRESH, moved_in
 from tests.faults.tcpproxy import TcpProxy
-from tests.mariadb import MariaDB
-from tests.mounts import Mount
 from tests.platform.pictures import Picture, jpeg
 from tests.platform.sending import SECRET, send
-from tests.serving import Library
+from tests.support.mariadb import MariaDB
+from tests.support.mounts import Mount
+from tests.support.server import Library
 
 pytestmark = pytest.mark.drill
 

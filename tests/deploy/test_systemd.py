@@ -15,7 +15,7 @@ import pytest
 from tests.deploy.contained import contained
 from tests.deploy.programs import DEPLOY, program, put, run
 from tests.faults.asking import ask
-from tests.serving import ROOT, Library
+from tests.support.server import ROOT, Library
 
 FOLDER = DEPLOY / "systemd"
 UNITS = sorted(file.name for file in FOLDER.glob("*.service"))

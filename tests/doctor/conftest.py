@@ -16,7 +16,7 @@ from proxy.settings import Settings
 from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import smartserve
 from tests.deploy.origin import Origin
-from tests.serving import Library, make_settings
+from tests.support.server import Library, make_settings
 
 F = TypeVar("F")
 

@@ -16,8 +16,8 @@ import pytest
 from tests.benchmarks.servers import free_port, smartserve
 from tests.deploy.front import nginx
 from tests.doctor.test_table import names
-from tests.mariadb import MariaDB
-from tests.serving import Library
+from tests.support.mariadb import MariaDB
+from tests.support.server import Library
 
 COMMAND = [sys.executable, "-m", "proxy.cli", "doctor"]
 

@@ -19,8 +19,8 @@ from proxy.settings import Settings
 from proxy.wiring.storage import schemas
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.mariadb import MariaDB
-from tests.serving import make_settings
+from tests.support.mariadb import MariaDB
+from tests.support.server import make_settings
 
 ALL = [check.name for check in DATABASE]
 

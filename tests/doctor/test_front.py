@@ -27,7 +27,7 @@ from tests.deploy.front import Change, nginx
 from tests.deploy.origin import Origin
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.faults.server import variables
-from tests.serving import make_settings
+from tests.support.server import make_settings
 
 _PASS = "proxy_pass http://smartserve;\n\n"
 """Stands where pictures are passed on, and nowhere else."""

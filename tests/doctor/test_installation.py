@@ -15,7 +15,7 @@ from proxy.doctor.installation import look
 from proxy.doctor.table import INSTALLATION
 from proxy.settings import Settings
 from tests.doctor.conftest import diagnoses
-from tests.serving import make_settings
+from tests.support.server import make_settings
 
 KEY = "a-key-that-is-for-these-tests-alone"
 

@@ -17,8 +17,8 @@ from proxy.doctor.table import ORIGINALS
 from proxy.sources.local import LocalSources
 from proxy.wiring.storage import open_storage
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.mounts import Mount
-from tests.serving import make_settings
+from tests.support.mounts import Mount
+from tests.support.server import make_settings
 
 
 async def told(data_dir: Path, *, asked: bool = True, **storage: Any) -> Diagnoses:

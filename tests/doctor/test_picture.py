@@ -18,7 +18,7 @@ from proxy.doctor.table import ROW
 from proxy.sources.local import LocalSources
 from proxy.wiring.rooms import one_worker
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.serving import Library, make_settings
+from tests.support.server import Library, make_settings
 
 
 async def told(data_dir: Path, media_id: int, **sections: Any) -> Diagnoses:

@@ -17,8 +17,8 @@ from proxy.doctor.table import RENDITIONS
 from proxy.owners import STALE_S
 from proxy.renditions.checkup import examine
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.mounts import Mount, remount
-from tests.serving import make_settings
+from tests.support.mounts import Mount, remount
+from tests.support.server import make_settings
 
 MIB = 1024**2
 

@@ -27,7 +27,7 @@ from proxy.visitor.client import HttpVisitor
 from proxy.visitor.figures import read_figures
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.serving import Serve, Serving, make_settings
+from tests.support.server import Serve, Serving, make_settings
 
 
 def unwell(found: Diagnoses) -> list[str]:

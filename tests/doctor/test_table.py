@@ -27,7 +27,7 @@ from proxy.doctor import (
 from proxy.doctor.figures import as_bytes, as_time, counted
 from proxy.errors import ConfigurationError, DatabaseUnavailable, StorageError
 from proxy.settings import Settings
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 OPERATING = (ROOT / "deploy" / "OPERATING.md").read_text(encoding="utf-8")
 

@@ -22,7 +22,7 @@ from proxy.wiring.ingesting import open_main_api
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
-from tests.serving import make_settings
+from tests.support.server import make_settings
 
 
 async def told(settings: Settings) -> Diagnoses:

@@ -20,7 +20,7 @@ from proxy.settings import Settings
 from proxy.wiring.rooms import one_worker
 from proxy.workers.pool import WorkerPool
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.serving import make_settings
+from tests.support.server import make_settings
 
 
 async def seen_of(settings: Settings) -> WorkerSeen:

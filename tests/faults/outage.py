@@ -18,7 +18,7 @@ from proxy.media import DataType, MediaStatus
 from proxy.settings import DatabaseSettings
 from tests.faults.server import Server
 from tests.faults.tcpproxy import TcpProxy
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 FRESH = range(1001, 4001)
 """Ids of rows that show the photo, and that no server has asked for."""

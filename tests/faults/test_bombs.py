@@ -16,7 +16,7 @@ from tests.faults.planting import plant
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.imaging import crafted
-from tests.serving import Library
+from tests.support.server import Library
 
 FLOODS: Mapping[str, bytes] = {
     "a PNG of 41 bytes and 30,000 a side": crafted.headless_png(30_000, 30_000),

@@ -19,7 +19,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_kill import drawn, fill, imported
-from tests.serving import Library
+from tests.support.server import Library
 
 _DAY_S = 86400
 _JUMPS_S = (365 * _DAY_S, -365 * _DAY_S, _DAY_S, -_DAY_S, 0)

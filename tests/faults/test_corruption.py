@@ -18,8 +18,8 @@ from tests.faults.conftest import Launch
 from tests.faults.planting import plant
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.photos import photo
-from tests.serving import Library
+from tests.support.photos import photo
+from tests.support.server import Library
 
 DAMAGED = ("flowers.jpg", "kodak-03.png", "photo.webp", "photo.avif", "animated.gif", "scan.tiff")
 CUTS = (0.05, 0.3, 0.6, 0.9, 0.999)

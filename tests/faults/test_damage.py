@@ -23,7 +23,7 @@ from tests.faults.asking import ask_all, bodies
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 _DISK_ONLY: Sections = {
     "log": {"access": False},

@@ -19,8 +19,8 @@ from tests.faults.conftest import Launch
 from tests.faults.outage import OTHER_WIDTH, WIDTH, Answer, Site, moved_in
 from tests.faults.table import Figure, Record
 from tests.faults.tcpproxy import TcpProxy
-from tests.mariadb import MariaDB
-from tests.serving import Library
+from tests.support.mariadb import MariaDB
+from tests.support.server import Library
 
 Fault = Callable[[Site], AbstractAsyncContextManager[None]]
 Open = Callable[..., Awaitable[Site]]

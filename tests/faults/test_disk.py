@@ -21,8 +21,8 @@ from tests.faults.asking import ask, ask_all, bodies, statuses, unavailable
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
-from tests.mounts import Mount, remount
-from tests.serving import Library
+from tests.support.mounts import Mount, remount
+from tests.support.server import Library
 
 _DISK_ONLY: Sections = {
     "log": {"access": False},

@@ -27,8 +27,8 @@ from tests.faults.strangers import asked
 from tests.faults.table import Figure, Record
 from tests.fuzz.mutants import sketches
 from tests.fuzz.storage import FIRST_ID, Storage
-from tests.photos import photo
-from tests.serving import Library
+from tests.support.photos import photo
+from tests.support.server import Library
 
 PICTURES = ("sketch.jpg", "sketch-alpha.png", "sketch-moving.gif")
 _CLIENTS = 4

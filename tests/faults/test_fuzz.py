@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import Launch
 from tests.faults.table import Figure, Record
 from tests.fuzz.campaign import Campaign, Plan
-from tests.photos import photo
+from tests.support.photos import photo
 
 PLAN = Plan(seed=2026, mutants=300)
 

@@ -17,7 +17,7 @@ import pytest
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 _HERD = 500
 _ONE_WORKER = {"workers": {"count": 1}}

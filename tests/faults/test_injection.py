@@ -11,7 +11,7 @@ from prometheus_client import parser
 from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 from tests.web.wire import answers, exchange
 
 _TEXTS = [

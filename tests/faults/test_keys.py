@@ -18,7 +18,7 @@ from tests.benchmarks.servers import command, environment
 from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 KEY = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {KEY}"}

@@ -27,7 +27,7 @@ from tests.faults.asking import Answer, ask
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server, ended
 from tests.faults.table import Figure, Record
-from tests.serving import CHROME, WEBP_ONLY, Library
+from tests.support.server import CHROME, WEBP_ONLY, Library
 
 _KILLS = 30
 _STAGED: Sections = {

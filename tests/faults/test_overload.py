@@ -17,7 +17,7 @@ from tests.faults.conftest import Launch
 from tests.faults.flood import Order, Report, apart, flood
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 _FRESH = range(1001, 9001)
 _WARM = 120

@@ -6,7 +6,7 @@ import random
 
 from tests.faults.conftest import Launch
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 _SEED = 13
 _RANDOM = 400

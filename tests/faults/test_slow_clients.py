@@ -17,7 +17,7 @@ from tests.benchmarks.servers import program
 from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 _HEADER_S, _WRITE_S, _KEEPALIVE_S = 2.0, 2.0, 3.0
 _SHORT = {

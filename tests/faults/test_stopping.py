@@ -23,7 +23,7 @@ from tests.benchmarks.servers import command, environment
 from tests.faults.conftest import Launch
 from tests.faults.server import Server, ended, variables
 from tests.faults.table import Figure, Record
-from tests.serving import Library
+from tests.support.server import Library
 
 _DRAIN_S = 20
 _LITTLE_S = 5.0

@@ -20,8 +20,8 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.faults.trace import traced
-from tests.serving import Library
-from tests.swapping import swapped
+from tests.support.server import Library
+from tests.support.swapping import swapped
 
 INSIDE, OUTSIDE = (40, 30), (50, 50)
 """Sizes of the picture that may be served and of the one that may not."""

@@ -16,8 +16,8 @@ from tests.faults.conftest import Launch
 from tests.faults.planting import plant
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.photos import photo
-from tests.serving import Library
+from tests.support.photos import photo
+from tests.support.server import Library
 
 LOADED = ("jpegload", "pngload", "webpload", "heifload", "gifload", "tiffload")
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9"/></svg>'

@@ -15,7 +15,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_bodies import resident_bytes
-from tests.uploading import BOUNDED, KEY, KEYED, PHOTO, SECRET, form, parts, signed
+from tests.support.uploads import BOUNDED, KEY, KEYED, PHOTO, SECRET, form, parts, signed
 
 _MIB = 1024 * 1024
 _FLAT_BYTES = 24 * _MIB

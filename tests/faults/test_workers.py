@@ -20,7 +20,7 @@ from tests.faults.planting import plant
 from tests.faults.server import ended, until_ended
 from tests.faults.table import Figure, Record
 from tests.imaging import crafted
-from tests.serving import Library
+from tests.support.server import Library
 
 MIB = 1024 * 1024
 UNCACHED = {"memory_max_bytes": 0}

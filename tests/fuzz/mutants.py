@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from tests.fuzz.mutators import mutated
-from tests.photos import NAMES, PHOTOS
-from tests.serving import CHROME, WEBP_ONLY
+from tests.support.photos import NAMES, PHOTOS
+from tests.support.server import CHROME, WEBP_ONLY
 
 _SKETCH_SIDE = 120
 _FRAMES = 4

@@ -19,7 +19,7 @@ from tests.fuzz.campaign import Report
 from tests.fuzz.judge import Answer, fault
 from tests.fuzz.mutants import mutant, originals, sketches
 from tests.fuzz.mutators import MAX_BYTES, MUTATORS, mutated
-from tests.photos import NAMES, photo
+from tests.support.photos import NAMES, photo
 
 FACTS = MediaFacts("ab" * 32, 1, "png", 400, 300, False, 1, False, None, "path")  # noqa: FBT003
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from proxy.imaging import quality
 from proxy.imaging.loaders import configure
-from tests.photos import PHOTOS
+from tests.support.photos import PHOTOS
 
 KODAK = ("03", "05", "13", "15", "20", "23")
 PICTURES = (

@@ -13,7 +13,7 @@ from proxy.geometry import Geometry
 from proxy.jobs import RenderResult
 from tests.imaging import studio
 from tests.imaging.crafted import gif_of
-from tests.photos import photo
+from tests.support.photos import photo
 
 COLOURS = ((220, 20, 20), (20, 200, 40), (30, 40, 210), (240, 220, 30))
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from proxy.formats import EncoderProfile, Format
 from proxy.geometry import Geometry
 from proxy.jobs import RenderResult
-from tests.drawing import Logo, draw_badge, draw_logo, logos
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.drawing import Logo, draw_badge, draw_logo, logos
+from tests.support.photos import photo
 
 LOGOS = pytest.mark.parametrize("logo", logos(), ids=lambda logo: logo.name)
 QUALITIES = pytest.mark.parametrize("quality", [None, 90])

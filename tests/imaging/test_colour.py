@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from proxy.formats import Format
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 
 def as_srgb(path: Path) -> Image.Image:

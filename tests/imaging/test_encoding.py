@@ -14,7 +14,7 @@ from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, sniff
 from proxy.geometry import Geometry
 from proxy.jobs import JobFailure, RenderResult
 from tests.imaging import crafted, studio
-from tests.photos import NAMES, photo
+from tests.support.photos import NAMES, photo
 
 COPYRIGHT = 0x8298
 GPS = 0x8825

@@ -13,7 +13,7 @@ from proxy.geometry import Geometry
 from proxy.imaging.render import probe, render
 from proxy.jobs import JobFailure, ProbeJob, RenderJob, RenderResult
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 SMALL = Geometry(10, 10, 10, 10)
 

@@ -12,7 +12,7 @@ from proxy.formats import Format
 from proxy.imaging.render import render
 from proxy.jobs import RenderJob, RenderResult
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 
 def upright(name: str) -> Image.Image:

@@ -18,7 +18,7 @@ from proxy.imaging.load import Header, check_header
 from proxy.imaging.render import probe, render
 from proxy.jobs import JobFailure, Limits, ProbeJob, RenderJob
 from tests.imaging import crafted, studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 BOMBS = {
     "a PNG of 30,000 a side": crafted.png(30_000, 30_000),

@@ -13,7 +13,7 @@ from proxy.imaging import loaders
 from proxy.imaging.render import configure, hello, lock_loaders
 from proxy.jobs import JobFailure
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 
 @pytest.fixture

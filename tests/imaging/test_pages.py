@@ -10,7 +10,7 @@ from PIL import Image
 from proxy.imaging import pages
 from proxy.imaging.load import open_source
 from tests.imaging import crafted, studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 
 def counted(source: studio.Source, source_type: str, *, most: int = 1_000) -> int:

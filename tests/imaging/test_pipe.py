@@ -16,7 +16,7 @@ from proxy.geometry import Geometry
 from proxy.imaging.render import render
 from proxy.jobs import RenderJob, RenderResult
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 
 def open_descriptors() -> int:

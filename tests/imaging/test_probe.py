@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from proxy.jobs import ProbeResult
-from tests.drawing import Logo, draw_badge, draw_logo, logos
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.drawing import Logo, draw_badge, draw_logo, logos
+from tests.support.photos import photo
 
 KODAK = ["kodak-03.png", "kodak-05.png", "kodak-13.png", "kodak-15.png", "kodak-20.png"]
 

@@ -10,7 +10,7 @@ from proxy.imaging.quality import Reference
 from proxy.imaging.search import with_quality
 from proxy.jobs import JobFailure, RenderResult
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 FINAL = {
     "AVIF effort 3": EncoderProfile(

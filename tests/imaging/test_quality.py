@@ -10,10 +10,10 @@ import pytest
 import pyvips
 
 from proxy.imaging.quality import RINGING_LEVELS, Fidelity, Reference
-from tests.drawing import draw_logo
 from tests.imaging import studio
 from tests.imaging.calibrate import true_score
-from tests.photos import photo
+from tests.support.drawing import draw_logo
+from tests.support.photos import photo
 
 WORST = 1.0
 """Points; the docstring of the module states 0.76 for 483 encodings."""

@@ -21,7 +21,7 @@ from proxy.jobs import (
 )
 from proxy.worker import _handle
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 EXACT = EncoderProfile(Format.PNG, (("compression", 1),))
 TOO_WIDE = Geometry(16384, 2, 16384, 2)

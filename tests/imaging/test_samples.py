@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.drawing import SAMPLES, draw_badge, draw_logo
 from tests.imaging import studio
+from tests.support.drawing import SAMPLES, draw_badge, draw_logo
 
 KODAK = ("kodak-03", "kodak-05", "kodak-15", "kodak-23")
 

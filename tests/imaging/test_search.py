@@ -16,9 +16,9 @@ from proxy.formats import EncoderProfile, Format, QualitySearch
 from proxy.imaging.quality import RINGING_LEVELS, Fidelity
 from proxy.imaging.search import Trial, _narrowed, with_quality
 from proxy.jobs import JobFailure, RenderResult
-from tests.drawing import SAMPLES, Logo, logos
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.drawing import SAMPLES, Logo, logos
+from tests.support.photos import photo
 
 SEARCH = QualitySearch(75, 40, 90)
 AVIF = EncoderProfile(Format.AVIF, (("Q", 60), ("bitdepth", 10), ("effort", 1), ("tune", "iq")))

@@ -14,7 +14,7 @@ from proxy.media import Media
 from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.database.backends import SqliteBackend
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
-from tests.serving import Serve, Serving
+from tests.support.server import Serve, Serving
 
 BACKEND = "https://media.example.org"
 QUICK: Mapping[str, Any] = {

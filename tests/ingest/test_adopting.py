@@ -22,8 +22,8 @@ from tests.ingest.trees import (
     skipped,
     whole_tree,
 )
-from tests.mariadb import MariaDB
-from tests.serving import SAMPLES, Serve, Serving
+from tests.support.mariadb import MariaDB
+from tests.support.server import SAMPLES, Serve, Serving
 from tests.web.plans import FACTS
 
 

@@ -11,8 +11,8 @@ from proxy.wiring.rooms import open_rooms
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.mainapi import FakeMainApi
 from tests.ingest.test_processes import picture, until
-from tests.mariadb import MariaDB
-from tests.serving import make_settings
+from tests.support.mariadb import MariaDB
+from tests.support.server import make_settings
 
 
 async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(

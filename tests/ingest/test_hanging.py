@@ -10,8 +10,8 @@ import pytest
 
 from tests.ingest.conftest import Work, Worker
 from tests.ingest.mainapi import FakeMainApi
-from tests.mounts import ext4, frozen
-from tests.serving import CHROME, SAMPLES
+from tests.support.mounts import ext4, frozen
+from tests.support.server import CHROME, SAMPLES
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 

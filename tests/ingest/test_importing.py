@@ -13,7 +13,7 @@ from proxy.database.sql import SqlMediaDatabase
 from proxy.errors import CommitUncertain, DatabaseUnavailable
 from proxy.ingest.importing import Imported, Importer, Refused, walk
 from proxy.media import DataType, MediaFacts
-from tests.serving import SAMPLES, Serve, Serving
+from tests.support.server import SAMPLES, Serve, Serving
 
 
 def originals(server: Serving) -> set[Path]:

@@ -24,8 +24,8 @@ from PIL import Image
 from proxy.owners import Onlooker
 from proxy.sources.sweeping import sweep
 from tests.ingest.mainapi import KEY, FakeMainApi
-from tests.mariadb import MariaDB
-from tests.serving import SAMPLES
+from tests.support.mariadb import MariaDB
+from tests.support.server import SAMPLES
 
 SMARTSERVE = (sys.executable, "-m", "proxy.cli")
 QUICK = {

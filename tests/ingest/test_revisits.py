@@ -11,7 +11,7 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from tests.ingest.conftest import Work, Worker
 from tests.ingest.mainapi import FakeMainApi
-from tests.serving import SAMPLES
+from tests.support.server import SAMPLES
 from tests.vision.service import (
     GOOGLE_ANSWER,
     KEY,

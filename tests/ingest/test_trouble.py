@@ -11,8 +11,8 @@ from proxy.ingest.working import at_work, new_worker_id
 from proxy.media import MediaStatus
 from tests.ingest.conftest import Work, Worker
 from tests.ingest.mainapi import FakeMainApi
-from tests.mounts import Mount
-from tests.serving import SAMPLES
+from tests.support.mounts import Mount
+from tests.support.server import SAMPLES
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 

@@ -11,7 +11,7 @@ from PIL import Image
 from proxy.media import MediaStatus
 from tests.ingest.conftest import BACKEND, Work, Worker
 from tests.ingest.mainapi import FakeMainApi
-from tests.serving import CHROME, SAMPLES
+from tests.support.server import CHROME, SAMPLES
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 LOGO = (SAMPLES / "logo.png").read_bytes()

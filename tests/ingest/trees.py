@@ -12,7 +12,7 @@ from proxy.ingest.surveying import enter_rows, groups, survey
 from proxy.media import DataType
 from proxy.wiring.adoption import open_adopter, open_inventory, path_below, place_of
 from proxy.wiring.rooms import Rooms
-from tests.serving import SAMPLES
+from tests.support.server import SAMPLES
 
 BULK = "bulk/2024-05-01"
 LIBRARY = "library/user_123/product/img"

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.query import WIDTHS
 from tests.deploy.programs import program
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 HERE = Path(__file__).parent
 NPM = ROOT / "deploy" / "npm"

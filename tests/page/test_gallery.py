@@ -9,7 +9,7 @@ from playwright.async_api import Browser, expect
 
 from tests.benchmarks.servers import smartserve
 from tests.page.conftest import PATIENCE_MS, SETTINGS, Visit, tab
-from tests.serving import SAMPLES, Library
+from tests.support.server import SAMPLES, Library
 
 PHOTO = min(SAMPLES.glob("*.jpg"))
 

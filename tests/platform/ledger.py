@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.mariadb import MariaDB
+from tests.support.mariadb import MariaDB
 
 PROFILES = (
     ("user_profiles", "profile_image_path"),

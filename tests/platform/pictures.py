@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from PIL import Image, ImageDraw
 
 from proxy.pending import UPLOAD_FIELDS
-from tests.photos import NAMES, photo
+from tests.support.photos import NAMES, photo
 
 _UNFIT = ("corrupt-header.jpg", "truncated.jpg", "giant.jpg")
 """Of the photographs: corrupt ones, and one that may be past a limit. They are sent as well."""

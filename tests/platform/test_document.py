@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tests.faults.server import Sections, Server
-from tests.mariadb import MariaDB
 from tests.platform.ledger import MariaLedger
 from tests.platform.sending import SECRET, token
+from tests.support.mariadb import MariaDB
 
 KEY = "your-secure-api-key-here"
 USER = 456

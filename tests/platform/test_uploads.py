@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from tests.faults.server import Sections, Server, variables
-from tests.mariadb import MariaDB
 from tests.platform.ledger import (
     Ledger,
     MariaLedger,
@@ -29,6 +28,7 @@ from tests.platform.ledger import (
 from tests.platform.pictures import uploads
 from tests.platform.processes import IngestProcess, killing, workers_of
 from tests.platform.sending import SECRET, Uploaded, send_all
+from tests.support.mariadb import MariaDB
 
 SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 _KEY = "the-media-api-key-of-the-tests"

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from tests.benchmarks.servers import ended, environment, free_port
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 _PATIENCE_S = 90
 _SCRIPT = """#!{python}

@@ -17,7 +17,7 @@ from proxy.cli import app, load
 from proxy.settings import Settings
 from proxy.settings.listing import tables
 from tests.readme.blocks import blocks, headings, inline, links
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 README = ROOT / "README.md"
 PAGES = [

@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 from tests.page.conftest import PATIENCE_MS, QUIET, chromium
 from tests.readme.blocks import Step, blocks, steps
 from tests.readme.clone import Terminal
-from tests.serving import ROOT, SAMPLES
+from tests.support.server import ROOT, SAMPLES
 
 PAGE = (ROOT / "README.md").read_text()
 GO_ON: Mapping[str, str] = {

@@ -13,10 +13,10 @@ import pytest
 from proxy.errors import StorageError
 from proxy.renditions.counters import failure_kind
 from proxy.renditions.disk import DiskStore
-from tests.mounts import Mount, remount
 from tests.renditions.conftest import Clock
 from tests.renditions.test_disk import counts
 from tests.renditions.variants import KIB, MIB, body, put, read, settings, variant
+from tests.support.mounts import Mount, remount
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from proxy.sandbox import FEATURES
 from proxy.settings import LimitSettings
 from proxy.workers.process import StartOrders
 from tests.sandbox.inside import ATTEMPTS
-from tests.serving import ROOT
+from tests.support.server import ROOT
 
 MIB = 1024 * 1024
 ORDERS = asdict(

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.sandbox import FEATURES
 from tests.faults.server import Server
-from tests.serving import Library, Serve, Serving
+from tests.support.server import Library, Serve, Serving
 
 MIB = 1024 * 1024
 OLD_KERNEL = """

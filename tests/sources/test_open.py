@@ -20,7 +20,7 @@ from proxy.sources.below import open_below, translated
 from proxy.sources.local import LocalSources
 from proxy.sources.paths import names_below
 from tests.sources.conftest import MAX_BYTES
-from tests.swapping import swapped
+from tests.support.swapping import swapped
 
 PATH = "bulk/2025-01-15/x.jpg"
 

@@ -13,7 +13,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from proxy.wiring.rooms import open_rooms
 from proxy.wiring.surface import build_surface
 from proxy.wiring.tracing import open_tracing
-from tests.serving import Client, Serving, SmartServer, make_settings
+from tests.support.server import Client, Serving, SmartServer, make_settings
 from tests.tracing.collector import Collector, collecting
 
 

@@ -21,7 +21,7 @@ from proxy.tracing.background import FollowedSteps
 from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.mainapi import fake_main_api
-from tests.serving import CHROME, SAMPLES, Library
+from tests.support.server import CHROME, SAMPLES, Library
 from tests.tracing.collector import Collector, Seen
 from tests.tracing.conftest import Follow
 

@@ -16,7 +16,7 @@ from proxy.settings import TracingSettings
 from proxy.traces import Trace
 from proxy.tracing.otel import Exporter
 from tests.benchmarks.servers import free_port
-from tests.serving import Library, Serving
+from tests.support.server import Library, Serving
 from tests.tracing.collector import Collector
 from tests.tracing.conftest import Follow
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.server import Server
-from tests.serving import Library
+from tests.support.server import Library
 from tests.tracing.collector import Collector
 
 _HIDING = """

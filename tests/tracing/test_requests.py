@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from proxy.logs import AccessLog
 from proxy.settings import LogSettings, TracingSettings
-from tests.serving import CHROME, Library, Serving
+from tests.support.server import CHROME, Library, Serving
 from tests.tracing.collector import Collector, Seen
 from tests.tracing.conftest import Follow
 

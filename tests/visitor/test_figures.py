@@ -9,7 +9,7 @@ import pytest
 
 from proxy.errors import NoAnswer
 from proxy.visitor.figures import read_figures
-from tests.serving import Serve
+from tests.support.server import Serve
 
 PAGE = b"""# TYPE smartserve_first_byte_seconds histogram
 smartserve_first_byte_seconds_bucket{source="disk",le="0.1"} 90

@@ -14,7 +14,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from proxy.media import DataType
 from proxy.wiring.rooms import open_rooms
 from proxy.wiring.surface import build_surface
-from tests.serving import (
+from tests.support.server import (
     CHROME,
     SAMPLES,
     WEBP_ONLY,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.ingest.conftest import Work, fake, work  # noqa: F401 - fixtures
 from tests.ingest.mainapi import FakeMainApi
-from tests.serving import SAMPLES, Serve, Serving
+from tests.support.server import SAMPLES, Serve, Serving
 
 KEY = "a-key-of-the-media-api"
 BEARER = {"Authorization": f"Bearer {KEY}"}

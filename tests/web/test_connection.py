@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.serving import Library, Serve, Serving
+from tests.support.server import Library, Serve, Serving
 
 CLOSING = b"Connection: close\r\n"
 

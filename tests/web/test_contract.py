@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.serving import Library
+from tests.support.server import Library
 from tests.test_cli import KEY, running
 
 

@@ -11,7 +11,7 @@ from proxy.settings import WorkerSettings
 from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.workers.admission import Admission
-from tests.serving import Library, Serve
+from tests.support.server import Library, Serve
 
 
 def a_crowd(*, queue: int) -> tuple[Crowd, Admission]:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from proxy.settings import ServerSettings
-from tests.serving import Library, Serve, Serving
+from tests.support.server import Library, Serve, Serving
 from tests.web.wire import Told, answers, until
 
 PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -19,7 +19,7 @@ from proxy.web.frontdesk import Frontdesk
 from proxy.web.pulse import Pulse
 from proxy.web.runner import Runner
 from proxy.web.server import freeze, lag_watch, listening
-from tests.serving import Library, Serve, Serving
+from tests.support.server import Library, Serve, Serving
 
 
 def resident_bytes() -> int:

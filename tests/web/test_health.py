@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving import CHROME, Library, Serve, Serving
+from tests.support.server import CHROME, Library, Serve, Serving
 
 
 async def test_a_fit_server_is_alive_and_ready(shared: Serving) -> None:

@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.web.hot import HotAnswers, Resolved
-from tests.serving import Library, Serving
+from tests.support.server import Library, Serving
 
 MOST = 3
 

@@ -11,7 +11,7 @@ import re
 
 import pytest
 
-from tests.serving import Library, Serve, Serving
+from tests.support.server import Library, Serve, Serving
 from tests.web.wire import Told, answers, exchange, until
 
 SECOND = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -24,7 +24,7 @@ from proxy.query import WIDTHS
 from proxy.web.descriptions import ladder, srcset, version_of
 from proxy.web.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.openapi_info import PICTURE
-from tests.serving import CHROME, Library, Serve, Serving
+from tests.support.server import CHROME, Library, Serve, Serving
 from tests.web.plans import FACTS
 from tests.web.wire import answers, exchange
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Serve, Serving
-from tests.uploading import KEYED, LOGO, MAIN, PHOTO, USERS, queue, signed, temp_files, upload
+from tests.support.server import Serve, Serving
+from tests.support.uploads import KEYED, LOGO, MAIN, PHOTO, USERS, queue, signed, temp_files, upload
 from tests.web.wire import answers, exchange
 
 RICH = {

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from PIL import Image
 
-from tests.serving import Library, Serve, Serving
+from tests.support.server import Library, Serve, Serving
 
 ELSEWHERE = "http://elsewhere.example/serve/2"
 

@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 from proxy.delivered import Origin
 from proxy.formats import Format
 from proxy.metrics import Metrics, Outcome
-from tests.serving import CHROME, Library, Serving
+from tests.support.server import CHROME, Library, Serving
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

@@ -15,8 +15,8 @@ from proxy.settings import Settings, has_page, has_trial
 from proxy.web.explaining import explain
 from proxy.web.files import STATIC
 from proxy.web.page import CSP
-from tests.serving import CHROME, Serve, Serving
-from tests.uploading import KEYED, MAIN, PHOTO, USERS, form, token, upload
+from tests.support.server import CHROME, Serve, Serving
+from tests.support.uploads import KEYED, MAIN, PHOTO, USERS, form, token, upload
 from tests.web.wire import exchange
 
 ORDER = (Format.AVIF, Format.WEBP, Format.JPEG)

@@ -10,8 +10,8 @@ from yarl import URL
 
 from proxy.ingest.importing import Imported, Refused
 from proxy.media import DataType
-from tests.photos import NAMES, photo
-from tests.serving import CHROME, Serving
+from tests.support.photos import NAMES, photo
+from tests.support.server import CHROME, Serving
 
 REFUSED = {"icon.svg", "corrupt-header.jpg", "truncated.jpg", "giant.jpg"}
 """What a strict import does not take: no picture, no header, cut off, 20,000 pixels high."""

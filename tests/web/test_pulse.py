@@ -8,7 +8,7 @@ import time
 import pytest
 
 from proxy.web.pulse import Pulse
-from tests.serving import Library, Serve
+from tests.support.server import Library, Serve
 
 
 async def test_a_loop_that_is_held_up_is_late_at_once() -> None:

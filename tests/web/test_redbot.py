@@ -12,7 +12,7 @@ from types import MappingProxyType
 import pytest
 from httplint import HttpRequestLinter, HttpResponseLinter
 
-from tests.serving import CHROME, Library, Serve, Serving
+from tests.support.server import CHROME, Library, Serve, Serving
 from tests.web.wire import exchange
 
 OBJECTIONS = frozenset(("warning", "bad"))

@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 from PIL import Image
 from yarl import URL
 
-from tests.serving import CHROME, WEBP_ONLY, Library, Serve, Serving
+from tests.support.server import CHROME, WEBP_ONLY, Library, Serve, Serving
 
 YEAR = "public, max-age=31536000"
 

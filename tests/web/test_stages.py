@@ -16,7 +16,7 @@ import pytest
 from aiohttp import ClientResponse
 from PIL import Image
 
-from tests.serving import CHROME, Library, Serve, Serving
+from tests.support.server import CHROME, Library, Serve, Serving
 
 YEAR = "public, max-age=31536000"
 BRIEF = "public, max-age=60, stale-while-revalidate=600"

@@ -16,8 +16,8 @@ from PIL import Image
 from proxy.errors import CapacityError
 from proxy.wiring.rooms import open_rooms
 from tests.ingest.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
-from tests.mariadb import MariaDB
-from tests.serving import CHROME, WEBP_ONLY, Serve, Serving, make_settings
+from tests.support.mariadb import MariaDB
+from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving, make_settings
 
 LOGO, PHOTO = 1, 2
 YEAR = "public, max-age=31536000"

@@ -16,8 +16,8 @@ from yarl import URL
 from proxy.ingest.importing import Imported
 from proxy.media import DataType
 from proxy.web.pulse import Pulse
-from tests.mariadb import private_mariadb
-from tests.serving import Library, Serve, Serving
+from tests.support.mariadb import private_mariadb
+from tests.support.server import Library, Serve, Serving
 
 
 async def get(server: Serving, path: str, **headers: str) -> Any:

@@ -12,8 +12,8 @@ from contextlib import closing
 import pytest
 from aiohttp import FormData
 
-from tests.serving import Serve, Serving
-from tests.uploading import (
+from tests.support.server import Serve, Serving
+from tests.support.uploads import (
     BOUNDED,
     KEYED,
     LOGO,

@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.serving import Serve, Serving
-from tests.uploading import PHOTO, SECRET, USERS, form, signed, token
+from tests.support.server import Serve, Serving
+from tests.support.uploads import PHOTO, SECRET, USERS, form, signed, token
 
 PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 PUBLIC = PRIVATE.public_key().public_bytes(

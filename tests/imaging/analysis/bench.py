@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from proxy.imaging.analysis.examine import analyse
 from proxy.jobs import AnalyseJob, AnalysisResult, JobFailure
 from tests.imaging import studio
-from tests.photos import photo
+from tests.support.photos import photo
 
 PHOTOGRAPHS = ("kodak-03.png", "kodak-05.png", "kodak-15.png", "kodak-23.png", "photo-6mp.jpg")
 Picture = Image.Image

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from proxy.imaging.analysis import bins
-from tests.drawing import (
+from tests.imaging import studio
+from tests.imaging.analysis.bench import PHOTOGRAPHS, analysed, photograph
+from tests.support.drawing import (
     AMBER,
     CORAL,
     CREAM,
@@ -22,8 +24,6 @@ from tests.drawing import (
     draw_logo,
     logos,
 )
-from tests.imaging import studio
-from tests.imaging.analysis.bench import PHOTOGRAPHS, analysed, photograph
 
 Rgb = tuple[int, int, int]
 

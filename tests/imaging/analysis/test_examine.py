@@ -15,7 +15,7 @@ from proxy.settings import LimitSettings, WorkerSettings
 from proxy.workers.pool import WorkerPool
 from tests.imaging import studio
 from tests.imaging.analysis.bench import analysed, attempted
-from tests.photos import photo
+from tests.support.photos import photo
 
 REFUSED = {
     "corrupt-header.jpg": "undecodable",

@@ -14,7 +14,7 @@ from proxy.analysis import NEAR, distance
 from proxy.imaging.analysis import blurhash, phash, thumbhash
 from tests.imaging import studio
 from tests.imaging.analysis.bench import PHOTOGRAPHS, Picture, analysed, original, photograph
-from tests.photos import photo
+from tests.support.photos import photo
 
 Pixel = Callable[[int, int], list[int]]
 

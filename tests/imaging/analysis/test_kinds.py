@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from tests.drawing import Logo, draw_badge, draw_logo, logos
 from tests.imaging import studio
 from tests.imaging.analysis.bench import analysed, on_white, page, photograph, screen
-from tests.photos import photo
+from tests.support.drawing import Logo, draw_badge, draw_logo, logos
+from tests.support.photos import photo
 
 PHOTOGRAPHS = (
     *("cmyk.jpg", "exif-orientation-6.jpg", "kodak-03.png", "kodak-05.png", "kodak-13.png"),

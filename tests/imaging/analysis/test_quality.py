@@ -10,7 +10,6 @@ from PIL import Image
 
 from proxy.findings import Quality
 from proxy.imaging.analysis import scores
-from tests.drawing import draw_logo
 from tests.imaging import studio
 from tests.imaging.analysis.bench import (
     PHOTOGRAPHS,
@@ -22,6 +21,7 @@ from tests.imaging.analysis.bench import (
     photograph,
     stretched,
 )
+from tests.support.drawing import draw_logo
 
 
 def falls(values: list[float]) -> bool:

@@ -21,7 +21,7 @@ from proxy.wiring.mainside import MainSide, open_main_side
 from proxy.wiring.rooms import Rooms, open_rooms
 from proxy.wiring.surface import Surface, build_surface
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "proxy" / "samples"
 
 CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"

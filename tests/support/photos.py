@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "photos"
+PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
 NAMES = (
     "alpha-2048.png",
     "animated.gif",

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 from aiohttp import FormData
 
-from tests.serving import SAMPLES, Serving
+from tests.support.server import SAMPLES, Serving
 
 PHOTO = min(SAMPLES.glob("*.jpg")).read_bytes()
 LOGO = (SAMPLES / "logo.png").read_bytes()

@@ -2,7 +2,7 @@
 
 Everything is drawn `SCALE` times too large without antialiasing and brought down by a box filter:
 colour and alpha of an edge pixel are then exactly the shares of what it covers. Run as a program
-it writes the samples: ``python -m tests.drawing``.
+it writes the samples: ``python -m tests.support.drawing``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 SCALE = 4
-SAMPLES = Path(__file__).parents[1] / "proxy" / "samples"
+SAMPLES = Path(__file__).parents[2] / "proxy" / "samples"
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
