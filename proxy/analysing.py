@@ -9,13 +9,13 @@ from typing import Any
 
 import structlog
 
-from proxy.analysis import AWAITED, Analysis, merge
-from proxy.errors import AnalysisError, BudgetSpent, ProviderUnavailable
-from proxy.findings import ReadText, Unseen, VisionResult
-from proxy.formats import TRAITS, EncoderProfile, Format
-from proxy.geometry import SizeSpec, plan_geometry
-from proxy.jobs import AnalyseJob, Limits, RenderJob
-from proxy.media import Media, MediaFacts
+from proxy.domain.analysis import AWAITED, Analysis, merge
+from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
+from proxy.domain.formats import TRAITS, EncoderProfile, Format
+from proxy.domain.geometry import SizeSpec, plan_geometry
+from proxy.domain.image_analysis import ReadText, Unseen, VisionResult
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderJob
 from proxy.vision import VisionContext, VisionProvider, google, openai
 from proxy.vision.tesseract import TextReader
 from proxy.workshop import Workshop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cachetools import LRUCache
 
-from proxy.variant import Variant
+from proxy.domain.variant import Variant
 
 _MAX_KINDS = 1000
 _WEIGHT = 0.3

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from proxy.formats import Format, sniff
+from proxy.domain.formats import Format, sniff
+from proxy.domain.variant import Variant
 from proxy.rendering import Rendering
 from proxy.renditions import Rendition
-from proxy.variant import Variant
 
 _STREAMED_PIXELS = 640 * 640
 

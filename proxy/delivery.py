@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from proxy.delivered import Delivered, Origin
-from proxy.errors import (
+from proxy.domain.errors import (
     CapacityError,
     RenderTimeout,
     ShuttingDown,
@@ -27,14 +27,14 @@ from proxy.errors import (
     SourceError,
     SourceQuarantined,
 )
+from proxy.domain.media import Media
+from proxy.domain.query import VariantRequest
+from proxy.domain.render_plan import Plan, Planner
+from proxy.domain.trace_context import Trace
+from proxy.domain.variant import Variant
 from proxy.inspection import Inspector
-from proxy.media import Media
-from proxy.planning import Plan, Planner
-from proxy.query import VariantRequest
 from proxy.rendering import Renderer, Rendering, Telemetry
 from proxy.renditions import RenditionStore
-from proxy.traces import Trace
-from proxy.variant import Variant
 from proxy.workers.flight import Flight
 from proxy.workers.stream import ByteStream
 

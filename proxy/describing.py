@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache, TTLCache
 
-from proxy.errors import DatabaseUnavailable, SmartserveError, SourceChanged
-from proxy.formats import TRAITS, EncoderProfile, Format
-from proxy.geometry import SizeSpec, plan_geometry
-from proxy.jobs import AnalyseJob, AnalysisResult, Limits, RenderJob
-from proxy.media import Media, MediaFacts
+from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChanged
+from proxy.domain.formats import TRAITS, EncoderProfile, Format
+from proxy.domain.geometry import SizeSpec, plan_geometry
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, Limits, RenderJob
 from proxy.workers.flight import Shared
 from proxy.workshop import Workshop
 
@@ -38,11 +38,11 @@ class Stored(Protocol):
 
     @property
     def columns(self) -> Mapping[str, Any]:
-        """As `proxy.analysis.Analysis.columns` gave them."""
+        """As `proxy.domain.analysis.Analysis.columns` gave them."""
 
     @property
     def own(self) -> Mapping[str, Any]:
-        """As `proxy.analysis.Analysis.own` gave them; empty where another program analysed."""
+        """As `proxy.domain.analysis.Analysis.own` gave them; empty where another program analysed."""
 
 
 class KnownAnalyses(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from proxy.media import DataType
+from proxy.domain.media import DataType
 
 _SUFFIX = re.compile(
     r"(?P<rest>.+)\.(?:jpe?g|png|webp|avif|gif|tiff?|hei[cf]|bmp)", re.IGNORECASE | re.DOTALL

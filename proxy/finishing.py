@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from proxy.errors import SmartserveError
-from proxy.jobs import JobFailure, Limits, Output, RenderResult, RenderSetJob
-from proxy.planning import Plan
+from proxy.domain.errors import SmartserveError
+from proxy.domain.render_plan import Plan
+from proxy.domain.variant import Variant
+from proxy.domain.worker_protocol import JobFailure, Limits, Output, RenderResult, RenderSetJob
 from proxy.renditions import RenditionStore
-from proxy.variant import Variant
 from proxy.workers.frames import Frames
 from proxy.workers.verdicts import error_of
 from proxy.workshop import Workshop

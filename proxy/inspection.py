@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.database import MediaDatabase
-from proxy.jobs import Limits, ProbeJob, ProbeResult
-from proxy.media import Media, MediaFacts
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
 from proxy.workers.flight import Shared
 from proxy.workshop import Workshop
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from proxy.database import MediaCatalogue
-from proxy.geometry import SizeSpec, shapes_of
-from proxy.media import MAX_MEDIA_ID, Media
+from proxy.domain.geometry import SizeSpec, shapes_of
+from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.variant import Shapes
 from proxy.renditions import RenditionStore
-from proxy.variant import Shapes
 
 _PAGE = 1000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from proxy.domain.pending_image import Step
 from proxy.metrics import Reading, Statistics
-from proxy.pending import Step
 from proxy.renditions import RenditionStore
 
 _TIERS = ("memory", "disk")

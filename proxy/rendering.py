@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.costs import Costs
-from proxy.errors import SourceChanged
+from proxy.domain.errors import SourceChanged
+from proxy.domain.formats import Format
+from proxy.domain.media import Media
+from proxy.domain.render_plan import Plan, Rules
+from proxy.domain.trace_context import current
+from proxy.domain.variant import Variant
+from proxy.domain.worker_protocol import JobFailure, RenderJob, RenderResult, RenderSetJob
 from proxy.finishing import output_of
-from proxy.formats import Format
 from proxy.inspection import Inspector
-from proxy.jobs import JobFailure, RenderJob, RenderResult, RenderSetJob
-from proxy.media import Media
-from proxy.planning import Plan, Rules
-from proxy.traces import current
-from proxy.variant import Variant
 from proxy.workers.frames import Frames
 from proxy.workers.stream import ByteStream
 from proxy.workshop import Done, Workshop

@@ -10,8 +10,8 @@ import structlog
 
 from proxy.database.main import SqlMainDatabase
 from proxy.database.profiles import COLUMNS, ProfileColumn
-from proxy.errors import SmartserveError
-from proxy.pending import PendingImage, media_id_of
+from proxy.domain.errors import SmartserveError
+from proxy.domain.pending_image import PendingImage, media_id_of
 from proxy.uploads.files import TempFiles
 from proxy.uploads.names import temp_name
 

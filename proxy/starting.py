@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from proxy.database.engine import check_url
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import Hello
 from proxy.floors import FLOORS, floor_faults
-from proxy.jobs import Hello
 from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.vision.opening import provider_faults
 

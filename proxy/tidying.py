@@ -15,8 +15,8 @@ from typing import TypeVar
 import structlog
 
 from proxy.database.main import SqlMainDatabase
+from proxy.domain.pending_image import PendingStatus
 from proxy.owners import STALE_S, Onlooker
-from proxy.pending import PendingStatus
 from proxy.uploads.files import TempFiles
 from proxy.uploads.names import TempName, temp_name
 

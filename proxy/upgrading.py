@@ -18,11 +18,11 @@ import structlog
 from cachetools import LRUCache
 
 from proxy.costs import Costs
-from proxy.errors import ConfigurationError, SmartserveError, SourceChanged
+from proxy.domain.errors import ConfigurationError, SmartserveError, SourceChanged
+from proxy.domain.formats import Format
+from proxy.domain.render_plan import Plan, Planner
+from proxy.domain.worker_protocol import RenderResult
 from proxy.finishing import Finished
-from proxy.formats import Format
-from proxy.jobs import RenderResult
-from proxy.planning import Plan, Planner
 from proxy.settings import UpgradeSettings
 
 _REMEMBERED = 10_000

@@ -12,15 +12,15 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from proxy.database.main import NewUpload, SqlMainDatabase
-from proxy.errors import (
+from proxy.domain.errors import (
     BodyTooLarge,
     CommitUncertain,
     DatabaseUnavailable,
     RequestError,
     UnsupportedBody,
 )
-from proxy.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
-from proxy.pending import PendingStatus, UploadField
+from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
+from proxy.domain.pending_image import PendingStatus, UploadField
 from proxy.uploads.files import Incoming, TempFiles
 from proxy.uploads.names import TempName, new_temp_name
 

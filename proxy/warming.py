@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.database import MediaDatabase
-from proxy.errors import MediaNotFound
+from proxy.domain.errors import MediaNotFound
+from proxy.domain.render_plan import Plan, Planner
 from proxy.finishing import Finisher
 from proxy.inspection import Inspector
-from proxy.planning import Plan, Planner
 
 
 @dataclass(frozen=True, slots=True)

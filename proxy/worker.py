@@ -19,10 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from proxy import sandbox
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    Hello,
+    Job,
+    JobFailure,
+    ProbeJob,
+    RenderSetJob,
+    Result,
+    encode,
+)
 from proxy.imaging import render as imaging
 from proxy.imaging.analysis.examine import analyse
-from proxy.jobs import AnalyseJob, Hello, Job, JobFailure, ProbeJob, RenderSetJob, Result, encode
 from proxy.workers import child
 
 _NICEST = 19

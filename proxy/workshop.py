@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Self, TypeVar, overload
 
-from proxy.errors import SmartserveError, SourceChanged, SourceMissing
-from proxy.jobs import (
+from proxy.domain.errors import SmartserveError, SourceChanged, SourceMissing
+from proxy.domain.media import Media
+from proxy.domain.worker_protocol import (
     AnalyseJob,
     AnalysisResult,
     Job,
@@ -22,7 +23,6 @@ from proxy.jobs import (
     RenderSetJob,
     RenderSetResult,
 )
-from proxy.media import Media
 from proxy.sources import OpenSource, SourceStore
 from proxy.workers.admission import Admission
 from proxy.workers.occupancy import Occupancy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings, access_faults, admin_key
 from proxy.settings.access import is_loopback
 from proxy.settings.sections import AdminSettings

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from proxy.analysing import Analyst
-from proxy.errors import ProviderUnavailable, SourceMissing
-from proxy.findings import VisionResult
+from proxy.domain.errors import ProviderUnavailable, SourceMissing
+from proxy.domain.image_analysis import VisionResult
 from proxy.settings.vision import TextSettings
 from proxy.vision import VisionContext, VisionProvider, openai
 from proxy.vision.tesseract import TextReader

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.costs import Costs
-from proxy.formats import Format, Stage
-from proxy.geometry import Geometry
+from proxy.domain.formats import Format, Stage
+from proxy.domain.geometry import Geometry
 from proxy.settings import EncoderSettings
 from tests.web.plans import plan
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.domain.media import DataType
 from proxy.filenames import FileName, Folder, NameReader, Shelf, uploader_of
-from proxy.media import DataType
 
 SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 READER = NameReader(SIZES)

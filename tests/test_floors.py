@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import Hello
 from proxy.floors import FLOORS, at_least, floor_faults
-from proxy.jobs import Hello
 from proxy.starting import check_worker
 from proxy.wiring.rooms import ask_worker, open_rooms
 from tests.support.server import make_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import IngestSettings, MainSettings, kept_key, main_api_key, media_api_key
 
 

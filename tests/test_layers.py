@@ -208,10 +208,10 @@ def test_a_house_in_order_has_no_faults() -> None:
         faults(
             made_up(
                 errors="__future__ enum proxy",
-                settings="proxy.errors pydantic",
-                sources="proxy.errors",
+                settings="proxy.domain.errors pydantic",
+                sources="proxy.domain.errors",
                 sources__local="proxy.sources proxy.settings",
-                imaging__load="pyvips proxy.errors",
+                imaging__load="pyvips proxy.domain.errors",
                 delivery="proxy.sources.local",
                 web__app="aiohttp.web proxy.delivery",
                 wiring="proxy.web.app proxy.sources.local aiohttp",
@@ -235,7 +235,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(errors="proxy.settings", settings=""),
-            "proxy.errors imports proxy.settings, which is above it",
+            "proxy.domain.errors imports proxy.settings, which is above it",
         ),
         (
             made_up(sources__local="proxy.renditions.disk", renditions__disk=""),
@@ -277,7 +277,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(formats="numpy.typing"),
-            "proxy.formats imports numpy.typing, which is not of the standard library",
+            "proxy.domain.formats imports numpy.typing, which is not of the standard library",
         ),
         (made_up(utils=""), "proxy.utils is in no layer"),
         (made_up(utils__text=""), "proxy.utils.text is in no layer"),
@@ -290,10 +290,10 @@ def test_a_fault_is_found(house: Graph, fault: str) -> None:
 @pytest.mark.parametrize(
     "house",
     [
-        made_up(variant="proxy.jobs", jobs="proxy.variant"),
+        made_up(variant="proxy.domain.worker_protocol", jobs="proxy.domain.variant"),
         made_up(web__a="proxy.web.b", web__b="proxy.web.c", web__c="proxy.web.a"),
         made_up(sources="proxy.sources.local", sources__local="proxy.sources"),
-        made_up(errors="proxy.errors"),
+        made_up(errors="proxy.domain.errors"),
     ],
 )
 def test_a_circle_is_found(house: Graph) -> None:

@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from proxy.database import MediaCatalogue
-from proxy.errors import StorageError
-from proxy.geometry import shapes_of
-from proxy.media import MAX_MEDIA_ID, Media, MediaFacts
+from proxy.domain.errors import StorageError
+from proxy.domain.geometry import shapes_of
+from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
+from proxy.domain.query import named_boxes
+from proxy.domain.variant import Shapes
 from proxy.purging import Purged, Purger
-from proxy.query import named_boxes
 from proxy.renditions import RenditionStore
 from proxy.settings import Settings
-from proxy.variant import Shapes
 
 SIZES = Settings().size_specs()
 GRID = named_boxes("grid", SIZES)

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from proxy.errors import ConfigurationError
-from proxy.formats import Format
-from proxy.geometry import Fit, Gravity, SizeSpec
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Fit, Gravity, SizeSpec
 from proxy.settings import Settings, load_settings
 from proxy.settings.sections import SizeSettings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import load_settings, provider_key
 from proxy.settings.vision import GoogleSettings
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 
 from proxy.costs import Costs
-from proxy.errors import ConfigurationError, RenderTimeout, SourceChanged
+from proxy.domain.errors import ConfigurationError, RenderTimeout, SourceChanged
+from proxy.domain.formats import Format
+from proxy.domain.query import parse_request
+from proxy.domain.render_plan import Plan, Planner, Rules
+from proxy.domain.worker_protocol import RenderResult
 from proxy.finishing import Finished
-from proxy.formats import Format
-from proxy.jobs import RenderResult
-from proxy.planning import Plan, Planner, Rules
-from proxy.query import parse_request
 from proxy.settings import Settings, UpgradeSettings
 from proxy.upgrading import Upgrader
 from tests.web.plans import FACTS, MEDIA

@@ -13,9 +13,9 @@ import pytest
 
 from proxy.database.engine import open_engine
 from proxy.database.main import NewUpload, SqlMainDatabase
-from proxy.errors import CommitUncertain
+from proxy.domain.errors import CommitUncertain
+from proxy.domain.pending_image import UPLOAD_FIELDS
 from proxy.owners import new_name
-from proxy.pending import UPLOAD_FIELDS
 from proxy.tidying import Tidier
 from proxy.uploading import Uploader
 from tests.database.backends import MariaDBBackend

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import UndecodableSource
-from proxy.jobs import JobFailure, RenderSetJob, RenderSetResult
+from proxy.domain.errors import UndecodableSource
+from proxy.domain.worker_protocol import JobFailure, RenderSetJob, RenderSetResult
 from proxy.settings import StorageSettings, WorkerSettings
 from proxy.sources.local import LocalSources
 from proxy.workers.admission import Admission

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 # third of the time of a short command, and 0.2 s of the server's start here alone, for nothing.
 gc.disable()
 from proxy.cli.base import app, fail  # noqa: E402
-from proxy.errors import SmartserveError  # noqa: E402
+from proxy.domain.errors import SmartserveError  # noqa: E402
 
 gc.enable()
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
-from proxy.errors import (
+from proxy.domain.errors import (
     ConfigurationError,
     SmartserveError,
 )

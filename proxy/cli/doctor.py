@@ -17,9 +17,9 @@ from rich.table import Table
 from proxy.cli.base import ConfigOption, DataDirOption, app, errors, local_url, run
 from proxy.doctor import Result, Verdict, failed
 from proxy.doctor.rounds import Installation, examine
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.logs import configure_logs
-from proxy.media import MAX_MEDIA_ID
 from proxy.settings import LogSettings, load_settings
 from proxy.wiring.examining import open_installation
 

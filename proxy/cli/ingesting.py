@@ -22,9 +22,9 @@ from proxy.cli.base import (
     run,
 )
 from proxy.database.queue_report import queue_report
-from proxy.errors import ConfigurationError, IngestError
+from proxy.domain.errors import ConfigurationError, IngestError
+from proxy.domain.ingest_item import QueueReport, StepState
 from proxy.ingest.working import at_work
-from proxy.intake import QueueReport, StepState
 from proxy.settings import Settings
 from proxy.web.server import interruptible, stop_signals
 from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api

@@ -14,7 +14,7 @@ from proxy.cli.base import (
     run,
 )
 from proxy.database.upgrade import upgrade
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings
 from proxy.starting import check_worker, installation_faults
 from proxy.web.openapi import describe

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from proxy.cli.base import ConfigOption, DataDirOption, app, base_url, read_settings, run
-from proxy.errors import ConfigurationError
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.replacing import Replaced
 from proxy.settings import Settings, token_key
 from proxy.web.users import issue

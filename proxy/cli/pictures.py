@@ -20,12 +20,12 @@ from proxy.cli.base import (
     read_settings,
     run,
 )
-from proxy.errors import (
+from proxy.domain.errors import (
     MediaNotFound,
     SmartserveError,
 )
+from proxy.domain.media import DataType
 from proxy.ingest.importing import Imported, Refused, walk
-from proxy.media import DataType
 from proxy.settings import Settings
 from proxy.wiring.rooms import Rooms, open_analyst, open_rooms
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings, run
-from proxy.errors import BadParameter
-from proxy.geometry import SizeSpec
+from proxy.domain.errors import BadParameter
+from proxy.domain.geometry import SizeSpec
+from proxy.domain.query import named_boxes
 from proxy.purging import Purged
-from proxy.query import named_boxes
 from proxy.settings import Settings
 from proxy.wiring.storage import open_storage
 

@@ -20,10 +20,10 @@ from proxy.cli.base import (
     run,
 )
 from proxy.cli.ingesting import addresses
-from proxy.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.media import DataType
 from proxy.ingest.importing import walk
 from proxy.ingest.working import at_work
-from proxy.media import DataType
 from proxy.settings import Settings
 from proxy.starting import check_start
 from proxy.supervision import ServiceManager, supervised

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.media import DataType, Media, MediaFacts, MediaStatus
+from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class MediaPaths:
 class MediaDatabase(Protocol):
     """What serving a picture asks of the database.
 
-    Every method raises `proxy.errors.DatabaseUnavailable` where the database cannot be asked in
+    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be asked in
     time; none leaves a connection behind when cancelled.
     """
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from proxy.database.tables import media_ai_analysis, media_analysis_details, media_files
 from proxy.database.writing import Writer
-from proxy.media import DataType
+from proxy.domain.media import DataType
 
 _files, _found, _details = media_files.c, media_ai_analysis.c, media_analysis_details.c
 _LOGOS = 5

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from cachetools import LRUCache, TTLCache
 
 from proxy.database import MediaDatabase
-from proxy.errors import DatabaseUnavailable
-from proxy.media import Media, MediaFacts
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
 
 Clock = Callable[[], float]

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from proxy.database.engine import check_url, connected, dispose, open_engine, translated
 from proxy.database.transactions import transaction
 from proxy.database.writing import Now
-from proxy.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 
 _PINGS = 5

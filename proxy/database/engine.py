@@ -18,7 +18,7 @@ from sqlalchemy import URL, Executable, QueuePool, Row, create_engine, event, ma
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from proxy.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"

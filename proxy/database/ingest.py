@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.database.tables import ingest_items, media_files, processing_checklist
 from proxy.database.writing import Now, Writer
-from proxy.errors import DatabaseUnavailable
-from proxy.intake import Item, ItemState, Lease, StepRecord, StepState, Upload
-from proxy.media import DataType, MediaStatus
-from proxy.pending import Step
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.ingest_item import Item, ItemState, Lease, StepRecord, StepState, Upload
+from proxy.domain.media import DataType, MediaStatus
+from proxy.domain.pending_image import Step
 
 _items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
 

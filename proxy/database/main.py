@@ -30,11 +30,11 @@ from proxy.database.profiles import (
     setting,
 )
 from proxy.database.transactions import colliding, transaction
-from proxy.errors import (
+from proxy.domain.errors import (
     PendingConflict,
     PendingNotFound,
 )
-from proxy.pending import PendingImage, PendingStatus, media_id_of
+from proxy.domain.pending_image import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class SqlMainDatabase:
 
     Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``; one
     that collides with another is done again, a few times.
-    Every method raises `proxy.errors.DatabaseUnavailable` where the database cannot be asked.
+    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be asked.
     """
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings, *, own: bool) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 
 from proxy.database.tables import Touched
-from proxy.pending import PendingStatus
+from proxy.domain.pending_image import PendingStatus
 
 metadata = MetaData()
 

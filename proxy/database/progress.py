@@ -17,9 +17,9 @@ from proxy.database.tables import (
     processing_checklist,
 )
 from proxy.database.writing import Writer
-from proxy.intake import Lease, StepState
-from proxy.media import Focus, MediaFacts, MediaStatus
-from proxy.pending import Step
+from proxy.domain.ingest_item import Lease, StepState
+from proxy.domain.media import Focus, MediaFacts, MediaStatus
+from proxy.domain.pending_image import Step
 
 _files, _steps = media_files.c, processing_checklist.c
 _MAX_CLASS = 255

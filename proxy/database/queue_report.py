@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 
 from proxy.database.tables import ingest_items, processing_checklist
 from proxy.database.writing import Now, Writer
-from proxy.intake import Failure, ItemState, QueueReport, StepState
-from proxy.pending import Step
+from proxy.domain.ingest_item import Failure, ItemState, QueueReport, StepState
+from proxy.domain.pending_image import Step
 
 _items, _steps = ingest_items.c, processing_checklist.c
 _HOUR_S = 3600.0

@@ -38,8 +38,8 @@ from proxy.database.engine import (
 )
 from proxy.database.tables import media_facts, media_fallbacks, media_files
 from proxy.database.transactions import transaction
-from proxy.errors import DatabaseUnavailable
-from proxy.media import Focus, Media, MediaFacts, MediaStatus
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 
 _EPOCH = datetime.fromtimestamp(0, UTC)

@@ -31,9 +31,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
-from proxy.intake import StepState
-from proxy.media import DataType, MediaStatus
-from proxy.pending import Step
+from proxy.domain.ingest_item import StepState
+from proxy.domain.media import DataType, MediaStatus
+from proxy.domain.pending_image import Step
 
 
 class Touched(ColumnElement[datetime]):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.database.engine import connected, translated
-from proxy.errors import CommitUncertain, DatabaseUnavailable
+from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 
 T = TypeVar("T")

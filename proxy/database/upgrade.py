@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.database.engine import connected, dispose, open_engine, translated
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
 
 UPGRADE_TIMEOUT_S = 60.0

@@ -14,8 +14,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from proxy.database.engine import connected, dispose, open_engine, translated
 from proxy.database.tables import ingest_items
 from proxy.database.transactions import colliding, transaction
-from proxy.errors import LeaseLost
-from proxy.intake import Lease
+from proxy.domain.errors import LeaseLost
+from proxy.domain.ingest_item import Lease
 from proxy.settings import DatabaseSettings
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from proxy.errors import ConfigurationError, SmartserveError
+from proxy.domain.errors import ConfigurationError, SmartserveError
 
 F = TypeVar("F")
 

@@ -17,7 +17,7 @@ from proxy.database.checkup import (
 from proxy.database.upgrade import Schema, standing
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.figures import as_time
-from proxy.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import Settings
 
 _SLOW_S = 0.05

@@ -28,8 +28,8 @@ from proxy.doctor.recipes import (
 )
 from proxy.doctor.serving import PictureSeen, head_differs, read_json, types, varies
 from proxy.doctor.touring import PART_BYTES, Tour, take
-from proxy.errors import NoAnswer
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.errors import NoAnswer
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import Settings
 from proxy.visitor import Answer, Visitor
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from proxy.database import MediaListing
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.figures import counted
-from proxy.errors import (
+from proxy.domain.errors import (
     DatabaseUnavailable,
     SourceError,
     SourceMissing,
@@ -20,7 +20,7 @@ from proxy.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from proxy.media import MAX_MEDIA_ID, Media
+from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.settings import Settings
 from proxy.sources import SourceStore
 

@@ -11,7 +11,7 @@ from proxy.database import MediaDatabase, MediaListing
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.originals import hint
 from proxy.doctor.workers import Started
-from proxy.errors import (
+from proxy.domain.errors import (
     ConfigurationError,
     RenderTimeout,
     SmartserveError,
@@ -21,8 +21,8 @@ from proxy.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.jobs import ProbeJob, ProbeResult
-from proxy.media import Media
+from proxy.domain.media import Media
+from proxy.domain.worker_protocol import ProbeJob, ProbeResult
 from proxy.settings import Settings
 from proxy.sources import SourceStore
 

@@ -33,9 +33,9 @@ from proxy.doctor.picture import Rows, RowSeen
 from proxy.doctor.serving import PictureSeen
 from proxy.doctor.uploads import OpenMainApi, UploadsSeen
 from proxy.doctor.workers import Started
-from proxy.errors import DatabaseUnavailable
-from proxy.intake import QueueReport
-from proxy.media import Media
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.ingest_item import QueueReport
+from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.sources import SourceStore
 from proxy.visitor import Visitor

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.figures import as_time
-from proxy.errors import NoAnswer
+from proxy.domain.errors import NoAnswer
 from proxy.visitor import Visitor
 from proxy.visitor.figures import Figures, Labels, read_figures
 

@@ -13,8 +13,8 @@ from proxy import __version__
 from proxy.doctor import Diagnosis, Obstacle, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import as_bytes, as_time
 from proxy.doctor.touring import PART_BYTES, Tour, allowed_types, take
-from proxy.errors import NoAnswer
-from proxy.media import Media
+from proxy.domain.errors import NoAnswer
+from proxy.domain.media import Media
 from proxy.settings import LifetimeSettings, Settings
 from proxy.visitor import Answer, Visitor
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from proxy.errors import NoAnswer
-from proxy.formats import TRAITS, Format
-from proxy.media import Media
-from proxy.negotiation import acceptable
+from proxy.domain.errors import NoAnswer
+from proxy.domain.formats import TRAITS, Format
+from proxy.domain.media import Media
+from proxy.domain.negotiation import acceptable
 from proxy.settings import EncoderSettings
 from proxy.visitor import Answer, Visitor
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from proxy.doctor import Diagnosis, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import counted
-from proxy.errors import MainApiForbidden, SmartserveError
-from proxy.intake import QueueReport
+from proxy.domain.errors import MainApiForbidden, SmartserveError
+from proxy.domain.ingest_item import QueueReport
 from proxy.mainapi import MainApi
 from proxy.settings import Settings, provider_key
 from proxy.vision.tesseract import TextReader

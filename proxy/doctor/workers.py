@@ -12,10 +12,10 @@ from pathlib import Path
 import proxy
 from proxy.doctor import Diagnosis, Obstacle, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import as_time
-from proxy.errors import ConfigurationError, SmartserveError
-from proxy.formats import Format
-from proxy.geometry import Geometry
-from proxy.jobs import Hello, Limits, RenderJob
+from proxy.domain.errors import ConfigurationError, SmartserveError
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import Hello, Limits, RenderJob
 from proxy.settings import Settings
 from proxy.starting import check_worker
 from proxy.workers.pool import WorkerPool

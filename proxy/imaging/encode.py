@@ -10,7 +10,7 @@ from typing import Any
 
 import pyvips
 
-from proxy.formats import EncoderProfile, Format
+from proxy.domain.formats import EncoderProfile, Format
 
 _SAVERS: Mapping[Format, str] = MappingProxyType(
     {

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import pyvips
 
-from proxy.jobs import JobFailure
+from proxy.domain.worker_protocol import JobFailure
 
 _T = TypeVar("_T")
 
 
 class Refused(Exception):
-    """A source that is not rendered; ``kind`` is one of `proxy.jobs.FAILURE_KINDS`."""
+    """A source that is not rendered; ``kind`` is one of `proxy.domain.worker_protocol.FAILURE_KINDS`."""
 
     def __init__(self, kind: str, detail: str) -> None:
         """Keep the kind and a sentence that is safe to show to anybody."""

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyvips
 
-from proxy.formats import SNIFF_BYTES, sniff
+from proxy.domain.formats import SNIFF_BYTES, sniff
+from proxy.domain.worker_protocol import Limits
 from proxy.imaging import pages
 from proxy.imaging.failures import Refused
 from proxy.imaging.loaders import loadable_types
-from proxy.jobs import Limits
 
 _LOADERS: Mapping[str, str] = MappingProxyType(
     {

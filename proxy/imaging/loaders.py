@@ -16,9 +16,9 @@ from typing import Any
 import pyvips
 from pyvips.voperation import Introspect
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import Hello
 from proxy.imaging import codecs
-from proxy.jobs import Hello
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {

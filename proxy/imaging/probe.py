@@ -6,9 +6,9 @@ import os
 from hashlib import sha256
 from typing import Any
 
+from proxy.domain.media import Focus
+from proxy.domain.worker_protocol import ProbeJob, ProbeResult
 from proxy.imaging import background, load
-from proxy.jobs import ProbeJob, ProbeResult
-from proxy.media import Focus
 
 _CHUNK = 1024 * 1024
 _LOOK_SIDE = 512

@@ -12,14 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from proxy.formats import TRAITS, Format
-from proxy.imaging import encode, load, search, steps
-from proxy.imaging.background import cut_out
-from proxy.imaging.failures import answered, encoding
-from proxy.imaging.loaders import configure, hello, lock_loaders
-from proxy.imaging.probe import facts
-from proxy.imaging.shared import Shared
-from proxy.jobs import (
+from proxy.domain.formats import TRAITS, Format
+from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
     Output,
@@ -30,6 +24,12 @@ from proxy.jobs import (
     RenderSetJob,
     RenderSetResult,
 )
+from proxy.imaging import encode, load, search, steps
+from proxy.imaging.background import cut_out
+from proxy.imaging.failures import answered, encoding
+from proxy.imaging.loaders import configure, hello, lock_loaders
+from proxy.imaging.probe import facts
+from proxy.imaging.shared import Shared
 
 _MOST_GIF_PIXELS = 12_000_000
 """In all frames of a GIF that goes out: its palettes take 0.3 s a megapixel, five times what a WebP

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyvips
 
-from proxy.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch
 from proxy.imaging.encode import to_bytes
 from proxy.imaging.loaders import loadable_types
 from proxy.imaging.quality import RINGING_LEVELS, Fidelity, Reference

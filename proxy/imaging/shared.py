@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from proxy.geometry import Geometry
+from proxy.domain.geometry import Geometry
 from proxy.imaging import load, steps
 
 Size = tuple[int, int]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from proxy.formats import TRAITS
-from proxy.geometry import Geometry
-from proxy.jobs import RenderJob
+from proxy.domain.formats import TRAITS
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import RenderJob
 
 Step = Callable[[Any], Any]
 """One page in, one page out."""

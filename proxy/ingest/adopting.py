@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.database import AdoptionCatalogue, NewMedia
-from proxy.errors import DatabaseUnavailable, RenderError, SourceError
+from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceError
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.geometry import SizeSpec
+from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
+from proxy.domain.worker_protocol import ProbeResult
 from proxy.filenames import Shelf, uploader_of
-from proxy.formats import SOURCE_MEDIA_TYPES
-from proxy.geometry import SizeSpec
 from proxy.ingest.checking import Checker
 from proxy.ingest.grouping import Group, is_size_of
 from proxy.ingest.inventory import Found, Skipped
 from proxy.ingest.keeping import Keeper
 from proxy.inspection import to_facts
-from proxy.jobs import ProbeResult
-from proxy.media import DataType, Media, MediaFacts, MediaStatus
 from proxy.sources import SourceStore
 
 

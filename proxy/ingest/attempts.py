@@ -9,12 +9,12 @@ from typing import Protocol
 import stamina
 
 from proxy.database.progress import Progress
-from proxy.errors import DatabaseUnavailable, SmartserveError, StepOverdue, WorkerEnded
+from proxy.domain.errors import DatabaseUnavailable, SmartserveError, StepOverdue, WorkerEnded
+from proxy.domain.ingest_item import Item, StepState
+from proxy.domain.media import DataType
+from proxy.domain.pending_image import Step
 from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.judging import again
-from proxy.intake import Item, StepState
-from proxy.media import DataType
-from proxy.pending import Step
 from proxy.settings import IngestSettings
 
 Work = Callable[[Item], Awaitable[None]]

@@ -6,9 +6,9 @@ import hashlib
 import os
 
 from proxy.aside import aside
-from proxy.errors import SourceTooLarge, UnsupportedSource
-from proxy.formats import SNIFF_BYTES, sniff
-from proxy.jobs import Limits, ProbeJob, ProbeResult
+from proxy.domain.errors import SourceTooLarge, UnsupportedSource
+from proxy.domain.formats import SNIFF_BYTES, sniff
+from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
 from proxy.workers.admission import Admission
 from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool

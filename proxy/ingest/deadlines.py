@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Mapping
 
 import structlog
 
-from proxy.errors import StepOverdue
-from proxy.pending import Step
+from proxy.domain.errors import StepOverdue
+from proxy.domain.pending_image import Step
 from proxy.settings import IngestSettings
 
 _GRACE_S = 5.0

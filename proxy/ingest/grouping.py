@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from proxy.domain.geometry import Fit, SizeSpec
+from proxy.domain.media import MediaFacts
+from proxy.domain.worker_protocol import ProbeResult
 from proxy.filenames import Shelf
-from proxy.geometry import Fit, SizeSpec
 from proxy.ingest.inventory import Found, Located
-from proxy.jobs import ProbeResult
-from proxy.media import MediaFacts
 
 _MUCH_LARGER = 2.0
 """Than the box of ours that has the same name: so far may another system's be from it."""

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from proxy.database.ingest import IngestQueue
-from proxy.errors import DatabaseUnavailable, LeaseLost
-from proxy.intake import Lease
+from proxy.domain.errors import DatabaseUnavailable, LeaseLost
+from proxy.domain.ingest_item import Lease
 
 _BEATS = 3
 """In the time of a lease: two may be lost."""

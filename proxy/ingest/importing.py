@@ -15,19 +15,19 @@ from typing import Protocol
 import aiofiles
 
 from proxy.database import MediaCatalogue, NewMedia
-from proxy.errors import (
+from proxy.domain.errors import (
     CommitUncertain,
     SmartserveError,
     SourceTooLarge,
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.media import DataType, MediaStatus
+from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.checking import Checker
 from proxy.ingest.naming import HASH_DIGITS, readable
 from proxy.inspection import to_facts
-from proxy.jobs import ProbeResult
-from proxy.media import DataType, MediaStatus
 
 
 class OriginalStore(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.errors import (
+from proxy.domain.errors import (
     CapacityError,
     MainApiForbidden,
     MainApiRefused,
@@ -19,7 +19,7 @@ from proxy.errors import (
     UploadGone,
     WorkerEnded,
 )
-from proxy.pending import Step
+from proxy.domain.pending_image import Step
 
 _PASSING = (
     MainApiUnavailable,

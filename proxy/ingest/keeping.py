@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.errors import SourceChanged
+from proxy.domain.errors import SourceChanged
+from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.inventory import Found
 from proxy.ingest.naming import HASH_DIGITS, readable
-from proxy.jobs import ProbeResult
 from proxy.sources import SourceStore
 
 

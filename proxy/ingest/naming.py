@@ -6,7 +6,7 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
-from proxy.intake import Item
+from proxy.domain.ingest_item import Item
 
 _UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME = 60

@@ -9,18 +9,18 @@ from typing import Protocol
 
 from proxy.aside import aside
 from proxy.database.progress import Progress
+from proxy.domain.formats import TRAITS, EncoderProfile, Format
+from proxy.domain.geometry import MAX_SIDE, SizeSpec, plan_geometry
+from proxy.domain.ingest_item import Item
+from proxy.domain.media import DataType, Media, MediaFacts
+from proxy.domain.query import DPRS
+from proxy.domain.render_plan import Plan, Planner
+from proxy.domain.worker_protocol import RenderJob
 from proxy.finishing import Finisher
-from proxy.formats import TRAITS, EncoderProfile, Format
-from proxy.geometry import MAX_SIDE, SizeSpec, plan_geometry
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import library_path
 from proxy.ingest.scratch import fill, scratch_file
 from proxy.ingest.shelf import Shelf
-from proxy.intake import Item
-from proxy.jobs import RenderJob
-from proxy.media import DataType, Media, MediaFacts
-from proxy.planning import Plan, Planner
-from proxy.query import DPRS
 from proxy.workshop import Workshop
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))

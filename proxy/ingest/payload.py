@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from proxy.analysis import public
 from proxy.database.analyses import StoredAnalysis
-from proxy.formats import Format
-from proxy.media import DataType, Media, MediaFacts
+from proxy.domain.analysis import public
+from proxy.domain.formats import Format
+from proxy.domain.media import DataType, Media, MediaFacts
 
 
 def payload_of(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from proxy.database.analyses import Analyses
 from proxy.database.progress import Progress
+from proxy.domain.ingest_item import Item, StepState
+from proxy.domain.pending_image import Step
+from proxy.domain.render_plan import Planner
 from proxy.ingest.optimising import plans_of
 from proxy.ingest.payload import payload_of
 from proxy.ingest.shelf import Shelf
-from proxy.intake import Item, StepState
 from proxy.mainapi import MainApi
-from proxy.pending import Step
-from proxy.planning import Planner
 
 
 class Reporter:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.database.progress import Filed, Progress
-from proxy.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.ingest_item import Item
+from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.checking import Checker
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import original_path
 from proxy.ingest.scratch import scratch_file
 from proxy.inspection import to_facts
-from proxy.intake import Item
-from proxy.jobs import ProbeResult
 from proxy.mainapi import MainApi
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.aside import aside
-from proxy.errors import SourceUnavailable
+from proxy.domain.errors import SourceUnavailable
 
 
 @asynccontextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.errors import MediaNotFound
+from proxy.domain.errors import MediaNotFound
+from proxy.domain.ingest_item import Item
+from proxy.domain.media import Media, MediaFacts
 from proxy.inspection import Inspector
-from proxy.intake import Item
-from proxy.media import Media, MediaFacts
 
 
 class Rows(Protocol):

@@ -9,18 +9,18 @@ from typing import Protocol
 import structlog
 
 from proxy.database.ingest import IngestQueue
-from proxy.errors import (
+from proxy.domain.errors import (
     DatabaseUnavailable,
     IngestError,
     LeaseLost,
     SmartserveError,
     UploadGone,
 )
+from proxy.domain.ingest_item import Item
+from proxy.domain.pending_image import Step
 from proxy.ingest.attempts import Attempts, Work
 from proxy.ingest.judging import heals, reason_of
-from proxy.intake import Item
 from proxy.mainapi import MainApi
-from proxy.pending import Step
 from proxy.settings import IngestSettings
 
 log = structlog.get_logger(__name__)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from proxy.errors import DatabaseUnavailable
-from proxy.intake import ItemState, QueueReport, StepState
-from proxy.pending import Step
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.ingest_item import ItemState, QueueReport, StepState
+from proxy.domain.pending_image import Step
 
 _EVERY_S = 15.0
 

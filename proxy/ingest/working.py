@@ -13,11 +13,11 @@ from typing import Protocol
 import structlog
 
 from proxy.database.ingest import IngestQueue
-from proxy.errors import DatabaseUnavailable, LeaseLost, SmartserveError
+from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
+from proxy.domain.ingest_item import Item, ItemState
 from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.holding import held
 from proxy.ingest.taking import Outcome, Taker
-from proxy.intake import Item, ItemState
 from proxy.mainapi import MainApi
 from proxy.settings import IngestSettings
 

@@ -11,15 +11,15 @@ import orjson
 import structlog
 from multidict import CIMultiDictProxy
 
-from proxy.errors import (
+from proxy.domain.errors import (
     MainApiForbidden,
     MainApiRefused,
     MainApiUnavailable,
     UploadGone,
 )
-from proxy.intake import Upload
-from proxy.media import MAX_MEDIA_ID, DataType
-from proxy.pending import PendingStatus, data_type_of
+from proxy.domain.ingest_item import Upload
+from proxy.domain.media import MAX_MEDIA_ID, DataType
+from proxy.domain.pending_image import PendingStatus, data_type_of
 
 _AGAIN = frozenset({408, 425, 429})
 """Of the client's errors those that pass (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4)."""

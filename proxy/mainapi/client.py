@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, Self
 import aiohttp
 import orjson
 
-from proxy.errors import MainApiRefused, MainApiUnavailable, UploadGone
-from proxy.intake import Upload
+from proxy.domain.errors import MainApiRefused, MainApiUnavailable, UploadGone
+from proxy.domain.ingest_item import Upload
 from proxy.mainapi.answers import check_status, check_success, read_json, read_uploads
 from proxy.mainapi.downloading import Download
 from proxy.mainapi.paths import address_of

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import aiohttp
 
 from proxy.aside import aside
-from proxy.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
+from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
 from proxy.mainapi.answers import check_status
 
 _CHUNK = 256 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from proxy.errors import MainApiRefused
+from proxy.domain.errors import MainApiRefused
 
 _PLAIN = re.compile(r"(/[^/\\\x00-\x1f\x7f]+)+")
 _MAX_PATH = 500

@@ -29,13 +29,13 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
 from proxy.delivered import Origin
-from proxy.formats import Format
+from proxy.domain.formats import Format
+from proxy.domain.media import DataType
+from proxy.domain.pending_image import PendingStatus, Step
+from proxy.domain.variant import Variant
+from proxy.domain.worker_protocol import HOLDS
 from proxy.ingest.taking import Outcome as Taken
-from proxy.jobs import HOLDS
-from proxy.media import DataType
 from proxy.metrics.tallies import BUCKETS, Request, Requests, Tally, exemplar_labels
-from proxy.pending import PendingStatus, Step
-from proxy.variant import Variant
 
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)

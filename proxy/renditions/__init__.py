@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from proxy.variant import Shapes, Variant
+from proxy.domain.variant import Shapes, Variant
 
 
 class Rendition(Protocol):
@@ -68,7 +68,7 @@ class RenditionStore(Protocol):
         """Drop renditions of a medium, of these shapes or all; gives how many were dropped.
 
         Raises:
-            proxy.errors.StorageError: some may still be there, or others have not been told.
+            proxy.domain.errors.StorageError: some may still be there, or others have not been told.
         """
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:

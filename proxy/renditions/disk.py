@@ -17,7 +17,8 @@ from typing import Self
 
 import structlog
 
-from proxy.errors import StorageError
+from proxy.domain.errors import StorageError
+from proxy.domain.variant import Shapes, Variant
 from proxy.renditions import Rendition, trailer
 from proxy.renditions.housekeeping import Housekeeping
 from proxy.renditions.layout import Change, Layout, shard_of
@@ -33,7 +34,6 @@ from proxy.renditions.together import Together
 from proxy.renditions.underway import Underway
 from proxy.renditions.writing import Spool, Target, probe
 from proxy.settings import RenditionSettings
-from proxy.variant import Shapes, Variant
 
 _THREADS = 8
 _FOLLOW_EVERY_S = 1.0

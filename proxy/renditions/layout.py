@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-from proxy.formats import TRAITS
-from proxy.variant import Variant
+from proxy.domain.formats import TRAITS
+from proxy.domain.variant import Variant
 
 SHARDS = 256
 _TEMPORARY = "tmp"

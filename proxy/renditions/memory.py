@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from proxy.formats import SNIFF_BYTES
+from proxy.domain.formats import SNIFF_BYTES
+from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.renditions.counters import Counters
 from proxy.renditions.underway import Underway
 from proxy.settings import RenditionSettings
-from proxy.variant import Shapes, Variant, has_shape
 
 PIECE_BYTES = 256 * 1024
 """The largest piece that a rendition is given in."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from proxy.variant import Shapes
+from proxy.domain.variant import Shapes
 
 _MAX_BYTES = 1024 * 1024
 _READ_BYTES = 64 * 1024

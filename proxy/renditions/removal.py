@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 
+from proxy.domain.variant import Shapes, has_shape
 from proxy.renditions.layout import Change, cost
-from proxy.variant import Shapes, has_shape
 
 
 def discard(path: str) -> Change:

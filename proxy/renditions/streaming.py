@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 from threading import Lock
 
-from proxy.errors import StorageError
-from proxy.formats import SNIFF_BYTES
+from proxy.domain.errors import StorageError
+from proxy.domain.formats import SNIFF_BYTES
 from proxy.renditions.memory import PIECE_BYTES
 from proxy.renditions.threads import Threads
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.renditions import Rendition
 from proxy.renditions.disk import DiskStore
 from proxy.renditions.memory import MemoryRendition, MemoryStore, MemoryWriter
 from proxy.renditions.purges import Purge
 from proxy.renditions.spooling import DiskWriter
 from proxy.settings import RenditionSettings
-from proxy.variant import Shapes, Variant, has_shape
 
 
 @dataclass(frozen=True, slots=True)

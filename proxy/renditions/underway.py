@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from proxy.variant import Shapes, Variant, has_shape
+from proxy.domain.variant import Shapes, Variant, has_shape
 
 
 class Ticket:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from proxy.jobs import HOLDS
+from proxy.domain.worker_protocol import HOLDS
 from proxy.sandbox import landlock, privileges, rlimits, syscalls
 from proxy.sandbox.privileges import end_with_parent
 from proxy.sandbox.rlimits import allow_cpu

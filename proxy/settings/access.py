@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from ipaddress import IPv6Address, ip_address
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings.keys import MAKE_KEY, check_key, read_key
 from proxy.settings.sections import AdminSettings, Settings
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from proxy.geometry import MAX_SIDE
+from proxy.domain.geometry import MAX_SIDE
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86400)]

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from proxy.formats import EncoderProfile, Format, QualitySearch, Stage, Stages
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch, Stage, Stages
 from proxy.settings.base import Quality, Section
 
 

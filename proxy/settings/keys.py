@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 
 MIN_KEY_LENGTH = 16
 MAKE_KEY = "'openssl rand -hex 32' makes one"

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from proxy.geometry import Fit, Gravity, SizeSpec
-from proxy.jobs import Limits
-from proxy.query import DEFAULT_SIZE
+from proxy.domain.geometry import Fit, Gravity, SizeSpec
+from proxy.domain.query import DEFAULT_SIZE
+from proxy.domain.worker_protocol import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.keys import Key, require_one

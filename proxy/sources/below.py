@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from proxy.descent import DIRECTORY, NotRegular, open_regular, parent_opened
-from proxy.errors import SourceMissing, SourceTooLarge, SourceUnavailable
+from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.sources import OpenSource
 from proxy.sources.paths import MISSING
 

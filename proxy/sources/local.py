@@ -13,7 +13,7 @@ from threading import Event
 from typing import TypeVar
 
 from proxy.aside import aside
-from proxy.errors import (
+from proxy.domain.errors import (
     SmartserveError,
     SourceMissing,
     SourceTimeout,

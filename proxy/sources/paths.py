@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from proxy.errors import SourceMissing
+from proxy.domain.errors import SourceMissing
 
 _MAX_PATH_BYTES = 4096
 _MAX_NAME_BYTES = 255

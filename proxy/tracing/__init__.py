@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from structlog.contextvars import bound_contextvars
 
-from proxy.traces import Trace, within
+from proxy.domain.trace_context import Trace, within
 
 
 @contextmanager

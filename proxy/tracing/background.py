@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 from cachetools import LRUCache
 
+from proxy.domain.ingest_item import Item
+from proxy.domain.pending_image import Step
+from proxy.domain.render_plan import Plan
+from proxy.domain.trace_context import Attributes, SpanContext, Trace, Tracer, current
 from proxy.finishing import Finished
 from proxy.ingest.attempts import Work
-from proxy.intake import Item
-from proxy.pending import Step
-from proxy.planning import Plan
-from proxy.traces import Attributes, SpanContext, Trace, Tracer, current
 from proxy.tracing import error_name, followed
 from proxy.upgrading import Finals
 

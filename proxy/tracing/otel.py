@@ -24,9 +24,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from proxy import __version__
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.trace_context import Span, SpanContext
 from proxy.settings import TracingSettings
-from proxy.traces import Span, SpanContext
 
 _MAX_BATCH = 512
 _TELL_EVERY_S = 60.0

@@ -9,8 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from proxy.database import MediaDatabase
-from proxy.formats import Format
-from proxy.jobs import (
+from proxy.domain.formats import Format
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.trace_context import SpanContext, Trace, current
+from proxy.domain.variant import Shapes, Variant
+from proxy.domain.worker_protocol import (
     AnalyseJob,
     Job,
     JobFailure,
@@ -20,12 +23,9 @@ from proxy.jobs import (
     RenderSetJob,
     RenderSetResult,
 )
-from proxy.media import Media, MediaFacts
 from proxy.metrics import Metrics
 from proxy.renditions import Rendition, RenditionStore, RenditionWriter
-from proxy.traces import SpanContext, Trace, current
 from proxy.tracing import error_name
-from proxy.variant import Shapes, Variant
 from proxy.workers.process import Sink
 from proxy.workshop import Done, Workshop
 

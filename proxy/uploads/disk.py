@@ -22,7 +22,7 @@ from proxy.descent import (
     parent_opened,
     sync_directory,
 )
-from proxy.errors import PendingNotFound, UploadStorageError, UploadStorageFull
+from proxy.domain.errors import PendingNotFound, UploadStorageError, UploadStorageFull
 from proxy.owners import new_name
 from proxy.uploads.names import FOLDERS, TempName
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from proxy.errors import SmartserveError, UploadStorageError
+from proxy.domain.errors import SmartserveError, UploadStorageError
 from proxy.uploads.disk import Found, GrowingFile, ReadFile, look, open_to_read, remove, translated
 from proxy.uploads.names import TempName
 

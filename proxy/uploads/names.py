@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from proxy.formats import SOURCE_MEDIA_TYPES
-from proxy.pending import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.pending_image import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
 
 FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {kind: "jpg" if kind == "jpeg" else kind for kind in SOURCE_MEDIA_TYPES}
 )
-"""By the names that `proxy.formats.sniff` gives."""
+"""By the names that `proxy.domain.formats.sniff` gives."""
 
 _CHANCES = 10**12
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)

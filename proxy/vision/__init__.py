@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.findings import VisionResult
+from proxy.domain.image_analysis import VisionResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class VisionContext:
     """What is known of a picture before it is looked at."""
 
     data_type: str
-    """What it is for, as `proxy.media.DataType` names it."""
+    """What it is for, as `proxy.domain.media.DataType` names it."""
 
 
 class VisionProvider(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from proxy.errors import BudgetSpent
+from proxy.domain.errors import BudgetSpent
 
 
 def utc_day() -> date:

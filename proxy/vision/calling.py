@@ -13,7 +13,7 @@ import orjson
 import stamina
 from multidict import CIMultiDictProxy
 
-from proxy.errors import ProviderRefused, ProviderUnavailable
+from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.settings.vision import ProviderSettings
 from proxy.vision.budget import Budget, Cost
 

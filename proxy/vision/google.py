@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from proxy.errors import ProviderRefused, ProviderUnavailable
-from proxy.findings import DetectedObject, VisionResult
+from proxy.domain.errors import ProviderRefused, ProviderUnavailable
+from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import GoogleSettings
 from proxy.vision import VisionContext
 from proxy.vision.budget import Budget, Cost

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
-from proxy.errors import ProviderRefused, ProviderUnavailable
-from proxy.findings import DetectedObject, VisionResult
+from proxy.domain.errors import ProviderRefused, ProviderUnavailable
+from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import OpenAISettings
 from proxy.vision import VisionContext
 from proxy.vision.budget import Budget, Cost

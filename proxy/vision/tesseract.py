@@ -17,7 +17,7 @@ import shutil
 import sys
 from typing import cast
 
-from proxy.findings import ReadText, Unseen
+from proxy.domain.image_analysis import ReadText, Unseen
 from proxy.settings.vision import TextSettings
 
 NAME = "tesseract"

@@ -31,7 +31,7 @@ class Answer:
 
 
 class Visitor(Protocol):
-    """Who asks one server; all raise `proxy.errors.NoAnswer` where nothing comes back."""
+    """Who asks one server; all raise `proxy.domain.errors.NoAnswer` where nothing comes back."""
 
     @property
     def base(self) -> str:

@@ -16,7 +16,7 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.errors import NoAnswer
+from proxy.domain.errors import NoAnswer
 from proxy.visitor import Answer, Headers
 
 _AGENT = "smartserve-doctor"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.errors import NoAnswer
+from proxy.domain.errors import NoAnswer
 
 Labels = Mapping[str, str]
 Wanted = Callable[[Labels], bool]

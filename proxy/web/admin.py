@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from proxy.geometry import SizeSpec
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.geometry import SizeSpec
+from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.query import parse_boxes
 from proxy.metrics import Outcome
 from proxy.purging import Purger
-from proxy.query import parse_boxes
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id
 from proxy.web.private import guarded

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from proxy.analysis import public
 from proxy.database import MediaDatabase
 from proxy.database.analyses import Analyses
-from proxy.errors import MediaNotFound, MediaNotReady
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.analysis import public
+from proxy.domain.errors import MediaNotFound, MediaNotReady
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id

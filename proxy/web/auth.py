@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from cachetools import TTLCache
 
-from proxy.errors import AccessDisabled, TooManyFailures, Unauthorized
+from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
 _PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from proxy.errors import BodyTooLarge, BodyTooSlow, RequestError, UnsupportedBody
+from proxy.domain.errors import BodyTooLarge, BodyTooSlow, RequestError, UnsupportedBody
 
 _BROKEN = "the body ended before it was whole, or is malformed"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from proxy.delivered import Origin
-from proxy.planning import Plan
+from proxy.domain.render_plan import Plan
 from proxy.settings import LifetimeSettings
 
 

@@ -10,7 +10,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 from multidict import MultiMapping
 
-from proxy.errors import RangeNotSatisfiable
+from proxy.domain.errors import RangeNotSatisfiable
 
 _ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _BYTE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.ASCII)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from proxy.errors import CapacityError
+from proxy.domain.errors import CapacityError
 from proxy.web.pulse import Pulse
 from proxy.workers.admission import Admission
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.describing import Portrait
-from proxy.formats import NAMES, Format
-from proxy.geometry import SizeSpec, plan_geometry
-from proxy.media import MediaFacts
-from proxy.query import WIDTHS
+from proxy.domain.formats import NAMES, Format
+from proxy.domain.geometry import SizeSpec, plan_geometry
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import WIDTHS
 
 _VERSION_DIGITS = 16
 _SMALLEST = 64

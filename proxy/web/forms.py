@@ -18,8 +18,8 @@ from aiohttp import (
 from aiohttp.helpers import parse_mimetype
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.errors import BodyTooLarge, RequestError, UnsupportedBody
-from proxy.pending import UPLOAD_FIELDS, UploadField
+from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
+from proxy.domain.pending_image import UPLOAD_FIELDS, UploadField
 from proxy.web.bodies import patiently, require_sound
 
 MAX_FILES = 10

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from proxy.errors import QueueFull
+from proxy.domain.errors import QueueFull
+from proxy.domain.trace_context import Trace
 from proxy.logs import AccessLog
 from proxy.metrics import Metrics, Outcome
-from proxy.traces import Trace
 from proxy.tracing import followed
 from proxy.web.exchange import Answer
 from proxy.web.following import Answered, RequestTraces, end

@@ -12,10 +12,10 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote
 
 from proxy.delivered import Origin
-from proxy.formats import TRAITS, Format
-from proxy.planning import Plan
+from proxy.domain.formats import TRAITS, Format
+from proxy.domain.render_plan import Plan
+from proxy.domain.variant import Variant
 from proxy.settings import LifetimeSettings
-from proxy.variant import Variant
 from proxy.web.caching import Route, cache_control, cache_status, tags
 from proxy.web.conditional import http_date
 

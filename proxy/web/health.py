@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from proxy.delivered import Origin
-from proxy.errors import SmartserveError
+from proxy.domain.errors import SmartserveError
 from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.responses import WholeResponse, whole

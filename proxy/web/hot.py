@@ -23,12 +23,12 @@ from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
 from proxy.delivered import Origin
-from proxy.media import Media
+from proxy.domain.media import Media
+from proxy.domain.variant import Variant
 from proxy.metrics import Metrics, Outcome
 from proxy.metrics.tallies import Tally
 from proxy.renditions.memory import MemoryRendition
 from proxy.renditions.tiered import TieredStore
-from proxy.variant import Variant
 from proxy.web.conditional import matches
 
 FreshUntil = Callable[[Media], float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.errors import BadParameter
+from proxy.domain.errors import BadParameter
 
 DIGITS = 19
 ID = re.compile(r"[0-9]{1,19}", re.ASCII)

@@ -15,11 +15,11 @@ from aiohttp import web
 from proxy.database import MediaDatabase, MediaListing
 from proxy.delivery import Delivery
 from proxy.describing import Describer
-from proxy.errors import BadParameter, SmartserveError
-from proxy.media import MAX_MEDIA_ID, Media
+from proxy.domain.errors import BadParameter, SmartserveError
+from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.query import last_values
+from proxy.domain.render_plan import Planner
 from proxy.metrics import Outcome
-from proxy.planning import Planner
-from proxy.query import last_values
 from proxy.settings import LifetimeSettings
 from proxy.web.bodies import read_json, require_json
 from proxy.web.caching import NO_STORE

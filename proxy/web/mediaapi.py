@@ -12,11 +12,11 @@ import structlog
 from aiohttp import web
 
 from proxy.database.main import SqlMainDatabase
-from proxy.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
-from proxy.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
+from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
+from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
 from proxy.metrics import Outcome
-from proxy.pending import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
 from proxy.replacing import Replacer
 from proxy.uploads.files import OpenTemp, TempFiles
 from proxy.uploads.names import temp_name

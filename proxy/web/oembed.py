@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from proxy.database import MediaDatabase
-from proxy.errors import BadParameter, MediaNotFound, SmartserveError
-from proxy.geometry import SizeSpec, plan_geometry
+from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
+from proxy.domain.geometry import SizeSpec, plan_geometry
+from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
+from proxy.domain.query import last_values
 from proxy.inspection import Inspector
-from proxy.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.metrics import Outcome
-from proxy.query import last_values
 from proxy.settings import LifetimeSettings
 from proxy.web.descriptions import ladder, version_of
 from proxy.web.info import answer_json

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy import __version__
-from proxy.formats import NAMES, TRAITS
-from proxy.query import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.domain.formats import NAMES, TRAITS
+from proxy.domain.query import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.settings import Settings, has_page, has_trial
 from proxy.web.openapi_info import info_paths
 from proxy.web.openapi_main import MEDIA_KEY, USER_TOKEN, main_paths

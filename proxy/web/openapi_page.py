@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.formats import Format
-from proxy.pending import PendingStatus
+from proxy.domain.formats import Format
+from proxy.domain.pending_image import PendingStatus
 from proxy.web.openapi_info import ID_PATTERN, TEXT, described, found, told
 
 Json = dict[str, Any]

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from proxy.formats import Format
+from proxy.domain.formats import Format
+from proxy.domain.negotiation_explained import explain
 from proxy.metrics import Outcome
 from proxy.web.caching import NO_STORE
-from proxy.web.explaining import explain
 from proxy.web.files import OwnFile
 from proxy.web.headers import PRIVATE, SECURITY, Header
 from proxy.web.info import answer_json

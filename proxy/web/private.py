@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.errors import SmartserveError
+from proxy.domain.errors import SmartserveError
 from proxy.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.caching import NO_STORE

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from proxy.errors import (
+from proxy.domain.errors import (
     BadParameter,
     MediaNotReady,
     RangeNotSatisfiable,

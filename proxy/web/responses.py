@@ -10,7 +10,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.errors import SmartserveError
+from proxy.domain.errors import SmartserveError
 from proxy.metrics import Outcome
 from proxy.metrics.tallies import Tally
 from proxy.web.headers import SERVER, DateLine, Header, to_head

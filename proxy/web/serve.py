@@ -12,11 +12,17 @@ from aiohttp import web
 
 from proxy.database import MediaDatabase
 from proxy.delivery import Delivery
-from proxy.errors import BadParameter, MediaNotFound, MediaNotReady, SmartserveError, SourceChanged
-from proxy.geometry import SizeSpec
-from proxy.media import MAX_MEDIA_ID, Media
+from proxy.domain.errors import (
+    BadParameter,
+    MediaNotFound,
+    MediaNotReady,
+    SmartserveError,
+    SourceChanged,
+)
+from proxy.domain.geometry import SizeSpec
+from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.query import VariantRequest, parse_request
 from proxy.metrics import Outcome
-from proxy.query import VariantRequest, parse_request
 from proxy.rendering import Telemetry
 from proxy.settings import LifetimeSettings
 from proxy.web.caching import Route

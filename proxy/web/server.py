@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import ServerSettings
 from proxy.web.health import Health
 from proxy.web.runner import Runner

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 from aiohttp import HttpVersion11, web
 
 from proxy.database.main import SqlMainDatabase
-from proxy.errors import AccessDisabled, PendingNotFound, SmartserveError
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.errors import AccessDisabled, PendingNotFound, SmartserveError
+from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.pending_image import media_id_of
 from proxy.metrics import Outcome
-from proxy.pending import media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.web.auth import caller_of
 from proxy.web.headers import PRIVATE

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 from aiohttp import web
 
-from proxy.media import MAX_MEDIA_ID
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
 from proxy.web.auth import BearerGuard, FailureLimit, Refusal, caller_of
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.errors import ConfigurationError, SourceMissing
+from proxy.domain.errors import ConfigurationError, SourceMissing
 from proxy.filenames import NameReader
 from proxy.ingest.adopting import Adopter, Owner
 from proxy.ingest.inventory import Inventory

@@ -12,7 +12,7 @@ from proxy.database.queue_report import queue_report
 from proxy.database.sql import open_database
 from proxy.database.writing import Writer
 from proxy.doctor.rounds import Installation
-from proxy.intake import QueueReport
+from proxy.domain.ingest_item import QueueReport
 from proxy.settings import Settings
 from proxy.settings.access import is_loopback
 from proxy.sources.local import LocalSources

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from proxy.database.analyses import Analyses
 from proxy.database.ingest import IngestQueue
 from proxy.database.progress import Progress
+from proxy.domain.pending_image import Step
 from proxy.ingest.attempts import Attempts, Work
 from proxy.ingest.examining import Examiner
 from proxy.ingest.optimising import Optimiser
@@ -18,7 +19,6 @@ from proxy.ingest.shelf import Shelf
 from proxy.ingest.taking import Taker
 from proxy.ingest.working import Ingest, new_worker_id
 from proxy.mainapi.client import HttpMainApi
-from proxy.pending import Step
 from proxy.settings import Settings, main_api_key
 from proxy.wiring.rooms import Rooms, open_analyst
 

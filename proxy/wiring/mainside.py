@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from proxy.database.main import SqlMainDatabase, open_main_database
-from proxy.errors import SmartserveError
+from proxy.domain.errors import SmartserveError
 from proxy.metrics import Metrics
 from proxy.replacing import Replacer
 from proxy.settings import Settings, TokenKey, media_api_key, token_key

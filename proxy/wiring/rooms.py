@@ -14,6 +14,9 @@ from proxy.database.analyses import Analyses
 from proxy.database.queue_report import queue_report
 from proxy.delivery import Delivery
 from proxy.describing import Describer
+from proxy.domain.render_plan import Planner, Rules
+from proxy.domain.variant import recipe
+from proxy.domain.worker_protocol import Hello, Limits
 from proxy.finishing import Finisher
 from proxy.floors import FLOORS
 from proxy.ingest.checking import Checker
@@ -22,14 +25,11 @@ from proxy.ingest.importing import Importer
 from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
 from proxy.inspection import Inspector
-from proxy.jobs import Hello, Limits
 from proxy.metrics import Metrics
-from proxy.planning import Planner, Rules
 from proxy.rendering import Renderer
 from proxy.settings import Settings
 from proxy.starting import check_worker
 from proxy.upgrading import Upgrader
-from proxy.variant import recipe
 from proxy.vision.opening import open_providers
 from proxy.vision.tesseract import TextReader
 from proxy.warming import Warmer

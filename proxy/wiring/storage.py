@@ -13,8 +13,8 @@ from proxy.database.cache import CachedMediaDatabase
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import MEDIA, Schema, main_schema, pending, upgrade
 from proxy.database.writing import Writer
-from proxy.errors import ConfigurationError, DatabaseUnavailable
-from proxy.media import Media
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.media import Media
 from proxy.purging import Purger
 from proxy.renditions.tiered import TieredStore
 from proxy.settings import DatabaseSettings, Settings

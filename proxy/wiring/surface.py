@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from proxy.database.analyses import Analyses
 from proxy.database.cache import CachedMediaDatabase
+from proxy.domain.media import Media
 from proxy.logs import AccessLog
-from proxy.media import Media
 from proxy.readings import Sources, readings
 from proxy.settings import (
     NO_KEY,

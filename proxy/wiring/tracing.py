@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.database import MediaDatabase
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.pending_image import Step
+from proxy.domain.render_plan import Plan
+from proxy.domain.trace_context import Sink, Trace, Tracer
 from proxy.ingest.attempts import Work
 from proxy.metrics import Metrics, Statistics
-from proxy.pending import Step
-from proxy.planning import Plan
 from proxy.rendering import Telemetry
 from proxy.renditions import RenditionStore
 from proxy.settings import TracingSettings
 from proxy.starting import tracing_faults
-from proxy.traces import Sink, Trace, Tracer
 from proxy.tracing.background import FollowedFinals, FollowedSteps
 from proxy.tracing.rooms import (
     ExemplifiedTelemetry,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from proxy.errors import QueueFull, ShuttingDown
+from proxy.domain.errors import QueueFull, ShuttingDown
 from proxy.settings import WorkerSettings
 
 

@@ -1,6 +1,6 @@
 """The inside of a worker process: one order after the other, until the socket is closed.
 
-It speaks datagrams (`proxy.jobs`) and knows nothing of pixels; `proxy.worker` joins it with them.
+It speaks datagrams (`proxy.domain.worker_protocol`) and knows nothing of pixels; `proxy.worker` joins it with them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from proxy.jobs import MAX_DATAGRAM, Hello, Job, Ping, Result, decode, encode
+from proxy.domain.worker_protocol import MAX_DATAGRAM, Hello, Job, Ping, Result, decode, encode
 
 Handler = Callable[[Job, int, int], Result]
 """Does a job with a source descriptor and a target descriptor, neither of which it closes."""

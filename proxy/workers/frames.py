@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.jobs import FRAME_LENGTH
+from proxy.domain.worker_protocol import FRAME_LENGTH
 
 
 class Frames:

@@ -13,8 +13,8 @@ from typing import Any, Self, cast, overload
 
 import structlog
 
-from proxy.errors import ConfigurationError, ShuttingDown
-from proxy.jobs import (
+from proxy.domain.errors import ConfigurationError, ShuttingDown
+from proxy.domain.worker_protocol import (
     HOLDS,
     AnalyseJob,
     AnalysisResult,

@@ -19,8 +19,17 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from proxy.errors import QueueFull
-from proxy.jobs import MAX_DATAGRAM, Hello, Job, JobFailure, Ping, RenderSetJob, decode, encode
+from proxy.domain.errors import QueueFull
+from proxy.domain.worker_protocol import (
+    MAX_DATAGRAM,
+    Hello,
+    Job,
+    JobFailure,
+    Ping,
+    RenderSetJob,
+    decode,
+    encode,
+)
 from proxy.workers.utterance import pass_on
 
 Sink = Callable[[bytes], None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from proxy.errors import RenderError, RenderTimeout, SmartserveError, SourceQuarantined
+from proxy.domain.errors import RenderError, RenderTimeout, SmartserveError, SourceQuarantined
 
 _MAX_ENTRIES = 10_000
 _LONGEST_S = 3600.0

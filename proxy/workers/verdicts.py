@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from proxy.errors import (
+from proxy.domain.errors import (
     RenderError,
     RenderFault,
     RenderTimeout,
@@ -15,7 +15,7 @@ from proxy.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.jobs import JobFailure
+from proxy.domain.worker_protocol import JobFailure
 from proxy.workers.process import WorkerDied
 
 _FAILURES: Mapping[str, Callable[[str], SmartserveError]] = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from proxy.jobs import AnalyseJob, ProbeJob
+from proxy.domain.worker_protocol import AnalyseJob, ProbeJob
 from proxy.settings import LimitSettings, WorkerSettings
 from proxy.workers.pool import WorkerPool
 from tests.benchmarks.originals import kodak, large

@@ -17,7 +17,7 @@ from statistics import fmean
 
 import pyvips
 
-from proxy.formats import Format
+from proxy.domain.formats import Format
 from proxy.settings import load_settings
 from tests.benchmarks.client import fetched
 from tests.benchmarks.originals import copies, imported, kodak

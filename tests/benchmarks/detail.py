@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 
-from proxy.formats import EncoderProfile, Format
+from proxy.domain.formats import EncoderProfile, Format
 from proxy.settings import load_settings
 from tests.benchmarks.client import fetched
 from tests.benchmarks.originals import copies, imported, large

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyvips
 
-from proxy.formats import Format
+from proxy.domain.formats import Format
 from proxy.settings import load_settings
 from tests.benchmarks.client import get
 from tests.benchmarks.originals import imported, large

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyvips
 
-from proxy.formats import EncoderProfile, Format
+from proxy.domain.formats import EncoderProfile, Format
 from tests.benchmarks.servers import Unmeasurable
 
 _PATIENCE_S = 60

@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxy.formats import Format
-from proxy.geometry import Geometry
-from proxy.jobs import RenderJob
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import RenderJob
 from proxy.settings import Settings, load_settings
 from proxy.workers.pool import WorkerPool
 from tests.benchmarks.originals import kodak, large

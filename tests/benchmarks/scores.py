@@ -19,7 +19,7 @@ from typing import Any
 
 import pyvips
 
-from proxy.formats import EncoderProfile
+from proxy.domain.formats import EncoderProfile
 from tests.benchmarks.peers import cache
 from tests.benchmarks.plain import encode
 from tests.imaging.calibrate import true_score

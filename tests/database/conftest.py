@@ -10,7 +10,7 @@ import pytest
 from proxy.database import NewMedia
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import upgrade
-from proxy.media import DataType, Focus, MediaFacts, MediaStatus
+from proxy.domain.media import DataType, Focus, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend, SqliteBackend
 

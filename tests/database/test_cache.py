@@ -10,8 +10,8 @@ import pytest
 
 from proxy.database import MediaDatabase
 from proxy.database.cache import CachedMediaDatabase
-from proxy.errors import DatabaseUnavailable
-from proxy.media import Media, MediaFacts
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.database import AdoptionCatalogue, MediaPaths, NewMedia
 from proxy.database.sql import SqlMediaDatabase
-from proxy.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
+from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
 from tests.database.backends import Backend
 
 _OLD_ROW = "INSERT INTO media_files (main_api_id, user_id, data_type) VALUES (1, 2, 'logo')"

@@ -15,8 +15,8 @@ import uvloop
 from proxy.database.engine import open_engine
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import pending, upgrade
-from proxy.errors import ConfigurationError, DatabaseUnavailable
-from proxy.media import MediaFacts
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB

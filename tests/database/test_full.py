@@ -10,8 +10,8 @@ import pytest
 from proxy.database import NewMedia
 from proxy.database.sql import SqlMediaDatabase, open_database
 from proxy.database.upgrade import upgrade
-from proxy.errors import CommitUncertain, DatabaseUnavailable
-from proxy.media import MediaFacts
+from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
+from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from tests.support.mounts import Mount
 

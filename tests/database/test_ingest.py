@@ -13,17 +13,17 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.analysis import public
 from proxy.database.analyses import Analyses
 from proxy.database.ingest import IngestQueue
 from proxy.database.progress import Filed, Progress
 from proxy.database.queue_report import queue_report
 from proxy.database.sql import SqlMediaDatabase
 from proxy.database.writing import Writer
-from proxy.errors import LeaseLost
-from proxy.intake import Item, ItemState, StepState, Upload
-from proxy.media import DataType, Focus, MediaFacts
-from proxy.pending import Step
+from proxy.domain.analysis import public
+from proxy.domain.errors import LeaseLost
+from proxy.domain.ingest_item import Item, ItemState, StepState, Upload
+from proxy.domain.media import DataType, Focus, MediaFacts
+from proxy.domain.pending_image import Step
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend
 

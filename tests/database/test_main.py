@@ -16,8 +16,13 @@ from proxy.database.main import NewUpload, SqlMainDatabase, open_main_database
 from proxy.database.profiles import ARTIST_LOGO, COLUMNS, PROFILE, metadata
 from proxy.database.transactions import transaction
 from proxy.database.upgrade import MAIN_REVISIONS, main_schema, pending, upgrade
-from proxy.errors import CommitUncertain, DatabaseUnavailable, PendingConflict, PendingNotFound
-from proxy.pending import PendingStatus
+from proxy.domain.errors import (
+    CommitUncertain,
+    DatabaseUnavailable,
+    PendingConflict,
+    PendingNotFound,
+)
+from proxy.domain.pending_image import PendingStatus
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend
 from tests.support.mariadb import MariaDB

@@ -13,8 +13,8 @@ from proxy.database.engine import open_engine
 from proxy.database.sql import open_database
 from proxy.database.tables import metadata
 from proxy.database.upgrade import REVISIONS, pending, upgrade
-from proxy.errors import ConfigurationError
-from proxy.media import MediaFacts
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from tests.database.backends import Backend, MariaDBBackend
 from tests.support.mariadb import MariaDB

@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from itertools import product
 
-from proxy.formats import Format
-from proxy.negotiation import acceptable, fallback, negotiate, parse_accept
-from tests.test_negotiation import CLIENTS, ORDER
+from proxy.domain.formats import Format
+from proxy.domain.negotiation import acceptable, fallback, negotiate, parse_accept
+from tests.domain.test_negotiation import CLIENTS, ORDER
 
 SENT = {
     "both": "image/avif,image/webp",

@@ -16,12 +16,12 @@ from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.front import Front, nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.deploy.programs import DEPLOY, run
+from tests.domain.test_negotiation import CLIENTS
 from tests.faults.asking import Answer, ask
 from tests.faults.server import Server
 from tests.platform.pictures import uploads
 from tests.platform.sending import SECRET, send
 from tests.support.server import Library
-from tests.test_negotiation import CLIENTS
 
 AVIF_TOO = CLIENTS["Chrome 85+, Edge 121+, Opera: img"][0] or ""
 WEBP_ONLY = CLIENTS["Safari 14-15: img"][0] or ""

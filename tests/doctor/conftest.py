@@ -11,7 +11,7 @@ import pytest
 
 from proxy.database.sql import open_database
 from proxy.doctor import Check, Diagnosis, Obstacle, judged
-from proxy.media import Media
+from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import smartserve

@@ -17,7 +17,7 @@ from proxy.doctor.front import look
 from proxy.doctor.recipes import FORMATS, Front, front_of
 from proxy.doctor.serving import look_at_picture
 from proxy.doctor.table import FRONT
-from proxy.media import Media
+from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.visitor import Answer
 from proxy.visitor.client import HttpVisitor

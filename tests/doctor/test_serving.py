@@ -20,7 +20,7 @@ from proxy.doctor import Verdict, looked, running
 from proxy.doctor.serving import PictureSeen, look, look_at_picture
 from proxy.doctor.table import PICTURE, RUNNING, SERVER
 from proxy.doctor.touring import allowed_types
-from proxy.media import Media
+from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.visitor import Answer
 from proxy.visitor.client import HttpVisitor

@@ -25,7 +25,7 @@ from proxy.doctor import (
     worst,
 )
 from proxy.doctor.figures import as_bytes, as_time, counted
-from proxy.errors import ConfigurationError, DatabaseUnavailable, StorageError
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable, StorageError
 from proxy.settings import Settings
 from tests.support.server import ROOT
 

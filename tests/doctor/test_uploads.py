@@ -14,8 +14,8 @@ import pytest
 from proxy.doctor import Verdict
 from proxy.doctor.table import UPLOADS
 from proxy.doctor.uploads import look
-from proxy.errors import DatabaseUnavailable
-from proxy.intake import QueueReport
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.ingest_item import QueueReport
 from proxy.settings import Settings
 from proxy.wiring.examining import open_installation
 from proxy.wiring.ingesting import open_main_api

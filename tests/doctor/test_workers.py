@@ -13,9 +13,9 @@ import pytest
 from proxy.doctor import Verdict, looked
 from proxy.doctor.table import WORKERS
 from proxy.doctor.workers import WorkerSeen, look
-from proxy.errors import ConfigurationError
-from proxy.formats import Format
-from proxy.jobs import Hello
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.formats import Format
+from proxy.domain.worker_protocol import Hello
 from proxy.settings import Settings
 from proxy.wiring.rooms import one_worker
 from proxy.workers.pool import WorkerPool

@@ -14,7 +14,7 @@ import aiomysql
 from proxy.database import NewMedia
 from proxy.database.sql import open_database
 from proxy.database.upgrade import upgrade
-from proxy.media import DataType, MediaStatus
+from proxy.domain.media import DataType, MediaStatus
 from proxy.settings import DatabaseSettings
 from tests.faults.server import Server
 from tests.faults.tcpproxy import TcpProxy

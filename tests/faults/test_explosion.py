@@ -15,10 +15,10 @@ from random import Random
 
 import pytest
 
-from proxy.formats import NAMES, TRAITS, Format
-from proxy.geometry import SizeSpec, plan_geometry
-from proxy.media import MediaFacts
-from proxy.query import DPRS, WIDTHS
+from proxy.domain.formats import NAMES, TRAITS, Format
+from proxy.domain.geometry import SizeSpec, plan_geometry
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import DPRS, WIDTHS
 from proxy.settings import Settings
 from tests.benchmarks.client import Connection
 from tests.faults.conftest import Launch

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyvips
 from PIL import Image
 
-from proxy.formats import sniff
+from proxy.domain.formats import sniff
 from proxy.imaging.loaders import lock_loaders, open_loaders
 from proxy.settings import LimitSettings
 from tests.faults.conftest import Launch

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from proxy.formats import SNIFF_BYTES, sniff
+from proxy.domain.formats import SNIFF_BYTES, sniff
 
 Order = Literal["big", "little"]
 

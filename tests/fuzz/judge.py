@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from proxy.formats import TRAITS, Format, sniff
-from proxy.geometry import plan_geometry
-from proxy.media import MediaFacts
-from proxy.query import parse_request
+from proxy.domain.formats import TRAITS, Format, sniff
+from proxy.domain.geometry import plan_geometry
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import parse_request
 from proxy.settings import Settings
 
 REFUSALS = (404, 415, 422, 503, 504)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from proxy.media import Focus, MediaFacts
+from proxy.domain.media import Focus, MediaFacts
 
 FIRST_ID = 1_000_000
 """Media ids are this and the number of the mutant."""

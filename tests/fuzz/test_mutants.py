@@ -12,8 +12,8 @@ from random import Random
 import pytest
 from PIL import Image
 
-from proxy.formats import sniff
-from proxy.media import MediaFacts
+from proxy.domain.formats import sniff
+from proxy.domain.media import MediaFacts
 from tests.fuzz.anatomy import Anatomy, Field, dissect, repaired
 from tests.fuzz.campaign import Report
 from tests.fuzz.judge import Answer, fault

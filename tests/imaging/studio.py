@@ -13,11 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from proxy.formats import EncoderProfile, Format
-from proxy.geometry import Fit, Geometry, SizeSpec, plan_geometry
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Fit, Geometry, SizeSpec, plan_geometry
+from proxy.domain.media import MediaFacts
+from proxy.domain.worker_protocol import (
+    JobFailure,
+    Limits,
+    ProbeJob,
+    ProbeResult,
+    RenderJob,
+    RenderResult,
+)
 from proxy.imaging.render import probe, render
-from proxy.jobs import JobFailure, Limits, ProbeJob, ProbeResult, RenderJob, RenderResult
-from proxy.media import MediaFacts
 from proxy.settings import EncoderSettings, LimitSettings
 
 Source = bytes | Path

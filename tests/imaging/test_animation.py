@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxy.formats import Format
-from proxy.geometry import Geometry
-from proxy.jobs import RenderResult
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import RenderResult
 from tests.imaging import studio
 from tests.imaging.crafted import gif_of
 from tests.support.photos import photo

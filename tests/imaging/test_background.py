@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from proxy.formats import EncoderProfile, Format
-from proxy.geometry import Geometry
-from proxy.jobs import RenderResult
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import RenderResult
 from tests.imaging import studio
 from tests.support.drawing import Logo, draw_badge, draw_logo, logos
 from tests.support.photos import photo

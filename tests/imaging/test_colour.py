@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from proxy.formats import Format
+from proxy.domain.formats import Format
 from tests.imaging import studio
 from tests.support.photos import photo
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, sniff
-from proxy.geometry import Geometry
-from proxy.jobs import JobFailure, RenderResult
+from proxy.domain.formats import SNIFF_BYTES, EncoderProfile, Format, sniff
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import JobFailure, RenderResult
 from tests.imaging import crafted, studio
 from tests.support.photos import NAMES, photo
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxy.formats import Format
-from proxy.geometry import Geometry
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import JobFailure, ProbeJob, RenderJob, RenderResult
 from proxy.imaging.render import probe, render
-from proxy.jobs import JobFailure, ProbeJob, RenderJob, RenderResult
 from tests.imaging import studio
 from tests.support.photos import photo
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
-from proxy.formats import Format
+from proxy.domain.formats import Format
+from proxy.domain.worker_protocol import RenderJob, RenderResult
 from proxy.imaging.render import render
-from proxy.jobs import RenderJob, RenderResult
 from tests.imaging import studio
 from tests.support.photos import photo
 

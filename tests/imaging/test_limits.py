@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxy.formats import Format
-from proxy.geometry import Geometry
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import JobFailure, Limits, ProbeJob, RenderJob
 from proxy.imaging.failures import Refused
 from proxy.imaging.load import Header, check_header
 from proxy.imaging.render import probe, render
-from proxy.jobs import JobFailure, Limits, ProbeJob, RenderJob
 from tests.imaging import crafted, studio
 from tests.support.photos import photo
 

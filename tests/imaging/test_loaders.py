@@ -8,10 +8,10 @@ import pytest
 import pyvips
 from PIL import Image
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import JobFailure
 from proxy.imaging import loaders
 from proxy.imaging.render import configure, hello, lock_loaders
-from proxy.jobs import JobFailure
 from tests.imaging import studio
 from tests.support.photos import photo
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxy.formats import EncoderProfile, Format
-from proxy.geometry import Geometry
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import RenderJob, RenderResult
 from proxy.imaging.render import render
-from proxy.jobs import RenderJob, RenderResult
 from tests.imaging import studio
 from tests.support.photos import photo
 

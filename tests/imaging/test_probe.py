@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from proxy.jobs import ProbeResult
+from proxy.domain.worker_protocol import ProbeResult
 from tests.imaging import studio
 from tests.support.drawing import Logo, draw_badge, draw_logo, logos
 from tests.support.photos import photo

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import pyvips
 
-from proxy.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.imaging.quality import Reference
 from proxy.imaging.search import with_quality
-from proxy.jobs import JobFailure, RenderResult
 from tests.imaging import studio
 from tests.support.photos import photo
 

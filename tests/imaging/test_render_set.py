@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.formats import SNIFF_BYTES, EncoderProfile, Format, QualitySearch, Stage, sniff
-from proxy.geometry import Geometry, SizeSpec
-from proxy.imaging.render import render_set
-from proxy.jobs import (
+from proxy.domain.formats import SNIFF_BYTES, EncoderProfile, Format, QualitySearch, Stage, sniff
+from proxy.domain.geometry import Geometry, SizeSpec
+from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
     Output,
@@ -19,6 +18,7 @@ from proxy.jobs import (
     RenderSetJob,
     RenderSetResult,
 )
+from proxy.imaging.render import render_set
 from proxy.worker import _handle
 from tests.imaging import studio
 from tests.support.photos import photo

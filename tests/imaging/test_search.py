@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from proxy.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.imaging.quality import RINGING_LEVELS, Fidelity
 from proxy.imaging.search import Trial, _narrowed, with_quality
-from proxy.jobs import JobFailure, RenderResult
 from tests.imaging import studio
 from tests.support.drawing import SAMPLES, Logo, logos
 from tests.support.photos import photo

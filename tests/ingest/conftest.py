@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from proxy.domain.media import Media
 from proxy.ingest.working import Ingest
-from proxy.media import Media
 from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.database.backends import SqliteBackend
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
-from proxy.intake import Upload
+from proxy.domain.ingest_item import Upload
 
 
 class QuietApi:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.database import NewMedia
-from proxy.media import DataType, Media, MediaStatus
+from proxy.domain.media import DataType, Media, MediaStatus
 from tests.ingest.trees import (
     BULK,
     LIBRARY,

@@ -10,9 +10,9 @@ import pytest
 from proxy.database import NewMedia
 from proxy.database.engine import open_engine, open_reader
 from proxy.database.sql import SqlMediaDatabase
-from proxy.errors import CommitUncertain, DatabaseUnavailable
+from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
+from proxy.domain.media import DataType, MediaFacts
 from proxy.ingest.importing import Imported, Importer, Refused, walk
-from proxy.media import DataType, MediaFacts
 from tests.support.server import SAMPLES, Serve, Serving
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.analysis import Analysis, merge
 from proxy.database.ingest import IngestQueue
 from proxy.database.progress import Progress
 from proxy.database.queue_report import queue_report
 from proxy.database.upgrade import upgrade
 from proxy.database.writing import Writer
-from proxy.errors import (
+from proxy.domain.analysis import Analysis, merge
+from proxy.domain.errors import (
     MainApiRefused,
     QueueFull,
     RenderFault,
@@ -26,17 +26,17 @@ from proxy.errors import (
     UndecodableSource,
     UploadGone,
 )
-from proxy.findings import DetectedObject, Kind, Quality, Unseen
+from proxy.domain.image_analysis import DetectedObject, Kind, Quality, Unseen
+from proxy.domain.ingest_item import Item, ItemState, StepState, Upload
+from proxy.domain.media import DataType, Focus
+from proxy.domain.pending_image import Step
+from proxy.domain.worker_protocol import AnalysisResult
 from proxy.ingest.attempts import Attempts, Work
 from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.examining import focus_of
 from proxy.ingest.judging import heals, reason_of
 from proxy.ingest.taking import Outcome, Taker, heal_wait_s
-from proxy.intake import Item, ItemState, StepState, Upload
-from proxy.jobs import AnalysisResult
-from proxy.media import DataType, Focus
 from proxy.metrics import Metrics
-from proxy.pending import Step
 from proxy.settings import DatabaseSettings, IngestSettings
 from tests.ingest.quiet import QuietApi
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.domain.media import MediaStatus
 from proxy.ingest.working import at_work, new_worker_id
-from proxy.media import MediaStatus
 from tests.ingest.conftest import Work, Worker
 from tests.ingest.mainapi import FakeMainApi
 from tests.support.mounts import Mount

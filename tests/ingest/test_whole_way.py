@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 from PIL import Image
 
-from proxy.media import MediaStatus
+from proxy.domain.media import MediaStatus
 from tests.ingest.conftest import BACKEND, Work, Worker
 from tests.ingest.mainapi import FakeMainApi
 from tests.support.server import CHROME, SAMPLES

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from proxy.errors import (
+from proxy.domain.errors import (
     MainApiForbidden,
     MainApiRefused,
     MainApiUnavailable,
@@ -19,10 +19,10 @@ from proxy.errors import (
     SourceUnavailable,
     UploadGone,
 )
-from proxy.intake import Upload
+from proxy.domain.ingest_item import Upload
+from proxy.domain.media import DataType
 from proxy.mainapi.client import HttpMainApi
 from proxy.mainapi.paths import address_of
-from proxy.media import DataType
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
 
 BODY = bytes(range(256)) * 4096

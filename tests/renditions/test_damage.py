@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import StorageError
+from proxy.domain.errors import StorageError
 from proxy.renditions.disk import DiskStore
 from tests.renditions.test_disk import counts, file_of
 from tests.renditions.variants import KIB, MIB, body, put, read, variant

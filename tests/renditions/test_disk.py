@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import StorageError
+from proxy.domain.errors import StorageError
 from proxy.renditions.disk import DiskStore
 from proxy.renditions.layout import Layout
 from proxy.renditions.reading import touch

@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from proxy.errors import StorageError
+from proxy.domain.errors import StorageError
 from proxy.renditions.counters import failure_kind
 from proxy.renditions.disk import DiskStore
 from tests.renditions.conftest import Clock

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from proxy.domain.variant import Variant
 from proxy.renditions.tiered import TieredStore
-from proxy.variant import Variant
 from tests.renditions.variants import KIB, body, put, read, settings, variant
 
 

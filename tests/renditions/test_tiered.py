@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import StorageError
+from proxy.domain.errors import StorageError
 from proxy.renditions.tiered import TieredStore
 from tests.renditions.test_disk import descriptors
 from tests.renditions.variants import KIB, MIB, body, put, read, settings, variant, whole

@@ -7,11 +7,11 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from proxy.formats import EncoderProfile, Format
-from proxy.geometry import Geometry
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.variant import Variant
 from proxy.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.settings import RenditionSettings
-from proxy.variant import Variant
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -118,7 +118,7 @@ def main() -> None:
     for name in sys.argv[2:]:
         BEFORE[name]()
     from proxy import sandbox, worker  # noqa: PLC0415 - after what is done before
-    from proxy.errors import ConfigurationError  # noqa: PLC0415
+    from proxy.domain.errors import ConfigurationError  # noqa: PLC0415
 
     told: dict[str, Any] = {}
     if "confined-only" in orders:

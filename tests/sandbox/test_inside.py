@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.jobs import HOLDS
+from proxy.domain.worker_protocol import HOLDS
 from proxy.sandbox import FEATURES
 from proxy.settings import LimitSettings
 from proxy.workers.process import StartOrders

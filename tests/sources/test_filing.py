@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import SourceMissing, SourceTooLarge, SourceUnavailable
+from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.settings import StorageSettings
 from proxy.sources.local import LocalSources
 from tests.sources.conftest import MAX_BYTES

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import SourceMissing, SourceTimeout, SourceTooLarge, SourceUnavailable
+from proxy.domain.errors import SourceMissing, SourceTimeout, SourceTooLarge, SourceUnavailable
 from proxy.settings import StorageSettings
 from proxy.sources import OpenSource, SourceStore
 from proxy.sources.below import open_below, translated

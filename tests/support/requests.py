@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from proxy.formats import Format, Stage
-from proxy.media import Focus, Media, MediaFacts
-from proxy.query import VariantRequest, parse_request
+from proxy.domain.formats import Format, Stage
+from proxy.domain.media import Focus, Media, MediaFacts
+from proxy.domain.query import VariantRequest, parse_request
+from proxy.domain.variant import Variant, recipe, resolve
 from proxy.settings import EncoderSettings, Settings
-from proxy.variant import Variant, recipe, resolve
 
 SIZES = Settings().size_specs()
 PROFILES = EncoderSettings().profiles()

@@ -12,11 +12,11 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from proxy.errors import QueueFull
-from proxy.intake import Item, Lease, Upload
-from proxy.media import DataType
-from proxy.pending import Step
-from proxy.traces import Span, Tracer, current
+from proxy.domain.errors import QueueFull
+from proxy.domain.ingest_item import Item, Lease, Upload
+from proxy.domain.media import DataType
+from proxy.domain.pending_image import Step
+from proxy.domain.trace_context import Span, Tracer, current
 from proxy.tracing.background import FollowedSteps
 from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.conftest import BACKEND, QUICK

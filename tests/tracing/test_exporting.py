@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.trace_context import Trace
 from proxy.settings import TracingSettings
-from proxy.traces import Trace
 from proxy.tracing.otel import Exporter
 from tests.benchmarks.servers import free_port
 from tests.support.server import Library, Serving

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
-from proxy.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings, VisionSettings
 from proxy.starting import installation_faults
 from proxy.vision import VisionContext

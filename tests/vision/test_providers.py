@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from proxy.errors import AnalysisError, BudgetSpent, ProviderRefused, ProviderUnavailable
-from proxy.findings import DetectedObject, VisionResult
+from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderRefused, ProviderUnavailable
+from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.vision import VisionContext, google, openai
 from proxy.vision.budget import Budget, Cost
 from proxy.vision.openai import SCHEMA

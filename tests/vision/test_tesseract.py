@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.findings import ReadText, Unseen
+from proxy.domain.image_analysis import ReadText, Unseen
 from proxy.settings.vision import TextSettings
 from proxy.vision.tesseract import TextReader, text_of
 from tests.imaging import studio

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.errors import NoAnswer
+from proxy.domain.errors import NoAnswer
 from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import free_port
 

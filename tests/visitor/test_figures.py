@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from proxy.errors import NoAnswer
+from proxy.domain.errors import NoAnswer
 from proxy.visitor.figures import read_figures
 from tests.support.server import Serve
 

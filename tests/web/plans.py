@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from proxy.formats import Format, Stage
-from proxy.media import Media, MediaFacts
-from proxy.planning import Plan
-from proxy.query import parse_request
+from proxy.domain.formats import Format, Stage
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.query import parse_request
+from proxy.domain.render_plan import Plan
+from proxy.domain.variant import recipe, resolve
 from proxy.settings import EncoderSettings, Settings
-from proxy.variant import recipe, resolve
 
 FACTS = MediaFacts(
     content_hash="ab" * 32,

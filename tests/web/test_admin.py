@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.media import DataType
+from proxy.domain.media import DataType
 from proxy.wiring.rooms import open_rooms
 from proxy.wiring.surface import build_surface
 from tests.support.server import (

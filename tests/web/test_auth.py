@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import AccessDisabled, AccessError, TooManyFailures, Unauthorized
+from proxy.domain.errors import AccessDisabled, AccessError, TooManyFailures, Unauthorized
 from proxy.web.auth import Caller, FailureLimit, Guard, Refusal, caller_of
 
 KEY = "correct-horse-battery-staple"

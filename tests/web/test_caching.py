@@ -7,7 +7,7 @@ import re
 import pytest
 
 from proxy.delivered import Origin
-from proxy.planning import Plan
+from proxy.domain.render_plan import Plan
 from proxy.settings import LifetimeSettings, Settings
 from proxy.web.caching import Route, cache_control, cache_status, tags
 from tests.web.plans import plan

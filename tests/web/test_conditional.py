@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from proxy.errors import RangeNotSatisfiable
+from proxy.domain.errors import RangeNotSatisfiable
 from proxy.web.conditional import ByteRange, http_date, matches, not_modified, requested_range
 
 ETAG = '"0123456789abcdef0123456789abcdef"'

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.errors import QueueFull
+from proxy.domain.errors import QueueFull
 from proxy.settings import WorkerSettings
 from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.delivered import Origin
-from proxy.formats import TRAITS, Format
-from proxy.planning import Plan
+from proxy.domain.formats import TRAITS, Format
+from proxy.domain.render_plan import Plan
 from proxy.settings import LifetimeSettings
 from proxy.web.caching import Route
 from proxy.web.headers import (

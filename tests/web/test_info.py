@@ -18,9 +18,9 @@ from aiohttp import ClientResponse
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from PIL import Image
 
-from proxy.formats import Format
-from proxy.media import MediaFacts
-from proxy.query import WIDTHS
+from proxy.domain.formats import Format
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import WIDTHS
 from proxy.web.descriptions import ladder, srcset, version_of
 from proxy.web.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.openapi_info import PICTURE

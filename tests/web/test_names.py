@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.errors import BadParameter
+from proxy.domain.errors import BadParameter
 from proxy.web.serve import parse_name
 
 NAMES = st.builds(

@@ -12,10 +12,11 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from proxy import __version__, errors
-from proxy.errors import AccessError, SmartserveError
-from proxy.formats import NAMES, TRAITS
-from proxy.query import DPRS, WIDTHS, parse_boxes, parse_request
+from proxy import __version__
+from proxy.domain import errors
+from proxy.domain.errors import AccessError, SmartserveError
+from proxy.domain.formats import NAMES, TRAITS
+from proxy.domain.query import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.settings import Settings
 from proxy.web.openapi import describe
 from proxy.web.problems import MEDIA_TYPE

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
 from proxy.delivered import Origin
-from proxy.formats import Format
+from proxy.domain.formats import Format
 from proxy.metrics import Metrics, Outcome
 from tests.support.server import CHROME, Library, Serving
 

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 import jwt
 import pytest
 
-from proxy.formats import Format
+from proxy.domain.formats import Format
+from proxy.domain.negotiation_explained import explain
 from proxy.settings import Settings, has_page, has_trial
-from proxy.web.explaining import explain
 from proxy.web.files import STATIC
 from proxy.web.page import CSP
 from tests.support.server import CHROME, Serve, Serving

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from yarl import URL
 
+from proxy.domain.media import DataType
 from proxy.ingest.importing import Imported, Refused
-from proxy.media import DataType
 from tests.support.photos import NAMES, photo
 from tests.support.server import CHROME, Serving
 

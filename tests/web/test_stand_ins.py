@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientResponse
 from PIL import Image
 
-from proxy.errors import CapacityError
+from proxy.domain.errors import CapacityError
 from proxy.wiring.rooms import open_rooms
 from tests.ingest.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
 from tests.support.mariadb import MariaDB

@@ -13,8 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 from yarl import URL
 
+from proxy.domain.media import DataType
 from proxy.ingest.importing import Imported
-from proxy.media import DataType
 from proxy.web.pulse import Pulse
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.errors import QueueFull, ShuttingDown
+from proxy.domain.errors import QueueFull, ShuttingDown
 from proxy.settings import WorkerSettings
 from proxy.workers.admission import Admission
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy.errors import QueueFull
+from proxy.domain.errors import QueueFull
 from proxy.workers.flight import Flight, Shared
 
 

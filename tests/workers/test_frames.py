@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.jobs import FRAME_LENGTH
+from proxy.domain.worker_protocol import FRAME_LENGTH
 from proxy.workers.frames import Frames
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxy.errors import (
+from proxy.domain.errors import (
     RenderTimeout,
     ShuttingDown,
     SourceQuarantined,
     SourceTooLarge,
     UnsupportedSource,
 )
-from proxy.formats import EncoderProfile, Format
-from proxy.geometry import Geometry
-from proxy.jobs import Output, ProbeJob, RenderJob, RenderResult, RenderSetJob
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import Output, ProbeJob, RenderJob, RenderResult, RenderSetJob
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from proxy.workers.frames import Frames
 from proxy.workers.pool import WorkerPool

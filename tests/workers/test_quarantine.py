@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.errors import QueueFull, SourceQuarantined, SourceUnavailable, UndecodableSource
+from proxy.domain.errors import QueueFull, SourceQuarantined, SourceUnavailable, UndecodableSource
 from proxy.workers.quarantine import Quarantine
 
 

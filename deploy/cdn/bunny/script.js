@@ -4,7 +4,7 @@
 // The class goes into the URL, as a parameter that the server does not know and passes over.
 import * as BunnySDK from '@bunny.net/edgescript-sdk';
 
-// BEGIN classify: the same in each of these files; tests hold it against proxy/negotiation.py.
+// BEGIN classify: the same in each of these files; tests hold it against proxy/domain/negotiation.py.
 // What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
 // or image/webp with q > 0 counts; */* and image/* never do.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};

@@ -4,7 +4,7 @@
 // the cache needs neither Vary nor a cache key of its own (Enterprise). The Accept header that goes on
 // is the class's, so that what is kept is what each of its clients takes.
 
-// BEGIN classify: the same in each of these files; tests hold it against proxy/negotiation.py.
+// BEGIN classify: the same in each of these files; tests hold it against proxy/domain/negotiation.py.
 // What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
 // or image/webp with q > 0 counts; */* and image/* never do.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};

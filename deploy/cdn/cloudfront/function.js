@@ -1,7 +1,7 @@
 // CloudFront Function (cloudfront-js-2.0) for viewer requests: Accept is brought down to one of four,
 // so that it can stand in the cache key (cache-policy.json) without a copy for each browser.
 
-// BEGIN classify: the same in each of these files; tests hold it against proxy/negotiation.py.
+// BEGIN classify: the same in each of these files; tests hold it against proxy/domain/negotiation.py.
 // What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
 // or image/webp with q > 0 counts; */* and image/* never do.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};

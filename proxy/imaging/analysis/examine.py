@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from proxy.findings import Kind, Quality
+from proxy.domain.image_analysis import Kind, Quality
+from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, JobFailure
 from proxy.imaging import background, load, probe
 from proxy.imaging.analysis import (
     bins,
@@ -26,7 +27,6 @@ from proxy.imaging.analysis import (
 )
 from proxy.imaging.analysis.bins import Bin
 from proxy.imaging.failures import answered
-from proxy.jobs import AnalyseJob, AnalysisResult, JobFailure
 
 _T = TypeVar("_T")
 _FULL = 255

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.findings import Kind
+from proxy.domain.image_analysis import Kind
 from proxy.imaging.analysis.bins import Bin
 
 _FLAT_LEVELS = 2

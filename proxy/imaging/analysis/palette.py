@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.findings import Colour
+from proxy.domain.image_analysis import Colour
 from proxy.imaging.analysis.bins import Bin, Lab, Rgb, to_lab, to_rgb
 
 _CLUSTERS = 10

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, JobFailure
 from proxy.imaging.analysis.examine import analyse
-from proxy.jobs import AnalyseJob, AnalysisResult, JobFailure
 from tests.imaging import studio
 from tests.support.photos import photo
 

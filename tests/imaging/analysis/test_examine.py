@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxy.jobs import MAX_DATAGRAM, AnalyseJob, AnalysisResult, JobFailure, encode
+from proxy.domain.worker_protocol import (
+    MAX_DATAGRAM,
+    AnalyseJob,
+    AnalysisResult,
+    JobFailure,
+    encode,
+)
 from proxy.settings import LimitSettings, WorkerSettings
 from proxy.workers.pool import WorkerPool
 from tests.imaging import studio
@@ -75,7 +81,7 @@ import os, sys
 from proxy.worker import _handle
 from proxy.imaging import render as imaging
 from proxy.imaging.analysis.examine import analyse
-from proxy.jobs import AnalyseJob, AnalysisResult
+from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult
 from proxy.settings import LimitSettings
 
 limits = LimitSettings().to_limits()

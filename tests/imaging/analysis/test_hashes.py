@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 from PIL import Image
 
-from proxy.analysis import NEAR, distance
+from proxy.domain.analysis import NEAR, distance
 from proxy.imaging.analysis import blurhash, phash, thumbhash
 from tests.imaging import studio
 from tests.imaging.analysis.bench import PHOTOGRAPHS, Picture, analysed, original, photograph

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxy.findings import Quality
+from proxy.domain.image_analysis import Quality
 from proxy.imaging.analysis import scores
 from tests.imaging import studio
 from tests.imaging.analysis.bench import (

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.findings import Colour, Kind, Quality
-from proxy.formats import EncoderProfile, Format, QualitySearch, Stage
-from proxy.geometry import Geometry
-from proxy.media import Focus
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch, Stage
+from proxy.domain.geometry import Geometry
+from proxy.domain.image_analysis import Colour, Kind, Quality
+from proxy.domain.media import Focus
 
 MAX_DATAGRAM = 64 * 1024
 """Longest order or answer in bytes; both are a few hundred, those of a set as much an output."""
@@ -35,7 +35,7 @@ class Limits:
     max_animation_pixels: int
     """Width x height x pages."""
     source_types: tuple[str, ...]
-    """Types by their bytes, as `proxy.formats.sniff` names them."""
+    """Types by their bytes, as `proxy.domain.formats.sniff` names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ Job = ProbeJob | RenderJob | RenderSetJob | AnalyseJob
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The facts of a source, as `proxy.media.MediaFacts` has them."""
+    """The facts of a source, as `proxy.domain.media.MediaFacts` has them."""
 
     content_hash: str
     byte_size: int
@@ -185,7 +185,7 @@ class AnalysisResult:
     """In base 64."""
     blurhash: str
     phash: str
-    """64 bits as 16 hexadecimal digits; see `proxy.analysis.distance`."""
+    """64 bits as 16 hexadecimal digits; see `proxy.domain.analysis.distance`."""
     focus: Focus | None
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of processor time by measure."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from proxy.analysis import NO_MODEL, Analysis, distance, merge, near_duplicates, public
-from proxy.findings import DetectedObject, ReadText, Unseen, VisionResult
-from tests.test_jobs import ANALYSED
+from proxy.domain.analysis import NO_MODEL, Analysis, distance, merge, near_duplicates, public
+from proxy.domain.image_analysis import DetectedObject, ReadText, Unseen, VisionResult
+from tests.domain.test_worker_protocol import ANALYSED
 
 GOOGLE = VisionResult(
     "google",

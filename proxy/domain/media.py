@@ -50,7 +50,7 @@ class MediaFacts:
     """SHA-256 of the source, 64 hexadecimal digits: the version in every key."""
     byte_size: int
     source_type: str
-    """As `proxy.formats.sniff` names it."""
+    """As `proxy.domain.formats.sniff` names it."""
     width: int
     height: int
     has_alpha: bool

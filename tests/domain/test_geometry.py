@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.formats import Format
-from proxy.geometry import MAX_SIDE, Fit, Geometry, Gravity, SizeSpec, plan_geometry, shapes_of
-from proxy.media import Focus, MediaFacts
-from proxy.query import DPRS, parse_boxes
-from proxy.variant import has_shape
+from proxy.domain.formats import Format
+from proxy.domain.geometry import (
+    MAX_SIDE,
+    Fit,
+    Geometry,
+    Gravity,
+    SizeSpec,
+    plan_geometry,
+    shapes_of,
+)
+from proxy.domain.media import Focus, MediaFacts
+from proxy.domain.query import DPRS, parse_boxes
+from proxy.domain.variant import has_shape
 from tests.support.requests import SIZES, facts, resolved
 
 SIDES = st.integers(1, 16384)

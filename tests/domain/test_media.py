@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from proxy.media import MAX_MEDIA_ID, Media, MediaFacts, MediaStatus
+from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts, MediaStatus
 
 FACTS = MediaFacts(
     content_hash="ab" * 32,

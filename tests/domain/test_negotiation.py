@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.formats import Format
-from proxy.negotiation import fallback, negotiate
+from proxy.domain.formats import Format
+from proxy.domain.negotiation import fallback, negotiate
 
 AVIF, WEBP, JPEG, PNG, GIF = Format.AVIF, Format.WEBP, Format.JPEG, Format.PNG, Format.GIF
 ORDER = (AVIF, WEBP, JPEG)

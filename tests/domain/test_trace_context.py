@@ -11,7 +11,15 @@ from opentelemetry import trace as api
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from proxy.traces import Span, SpanContext, Trace, Tracer, current, read_traceparent, within
+from proxy.domain.trace_context import (
+    Span,
+    SpanContext,
+    Trace,
+    Tracer,
+    current,
+    read_traceparent,
+    within,
+)
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote_plus
 
-from proxy.errors import BadParameter
-from proxy.formats import NAMES, Format
-from proxy.geometry import SizeSpec
+from proxy.domain.errors import BadParameter
+from proxy.domain.formats import NAMES, Format
+from proxy.domain.geometry import SizeSpec
 
 DEFAULT_SIZE = "detail"
 DPRS: Mapping[str, float] = {"1": 1.0, "1.5": 1.5, "2": 2.0, "3": 3.0}

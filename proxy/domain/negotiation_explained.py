@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.formats import TRAITS, Format
-from proxy.negotiation import Accepted, acceptable, fallback, parse_accept
+from proxy.domain.formats import TRAITS, Format
+from proxy.domain.negotiation import Accepted, acceptable, fallback, parse_accept
 
 _SHOWN = {
     Format.AVIF: "AVIF",

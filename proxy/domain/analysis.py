@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from proxy.findings import DetectedObject, ReadText, Unseen, VisionResult
-from proxy.jobs import AnalysisResult
-from proxy.media import DataType
+from proxy.domain.image_analysis import DetectedObject, ReadText, Unseen, VisionResult
+from proxy.domain.media import DataType
+from proxy.domain.worker_protocol import AnalysisResult
 
 NEAR = 10
 """Bits, of 64, up to which two perceptual hashes are of the same picture; different photographs

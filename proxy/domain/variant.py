@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 
-from proxy.formats import EncoderProfile, Format, QualitySearch, Stage
-from proxy.geometry import SHAPE_DIGITS, Geometry, plan_geometry
-from proxy.media import Media, MediaFacts
-from proxy.query import VariantRequest
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch, Stage
+from proxy.domain.geometry import SHAPE_DIGITS, Geometry, plan_geometry
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.query import VariantRequest
 
 _RECIPE = 2
 """Raised whenever the same variant would come out as other pixels: it is a part of every key."""

@@ -14,13 +14,13 @@ from itertools import product
 
 from cachetools import LRUCache
 
-from proxy.formats import TRAITS, Format, Stage, Stages
-from proxy.geometry import SHAPE_DIGITS, Geometry, SizeSpec, base_size, plan_geometry
-from proxy.jobs import Limits
-from proxy.media import Media, MediaFacts
-from proxy.negotiation import acceptable, fallback
-from proxy.query import DPRS, WIDTHS, VariantRequest
-from proxy.variant import Variant, resolve
+from proxy.domain.formats import TRAITS, Format, Stage, Stages
+from proxy.domain.geometry import SHAPE_DIGITS, Geometry, SizeSpec, base_size, plan_geometry
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.negotiation import acceptable, fallback
+from proxy.domain.query import DPRS, WIDTHS, VariantRequest
+from proxy.domain.variant import Variant, resolve
+from proxy.domain.worker_protocol import Limits
 
 _BASES = 10_000
 """Sizes of pictures whose base is remembered: it is asked for with every plan."""

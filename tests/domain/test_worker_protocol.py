@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.findings import Colour, Kind, Quality
-from proxy.formats import EncoderProfile, Format, QualitySearch
-from proxy.geometry import Geometry
-from proxy.jobs import (
+from proxy.domain.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.geometry import Geometry
+from proxy.domain.image_analysis import Colour, Kind, Quality
+from proxy.domain.media import Focus
+from proxy.domain.worker_protocol import (
     FAILURE_KINDS,
     MAX_DATAGRAM,
     AnalyseJob,
@@ -32,7 +33,6 @@ from proxy.jobs import (
     decode,
     encode,
 )
-from proxy.media import Focus
 from proxy.settings import EncoderSettings, LimitSettings
 
 Message = (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.formats import (
+from proxy.domain.formats import (
     NAMES,
     SNIFF_BYTES,
     SOURCE_MEDIA_TYPES,

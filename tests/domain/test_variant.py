@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import BadParameter
-from proxy.formats import NAMES, EncoderProfile, Format, QualitySearch, Stage
-from proxy.geometry import Geometry, SizeSpec
-from proxy.media import Focus
-from proxy.negotiation import negotiate
-from proxy.query import DPRS, WIDTHS, VariantRequest
+from proxy.domain.errors import BadParameter
+from proxy.domain.formats import NAMES, EncoderProfile, Format, QualitySearch, Stage
+from proxy.domain.geometry import Geometry, SizeSpec
+from proxy.domain.media import Focus
+from proxy.domain.negotiation import negotiate
+from proxy.domain.query import DPRS, WIDTHS, VariantRequest
+from proxy.domain.variant import Variant, has_shape, recipe, resolve
 from proxy.settings import EncoderSettings
-from proxy.variant import Variant, has_shape, recipe, resolve
 from tests.support.requests import PROFILES, RECIPE, SIZES, facts, media, parsed, resolved
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.formats import Format
-from proxy.media import MediaFacts
-from proxy.planning import Planner, Rules
-from proxy.query import parse_request
+from proxy.domain.formats import Format
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import parse_request
+from proxy.domain.render_plan import Planner, Rules
 from proxy.settings import Settings
 from tests.web.plans import FACTS, MEDIA
 

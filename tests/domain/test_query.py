@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.errors import BadParameter
-from proxy.formats import Format
-from proxy.geometry import Fit, SizeSpec
-from proxy.query import DPRS, WIDTHS, VariantRequest, last_values, parse_boxes, snap
+from proxy.domain.errors import BadParameter
+from proxy.domain.formats import Format
+from proxy.domain.geometry import Fit, SizeSpec
+from proxy.domain.query import DPRS, WIDTHS, VariantRequest, last_values, parse_boxes, snap
 from tests.support.requests import SIZES, parsed
 
 

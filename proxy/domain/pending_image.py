@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
-from proxy.media import DataType
+from proxy.domain.media import DataType
 
 TEMP_PREFIX = "/temp_images/"
 """What ``image_path`` begins with; below it are the folders of `UploadField`."""

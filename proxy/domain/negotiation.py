@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from proxy.formats import TRAITS, Format
+from proxy.domain.formats import TRAITS, Format
 
 _EXPLICIT_ONLY = frozenset({Format.AVIF, Format.WEBP})
 

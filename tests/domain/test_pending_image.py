@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.media import DataType
-from proxy.pending import UPLOAD_FIELDS, data_type_of, media_id_of
+from proxy.domain.media import DataType
+from proxy.domain.pending_image import UPLOAD_FIELDS, data_type_of, media_id_of
 
 
 def test_the_fields_are_those_of_the_requirements() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 
-from proxy.media import Focus, MediaFacts
+from proxy.domain.media import Focus, MediaFacts
 
 MAX_SIDE = 16383
 """The longest side that WebP can hold; AVIF and JPEG hold a little more."""

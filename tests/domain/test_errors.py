@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 import pytest
 
-from proxy import errors
-from proxy.errors import (
+from proxy.domain import errors
+from proxy.domain.errors import (
     BadParameter,
     ConfigurationError,
     MediaNotFound,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 
-from proxy.media import DataType
-from proxy.pending import Step
+from proxy.domain.media import DataType
+from proxy.domain.pending_image import Step
 
 
 class ItemState(StrEnum):
