@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from proxy.cli.base import app
-from proxy.settings.listing import markdown, notes_in, tables
+from proxy.settings.reference import markdown, notes_in, tables
 
 
 @app.command()

@@ -4,19 +4,10 @@ The environment wins over the file: ``SMARTSERVE_SERVER__PORT=9000`` sets ``port
 All faults are found at once and each names key, value and what is allowed.
 """
 
-from proxy.settings.access import NO_KEY, access_faults, admin_key, has_page, has_trial
 from proxy.settings.encoders import EncoderSettings
-from proxy.settings.keys import kept_key
-from proxy.settings.loading import CONFIG_VARIABLE, load_settings
-from proxy.settings.platform import (
-    IngestSettings,
-    MainSettings,
-    TokenKey,
-    UserSettings,
-    main_api_key,
-    media_api_key,
-    token_key,
-)
+from proxy.settings.exposure import NO_KEY, access_faults, admin_key, has_page, has_trial
+from proxy.settings.load import CONFIG_VARIABLE, load_settings
+from proxy.settings.secrets import kept_key
 from proxy.settings.sections import (
     ENV_PREFIX,
     AdminSettings,
@@ -33,6 +24,15 @@ from proxy.settings.sections import (
     WorkerSettings,
 )
 from proxy.settings.tracing import TracingSettings
+from proxy.settings.uploads import (
+    IngestSettings,
+    MainSettings,
+    TokenKey,
+    UserSettings,
+    main_api_key,
+    media_api_key,
+    token_key,
+)
 from proxy.settings.vision import VisionSettings, provider_key
 
 __all__ = [

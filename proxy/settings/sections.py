@@ -15,9 +15,9 @@ from proxy.domain.query import DEFAULT_SIZE
 from proxy.domain.worker_protocol import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
-from proxy.settings.keys import Key, require_one
-from proxy.settings.platform import IngestSettings, MainSettings, UserSettings
+from proxy.settings.secrets import Key, require_one
 from proxy.settings.tracing import TracingSettings
+from proxy.settings.uploads import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
 
 ENV_PREFIX = "SMARTSERVE_"

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from proxy.settings.base import PositiveSeconds, Section
-from proxy.settings.keys import read_key, require_one
+from proxy.settings.secrets import read_key, require_one
 
 _MIB = 1024 * 1024
 _KEY = re.compile(r"[!-~]+")

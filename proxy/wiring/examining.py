@@ -14,7 +14,7 @@ from proxy.database.writing import Writer
 from proxy.doctor.rounds import Installation
 from proxy.domain.ingest_item import QueueReport
 from proxy.settings import Settings
-from proxy.settings.access import is_loopback
+from proxy.settings.exposure import is_loopback
 from proxy.sources.local import LocalSources
 from proxy.visitor.client import HttpVisitor
 from proxy.wiring.ingesting import has_worker, open_main_api

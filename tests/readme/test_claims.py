@@ -15,7 +15,7 @@ from PIL import Image
 
 from proxy.cli import app, load
 from proxy.settings import Settings
-from proxy.settings.listing import tables
+from proxy.settings.reference import tables
 from tests.readme.blocks import blocks, headings, inline, links
 from tests.support.server import ROOT
 

@@ -6,7 +6,7 @@ import socket
 from ipaddress import IPv6Address, ip_address
 
 from proxy.domain.errors import ConfigurationError
-from proxy.settings.keys import MAKE_KEY, check_key, read_key
+from proxy.settings.secrets import MAKE_KEY, check_key, read_key
 from proxy.settings.sections import AdminSettings, Settings
 
 NO_KEY = (

@@ -11,7 +11,7 @@ from jwt.exceptions import InvalidKeyError
 from pydantic import Field, field_validator, model_validator
 
 from proxy.settings.base import PositiveSeconds, Seconds, Section
-from proxy.settings.keys import MAKE_KEY, Key, check_key, kept_key, read_key, require_one
+from proxy.settings.secrets import MAKE_KEY, Key, check_key, kept_key, read_key, require_one
 
 _MIB = 1024 * 1024
 _MIN_SECRET_BYTES = 32

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings, access_faults, admin_key
-from proxy.settings.access import is_loopback
+from proxy.settings.exposure import is_loopback
 from proxy.settings.sections import AdminSettings
 
 KEY = "correct-horse-battery-staple"

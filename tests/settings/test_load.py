@@ -22,7 +22,7 @@ from proxy.settings import Settings, load_settings
 from proxy.settings.sections import SizeSettings
 
 PLATFORM = ("MEDIA_API_KEY", "SMART_MEDIA_BASE_URL", "MAIN_API_URL", "MAIN_API_KEY")
-CONFIG = Path(__file__).resolve().parents[1] / "config"
+CONFIG = Path(__file__).resolve().parents[2] / "config"
 PASSWORD = "hunter2"
 URL = f"mysql+aiomysql://smartserve:{PASSWORD}@db/oaf_media"
 

@@ -9,7 +9,7 @@ from operator import getitem
 import pytest
 
 from proxy.settings import Settings
-from proxy.settings.listing import notes_in, tables
+from proxy.settings.reference import notes_in, tables
 from tests.support.server import ROOT
 from tests.test_cli import run
 
