@@ -35,8 +35,8 @@ from proxy.domain.variant import Variant
 from proxy.inspection import Inspector
 from proxy.rendering import Renderer, Rendering, Telemetry
 from proxy.renditions import RenditionStore
-from proxy.workers.flight import Flight
-from proxy.workers.stream import ByteStream
+from proxy.runtime.byte_stream import ByteStream
+from proxy.runtime.single_flight import Flight
 
 _TELL_EVERY_S = 1.0
 _GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)

@@ -20,7 +20,7 @@ from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, Limits, RenderJob
-from proxy.workers.flight import Shared
+from proxy.runtime.single_flight import Shared
 from proxy.workshop import Workshop
 
 MAX_DATA_URI = 700

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.database import MediaDatabase
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
-from proxy.workers.flight import Shared
+from proxy.runtime.single_flight import Shared
 from proxy.workshop import Workshop
 
 

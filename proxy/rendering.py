@@ -14,8 +14,8 @@ from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, RenderJob, RenderResult, RenderSetJob
 from proxy.finishing import output_of
 from proxy.inspection import Inspector
+from proxy.runtime.byte_stream import ByteStream
 from proxy.workers.frames import Frames
-from proxy.workers.stream import ByteStream
 from proxy.workshop import Done, Workshop
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from proxy.database.engine import check_url
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import Hello
-from proxy.floors import FLOORS, floor_faults
+from proxy.runtime.min_versions import FLOORS, floor_faults
 from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.vision.opening import provider_faults
 

@@ -16,7 +16,7 @@ import structlog
 
 from proxy.database.main import SqlMainDatabase
 from proxy.domain.pending_image import PendingStatus
-from proxy.owners import STALE_S, Onlooker
+from proxy.runtime.tempfile_owner import STALE_S, Onlooker
 from proxy.uploads.files import TempFiles
 from proxy.uploads.names import TempName, temp_name
 

@@ -15,7 +15,7 @@ from proxy.database.engine import open_engine
 from proxy.database.main import NewUpload, SqlMainDatabase
 from proxy.domain.errors import CommitUncertain
 from proxy.domain.pending_image import UPLOAD_FIELDS
-from proxy.owners import new_name
+from proxy.runtime.tempfile_owner import new_name
 from proxy.tidying import Tidier
 from proxy.uploading import Uploader
 from tests.database.backends import MariaDBBackend

@@ -24,9 +24,9 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
 from proxy.ingest.importing import walk
 from proxy.ingest.working import at_work
+from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings
 from proxy.starting import check_start
-from proxy.supervision import ServiceManager, supervised
 from proxy.web.server import interruptible, lag_watch, listening, stop_signals
 from proxy.wiring.ingesting import has_worker, open_ingest
 from proxy.wiring.mainside import open_main_side

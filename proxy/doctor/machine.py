@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.descriptors import fitting
 from proxy.doctor import Diagnosis, failed, skipped, warned, well
 from proxy.doctor.figures import as_bytes, counted
 from proxy.doctor.process import ServerProcess, find
+from proxy.runtime.open_file_limit import fitting
 from proxy.settings import Settings
 
 _CGROUP = Path("/sys/fs/cgroup")

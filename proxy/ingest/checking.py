@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 
-from proxy.aside import aside
 from proxy.domain.errors import SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
+from proxy.runtime.daemon_thread import aside
 from proxy.workers.admission import Admission
 from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool

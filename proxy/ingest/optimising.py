@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from proxy.aside import aside
 from proxy.database.progress import Progress
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import MAX_SIDE, SizeSpec, plan_geometry
@@ -19,8 +18,9 @@ from proxy.domain.worker_protocol import RenderJob
 from proxy.finishing import Finisher
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import library_path
-from proxy.ingest.scratch import fill, scratch_file
 from proxy.ingest.shelf import Shelf
+from proxy.runtime.daemon_thread import aside
+from proxy.runtime.scratch_file import fill, scratch_file
 from proxy.workshop import Workshop
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))

@@ -13,9 +13,9 @@ from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.checking import Checker
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import original_path
-from proxy.ingest.scratch import scratch_file
 from proxy.inspection import to_facts
 from proxy.mainapi import MainApi
+from proxy.runtime.scratch_file import scratch_file
 
 
 class Retriever:

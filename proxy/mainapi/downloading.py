@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import aiohttp
 
-from proxy.aside import aside
 from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
 from proxy.mainapi.answers import check_status
+from proxy.runtime.daemon_thread import aside
 
 _CHUNK = 256 * 1024
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416

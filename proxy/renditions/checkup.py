@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.owners import STALE_S, Onlooker, new_name
 from proxy.renditions.layout import SHARDS, Layout, cost
-from proxy.renditions.temporary import temporary_files
+from proxy.runtime.tempfile_owner import STALE_S, Onlooker, new_name
+from proxy.runtime.tempfiles import temporary_files
 
 _BLOCK = bytes(4096)
 _MODE = 0o640

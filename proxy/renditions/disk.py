@@ -29,10 +29,10 @@ from proxy.renditions.reading import Reader
 from proxy.renditions.removal import discard, remove_medium
 from proxy.renditions.spooling import DiskWriter
 from proxy.renditions.streaming import FileRendition, OpenFile
-from proxy.renditions.threads import Threads
-from proxy.renditions.together import Together
 from proxy.renditions.underway import Underway
 from proxy.renditions.writing import Spool, Target, probe
+from proxy.runtime.batch_loader import Together
+from proxy.runtime.thread_pool import Threads
 from proxy.settings import RenditionSettings
 
 _THREADS = 8

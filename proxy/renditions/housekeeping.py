@@ -16,12 +16,12 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.owners import Onlooker
 from proxy.renditions.layout import SHARDS, Change, Layout
 from proxy.renditions.ledger import Ledger
 from proxy.renditions.survey import Oldest, evict, shards_present, survey
-from proxy.renditions.temporary import sweep
-from proxy.renditions.threads import Threads
+from proxy.runtime.tempfile_owner import Onlooker
+from proxy.runtime.tempfiles import sweep
+from proxy.runtime.thread_pool import Threads
 
 _FIRST_AFTER_S = 1.0
 _SPACING_S = 1.0

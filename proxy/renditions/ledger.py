@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.renditions.breaker import Breaker
 from proxy.renditions.counters import Counters, failure_kind
 from proxy.renditions.layout import Change
 from proxy.renditions.survey import Usage
+from proxy.runtime.circuit_breaker import Breaker
 from proxy.settings import RenditionSettings
 
 _PAUSE_S = 5.0

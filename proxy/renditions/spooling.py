@@ -8,8 +8,8 @@ from functools import partial
 from proxy.renditions.layout import Change
 from proxy.renditions.ledger import Ledger
 from proxy.renditions.memory import PIECE_BYTES
-from proxy.renditions.threads import Threads
 from proxy.renditions.writing import Spool, Target
+from proxy.runtime.thread_pool import Threads
 
 
 class DiskWriter:

@@ -11,7 +11,7 @@ from threading import Lock
 from proxy.domain.errors import StorageError
 from proxy.domain.formats import SNIFF_BYTES
 from proxy.renditions.memory import PIECE_BYTES
-from proxy.renditions.threads import Threads
+from proxy.runtime.thread_pool import Threads
 
 
 class OpenFile:

@@ -12,11 +12,11 @@ from threading import Lock
 
 import xxhash
 
-from proxy.owners import new_name
 from proxy.renditions.layout import Change, Layout, cost
 from proxy.renditions.removal import discard
 from proxy.renditions.trailer import Trailer
 from proxy.renditions.underway import Ticket
+from proxy.runtime.tempfile_owner import new_name
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_MODE = 0o640

@@ -1,6 +1,6 @@
 """Open originals below a root; what the system says of that is told as the error tree has it.
 
-Blocking. Walking is by descriptors, through no symbolic link: see `proxy.descent`.
+Blocking. Walking is by descriptors, through no symbolic link: see `proxy.runtime.safe_open`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from proxy.descent import DIRECTORY, NotRegular, open_regular, parent_opened
 from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
+from proxy.runtime.safe_open import DIRECTORY, NotRegular, open_regular, parent_opened
 from proxy.sources import OpenSource
 from proxy.sources.paths import MISSING
 

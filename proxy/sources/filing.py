@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from proxy.descent import make_directories, parent_opened, sync_directory
-from proxy.owners import new_name
+from proxy.runtime.safe_open import make_directories, parent_opened, sync_directory
+from proxy.runtime.tempfile_owner import new_name
 from proxy.sources.below import require_within, root_opened, translated
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from proxy.aside import aside
 from proxy.domain.errors import (
     SmartserveError,
     SourceMissing,
@@ -20,6 +19,7 @@ from proxy.domain.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
+from proxy.runtime.daemon_thread import aside
 from proxy.settings import StorageSettings
 from proxy.sources import OpenSource
 from proxy.sources.below import check_root, open_below

@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.domain.errors import SmartserveError
-from proxy.owners import STALE_S, Onlooker
+from proxy.runtime.tempfile_owner import STALE_S, Onlooker
 from proxy.sources.below import root_opened, translated
 from proxy.sources.filing import PART_PREFIX, PART_SUFFIX, remove_below
 

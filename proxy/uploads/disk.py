@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import NamedTuple
 
-from proxy.descent import (
+from proxy.domain.errors import PendingNotFound, UploadStorageError, UploadStorageFull
+from proxy.runtime.safe_open import (
     DIRECTORY,
     NotRegular,
     descended,
@@ -22,8 +23,7 @@ from proxy.descent import (
     parent_opened,
     sync_directory,
 )
-from proxy.domain.errors import PendingNotFound, UploadStorageError, UploadStorageFull
-from proxy.owners import new_name
+from proxy.runtime.tempfile_owner import new_name
 from proxy.uploads.names import FOLDERS, TempName
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

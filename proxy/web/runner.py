@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.descriptors import make_room
+from proxy.runtime.open_file_limit import make_room
 from proxy.settings import ServerSettings
 from proxy.web.accepting import Site
 from proxy.web.connection import Reception

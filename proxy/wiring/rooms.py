@@ -18,7 +18,6 @@ from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
 from proxy.finishing import Finisher
-from proxy.floors import FLOORS
 from proxy.ingest.checking import Checker
 from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.importing import Importer
@@ -27,6 +26,7 @@ from proxy.ingest.watching import QueueWatch
 from proxy.inspection import Inspector
 from proxy.metrics import Metrics
 from proxy.rendering import Renderer
+from proxy.runtime.min_versions import FLOORS
 from proxy.settings import Settings
 from proxy.starting import check_worker
 from proxy.upgrading import Upgrader

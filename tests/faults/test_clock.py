@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.owners import new_name
+from proxy.runtime.tempfile_owner import new_name
 from tests.faults.asking import Answer, ask, ask_all, bodies, unavailable
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server

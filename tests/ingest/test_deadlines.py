@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from proxy.aside import aside
 from proxy.domain.errors import SourceUnavailable, StepOverdue
 from proxy.domain.pending_image import Step
 from proxy.ingest.deadlines import Deadlines
+from proxy.runtime.daemon_thread import aside
 from proxy.settings import IngestSettings
 
 FILE, RENDER = Step.RETRIEVE_FILE, Step.RESIZE_OPTIMIZE

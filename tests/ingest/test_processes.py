@@ -21,7 +21,7 @@ from threading import Event
 import pytest
 from PIL import Image
 
-from proxy.owners import Onlooker
+from proxy.runtime.tempfile_owner import Onlooker
 from proxy.sources.sweeping import sweep
 from tests.ingest.mainapi import KEY, FakeMainApi
 from tests.support.mariadb import MariaDB

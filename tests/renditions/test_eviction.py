@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.owners import new_name
 from proxy.renditions.disk import DiskStore
 from proxy.renditions.layout import Change
 from proxy.renditions.survey import Entry, Oldest, Usage
 from proxy.renditions.tiered import TieredStore
+from proxy.runtime.tempfile_owner import new_name
 from tests.renditions.conftest import Clock
 from tests.renditions.test_disk import HOUR, counts, file_of
 from tests.renditions.variants import KIB, MIB, body, eventually, put, read, settings, variant

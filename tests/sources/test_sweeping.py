@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from proxy.owners import STALE_S, Onlooker, new_name
+from proxy.runtime.tempfile_owner import STALE_S, Onlooker, new_name
 from proxy.sources.sweeping import sweep, sweeping
 from tests.renditions.conftest import Clock
 from tests.renditions.variants import eventually

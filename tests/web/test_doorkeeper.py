@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from proxy.descriptors import fitting, make_room
+from proxy.runtime.open_file_limit import fitting, make_room
 from proxy.settings import ServerSettings
 from proxy.web.doorkeeper import Doorkeeper, Place, Reason
 

@@ -4,7 +4,7 @@ from threading import Event
 
 import pytest
 
-from proxy.renditions.threads import Threads
+from proxy.runtime.thread_pool import Threads
 from tests.renditions.variants import eventually
 
 

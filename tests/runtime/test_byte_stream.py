@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.workers.stream import ByteStream
+from proxy.runtime.byte_stream import ByteStream
 
 
 async def read(stream: ByteStream) -> list[bytes]:

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from proxy.aside import aside
 from proxy.domain.errors import SourceUnavailable
+from proxy.runtime.daemon_thread import aside
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from proxy.owners import Onlooker
+from proxy.runtime.tempfile_owner import Onlooker
 
 
 def sweep(directory: str, onlooker: Onlooker) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import Hello
-from proxy.floors import FLOORS, at_least, floor_faults
+from proxy.runtime.min_versions import FLOORS, at_least, floor_faults
 from proxy.starting import check_worker
 from proxy.wiring.rooms import ask_worker, open_rooms
 from tests.support.server import make_settings

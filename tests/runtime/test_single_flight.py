@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.domain.errors import QueueFull
-from proxy.workers.flight import Flight, Shared
+from proxy.runtime.single_flight import Flight, Shared
 
 
 class Work:

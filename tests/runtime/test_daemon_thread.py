@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.aside import aside
+from proxy.runtime.daemon_thread import aside
 
 
 async def test_it_gives_what_the_work_gives() -> None:
@@ -76,7 +76,7 @@ def test_a_process_ends_with_a_call_that_hangs(hang: str, tmp_path: Path) -> Non
     os.mkfifo(fifo)
     script = (
         "import asyncio, pathlib, sys\n"
-        "from proxy.aside import aside\n"
+        "from proxy.runtime.daemon_thread import aside\n"
         "from proxy.settings import StorageSettings\n"
         "from proxy.sources.local import LocalSources\n"
         "async def main():\n"

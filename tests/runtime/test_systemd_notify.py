@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.supervision import ServiceManager, supervised
+from proxy.runtime.systemd_notify import ServiceManager, supervised
 from tests.faults.server import Server
 
 _WATCHDOG_S = 0.4

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Generic, TypeVar
 
-from proxy.renditions.threads import Threads
+from proxy.runtime.thread_pool import Threads
 
 _HOPS = 2
 """At once, so that one slow directory does not hold up all the others."""

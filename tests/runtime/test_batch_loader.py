@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.renditions.threads import Threads
-from proxy.renditions.together import Together
+from proxy.runtime.batch_loader import Together
+from proxy.runtime.thread_pool import Threads
 
 
 @pytest.fixture
