@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from proxy.domain.pending_image import Step
-from proxy.metrics import Reading, Statistics
 from proxy.renditions import RenditionStore
+from proxy.telemetry.metrics import Reading, Statistics
 
 _TIERS = ("memory", "disk")
 

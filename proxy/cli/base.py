@@ -18,8 +18,8 @@ from proxy.domain.errors import (
     ConfigurationError,
     SmartserveError,
 )
-from proxy.logs import configure_logs
 from proxy.settings import Settings, load_settings
+from proxy.telemetry.logging import configure_logs
 
 T = TypeVar("T")
 

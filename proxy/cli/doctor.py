@@ -19,8 +19,8 @@ from proxy.doctor import Result, Verdict, failed
 from proxy.doctor.rounds import Installation, examine
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.logs import configure_logs
 from proxy.settings import LogSettings, load_settings
+from proxy.telemetry.logging import configure_logs
 from proxy.wiring.examining import open_installation
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}

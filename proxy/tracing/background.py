@@ -17,7 +17,7 @@ from proxy.domain.render_plan import Plan
 from proxy.domain.trace_context import Attributes, SpanContext, Trace, Tracer, current
 from proxy.finishing import Finished
 from proxy.ingest.attempts import Work
-from proxy.tracing import error_name, followed
+from proxy.telemetry.tracing import error_name, followed
 from proxy.upgrading import Finals
 
 _REMEMBERED = 1000

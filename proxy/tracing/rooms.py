@@ -23,9 +23,9 @@ from proxy.domain.worker_protocol import (
     RenderSetJob,
     RenderSetResult,
 )
-from proxy.metrics import Metrics
 from proxy.renditions import Rendition, RenditionStore, RenditionWriter
-from proxy.tracing import error_name
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import error_name
 from proxy.workers.process import Sink
 from proxy.workshop import Done, Workshop
 

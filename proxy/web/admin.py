@@ -9,8 +9,8 @@ from aiohttp import web
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.query import parse_boxes
-from proxy.metrics import Outcome
 from proxy.purging import Purger
+from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id
 from proxy.web.private import guarded

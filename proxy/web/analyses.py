@@ -11,7 +11,7 @@ from proxy.database.analyses import Analyses
 from proxy.domain.analysis import public
 from proxy.domain.errors import MediaNotFound, MediaNotReady
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id
 from proxy.web.private import guarded

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from proxy.metrics import Metrics, Outcome
 from proxy.settings import Settings
+from proxy.telemetry.metrics import Metrics, Outcome
 from proxy.web.admin import AdminHandler
 from proxy.web.analyses import AnalysisHandler
 from proxy.web.caching import Route

@@ -13,10 +13,10 @@ from proxy.delivered import Delivered, Origin, streams
 from proxy.domain.formats import Format
 from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
-from proxy.metrics import Outcome
 from proxy.rendering import Rendering
 from proxy.renditions import Rendition
 from proxy.settings import LifetimeSettings
+from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import Header, content_headers, server_timing, to_head, validators

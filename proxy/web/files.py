@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from aiohttp import web
 
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.conditional import matches
 from proxy.web.headers import Header
 from proxy.web.responses import WholeResponse, whole

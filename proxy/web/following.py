@@ -10,7 +10,7 @@ from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
 from proxy.domain.trace_context import Trace, Tracer, read_traceparent
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route
 from proxy.web.exchange import Answer
 from proxy.web.hot import Ready

@@ -19,9 +19,9 @@ from aiohttp import web
 
 from proxy.domain.errors import QueueFull
 from proxy.domain.trace_context import Trace
-from proxy.logs import AccessLog
-from proxy.metrics import Metrics, Outcome
-from proxy.tracing import followed
+from proxy.telemetry.logging import AccessLog
+from proxy.telemetry.metrics import Metrics, Outcome
+from proxy.telemetry.tracing import followed
 from proxy.web.exchange import Answer
 from proxy.web.following import Answered, RequestTraces, end
 from proxy.web.headers import PRIVATE

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.delivered import Origin
 from proxy.domain.errors import SmartserveError
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.responses import WholeResponse, whole
 

@@ -25,10 +25,10 @@ from multidict import MultiMapping
 from proxy.delivered import Origin
 from proxy.domain.media import Media
 from proxy.domain.variant import Variant
-from proxy.metrics import Metrics, Outcome
-from proxy.metrics.tallies import Tally
 from proxy.renditions.memory import MemoryRendition
 from proxy.renditions.tiered import TieredStore
+from proxy.telemetry.metrics import Metrics, Outcome
+from proxy.telemetry.request_histograms import Tally
 from proxy.web.conditional import matches
 
 FreshUntil = Callable[[Media], float]

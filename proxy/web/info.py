@@ -19,8 +19,8 @@ from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.query import last_values
 from proxy.domain.render_plan import Planner
-from proxy.metrics import Outcome
 from proxy.settings import LifetimeSettings
+from proxy.telemetry.metrics import Outcome
 from proxy.web.bodies import read_json, require_json
 from proxy.web.caching import NO_STORE
 from proxy.web.conditional import matches

@@ -16,8 +16,8 @@ from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, 
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
-from proxy.metrics import Outcome
 from proxy.replacing import Replacer
+from proxy.telemetry.metrics import Outcome
 from proxy.uploads.files import OpenTemp, TempFiles
 from proxy.uploads.names import temp_name
 from proxy.web.auth import Guard

@@ -15,8 +15,8 @@ from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.query import last_values
 from proxy.inspection import Inspector
-from proxy.metrics import Outcome
 from proxy.settings import LifetimeSettings
+from proxy.telemetry.metrics import Outcome
 from proxy.web.descriptions import ladder, version_of
 from proxy.web.info import answer_json
 from proxy.web.problems import problem, render_problem

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.domain.formats import Format
 from proxy.domain.negotiation_explained import explain
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.files import OwnFile
 from proxy.web.headers import PRIVATE, SECURITY, Header

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.caching import NO_STORE
 from proxy.web.headers import PRIVATE

@@ -15,7 +15,7 @@ from proxy.domain.errors import (
     SmartserveError,
     Unauthorized,
 )
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.headers import SECURITY, Header
 from proxy.web.hygiene import Refusal

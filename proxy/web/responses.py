@@ -11,8 +11,8 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.domain.errors import SmartserveError
-from proxy.metrics import Outcome
-from proxy.metrics.tallies import Tally
+from proxy.telemetry.metrics import Outcome
+from proxy.telemetry.request_histograms import Tally
 from proxy.web.headers import SERVER, DateLine, Header, to_head
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from proxy.domain.errors import (
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.query import VariantRequest, parse_request
-from proxy.metrics import Outcome
 from proxy.rendering import Telemetry
 from proxy.settings import LifetimeSettings
+from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route
 from proxy.web.conditional import not_modified
 from proxy.web.crowd import Crowd, Look

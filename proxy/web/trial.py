@@ -10,8 +10,8 @@ from proxy.database.main import SqlMainDatabase
 from proxy.domain.errors import AccessDisabled, PendingNotFound, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.pending_image import media_id_of
-from proxy.metrics import Outcome
 from proxy.settings import TokenKey, UserSettings
+from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import caller_of
 from proxy.web.headers import PRIVATE
 from proxy.web.ids import parse_id

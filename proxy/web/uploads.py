@@ -10,7 +10,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
-from proxy.metrics import Outcome
+from proxy.telemetry.metrics import Outcome
 from proxy.uploading import Stored, Upload, Uploader
 from proxy.web.bodies import call_for, refuse_packed
 from proxy.web.forms import Form, FormLimits

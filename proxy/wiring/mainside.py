@@ -12,9 +12,9 @@ import structlog
 
 from proxy.database.main import SqlMainDatabase, open_main_database
 from proxy.domain.errors import SmartserveError
-from proxy.metrics import Metrics
 from proxy.replacing import Replacer
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
+from proxy.telemetry.metrics import Metrics
 from proxy.tidying import Tidier
 from proxy.uploading import Uploader
 from proxy.uploads.files import TempFiles

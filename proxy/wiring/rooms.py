@@ -24,11 +24,11 @@ from proxy.ingest.importing import Importer
 from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
 from proxy.inspection import Inspector
-from proxy.metrics import Metrics
 from proxy.rendering import Renderer
 from proxy.runtime.min_versions import FLOORS
 from proxy.settings import Settings
 from proxy.starting import check_worker
+from proxy.telemetry.metrics import Metrics
 from proxy.upgrading import Upgrader
 from proxy.vision.opening import open_providers
 from proxy.vision.tesseract import TextReader

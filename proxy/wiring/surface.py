@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from proxy.database.analyses import Analyses
 from proxy.database.cache import CachedMediaDatabase
 from proxy.domain.media import Media
-from proxy.logs import AccessLog
 from proxy.readings import Sources, readings
 from proxy.settings import (
     NO_KEY,
@@ -18,6 +17,7 @@ from proxy.settings import (
     has_trial,
     media_api_key,
 )
+from proxy.telemetry.logging import AccessLog
 from proxy.web.admin import AdminHandler
 from proxy.web.analyses import AnalysisHandler
 from proxy.web.app import create_app

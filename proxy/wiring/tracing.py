@@ -12,11 +12,11 @@ from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Plan
 from proxy.domain.trace_context import Sink, Trace, Tracer
 from proxy.ingest.attempts import Work
-from proxy.metrics import Metrics, Statistics
 from proxy.rendering import Telemetry
 from proxy.renditions import RenditionStore
 from proxy.settings import TracingSettings
 from proxy.starting import tracing_faults
+from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.tracing.background import FollowedFinals, FollowedSteps
 from proxy.tracing.rooms import (
     ExemplifiedTelemetry,
@@ -111,7 +111,7 @@ async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracing]:
     if faults := tracing_faults(settings):
         raise ConfigurationError(faults)
     # Not before: it takes 0.2 s and 20 MB, which nobody should pay who wants no traces.
-    from proxy.tracing.otel import Exporter  # noqa: PLC0415
+    from proxy.telemetry.tracing.exporter import Exporter  # noqa: PLC0415
 
     exporter = Exporter(settings)
     try:

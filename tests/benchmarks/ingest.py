@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.logs import configure_logs
 from proxy.settings import load_settings
+from proxy.telemetry.logging import configure_logs
 from proxy.wiring.ingesting import Addresses, open_ingest
 from proxy.wiring.rooms import open_rooms
 from tests.benchmarks.originals import kodak, large

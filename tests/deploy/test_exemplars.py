@@ -12,7 +12,7 @@ from tests.deploy.test_dashboard import until
 from tests.deploy.watch import Prometheus, panels, prometheus
 from tests.faults.asking import ask
 from tests.support.server import Library
-from tests.tracing.collector import collecting
+from tests.telemetry.tracing.collector import collecting
 
 NAMES = (
     "smartserve_first_byte_seconds_bucket",

@@ -36,8 +36,8 @@ from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.examining import focus_of
 from proxy.ingest.judging import heals, reason_of
 from proxy.ingest.taking import Outcome, Taker, heal_wait_s
-from proxy.metrics import Metrics
 from proxy.settings import DatabaseSettings, IngestSettings
+from proxy.telemetry.metrics import Metrics
 from tests.ingest.quiet import QuietApi
 
 UPLOAD = Upload(1, 4, "/temp_images/profiles/4-logo-1.png", None, None, DataType.LOGO)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from proxy.logs import AccessLog
 from proxy.settings import LogSettings, ServerSettings
+from proxy.telemetry.logging import AccessLog
 from proxy.web.frontdesk import Frontdesk
 from proxy.web.pulse import Pulse
 from proxy.web.runner import Runner

@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from proxy.delivered import Origin
 from proxy.domain.formats import Format
-from proxy.metrics import Metrics, Outcome
+from proxy.telemetry.metrics import Metrics, Outcome
 from tests.support.server import CHROME, Library, Serving
 
 PROMETHEUS = (

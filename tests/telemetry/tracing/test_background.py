@@ -22,8 +22,8 @@ from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.mainapi import fake_main_api
 from tests.support.server import CHROME, SAMPLES, Library
-from tests.tracing.collector import Collector, Seen
-from tests.tracing.conftest import Follow
+from tests.telemetry.tracing.collector import Collector, Seen
+from tests.telemetry.tracing.conftest import Follow
 
 log = structlog.get_logger(__name__)
 

@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from proxy.logs import AccessLog
 from proxy.settings import LogSettings, TracingSettings
+from proxy.telemetry.logging import AccessLog
 from tests.support.server import CHROME, Library, Serving
-from tests.tracing.collector import Collector, Seen
-from tests.tracing.conftest import Follow
+from tests.telemetry.tracing.collector import Collector, Seen
+from tests.telemetry.tracing.conftest import Follow
 
 SERVE = "/serve/{name}"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.trace_context import Trace
 from proxy.settings import TracingSettings
-from proxy.tracing.otel import Exporter
+from proxy.telemetry.tracing.exporter import Exporter
 from tests.benchmarks.servers import free_port
 from tests.support.server import Library, Serving
-from tests.tracing.collector import Collector
-from tests.tracing.conftest import Follow
+from tests.telemetry.tracing.collector import Collector
+from tests.telemetry.tracing.conftest import Follow
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.server import Server
 from tests.support.server import Library
-from tests.tracing.collector import Collector
+from tests.telemetry.tracing.collector import Collector
 
 _HIDING = """
 import sys

@@ -14,7 +14,7 @@ from proxy.wiring.rooms import open_rooms
 from proxy.wiring.surface import build_surface
 from proxy.wiring.tracing import open_tracing
 from tests.support.server import Client, Serving, SmartServer, make_settings
-from tests.tracing.collector import Collector, collecting
+from tests.telemetry.tracing.collector import Collector, collecting
 
 
 class Follow(Protocol):

@@ -35,7 +35,7 @@ from proxy.domain.pending_image import PendingStatus, Step
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import HOLDS
 from proxy.ingest.taking import Outcome as Taken
-from proxy.metrics.tallies import BUCKETS, Request, Requests, Tally, exemplar_labels
+from proxy.telemetry.request_histograms import BUCKETS, Request, Requests, Tally, exemplar_labels
 
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
