@@ -16,9 +16,9 @@ from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.image_analysis import ReadText, Unseen, VisionResult
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderJob
+from proxy.serving.job_dispatch import Workshop
 from proxy.vision import VisionContext, VisionProvider, google, openai
 from proxy.vision.tesseract import TextReader
-from proxy.workshop import Workshop
 
 _KEPT: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
     "google": ("raw_google_response", google.recall),

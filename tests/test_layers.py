@@ -178,7 +178,7 @@ def _circles(graph: Graph) -> Iterable[str]:
 
 
 def made_up(**imports: str) -> Graph:
-    """A small house: ``web__app="proxy.delivery aiohttp"`` is what ``proxy.web.app`` imports."""
+    """A small house: ``web__app="proxy.serving.delivery aiohttp"`` is what ``proxy.web.app`` imports."""
     return {
         f"{PACKAGE}.{name.replace('__', '.')}": frozenset(others.split())
         for name, others in imports.items()
@@ -213,7 +213,7 @@ def test_a_house_in_order_has_no_faults() -> None:
                 sources__local="proxy.sources proxy.settings",
                 imaging__load="pyvips proxy.domain.errors",
                 delivery="proxy.sources.local",
-                web__app="aiohttp.web proxy.delivery",
+                web__app="aiohttp.web proxy.serving.delivery",
                 wiring="proxy.web.app proxy.sources.local aiohttp",
                 worker="proxy.imaging.load",
             )
@@ -231,7 +231,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(delivery="proxy.web.caching", web__caching=""),
-            "proxy.delivery imports proxy.web.caching, which is above it",
+            "proxy.serving.delivery imports proxy.web.caching, which is above it",
         ),
         (
             made_up(errors="proxy.settings", settings=""),
@@ -255,7 +255,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(delivery="prometheus_client"),
-            "proxy.delivery imports prometheus_client, which only metrics and visitor may",
+            "proxy.serving.delivery imports prometheus_client, which only metrics and visitor may",
         ),
         (
             made_up(readings="prometheus_client.core"),
@@ -263,7 +263,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(delivery="aiohttp.web"),
-            "proxy.delivery imports aiohttp.web, which only "
+            "proxy.serving.delivery imports aiohttp.web, which only "
             + " and ".join(OWNERS["aiohttp"])
             + " may",
         ),

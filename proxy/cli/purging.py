@@ -11,7 +11,7 @@ from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings, run
 from proxy.domain.errors import BadParameter
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import named_boxes
-from proxy.purging import Purged
+from proxy.serving.purge import Purged
 from proxy.settings import Settings
 from proxy.wiring.storage import open_storage
 

@@ -17,11 +17,11 @@ from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.filenames import Shelf, uploader_of
-from proxy.ingest.checking import Checker
 from proxy.ingest.grouping import Group, is_size_of
 from proxy.ingest.inventory import Found, Skipped
 from proxy.ingest.keeping import Keeper
-from proxy.inspection import to_facts
+from proxy.serving.source_check import Checker
+from proxy.serving.source_facts import to_facts
 from proxy.sources import SourceStore
 
 

@@ -25,9 +25,9 @@ from proxy.domain.errors import (
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.ingest.checking import Checker
 from proxy.ingest.naming import HASH_DIGITS, readable
-from proxy.inspection import to_facts
+from proxy.serving.source_check import Checker
+from proxy.serving.source_facts import to_facts
 
 
 class OriginalStore(Protocol):

@@ -15,13 +15,13 @@ from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.domain.query import DPRS
 from proxy.domain.render_plan import Plan, Planner
 from proxy.domain.worker_protocol import RenderJob
-from proxy.finishing import Finisher
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import library_path
 from proxy.ingest.shelf import Shelf
 from proxy.runtime.daemon_thread import aside
 from proxy.runtime.scratch_file import fill, scratch_file
-from proxy.workshop import Workshop
+from proxy.serving.finals.renderer import Finisher
+from proxy.serving.job_dispatch import Workshop
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))
 _LOSSLESS = EncoderProfile(Format.PNG, (("compression", 6),))
@@ -29,7 +29,7 @@ _MOVING = EncoderProfile(Format.WEBP, (("Q", 90), ("effort", 4)))
 
 
 class Wishes(Protocol):
-    """Takes wishes for finals; `proxy.upgrading.Upgrader` does."""
+    """Takes wishes for finals; `proxy.serving.finals.queue.Upgrader` does."""
 
     def ask_all(self, plans: Sequence[Plan]) -> None:
         """Wish for the finals of plans for one medium."""

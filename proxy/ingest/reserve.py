@@ -7,7 +7,7 @@ from proxy.domain.errors import CapacityError, SmartserveError
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import WIDTHS, VariantRequest
 from proxy.domain.render_plan import Plan, Planner
-from proxy.finishing import Finisher
+from proxy.serving.finals.renderer import Finisher
 
 _WHOLE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
 """The largest box that can be asked for: in it a lesser file has all its own pixels."""

@@ -10,12 +10,12 @@ from proxy.database.progress import Filed, Progress
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.ingest_item import Item
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.ingest.checking import Checker
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.naming import original_path
-from proxy.inspection import to_facts
 from proxy.mainapi import MainApi
 from proxy.runtime.scratch_file import scratch_file
+from proxy.serving.source_check import Checker
+from proxy.serving.source_facts import to_facts
 
 
 class Retriever:

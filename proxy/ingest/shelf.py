@@ -7,7 +7,7 @@ from typing import Protocol
 from proxy.domain.errors import MediaNotFound
 from proxy.domain.ingest_item import Item
 from proxy.domain.media import Media, MediaFacts
-from proxy.inspection import Inspector
+from proxy.serving.source_facts import Inspector
 
 
 class Rows(Protocol):

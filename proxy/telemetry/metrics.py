@@ -28,13 +28,13 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
-from proxy.delivered import Origin
 from proxy.domain.formats import Format
 from proxy.domain.media import DataType
 from proxy.domain.pending_image import PendingStatus, Step
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import HOLDS
 from proxy.ingest.taking import Outcome as Taken
+from proxy.serving.delivery_result import Origin
 from proxy.telemetry.request_histograms import BUCKETS, Request, Requests, Tally, exemplar_labels
 
 _OPENMETRICS = "application/openmetrics-text"

@@ -24,10 +24,10 @@ from proxy.domain.worker_protocol import (
     RenderSetResult,
 )
 from proxy.renditions import Rendition, RenditionStore, RenditionWriter
+from proxy.serving.job_dispatch import Done, Workshop
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import error_name
 from proxy.workers.process import Sink
-from proxy.workshop import Done, Workshop
 
 Told = dict[str, str | int | float | bool]
 """What is told of a part, filled while it lasts."""

@@ -9,7 +9,7 @@ from aiohttp import web
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.query import parse_boxes
-from proxy.purging import Purger
+from proxy.serving.purge import Purger
 from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id

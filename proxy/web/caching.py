@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from proxy.delivered import Origin
 from proxy.domain.render_plan import Plan
+from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.describing import Portrait
 from proxy.domain.formats import NAMES, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
 from proxy.domain.query import WIDTHS
+from proxy.serving.image_info import Portrait
 
 _VERSION_DIGITS = 16
 _SMALLEST = 64

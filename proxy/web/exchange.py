@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from aiohttp import HttpVersion11, web
 
-from proxy.delivered import Delivered, Origin, streams
 from proxy.domain.formats import Format
 from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
-from proxy.rendering import Rendering
 from proxy.renditions import Rendition
+from proxy.serving.delivery_result import Delivered, Origin, streams
+from proxy.serving.renderer import Rendering
 from proxy.settings import LifetimeSettings
 from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route

@@ -11,10 +11,10 @@ from http import HTTPStatus
 from pathlib import PureWindowsPath
 from urllib.parse import quote
 
-from proxy.delivered import Origin
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
+from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings
 from proxy.web.caching import Route, cache_control, cache_status, tags
 from proxy.web.conditional import http_date

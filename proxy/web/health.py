@@ -9,8 +9,8 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-from proxy.delivered import Origin
 from proxy.domain.errors import SmartserveError
+from proxy.serving.delivery_result import Origin
 from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import NO_STORE
 from proxy.web.responses import WholeResponse, whole

@@ -22,11 +22,11 @@ from aiohttp import web
 from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
-from proxy.delivered import Origin
 from proxy.domain.media import Media
 from proxy.domain.variant import Variant
 from proxy.renditions.memory import MemoryRendition
 from proxy.renditions.tiered import TieredStore
+from proxy.serving.delivery_result import Origin
 from proxy.telemetry.metrics import Metrics, Outcome
 from proxy.telemetry.request_histograms import Tally
 from proxy.web.conditional import matches

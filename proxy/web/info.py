@@ -13,12 +13,12 @@ import orjson
 from aiohttp import web
 
 from proxy.database import MediaDatabase, MediaListing
-from proxy.delivery import Delivery
-from proxy.describing import Describer
 from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.query import last_values
 from proxy.domain.render_plan import Planner
+from proxy.serving.delivery import Delivery
+from proxy.serving.image_info import Describer
 from proxy.settings import LifetimeSettings
 from proxy.telemetry.metrics import Outcome
 from proxy.web.bodies import read_json, require_json

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.describing import MAX_DATA_URI
 from proxy.domain.formats import Format
+from proxy.serving.image_info import MAX_DATA_URI
 from proxy.web.ids import DIGITS
 from proxy.web.info import MAX_IDS
 from proxy.web.problems import MEDIA_TYPE

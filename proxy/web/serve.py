@@ -11,7 +11,6 @@ import structlog
 from aiohttp import web
 
 from proxy.database import MediaDatabase
-from proxy.delivery import Delivery
 from proxy.domain.errors import (
     BadParameter,
     MediaNotFound,
@@ -22,7 +21,8 @@ from proxy.domain.errors import (
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.query import VariantRequest, parse_request
-from proxy.rendering import Telemetry
+from proxy.serving.delivery import Delivery
+from proxy.serving.renderer import Telemetry
 from proxy.settings import LifetimeSettings
 from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route

@@ -9,30 +9,31 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from proxy.analysing import Analyst
-from proxy.costs import Costs
 from proxy.database.analyses import Analyses
 from proxy.database.queue_report import queue_report
-from proxy.delivery import Delivery
-from proxy.describing import Describer
 from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
-from proxy.finishing import Finisher
-from proxy.ingest.checking import Checker
 from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.importing import Importer
 from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
-from proxy.inspection import Inspector
-from proxy.rendering import Renderer
 from proxy.runtime.min_versions import FLOORS
+from proxy.serving.delivery import Delivery
+from proxy.serving.encode_cost import Costs
+from proxy.serving.finals.queue import Upgrader
+from proxy.serving.finals.renderer import Finisher
+from proxy.serving.image_info import Describer
+from proxy.serving.job_dispatch import Workshop
+from proxy.serving.renderer import Renderer
+from proxy.serving.source_check import Checker
+from proxy.serving.source_facts import Inspector
+from proxy.serving.warm import Warmer
 from proxy.settings import Settings
 from proxy.starting import check_worker
 from proxy.telemetry.metrics import Metrics
-from proxy.upgrading import Upgrader
 from proxy.vision.opening import open_providers
 from proxy.vision.tesseract import TextReader
-from proxy.warming import Warmer
 from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage
@@ -41,7 +42,6 @@ from proxy.workers.admission import Admission
 from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool
 from proxy.workers.quarantine import Quarantine
-from proxy.workshop import Workshop
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from proxy.database.upgrade import MEDIA, Schema, main_schema, pending, upgrade
 from proxy.database.writing import Writer
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import Media
-from proxy.purging import Purger
 from proxy.renditions.tiered import TieredStore
+from proxy.serving.purge import Purger
 from proxy.settings import DatabaseSettings, Settings
 from proxy.sources.local import LocalSources
 from proxy.sources.sweeping import sweeping

@@ -12,8 +12,10 @@ from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Plan
 from proxy.domain.trace_context import Sink, Trace, Tracer
 from proxy.ingest.attempts import Work
-from proxy.rendering import Telemetry
 from proxy.renditions import RenditionStore
+from proxy.serving.finals.queue import Finals
+from proxy.serving.job_dispatch import Workshop
+from proxy.serving.renderer import Telemetry
 from proxy.settings import TracingSettings
 from proxy.starting import tracing_faults
 from proxy.telemetry.metrics import Metrics, Statistics
@@ -25,9 +27,7 @@ from proxy.tracing.rooms import (
     FollowedWorkshop,
     joined,
 )
-from proxy.upgrading import Finals
 from proxy.web.following import RequestTraces
-from proxy.workshop import Workshop
 
 
 def _nothing_sent() -> Mapping[str, float]:

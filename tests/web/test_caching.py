@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from proxy.delivered import Origin
 from proxy.domain.render_plan import Plan
+from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings, Settings
 from proxy.web.caching import Route, cache_control, cache_status, tags
 from tests.web.plans import plan

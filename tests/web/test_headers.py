@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.delivered import Origin
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.render_plan import Plan
+from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings
 from proxy.web.caching import Route
 from proxy.web.headers import (

@@ -10,8 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
-from proxy.delivered import Origin
 from proxy.domain.formats import Format
+from proxy.serving.delivery_result import Origin
 from proxy.telemetry.metrics import Metrics, Outcome
 from tests.support.server import CHROME, Library, Serving
 

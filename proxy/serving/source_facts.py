@@ -6,7 +6,7 @@ from proxy.database import MediaDatabase
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
 from proxy.runtime.single_flight import Shared
-from proxy.workshop import Workshop
+from proxy.serving.job_dispatch import Workshop
 
 
 def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") -> MediaFacts:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from proxy.database import MediaDatabase
 from proxy.domain.errors import MediaNotFound
 from proxy.domain.render_plan import Plan, Planner
-from proxy.finishing import Finisher
-from proxy.inspection import Inspector
+from proxy.serving.finals.renderer import Finisher
+from proxy.serving.source_facts import Inspector
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.costs import Costs
 from proxy.domain.errors import ConfigurationError, RenderTimeout, SourceChanged
 from proxy.domain.formats import Format
 from proxy.domain.query import parse_request
 from proxy.domain.render_plan import Plan, Planner, Rules
 from proxy.domain.worker_protocol import RenderResult
-from proxy.finishing import Finished
+from proxy.serving.encode_cost import Costs
+from proxy.serving.finals.queue import Upgrader
+from proxy.serving.finals.renderer import Finished
 from proxy.settings import Settings, UpgradeSettings
-from proxy.upgrading import Upgrader
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()

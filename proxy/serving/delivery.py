@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 
-from proxy.delivered import Delivered, Origin
 from proxy.domain.errors import (
     CapacityError,
     RenderTimeout,
@@ -32,11 +31,12 @@ from proxy.domain.query import VariantRequest
 from proxy.domain.render_plan import Plan, Planner
 from proxy.domain.trace_context import Trace
 from proxy.domain.variant import Variant
-from proxy.inspection import Inspector
-from proxy.rendering import Renderer, Rendering, Telemetry
 from proxy.renditions import RenditionStore
 from proxy.runtime.byte_stream import ByteStream
 from proxy.runtime.single_flight import Flight
+from proxy.serving.delivery_result import Delivered, Origin
+from proxy.serving.renderer import Renderer, Rendering, Telemetry
+from proxy.serving.source_facts import Inspector
 
 _TELL_EVERY_S = 1.0
 _GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)

@@ -15,8 +15,8 @@ from proxy.domain.geometry import shapes_of
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.query import named_boxes
 from proxy.domain.variant import Shapes
-from proxy.purging import Purged, Purger
 from proxy.renditions import RenditionStore
+from proxy.serving.purge import Purged, Purger
 from proxy.settings import Settings
 
 SIZES = Settings().size_specs()

@@ -17,12 +17,12 @@ from typing import Protocol, Self
 import structlog
 from cachetools import LRUCache
 
-from proxy.costs import Costs
 from proxy.domain.errors import ConfigurationError, SmartserveError, SourceChanged
 from proxy.domain.formats import Format
 from proxy.domain.render_plan import Plan, Planner
 from proxy.domain.worker_protocol import RenderResult
-from proxy.finishing import Finished
+from proxy.serving.encode_cost import Costs
+from proxy.serving.finals.renderer import Finished
 from proxy.settings import UpgradeSettings
 
 _REMEMBERED = 10_000
@@ -42,7 +42,7 @@ class UpgradeTelemetry(Protocol):
 
 
 class Finals(Protocol):
-    """Makes finals; `proxy.finishing.Finisher` does."""
+    """Makes finals; `proxy.serving.finals.renderer.Finisher` does."""
 
     async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
         """Those whose finals are not there."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from proxy.describing import MAX_DATA_URI, Describer
 from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, RenderJob, RenderResult
+from proxy.serving.image_info import MAX_DATA_URI, Describer
+from proxy.serving.job_dispatch import Done
 from proxy.settings import LimitSettings
-from proxy.workshop import Done
 from tests.web.plans import FACTS, MEDIA
 
 RESULT = AnalysisResult(

@@ -11,9 +11,9 @@ from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, Limits, Output, RenderResult, RenderSetJob
 from proxy.renditions import RenditionStore
+from proxy.serving.job_dispatch import Workshop
 from proxy.workers.frames import Frames
 from proxy.workers.verdicts import error_of
-from proxy.workshop import Workshop
 
 _SET = 50
 """Renditions made from one decode: an order of so many is a third of the longest datagram."""

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.costs import Costs
 from proxy.domain.formats import Format, Stage
 from proxy.domain.geometry import Geometry
+from proxy.serving.encode_cost import Costs
 from proxy.settings import EncoderSettings
 from tests.web.plans import plan
 

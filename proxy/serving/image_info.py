@@ -21,7 +21,7 @@ from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, Limits, RenderJob
 from proxy.runtime.single_flight import Shared
-from proxy.workshop import Workshop
+from proxy.serving.job_dispatch import Workshop
 
 MAX_DATA_URI = 700
 """Characters of a placeholder in a ``data:`` address."""
