@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from proxy.domain.pending_image import Step
-from proxy.renditions import RenditionStore
+from proxy.storage.renditions import RenditionStore
 from proxy.telemetry.metrics import Reading, Statistics
 
 _TIERS = ("memory", "disk")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from proxy.database.main import SqlMainDatabase
-from proxy.database.profiles import COLUMNS, ProfileColumn
 from proxy.domain.errors import SmartserveError
 from proxy.domain.pending_image import PendingImage, media_id_of
-from proxy.uploads.files import TempFiles
-from proxy.uploads.names import temp_name
+from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn
+from proxy.storage.database.upload_repository import SqlMainDatabase
+from proxy.storage.upload_files.names import temp_name
+from proxy.storage.upload_files.store import TempFiles
 
 _PAGE = 500
 _SIZE = "detail"

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.database.main import SqlMainDatabase
 from proxy.domain.pending_image import PendingStatus
 from proxy.runtime.tempfile_owner import STALE_S, Onlooker
-from proxy.uploads.files import TempFiles
-from proxy.uploads.names import TempName, temp_name
+from proxy.storage.database.upload_repository import SqlMainDatabase
+from proxy.storage.upload_files.names import TempName, temp_name
+from proxy.storage.upload_files.store import TempFiles
 
 _AT_ONCE = 500
 _ENDED = (PendingStatus.COMPLETE, PendingStatus.FAILED)

@@ -11,7 +11,6 @@ from pathlib import PureWindowsPath
 from types import TracebackType
 from typing import Protocol, Self
 
-from proxy.database.main import NewUpload, SqlMainDatabase
 from proxy.domain.errors import (
     BodyTooLarge,
     CommitUncertain,
@@ -21,8 +20,9 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.pending_image import PendingStatus, UploadField
-from proxy.uploads.files import Incoming, TempFiles
-from proxy.uploads.names import TempName, new_temp_name
+from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
+from proxy.storage.upload_files.names import TempName, new_temp_name
+from proxy.storage.upload_files.store import Incoming, TempFiles
 
 _MAX_NAME = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

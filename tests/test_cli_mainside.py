@@ -11,9 +11,9 @@ from pathlib import Path
 import jwt
 import pytest
 
-from proxy.database.main import NewUpload, open_main_database
-from proxy.database.upgrade import main_schema, upgrade
 from proxy.settings import Settings
+from proxy.storage.database.schema import main_schema, upgrade
+from proxy.storage.database.upload_repository import NewUpload, open_main_database
 from tests.support.server import make_settings
 
 PATH = "/temp_images/profiles/456-profile-1-1.jpg"

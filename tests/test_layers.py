@@ -210,11 +210,11 @@ def test_a_house_in_order_has_no_faults() -> None:
                 errors="__future__ enum proxy",
                 settings="proxy.domain.errors pydantic",
                 sources="proxy.domain.errors",
-                sources__local="proxy.sources proxy.settings",
+                sources__local="proxy.storage.originals proxy.settings",
                 imaging__load="pyvips proxy.domain.errors",
-                delivery="proxy.sources.local",
+                delivery="proxy.storage.originals.local_store",
                 web__app="aiohttp.web proxy.serving.delivery",
-                wiring="proxy.web.app proxy.sources.local aiohttp",
+                wiring="proxy.web.app proxy.storage.originals.local_store aiohttp",
                 worker="proxy.imaging.load",
             )
         )
@@ -226,8 +226,8 @@ def test_a_house_in_order_has_no_faults() -> None:
     ("house", "fault"),
     [
         (
-            made_up(settings="proxy.sources", sources=""),
-            "proxy.settings imports proxy.sources, which is above it",
+            made_up(settings="proxy.storage.originals", sources=""),
+            "proxy.settings imports proxy.storage.originals, which is above it",
         ),
         (
             made_up(delivery="proxy.web.caching", web__caching=""),
@@ -238,12 +238,12 @@ def test_a_house_in_order_has_no_faults() -> None:
             "proxy.domain.errors imports proxy.settings, which is above it",
         ),
         (
-            made_up(sources__local="proxy.renditions.disk", renditions__disk=""),
-            "proxy.sources.local imports proxy.renditions.disk, which is another room",
+            made_up(sources__local="proxy.storage.renditions.disk_store", renditions__disk=""),
+            "proxy.storage.originals.local_store imports proxy.storage.renditions.disk_store, which is another room",
         ),
         (
             made_up(database="proxy.workers", workers=""),
-            "proxy.database imports proxy.workers, which is another room",
+            "proxy.storage.database imports proxy.workers, which is another room",
         ),
         (
             made_up(cli="proxy.imaging", imaging=""),
@@ -292,7 +292,9 @@ def test_a_fault_is_found(house: Graph, fault: str) -> None:
     [
         made_up(variant="proxy.domain.worker_protocol", jobs="proxy.domain.variant"),
         made_up(web__a="proxy.web.b", web__b="proxy.web.c", web__c="proxy.web.a"),
-        made_up(sources="proxy.sources.local", sources__local="proxy.sources"),
+        made_up(
+            sources="proxy.storage.originals.local_store", sources__local="proxy.storage.originals"
+        ),
         made_up(errors="proxy.domain.errors"),
     ],
 )

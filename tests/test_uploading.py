@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from proxy.database.engine import open_engine
-from proxy.database.main import NewUpload, SqlMainDatabase
 from proxy.domain.errors import CommitUncertain
 from proxy.domain.pending_image import UPLOAD_FIELDS
 from proxy.runtime.tempfile_owner import new_name
+from proxy.storage.database.engine import open_engine
+from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
 from proxy.tidying import Tidier
 from proxy.uploading import Uploader
-from tests.database.backends import MariaDBBackend
+from tests.storage.database.backends import MariaDBBackend
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount
 from tests.support.server import Serve, Serving

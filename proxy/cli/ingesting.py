@@ -21,11 +21,11 @@ from proxy.cli.base import (
     read_settings,
     run,
 )
-from proxy.database.queue_report import queue_report
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.ingest_item import QueueReport, StepState
 from proxy.ingest.working import at_work
 from proxy.settings import Settings
+from proxy.storage.database.ingest_report import queue_report
 from proxy.web.server import interruptible, stop_signals
 from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
 from proxy.wiring.mainside import open_main_side

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.database.checkup import (
+from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
+from proxy.doctor.figures import as_time
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.settings import Settings
+from proxy.storage.database.diagnostics import (
     Vitals,
     denied,
     driver_code,
@@ -14,11 +18,7 @@ from proxy.database.checkup import (
     sqlite_file,
     vitals,
 )
-from proxy.database.upgrade import Schema, standing
-from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
-from proxy.doctor.figures import as_time
-from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
-from proxy.settings import Settings
+from proxy.storage.database.schema import Schema, standing
 
 _SLOW_S = 0.05
 _AHEAD_S, _FAR_AHEAD_S = 5.0, 60.0

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.database import MediaListing
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.figures import counted
 from proxy.domain.errors import (
@@ -22,7 +21,8 @@ from proxy.domain.errors import (
 )
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.settings import Settings
-from proxy.sources import SourceStore
+from proxy.storage.database import MediaListing
+from proxy.storage.originals import SourceStore
 
 SAMPLE = 20
 """Rows whose files are looked for, the newest ones."""

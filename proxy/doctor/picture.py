@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from proxy.database import MediaDatabase, MediaListing
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.originals import hint
 from proxy.doctor.workers import Started
@@ -24,7 +23,8 @@ from proxy.domain.errors import (
 from proxy.domain.media import Media
 from proxy.domain.worker_protocol import ProbeJob, ProbeResult
 from proxy.settings import Settings
-from proxy.sources import SourceStore
+from proxy.storage.database import MediaDatabase, MediaListing
+from proxy.storage.originals import SourceStore
 
 _ADVICE: Mapping[type[SmartserveError], str] = {
     UnsupportedSource: "store it as one of limits.source_types (SVG is never served); JPEG, PNG,"

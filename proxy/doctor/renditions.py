@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from proxy.doctor import Diagnosis, Obstacle, failed, warned, well
 from proxy.doctor.figures import as_bytes, counted
-from proxy.renditions.checkup import DiskSeen, examine
 from proxy.settings import Settings
+from proxy.storage.renditions.diagnostics import DiskSeen, examine
 
 _LEAST_BYTES = 16 * 1024 * 1024
 _LEAST_INODES = 1000

@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from proxy.database.upgrade import Schema
 from proxy.doctor import (
     Obstacle,
     Result,
@@ -37,7 +36,8 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import QueueReport
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from proxy.sources import SourceStore
+from proxy.storage.database.schema import Schema
+from proxy.storage.originals import SourceStore
 from proxy.visitor import Visitor
 
 OpenRows = Callable[[], AbstractAsyncContextManager[Rows]]

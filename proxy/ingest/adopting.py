@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.database import AdoptionCatalogue, NewMedia
 from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceError
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.geometry import SizeSpec
@@ -22,7 +21,8 @@ from proxy.ingest.inventory import Found, Skipped
 from proxy.ingest.keeping import Keeper
 from proxy.serving.source_check import Checker
 from proxy.serving.source_facts import to_facts
-from proxy.sources import SourceStore
+from proxy.storage.database import AdoptionCatalogue, NewMedia
+from proxy.storage.originals import SourceStore
 
 
 @dataclass(frozen=True, slots=True)

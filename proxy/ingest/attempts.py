@@ -8,7 +8,6 @@ from typing import Protocol
 
 import stamina
 
-from proxy.database.progress import Progress
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError, StepOverdue, WorkerEnded
 from proxy.domain.ingest_item import Item, StepState
 from proxy.domain.media import DataType
@@ -16,6 +15,7 @@ from proxy.domain.pending_image import Step
 from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.judging import again
 from proxy.settings import IngestSettings
+from proxy.storage.database.ingest_progress import Progress
 
 Work = Callable[[Item], Awaitable[None]]
 """A step: it does its part and writes down that it is completed, in one transaction."""

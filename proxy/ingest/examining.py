@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.analysing import Analyst
-from proxy.database.analyses import Analyses, StoredAnalysis
-from proxy.database.progress import Progress
 from proxy.domain.analysis import AWAITED, Analysis
 from proxy.domain.ingest_item import Item
 from proxy.domain.media import DataType, Focus
 from proxy.ingest.shelf import Shelf
+from proxy.storage.database.analysis_repository import Analyses, StoredAnalysis
+from proxy.storage.database.ingest_progress import Progress
 
 
 class Examiner:

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from proxy.database.ingest import IngestQueue
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost
 from proxy.domain.ingest_item import Lease
+from proxy.storage.database.ingest_queue import IngestQueue
 
 _BEATS = 3
 """In the time of a lease: two may be lost."""

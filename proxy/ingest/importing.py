@@ -14,7 +14,6 @@ from typing import Protocol
 
 import aiofiles
 
-from proxy.database import MediaCatalogue, NewMedia
 from proxy.domain.errors import (
     CommitUncertain,
     SmartserveError,
@@ -25,9 +24,10 @@ from proxy.domain.errors import (
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.ingest.naming import HASH_DIGITS, readable
 from proxy.serving.source_check import Checker
 from proxy.serving.source_facts import to_facts
+from proxy.storage.database import MediaCatalogue, NewMedia
+from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 
 class OriginalStore(Protocol):

@@ -8,8 +8,8 @@ from proxy.domain.errors import SourceChanged
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.importing import OriginalStore
 from proxy.ingest.inventory import Found
-from proxy.ingest.naming import HASH_DIGITS, readable
-from proxy.sources import SourceStore
+from proxy.storage.originals import SourceStore
+from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 
 class Keeper(Protocol):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from proxy.database.progress import Progress
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import MAX_SIDE, SizeSpec, plan_geometry
 from proxy.domain.ingest_item import Item
@@ -16,12 +15,13 @@ from proxy.domain.query import DPRS
 from proxy.domain.render_plan import Plan, Planner
 from proxy.domain.worker_protocol import RenderJob
 from proxy.ingest.importing import OriginalStore
-from proxy.ingest.naming import library_path
 from proxy.ingest.shelf import Shelf
 from proxy.runtime.daemon_thread import aside
 from proxy.runtime.scratch_file import fill, scratch_file
 from proxy.serving.finals.renderer import Finisher
 from proxy.serving.job_dispatch import Workshop
+from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.originals.naming import library_path
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))
 _LOSSLESS = EncoderProfile(Format.PNG, (("compression", 6),))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from proxy.database.analyses import StoredAnalysis
 from proxy.domain.analysis import public
 from proxy.domain.formats import Format
 from proxy.domain.media import DataType, Media, MediaFacts
+from proxy.storage.database.analysis_repository import StoredAnalysis
 
 
 def payload_of(

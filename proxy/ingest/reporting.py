@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from proxy.database.analyses import Analyses
-from proxy.database.progress import Progress
 from proxy.domain.ingest_item import Item, StepState
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Planner
@@ -11,6 +9,8 @@ from proxy.ingest.optimising import plans_of
 from proxy.ingest.payload import payload_of
 from proxy.ingest.shelf import Shelf
 from proxy.mainapi import MainApi
+from proxy.storage.database.analysis_repository import Analyses
+from proxy.storage.database.ingest_progress import Progress
 
 
 class Reporter:

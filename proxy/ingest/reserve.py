@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from proxy.database import MediaDatabase
 from proxy.domain.errors import CapacityError, SmartserveError
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import WIDTHS, VariantRequest
 from proxy.domain.render_plan import Plan, Planner
 from proxy.serving.finals.renderer import Finisher
+from proxy.storage.database import MediaDatabase
 
 _WHOLE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
 """The largest box that can be asked for: in it a lesser file has all its own pixels."""

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from proxy.database.progress import Filed, Progress
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.ingest_item import Item
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.importing import OriginalStore
-from proxy.ingest.naming import original_path
 from proxy.mainapi import MainApi
 from proxy.runtime.scratch_file import scratch_file
 from proxy.serving.source_check import Checker
 from proxy.serving.source_facts import to_facts
+from proxy.storage.database.ingest_progress import Filed, Progress
+from proxy.storage.originals.naming import original_path
 
 
 class Retriever:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
-from proxy.database import AdoptionCatalogue, MediaPaths
 from proxy.ingest.grouping import Group, group
 from proxy.ingest.inventory import Inventory, Listing, Skipped, list_folder
+from proxy.storage.database import AdoptionCatalogue, MediaPaths
 
 _PAGE = 200
 

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import structlog
 
-from proxy.database.ingest import IngestQueue
 from proxy.domain.errors import (
     DatabaseUnavailable,
     IngestError,
@@ -22,6 +21,7 @@ from proxy.ingest.attempts import Attempts, Work
 from proxy.ingest.judging import heals, reason_of
 from proxy.mainapi import MainApi
 from proxy.settings import IngestSettings
+from proxy.storage.database.ingest_queue import IngestQueue
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from proxy.database.ingest import IngestQueue
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
 from proxy.domain.ingest_item import Item, ItemState
 from proxy.ingest.deadlines import Deadlines
@@ -20,6 +19,7 @@ from proxy.ingest.holding import held
 from proxy.ingest.taking import Outcome, Taker
 from proxy.mainapi import MainApi
 from proxy.settings import IngestSettings
+from proxy.storage.database.ingest_queue import IngestQueue
 
 _MAX_WORKER_ID = 50
 _SHORTEST_REST_S = 0.5

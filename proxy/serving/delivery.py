@@ -31,12 +31,12 @@ from proxy.domain.query import VariantRequest
 from proxy.domain.render_plan import Plan, Planner
 from proxy.domain.trace_context import Trace
 from proxy.domain.variant import Variant
-from proxy.renditions import RenditionStore
 from proxy.runtime.byte_stream import ByteStream
 from proxy.runtime.single_flight import Flight
 from proxy.serving.delivery_result import Delivered, Origin
 from proxy.serving.renderer import Renderer, Rendering, Telemetry
 from proxy.serving.source_facts import Inspector
+from proxy.storage.renditions import RenditionStore
 
 _TELL_EVERY_S = 1.0
 _GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from proxy.domain.formats import Format, sniff
 from proxy.domain.variant import Variant
-from proxy.renditions import Rendition
 from proxy.serving.renderer import Rendering
+from proxy.storage.renditions import Rendition
 
 _STREAMED_PIXELS = 640 * 640
 

@@ -23,7 +23,7 @@ from proxy.domain.worker_protocol import (
     RenderSetJob,
     RenderSetResult,
 )
-from proxy.sources import OpenSource, SourceStore
+from proxy.storage.originals import OpenSource, SourceStore
 from proxy.workers.admission import Admission
 from proxy.workers.occupancy import Occupancy
 from proxy.workers.pool import WorkerPool

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from proxy.database import MediaCatalogue
 from proxy.domain.geometry import SizeSpec, shapes_of
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.variant import Shapes
-from proxy.renditions import RenditionStore
+from proxy.storage.database import MediaCatalogue
+from proxy.storage.renditions import RenditionStore
 
 _PAGE = 1000
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from proxy.database import MediaDatabase
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
 from proxy.runtime.single_flight import Shared
 from proxy.serving.job_dispatch import Workshop
+from proxy.storage.database import MediaDatabase
 
 
 def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") -> MediaFacts:

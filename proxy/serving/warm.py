@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.database import MediaDatabase
 from proxy.domain.errors import MediaNotFound
 from proxy.domain.render_plan import Plan, Planner
 from proxy.serving.finals.renderer import Finisher
 from proxy.serving.source_facts import Inspector
+from proxy.storage.database import MediaDatabase
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from proxy.database import MediaDatabase
 from proxy.domain.formats import Format
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.trace_context import SpanContext, Trace, current
@@ -23,8 +22,9 @@ from proxy.domain.worker_protocol import (
     RenderSetJob,
     RenderSetResult,
 )
-from proxy.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.serving.job_dispatch import Done, Workshop
+from proxy.storage.database import MediaDatabase
+from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import error_name
 from proxy.workers.process import Sink

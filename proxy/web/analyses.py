@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from proxy.database import MediaDatabase
-from proxy.database.analyses import Analyses
 from proxy.domain.analysis import public
 from proxy.domain.errors import MediaNotFound, MediaNotReady
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.storage.database import MediaDatabase
+from proxy.storage.database.analysis_repository import Analyses
 from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import Guard
 from proxy.web.ids import parse_id

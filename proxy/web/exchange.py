@@ -12,10 +12,10 @@ from aiohttp import HttpVersion11, web
 from proxy.domain.formats import Format
 from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
-from proxy.renditions import Rendition
 from proxy.serving.delivery_result import Delivered, Origin, streams
 from proxy.serving.renderer import Rendering
 from proxy.settings import LifetimeSettings
+from proxy.storage.renditions import Rendition
 from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route
 from proxy.web.conditional import ByteRange, matches, requested_range

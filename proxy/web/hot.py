@@ -24,9 +24,9 @@ from multidict import MultiMapping
 
 from proxy.domain.media import Media
 from proxy.domain.variant import Variant
-from proxy.renditions.memory import MemoryRendition
-from proxy.renditions.tiered import TieredStore
 from proxy.serving.delivery_result import Origin
+from proxy.storage.renditions.memory_store import MemoryRendition
+from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics, Outcome
 from proxy.telemetry.request_histograms import Tally
 from proxy.web.conditional import matches

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.database import MediaDatabase, MediaListing
 from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.query import last_values
@@ -20,6 +19,7 @@ from proxy.domain.render_plan import Planner
 from proxy.serving.delivery import Delivery
 from proxy.serving.image_info import Describer
 from proxy.settings import LifetimeSettings
+from proxy.storage.database import MediaDatabase, MediaListing
 from proxy.telemetry.metrics import Outcome
 from proxy.web.bodies import read_json, require_json
 from proxy.web.caching import NO_STORE

@@ -11,15 +11,15 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from proxy.database.main import SqlMainDatabase
 from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
 from proxy.replacing import Replacer
+from proxy.storage.database.upload_repository import SqlMainDatabase
+from proxy.storage.upload_files.names import temp_name
+from proxy.storage.upload_files.store import OpenTemp, TempFiles
 from proxy.telemetry.metrics import Outcome
-from proxy.uploads.files import OpenTemp, TempFiles
-from proxy.uploads.names import temp_name
 from proxy.web.auth import Guard
 from proxy.web.bodies import read_json
 from proxy.web.caching import NO_STORE

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from proxy.database import MediaDatabase
 from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.query import last_values
 from proxy.serving.source_facts import Inspector
 from proxy.settings import LifetimeSettings
+from proxy.storage.database import MediaDatabase
 from proxy.telemetry.metrics import Outcome
 from proxy.web.descriptions import ladder, version_of
 from proxy.web.info import answer_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from proxy.domain.pending_image import UPLOAD_FIELDS, PendingStatus
-from proxy.uploads.names import FOLDERS
+from proxy.storage.upload_files.names import FOLDERS
 from proxy.web.problems import MEDIA_TYPE
 
 Json = dict[str, Any]

@@ -10,7 +10,6 @@ from collections.abc import Set as AbstractSet
 import structlog
 from aiohttp import web
 
-from proxy.database import MediaDatabase
 from proxy.domain.errors import (
     BadParameter,
     MediaNotFound,
@@ -24,6 +23,7 @@ from proxy.domain.query import VariantRequest, parse_request
 from proxy.serving.delivery import Delivery
 from proxy.serving.renderer import Telemetry
 from proxy.settings import LifetimeSettings
+from proxy.storage.database import MediaDatabase
 from proxy.telemetry.metrics import Outcome
 from proxy.web.caching import Route
 from proxy.web.conditional import not_modified

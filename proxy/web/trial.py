@@ -6,11 +6,11 @@ from ipaddress import ip_address
 
 from aiohttp import HttpVersion11, web
 
-from proxy.database.main import SqlMainDatabase
 from proxy.domain.errors import AccessDisabled, PendingNotFound, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.pending_image import media_id_of
 from proxy.settings import TokenKey, UserSettings
+from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.telemetry.metrics import Outcome
 from proxy.web.auth import caller_of
 from proxy.web.headers import PRIVATE

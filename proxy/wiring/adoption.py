@@ -13,8 +13,8 @@ from proxy.ingest.adopting import Adopter, Owner
 from proxy.ingest.inventory import Inventory
 from proxy.ingest.keeping import Copying, InPlace
 from proxy.settings import Settings
-from proxy.sources.local import LocalSources
-from proxy.sources.paths import names_below
+from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.paths import names_below
 from proxy.wiring.rooms import Rooms
 
 

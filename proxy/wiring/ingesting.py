@@ -6,9 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from proxy.database.analyses import Analyses
-from proxy.database.ingest import IngestQueue
-from proxy.database.progress import Progress
 from proxy.domain.pending_image import Step
 from proxy.ingest.attempts import Attempts, Work
 from proxy.ingest.examining import Examiner
@@ -20,6 +17,9 @@ from proxy.ingest.taking import Taker
 from proxy.ingest.working import Ingest, new_worker_id
 from proxy.mainapi.client import HttpMainApi
 from proxy.settings import Settings, main_api_key
+from proxy.storage.database.analysis_repository import Analyses
+from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.wiring.rooms import Rooms, open_analyst
 
 

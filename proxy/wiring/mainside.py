@@ -10,14 +10,14 @@ from functools import partial
 
 import structlog
 
-from proxy.database.main import SqlMainDatabase, open_main_database
 from proxy.domain.errors import SmartserveError
 from proxy.replacing import Replacer
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
+from proxy.storage.database.upload_repository import SqlMainDatabase, open_main_database
+from proxy.storage.upload_files.store import TempFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.tidying import Tidier
 from proxy.uploading import Uploader
-from proxy.uploads.files import TempFiles
 from proxy.web.auth import FailureLimit, Guard, Refusal
 from proxy.web.mediaapi import MediaApiHandler
 from proxy.web.uploads import REASONS, UploadHandler

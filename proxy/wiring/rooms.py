@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from proxy.analysing import Analyst
-from proxy.database.analyses import Analyses
-from proxy.database.queue_report import queue_report
 from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
@@ -31,6 +29,8 @@ from proxy.serving.source_facts import Inspector
 from proxy.serving.warm import Warmer
 from proxy.settings import Settings
 from proxy.starting import check_worker
+from proxy.storage.database.analysis_repository import Analyses
+from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
 from proxy.vision.opening import open_providers
 from proxy.vision.tesseract import TextReader

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import structlog
 
-from proxy.database.cache import CachedMediaDatabase
-from proxy.database.sql import SqlMediaDatabase, open_database
-from proxy.database.upgrade import MEDIA, Schema, main_schema, pending, upgrade
-from proxy.database.writing import Writer
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import Media
-from proxy.renditions.tiered import TieredStore
 from proxy.serving.purge import Purger
 from proxy.settings import DatabaseSettings, Settings
-from proxy.sources.local import LocalSources
-from proxy.sources.sweeping import sweeping
+from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
+from proxy.storage.database.row_cache import CachedMediaDatabase
+from proxy.storage.database.schema import MEDIA, Schema, main_schema, pending, upgrade
+from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.sweep import sweeping
+from proxy.storage.renditions.tiered_store import TieredStore
 
 _PREPARE_AGAIN_S = 1.0
 """How often a database that was away at the start is looked for."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.database.analyses import Analyses
-from proxy.database.cache import CachedMediaDatabase
 from proxy.domain.media import Media
 from proxy.readings import Sources, readings
 from proxy.settings import (
@@ -17,6 +15,8 @@ from proxy.settings import (
     has_trial,
     media_api_key,
 )
+from proxy.storage.database.analysis_repository import Analyses
+from proxy.storage.database.row_cache import CachedMediaDatabase
 from proxy.telemetry.logging import AccessLog
 from proxy.web.admin import AdminHandler
 from proxy.web.analyses import AnalysisHandler

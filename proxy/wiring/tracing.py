@@ -6,18 +6,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from proxy.database import MediaDatabase
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Plan
 from proxy.domain.trace_context import Sink, Trace, Tracer
 from proxy.ingest.attempts import Work
-from proxy.renditions import RenditionStore
 from proxy.serving.finals.queue import Finals
 from proxy.serving.job_dispatch import Workshop
 from proxy.serving.renderer import Telemetry
 from proxy.settings import TracingSettings
 from proxy.starting import tracing_faults
+from proxy.storage.database import MediaDatabase
+from proxy.storage.renditions import RenditionStore
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.tracing.background import FollowedFinals, FollowedSteps
 from proxy.tracing.rooms import (

@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from proxy.renditions.layout import SHARDS, Layout, shard_of
+from proxy.storage.renditions.paths import SHARDS, Layout, shard_of
 from tests.benchmarks.client import Connection
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable, smartserve

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import pytest
 
-from proxy.database.sql import open_database
 from proxy.doctor import Check, Diagnosis, Obstacle, judged
 from proxy.domain.media import Media
 from proxy.settings import Settings
+from proxy.storage.database.media_repository import open_database
 from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import smartserve
 from tests.deploy.origin import Origin

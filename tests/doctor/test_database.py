@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.database.checkup import Vitals
-from proxy.database.upgrade import MEDIA, main_schema, upgrade
 from proxy.doctor import Verdict, looked
 from proxy.doctor.database import DatabaseSeen, look
 from proxy.doctor.table import DATABASE
 from proxy.settings import Settings
+from proxy.storage.database.diagnostics import Vitals
+from proxy.storage.database.schema import MEDIA, main_schema, upgrade
 from proxy.wiring.storage import schemas
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from proxy.database.sql import open_database
 from proxy.doctor import Verdict, looked
 from proxy.doctor.originals import look
 from proxy.doctor.table import ORIGINALS
-from proxy.sources.local import LocalSources
+from proxy.storage.database.media_repository import open_database
+from proxy.storage.originals.local_store import LocalSources
 from proxy.wiring.storage import open_storage
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.mounts import Mount

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from proxy.database.sql import open_database
 from proxy.doctor import Verdict, looked
 from proxy.doctor.picture import look
 from proxy.doctor.table import ROW
-from proxy.sources.local import LocalSources
+from proxy.storage.database.media_repository import open_database
+from proxy.storage.originals.local_store import LocalSources
 from proxy.wiring.rooms import one_worker
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import Library, make_settings

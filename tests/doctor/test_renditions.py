@@ -14,8 +14,8 @@ import pytest
 from proxy.doctor import Verdict, looked
 from proxy.doctor.renditions import RenditionsSeen, look
 from proxy.doctor.table import RENDITIONS
-from proxy.renditions.checkup import examine
 from proxy.runtime.tempfile_owner import STALE_S
+from proxy.storage.renditions.diagnostics import examine
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.mounts import Mount, remount
 from tests.support.server import make_settings

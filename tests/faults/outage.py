@@ -11,11 +11,11 @@ from pathlib import Path
 import aiohttp
 import aiomysql
 
-from proxy.database import NewMedia
-from proxy.database.sql import open_database
-from proxy.database.upgrade import upgrade
 from proxy.domain.media import DataType, MediaStatus
 from proxy.settings import DatabaseSettings
+from proxy.storage.database import NewMedia
+from proxy.storage.database.media_repository import open_database
+from proxy.storage.database.schema import upgrade
 from tests.faults.server import Server
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB

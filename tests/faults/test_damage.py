@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.renditions.trailer import SIZE
+from proxy.storage.renditions.file_trailer import SIZE
 from tests.faults.asking import ask_all, bodies
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server

@@ -19,8 +19,8 @@ import pytest
 import xxhash
 from PIL import Image
 
-from proxy.renditions.layout import Layout, shard_of
-from proxy.renditions.trailer import Trailer
+from proxy.storage.renditions.file_trailer import Trailer
+from proxy.storage.renditions.paths import Layout, shard_of
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment
 from tests.faults.asking import Answer, ask

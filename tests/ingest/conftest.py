@@ -12,8 +12,8 @@ import pytest
 from proxy.domain.media import Media
 from proxy.ingest.working import Ingest
 from proxy.wiring.ingesting import Addresses, open_ingest
-from tests.database.backends import SqliteBackend
 from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
+from tests.storage.database.backends import SqliteBackend
 from tests.support.server import Serve, Serving
 
 BACKEND = "https://media.example.org"

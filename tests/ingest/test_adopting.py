@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.database import NewMedia
 from proxy.domain.media import DataType, Media, MediaStatus
+from proxy.storage.database import NewMedia
 from tests.ingest.trees import (
     BULK,
     LIBRARY,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.database import NewMedia
-from proxy.database.engine import open_engine, open_reader
-from proxy.database.sql import SqlMediaDatabase
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import DataType, MediaFacts
 from proxy.ingest.importing import Imported, Importer, Refused, walk
+from proxy.storage.database import NewMedia
+from proxy.storage.database.engine import open_engine, open_reader
+from proxy.storage.database.media_repository import SqlMediaDatabase
 from tests.support.server import SAMPLES, Serve, Serving
 
 

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from proxy.runtime.tempfile_owner import Onlooker
-from proxy.sources.sweeping import sweep
+from proxy.storage.originals.sweep import sweep
 from tests.ingest.mainapi import KEY, FakeMainApi
 from tests.support.mariadb import MariaDB
 from tests.support.server import SAMPLES

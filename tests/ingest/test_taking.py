@@ -9,11 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.database.ingest import IngestQueue
-from proxy.database.progress import Progress
-from proxy.database.queue_report import queue_report
-from proxy.database.upgrade import upgrade
-from proxy.database.writing import Writer
 from proxy.domain.analysis import Analysis, merge
 from proxy.domain.errors import (
     MainApiRefused,
@@ -37,6 +32,11 @@ from proxy.ingest.examining import focus_of
 from proxy.ingest.judging import heals, reason_of
 from proxy.ingest.taking import Outcome, Taker, heal_wait_s
 from proxy.settings import DatabaseSettings, IngestSettings
+from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.database.ingest_queue import IngestQueue
+from proxy.storage.database.ingest_report import queue_report
+from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.schema import upgrade
 from proxy.telemetry.metrics import Metrics
 from tests.ingest.quiet import QuietApi
 

@@ -78,7 +78,7 @@ def test_a_process_ends_with_a_call_that_hangs(hang: str, tmp_path: Path) -> Non
         "import asyncio, pathlib, sys\n"
         "from proxy.runtime.daemon_thread import aside\n"
         "from proxy.settings import StorageSettings\n"
-        "from proxy.sources.local import LocalSources\n"
+        "from proxy.storage.originals.local_store import LocalSources\n"
         "async def main():\n"
         "    fifo = pathlib.Path(sys.argv[1])\n"
         f"    task = asyncio.create_task({hang})\n"

@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 
 from proxy.runtime.thread_pool import Threads
-from tests.renditions.variants import eventually
+from tests.storage.renditions.variants import eventually
 
 
 class Slow:

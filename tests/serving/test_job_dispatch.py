@@ -13,7 +13,7 @@ from proxy.domain.errors import UndecodableSource
 from proxy.domain.worker_protocol import JobFailure, RenderSetJob, RenderSetResult
 from proxy.serving.job_dispatch import Workshop
 from proxy.settings import StorageSettings, WorkerSettings
-from proxy.sources.local import LocalSources
+from proxy.storage.originals.local_store import LocalSources
 from proxy.workers.admission import Admission
 from proxy.workers.quarantine import Quarantine
 from tests.web.plans import MEDIA

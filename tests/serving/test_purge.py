@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.database import MediaCatalogue
 from proxy.domain.errors import StorageError
 from proxy.domain.geometry import shapes_of
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.query import named_boxes
 from proxy.domain.variant import Shapes
-from proxy.renditions import RenditionStore
 from proxy.serving.purge import Purged, Purger
 from proxy.settings import Settings
+from proxy.storage.database import MediaCatalogue
+from proxy.storage.renditions import RenditionStore
 
 SIZES = Settings().size_specs()
 GRID = named_boxes("grid", SIZES)

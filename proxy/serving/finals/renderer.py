@@ -10,8 +10,8 @@ from proxy.domain.errors import SmartserveError
 from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, Limits, Output, RenderResult, RenderSetJob
-from proxy.renditions import RenditionStore
 from proxy.serving.job_dispatch import Workshop
+from proxy.storage.renditions import RenditionStore
 from proxy.workers.frames import Frames
 from proxy.workers.verdicts import error_of
 

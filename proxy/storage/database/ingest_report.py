@@ -1,0 +1,97 @@
+"""The queue as a person or a scrape wants to see it: counts, and what failed lately."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
+
+from proxy.domain.ingest_item import Failure, ItemState, QueueReport, StepState
+from proxy.domain.pending_image import Step
+from proxy.storage.database.leased_writer import Now, Writer
+from proxy.storage.database.tables import ingest_items, processing_checklist
+
+_items, _steps = ingest_items.c, processing_checklist.c
+_HOUR_S = 3600.0
+_FAILURES = 20
+
+_failed = and_(_items.state == ItemState.FAILED, _items.final)
+_open = or_(_items.state == ItemState.QUEUED, and_(_items.state == ItemState.FAILED, ~_items.final))
+_recent = _items.finished_at > Now() - _HOUR_S
+
+
+async def queue_report(writer: Writer) -> QueueReport:
+    """What the queue looks like now.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be asked in time.
+    """
+    states = dict.fromkeys(map(str, ItemState), 0)
+    for row in await writer.read(_STATES):
+        states[row.state] = row.items
+    totals = (await writer.read(_TOTALS))[0]
+    steps, attempts = _by_step(await writer.read(_STEPS))
+    return QueueReport(
+        states=states,
+        steps=steps,
+        attempts=attempts,
+        stuck=totals.stuck or 0,
+        oldest_s=max(0.0, totals.oldest or 0.0),
+        failed_for_good=totals.failed or 0,
+        held=totals.held or 0,
+        run_out=totals.run_out or 0,
+        takeovers=int(totals.takeovers or 0),
+        finished_last_hour=totals.finished or 0,
+        failures=tuple(
+            Failure(row.main_api_id, row.media_id, bool(row.final), row.reason or "")
+            for row in await writer.read(_LATEST)
+        ),
+    )
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.sum(case((condition, 1), else_=0))
+
+
+_TOTALS = select(
+    func.sum(_items.takeovers).label("takeovers"),
+    _count(_open & (_items.created_at < Now() - _HOUR_S)).label("stuck"),
+    (Now() - func.min(case((_open, _items.created_at)))).label("oldest"),
+    _count(_failed).label("failed"),
+    _count(_items.lease_until > Now()).label("held"),
+    _count(_items.lease_until <= Now()).label("run_out"),
+    _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
+        "finished"
+    ),
+)
+_STATES = select(_items.state, func.count().label("items")).group_by(_items.state)
+_STEPS = (
+    select(
+        *(_steps[step] for step in Step),
+        func.count().label("count"),
+        *(func.sum(_steps[f"{step}_attempts"]).label(f"{step}_attempts") for step in Step),
+    )
+    .select_from(processing_checklist.join(ingest_items, _items.media_id == _steps.media_id))
+    .where(or_(_open, _failed, _recent))
+    .group_by(*(_steps[step] for step in Step))
+)
+_LATEST = (
+    select(_items.main_api_id, _items.media_id, _items.final, _items.reason)
+    .where(_items.state == ItemState.FAILED)
+    .order_by(_items.updated_at.desc())
+    .limit(_FAILURES)
+)
+
+
+def _by_step(rows: Any) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """How many are in which state of which step, and the attempts at each."""
+    counts = {str(step): dict.fromkeys(map(str, StepState), 0) for step in Step}
+    attempts: Counter[str] = Counter({str(step): 0 for step in Step})
+    row: Row[Any]
+    for row in rows:
+        values = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
+        for step in Step:
+            counts[step][values[step] or StepState.PENDING] += values["count"]
+            attempts[step] += int(values[f"{step}_attempts"] or 0)
+    return counts, dict(attempts)

@@ -1,0 +1,161 @@
+"""Originals on a local or mounted file system, below one root."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+from proxy.domain.errors import (
+    SmartserveError,
+    SourceMissing,
+    SourceTimeout,
+    SourceTooLarge,
+    SourceUnavailable,
+)
+from proxy.runtime.daemon_thread import aside
+from proxy.settings import StorageSettings
+from proxy.storage.originals import OpenSource
+from proxy.storage.originals.file_open import check_root, open_below
+from proxy.storage.originals.file_write import add_below, readable, remove_below
+from proxy.storage.originals.paths import names_below
+
+_THREADS = 4
+_FAILURES: Mapping[type[SmartserveError], str] = {
+    SourceMissing: "missing",
+    SourceUnavailable: "unavailable",
+    SourceTimeout: "timeout",
+    SourceTooLarge: "too_large",
+}
+
+_T = TypeVar("_T")
+
+
+class LocalSources:
+    """A `SourceStore` in a directory.
+
+    No path leads out of the root, and no symbolic link below it is followed; the root itself may
+    be one. Only regular files are opened.
+    """
+
+    def __init__(self, root: Path, settings: StorageSettings) -> None:
+        self._root = str(root.absolute())
+        self._prefix = settings.strip_prefix or self._root
+        self._max_bytes = settings.max_original_bytes
+        self._timeout_s = settings.open_timeout_s
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sources")
+        self._opened = 0
+        self._failures = dict.fromkeys(_FAILURES.values(), 0)
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[OpenSource]:
+        """Open a source for the length of a block, by its path in the database.
+
+        A descriptor that arrives after a time-out or a cancellation is closed then.
+
+        Raises:
+            SourceMissing: there is no such regular file below the root.
+            SourceTooLarge: the file is longer than an original may be.
+            SourceUnavailable: the storage itself cannot be read.
+            SourceTimeout: the storage did not answer in time.
+        """
+        source = await self._run(
+            partial(self._open, path), release=_close, timeout_s=self._timeout_s
+        )
+        self._opened += 1
+        try:
+            yield source
+        finally:
+            os.close(source.descriptor)
+
+    async def check(self) -> None:
+        """Return when the root can be listed; raises as `open` does."""
+        await self._run(partial(check_root, self._root), timeout_s=self._timeout_s)
+
+    async def add(self, path: str, source: int | Path) -> bool:
+        """Copy a file to a new place below the root; False where a file stands there already.
+
+        Directories are made as needed. The file appears whole and at once, and when this returns
+        it is on the disk. A descriptor is read from where it stands and stays the caller's. There
+        is no time limit; a cancellation waits for the piece under way and leaves nothing behind. A
+        second one does not wait.
+
+        Raises:
+            SourceMissing: the path cannot be below the root, or leads through a file or a link.
+            SourceTooLarge: the file is longer than an original may be.
+            SourceUnavailable: the storage cannot be written.
+            OSError: ``source`` cannot be opened.
+        """
+        abandoned = Event()
+        # Not in the threads of those who open: writing may hang where reading does not.
+        work = partial(self._add, path, source, abandoned.is_set)
+        return await self._counted(aside(work, abandon=abandoned.set))
+
+    async def remove(self, path: str) -> bool:
+        """Take an original away, durably; False where there is none. Raises as `open` does."""
+        return await self._run(partial(self._remove, path), timeout_s=self._timeout_s)
+
+    def statistics(self) -> Mapping[str, float]:
+        """How many sources were opened, and failures by kind, as ``failures_<kind>``."""
+        failures = {f"failures_{kind}": count for kind, count in self._failures.items()}
+        return {"opened": self._opened, **failures}
+
+    async def aclose(self) -> None:
+        """Take no more work; what hangs in a dead file system is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _open(self, path: str) -> OpenSource:
+        names = names_below(path, prefix=self._prefix)
+        return open_below(self._root, names, max_bytes=self._max_bytes)
+
+    def _add(self, path: str, source: int | Path, abandoned: Callable[[], bool]) -> bool:
+        names = names_below(path, prefix=self._prefix)
+        with readable(source) as descriptor:
+            return add_below(
+                self._root, names, descriptor, max_bytes=self._max_bytes, abandoned=abandoned
+            )
+
+    def _remove(self, path: str) -> bool:
+        return remove_below(self._root, names_below(path, prefix=self._prefix))
+
+    async def _run(
+        self,
+        work: Callable[[], _T],
+        *,
+        timeout_s: float,
+        release: Callable[[_T], None] | None = None,
+    ) -> _T:
+        """One thread hop; a result that comes after a time-out or a cancellation is released."""
+        job = self._threads.submit(work)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._counted(asyncio.wrap_future(job))
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if release is not None:
+                job.add_done_callback(partial(_release, release))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            self._failures["timeout"] += 1
+            raise SourceTimeout("the storage of originals did not answer in time") from error
+
+    async def _counted(self, work: Awaitable[_T]) -> _T:
+        try:
+            return await work
+        except SmartserveError as error:
+            self._failures[_FAILURES[type(error)]] += 1
+            raise
+
+
+def _release(release: Callable[[_T], None], job: Future[_T]) -> None:
+    if not job.cancelled() and job.exception() is None:
+        release(job.result())
+
+
+def _close(source: OpenSource) -> None:
+    os.close(source.descriptor)

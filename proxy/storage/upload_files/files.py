@@ -1,0 +1,196 @@
+"""Temporary files on the disk. Blocking, and safe to use from several threads.
+
+What was begun in a thread may go on after its caller has left; so each file has a lock, and what
+comes later waits for what came before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import NamedTuple
+
+from proxy.domain.errors import PendingNotFound, UploadStorageError, UploadStorageFull
+from proxy.runtime.safe_open import (
+    DIRECTORY,
+    NotRegular,
+    descended,
+    make_directories,
+    open_regular,
+    parent_opened,
+    sync_directory,
+)
+from proxy.runtime.tempfile_owner import new_name
+from proxy.storage.upload_files.names import FOLDERS, TempName
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_MODE = 0o640
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PART_PREFIX, _PART_SUFFIX = ".smartserve-", ".part"
+
+
+class Found(NamedTuple):
+    """What is below the root."""
+
+    files: Mapping[TempName, os.stat_result]
+    parts: Mapping[str, os.stat_result]
+    """Files that grow, or were left behind as they grew, by ``folder/name``."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """What the system says of temporary files, as the error tree has it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UploadStorageFull("there is no room for another upload now") from error
+        raise UploadStorageError("uploads cannot be stored or read now") from error
+
+
+class GrowingFile:
+    """A file that is written piece by piece, and gone unless it is settled."""
+
+    def __init__(self, root: str, folder: str) -> None:
+        """Make it, and its folder where that is missing; the root has to be there.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self._lock = Lock()
+        self._name = f"{_PART_PREFIX}{new_name()}{_PART_SUFFIX}"
+        self._kept: str | None = None
+        self._ended = False
+        with descended(root) as top:
+            make_directories(top, [folder])
+            self._parent = os.open(folder, os.O_PATH | os.O_NOFOLLOW | DIRECTORY, dir_fd=top)
+        try:
+            self._descriptor = os.open(self._name, _NEW, _FILE_MODE, dir_fd=self._parent)
+        except BaseException:
+            os.close(self._parent)
+            raise
+
+    def write(self, data: bytes) -> None:
+        """Write all of a piece."""
+        with self._lock:
+            self._check_open()
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+    def keep(self, name: str) -> None:
+        """Put it under its name, whole and durable, and never in place of another."""
+        with self._lock:
+            self._check_open()
+            os.fsync(self._descriptor)
+            os.link(
+                self._name,
+                name,
+                src_dir_fd=self._parent,
+                dst_dir_fd=self._parent,
+                follow_symlinks=False,
+            )
+            self._kept = name
+            os.unlink(self._name, dir_fd=self._parent)
+            sync_directory(self._parent)
+
+    def _check_open(self) -> None:
+        """What was queued behind the end finds another file under these descriptors."""
+        if self._ended:
+            raise OSError(errno.EBADF, "the upload has ended")
+
+    def end(self, *, settled: bool) -> None:
+        """Close it; what is not settled is gone."""
+        with self._lock:
+            self._check_open()
+            self._ended = True
+            try:
+                gone = [self._name, *([] if settled or self._kept is None else [self._kept])]
+                for name in gone:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=self._parent)
+            finally:
+                os.close(self._descriptor)
+                os.close(self._parent)
+
+
+def open_to_read(root: str, where: TempName) -> ReadFile:
+    """A temporary file; the caller closes it.
+
+    Raises:
+        PendingNotFound: there is no such regular file.
+        OSError: it cannot be opened.
+    """
+    try:
+        return ReadFile(root, where)
+    except OSError as error:
+        if isinstance(error, NotRegular) or error.errno in _ABSENT:
+            raise PendingNotFound("there is no such temporary file") from error
+        raise
+
+
+class ReadFile:
+    """A temporary file that is read; it may be removed meanwhile."""
+
+    def __init__(self, root: str, where: TempName) -> None:
+        """Open it; raises OSError where there is no such regular file."""
+        self._lock = Lock()
+        self._closed = False
+        with descended(root) as top, parent_opened(top, [where.folder]) as parent:
+            self._descriptor, status = open_regular(parent, where.name)
+        self.byte_size = status.st_size
+        self.changed_ns = status.st_mtime_ns
+
+    def read(self, at: int, count: int) -> bytes:
+        """Up to ``count`` bytes from ``at`` on."""
+        with self._lock:
+            return b"" if self._closed else os.pread(self._descriptor, count, at)
+
+    def close(self) -> None:
+        """Close it, after the read under way."""
+        with self._lock:
+            self._closed = True
+            os.close(self._descriptor)
+
+
+def remove(root: str, folder: str, name: str) -> bool:
+    """Take a file away; False where there is none."""
+    try:
+        with descended(root) as top, parent_opened(top, [folder]) as parent:
+            os.unlink(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno in _ABSENT or error.errno == errno.EISDIR:
+            return False
+        raise
+    return True
+
+
+def look(root: str) -> Found:
+    """All regular files in our folders."""
+    files: dict[TempName, os.stat_result] = {}
+    parts: dict[str, os.stat_result] = {}
+    for folder in FOLDERS:
+        for name, status in _listed(root, folder):
+            if name.startswith(_PART_PREFIX) and name.endswith(_PART_SUFFIX):
+                parts[f"{folder}/{name}"] = status
+            else:
+                files[TempName(folder, name)] = status
+    return Found(files, parts)
+
+
+def _listed(root: str, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """The files of a folder; none where it is not there."""
+    with suppress(FileNotFoundError), descended(root) as top:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | DIRECTORY, dir_fd=top)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        if entry.is_file(follow_symlinks=False):
+                            yield entry.name, entry.stat(follow_symlinks=False)
+        finally:
+            os.close(descriptor)

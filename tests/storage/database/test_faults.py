@@ -1,0 +1,309 @@
+"""What a failing server does to us: a real MariaDB, killed and paused."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.media import MediaFacts
+from proxy.settings import DatabaseSettings
+from proxy.storage.database.engine import open_engine
+from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
+from proxy.storage.database.schema import pending, upgrade
+from tests.faults.tcpproxy import TcpProxy
+from tests.support.mariadb import MariaDB
+
+_CONNECT_TIMEOUT_S = 0.4
+_QUERY_TIMEOUT_S = 0.6
+_SLACK_S = 0.4
+
+
+@pytest.fixture
+def settings() -> DatabaseSettings:
+    return DatabaseSettings(
+        connect_timeout_s=_CONNECT_TIMEOUT_S,
+        query_timeout_s=_QUERY_TIMEOUT_S,
+        retry_after_s=7,
+        pool_size=2,
+    )
+
+
+@pytest.fixture
+def server(mariadb: MariaDB) -> Iterator[MariaDB]:
+    """The server, running again for the next test whatever was done to it."""
+    yield mariadb
+    mariadb.resume()
+    if not mariadb.running:
+        mariadb.start()
+
+
+@pytest.fixture
+async def database(server: MariaDB, settings: DatabaseSettings) -> AsyncIterator[SqlMediaDatabase]:
+    """A database whose pool holds a connection that has been used."""
+    url = server.url(server.create_database())
+    await upgrade(url, DatabaseSettings())
+    async with open_database(url, settings) as database:
+        await database.ping()
+        yield database
+
+
+async def test_a_killed_server_is_unavailable_in_time(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.kill()
+    started = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await database.find(1)
+    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+async def test_unavailable_says_when_to_come_back(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.kill()
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await database.find(1)
+    assert caught.value.retry_after_s == 7
+
+
+async def test_a_restarted_server_is_used_at_once(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.kill()
+    with pytest.raises(DatabaseUnavailable):
+        await database.ping()
+    server.start()
+    assert await database.find(1) is None
+
+
+async def test_a_restart_between_two_queries_is_not_noticed(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.stop()
+    server.start()
+    assert await database.find(1) is None
+
+
+async def test_a_server_killed_in_a_query_is_unavailable(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.pause()
+    asking = asyncio.create_task(database.find(1))
+    await asyncio.sleep(0.05)
+    server.kill()
+    with pytest.raises(DatabaseUnavailable):
+        await asking
+
+
+async def test_a_paused_server_is_unavailable_in_time(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.pause()
+    started = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await database.find(1)
+    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+async def test_a_paused_server_is_unavailable_in_time_to_a_new_connection(
+    server: MariaDB, settings: DatabaseSettings
+) -> None:
+    url = server.url(server.create_database())
+    server.pause()
+    started = time.monotonic()
+    async with open_database(url, settings) as database:
+        with pytest.raises(DatabaseUnavailable):
+            await database.ping()
+    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+async def test_many_who_wait_for_a_paused_server_are_all_refused_in_time(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.pause()
+    started = time.monotonic()
+    ends = await asyncio.gather(*(database.find(n) for n in range(20)), return_exceptions=True)
+    assert all(isinstance(end, DatabaseUnavailable) for end in ends)
+    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+async def test_a_resumed_server_is_used_at_once(
+    database: SqlMediaDatabase, server: MariaDB
+) -> None:
+    server.pause()
+    with pytest.raises(DatabaseUnavailable):
+        await database.ping()
+    server.resume()
+    await database.ping()
+
+
+async def test_errors_are_counted(database: SqlMediaDatabase, server: MariaDB) -> None:
+    server.kill()
+    with pytest.raises(DatabaseUnavailable):
+        await database.ping()
+    assert database.statistics()["errors"] == 1
+
+
+async def test_a_server_that_is_down_cannot_be_upgraded(
+    server: MariaDB, settings: DatabaseSettings
+) -> None:
+    url = server.url(server.create_database())
+    server.kill()
+    with pytest.raises(DatabaseUnavailable):
+        await pending(url, settings)
+
+
+async def test_an_upgrade_gives_up_on_the_lock_of_another(
+    server: MariaDB, settings: DatabaseSettings
+) -> None:
+    url = server.url(server.create_database())
+    engine = open_engine(url, settings)
+    async with engine.connect() as other:
+        await other.exec_driver_sql("SELECT GET_LOCK(CONCAT('smartserve.', MD5(DATABASE())), 0)")
+        with pytest.raises(DatabaseUnavailable):
+            await upgrade(url, settings, timeout_s=0.2)
+    await engine.dispose()
+
+
+async def test_tables_that_are_missing_are_unavailable(
+    server: MariaDB, settings: DatabaseSettings
+) -> None:
+    async with open_database(server.url(server.create_database()), settings) as database:
+        with pytest.raises(DatabaseUnavailable):
+            await database.find(1)
+
+
+async def test_a_write_that_waits_for_a_lock_is_refused_in_time(
+    server: MariaDB, settings: DatabaseSettings, facts: MediaFacts
+) -> None:
+    url = server.url(server.create_database())
+    await upgrade(url, settings)
+    engine = open_engine(url, settings)
+    async with open_database(url, settings) as database, engine.connect() as other:
+        await database.save_facts(1, facts)
+        await other.exec_driver_sql("SELECT media_id FROM media_facts FOR UPDATE")
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await database.save_facts(1, facts)
+    await engine.dispose()
+    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+@pytest.mark.parametrize(
+    "lock",
+    ["LOCK TABLES media_files WRITE, media_facts WRITE", "SELECT * FROM media_facts FOR UPDATE"],
+)
+async def test_writes_that_gave_up_on_a_lock_leave_no_session_behind(
+    server: MariaDB, settings: DatabaseSettings, facts: MediaFacts, lock: str
+) -> None:
+    name = server.create_database()
+    await upgrade(server.url(name), settings)
+    engine = open_engine(server.url(name), settings)
+    count = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{name}'"
+    async with open_database(server.url(name), settings) as database, engine.connect() as other:
+        await database.save_facts(1, facts)
+        await other.exec_driver_sql(lock)
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailable):
+                await database.save_facts(1, facts)
+        async with asyncio.timeout(5):
+            while server.execute(count).strip() != "1":  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+    await engine.dispose()
+
+
+async def test_connections_that_were_forgotten_on_the_way_are_replaced_in_one_query(
+    server: MariaDB, settings: DatabaseSettings
+) -> None:
+    """As behind a firewall that has lost its state: nothing comes back, not even a reset."""
+    name = server.create_database()
+    await upgrade(server.url(name), settings)
+    async with TcpProxy(server.port) as network:
+        url = server.url(name).replace(str(server.port), str(network.port))
+        async with open_database(url, settings) as database:
+            await asyncio.gather(*(database.ping() for _ in range(4)))
+            network.go_silent()
+            await network.heal()
+            await database.ping()
+
+
+def test_connections_that_were_reset_are_replaced_in_one_query(
+    mariadb: MariaDB, settings: DatabaseSettings
+) -> None:
+    """On uvloop, which has an error of its own for writing to such a connection."""
+
+    async def outlive() -> None:
+        name = mariadb.create_database()
+        await upgrade(mariadb.url(name), settings)
+        async with TcpProxy(mariadb.port) as network:
+            url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
+            async with open_database(url, settings) as database:
+                await database.ping()
+                network.reset()
+                await asyncio.sleep(0.05)  # until the loop has seen it
+                await database.ping()
+
+    uvloop.run(outlive())
+
+
+async def test_a_locked_sqlite_file_refuses_writes_in_time(
+    tmp_path: Path, settings: DatabaseSettings, facts: MediaFacts
+) -> None:
+    file = tmp_path / "media.db"
+    url = f"sqlite+aiosqlite:///{file}"
+    await upgrade(url, settings)
+    started = time.monotonic()
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with open_database(url, settings) as database:
+            with pytest.raises(DatabaseUnavailable):
+                await database.save_facts(1, facts)
+    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
+
+
+async def test_a_locked_sqlite_file_is_still_read(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    file = tmp_path / "media.db"
+    url = f"sqlite+aiosqlite:///{file}"
+    await upgrade(url, settings)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with open_database(url, settings) as database:
+            assert await database.find(1) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        "postgresql+asyncpg://u:secret@h/d",
+        "mysql+pymysql://u:secret@h/d",
+        "mysql+aiomysql://u:secret@h",
+        "sqlite+aiosqlite://",
+        "sqlite+aiosqlite:///:memory:",
+    ],
+)
+def test_a_url_of_another_kind_is_refused_without_being_told(
+    url: str, settings: DatabaseSettings
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_database(url, settings)
+    assert "secret" not in caught.value.detail
+
+
+def test_a_folder_that_cannot_be_made_is_a_fault_of_the_settings(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"database\.url"):
+        open_database(f"sqlite+aiosqlite:///{tmp_path}/file/below/media.db", settings)

@@ -1,0 +1,304 @@
+"""What every kind of database has to do, run against SQLite and a real MariaDB."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
+from proxy.storage.database import AdoptionCatalogue, MediaPaths, NewMedia
+from proxy.storage.database.media_repository import SqlMediaDatabase
+from tests.storage.database.backends import Backend
+
+_OLD_ROW = "INSERT INTO media_files (main_api_id, user_id, data_type) VALUES (1, 2, 'logo')"
+
+
+async def test_it_is_a_media_catalogue(database: SqlMediaDatabase) -> None:
+    catalogue: AdoptionCatalogue = database
+    await catalogue.ping()
+
+
+async def test_a_row_is_found_with_its_facts(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    found = await database.find(media_id)
+    assert found is not None
+    assert found == Media(
+        id=media_id,
+        user_id=42,
+        data_type="product",
+        original_name="Überfahrt 🚢.jpg",
+        mime_type="image/jpeg",
+        file_size=1234,
+        bulk_path="bulk/2026/11/a.jpg",
+        library_path=None,
+        status="completed",
+        updated_at=found.updated_at,
+        facts=replace(facts, row_version=found.row_version),
+    )
+
+
+async def test_facts_are_those_of_the_row_they_were_added_with(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    found = await database.find(media_id)
+    assert found is not None
+    assert found.known_facts is not None
+    backend.run(url, f"UPDATE media_files SET status = 'processing' WHERE id = {media_id}")
+    changed = await database.find(media_id)
+    assert changed is not None
+    assert changed.known_facts is None
+
+
+async def test_an_absent_row_is_none(database: SqlMediaDatabase) -> None:
+    assert await database.find(MAX_MEDIA_ID) is None
+
+
+async def test_facts_without_a_focus_come_back_without_one(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    plain = replace(facts, focus=None, has_alpha=True, flat_background=False, pages=7)
+    media_id = await database.add(new, plain)
+    await database.save_facts(media_id, plain)
+    assert await _facts_of(database, media_id) == plain
+
+
+async def test_facts_saved_again_replace_the_first(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    later = replace(facts, content_hash="cd" * 32, focus=None)
+    await database.save_facts(media_id, later)
+    assert await _facts_of(database, media_id) == later
+
+
+async def test_facts_saved_by_many_at_once_do_not_collide(
+    database: SqlMediaDatabase, backend: Backend, url: str, facts: MediaFacts
+) -> None:
+    backend.run(url, _OLD_ROW)
+    await asyncio.gather(*(database.save_facts(1, facts) for _ in range(30)))
+    assert await _facts_of(database, 1) == facts
+
+
+async def test_facts_of_an_unknown_row_are_kept_without_complaint(
+    database: SqlMediaDatabase, facts: MediaFacts
+) -> None:
+    await database.save_facts(99, facts)
+    assert await database.find(99) is None
+
+
+async def test_forgotten_facts_are_gone_and_the_row_stands(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    await database.forget_facts(media_id)
+    found = await database.find(media_id)
+    assert found is not None
+    assert found.facts is None
+
+
+async def test_forgetting_what_was_never_known_is_no_error(database: SqlMediaDatabase) -> None:
+    await database.forget_facts(1)
+
+
+async def test_added_rows_have_ascending_ids(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    first = await database.add(new, facts)
+    assert await database.add(new, facts) > first
+
+
+async def test_the_oldest_row_of_a_hash_is_found(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    first = await database.add(new, facts)
+    await database.add(new, facts)
+    found = await database.find_by_hash(facts.content_hash)
+    assert found is not None
+    assert found.id == first
+
+
+async def test_an_unknown_hash_finds_nothing(database: SqlMediaDatabase) -> None:
+    assert await database.find_by_hash("00" * 32) is None
+
+
+async def test_a_row_that_is_not_served_is_not_found_by_its_hash(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    await database.add(replace(new, status=MediaStatus.FAILED), facts)
+    assert await database.find_by_hash(facts.content_hash) is None
+
+
+async def test_a_row_whose_facts_are_of_another_file_is_not_found_by_its_hash(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    await database.add(new, replace(facts, source_path="bulk/before.jpg"))
+    assert await database.find_by_hash(facts.content_hash) is None
+
+
+async def test_ids_come_in_pages(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    added = [await database.add(new, facts) for _ in range(5)]
+    first = await database.ids(limit=3)
+    second = await database.ids(after=first[-1], limit=3)
+    assert [*first, *second] == added
+
+
+async def test_ids_of_a_user_are_ascending_whatever_the_status(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    own = [await database.add(new, facts) for _ in range(3)]
+    await database.add(replace(new, user_id=43), facts)
+    backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {own[1]}")
+    first = await database.ids_of(42, limit=2)
+    assert list(first) == own[:2]
+    assert list(await database.ids_of(42, after=first[-1], limit=2)) == own[2:]
+    assert list(await database.ids_of(44)) == []
+
+
+@pytest.mark.parametrize("status", MediaStatus)
+@pytest.mark.parametrize("bulk_path", ["", "bulk/a.jpg"])
+async def test_ids_are_those_of_servable_rows(
+    database: SqlMediaDatabase,
+    new: NewMedia,
+    facts: MediaFacts,
+    status: MediaStatus,
+    bulk_path: str,
+) -> None:
+    media_id = await database.add(replace(new, status=status, bulk_path=bulk_path), facts)
+    found = await database.find(media_id)
+    assert found is not None
+    assert bool(await database.ids()) == found.servable
+
+
+async def test_the_newest_come_first_in_pages_and_only_what_is_served(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    added = [await database.add(new, facts) for _ in range(5)]
+    backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {added[3]}")
+    first = await database.newest(before=MAX_MEDIA_ID, limit=2)
+    assert [media.id for media in first] == [added[4], added[2]]
+    assert first[0] == await database.find(added[4])
+    rest = await database.newest(before=first[-1].id, limit=9)
+    assert [media.id for media in rest] == [added[1], added[0]]
+
+
+async def test_a_row_with_only_a_processed_file_is_served(
+    database: SqlMediaDatabase, backend: Backend, url: str
+) -> None:
+    backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET status='completed', library_path='l.jpg'")
+    assert await database.ids() == [1]
+
+
+async def test_timestamps_are_aware_and_in_utc(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    found = await database.find(await database.add(new, facts))
+    assert found is not None
+    assert found.updated_at.tzinfo is UTC
+    assert abs(datetime.now(UTC) - found.updated_at) < timedelta(minutes=1)
+
+
+async def test_an_update_moves_updated_at(
+    database: SqlMediaDatabase, backend: Backend, url: str
+) -> None:
+    backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET updated_at = '2001-01-01 00:00:00'")
+    backend.run(url, "UPDATE media_files SET status = 'failed'")
+    found = await database.find(1)
+    assert found is not None
+    assert abs(datetime.now(UTC) - found.updated_at) < timedelta(minutes=1)
+
+
+async def test_an_old_row_of_nulls_is_read(
+    database: SqlMediaDatabase, backend: Backend, url: str
+) -> None:
+    backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET updated_at = NULL")
+    found = await database.find(1)
+    assert found is not None
+    assert (found.status, found.bulk_path, found.facts) == (None, None, None)
+    assert found.data_type == DataType.LOGO
+
+
+async def test_a_row_without_a_time_of_update_is_as_old_as_can_be(
+    database: SqlMediaDatabase, backend: Backend, url: str
+) -> None:
+    backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET updated_at = NULL")
+    found = await database.find(1)
+    assert found is not None
+    assert found.updated_at == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def test_statistics_count_queries_and_their_time(database: SqlMediaDatabase) -> None:
+    await database.ping()
+    await database.find(1)
+    statistics = database.statistics()
+    assert (statistics["queries"], statistics["errors"]) == (2, 0)
+    assert statistics["seconds"] > 0
+
+
+async def test_a_cancelled_query_leaves_a_database_that_answers(
+    database: SqlMediaDatabase,
+) -> None:
+    asking = [asyncio.create_task(database.find(1)) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in asking:
+        task.cancel()
+    ends = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    await database.ping()
+
+
+async def _facts_of(database: SqlMediaDatabase, media_id: int) -> MediaFacts | None:
+    found = await database.find(media_id)
+    assert found is not None
+    return found.facts
+
+
+async def test_a_row_comes_with_its_stand_ins(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id, other = await database.add(new, facts), await database.add(new, facts)
+    small = replace(facts, content_hash="01" * 32, source_path="library/a_small.webp", width=320)
+    plain = replace(small, content_hash="02" * 32, source_path="library/Ü.png", focus=None)
+    for one in (small, plain):
+        await database.add_stand_in(media_id, one)
+    found = await database.find(media_id)
+    assert found is not None
+    assert set(found.stand_ins) == {small, plain}
+    beside = await database.find(other)
+    assert beside is not None
+    assert beside.stand_ins == ()
+
+
+async def test_a_stand_in_of_equal_content_is_kept_once_and_under_its_last_path(
+    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+) -> None:
+    media_id = await database.add(new, facts)
+    moved = replace(facts, source_path="library/moved.jpg")
+    for one in (facts, facts, moved):
+        await database.add_stand_in(media_id, one)
+    found = await database.find(media_id)
+    assert found is not None
+    assert found.stand_ins == (moved,)
+
+
+async def test_places_are_those_of_all_rows_page_by_page(
+    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+) -> None:
+    first = await database.add(new, facts)
+    second = await database.add(
+        replace(new, bulk_path=None, library_path="library/b.jpg"), replace(facts, source_path="b")
+    )
+    backend.run(url, _OLD_ROW)
+    paths = [
+        MediaPaths(first, "bulk/2026/11/a.jpg", None),
+        MediaPaths(second, None, "library/b.jpg"),
+    ]
+    assert await database.paths(limit=2) == paths
+    assert await database.paths(after=second) == [MediaPaths(second + 1, None, None)]

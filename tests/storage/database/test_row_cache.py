@@ -1,0 +1,559 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.media import Media, MediaFacts
+from proxy.settings import DatabaseSettings
+from proxy.storage.database import MediaDatabase
+from proxy.storage.database.row_cache import CachedMediaDatabase
+
+
+class FakeDatabase:
+    """Rows in a dict; can be down, refuse writes, or hold its answers back until told."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Media] = {}
+        self.asked: list[int] = []
+        self.saved: list[MediaFacts] = []
+        self.writes = 0
+        self.down = False
+        self.read_only = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def find(self, media_id: int) -> Media | None:
+        self.asked.append(media_id)
+        found = self.rows.get(media_id)
+        await self.gate.wait()
+        self._answer(refuse=self.down)
+        return found
+
+    async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
+        self.writes += 1
+        await self.gate.wait()
+        self._answer(refuse=self.down or self.read_only)
+        self.saved.append(facts)
+        if media_id in self.rows:
+            self.rows[media_id] = replace(self.rows[media_id], facts=facts)
+
+    async def forget_facts(self, media_id: int) -> None:
+        self._answer(refuse=self.down or self.read_only)
+        self.rows[media_id] = replace(self.rows[media_id], facts=None)
+
+    async def ping(self) -> None:
+        self._answer(refuse=self.down)
+
+    def _answer(self, *, refuse: bool) -> None:
+        if refuse:
+            raise DatabaseUnavailable("down", retry_after_s=7)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings() -> DatabaseSettings:
+    return DatabaseSettings(
+        row_ttl_s=60, negative_ttl_s=5, breaker_s=1, max_rows=3, retry_after_s=7
+    )
+
+
+@pytest.fixture
+async def inner() -> FakeDatabase:
+    fake = FakeDatabase()
+    fake.rows = {number: _media(number) for number in range(1, 6)}
+    return fake
+
+
+@pytest.fixture
+async def cache(
+    inner: FakeDatabase, settings: DatabaseSettings, clock: Clock
+) -> AsyncIterator[CachedMediaDatabase]:
+    cache = CachedMediaDatabase(inner, settings, clock=clock)
+    yield cache
+    await cache.close()
+
+
+def _media(media_id: int) -> Media:
+    return Media(
+        id=media_id,
+        user_id=1,
+        data_type="product",
+        original_name=None,
+        mime_type=None,
+        file_size=None,
+        bulk_path="bulk/2026/11/a.jpg",
+        library_path=None,
+        status="completed",
+        updated_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+async def _settle() -> None:
+    """Let tasks that can run do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_it_is_a_media_database(cache: CachedMediaDatabase) -> None:
+    database: MediaDatabase = cache
+    assert database is cache
+
+
+async def test_a_known_row_is_not_asked_for_again(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    assert await cache.find(1) == await cache.find(1) == _media(1)
+    assert inner.asked == [1]
+
+
+async def test_an_expired_row_is_asked_for_again(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    clock.now += 60
+    inner.rows[1] = changed = replace(_media(1), user_id=2)
+    assert await cache.find(1) == changed
+
+
+async def test_an_absent_row_is_believed_absent_for_a_while(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    assert await cache.find(99) is None
+    clock.now += 4.9
+    assert await cache.find(99) is None
+    assert inner.asked == [99]
+
+
+async def test_an_absent_row_is_asked_for_again_when_it_may_have_come(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(99)
+    clock.now += 5
+    inner.rows[99] = _media(99)
+    assert await cache.find(99) == _media(99)
+
+
+async def test_a_row_that_was_deleted_is_absent_after_its_time(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    del inner.rows[1]
+    clock.now += 60
+    assert await cache.find(1) is None
+    assert cache.statistics()["items"] == 0
+
+
+async def test_no_more_rows_are_kept_than_allowed(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    for media_id in (1, 2, 3, 4, 5):
+        await cache.find(media_id)
+    assert cache.statistics()["items"] == 3
+
+
+async def test_the_row_least_used_goes_first(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    for media_id in (1, 2, 3, 1, 4):
+        await cache.find(media_id)
+    assert cache.peek(1) is not None
+    assert cache.peek(2) is None
+
+
+async def test_absent_ids_push_out_no_rows(cache: CachedMediaDatabase) -> None:
+    await cache.find(1)
+    for media_id in range(100, 120):
+        await cache.find(media_id)
+    assert cache.peek(1) is not None
+    assert cache.statistics()["negative_items"] == 3
+
+
+async def test_those_who_ask_at_once_share_one_query(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.gate.clear()
+    asking = [asyncio.create_task(cache.find(1)) for _ in range(10)]
+    await _settle()
+    inner.gate.set()
+    assert await asyncio.gather(*asking) == [_media(1)] * 10
+    assert inner.asked == [1]
+
+
+async def test_a_waiter_that_leaves_does_not_end_the_query_of_the_others(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.gate.clear()
+    first, second = (asyncio.create_task(cache.find(1)) for _ in range(2))
+    await _settle()
+    first.cancel()
+    await _settle()
+    inner.gate.set()
+    assert await second == _media(1)
+    assert inner.asked == [1]
+
+
+async def test_a_failed_query_that_nobody_waits_for_passes_in_silence(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    await cache.find(1)
+    clock.now += 60
+    inner.down = True
+    await cache.find(1)
+    clock.now += 1
+    await cache.find(1)
+    await _settle()
+    gc.collect()
+    assert inner.asked == [1, 1, 1]
+    assert complaints == []
+
+
+async def test_close_ends_queries_under_way(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.gate.clear()
+    asking = asyncio.create_task(cache.find(1))
+    await _settle()
+    await cache.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_a_known_row_is_served_stale_while_the_database_fails(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    inner.down = True
+    clock.now += 86400
+    assert await cache.find(1) == _media(1)
+    assert cache.statistics()["stale_answers"] == 1
+
+
+async def test_an_unknown_row_is_unavailable_while_the_database_fails(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.down = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.find(1)
+
+
+async def test_what_has_just_failed_is_not_asked(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.down = True
+    for media_id in (1, 2, 3):
+        with pytest.raises(DatabaseUnavailable):
+            await cache.find(media_id)
+    assert inner.asked == [1]
+
+
+async def test_a_refusal_without_asking_says_when_to_come_back(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.down = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.find(1)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await cache.find(2)
+    assert caught.value.retry_after_s == 7
+
+
+async def test_after_a_rest_the_database_is_asked_again(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    inner.down = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.find(1)
+    inner.down = False
+    clock.now += 1
+    assert await cache.find(2) == _media(2)
+    assert await cache.find(1) == _media(1)
+
+
+async def test_after_a_rest_one_query_at_a_time_finds_out(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    inner.down = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.find(1)
+    clock.now += 1
+    inner.gate.clear()
+    asking = [asyncio.create_task(cache.find(media_id)) for media_id in (2, 3, 4)]
+    await _settle()
+    assert [task.done() for task in asking] == [False, True, True]
+    assert inner.asked == [1, 2]
+    inner.gate.set()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_known_row_does_not_wait_for_the_query_that_finds_out(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    clock.now += 60
+    inner.down = True
+    await cache.find(1)
+    clock.now += 1
+    inner.gate.clear()
+    assert await cache.find(1) == _media(1)
+    await _settle()
+    assert inner.asked == [1, 1, 1]
+
+
+async def test_a_stale_row_is_fresh_again_once_the_database_is_back(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    clock.now += 60
+    inner.down = True
+    await cache.find(1)
+    inner.down = False
+    inner.rows[1] = changed = replace(_media(1), user_id=2)
+    clock.now += 1
+    await cache.find(1)
+    await _settle()
+    assert await cache.find(1) == changed
+
+
+async def test_a_cancelled_trial_lets_another_through(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    inner.down = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.find(1)
+    inner.down = False
+    clock.now += 1
+    inner.gate.clear()
+    asking = asyncio.create_task(cache.find(1))
+    await _settle()
+    await cache.close()
+    await asyncio.wait([asking])
+    inner.gate.set()
+    assert await cache.find(2) == _media(2)
+
+
+async def test_peek_tells_until_when_a_row_may_be_used(
+    cache: CachedMediaDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    assert cache.peek(1) == (_media(1), 1060.0)
+
+
+async def test_peek_gives_nothing_for_an_expired_row(
+    cache: CachedMediaDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    clock.now += 60
+    assert cache.peek(1) is None
+
+
+async def test_peek_gives_nothing_for_an_unknown_row(cache: CachedMediaDatabase) -> None:
+    assert cache.peek(1) is None
+
+
+async def test_peek_gives_an_old_row_until_the_failing_database_is_asked_again(
+    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find(1)
+    inner.down = True
+    clock.now += 100
+    await cache.find(1)
+    assert cache.peek(1) == (_media(1), 1101.0)
+
+
+async def test_a_forgotten_row_is_read_again(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    await cache.find(1)
+    cache.forget(1)
+    await cache.find(1)
+    assert inner.asked == [1, 1]
+
+
+async def test_a_forgotten_absence_is_asked_again(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    await cache.find(99)
+    inner.rows[99] = _media(99)
+    cache.forget(99)
+    assert await cache.find(99) == _media(99)
+
+
+async def test_an_answer_from_before_a_forget_is_not_kept(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.gate.clear()
+    asking = asyncio.create_task(cache.find(1))
+    await _settle()
+    cache.forget(1)
+    inner.gate.set()
+    await asking
+    assert cache.peek(1) is None
+
+
+async def test_saved_facts_are_seen_at_once_and_written(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    await cache.find(1)
+    await cache.save_facts(1, facts)
+    assert await cache.find(1) == replace(_media(1), facts=facts)
+    assert inner.saved == [facts]
+
+
+async def test_facts_are_seen_while_they_are_being_written(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    await cache.find(1)
+    inner.gate.clear()
+    saving = asyncio.create_task(cache.save_facts(1, facts))
+    await _settle()
+    assert await cache.find(1) == replace(_media(1), facts=facts)
+    inner.gate.set()
+    await saving
+
+
+async def test_an_answer_from_before_a_save_does_not_undo_it(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    inner.gate.clear()
+    asking = asyncio.create_task(cache.find(1))
+    await _settle()
+    saving = asyncio.create_task(cache.save_facts(1, facts))
+    await _settle()
+    inner.gate.set()
+    await asyncio.gather(asking, saving)
+    assert await cache.find(1) == replace(_media(1), facts=facts)
+
+
+async def test_refused_facts_serve_from_memory(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    await cache.find(1)
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    assert await cache.find(1) == replace(_media(1), facts=facts)
+    assert cache.statistics()["refused_saves"] == 1
+
+
+async def test_refused_facts_outlive_the_row_they_belong_to(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+) -> None:
+    await cache.find(1)
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    clock.now += 60
+    assert await cache.find(1) == replace(_media(1), facts=facts)
+
+
+async def test_refused_facts_are_offered_again_when_the_row_is_read(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+) -> None:
+    await cache.find(1)
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    inner.read_only = False
+    clock.now += 60
+    await cache.find(1)
+    await _settle()
+    assert inner.saved == [facts]
+    assert cache.statistics()["unsaved_items"] == 0
+
+
+async def test_refused_facts_give_way_to_those_that_another_node_saved(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+) -> None:
+    await cache.find(1)
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    theirs = replace(facts, content_hash="cd" * 32)
+    inner.rows[1] = replace(_media(1), facts=theirs)
+    clock.now += 60
+    found = await cache.find(1)
+    assert found is not None
+    assert found.facts == theirs
+
+
+async def test_refused_facts_of_another_file_are_dropped(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+) -> None:
+    await cache.find(1)
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    inner.rows[1] = replace(_media(1), bulk_path="bulk/2026/12/b.jpg")
+    clock.now += 60
+    found = await cache.find(1)
+    assert found is not None
+    assert found.facts is None
+
+
+async def test_a_refused_write_does_not_keep_rows_from_being_read(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    assert await cache.find(2) == _media(2)
+
+
+async def test_what_refused_a_write_is_not_asked_to_write_for_a_while(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    inner.read_only = True
+    await cache.save_facts(1, facts)
+    await cache.save_facts(2, facts)
+    assert inner.writes == 1
+    assert cache.statistics()["refused_saves"] == 2
+
+
+async def test_forgotten_facts_are_gone_at_once(
+    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    inner.rows[1] = replace(_media(1), facts=facts)
+    await cache.find(1)
+    await cache.forget_facts(1)
+    assert await cache.find(1) == _media(1)
+    assert inner.asked == [1]
+
+
+async def test_forgotten_facts_that_the_database_keeps_are_told(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    inner.read_only = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.forget_facts(1)
+
+
+async def test_ping_asks_the_database_itself(
+    cache: CachedMediaDatabase, inner: FakeDatabase
+) -> None:
+    await cache.ping()
+    inner.down = True
+    with pytest.raises(DatabaseUnavailable):
+        await cache.ping()
+
+
+async def test_statistics_count_answers_by_kind(cache: CachedMediaDatabase) -> None:
+    for media_id in (1, 1, 1, 99, 99):
+        await cache.find(media_id)
+    statistics = cache.statistics()
+    counted = {name: statistics[name] for name in ("hits", "misses", "negative_hits")}
+    assert counted == {"hits": 2, "misses": 2, "negative_hits": 1}
+    assert (statistics["items"], statistics["negative_items"]) == (1, 1)

@@ -1,0 +1,387 @@
+import asyncio
+import errno
+import os
+import resource
+import socket
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.domain.errors import SourceMissing, SourceTimeout, SourceTooLarge, SourceUnavailable
+from proxy.settings import StorageSettings
+from proxy.storage.originals import OpenSource, SourceStore
+from proxy.storage.originals.file_open import open_below, translated
+from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.paths import names_below
+from tests.storage.originals.conftest import MAX_BYTES
+from tests.support.swapping import swapped
+
+PATH = "bulk/2025-01-15/x.jpg"
+
+
+async def read(sources: SourceStore, path: str) -> bytes:
+    async with sources.open(path) as source:
+        return os.read(source.descriptor, source.byte_size + 1)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what a thread does."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not happen within ten seconds")
+
+
+async def test_a_source_is_a_descriptor_at_its_beginning_and_its_size(
+    sources: LocalSources,
+) -> None:
+    async with sources.open(PATH) as source:
+        assert source.byte_size == 8
+        assert os.read(source.descriptor, 100) == b"original"
+        assert not os.get_inheritable(source.descriptor)
+
+
+async def test_it_is_closed_when_the_block_ends(sources: LocalSources) -> None:
+    await read(sources, PATH)
+    before = descriptors()
+
+    for _ in range(5):
+        await read(sources, PATH)
+
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("form", [PATH, f"/{PATH}", f"//{PATH}", "bulk//2025-01-15/x.jpg"])
+async def test_all_forms_of_a_path_mean_below_the_root(sources: LocalSources, form: str) -> None:
+    assert await read(sources, form) == b"original"
+
+
+async def test_a_path_that_begins_with_the_root_means_below_it(
+    sources: LocalSources, root: Path
+) -> None:
+    assert await read(sources, str(root / PATH)) == b"original"
+
+
+async def test_the_root_itself_may_be_a_symbolic_link(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(root)
+    sources = LocalSources(tmp_path / "link", StorageSettings())
+
+    assert await read(sources, PATH) == b"original"
+    await sources.aclose()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.jpg[shrink=2]", "-rf.jpg", "~", "*", "$HOME.jpg", "a\nb.jpg", "ä ö.jpg", "..x"]
+)
+async def test_a_name_is_only_a_name(sources: LocalSources, root: Path, name: str) -> None:
+    (root / name).write_bytes(b"named")
+
+    assert await read(sources, name) == b"named"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "//",
+        ".",
+        "..",
+        "../secret/x.jpg",
+        "bulk/../../secret/x.jpg",
+        "bulk/../bulk/2025-01-15/x.jpg",
+        "bulk/./2025-01-15/x.jpg",
+        "/../secret/x.jpg",
+        "bulk/2025-01-15/x.jpg/",
+        "bulk/2025-01-15/x.jpg/.",
+        "bulk/2025-01-15/x.jpg\0",
+        "bulk/2025-01-15/\0x.jpg",
+        "nothing.jpg",
+        "nothing/x.jpg",
+        "bulk/2025-01-15/x.jpg/y.jpg",
+        "bulk",
+        "a" * 256,
+        "ä" * 128,
+        "a/" * 2048 + "x.jpg",
+        "\ud800.jpg",
+        "/etc/passwd",
+        "%2e%2e/secret/x.jpg",
+    ],
+)
+async def test_what_is_no_file_below_the_root_is_missing(sources: LocalSources, path: str) -> None:
+    with pytest.raises(SourceMissing):
+        await read(sources, path)
+
+
+async def test_a_root_that_is_a_prefix_of_a_name_is_no_root(
+    sources: LocalSources, root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceMissing):
+        await read(sources, f"{root}-old/x.jpg")
+    with pytest.raises(SourceMissing):
+        await read(sources, f"{root}/../secret/x.jpg")
+    with pytest.raises(SourceMissing):
+        await read(sources, f"{tmp_path}/secret/x.jpg")
+
+
+@pytest.mark.parametrize("path", ["link/2025-01-15/x.jpg", "bulk/link/x.jpg", "bulk/link"])
+@pytest.mark.parametrize("inside", [True, False])
+async def test_no_symbolic_link_is_followed(
+    sources: LocalSources, root: Path, tmp_path: Path, path: str, *, inside: bool
+) -> None:
+    target = root / "bulk" if inside else tmp_path / "secret"
+    (root / "link").symlink_to(target)
+    leaf = root / PATH if inside else tmp_path / "secret" / "x.jpg"
+    (root / "bulk" / "link").symlink_to(leaf if path.endswith("link") else leaf.parent)
+
+    with pytest.raises(SourceMissing):
+        await read(sources, path)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_swapped_for_a_link_meanwhile_is_never_followed(
+    root: Path, tmp_path: Path, kind: str
+) -> None:
+    place = {"file": root / PATH, "directory": (root / PATH).parent}[kind]
+    target = {"file": tmp_path / "secret" / "x.jpg", "directory": tmp_path / "secret"}[kind]
+    with swapped(place, target):
+        found = Counter(opened_or_missing(root) for _ in range(10_000))
+    assert found.keys() == {b"original", b""}
+
+
+def opened_or_missing(root: Path) -> bytes:
+    """What is read from the original, or nothing where it is missing."""
+    try:
+        source = open_below(str(root), PATH.split("/"), max_bytes=MAX_BYTES)
+    except SourceMissing:
+        return b""
+    try:
+        return os.read(source.descriptor, MAX_BYTES)
+    finally:
+        os.close(source.descriptor)
+
+
+async def test_a_fifo_is_missing_and_does_not_hang(sources: LocalSources, root: Path) -> None:
+    os.mkfifo(root / "fifo")
+
+    with pytest.raises(SourceMissing):
+        await read(sources, "fifo")
+
+
+async def test_a_socket_is_missing(
+    sources: LocalSources, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+
+    with pytest.raises(SourceMissing):
+        await read(sources, "socket")
+
+
+async def test_a_device_is_missing(sources: LocalSources, root: Path) -> None:
+    try:
+        os.mknod(root / "device", 0o666 | 0o020000, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+    with pytest.raises(SourceMissing):
+        await read(sources, "device")
+
+
+async def test_a_file_as_large_as_the_limit_is_opened(sources: LocalSources, root: Path) -> None:
+    (root / "large.jpg").write_bytes(bytes(MAX_BYTES))
+
+    assert len(await read(sources, "large.jpg")) == MAX_BYTES
+
+
+async def test_a_file_past_the_limit_is_too_large(sources: LocalSources, root: Path) -> None:
+    (root / "large.jpg").write_bytes(bytes(MAX_BYTES + 1))
+    before = descriptors()
+
+    with pytest.raises(SourceTooLarge):
+        await read(sources, "large.jpg")
+
+    assert descriptors() <= before + 1
+
+
+async def test_a_missing_root_is_unavailable_and_not_a_missing_file(tmp_path: Path) -> None:
+    sources = LocalSources(tmp_path / "unmounted", StorageSettings())
+
+    with pytest.raises(SourceUnavailable):
+        await read(sources, PATH)
+    with pytest.raises(SourceUnavailable):
+        await sources.check()
+
+    (tmp_path / "unmounted").mkdir()
+    await sources.check()
+    await sources.aclose()
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENODEV]
+)
+def test_a_storage_that_fails_is_unavailable(number: int) -> None:
+    with pytest.raises(SourceUnavailable), translated():
+        raise OSError(number, os.strerror(number))
+
+
+async def test_no_descriptors_is_unavailable_and_heals(sources: LocalSources) -> None:
+    await read(sources, PATH)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(SourceUnavailable):
+            await read(sources, PATH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert await read(sources, PATH) == b"original"
+
+
+class SlowSources(LocalSources):
+    """Sources on a file system that answers when it is told to."""
+
+    def __init__(self, root: Path, *, open_timeout_s: float) -> None:
+        super().__init__(root, StorageSettings(open_timeout_s=open_timeout_s))
+        self.asked = Event()
+        self.answer = Event()
+        self.late: list[int] = []
+
+    def _open(self, path: str) -> OpenSource:
+        self.asked.set()
+        self.answer.wait()
+        source = super()._open(path)
+        self.late.append(source.descriptor)
+        return source
+
+
+def closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+async def test_a_descriptor_that_comes_after_the_deadline_is_closed(root: Path) -> None:
+    sources = SlowSources(root, open_timeout_s=0.02)
+    before = descriptors()
+
+    with pytest.raises(SourceTimeout):
+        await read(sources, PATH)
+    sources.answer.set()
+
+    await eventually(lambda: bool(sources.late) and closed(sources.late[0]))
+    assert descriptors() == before
+    assert sources.statistics()["failures_timeout"] == 1
+    await sources.aclose()
+
+
+async def test_a_descriptor_that_comes_after_a_cancellation_is_closed(root: Path) -> None:
+    sources = SlowSources(root, open_timeout_s=5)
+    before = descriptors()
+    task = asyncio.create_task(read(sources, PATH))
+    await eventually(sources.asked.is_set)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    sources.answer.set()
+
+    await eventually(lambda: bool(sources.late) and closed(sources.late[0]))
+    assert descriptors() == before
+    await sources.aclose()
+
+
+async def test_statistics_count_opened_sources_and_failures_by_kind(
+    sources: LocalSources,
+) -> None:
+    await read(sources, PATH)
+    for _ in range(2):
+        with pytest.raises(SourceMissing):
+            await read(sources, "nothing.jpg")
+
+    statistics = sources.statistics()
+
+    assert statistics["opened"] == 1
+    assert statistics["failures_missing"] == 2
+    assert statistics["failures_unavailable"] == 0
+
+
+_words = st.one_of(
+    st.sampled_from(["..", ".", "", "bulk", "x.jpg", "link", "secret", "root", "\0", "~"]),
+    st.text(max_size=8),
+)
+
+
+@given(st.lists(_words, max_size=8).map("/".join))
+def test_no_path_leads_out_of_the_root(path: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory).resolve() / "root"
+        (root / "bulk").mkdir(parents=True)
+        (root / "bulk" / "x.jpg").touch()
+        (root / "link").symlink_to("..")
+        (root / "bulk" / "link").symlink_to("/")
+        (root.parent / "x.jpg").touch()
+        (root.parent / "secret").mkdir()
+        (root.parent / "secret" / "x.jpg").touch()
+        try:
+            names = names_below(path, prefix=str(root))
+            source = open_below(str(root), names, max_bytes=100)
+        except SourceMissing:
+            return
+        opened = Path(f"/proc/self/fd/{source.descriptor}").readlink()
+        os.close(source.descriptor)
+        assert opened.is_relative_to(root)
+
+
+MEDIA_BACKEND = "/var/www/media-backend/storage"
+PREFIXED = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "/", MEDIA_BACKEND]),
+    st.sampled_from(["", "/", "-old/", "/../", "//", "/./", "\0/", f"{MEDIA_BACKEND}/"]),
+    st.lists(_words, max_size=8).map("/".join),
+)
+
+
+@given(st.text(max_size=300) | PREFIXED)
+def test_names_are_safe_or_refused(path: str) -> None:
+    try:
+        names = names_below(path, prefix=MEDIA_BACKEND)
+    except SourceMissing:
+        return
+    assert names
+    for name in names:
+        assert "/" not in name
+        assert "\0" not in name
+        assert name not in ("", ".", "..")
+        assert len(os.fsencode(name)) <= 255
+
+
+def test_the_root_of_the_media_backend_is_taken_off() -> None:
+    root = "/var/www/media-backend/storage"
+
+    assert names_below(f"{root}/bulk/x.jpg", prefix=root) == ("bulk", "x.jpg")
+    assert names_below("/bulk/x.jpg", prefix="/") == ("bulk", "x.jpg")
+
+
+async def test_paths_written_for_another_root_are_read_below_this_one(tmp_path: Path) -> None:
+    (tmp_path / "bulk").mkdir()
+    (tmp_path / "bulk" / "x.jpg").write_bytes(b"picture")
+    settings = StorageSettings(strip_prefix="/var/www/media-backend/storage")
+    sources = LocalSources(tmp_path, settings)
+    async with sources.open("/var/www/media-backend/storage/bulk/x.jpg") as source:
+        assert source.byte_size == 7
+    await sources.aclose()

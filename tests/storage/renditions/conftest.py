@@ -1,0 +1,40 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.storage.renditions.disk_store import DiskStore
+from tests.storage.renditions.variants import MIB, settings
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The wall clock."""
+    return Clock(1_800_000_000.0)
+
+
+@pytest.fixture
+def monotonic() -> Clock:
+    return Clock(1000.0)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "renditions"
+
+
+@pytest.fixture
+async def disk(root: Path, clock: Clock, monotonic: Clock) -> AsyncIterator[DiskStore]:
+    limits = settings(disk_max_bytes=MIB, memory_max_item_bytes=256 * 1024)
+    async with DiskStore(root, limits, clock=clock, monotonic=monotonic) as store:
+        yield store

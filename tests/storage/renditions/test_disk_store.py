@@ -1,0 +1,238 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy.domain.errors import StorageError
+from proxy.storage.renditions.disk_store import DiskStore
+from proxy.storage.renditions.file_read import touch
+from proxy.storage.renditions.paths import Layout
+from tests.storage.renditions.conftest import Clock
+from tests.storage.renditions.variants import (
+    KIB,
+    MIB,
+    body,
+    put,
+    read,
+    settings,
+    variant,
+    whole,
+    write_and_fail,
+)
+
+HOUR = 3600
+
+
+def counts(store: DiskStore) -> dict[str, float]:
+    return dict(store.statistics()["disk"])
+
+
+def file_of(root: Path, media_id: int = 1) -> Path:
+    return Path(Layout(str(root)).rendition(variant(media_id)))
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_renditions_outlive_the_store(root: Path) -> None:
+    async with DiskStore(root, settings()) as store:
+        await put(store, variant(), body())
+
+    async with DiskStore(root, settings()) as store:
+        assert await read(store, variant()) == body()
+
+
+async def test_a_medium_has_one_directory_below_its_shard(disk: DiskStore, root: Path) -> None:
+    for width in (300, 480):
+        await put(disk, variant(1, width), body())
+
+    directory = file_of(root).parent
+
+    assert directory.name == "1"
+    assert len(directory.parent.name) == 2
+    assert directory.parent.parent == root
+    assert len(list(directory.iterdir())) == 2
+
+
+async def test_a_short_rendition_comes_as_a_body(disk: DiskStore) -> None:
+    await put(disk, variant(), body(256 * KIB))
+
+    rendition = await disk.get(variant())
+
+    assert rendition is not None
+    assert rendition.body == body(256 * KIB)
+    assert rendition.tier == "disk"
+
+
+async def test_a_long_rendition_comes_as_an_open_file(disk: DiskStore) -> None:
+    await put(disk, variant(), body(MIB))
+
+    rendition = await disk.get(variant())
+
+    assert rendition is not None
+    assert rendition.body is None
+    assert rendition.length == MIB
+    assert [len(piece) async for piece in rendition.chunks(0, MIB)] == [256 * KIB] * 4
+    rendition.close()
+
+
+async def test_nothing_stays_open_behind_hits_misses_and_writes(disk: DiskStore) -> None:
+    await put(disk, variant(), body(MIB))
+    before = descriptors()
+
+    for media_id in range(1, 20):
+        await put(disk, variant(media_id), body(MIB if media_id % 2 else KIB))
+        await read(disk, variant(media_id))
+        await read(disk, variant(media_id + 100))
+
+    assert descriptors() == before
+
+
+async def test_a_long_rendition_is_on_the_disk_as_it_comes(disk: DiskStore, root: Path) -> None:
+    async with disk.writer(variant()) as writer:
+        for _ in range(4):
+            await writer.write(body(256 * KIB))
+        (temporary,) = (root / "tmp").iterdir()
+        assert temporary.stat().st_size == MIB
+
+    assert list((root / "tmp").iterdir()) == []
+
+
+async def test_an_error_in_the_block_removes_the_temporary_file(
+    disk: DiskStore, root: Path
+) -> None:
+    await write_and_fail(disk, variant(), body(MIB))
+
+    assert list((root / "tmp").iterdir()) == []
+
+
+async def test_a_rendition_past_the_limit_is_not_kept(root: Path) -> None:
+    async with DiskStore(root, settings(max_rendition_bytes=MIB)) as store:
+        await put(store, variant(), body(MIB + 1), pieces=5)
+
+        assert await store.get(variant()) is None
+        assert counts(store)["failures_too_large"] == 1
+        assert list((root / "tmp").iterdir()) == []
+
+
+async def test_an_old_use_is_recorded_anew(disk: DiskStore, root: Path, clock: Clock) -> None:
+    await put(disk, variant(), body())
+    os.utime(file_of(root), (clock.now - 2 * HOUR, clock.now - 2 * HOUR))
+
+    await read(disk, variant())
+
+    assert file_of(root).stat().st_atime == clock.now
+    assert file_of(root).stat().st_mtime == clock.now - 2 * HOUR
+
+
+async def test_a_use_is_not_recorded_twice_in_an_hour(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await put(disk, variant(), body())
+    os.utime(file_of(root), (clock.now - HOUR / 2, clock.now - 2 * HOUR))
+
+    await read(disk, variant())
+
+    assert file_of(root).stat().st_atime == clock.now - HOUR / 2
+
+
+async def test_a_use_in_the_future_is_set_right(disk: DiskStore, root: Path, clock: Clock) -> None:
+    """It was recorded by a clock that has jumped back since."""
+    await put(disk, variant(), body())
+    os.utime(file_of(root), (clock.now + 100 * HOUR, clock.now - 2 * HOUR))
+
+    await read(disk, variant())
+
+    assert file_of(root).stat().st_atime == clock.now
+
+
+def test_a_file_written_in_the_future_is_not_touched_at_each_hit(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    os.utime(file, (1000, 900_000))
+
+    touch(str(file), file.stat(), 500_000)
+
+    assert file.stat().st_atime == 1000
+
+
+async def test_usage_comes_back_to_nothing_when_all_is_purged(disk: DiskStore) -> None:
+    for media_id in (1, 2, 3):
+        await put(disk, variant(media_id), body())
+        await put(disk, variant(media_id), body())
+    assert counts(disk)["items"] == 3
+    assert counts(disk)["bytes"] == 3 * 16 * KIB
+
+    for media_id in (1, 2, 3):
+        await disk.purge(media_id)
+
+    assert counts(disk)["items"] == 0
+    assert counts(disk)["bytes"] == 0
+
+
+async def test_a_purge_leaves_no_directory(disk: DiskStore, root: Path) -> None:
+    await put(disk, variant(), body())
+
+    await disk.purge(1)
+
+    assert not file_of(root).parent.exists()
+
+
+async def test_an_open_rendition_outlives_its_file_in_the_middle_of_it(disk: DiskStore) -> None:
+    await put(disk, variant(), body(MIB))
+    rendition = await disk.get(variant())
+    assert rendition is not None
+    pieces = rendition.chunks(0, MIB)
+    first = await anext(pieces)
+
+    await disk.purge(1)
+
+    assert first + b"".join([piece async for piece in pieces]) == body(MIB)
+    rendition.close()
+
+
+async def test_a_file_cut_while_it_is_streamed_is_a_storage_error(
+    disk: DiskStore, root: Path
+) -> None:
+    await put(disk, variant(), body(MIB))
+    rendition = await disk.get(variant())
+    assert rendition is not None
+    os.truncate(file_of(root), 1000)
+
+    with pytest.raises(StorageError):
+        await whole(rendition)
+
+    rendition.close()
+
+
+async def test_reading_on_after_close_is_a_storage_error(disk: DiskStore) -> None:
+    await put(disk, variant(), body(MIB))
+    rendition = await disk.get(variant())
+    assert rendition is not None
+
+    rendition.close()
+
+    with pytest.raises(StorageError):
+        await whole(rendition)
+
+
+async def test_after_its_end_a_store_is_a_miss_and_purges_nothing(root: Path) -> None:
+    async with DiskStore(root, settings()) as store:
+        await put(store, variant(), body())
+
+    assert await store.get(variant()) is None
+    await put(store, variant(2), body(MIB))
+    with pytest.raises(StorageError):
+        await store.purge(1)
+
+
+async def test_the_check_passes_on_a_directory_that_can_be_written(disk: DiskStore) -> None:
+    await disk.check()
+
+
+async def test_the_check_fails_where_there_can_be_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with DiskStore(tmp_path / "file" / "renditions", settings()) as store:
+        with pytest.raises(StorageError):
+            await store.check()

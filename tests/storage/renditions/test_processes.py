@@ -1,0 +1,77 @@
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+from proxy.storage.renditions.disk_store import DiskStore
+from proxy.storage.renditions.tiered_store import TieredStore
+from tests.storage.renditions.neighbour import MEDIA, content
+from tests.storage.renditions.variants import MIB, body, eventually, put, read, settings, variant
+
+
+async def neighbour(act: str, root: Path, seed: int = 0) -> Process:
+    arguments = [
+        "-W",
+        "error",
+        "-m",
+        "tests.storage.renditions.neighbour",
+        act,
+        str(root),
+        str(seed),
+    ]
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=PIPE, stderr=PIPE, cwd=Path(__file__).parents[3]
+    )
+
+
+async def test_processes_that_write_read_purge_and_evict_at_once_see_whole_bodies_only(
+    root: Path,
+) -> None:
+    neighbours = [await neighbour("share", root, seed) for seed in range(4)]
+
+    for process in neighbours:
+        output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        statistics = json.loads(output.splitlines()[-1])
+        assert statistics["hits"] > 0
+        assert statistics["corrupt"] == 0
+        assert sum(count for name, count in statistics.items() if "failures" in name) == 0
+
+    async with DiskStore(root, settings(disk_max_bytes=MIB)) as store:
+        await store.tend()
+        for media_id in range(MEDIA):
+            assert await read(store, variant(media_id)) in (None, content(media_id))
+        assert store.statistics()["disk"]["bytes"] <= MIB
+        assert list((root / "tmp").iterdir()) == []
+
+
+async def test_a_writer_that_is_killed_leaves_nothing_to_see_and_its_file_is_swept(
+    root: Path,
+) -> None:
+    process = await neighbour("hang", root)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"writing\n"
+    process.kill()
+    await process.communicate()
+    assert len(list((root / "tmp").iterdir())) == 1
+
+    async with DiskStore(root, settings()) as store:
+        assert await store.get(variant()) is None
+        await store.tend()
+
+        assert list((root / "tmp").iterdir()) == []
+        assert store.statistics()["disk"]["items"] == 0
+
+
+async def test_a_purge_in_another_process_empties_the_memory_of_this_one(root: Path) -> None:
+    async with TieredStore(root, settings()) as store:
+        await put(store, variant(1), body())
+        await put(store, variant(2), body())
+
+        process = await neighbour("purge", root, 1)
+        _, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+
+        await eventually(lambda: store.peek(variant(1)) is None)
+        assert store.peek(variant(2)) is not None

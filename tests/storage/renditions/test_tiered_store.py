@@ -1,0 +1,163 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.domain.errors import StorageError
+from proxy.storage.renditions.tiered_store import TieredStore
+from tests.storage.renditions.test_disk_store import descriptors
+from tests.storage.renditions.variants import KIB, MIB, body, put, read, settings, variant, whole
+
+
+@pytest.fixture
+async def store(root: Path) -> AsyncIterator[TieredStore]:
+    async with TieredStore(root, settings(memory_max_item_bytes=512 * KIB)) as tiered:
+        yield tiered
+
+
+def count(store: TieredStore, tier: str, name: str) -> float:
+    return store.statistics()[tier][name]
+
+
+async def test_a_write_is_in_memory_at_once(store: TieredStore) -> None:
+    await put(store, variant(), body())
+
+    held = store.peek(variant())
+
+    assert held is not None
+    assert held.body == body()
+    assert store.peek(variant().digest) is held
+
+
+async def test_a_disk_hit_that_fits_is_promoted(store: TieredStore) -> None:
+    await put(store.disk, variant(), body())
+
+    first, second = await store.get(variant()), await store.get(variant())
+
+    assert first is not None
+    assert second is not None
+    assert [first.tier, second.tier] == ["disk", "memory"]
+
+
+async def test_a_disk_hit_too_long_for_memory_is_not_promoted(store: TieredStore) -> None:
+    await put(store, variant(), body(MIB))
+
+    assert await read(store, variant()) == body(MIB)
+    assert store.peek(variant()) is None
+
+
+async def test_many_who_ask_at_once_share_one_read(store: TieredStore) -> None:
+    await put(store.disk, variant(), body())
+
+    bodies = await asyncio.gather(*[read(store, variant()) for _ in range(500)])
+
+    assert bodies == [body()] * 500
+    assert count(store, "disk", "hits") == 1
+
+
+async def test_many_who_ask_at_once_share_one_miss(store: TieredStore) -> None:
+    found = await asyncio.gather(*[store.get(variant()) for _ in range(500)])
+
+    assert found == [None] * 500
+    assert count(store, "disk", "misses") == 1
+
+
+async def test_each_who_asks_at_once_gets_a_long_rendition_of_his_own(store: TieredStore) -> None:
+    await put(store, variant(), body(MIB))
+    before = descriptors()
+
+    found = await asyncio.gather(*[store.get(variant()) for _ in range(10)])
+    for rendition in found[:5]:
+        assert rendition is not None
+        rendition.close()
+    for rendition in found[5:]:
+        assert rendition is not None
+        assert await whole(rendition) == body(MIB)
+        rendition.close()
+
+    assert descriptors() == before
+
+
+async def test_those_who_wait_get_it_when_the_first_one_leaves(store: TieredStore) -> None:
+    await put(store.disk, variant(), body())
+    first = asyncio.create_task(store.get(variant()))
+    others = [asyncio.create_task(read(store, variant())) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    first.cancel()
+
+    assert await asyncio.gather(*others) == [body()] * 3
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_one_who_leaves_does_not_take_it_from_the_first(store: TieredStore) -> None:
+    await put(store.disk, variant(), body())
+    first = asyncio.create_task(read(store, variant()))
+    other = asyncio.create_task(store.get(variant()))
+    await asyncio.sleep(0)
+
+    other.cancel()
+
+    assert await first == body()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+
+
+async def test_what_was_read_before_a_purge_is_not_promoted_after_it(store: TieredStore) -> None:
+    await put(store.disk, variant(), body())
+    reading = asyncio.create_task(store.get(variant()))
+    await asyncio.sleep(0)
+
+    await store.purge(1)
+    await reading
+
+    assert store.peek(variant()) is None
+    assert await store.get(variant()) is None
+
+
+async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: TieredStore) -> None:
+    for width in (300, 480):
+        await put(store.disk, variant(width=width), body())
+    reads = [asyncio.create_task(store.get(variant(width=width))) for width in (300, 480)]
+    await asyncio.sleep(0)
+
+    await store.purge(1, {variant(width=300).geometry.shape})
+    await asyncio.gather(*reads)
+
+    assert store.peek(variant(width=300)) is None
+    assert store.peek(variant(width=480)) is not None
+
+
+async def test_nobody_joins_a_read_that_began_before_a_purge(store: TieredStore) -> None:
+    await put(store.disk, variant(), body())
+    before = asyncio.create_task(store.get(variant()))
+    await asyncio.sleep(0)
+
+    purge = asyncio.create_task(store.purge(1))
+    await asyncio.sleep(0)
+    joined = asyncio.create_task(store.get(variant()))
+    await asyncio.gather(before, purge, joined)
+
+    assert count(store, "disk", "hits") + count(store, "disk", "misses") == 2
+
+
+async def test_a_failing_disk_leaves_the_memory_at_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with TieredStore(tmp_path / "file" / "renditions", settings()) as store:
+        await put(store, variant(), body())
+
+        assert await read(store, variant()) == body()
+        with pytest.raises(StorageError):
+            await store.purge(1)
+        assert await store.get(variant()) is None
+        assert count(store, "disk", "failures_missing") > 0
+
+
+async def test_both_tiers_are_told_apart_in_the_statistics(store: TieredStore) -> None:
+    await put(store, variant(), body(MIB))
+    await put(store, variant(2), body())
+
+    assert count(store, "memory", "items") == 1
+    assert count(store, "disk", "items") == 2
