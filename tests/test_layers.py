@@ -53,11 +53,11 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "opentelemetry": ("tracing",),
     "aiohttp": ("web", "wiring", "vision", "mainapi", "visitor"),
     "pyvips": ("imaging",),
-    "proxy.imaging": ("imaging", "worker"),
+    "proxy.rendering.worker.imaging": ("imaging", "worker"),
     "pyseccomp": ("sandbox",),
-    "proxy.sandbox": ("sandbox", "worker"),
+    "proxy.rendering.worker.sandbox": ("sandbox", "worker"),
 }
-"""Who may import what. `proxy.worker` is the entry of the worker process, where pixels are."""
+"""Who may import what. `proxy.rendering.worker.__main__` is the entry of the worker process, where pixels are."""
 
 
 def part_of(module: str) -> str:
@@ -215,7 +215,7 @@ def test_a_house_in_order_has_no_faults() -> None:
                 delivery="proxy.storage.originals.local_store",
                 web__app="aiohttp.web proxy.serving.delivery",
                 wiring="proxy.web.app proxy.storage.originals.local_store aiohttp",
-                worker="proxy.imaging.load",
+                worker="proxy.rendering.worker.imaging.load",
             )
         )
         == []
@@ -242,16 +242,16 @@ def test_a_house_in_order_has_no_faults() -> None:
             "proxy.storage.originals.local_store imports proxy.storage.renditions.disk_store, which is another room",
         ),
         (
-            made_up(database="proxy.workers", workers=""),
-            "proxy.storage.database imports proxy.workers, which is another room",
+            made_up(database="proxy.rendering.pool", workers=""),
+            "proxy.storage.database imports proxy.rendering.pool, which is another room",
         ),
         (
-            made_up(cli="proxy.imaging", imaging=""),
-            "proxy.cli imports proxy.imaging, which only imaging and worker may",
+            made_up(cli="proxy.rendering.worker.imaging", imaging=""),
+            "proxy.cli imports proxy.rendering.worker.imaging, which only imaging and worker may",
         ),
         (
-            made_up(wiring="proxy.imaging.load", imaging__load=""),
-            "proxy.wiring imports proxy.imaging.load, which only imaging and worker may",
+            made_up(wiring="proxy.rendering.worker.imaging.load", imaging__load=""),
+            "proxy.wiring imports proxy.rendering.worker.imaging.load, which only imaging and worker may",
         ),
         (
             made_up(delivery="prometheus_client"),
@@ -273,7 +273,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(worker="pyvips"),
-            "proxy.worker imports pyvips, which only imaging may",
+            "proxy.rendering.worker.__main__ imports pyvips, which only imaging may",
         ),
         (
             made_up(formats="numpy.typing"),

@@ -16,9 +16,9 @@ from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
 from proxy.domain.worker_protocol import Hello, Limits, RenderJob
+from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
 from proxy.starting import check_worker
-from proxy.workers.pool import WorkerPool
 
 Started = Callable[[], AbstractAsyncContextManager[WorkerPool]]
 """Starts one worker, and ends it with the block."""

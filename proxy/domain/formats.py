@@ -87,7 +87,7 @@ class QualitySearch:
     """
 
     target: float
-    """In points of SSIMULACRA2, as `proxy.imaging.quality` estimates them: 100 is identical."""
+    """In points of SSIMULACRA2, as `proxy.rendering.worker.imaging.ssimulacra2` estimates them: 100 is identical."""
     low: int
     high: int
     """Bounds of ``Q``, both allowed."""

@@ -23,13 +23,13 @@ from proxy.domain.worker_protocol import (
     RenderSetJob,
     RenderSetResult,
 )
+from proxy.rendering.pool.admission import Admission
+from proxy.rendering.pool.failure_cache import Quarantine
+from proxy.rendering.pool.failure_errors import error_of
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.process import Sink
+from proxy.rendering.pool.usage import Occupancy
 from proxy.storage.originals import OpenSource, SourceStore
-from proxy.workers.admission import Admission
-from proxy.workers.occupancy import Occupancy
-from proxy.workers.pool import WorkerPool
-from proxy.workers.process import Sink
-from proxy.workers.quarantine import Quarantine
-from proxy.workers.verdicts import error_of
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -11,12 +11,12 @@ from proxy.domain.render_plan import Plan, Rules
 from proxy.domain.trace_context import current
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, RenderJob, RenderResult, RenderSetJob
+from proxy.rendering.pool.frame_decoder import Frames
 from proxy.runtime.byte_stream import ByteStream
 from proxy.serving.encode_cost import Costs
 from proxy.serving.finals.renderer import output_of
 from proxy.serving.job_dispatch import Done, Workshop
 from proxy.serving.source_facts import Inspector
-from proxy.workers.frames import Frames
 
 
 class Telemetry(Protocol):

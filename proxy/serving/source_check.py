@@ -8,10 +8,10 @@ import os
 from proxy.domain.errors import SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
+from proxy.rendering.pool.admission import Admission
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.usage import Occupancy
 from proxy.runtime.daemon_thread import aside
-from proxy.workers.admission import Admission
-from proxy.workers.occupancy import Occupancy
-from proxy.workers.pool import WorkerPool
 
 _PIECE_BYTES = 1024 * 1024
 

@@ -22,12 +22,12 @@ from proxy.domain.worker_protocol import (
     RenderSetJob,
     RenderSetResult,
 )
+from proxy.rendering.pool.process import Sink
 from proxy.serving.job_dispatch import Done, Workshop
 from proxy.storage.database import MediaDatabase
 from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import error_name
-from proxy.workers.process import Sink
 
 Told = dict[str, str | int | float | bool]
 """What is told of a part, filled while it lasts."""

@@ -1,7 +1,7 @@
 """Tesseract: the text in a picture, read by a program that is there or is not.
 
 It gets the picture on its standard input, as PNG made by a render worker: so it decodes nothing
-that a stranger encoded. It runs confined (`proxy.sandbox.confined`), one at a time, and is killed
+that a stranger encoded. It runs confined (`proxy.rendering.worker.sandbox.exec_wrapper`), one at a time, and is killed
 when it takes too long.
 """
 
@@ -79,7 +79,13 @@ class TextReader:
             "max_file_bytes": _MAX_ANSWER_BYTES,
         }
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-m", "proxy.sandbox.confined", json.dumps(orders)),
+            *(
+                sys.executable,
+                "-I",
+                "-m",
+                "proxy.rendering.worker.sandbox.exec_wrapper",
+                json.dumps(orders),
+            ),
             *(program, "stdin", "stdout", "-l", self._settings.languages, "tsv"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

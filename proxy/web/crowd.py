@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from proxy.domain.errors import CapacityError
+from proxy.rendering.pool.admission import Admission
 from proxy.web.pulse import Pulse
-from proxy.workers.admission import Admission
 
 _SPARE = 1
 """Looks beyond the room that is left. At twice the load that can be rendered more are hardly ever

@@ -16,6 +16,10 @@ from proxy.ingest.deadlines import Deadlines
 from proxy.ingest.importing import Importer
 from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
+from proxy.rendering.pool.admission import Admission
+from proxy.rendering.pool.failure_cache import Quarantine
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.usage import Occupancy
 from proxy.runtime.min_versions import FLOORS
 from proxy.serving.delivery import Delivery
 from proxy.serving.encode_cost import Costs
@@ -38,10 +42,6 @@ from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage
 from proxy.wiring.tracing import OFF, Tracing, asking
-from proxy.workers.admission import Admission
-from proxy.workers.occupancy import Occupancy
-from proxy.workers.pool import WorkerPool
-from proxy.workers.quarantine import Quarantine
 
 
 @dataclass(frozen=True, slots=True)

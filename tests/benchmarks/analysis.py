@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 
 from proxy.domain.worker_protocol import AnalyseJob, ProbeJob
+from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import LimitSettings, WorkerSettings
-from proxy.workers.pool import WorkerPool
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
 

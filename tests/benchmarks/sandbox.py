@@ -13,8 +13,8 @@ from typing import NamedTuple
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
 from proxy.domain.worker_protocol import RenderJob
+from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings, load_settings
-from proxy.workers.pool import WorkerPool
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable

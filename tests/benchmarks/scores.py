@@ -22,7 +22,7 @@ import pyvips
 from proxy.domain.formats import EncoderProfile
 from tests.benchmarks.peers import cache
 from tests.benchmarks.plain import encode
-from tests.imaging.calibrate import true_score
+from tests.rendering.worker.imaging.calibrate import true_score
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from proxy.doctor.workers import WorkerSeen, look
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.formats import Format
 from proxy.domain.worker_protocol import Hello
+from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
 from proxy.wiring.rooms import one_worker
-from proxy.workers.pool import WorkerPool
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import make_settings
 

@@ -19,7 +19,7 @@ from tests.faults.conftest import Launch
 from tests.faults.planting import plant
 from tests.faults.server import ended, until_ended
 from tests.faults.table import Figure, Record
-from tests.imaging import crafted
+from tests.rendering.worker.imaging import crafted
 from tests.support.server import Library
 
 MIB = 1024 * 1024

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 
-from proxy.workers.pool import RESTART_REASONS
+from proxy.rendering.pool.pool import RESTART_REASONS
 from tests.benchmarks.processes import peak_bytes
 from tests.faults.server import Server
 from tests.fuzz.fire import Shot, Tally, fire

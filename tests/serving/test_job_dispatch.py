@@ -11,11 +11,11 @@ import pytest
 
 from proxy.domain.errors import UndecodableSource
 from proxy.domain.worker_protocol import JobFailure, RenderSetJob, RenderSetResult
+from proxy.rendering.pool.admission import Admission
+from proxy.rendering.pool.failure_cache import Quarantine
 from proxy.serving.job_dispatch import Workshop
 from proxy.settings import StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalSources
-from proxy.workers.admission import Admission
-from proxy.workers.quarantine import Quarantine
 from tests.web.plans import MEDIA
 
 FAILED = JobFailure("undecodable", "cut off")

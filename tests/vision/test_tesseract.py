@@ -14,8 +14,8 @@ import pytest
 from proxy.domain.image_analysis import ReadText, Unseen
 from proxy.settings.vision import TextSettings
 from proxy.vision.tesseract import TextReader, text_of
-from tests.imaging import studio
-from tests.imaging.analysis.bench import page, photograph
+from tests.rendering.worker.imaging import studio
+from tests.rendering.worker.imaging.analysis.bench import page, photograph
 
 HEAD = (
     "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext"

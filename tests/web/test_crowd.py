@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from proxy.domain.errors import QueueFull
+from proxy.rendering.pool.admission import Admission
 from proxy.settings import WorkerSettings
 from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
-from proxy.workers.admission import Admission
 from tests.support.server import Library, Serve
 
 

@@ -10,10 +10,10 @@ from proxy.domain.errors import SmartserveError
 from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, Limits, Output, RenderResult, RenderSetJob
+from proxy.rendering.pool.failure_errors import error_of
+from proxy.rendering.pool.frame_decoder import Frames
 from proxy.serving.job_dispatch import Workshop
 from proxy.storage.renditions import RenditionStore
-from proxy.workers.frames import Frames
-from proxy.workers.verdicts import error_of
 
 _SET = 50
 """Renditions made from one decode: an order of so many is a third of the longest datagram."""

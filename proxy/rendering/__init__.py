@@ -1,0 +1,1 @@
+"""Rendering in child processes: the pool in the server, the worker in the child."""

@@ -1,0 +1,1 @@
+"""The child process that renders; the only package that imports libvips."""

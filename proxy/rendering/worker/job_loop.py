@@ -1,0 +1,46 @@
+"""The inside of a worker process: one order after the other, until the socket is closed.
+
+It speaks datagrams (`proxy.domain.worker_protocol`) and knows nothing of pixels; `proxy.rendering.worker.__main__` joins it with them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from proxy.domain.worker_protocol import MAX_DATAGRAM, Hello, Job, Ping, Result, decode, encode
+
+Handler = Callable[[Job, int, int], Result]
+"""Does a job with a source descriptor and a target descriptor, neither of which it closes."""
+
+_DESCRIPTORS = 2
+
+
+def serve(connection: socket.socket, hello: Hello, handle: Handler) -> None:
+    """Say hello, then do jobs until the server closes its end.
+
+    The target is closed before the answer goes out: whoever has the answer has, or can read at
+    once, every byte of the rendition.
+    """
+    connection.send(encode(hello))
+    while True:
+        datagram, descriptors, _, _ = socket.recv_fds(connection, MAX_DATAGRAM, _DESCRIPTORS)
+        if not datagram:
+            return
+        answer = encode(_answer(datagram, descriptors, hello, handle))
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the server has gone, and nobody waits for the answer
+
+
+def _answer(
+    datagram: bytes, descriptors: list[int], hello: Hello, handle: Handler
+) -> Result | Hello:
+    try:
+        order = decode(datagram)
+        return hello if isinstance(order, Ping) else handle(order, *descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

@@ -1,0 +1,114 @@
+"""The analysis as a whole: what it takes, what it refuses, and that it lives in a worker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from proxy.domain.worker_protocol import (
+    MAX_DATAGRAM,
+    AnalyseJob,
+    AnalysisResult,
+    JobFailure,
+    encode,
+)
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.settings import LimitSettings, WorkerSettings
+from tests.rendering.worker.imaging import studio
+from tests.rendering.worker.imaging.analysis.bench import analysed, attempted
+from tests.support.photos import photo
+
+REFUSED = {
+    "corrupt-header.jpg": "undecodable",
+    "giant.jpg": "too_large",
+    "icon.svg": "unsupported",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_rendered_cannot_be_analysed(name: str) -> None:
+    found = attempted(photo(name))
+    assert isinstance(found, JobFailure)
+    assert found.kind == REFUSED[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["animated.gif", "animated.webp", "grey16-alpha.png", "display-p3.png", "truncated.jpg"],
+)
+def test_pictures_of_all_sorts_are_analysed(name: str) -> None:
+    found = analysed(photo(name))
+    assert len(encode(found)) < MAX_DATAGRAM / 16
+    assert set(found.stages) >= {"look", "detail", "colours", "sharpness", "phash", "focus"}
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 900), (900, 1), (7, 5), (17, 17)])
+def test_a_picture_of_few_pixels_is_analysed_too(width: int, height: int) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
+    found = analysed(Image.fromarray(noise))
+    assert (found.width, found.height) == (width, height)
+    assert 0 <= found.quality.score <= 100
+
+
+def test_size_and_focus_are_those_of_the_upright_picture() -> None:
+    found, known = analysed(photo("exif-orientation-6.jpg")), photo("exif-orientation-6.jpg")
+    facts = studio.looked_at(known)
+    assert (found.width, found.height, found.focus) == (facts.width, facts.height, facts.focus)
+
+
+async def test_a_worker_analyses() -> None:
+    limits = LimitSettings().to_limits()
+    pool = WorkerPool(
+        WorkerSettings(count=1), source_types=limits.source_types, max_output_bytes=1024
+    )
+    source = os.open(photo("kodak-23.png"), os.O_RDONLY)
+    try:
+        async with pool:
+            found = await pool.run(AnalyseJob(limits), source)
+    finally:
+        os.close(source)
+    assert isinstance(found, AnalysisResult)
+    assert (found.width, found.height, found.kind.name) == (768, 512, "photo")
+
+
+SEALED = """
+import os, sys
+from proxy.rendering.worker.__main__ import _handle
+from proxy.rendering.worker.imaging import render as imaging
+from proxy.rendering.worker.imaging.analysis.analyse import analyse
+from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult
+from proxy.settings import LimitSettings
+
+limits = LimitSettings().to_limits()
+imaging.configure()
+imaging.lock_loaders(limits.source_types)
+sources = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
+forbidden = ("open", "import", "os.fork", "os.posix_spawn", "os.putenv", "socket.")
+
+def refuse(event, args):
+    if event.startswith(forbidden):
+        print(event, args)
+        os._exit(1)
+
+sys.addaudithook(refuse)
+kinds = [_handle(AnalyseJob(limits), source, -1).kind.name for source in sources]
+print(" ".join(kinds))
+"""
+
+
+def test_an_analysis_opens_and_imports_nothing_once_the_worker_is_up() -> None:
+    """Not even the first one: a worker that is locked in can do it."""
+    names = ("kodak-23.png", "photo-6mp.jpg", "cmyk.jpg", "animated.webp", "flag.png")
+    done = subprocess.run(
+        [sys.executable, "-c", SEALED, *(str(photo(name)) for name in names)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stdout.split() == ["photo", "photo", "photo", "logo", "graphic"], done

@@ -1,0 +1,86 @@
+"""Kinds: photographs, logos, graphics, pages and plain ground, told apart by statistics."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from tests.rendering.worker.imaging import studio
+from tests.rendering.worker.imaging.analysis.bench import (
+    analysed,
+    on_white,
+    page,
+    photograph,
+    screen,
+)
+from tests.support.drawing import Logo, draw_badge, draw_logo, logos
+from tests.support.photos import photo
+
+PHOTOGRAPHS = (
+    *("cmyk.jpg", "exif-orientation-6.jpg", "kodak-03.png", "kodak-05.png", "kodak-13.png"),
+    *("kodak-15.png", "kodak-20.png", "kodak-23.png", "low-contrast.jpg", "photo-6mp.jpg"),
+    *("photo.webp", "flowers.jpg", "scan.tiff"),
+)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_photograph_is_one(name: str) -> None:
+    kind = analysed(photo(name)).kind
+    assert kind.name == "photo", kind.reason
+
+
+@pytest.mark.parametrize("quality", [10, 20, 50])
+@pytest.mark.parametrize("name", ["kodak-03.png", "kodak-20.png", "kodak-23.png"])
+def test_a_photograph_stays_one_however_it_is_compressed(name: str, quality: int) -> None:
+    source = studio.saved(photograph(name), "JPEG", quality=quality)
+    assert analysed(source).kind.name == "photo"
+
+
+@pytest.mark.parametrize("name", ["kodak-03.png", "kodak-20.png", "kodak-23.png"])
+def test_a_photograph_on_a_white_ground_is_no_logo(name: str) -> None:
+    kind = analysed(studio.saved(on_white(photograph(name)), "JPEG", quality=85)).kind
+    assert kind.name == "photo", kind.reason
+
+
+def test_a_grey_photograph_is_a_photograph() -> None:
+    assert analysed(photograph("kodak-23.png").convert("L")).kind.name == "photo"
+
+
+@pytest.mark.parametrize("logo", logos(), ids=lambda logo: logo.name)
+@pytest.mark.parametrize("quality", [None, 90, 60])
+def test_a_logo_is_one(logo: Logo, quality: int | None) -> None:
+    source = (
+        studio.saved(logo.picture)
+        if quality is None
+        else studio.saved(logo.picture, "JPEG", quality=quality)
+    )
+    kind = analysed(source).kind
+    assert kind.name == "logo", kind.reason
+    assert "flat ground" in kind.reason
+
+
+def test_the_bundled_drawings_are_logos() -> None:
+    assert analysed(draw_logo()).kind.name == "logo"
+    badge = analysed(draw_badge()).kind
+    assert (badge.name, "on nothing" in badge.reason) == ("logo", True)
+
+
+def test_a_flag_and_a_screen_are_graphics() -> None:
+    assert analysed(photo("flag.png")).kind.name == "graphic"
+    assert analysed(screen()).kind.name == "graphic"
+
+
+@pytest.mark.parametrize("noise", [0, 3, 8])
+def test_a_typed_page_is_a_document(noise: float) -> None:
+    kind = analysed(studio.saved(page(noise=noise), "JPEG", quality=80)).kind
+    assert kind.name == "document", kind.reason
+
+
+def test_a_picture_of_one_colour_is_plain() -> None:
+    assert analysed(Image.new("RGB", (300, 200), "teal")).kind.name == "plain"
+    assert analysed(photo("prophoto.png")).kind.name == "plain"
+
+
+def test_transparency_alone_is_a_graphic() -> None:
+    kind = analysed(Image.new("RGBA", (90, 90), (1, 2, 3, 40))).kind
+    assert (kind.name, kind.reason) == ("graphic", "it is made of transparency alone")

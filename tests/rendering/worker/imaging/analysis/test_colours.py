@@ -1,0 +1,145 @@
+"""Colours: the palette, a brand's own, and the words that they make."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from proxy.rendering.worker.imaging.analysis import colour_histogram
+from tests.rendering.worker.imaging import studio
+from tests.rendering.worker.imaging.analysis.bench import PHOTOGRAPHS, analysed, photograph
+from tests.support.drawing import (
+    AMBER,
+    CORAL,
+    CREAM,
+    LEAF,
+    NAVY,
+    PAPER,
+    PLUM,
+    SKY,
+    TEAL,
+    draw_logo,
+    logos,
+)
+
+Rgb = tuple[int, int, int]
+
+
+def stripes(*shares: tuple[Rgb, int]) -> Image.Image:
+    """Upright stripes, each of a colour and a width in pixels."""
+    picture = Image.new("RGB", (sum(width for _, width in shares), 300))
+    left = 0
+    for colour, width in shares:
+        ImageDraw.Draw(picture).rectangle((left, 0, left + width, 300), fill=colour)
+        left += width
+    return picture
+
+
+def text(colour: Rgb) -> str:
+    return "#{:02X}{:02X}{:02X}".format(*colour)
+
+
+def levels(colour: str) -> Rgb:
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
+
+
+def near(one: str, other: Rgb) -> bool:
+    return max(abs(a - b) for a, b in zip(levels(one), other, strict=True)) <= 4
+
+
+def test_stripes_are_told_by_their_exact_colours_and_widths() -> None:
+    found = analysed(stripes((NAVY, 250), (AMBER, 150), (CORAL, 100))).dominant_colours
+    assert [one.hex for one in found] == [text(NAVY), text(AMBER), text(CORAL)]
+    assert [one.percent for one in found] == pytest.approx([50, 30, 20], abs=1.5)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_photograph_has_some_colours_that_are_unlike_each_other(name: str) -> None:
+    found = analysed(photograph(name)).dominant_colours
+    assert 3 <= len(found) <= 8
+    assert [one.percent for one in found] == sorted((one.percent for one in found), reverse=True)
+    assert 80 < sum(one.percent for one in found) <= 100.5
+    assert len({one.hex for one in found}) == len(found)
+
+
+def test_the_same_picture_has_the_same_palette_each_time() -> None:
+    picture = photograph("kodak-23.png")
+    assert analysed(picture).dominant_colours == analysed(picture).dominant_colours
+
+
+def test_what_is_see_through_has_no_colour() -> None:
+    picture = stripes((TEAL, 200), (CORAL, 200)).convert("RGBA")
+    picture.paste((255, 0, 0, 0), (200, 0, 400, 300))
+    assert [one.hex for one in analysed(picture).dominant_colours] == [text(TEAL)]
+    nothing = analysed(Image.new("RGBA", (80, 80), (9, 9, 9, 0)))
+    assert (nothing.dominant_colours, nothing.brand_colours, nothing.mood_keywords) == ((), (), ())
+
+
+@pytest.mark.parametrize("quality", [None, 90, 60])
+def test_a_brand_has_the_colours_of_its_logo_and_not_the_paper(quality: int | None) -> None:
+    saved: dict[str, Any] = {} if quality is None else {"fmt": "JPEG", "quality": quality}
+    found = analysed(studio.saved(draw_logo(), **saved)).brand_colours
+    wanted = [NAVY, TEAL, CORAL, AMBER, PLUM, LEAF, SKY]
+    assert all(any(near(one.hex, colour) for one in found) for colour in wanted)
+    assert not any(near(one.hex, PAPER) for one in found)
+
+
+def test_black_and_white_are_no_brand_colours_where_there_are_others() -> None:
+    logo = next(one for one in logos() if one.name == "yellow with a dark rim on white")
+    found = analysed(logo.picture).brand_colours
+    assert near(found[0].hex, (255, 214, 64))
+    assert not any(near(one.hex, (20, 20, 20)) or near(one.hex, (255, 255, 255)) for one in found)
+
+
+def test_a_black_logo_has_black_for_want_of_another() -> None:
+    picture = Image.new("RGB", (300, 300), "white")
+    ImageDraw.Draw(picture).ellipse((60, 60, 240, 240), fill="black")
+    assert [one.hex for one in analysed(picture).brand_colours] == ["#000000"]
+
+
+def tinted(hue: float, saturation: float, value: float) -> Rgb:
+    red, green, blue = colorsys.hsv_to_rgb(hue / 360, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+@pytest.mark.parametrize(
+    ("colours", "words"),
+    [
+        ([tinted(20, 0.9, 0.9), tinted(45, 0.9, 0.7)], {"warm", "vibrant", "soft"}),
+        ([tinted(200, 0.9, 0.8), tinted(230, 0.8, 0.6)], {"cool", "vibrant"}),
+        ([(20, 20, 20), (240, 240, 240)], {"monochrome", "high-contrast"}),
+        ([(12, 12, 14), (30, 30, 30)], {"monochrome", "dark", "soft"}),
+        ([(245, 245, 245), (225, 225, 225)], {"monochrome", "bright", "soft"}),
+        ([tinted(340, 0.2, 1), tinted(200, 0.15, 1)], {"pastel", "bright", "soft"}),
+        ([tinted(30, 0.25, 0.5), tinted(60, 0.2, 0.5)], {"muted", "warm", "soft"}),
+        ([CREAM, NAVY], {"cool", "high-contrast"}),
+    ],
+)
+def test_moods_are_those_of_the_colours(colours: list[Rgb], words: set[str]) -> None:
+    found = analysed(stripes(*((colour, 200) for colour in colours))).mood_keywords
+    assert set(found) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("kodak-23.png", {"vibrant"}),
+        ("kodak-20.png", {"bright", "high-contrast"}),
+        ("photo-6mp.jpg", {"warm", "dark"}),
+        ("low-contrast.jpg", {"muted", "soft"}),
+    ],
+)
+def test_photographs_have_the_moods_of_their_colours(name: str, words: set[str]) -> None:
+    assert words <= set(analysed(photograph(name)).mood_keywords)
+
+
+def test_colours_go_to_lab_and_back() -> None:
+    colours = [(0, 0, 0), (255, 255, 255), CORAL, NAVY]
+    there = colour_histogram.to_lab(colours)
+    assert there[1] == pytest.approx((100, 0, 0), abs=0.1)
+    assert colour_histogram.to_rgb(there) == colours
+    assert (colour_histogram.to_lab([]), colour_histogram.to_rgb([])) == ([], [])

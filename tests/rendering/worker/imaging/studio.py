@@ -1,0 +1,143 @@
+"""What the imaging tests share: run a job on a file or on bytes, and decode with Pillow."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Fit, Geometry, SizeSpec, plan_geometry
+from proxy.domain.media import MediaFacts
+from proxy.domain.worker_protocol import (
+    JobFailure,
+    Limits,
+    ProbeJob,
+    ProbeResult,
+    RenderJob,
+    RenderResult,
+)
+from proxy.rendering.worker.imaging.render import probe, render
+from proxy.settings import EncoderSettings, LimitSettings
+
+Source = bytes | Path
+Pixels = NDArray[np.uint8]
+
+LIMITS: Limits = LimitSettings().to_limits()
+PROFILES = EncoderSettings().profiles()
+STREAMED_JPEG = EncoderProfile(Format.JPEG, (("Q", 80),))
+WHOLE = SizeSpec("whole", 16383, 16383)
+"""The picture at its own size."""
+
+
+@contextmanager
+def descriptor(source: Source) -> Iterator[int]:
+    """A seekable descriptor, its offset not at the start."""
+    opened = os.memfd_create("source")
+    try:
+        os.write(opened, source if isinstance(source, bytes) else source.read_bytes())
+        yield opened
+    finally:
+        os.close(opened)
+
+
+def looked_at(source: Source, *, limits: Limits = LIMITS, strict: bool = False) -> ProbeResult:
+    """The facts of a source that has some."""
+    result = refused_or_known(source, limits=limits, strict=strict)
+    assert isinstance(result, ProbeResult), result
+    return result
+
+
+def refused_or_known(
+    source: Source, *, limits: Limits = LIMITS, strict: bool = False
+) -> ProbeResult | JobFailure:
+    """What a probe says."""
+    with descriptor(source) as opened:
+        return probe(ProbeJob(limits, strict=strict), opened)
+
+
+def geometry(source: Source, box: SizeSpec = WHOLE) -> Geometry:
+    """The geometry that the server would plan."""
+    known = looked_at(source)
+    facts = MediaFacts(
+        known.content_hash,
+        known.byte_size,
+        known.source_type,
+        known.width,
+        known.height,
+        known.has_alpha,
+        known.pages,
+        known.flat_background,
+        known.focus,
+        "path",
+    )
+    return plan_geometry(box, facts)
+
+
+def attempt(
+    source: Source,
+    fmt: Format | EncoderProfile = Format.PNG,
+    *,
+    box: SizeSpec = WHOLE,
+    plan: Geometry | None = None,
+    **options: Any,
+) -> tuple[RenderResult | JobFailure, bytes]:
+    """What a render says, and the bytes that it wrote."""
+    profile = fmt if isinstance(fmt, EncoderProfile) else PROFILES[fmt]
+    job = RenderJob(LIMITS, plan or geometry(source, box), profile, **options)
+    with descriptor(source) as opened, descriptor(b"") as target:
+        result = render(job, opened, target)
+        return result, os.pread(target, os.fstat(target).st_size, 0)
+
+
+def rendered(source: Source, fmt: Format | EncoderProfile = Format.PNG, **options: Any) -> bytes:
+    """The bytes of a rendition that is made without a failure."""
+    result, encoded = attempt(source, fmt, **options)
+    assert isinstance(result, RenderResult), result
+    return encoded
+
+
+def opened(encoded: bytes) -> Image.Image:
+    """A picture as Pillow reads it."""
+    return Image.open(io.BytesIO(encoded))
+
+
+def pixels(encoded: bytes | Image.Image, mode: str = "RGB") -> Pixels:
+    """``(height, width, bands)`` as Pillow decodes it."""
+    picture = opened(encoded) if isinstance(encoded, bytes) else encoded
+    return np.asarray(picture.convert(mode))
+
+
+def frames(encoded: bytes, mode: str = "RGBA") -> list[Pixels]:
+    """Each frame of an animation, as it is shown."""
+    return [np.asarray(frame.convert(mode)) for frame in ImageSequence.Iterator(opened(encoded))]
+
+
+def saved(picture: Image.Image, fmt: str = "PNG", **options: Any) -> bytes:
+    """A picture as bytes of a source."""
+    buffer = io.BytesIO()
+    picture.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+def cover(width: int, height: int) -> SizeSpec:
+    """A box that is filled."""
+    return SizeSpec("cover", width, height, Fit.COVER)
+
+
+def contain(width: int, height: int) -> SizeSpec:
+    """A box that the whole picture fits in."""
+    return SizeSpec("contain", width, height)
+
+
+def difference(left: Pixels, right: Pixels) -> float:
+    """Mean absolute difference in levels of 255."""
+    assert left.shape == right.shape
+    return float(np.abs(left.astype(int) - right.astype(int)).mean())
