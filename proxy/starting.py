@@ -7,12 +7,12 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from proxy.analysis.providers.factory import provider_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import Hello
 from proxy.runtime.min_versions import FLOORS, floor_faults
 from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.storage.database.engine import check_url
-from proxy.vision.opening import provider_faults
 
 _OWN_PACKAGES = ("aiohttp", "aiomysql")
 """Those with a floor that run in the server itself."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from proxy.analysing import Analyst
+from proxy.analysis.analyst import Analyst
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
+from proxy.analysis.providers.tesseract import TextReader
 from proxy.doctor import Diagnosis, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import counted
 from proxy.domain.errors import MainApiForbidden, SmartserveError
 from proxy.domain.ingest_item import QueueReport
 from proxy.mainapi import MainApi
 from proxy.settings import Settings, provider_key
-from proxy.vision.tesseract import TextReader
 
 OpenMainApi = Callable[[], AbstractAsyncContextManager[MainApi]]
 _LANGUAGES_S = 10.0

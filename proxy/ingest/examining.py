@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from proxy.analysing import Analyst
+from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import AWAITED, Analysis
 from proxy.domain.ingest_item import Item
 from proxy.domain.media import DataType, Focus

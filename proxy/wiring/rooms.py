@@ -8,7 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from proxy.analysing import Analyst
+from proxy.analysis.analyst import Analyst
+from proxy.analysis.providers.factory import open_providers
+from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
@@ -36,8 +38,6 @@ from proxy.starting import check_worker
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
-from proxy.vision.opening import open_providers
-from proxy.vision.tesseract import TextReader
 from proxy.web.crowd import Crowd
 from proxy.web.pulse import Pulse
 from proxy.wiring.storage import Storage, open_storage

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
-from tests.ingest.conftest import Work, Worker
-from tests.ingest.mainapi import FakeMainApi
-from tests.support.server import SAMPLES
-from tests.vision.service import (
+from tests.analysis.providers.service import (
     GOOGLE_ANSWER,
     KEY,
     SEEN,
@@ -23,6 +20,9 @@ from tests.vision.service import (
     says,
     talks_nonsense,
 )
+from tests.ingest.conftest import Work, Worker
+from tests.ingest.mainapi import FakeMainApi
+from tests.support.server import SAMPLES
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 MEDIA_KEY = "a-key-of-the-media-api"

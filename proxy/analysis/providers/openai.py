@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
+from proxy.analysis.providers import VisionContext
+from proxy.analysis.providers.daily_budget import Budget, Cost
+from proxy.analysis.providers.http_retry import Caller
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import OpenAISettings
-from proxy.vision import VisionContext
-from proxy.vision.budget import Budget, Cost
-from proxy.vision.calling import Caller
 
 _MILLION = 1_000_000
 _NO_ANSWER = "the vision model answered with another JSON"
@@ -79,7 +79,7 @@ _INSTRUCTIONS = (
 
 
 class OpenAIVision:
-    """A `proxy.vision.VisionProvider`."""
+    """A `proxy.analysis.providers.VisionProvider`."""
 
     name = "openai"
 
@@ -113,7 +113,7 @@ class OpenAIVision:
     async def analyse(
         self, picture: bytes, media_type: str, context: VisionContext
     ) -> VisionResult:
-        """Look at a picture; see `proxy.vision.VisionProvider`."""
+        """Look at a picture; see `proxy.analysis.providers.VisionProvider`."""
         body = self._body(picture, media_type, context)
         return await self._caller.post(
             "chat/completions", body, read=self._read, expected=self._expected

@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from proxy.analysis.providers import VisionContext, VisionProvider, google, openai
+from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import AWAITED, Analysis, merge
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
@@ -17,8 +19,6 @@ from proxy.domain.image_analysis import ReadText, Unseen, VisionResult
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderJob
 from proxy.serving.job_dispatch import Workshop
-from proxy.vision import VisionContext, VisionProvider, google, openai
-from proxy.vision.tesseract import TextReader
 
 _KEPT: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
     "google": ("raw_google_response", google.recall),

@@ -12,14 +12,22 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from proxy.analysis.providers import VisionContext, google, openai
+from proxy.analysis.providers.daily_budget import Budget, Cost
+from proxy.analysis.providers.openai import SCHEMA
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
-from proxy.vision import VisionContext, google, openai
-from proxy.vision.budget import Budget, Cost
-from proxy.vision.openai import SCHEMA
-from tests.vision import service as acts
-from tests.vision.conftest import Open, Provider
-from tests.vision.service import GOOGLE_ANSWER, KEY, SEEN, Service, completion, fails, says
+from tests.analysis.providers import service as acts
+from tests.analysis.providers.conftest import Open, Provider
+from tests.analysis.providers.service import (
+    GOOGLE_ANSWER,
+    KEY,
+    SEEN,
+    Service,
+    completion,
+    fails,
+    says,
+)
 
 PICTURE = b"RIFF....WEBP" * 100
 GOOD = {"google": says(GOOGLE_ANSWER), "openai": says(completion(json.dumps(SEEN)))}

@@ -13,9 +13,9 @@ import orjson
 import stamina
 from multidict import CIMultiDictProxy
 
+from proxy.analysis.providers.daily_budget import Budget, Cost
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.settings.vision import ProviderSettings
-from proxy.vision.budget import Budget, Cost
 
 _T = TypeVar("_T")
 

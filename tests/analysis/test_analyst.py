@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from proxy.analysing import Analyst
+from proxy.analysis.analyst import Analyst
+from proxy.analysis.providers import VisionContext, VisionProvider, openai
+from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.errors import ProviderUnavailable, SourceMissing
 from proxy.domain.image_analysis import VisionResult
 from proxy.settings.vision import TextSettings
-from proxy.vision import VisionContext, VisionProvider, openai
-from proxy.vision.tesseract import TextReader
 from tests.support.server import Library, Serving
 
 SAID = {

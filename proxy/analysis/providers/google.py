@@ -11,12 +11,12 @@ from typing import Any
 
 import aiohttp
 
+from proxy.analysis.providers import VisionContext
+from proxy.analysis.providers.daily_budget import Budget, Cost
+from proxy.analysis.providers.http_retry import Caller
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import GoogleSettings
-from proxy.vision import VisionContext
-from proxy.vision.budget import Budget, Cost
-from proxy.vision.calling import Caller
 
 _FEATURES = (
     "LABEL_DETECTION",
@@ -36,7 +36,7 @@ _REASONS = {
 
 
 class GoogleVision:
-    """A `proxy.vision.VisionProvider`."""
+    """A `proxy.analysis.providers.VisionProvider`."""
 
     name = "google"
 
@@ -68,7 +68,7 @@ class GoogleVision:
     async def analyse(
         self, picture: bytes, media_type: str, context: VisionContext
     ) -> VisionResult:
-        """Look at a picture; see `proxy.vision.VisionProvider`. The API finds the type itself."""
+        """Look at a picture; see `proxy.analysis.providers.VisionProvider`. The API finds the type itself."""
         del media_type, context
         features = [{"type": name, "maxResults": self._settings.max_results} for name in _FEATURES]
         content = base64.b64encode(picture).decode("ascii")

@@ -7,11 +7,11 @@ import aiohttp
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
+from proxy.analysis.providers.google import GoogleVision
+from proxy.analysis.providers.http_retry import open_session
+from proxy.analysis.providers.openai import OpenAIVision
 from proxy.settings.vision import GoogleSettings, OpenAISettings
-from proxy.vision.calling import open_session
-from proxy.vision.google import GoogleVision
-from proxy.vision.openai import OpenAIVision
-from tests.vision.service import KEY, Service
+from tests.analysis.providers.service import KEY, Service
 
 Provider = GoogleVision | OpenAIVision
 Open = Callable[..., Awaitable[Provider]]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
+from proxy.analysis.providers import VisionContext
+from proxy.analysis.providers.factory import open_providers, provider_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings, VisionSettings
 from proxy.starting import installation_faults
-from proxy.vision import VisionContext
-from proxy.vision.opening import open_providers, provider_faults
-from tests.vision.service import KEY, SEEN, Service, completion, says
+from tests.analysis.providers.service import KEY, SEEN, Service, completion, says
 
 
 @pytest.mark.parametrize(

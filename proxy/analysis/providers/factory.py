@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from proxy.analysis.providers import VisionProvider
+from proxy.analysis.providers.google import GoogleVision
+from proxy.analysis.providers.http_retry import open_session
+from proxy.analysis.providers.openai import OpenAIVision
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import VisionSettings, provider_key
-from proxy.vision import VisionProvider
-from proxy.vision.calling import open_session
-from proxy.vision.google import GoogleVision
-from proxy.vision.openai import OpenAIVision
 
 
 @asynccontextmanager

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.analysis.providers.tesseract import TextReader, text_of
 from proxy.domain.image_analysis import ReadText, Unseen
 from proxy.settings.vision import TextSettings
-from proxy.vision.tesseract import TextReader, text_of
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import page, photograph
 

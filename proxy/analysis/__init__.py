@@ -1,0 +1,1 @@
+"""Analysis of an image by its pixels and by configured providers."""
