@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ingest.trees import BULK, LIBRARY, photo, premade, save
+from tests.library.adoption.trees import BULK, LIBRARY, photo, premade, save
 from tests.test_cli import SMARTSERVE, fetch, run, running
 
 

@@ -21,10 +21,10 @@ from proxy.cli.base import (
     run,
 )
 from proxy.domain.media import DataType, MediaFacts
-from proxy.ingest.adopting import Adopted, Outcome, Owner
-from proxy.ingest.grouping import Group
-from proxy.ingest.inventory import Inventory, Skipped
-from proxy.ingest.surveying import enter_rows, groups, survey
+from proxy.library.adoption.adopt import Adopted, Outcome, Owner
+from proxy.library.adoption.grouping import Group
+from proxy.library.adoption.inventory import Inventory, Skipped
+from proxy.library.adoption.scan import enter_rows, groups, survey
 from proxy.settings import Settings
 from proxy.wiring.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
 from proxy.wiring.rooms import open_rooms

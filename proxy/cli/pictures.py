@@ -25,7 +25,7 @@ from proxy.domain.errors import (
     SmartserveError,
 )
 from proxy.domain.media import DataType
-from proxy.ingest.importing import Imported, Refused, walk
+from proxy.library.import_files import Imported, Refused, walk
 from proxy.settings import Settings
 from proxy.wiring.rooms import Rooms, open_analyst, open_rooms
 

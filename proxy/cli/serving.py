@@ -22,8 +22,8 @@ from proxy.cli.base import (
 from proxy.cli.ingesting import addresses
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
-from proxy.ingest.importing import walk
 from proxy.ingest.working import at_work
+from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings
 from proxy.starting import check_start

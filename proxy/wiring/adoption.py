@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.domain.errors import ConfigurationError, SourceMissing
-from proxy.filenames import NameReader
-from proxy.ingest.adopting import Adopter, Owner
-from proxy.ingest.inventory import Inventory
-from proxy.ingest.keeping import Copying, InPlace
+from proxy.library.adoption.adopt import Adopter, Owner
+from proxy.library.adoption.file_names import NameReader
+from proxy.library.adoption.inventory import Inventory
+from proxy.library.adoption.placement import Copying, InPlace
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalSources
 from proxy.storage.originals.paths import names_below

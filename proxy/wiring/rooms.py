@@ -15,9 +15,9 @@ from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
 from proxy.ingest.deadlines import Deadlines
-from proxy.ingest.importing import Importer
-from proxy.ingest.reserve import Reserve
 from proxy.ingest.watching import QueueWatch
+from proxy.library.adoption.fallback_renditions import Reserve
+from proxy.library.import_files import Importer
 from proxy.rendering.pool.admission import Admission
 from proxy.rendering.pool.failure_cache import Quarantine
 from proxy.rendering.pool.pool import WorkerPool

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestClient
 
 from proxy.domain.media import DataType
-from proxy.ingest.importing import Imported
+from proxy.library.import_files import Imported
 from proxy.settings import Settings, load_settings
 from proxy.web.runner import Runner
 from proxy.wiring.mainside import MainSide, open_main_side

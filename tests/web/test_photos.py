@@ -9,7 +9,7 @@ from PIL import Image
 from yarl import URL
 
 from proxy.domain.media import DataType
-from proxy.ingest.importing import Imported, Refused
+from proxy.library.import_files import Imported, Refused
 from tests.support.photos import NAMES, photo
 from tests.support.server import CHROME, Serving
 

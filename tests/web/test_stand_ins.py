@@ -15,7 +15,7 @@ from PIL import Image
 
 from proxy.domain.errors import CapacityError
 from proxy.wiring.rooms import open_rooms
-from tests.ingest.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
+from tests.library.adoption.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
 from tests.support.mariadb import MariaDB
 from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving, make_settings
 

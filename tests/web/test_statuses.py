@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from proxy.domain.media import DataType
-from proxy.ingest.importing import Imported
+from proxy.library.import_files import Imported
 from proxy.web.pulse import Pulse
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from proxy.domain.media import DataType
-from proxy.ingest.adopting import Adopted, Outcome, Owner
-from proxy.ingest.inventory import Skipped
-from proxy.ingest.surveying import enter_rows, groups, survey
+from proxy.library.adoption.adopt import Adopted, Outcome, Owner
+from proxy.library.adoption.inventory import Skipped
+from proxy.library.adoption.scan import enter_rows, groups, survey
 from proxy.wiring.adoption import open_adopter, open_inventory, path_below, place_of
 from proxy.wiring.rooms import Rooms
 from tests.support.server import SAMPLES

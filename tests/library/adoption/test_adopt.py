@@ -10,7 +10,7 @@ import pytest
 
 from proxy.domain.media import DataType, Media, MediaStatus
 from proxy.storage.database import NewMedia
-from tests.ingest.trees import (
+from tests.library.adoption.trees import (
     BULK,
     LIBRARY,
     adopt,

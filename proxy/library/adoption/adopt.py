@@ -15,10 +15,10 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.filenames import Shelf, uploader_of
-from proxy.ingest.grouping import Group, is_size_of
-from proxy.ingest.inventory import Found, Skipped
-from proxy.ingest.keeping import Keeper
+from proxy.library.adoption.file_names import Shelf, uploader_of
+from proxy.library.adoption.grouping import Group, is_size_of
+from proxy.library.adoption.inventory import Found, Skipped
+from proxy.library.adoption.placement import Keeper
 from proxy.serving.source_check import Checker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import AdoptionCatalogue, NewMedia

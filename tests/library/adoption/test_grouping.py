@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.filenames import NameReader
-from proxy.ingest.grouping import Group, group, is_size_of
-from proxy.ingest.inventory import Found, Located
+from proxy.library.adoption.file_names import NameReader
+from proxy.library.adoption.grouping import Group, group, is_size_of
+from proxy.library.adoption.inventory import Found, Located
 from proxy.settings import Settings
 from tests.web.plans import FACTS
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.filenames import NameReader
-from proxy.ingest.inventory import Entry, Inventory, Listing, Skipped, list_folder
+from proxy.library.adoption.file_names import NameReader
+from proxy.library.adoption.inventory import Entry, Inventory, Listing, Skipped, list_folder
 
 READER = NameReader(("thumbnail", "grid"))
 

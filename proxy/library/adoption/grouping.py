@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from proxy.domain.geometry import Fit, SizeSpec
 from proxy.domain.media import MediaFacts
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.filenames import Shelf
-from proxy.ingest.inventory import Found, Located
+from proxy.library.adoption.file_names import Shelf
+from proxy.library.adoption.inventory import Found, Located
 
 _MUCH_LARGER = 2.0
 """Than the box of ours that has the same name: so far may another system's be from it."""

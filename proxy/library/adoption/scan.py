@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
-from proxy.ingest.grouping import Group, group
-from proxy.ingest.inventory import Inventory, Listing, Skipped, list_folder
+from proxy.library.adoption.grouping import Group, group
+from proxy.library.adoption.inventory import Inventory, Listing, Skipped, list_folder
 from proxy.storage.database import AdoptionCatalogue, MediaPaths
 
 _PAGE = 200

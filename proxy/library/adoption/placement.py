@@ -6,8 +6,8 @@ from typing import Protocol
 
 from proxy.domain.errors import SourceChanged
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.ingest.importing import OriginalStore
-from proxy.ingest.inventory import Found
+from proxy.library.adoption.inventory import Found
+from proxy.library.import_files import OriginalStore
 from proxy.storage.originals import SourceStore
 from proxy.storage.originals.naming import HASH_DIGITS, readable
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from proxy.filenames import FileName, Folder, NameReader
+from proxy.library.adoption.file_names import FileName, Folder, NameReader
 
 _SCHEMA = """
 CREATE TABLE files (stem TEXT, path TEXT, byte_size INTEGER, day TEXT);

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import DataType, MediaFacts
-from proxy.ingest.importing import Imported, Importer, Refused, walk
+from proxy.library.import_files import Imported, Importer, Refused, walk
 from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine, open_reader
 from proxy.storage.database.media_repository import SqlMediaDatabase

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.media import DataType
-from proxy.filenames import FileName, Folder, NameReader, Shelf, uploader_of
+from proxy.library.adoption.file_names import FileName, Folder, NameReader, Shelf, uploader_of
 
 SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 READER = NameReader(SIZES)

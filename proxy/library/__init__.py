@@ -1,0 +1,1 @@
+"""Adding existing files to the media library: import and adoption."""

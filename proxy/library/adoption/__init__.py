@@ -1,0 +1,1 @@
+"""Adoption: taking over the originals and renditions of another system."""
