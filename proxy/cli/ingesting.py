@@ -23,7 +23,7 @@ from proxy.cli.base import (
 )
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.ingest_item import QueueReport, StepState
-from proxy.ingest.working import at_work
+from proxy.ingest.worker_loop import at_work
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
 from proxy.web.server import interruptible, stop_signals

@@ -11,7 +11,7 @@ import typer
 from proxy.cli.base import ConfigOption, DataDirOption, app, base_url, read_settings, run
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.replacing import Replaced
+from proxy.ingest.uploads.url_replacement import Replaced
 from proxy.settings import Settings, token_key
 from proxy.web.users import issue
 from proxy.wiring.mainside import open_main_side, smart_base

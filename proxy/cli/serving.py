@@ -22,7 +22,7 @@ from proxy.cli.base import (
 from proxy.cli.ingesting import addresses
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
-from proxy.ingest.working import at_work
+from proxy.ingest.worker_loop import at_work
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings

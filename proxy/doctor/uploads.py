@@ -12,7 +12,7 @@ from proxy.doctor import Diagnosis, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import counted
 from proxy.domain.errors import MainApiForbidden, SmartserveError
 from proxy.domain.ingest_item import QueueReport
-from proxy.mainapi import MainApi
+from proxy.ingest.main_api import MainApi
 from proxy.settings import Settings, provider_key
 
 OpenMainApi = Callable[[], AbstractAsyncContextManager[MainApi]]

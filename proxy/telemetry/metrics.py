@@ -33,7 +33,7 @@ from proxy.domain.media import DataType
 from proxy.domain.pending_image import PendingStatus, Step
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import HOLDS
-from proxy.ingest.taking import Outcome as Taken
+from proxy.ingest.item_runner import Outcome as Taken
 from proxy.serving.delivery_result import Origin
 from proxy.telemetry.request_histograms import BUCKETS, Request, Requests, Tally, exemplar_labels
 

@@ -15,7 +15,7 @@ from proxy.domain.ingest_item import Item
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Plan
 from proxy.domain.trace_context import Attributes, SpanContext, Trace, Tracer, current
-from proxy.ingest.attempts import Work
+from proxy.ingest.step_retry import Work
 from proxy.serving.finals.queue import Finals
 from proxy.serving.finals.renderer import Finished
 from proxy.telemetry.tracing import error_name, followed

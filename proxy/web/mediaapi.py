@@ -15,7 +15,7 @@ from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, 
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
-from proxy.replacing import Replacer
+from proxy.ingest.uploads.url_replacement import Replacer
 from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.storage.upload_files.names import temp_name
 from proxy.storage.upload_files.store import OpenTemp, TempFiles

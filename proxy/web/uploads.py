@@ -10,8 +10,8 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
+from proxy.ingest.uploads.accept import Stored, Upload, Uploader
 from proxy.telemetry.metrics import Outcome
-from proxy.uploading import Stored, Upload, Uploader
 from proxy.web.bodies import call_for, refuse_packed
 from proxy.web.forms import Form, FormLimits
 from proxy.web.headers import PRIVATE

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.domain.pending_image import Step
-from proxy.ingest.attempts import Attempts, Work
-from proxy.ingest.examining import Examiner
-from proxy.ingest.optimising import Optimiser
-from proxy.ingest.reporting import Reporter
-from proxy.ingest.retrieving import Retriever
-from proxy.ingest.shelf import Shelf
-from proxy.ingest.taking import Taker
-from proxy.ingest.working import Ingest, new_worker_id
-from proxy.mainapi.client import HttpMainApi
+from proxy.ingest.item_runner import Taker
+from proxy.ingest.main_api.client import HttpMainApi
+from proxy.ingest.step_retry import Attempts, Work
+from proxy.ingest.steps.analyse import Examiner
+from proxy.ingest.steps.callback import Reporter
+from proxy.ingest.steps.download import Retriever
+from proxy.ingest.steps.media_of_item import Shelf
+from proxy.ingest.steps.render import Optimiser
+from proxy.ingest.worker_loop import Ingest, new_worker_id
 from proxy.settings import Settings, main_api_key
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.ingest_progress import Progress
@@ -53,7 +53,7 @@ def open_main_api(settings: Settings, address: str) -> HttpMainApi:
 
 @asynccontextmanager
 async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Ingest]:
-    """A worker that has not begun; see `proxy.ingest.working.at_work`.
+    """A worker that has not begun; see `proxy.ingest.worker_loop.at_work`.
 
     Raises:
         ConfigurationError: a key cannot be read.

@@ -11,13 +11,13 @@ from functools import partial
 import structlog
 
 from proxy.domain.errors import SmartserveError
-from proxy.replacing import Replacer
+from proxy.ingest.uploads.accept import Uploader
+from proxy.ingest.uploads.tempfile_sweep import Tidier
+from proxy.ingest.uploads.url_replacement import Replacer
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import SqlMainDatabase, open_main_database
 from proxy.storage.upload_files.store import TempFiles
 from proxy.telemetry.metrics import Metrics
-from proxy.tidying import Tidier
-from proxy.uploading import Uploader
 from proxy.web.auth import FailureLimit, Guard, Refusal
 from proxy.web.mediaapi import MediaApiHandler
 from proxy.web.uploads import REASONS, UploadHandler

@@ -14,8 +14,8 @@ from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
-from proxy.ingest.deadlines import Deadlines
-from proxy.ingest.watching import QueueWatch
+from proxy.ingest.queue_metrics import QueueWatch
+from proxy.ingest.step_timeouts import Deadlines
 from proxy.library.adoption.fallback_renditions import Reserve
 from proxy.library.import_files import Importer
 from proxy.rendering.pool.admission import Admission

@@ -10,7 +10,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Plan
 from proxy.domain.trace_context import Sink, Trace, Tracer
-from proxy.ingest.attempts import Work
+from proxy.ingest.step_retry import Work
 from proxy.serving.finals.queue import Finals
 from proxy.serving.job_dispatch import Workshop
 from proxy.serving.renderer import Telemetry

@@ -16,7 +16,7 @@ from proxy.wiring.rooms import open_rooms
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable
-from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
+from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 
 _TURNS = 3
 _UPLOADS = 12

@@ -21,7 +21,7 @@ from proxy.wiring.examining import open_installation
 from proxy.wiring.ingesting import open_main_api
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
-from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
+from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 from tests.support.server import make_settings
 
 

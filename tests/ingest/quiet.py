@@ -9,7 +9,7 @@ from proxy.domain.ingest_item import Upload
 
 
 class QuietApi:
-    """Implements `proxy.mainapi.MainApi`."""
+    """Implements `proxy.ingest.main_api.MainApi`."""
 
     def __init__(self) -> None:
         self.cleaned: list[int] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from proxy.ingest.working import at_work
+from proxy.ingest.worker_loop import at_work
 from proxy.wiring.ingesting import Addresses, open_ingest
 from proxy.wiring.rooms import open_rooms
 from tests.ingest.conftest import BACKEND, QUICK
-from tests.ingest.mainapi import FakeMainApi
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.ingest.test_processes import picture, until
 from tests.support.mariadb import MariaDB
 from tests.support.server import make_settings

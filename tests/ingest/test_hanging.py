@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ingest.conftest import Work, Worker
-from tests.ingest.mainapi import FakeMainApi
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.mounts import ext4, frozen
 from tests.support.server import CHROME, SAMPLES
 

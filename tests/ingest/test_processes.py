@@ -23,7 +23,7 @@ from PIL import Image
 
 from proxy.runtime.tempfile_owner import Onlooker
 from proxy.storage.originals.sweep import sweep
-from tests.ingest.mainapi import KEY, FakeMainApi
+from tests.ingest.fake_main_api import KEY, FakeMainApi
 from tests.support.mariadb import MariaDB
 from tests.support.server import SAMPLES
 

@@ -21,7 +21,7 @@ from tests.analysis.providers.service import (
     talks_nonsense,
 )
 from tests.ingest.conftest import Work, Worker
-from tests.ingest.mainapi import FakeMainApi
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.server import SAMPLES
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()

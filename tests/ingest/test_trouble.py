@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.media import MediaStatus
-from proxy.ingest.working import at_work, new_worker_id
+from proxy.ingest.worker_loop import at_work, new_worker_id
 from tests.ingest.conftest import Work, Worker
-from tests.ingest.mainapi import FakeMainApi
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.mounts import Mount
 from tests.support.server import SAMPLES
 

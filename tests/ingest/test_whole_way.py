@@ -10,7 +10,7 @@ from PIL import Image
 
 from proxy.domain.media import MediaStatus
 from tests.ingest.conftest import BACKEND, Work, Worker
-from tests.ingest.mainapi import FakeMainApi
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.server import CHROME, SAMPLES
 
 PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()

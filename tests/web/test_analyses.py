@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from tests.ingest.conftest import Work, fake, work  # noqa: F401 - fixtures
-from tests.ingest.mainapi import FakeMainApi
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.server import SAMPLES, Serve, Serving
 
 KEY = "a-key-of-the-media-api"

@@ -20,7 +20,7 @@ from proxy.domain.trace_context import Span, Tracer, current
 from proxy.tracing.background import FollowedSteps
 from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.conftest import BACKEND, QUICK
-from tests.ingest.mainapi import fake_main_api
+from tests.ingest.fake_main_api import fake_main_api
 from tests.support.server import CHROME, SAMPLES, Library
 from tests.telemetry.tracing.collector import Collector, Seen
 from tests.telemetry.tracing.conftest import Follow

@@ -9,8 +9,8 @@ from typing import BinaryIO
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.ingest_item import Item
 from proxy.domain.worker_protocol import ProbeResult
+from proxy.ingest.main_api import MainApi
 from proxy.library.import_files import OriginalStore
-from proxy.mainapi import MainApi
 from proxy.runtime.scratch_file import scratch_file
 from proxy.serving.source_check import Checker
 from proxy.serving.source_facts import to_facts

@@ -26,11 +26,11 @@ from proxy.domain.ingest_item import Item, ItemState, StepState, Upload
 from proxy.domain.media import DataType, Focus
 from proxy.domain.pending_image import Step
 from proxy.domain.worker_protocol import AnalysisResult
-from proxy.ingest.attempts import Attempts, Work
-from proxy.ingest.deadlines import Deadlines
-from proxy.ingest.examining import focus_of
-from proxy.ingest.judging import heals, reason_of
-from proxy.ingest.taking import Outcome, Taker, heal_wait_s
+from proxy.ingest.item_runner import Outcome, Taker, heal_wait_s
+from proxy.ingest.retry_policy import heals, reason_of
+from proxy.ingest.step_retry import Attempts, Work
+from proxy.ingest.step_timeouts import Deadlines
+from proxy.ingest.steps.analyse import focus_of
 from proxy.settings import DatabaseSettings, IngestSettings
 from proxy.storage.database.ingest_progress import Progress
 from proxy.storage.database.ingest_queue import IngestQueue

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.domain.errors import SourceUnavailable, StepOverdue
 from proxy.domain.pending_image import Step
-from proxy.ingest.deadlines import Deadlines
+from proxy.ingest.step_timeouts import Deadlines
 from proxy.runtime.daemon_thread import aside
 from proxy.settings import IngestSettings
 

@@ -12,8 +12,8 @@ from proxy.domain.errors import DatabaseUnavailable, SmartserveError, StepOverdu
 from proxy.domain.ingest_item import Item, StepState
 from proxy.domain.media import DataType
 from proxy.domain.pending_image import Step
-from proxy.ingest.deadlines import Deadlines
-from proxy.ingest.judging import again
+from proxy.ingest.retry_policy import again
+from proxy.ingest.step_timeouts import Deadlines
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_progress import Progress
 

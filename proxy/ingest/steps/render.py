@@ -14,7 +14,7 @@ from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.domain.query import DPRS
 from proxy.domain.render_plan import Plan, Planner
 from proxy.domain.worker_protocol import RenderJob
-from proxy.ingest.shelf import Shelf
+from proxy.ingest.steps.media_of_item import Shelf
 from proxy.library.import_files import OriginalStore
 from proxy.runtime.daemon_thread import aside
 from proxy.runtime.scratch_file import fill, scratch_file

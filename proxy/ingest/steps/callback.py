@@ -5,10 +5,10 @@ from __future__ import annotations
 from proxy.domain.ingest_item import Item, StepState
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Planner
-from proxy.ingest.optimising import plans_of
-from proxy.ingest.payload import payload_of
-from proxy.ingest.shelf import Shelf
-from proxy.mainapi import MainApi
+from proxy.ingest.main_api import MainApi
+from proxy.ingest.steps.callback_payload import payload_of
+from proxy.ingest.steps.media_of_item import Shelf
+from proxy.ingest.steps.render import plans_of
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.ingest_progress import Progress
 

@@ -13,11 +13,11 @@ import pytest
 
 from proxy.domain.errors import CommitUncertain
 from proxy.domain.pending_image import UPLOAD_FIELDS
+from proxy.ingest.uploads.accept import Uploader
+from proxy.ingest.uploads.tempfile_sweep import Tidier
 from proxy.runtime.tempfile_owner import new_name
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
-from proxy.tidying import Tidier
-from proxy.uploading import Uploader
 from tests.storage.database.backends import MariaDBBackend
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount

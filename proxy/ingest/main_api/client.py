@@ -12,9 +12,9 @@ import orjson
 
 from proxy.domain.errors import MainApiRefused, MainApiUnavailable, UploadGone
 from proxy.domain.ingest_item import Upload
-from proxy.mainapi.answers import check_status, check_success, read_json, read_uploads
-from proxy.mainapi.downloading import Download
-from proxy.mainapi.paths import address_of
+from proxy.ingest.main_api.download import Download
+from proxy.ingest.main_api.responses import check_status, check_success, read_json, read_uploads
+from proxy.ingest.main_api.urls import address_of
 
 _MAX_LIST = 64 * 1024 * 1024
 """Bytes of a list: some 200,000 uploads."""
@@ -27,7 +27,7 @@ _RESUMES = 5
 
 
 class HttpMainApi:
-    """Implements `proxy.mainapi.MainApi`; ``async with`` closes its connections."""
+    """Implements `proxy.ingest.main_api.MainApi`; ``async with`` closes its connections."""
 
     def __init__(self, base: str, key: str, *, timeout_s: float, max_bytes: int) -> None:
         """``timeout_s`` bounds an answer, and a download's time without a byte."""

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import aiohttp
 
 from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
-from proxy.mainapi.answers import check_status
+from proxy.ingest.main_api.responses import check_status
 from proxy.runtime.daemon_thread import aside
 
 _CHUNK = 256 * 1024

@@ -17,9 +17,9 @@ from proxy.domain.errors import (
 )
 from proxy.domain.ingest_item import Item
 from proxy.domain.pending_image import Step
-from proxy.ingest.attempts import Attempts, Work
-from proxy.ingest.judging import heals, reason_of
-from proxy.mainapi import MainApi
+from proxy.ingest.main_api import MainApi
+from proxy.ingest.retry_policy import heals, reason_of
+from proxy.ingest.step_retry import Attempts, Work
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 
@@ -43,7 +43,7 @@ class Outcome(StrEnum):
 
 
 class Revisits(Protocol):
-    """Looks at analyses again; `proxy.ingest.examining.Examiner` does."""
+    """Looks at analyses again; `proxy.ingest.steps.analyse.Examiner` does."""
 
     async def awaits(self, item: Item) -> bool:
         """Whether somebody could not answer and is to be asked again."""

@@ -10,7 +10,7 @@ from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import AWAITED, Analysis
 from proxy.domain.ingest_item import Item
 from proxy.domain.media import DataType, Focus
-from proxy.ingest.shelf import Shelf
+from proxy.ingest.steps.media_of_item import Shelf
 from proxy.storage.database.analysis_repository import Analyses, StoredAnalysis
 from proxy.storage.database.ingest_progress import Progress
 

@@ -14,10 +14,10 @@ import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
 from proxy.domain.ingest_item import Item, ItemState
-from proxy.ingest.deadlines import Deadlines
-from proxy.ingest.holding import held
-from proxy.ingest.taking import Outcome, Taker
-from proxy.mainapi import MainApi
+from proxy.ingest.item_runner import Outcome, Taker
+from proxy.ingest.lease_heartbeat import held
+from proxy.ingest.main_api import MainApi
+from proxy.ingest.step_timeouts import Deadlines
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 

@@ -21,9 +21,9 @@ from proxy.domain.errors import (
 )
 from proxy.domain.ingest_item import Upload
 from proxy.domain.media import DataType
-from proxy.mainapi.client import HttpMainApi
-from proxy.mainapi.paths import address_of
-from tests.ingest.mainapi import KEY, FakeMainApi, fake_main_api
+from proxy.ingest.main_api.client import HttpMainApi
+from proxy.ingest.main_api.urls import address_of
+from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 
 BODY = bytes(range(256)) * 4096
 LIMIT = 2 * len(BODY)

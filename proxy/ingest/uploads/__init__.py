@@ -1,0 +1,1 @@
+"""Accepting uploads and maintaining their files and addresses."""
