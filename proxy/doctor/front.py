@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well, worst
 from proxy.doctor.figures import as_bytes, as_time
+from proxy.doctor.http_client import Answer, Visitor
 from proxy.doctor.recipes import (
     BODY,
     CLOSED,
@@ -31,7 +32,6 @@ from proxy.doctor.touring import PART_BYTES, Tour, take
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import Settings
-from proxy.visitor import Answer, Visitor
 
 _MODERN = frozenset({"image/avif", "image/webp"})
 _PROBLEM = "application/problem+json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from proxy.visitor import Answer
+from proxy.doctor.http_client import Answer
 
 
 class Front(StrEnum):

@@ -27,6 +27,7 @@ from proxy.doctor import (
     uploads,
     workers,
 )
+from proxy.doctor.http_client import Visitor
 from proxy.doctor.originals import OriginalsSeen
 from proxy.doctor.picture import Rows, RowSeen
 from proxy.doctor.serving import PictureSeen
@@ -38,7 +39,6 @@ from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.storage.database.schema import Schema
 from proxy.storage.originals import SourceStore
-from proxy.visitor import Visitor
 
 OpenRows = Callable[[], AbstractAsyncContextManager[Rows]]
 Queue = Callable[[], Awaitable[QueueReport]]

@@ -8,9 +8,9 @@ from http import HTTPStatus
 
 from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
 from proxy.doctor.figures import as_time
+from proxy.doctor.http_client import Visitor
+from proxy.doctor.http_client.figures import Figures, Labels, read_figures
 from proxy.domain.errors import NoAnswer
-from proxy.visitor import Visitor
-from proxy.visitor.figures import Figures, Labels, read_figures
 
 _DEATHS = frozenset({"crash", "deadline", "oversize", "protocol", "start"})
 _P99 = 0.99

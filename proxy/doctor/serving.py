@@ -12,11 +12,11 @@ from http import HTTPStatus
 from proxy import __version__
 from proxy.doctor import Diagnosis, Obstacle, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import as_bytes, as_time
+from proxy.doctor.http_client import Answer, Visitor
 from proxy.doctor.touring import PART_BYTES, Tour, allowed_types, take
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
 from proxy.settings import LifetimeSettings, Settings
-from proxy.visitor import Answer, Visitor
 
 _AHEAD_S, _FAR_AHEAD_S = 2.0, 60.0
 _SLOW_S = 0.5

@@ -21,6 +21,7 @@ from proxy.doctor import (
 )
 from proxy.doctor.database import DatabaseSeen
 from proxy.doctor.front import FrontSeen
+from proxy.doctor.http_client.figures import Figures
 from proxy.doctor.installation import InstallationSeen
 from proxy.doctor.machine import MachineSeen
 from proxy.doctor.originals import OriginalsSeen
@@ -29,7 +30,6 @@ from proxy.doctor.renditions import RenditionsSeen
 from proxy.doctor.serving import PictureSeen, ServerSeen
 from proxy.doctor.uploads import UploadsSeen
 from proxy.doctor.workers import WorkerSeen
-from proxy.visitor.figures import Figures
 
 INSTALLATION: tuple[Check[InstallationSeen], ...] = (
     Check("settings", installation.judge_settings),

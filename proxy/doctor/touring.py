@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.doctor.http_client import Answer, Visitor
 from proxy.domain.errors import NoAnswer
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media
 from proxy.domain.negotiation import acceptable
 from proxy.settings import EncoderSettings
-from proxy.visitor import Answer, Visitor
 
 CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
 SAFARI = "image/webp,image/png,image/svg+xml,image/*;q=0.8,video/*;q=0.8,*/*;q=0.5"

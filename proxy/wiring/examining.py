@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proxy.doctor.http_client.client import HttpVisitor
 from proxy.doctor.rounds import Installation
 from proxy.domain.ingest_item import QueueReport
 from proxy.settings import Settings
@@ -16,7 +17,6 @@ from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import Writer
 from proxy.storage.database.media_repository import open_database
 from proxy.storage.originals.local_store import LocalSources
-from proxy.visitor.client import HttpVisitor
 from proxy.wiring.ingesting import has_worker, open_main_api
 from proxy.wiring.rooms import one_worker
 from proxy.wiring.storage import schemas

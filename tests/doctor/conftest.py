@@ -10,10 +10,10 @@ from typing import TypeVar
 import pytest
 
 from proxy.doctor import Check, Diagnosis, Obstacle, judged
+from proxy.doctor.http_client.client import HttpVisitor
 from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import open_database
-from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import smartserve
 from tests.deploy.origin import Origin
 from tests.support.server import Library, make_settings

@@ -14,13 +14,13 @@ from aiohttp.test_utils import TestServer
 
 from proxy.doctor import Diagnosis, Obstacle, Verdict, failed, looked, well
 from proxy.doctor.front import look
+from proxy.doctor.http_client import Answer
+from proxy.doctor.http_client.client import HttpVisitor
 from proxy.doctor.recipes import FORMATS, Front, front_of
 from proxy.doctor.serving import look_at_picture
 from proxy.doctor.table import FRONT
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from proxy.visitor import Answer
-from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import free_port, smartserve
 from tests.deploy.conftest import TWO_STAGES
 from tests.deploy.front import Change, nginx

@@ -17,14 +17,14 @@ from aiohttp.test_utils import TestServer
 
 from proxy import __version__
 from proxy.doctor import Verdict, looked, running
+from proxy.doctor.http_client import Answer
+from proxy.doctor.http_client.client import HttpVisitor
+from proxy.doctor.http_client.figures import read_figures
 from proxy.doctor.serving import PictureSeen, look, look_at_picture
 from proxy.doctor.table import PICTURE, RUNNING, SERVER
 from proxy.doctor.touring import allowed_types
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from proxy.visitor import Answer
-from proxy.visitor.client import HttpVisitor
-from proxy.visitor.figures import read_figures
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import Serve, Serving, make_settings

@@ -16,8 +16,8 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from proxy.doctor.http_client import Answer, Headers
 from proxy.domain.errors import NoAnswer
-from proxy.visitor import Answer, Headers
 
 _AGENT = "smartserve-doctor"
 _MAX_BYTES = 32 * 1024 * 1024
@@ -34,7 +34,7 @@ _WORDS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class HttpVisitor:
-    """Implements `proxy.visitor.Visitor`; ``async with`` closes its connections."""
+    """Implements `proxy.doctor.http_client.Visitor`; ``async with`` closes its connections."""
 
     def __init__(self, base: str, *, timeout_s: float) -> None:
         """``timeout_s`` bounds each answer."""

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
+from proxy.doctor.http_client.figures import read_figures
 from proxy.domain.errors import NoAnswer
-from proxy.visitor.figures import read_figures
 from tests.support.server import Serve
 
 PAGE = b"""# TYPE smartserve_first_byte_seconds histogram

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from proxy.doctor.http_client.client import HttpVisitor
 from proxy.domain.errors import NoAnswer
-from proxy.visitor.client import HttpVisitor
 from tests.benchmarks.servers import free_port
 
 PACKED = gzip.compress(b"a picture")
