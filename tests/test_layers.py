@@ -61,7 +61,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module of ours belongs to: ``proxy.web.app`` to ``web``."""
+    """The part of the house that a module of ours belongs to: ``proxy.web.routes`` to ``web``."""
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -178,7 +178,7 @@ def _circles(graph: Graph) -> Iterable[str]:
 
 
 def made_up(**imports: str) -> Graph:
-    """A small house: ``web__app="proxy.serving.delivery aiohttp"`` is what ``proxy.web.app`` imports."""
+    """A small house: ``web__app="proxy.serving.delivery aiohttp"`` is what ``proxy.web.routes`` imports."""
     return {
         f"{PACKAGE}.{name.replace('__', '.')}": frozenset(others.split())
         for name, others in imports.items()
@@ -214,7 +214,7 @@ def test_a_house_in_order_has_no_faults() -> None:
                 imaging__load="pyvips proxy.domain.errors",
                 delivery="proxy.storage.originals.local_store",
                 web__app="aiohttp.web proxy.serving.delivery",
-                wiring="proxy.web.app proxy.storage.originals.local_store aiohttp",
+                wiring="proxy.web.routes proxy.storage.originals.local_store aiohttp",
                 worker="proxy.rendering.worker.imaging.load",
             )
         )
@@ -230,8 +230,8 @@ def test_a_house_in_order_has_no_faults() -> None:
             "proxy.settings imports proxy.storage.originals, which is above it",
         ),
         (
-            made_up(delivery="proxy.web.caching", web__caching=""),
-            "proxy.serving.delivery imports proxy.web.caching, which is above it",
+            made_up(delivery="proxy.web.cache_headers", web__caching=""),
+            "proxy.serving.delivery imports proxy.web.cache_headers, which is above it",
         ),
         (
             made_up(errors="proxy.settings", settings=""),
@@ -317,14 +317,14 @@ def test_imports_are_read_in_all_their_forms(tmp_path: Path) -> None:
     assert read_graph(tmp_path) == {
         "proxy": frozenset(),
         "proxy.web": frozenset(),
-        "proxy.web.app": frozenset(
+        "proxy.web.routes": frozenset(
             {
                 "typing",
                 "os.path",
                 "json",
                 "proxy",
                 "proxy.web",
-                "proxy.web.app",
+                "proxy.web.routes",
                 "aiohttp",
                 "pyvips",
             }

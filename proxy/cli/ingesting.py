@@ -26,7 +26,7 @@ from proxy.domain.ingest_item import QueueReport, StepState
 from proxy.ingest.worker_loop import at_work
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
-from proxy.web.server import interruptible, stop_signals
+from proxy.web.server.lifecycle import interruptible, stop_signals
 from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
 from proxy.wiring.mainside import open_main_side
 from proxy.wiring.rooms import open_rooms

@@ -17,7 +17,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings
 from proxy.starting import check_worker, installation_faults
 from proxy.storage.database.schema import upgrade
-from proxy.web.openapi import describe
+from proxy.web.openapi.document import describe
 from proxy.wiring.rooms import ask_worker
 from proxy.wiring.storage import schemas
 

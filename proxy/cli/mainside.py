@@ -13,7 +13,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import Replaced
 from proxy.settings import Settings, token_key
-from proxy.web.users import issue
+from proxy.web.auth.jwt import issue
 from proxy.wiring.mainside import open_main_side, smart_base
 from proxy.wiring.storage import database_prepared
 

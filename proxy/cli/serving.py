@@ -27,7 +27,7 @@ from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings
 from proxy.starting import check_start
-from proxy.web.server import interruptible, lag_watch, listening, stop_signals
+from proxy.web.server.lifecycle import interruptible, lag_watch, listening, stop_signals
 from proxy.wiring.ingesting import has_worker, open_ingest
 from proxy.wiring.mainside import open_main_side
 from proxy.wiring.rooms import Rooms, open_rooms

@@ -16,7 +16,7 @@ from proxy.domain.render_plan import Plan
 from proxy.domain.variant import Variant
 from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings
-from proxy.web.caching import Route, cache_control, cache_status, tags
+from proxy.web.cache_headers import Route, cache_control, cache_status, tags
 from proxy.web.conditional import http_date
 
 Header = tuple[str, str]

@@ -18,10 +18,10 @@ from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import SqlMainDatabase, open_main_database
 from proxy.storage.upload_files.store import TempFiles
 from proxy.telemetry.metrics import Metrics
-from proxy.web.auth import FailureLimit, Guard, Refusal
-from proxy.web.mediaapi import MediaApiHandler
-from proxy.web.uploads import REASONS, UploadHandler
-from proxy.web.users import Users
+from proxy.web.auth.api_key import FailureLimit, Guard, Refusal
+from proxy.web.auth.jwt import Users
+from proxy.web.handlers.upload_queue import MediaApiHandler
+from proxy.web.handlers.uploads import REASONS, UploadHandler
 
 _TIDY_S = 600.0
 _IMAGES = "/api/images"

@@ -38,8 +38,8 @@ from proxy.starting import check_worker
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
-from proxy.web.crowd import Crowd
-from proxy.web.pulse import Pulse
+from proxy.web.server.load_shedding import Crowd
+from proxy.web.server.loop_lag import Pulse
 from proxy.wiring.storage import Storage, open_storage
 from proxy.wiring.tracing import OFF, Tracing, asking
 

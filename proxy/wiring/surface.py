@@ -18,20 +18,20 @@ from proxy.settings import (
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.row_cache import CachedMediaDatabase
 from proxy.telemetry.logging import AccessLog
-from proxy.web.admin import AdminHandler
-from proxy.web.analyses import AnalysisHandler
-from proxy.web.app import create_app
-from proxy.web.auth import FailureLimit, Guard, Refusal
-from proxy.web.files import read_files
-from proxy.web.frontdesk import Frontdesk
-from proxy.web.health import Health
-from proxy.web.hot import HotAnswers
-from proxy.web.info import InfoHandler
-from proxy.web.oembed import OembedHandler
-from proxy.web.page import COMPONENT, Component, Page
-from proxy.web.runner import Runner
-from proxy.web.serve import PictureHandler
-from proxy.web.trial import TrialHandler
+from proxy.web.auth.api_key import FailureLimit, Guard, Refusal
+from proxy.web.handlers.admin import AdminHandler
+from proxy.web.handlers.analyses import AnalysisHandler
+from proxy.web.handlers.health import Health
+from proxy.web.handlers.images import PictureHandler
+from proxy.web.handlers.info import InfoHandler
+from proxy.web.handlers.oembed import OembedHandler
+from proxy.web.handlers.page import COMPONENT, Component, Page
+from proxy.web.handlers.page_local import TrialHandler
+from proxy.web.routes import create_app
+from proxy.web.server.request_pipeline import Frontdesk
+from proxy.web.server.response_cache import HotAnswers
+from proxy.web.server.runner import Runner
+from proxy.web.static_files import read_files
 from proxy.wiring.mainside import MainSide
 from proxy.wiring.rooms import Rooms
 

@@ -27,7 +27,7 @@ from proxy.tracing.rooms import (
     FollowedWorkshop,
     joined,
 )
-from proxy.web.following import RequestTraces
+from proxy.web.server.request_tracing import RequestTraces
 
 
 def _nothing_sent() -> Mapping[str, float]:

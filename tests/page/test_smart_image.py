@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, expect
 
-from proxy.web.files import STATIC
+from proxy.web.static_files import STATIC
 from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Elsewhere</title>

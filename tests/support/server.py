@@ -16,7 +16,7 @@ from aiohttp.test_utils import BaseTestServer, TestClient
 from proxy.domain.media import DataType
 from proxy.library.import_files import Imported
 from proxy.settings import Settings, load_settings
-from proxy.web.runner import Runner
+from proxy.web.server.runner import Runner
 from proxy.wiring.mainside import MainSide, open_main_side
 from proxy.wiring.rooms import Rooms, open_rooms
 from proxy.wiring.surface import Surface, build_surface

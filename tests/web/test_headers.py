@@ -15,7 +15,7 @@ from proxy.domain.formats import TRAITS, Format
 from proxy.domain.render_plan import Plan
 from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings
-from proxy.web.caching import Route
+from proxy.web.cache_headers import Route
 from proxy.web.headers import (
     SECURITY,
     DateLine,

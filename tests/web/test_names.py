@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.domain.errors import BadParameter
-from proxy.web.serve import parse_name
+from proxy.web.handlers.images import parse_name
 
 NAMES = st.builds(
     "{}{}{}".format,

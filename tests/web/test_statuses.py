@@ -15,7 +15,7 @@ from yarl import URL
 
 from proxy.domain.media import DataType
 from proxy.library.import_files import Imported
-from proxy.web.pulse import Pulse
+from proxy.web.server.loop_lag import Pulse
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
 

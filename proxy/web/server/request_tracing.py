@@ -1,0 +1,174 @@
+"""Requests: the span of an answer, told by the front desk once it is out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import HttpVersion, web
+from aiohttp.hdrs import METH_ALL, USER_AGENT
+from multidict import MultiMapping
+
+from proxy.domain.trace_context import Trace, Tracer, read_traceparent
+from proxy.telemetry.metrics import Outcome
+from proxy.web.cache_headers import Route
+from proxy.web.handlers.image_response import Answer
+from proxy.web.responses import LEFT
+from proxy.web.server.response_cache import Ready
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.web_urldispatcher import UrlMappingMatchInfo
+
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked for all day long by machines, which nobody follows."""
+_MAX_TEXT = 256
+"""Of a stranger's text, in characters."""
+_METHODS = frozenset(METH_ALL)
+_PICTURES = frozenset(Route)
+_SERVER_ERROR = 500
+
+
+class Answered(NamedTuple):
+    """An answer that is out, and what it answers."""
+
+    remote: str | None
+    method: str
+    target: str
+    version: HttpVersion
+    headers: MultiMapping[str]
+    route: str
+    """The template that the path was told by; empty where there is none."""
+    request_id: str
+    status: int
+    sent: int
+    """Bytes of its body."""
+    outcome: Outcome
+    broken: str | None = None
+    """Why it did not go out to its end, where it did not."""
+
+    @classmethod
+    def of(cls, request: web.BaseRequest, answer: Answer, sent: int) -> Answered:
+        """An answer that went aiohttp's way."""
+        return cls(
+            request.remote,
+            request.method,
+            request.raw_path,
+            request.version,
+            request.headers,
+            _route(request, answer.outcome),
+            answer.request_id,
+            int(answer.status),
+            sent,
+            answer.outcome,
+            answer.broken,
+        )
+
+    @classmethod
+    def at_once(
+        cls,
+        message: RawRequestMessage,
+        ready: Ready,
+        remote: str | None,
+        *,
+        request_id: str,
+        sent: int,
+    ) -> Answered:
+        """A hot answer, for which no request was made."""
+        return cls(
+            remote,
+            message.method,
+            message.path,
+            message.version,
+            message.headers,
+            Route(ready.outcome.route).path,
+            request_id,
+            ready.status,
+            sent,
+            ready.outcome,
+        )
+
+
+class RequestTraces:
+    """Follows requests, those that are sampled."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def begin(self, target: str, headers: MultiMapping[str], began: float) -> Trace | None:
+        """The trace of a request that came at ``began``; None for one that is not followed."""
+        if target.partition("?")[0] in _PROBES:
+            return None
+        parent = None
+        if self._tracer.honour_parent and "traceparent" in headers:
+            # Two of them name no one (W3C Trace Context, 3.2).
+            header, *more = headers.getall("traceparent")
+            parent = None if more else read_traceparent(header)
+        return self._tracer.begin(parent=parent, began=began)
+
+
+def end(trace: Trace, answered: Answered) -> None:
+    """Tell the span of an answer, named as the semantic conventions for HTTP have it."""
+    method = answered.method if answered.method in _METHODS else "_OTHER"
+    attributes = dict(_attributes(answered))
+    attributes["http.request.method"] = method
+    shown = "HTTP" if method == "_OTHER" else method
+    name = f"{shown} {answered.route}".rstrip()
+    trace.end(name, attributes, serves=True, error=_error(answered))
+
+
+def _route(request: web.BaseRequest, outcome: Outcome) -> str:
+    """The template of an address; empty where the router knew none, or was not asked."""
+    if outcome.route in _PICTURES:
+        # The router is not asked for an answer that was ready.
+        return Route(outcome.route).path
+    # aiohttp's own property falls over a request that was refused before it was routed.
+    found: UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
+    resource = None if found is None else found.route.resource
+    return "" if resource is None else resource.canonical
+
+
+def _error(answered: Answered) -> str | None:
+    """What is no client's doing; one that leaves is free to."""
+    if answered.status >= _SERVER_ERROR:
+        return answered.outcome.error or str(answered.status)
+    return None if answered.broken in (None, LEFT) else answered.broken
+
+
+def _attributes(answered: Answered) -> Iterator[tuple[str, str | int | bool]]:
+    path, asked, query = answered.target.partition("?")
+    yield "url.scheme", "http"
+    yield "url.path", path[:_MAX_TEXT]
+    if asked:
+        yield "url.query", query[:_MAX_TEXT]
+    if answered.route:
+        yield "http.route", answered.route
+    yield "http.response.status_code", answered.status
+    yield "http.response.body.size", answered.sent
+    yield "network.protocol.name", "http"
+    yield "network.protocol.version", f"{answered.version.major}.{answered.version.minor}"
+    if answered.remote:
+        yield "network.peer.address", answered.remote
+        yield "client.address", answered.remote
+    if agent := answered.headers.get(USER_AGENT):
+        yield "user_agent.original", agent[:_MAX_TEXT]
+    if error := _error(answered):
+        yield "error.type", error
+    yield "smartserve.request_id", answered.request_id
+    if answered.broken == LEFT:
+        yield "smartserve.client_left", True
+    yield from _ours(answered.outcome)
+
+
+def _ours(outcome: Outcome) -> Iterator[tuple[str, str | int]]:
+    """Of the picture, where there is one."""
+    if outcome.media_id is None:
+        return
+    yield "smartserve.media.id", outcome.media_id
+    yield "smartserve.size", outcome.size
+    yield "smartserve.format", outcome.format
+    yield "smartserve.source", outcome.source
+    if outcome.variant is not None:
+        yield "smartserve.variant.key", outcome.variant.key
+    if outcome.stage:
+        yield "smartserve.stage", outcome.stage

@@ -1,0 +1,90 @@
+"""The runner: an application behind a front desk, from its start to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from aiohttp import web
+
+from proxy.runtime.open_file_limit import make_room
+from proxy.settings import ServerSettings
+from proxy.web.server.connection import Reception
+from proxy.web.server.connection_limits import Doorkeeper
+from proxy.web.server.listener import Site
+from proxy.web.server.loop_lag import Pulse
+from proxy.web.server.request_pipeline import Frontdesk
+
+_LAST_CALL_S = 0.5
+
+
+class Runner(web.AppRunner):
+    """Runs an application behind a front desk, with the server's own time limits."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        frontdesk: Frontdesk,
+        settings: ServerSettings,
+        pulse: Pulse,
+    ) -> None:
+        """Nothing is bound, and the pulse rests, before `setup` and a site."""
+        self._pulse = pulse
+        self._beating = contextlib.AsyncExitStack()
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": settings.keepalive_s,
+            "max_line_size": settings.max_header_bytes,
+            "max_field_size": settings.max_header_bytes,
+            # A body is counted as it comes, and one that is packed is refused.
+            "auto_decompress": False,
+            # What is left of a body is thrown away by the connection itself.
+            "lingering_time": 0,
+        }
+        # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
+        super().__init__(app, shutdown_timeout=_LAST_CALL_S, **self._options)
+        self._frontdesk = frontdesk
+        self._drain_s = settings.drain_s
+        self._max_head_bytes = settings.max_head_bytes
+        self.doorkeeper = Doorkeeper(settings)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def setup(self) -> None:
+        """Make all ready for connections, and look after them from then on."""
+        self.doorkeeper.max_connections = make_room(self.doorkeeper.max_connections)
+        await super().setup()
+        self._watch = asyncio.create_task(self.doorkeeper.watch())
+        await self._beating.enter_async_context(self._pulse.beating())
+
+    async def cleanup(self) -> None:
+        """Close what is open."""
+        await super().cleanup()
+        await self._beating.aclose()
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+
+    def site(self, host: str, port: int) -> Site:
+        """An address to listen on; port 0 takes a free one."""
+        return Site(self, host, port, refusal=self._frontdesk.no_room)
+
+    async def drain(self) -> None:
+        """Take no more connections; return when all answers are out, or after ``drain_s``."""
+        for site in list(self.sites):
+            await site.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_s):
+                await self._frontdesk.drain()
+
+    async def _make_server(self) -> web.Server:
+        """The application's own server, behind the one that accepts."""
+        behind = await super()._make_server()
+        return Reception(
+            behind,
+            self._frontdesk,
+            self.doorkeeper,
+            max_head_bytes=self._max_head_bytes,
+            options=self._options,
+        )

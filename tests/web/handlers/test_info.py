@@ -1,0 +1,380 @@
+"""``/info``: what a page wants to know of a picture, over HTTP, by the real workers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from PIL import Image
+
+from proxy.domain.formats import Format
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import WIDTHS
+from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
+from proxy.web.handlers.info_json import ladder, srcset, version_of
+from proxy.web.openapi.info import PICTURE
+from tests.support.server import CHROME, Library, Serve, Serving
+from tests.web.plans import FACTS
+from tests.web.wire import answers, exchange
+
+NAMES = ("large", "photo", "logo", "badge")
+
+
+async def told(server: Serving, media_id: int) -> dict[str, Any]:
+    answer = await server.client.get(f"/info/{media_id}")
+    assert answer.status == 200, await answer.text()
+    found: dict[str, Any] = await answer.json()
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_picture_is_told_as_the_description_says(
+    name: str, shared: Serving, library: Library
+) -> None:
+    found = await told(shared, library.ids[name])
+    assert [fault.message for fault in Draft202012Validator(PICTURE).iter_errors(found)] == []
+    assert found["id"] == library.ids[name]
+    assert found["ratio"] == pytest.approx(found["width"] / found["height"], abs=1e-3)
+    assert found["dominant_colors"][0]["hex"].startswith("#")
+    assert found["alt"] is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_tiny_picture_is_one_of_the_same_shape(
+    name: str, shared: Serving, library: Library
+) -> None:
+    found = await told(shared, library.ids[name])
+    uri = found["placeholders"]["data_uri"]
+    assert len(uri) <= 700
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert picture.format == "WEBP"
+    assert picture.width / picture.height == pytest.approx(found["ratio"], rel=0.1)
+
+
+async def test_every_address_in_it_is_served_with_the_width_that_it_tells(
+    shared: Serving, library: Library
+) -> None:
+    found = await told(shared, library.ids["badge"])
+    for candidates in found["srcset"].values():
+        for candidate in candidates.split(", "):
+            url, descriptor = candidate.split(" ")
+            answer = await shared.client.get(url, headers={"Accept": "image/webp"})
+            assert answer.status == 200
+            if answer.content_type != "image/avif":
+                body = io.BytesIO(await answer.read())
+                assert f"{Image.open(body).width}w" == descriptor
+    for name, url in found["urls"].items():
+        answer = await shared.client.get(url, headers={"Accept": "image/webp"})
+        assert "immutable" in answer.headers["Cache-Control"]
+        size = Image.open(io.BytesIO(await answer.read())).size
+        assert size == tuple(found["dimensions"][name].values())
+
+
+async def test_the_formats_that_are_there_are_told_with_their_stage(serve: Serve) -> None:
+    server = await serve(upgrades={"enabled": True, "budget_s": 0.0, "all_sizes": False})
+    before = await told(server, 2)
+    assert before["formats"] == {"served": ["avif", "webp", "jpeg"], "ready": {}}
+    answer = await server.client.get("/serve/2?size=thumbnail", headers={"Accept": CHROME})
+    assert "draft" in answer.headers["Cache-Status"]
+    await answer.read()
+    await server.rooms.delivery.drain()
+    after = await told(server, 2)
+    assert after["formats"]["ready"]["thumbnail"]["avif"] in ("draft", "final")
+
+
+async def test_one_stage_is_always_final(server: Serving) -> None:
+    await (await server.client.get("/serve/2?size=small&format=webp")).read()
+    await server.rooms.delivery.drain()
+    assert (await told(server, 2))["formats"]["ready"]["small"]["webp"] == "final"
+
+
+async def test_what_is_transparent_has_no_jpeg(shared: Serving, library: Library) -> None:
+    found = await told(shared, library.ids["badge"])
+    assert found["transparent"] is True
+    assert found["formats"]["served"] == ["avif", "webp", "png"]
+    assert set(found["srcset"]) == {"auto", "avif", "webp", "png"}
+
+
+async def test_it_may_be_kept_as_long_as_a_picture_of_api_images(shared: Serving) -> None:
+    answer = await shared.client.get("/info/1")
+    assert answer.headers["Cache-Control"] == "public, max-age=3600, stale-while-revalidate=86400"
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Vary" not in answer.headers
+
+
+async def test_who_has_it_gets_a_304(shared: Serving) -> None:
+    first = await shared.client.get("/info/1")
+    again = await shared.client.get("/info/1", headers={"If-None-Match": first.headers["ETag"]})
+    assert again.status == 304
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert await again.read() == b""
+    other = await shared.client.get("/info/1", headers={"If-None-Match": '"another"'})
+    assert other.status == 200
+
+
+async def test_head_says_what_get_does_without_the_body(shared: Serving) -> None:
+    get = await shared.client.get("/info/1")
+    head = await shared.client.head("/info/1")
+    assert head.status == 200
+    assert await head.read() == b""
+    for name in ("ETag", "Content-Length", "Content-Type", "Cache-Control"):
+        assert head.headers[name] == get.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/info/99999", 404),
+        (f"/info/{'9' * 19}", 404),
+        (f"/info/{'9' * 20}", 400),
+        ("/info/x", 400),
+        ("/info/1.webp", 400),
+        ("/info", 400),
+        ("/info?ids=", 400),
+        ("/info?ids=1,,2", 400),
+        ("/info?ids=1,x", 400),
+        (f"/info?ids={','.join(map(str, range(MAX_IDS + 1)))}", 400),
+    ],
+)
+async def test_what_is_not_there_or_not_allowed_is_a_problem(
+    target: str, status: int, shared: Serving
+) -> None:
+    answer = await shared.client.get(target)
+    assert answer.status == status
+    assert answer.content_type == "application/problem+json"
+    kept = "public, max-age=60" if status == 404 else "no-store"
+    assert answer.headers["Cache-Control"] == kept
+
+
+async def test_many_are_told_in_their_order_and_what_is_missing_with_its_reason(
+    shared: Serving,
+) -> None:
+    answer = await shared.client.get("/info?ids=3,99,1,3,01")
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "public, max-age=60"
+    body = await answer.json()
+    assert [one["id"] for one in body["pictures"]] == [3, 1]
+    assert body["missing"] == [
+        {"id": 99, "status": 404, "detail": "there is no picture with this id"}
+    ]
+    assert body["pictures"][1] == await told(shared, 1)
+
+
+async def test_a_comma_may_be_encoded(shared: Serving) -> None:
+    answer = await shared.client.get("/info?ids=3%2C1")
+    assert [one["id"] for one in (await answer.json())["pictures"]] == [3, 1]
+    assert "max-age=3600" in answer.headers["Cache-Control"]
+
+
+async def test_many_are_told_to_who_posts_their_ids_as_to_who_gets_them(shared: Serving) -> None:
+    answer = await shared.client.post("/info", json={"ids": [3, 99, 1, 3, 1.0], "more": None})
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    got = await shared.client.get("/info?ids=3,99,1,3,01")
+    assert await answer.json() == await got.json()
+
+
+async def test_what_was_posted_is_kept_by_nobody_and_read_by_pages_of_any_origin(
+    shared: Serving,
+) -> None:
+    answer = await shared.client.post("/info", json={"ids": [1]})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "ETag" not in answer.headers
+
+
+IDS = f"ids must be a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to 19 digits"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        *(None, [], {}, 1, "1,2", ["1"], [1, None], [True], [1.5], [-1], [[1]]),
+        *([10**19], [10**100], list(range(MAX_IDS + 1)), [1] * (MAX_IDS + 1)),
+    ],
+    ids=repr,
+)
+async def test_a_list_of_ids_that_is_none_is_told_what_it_has_to_be(
+    ids: object, shared: Serving
+) -> None:
+    answer = await shared.client.post("/info", json={"ids": ids})
+    assert (answer.status, answer.content_type) == (400, "application/problem+json")
+    told = await answer.json()
+    assert (told["detail"], told["parameter"]) == (IDS, "ids")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_the_longest_ids_fit_into_a_body_however_it_is_written(shared: Serving) -> None:
+    ids = list(range(10**19 - MAX_IDS, 10**19))
+    body = json.dumps({"ids": ids}, indent=8).encode()
+    answer = await posted(shared, body)
+    assert answer.status == 200
+    assert [one["status"] for one in (await answer.json())["missing"]] == [404] * MAX_IDS
+
+
+async def posted(server: Serving, body: bytes, **headers: str) -> ClientResponse:
+    headers = {"Content-Type": "application/json"} | headers
+    return await server.client.post("/info", data=body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[1, 2]", 400),
+        (b"{}", 400),
+        (b'{"ids": [1, 2]}' + b" " * MAX_BODY_BYTES, 413),
+    ],
+)
+async def test_a_body_that_is_not_what_it_has_to_be_is_a_problem(
+    body: bytes, status: int, shared: Serving
+) -> None:
+    answer = await posted(shared, body)
+    assert (answer.status, answer.content_type) == (status, "application/problem+json")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_a_body_that_comes_in_pieces_is_counted(shared: Serving) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"ids": [1, 2]'
+        for _ in range(MAX_BODY_BYTES // 1024):
+            yield b" " * 1024
+        yield b"}"
+
+    headers = {"Content-Type": "application/json"}
+    answer = await shared.client.post("/info", data=pieces(), headers=headers)
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": ""},
+        {"Content-Encoding": "gzip"},
+    ],
+)
+async def test_a_body_of_another_kind_is_refused(headers: dict[str, str], shared: Serving) -> None:
+    answer = await posted(shared, b'{"ids": [1]}', **headers)
+    assert answer.status == 415
+    assert "Content-" in (await answer.json())["detail"]
+
+
+async def test_json_may_name_its_charset(shared: Serving) -> None:
+    kind = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert (await posted(shared, b'{"ids": [1]}', **kind)).status == 200
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
+    server = await serve(server={"header_timeout_s": 0.5})
+    head = b"POST /info HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    sent = head + b"Content-Length: 99\r\n\r\n{"
+    (answer,) = answers(await exchange(server.client.host, server.client.port or 0, sent))
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+
+
+async def test_a_page_of_another_origin_may_ask_whether_it_may_post(shared: Serving) -> None:
+    asked = {
+        "Origin": "https://elsewhere.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    answer = await shared.client.options("/info", headers=asked)
+    assert (answer.status, await answer.read()) == (204, b"")
+    assert "Content-Length" not in answer.headers
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    assert answer.headers["Access-Control-Allow-Headers"] == "Content-Type"
+    assert (await shared.client.get("/info?ids=1")).status == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_other_methods_are_told_what_is_allowed(method: str, shared: Serving) -> None:
+    answer = await shared.client.request(method, "/info")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD,OPTIONS,POST")
+
+
+async def test_one_picture_is_looked_at_once(server: Serving) -> None:
+    for _ in range(3):
+        await told(server, 1)
+    jobs = server.metric("smartserve_jobs_total")
+    await told(server, 1)
+    assert server.metric("smartserve_jobs_total") == jobs
+
+
+async def test_a_corrupt_original_is_told_as_the_picture_route_does(
+    serve: Serve, data_dir: Path
+) -> None:
+    server = await serve()
+    media = await server.rooms.storage.catalogue.find(2)
+    assert media is not None
+    assert media.source_path is not None
+    (data_dir / "originals" / media.source_path).write_bytes(b"\xff\xd8\xff but no picture" * 99)
+    await server.rooms.storage.purge(2)
+    answer = await server.client.get("/info/2")
+    assert answer.status == 422
+    many = await server.client.get("/info?ids=1,2")
+    assert many.headers["Cache-Control"] == "no-store"
+    assert (await many.json())["missing"][0]["status"] == 422
+
+
+async def test_a_stored_analysis_lends_its_words(serve: Serve, data_dir: Path) -> None:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
+        database.execute(
+            "INSERT INTO media_ai_analysis (media_id, subject_matter, style_classification,"
+            " mood_keywords, dominant_colors) VALUES (2, 'a lighthouse', 'photograph',"
+            " '[\"calm\"]', '[]')"
+        )
+    found = await told(await serve(), 2)
+    assert found["alt"] == "a lighthouse"
+    assert found["analysis"]["style"] == "photograph"
+    assert found["analysis"]["mood_keywords"] == ["calm"]
+
+
+async def test_answers_are_counted_by_their_route(server: Serving) -> None:
+    await told(server, 1)
+    await server.client.get("/info?ids=1")
+    await server.client.post("/info", json={"ids": [1]})
+    await server.client.options("/info")
+    assert server.metric("smartserve_requests_total", route="info") == 1
+    assert server.metric("smartserve_requests_total", route="info_many") == 2
+    assert server.metric("smartserve_requests_total", route="preflight") == 1
+
+
+def sized(width: int, height: int) -> MediaFacts:
+    return replace(FACTS, width=width, height=height)
+
+
+@pytest.mark.parametrize(
+    ("facts", "widths"),
+    [
+        (sized(300, 200), [64, 96, 128, 256, 300]),
+        (sized(384, 200), [64, 96, 128, 256, 384]),
+        (sized(20, 20), [16, 20]),
+        (sized(6000, 4000), [width for width in WIDTHS if width >= 64]),
+    ],
+)
+def test_the_ladder_ends_with_the_pictures_own_width(facts: MediaFacts, widths: list[int]) -> None:
+    assert [width for _, width in ladder(facts)] == widths
+
+
+def test_a_srcset_names_version_and_format() -> None:
+    text = srcset(5, sized(96, 96), Format.AVIF)
+    version = version_of(FACTS)
+    assert text == (
+        f"/serve/5?w=64&format=avif&v={version} 64w, /serve/5?w=96&format=avif&v={version} 96w"
+    )
+    assert re.fullmatch("[0-9a-f]{16}", version)

@@ -1,0 +1,239 @@
+"""The description of the HTTP surface: sound, and true to the settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+
+from proxy import __version__
+from proxy.domain import errors
+from proxy.domain.errors import AccessError, SmartserveError
+from proxy.domain.formats import NAMES, TRAITS
+from proxy.domain.query import DPRS, WIDTHS, parse_boxes, parse_request
+from proxy.settings import Settings
+from proxy.web.openapi.document import describe
+from proxy.web.problem_details import MEDIA_TYPE
+
+SETTINGS = Settings.model_validate(
+    {"sizes": {"detail": {"width": 900}, "hero": {"width": 1900, "height": 400, "fit": "cover"}}}
+)
+PICTURES = ("/serve/{name}", "/api/images/{name}")
+ADMIN = ("/api/media/{id}/renditions", "/api/users/{id}/renditions")
+
+
+@pytest.fixture(scope="module")
+def description() -> dict[str, Any]:
+    return describe(Settings())
+
+
+def _parameters(description: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one["schema"] for one in description["paths"][path]["parameters"]}
+
+
+def _operations(description: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        operation
+        for path in description["paths"].values()
+        for method, operation in path.items()
+        if method != "parameters"
+    ]
+
+
+def test_it_is_sound_by_the_schema_of_openapi_3_1(description: dict[str, Any]) -> None:
+    assert description["openapi"].startswith("3.1.")
+    faults = Draft202012Validator(OPENAPI_31).iter_errors(description)
+    assert [fault.message for fault in faults] == []
+
+
+def test_the_schema_of_openapi_does_find_faults(description: dict[str, Any]) -> None:
+    spoilt = {**description, "info": {"title": "smartserve"}, "paths": {"serve": {}}}
+    assert not Draft202012Validator(OPENAPI_31).is_valid(spoilt)
+
+
+def test_every_schema_in_it_is_a_json_schema(description: dict[str, Any]) -> None:
+    for path in PICTURES:
+        for schema in _parameters(description, path).values():
+            Draft202012Validator.check_schema(schema)
+    Draft202012Validator.check_schema(description["components"]["schemas"]["Problem"])
+
+
+MAIN = {
+    "/users/me": "PATCH",
+    "/api/media/pending/all": "GET",
+    "/api/media/complete/{id}": "POST",
+    "/api/media/cleanup/{id}": "DELETE",
+    "/temp_images/{folder}/{name}": "GET",
+}
+PAGE = (
+    *("/api/gallery", "/api/page/accept", "/api/page/accept.gif"),
+    *("/api/page/token", "/api/page/uploads/{id}"),
+)
+UPLOADS = (
+    errors.BodyTooSlow,
+    errors.BodyTooLarge,
+    errors.UnsupportedBody,
+    errors.PendingNotFound,
+    errors.PendingConflict,
+    errors.UploadStorageError,
+)
+"""What no picture route answers with."""
+
+
+def test_schemathesis_reads_every_operation_of_it(description: dict[str, Any]) -> None:
+    found = schemathesis.openapi.from_dict(description).get_all_operations()
+    labels = sorted(one.ok().label for one in found if isinstance(one, Ok))
+    assert labels == sorted(
+        [f"{method} {path}" for path in PICTURES for method in ("GET", "HEAD")]
+        + [f"GET /{page}" for page in ("healthz", "readyz", "metrics", "openapi.json")]
+        + [f"DELETE {path}" for path in ADMIN]
+        + ["GET /api/media/analysis/{media_id}"]
+        + ["GET /info/{id}", "HEAD /info/{id}", "GET /oembed"]
+        + [f"{method} /info" for method in ("GET", "POST", "OPTIONS")]
+        + [f"GET {path}" for path in PAGE]
+        + [f"{method} {path}" for path, method in MAIN.items()]
+    )
+
+
+def test_it_is_the_same_after_a_way_through_json(description: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(description)) == description
+
+
+def test_it_tells_the_version(description: dict[str, Any]) -> None:
+    assert description["info"]["version"] == __version__
+
+
+def test_operations_have_names_of_their_own(description: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in _operations(description)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", PICTURES)
+def test_every_parameter_takes_what_the_parser_takes(
+    path: str, description: dict[str, Any]
+) -> None:
+    parameters = _parameters(description, path)
+    assert set(parameters) == {"name", "size", "w", "dpr", "format", "bg", "v"}
+    assert set(parameters["size"]["enum"]) == {*Settings().sizes, ""}
+    assert set(parameters["format"]["enum"]) == {"auto", *NAMES, ""}
+    assert set(parameters["dpr"]["enum"]) == {*DPRS, ""}
+    assert set(parameters["bg"]["enum"]) == {"original", "removed", ""}
+
+
+@pytest.mark.parametrize("path", PICTURES)
+def test_every_value_that_is_named_is_one_that_the_parser_takes(
+    path: str, description: dict[str, Any]
+) -> None:
+    sizes = Settings().size_specs()
+    for name, schema in _parameters(description, path).items():
+        for value in schema.get("enum", ()):
+            parse_request(f"{name}={value}", sizes=sizes)
+
+
+@pytest.mark.parametrize("path", PICTURES)
+@pytest.mark.parametrize(
+    ("width", "allowed"),
+    [(1, True), (640, True), (WIDTHS[-1], True), ("", True), (0, False), (WIDTHS[-1] + 1, False)],
+)
+def test_a_width_is_described_as_it_is_parsed(
+    path: str, width: int | str, *, allowed: bool, description: dict[str, Any]
+) -> None:
+    schema = _parameters(description, path)["w"]
+    assert Draft202012Validator(schema).is_valid(width) == allowed
+
+
+@pytest.mark.parametrize("path", PICTURES)
+def test_the_sizes_are_those_of_the_settings(path: str) -> None:
+    assert set(_parameters(describe(SETTINGS), path)["size"]["enum"]) == {"detail", "hero", ""}
+
+
+@pytest.mark.parametrize("path", PICTURES)
+def test_a_default_is_one_of_the_values(path: str, description: dict[str, Any]) -> None:
+    for schema in _parameters(description, path).values():
+        assert schema.get("default", "") in schema.get("enum", [""])
+
+
+@pytest.mark.parametrize("path", PICTURES)
+def test_a_name_is_an_id_with_an_extension_or_none(path: str, description: dict[str, Any]) -> None:
+    pattern = _parameters(description, path)["name"]["pattern"]
+    good = ["1", "7" * 19, *(f"789.{name}" for name in NAMES)]
+    bad = ["", "8" * 20, "a", "1.gif", "1.", "1.webp.png", "-1", "1/2", "1.WEBP"]
+    assert [name for name in good if re.search(pattern, name) is None] == []
+    assert [name for name in bad if re.search(pattern, name)] == []
+
+
+@pytest.mark.parametrize("path", PICTURES)
+@pytest.mark.parametrize("status", ["200", "206"])
+def test_every_format_that_goes_out_is_named(
+    path: str, status: str, description: dict[str, Any]
+) -> None:
+    content = description["paths"][path]["get"]["responses"][status]["content"]
+    assert set(content) == {traits.media_type for traits in TRAITS.values()}
+
+
+@pytest.mark.parametrize("path", PICTURES)
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_every_status_of_the_error_tree_is_described(
+    path: str, method: str, description: dict[str, Any]
+) -> None:
+    statuses = {
+        str(kind.status)
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, SmartserveError)
+        if not issubclass(kind, (AccessError, *UPLOADS))
+    }
+    responses = description["paths"][path][method]["responses"]
+    assert statuses <= set(responses)
+    assert {"200", "304"} <= set(responses)
+
+
+@pytest.mark.parametrize("path", PICTURES)
+def test_an_error_is_a_problem(path: str, description: dict[str, Any]) -> None:
+    for status, response in description["paths"][path]["get"]["responses"].items():
+        if int(status) >= 400:
+            assert list(response["content"]) == [MEDIA_TYPE]
+
+
+@pytest.mark.parametrize("path", ADMIN)
+def test_an_admin_route_asks_for_the_key_and_describes_each_refusal(
+    path: str, description: dict[str, Any]
+) -> None:
+    operation = description["paths"][path]["delete"]
+    (scheme,) = operation["security"]
+    named = description["components"]["securitySchemes"][next(iter(scheme))]
+    assert (named["type"], named["scheme"]) == ("http", "bearer")
+    refusals = {str(kind.status) for kind in AccessError.__subclasses__()}
+    assert refusals | {"200", "400", "503"} == set(operation["responses"])
+
+
+@pytest.mark.parametrize("path", ADMIN)
+def test_what_a_purge_may_name_is_what_the_parser_takes(
+    path: str, description: dict[str, Any]
+) -> None:
+    parameters = _parameters(description, path)
+    assert set(parameters) == {"id", "size", "w"}
+    assert set(parameters["size"]["enum"]) == set(Settings().sizes)
+    for name in parameters["size"]["enum"]:
+        assert parse_boxes(f"size={name}", sizes=Settings().size_specs())
+
+
+def test_without_admin_routes_none_are_described() -> None:
+    described = describe(Settings.model_validate({"admin": {"enabled": False}}))
+    assert not set(ADMIN) & set(described["paths"])
+
+
+def test_without_the_page_nothing_of_it_is_described() -> None:
+    described = describe(Settings.model_validate({"page": {"enabled": False}}))
+    assert not set(PAGE) & set(described["paths"])
+
+
+def test_an_answer_to_head_has_no_content(description: dict[str, Any]) -> None:
+    for path in PICTURES:
+        responses = description["paths"][path]["head"]["responses"].values()
+        assert not any("content" in response for response in responses)

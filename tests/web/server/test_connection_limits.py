@@ -1,0 +1,109 @@
+"""The doorkeeper's rules, and how many connections the limit of open files has room for."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from proxy.runtime.open_file_limit import fitting, make_room
+from proxy.settings import ServerSettings
+from proxy.web.server.connection_limits import Doorkeeper, Place, Reason
+
+
+class Guest:
+    """A connection that gives way, or is busy."""
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.busy = busy
+        self.gone = False
+        self.reviewed: list[float] = []
+
+    def give_way(self) -> bool:
+        self.gone = not self.busy
+        return self.gone
+
+    def review(self, now: float) -> None:
+        self.reviewed.append(now)
+
+
+def doorkeeper(limit: int) -> Doorkeeper:
+    return Doorkeeper(ServerSettings(max_connections=limit))
+
+
+def test_so_many_have_a_seat_and_an_eighth_more_a_place_in_reserve() -> None:
+    door = doorkeeper(16)
+    places = [door.enter(Guest(busy=True)) for _ in range(20)]
+    assert places == [Place.SEAT] * 16 + [Place.RESERVE] * 2 + [Place.NONE] * 2
+    assert door.statistics()["open"] == 18
+
+
+def test_the_reserve_is_64_places_at_most() -> None:
+    door = doorkeeper(1000)
+    places = [door.enter(Guest(busy=True)) for _ in range(1100)]
+    assert places.count(Place.RESERVE) == 64
+
+
+def test_the_one_that_holds_a_place_in_reserve_longest_for_nothing_gives_way() -> None:
+    door = doorkeeper(16)
+    for _ in range(16):
+        door.enter(Guest())
+    first, second, third = Guest(busy=True), Guest(), Guest()
+    assert [door.enter(one) for one in (first, second, third)] == [Place.RESERVE] * 3
+    assert [one.gone for one in (first, second, third)] == [False, True, False]
+
+
+def test_a_place_that_is_left_is_free_again() -> None:
+    door = doorkeeper(8)
+    guests = [Guest() for _ in range(8)]
+    for guest in guests:
+        door.enter(guest)
+    door.leave(guests[0], Reason.IDLE)
+    assert door.enter(Guest()) is Place.SEAT
+    assert door.statistics()["closed_idle_timeout"] == 1
+
+
+def test_reasons_are_a_closed_set() -> None:
+    assert {name for name in doorkeeper(8).statistics() if name != "open"} == {
+        f"closed_{reason}"
+        for reason in (
+            *("ended", "header_timeout", "idle_timeout", "write_timeout"),
+            *("refused", "over_limit"),
+        )
+    }
+
+
+async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = doorkeeper(0)
+    guests = [Guest() for _ in range(1200)]
+    for guest in guests:
+        assert door.enter(guest) is Place.SEAT
+    await door._round()
+    assert [len(guest.reviewed) for guest in guests] == [1] * 1200
+
+
+@pytest.mark.parametrize(
+    ("wanted", "descriptors", "allowed"),
+    [
+        (10_000, 1_048_576, 10_000),
+        (10_000, resource.RLIM_INFINITY, 10_000),
+        (10_000, 4096, 3584),
+        (10_000, 64, 32),
+        (0, 64, 0),
+        (20, 1024, 20),
+    ],
+)
+def test_connections_fit_below_the_limit_of_open_files(
+    wanted: int, descriptors: int, allowed: int
+) -> None:
+    assert fitting(wanted, descriptors) == allowed
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
+    try:
+        assert make_room(10) == 10
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
