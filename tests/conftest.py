@@ -14,9 +14,9 @@ from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.wiring.mainside import open_main_side
-from proxy.wiring.rooms import Rooms, open_rooms
-from proxy.wiring.surface import Surface, build_surface
+from proxy.app.services import Rooms, open_rooms
+from proxy.app.uploads import open_main_side
+from proxy.app.web import Surface, build_surface
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
 from tests.support.server import (

@@ -251,7 +251,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(wiring="proxy.rendering.worker.imaging.load", imaging__load=""),
-            "proxy.wiring imports proxy.rendering.worker.imaging.load, which only imaging and worker may",
+            "proxy.app imports proxy.rendering.worker.imaging.load, which only imaging and worker may",
         ),
         (
             made_up(delivery="prometheus_client"),
@@ -259,7 +259,7 @@ def test_a_house_in_order_has_no_faults() -> None:
         ),
         (
             made_up(readings="prometheus_client.core"),
-            "proxy.readings imports prometheus_client.core, which only metrics and visitor may",
+            "proxy.app.collectors imports prometheus_client.core, which only metrics and visitor may",
         ),
         (
             made_up(delivery="aiohttp.web"),
@@ -337,7 +337,7 @@ def test_no_command_loads_libvips() -> None:
         "import sys\n"
         "from proxy.cli import load\n"
         "load()\n"
-        "assert 'proxy.wiring.surface' in sys.modules\n"
+        "assert 'proxy.app.web' in sys.modules\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(loaded & {'pyvips', '_libvips', 'proxy', 'PIL', 'numpy'}))\n"
         "maps = open('/proc/self/maps').read()\n"

@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from proxy.app.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
+from proxy.app.services import open_rooms
+from proxy.app.storage import Storage, open_storage
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -26,9 +29,6 @@ from proxy.library.adoption.grouping import Group
 from proxy.library.adoption.inventory import Inventory, Skipped
 from proxy.library.adoption.scan import enter_rows, groups, survey
 from proxy.settings import Settings
-from proxy.wiring.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
-from proxy.wiring.rooms import open_rooms
-from proxy.wiring.storage import Storage, open_storage
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from proxy.app.doctor import open_installation
 from proxy.cli.base import ConfigOption, DataDirOption, app, errors, local_url, run
 from proxy.doctor import Result, Verdict, failed
 from proxy.doctor.rounds import Installation, examine
@@ -21,7 +22,6 @@ from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import LogSettings, load_settings
 from proxy.telemetry.logging import configure_logs
-from proxy.wiring.examining import open_installation
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 

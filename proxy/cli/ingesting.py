@@ -12,6 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from proxy.app.ingest import Addresses, has_worker, open_ingest, open_main_api
+from proxy.app.services import open_rooms
+from proxy.app.storage import open_storage
+from proxy.app.tracing import open_tracing
+from proxy.app.uploads import open_main_side
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -27,11 +32,6 @@ from proxy.ingest.worker_loop import at_work
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
 from proxy.web.server.lifecycle import interruptible, stop_signals
-from proxy.wiring.ingesting import Addresses, has_worker, open_ingest, open_main_api
-from proxy.wiring.mainside import open_main_side
-from proxy.wiring.rooms import open_rooms
-from proxy.wiring.storage import open_storage
-from proxy.wiring.tracing import open_tracing
 
 Uploads = Mapping[str, int | str]
 """How many uploads the main API has, by status; or why that is not known."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
+from proxy.app.services import ask_worker
+from proxy.app.startup_checks import check_worker, installation_faults
+from proxy.app.storage import schemas
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -15,11 +18,8 @@ from proxy.cli.base import (
 )
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings
-from proxy.starting import check_worker, installation_faults
 from proxy.storage.database.schema import upgrade
 from proxy.web.openapi.document import describe
-from proxy.wiring.rooms import ask_worker
-from proxy.wiring.storage import schemas
 
 
 @app.command("check-config")

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
+from proxy.app.storage import database_prepared
+from proxy.app.uploads import open_main_side, smart_base
 from proxy.cli.base import ConfigOption, DataDirOption, app, base_url, read_settings, run
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import Replaced
 from proxy.settings import Settings, token_key
 from proxy.web.auth.jwt import issue
-from proxy.wiring.mainside import open_main_side, smart_base
-from proxy.wiring.storage import database_prepared
 
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from proxy.analysis.analyst import Analyst
+from proxy.app.services import Rooms, open_analyst, open_rooms
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -27,7 +28,6 @@ from proxy.domain.errors import (
 from proxy.domain.media import DataType
 from proxy.library.import_files import Imported, Refused, walk
 from proxy.settings import Settings
-from proxy.wiring.rooms import Rooms, open_analyst, open_rooms
 
 
 @app.command("import")

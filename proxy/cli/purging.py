@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from proxy.app.storage import open_storage
 from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings, run
 from proxy.domain.errors import BadParameter
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import named_boxes
 from proxy.serving.purge import Purged
 from proxy.settings import Settings
-from proxy.wiring.storage import open_storage
 
 
 @app.command()

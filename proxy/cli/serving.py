@@ -11,6 +11,12 @@ import structlog
 import typer
 
 from proxy import __version__
+from proxy.app.ingest import has_worker, open_ingest
+from proxy.app.services import Rooms, open_rooms
+from proxy.app.startup_checks import check_start
+from proxy.app.tracing import open_tracing
+from proxy.app.uploads import open_main_side
+from proxy.app.web import build_surface
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -26,13 +32,7 @@ from proxy.ingest.worker_loop import at_work
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings
-from proxy.starting import check_start
 from proxy.web.server.lifecycle import interruptible, lag_watch, listening, stop_signals
-from proxy.wiring.ingesting import has_worker, open_ingest
-from proxy.wiring.mainside import open_main_side
-from proxy.wiring.rooms import Rooms, open_rooms
-from proxy.wiring.surface import build_surface
-from proxy.wiring.tracing import open_tracing
 
 log = structlog.get_logger(__name__)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from proxy.app.startup_checks import installation_faults
 from proxy.doctor import Diagnosis, failed, skipped, warned, well
 from proxy.doctor.figures import counted
 from proxy.settings import Settings
-from proxy.starting import installation_faults
 
 _OLDEST, _NEWEST = datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 """A clock outside of these is wrong: this program is younger, and nobody runs it then."""

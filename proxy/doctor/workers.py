@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import proxy
+from proxy.app.startup_checks import check_worker
 from proxy.doctor import Diagnosis, Obstacle, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import as_time
 from proxy.domain.errors import ConfigurationError, SmartserveError
@@ -18,7 +19,6 @@ from proxy.domain.geometry import Geometry
 from proxy.domain.worker_protocol import Hello, Limits, RenderJob
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
-from proxy.starting import check_worker
 
 Started = Callable[[], AbstractAsyncContextManager[WorkerPool]]
 """Starts one worker, and ends it with the block."""

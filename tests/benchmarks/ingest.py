@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy.app.ingest import Addresses, open_ingest
+from proxy.app.services import open_rooms
 from proxy.settings import load_settings
 from proxy.telemetry.logging import configure_logs
-from proxy.wiring.ingesting import Addresses, open_ingest
-from proxy.wiring.rooms import open_rooms
 from tests.benchmarks.originals import kodak, large
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable

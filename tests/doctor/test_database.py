@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app.storage import schemas
 from proxy.doctor import Verdict, looked
 from proxy.doctor.database import DatabaseSeen, look
 from proxy.doctor.table import DATABASE
 from proxy.settings import Settings
 from proxy.storage.database.diagnostics import Vitals
 from proxy.storage.database.schema import MEDIA, main_schema, upgrade
-from proxy.wiring.storage import schemas
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.mariadb import MariaDB

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from proxy.app.storage import open_storage
 from proxy.doctor import Verdict, looked
 from proxy.doctor.originals import look
 from proxy.doctor.table import ORIGINALS
 from proxy.storage.database.media_repository import open_database
 from proxy.storage.originals.local_store import LocalSources
-from proxy.wiring.storage import open_storage
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.mounts import Mount
 from tests.support.server import make_settings

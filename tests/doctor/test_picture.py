@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from proxy.app.services import one_worker
 from proxy.doctor import Verdict, looked
 from proxy.doctor.picture import look
 from proxy.doctor.table import ROW
 from proxy.storage.database.media_repository import open_database
 from proxy.storage.originals.local_store import LocalSources
-from proxy.wiring.rooms import one_worker
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import Library, make_settings
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from proxy.app.doctor import open_installation
+from proxy.app.ingest import open_main_api
 from proxy.doctor import Verdict
 from proxy.doctor.table import UPLOADS
 from proxy.doctor.uploads import look
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import QueueReport
 from proxy.settings import Settings
-from proxy.wiring.examining import open_installation
-from proxy.wiring.ingesting import open_main_api
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app.services import one_worker
 from proxy.doctor import Verdict, looked
 from proxy.doctor.table import WORKERS
 from proxy.doctor.workers import WorkerSeen, look
@@ -18,7 +19,6 @@ from proxy.domain.formats import Format
 from proxy.domain.worker_protocol import Hello
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
-from proxy.wiring.rooms import one_worker
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import make_settings
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from proxy.app.ingest import Addresses, open_ingest
 from proxy.domain.media import Media
 from proxy.ingest.worker_loop import Ingest
-from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 from tests.storage.database.backends import SqliteBackend
 from tests.support.server import Serve, Serving

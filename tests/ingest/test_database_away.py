@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from proxy.app.ingest import Addresses, open_ingest
+from proxy.app.services import open_rooms
 from proxy.ingest.worker_loop import at_work
-from proxy.wiring.ingesting import Addresses, open_ingest
-from proxy.wiring.rooms import open_rooms
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.fake_main_api import FakeMainApi
 from tests.ingest.test_processes import picture, until

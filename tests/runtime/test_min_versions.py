@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app.services import ask_worker, open_rooms
+from proxy.app.startup_checks import check_worker
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import Hello
 from proxy.runtime.min_versions import FLOORS, at_least, floor_faults
-from proxy.starting import check_worker
-from proxy.wiring.rooms import ask_worker, open_rooms
 from tests.support.server import make_settings
 
 

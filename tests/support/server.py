@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestClient
 
+from proxy.app.services import Rooms, open_rooms
+from proxy.app.uploads import MainSide, open_main_side
+from proxy.app.web import Surface, build_surface
 from proxy.domain.media import DataType
 from proxy.library.import_files import Imported
 from proxy.settings import Settings, load_settings
 from proxy.web.server.runner import Runner
-from proxy.wiring.mainside import MainSide, open_main_side
-from proxy.wiring.rooms import Rooms, open_rooms
-from proxy.wiring.surface import Surface, build_surface
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "proxy" / "samples"

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import ClientResponse
 from PIL import Image
 
+from proxy.app.services import open_rooms
 from proxy.domain.errors import CapacityError
-from proxy.wiring.rooms import open_rooms
 from tests.library.adoption.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
 from tests.support.mariadb import MariaDB
 from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving, make_settings

@@ -11,9 +11,9 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.analysis.providers import VisionContext
 from proxy.analysis.providers.factory import open_providers, provider_faults
+from proxy.app.startup_checks import installation_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings, VisionSettings
-from proxy.starting import installation_faults
 from tests.analysis.providers.service import KEY, SEEN, Service, completion, says
 
 

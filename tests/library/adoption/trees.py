@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from proxy.app.adoption import open_adopter, open_inventory, path_below, place_of
+from proxy.app.services import Rooms
 from proxy.domain.media import DataType
 from proxy.library.adoption.adopt import Adopted, Outcome, Owner
 from proxy.library.adoption.inventory import Skipped
 from proxy.library.adoption.scan import enter_rows, groups, survey
-from proxy.wiring.adoption import open_adopter, open_inventory, path_below, place_of
-from proxy.wiring.rooms import Rooms
 from tests.support.server import SAMPLES
 
 BULK = "bulk/2024-05-01"

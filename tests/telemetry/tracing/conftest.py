@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.wiring.rooms import open_rooms
-from proxy.wiring.surface import build_surface
-from proxy.wiring.tracing import open_tracing
+from proxy.app.services import open_rooms
+from proxy.app.tracing import open_tracing
+from proxy.app.web import build_surface
 from tests.support.server import Client, Serving, SmartServer, make_settings
 from tests.telemetry.tracing.collector import Collector, collecting
 

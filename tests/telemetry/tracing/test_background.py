@@ -12,13 +12,13 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
+from proxy.app.ingest import Addresses, open_ingest
+from proxy.app.traced_background import FollowedSteps
 from proxy.domain.errors import QueueFull
 from proxy.domain.ingest_item import Item, Lease, Upload
 from proxy.domain.media import DataType
 from proxy.domain.pending_image import Step
 from proxy.domain.trace_context import Span, Tracer, current
-from proxy.tracing.background import FollowedSteps
-from proxy.wiring.ingesting import Addresses, open_ingest
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.fake_main_api import fake_main_api
 from tests.support.server import CHROME, SAMPLES, Library

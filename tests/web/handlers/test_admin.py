@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
+from proxy.app.services import open_rooms
+from proxy.app.web import build_surface
 from proxy.domain.media import DataType
-from proxy.wiring.rooms import open_rooms
-from proxy.wiring.surface import build_surface
 from tests.support.server import (
     CHROME,
     SAMPLES,

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from proxy.app.ingest import has_worker, open_main_api
+from proxy.app.services import one_worker
+from proxy.app.storage import schemas
 from proxy.doctor.http_client.client import HttpVisitor
 from proxy.doctor.rounds import Installation
 from proxy.domain.ingest_item import QueueReport
@@ -17,9 +20,6 @@ from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import Writer
 from proxy.storage.database.media_repository import open_database
 from proxy.storage.originals.local_store import LocalSources
-from proxy.wiring.ingesting import has_worker, open_main_api
-from proxy.wiring.rooms import one_worker
-from proxy.wiring.storage import schemas
 
 _MARGIN_S = 5.0
 

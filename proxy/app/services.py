@@ -11,6 +11,9 @@ from functools import partial
 from proxy.analysis.analyst import Analyst
 from proxy.analysis.providers.factory import open_providers
 from proxy.analysis.providers.tesseract import TextReader
+from proxy.app.startup_checks import check_worker
+from proxy.app.storage import Storage, open_storage
+from proxy.app.tracing import OFF, Tracing, asking
 from proxy.domain.render_plan import Planner, Rules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Hello, Limits
@@ -34,14 +37,11 @@ from proxy.serving.source_check import Checker
 from proxy.serving.source_facts import Inspector
 from proxy.serving.warm import Warmer
 from proxy.settings import Settings
-from proxy.starting import check_worker
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
 from proxy.web.server.load_shedding import Crowd
 from proxy.web.server.loop_lag import Pulse
-from proxy.wiring.storage import Storage, open_storage
-from proxy.wiring.tracing import OFF, Tracing, asking
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from proxy.app.startup_checks import tracing_faults
+from proxy.app.traced_background import FollowedFinals, FollowedSteps
+from proxy.app.traced_services import (
+    ExemplifiedTelemetry,
+    FollowedDatabase,
+    FollowedStore,
+    FollowedWorkshop,
+    joined,
+)
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import Plan
@@ -15,18 +24,9 @@ from proxy.serving.finals.queue import Finals
 from proxy.serving.job_dispatch import Workshop
 from proxy.serving.renderer import Telemetry
 from proxy.settings import TracingSettings
-from proxy.starting import tracing_faults
 from proxy.storage.database import MediaDatabase
 from proxy.storage.renditions import RenditionStore
 from proxy.telemetry.metrics import Metrics, Statistics
-from proxy.tracing.background import FollowedFinals, FollowedSteps
-from proxy.tracing.rooms import (
-    ExemplifiedTelemetry,
-    FollowedDatabase,
-    FollowedStore,
-    FollowedWorkshop,
-    joined,
-)
 from proxy.web.server.request_tracing import RequestTraces
 
 

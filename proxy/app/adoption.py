@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.app.services import Rooms
 from proxy.domain.errors import ConfigurationError, SourceMissing
 from proxy.library.adoption.adopt import Adopter, Owner
 from proxy.library.adoption.file_names import NameReader
@@ -15,7 +16,6 @@ from proxy.library.adoption.placement import Copying, InPlace
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalSources
 from proxy.storage.originals.paths import names_below
-from proxy.wiring.rooms import Rooms
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from proxy.app.services import Rooms, open_analyst
 from proxy.domain.pending_image import Step
 from proxy.ingest.item_runner import Taker
 from proxy.ingest.main_api.client import HttpMainApi
@@ -20,7 +21,6 @@ from proxy.settings import Settings, main_api_key
 from proxy.storage.database.analysis_repository import Analyses
 from proxy.storage.database.ingest_progress import Progress
 from proxy.storage.database.ingest_queue import IngestQueue
-from proxy.wiring.rooms import Rooms, open_analyst
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.app.collectors import Sources, readings
+from proxy.app.services import Rooms
+from proxy.app.uploads import MainSide
 from proxy.domain.media import Media
-from proxy.readings import Sources, readings
 from proxy.settings import (
     NO_KEY,
     Settings,
@@ -32,8 +34,6 @@ from proxy.web.server.request_pipeline import Frontdesk
 from proxy.web.server.response_cache import HotAnswers
 from proxy.web.server.runner import Runner
 from proxy.web.static_files import read_files
-from proxy.wiring.mainside import MainSide
-from proxy.wiring.rooms import Rooms
 
 
 @dataclass(frozen=True, slots=True)
