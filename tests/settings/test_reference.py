@@ -10,8 +10,8 @@ import pytest
 
 from proxy.settings import Settings
 from proxy.settings.reference import notes_in, tables
+from tests.cli.test_cli import run
 from tests.support.server import ROOT
-from tests.test_cli import run
 
 FILE = ROOT / "config" / "smartserve.toml"
 LISTED = [one for table in tables() for one in table.settings]

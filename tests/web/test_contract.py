@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.cli.test_cli import KEY, running
 from tests.support.server import Library
-from tests.test_cli import KEY, running
 
 
 def test_the_server_keeps_to_its_description(library: Library, tmp_path: Path) -> None:

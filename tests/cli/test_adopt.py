@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_cli import SMARTSERVE, fetch, run, running
 from tests.library.adoption.trees import BULK, LIBRARY, photo, premade, save
-from tests.test_cli import SMARTSERVE, fetch, run, running
 
 
 @pytest.fixture

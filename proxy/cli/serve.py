@@ -25,7 +25,7 @@ from proxy.cli.base import (
     read_settings,
     run,
 )
-from proxy.cli.ingesting import addresses
+from proxy.cli.ingest import addresses
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
 from proxy.ingest.worker_loop import at_work
