@@ -20,21 +20,21 @@ gc.enable()
 __all__ = ["MODULES", "app", "load", "main"]
 
 MODULES: Mapping[str, str] = {
-    "adopt": "adoption",
-    "analyse": "pictures",
+    "adopt": "adopt",
+    "analyse": "images",
     "check-config": "installation",
     "db": "installation",
     "doctor": "doctor",
-    "import": "pictures",
-    "ingest": "ingesting",
+    "import": "images",
+    "ingest": "ingest",
     "openapi": "installation",
-    "purge": "purging",
-    "replace-urls": "mainside",
-    "serve": "serving",
-    "settings": "listing",
-    "status": "ingesting",
-    "token": "mainside",
-    "warm": "pictures",
+    "purge": "purge",
+    "replace-urls": "uploads",
+    "serve": "serve",
+    "settings": "settings",
+    "status": "ingest",
+    "token": "uploads",
+    "warm": "images",
 }
 """Commands, and the module of this package that each is in."""
 

@@ -89,7 +89,7 @@ class Server:
         it forks for that has its command line.
         """
         alike = [
-            pid for pid in self._family() if "proxy.rendering.worker.__main__" in _arguments(pid)
+            pid for pid in self._family() if "proxy.rendering.worker" in _arguments(pid)
         ]
         return [pid for pid in alike if _parent(pid) not in alike]
 

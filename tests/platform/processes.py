@@ -62,7 +62,7 @@ class IngestProcess:
 
 def workers_of(members: Sequence[int]) -> list[int]:
     """Those of a family that decode and encode."""
-    return [pid for pid in members if b"proxy.rendering.worker.__main__" in _arguments(pid)]
+    return [pid for pid in members if b"proxy.rendering.worker" in _arguments(pid)]
 
 
 def _arguments(pid: int) -> list[bytes]:

@@ -318,7 +318,7 @@ async def _spawn(descriptor: int, orders: StartOrders) -> asyncio.subprocess.Pro
         *(
             "-I",
             "-m",
-            "proxy.rendering.worker.__main__",
+            "proxy.rendering.worker",
             str(descriptor),
             json.dumps(asdict(orders)),
         ),

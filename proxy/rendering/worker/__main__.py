@@ -1,6 +1,6 @@
 """Entry of a worker process: joins the job loop with the pixels; the pool starts it.
 
-``python -m proxy.rendering.worker.__main__ <socket descriptor> <orders>``, where the orders are those of
+``python -m proxy.rendering.worker <socket descriptor> <orders>``, where the orders are those of
 `proxy.rendering.pool.process.StartOrders` as a JSON object.
 """
 

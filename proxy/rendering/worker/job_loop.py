@@ -1,6 +1,6 @@
 """The inside of a worker process: one order after the other, until the socket is closed.
 
-It speaks datagrams (`proxy.domain.worker_protocol`) and knows nothing of pixels; `proxy.rendering.worker.__main__` joins it with them.
+It speaks datagrams (`proxy.domain.worker_protocol`) and knows nothing of pixels; `proxy.rendering.worker` joins it with them.
 """
 
 from __future__ import annotations
