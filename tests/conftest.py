@@ -14,9 +14,9 @@ from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.app.services import Rooms, open_rooms
+from proxy.app.services import Services, open_rooms
 from proxy.app.uploads import open_main_side
-from proxy.app.web import Surface, build_surface
+from proxy.app.web import HttpServer, build_surface
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
 from tests.support.server import (
@@ -92,7 +92,7 @@ async def server(serve: Serve) -> Serving:
 @pytest.fixture(scope="session")
 def _standing(
     library: Library, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Rooms, Surface, Standing]]:
+) -> Iterator[tuple[Services, HttpServer, Standing]]:
     settings = make_settings(library.copy(tmp_path_factory.mktemp("standing") / "data"))
     with (
         start_blocking_portal() as portal,
@@ -102,7 +102,7 @@ def _standing(
 
 
 @pytest.fixture
-async def shared(_standing: tuple[Rooms, Surface, Standing]) -> AsyncIterator[Serving]:
+async def shared(_standing: tuple[Services, HttpServer, Standing]) -> AsyncIterator[Serving]:
     """A server with default settings that all tests of a process share.
 
     For tests that only ask, and to which it is all the same what others have asked for before: a

@@ -15,10 +15,10 @@ from proxy.domain.analysis import AWAITED, Analysis, merge
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
-from proxy.domain.image_analysis import ReadText, Unseen, VisionResult
+from proxy.domain.image_analysis import ProviderGap, ReadText, VisionResult
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderJob
-from proxy.serving.job_dispatch import Workshop
+from proxy.serving.job_dispatch import JobDispatcher
 
 _KEPT: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
     "google": ("raw_google_response", google.recall),
@@ -35,10 +35,10 @@ _READ_SIDE = 1600
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EarlierResults:
     """What others have said of a picture before."""
 
-    answers: Mapping[str, VisionResult | Unseen]
+    answers: Mapping[str, VisionResult | ProviderGap]
     """By provider."""
     text: str | None
     """Read in it; None where nobody could."""
@@ -50,7 +50,7 @@ class Analyst:
     def __init__(
         self,
         *,
-        workshop: Workshop,
+        workshop: JobDispatcher,
         limits: Limits,
         providers: Sequence[VisionProvider],
         reader: TextReader,
@@ -69,7 +69,7 @@ class Analyst:
         facts: MediaFacts,
         *,
         site_context: Mapping[str, Any] | None = None,
-        told: Told | None = None,
+        told: EarlierResults | None = None,
     ) -> Analysis:
         """All that is known of a medium; a provider that fails is a reason, not an error.
 
@@ -89,7 +89,7 @@ class Analyst:
         context = VisionContext(media.data_type)
         asking = asyncio.gather(*(_ask(one, picture, context) for one in asked))
         text, answers = await asyncio.gather(self._reader.read(page), asking)
-        if isinstance(text, Unseen) and told is not None and told.text is not None:
+        if isinstance(text, ProviderGap) and told is not None and told.text is not None:
             text = ReadText(told.text)
         return merge(
             local.result,
@@ -99,7 +99,7 @@ class Analyst:
             site_context=site_context,
         )
 
-    def recall(self, columns: Mapping[str, Any], own: Mapping[str, Any]) -> Told:
+    def recall(self, columns: Mapping[str, Any], own: Mapping[str, Any]) -> EarlierResults:
         """What was said, by a stored analysis; those that it awaits are not among them.
 
         Who had refused, or is new since then, has said why, or nothing: it is not asked.
@@ -111,7 +111,7 @@ class Analyst:
             for name, (column, _) in _KEPT.items()
             if name not in awaited and (name in configured or columns[column] is not None)
         }
-        return Told(answers, columns["detected_text"])
+        return EarlierResults(answers, columns["detected_text"])
 
     async def _page(self, media: Media, facts: MediaFacts) -> bytes:
         """What is read; nothing where nobody reads."""
@@ -134,19 +134,19 @@ class Analyst:
 
 async def _ask(
     provider: VisionProvider, picture: bytes, context: VisionContext
-) -> VisionResult | Unseen:
+) -> VisionResult | ProviderGap:
     try:
         return await provider.analyse(picture, TRAITS[_SENT.format].media_type, context)
     except AnalysisError as error:
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
         passing = isinstance(error, (ProviderUnavailable, BudgetSpent))
-        return Unseen(provider.name, error.detail, passing=passing)
+        return ProviderGap(provider.name, error.detail, passing=passing)
 
 
-def _recalled(name: str, raw: Any, reasons: Mapping[str, str]) -> VisionResult | Unseen:
+def _recalled(name: str, raw: Any, reasons: Mapping[str, str]) -> VisionResult | ProviderGap:
     if raw is None:
-        return Unseen(name, reasons.get(name, "it was not asked"))
+        return ProviderGap(name, reasons.get(name, "it was not asked"))
     try:
         return _KEPT[name][1](raw)
     except AnalysisError:
-        return Unseen(name, "what it said is not readable any more")
+        return ProviderGap(name, "what it said is not readable any more")

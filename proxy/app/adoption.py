@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.app.services import Rooms
+from proxy.app.services import Services
 from proxy.domain.errors import ConfigurationError, SourceMissing
-from proxy.library.adoption.adopt import Adopter, Owner
+from proxy.library.adoption.adopt import AdoptionOwner, TreeAdopter
 from proxy.library.adoption.file_names import NameReader
-from proxy.library.adoption.inventory import Inventory
-from proxy.library.adoption.placement import Copying, InPlace
+from proxy.library.adoption.inventory import TreeInventory
+from proxy.library.adoption.placement import CopyPlacement, InPlacePlacement
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalSources
 from proxy.storage.originals.paths import names_below
@@ -46,10 +46,10 @@ def place_of(settings: Settings, directory: Path) -> TreePlace:
     return TreePlace(tree, "", in_place=False)
 
 
-def open_inventory(settings: Settings, place: TreePlace) -> Inventory:
+def open_inventory(settings: Settings, place: TreePlace) -> TreeInventory:
     """An empty inventory for a tree; to be entered and left."""
     reader = NameReader(tuple(settings.size_specs()))
-    return Inventory(reader, "" if place.in_place else place.root.as_posix())
+    return TreeInventory(reader, "" if place.in_place else place.root.as_posix())
 
 
 def path_below(settings: Settings, place: TreePlace) -> Callable[[str], str | None]:
@@ -68,15 +68,19 @@ def path_below(settings: Settings, place: TreePlace) -> Callable[[str], str | No
 
 
 @asynccontextmanager
-async def open_adopter(rooms: Rooms, place: TreePlace, owner: Owner) -> AsyncIterator[Adopter]:
+async def open_adopter(
+    rooms: Services, place: TreePlace, owner: AdoptionOwner
+) -> AsyncIterator[TreeAdopter]:
     """Who takes the pictures of a tree over."""
     section = rooms.settings.storage
     tree = LocalSources(place.root, section.model_copy(update={"strip_prefix": ""}))
     try:
-        yield Adopter(
+        yield TreeAdopter(
             catalogue=rooms.storage.catalogue,
             tree=tree,
-            keeper=InPlace() if place.in_place else Copying(tree, rooms.storage.sources),
+            keeper=InPlacePlacement()
+            if place.in_place
+            else CopyPlacement(tree, rooms.storage.sources),
             checker=rooms.checker,
             sizes=rooms.settings.size_specs(),
             owner=owner,

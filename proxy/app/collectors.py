@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from proxy.domain.pending_image import Step
 from proxy.storage.renditions import RenditionStore
-from proxy.telemetry.metrics import Reading, Statistics
+from proxy.telemetry.metrics import MetricReading, Statistics
 
 _TIERS = ("memory", "disk")
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class MetricSources:
     """Where the figures come from: the ``statistics`` of each room."""
 
     connections: Statistics
@@ -31,7 +31,7 @@ class Sources:
     deadlines: Statistics
 
 
-def readings(sources: Sources) -> Iterator[Reading]:
+def readings(sources: MetricSources) -> Iterator[MetricReading]:
     """All figures that the rooms keep themselves."""
     yield from _connections(sources.connections)
     yield from _workers(sources)
@@ -45,13 +45,13 @@ def readings(sources: Sources) -> Iterator[Reading]:
     yield _gauge("ingest_steps_hanging", text, sources.deadlines, "hanging")
 
 
-def _connections(statistics: Statistics) -> Iterator[Reading]:
+def _connections(statistics: Statistics) -> Iterator[MetricReading]:
     yield _gauge("connections", "Connections that are open.", statistics, "open")
     closed = _by(statistics, "closed_")
     yield _counters("connections_closed", "Connections closed.", "reason", closed)
 
 
-def _workers(sources: Sources) -> Iterator[Reading]:
+def _workers(sources: MetricSources) -> Iterator[MetricReading]:
     gate, pool = sources.admission, sources.pool
     waiting = _figure(gate, "waiting"), _figure(pool, "waiting")
     depth = {"": lambda: sum(figure() for figure in waiting)}
@@ -73,7 +73,7 @@ def _workers(sources: Sources) -> Iterator[Reading]:
     yield _counters("worker_restarts", "Worker processes replaced.", "reason", restarts)
 
 
-def _renditions(store: RenditionStore) -> Iterator[Reading]:
+def _renditions(store: RenditionStore) -> Iterator[MetricReading]:
     def tier(name: str) -> Statistics:
         return lambda: store.statistics()[name]
 
@@ -91,7 +91,7 @@ def _renditions(store: RenditionStore) -> Iterator[Reading]:
     yield _counters("cache_failures", text, "kind", _by(disk, "failures_"))
 
 
-def _storage(sources: Sources) -> Iterator[Reading]:
+def _storage(sources: MetricSources) -> Iterator[MetricReading]:
     queries, rows = sources.queries, sources.rows
     text = "Originals that could not be opened."
     yield _counters("source_errors", text, "kind", _by(sources.originals, "failures_"))
@@ -104,7 +104,7 @@ def _storage(sources: Sources) -> Iterator[Reading]:
     yield _gauge("row_items", "Rows in the row cache.", rows, "items")
 
 
-def _ingest(queue: Statistics) -> Iterator[Reading]:
+def _ingest(queue: Statistics) -> Iterator[MetricReading]:
     yield _gauges("ingest_items", "Uploads in the queue.", "state", _by(queue, "items_"))
     for step in Step:
         text = f"Uploads not done, or done within the hour, by how {step} stands."
@@ -122,24 +122,28 @@ def _ingest(queue: Statistics) -> Iterator[Reading]:
     yield _counter("ingest_takeovers", text, queue, "takeovers")
 
 
-def _gauge(name: str, text: str, statistics: Statistics, key: str) -> Reading:
-    return Reading(name, text, counter=False, label=None, figures={"": _figure(statistics, key)})
+def _gauge(name: str, text: str, statistics: Statistics, key: str) -> MetricReading:
+    return MetricReading(
+        name, text, counter=False, label=None, figures={"": _figure(statistics, key)}
+    )
 
 
-def _counter(name: str, text: str, statistics: Statistics, key: str) -> Reading:
-    return Reading(name, text, counter=True, label=None, figures={"": _figure(statistics, key)})
+def _counter(name: str, text: str, statistics: Statistics, key: str) -> MetricReading:
+    return MetricReading(
+        name, text, counter=True, label=None, figures={"": _figure(statistics, key)}
+    )
 
 
 def _gauges(
     name: str, text: str, label: str | None, figures: Mapping[str, Callable[[], float]]
-) -> Reading:
-    return Reading(name, text, counter=False, label=label, figures=figures)
+) -> MetricReading:
+    return MetricReading(name, text, counter=False, label=label, figures=figures)
 
 
 def _counters(
     name: str, text: str, label: str, figures: Mapping[str, Callable[[], float]]
-) -> Reading:
-    return Reading(name, text, counter=True, label=label, figures=figures)
+) -> MetricReading:
+    return MetricReading(name, text, counter=True, label=label, figures=figures)
 
 
 def _by(statistics: Statistics, prefix: str) -> Mapping[str, Callable[[], float]]:

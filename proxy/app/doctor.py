@@ -10,14 +10,15 @@ from urllib.parse import urlsplit
 
 from proxy.app.ingest import has_worker, open_main_api
 from proxy.app.services import one_worker
+from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
-from proxy.doctor.http_client.client import HttpVisitor
+from proxy.doctor.http_client.client import AiohttpProbe
 from proxy.doctor.rounds import Installation
 from proxy.domain.ingest_item import QueueReport
 from proxy.settings import Settings
 from proxy.settings.exposure import is_loopback
 from proxy.storage.database.ingest_report import queue_report
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import open_database
 from proxy.storage.originals.local_store import LocalSources
 
@@ -39,13 +40,14 @@ async def open_installation(
     """
     async with AsyncExitStack() as stack:
         timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
-        visit = partial(HttpVisitor, timeout_s=timeout_s)
+        visit = partial(AiohttpProbe, timeout_s=timeout_s)
         server = await stack.enter_async_context(visit(url))
         sources = LocalSources(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
         yield Installation(
             settings=settings,
             config=config,
+            startup_faults=installation_faults,
             port=_port(url),
             schemas=schemas(settings),
             rows=partial(open_database, settings.database_url, settings.database),
@@ -70,7 +72,7 @@ def _port(url: str) -> int | None:
 
 
 async def _report(settings: Settings) -> QueueReport:
-    writer = Writer(settings.database_url, settings.database, lease_s=settings.ingest.lease_s)
+    writer = LeasedWriter(settings.database_url, settings.database, lease_s=settings.ingest.lease_s)
     try:
         return await queue_report(writer)
     finally:

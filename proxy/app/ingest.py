@@ -6,25 +6,25 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from proxy.app.services import Rooms, open_analyst
+from proxy.app.services import Services, open_analyst
 from proxy.domain.pending_image import Step
-from proxy.ingest.item_runner import Taker
+from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.main_api.client import HttpMainApi
-from proxy.ingest.step_retry import Attempts, Work
-from proxy.ingest.steps.analyse import Examiner
-from proxy.ingest.steps.callback import Reporter
-from proxy.ingest.steps.download import Retriever
-from proxy.ingest.steps.media_of_item import Shelf
-from proxy.ingest.steps.render import Optimiser
-from proxy.ingest.worker_loop import Ingest, new_worker_id
+from proxy.ingest.step_retry import StepRetrier, Work
+from proxy.ingest.steps.analyse import AnalyseStep
+from proxy.ingest.steps.callback import CallbackStep
+from proxy.ingest.steps.download import DownloadStep
+from proxy.ingest.steps.media_of_item import IngestMediaLoader
+from proxy.ingest.steps.render import RenderStep
+from proxy.ingest.worker_loop import WorkerLoop, new_worker_id
 from proxy.settings import Settings, main_api_key
-from proxy.storage.database.analysis_repository import Analyses
-from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class IngestUrls:
     """Where the two sides are, without a slash in the end."""
 
     main_api: str
@@ -52,7 +52,7 @@ def open_main_api(settings: Settings, address: str) -> HttpMainApi:
 
 
 @asynccontextmanager
-async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Ingest]:
+async def open_ingest(rooms: Services, addresses: IngestUrls) -> AsyncIterator[WorkerLoop]:
     """A worker that has not begun; see `proxy.ingest.worker_loop.at_work`.
 
     Raises:
@@ -60,9 +60,9 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
     """
     settings, storage = rooms.settings, rooms.storage
     async with open_main_api(settings, addresses.main_api) as api, open_analyst(rooms) as analyst:
-        progress, analyses = Progress(storage.writer), Analyses(storage.writer)
-        shelf = Shelf(rows=storage.catalogue, inspector=rooms.inspector)
-        examiner = Examiner(
+        progress, analyses = IngestProgress(storage.writer), AnalysisRepository(storage.writer)
+        shelf = IngestMediaLoader(rows=storage.catalogue, inspector=rooms.inspector)
+        examiner = AnalyseStep(
             shelf=shelf,
             analyst=analyst,
             analyses=analyses,
@@ -70,7 +70,7 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
             changed=storage.changed,
         )
         steps: dict[Step, Work] = {
-            Step.RETRIEVE_FILE: Retriever(
+            Step.RETRIEVE_FILE: DownloadStep(
                 api=api,
                 checker=rooms.checker,
                 originals=storage.sources,
@@ -80,7 +80,7 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
             ),
             Step.AI_VISUAL_ANALYSIS: examiner,
             Step.RESIZE_OPTIMIZE: _optimiser(rooms, shelf, progress),
-            Step.UPDATE_CALLBACK: Reporter(
+            Step.UPDATE_CALLBACK: CallbackStep(
                 api=api,
                 shelf=shelf,
                 analyses=analyses,
@@ -96,8 +96,8 @@ async def open_ingest(rooms: Rooms, addresses: Addresses) -> AsyncIterator[Inges
         yield _ingest(rooms, api, rooms.tracing.steps(steps), progress, revisits)
 
 
-def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
-    return Optimiser(
+def _optimiser(rooms: Services, shelf: IngestMediaLoader, progress: IngestProgress) -> RenderStep:
+    return RenderStep(
         shelf=shelf,
         workshop=rooms.workshop,
         planner=rooms.planner,
@@ -112,22 +112,22 @@ def _optimiser(rooms: Rooms, shelf: Shelf, progress: Progress) -> Optimiser:
 
 
 def _ingest(
-    rooms: Rooms,
+    rooms: Services,
     api: HttpMainApi,
     steps: Mapping[Step, Work],
-    progress: Progress,
-    revisits: Examiner | None,
-) -> Ingest:
+    progress: IngestProgress,
+    revisits: AnalyseStep | None,
+) -> WorkerLoop:
     section, worker_id = rooms.settings.ingest, new_worker_id()
     queue = IngestQueue(rooms.storage.writer)
-    attempts = Attempts(
+    attempts = StepRetrier(
         progress=progress,
         deadlines=rooms.deadlines,
         settings=section,
         worker_id=worker_id,
         telemetry=rooms.metrics.ingest,
     )
-    taker = Taker(
+    taker = ItemRunner(
         api=api,
         queue=queue,
         attempts=attempts,
@@ -136,7 +136,7 @@ def _ingest(
         settings=section,
         changed=rooms.storage.changed,
     )
-    return Ingest(
+    return WorkerLoop(
         api=api,
         queue=queue,
         taker=taker,

@@ -12,77 +12,77 @@ from proxy.analysis.analyst import Analyst
 from proxy.analysis.providers.factory import open_providers
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.app.startup_checks import check_worker
-from proxy.app.storage import Storage, open_storage
+from proxy.app.storage import StorageServices, open_storage
 from proxy.app.tracing import OFF, Tracing, asking
-from proxy.domain.render_plan import Planner, Rules
+from proxy.domain.render_plan import RenderPlanner, RenderRules
 from proxy.domain.variant import recipe
-from proxy.domain.worker_protocol import Hello, Limits
+from proxy.domain.worker_protocol import Limits, WorkerInfo
 from proxy.ingest.queue_metrics import QueueWatch
-from proxy.ingest.step_timeouts import Deadlines
-from proxy.library.adoption.fallback_renditions import Reserve
-from proxy.library.import_files import Importer
+from proxy.ingest.step_timeouts import StepTimeouts
+from proxy.library.adoption.fallback_renditions import FallbackRenderer
+from proxy.library.import_files import FileImporter
 from proxy.rendering.pool.admission import Admission
-from proxy.rendering.pool.failure_cache import Quarantine
+from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.usage import Occupancy
+from proxy.rendering.pool.usage import WorkerUsage
 from proxy.runtime.min_versions import FLOORS
 from proxy.serving.delivery import Delivery
-from proxy.serving.encode_cost import Costs
-from proxy.serving.finals.queue import Upgrader
-from proxy.serving.finals.renderer import Finisher
-from proxy.serving.image_info import Describer
-from proxy.serving.job_dispatch import Workshop
+from proxy.serving.encode_cost import EncodeCostModel
+from proxy.serving.finals.queue import UpgradeQueue
+from proxy.serving.finals.renderer import FinalRenderer
+from proxy.serving.image_info import ImageInfoService
+from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.renderer import Renderer
-from proxy.serving.source_check import Checker
-from proxy.serving.source_facts import Inspector
-from proxy.serving.warm import Warmer
+from proxy.serving.source_check import SourceChecker
+from proxy.serving.source_facts import SourceFactsService
+from proxy.serving.warm import RenditionWarmer
 from proxy.settings import Settings
-from proxy.storage.database.analysis_repository import Analyses
+from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
-from proxy.web.server.load_shedding import Crowd
-from proxy.web.server.loop_lag import Pulse
+from proxy.web.server.load_shedding import LoadShedder
+from proxy.web.server.loop_lag import LoopLagMonitor
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class Services:
     """Everything that works, joined."""
 
     settings: Settings
-    storage: Storage
+    storage: StorageServices
     pool: WorkerPool
     admission: Admission
-    inspector: Inspector
+    inspector: SourceFactsService
     delivery: Delivery
-    importer: Importer
-    checker: Checker
-    reserve: Reserve
-    warmer: Warmer
+    importer: FileImporter
+    checker: SourceChecker
+    reserve: FallbackRenderer
+    warmer: RenditionWarmer
     metrics: Metrics
     tracing: Tracing
-    upgrader: Upgrader
+    upgrader: UpgradeQueue
     background: WorkerPool
-    workshop: Workshop
+    workshop: JobDispatcher
     """For pictures that come in, not for those that visitors ask for."""
-    occupancy: Occupancy
+    occupancy: WorkerUsage
     """Of the workers, by pictures that come in."""
     limits: Limits
-    pulse: Pulse
+    pulse: LoopLagMonitor
     """Of the loop; beats while the server listens."""
-    crowd: Crowd
-    planner: Planner
-    finisher: Finisher
+    crowd: LoadShedder
+    planner: RenderPlanner
+    finisher: FinalRenderer
     """For pictures that come in, by the workers of visitors and not those of the background."""
-    describer: Describer
+    describer: ImageInfoService
     watch: QueueWatch
     """Of the ingest queue."""
-    deadlines: Deadlines
+    deadlines: StepTimeouts
     """Of a worker in this process."""
     woken: asyncio.Event
     """Set where an upload has come in here: it ends the rest of a worker in this process."""
 
 
-async def ask_worker(settings: Settings) -> Hello:
+async def ask_worker(settings: Settings) -> WorkerInfo:
     """What a worker says of itself; it is started for that and ended again.
 
     Raises:
@@ -101,7 +101,7 @@ def one_worker(settings: Settings) -> WorkerPool:
 @asynccontextmanager
 async def open_rooms(
     settings: Settings, *, tracing: Tracing = OFF, floors: Mapping[str, str] = FLOORS
-) -> AsyncIterator[Rooms]:
+) -> AsyncIterator[Services]:
     """Open everything and start the workers; end what is under way and close it in the end.
 
     ``tracing`` is the caller's, and lasts longer.
@@ -123,20 +123,24 @@ async def open_rooms(
         yield rooms
 
 
-def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Tracing) -> Rooms:
+def _join(
+    settings: Settings, storage: StorageServices, pool: WorkerPool, tracing: Tracing
+) -> Services:
     admission = Admission(settings.workers)
     workshop = _workshop(settings, storage, pool, admission, tracing)
-    metrics, costs, pulse = Metrics(), Costs(), Pulse()
-    crowd = Crowd(admission, pulse)
+    metrics, costs, pulse = Metrics(), EncodeCostModel(), LoopLagMonitor()
+    crowd = LoadShedder(admission, pulse)
     rules = _rules(settings, pool.hello)
-    occupancy = Occupancy()
+    occupancy = WorkerUsage()
     checker = _checker(settings, rules, pool, admission, occupancy)
-    planner = Planner(rules)
-    inspector = Inspector(database=storage.database, workshop=workshop, limits=rules.limits)
+    planner = RenderPlanner(rules)
+    inspector = SourceFactsService(
+        database=storage.database, workshop=workshop, limits=rules.limits
+    )
     background = _background(settings)
     idle = _workshop(settings, storage, background, Admission(settings.workers), tracing)
     finals = tracing.finals(_finisher(settings, rules, storage, idle, tracing))
-    upgrader = Upgrader(
+    upgrader = UpgradeQueue(
         settings=settings.upgrades,
         pool=background,
         finisher=finals,
@@ -148,10 +152,10 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
     storage.forgetters.append(upgrader.forget)
     uploads = workshop.counted_by(occupancy)
     finisher = _finisher(settings, rules, storage, uploads, tracing)
-    describer = Describer(
+    describer = ImageInfoService(
         workshop=workshop,
         inspector=inspector,
-        known=Analyses(storage.writer),
+        known=AnalysisRepository(storage.writer),
         limits=rules.limits,
     )
     storage.forgetters.append(describer.forget)
@@ -174,21 +178,23 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
         pressure=crowd.turn_away,
         joined=tracing.joined,
     )
-    return Rooms(
+    return Services(
         settings=settings,
         storage=storage,
         pool=pool,
         admission=admission,
         inspector=inspector,
         delivery=delivery,
-        importer=Importer(catalogue=storage.catalogue, originals=storage.sources, checker=checker),
+        importer=FileImporter(
+            catalogue=storage.catalogue, originals=storage.sources, checker=checker
+        ),
         checker=checker,
-        reserve=Reserve(
+        reserve=FallbackRenderer(
             database=storage.catalogue,
             planner=planner,
             finisher=finisher,
         ),
-        warmer=Warmer(
+        warmer=RenditionWarmer(
             database=storage.database,
             inspector=inspector,
             planner=planner,
@@ -207,13 +213,13 @@ def _join(settings: Settings, storage: Storage, pool: WorkerPool, tracing: Traci
         finisher=finisher,
         describer=describer,
         watch=QueueWatch(partial(queue_report, storage.writer)),
-        deadlines=Deadlines(settings.ingest),
+        deadlines=StepTimeouts(settings.ingest),
         woken=asyncio.Event(),
     )
 
 
 @asynccontextmanager
-async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
+async def open_analyst(rooms: Services) -> AsyncIterator[Analyst]:
     """Who tells what is known of a picture, with the providers that have a key.
 
     Raises:
@@ -231,9 +237,13 @@ async def open_analyst(rooms: Rooms) -> AsyncIterator[Analyst]:
 
 
 def _checker(
-    settings: Settings, rules: Rules, pool: WorkerPool, admission: Admission, occupancy: Occupancy
-) -> Checker:
-    return Checker(
+    settings: Settings,
+    rules: RenderRules,
+    pool: WorkerPool,
+    admission: Admission,
+    occupancy: WorkerUsage,
+) -> SourceChecker:
+    return SourceChecker(
         pool=pool,
         admission=admission,
         occupancy=occupancy,
@@ -242,7 +252,9 @@ def _checker(
     )
 
 
-def _learner(storage: Storage, inspector: Inspector) -> Callable[[int], Awaitable[None]]:
+def _learner(
+    storage: StorageServices, inspector: SourceFactsService
+) -> Callable[[int], Awaitable[None]]:
     async def learn(media_id: int) -> None:
         media = await storage.current(media_id)
         if media is not None and media.servable:
@@ -253,13 +265,13 @@ def _learner(storage: Storage, inspector: Inspector) -> Callable[[int], Awaitabl
 
 def _workshop(
     settings: Settings,
-    storage: Storage,
+    storage: StorageServices,
     pool: WorkerPool,
     admission: Admission,
     tracing: Tracing,
-) -> Workshop:
+) -> JobDispatcher:
     """A way from pictures to the workers of a pool, with a quarantine of its own."""
-    quarantine = Quarantine(
+    quarantine = FailureCache(
         failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
     )
     return tracing.workshop(
@@ -268,9 +280,13 @@ def _workshop(
 
 
 def _finisher(
-    settings: Settings, rules: Rules, storage: Storage, workshop: Workshop, tracing: Tracing
-) -> Finisher:
-    return Finisher(
+    settings: Settings,
+    rules: RenderRules,
+    storage: StorageServices,
+    workshop: JobDispatcher,
+    tracing: Tracing,
+) -> FinalRenderer:
+    return FinalRenderer(
         store=tracing.store(storage.store),
         workshop=workshop,
         limits=rules.limits,
@@ -304,13 +320,13 @@ def _max_cpu_s(settings: Settings) -> float:
     return 2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s)
 
 
-def _rules(settings: Settings, hello: Hello) -> Rules:
+def _rules(settings: Settings, hello: WorkerInfo) -> RenderRules:
     """What decides a variant; of the types that the settings allow, those that libvips opens."""
     limits = settings.limits.to_limits()
     loadable = tuple(kind for kind in limits.source_types if kind in hello.source_types)
     notice = settings.encoders.copyright or None
     encoders = settings.encoders
-    return Rules(
+    return RenderRules(
         stages=encoders.stages() if settings.upgrades.enabled else encoders.single_stages(),
         order=settings.encoders.order,
         sizes=settings.size_specs(),

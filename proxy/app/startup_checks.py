@@ -9,7 +9,7 @@ from pathlib import Path
 
 from proxy.analysis.providers.factory import provider_faults
 from proxy.domain.errors import ConfigurationError
-from proxy.domain.worker_protocol import Hello
+from proxy.domain.worker_protocol import WorkerInfo
 from proxy.runtime.min_versions import FLOORS, floor_faults
 from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.storage.database.engine import check_url
@@ -49,7 +49,7 @@ def _package_faults() -> list[str]:
     return floor_faults({name: metadata.version(name) for name in _OWN_PACKAGES})
 
 
-def check_worker(hello: Hello, floors: Mapping[str, str] = FLOORS) -> None:
+def check_worker(hello: WorkerInfo, floors: Mapping[str, str] = FLOORS) -> None:
     """Return for a worker whose libvips is safe to decode strangers' pictures with.
 
     Raises:

@@ -11,12 +11,12 @@ import structlog
 
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import Media
-from proxy.serving.purge import Purger
+from proxy.serving.purge import PurgeService
 from proxy.settings import DatabaseSettings, Settings
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
 from proxy.storage.database.row_cache import CachedMediaDatabase
-from proxy.storage.database.schema import MEDIA, Schema, main_schema, pending, upgrade
+from proxy.storage.database.schema import MEDIA, DatabaseSchema, main_schema, pending, upgrade
 from proxy.storage.originals.local_store import LocalSources
 from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class StorageServices:
     """The rooms that keep things: database, originals, renditions."""
 
     catalogue: SqlMediaDatabase
@@ -37,8 +37,8 @@ class Storage:
     store: TieredStore
     forgetters: list[Callable[[int], None]]
     """Called with each medium that was purged, here or by another process."""
-    purger: Purger
-    writer: Writer
+    purger: PurgeService
+    writer: LeasedWriter
     """For the tables of the ingest worker."""
 
     async def purge(self, media_id: int) -> int:
@@ -57,7 +57,7 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
+async def open_storage(settings: Settings) -> AsyncIterator[StorageServices]:
     """Open database, originals and renditions; close them in the end."""
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_directories, settings)
@@ -78,17 +78,19 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
 
         store = TieredStore(settings.rendition_directory, settings.renditions, on_purge=forget)
         await stack.enter_async_context(store)
-        purger = Purger(rows=database, catalogue=catalogue, store=store, forgetters=forgetters)
+        purger = PurgeService(
+            rows=database, catalogue=catalogue, store=store, forgetters=forgetters
+        )
         writer = _writer(settings)
         stack.push_async_callback(writer.close)
-        yield Storage(catalogue, database, sources, store, forgetters, purger, writer)
+        yield StorageServices(catalogue, database, sources, store, forgetters, purger, writer)
 
 
-def _writer(settings: Settings) -> Writer:
+def _writer(settings: Settings) -> LeasedWriter:
     """Its connections: one for each upload at work, for its lease, and for a question beside."""
     size = min(settings.database.pool_size, settings.ingest.at_once + 2)
     section = settings.database.model_copy(update={"pool_size": size})
-    return Writer(settings.database_url, section, lease_s=settings.ingest.lease_s)
+    return LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
 
 
 def _make_directories(settings: Settings) -> None:
@@ -144,7 +146,7 @@ async def _prepare_later(settings: Settings) -> None:
             return
 
 
-def schemas(settings: Settings) -> list[tuple[str, Schema]]:
+def schemas(settings: Settings) -> list[tuple[str, DatabaseSchema]]:
     """Which tables are to be in which database, by its URL."""
     main = (settings.main_url, main_schema(own=not settings.main.url))
     return [(settings.database_url, MEDIA), *([main] if settings.main.enabled else [])]
@@ -156,7 +158,7 @@ async def _prepare_database(settings: Settings) -> None:
         await _prepare(url, settings.database, schema)
 
 
-async def _prepare(url: str, section: DatabaseSettings, schema: Schema) -> None:
+async def _prepare(url: str, section: DatabaseSettings, schema: DatabaseSchema) -> None:
     if not await pending(url, section, schema=schema):
         return
     advice = "run 'smartserve db upgrade' with an account that may change it"

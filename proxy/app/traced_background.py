@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from cachetools import LRUCache
 
-from proxy.domain.ingest_item import Item
+from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.pending_image import Step
-from proxy.domain.render_plan import Plan
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.trace_context import Attributes, SpanContext, Trace, Tracer, current
 from proxy.ingest.step_retry import Work
-from proxy.serving.finals.queue import Finals
-from proxy.serving.finals.renderer import Finished
+from proxy.serving.finals.queue import FinalsRenderer
+from proxy.serving.finals.renderer import FinalResult
 from proxy.telemetry.tracing import error_name, followed
 
 _REMEMBERED = 1000
@@ -38,33 +38,33 @@ class _Causes:
         return () if cause is None else (cause,)
 
 
-class FollowedFinals:
-    """`Finals` that are followed, each set with what a worker did for it."""
+class TracedFinals:
+    """`FinalsRenderer` that are followed, each set with what a worker did for it."""
 
-    def __init__(self, tracer: Tracer, finals: Finals) -> None:
+    def __init__(self, tracer: Tracer, finals: FinalsRenderer) -> None:
         self._tracer = tracer
         self._finals = finals
         self._causes = _Causes()
 
-    def noting(self, ask: Callable[[Plan], None]) -> Callable[[Plan], None]:
+    def noting(self, ask: Callable[[RenderPlan], None]) -> Callable[[RenderPlan], None]:
         """``ask`` for a final, keeping in mind which request it was that did."""
 
-        def noted(plan: Plan) -> None:
+        def noted(plan: RenderPlan) -> None:
             if (trace := current.get()) is not None:
                 self._causes.note(plan.media.id, trace.context)
             ask(plan)
 
         return noted
 
-    async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
+    async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         """Those whose finals are not there."""
         return await self._finals.missing(plans)
 
-    async def retire(self, plan: Plan) -> int:
+    async def retire(self, plan: RenderPlan) -> int:
         """Let go of the draft that a final has replaced; gives its bytes."""
         return await self._finals.retire(plan)
 
-    async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
+    async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
         """Make the finals of plans for one medium."""
         media_id = plans[0].media.id
         trace = self._tracer.begin(links=self._causes.take(media_id))
@@ -75,7 +75,7 @@ class FollowedFinals:
             return await self._finals.finish(plans)
 
 
-class FollowedSteps:
+class TracedSteps:
     """The steps of uploads, of which each attempt is followed."""
 
     def __init__(self, tracer: Tracer) -> None:
@@ -85,7 +85,7 @@ class FollowedSteps:
     def __call__(self, step: Step, work: Work) -> Work:
         """A step that is followed."""
 
-        async def attempt(item: Item) -> None:
+        async def attempt(item: LeasedItem) -> None:
             trace = self._tracer.begin(links=self._causes.take(item.upload.id))
             if trace is None:
                 await work(item)
@@ -97,7 +97,7 @@ class FollowedSteps:
         return attempt
 
 
-def _told(item: Item) -> Attributes:
+def _told(item: LeasedItem) -> Attributes:
     return {
         "smartserve.upload.id": item.upload.id,
         "smartserve.upload.type": item.upload.data_type,

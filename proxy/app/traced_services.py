@@ -23,7 +23,7 @@ from proxy.domain.worker_protocol import (
     RenderSetResult,
 )
 from proxy.rendering.pool.process import Sink
-from proxy.serving.job_dispatch import Done, Workshop
+from proxy.serving.job_dispatch import JobDispatcher, JobResult
 from proxy.storage.database import MediaDatabase
 from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.telemetry.metrics import Metrics
@@ -51,7 +51,7 @@ def part(name: str, **told: str | float) -> Iterator[Told]:
         trace.part(name, began, attributes=attributes, error=error)
 
 
-class FollowedDatabase:
+class TracedDatabase:
     """A `MediaDatabase` whose look-ups are followed, those that the row cache answers too."""
 
     def __init__(self, database: MediaDatabase) -> None:
@@ -77,7 +77,7 @@ class FollowedDatabase:
         await self._database.ping()
 
 
-class FollowedStore:
+class TracedStore:
     """A `RenditionStore` of which reading and writing are followed."""
 
     def __init__(self, store: RenditionStore) -> None:
@@ -148,7 +148,7 @@ _NAMES: Mapping[type[Job], str] = {
 }
 
 
-class FollowedWorkshop(Workshop):
+class TracedJobDispatcher(JobDispatcher):
     """A workshop whose jobs are followed: the wait for a worker, and the work with its stages."""
 
     async def run(
@@ -159,11 +159,13 @@ class FollowedWorkshop(Workshop):
         *,
         admitted: Callable[[float], None] = lambda _: None,
         **options: Any,
-    ) -> Done[Any]:
+    ) -> JobResult[Any]:
         """As the workshop's own, which says what goes with which job."""
         trace = current.get()
         if trace is None:
-            untold: Done[Any] = await super().run(media, job, sink, admitted=admitted, **options)
+            untold: JobResult[Any] = await super().run(
+                media, job, sink, admitted=admitted, **options
+            )
             return untold
         work = _Work(trace, _NAMES[type(job)])
 
@@ -172,7 +174,7 @@ class FollowedWorkshop(Workshop):
             admitted(queue_s)
 
         try:
-            done: Done[Any] = await super().run(media, job, sink, admitted=begun, **options)
+            done: JobResult[Any] = await super().run(media, job, sink, admitted=begun, **options)
         except BaseException as error:
             work.end(error=error_name(error))
             raise
@@ -235,7 +237,7 @@ def _told(result: RenderResult) -> Told:
     return told
 
 
-class ExemplifiedTelemetry:
+class TracedTelemetry:
     """Metrics of a request and its render, whose examples are the traces at hand."""
 
     def __init__(self, metrics: Metrics) -> None:

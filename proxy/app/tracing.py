@@ -7,22 +7,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proxy.app.startup_checks import tracing_faults
-from proxy.app.traced_background import FollowedFinals, FollowedSteps
+from proxy.app.traced_background import TracedFinals, TracedSteps
 from proxy.app.traced_services import (
-    ExemplifiedTelemetry,
-    FollowedDatabase,
-    FollowedStore,
-    FollowedWorkshop,
+    TracedDatabase,
+    TracedJobDispatcher,
+    TracedStore,
+    TracedTelemetry,
     joined,
 )
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.pending_image import Step
-from proxy.domain.render_plan import Plan
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.trace_context import Sink, Trace, Tracer
 from proxy.ingest.step_retry import Work
-from proxy.serving.finals.queue import Finals
-from proxy.serving.job_dispatch import Workshop
-from proxy.serving.renderer import Telemetry
+from proxy.serving.finals.queue import FinalsRenderer
+from proxy.serving.job_dispatch import JobDispatcher
+from proxy.serving.renderer import RenderTelemetry
 from proxy.settings import TracingSettings
 from proxy.storage.database import MediaDatabase
 from proxy.storage.renditions import RenditionStore
@@ -42,9 +42,9 @@ class Tracing:
     statistics: Statistics = _nothing_sent
 
     @property
-    def workshop(self) -> type[Workshop]:
+    def workshop(self) -> type[JobDispatcher]:
         """What workshops are made of."""
-        return Workshop if self.tracer is None else FollowedWorkshop
+        return JobDispatcher if self.tracer is None else TracedJobDispatcher
 
     def requests(self) -> RequestTraces | None:
         """For the front desk."""
@@ -52,30 +52,30 @@ class Tracing:
 
     def database(self, database: MediaDatabase) -> MediaDatabase:
         """For what visitors ask."""
-        return database if self.tracer is None else FollowedDatabase(database)
+        return database if self.tracer is None else TracedDatabase(database)
 
     def store(self, store: RenditionStore) -> RenditionStore:
         """For what is read and written beside the hot answers."""
-        return store if self.tracer is None else FollowedStore(store)
+        return store if self.tracer is None else TracedStore(store)
 
-    def telemetry(self, metrics: Metrics) -> Telemetry:
+    def telemetry(self, metrics: Metrics) -> RenderTelemetry:
         """For what is measured of requests."""
-        return metrics if self.tracer is None else ExemplifiedTelemetry(metrics)
+        return metrics if self.tracer is None else TracedTelemetry(metrics)
 
     @property
     def joined(self) -> Callable[[float, Trace | None], None]:
         """Told of requests that waited for another's render."""
         return _nobody if self.tracer is None else joined
 
-    def finals(self, finals: Finals) -> Finals:
+    def finals(self, finals: FinalsRenderer) -> FinalsRenderer:
         """For the upgrader."""
-        return finals if self.tracer is None else FollowedFinals(self.tracer, finals)
+        return finals if self.tracer is None else TracedFinals(self.tracer, finals)
 
     def steps(self, steps: Mapping[Step, Work]) -> Mapping[Step, Work]:
         """Of uploads."""
         if self.tracer is None:
             return steps
-        follow = FollowedSteps(self.tracer)
+        follow = TracedSteps(self.tracer)
         return {step: follow(step, work) for step, work in steps.items()}
 
 
@@ -83,9 +83,11 @@ def _nobody(_began: float, _leader: Trace | None) -> None:
     """Is told nothing."""
 
 
-def asking(finals: Finals, ask: Callable[[Plan], None]) -> Callable[[Plan], None]:
+def asking(
+    finals: FinalsRenderer, ask: Callable[[RenderPlan], None]
+) -> Callable[[RenderPlan], None]:
     """``ask`` for finals; followed ones are to know who did."""
-    return finals.noting(ask) if isinstance(finals, FollowedFinals) else ask
+    return finals.noting(ask) if isinstance(finals, TracedFinals) else ask
 
 
 OFF = Tracing()

@@ -12,14 +12,14 @@ import structlog
 
 from proxy.domain.errors import SmartserveError
 from proxy.ingest.uploads.accept import Uploader
-from proxy.ingest.uploads.tempfile_sweep import Tidier
-from proxy.ingest.uploads.url_replacement import Replacer
+from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
+from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import SqlMainDatabase, open_main_database
 from proxy.storage.upload_files.store import TempFiles
 from proxy.telemetry.metrics import Metrics
-from proxy.web.auth.api_key import FailureLimit, Guard, Refusal
-from proxy.web.auth.jwt import Users
+from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
+from proxy.web.auth.jwt import TokenVerifier
 from proxy.web.handlers.upload_queue import MediaApiHandler
 from proxy.web.handlers.uploads import REASONS, UploadHandler
 
@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class MainSide:
+class UploadServices:
     """What the main side is made of."""
 
     settings: Settings
     database: SqlMainDatabase
     files: TempFiles
-    replacer: Replacer
-    tidier: Tidier
+    replacer: UrlReplacer
+    tidier: TempfileSweeper
     media_key: str = field(repr=False)
     token_key: TokenKey
     on_upload: list[Callable[[], None]]
@@ -54,11 +54,11 @@ class MainSide:
             telemetry=metrics,
             on_upload=self._told,
         )
-        users = Users(
+        users = TokenVerifier(
             self.token_key,
             self.settings.users,
             limit=_limit(self.settings),
-            on_refusal=metrics.refusals(Refusal),
+            on_refusal=metrics.refusals(AuthFailure),
         )
         return UploadHandler(
             users=users,
@@ -70,11 +70,11 @@ class MainSide:
 
     def media_api(self, metrics: Metrics) -> MediaApiHandler:
         """The routes of the workers."""
-        guard = Guard(
+        guard = KeyGuard(
             self.media_key,
             advice="no key is set: set SMARTSERVE_MAIN__KEY or main.key_file",
             limit=_limit(self.settings),
-            on_refusal=metrics.refusals(Refusal),
+            on_refusal=metrics.refusals(AuthFailure),
         )
         return MediaApiHandler(
             guard=guard,
@@ -127,7 +127,7 @@ async def _repeat(name: str, work: Callable[[], Awaitable[None]], every_s: float
 
 
 @asynccontextmanager
-async def open_main_side(settings: Settings) -> AsyncIterator[MainSide | None]:
+async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | None]:
     """Open queue and temporary files, and close them in the end; None where it is not enabled.
 
     The schema is brought up to date by `open_storage`.
@@ -152,13 +152,13 @@ async def open_main_side(settings: Settings) -> AsyncIterator[MainSide | None]:
         files = TempFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)
         base = f"http://{settings.server.host}:{settings.server.port}"
-        replacer = Replacer(
+        replacer = UrlReplacer(
             database=database,
             files=files,
             base_url=smart_base(settings, settings.server.public_url or base),
         )
-        tidier = Tidier(files=files, database=database)
-        yield MainSide(
+        tidier = TempfileSweeper(files=files, database=database)
+        yield UploadServices(
             settings=settings,
             database=database,
             files=files,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.app.collectors import Sources, readings
-from proxy.app.services import Rooms
-from proxy.app.uploads import MainSide
+from proxy.app.collectors import MetricSources, readings
+from proxy.app.services import Services
+from proxy.app.uploads import UploadServices
 from proxy.domain.media import Media
 from proxy.settings import (
     NO_KEY,
@@ -17,44 +17,44 @@ from proxy.settings import (
     has_trial,
     media_api_key,
 )
-from proxy.storage.database.analysis_repository import Analyses
+from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.row_cache import CachedMediaDatabase
 from proxy.telemetry.logging import AccessLog
-from proxy.web.auth.api_key import FailureLimit, Guard, Refusal
+from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
-from proxy.web.handlers.health import Health
-from proxy.web.handlers.images import PictureHandler
+from proxy.web.handlers.health import HealthHandler
+from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import COMPONENT, Component, Page
-from proxy.web.handlers.page_local import TrialHandler
+from proxy.web.handlers.page import COMPONENT, ComponentHandler, PageHandler
+from proxy.web.handlers.page_local import LocalPageHandler
 from proxy.web.routes import create_app
-from proxy.web.server.request_pipeline import Frontdesk
-from proxy.web.server.response_cache import HotAnswers
-from proxy.web.server.runner import Runner
+from proxy.web.server.request_pipeline import RequestPipeline
+from proxy.web.server.response_cache import ResponseCache
+from proxy.web.server.runner import ServerRunner
 from proxy.web.static_files import read_files
 
 
 @dataclass(frozen=True, slots=True)
-class Surface:
+class HttpServer:
     """The HTTP side of the rooms."""
 
-    runner: Runner
-    health: Health
+    runner: ServerRunner
+    health: HealthHandler
     access_log: AccessLog | None
 
 
-def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
+def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpServer:
     """Join the rooms, and the main side where there is one, with the HTTP surface and metrics."""
     settings, storage = rooms.settings, rooms.storage
-    hot = HotAnswers(
+    hot = ResponseCache(
         store=storage.store,
         metrics=rooms.metrics,
         fresh_until=_fresh_until(storage.database),
     )
     storage.forgetters.append(hot.forget)
-    health = Health(
+    health = HealthHandler(
         {
             "database": storage.database.ping,
             "storage": storage.sources.check,
@@ -65,7 +65,7 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
     hello = rooms.pool.hello
     rooms.metrics.build(libvips=hello.libvips, codecs=hello.codecs)
     rooms.metrics.sandbox(hello.sandbox)
-    pictures = PictureHandler(
+    pictures = ImageHandler(
         database=rooms.tracing.database(storage.database),
         delivery=rooms.delivery,
         hot=hot,
@@ -75,7 +75,7 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
         lifetimes=settings.lifetimes,
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
-    frontdesk = Frontdesk(
+    frontdesk = RequestPipeline(
         hot=hot, metrics=rooms.metrics, access_log=access_log, traces=rooms.tracing.requests()
     )
     files = read_files()
@@ -87,51 +87,51 @@ def build_surface(rooms: Rooms, main: MainSide | None = None) -> Surface:
         admin=_admin(rooms),
         analyses=_analyses(rooms),
         info=_info(rooms),
-        component=Component(files[COMPONENT]),
+        component=ComponentHandler(files[COMPONENT]),
         oembed=_oembed(rooms),
-        page=Page(files, order=settings.encoders.order) if has_page(settings) else None,
+        page=PageHandler(files, order=settings.encoders.order) if has_page(settings) else None,
         trial=_trial(settings, main),
         uploads=None if main is None else main.uploads(rooms.metrics),
         media_api=None if main is None else main.media_api(rooms.metrics),
     )
-    runner = Runner(app, frontdesk, settings.server, rooms.pulse)
+    runner = ServerRunner(app, frontdesk, settings.server, rooms.pulse)
     rooms.metrics.watch(readings(_statistics(rooms, runner)))
-    return Surface(runner, health, access_log)
+    return HttpServer(runner, health, access_log)
 
 
-def _admin(rooms: Rooms) -> AdminHandler | None:
+def _admin(rooms: Services) -> AdminHandler | None:
     section = rooms.settings.admin
     if not section.enabled:
         return None
-    guard = Guard(
+    guard = KeyGuard(
         admin_key(section),
         advice=f"no key is set: {NO_KEY}",
         limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
-        on_refusal=rooms.metrics.refusals(Refusal),
+        on_refusal=rooms.metrics.refusals(AuthFailure),
     )
     sizes = rooms.settings.size_specs()
     return AdminHandler(guard=guard, purger=rooms.storage.purger, sizes=sizes)
 
 
-def _analyses(rooms: Rooms) -> AnalysisHandler:
+def _analyses(rooms: Services) -> AnalysisHandler:
     settings = rooms.settings
-    guard = Guard(
+    guard = KeyGuard(
         media_api_key(settings.main, settings.key_directory),
         advice=f"no key is set: {NO_KEY}",
         limit=FailureLimit(
             max_failures=settings.admin.max_failures, window_s=settings.admin.failure_window_s
         ),
-        on_refusal=rooms.metrics.refusals(Refusal),
+        on_refusal=rooms.metrics.refusals(AuthFailure),
     )
     return AnalysisHandler(
         guard=guard,
         database=rooms.storage.database,
-        analyses=Analyses(rooms.storage.writer),
+        analyses=AnalysisRepository(rooms.storage.writer),
         retry_after_s=settings.lifetimes.not_ready_retry_s,
     )
 
 
-def _info(rooms: Rooms) -> InfoHandler:
+def _info(rooms: Services) -> InfoHandler:
     server = rooms.settings.server
     return InfoHandler(
         database=rooms.storage.database,
@@ -144,7 +144,7 @@ def _info(rooms: Rooms) -> InfoHandler:
     )
 
 
-def _oembed(rooms: Rooms) -> OembedHandler:
+def _oembed(rooms: Services) -> OembedHandler:
     return OembedHandler(
         database=rooms.storage.database,
         inspector=rooms.inspector,
@@ -153,11 +153,11 @@ def _oembed(rooms: Rooms) -> OembedHandler:
     )
 
 
-def _trial(settings: Settings, main: MainSide | None) -> TrialHandler | None:
+def _trial(settings: Settings, main: UploadServices | None) -> LocalPageHandler | None:
     """Only where nobody but who sits at this machine is served, and we sign the tokens."""
     if main is None or not has_trial(settings):
         return None
-    return TrialHandler(key=main.token_key, users=settings.users, database=main.database)
+    return LocalPageHandler(key=main.token_key, users=settings.users, database=main.database)
 
 
 def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
@@ -170,8 +170,8 @@ def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
     return until
 
 
-def _statistics(rooms: Rooms, runner: Runner) -> Sources:
-    return Sources(
+def _statistics(rooms: Services, runner: ServerRunner) -> MetricSources:
+    return MetricSources(
         connections=runner.doorkeeper.statistics,
         admission=rooms.admission.statistics,
         pool=rooms.pool.statistics,

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from proxy.app.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
 from proxy.app.services import open_rooms
-from proxy.app.storage import Storage, open_storage
+from proxy.app.storage import StorageServices, open_storage
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -24,9 +24,9 @@ from proxy.cli.base import (
     run,
 )
 from proxy.domain.media import DataType, MediaFacts
-from proxy.library.adoption.adopt import Adopted, Outcome, Owner
-from proxy.library.adoption.grouping import Group
-from proxy.library.adoption.inventory import Inventory, Skipped
+from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
+from proxy.library.adoption.grouping import FileGroup
+from proxy.library.adoption.inventory import SkippedFile, TreeInventory
 from proxy.library.adoption.scan import enter_rows, groups, survey
 from proxy.settings import Settings
 
@@ -62,21 +62,21 @@ def adopt(
     if dry_run:
         run(_tell_only(settings, place, teller))
     else:
-        run(_adopt(settings, place, Owner(user_id, type_), teller, reserve=reserve))
+        run(_adopt(settings, place, AdoptionOwner(user_id, type_), teller, reserve=reserve))
     raise SystemExit(1 if teller.skipped else 0)
 
 
 async def _adopt(
-    settings: Settings, place: TreePlace, owner: Owner, teller: _Teller, *, reserve: bool
+    settings: Settings, place: TreePlace, owner: AdoptionOwner, teller: _Teller, *, reserve: bool
 ) -> None:
     async with open_rooms(settings) as rooms, open_adopter(rooms, place, owner) as adopter:
         with open_inventory(settings, place) as inventory:
             stems = await _filled(inventory, settings, place, rooms.storage, teller)
             with progress_bar("adopting", stems) as progress:
 
-                async def take(group: Group) -> None:
+                async def take(group: FileGroup) -> None:
                     for outcome in await adopter.adopt(group):
-                        if reserve and isinstance(outcome, Adopted):
+                        if reserve and isinstance(outcome, AdoptedMedia):
                             await rooms.reserve.fill(outcome.media_id)
                         teller.tell(outcome)
                     progress.advance(progress.task_ids[0])
@@ -97,7 +97,11 @@ async def _tell_only(settings: Settings, place: TreePlace, teller: _Teller) -> N
 
 
 async def _filled(
-    inventory: Inventory, settings: Settings, place: TreePlace, storage: Storage, teller: _Teller
+    inventory: TreeInventory,
+    settings: Settings,
+    place: TreePlace,
+    storage: StorageServices,
+    teller: _Teller,
 ) -> int:
     """Enter tree and rows; gives how many stems there are."""
     below = path_below(settings, place)
@@ -118,17 +122,17 @@ class _Teller:
 
     def tell(self, outcome: Outcome) -> None:
         """A medium on standard output; what was skipped on standard error, but in JSON."""
-        self.skipped += isinstance(outcome, Skipped)
+        self.skipped += isinstance(outcome, SkippedFile)
         if self._as_json:
             print(json.dumps(_fields(outcome)), flush=True)
-        elif isinstance(outcome, Skipped):
+        elif isinstance(outcome, SkippedFile):
             told = f"[red]skipped[/red] {escape(outcome.path)}: {outcome.reason}"
             errors.print(told, highlight=False, soft_wrap=True)
         else:
             known = "  (known)" if outcome.known else ""
             print(f"{outcome.media_id}\t{outcome.path}\t{_summary(outcome)}{known}", flush=True)
 
-    def tell_plan(self, group: Group) -> None:
+    def tell_plan(self, group: FileGroup) -> None:
         """What would be done with a group, as far as names and rows tell."""
         first = (group.masters or group.files)[0]
         others = [one.path for one in group.files if one is not first]
@@ -141,7 +145,7 @@ class _Teller:
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Skipped):
+    if isinstance(outcome, SkippedFile):
         return {"path": outcome.path, "error": outcome.reason}
     return {
         "id": outcome.media_id,
@@ -152,7 +156,7 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _summary(outcome: Adopted) -> str:
+def _summary(outcome: AdoptedMedia) -> str:
     source = "no source" if outcome.source is None else _size(outcome.source)
     sizes = ", ".join(sorted({_size(one) for one in outcome.stand_ins}))
     return f"{source}; stand-ins: {sizes}" if sizes else source

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from proxy.app.doctor import open_installation
 from proxy.cli.base import ConfigOption, DataDirOption, app, errors, local_url, run
-from proxy.doctor import Result, Verdict, failed
+from proxy.doctor import CheckResult, Verdict, failed
 from proxy.doctor.rounds import Installation, examine
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
@@ -50,7 +50,7 @@ def doctor(
     The exit code is 1 if a check fails. Run it as the user that the server runs as.
     """
     configure_logs(LogSettings(level="error", format="console"))
-    results = _examined(config, data_dir, Addresses(url, public), media_id)
+    results = _examined(config, data_dir, DoctorTargets(url, public), media_id)
     if as_json:
         print(json.dumps(_object(results), indent=2))
     else:
@@ -58,7 +58,7 @@ def doctor(
     raise SystemExit(1 if _counts(results)[Verdict.FAIL] else 0)
 
 
-class Addresses(NamedTuple):
+class DoctorTargets(NamedTuple):
     """Those that were given; None is what the settings say."""
 
     url: str | None
@@ -66,24 +66,24 @@ class Addresses(NamedTuple):
 
 
 def _examined(
-    config: Path | None, data_dir: Path | None, given: Addresses, media_id: int | None
-) -> Sequence[Result]:
+    config: Path | None, data_dir: Path | None, given: DoctorTargets, media_id: int | None
+) -> Sequence[CheckResult]:
     """What all checks found; settings that cannot be loaded leave nothing else to look at."""
     overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
     try:
         settings = load_settings(config, overrides)
     except ConfigurationError as error:
         advice = "mend each of these settings; nothing else can be looked at before"
-        return [Result("settings", failed("; ".join(error.faults), advice))]
+        return [CheckResult("settings", failed("; ".join(error.faults), advice))]
     public = settings.server.public_url if given.public is None else given.public
     url = given.url or local_url(settings)
     installation = open_installation(settings, config, url=url, public=public, media_id=media_id)
     return run(_all(installation))
 
 
-async def _all(opening: AbstractAsyncContextManager[Installation]) -> list[Result]:
+async def _all(opening: AbstractAsyncContextManager[Installation]) -> list[CheckResult]:
     waiting = errors.status("examining ...") if errors.is_terminal else nullcontext()
-    results: list[Result] = []
+    results: list[CheckResult] = []
     with waiting:
         async with opening as installation:
             async for area in examine(installation):
@@ -91,11 +91,11 @@ async def _all(opening: AbstractAsyncContextManager[Installation]) -> list[Resul
     return results
 
 
-def _counts(results: Sequence[Result]) -> Counter[Verdict]:
+def _counts(results: Sequence[CheckResult]) -> Counter[Verdict]:
     return Counter(result.diagnosis.verdict for result in results)
 
 
-def _object(results: Sequence[Result]) -> dict[str, object]:
+def _object(results: Sequence[CheckResult]) -> dict[str, object]:
     counts = _counts(results)
     return {
         "healthy": not counts[Verdict.FAIL],
@@ -113,7 +113,7 @@ def _object(results: Sequence[Result]) -> dict[str, object]:
     }
 
 
-def _print(results: Sequence[Result]) -> None:
+def _print(results: Sequence[CheckResult]) -> None:
     """A table for eyes; where it is piped a line for each check, its parts between tabs."""
     console = Console()
     if console.is_terminal:
@@ -126,7 +126,7 @@ def _print(results: Sequence[Result]) -> None:
     errors.print(_summary(results), highlight=False, soft_wrap=True)
 
 
-def _summary(results: Sequence[Result]) -> str:
+def _summary(results: Sequence[CheckResult]) -> str:
     """How many there are of each verdict, and the names of those that are not well."""
     named: dict[Verdict, list[str]] = {verdict: [] for verdict in reversed(Verdict)}
     for result in results:
@@ -138,7 +138,7 @@ def _summary(results: Sequence[Result]) -> str:
     )
 
 
-def _table(results: Sequence[Result]) -> Table:
+def _table(results: Sequence[CheckResult]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     for name in ("check", "", "seen, and what to do"):
         table.add_column(name, overflow="fold")
@@ -151,7 +151,7 @@ def _table(results: Sequence[Result]) -> Table:
     return table
 
 
-def _told(result: Result) -> str:
+def _told(result: CheckResult) -> str:
     """What to do, and where there is more on it."""
     advice = result.diagnosis.advice
     if not advice or not result.alert:

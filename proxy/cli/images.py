@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from proxy.analysis.analyst import Analyst
-from proxy.app.services import Rooms, open_analyst, open_rooms
+from proxy.app.services import Services, open_analyst, open_rooms
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -26,7 +26,7 @@ from proxy.domain.errors import (
     SmartserveError,
 )
 from proxy.domain.media import DataType
-from proxy.library.import_files import Imported, Refused, walk
+from proxy.library.import_files import ImportedFile, RejectedFile, walk
 from proxy.settings import Settings
 
 
@@ -62,7 +62,7 @@ async def _import(
             async def take(path: Path) -> None:
                 nonlocal refused
                 outcome = await rooms.importer.take(path, user_id=user_id, data_type=data_type)
-                refused += isinstance(outcome, Refused)
+                refused += isinstance(outcome, RejectedFile)
                 _tell(outcome, base_url(settings), as_json=as_json)
                 progress.advance(progress.task_ids[0])
 
@@ -70,16 +70,16 @@ async def _import(
     return refused
 
 
-def _tell(outcome: Imported | Refused, base: str, *, as_json: bool) -> None:
+def _tell(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:
     match outcome, as_json:
-        case Refused(path, reason), True:
+        case RejectedFile(path, reason), True:
             print(json.dumps({"path": str(path), "error": reason}))
-        case Refused(path, reason), False:
+        case RejectedFile(path, reason), False:
             errors.print(f"[red]skipped[/red] {path}: {reason}", highlight=False, soft_wrap=True)
-        case Imported(path, media_id, known), True:
+        case ImportedFile(path, media_id, known), True:
             url = f"{base}/serve/{media_id}"
             print(json.dumps({"path": str(path), "id": media_id, "url": url, "known": known}))
-        case Imported(path, media_id, known), False:
+        case ImportedFile(path, media_id, known), False:
             print(f"{media_id}\t{base}/serve/{media_id}\t{path}{'  (known)' if known else ''}")
 
 
@@ -99,7 +99,7 @@ def warm(
     raise SystemExit(1 if failed else 0)
 
 
-async def _all_ids(rooms: Rooms) -> list[int]:
+async def _all_ids(rooms: Services) -> list[int]:
     """Ids of all media that can be served, ascending."""
     found: list[int] = []
     while page := await rooms.storage.catalogue.ids(after=found[-1] if found else 0):
@@ -123,7 +123,7 @@ async def _warm(settings: Settings, ids: list[int]) -> int:
     return failed
 
 
-async def _warm_one(rooms: Rooms, media_id: int) -> bool:
+async def _warm_one(rooms: Services, media_id: int) -> bool:
     try:
         warmed = await rooms.warmer.warm(media_id)
     except SmartserveError as error:
@@ -162,7 +162,7 @@ async def _analyse(settings: Settings, ids: list[int]) -> int:
     return failed
 
 
-async def _analyse_one(rooms: Rooms, analyst: Analyst, media_id: int) -> bool:
+async def _analyse_one(rooms: Services, analyst: Analyst, media_id: int) -> bool:
     media = await rooms.storage.database.find(media_id)
     try:
         if media is None:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from proxy.app.ingest import Addresses, has_worker, open_ingest, open_main_api
+from proxy.app.ingest import IngestUrls, has_worker, open_ingest, open_main_api
 from proxy.app.services import open_rooms
 from proxy.app.storage import open_storage
 from proxy.app.tracing import open_tracing
@@ -37,11 +37,11 @@ Uploads = Mapping[str, int | str]
 """How many uploads the main API has, by status; or why that is not known."""
 
 
-def addresses(settings: Settings, port: int | None = None) -> Addresses:
+def addresses(settings: Settings, port: int | None = None) -> IngestUrls:
     """Where the worker asks, and what it says that media are under; ``port`` that was taken."""
     main_api = settings.ingest.main_api_url or local_url(settings, port)
     backend = settings.ingest.media_backend_url or base_url(settings, port)
-    return Addresses(main_api.rstrip("/"), backend.rstrip("/"))
+    return IngestUrls(main_api.rstrip("/"), backend.rstrip("/"))
 
 
 @app.command()

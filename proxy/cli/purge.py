@@ -12,7 +12,7 @@ from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings, run
 from proxy.domain.errors import BadParameter
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import named_boxes
-from proxy.serving.purge import Purged
+from proxy.serving.purge import PurgeResult
 from proxy.settings import Settings
 
 
@@ -42,11 +42,11 @@ async def _purge(
 ) -> None:
     async with open_storage(settings) as storage:
         for media_id in ids:
-            _tell_purged(Purged(media_id, await storage.purger.medium(media_id, boxes)))
+            _tell_purged(PurgeResult(media_id, await storage.purger.medium(media_id, boxes)))
         if user_id is not None:
             async for purged in storage.purger.user(user_id, boxes):
                 _tell_purged(purged)
 
 
-def _tell_purged(purged: Purged) -> None:
+def _tell_purged(purged: PurgeResult) -> None:
     print(f"{purged.media_id}\t{purged.dropped} dropped")

@@ -12,7 +12,7 @@ import typer
 
 from proxy import __version__
 from proxy.app.ingest import has_worker, open_ingest
-from proxy.app.services import Rooms, open_rooms
+from proxy.app.services import Services, open_rooms
 from proxy.app.startup_checks import check_start
 from proxy.app.tracing import open_tracing
 from proxy.app.uploads import open_main_side
@@ -92,7 +92,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     await _announce(rooms, port)
 
 
-async def _start_ingest(stack: AsyncExitStack, rooms: Rooms, port: int) -> None:
+async def _start_ingest(stack: AsyncExitStack, rooms: Services, port: int) -> None:
     """A worker of the server's own, which asks over HTTP like every other; and the figures."""
     await stack.enter_async_context(rooms.watch.watching())
     settings = rooms.settings
@@ -103,14 +103,14 @@ async def _start_ingest(stack: AsyncExitStack, rooms: Rooms, port: int) -> None:
         await stack.enter_async_context(at_work(ingest, drain_s=drain_s))
 
 
-async def _import_samples(rooms: Rooms) -> None:
+async def _import_samples(rooms: Services) -> None:
     if not await rooms.storage.catalogue.ids(limit=1):
         for path in walk([SAMPLES]):
             if path.suffix in (".jpg", ".png"):
                 await rooms.importer.take(path, user_id=1, data_type=DataType.PRODUCT)
 
 
-async def _announce(rooms: Rooms, port: int) -> None:
+async def _announce(rooms: Services, port: int) -> None:
     settings = rooms.settings
     base = base_url(settings, port)
     print(f"smartserve {__version__} on {base}", flush=True)

@@ -13,7 +13,7 @@ from proxy.app.uploads import open_main_side, smart_base
 from proxy.cli.base import ConfigOption, DataDirOption, app, base_url, read_settings, run
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.ingest.uploads.url_replacement import Replaced
+from proxy.ingest.uploads.url_replacement import ReplacementReport
 from proxy.settings import Settings, token_key
 from proxy.web.auth.jwt import issue
 
@@ -72,7 +72,7 @@ def replace_urls(
     raise SystemExit(1 if report.unreadable else 0)
 
 
-async def _replace(settings: Settings, *, dry: bool) -> Replaced:
+async def _replace(settings: Settings, *, dry: bool) -> ReplacementReport:
     async with database_prepared(settings), open_main_side(settings) as main:
         if main is None:
             raise AssertionError
@@ -80,7 +80,7 @@ async def _replace(settings: Settings, *, dry: bool) -> Replaced:
         return await main.replacer.run(dry=dry)
 
 
-def _tell(report: Replaced, base: str, *, dry: bool, as_json: bool) -> None:
+def _tell(report: ReplacementReport, base: str, *, dry: bool, as_json: bool) -> None:
     """With what the addresses begin with: by the settings alone, whatever port a server took."""
     if as_json:
         print(json.dumps({"dry_run": dry, "base_url": base, **report.public()}))

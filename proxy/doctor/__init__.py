@@ -61,7 +61,7 @@ def worst(first: Diagnosis, *others: Diagnosis) -> Diagnosis:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """What one check found."""
 
     check: str
@@ -79,7 +79,7 @@ class Check(Generic[F]):
     alert: str = ""
 
 
-class Obstacle(Exception):
+class CheckBlocked(Exception):
     """A look cannot be taken; the diagnosis says why, and what to do about it."""
 
     def __init__(self, diagnosis: Diagnosis) -> None:
@@ -88,28 +88,28 @@ class Obstacle(Exception):
         self.diagnosis = diagnosis
 
 
-async def looked(look: Awaitable[F]) -> F | Obstacle:
+async def looked(look: Awaitable[F]) -> F | CheckBlocked:
     """What a look gives, or what kept it from being taken."""
     try:
         return await look
-    except Obstacle as obstacle:
+    except CheckBlocked as obstacle:
         return obstacle
     except ConfigurationError as error:
-        return Obstacle(failed("; ".join(error.faults), "mend the settings that are named"))
+        return CheckBlocked(failed("; ".join(error.faults), "mend the settings that are named"))
     except (SmartserveError, OSError, TimeoutError) as error:
-        return Obstacle(failed(reason_of(error), "the log of the server may say more"))
+        return CheckBlocked(failed(reason_of(error), "the log of the server may say more"))
 
 
-def judged(checks: Sequence[Check[F]], seen: F | Obstacle) -> Iterator[Result]:
+def judged(checks: Sequence[Check[F]], seen: F | CheckBlocked) -> Iterator[CheckResult]:
     """What each check of an area says."""
-    if not isinstance(seen, Obstacle):
+    if not isinstance(seen, CheckBlocked):
         for check in checks:
-            yield Result(check.name, check.judge(seen), check.alert)
+            yield CheckResult(check.name, check.judge(seen), check.alert)
         return
     first, *others = checks
-    yield Result(first.name, seen.diagnosis, first.alert)
+    yield CheckResult(first.name, seen.diagnosis, first.alert)
     for check in others:
-        yield Result(check.name, skipped(f"see {first.name}"))
+        yield CheckResult(check.name, skipped(f"see {first.name}"))
 
 
 def reason_of(error: BaseException) -> str:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well
 from proxy.doctor.figures import as_time
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import Settings
 from proxy.storage.database.diagnostics import (
-    Vitals,
+    DatabaseHealth,
     denied,
     driver_code,
     driver_text,
     sqlite_file,
     vitals,
 )
-from proxy.storage.database.schema import Schema, standing
+from proxy.storage.database.schema import DatabaseSchema, standing
 
 _SLOW_S = 0.05
 _AHEAD_S, _FAR_AHEAD_S = 5.0, 60.0
@@ -44,7 +44,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class SchemaSeen:
+class SchemaFacts:
     """How one schema stands."""
 
     name: str
@@ -55,19 +55,19 @@ class SchemaSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class DatabaseSeen:
+class DatabaseFacts:
     """What was seen of the database."""
 
-    vitals: Vitals
-    schemas: tuple[SchemaSeen, ...]
+    vitals: DatabaseHealth
+    schemas: tuple[SchemaFacts, ...]
     denied: tuple[str, ...]
     pool_size: int
     """Connections that a server opens at most, to all that it does."""
 
 
 async def look(
-    settings: Settings, schemas: Sequence[tuple[str, Schema]], *, ingest: bool
-) -> DatabaseSeen:
+    settings: Settings, schemas: Sequence[tuple[str, DatabaseSchema]], *, ingest: bool
+) -> DatabaseFacts:
     """Ask the database; ``ingest``: whether a worker of uploads writes to it too."""
     url, section = settings.database_url, settings.database
     file = sqlite_file(url)
@@ -78,10 +78,10 @@ async def look(
         refused = await denied(url, section, ingest=ingest)
     except DatabaseUnavailable as error:
         advice = _ADVICE.get(driver_code(error), _UP if file is None else _FILE)
-        raise Obstacle(failed(f"cannot be asked: {driver_text(error)}", advice)) from error
+        raise CheckBlocked(failed(f"cannot be asked: {driver_text(error)}", advice)) from error
     own = section.pool_size + (_MAIN_SIDE if settings.main.enabled else 0)
     uploads = settings.ingest.at_once + _BESIDE_UPLOADS
-    return DatabaseSeen(told, tuple(versions), tuple(refused), own + (uploads if ingest else 0))
+    return DatabaseFacts(told, tuple(versions), tuple(refused), own + (uploads if ingest else 0))
 
 
 def _require_file(file: Path | None) -> None:
@@ -92,24 +92,24 @@ def _require_file(file: Path | None) -> None:
         "is data_dir (or database.url) the one that the server has? The server makes the file"
         " at its first start; a path there is relative to where it is started"
     )
-    raise Obstacle(failed(f"there is no file {file}", advice))
+    raise CheckBlocked(failed(f"there is no file {file}", advice))
 
 
-async def _schema(settings: Settings, url: str, schema: Schema) -> SchemaSeen:
+async def _schema(settings: Settings, url: str, schema: DatabaseSchema) -> SchemaFacts:
     name, wanted = schema.version_table, schema.revisions[-1]
     try:
         found, pending = await standing(url, settings.database, schema=schema)
     except ConfigurationError as error:
-        return SchemaSeen(name, None, wanted, "; ".join(error.faults))
+        return SchemaFacts(name, None, wanted, "; ".join(error.faults))
     except DatabaseUnavailable as error:
         if url == settings.database_url:
             raise
-        return SchemaSeen(name, None, wanted, f"{_AWAY}: {driver_text(error)}")
+        return SchemaFacts(name, None, wanted, f"{_AWAY}: {driver_text(error)}")
     told = f"is at {found or 'no version'}, and {wanted} is wanted" if pending else ""
-    return SchemaSeen(name, found, wanted, told)
+    return SchemaFacts(name, found, wanted, told)
 
 
-def judge_reach(seen: DatabaseSeen) -> Diagnosis:
+def judge_reach(seen: DatabaseFacts) -> Diagnosis:
     """Whether it answers, and how quickly."""
     vitals_ = seen.vitals
     told = f"{vitals_.kind} {vitals_.version} answers in {as_time(vitals_.latency_s)}"
@@ -119,7 +119,7 @@ def judge_reach(seen: DatabaseSeen) -> Diagnosis:
     return warned(told, advice)
 
 
-def judge_schema(seen: DatabaseSeen) -> Diagnosis:
+def judge_schema(seen: DatabaseFacts) -> Diagnosis:
     """Whether its tables are those that the code wants."""
     faults = [one for one in seen.schemas if one.fault]
     if not faults:
@@ -136,7 +136,7 @@ def judge_schema(seen: DatabaseSeen) -> Diagnosis:
     return failed(told, advice)
 
 
-def judge_rights(seen: DatabaseSeen) -> Diagnosis:
+def judge_rights(seen: DatabaseFacts) -> Diagnosis:
     """Whether the account may do what is needed."""
     if not seen.denied:
         return well("reads media_files and media_fallbacks, reads and writes media_facts")
@@ -148,7 +148,7 @@ def judge_rights(seen: DatabaseSeen) -> Diagnosis:
     return failed("; ".join(seen.denied), advice)
 
 
-def judge_clock(seen: DatabaseSeen) -> Diagnosis:
+def judge_clock(seen: DatabaseFacts) -> Diagnosis:
     """Whether its clock agrees with ours."""
     ahead_s = seen.vitals.ahead_s
     told = f"its clock is {as_time(abs(ahead_s))} {'ahead of' if ahead_s > 0 else 'behind'} ours"
@@ -161,7 +161,7 @@ def judge_clock(seen: DatabaseSeen) -> Diagnosis:
     return (failed if abs(ahead_s) > _FAR_AHEAD_S else warned)(told, advice)
 
 
-def judge_connections(seen: DatabaseSeen) -> Diagnosis:
+def judge_connections(seen: DatabaseFacts) -> Diagnosis:
     """Whether it has room for the pools of a server."""
     vitals_ = seen.vitals
     if vitals_.max_connections is None:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well, worst
+from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well, worst
 from proxy.doctor.figures import as_bytes, as_time
-from proxy.doctor.http_client import Answer, Visitor
+from proxy.doctor.http_client import HttpProbe, ProbeResponse
 from proxy.doctor.recipes import (
     BODY,
     CLOSED,
@@ -23,12 +23,12 @@ from proxy.doctor.recipes import (
     REACH,
     UPLOADS,
     VARY,
-    Front,
-    Recipe,
+    ReverseProxy,
+    ReverseProxyFix,
     front_of,
 )
-from proxy.doctor.serving import PictureSeen, head_differs, read_json, types, varies
-from proxy.doctor.touring import PART_BYTES, Tour, take
+from proxy.doctor.serving import ImageProbe, head_differs, read_json, types, varies
+from proxy.doctor.touring import PART_BYTES, ResponseTour, take
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import Settings
@@ -51,22 +51,22 @@ _SERVERS_FAULT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class FrontSeen:
+class ReverseProxyFacts:
     """What came through it, and what the server says itself."""
 
     base: str
-    front: Front
-    through: Tour
-    direct: Tour
+    front: ReverseProxy
+    through: ResponseTour
+    direct: ResponseTour
     """Taken just before or just after, whichever has the ETag that came through."""
-    picture: PictureSeen
+    picture: ImageProbe
     changing: tuple[str, ...]
     """Routes that change something, or ask for a key, and are passed on."""
     telling: tuple[str, ...]
     harmless: tuple[str, ...]
     takes_uploads: bool
     """Whether the settings have the server take any."""
-    upload: Answer | None
+    upload: ProbeResponse | None
     """To an upload without token and body; None where the server takes none, or nobody answers."""
     whole_form: int
     one_file: int
@@ -74,23 +74,23 @@ class FrontSeen:
     answered."""
     max_file_bytes: int
 
-    def mend(self, recipe: Recipe) -> str:
+    def mend(self, recipe: ReverseProxyFix) -> str:
         """What to do about it, for who is in front."""
         return recipe.advice(self.front)
 
 
 async def look(
-    public: Visitor | None,
-    server: Visitor,
-    picture: PictureSeen | Obstacle,
+    public: HttpProbe | None,
+    server: HttpProbe,
+    picture: ImageProbe | CheckBlocked,
     settings: Settings,
     mark: str,
-) -> FrontSeen:
+) -> ReverseProxyFacts:
     """Ask through what is in front, and the server itself; nothing is uploaded."""
     if public is None:
-        raise Obstacle(skipped("no address in front is named (--public, server.public_url)"))
-    if isinstance(picture, Obstacle):
-        raise Obstacle(skipped("the server's own answers, to compare with, cannot be had"))
+        raise CheckBlocked(skipped("no address in front is named (--public, server.public_url)"))
+    if isinstance(picture, CheckBlocked):
+        raise CheckBlocked(skipped("the server's own answers, to compare with, cannot be had"))
     try:
         through = await take(public, picture.media_id, mark)
         direct = picture.tour
@@ -108,10 +108,10 @@ async def look(
     except NoAnswer as error:
         advice = (
             "is what stands in front up, does its name lead there, and is its certificate good?"
-            f" Else {REACH.advice(Front.NGINX)}"
+            f" Else {REACH.advice(ReverseProxy.NGINX)}"
         )
-        raise Obstacle(failed(f"{public.base}: {error.detail}", advice)) from error
-    return FrontSeen(
+        raise CheckBlocked(failed(f"{public.base}: {error.detail}", advice)) from error
+    return ReverseProxyFacts(
         base=public.base,
         front=front,
         through=through,
@@ -128,16 +128,16 @@ async def look(
     )
 
 
-def _require_picture(base: str, front: Front, answer: Answer) -> None:
+def _require_picture(base: str, front: ReverseProxy, answer: ProbeResponse) -> None:
     if answer.status == HTTPStatus.OK and answer.media_type.startswith("image/"):
         return
     told = f"{base}: a picture is answered {answer.status} {answer.media_type}"
     if location := answer.told("Location"):
-        raise Obstacle(failed(f"{told}, to {location}", "name that address with --public"))
-    raise Obstacle(failed(told, REACH.advice(front)))
+        raise CheckBlocked(failed(f"{told}, to {location}", "name that address with --public"))
+    raise CheckBlocked(failed(told, REACH.advice(front)))
 
 
-async def _passed_on(public: Visitor, routes: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+async def _passed_on(public: HttpProbe, routes: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Those that the server itself has answered."""
     answers = await asyncio.gather(*(_asked(public, target, method) for method, target in routes))
     return tuple(
@@ -147,14 +147,14 @@ async def _passed_on(public: Visitor, routes: tuple[tuple[str, str], ...]) -> tu
     )
 
 
-async def _asked(public: Visitor, target: str, method: str) -> Answer | None:
+async def _asked(public: HttpProbe, target: str, method: str) -> ProbeResponse | None:
     """The answer; None where there is none: what is closed may be so by hanging up."""
     with suppress(NoAnswer):
         return await public.ask(target, method=method)
     return None
 
 
-def _from_server(answer: Answer) -> bool:
+def _from_server(answer: ProbeResponse) -> bool:
     """Whether a route is there, and answered: what is in front refuses in words of its own.
 
     A 404 of the server's own is that of a route that its settings took away.
@@ -167,7 +167,7 @@ def _from_server(answer: Answer) -> bool:
     )
 
 
-def _takes_uploads(upload: Answer | None) -> bool:
+def _takes_uploads(upload: ProbeResponse | None) -> bool:
     """Whether it was the server that wanted a token."""
     return (
         upload is not None
@@ -176,7 +176,7 @@ def _takes_uploads(upload: Answer | None) -> bool:
     )
 
 
-async def _sizes(public: Visitor, max_file_bytes: int) -> tuple[int, int]:
+async def _sizes(public: HttpProbe, max_file_bytes: int) -> tuple[int, int]:
     """With what bodies of the size of a form, and of a file, are met; 0 by no answer."""
     met = [0, 0]
     for at, byte_size in enumerate((_FILES * max_file_bytes, max_file_bytes)):
@@ -185,16 +185,18 @@ async def _sizes(public: Visitor, max_file_bytes: int) -> tuple[int, int]:
     return met[0], met[1]
 
 
-def judge_reach(seen: FrontSeen) -> Diagnosis:
+def judge_reach(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether pictures come through it."""
-    front = "nobody in front of it" if seen.front is Front.NOBODY else f"through {seen.front}"
-    if seen.front is Front.OTHER:
+    front = (
+        "nobody in front of it" if seen.front is ReverseProxy.NOBODY else f"through {seen.front}"
+    )
+    if seen.front is ReverseProxy.OTHER:
         front = "through something in front"
     told = f"{seen.base}, {front}: a picture in {as_time(seen.through.chrome.seconds)}"
     return well(told)
 
 
-def judge_formats(seen: FrontSeen) -> Diagnosis:
+def judge_formats(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether each browser gets what it shows, though another asked before it."""
     got, allowed = types(seen.through), seen.picture.allowed
     told = ", ".join(f"{name} {kind}" for name, kind in got.items())
@@ -207,7 +209,7 @@ def judge_formats(seen: FrontSeen) -> Diagnosis:
     return well(told)
 
 
-def judge_query(seen: FrontSeen) -> Diagnosis:
+def judge_query(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether another size is another picture."""
     same = seen.through.wider.body == seen.through.named.body
     if same and seen.direct.wider.body != seen.direct.named.body:
@@ -215,7 +217,7 @@ def judge_query(seen: FrontSeen) -> Diagnosis:
     return well("two sizes are two pictures")
 
 
-def judge_vary(seen: FrontSeen) -> Diagnosis:
+def judge_vary(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether clients' own caches are told what the server says."""
     negotiated, named = seen.through.chrome.told("Vary"), seen.through.named.told("Vary")
     told = f"negotiated: {negotiated or 'none'}; named: {named or 'none'}"
@@ -226,11 +228,11 @@ def judge_vary(seen: FrontSeen) -> Diagnosis:
     return well(told)
 
 
-def _strong(answer: Answer) -> str:
+def _strong(answer: ProbeResponse) -> str:
     return answer.told("ETag").removeprefix("W/")
 
 
-def judge_etag(seen: FrontSeen) -> Diagnosis:
+def judge_etag(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether the ETag is the server's, and still spares a transfer."""
     ours, theirs = seen.direct.named.told("ETag"), seen.through.named.told("ETag")
     status = seen.through.again.status
@@ -247,7 +249,7 @@ def judge_etag(seen: FrontSeen) -> Diagnosis:
     return well(told)
 
 
-def judge_lifetime(seen: FrontSeen) -> Diagnosis:
+def judge_lifetime(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether Cache-Control comes through unchanged."""
     ours, theirs = (one.named.told("Cache-Control") for one in (seen.direct, seen.through))
     if theirs == ours or (
@@ -258,7 +260,7 @@ def judge_lifetime(seen: FrontSeen) -> Diagnosis:
     return failed(f"{theirs or 'none'}; the server says {ours}", seen.mend(LIFETIME))
 
 
-def judge_range(seen: FrontSeen) -> Diagnosis:
+def judge_range(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether a part comes through as one."""
     part = seen.through.part
     told = f"{part.status} with {as_bytes(len(part.body))} of {PART_BYTES}"
@@ -267,14 +269,14 @@ def judge_range(seen: FrontSeen) -> Diagnosis:
     return warned(f"{told}: Range is not passed on", seen.mend(RANGE))
 
 
-def judge_head(seen: FrontSeen) -> Diagnosis:
+def judge_head(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether HEAD is GET without a body there too."""
     if told := head_differs(seen.through):
         return warned(told, seen.mend(HEAD))
     return well("the same as GET, without a body")
 
 
-def judge_body(seen: FrontSeen) -> Diagnosis:
+def judge_body(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether the bytes are the server's, as long as it says, and not packed again."""
     ours, theirs = seen.direct.named, seen.through.named
     packing = theirs.told("Content-Encoding")
@@ -289,7 +291,7 @@ def judge_body(seen: FrontSeen) -> Diagnosis:
     return well(f"{len(theirs.body)} bytes, the server's own")
 
 
-def judge_closed(seen: FrontSeen) -> Diagnosis:
+def judge_closed(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether strangers are kept from what is not for them."""
     if not (seen.changing or seen.telling or seen.harmless):
         return well("neither probes, metrics nor keyed routes are passed on")
@@ -304,9 +306,9 @@ def judge_closed(seen: FrontSeen) -> Diagnosis:
     return worst(*diagnoses)
 
 
-def judge_forwarded(seen: FrontSeen) -> Diagnosis:
+def judge_forwarded(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether the server is told that it is asked for somebody else."""
-    if seen.front is Front.NOBODY:
+    if seen.front is ReverseProxy.NOBODY:
         return skipped("nobody is in front")
     if seen.upload is None or not _takes_uploads(seen.upload):
         return skipped("uploads are not passed on, and only they tell")
@@ -316,7 +318,7 @@ def judge_forwarded(seen: FrontSeen) -> Diagnosis:
     return failed(told, seen.mend(FORWARDED))
 
 
-def judge_uploads(seen: FrontSeen) -> Diagnosis:
+def judge_uploads(seen: ReverseProxyFacts) -> Diagnosis:
     """Whether uploads are let through at their full size; none was sent."""
     if not seen.takes_uploads:
         return skipped("main.enabled is false: there are no uploads")
@@ -328,7 +330,7 @@ def judge_uploads(seen: FrontSeen) -> Diagnosis:
     return _room(seen)
 
 
-def _room(seen: FrontSeen) -> Diagnosis:
+def _room(seen: ReverseProxyFacts) -> Diagnosis:
     too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     form = as_bytes(_FILES * seen.max_file_bytes)
     if seen.one_file == too_large:

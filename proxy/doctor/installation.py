@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from proxy.app.startup_checks import installation_faults
 from proxy.doctor import Diagnosis, failed, skipped, warned, well
 from proxy.doctor.figures import counted
 from proxy.settings import Settings
@@ -19,8 +18,12 @@ _OLDEST, _NEWEST = datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
 
 
+StartupFaults = Callable[[Settings], list[str]]
+"""The checks that the server makes before it starts; each fault is a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
-class InstallationSeen:
+class InstallationFacts:
     """What was seen of settings, keys and clock."""
 
     settings: str
@@ -33,12 +36,16 @@ class InstallationSeen:
     now: datetime
 
 
-async def look(settings: Settings, config: Path | None) -> InstallationSeen:
-    """Look at all of it; asks for the addresses of names."""
-    return await asyncio.to_thread(_look, settings, config)
+async def look(
+    settings: Settings, config: Path | None, startup_faults: StartupFaults
+) -> InstallationFacts:
+    """Collect the facts; resolves host names."""
+    return await asyncio.to_thread(_look, settings, config, startup_faults)
 
 
-def _look(settings: Settings, config: Path | None) -> InstallationSeen:
+def _look(
+    settings: Settings, config: Path | None, startup_faults: StartupFaults
+) -> InstallationFacts:
     files = dict(_key_files(settings))
     keys, unreadable = {}, {}
     try:
@@ -51,8 +58,8 @@ def _look(settings: Settings, config: Path | None) -> InstallationSeen:
         except OSError as error:
             unreadable[name] = error.strerror or str(error)
     source = str(config) if config else "defaults and environment"
-    faults = tuple(installation_faults(settings))
-    return InstallationSeen(source, faults, keys, unreadable, datetime.now(UTC))
+    faults = tuple(startup_faults(settings))
+    return InstallationFacts(source, faults, keys, unreadable, datetime.now(UTC))
 
 
 def _key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -85,14 +92,14 @@ def open_to_all(path: Path) -> bool:
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in whole.parents)
 
 
-def judge_settings(seen: InstallationSeen) -> Diagnosis:
+def judge_settings(seen: InstallationFacts) -> Diagnosis:
     """Whether they are valid, and what they name is there, as `check-config` has it."""
     if seen.faults:
         return failed("; ".join(seen.faults), "mend each of these settings, then restart")
     return well(f"{seen.settings}: valid")
 
 
-def judge_keys(seen: InstallationSeen) -> Diagnosis:
+def judge_keys(seen: InstallationFacts) -> Diagnosis:
     """Whether strangers on the machine can read keys."""
     if seen.unreadable:
         told = "; ".join(f"{name}: {why}" for name, why in seen.unreadable.items())
@@ -109,7 +116,7 @@ def judge_keys(seen: InstallationSeen) -> Diagnosis:
     return well(f"{counted(len(seen.keys), 'file')}, none open to others")
 
 
-def judge_year(seen: InstallationSeen) -> Diagnosis:
+def judge_year(seen: InstallationFacts) -> Diagnosis:
     """Whether the clock can be right at all."""
     told = f"{seen.now:%Y-%m-%d %H:%M:%S} UTC"
     if _OLDEST <= seen.now <= _NEWEST:

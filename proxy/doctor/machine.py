@@ -23,7 +23,7 @@ _FEW_SEATS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class MachineSeen:
+class MachineFacts:
     """What was seen of the machine and of the server's process on it."""
 
     server: ServerProcess | None
@@ -47,18 +47,18 @@ class MachineSeen:
         return (self.workers + 1) * self.worker_bytes + self.cache_bytes + _SERVER_BYTES
 
 
-async def look(settings: Settings, port: int | None) -> MachineSeen:
+async def look(settings: Settings, port: int | None) -> MachineFacts:
     """Look at the machine; ``port`` is the server's, where it is this one's."""
     return await asyncio.to_thread(_look, settings, port)
 
 
-def _look(settings: Settings, port: int | None) -> MachineSeen:
+def _look(settings: Settings, port: int | None) -> MachineFacts:
     server = None if port is None else find(port)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     own = None if hard == resource.RLIM_INFINITY else hard
     group = _group(server.pid if server else os.getpid())
     cores = server.cores if server else len(os.sched_getaffinity(0))
-    return MachineSeen(
+    return MachineFacts(
         server=server,
         uid=os.geteuid(),
         max_files=server.max_files if server else own,
@@ -97,7 +97,7 @@ def _memory(group: Path) -> int:
     return whole
 
 
-def judge_user(seen: MachineSeen) -> Diagnosis:
+def judge_user(seen: MachineFacts) -> Diagnosis:
     """Whether we are who the server is: else what we may says nothing of what it may."""
     if seen.server is None:
         return skipped("no process of this machine, that can be seen, listens on the server's port")
@@ -115,7 +115,7 @@ def _name(uid: int) -> str:
         return f"#{uid}"
 
 
-def judge_descriptors(seen: MachineSeen) -> Diagnosis:
+def judge_descriptors(seen: MachineFacts) -> Diagnosis:
     """Whether there are descriptors for as many connections as the settings allow."""
     limit = seen.max_files
     whose = "the server" if seen.server else "this shell"
@@ -133,7 +133,7 @@ def judge_descriptors(seen: MachineSeen) -> Diagnosis:
     return warned(told, advice) if seats < seen.max_connections else well(told)
 
 
-def judge_memory(seen: MachineSeen) -> Diagnosis:
+def judge_memory(seen: MachineFacts) -> Diagnosis:
     """Whether all workers at their limit still fit."""
     told = (
         f"{as_bytes(seen.memory_bytes)}; {counted(seen.workers, 'worker')} and one for finals may"
@@ -148,7 +148,7 @@ def judge_memory(seen: MachineSeen) -> Diagnosis:
     return warned(told, advice)
 
 
-def judge_processors(seen: MachineSeen) -> Diagnosis:
+def judge_processors(seen: MachineFacts) -> Diagnosis:
     """Whether there are no more workers than processors."""
     usable = seen.cores if seen.quota is None else min(float(seen.cores), seen.quota)
     quota = "" if seen.quota is None else f" with a quota of {seen.quota:g}"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well
 from proxy.doctor.figures import counted
 from proxy.domain.errors import (
     DatabaseUnavailable,
@@ -31,7 +31,7 @@ _MAX_BESIDE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class OriginalsSeen:
+class OriginalsFacts:
     """What was seen of the originals."""
 
     root: Path
@@ -54,23 +54,23 @@ class OriginalsSeen:
 
 async def look(
     settings: Settings, sources: SourceStore, listing: MediaListing | None
-) -> OriginalsSeen:
+) -> OriginalsFacts:
     """Look at the root, and for the files of the newest rows; reads no byte of them."""
     root = settings.storage_root
     try:
         await sources.check()
     except SourceTimeout as error:
         advice = "the network file system hangs: look at its server, or mount it anew"
-        raise Obstacle(failed(f"{root} does not answer in time", advice)) from error
+        raise CheckBlocked(failed(f"{root} does not answer in time", advice)) from error
     except SourceUnavailable as error:
-        raise Obstacle(_unavailable(root, error)) from error
+        raise CheckBlocked(_unavailable(root, error)) from error
     empty = not await asyncio.to_thread(_has_entry, root)
     rows, known = await _newest(listing)
     outcomes = [(media, await _outcome(sources, media)) for media in rows]
     missing = [media for media, outcome in outcomes if outcome is SourceMissing]
     found = tuple(media for media, outcome in outcomes if outcome is None)
     lost = bool(missing) and not found
-    return OriginalsSeen(
+    return OriginalsFacts(
         root,
         empty=empty,
         known=known,
@@ -154,7 +154,7 @@ def _beside(root: Path) -> Iterator[Path]:
                     yield Path(entry.path)
 
 
-def judge_root(seen: OriginalsSeen) -> Diagnosis:
+def judge_root(seen: OriginalsFacts) -> Diagnosis:
     """Whether something is in the root."""
     if not seen.empty:
         return well(f"{seen.root} can be read")
@@ -167,7 +167,7 @@ def judge_root(seen: OriginalsSeen) -> Diagnosis:
     return failed(f"{seen.root} is empty", advice)
 
 
-def judge_files(seen: OriginalsSeen) -> Diagnosis:
+def judge_files(seen: OriginalsFacts) -> Diagnosis:
     """Whether the newest rows have their files."""
     if not seen.known:
         return skipped("the database cannot be asked for rows")
@@ -186,6 +186,6 @@ def judge_files(seen: OriginalsSeen) -> Diagnosis:
     return well(f"the newest {counted(seen.asked, 'row')} have their files")
 
 
-def _of(seen: OriginalsSeen, ids: Sequence[int]) -> str:
+def _of(seen: OriginalsFacts, ids: Sequence[int]) -> str:
     shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
     return f"{len(ids)} of the newest {seen.asked} ({shown})"

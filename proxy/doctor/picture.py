@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well
 from proxy.doctor.originals import hint
 from proxy.doctor.workers import Started
 from proxy.domain.errors import (
@@ -37,12 +37,12 @@ _ADVICE: Mapping[type[SmartserveError], str] = {
 }
 
 
-class Rows(MediaDatabase, MediaListing, Protocol):
+class MediaLookup(MediaDatabase, MediaListing, Protocol):
     """What the doctor asks of the database."""
 
 
 @dataclass(frozen=True, slots=True)
-class RowSeen:
+class ImageFacts:
     """What was seen of a picture, inwards from its row."""
 
     media: Media
@@ -61,18 +61,22 @@ class RowSeen:
 
 
 async def look(
-    settings: Settings, media_id: int, rows: Rows | None, sources: SourceStore, started: Started
-) -> RowSeen:
+    settings: Settings,
+    media_id: int,
+    rows: MediaLookup | None,
+    sources: SourceStore,
+    started: Started,
+) -> ImageFacts:
     """Look at a row, open its file, and have every pixel of it decoded."""
     if rows is None:
-        raise Obstacle(skipped("the database cannot be asked for rows"))
+        raise CheckBlocked(skipped("the database cannot be asked for rows"))
     media = await rows.find(media_id)
     if media is None:
         advice = (
             "is that the id, and database.url the right database? 'smartserve import' prints ids,"
             " and 'smartserve adopt' those of a library that was there before"
         )
-        raise Obstacle(failed(f"no row of media_files has the id {media_id}", advice))
+        raise CheckBlocked(failed(f"no row of media_files has the id {media_id}", advice))
     first: SourceError | None = None
     opened, facts, undecoded = "", None, None
     for path in media.source_paths:
@@ -86,7 +90,7 @@ async def look(
             break
         except SourceError as error:
             first = first or error
-    return RowSeen(
+    return ImageFacts(
         media=media,
         root=settings.storage_root,
         paths=media.source_paths,
@@ -109,7 +113,7 @@ async def _decoded(
         return None, error
 
 
-def judge_row(seen: RowSeen) -> Diagnosis:
+def judge_row(seen: ImageFacts) -> Diagnosis:
     """Whether the row is one that is served."""
     media = seen.media
     told = f"{media.id} of user {media.user_id}, {media.data_type}, {media.status}"
@@ -124,7 +128,7 @@ def judge_row(seen: RowSeen) -> Diagnosis:
     return failed(told, advice)
 
 
-def judge_file(seen: RowSeen) -> Diagnosis:
+def judge_file(seen: ImageFacts) -> Diagnosis:
     """Whether its file can be opened."""
     if not seen.paths:
         return skipped("the row names no file")
@@ -138,7 +142,7 @@ def judge_file(seen: RowSeen) -> Diagnosis:
     return failed(told, where)
 
 
-def judge_decoding(seen: RowSeen) -> Diagnosis:
+def judge_decoding(seen: ImageFacts) -> Diagnosis:
     """Whether a worker decodes it to the last pixel."""
     if seen.facts is not None:
         facts = seen.facts

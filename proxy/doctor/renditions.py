@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from proxy.doctor import Diagnosis, Obstacle, failed, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, warned, well
 from proxy.doctor.figures import as_bytes, counted
 from proxy.settings import Settings
-from proxy.storage.renditions.diagnostics import DiskSeen, examine
+from proxy.storage.renditions.diagnostics import DiskFacts, examine
 
 _LEAST_BYTES = 16 * 1024 * 1024
 _LEAST_INODES = 1000
@@ -21,10 +21,10 @@ _MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class RenditionsSeen:
+class RenditionsFacts:
     """What was seen of the directory, and what the settings allow."""
 
-    disk: DiskSeen
+    disk: DiskFacts
     max_bytes: int
 
     @property
@@ -38,7 +38,7 @@ class RenditionsSeen:
         return self.disk.used_bytes / self.disk.items if self.disk.items else _USUAL_BYTES
 
 
-async def look(settings: Settings) -> RenditionsSeen:
+async def look(settings: Settings) -> RenditionsFacts:
     """Look at the directory; counting it takes a second or so at most."""
     root = settings.rendition_directory
     try:
@@ -48,11 +48,11 @@ async def look(settings: Settings) -> RenditionsSeen:
             "make the folder, owned by the server's user, or name another in"
             " renditions.directory; pictures go out meanwhile, and each is rendered each time"
         )
-        raise Obstacle(failed(f"{root}: {error.strerror}", advice)) from error
-    return RenditionsSeen(disk, settings.renditions.disk_max_bytes)
+        raise CheckBlocked(failed(f"{root}: {error.strerror}", advice)) from error
+    return RenditionsFacts(disk, settings.renditions.disk_max_bytes)
 
 
-def judge_write(seen: RenditionsSeen) -> Diagnosis:
+def judge_write(seen: RenditionsFacts) -> Diagnosis:
     """Whether a rendition can be kept."""
     disk = seen.disk
     if not disk.fault:
@@ -65,7 +65,7 @@ def judge_write(seen: RenditionsSeen) -> Diagnosis:
     return failed(told, advice)
 
 
-def judge_rename(seen: RenditionsSeen) -> Diagnosis:
+def judge_rename(seen: RenditionsFacts) -> Diagnosis:
     """Whether files can be renamed into place."""
     if not seen.disk.across:
         return well("tmp and renditions are on one file system")
@@ -76,7 +76,7 @@ def judge_rename(seen: RenditionsSeen) -> Diagnosis:
     return failed("tmp and renditions are on different file systems", advice)
 
 
-def judge_room(seen: RenditionsSeen) -> Diagnosis:
+def judge_room(seen: RenditionsFacts) -> Diagnosis:
     """Whether the disk has what the settings allow."""
     disk = seen.disk
     told = f"{as_bytes(disk.free_bytes)} free, {as_bytes(seen.may_grow_bytes)} may still be used"
@@ -90,7 +90,7 @@ def judge_room(seen: RenditionsSeen) -> Diagnosis:
     return warned(told, advice) if disk.free_bytes < seen.may_grow_bytes else well(told)
 
 
-def judge_inodes(seen: RenditionsSeen) -> Diagnosis:
+def judge_inodes(seen: RenditionsFacts) -> Diagnosis:
     """Whether the file system has room for as many files."""
     free = seen.disk.free_inodes
     if free is None:
@@ -106,7 +106,7 @@ def judge_inodes(seen: RenditionsSeen) -> Diagnosis:
     return warned(told, advice) if free < wanted else well(told)
 
 
-def judge_use(seen: RenditionsSeen) -> Diagnosis:
+def judge_use(seen: RenditionsFacts) -> Diagnosis:
     """Whether it is kept within its limit."""
     disk = seen.disk
     about = "about " if disk.guessed else ""
@@ -123,7 +123,7 @@ def judge_use(seen: RenditionsSeen) -> Diagnosis:
     return warned(told, advice)
 
 
-def judge_leftovers(seen: RenditionsSeen) -> Diagnosis:
+def judge_leftovers(seen: RenditionsFacts) -> Diagnosis:
     """Whether files of writers that are gone lie about."""
     disk = seen.disk
     if not disk.abandoned:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proxy.doctor import (
-    Obstacle,
-    Result,
+    CheckBlocked,
+    CheckResult,
     database,
     front,
     installation,
@@ -27,20 +27,20 @@ from proxy.doctor import (
     uploads,
     workers,
 )
-from proxy.doctor.http_client import Visitor
-from proxy.doctor.originals import OriginalsSeen
-from proxy.doctor.picture import Rows, RowSeen
-from proxy.doctor.serving import PictureSeen
-from proxy.doctor.uploads import OpenMainApi, UploadsSeen
+from proxy.doctor.http_client import HttpProbe
+from proxy.doctor.originals import OriginalsFacts
+from proxy.doctor.picture import ImageFacts, MediaLookup
+from proxy.doctor.serving import ImageProbe
+from proxy.doctor.uploads import OpenMainApi, UploadsFacts
 from proxy.doctor.workers import Started
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import QueueReport
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from proxy.storage.database.schema import Schema
+from proxy.storage.database.schema import DatabaseSchema
 from proxy.storage.originals import SourceStore
 
-OpenRows = Callable[[], AbstractAsyncContextManager[Rows]]
+OpenRows = Callable[[], AbstractAsyncContextManager[MediaLookup]]
 Queue = Callable[[], Awaitable[QueueReport]]
 
 
@@ -50,60 +50,63 @@ class Installation:
 
     settings: Settings
     config: Path | None
+    startup_faults: installation.StartupFaults
     port: int | None
     """The server's, where it runs on this machine."""
-    schemas: Sequence[tuple[str, Schema]]
+    schemas: Sequence[tuple[str, DatabaseSchema]]
     rows: OpenRows
     sources: SourceStore
     worker: Started
     main_api: OpenMainApi
     queue: Queue | None
     """None where nobody works on uploads."""
-    server: Visitor
-    public: Visitor | None
+    server: HttpProbe
+    public: HttpProbe | None
     """Through what stands in front."""
     media_id: int | None = None
     """A picture that somebody misses."""
 
 
-async def examine(one: Installation) -> AsyncIterator[tuple[Result, ...]]:
+async def examine(one: Installation) -> AsyncIterator[tuple[CheckResult, ...]]:
     """Make all checks; gives the results of an area when it was looked at.
 
     One area after the other, so that none seems slow for another's sake.
     """
     settings = one.settings
-    installed = await looked(installation.look(settings, one.config))
+    installed = await looked(installation.look(settings, one.config, one.startup_faults))
     yield tuple(judged(table.INSTALLATION, installed))
     yield tuple(judged(table.MACHINE, await looked(machine.look(settings, one.port))))
     ingest = one.queue is not None
     rows = await looked(database.look(settings, one.schemas, ingest=ingest))
     yield tuple(judged(table.DATABASE, rows))
-    reached = not isinstance(rows, Obstacle)
+    reached = not isinstance(rows, CheckBlocked)
     files = await looked(_originals(one, reached=reached))
     yield tuple(judged(table.ORIGINALS, files))
     yield tuple(judged(table.RENDITIONS, await looked(renditions.look(settings))))
     yield tuple(judged(table.WORKERS, await looked(workers.look(settings, one.worker))))
     yield tuple(judged(table.UPLOADS, await looked(_uploads(one, reached=reached))))
-    media = files.there[0] if not isinstance(files, Obstacle) and files.there else None
+    media = files.there[0] if not isinstance(files, CheckBlocked) and files.there else None
     if one.media_id is not None:
         row = await looked(_row(one, one.media_id, reached=reached))
         yield tuple(judged(table.ROW, row))
-        media = None if isinstance(row, Obstacle) else row.media
+        media = None if isinstance(row, CheckBlocked) else row.media
     async for results in _outside(one, media):
         yield results
 
 
-async def _outside(one: Installation, media: Media | None) -> AsyncIterator[tuple[Result, ...]]:
+async def _outside(
+    one: Installation, media: Media | None
+) -> AsyncIterator[tuple[CheckResult, ...]]:
     """The running server, and what is in front of it; ``media`` is the picture to ask for."""
     mark = secrets.token_hex(4)
     health = await looked(serving.look(one.server))
     figures = await looked(running.look(one.server))
-    if not isinstance(health, Obstacle) and not isinstance(figures, Obstacle):
+    if not isinstance(health, CheckBlocked) and not isinstance(figures, CheckBlocked):
         health = replace(health, version=running.version_of(figures))
     yield tuple(judged(table.SERVER, health))
     yield tuple(judged(table.RUNNING, figures))
-    if isinstance(health, Obstacle):
-        tour: PictureSeen | Obstacle = Obstacle(skipped("the server does not answer"))
+    if isinstance(health, CheckBlocked):
+        tour: ImageProbe | CheckBlocked = CheckBlocked(skipped("the server does not answer"))
     else:
         tour = await looked(serving.look_at_picture(one.server, one.settings, media, mark))
     yield tuple(judged(table.PICTURE, tour))
@@ -111,7 +114,7 @@ async def _outside(one: Installation, media: Media | None) -> AsyncIterator[tupl
     yield tuple(judged(table.FRONT, await looked(through)))
 
 
-async def _originals(one: Installation, *, reached: bool) -> OriginalsSeen:
+async def _originals(one: Installation, *, reached: bool) -> OriginalsFacts:
     """A database that is not there is not opened: SQLite would make it."""
     if not reached:
         return await originals.look(one.settings, one.sources, None)
@@ -119,14 +122,14 @@ async def _originals(one: Installation, *, reached: bool) -> OriginalsSeen:
         return await originals.look(one.settings, one.sources, rows)
 
 
-async def _row(one: Installation, media_id: int, *, reached: bool) -> RowSeen:
+async def _row(one: Installation, media_id: int, *, reached: bool) -> ImageFacts:
     if not reached:
         return await picture.look(one.settings, media_id, None, one.sources, one.worker)
     async with one.rows() as rows:
         return await picture.look(one.settings, media_id, rows, one.sources, one.worker)
 
 
-async def _uploads(one: Installation, *, reached: bool) -> UploadsSeen:
+async def _uploads(one: Installation, *, reached: bool) -> UploadsFacts:
     queue = one.queue if reached or one.queue is None else _out_of_reach
     return await uploads.look(one.settings, main_api=one.main_api, queue=queue)
 

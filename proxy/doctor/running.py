@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from proxy.doctor import Diagnosis, Obstacle, failed, skipped, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well
 from proxy.doctor.figures import as_time
-from proxy.doctor.http_client import Visitor
+from proxy.doctor.http_client import HttpProbe
 from proxy.doctor.http_client.figures import Figures, Labels, read_figures
 from proxy.domain.errors import NoAnswer
 
@@ -20,15 +20,15 @@ _FEW = 100
 _NOT_FOR_LONG = "since it started; rate() in Prometheus tells whether it goes on"
 
 
-async def look(server: Visitor) -> Figures:
+async def look(server: HttpProbe) -> Figures:
     """Read the figures."""
     try:
         answer = await server.ask("/metrics")
         if answer.status != HTTPStatus.OK:
-            raise Obstacle(skipped(f"/metrics is answered {answer.status} at {server.base}"))
+            raise CheckBlocked(skipped(f"/metrics is answered {answer.status} at {server.base}"))
         return read_figures(answer.body)
     except NoAnswer as error:
-        raise Obstacle(skipped(f"/metrics: {error.detail}")) from error
+        raise CheckBlocked(skipped(f"/metrics: {error.detail}")) from error
 
 
 def version_of(figures: Figures) -> str:

@@ -10,10 +10,10 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from proxy import __version__
-from proxy.doctor import Diagnosis, Obstacle, failed, reason_of, skipped, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import as_bytes, as_time
-from proxy.doctor.http_client import Answer, Visitor
-from proxy.doctor.touring import PART_BYTES, Tour, allowed_types, take
+from proxy.doctor.http_client import HttpProbe, ProbeResponse
+from proxy.doctor.touring import PART_BYTES, ResponseTour, allowed_types, take
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
 from proxy.settings import LifetimeSettings, Settings
@@ -30,12 +30,12 @@ _PARTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSeen:
+class ServerFacts:
     """What the server says of itself."""
 
     base: str
-    health: Answer
-    readiness: Answer
+    health: ProbeResponse
+    readiness: ProbeResponse
     ahead_s: float | None
     """By how much its clock is ahead of ours; None where it tells no date."""
     version: str
@@ -43,17 +43,17 @@ class ServerSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSeen:
+class ImageProbe:
     """What came of asking for a picture."""
 
     media_id: int
-    tour: Tour
+    tour: ResponseTour
     allowed: Mapping[str, tuple[str, ...]]
     lifetimes: tuple[str, ...]
     """What Cache-Control may say by the settings."""
 
 
-async def look(server: Visitor) -> ServerSeen:
+async def look(server: HttpProbe) -> ServerFacts:
     """Ask the server how it is; its version is told by its figures."""
     try:
         health = await server.ask("/healthz")
@@ -64,11 +64,11 @@ async def look(server: Visitor) -> ServerSeen:
             "is it running (systemctl status smartserve, docker ps), and is this its address"
             " (server.host, server.port, --url)? 'smartserve serve' says why it does not start"
         )
-        raise Obstacle(failed(f"{server.base}: {error.detail}", advice)) from error
+        raise CheckBlocked(failed(f"{server.base}: {error.detail}", advice)) from error
     date = _moment(health.told("Date"))
     # A date is cut to its second, half of which is what is left out on average.
     ahead_s = None if date is None else date + 0.5 - (now - health.seconds / 2)
-    return ServerSeen(server.base, health, readiness, ahead_s, "")
+    return ServerFacts(server.base, health, readiness, ahead_s, "")
 
 
 def _moment(text: str) -> float | None:
@@ -79,30 +79,32 @@ def _moment(text: str) -> float | None:
 
 
 async def look_at_picture(
-    server: Visitor, settings: Settings, media: Media | None, mark: str
-) -> PictureSeen:
+    server: HttpProbe, settings: Settings, media: Media | None, mark: str
+) -> ImageProbe:
     """Ask for a picture whose original is there, the newest."""
     if media is None:
-        raise Obstacle(skipped("no picture is known whose original is there"))
+        raise CheckBlocked(skipped("no picture is known whose original is there"))
     try:
         tour = await take(server, media.id, mark)
     except NoAnswer as error:
-        raise Obstacle(failed(reason_of(error), "see the server's log: answer_failed")) from error
+        raise CheckBlocked(
+            failed(reason_of(error), "see the server's log: answer_failed")
+        ) from error
     if tour.chrome.status != HTTPStatus.OK:
         told = f"/serve/{media.id} is answered {tour.chrome.status}: {_detail(tour.chrome)}"
         advice = "is it the server of these settings? Its log has answer_failed with this media_id"
-        raise Obstacle(failed(told, advice))
+        raise CheckBlocked(failed(told, advice))
     allowed = allowed_types(settings.encoders, media)
-    return PictureSeen(media.id, tour, allowed, tuple(_lifetimes(settings.lifetimes)))
+    return ImageProbe(media.id, tour, allowed, tuple(_lifetimes(settings.lifetimes)))
 
 
-def _detail(answer: Answer) -> str:
+def _detail(answer: ProbeResponse) -> str:
     """The sentence of a problem; else what kind of answer it is."""
     found = read_json(answer)
     return str(found.get("detail") or answer.media_type or "no text")
 
 
-def read_json(answer: Answer) -> Mapping[str, object]:
+def read_json(answer: ProbeResponse) -> Mapping[str, object]:
     """The object that an answer is; empty where it is something else."""
     try:
         found = json.loads(answer.body)
@@ -119,7 +121,7 @@ def _lifetimes(section: LifetimeSettings) -> Iterator[str]:
         yield f"public, max-age={seconds}"
 
 
-def judge_health(seen: ServerSeen) -> Diagnosis:
+def judge_health(seen: ServerFacts) -> Diagnosis:
     """Whether the server is there, and it is one of ours."""
     told = f"{seen.base} answers {seen.health.status} in {as_time(seen.health.seconds)}"
     if read_json(seen.health).get("status") != "alive":
@@ -133,7 +135,7 @@ def judge_health(seen: ServerSeen) -> Diagnosis:
     return warned(told, "its loop is late: a core for the server itself, fewer workers.count")
 
 
-def judge_readiness(seen: ServerSeen) -> Diagnosis:
+def judge_readiness(seen: ServerFacts) -> Diagnosis:
     """Which part of it is not fit."""
     found = read_json(seen.readiness)
     checks = found.get("checks")
@@ -147,7 +149,7 @@ def judge_readiness(seen: ServerSeen) -> Diagnosis:
     return failed(told, "; ".join(_PARTS.get(name, "see its log") for name in unfit))
 
 
-def judge_version(seen: ServerSeen) -> Diagnosis:
+def judge_version(seen: ServerFacts) -> Diagnosis:
     """Whether what runs is what is installed."""
     if not seen.version:
         return skipped("its figures, which tell, cannot be had")
@@ -157,7 +159,7 @@ def judge_version(seen: ServerSeen) -> Diagnosis:
     return warned(told, "restart the server: it runs what was there when it started")
 
 
-def judge_clock(seen: ServerSeen) -> Diagnosis:
+def judge_clock(seen: ServerFacts) -> Diagnosis:
     """Whether its clock agrees with ours."""
     ahead_s = seen.ahead_s
     if ahead_s is None:
@@ -173,7 +175,7 @@ def judge_clock(seen: ServerSeen) -> Diagnosis:
     return (failed if abs(ahead_s) > _FAR_AHEAD_S else warned)(told, advice)
 
 
-def judge_formats(seen: PictureSeen) -> Diagnosis:
+def judge_formats(seen: ImageProbe) -> Diagnosis:
     """Whether each browser gets a format that it shows, and the best one."""
     told = ", ".join(f"{name} {kind}" for name, kind in types(seen.tour).items())
     wrong = [name for name, kind in types(seen.tour).items() if kind not in seen.allowed[name]]
@@ -188,13 +190,13 @@ def judge_formats(seen: PictureSeen) -> Diagnosis:
     return (warned if stood_in else failed)(f"/serve/{seen.media_id}: {told}", advice)
 
 
-def types(tour: Tour) -> dict[str, str]:
+def types(tour: ResponseTour) -> dict[str, str]:
     """What the three browsers got."""
     asked = {"chrome": tour.chrome, "safari": tour.safari, "anything": tour.anything}
     return {name: answer.media_type for name, answer in asked.items()}
 
 
-def judge_vary(seen: PictureSeen) -> Diagnosis:
+def judge_vary(seen: ImageProbe) -> Diagnosis:
     """Whether caches are told what was negotiated, and only that."""
     negotiated, named = varies(seen.tour.chrome), varies(seen.tour.named)
     if negotiated and not named:
@@ -203,17 +205,17 @@ def judge_vary(seen: PictureSeen) -> Diagnosis:
     return failed(told, "this is not as the server answers: what stands before it at --url?")
 
 
-def varies(answer: Answer) -> bool:
+def varies(answer: ProbeResponse) -> bool:
     """Whether caches are told that Accept decides."""
     fields = {name.strip().lower() for name in answer.told("Vary").split(",")}
     return bool(fields & {"accept", "*"})
 
 
-def _vary(answer: Answer) -> str:
+def _vary(answer: ProbeResponse) -> str:
     return answer.told("Vary") or "none"
 
 
-def judge_revalidation(seen: PictureSeen) -> Diagnosis:
+def judge_revalidation(seen: ImageProbe) -> Diagnosis:
     """Whether who has the picture is told so."""
     etag, status = seen.tour.named.told("ETag"), seen.tour.again.status
     told = f"{status} to {etag or 'no ETag'}"
@@ -222,14 +224,14 @@ def judge_revalidation(seen: PictureSeen) -> Diagnosis:
     return failed(told, "this is not as the server answers: what stands before it at --url?")
 
 
-def judge_head(seen: PictureSeen) -> Diagnosis:
+def judge_head(seen: ImageProbe) -> Diagnosis:
     """Whether HEAD is GET without a body."""
     if told := head_differs(seen.tour):
         return failed(told, "this is not as the server answers: what stands before it at --url?")
     return well("the same as GET, without a body")
 
 
-def head_differs(tour: Tour) -> str:
+def head_differs(tour: ResponseTour) -> str:
     """In what HEAD is not GET without a body; empty where it is."""
     head, named = tour.head, tour.named
     differ = [
@@ -242,7 +244,7 @@ def head_differs(tour: Tour) -> str:
     return f"{head.status}, and differs in {', '.join(differ) or 'its body'}"
 
 
-def judge_lifetime(seen: PictureSeen) -> Diagnosis:
+def judge_lifetime(seen: ImageProbe) -> Diagnosis:
     """Whether the lifetime is one that the settings have."""
     told = seen.tour.named.told("Cache-Control") or "no Cache-Control"
     if told not in seen.lifetimes:
@@ -253,7 +255,7 @@ def judge_lifetime(seen: PictureSeen) -> Diagnosis:
     return well(f"{told} ({detail})")
 
 
-def judge_range(seen: PictureSeen) -> Diagnosis:
+def judge_range(seen: ImageProbe) -> Diagnosis:
     """Whether a part can be had."""
     part = seen.tour.part
     told = f"{part.status} with {as_bytes(len(part.body))} of {PART_BYTES}"

@@ -19,41 +19,41 @@ from proxy.doctor import (
     uploads,
     workers,
 )
-from proxy.doctor.database import DatabaseSeen
-from proxy.doctor.front import FrontSeen
+from proxy.doctor.database import DatabaseFacts
+from proxy.doctor.front import ReverseProxyFacts
 from proxy.doctor.http_client.figures import Figures
-from proxy.doctor.installation import InstallationSeen
-from proxy.doctor.machine import MachineSeen
-from proxy.doctor.originals import OriginalsSeen
-from proxy.doctor.picture import RowSeen
-from proxy.doctor.renditions import RenditionsSeen
-from proxy.doctor.serving import PictureSeen, ServerSeen
-from proxy.doctor.uploads import UploadsSeen
-from proxy.doctor.workers import WorkerSeen
+from proxy.doctor.installation import InstallationFacts
+from proxy.doctor.machine import MachineFacts
+from proxy.doctor.originals import OriginalsFacts
+from proxy.doctor.picture import ImageFacts
+from proxy.doctor.renditions import RenditionsFacts
+from proxy.doctor.serving import ImageProbe, ServerFacts
+from proxy.doctor.uploads import UploadsFacts
+from proxy.doctor.workers import WorkerFacts
 
-INSTALLATION: tuple[Check[InstallationSeen], ...] = (
+INSTALLATION: tuple[Check[InstallationFacts], ...] = (
     Check("settings", installation.judge_settings),
     Check("key files", installation.judge_keys, "Somebody guesses keys"),
     Check("clock", installation.judge_year),
 )
-MACHINE: tuple[Check[MachineSeen], ...] = (
+MACHINE: tuple[Check[MachineFacts], ...] = (
     Check("user", machine.judge_user),
     Check("descriptors", machine.judge_descriptors, "Out of descriptors or connections"),
     Check("memory", machine.judge_memory, "Workers keep dying"),
     Check("processors", machine.judge_processors, "Answers are slow"),
 )
-DATABASE: tuple[Check[DatabaseSeen], ...] = (
+DATABASE: tuple[Check[DatabaseFacts], ...] = (
     Check("database", database.judge_reach, "The database is away"),
     Check("database schema", database.judge_schema),
     Check("database rights", database.judge_rights, "The database is away"),
     Check("database clock", database.judge_clock),
     Check("database connections", database.judge_connections, "The database is away"),
 )
-ORIGINALS: tuple[Check[OriginalsSeen], ...] = (
+ORIGINALS: tuple[Check[OriginalsFacts], ...] = (
     Check("originals", originals.judge_root, "Originals cannot be opened"),
     Check("newest originals", originals.judge_files, "Originals cannot be opened"),
 )
-RENDITIONS: tuple[Check[RenditionsSeen], ...] = (
+RENDITIONS: tuple[Check[RenditionsFacts], ...] = (
     Check("renditions", renditions.judge_write, "The rendition disk fails"),
     Check("renditions rename", renditions.judge_rename, "The rendition disk fails"),
     Check("renditions room", renditions.judge_room, "The rendition disk fails"),
@@ -61,25 +61,25 @@ RENDITIONS: tuple[Check[RenditionsSeen], ...] = (
     Check("renditions use", renditions.judge_use, "The hit ratio falls"),
     Check("renditions leftovers", renditions.judge_leftovers),
 )
-WORKERS: tuple[Check[WorkerSeen], ...] = (
+WORKERS: tuple[Check[WorkerFacts], ...] = (
     Check("worker", workers.judge_render, "Workers are missing"),
     Check("worker sandbox", workers.judge_sandbox, "The sandbox has a gap"),
     Check("worker formats", workers.judge_formats),
     Check("versions", workers.judge_versions),
 )
-UPLOADS: tuple[Check[UploadsSeen], ...] = (
+UPLOADS: tuple[Check[UploadsFacts], ...] = (
     Check("main API", uploads.judge_main_api, "The main API cannot be asked"),
     Check("upload queue", uploads.judge_queue, "Uploads are stuck"),
     Check("vision keys", uploads.judge_vision),
     Check("tesseract", uploads.judge_text),
 )
-ROW: tuple[Check[RowSeen], ...] = (
+ROW: tuple[Check[ImageFacts], ...] = (
     Check("picture row", picture.judge_row),
     Check("picture original", picture.judge_file, "Originals cannot be opened"),
     Check("picture decoded", picture.judge_decoding),
 )
 """Of a picture that is named alone."""
-SERVER: tuple[Check[ServerSeen], ...] = (
+SERVER: tuple[Check[ServerFacts], ...] = (
     Check("server", serving.judge_health, "The server is not ready"),
     Check("server readiness", serving.judge_readiness, "The server is not ready"),
     Check("server version", serving.judge_version),
@@ -98,7 +98,7 @@ RUNNING: tuple[Check[Figures], ...] = (
     Check("upload steps", running.judge_steps, "Steps of uploads hang"),
     Check("errors", running.judge_errors, "Many errors"),
 )
-PICTURE: tuple[Check[PictureSeen], ...] = (
+PICTURE: tuple[Check[ImageProbe], ...] = (
     Check("picture formats", serving.judge_formats),
     Check("picture Vary", serving.judge_vary),
     Check("picture 304", serving.judge_revalidation),
@@ -106,7 +106,7 @@ PICTURE: tuple[Check[PictureSeen], ...] = (
     Check("picture lifetime", serving.judge_lifetime, "Originals are stood in for"),
     Check("picture Range", serving.judge_range),
 )
-FRONT: tuple[Check[FrontSeen], ...] = (
+FRONT: tuple[Check[ReverseProxyFacts], ...] = (
     Check("front", front.judge_reach),
     Check("front formats", front.judge_formats),
     Check("front query", front.judge_query),

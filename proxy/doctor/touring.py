@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from proxy.doctor.http_client import Answer, Visitor
+from proxy.doctor.http_client import HttpProbe, ProbeResponse
 from proxy.domain.errors import NoAnswer
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media
@@ -25,23 +25,23 @@ _ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Tour:
+class ResponseTour:
     """What came back; the first three were asked for in this order, at one address."""
 
-    chrome: Answer
-    safari: Answer
-    anything: Answer
-    wider: Answer
-    named: Answer
+    chrome: ProbeResponse
+    safari: ProbeResponse
+    anything: ProbeResponse
+    wider: ProbeResponse
+    named: ProbeResponse
     """A format that the address names; the three below are of the same address."""
-    head: Answer
-    again: Answer
+    head: ProbeResponse
+    again: ProbeResponse
     """With the ETag of ``named``."""
-    part: Answer
+    part: ProbeResponse
     """The first ten bytes."""
 
 
-async def take(visitor: Visitor, media_id: int, mark: str) -> Tour:
+async def take(visitor: HttpProbe, media_id: int, mark: str) -> ResponseTour:
     """Ask for a picture; ``mark`` goes along in the address, and makes it new to every cache.
 
     A final that takes its draft's place meanwhile has the questions of one address asked again.
@@ -52,7 +52,7 @@ async def take(visitor: Visitor, media_id: int, mark: str) -> Tour:
     negotiated = f"/serve/{media_id}?w={_WIDTH}&doctor={mark}"
     named = f"{negotiated}&format=webp"
 
-    async def ask(target: str, method: str = "GET", **headers: str) -> Answer:
+    async def ask(target: str, method: str = "GET", **headers: str) -> ProbeResponse:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return await visitor.ask(target, method=method, headers=given)
 
@@ -66,7 +66,7 @@ async def take(visitor: Visitor, media_id: int, mark: str) -> Tour:
         again = await ask(named, If_None_Match=first.told("ETag") or '"none"')
         part = await ask(named, Range=PART)
         if (await ask(named)).told("ETag") == first.told("ETag"):
-            return Tour(chrome, safari, anything, wider, first, head, again, part)
+            return ResponseTour(chrome, safari, anything, wider, first, head, again, part)
     raise NoAnswer("each answer has another ETag")
 
 

@@ -20,7 +20,7 @@ _LANGUAGES_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class UploadsSeen:
+class UploadsFacts:
     """What was seen of the ways in and of those who are asked."""
 
     main_api_url: str
@@ -48,7 +48,7 @@ async def look(
     *,
     main_api: OpenMainApi,
     queue: Callable[[], Awaitable[QueueReport]] | None,
-) -> UploadsSeen:
+) -> UploadsFacts:
     """Ask the main API and the queue; no provider is asked, as that costs money."""
     url = settings.ingest.main_api_url
     pending, refusal = await _pending(settings, main_api) if url else (0, None)
@@ -62,7 +62,7 @@ async def look(
     named = {"google": vision.google, "openai": vision.openai}
     no_text = TextReader(vision.text).missing or ""
     absent = () if no_text else await _absent(vision.text.program, vision.text.languages)
-    return UploadsSeen(
+    return UploadsFacts(
         main_api_url=url,
         pending=pending,
         refusal=refusal,
@@ -111,7 +111,7 @@ async def _absent(program: str, languages: str) -> tuple[str, ...]:
     return tuple(one for one in languages.split("+") if one not in there)
 
 
-def judge_main_api(seen: UploadsSeen) -> Diagnosis:
+def judge_main_api(seen: UploadsFacts) -> Diagnosis:
     """Whether another main API can be asked with our key."""
     if not seen.main_api_url:
         return skipped("ingest.main_api_url is not set: this server is its own main API")
@@ -124,7 +124,7 @@ def judge_main_api(seen: UploadsSeen) -> Diagnosis:
     return failed(told, "is it up, and is ingest.main_api_url right? Uploads wait there meanwhile")
 
 
-def judge_queue(seen: UploadsSeen) -> Diagnosis:
+def judge_queue(seen: UploadsFacts) -> Diagnosis:
     """Whether uploads get through."""
     if seen.no_queue:
         return failed(seen.no_queue, "see the checks of the database")
@@ -150,14 +150,14 @@ def judge_queue(seen: UploadsSeen) -> Diagnosis:
     return well(told)
 
 
-def judge_vision(seen: UploadsSeen) -> Diagnosis:
+def judge_vision(seen: UploadsFacts) -> Diagnosis:
     """Whether somebody is asked about pictures; nobody is asked here."""
     if not seen.keys:
         return skipped("no provider has a key: style, subject and objects stay null")
     return well(f"{' and '.join(seen.keys)}: a key is set; whether it is taken was not asked")
 
 
-def judge_text(seen: UploadsSeen) -> Diagnosis:
+def judge_text(seen: UploadsFacts) -> Diagnosis:
     """Whether text in pictures can be read."""
     if seen.no_text:
         return skipped(f"{seen.no_text}: text in pictures stays null")

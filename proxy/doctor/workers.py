@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import proxy
-from proxy.app.startup_checks import check_worker
-from proxy.doctor import Diagnosis, Obstacle, failed, reason_of, skipped, warned, well
+from proxy.doctor import CheckBlocked, Diagnosis, failed, reason_of, skipped, warned, well
 from proxy.doctor.figures import as_time
 from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import Hello, Limits, RenderJob
+from proxy.domain.worker_protocol import Limits, RenderJob, WorkerInfo
 from proxy.rendering.pool.pool import WorkerPool
+from proxy.runtime.min_versions import floor_faults
 from proxy.settings import Settings
 
 Started = Callable[[], AbstractAsyncContextManager[WorkerPool]]
@@ -34,10 +34,10 @@ _CHECK_CONFIG = "'smartserve check-config' prints what the worker says"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerSeen:
+class WorkerFacts:
     """What was seen of a worker."""
 
-    hello: Hello
+    hello: WorkerInfo
     gaps: Mapping[str, str]
     sandbox: bool
     """Whether the settings have it locked in."""
@@ -51,14 +51,14 @@ class WorkerSeen:
     """What of it is below its floor."""
 
 
-async def look(settings: Settings, started: Started) -> WorkerSeen:
+async def look(settings: Settings, started: Started) -> WorkerFacts:
     """Start a worker and render a sample in each format that goes out."""
     began = time.monotonic()
     try:
         async with started() as pool:
             start_s = time.monotonic() - began
             renders, failures = await _rendered(settings, pool)
-            return WorkerSeen(
+            return WorkerFacts(
                 hello=pool.hello,
                 gaps=pool.gaps,
                 sandbox=settings.workers.sandbox,
@@ -70,15 +70,11 @@ async def look(settings: Settings, started: Started) -> WorkerSeen:
             )
     except ConfigurationError as error:
         advice = f"{_CHECK_CONFIG}; no memory, no descriptors, or require_sandbox without a kernel"
-        raise Obstacle(failed("; ".join(error.faults), f"{advice} that can")) from error
+        raise CheckBlocked(failed("; ".join(error.faults), f"{advice} that can")) from error
 
 
-def _floors(hello: Hello) -> str:
-    try:
-        check_worker(hello)
-    except ConfigurationError as error:
-        return "; ".join(error.faults)
-    return ""
+def _floors(hello: WorkerInfo) -> str:
+    return "; ".join(floor_faults({"libvips": hello.libvips, **hello.codecs}))
 
 
 async def _rendered(
@@ -115,7 +111,7 @@ async def _render(pool: WorkerPool, job: RenderJob, sample: Path) -> None:
         os.close(descriptor)
 
 
-def judge_render(seen: WorkerSeen) -> Diagnosis:
+def judge_render(seen: WorkerFacts) -> Diagnosis:
     """Whether it renders what goes out, and how quickly."""
     if seen.failures:
         told = "; ".join(f"{fmt}: {why}" for fmt, why in seen.failures.items())
@@ -129,7 +125,7 @@ def judge_render(seen: WorkerSeen) -> Diagnosis:
     return warned(told, "the machine is busy, or short of memory: see top, and the queue")
 
 
-def judge_sandbox(seen: WorkerSeen) -> Diagnosis:
+def judge_sandbox(seen: WorkerFacts) -> Diagnosis:
     """Whether all of the sandbox holds."""
     if not seen.sandbox:
         advice = "set workers.sandbox = true: strangers' pictures are decoded in there"
@@ -144,7 +140,7 @@ def judge_sandbox(seen: WorkerSeen) -> Diagnosis:
     return well(", ".join(seen.hello.sandbox))
 
 
-def judge_formats(seen: WorkerSeen) -> Diagnosis:
+def judge_formats(seen: WorkerFacts) -> Diagnosis:
     """Whether libvips opens what the settings let in."""
     absent = [kind for kind in seen.wanted if kind not in seen.hello.source_types]
     told = f"opens {', '.join(kind for kind in seen.wanted if kind not in absent)}"
@@ -160,7 +156,7 @@ def judge_formats(seen: WorkerSeen) -> Diagnosis:
     return failed(told, advice)
 
 
-def judge_versions(seen: WorkerSeen) -> Diagnosis:
+def judge_versions(seen: WorkerFacts) -> Diagnosis:
     """Whether nothing that decodes is older than is safe."""
     if seen.fault:
         return failed(seen.fault, "pip install --require-hashes -r requirements.lock, and restart")

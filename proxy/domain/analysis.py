@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from proxy.domain.image_analysis import DetectedObject, ReadText, Unseen, VisionResult
+from proxy.domain.image_analysis import DetectedObject, ProviderGap, ReadText, VisionResult
 from proxy.domain.media import DataType
 from proxy.domain.worker_protocol import AnalysisResult
 
@@ -109,8 +109,8 @@ def public(columns: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 def merge(
     local: AnalysisResult,
-    answers: Sequence[VisionResult | Unseen],
-    text: ReadText | Unseen,
+    answers: Sequence[VisionResult | ProviderGap],
+    text: ReadText | ProviderGap,
     *,
     data_type: str,
     site_context: Mapping[str, Any] | None = None,
@@ -142,7 +142,9 @@ def merge(
             **({"detected_text": _why_no_text(answers, text)} if read is None else {}),
         },
         site_context=site_context,
-        awaited=tuple(one.provider for one in answers if isinstance(one, Unseen) and one.passing),
+        awaited=tuple(
+            one.provider for one in answers if isinstance(one, ProviderGap) and one.passing
+        ),
     )
 
 
@@ -183,7 +185,7 @@ def _objects(found: Mapping[str, VisionResult]) -> tuple[DetectedObject, ...]:
     return tuple(sorted([*placed, *others], key=lambda one: -one.confidence))
 
 
-def _text(found: Mapping[str, VisionResult], text: ReadText | Unseen) -> str | None:
+def _text(found: Mapping[str, VisionResult], text: ReadText | ProviderGap) -> str | None:
     """The first text that anybody found; empty where all who looked found none."""
     read = text.text if isinstance(text, ReadText) else None
     seen = [found[name].text for name in (_GOOGLE, _OPENAI) if name in found]
@@ -191,9 +193,9 @@ def _text(found: Mapping[str, VisionResult], text: ReadText | Unseen) -> str | N
     return next(filter(None, looked), "") if looked else None
 
 
-def _failures(answers: Sequence[VisionResult | Unseen]) -> dict[str, str]:
+def _failures(answers: Sequence[VisionResult | ProviderGap]) -> dict[str, str]:
     """Who gave no answer, or a part of one."""
-    failed = {one.provider: one.reason for one in answers if isinstance(one, Unseen)}
+    failed = {one.provider: one.reason for one in answers if isinstance(one, ProviderGap)}
     parts = {
         one.provider: one.reasons[one.provider]
         for one in answers
@@ -202,11 +204,11 @@ def _failures(answers: Sequence[VisionResult | Unseen]) -> dict[str, str]:
     return {**failed, **parts}
 
 
-def _why(name: str, answers: Sequence[VisionResult | Unseen]) -> str:
+def _why(name: str, answers: Sequence[VisionResult | ProviderGap]) -> str:
     """Why something that takes a model is missing."""
     if not answers:
         return NO_MODEL
-    told = [one.reason for one in answers if isinstance(one, Unseen)]
+    told = [one.reason for one in answers if isinstance(one, ProviderGap)]
     own = [
         one.reasons[name]
         for one in answers
@@ -215,8 +217,10 @@ def _why(name: str, answers: Sequence[VisionResult | Unseen]) -> str:
     return "; ".join([*told, *own]) or "no provider could tell"
 
 
-def _why_no_text(answers: Sequence[VisionResult | Unseen], text: ReadText | Unseen) -> str:
-    told = [one.reason for one in (*answers, text) if isinstance(one, Unseen)]
+def _why_no_text(
+    answers: Sequence[VisionResult | ProviderGap], text: ReadText | ProviderGap
+) -> str:
+    told = [one.reason for one in (*answers, text) if isinstance(one, ProviderGap)]
     return "; ".join(told) or _NO_TEXT
 
 

@@ -19,7 +19,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class FormatTraits:
     """What a format can carry, and its names on the wire and on disk."""
 
     media_type: str
@@ -28,13 +28,13 @@ class Traits:
     animation: bool
 
 
-TRAITS: Mapping[Format, Traits] = MappingProxyType(
+TRAITS: Mapping[Format, FormatTraits] = MappingProxyType(
     {
-        Format.AVIF: Traits("image/avif", "avif", alpha=True, animation=False),
-        Format.WEBP: Traits("image/webp", "webp", alpha=True, animation=True),
-        Format.JPEG: Traits("image/jpeg", "jpg", alpha=False, animation=False),
-        Format.PNG: Traits("image/png", "png", alpha=True, animation=False),
-        Format.GIF: Traits("image/gif", "gif", alpha=True, animation=True),
+        Format.AVIF: FormatTraits("image/avif", "avif", alpha=True, animation=False),
+        Format.WEBP: FormatTraits("image/webp", "webp", alpha=True, animation=True),
+        Format.JPEG: FormatTraits("image/jpeg", "jpg", alpha=False, animation=False),
+        Format.PNG: FormatTraits("image/png", "png", alpha=True, animation=False),
+        Format.GIF: FormatTraits("image/gif", "gif", alpha=True, animation=True),
     }
 )
 
@@ -87,7 +87,7 @@ class QualitySearch:
     """
 
     target: float
-    """In points of SSIMULACRA2, as `proxy.rendering.worker.imaging.ssimulacra2` estimates them: 100 is identical."""
+    """SSIMULACRA2 score as estimated by `worker.imaging.ssimulacra2`; 100 is identical."""
     low: int
     high: int
     """Bounds of ``Q``, both allowed."""
@@ -100,7 +100,7 @@ class QualitySearch:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class EncodingStage:
     """One way of encoding a format, with the search of its quality where one is made."""
 
     profile: EncoderProfile
@@ -114,11 +114,11 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
+class EncodingStages:
     """How a format is encoded at once, and how when there is time; equal where one is enough."""
 
-    draft: Stage
-    final: Stage
+    draft: EncodingStage
+    final: EncodingStage
 
 
 SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(

@@ -82,7 +82,7 @@ class VisionResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Unseen:
+class ProviderGap:
     """Why a provider or a reader of text has nothing to say of a picture."""
 
     provider: str

@@ -23,6 +23,22 @@ class ItemState(StrEnum):
     """Tried again later, unless it is final."""
 
 
+class ItemOutcome(StrEnum):
+    """What became of an upload that a worker had."""
+
+    DONE = "done"
+    LATER = "later"
+    """It failed, and is tried again."""
+    FAILED = "failed"
+    """For good."""
+    OWED = "owed"
+    """It had failed for good before; the main API was, or could not be, told."""
+    SEEN = "seen"
+    """It was done before; who could not look at it then has."""
+    UNSEEN = "unseen"
+    """It was done before; who could not look at it then still cannot."""
+
+
 class StepState(StrEnum):
     """How far a step has come, as ``processing_checklist`` has it."""
 
@@ -63,7 +79,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class LeasedItem:
     """An upload that this worker holds."""
 
     upload: Upload

@@ -32,7 +32,7 @@ stays bounded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptRanges:
     """A parsed Accept header: the q-value of each media range that it names."""
 
     ranges: Mapping[str, float]
@@ -68,19 +68,19 @@ def _element(text: str) -> tuple[str, float] | None:
     return media_range.strip(_BLANK).lower(), quality
 
 
-def parse_accept(header: str) -> Accepted:
+def parse_accept(header: str) -> AcceptRanges:
     """Parse an Accept header; a range named twice counts with its lowest q-value."""
     return _parse(_cut(header))
 
 
 @lru_cache(maxsize=1024)
-def _parse(header: str) -> Accepted:
+def _parse(header: str) -> AcceptRanges:
     ranges: dict[str, float] = {}
     for text in _ELEMENT.findall(header):
         if (element := _element(text)) is not None:
             media_range, quality = element
             ranges[media_range] = min(quality, ranges.get(media_range, 1.0))
-    return Accepted(MappingProxyType(ranges))
+    return AcceptRanges(MappingProxyType(ranges))
 
 
 def _cut(header: str) -> str:

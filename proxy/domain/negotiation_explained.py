@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.negotiation import Accepted, acceptable, fallback, parse_accept
+from proxy.domain.negotiation import AcceptRanges, acceptable, fallback, parse_accept
 
 _SHOWN = {
     Format.AVIF: "AVIF",
@@ -40,7 +40,7 @@ def explain(accept: str, order: Sequence[Format], *, transparent: bool = False) 
     }
 
 
-def _verdict(fmt: Format, accepted: Accepted, *, last: Format, chosen: Format) -> str:
+def _verdict(fmt: Format, accepted: AcceptRanges, *, last: Format, chosen: Format) -> str:
     if fmt is chosen:
         return "goes out"
     if fmt is last:
@@ -51,7 +51,7 @@ def _verdict(fmt: Format, accepted: Accepted, *, last: Format, chosen: Format) -
     return "welcome, but another comes first" if quality else "named with q=0: refused"
 
 
-def _why(welcome: Sequence[Format], accepted: Accepted, *, last: Format) -> str:
+def _why(welcome: Sequence[Format], accepted: AcceptRanges, *, last: Format) -> str:
     chosen, name = welcome[0], _SHOWN[welcome[0]]
     if chosen is last and len(welcome) == 1:
         return f"No newer format is named, so {name} goes out, which every browser shows."

@@ -14,7 +14,7 @@ from itertools import product
 
 from cachetools import LRUCache
 
-from proxy.domain.formats import TRAITS, Format, Stage, Stages
+from proxy.domain.formats import TRAITS, EncodingStage, EncodingStages, Format
 from proxy.domain.geometry import SHAPE_DIGITS, Geometry, SizeSpec, base_size, plan_geometry
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.negotiation import acceptable, fallback
@@ -30,10 +30,10 @@ _SAME_SHAPE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RenderRules:
     """What decides a variant besides the request and the picture."""
 
-    stages: Mapping[Format, Stages]
+    stages: Mapping[Format, EncodingStages]
     order: tuple[Format, ...]
     """The server's preference, which breaks ties."""
     sizes: Mapping[str, SizeSpec]
@@ -46,7 +46,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RenderPlan:
     """A request resolved against its medium."""
 
     media: Media
@@ -69,17 +69,17 @@ class Plan:
         return (self.variant,) if self.draft is None else (self.variant, self.draft)
 
 
-class Planner:
+class RenderPlanner:
     """Makes plans by the rules of one server."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: RenderRules) -> None:
         self.rules = rules
         self._boxes = tuple(_all_boxes(rules.sizes.values()))
         self._bases: LRUCache[tuple[int, int], tuple[int, int]] = LRUCache(_BASES)
 
     def plan(
         self, media: Media, facts: MediaFacts, request: VariantRequest, accept: str | None
-    ) -> Plan:
+    ) -> RenderPlan:
         """Resolve a request against a picture: pick the format, and what may replace it."""
         if request.format is not None:
             return self._plan(media, facts, request, (request.format,))
@@ -97,13 +97,13 @@ class Planner:
         facts: MediaFacts,
         request: VariantRequest,
         formats: tuple[Format, ...],
-    ) -> Plan:
+    ) -> RenderPlan:
         """``formats``: the one that goes out, then those that might in its place."""
         stages = self.rules.stages[formats[0]]
         recipe = self.rules.recipe
         draft = resolve(request, media, facts, stage=stages.draft, recipe=recipe)
         if stages.final == stages.draft:
-            return Plan(media, facts, request, draft)
+            return RenderPlan(media, facts, request, draft)
         final = resolve(
             request,
             media,
@@ -113,7 +113,7 @@ class Planner:
             rival=self._rival(facts, formats[1:]),
             base=self._base(facts),
         )
-        return Plan(media, facts, request, final, draft)
+        return RenderPlan(media, facts, request, final, draft)
 
     def _base(self, facts: MediaFacts) -> tuple[int, int]:
         size = facts.width, facts.height
@@ -121,7 +121,7 @@ class Planner:
             self._bases[size] = base_size(self.rules.sizes.values(), facts)
         return self._bases[size]
 
-    def _rival(self, facts: MediaFacts, following: tuple[Format, ...]) -> Stage | None:
+    def _rival(self, facts: MediaFacts, following: tuple[Format, ...]) -> EncodingStage | None:
         """The next format's final; animations are left alone, for no other format carries them."""
         if not following or facts.animated or not self.rules.smallest_wins:
             return None
@@ -129,7 +129,7 @@ class Planner:
 
     def whole_picture(
         self, media: Media, facts: MediaFacts, *, remove_background: bool = False
-    ) -> list[Plan]:
+    ) -> list[RenderPlan]:
         """All named sizes of a picture, in all that browsers can be given, with one ``bg``.
 
         Once as negotiation gives them to the three generations of browsers, and once in each
@@ -189,7 +189,7 @@ class Planner:
         accept: str | None,
         *,
         known: MediaFacts | None = None,
-    ) -> list[Plan]:
+    ) -> list[RenderPlan]:
         """Plans that answer a request from the lesser files of a picture, the best first.
 
         ``known`` are the facts in whose place they stand, where those are known. Such a plan has
@@ -206,12 +206,12 @@ class Planner:
         plans = (self.plan(media.standing_in(facts), facts, request, accept) for facts in ranked)
         return [replace(plan, variant=plan.stages[-1], draft=None, stand_in=True) for plan in plans]
 
-    def instead(self, plan: Plan) -> list[Plan]:
+    def instead(self, plan: RenderPlan) -> list[RenderPlan]:
         """Plans that may answer in place of one, in its format: see `stand_ins`."""
         accept = TRAITS[plan.variant.format].media_type
         return self.stand_ins(plan.media, plan.request, accept, known=plan.facts)
 
-    def neighbours(self, plan: Plan, held: AbstractSet[str]) -> list[Variant]:
+    def neighbours(self, plan: RenderPlan, held: AbstractSet[str]) -> list[Variant]:
         """Of the renditions that a picture has, by their digests, those that may stand in.
 
         The nearest first; ties go to the larger. Those of its lesser files count as well.
@@ -223,7 +223,7 @@ class Planner:
             variants.pop(stage.digest, None)
         return sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
 
-    def _among(self, held: AbstractSet[str], plan: Plan) -> dict[str, Variant]:
+    def _among(self, held: AbstractSet[str], plan: RenderPlan) -> dict[str, Variant]:
         """Renditions of one source that are there, in formats that may be shown.
 
         Under overload this is asked for most requests, so only the sizes whose shape is among the
@@ -252,7 +252,7 @@ def _transparent(request: VariantRequest, facts: MediaFacts) -> bool:
     return facts.has_alpha or (request.remove_background and facts.flat_background)
 
 
-def _showable(plan: Plan) -> list[tuple[Format, ...]]:
+def _showable(plan: RenderPlan) -> list[tuple[Format, ...]]:
     """Formats that may stand in: the chosen one, and where it was negotiated the fallback."""
     variant = plan.variant
     rival = () if variant.rival is None else (variant.rival.profile.format,)

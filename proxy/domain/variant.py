@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 
-from proxy.domain.formats import EncoderProfile, Format, QualitySearch, Stage
+from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
 from proxy.domain.geometry import SHAPE_DIGITS, Geometry, plan_geometry
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.query import VariantRequest
@@ -31,15 +31,15 @@ class Variant:
     """Version of this code's own parameters and of libvips."""
     search: QualitySearch | None = None
     """How the quality is found, where the profile does not fix it."""
-    rival: Stage | None = None
+    rival: EncodingStage | None = None
     """Another format that goes out in place of this one where it comes out smaller."""
     base: tuple[int, int] | None = None
     """The size whose pixels this one is made of; None where it is made of the source's own."""
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> EncodingStage:
         """How it is encoded."""
-        return Stage(self.profile, self.search)
+        return EncodingStage(self.profile, self.search)
 
     @property
     def pixels(self) -> int:
@@ -110,9 +110,9 @@ def resolve(
     media: Media,
     facts: MediaFacts,
     *,
-    stage: Stage,
+    stage: EncodingStage,
     recipe: str,
-    rival: Stage | None = None,
+    rival: EncodingStage | None = None,
     base: tuple[int, int] | None = None,
 ) -> Variant:
     """Resolve a checked request against a picture and the encoding that was chosen for it.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.domain.formats import EncoderProfile, Format, QualitySearch, Stage
+from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
 from proxy.domain.geometry import Geometry
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Focus
@@ -66,7 +66,7 @@ class RenderJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class RenderOutput:
     """One rendition of several: what `RenderJob` says of a single one."""
 
     geometry: Geometry
@@ -74,7 +74,7 @@ class Output:
     remove_background: bool = False
     animated: bool = False
     search: QualitySearch | None = None
-    rival: Stage | None = None
+    rival: EncodingStage | None = None
     """Encoded as well, and taken where it is smaller."""
     base: tuple[int, int] | None = None
     """The size, of the whole picture, whose pixels this output is made of; None: the source's."""
@@ -89,7 +89,7 @@ class RenderSetJob:
     """
 
     limits: Limits
-    outputs: tuple[Output, ...]
+    outputs: tuple[RenderOutput, ...]
     copyright: str | None = None
 
 
@@ -195,7 +195,7 @@ Result = ProbeResult | RenderResult | RenderSetResult | AnalysisResult | JobFail
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class WorkerInfo:
     """The first datagram of a worker: what it can do. One that is unfit sends a `JobFailure`."""
 
     libvips: str
@@ -209,7 +209,7 @@ class Hello:
 
 
 HOLDS = "on"
-"""What a `Hello` says of a feature of the sandbox that holds."""
+"""What a `WorkerInfo` says of a feature of the sandbox that holds."""
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
@@ -224,18 +224,18 @@ _KINDS: dict[str, type[Any]] = {
         RenderSetResult,
         AnalysisResult,
         JobFailure,
-        Hello,
+        WorkerInfo,
     )
 }
 
 
-def encode(message: Ping | Job | Result | Hello) -> bytes:
+def encode(message: Ping | Job | Result | WorkerInfo) -> bytes:
     """One datagram's bytes."""
     named = [type(message).__name__, _fields(message)]
     return json.dumps(named, default=_shallow).encode()
 
 
-def _fields(message: Ping | Job | Result | Hello) -> dict[str, Any]:
+def _fields(message: Ping | Job | Result | WorkerInfo) -> dict[str, Any]:
     """The fields; results of a set keep the names of their kinds."""
     if isinstance(message, RenderSetResult):
         return {"results": [[type(one).__name__, _shallow(one)] for one in message.results]}
@@ -296,9 +296,9 @@ _NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
     ("profile", dict): _revive_profile,
     ("source_types", list): tuple,
     ("search", dict): lambda fields: QualitySearch(**fields),
-    ("rival", dict): lambda fields: Stage(**_revived(fields)),
+    ("rival", dict): lambda fields: EncodingStage(**_revived(fields)),
     ("base", list): tuple,
-    ("outputs", list): lambda outputs: tuple(Output(**_revived(one)) for one in outputs),
+    ("outputs", list): lambda outputs: tuple(RenderOutput(**_revived(one)) for one in outputs),
     ("results", list): lambda results: tuple(_revive_result(*one) for one in results),
     ("dominant_colours", list): _revive_colours,
     ("brand_colours", list): _revive_colours,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Protocol
 
 import structlog
@@ -15,44 +14,28 @@ from proxy.domain.errors import (
     SmartserveError,
     UploadGone,
 )
-from proxy.domain.ingest_item import Item
+from proxy.domain.ingest_item import ItemOutcome, LeasedItem
 from proxy.domain.pending_image import Step
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.retry_policy import heals, reason_of
-from proxy.ingest.step_retry import Attempts, Work
+from proxy.ingest.step_retry import StepRetrier, Work
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 
 log = structlog.get_logger(__name__)
 
 
-class Outcome(StrEnum):
-    """What became of an upload that a worker had."""
+class AnalysisRetry(Protocol):
+    """Looks at analyses again; `proxy.ingest.steps.analyse.AnalyseStep` does."""
 
-    DONE = "done"
-    LATER = "later"
-    """It failed, and is tried again."""
-    FAILED = "failed"
-    """For good."""
-    OWED = "owed"
-    """It had failed for good before; the main API was, or could not be, told."""
-    SEEN = "seen"
-    """It was done before; who could not look at it then has."""
-    UNSEEN = "unseen"
-    """It was done before; who could not look at it then still cannot."""
-
-
-class Revisits(Protocol):
-    """Looks at analyses again; `proxy.ingest.steps.analyse.Examiner` does."""
-
-    async def awaits(self, item: Item) -> bool:
+    async def awaits(self, item: LeasedItem) -> bool:
         """Whether somebody could not answer and is to be asked again."""
 
-    async def again(self, item: Item) -> bool:
+    async def again(self, item: LeasedItem) -> bool:
         """Ask; whether nobody is awaited any more."""
 
 
-class Taker:
+class ItemRunner:
     """Does what is left to do of an upload."""
 
     def __init__(
@@ -60,9 +43,9 @@ class Taker:
         *,
         api: MainApi,
         queue: IngestQueue,
-        attempts: Attempts,
+        attempts: StepRetrier,
         steps: Mapping[Step, Work],
-        revisits: Revisits | None = None,
+        revisits: AnalysisRetry | None = None,
         settings: IngestSettings,
         changed: Callable[[int], None],
     ) -> None:
@@ -78,7 +61,7 @@ class Taker:
         self._settings = settings
         self._changed = changed
 
-    async def take(self, item: Item) -> Outcome:
+    async def take(self, item: LeasedItem) -> ItemOutcome:
         """Bring an upload to an end, and write down which.
 
         Raises:
@@ -87,7 +70,7 @@ class Taker:
         """
         if item.owed:
             await self._tell(item, times=item.heals)
-            return Outcome.OWED
+            return ItemOutcome.OWED
         if item.revisited:
             return await self._revisit(item)
         missed = False
@@ -105,9 +88,9 @@ class Taker:
                 missed = heals(step, error)
         await self._finish(item, missed=missed)
         log.info("upload_done", **_named(item))
-        return Outcome.DONE
+        return ItemOutcome.DONE
 
-    async def _finish(self, item: Item, *, missed: bool) -> None:
+    async def _finish(self, item: LeasedItem, *, missed: bool) -> None:
         """``missed``: it has no analysis, for a reason that may pass."""
         wait_s = self._again_in_s(0)
         revisits = self._revisits
@@ -116,7 +99,7 @@ class Taker:
         else:
             await self._queue.finish_incomplete(item.lease, again_in_s=wait_s)
 
-    async def _revisit(self, item: Item) -> Outcome:
+    async def _revisit(self, item: LeasedItem) -> ItemOutcome:
         """Whatever comes of it, the picture is served and the main API has been told."""
         seen = False
         try:
@@ -128,27 +111,27 @@ class Taker:
         wait_s = None if seen else self._again_in_s(item.heals)
         log.info("analysis_revisited", **_named(item), seen=seen, again_in_s=wait_s)
         await self._queue.leave(item.lease, again_in_s=wait_s)
-        return Outcome.SEEN if seen else Outcome.UNSEEN
+        return ItemOutcome.SEEN if seen else ItemOutcome.UNSEEN
 
     def _again_in_s(self, times: int) -> float | None:
         """How long to wait with an analysis that was looked at again so often; None: for ever."""
         waits = self._settings.ask_again_s
         return waits[times] if times < len(waits) else None
 
-    async def _fail(self, item: Item, step: Step, error: SmartserveError) -> Outcome:
+    async def _fail(self, item: LeasedItem, step: Step, error: SmartserveError) -> ItemOutcome:
         reason = reason_of(step, error)
         if item.heals < self._settings.max_heals and heals(step, error, times=item.heals):
             wait_s = heal_wait_s(self._settings, item.heals)
             log.warning("upload_failed", **_named(item), reason=reason, again_in_s=wait_s)
             await self._queue.fail(item.lease, reason, again_in_s=wait_s)
-            return Outcome.LATER
+            return ItemOutcome.LATER
         log.warning("upload_failed_for_good", **_named(item), reason=reason)
         await self._queue.fail_for_good(item.lease, reason)
         self._changed(item.lease.media_id)
         await self._tell(item, times=0)
-        return Outcome.FAILED
+        return ItemOutcome.FAILED
 
-    async def _tell(self, item: Item, *, times: int) -> None:
+    async def _tell(self, item: LeasedItem, *, times: int) -> None:
         """The main API deletes its temporary file then; one that has forgotten it knows enough."""
         try:
             await self._api.cleanup(item.upload.id)
@@ -169,5 +152,5 @@ def heal_wait_s(settings: IngestSettings, times: int) -> float:
     return min(settings.max_heal_wait_s, settings.heal_after_s * 2.0 ** min(times, 32))
 
 
-def _named(item: Item) -> dict[str, int]:
+def _named(item: LeasedItem) -> dict[str, int]:
     return {"main_api_id": item.upload.id, "media_id": item.lease.media_id}

@@ -9,15 +9,15 @@ from typing import Protocol
 import stamina
 
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError, StepOverdue, WorkerEnded
-from proxy.domain.ingest_item import Item, StepState
+from proxy.domain.ingest_item import LeasedItem, StepState
 from proxy.domain.media import DataType
 from proxy.domain.pending_image import Step
 from proxy.ingest.retry_policy import again
-from proxy.ingest.step_timeouts import Deadlines
+from proxy.ingest.step_timeouts import StepTimeouts
 from proxy.settings import IngestSettings
-from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.database.ingest_progress import IngestProgress
 
-Work = Callable[[Item], Awaitable[None]]
+Work = Callable[[LeasedItem], Awaitable[None]]
 """A step: it does its part and writes down that it is completed, in one transaction."""
 
 
@@ -28,14 +28,14 @@ class StepTelemetry(Protocol):
         """An attempt at a step has ended: ``ok``, ``failed`` or ``overdue``."""
 
 
-class Attempts:
+class StepRetrier:
     """Tries steps."""
 
     def __init__(
         self,
         *,
-        progress: Progress,
-        deadlines: Deadlines,
+        progress: IngestProgress,
+        deadlines: StepTimeouts,
         settings: IngestSettings,
         worker_id: str,
         telemetry: StepTelemetry,
@@ -47,7 +47,7 @@ class Attempts:
         self._worker_id = worker_id
         self._telemetry = telemetry
 
-    async def run(self, item: Item, step: Step, work: Work) -> None:
+    async def run(self, item: LeasedItem, step: Step, work: Work) -> None:
         """Do a step, again where that may help; what a worker before this one tried counts too.
 
         Raises:
@@ -65,7 +65,7 @@ class Attempts:
             await self._progress.note(item.lease, step, StepState.FAILED)
             raise
 
-    async def once(self, item: Item, look: Callable[[Item], Awaitable[bool]]) -> bool:
+    async def once(self, item: LeasedItem, look: Callable[[LeasedItem], Awaitable[bool]]) -> bool:
         """Look at an analysis again, within the time of that step; gives what the look gives.
 
         Raises:
@@ -79,7 +79,7 @@ class Attempts:
         await self._deadlines.run(Step.AI_VISUAL_ANALYSIS, work())
         return found[0]
 
-    async def _try(self, item: Item, step: Step, work: Work, left: int) -> None:
+    async def _try(self, item: LeasedItem, step: Step, work: Work, left: int) -> None:
         async for attempt in stamina.retry_context(
             on=self._wait,
             attempts=left,
@@ -92,7 +92,7 @@ class Attempts:
                 await self._progress.begin(item.lease, step, worker_id=self._worker_id)
                 await self._timed(item, step, work)
 
-    async def _timed(self, item: Item, step: Step, work: Work) -> None:
+    async def _timed(self, item: LeasedItem, step: Step, work: Work) -> None:
         began, outcome = time.monotonic(), "failed"
         try:
             await self._deadlines.run(step, work(item))

@@ -26,7 +26,7 @@ _AWAITS = 100
 log = structlog.get_logger(__name__)
 
 
-class Deadlines:
+class StepTimeouts:
     """Ends steps that take too long."""
 
     def __init__(self, settings: IngestSettings, *, grace_s: float = _GRACE_S) -> None:

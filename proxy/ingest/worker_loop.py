@@ -13,11 +13,11 @@ from typing import Protocol
 import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
-from proxy.domain.ingest_item import Item, ItemState
-from proxy.ingest.item_runner import Outcome, Taker
+from proxy.domain.ingest_item import ItemOutcome, ItemState, LeasedItem
+from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.lease_heartbeat import held
 from proxy.ingest.main_api import MainApi
-from proxy.ingest.step_timeouts import Deadlines
+from proxy.ingest.step_timeouts import StepTimeouts
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 
@@ -35,7 +35,7 @@ class WorkTelemetry(Protocol):
         """The main API was asked: ``ok``, or ``failed``."""
 
     def taken(self, outcome: str) -> None:
-        """An upload was brought to an `Outcome`."""
+        """An upload was brought to an `ItemOutcome`."""
 
 
 def new_worker_id() -> str:
@@ -44,7 +44,7 @@ def new_worker_id() -> str:
     return socket.gethostname()[: _MAX_WORKER_ID - len(tail)] + tail
 
 
-class Ingest:
+class WorkerLoop:
     """A worker: a few uploads at a time, until it is told to stop."""
 
     def __init__(
@@ -52,8 +52,8 @@ class Ingest:
         *,
         api: MainApi,
         queue: IngestQueue,
-        taker: Taker,
-        deadlines: Deadlines,
+        taker: ItemRunner,
+        deadlines: StepTimeouts,
         settings: IngestSettings,
         worker_id: str,
         woken: asyncio.Event,
@@ -148,7 +148,7 @@ class Ingest:
             worked += await self._work_on(item)
         return worked
 
-    async def _next(self) -> Item | None:
+    async def _next(self) -> LeasedItem | None:
         """New uploads go before failed ones, of which there are a few in a cycle.
 
         Last come those whose analysis is not complete, until one stays so: the others would wait
@@ -164,7 +164,7 @@ class Ingest:
         self._heals_left += item is None
         return item
 
-    async def _work_on(self, item: Item) -> bool:
+    async def _work_on(self, item: LeasedItem) -> bool:
         """Whether there may be more to do like it.
 
         What is left lying, whatever the reason, is taken over when its lease ends.
@@ -185,14 +185,14 @@ class Ingest:
             self.failures += 1
             log.exception("upload_left", **names)
         else:
-            self.failures += outcome in (Outcome.LATER, Outcome.FAILED)
+            self.failures += outcome in (ItemOutcome.LATER, ItemOutcome.FAILED)
             self._telemetry.taken(outcome)
-            if outcome is Outcome.UNSEEN:
+            if outcome is ItemOutcome.UNSEEN:
                 self._unseen = True
                 return False
         return True
 
-    async def _give_back(self, item: Item) -> None:
+    async def _give_back(self, item: LeasedItem) -> None:
         with suppress(LeaseLost, DatabaseUnavailable):
             await self._queue.release(item.lease)
 
@@ -223,7 +223,7 @@ class Ingest:
 
 
 @asynccontextmanager
-async def at_work(ingest: Ingest, *, drain_s: float) -> AsyncIterator[asyncio.Task[None]]:
+async def at_work(ingest: WorkerLoop, *, drain_s: float) -> AsyncIterator[asyncio.Task[None]]:
     """Work for the length of the block; in the end what is under way has ``drain_s``.
 
     What is not done by then is given back, and goes on elsewhere from the step where it stands.

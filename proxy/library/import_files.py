@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import aiofiles
 
@@ -24,24 +23,15 @@ from proxy.domain.errors import (
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.serving.source_check import Checker
+from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import MediaCatalogue, NewMedia
+from proxy.storage.originals import OriginalStore
 from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 
-class OriginalStore(Protocol):
-    """Where new originals go."""
-
-    async def add(self, path: str, source: int | Path) -> bool:
-        """Copy a file below the root, durably; False where one of that name is there."""
-
-    async def remove(self, path: str) -> bool:
-        """Take an original away again; False where there is none."""
-
-
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedFile:
     """What became of a file: its medium, and whether that was known already."""
 
     path: Path
@@ -50,7 +40,7 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedFile:
     """A file that is no picture we serve, and why."""
 
     path: Path
@@ -71,7 +61,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-class Importer:
+class FileImporter:
     """Takes files in, a few at a time."""
 
     def __init__(
@@ -79,7 +69,7 @@ class Importer:
         *,
         catalogue: MediaCatalogue,
         originals: OriginalStore,
-        checker: Checker,
+        checker: SourceChecker,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """The rooms it works with."""
@@ -89,7 +79,9 @@ class Importer:
         self._clock = clock
         self._adding = asyncio.Lock()
 
-    async def take(self, path: Path, *, user_id: int, data_type: DataType) -> Imported | Refused:
+    async def take(
+        self, path: Path, *, user_id: int, data_type: DataType
+    ) -> ImportedFile | RejectedFile:
         """Import one file; a file that cannot be served is refused, and nothing of it stays.
 
         Raises:
@@ -99,15 +91,15 @@ class Importer:
         try:
             result = await self._check(path)
         except OSError as error:
-            return Refused(path, error.strerror or "cannot be read")
+            return RejectedFile(path, error.strerror or "cannot be read")
         except (SourceTooLarge, UndecodableSource, UnsupportedSource) as error:
-            return Refused(path, error.detail)
+            return RejectedFile(path, error.detail)
         async with self._adding:
             known = await self._catalogue.find_by_hash(result.content_hash)
             if known is not None:
-                return Imported(path, known.id, known=True)
+                return ImportedFile(path, known.id, known=True)
             media_id = await self._add(path, result, user_id=user_id, data_type=data_type)
-        return Imported(path, media_id, known=False)
+        return ImportedFile(path, media_id, known=False)
 
     async def _check(self, path: Path) -> ProbeResult:
         async with aiofiles.open(path, "rb", opener=_open) as file:

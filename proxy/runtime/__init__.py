@@ -1,1 +1,1 @@
-"""What asyncio and the operating system lack: threads, streams, batches, retries, safe file access."""
+"""What asyncio and the operating system lack: threads, streams, batches, safe file access."""

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Generic, TypeVar
 
-from proxy.runtime.thread_pool import Threads
+from proxy.runtime.thread_pool import ThreadPool
 
 _HOPS = 2
 """At once, so that one slow directory does not hold up all the others."""
@@ -22,10 +22,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Together(Generic[K, V]):
+class BatchLoader(Generic[K, V]):
     """Asks a question of many keys; who comes while all hops are under way shares the next."""
 
-    def __init__(self, threads: Threads, question: Callable[[K], V]) -> None:
+    def __init__(self, threads: ThreadPool, question: Callable[[K], V]) -> None:
         """``question`` blocks, and is asked in one of ``threads``."""
         self._threads = threads
         self._question = question

@@ -9,7 +9,7 @@ import structlog
 _log = structlog.get_logger()
 
 
-class Breaker:
+class CircuitBreaker:
     """Open for ``pause_s`` after each failure, then one more try is as good as any.
 
     ``clock`` is monotonic, so that a clock that jumps neither locks it nor unlocks it.

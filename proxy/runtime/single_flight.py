@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Flight(Generic[T]):
+class SingleFlight(Generic[T]):
     """Keeps the work under way by key.
 
     The work belongs to the flight, not to the request that began it: a request that leaves, the
@@ -73,11 +73,11 @@ class Flight(Generic[T]):
         return {"under_way": len(self._under_way), "led": self._led, "joined": self._joined}
 
 
-class Shared(Generic[T]):
+class SharedResults(Generic[T]):
     """Results that are worked out once for all who ask for one meanwhile."""
 
     def __init__(self) -> None:
-        self._flight: Flight[asyncio.Future[T]] = Flight()
+        self._flight: SingleFlight[asyncio.Future[T]] = SingleFlight()
 
     async def result(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
         """The result for a key, of the work under way or of this; its error reaches all."""

@@ -26,7 +26,7 @@ _numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class TempfileOwner:
     """A process, among all that ever ran here."""
 
     namespace: str
@@ -51,13 +51,13 @@ def new_name() -> str:
     return f"{_own_prefix(os.getpid())}-{next(_numbers)}"
 
 
-def owner_of(path: str) -> Owner | None:
+def owner_of(path: str) -> TempfileOwner | None:
     """Whose a temporary file is, or None where none of our names is in that of the file."""
     name = _NAME.search(path.rpartition("/")[2])
-    return None if name is None else Owner(name[1], int(name[2]), name[3])
+    return None if name is None else TempfileOwner(name[1], int(name[2]), name[3])
 
 
-class Onlooker:
+class StaleTempfileDetector:
     """Tells which temporary files nobody writes any more.
 
     Those of a process that has ended are abandoned; those of one that runs here are not, however
@@ -90,11 +90,11 @@ class Onlooker:
         ]
 
 
-def _ended(owner: Owner | None) -> bool:
+def _ended(owner: TempfileOwner | None) -> bool:
     return owner is not None and not owner.alive()
 
 
-def _unseen(owner: Owner | None) -> bool:
+def _unseen(owner: TempfileOwner | None) -> bool:
     return owner is None or owner.namespace != _namespace()
 
 

@@ -6,10 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from proxy.runtime.tempfile_owner import Onlooker
+from proxy.runtime.tempfile_owner import StaleTempfileDetector
 
 
-def sweep(directory: str, onlooker: Onlooker) -> int:
+def sweep(directory: str, onlooker: StaleTempfileDetector) -> int:
     """Delete abandoned temporary files; gives how many."""
     abandoned = onlooker.abandoned(temporary_files(directory))
     for path in abandoned:

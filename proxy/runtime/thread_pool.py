@@ -15,7 +15,7 @@ _CLOSE_S = 5.0
 _T = TypeVar("_T")
 
 
-class Threads:
+class ThreadPool:
     """Runs blocking file work off the loop."""
 
     def __init__(self, name: str, *, count: int, timeout_s: float | None) -> None:

@@ -27,15 +27,16 @@ from proxy.domain.errors import (
     SourceQuarantined,
 )
 from proxy.domain.media import Media
+from proxy.domain.outcome import Origin
 from proxy.domain.query import VariantRequest
-from proxy.domain.render_plan import Plan, Planner
+from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.trace_context import Trace
 from proxy.domain.variant import Variant
 from proxy.runtime.byte_stream import ByteStream
-from proxy.runtime.single_flight import Flight
-from proxy.serving.delivery_result import Delivered, Origin
-from proxy.serving.renderer import Renderer, Rendering, Telemetry
-from proxy.serving.source_facts import Inspector
+from proxy.runtime.single_flight import SingleFlight
+from proxy.serving.delivery_result import DeliveryResult
+from proxy.serving.renderer import Renderer, RenderTelemetry, RunningRender
+from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions import RenditionStore
 
 _TELL_EVERY_S = 1.0
@@ -52,12 +53,12 @@ class Delivery:
         self,
         *,
         store: RenditionStore,
-        inspector: Inspector,
+        inspector: SourceFactsService,
         renderer: Renderer,
-        telemetry: Telemetry,
-        planner: Planner,
+        telemetry: RenderTelemetry,
+        planner: RenderPlanner,
         budget_s: float,
-        upgrade: Callable[[Plan], None] = lambda _: None,
+        upgrade: Callable[[RenderPlan], None] = lambda _: None,
         pressure: Callable[[], CapacityError | None] = lambda: None,
         joined: Callable[[float, Trace | None], None] = lambda _began, _leader: None,
     ) -> None:
@@ -78,17 +79,17 @@ class Delivery:
         self._upgrade = upgrade
         self._pressure = pressure
         self._joined = joined
-        self._flight: Flight[Rendering] = Flight()
+        self._flight: SingleFlight[RunningRender] = SingleFlight()
         self._making: Counter[int] = Counter()
         self._told_at = -math.inf
 
-    async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> Plan:
+    async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> RenderPlan:
         """Resolve a request: learn the facts where they are not known, pick the format.
 
         Where they cannot be learned, by those of the best lesser file of the picture.
 
         Raises:
-            SmartserveError: as `Inspector.facts` does.
+            SmartserveError: as `SourceFactsService.facts` does.
         """
         try:
             facts = await self._inspector.facts(media)
@@ -106,7 +107,9 @@ class Delivery:
             return None
         return await self._store.digests(media_id)
 
-    async def find(self, plan: Plan, *, held: AbstractSet[str] | None = None) -> Delivered | None:
+    async def find(
+        self, plan: RenderPlan, *, held: AbstractSet[str] | None = None
+    ) -> DeliveryResult | None:
         """The rendition if it is there, or its draft; nothing is rendered.
 
         ``held`` are the digests that there are, where they were looked up already.
@@ -118,10 +121,10 @@ class Delivery:
             if rendition is not None:
                 origin = Origin.FALLBACK if plan.stand_in else Origin(rendition.tier)
                 draft = variant is plan.draft
-                return Delivered(variant, origin, rendition=rendition, draft=draft)
+                return DeliveryResult(variant, origin, rendition=rendition, draft=draft)
         return None
 
-    def first(self, plan: Plan) -> Variant:
+    def first(self, plan: RenderPlan) -> Variant:
         """What is rendered for a plan of which nothing is there: the final if that is quick."""
         if plan.draft is None:
             return plan.variant
@@ -131,11 +134,11 @@ class Delivery:
 
     async def fetch(
         self,
-        plan: Plan,
+        plan: RenderPlan,
         *,
         held: AbstractSet[str] | None = None,
         waits: Callable[[], None] = lambda: None,
-    ) -> Delivered:
+    ) -> DeliveryResult:
         """The rendition, or a render that has begun to give bytes, or the nearest cached size.
 
         ``held`` as for `find`; ``waits`` is called once a render is all that is waited for.
@@ -149,8 +152,8 @@ class Delivery:
         return delivered
 
     async def _rendered(
-        self, plan: Plan, held: AbstractSet[str] | None, waits: Callable[[], None]
-    ) -> Delivered:
+        self, plan: RenderPlan, held: AbstractSet[str] | None, waits: Callable[[], None]
+    ) -> DeliveryResult:
         under_way = self.first(plan).digest in self._flight
         if not under_way and (late := self._pressure()) is not None:
             raise late
@@ -165,7 +168,9 @@ class Delivery:
             self._tell(plan.media, error)
             return instead
 
-    async def _begun(self, plan: Plan, waits: Callable[[], None] = lambda: None) -> Delivered:
+    async def _begun(
+        self, plan: RenderPlan, waits: Callable[[], None] = lambda: None
+    ) -> DeliveryResult:
         """A render that has begun to give bytes, one that is under way already included."""
         variant = self.first(plan)
         under_way = variant.digest in self._flight
@@ -181,11 +186,11 @@ class Delivery:
         origin = Origin.RENDER if led else Origin.COALESCED
         if plan.stand_in:
             origin = Origin.FALLBACK
-        return Delivered(variant, origin, rendering=rendering, draft=variant is plan.draft)
+        return DeliveryResult(variant, origin, rendering=rendering, draft=variant is plan.draft)
 
     async def _instead(
-        self, plan: Plan, error: SmartserveError, held: AbstractSet[str] | None
-    ) -> Delivered | None:
+        self, plan: RenderPlan, error: SmartserveError, held: AbstractSet[str] | None
+    ) -> DeliveryResult | None:
         """What may go out in place of a render that failed.
 
         That a lesser file is there helps where the source is at fault, not where no worker is free.
@@ -205,11 +210,15 @@ class Delivery:
         kind = type(error).__name__
         log.warning("picture_stood_in_for", media_id=media.id, error=kind, detail=error.detail)
 
-    def _launch(self, plan: Plan, variant: Variant) -> tuple[Rendering, Coroutine[Any, Any, None]]:
-        rendering = Rendering()
+    def _launch(
+        self, plan: RenderPlan, variant: Variant
+    ) -> tuple[RunningRender, Coroutine[Any, Any, None]]:
+        rendering = RunningRender()
         return rendering, self._render_and_keep(plan, variant, rendering)
 
-    async def _render_and_keep(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
+    async def _render_and_keep(
+        self, plan: RenderPlan, variant: Variant, rendering: RunningRender
+    ) -> None:
         """Lead a flight: the store takes in the bytes while the worker makes them.
 
         Ends when the rendition is stored, so that whoever comes next finds it.
@@ -230,7 +239,7 @@ class Delivery:
             if not self._making[media_id]:
                 del self._making[media_id]
 
-    async def _settle(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
+    async def _settle(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
         try:
             await self._renderer.render(plan, variant, rendering)
         except SmartserveError as error:
@@ -242,7 +251,7 @@ class Delivery:
         else:
             rendering.stream.finish()
 
-    def _fail(self, variant: Variant, rendering: Rendering, error: SmartserveError) -> None:
+    def _fail(self, variant: Variant, rendering: RunningRender, error: SmartserveError) -> None:
         """End a render for all who wait; who comes from now on must not get its half."""
         self._flight.release(variant.digest, rendering)
         rendering.stream.fail(error)
@@ -258,7 +267,9 @@ class Delivery:
             return
         self._telemetry.stage("store", time.perf_counter() - finished)
 
-    async def _nearest(self, plan: Plan, held: AbstractSet[str] | None) -> Delivered | None:
+    async def _nearest(
+        self, plan: RenderPlan, held: AbstractSet[str] | None
+    ) -> DeliveryResult | None:
         """The cached size of the same picture that comes nearest to what was asked for.
 
         What there is of the picture is looked up once, and first: under overload most have nothing,
@@ -271,7 +282,7 @@ class Delivery:
         for variant in self._planner.neighbours(plan, held):
             rendition = await self._store.get(variant)
             if rendition is not None:
-                return Delivered(variant, Origin.FALLBACK, rendition=rendition)
+                return DeliveryResult(variant, Origin.FALLBACK, rendition=rendition)
         return None
 
     async def drain(self) -> None:

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from proxy.domain.formats import Format, sniff
+from proxy.domain.outcome import Origin
 from proxy.domain.variant import Variant
-from proxy.serving.renderer import Rendering
+from proxy.serving.renderer import RunningRender
 from proxy.storage.renditions import Rendition
 
 _STREAMED_PIXELS = 640 * 640
 
 
-class Origin(StrEnum):
-    """Where an answer came from."""
-
-    MEMORY = "memory"
-    DISK = "disk"
-    RENDER = "render"
-    COALESCED = "coalesced"
-    FALLBACK = "fallback"
-    NOT_MODIFIED = "not_modified"
-    NONE = "none"
-
-
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class DeliveryResult:
     """The bytes that answer a plan: a whole rendition or a render under way."""
 
     variant: Variant
     """Another one than the plan's where the answer is its draft or a fallback."""
     origin: Origin
     rendition: Rendition | None = None
-    rendering: Rendering | None = None
+    rendering: RunningRender | None = None
     draft: bool = False
     """Whether it stands in until the final is made."""
 

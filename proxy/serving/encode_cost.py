@@ -13,7 +13,7 @@ _WEIGHT = 0.3
 _Kind = tuple[str, str, int]
 
 
-class Costs:
+class EncodeCostModel:
     """Seconds of processor time for a pixel, by encoding and by octave of the picture's size.
 
     A small picture has its own figure: what it costs to open and shrink its source is no matter of

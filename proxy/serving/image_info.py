@@ -20,8 +20,8 @@ from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, Limits, RenderJob
-from proxy.runtime.single_flight import Shared
-from proxy.serving.job_dispatch import Workshop
+from proxy.runtime.single_flight import SharedResults
+from proxy.serving.job_dispatch import JobDispatcher
 
 MAX_DATA_URI = 700
 """Characters of a placeholder in a ``data:`` address."""
@@ -33,7 +33,7 @@ _TOLD_S = 60.0
 """For how long it is believed what is stored, and that nothing is."""
 
 
-class Stored(Protocol):
+class StoredAnalysisColumns(Protocol):
     """An analysis that was stored: its columns, and what they have no place for."""
 
     @property
@@ -42,13 +42,13 @@ class Stored(Protocol):
 
     @property
     def own(self) -> Mapping[str, Any]:
-        """As `proxy.domain.analysis.Analysis.own` gave them; empty where another program analysed."""
+        """The value of `proxy.domain.analysis.Analysis.own`; empty if another program analysed."""
 
 
-class KnownAnalyses(Protocol):
+class AnalysisSource(Protocol):
     """Where analyses are stored."""
 
-    async def find(self, media_id: int) -> Stored | None:
+    async def find(self, media_id: int) -> StoredAnalysisColumns | None:
         """The latest analysis of a medium, or None; raises DatabaseUnavailable."""
 
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
@@ -56,7 +56,7 @@ class KnownAnalyses(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class PixelFacts:
     """What the pixels of a picture tell."""
 
     thumbhash: str
@@ -72,7 +72,7 @@ class Looks:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class AnalysisFacts:
     """What those who were asked about a picture told; None where nobody could."""
 
     alt: str | None = None
@@ -82,15 +82,15 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Portrait:
+class ImageInfo:
     """A picture in words and figures."""
 
     facts: MediaFacts
-    looks: Looks
-    told: Told
+    looks: PixelFacts
+    told: AnalysisFacts
 
 
-class Inspects(Protocol):
+class SourceFactsLoader(Protocol):
     """Who knows the facts of media."""
 
     async def facts(self, media: Media) -> MediaFacts:
@@ -103,15 +103,15 @@ class Inspects(Protocol):
 _Key = tuple[int, str]
 
 
-class Describer:
+class ImageInfoService:
     """Describes media; it owns the work that it has begun, until `aclose`."""
 
     def __init__(
         self,
         *,
-        workshop: Workshop,
-        inspector: Inspects,
-        known: KnownAnalyses,
+        workshop: JobDispatcher,
+        inspector: SourceFactsLoader,
+        known: AnalysisSource,
         limits: Limits,
         at_once: int = 2,
         clock: Callable[[], float] = time.monotonic,
@@ -122,11 +122,13 @@ class Describer:
         self._known = known
         self._limits = limits
         self._room = asyncio.Semaphore(at_once)
-        self._looks: LRUCache[_Key, Looks] = LRUCache(_KEPT)
-        self._stored: TTLCache[int, Stored | None] = TTLCache(_KEPT, _TOLD_S, timer=clock)
-        self._shared: Shared[Looks] = Shared()
+        self._looks: LRUCache[_Key, PixelFacts] = LRUCache(_KEPT)
+        self._stored: TTLCache[int, StoredAnalysisColumns | None] = TTLCache(
+            _KEPT, _TOLD_S, timer=clock
+        )
+        self._shared: SharedResults[PixelFacts] = SharedResults()
 
-    async def describe(self, media: Media) -> Portrait:
+    async def describe(self, media: Media) -> ImageInfo:
         """Describe a medium.
 
         Raises:
@@ -141,7 +143,7 @@ class Describer:
         except SourceChanged:
             facts = await self._inspector.learn(media)
             looks = await self._look_of(media, facts, stored)
-        return Portrait(facts, looks, Told() if stored is None else _told(stored))
+        return ImageInfo(facts, looks, AnalysisFacts() if stored is None else _told(stored))
 
     async def thumbhashes(self, pictures: Sequence[Media]) -> Mapping[int, str]:
         """Of these media, the ThumbHashes that are known already; nothing is worked out."""
@@ -174,7 +176,7 @@ class Describer:
         largest = max(media.stand_ins, key=lambda facts: facts.width * facts.height)
         return media.standing_in(largest), largest
 
-    async def _find(self, media_id: int) -> Stored | None:
+    async def _find(self, media_id: int) -> StoredAnalysisColumns | None:
         """What is stored; a database that cannot be asked costs the words, not the answer."""
         if media_id not in self._stored:
             try:
@@ -183,20 +185,26 @@ class Describer:
                 return None
         return self._stored.get(media_id)
 
-    async def _look_of(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
+    async def _look_of(
+        self, media: Media, facts: MediaFacts, stored: StoredAnalysisColumns | None
+    ) -> PixelFacts:
         looks = self._looks.get((media.id, facts.content_hash))
         if looks is not None:
             return looks
         key = f"{media.id}/{facts.content_hash}"
         return await self._shared.result(key, lambda: self._learn(media, facts, stored))
 
-    async def _learn(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
+    async def _learn(
+        self, media: Media, facts: MediaFacts, stored: StoredAnalysisColumns | None
+    ) -> PixelFacts:
         async with self._room:
             looks = await self._look(media, facts, stored)
         self._looks[media.id, facts.content_hash] = looks
         return looks
 
-    async def _look(self, media: Media, facts: MediaFacts, stored: Stored | None) -> Looks:
+    async def _look(
+        self, media: Media, facts: MediaFacts, stored: StoredAnalysisColumns | None
+    ) -> PixelFacts:
         data_uri = await self._data_uri(media, facts)
         if stored is not None and _complete(stored):
             return _looks_of(stored, data_uri)
@@ -220,14 +228,14 @@ class Describer:
         return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
 
 
-def _complete(stored: Stored) -> bool:
+def _complete(stored: StoredAnalysisColumns) -> bool:
     """Whether a stored analysis has all that the pixels tell; those of other programs have not."""
     own = stored.own
     return bool(own.get("thumbhash") and own.get("blurhash") and stored.columns["dominant_colors"])
 
 
-def _looks(result: AnalysisResult, data_uri: str) -> Looks:
-    return Looks(
+def _looks(result: AnalysisResult, data_uri: str) -> PixelFacts:
+    return PixelFacts(
         thumbhash=result.thumbhash,
         blurhash=result.blurhash,
         data_uri=data_uri,
@@ -238,9 +246,9 @@ def _looks(result: AnalysisResult, data_uri: str) -> Looks:
     )
 
 
-def _looks_of(stored: Stored, data_uri: str) -> Looks:
+def _looks_of(stored: StoredAnalysisColumns, data_uri: str) -> PixelFacts:
     columns, own = stored.columns, stored.own
-    return Looks(
+    return PixelFacts(
         thumbhash=own["thumbhash"],
         blurhash=own["blurhash"],
         data_uri=data_uri,
@@ -251,9 +259,9 @@ def _looks_of(stored: Stored, data_uri: str) -> Looks:
     )
 
 
-def _told(stored: Stored) -> Told:
+def _told(stored: StoredAnalysisColumns) -> AnalysisFacts:
     columns = stored.columns
-    return Told(
+    return AnalysisFacts(
         alt=columns["subject_matter"] or None,
         style=columns["style_classification"],
         medium=columns["medium_detected"],

@@ -24,18 +24,18 @@ from proxy.domain.worker_protocol import (
     RenderSetResult,
 )
 from proxy.rendering.pool.admission import Admission
-from proxy.rendering.pool.failure_cache import Quarantine
+from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.failure_errors import error_of
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.process import Sink
-from proxy.rendering.pool.usage import Occupancy
+from proxy.rendering.pool.usage import WorkerUsage
 from proxy.storage.originals import OpenSource, SourceStore
 
 R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[R_co]):
+class JobResult(Generic[R_co]):
     """A job's result, with the seconds it waited for a worker and the seconds it took there."""
 
     result: R_co
@@ -53,7 +53,7 @@ def picture_key(media: Media) -> str:
     return f"{media.id}/{media.source_path}/{media.updated_at.timestamp()}"
 
 
-class Workshop:
+class JobDispatcher:
     """Does jobs on the sources of media."""
 
     def __init__(
@@ -62,17 +62,17 @@ class Workshop:
         sources: SourceStore,
         pool: WorkerPool,
         admission: Admission,
-        quarantine: Quarantine,
-        occupancy: Occupancy | None = None,
+        quarantine: FailureCache,
+        occupancy: WorkerUsage | None = None,
     ) -> None:
         """The rooms it works with; it owns none of them. ``occupancy`` counts its jobs."""
         self._sources = sources
         self._pool = pool
         self._admission = admission
         self._quarantine = quarantine
-        self._occupancy = occupancy or Occupancy()
+        self._occupancy = occupancy or WorkerUsage()
 
-    def counted_by(self, occupancy: Occupancy) -> Self:
+    def counted_by(self, occupancy: WorkerUsage) -> Self:
         """The same for another kind of work, whose share of the workers is counted there."""
         return type(self)(
             sources=self._sources,
@@ -88,11 +88,11 @@ class Workshop:
         self._admission.check()
 
     @overload
-    async def run(self, media: Media, job: ProbeJob) -> Done[ProbeResult]: ...
+    async def run(self, media: Media, job: ProbeJob) -> JobResult[ProbeResult]: ...
     @overload
     async def run(
         self, media: Media, job: AnalyseJob, *, deadline_s: float | None = ...
-    ) -> Done[AnalysisResult]: ...
+    ) -> JobResult[AnalysisResult]: ...
     @overload
     async def run(
         self,
@@ -102,7 +102,7 @@ class Workshop:
         *,
         byte_size: int,
         admitted: Callable[[float], None],
-    ) -> Done[RenderResult]: ...
+    ) -> JobResult[RenderResult]: ...
     @overload
     async def run(
         self,
@@ -113,7 +113,7 @@ class Workshop:
         byte_size: int,
         admitted: Callable[[float], None] = ...,
         deadline_s: float | None = ...,
-    ) -> Done[RenderSetResult]: ...
+    ) -> JobResult[RenderSetResult]: ...
 
     async def run(
         self,
@@ -124,7 +124,7 @@ class Workshop:
         byte_size: int | None = None,
         admitted: Callable[[float], None] = lambda _: None,
         deadline_s: float | None = None,
-    ) -> Done[Any]:
+    ) -> JobResult[Any]:
         """Do a job on the source of a medium; encoded bytes go to ``sink`` as they come.
 
         ``byte_size`` is what the source is expected to have; ``admitted`` is called with the
@@ -157,7 +157,7 @@ class Workshop:
         sink: Sink,
         byte_size: int | None,
         admitted: Callable[[float], None],
-    ) -> Done[Any]:
+    ) -> JobResult[Any]:
         """Open the source, then wait for a worker: so none of them waits for a file to be opened.
 
         The queue bounds how many are open; where it is full, none is opened to be refused.
@@ -180,7 +180,7 @@ class Workshop:
                     result = await work(source.descriptor, sink, begun=begun)
             if isinstance(result, RenderSetResult):
                 _raise_if_alone(result.results)
-            return Done(result, begun_at - arrived, time.perf_counter() - begun_at)
+            return JobResult(result, begun_at - arrived, time.perf_counter() - begun_at)
 
     @asynccontextmanager
     async def _opened(self, media: Media) -> AsyncIterator[OpenSource]:

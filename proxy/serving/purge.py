@@ -14,7 +14,7 @@ from proxy.storage.renditions import RenditionStore
 _PAGE = 1000
 
 
-class Rows(Protocol):
+class RowInvalidator(Protocol):
     """What purging asks of the rows that are kept in memory."""
 
     async def find(self, media_id: int) -> Media | None:
@@ -27,14 +27,14 @@ class Rows(Protocol):
         """Drop what was learned about a source, so that it is learned again."""
 
 
-class Purged(NamedTuple):
+class PurgeResult(NamedTuple):
     """A medium, and how many of its renditions were dropped."""
 
     media_id: int
     dropped: int
 
 
-class Purger:
+class PurgeService:
     """Drops renditions in memory, on disk, under way, and in other processes.
 
     A medium needs no row: files may outlive it. What is not there is no fault, so each purge may
@@ -44,7 +44,7 @@ class Purger:
     def __init__(
         self,
         *,
-        rows: Rows,
+        rows: RowInvalidator,
         catalogue: MediaCatalogue,
         store: RenditionStore,
         forgetters: Iterable[Callable[[int], None]],
@@ -74,12 +74,14 @@ class Purger:
             forget(media_id)
         return await self._store.purge(media_id, shapes)
 
-    async def user(self, user_id: int, boxes: Sequence[SizeSpec] = ()) -> AsyncIterator[Purged]:
+    async def user(
+        self, user_id: int, boxes: Sequence[SizeSpec] = ()
+    ) -> AsyncIterator[PurgeResult]:
         """Purge all media that a user has rows of, in order of their ids, each as `medium` does."""
         after = 0
         while page := await self._catalogue.ids_of(user_id, after=after, limit=_PAGE):
             for media_id in page:
-                yield Purged(media_id, await self.medium(media_id, boxes))
+                yield PurgeResult(media_id, await self.medium(media_id, boxes))
             after = page[-1]
 
     async def _shapes(self, media_id: int, boxes: Sequence[SizeSpec]) -> Shapes:

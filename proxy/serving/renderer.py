@@ -7,19 +7,19 @@ from typing import Protocol
 from proxy.domain.errors import SourceChanged
 from proxy.domain.formats import Format
 from proxy.domain.media import Media
-from proxy.domain.render_plan import Plan, Rules
+from proxy.domain.render_plan import RenderPlan, RenderRules
 from proxy.domain.trace_context import current
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, RenderJob, RenderResult, RenderSetJob
-from proxy.rendering.pool.frame_decoder import Frames
+from proxy.rendering.pool.frame_decoder import FrameDecoder
 from proxy.runtime.byte_stream import ByteStream
-from proxy.serving.encode_cost import Costs
+from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.renderer import output_of
-from proxy.serving.job_dispatch import Done, Workshop
-from proxy.serving.source_facts import Inspector
+from proxy.serving.job_dispatch import JobDispatcher, JobResult
+from proxy.serving.source_facts import SourceFactsService
 
 
-class Telemetry(Protocol):
+class RenderTelemetry(Protocol):
     """Takes note of how long things took, in seconds."""
 
     def stage(self, stage: str, seconds: float) -> None:
@@ -32,7 +32,7 @@ class Telemetry(Protocol):
         """A final did not reach its target of perceived quality within its bounds."""
 
 
-class Rendering:
+class RunningRender:
     """A render under way: its stream, and the seconds it waited for a worker once that is known."""
 
     def __init__(self) -> None:
@@ -52,11 +52,11 @@ class Renderer:
     def __init__(
         self,
         *,
-        workshop: Workshop,
-        inspector: Inspector,
-        telemetry: Telemetry,
-        costs: Costs,
-        rules: Rules,
+        workshop: JobDispatcher,
+        inspector: SourceFactsService,
+        telemetry: RenderTelemetry,
+        costs: EncodeCostModel,
+        rules: RenderRules,
     ) -> None:
         """The rooms it works with, none of which it owns."""
         self._workshop = workshop
@@ -73,7 +73,7 @@ class Renderer:
         """What a variant will probably cost, in seconds of a processor; None while unknown."""
         return self._costs.estimate_s(variant)
 
-    async def render(self, plan: Plan, variant: Variant, rendering: Rendering) -> None:
+    async def render(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
         """Have a worker make one of a plan's variants, and feed it to the stream.
 
         Raises:
@@ -89,8 +89,8 @@ class Renderer:
         self._note(plan, variant, done)
 
     async def _alone(
-        self, plan: Plan, variant: Variant, rendering: Rendering
-    ) -> Done[RenderResult]:
+        self, plan: RenderPlan, variant: Variant, rendering: RunningRender
+    ) -> JobResult[RenderResult]:
         job = RenderJob(
             limits=self._rules.limits,
             geometry=variant.geometry,
@@ -108,8 +108,8 @@ class Renderer:
         )
 
     async def _as_set(
-        self, plan: Plan, variant: Variant, rendering: Rendering
-    ) -> Done[RenderResult]:
+        self, plan: RenderPlan, variant: Variant, rendering: RunningRender
+    ) -> JobResult[RenderResult]:
         """What has a search, a rival or a base comes out of a set of one as out of any other."""
         rules = self._rules
         job = RenderSetJob(rules.limits, (output_of(variant),), rules.copyright_notice)
@@ -121,16 +121,16 @@ class Renderer:
         done = await self._workshop.run(
             plan.media,
             job,
-            Frames(feed),
+            FrameDecoder(feed),
             byte_size=plan.facts.byte_size,
             admitted=rendering.admitted,
         )
         (result,) = done.result.results
         if isinstance(result, JobFailure):
             raise TypeError  # the workshop has raised what it means
-        return Done(result, done.queue_s, done.work_s)
+        return JobResult(result, done.queue_s, done.work_s)
 
-    def _note(self, plan: Plan, variant: Variant, done: Done[RenderResult]) -> None:
+    def _note(self, plan: RenderPlan, variant: Variant, done: JobResult[RenderResult]) -> None:
         self._telemetry.stage("queue", done.queue_s)
         for stage, seconds in done.result.stages.items():
             self._telemetry.stage(stage, seconds)

@@ -10,13 +10,13 @@ from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
 from proxy.rendering.pool.admission import Admission
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.usage import Occupancy
+from proxy.rendering.pool.usage import WorkerUsage
 from proxy.runtime.daemon_thread import aside
 
 _PIECE_BYTES = 1024 * 1024
 
 
-class Checker:
+class SourceChecker:
     """Checks files, as many at a time as there are workers."""
 
     def __init__(
@@ -24,7 +24,7 @@ class Checker:
         *,
         pool: WorkerPool,
         admission: Admission,
-        occupancy: Occupancy,
+        occupancy: WorkerUsage,
         limits: Limits,
         max_bytes: int,
     ) -> None:

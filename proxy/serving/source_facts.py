@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
-from proxy.runtime.single_flight import Shared
-from proxy.serving.job_dispatch import Workshop
+from proxy.runtime.single_flight import SharedResults
+from proxy.serving.job_dispatch import JobDispatcher
 from proxy.storage.database import MediaDatabase
 
 
@@ -26,15 +26,15 @@ def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") ->
     )
 
 
-class Inspector:
+class SourceFactsService:
     """Gives the facts of media, from the database or from a worker."""
 
-    def __init__(self, *, database: MediaDatabase, workshop: Workshop, limits: Limits) -> None:
+    def __init__(self, *, database: MediaDatabase, workshop: JobDispatcher, limits: Limits) -> None:
         """The rooms it works with; it owns none of them."""
         self._database = database
         self._workshop = workshop
         self._limits = limits
-        self._shared: Shared[MediaFacts] = Shared()
+        self._shared: SharedResults[MediaFacts] = SharedResults()
 
     async def facts(self, media: Media) -> MediaFacts:
         """The facts of a medium, learned now if they are not known.

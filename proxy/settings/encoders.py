@@ -6,7 +6,13 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from proxy.domain.formats import EncoderProfile, Format, QualitySearch, Stage, Stages
+from proxy.domain.formats import (
+    EncoderProfile,
+    EncodingStage,
+    EncodingStages,
+    Format,
+    QualitySearch,
+)
 from proxy.settings.base import Quality, Section
 
 
@@ -169,23 +175,23 @@ class EncoderSettings(Section):
             Format.GIF: _profile(Format.GIF, effort=self.gif.effort),
         }
 
-    def stages(self) -> dict[Format, Stages]:
+    def stages(self) -> dict[Format, EncodingStages]:
         """How each format is encoded at once and in the end."""
         finals = {
-            fmt: Stage(settings.profile(), settings.search(self.target))
+            fmt: EncodingStage(settings.profile(), settings.search(self.target))
             for fmt, settings in (
                 (Format.JPEG, self.jpeg.final),
                 (Format.WEBP, self.webp.final),
                 (Format.AVIF, self.avif.final),
             )
         }
-        drafts = {fmt: Stage(profile) for fmt, profile in self.profiles().items()}
-        return {fmt: Stages(draft, finals.get(fmt, draft)) for fmt, draft in drafts.items()}
+        drafts = {fmt: EncodingStage(profile) for fmt, profile in self.profiles().items()}
+        return {fmt: EncodingStages(draft, finals.get(fmt, draft)) for fmt, draft in drafts.items()}
 
-    def single_stages(self) -> dict[Format, Stages]:
+    def single_stages(self) -> dict[Format, EncodingStages]:
         """The same without a second stage: what is encoded at once is final."""
-        drafts = {fmt: Stage(profile) for fmt, profile in self.profiles().items()}
-        return {fmt: Stages(draft, draft) for fmt, draft in drafts.items()}
+        drafts = {fmt: EncodingStage(profile) for fmt, profile in self.profiles().items()}
+        return {fmt: EncodingStages(draft, draft) for fmt, draft in drafts.items()}
 
 
 def _profile(fmt: Format, **options: int | bool | str) -> EncoderProfile:

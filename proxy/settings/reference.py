@@ -23,7 +23,7 @@ _UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class SettingEntry:
     """One setting."""
 
     path: Keys
@@ -50,7 +50,7 @@ class Table:
     path: Keys
     """Empty for what stands outside all tables."""
     purpose: str
-    settings: tuple[Listed, ...]
+    settings: tuple[SettingEntry, ...]
 
     def within(self, name: str) -> bool:
         """Whether it is the table of this name (``encoders``), or one in it."""
@@ -88,7 +88,7 @@ def _tables(
             inner.append((here, value, below[name]))
         else:
             allowed = _allowed(below[name], definitions)
-            found.append(Listed(here, _toml(value), allowed, notes.get(here, "")))
+            found.append(SettingEntry(here, _toml(value), allowed, notes.get(here, "")))
     if found:
         yield Table(path, _purpose(type(model)), tuple(found))
     for here, value, described in inner:
@@ -114,7 +114,7 @@ def _named(
     fields = _resolved(schema["additionalProperties"], definitions)["properties"]
     parts = "; ".join(f"{name}: {_allowed(one, definitions)}" for name, one in fields.items())
     listed = tuple(
-        Listed((*path, name), _inline(value), "as above", notes.get((*path, name), ""))
+        SettingEntry((*path, name), _inline(value), "as above", notes.get((*path, name), ""))
         for name, value in values.items()
     )
     purpose = f"Names of your own, of which a file has all or none. Each has {parts}."

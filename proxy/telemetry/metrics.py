@@ -10,7 +10,6 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,13 +28,18 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
 from proxy.domain.formats import Format
+from proxy.domain.ingest_item import ItemOutcome
 from proxy.domain.media import DataType
+from proxy.domain.outcome import Outcome
 from proxy.domain.pending_image import PendingStatus, Step
-from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import HOLDS
-from proxy.ingest.item_runner import Outcome as Taken
-from proxy.serving.delivery_result import Origin
-from proxy.telemetry.request_histograms import BUCKETS, Request, Requests, Tally, exemplar_labels
+from proxy.telemetry.request_histograms import (
+    BUCKETS,
+    RequestHistogram,
+    RequestHistograms,
+    RequestLabels,
+    exemplar_labels,
+)
 
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
@@ -46,22 +50,6 @@ STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Statistics = Callable[[], Mapping[str, float]]
-
-
-class Outcome(NamedTuple):
-    """What the metrics and the access log say of an answer; all but the id from closed sets."""
-
-    route: str
-    size: str = "none"
-    format: str = "none"
-    source: Origin = Origin.NONE
-    media_id: int | None = None
-    variant: Variant | None = None
-    """What went out, for traces; no label."""
-    stage: str = ""
-    """``draft`` or ``final``, where the variant is what was asked for."""
-    error: str | None = None
-    """The kind of error that the answer tells of."""
 
 
 class Metrics:
@@ -104,8 +92,8 @@ class Metrics:
         )
         for status in PendingStatus:
             self._pending.labels(status)
-        self._tallies: dict[Request, Tally] = {}
-        self.registry.register(Requests(self._tallies))
+        self._tallies: dict[RequestLabels, RequestHistogram] = {}
+        self.registry.register(RequestHistograms(self._tallies))
 
     def _histogram(
         self, name: str, text: str, labels: list[str], *, buckets: tuple[float, ...] = BUCKETS
@@ -117,12 +105,12 @@ class Metrics:
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"smartserve_{name}", text, labels, registry=self.registry)
 
-    def tally_of(self, outcome: Outcome, status: int) -> Tally:
+    def tally_of(self, outcome: Outcome, status: int) -> RequestHistogram:
         """Where such answers are counted; the labels are closed sets, so these are few."""
-        request = Request(outcome.route, outcome.size, outcome.format, status, outcome.source)
+        request = RequestLabels(outcome.route, outcome.size, outcome.format, status, outcome.source)
         found = self._tallies.get(request)
         if found is None:
-            found = self._tallies[request] = Tally()
+            found = self._tallies[request] = RequestHistogram()
         return found
 
     def stage(self, stage: str, seconds: float, trace_id: str = "") -> None:
@@ -194,9 +182,9 @@ class Metrics:
         for feature, state in states.items():
             held.labels(feature).set(state == HOLDS)
 
-    def watch(self, readings: Iterable[Reading]) -> None:
+    def watch(self, readings: Iterable[MetricReading]) -> None:
         """Read the rooms' own statistics at each scrape."""
-        self.registry.register(_Rooms(tuple(readings)))
+        self.registry.register(_ReadingsCollector(tuple(readings)))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their media type: OpenMetrics, which has exemplars, for who names it.
@@ -233,7 +221,7 @@ class IngestMetrics:
             self._polls.labels(outcome)
         for step, outcome in product(Step, ("ok", "failed", "overdue")):
             self._attempts.labels(step, outcome)
-        for taken in Taken:
+        for taken in ItemOutcome:
             self._taken.labels(taken)
 
     @staticmethod
@@ -255,7 +243,7 @@ class IngestMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MetricReading:
     """A metric that is read from a room: for each label value the figure of that name.
 
     ``figures`` maps a label value (empty where there is no label) to a function that gives it now.
@@ -268,10 +256,10 @@ class Reading:
     figures: Mapping[str, Callable[[], float]]
 
 
-class _Rooms:
+class _ReadingsCollector:
     """A Prometheus collector over the readings."""
 
-    def __init__(self, readings: tuple[Reading, ...]) -> None:
+    def __init__(self, readings: tuple[MetricReading, ...]) -> None:
         self._readings = readings
 
     def collect(self) -> Iterator[Metric]:
@@ -279,7 +267,7 @@ class _Rooms:
             yield _family(reading)
 
 
-def _family(reading: Reading) -> Metric:
+def _family(reading: MetricReading) -> Metric:
     labels = [reading.label] if reading.label is not None else []
     kind = CounterMetricFamily if reading.counter else GaugeMetricFamily
     family = kind(f"smartserve_{reading.name}", reading.text, labels=labels)

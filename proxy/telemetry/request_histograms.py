@@ -12,7 +12,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.samples import Exemplar
 
-from proxy.serving.delivery_result import Origin
+from proxy.domain.outcome import Origin
 
 BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -22,7 +22,7 @@ BUCKETS = (
 _BOUNDS = [*map(str, BUCKETS), "+Inf"]
 
 
-class Request(NamedTuple):
+class RequestLabels(NamedTuple):
     """What an answered request is counted under."""
 
     route: str
@@ -32,7 +32,7 @@ class Request(NamedTuple):
     source: Origin
 
 
-class Tally:
+class RequestHistogram:
     """The counts of equal requests: plain numbers, as a hit has no microseconds to spare.
 
     A Prometheus child takes a lock for each of four updates; this is read out at a scrape instead.
@@ -78,10 +78,10 @@ def exemplar_labels(trace_id: str) -> dict[str, str]:
     return {"trace_id": trace_id}
 
 
-class Requests:
+class RequestHistograms:
     """A Prometheus collector over the tallies."""
 
-    def __init__(self, tallies: Mapping[Request, Tally]) -> None:
+    def __init__(self, tallies: Mapping[RequestLabels, RequestHistogram]) -> None:
         """What is counted meanwhile is read at the next scrape."""
         self._tallies = tallies
 
@@ -89,7 +89,7 @@ class Requests:
         """All families of requests, as they stand."""
         tallies = dict(self._tallies)
         requests = CounterMetricFamily(
-            "smartserve_requests", "Requests answered.", labels=Request._fields
+            "smartserve_requests", "Requests answered.", labels=RequestLabels._fields
         )
         for request, tally in tallies.items():
             requests.add_metric([str(value) for value in request], tally.count)
@@ -111,7 +111,7 @@ class Requests:
         )
 
 
-def _sent(tallies: Mapping[Request, Tally]) -> Metric:
+def _sent(tallies: Mapping[RequestLabels, RequestHistogram]) -> Metric:
     family = CounterMetricFamily(
         "smartserve_sent_bytes", "Bytes of bodies sent.", labels=["format"]
     )
@@ -126,10 +126,10 @@ def _sent(tallies: Mapping[Request, Tally]) -> Metric:
 def _durations(
     name: str,
     text: str,
-    tallies: Mapping[Request, Tally],
+    tallies: Mapping[RequestLabels, RequestHistogram],
     *,
     labels: tuple[str, ...],
-    read: Callable[[Tally], tuple[list[int], float, dict[int, Exemplar]]],
+    read: Callable[[RequestHistogram], tuple[list[int], float, dict[int, Exemplar]]],
 ) -> Metric:
     """A histogram family: tallies with equal label values added up, buckets made cumulative.
 

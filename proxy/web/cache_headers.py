@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from proxy.domain.render_plan import Plan
-from proxy.serving.delivery_result import Origin
+from proxy.domain.outcome import Origin
+from proxy.domain.render_plan import RenderPlan
 from proxy.settings import LifetimeSettings
 
 
-class Route(StrEnum):
+class ImageRoute(StrEnum):
     """The routes that serve pictures; they differ in lifetimes only."""
 
     SERVE = "serve"
@@ -21,7 +21,7 @@ class Route(StrEnum):
         return _PATHS[self]
 
 
-_PATHS = {Route.SERVE: "/serve/{name}", Route.API_IMAGES: "/api/images/{name}"}
+_PATHS = {ImageRoute.SERVE: "/serve/{name}", ImageRoute.API_IMAGES: "/api/images/{name}"}
 
 NO_STORE = "no-store"
 
@@ -48,10 +48,10 @@ def cache_status(origin: Origin, *, draft: bool = False) -> str:
 
 
 def cache_control(
-    plan: Plan,
+    plan: RenderPlan,
     origin: Origin,
     *,
-    route: Route,
+    route: ImageRoute,
     lifetimes: LifetimeSettings,
     draft: bool = False,
 ) -> str:
@@ -67,14 +67,14 @@ def cache_control(
     if draft:
         stale = lifetimes.draft_stale_s
         return f"public, max-age={lifetimes.draft_s}, stale-while-revalidate={stale}"
-    if route is Route.API_IMAGES:
+    if route is ImageRoute.API_IMAGES:
         stale = lifetimes.api_stale_s
         return f"public, max-age={lifetimes.api_s}, stale-while-revalidate={stale}"
     immutable = ", immutable" if plan.request.version is not None else ""
     return f"public, max-age={lifetimes.serve_s}{immutable}"
 
 
-def tags(plan: Plan) -> tuple[str, ...]:
+def tags(plan: RenderPlan) -> tuple[str, ...]:
     """The tags by which a CDN purges: medium, user, size."""
     return (
         f"m-{plan.media.id}",

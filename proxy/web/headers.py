@@ -12,11 +12,11 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.render_plan import Plan
+from proxy.domain.outcome import Origin
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.variant import Variant
-from proxy.serving.delivery_result import Origin
 from proxy.settings import LifetimeSettings
-from proxy.web.cache_headers import Route, cache_control, cache_status, tags
+from proxy.web.cache_headers import ImageRoute, cache_control, cache_status, tags
 from proxy.web.conditional import http_date
 
 Header = tuple[str, str]
@@ -43,11 +43,11 @@ _MAX_NAME = 80
 
 
 def validators(
-    plan: Plan,
+    plan: RenderPlan,
     variant: Variant,
     origin: Origin,
     *,
-    route: Route,
+    route: ImageRoute,
     lifetimes: LifetimeSettings,
 ) -> list[Header]:
     """What a 304 carries, and every 200 with it (RFC 9110, 15.4.5).
@@ -73,7 +73,7 @@ def validators(
     ]
 
 
-def content_headers(plan: Plan, fmt: Format) -> list[Header]:
+def content_headers(plan: RenderPlan, fmt: Format) -> list[Header]:
     """What describes the picture itself, but for its length."""
     kept = [("Smartserve-Background", "original; reason=border-not-uniform")]
     return [
@@ -84,7 +84,7 @@ def content_headers(plan: Plan, fmt: Format) -> list[Header]:
     ]
 
 
-def content_disposition(plan: Plan, fmt: Format) -> str:
+def content_disposition(plan: RenderPlan, fmt: Format) -> str:
     """Shown in the page, and saved under the name that the picture was uploaded with.
 
     The name is a stranger's text: plain ASCII stays, all else goes percent-encoded into

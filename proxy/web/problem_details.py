@@ -15,11 +15,11 @@ from proxy.domain.errors import (
     SmartserveError,
     Unauthorized,
 )
-from proxy.telemetry.metrics import Outcome
+from proxy.domain.outcome import Outcome
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.headers import SECURITY, Header
-from proxy.web.responses import WholeResponse, whole
-from proxy.web.server.request_validation import Refusal
+from proxy.web.responses import BufferedResponse, whole
+from proxy.web.server.request_validation import RequestRejection
 
 _RETRY_AFTER_S = 5
 """Where an error does not say when to come back."""
@@ -34,7 +34,7 @@ def problem(
     not_found_s: int = 0,
     negotiated: bool = False,
     security: Sequence[Header] = SECURITY,
-) -> WholeResponse:
+) -> BufferedResponse:
     """The answer that an error gives.
 
     Only a 404 may be kept, for ``not_found_s`` or as long as Retry-After says; where the picture
@@ -62,7 +62,7 @@ def problem(
     )
 
 
-def refused(refusal: Refusal) -> WholeResponse:
+def refused(refusal: RequestRejection) -> BufferedResponse:
     """The answer to a request that is refused before its address was looked at."""
     wait = refusal.retry_after_s
     return render_problem(
@@ -102,7 +102,7 @@ def render_problem(
     headers: list[Header] | None = None,
     extra: dict[str, Any] | None = None,
     security: Sequence[Header] = SECURITY,
-) -> WholeResponse:
+) -> BufferedResponse:
     """Problem details with any status; those of a picture route may be read by any page."""
     members = {"title": title, "status": status, "detail": detail, **(extra or {})}
     lines = [

@@ -11,8 +11,8 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.domain.errors import SmartserveError
-from proxy.telemetry.metrics import Outcome
-from proxy.telemetry.request_histograms import Tally
+from proxy.domain.outcome import Outcome
+from proxy.telemetry.request_histograms import RequestHistogram
 from proxy.web.headers import SERVER, DateLine, Header, to_head
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _date = DateLine()
 log = structlog.get_logger(__name__)
 
 
-class WholeResponse(web.StreamResponse):
+class BufferedResponse(web.StreamResponse):
     """A response that is complete: head and body leave in one write.
 
     The head is ready bytes without the lines that differ each time (Date, X-Request-Id,
@@ -46,7 +46,7 @@ class WholeResponse(web.StreamResponse):
         body: bytes,
         *,
         outcome: Outcome,
-        tally: Tally | None = None,
+        tally: RequestHistogram | None = None,
     ) -> None:
         """``head`` as `to_head` makes it, Content-Length included; HEAD leaves the body out.
 
@@ -89,9 +89,11 @@ class WholeResponse(web.StreamResponse):
             await self.send(request)
         return None
 
-    def without_body(self) -> WholeResponse:
+    def without_body(self) -> BufferedResponse:
         """The same for HEAD, where the request that it answers cannot tell."""
-        return WholeResponse(self._status, self._head, b"", outcome=self.outcome, tally=self.tally)
+        return BufferedResponse(
+            self._status, self._head, b"", outcome=self.outcome, tally=self.tally
+        )
 
     async def send(self, request: BaseRequest) -> None:
         """Write head and body; returns when the client has taken nearly all of it.
@@ -137,10 +139,10 @@ def _connection(keep_alive: bool) -> bytes:  # noqa: FBT001 - the one thing it t
 
 def whole(
     status: int, headers: Iterable[Header], body: bytes, *, outcome: Outcome
-) -> WholeResponse:
+) -> BufferedResponse:
     """A complete response; Content-Length is added to the headers, but not to a 304."""
     length = [] if status == web.HTTPNotModified.status_code else [_length(len(body))]
-    return WholeResponse(status, to_head(status, [*headers, *length]), body, outcome=outcome)
+    return BufferedResponse(status, to_head(status, [*headers, *length]), body, outcome=outcome)
 
 
 def _length(count: int) -> Header:
@@ -149,13 +151,13 @@ def _length(count: int) -> Header:
 
 def bodiless(
     status: int, headers: Iterable[Header], *, outcome: Outcome, length: int | None = None
-) -> WholeResponse:
+) -> BufferedResponse:
     """The answer to HEAD: all headers, with the length where it is known, and no body."""
     known = [] if length is None else [_length(length)]
-    return WholeResponse(status, to_head(status, [*headers, *known]), b"", outcome=outcome)
+    return BufferedResponse(status, to_head(status, [*headers, *known]), b"", outcome=outcome)
 
 
-class PieceResponse(web.StreamResponse):
+class StreamedResponse(web.StreamResponse):
     """A response whose body comes in pieces: from a file, or from a render under way."""
 
     def __init__(
@@ -181,7 +183,7 @@ class PieceResponse(web.StreamResponse):
         self._release = release
         self._sent = 0
         self.outcome = outcome
-        self.tally: Tally | None = None
+        self.tally: RequestHistogram | None = None
         self.request_id = ""
         self.broken: str | None = None
         """Why it did not go out to its end, where it did not."""

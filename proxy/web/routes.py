@@ -7,44 +7,45 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
+from proxy.domain.outcome import Outcome
 from proxy.settings import Settings
-from proxy.telemetry.metrics import Metrics, Outcome
-from proxy.web.cache_headers import Route
+from proxy.telemetry.metrics import Metrics
+from proxy.web.cache_headers import ImageRoute
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
-from proxy.web.handlers.health import Health
-from proxy.web.handlers.images import PictureHandler
+from proxy.web.handlers.health import HealthHandler
+from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import COMPONENT, Component, Page
-from proxy.web.handlers.page_local import TrialHandler
+from proxy.web.handlers.page import COMPONENT, ComponentHandler, PageHandler
+from proxy.web.handlers.page_local import LocalPageHandler
 from proxy.web.handlers.upload_queue import MediaApiHandler
 from proxy.web.handlers.uploads import UploadHandler
 from proxy.web.headers import Header
 from proxy.web.openapi.document import describe
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.responses import BufferedResponse, whole
 
 
 def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     settings: Settings,
     *,
-    pictures: PictureHandler,
-    health: Health,
+    pictures: ImageHandler,
+    health: HealthHandler,
     metrics: Metrics,
     admin: AdminHandler | None,
     analyses: AnalysisHandler,
     info: InfoHandler,
-    component: Component,
+    component: ComponentHandler,
     oembed: OembedHandler,
-    page: Page | None = None,
-    trial: TrialHandler | None = None,
+    page: PageHandler | None = None,
+    trial: LocalPageHandler | None = None,
     uploads: UploadHandler | None = None,
     media_api: MediaApiHandler | None = None,
 ) -> web.Application:
     """Put the handlers under their addresses; what is None has no routes."""
     app = web.Application()
-    app.router.add_get(Route.SERVE.path, pictures.serve, name=Route.SERVE)
-    app.router.add_get(Route.API_IMAGES.path, pictures.api_images, name=Route.API_IMAGES)
+    app.router.add_get(ImageRoute.SERVE.path, pictures.serve, name=ImageRoute.SERVE)
+    app.router.add_get(ImageRoute.API_IMAGES.path, pictures.api_images, name=ImageRoute.API_IMAGES)
     app.router.add_get("/healthz", health.alive)
     app.router.add_get("/readyz", health.ready)
     app.router.add_get("/metrics", _metrics(metrics))
@@ -78,11 +79,11 @@ def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
     return app
 
 
-Handler = Callable[[web.Request], Awaitable[WholeResponse]]
+Handler = Callable[[web.Request], Awaitable[BufferedResponse]]
 
 
 def _metrics(metrics: Metrics) -> Handler:
-    async def page(request: web.Request) -> WholeResponse:
+    async def page(request: web.Request) -> BufferedResponse:
         body, media_type = metrics.exposition(", ".join(request.headers.getall("Accept", ())))
         return _answer("metrics", media_type, body)
 
@@ -92,12 +93,12 @@ def _metrics(metrics: Metrics) -> Handler:
 def _openapi(settings: Settings) -> Handler:
     body = orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
 
-    async def page(_request: web.Request) -> WholeResponse:
+    async def page(_request: web.Request) -> BufferedResponse:
         return _answer("openapi", "application/json", body)
 
     return page
 
 
-def _answer(route: str, media_type: str, body: bytes) -> WholeResponse:
+def _answer(route: str, media_type: str, body: bytes) -> BufferedResponse:
     headers: list[Header] = [("Content-Type", media_type), ("Cache-Control", "no-store")]
     return whole(200, headers, body, outcome=Outcome(route))

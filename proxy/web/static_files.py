@@ -13,10 +13,10 @@ from types import MappingProxyType
 
 from aiohttp import web
 
-from proxy.telemetry.metrics import Outcome
+from proxy.domain.outcome import Outcome
 from proxy.web.conditional import matches
 from proxy.web.headers import Header
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.responses import BufferedResponse, whole
 
 STATIC = Path(__file__).with_name("static")
 
@@ -32,7 +32,7 @@ _GZIP = re.compile(r"(?:^|,)\s*(?:x-)?gzip\s*(?:;\s*q=(?:1(?:\.0*)?|0?\.0*[1-9][
 
 
 @dataclass(frozen=True, slots=True)
-class OwnFile:
+class StaticFile:
     """A file as it goes out, plain and packed, each with an ETag of its own."""
 
     media_type: str
@@ -40,14 +40,14 @@ class OwnFile:
     packed: bytes
 
     @classmethod
-    def read(cls, path: Path) -> OwnFile:
+    def read(cls, path: Path) -> StaticFile:
         """Read it; equal bytes have equal ETags on every node."""
         body = path.read_bytes()
         return cls(_TYPES[path.suffix], body, gzip.compress(body, mtime=0))
 
     def answer(
         self, request: web.Request, headers: Sequence[Header], *, route: str
-    ) -> WholeResponse:
+    ) -> BufferedResponse:
         """The answer to GET or HEAD: 200 or 304, packed where the client unpacks."""
         packed = _GZIP.search(request.headers.get("Accept-Encoding", "").lower()) is not None
         body = self.packed if packed else self.plain
@@ -61,10 +61,10 @@ class OwnFile:
         return whole(HTTPStatus.OK, lines, body, outcome=outcome)
 
 
-def read_files(folder: Path = STATIC) -> dict[str, OwnFile]:
+def read_files(folder: Path = STATIC) -> dict[str, StaticFile]:
     """All files of a folder that have a type, by their names. Blocking: to be called at start."""
     return {
-        path.name: OwnFile.read(path)
+        path.name: StaticFile.read(path)
         for path in sorted(folder.iterdir())
         if path.suffix in _TYPES and path.is_file()
     }

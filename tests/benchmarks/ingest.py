@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy.app.ingest import Addresses, open_ingest
+from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.app.services import open_rooms
 from proxy.settings import load_settings
 from proxy.telemetry.logging import configure_logs
@@ -70,7 +70,7 @@ async def _seconds(fake: FakeMainApi, folder: str, ingest: Mapping[str, Any]) ->
     async with open_rooms(settings) as rooms:
         # Finals of the uploads before would take the other core's time, and sometimes this one's.
         await rooms.upgrader.stop()
-        addresses = Addresses(fake.base, "http://127.0.0.1")
+        addresses = IngestUrls(fake.base, "http://127.0.0.1")
         async with open_ingest(rooms, addresses) as worker:
             began = time.perf_counter()
             if await worker.run_once():

@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from proxy.storage.renditions.paths import SHARDS, Layout, shard_of
+from proxy.storage.renditions.paths import SHARDS, RenditionPaths, shard_of
 from tests.benchmarks.client import Connection
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable, smartserve
@@ -55,7 +55,7 @@ def _room(place: Path) -> int:
 def _fill(directory: Path, count: int) -> None:
     """Directories as the store makes them, with hard links to a few files."""
     print(f"  making {count:,} renditions", file=sys.stderr, flush=True)
-    layout = Layout(str(directory))
+    layout = RenditionPaths(str(directory))
     for shard in range(SHARDS if count else 0):
         Path(layout.shard(shard)).mkdir(parents=True)
     directory.mkdir(exist_ok=True)

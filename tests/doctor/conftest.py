@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pytest
 
-from proxy.doctor import Check, Diagnosis, Obstacle, judged
-from proxy.doctor.http_client.client import HttpVisitor
+from proxy.doctor import Check, CheckBlocked, Diagnosis, judged
+from proxy.doctor.http_client.client import AiohttpProbe
 from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import open_database
@@ -23,7 +23,7 @@ F = TypeVar("F")
 Diagnoses = dict[str, Diagnosis]
 
 
-def diagnoses(checks: Sequence[Check[F]], seen: F | Obstacle) -> Diagnoses:
+def diagnoses(checks: Sequence[Check[F]], seen: F | CheckBlocked) -> Diagnoses:
     """What the checks of an area say, by their names."""
     return {result.check: result.diagnosis for result in judged(checks, seen)}
 
@@ -44,9 +44,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def direct(origin: Origin) -> AsyncIterator[HttpVisitor]:
+async def direct(origin: Origin) -> AsyncIterator[AiohttpProbe]:
     """Who asks the server itself."""
-    async with HttpVisitor(f"http://127.0.0.1:{origin.port}", timeout_s=20) as visitor:
+    async with AiohttpProbe(f"http://127.0.0.1:{origin.port}", timeout_s=20) as visitor:
         yield visitor
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from proxy.app.storage import schemas
 from proxy.doctor import Verdict, looked
-from proxy.doctor.database import DatabaseSeen, look
+from proxy.doctor.database import DatabaseFacts, look
 from proxy.doctor.table import DATABASE
 from proxy.settings import Settings
-from proxy.storage.database.diagnostics import Vitals
+from proxy.storage.database.diagnostics import DatabaseHealth
 from proxy.storage.database.schema import MEDIA, main_schema, upgrade
 from tests.benchmarks.servers import free_port
 from tests.doctor.conftest import Diagnoses, diagnoses
@@ -229,7 +229,7 @@ async def test_a_pool_that_the_database_has_no_room_for(
     assert "database.pool_size" in found["database connections"].advice
 
 
-SEEN = DatabaseSeen(Vitals("mysql", "10.11", 0.001, 0.0, 151, 10), (), (), 15)
+SEEN = DatabaseFacts(DatabaseHealth("mysql", "10.11", 0.001, 0.0, 151, 10), (), (), 15)
 
 
 @pytest.mark.parametrize(

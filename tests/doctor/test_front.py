@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.doctor import Diagnosis, Obstacle, Verdict, failed, looked, well
+from proxy.doctor import CheckBlocked, Diagnosis, Verdict, failed, looked, well
 from proxy.doctor.front import look
-from proxy.doctor.http_client import Answer
-from proxy.doctor.http_client.client import HttpVisitor
-from proxy.doctor.recipes import FORMATS, Front, front_of
+from proxy.doctor.http_client import ProbeResponse
+from proxy.doctor.http_client.client import AiohttpProbe
+from proxy.doctor.recipes import FORMATS, ReverseProxy, front_of
 from proxy.doctor.serving import look_at_picture
 from proxy.doctor.table import FRONT
 from proxy.domain.media import Media
@@ -51,18 +51,18 @@ def added(line: str) -> Change:
 
 
 async def through(
-    base: str, direct: HttpVisitor, settings: Settings, media: Media, mark: str
+    base: str, direct: AiohttpProbe, settings: Settings, media: Media, mark: str
 ) -> Diagnoses:
     """What the doctor says of what answers at an address."""
     picture = await looked(look_at_picture(direct, settings, media, mark))
-    async with HttpVisitor(base, timeout_s=20) as public:
+    async with AiohttpProbe(base, timeout_s=20) as public:
         seen = await looked(look(public, direct, picture, settings, mark))
     return diagnoses(FRONT, seen)
 
 
 @pytest.fixture
 def examined(
-    tmp_path: Path, origin: Origin, direct: HttpVisitor, photo: Media, mark: str
+    tmp_path: Path, origin: Origin, direct: AiohttpProbe, photo: Media, mark: str
 ) -> Examine:
     """Examines an nginx that differs from ``deploy/nginx`` in some lines."""
 
@@ -270,13 +270,13 @@ async def test_a_draft_that_becomes_final_is_no_fault_of_what_is_in_front(
         nginx(tmp_path / "front", "cache", upstream=server.address[1]) as front,
     ):
         base = f"http://127.0.0.1:{server.address[1]}"
-        async with HttpVisitor(base, timeout_s=20) as direct:
+        async with AiohttpProbe(base, timeout_s=20) as direct:
             found = await through(front.base, direct, settings, photo, mark)
     assert unwell(found) == {}
 
 
 async def test_a_server_behind_it_that_is_away(
-    tmp_path: Path, direct: HttpVisitor, settings: Settings, photo: Media, mark: str
+    tmp_path: Path, direct: AiohttpProbe, settings: Settings, photo: Media, mark: str
 ) -> None:
     with nginx(tmp_path / "front", "cache", upstream=free_port()) as front:
         found = await through(front.base, direct, settings, photo, mark)
@@ -287,7 +287,7 @@ async def test_a_server_behind_it_that_is_away(
 
 
 async def test_nobody_listens_in_front(
-    direct: HttpVisitor, settings: Settings, photo: Media, mark: str
+    direct: AiohttpProbe, settings: Settings, photo: Media, mark: str
 ) -> None:
     found = await through(f"http://127.0.0.1:{free_port()}", direct, settings, photo, mark)
     assert "Connection refused" in found["front"].seen
@@ -295,7 +295,7 @@ async def test_nobody_listens_in_front(
 
 
 async def test_a_redirect_is_told_with_where_it_leads(
-    direct: HttpVisitor, settings: Settings, photo: Media, mark: str
+    direct: AiohttpProbe, settings: Settings, photo: Media, mark: str
 ) -> None:
     async def moved(request: web.Request) -> web.Response:
         raise web.HTTPMovedPermanently(f"https://img.example.org{request.path_qs}")
@@ -310,7 +310,7 @@ async def test_a_redirect_is_told_with_where_it_leads(
 
 
 async def test_the_server_itself_is_open_to_strangers_where_nobody_is_in_front(
-    direct: HttpVisitor, settings: Settings, photo: Media, mark: str
+    direct: AiohttpProbe, settings: Settings, photo: Media, mark: str
 ) -> None:
     found = await through(direct.base, direct, settings, photo, mark)
     assert set(unwell(found)) == {"front closed"}
@@ -319,9 +319,9 @@ async def test_the_server_itself_is_open_to_strangers_where_nobody_is_in_front(
 
 
 async def test_no_address_and_no_picture_are_no_faults(
-    direct: HttpVisitor, settings: Settings, mark: str
+    direct: AiohttpProbe, settings: Settings, mark: str
 ) -> None:
-    obstacle = Obstacle(failed("away", "start it"))
+    obstacle = CheckBlocked(failed("away", "start it"))
     async with nullcontext(direct) as public:
         for front in (None, public):
             seen = await looked(look(front, direct, obstacle, settings, mark))
@@ -331,19 +331,23 @@ async def test_no_address_and_no_picture_are_no_faults(
 @pytest.mark.parametrize(
     ("headers", "front", "file"),
     [
-        ({"Server": "cloudflare", "CF-Ray": "1"}, Front.CLOUDFLARE, "cloudflare/worker.js"),
-        ({"Via": "1.1 a.cloudfront.net (CloudFront)"}, Front.CLOUDFRONT, "cloudfront/function.js"),
-        ({"X-Served-By": "cache-fra-1"}, Front.FASTLY, "fastly/smartserve.vcl"),
-        ({"Server": "BunnyCDN-DE1-1"}, Front.BUNNY, "bunny/script.js"),
-        ({"Server": "nginx"}, Front.NGINX, "nginx/cache.conf"),
-        ({"Server": "Caddy"}, Front.OTHER, "nginx/cache.conf"),
-        ({"Server": "smartserve"}, Front.NOBODY, "nginx/cache.conf"),
+        ({"Server": "cloudflare", "CF-Ray": "1"}, ReverseProxy.CLOUDFLARE, "cloudflare/worker.js"),
+        (
+            {"Via": "1.1 a.cloudfront.net (CloudFront)"},
+            ReverseProxy.CLOUDFRONT,
+            "cloudfront/function.js",
+        ),
+        ({"X-Served-By": "cache-fra-1"}, ReverseProxy.FASTLY, "fastly/smartserve.vcl"),
+        ({"Server": "BunnyCDN-DE1-1"}, ReverseProxy.BUNNY, "bunny/script.js"),
+        ({"Server": "nginx"}, ReverseProxy.NGINX, "nginx/cache.conf"),
+        ({"Server": "Caddy"}, ReverseProxy.OTHER, "nginx/cache.conf"),
+        ({"Server": "smartserve"}, ReverseProxy.NOBODY, "nginx/cache.conf"),
     ],
 )
 def test_who_is_in_front_gets_a_recipe_that_is_there(
-    headers: dict[str, str], front: Front, file: str
+    headers: dict[str, str], front: ReverseProxy, file: str
 ) -> None:
-    found = front_of(Answer(HTTPStatus.OK, headers, b"", 0.0))
+    found = front_of(ProbeResponse(HTTPStatus.OK, headers, b"", 0.0))
     assert found is front
     assert f"deploy/{'cdn/' if 'cache' not in file else ''}{file}" in FORMATS.advice(found)
 

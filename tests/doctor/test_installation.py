@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.app.startup_checks import installation_faults
 from proxy.doctor import Diagnosis, Verdict
 from proxy.doctor.installation import look
 from proxy.doctor.table import INSTALLATION
@@ -21,7 +22,7 @@ KEY = "a-key-that-is-for-these-tests-alone"
 
 
 async def told(settings: Settings, check: str) -> Diagnosis:
-    return diagnoses(INSTALLATION, await look(settings, None))[check]
+    return diagnoses(INSTALLATION, await look(settings, None, installation_faults))[check]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def folder() -> Iterator[Path]:
 
 
 async def test_settings_that_are_valid_are_told_with_their_origin(tmp_path: Path) -> None:
-    seen = await look(make_settings(tmp_path), tmp_path / "production.toml")
+    seen = await look(make_settings(tmp_path), tmp_path / "production.toml", installation_faults)
     found = diagnoses(INSTALLATION, seen)["settings"]
     assert (found.verdict, "production.toml" in found.seen) == (Verdict.OK, True)
 
@@ -91,7 +92,7 @@ async def test_a_key_file_that_is_gone_is_a_fault(tmp_path: Path) -> None:
 async def test_keys_that_cannot_be_looked_at_are_a_fault_of_their_own(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     settings.key_directory.write_text("no folder")
-    found = diagnoses(INSTALLATION, await look(settings, None))
+    found = diagnoses(INSTALLATION, await look(settings, None, installation_faults))
     assert found["settings"].verdict is Verdict.OK
     assert found["key files"].verdict is Verdict.FAIL
     assert f"{settings.key_directory}: Not a directory" in found["key files"].seen
@@ -108,6 +109,8 @@ async def test_without_key_files_there_is_nothing_to_look_at(settings: Settings)
 async def test_a_clock_that_cannot_be_right_is_told(
     year: int, verdict: Verdict, settings: Settings
 ) -> None:
-    seen = replace(await look(settings, None), now=datetime(year, 6, 1, tzinfo=UTC))
+    seen = replace(
+        await look(settings, None, installation_faults), now=datetime(year, 6, 1, tzinfo=UTC)
+    )
     found = diagnoses(INSTALLATION, seen)["clock"]
     assert (found.verdict, "timedatectl" in found.advice) == (verdict, verdict is Verdict.FAIL)

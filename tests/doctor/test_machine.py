@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.doctor import Verdict
-from proxy.doctor.machine import MachineSeen, look
+from proxy.doctor.machine import MachineFacts, look
 from proxy.doctor.process import ServerProcess, find
 from proxy.doctor.table import MACHINE
 from proxy.settings import Settings
@@ -20,7 +20,7 @@ from tests.doctor.conftest import diagnoses
 
 GIB = 1024**3
 SERVER = ServerProcess(pid=4242, uid=os.geteuid(), max_files=20_000, files=40, cores=4)
-SOUND = MachineSeen(
+SOUND = MachineFacts(
     server=SERVER,
     uid=os.geteuid(),
     max_files=20_000,
@@ -50,7 +50,7 @@ def test_a_machine_that_is_large_enough() -> None:
     ],
 )
 def test_what_is_short_is_told_with_the_setting(
-    seen: MachineSeen, check: str, verdict: Verdict, advice: str
+    seen: MachineFacts, check: str, verdict: Verdict, advice: str
 ) -> None:
     found = diagnoses(MACHINE, seen)
     assert found[check].verdict is verdict

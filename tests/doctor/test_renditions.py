@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.doctor import Verdict, looked
-from proxy.doctor.renditions import RenditionsSeen, look
+from proxy.doctor.renditions import RenditionsFacts, look
 from proxy.doctor.table import RENDITIONS
 from proxy.runtime.tempfile_owner import STALE_S
 from proxy.storage.renditions.diagnostics import examine
@@ -161,6 +161,6 @@ async def test_files_of_writers_that_are_gone_are_counted(directory: Path) -> No
 
 
 def test_what_is_not_counted_in_time_is_taken_to_be_like_the_rest(directory: Path) -> None:
-    seen = RenditionsSeen(replace(examine(str(directory)), guessed=True), MIB)
+    seen = RenditionsFacts(replace(examine(str(directory)), guessed=True), MIB)
     found = diagnoses(RENDITIONS, seen)["renditions use"]
     assert found.seen.startswith("about 1 rendition")

@@ -17,10 +17,10 @@ from aiohttp.test_utils import TestServer
 
 from proxy import __version__
 from proxy.doctor import Verdict, looked, running
-from proxy.doctor.http_client import Answer
-from proxy.doctor.http_client.client import HttpVisitor
+from proxy.doctor.http_client import ProbeResponse
+from proxy.doctor.http_client.client import AiohttpProbe
 from proxy.doctor.http_client.figures import read_figures
-from proxy.doctor.serving import PictureSeen, look, look_at_picture
+from proxy.doctor.serving import ImageProbe, look, look_at_picture
 from proxy.doctor.table import PICTURE, RUNNING, SERVER
 from proxy.doctor.touring import allowed_types
 from proxy.domain.media import Media
@@ -34,7 +34,7 @@ def unwell(found: Diagnoses) -> list[str]:
     return [name for name, one in found.items() if one.verdict in (Verdict.WARN, Verdict.FAIL)]
 
 
-async def test_a_server_that_is_well(direct: HttpVisitor) -> None:
+async def test_a_server_that_is_well(direct: AiohttpProbe) -> None:
     found = diagnoses(SERVER, await look(direct))
     assert unwell(found) == []
     assert found["server readiness"].seen == "ready: database, storage, renditions, workers"
@@ -43,7 +43,7 @@ async def test_a_server_that_is_well(direct: HttpVisitor) -> None:
 
 
 async def test_pictures_of_a_server_that_is_well(
-    direct: HttpVisitor, settings: Settings, photo: Media, mark: str
+    direct: AiohttpProbe, settings: Settings, photo: Media, mark: str
 ) -> None:
     found = diagnoses(PICTURE, await look_at_picture(direct, settings, photo, mark))
     assert {one.verdict for one in found.values()} == {Verdict.OK}
@@ -53,7 +53,7 @@ async def test_pictures_of_a_server_that_is_well(
 
 
 async def test_a_server_that_is_not_running_is_told() -> None:
-    async with HttpVisitor(f"http://127.0.0.1:{free_port()}", timeout_s=5) as visitor:
+    async with AiohttpProbe(f"http://127.0.0.1:{free_port()}", timeout_s=5) as visitor:
         found = diagnoses(SERVER, await looked(look(visitor)))
         figures = diagnoses(RUNNING, await looked(running.look(visitor)))
     assert found["server"].verdict is Verdict.FAIL
@@ -63,8 +63,8 @@ async def test_a_server_that_is_not_running_is_told() -> None:
     assert {one.verdict for one in figures.values()} == {Verdict.SKIPPED}
 
 
-def visitor_of(serving_: Serving) -> HttpVisitor:
-    return HttpVisitor(str(serving_.client.make_url("/")), timeout_s=20)
+def visitor_of(serving_: Serving) -> AiohttpProbe:
+    return AiohttpProbe(str(serving_.client.make_url("/")), timeout_s=20)
 
 
 async def test_a_part_that_is_not_ready_is_named(serve: Serve, data_dir: Path) -> None:
@@ -98,7 +98,7 @@ async def test_a_picture_that_is_not_served_is_told_with_the_reason(
 
 
 async def test_without_a_picture_none_is_asked_for(
-    direct: HttpVisitor, settings: Settings, mark: str
+    direct: AiohttpProbe, settings: Settings, mark: str
 ) -> None:
     seen = await looked(look_at_picture(direct, settings, None, mark))
     assert {one.verdict for one in diagnoses(PICTURE, seen).values()} == {Verdict.SKIPPED}
@@ -110,7 +110,7 @@ async def test_another_program_at_that_address_is_told() -> None:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", page)
-    async with TestServer(app) as server, HttpVisitor(str(server.make_url("/")), timeout_s=5) as v:
+    async with TestServer(app) as server, AiohttpProbe(str(server.make_url("/")), timeout_s=5) as v:
         found = diagnoses(SERVER, await look(v))["server"]
         figures = diagnoses(RUNNING, await looked(running.look(v)))
     assert (found.verdict, "--url" in found.advice) == (Verdict.FAIL, True)
@@ -118,7 +118,7 @@ async def test_another_program_at_that_address_is_told() -> None:
 
 
 async def test_settings_that_changed_since_the_start_are_told(
-    direct: HttpVisitor, tmp_path: Path, photo: Media, mark: str
+    direct: AiohttpProbe, tmp_path: Path, photo: Media, mark: str
 ) -> None:
     changed = make_settings(
         tmp_path, encoders={"order": ["webp", "jpeg"]}, lifetimes={"serve_s": 77}
@@ -129,7 +129,7 @@ async def test_settings_that_changed_since_the_start_are_told(
     assert "[lifetimes]" in found["picture lifetime"].advice
 
 
-async def test_another_version_than_the_one_installed_is_told(direct: HttpVisitor) -> None:
+async def test_another_version_than_the_one_installed_is_told(direct: AiohttpProbe) -> None:
     seen = replace(await look(direct), version="0.0.1")
     found = diagnoses(SERVER, seen)["server version"]
     assert (found.verdict, "restart" in found.advice) == (Verdict.WARN, True)
@@ -145,19 +145,19 @@ async def test_a_clock_that_differs_is_told(ahead_s: float, verdict: Verdict) ->
 
     app = web.Application()
     app.router.add_get("/{path:.*}", page)
-    async with TestServer(app) as server, HttpVisitor(str(server.make_url("/")), timeout_s=5) as v:
+    async with TestServer(app) as server, AiohttpProbe(str(server.make_url("/")), timeout_s=5) as v:
         found = diagnoses(SERVER, await look(v))["server clock"]
     assert (found.verdict, "NTP" in found.advice) == (verdict, verdict is not Verdict.OK)
 
 
-Changed = Callable[[PictureSeen], PictureSeen]
+Changed = Callable[[ImageProbe], ImageProbe]
 
 
 def without(name: str, *, of: str) -> Changed:
     """A tour on which something in between took a header out of one answer."""
 
-    def change(seen: PictureSeen) -> PictureSeen:
-        answer: Answer = getattr(seen.tour, of)
+    def change(seen: ImageProbe) -> ImageProbe:
+        answer: ProbeResponse = getattr(seen.tour, of)
         kept = {key: value for key, value in answer.headers.items() if key != name}
         cut = replace(answer, headers=kept)
         return replace(seen, tour=replace(seen.tour, **{of: cut}))
@@ -165,11 +165,11 @@ def without(name: str, *, of: str) -> Changed:
     return change
 
 
-def whole_for_a_part(seen: PictureSeen) -> PictureSeen:
+def whole_for_a_part(seen: ImageProbe) -> ImageProbe:
     return replace(seen, tour=replace(seen.tour, part=seen.tour.named))
 
 
-def always_anew(seen: PictureSeen) -> PictureSeen:
+def always_anew(seen: ImageProbe) -> ImageProbe:
     return replace(seen, tour=replace(seen.tour, again=seen.tour.named))
 
 
@@ -183,7 +183,7 @@ def always_anew(seen: PictureSeen) -> PictureSeen:
     ],
 )
 async def test_what_stands_before_the_servers_own_address_is_noticed(
-    change: Changed, check: str, direct: HttpVisitor, settings: Settings, photo: Media, mark: str
+    change: Changed, check: str, direct: AiohttpProbe, settings: Settings, photo: Media, mark: str
 ) -> None:
     seen = change(await look_at_picture(direct, settings, photo, mark))
     found = diagnoses(PICTURE, seen)

@@ -12,8 +12,8 @@ import pytest
 
 from proxy.doctor import (
     Check,
+    CheckBlocked,
     Diagnosis,
-    Obstacle,
     Verdict,
     failed,
     judged,
@@ -114,7 +114,7 @@ def test_what_was_seen_is_judged_by_each_check() -> None:
 
 
 def test_an_obstacle_is_what_the_first_says_and_the_others_are_skipped() -> None:
-    first, second = judged(CHECKS, Obstacle(failed("away", "start it")))
+    first, second = judged(CHECKS, CheckBlocked(failed("away", "start it")))
     assert first.diagnosis == Diagnosis(Verdict.FAIL, "away", "start it")
     assert second.diagnosis == Diagnosis(Verdict.SKIPPED, "see first")
 
@@ -126,7 +126,7 @@ def test_an_obstacle_is_what_the_first_says_and_the_others_are_skipped() -> None
         (TimeoutError(), "no answer in time"),
         (DatabaseUnavailable("away"), "away"),
         (ConfigurationError(["a: wrong", "b: wrong"]), "a: wrong; b: wrong"),
-        (Obstacle(failed("told", "do")), "told"),
+        (CheckBlocked(failed("told", "do")), "told"),
     ],
 )
 async def test_what_goes_wrong_at_a_look_is_a_diagnosis(error: Exception, seen: str) -> None:
@@ -134,7 +134,7 @@ async def test_what_goes_wrong_at_a_look_is_a_diagnosis(error: Exception, seen: 
         raise error
 
     found = await looked(look())
-    assert isinstance(found, Obstacle)
+    assert isinstance(found, CheckBlocked)
     assert (found.diagnosis.verdict, found.diagnosis.seen) == (Verdict.FAIL, seen)
     assert found.diagnosis.advice
 

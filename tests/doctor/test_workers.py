@@ -13,17 +13,17 @@ import pytest
 from proxy.app.services import one_worker
 from proxy.doctor import Verdict, looked
 from proxy.doctor.table import WORKERS
-from proxy.doctor.workers import WorkerSeen, look
+from proxy.doctor.workers import WorkerFacts, look
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.formats import Format
-from proxy.domain.worker_protocol import Hello
+from proxy.domain.worker_protocol import WorkerInfo
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import make_settings
 
 
-async def seen_of(settings: Settings) -> WorkerSeen:
+async def seen_of(settings: Settings) -> WorkerFacts:
     return await look(settings, partial(one_worker, settings))
 
 
@@ -89,8 +89,8 @@ async def test_a_sandbox_that_is_required_and_has_a_gap_is_told(tmp_path: Path) 
     assert "require_sandbox is set, and not all of it holds: user" in found["worker"].seen
 
 
-SOUND = WorkerSeen(
-    hello=Hello("8.18.7", ("jpeg",), {"pyvips": "3.2.0"}, {"seccomp": "on"}),
+SOUND = WorkerFacts(
+    hello=WorkerInfo("8.18.7", ("jpeg",), {"pyvips": "3.2.0"}, {"seccomp": "on"}),
     gaps={},
     sandbox=True,
     wanted=("jpeg",),
@@ -111,7 +111,7 @@ SOUND = WorkerSeen(
     ],
 )
 def test_what_is_wrong_is_told_with_what_to_do(
-    seen: WorkerSeen, check: str, verdict: str, advice: str
+    seen: WorkerFacts, check: str, verdict: str, advice: str
 ) -> None:
     found = diagnoses(WORKERS, seen)
     assert unwell(found) == [check]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.analysis import NO_MODEL, Analysis, distance, merge, near_duplicates, public
-from proxy.domain.image_analysis import DetectedObject, ReadText, Unseen, VisionResult
+from proxy.domain.image_analysis import DetectedObject, ProviderGap, ReadText, VisionResult
 from tests.domain.test_worker_protocol import ANALYSED
 
 GOOGLE = VisionResult(
@@ -32,10 +32,10 @@ MODEL = VisionResult(
     text="",
     confidence=0.92,
 )
-NO_TESSERACT = Unseen("tesseract", "tesseract is not installed")
+NO_TESSERACT = ProviderGap("tesseract", "tesseract is not installed")
 
 
-def merged(*answers: VisionResult | Unseen, text: Any = NO_TESSERACT, **more: Any) -> Analysis:
+def merged(*answers: VisionResult | ProviderGap, text: Any = NO_TESSERACT, **more: Any) -> Analysis:
     return merge(ANALYSED, answers, text, data_type=more.pop("data_type", "product"), **more)
 
 
@@ -50,7 +50,7 @@ def test_without_a_model_what_needs_one_is_null_with_a_reason() -> None:
 
 
 def test_every_null_has_a_reason_and_nothing_else() -> None:
-    for answers in ([], [GOOGLE], [MODEL], [GOOGLE, MODEL], [Unseen("google", "it was down")]):
+    for answers in ([], [GOOGLE], [MODEL], [GOOGLE, MODEL], [ProviderGap("google", "it was down")]):
         found = merged(*answers).public()
         nulls = {name for name, value in found.items() if value is None}
         explained = nulls - {"brand_colors", "site_context"}
@@ -88,20 +88,20 @@ def test_an_object_that_two_name_is_one_with_its_place() -> None:
         ([replace(MODEL, text="there")], ReadText("here"), "there"),
         ([MODEL], NO_TESSERACT, ""),
         ([], ReadText(""), ""),
-        ([Unseen("google", "down")], ReadText("here"), "here"),
+        ([ProviderGap("google", "down")], ReadText("here"), "here"),
     ],
 )
 def test_the_first_text_that_anybody_found_counts(
-    answers: list[VisionResult | Unseen], text: ReadText | Unseen, expected: str
+    answers: list[VisionResult | ProviderGap], text: ReadText | ProviderGap, expected: str
 ) -> None:
     assert merged(*answers, text=text).text == expected
 
 
 def test_a_provider_that_failed_is_told() -> None:
-    found = merged(Unseen("google", "google answered 503"), MODEL)
+    found = merged(ProviderGap("google", "google answered 503"), MODEL)
     assert found.reasons == {"google": "google answered 503"}
     assert (found.style, found.raw_google) == ("Impressionist", None)
-    alone = merged(Unseen("openai", "the limit is spent"))
+    alone = merged(ProviderGap("openai", "the limit is spent"))
     assert alone.reasons["style"] == "the limit is spent"
 
 

@@ -9,13 +9,13 @@ import pytest
 from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.query import parse_request
-from proxy.domain.render_plan import Planner, Rules
+from proxy.domain.render_plan import RenderPlanner, RenderRules
 from proxy.settings import Settings
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()
-PLANNER = Planner(
-    Rules(
+PLANNER = RenderPlanner(
+    RenderRules(
         stages=SETTINGS.encoders.stages(),
         order=SETTINGS.encoders.order,
         sizes=SETTINGS.size_specs(),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.errors import BadParameter
-from proxy.domain.formats import NAMES, EncoderProfile, Format, QualitySearch, Stage
+from proxy.domain.formats import NAMES, EncoderProfile, EncodingStage, Format, QualitySearch
 from proxy.domain.geometry import Geometry, SizeSpec
 from proxy.domain.media import Focus
 from proxy.domain.negotiation import negotiate
@@ -76,7 +76,7 @@ OTHER: dict[str, list[Any]] = {
         QualitySearch(75, 40, 91),
         QualitySearch(75, 40, 90, max_encodes=3),
     ],
-    "rival": [Stage(PROFILES[Format.WEBP]), Stage(PROFILES[Format.JPEG])],
+    "rival": [EncodingStage(PROFILES[Format.WEBP]), EncodingStage(PROFILES[Format.JPEG])],
     "base": [(2400, 1600), (2400, 1601)],
 }
 
@@ -215,7 +215,7 @@ def test_a_hundred_thousand_random_urls_leave_no_more_renditions_than_the_sets_a
             VariantRequest(box, "", remove_background=removed),
             media(),
             source,
-            stage=Stage(PROFILES[fmt]),
+            stage=EncodingStage(PROFILES[fmt]),
             recipe=RECIPE,
         )
         for box, fmt, removed in product(boxes, set(NAMES.values()), (False, True))
@@ -233,7 +233,9 @@ def test_a_hundred_thousand_random_urls_leave_no_more_renditions_than_the_sets_a
             transparent=request.remove_background,
             animated=False,
         )
-        seen.add(resolve(request, media(), source, stage=Stage(PROFILES[fmt]), recipe=RECIPE))
+        seen.add(
+            resolve(request, media(), source, stage=EncodingStage(PROFILES[fmt]), recipe=RECIPE)
+        )
     assert seen <= allowed
     assert len({variant.digest for variant in allowed}) <= len(boxes) * 4 * 2
     # What is random reaches most of what there is, so that the bound is really tried.

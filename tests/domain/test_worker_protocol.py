@@ -19,17 +19,17 @@ from proxy.domain.worker_protocol import (
     MAX_DATAGRAM,
     AnalyseJob,
     AnalysisResult,
-    Hello,
     JobFailure,
     Limits,
-    Output,
     Ping,
     ProbeJob,
     ProbeResult,
     RenderJob,
+    RenderOutput,
     RenderResult,
     RenderSetJob,
     RenderSetResult,
+    WorkerInfo,
     decode,
     encode,
 )
@@ -46,7 +46,7 @@ Message = (
     | AnalyseJob
     | AnalysisResult
     | JobFailure
-    | Hello
+    | WorkerInfo
 )
 
 LIMITS = LimitSettings().to_limits()
@@ -60,10 +60,10 @@ RENDER = RenderJob(
     copyright="© Ü/\n\0",
 )
 SEARCH = QualitySearch(target=74.5, low=40, high=85, max_encodes=3)
-OUTPUT = Output(GEOMETRY, EncoderSettings().profiles()[Format.AVIF], search=SEARCH)
+OUTPUT = RenderOutput(GEOMETRY, EncoderSettings().profiles()[Format.AVIF], search=SEARCH)
 SET = RenderSetJob(
     LIMITS,
-    (OUTPUT, Output(GEOMETRY, EncoderSettings().profiles()[Format.PNG], animated=True)),
+    (OUTPUT, RenderOutput(GEOMETRY, EncoderSettings().profiles()[Format.PNG], animated=True)),
     "© me",
 )
 SEARCHED = RenderResult(1, 1, 1, quality=61, score=74.7, target_missed=True)
@@ -113,8 +113,8 @@ MESSAGES: dict[str, Message] = {
         ANALYSED, dominant_colours=(), brand_colours=(), mood_keywords=(), focus=None
     ),
     **{kind: JobFailure(kind, "why, in words") for kind in FAILURE_KINDS},
-    "hello": Hello("8.18.7", ("jpeg", "png"), {"heif": "1.19"}),
-    "hello of a bare libvips": Hello("8.18.7", ()),
+    "hello": WorkerInfo("8.18.7", ("jpeg", "png"), {"heif": "1.19"}),
+    "hello of a bare libvips": WorkerInfo("8.18.7", ()),
 }
 
 COUNTS = st.integers(0, 2**63)
@@ -141,7 +141,7 @@ RESULTS = st.builds(
     st.booleans(),
 )
 FAILURES = st.builds(JobFailure, st.text(), st.text())
-OUTPUTS = st.builds(Output, GEOMETRIES, PROFILES, st.booleans(), st.booleans(), SEARCHES)
+OUTPUTS = st.builds(RenderOutput, GEOMETRIES, PROFILES, st.booleans(), st.booleans(), SEARCHES)
 ANY_MESSAGE = st.one_of(
     st.builds(ProbeJob, LIMITS_ANY, st.booleans()),
     st.builds(
@@ -164,7 +164,7 @@ ANY_MESSAGE = st.one_of(
     st.builds(RenderSetResult, st.lists(RESULTS | FAILURES, max_size=3).map(tuple)),
     FAILURES,
     st.builds(
-        Hello,
+        WorkerInfo,
         st.text(),
         st.lists(st.text()).map(tuple),
         st.dictionaries(st.text(), st.text()),

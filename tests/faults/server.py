@@ -88,9 +88,7 @@ class Server:
         While it comes up, a worker asks ldconfig where libseccomp is: for a moment the child that
         it forks for that has its command line.
         """
-        alike = [
-            pid for pid in self._family() if "proxy.rendering.worker" in _arguments(pid)
-        ]
+        alike = [pid for pid in self._family() if "proxy.rendering.worker" in _arguments(pid)]
         return [pid for pid in alike if _parent(pid) not in alike]
 
     def _family(self) -> list[int]:

@@ -19,8 +19,8 @@ import pytest
 import xxhash
 from PIL import Image
 
-from proxy.storage.renditions.file_trailer import Trailer
-from proxy.storage.renditions.paths import Layout, shard_of
+from proxy.storage.renditions.file_trailer import FileTrailer
+from proxy.storage.renditions.paths import RenditionPaths, shard_of
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment
 from tests.faults.asking import Answer, ask
@@ -284,7 +284,7 @@ async def test_a_worker_that_hangs_ends_with_a_killed_server(launch: Launch) -> 
 
 def fill(root: Path, count: int, *, byte_size: int = 100) -> None:
     """So many files as the store makes them, whole and with right trailers."""
-    layout = Layout(str(root))
+    layout = RenditionPaths(str(root))
     body = bytes(byte_size)
     checksum = xxhash.xxh3_128_digest(body)
     for start in range(0, count, _PER_MEDIUM):
@@ -295,7 +295,7 @@ def fill(root: Path, count: int, *, byte_size: int = 100) -> None:
             digest = number.to_bytes(16)
             name = f"{medium}/{digest.hex()}.avif"
             descriptor = os.open(name, os.O_WRONLY | os.O_CREAT)
-            os.write(descriptor, body + Trailer(len(body), checksum, digest).pack())
+            os.write(descriptor, body + FileTrailer(len(body), checksum, digest).pack())
             os.close(descriptor)
 
 

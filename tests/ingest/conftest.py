@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from proxy.app.ingest import Addresses, open_ingest
+from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.domain.media import Media
-from proxy.ingest.worker_loop import Ingest
+from proxy.ingest.worker_loop import WorkerLoop
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 from tests.storage.database.backends import SqliteBackend
 from tests.support.server import Serve, Serving
@@ -30,7 +30,7 @@ class Worker:
     """A worker that is asked to work by the test, and the server that serves what it makes."""
 
     server: Serving
-    ingest: Ingest
+    ingest: WorkerLoop
     sql: Callable[[str], list[str]]
 
     async def media(self, media_id: str | None) -> Media:
@@ -69,7 +69,7 @@ async def work(serve: Serve, fake: FakeMainApi) -> AsyncIterator[Work]:
 
         async def start(sections: Mapping[str, Any] | None = None, **ingest: Any) -> Worker:
             server = await serve(**(sections or {}), ingest={**QUICK, **ingest})
-            addresses = Addresses(fake.base, BACKEND)
+            addresses = IngestUrls(fake.base, BACKEND)
             worker = await stack.enter_async_context(open_ingest(server.rooms, addresses))
             settings = server.rooms.settings
             sql = SqliteBackend(settings.data_path).run

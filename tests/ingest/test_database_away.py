@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from proxy.app.ingest import Addresses, open_ingest
+from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.app.services import open_rooms
 from proxy.ingest.worker_loop import at_work
 from tests.ingest.conftest import BACKEND, QUICK
@@ -25,7 +25,7 @@ async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(
         fake.add(picture(number))
     async with (
         open_rooms(settings) as rooms,
-        open_ingest(rooms, Addresses(fake.base, BACKEND)) as worker,
+        open_ingest(rooms, IngestUrls(fake.base, BACKEND)) as worker,
         at_work(worker, drain_s=5),
     ):
         await until(lambda: fake.count("processed") >= 2)

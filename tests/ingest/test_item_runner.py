@@ -21,21 +21,21 @@ from proxy.domain.errors import (
     UndecodableSource,
     UploadGone,
 )
-from proxy.domain.image_analysis import DetectedObject, Kind, Quality, Unseen
-from proxy.domain.ingest_item import Item, ItemState, StepState, Upload
+from proxy.domain.image_analysis import DetectedObject, Kind, ProviderGap, Quality
+from proxy.domain.ingest_item import ItemOutcome, ItemState, LeasedItem, StepState, Upload
 from proxy.domain.media import DataType, Focus
 from proxy.domain.pending_image import Step
 from proxy.domain.worker_protocol import AnalysisResult
-from proxy.ingest.item_runner import Outcome, Taker, heal_wait_s
+from proxy.ingest.item_runner import ItemRunner, heal_wait_s
 from proxy.ingest.retry_policy import heals, reason_of
-from proxy.ingest.step_retry import Attempts, Work
-from proxy.ingest.step_timeouts import Deadlines
+from proxy.ingest.step_retry import StepRetrier, Work
+from proxy.ingest.step_timeouts import StepTimeouts
 from proxy.ingest.steps.analyse import focus_of
 from proxy.settings import DatabaseSettings, IngestSettings
-from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.schema import upgrade
 from proxy.telemetry.metrics import Metrics
 from tests.ingest.quiet import QuietApi
@@ -46,13 +46,13 @@ UPLOAD = Upload(1, 4, "/temp_images/profiles/4-logo-1.png", None, None, DataType
 class Script:
     """Steps that do what they are told, and what was done."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: IngestProgress) -> None:
         self._progress = progress
         self.errors: dict[Step, list[SmartserveError]] = {}
         self.done: list[Step] = []
 
     def step(self, step: Step) -> Work:
-        async def work(item: Item) -> None:
+        async def work(item: LeasedItem) -> None:
             self.done.append(step)
             if errors := self.errors.get(step):
                 raise errors.pop(0)
@@ -68,10 +68,10 @@ class Looks:
         self.awaited = False
         self.answers: list[bool | SmartserveError] = []
 
-    async def awaits(self, _item: Item) -> bool:
+    async def awaits(self, _item: LeasedItem) -> bool:
         return self.awaited
 
-    async def again(self, _item: Item) -> bool:
+    async def again(self, _item: LeasedItem) -> bool:
         answer = self.answers.pop(0)
         if isinstance(answer, SmartserveError):
             raise answer
@@ -81,19 +81,19 @@ class Looks:
 class Bench:
     """A queue with one upload, and a taker over scripted steps."""
 
-    def __init__(self, writer: Writer, settings: IngestSettings) -> None:
+    def __init__(self, writer: LeasedWriter, settings: IngestSettings) -> None:
         self.writer = writer
-        self.queue, self.progress = IngestQueue(writer), Progress(writer)
+        self.queue, self.progress = IngestQueue(writer), IngestProgress(writer)
         self.script = Script(self.progress)
         self.metrics = Metrics()
         self.api = QuietApi()
         self.looks = Looks()
-        self.taker = Taker(
+        self.taker = ItemRunner(
             api=self.api,
             queue=self.queue,
-            attempts=Attempts(
+            attempts=StepRetrier(
                 progress=self.progress,
-                deadlines=Deadlines(settings),
+                deadlines=StepTimeouts(settings),
                 settings=settings,
                 worker_id="w",
                 telemetry=self.metrics.ingest,
@@ -104,13 +104,13 @@ class Bench:
             changed=lambda _: None,
         )
 
-    async def take(self) -> Outcome:
+    async def take(self) -> ItemOutcome:
         await self.queue.offer([UPLOAD], settled_before=0)
         item = await self.queue.claim("w")
         assert item is not None
         return await self.taker.take(item)
 
-    async def again(self) -> Item:
+    async def again(self) -> LeasedItem:
         item = await self.queue.claim("w", ItemState.FAILED)
         assert item is not None
         return item
@@ -120,7 +120,7 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     url, database = f"sqlite+aiosqlite:///{tmp_path / 'media.db'}", DatabaseSettings()
     await upgrade(url, database)
-    writer = Writer(url, database, lease_s=60)
+    writer = LeasedWriter(url, database, lease_s=60)
     settings = IngestSettings(
         first_wait_s=0.001, max_wait_s=0.01, heal_after_s=0.001, ask_again_s=(0.001, 0.001)
     )
@@ -129,19 +129,19 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def test_steps_are_done_in_their_order(bench: Bench) -> None:
-    assert await bench.take() is Outcome.DONE
+    assert await bench.take() is ItemOutcome.DONE
     assert bench.script.done == list(Step)
 
 
 async def test_what_passes_is_tried_again_at_once(bench: Bench) -> None:
     bench.script.errors[Step.RESIZE_OPTIMIZE] = [QueueFull("full"), RenderFault("ours")]
-    assert await bench.take() is Outcome.DONE
+    assert await bench.take() is ItemOutcome.DONE
     assert bench.script.done.count(Step.RESIZE_OPTIMIZE) == 3
 
 
 async def test_what_does_not_pass_is_not_tried_again(bench: Bench) -> None:
     bench.script.errors[Step.RETRIEVE_FILE] = [UndecodableSource("corrupt")] * 3
-    assert await bench.take() is Outcome.FAILED
+    assert await bench.take() is ItemOutcome.FAILED
     assert bench.script.done == [Step.RETRIEVE_FILE]
     assert bench.api.cleaned == [1]
 
@@ -150,7 +150,7 @@ async def test_an_analysis_that_fails_for_good_fails_that_step_and_not_the_pictu
     bench: Bench,
 ) -> None:
     bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [UndecodableSource("no"), QueueFull("full")]
-    assert await bench.take() is Outcome.DONE
+    assert await bench.take() is ItemOutcome.DONE
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
 
@@ -163,7 +163,7 @@ async def test_an_analysis_that_is_missing_is_made_later_where_that_may_help(
     bench: Bench, error: SmartserveError, state: ItemState
 ) -> None:
     bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [error] * 3
-    assert await bench.take() is Outcome.DONE
+    assert await bench.take() is ItemOutcome.DONE
     assert (await queue_report(bench.writer)).states[state] == 1
 
 
@@ -171,12 +171,12 @@ async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None
     """Whether nobody answers or something fails, the picture stays as it is."""
     bench.looks.awaited = True
     bench.looks.answers = [False, SourceUnavailable("away")]
-    assert await bench.take() is Outcome.DONE
+    assert await bench.take() is ItemOutcome.DONE
     for _ in range(2):
         await asyncio.sleep(0.01)
         item = await bench.queue.claim("w", ItemState.INCOMPLETE)
         assert item is not None
-        assert await bench.taker.take(item) is Outcome.UNSEEN
+        assert await bench.taker.take(item) is ItemOutcome.UNSEEN
     assert (await queue_report(bench.writer)).states[ItemState.DONE] == 1
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
@@ -184,16 +184,16 @@ async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None
 
 async def test_what_is_healed_begins_at_the_step_that_failed(bench: Bench) -> None:
     bench.script.errors[Step.RESIZE_OPTIMIZE] = [SourceUnavailable("full")] * 3
-    assert await bench.take() is Outcome.LATER
+    assert await bench.take() is ItemOutcome.LATER
     bench.script.done.clear()
     await asyncio.sleep(0.01)
-    assert await bench.taker.take(await bench.again()) is Outcome.DONE
+    assert await bench.taker.take(await bench.again()) is ItemOutcome.DONE
     assert bench.script.done == [Step.RESIZE_OPTIMIZE, Step.UPDATE_CALLBACK]
 
 
 async def test_who_asks_for_a_long_rest_is_left_alone_until_it_is_healed(bench: Bench) -> None:
     bench.script.errors[Step.UPDATE_CALLBACK] = [QueueFull("busy", retry_after_s=3600)] * 3
-    assert await bench.take() is Outcome.LATER
+    assert await bench.take() is ItemOutcome.LATER
     assert bench.script.done.count(Step.UPDATE_CALLBACK) == 1
 
 
@@ -232,7 +232,7 @@ def _analysis(*objects: DetectedObject) -> Analysis:
     local = AnalysisResult(
         1, 1, (), (), quality, (), Kind("photo", ""), "", "", "0" * 16, Focus(0.1, 0.1)
     )
-    found = merge(local, [], Unseen("tesseract", "no"), data_type="profile")
+    found = merge(local, [], ProviderGap("tesseract", "no"), data_type="profile")
     return replace(found, objects=objects)
 
 

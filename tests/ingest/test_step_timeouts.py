@@ -12,16 +12,16 @@ import pytest
 
 from proxy.domain.errors import SourceUnavailable, StepOverdue
 from proxy.domain.pending_image import Step
-from proxy.ingest.step_timeouts import Deadlines
+from proxy.ingest.step_timeouts import StepTimeouts
 from proxy.runtime.daemon_thread import aside
 from proxy.settings import IngestSettings
 
 FILE, RENDER = Step.RETRIEVE_FILE, Step.RESIZE_OPTIMIZE
 
 
-def deadlines(*, step_s: float = 0.05, render_s: float = 30) -> Deadlines:
+def deadlines(*, step_s: float = 0.05, render_s: float = 30) -> StepTimeouts:
     settings = IngestSettings(step_timeout_s=step_s, render_timeout_s=render_s)
-    return Deadlines(settings, grace_s=0.05)
+    return StepTimeouts(settings, grace_s=0.05)
 
 
 class Hang:

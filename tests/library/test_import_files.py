@@ -9,7 +9,7 @@ import pytest
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import DataType, MediaFacts
-from proxy.library.import_files import Imported, Importer, Refused, walk
+from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, walk
 from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine, open_reader
 from proxy.storage.database.media_repository import SqlMediaDatabase
@@ -20,7 +20,7 @@ def originals(server: Serving) -> set[Path]:
     return {path for path in server.rooms.settings.storage_root.rglob("*") if path.is_file()}
 
 
-async def take(server: Serving, path: Path) -> Imported | Refused:
+async def take(server: Serving, path: Path) -> ImportedFile | RejectedFile:
     return await server.rooms.importer.take(path, user_id=3, data_type=DataType.EVENT)
 
 
@@ -30,7 +30,7 @@ async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
     path = tmp_path / "Käse & Brot [shrink=2].jpg"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     taken = await take(server, path)
-    assert isinstance(taken, Imported)
+    assert isinstance(taken, ImportedFile)
     media = await server.rooms.storage.database.find(taken.media_id)
     assert media is not None
     assert media.known_facts is not None
@@ -49,7 +49,7 @@ async def test_the_type_is_that_of_the_bytes_not_of_the_name(
     path = tmp_path / "picture.gif"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     taken = await take(server, path)
-    assert isinstance(taken, Imported)
+    assert isinstance(taken, ImportedFile)
     media = await server.rooms.storage.database.find(taken.media_id)
     assert media is not None
     assert media.mime_type == "image/jpeg"
@@ -59,13 +59,13 @@ async def test_equal_content_is_recognised(server: Serving, tmp_path: Path) -> N
     path = tmp_path / "another name.png"
     path.write_bytes((SAMPLES / "logo.png").read_bytes())
     before = originals(server)
-    assert (await take(server, path)) == Imported(path, (await known(server)), known=True)
+    assert (await take(server, path)) == ImportedFile(path, (await known(server)), known=True)
     assert originals(server) == before
 
 
 async def known(server: Serving) -> int:
     taken = await take(server, SAMPLES / "logo.png")
-    assert isinstance(taken, Imported)
+    assert isinstance(taken, ImportedFile)
     return taken.media_id
 
 
@@ -81,14 +81,14 @@ async def test_what_is_no_regular_file_is_refused_at_once(
     elif kind == "device":
         path = Path("/dev/zero")
     refused = await take(server, path)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RejectedFile)
     assert refused.reason
 
 
 async def test_a_file_past_the_limit_is_refused_with_the_figures(serve: Serve) -> None:
     server = await serve(storage={"max_original_bytes": 10_000})
     refused = await take(server, SAMPLES / "kodak-23.jpg")
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RejectedFile)
     assert "10000 are allowed" in refused.reason
 
 
@@ -121,7 +121,7 @@ async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> No
     catalogue = Refusing(open_engine(url, settings), open_reader(url, settings), settings)
     catalogue.error = error
     async with catalogue:
-        importer = Importer(
+        importer = FileImporter(
             catalogue=catalogue, originals=rooms.storage.sources, checker=rooms.checker
         )
         with pytest.raises(DatabaseUnavailable):

@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.runtime.batch_loader import Together
-from proxy.runtime.thread_pool import Threads
+from proxy.runtime.batch_loader import BatchLoader
+from proxy.runtime.thread_pool import ThreadPool
 
 
 @pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    threads = Threads("asked", count=4, timeout_s=5)
+async def threads() -> AsyncIterator[ThreadPool]:
+    threads = ThreadPool("asked", count=4, timeout_s=5)
     yield threads
     await threads.aclose()
 
 
-class Hops(Threads):
+class Hops(ThreadPool):
     """Counts the work that is handed to threads."""
 
     def __init__(self, *, timeout_s: float = 5) -> None:
@@ -33,7 +33,7 @@ class Hops(Threads):
 
 async def test_all_who_ask_in_one_turn_share_a_hop() -> None:
     hops = Hops()
-    together = Together(hops, str)
+    together = BatchLoader(hops, str)
     answers = await asyncio.gather(*(together.ask(key) for key in range(50)))
     assert answers == [str(key) for key in range(50)]
     assert hops.taken == 1
@@ -47,7 +47,7 @@ async def test_who_comes_while_two_hops_are_under_way_shares_the_next() -> None:
         release.wait()
         return key
 
-    together = Together(hops, question)
+    together = BatchLoader(hops, question)
     asking = []
     for key in range(10):
         asking.append(asyncio.create_task(together.ask(key)))
@@ -59,20 +59,20 @@ async def test_who_comes_while_two_hops_are_under_way_shares_the_next() -> None:
     await hops.aclose()
 
 
-async def test_a_fault_is_that_of_its_key_alone(threads: Threads) -> None:
+async def test_a_fault_is_that_of_its_key_alone(threads: ThreadPool) -> None:
     def question(key: int) -> int:
         if key == 1:
             raise PermissionError(key)
         return key
 
-    together = Together(threads, question)
+    together = BatchLoader(threads, question)
     answers = await asyncio.gather(*map(together.ask, range(3)), return_exceptions=True)
     assert (answers[0], answers[2]) == (0, 2)
     assert isinstance(answers[1], PermissionError)
 
 
-async def test_who_leaves_takes_nobody_along(threads: Threads) -> None:
-    together = Together(threads, str)
+async def test_who_leaves_takes_nobody_along(threads: ThreadPool) -> None:
+    together = BatchLoader(threads, str)
     leaving, staying = (asyncio.create_task(together.ask(key)) for key in (1, 2))
     await asyncio.sleep(0)
     leaving.cancel()
@@ -82,22 +82,22 @@ async def test_who_leaves_takes_nobody_along(threads: Threads) -> None:
 
 async def test_a_question_that_hangs_ends_in_time() -> None:
     hops, release = Hops(timeout_s=0.05), threading.Event()
-    together: Together[int, bool] = Together(hops, lambda _: release.wait())
+    together: BatchLoader[int, bool] = BatchLoader(hops, lambda _: release.wait())
     with pytest.raises(TimeoutError):
         await together.ask(1)
     release.set()
     await hops.aclose()
 
 
-async def test_a_closed_store_says_so(threads: Threads) -> None:
+async def test_a_closed_store_says_so(threads: ThreadPool) -> None:
     await threads.aclose()
     with pytest.raises(OSError, match="closed"):
-        await Together(threads, str).ask(1)
+        await BatchLoader(threads, str).ask(1)
 
 
 async def test_those_who_gave_up_do_not_pile_up_while_all_hops_hang() -> None:
     hops, release = Hops(timeout_s=0.02), threading.Event()
-    together: Together[int, bool] = Together(hops, lambda _: release.wait())
+    together: BatchLoader[int, bool] = BatchLoader(hops, lambda _: release.wait())
     for key in range(20):
         with pytest.raises(TimeoutError):
             await together.ask(key)

@@ -9,7 +9,7 @@ import pytest
 from proxy.app.services import ask_worker, open_rooms
 from proxy.app.startup_checks import check_worker
 from proxy.domain.errors import ConfigurationError
-from proxy.domain.worker_protocol import Hello
+from proxy.domain.worker_protocol import WorkerInfo
 from proxy.runtime.min_versions import FLOORS, at_least, floor_faults
 from tests.support.server import make_settings
 
@@ -70,11 +70,11 @@ def test_what_is_below_its_floor_is_named_with_what_was_found_and_what_to_do() -
 )
 def test_a_worker_below_a_floor_is_refused(libvips: str, codecs: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
-        check_worker(Hello(libvips, ("jpeg",), codecs))
+        check_worker(WorkerInfo(libvips, ("jpeg",), codecs))
 
 
 def test_a_worker_at_the_floors_is_taken() -> None:
-    check_worker(Hello("8.18.7", ("jpeg",), {"pyvips": "3.2.0", "libheif": "unknown"}))
+    check_worker(WorkerInfo("8.18.7", ("jpeg",), {"pyvips": "3.2.0", "libheif": "unknown"}))
 
 
 async def test_nothing_opens_over_workers_that_are_below_a_floor(tmp_path: Path) -> None:

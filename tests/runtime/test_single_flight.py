@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.domain.errors import QueueFull
-from proxy.runtime.single_flight import Flight, Shared
+from proxy.runtime.single_flight import SharedResults, SingleFlight
 
 
 class Work:
@@ -24,7 +24,7 @@ class Work:
 
 
 async def test_equal_keys_under_way_share_one_piece_of_work() -> None:
-    flight: Flight[str] = Flight()
+    flight: SingleFlight[str] = SingleFlight()
     work = Work()
     answers = [flight.join("key", work.launch) for _ in range(500)]
     assert work.begun == 1
@@ -35,14 +35,14 @@ async def test_equal_keys_under_way_share_one_piece_of_work() -> None:
 
 
 async def test_other_keys_have_work_of_their_own() -> None:
-    flight: Flight[str] = Flight()
+    flight: SingleFlight[str] = SingleFlight()
     work = Work()
     assert flight.join("a", work.launch) != flight.join("b", work.launch)
     await flight.aclose()
 
 
 async def test_after_the_end_the_key_is_free_again() -> None:
-    flight: Flight[str] = Flight()
+    flight: SingleFlight[str] = SingleFlight()
     work = Work()
     work.go.set()
     flight.join("key", work.launch)
@@ -52,7 +52,7 @@ async def test_after_the_end_the_key_is_free_again() -> None:
 
 
 async def test_work_that_raises_frees_its_key() -> None:
-    flight: Flight[None] = Flight()
+    flight: SingleFlight[None] = SingleFlight()
 
     async def fail() -> None:
         raise LookupError
@@ -63,7 +63,7 @@ async def test_work_that_raises_frees_its_key() -> None:
 
 
 async def test_closing_cancels_what_is_under_way() -> None:
-    flight: Flight[str] = Flight()
+    flight: SingleFlight[str] = SingleFlight()
     work = Work()
     flight.join("key", work.launch)
     await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def test_closing_cancels_what_is_under_way() -> None:
 
 
 async def test_work_that_is_released_is_joined_by_nobody_and_goes_on() -> None:
-    flight: Flight[str] = Flight()
+    flight: SingleFlight[str] = SingleFlight()
     work = Work()
     failed, _ = flight.join("key", work.launch)
     flight.release("key", failed)
@@ -85,7 +85,7 @@ async def test_work_that_is_released_is_joined_by_nobody_and_goes_on() -> None:
 
 
 async def test_a_result_is_worked_out_once_for_all_who_ask_meanwhile() -> None:
-    shared: Shared[int] = Shared()
+    shared: SharedResults[int] = SharedResults()
     times = 0
 
     async def work() -> int:
@@ -101,7 +101,7 @@ async def test_a_result_is_worked_out_once_for_all_who_ask_meanwhile() -> None:
 
 
 async def test_a_named_failure_reaches_all_and_is_not_remembered() -> None:
-    shared: Shared[int] = Shared()
+    shared: SharedResults[int] = SharedResults()
 
     async def fail() -> int:
         await asyncio.sleep(0)

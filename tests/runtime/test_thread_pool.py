@@ -4,7 +4,7 @@ from threading import Event
 
 import pytest
 
-from proxy.runtime.thread_pool import Threads
+from proxy.runtime.thread_pool import ThreadPool
 from tests.storage.renditions.variants import eventually
 
 
@@ -27,15 +27,15 @@ def slow() -> Slow:
 
 
 @pytest.fixture
-async def threads(slow: Slow) -> AsyncIterator[Threads]:
-    pool = Threads("test", count=1, timeout_s=0.05)
+async def threads(slow: Slow) -> AsyncIterator[ThreadPool]:
+    pool = ThreadPool("test", count=1, timeout_s=0.05)
     yield pool
     slow.may_end.set()
     await pool.aclose()
 
 
 async def test_a_result_that_comes_after_the_deadline_is_released(
-    threads: Threads, slow: Slow
+    threads: ThreadPool, slow: Slow
 ) -> None:
     results: list[str] = []
 
@@ -48,7 +48,7 @@ async def test_a_result_that_comes_after_the_deadline_is_released(
 
 
 async def test_a_result_that_comes_after_a_cancellation_is_released(
-    threads: Threads, slow: Slow
+    threads: ThreadPool, slow: Slow
 ) -> None:
     results: list[str] = []
     task = asyncio.create_task(threads.run(slow, release=results.append))
@@ -63,7 +63,7 @@ async def test_a_result_that_comes_after_a_cancellation_is_released(
 
 
 async def test_work_that_had_not_begun_is_dropped_at_the_deadline(
-    threads: Threads, slow: Slow
+    threads: ThreadPool, slow: Slow
 ) -> None:
     done: list[str] = []
     blocking = threads.submit(slow)
@@ -78,7 +78,7 @@ async def test_work_that_had_not_begun_is_dropped_at_the_deadline(
 
 
 async def test_work_to_be_finished_is_done_even_after_the_deadline(
-    threads: Threads, slow: Slow
+    threads: ThreadPool, slow: Slow
 ) -> None:
     done: list[str] = []
     threads.submit(slow)
@@ -90,7 +90,7 @@ async def test_work_to_be_finished_is_done_even_after_the_deadline(
     await eventually(lambda: done == ["finished"])
 
 
-async def test_after_the_end_there_is_no_more_work(threads: Threads) -> None:
+async def test_after_the_end_there_is_no_more_work(threads: ThreadPool) -> None:
     await threads.aclose()
 
     with pytest.raises(OSError, match="closed"):

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.domain.formats import Format, Stage
+from proxy.domain.formats import EncodingStage, Format
 from proxy.domain.geometry import Geometry
-from proxy.serving.encode_cost import Costs
+from proxy.serving.encode_cost import EncodeCostModel
 from proxy.settings import EncoderSettings
 from tests.web.plans import plan
 
@@ -17,11 +17,11 @@ PROFILES = EncoderSettings().profiles()
 
 
 def test_nothing_is_known_at_first() -> None:
-    assert Costs().estimate_s(WEBP) is None
+    assert EncodeCostModel().estimate_s(WEBP) is None
 
 
 def test_it_is_learned_by_the_pixel() -> None:
-    costs = Costs()
+    costs = EncodeCostModel()
     costs.learn(WEBP, 0.2)
     assert costs.estimate_s(WEBP) == pytest.approx(0.2)
     larger = replace(WEBP, geometry=Geometry(1200, 990, 1200, 990))
@@ -29,20 +29,20 @@ def test_it_is_learned_by_the_pixel() -> None:
 
 
 def test_another_encoding_or_scale_says_nothing() -> None:
-    costs = Costs()
+    costs = EncodeCostModel()
     costs.learn(WEBP, 0.2)
     stranger = replace(WEBP, media_id=1, version="other")
     assert costs.estimate_s(stranger) == pytest.approx(0.2)
     for other in (
         replace(WEBP, profile=PROFILES[Format.AVIF]),
-        replace(WEBP, rival=Stage(PROFILES[Format.JPEG])),
+        replace(WEBP, rival=EncodingStage(PROFILES[Format.JPEG])),
         replace(WEBP, geometry=Geometry(300, 225, 300, 225)),
     ):
         assert costs.estimate_s(other) is None
 
 
 def test_it_follows_what_changes() -> None:
-    costs = Costs()
+    costs = EncodeCostModel()
     for seconds in [1.0] * 5 + [2.0] * 12:
         costs.learn(WEBP, seconds)
     assert costs.estimate_s(WEBP) == pytest.approx(2.0, rel=0.02)

@@ -13,8 +13,8 @@ from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissin
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, RenderJob, RenderResult
-from proxy.serving.image_info import MAX_DATA_URI, Describer
-from proxy.serving.job_dispatch import Done
+from proxy.serving.image_info import MAX_DATA_URI, ImageInfoService
+from proxy.serving.job_dispatch import JobResult
 from proxy.settings import LimitSettings
 from tests.web.plans import FACTS, MEDIA
 
@@ -62,7 +62,7 @@ class Workers:
         job: RenderJob | AnalyseJob,
         sink: Callable[[bytes], None] = lambda _: None,
         **_: Any,
-    ) -> Done[Any]:
+    ) -> JobResult[Any]:
         self.jobs.append(job)
         self.at_once += 1
         self.most = max(self.most, self.at_once)
@@ -72,9 +72,9 @@ class Workers:
         if self.failures:
             raise self.failures.pop(0)
         if isinstance(job, AnalyseJob):
-            return Done(RESULT, 0.0, 0.0)
+            return JobResult(RESULT, 0.0, 0.0)
         sink(b"x" * (self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]))
-        return Done(RenderResult(1, 1, 1), 0.0, 0.0)
+        return JobResult(RenderResult(1, 1, 1), 0.0, 0.0)
 
     async def encoded(self, media: Media, job: RenderJob, *, byte_size: int) -> bytes:
         rendition = bytearray()
@@ -126,7 +126,7 @@ class Facts:
 
 @dataclass
 class Bench:
-    describer: Describer
+    describer: ImageInfoService
     workers: Workers
     known: Known
     facts: Facts
@@ -137,7 +137,7 @@ def bench(workers: Workers | None = None, known: Known | None = None, at_once: i
     made = workers or Workers()
     stored = known or Known(there=False)
     facts, now = Facts(), [0.0]
-    describer = Describer(
+    describer = ImageInfoService(
         workshop=made,  # type: ignore[arg-type]  # takes the two kinds of jobs that there are
         inspector=facts,
         known=stored,

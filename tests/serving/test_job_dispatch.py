@@ -12,8 +12,8 @@ import pytest
 from proxy.domain.errors import UndecodableSource
 from proxy.domain.worker_protocol import JobFailure, RenderSetJob, RenderSetResult
 from proxy.rendering.pool.admission import Admission
-from proxy.rendering.pool.failure_cache import Quarantine
-from proxy.serving.job_dispatch import Workshop
+from proxy.rendering.pool.failure_cache import FailureCache
+from proxy.serving.job_dispatch import JobDispatcher
 from proxy.settings import StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalSources
 from tests.web.plans import MEDIA
@@ -36,17 +36,17 @@ class Pool:
         return RenderSetResult(self.results)
 
 
-def workshop(root: Path, pool: Pool) -> Workshop:
+def workshop(root: Path, pool: Pool) -> JobDispatcher:
     (root / "picture").write_bytes(b"not looked at")
-    return Workshop(
+    return JobDispatcher(
         sources=LocalSources(root, StorageSettings()),
         pool=pool,  # type: ignore[arg-type]
         admission=Admission(WorkerSettings(count=1)),
-        quarantine=Quarantine(failure_s=10, quarantine_s=60),
+        quarantine=FailureCache(failure_s=10, quarantine_s=60),
     )
 
 
-async def run(shop: Workshop, outputs: int) -> RenderSetResult:
+async def run(shop: JobDispatcher, outputs: int) -> RenderSetResult:
     job: Any = RenderSetJob(None, (None,) * outputs)  # type: ignore[arg-type]
     media = replace(MEDIA, bulk_path="picture")
     return (await shop.run(media, job, lambda _: None, byte_size=13)).result

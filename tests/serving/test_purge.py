@@ -14,7 +14,7 @@ from proxy.domain.geometry import shapes_of
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.query import named_boxes
 from proxy.domain.variant import Shapes
-from proxy.serving.purge import Purged, Purger
+from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
 from proxy.storage.database import MediaCatalogue
 from proxy.storage.renditions import RenditionStore
@@ -55,7 +55,7 @@ class House:
         self.rows = {row.id: row for row in rows}
         self.broken = broken
         self.told: list[tuple[Any, ...]] = []
-        self.purger = Purger(
+        self.purger = PurgeService(
             rows=self,
             catalogue=cast(MediaCatalogue, self),
             store=cast(RenditionStore, self),
@@ -117,7 +117,7 @@ async def test_a_user_is_purged_page_by_page() -> None:
         *(replace(MEDIA, id=one) for one in (1, 2, 3, 5, 8)), replace(MEDIA, id=4, user_id=9)
     )
     purged = [one async for one in house.purger.user(7, GRID)]
-    assert purged == [Purged(one, one * 10) for one in (1, 2, 3, 5, 8)]
+    assert purged == [PurgeResult(one, one * 10) for one in (1, 2, 3, 5, 8)]
 
 
 async def test_a_user_without_media_is_purged_already() -> None:

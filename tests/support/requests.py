@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from proxy.domain.formats import Format, Stage
+from proxy.domain.formats import EncodingStage, Format
 from proxy.domain.media import Focus, Media, MediaFacts
 from proxy.domain.query import VariantRequest, parse_request
 from proxy.domain.variant import Variant, recipe, resolve
@@ -54,4 +54,6 @@ def media(media_id: int = 789) -> Media:
 def resolved(
     query: str = "", *, fmt: Format = Format.WEBP, of: MediaFacts | None = None
 ) -> Variant:
-    return resolve(parsed(query), media(), of or facts(), stage=Stage(PROFILES[fmt]), recipe=RECIPE)
+    return resolve(
+        parsed(query), media(), of or facts(), stage=EncodingStage(PROFILES[fmt]), recipe=RECIPE
+    )

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestClient
 
-from proxy.app.services import Rooms, open_rooms
-from proxy.app.uploads import MainSide, open_main_side
-from proxy.app.web import Surface, build_surface
+from proxy.app.services import Services, open_rooms
+from proxy.app.uploads import UploadServices, open_main_side
+from proxy.app.web import HttpServer, build_surface
 from proxy.domain.media import DataType
-from proxy.library.import_files import Imported
+from proxy.library.import_files import ImportedFile
 from proxy.settings import Settings, load_settings
-from proxy.web.server.runner import Runner
+from proxy.web.server.runner import ServerRunner
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "proxy" / "samples"
@@ -34,7 +34,7 @@ Client = TestClient[Any, Any]
 class SmartServer(BaseTestServer):
     """aiohttp's test server around the runner that production uses."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: ServerRunner) -> None:
         super().__init__()
         self._front = runner
 
@@ -46,10 +46,10 @@ class SmartServer(BaseTestServer):
 class Serving:
     """A running server, and what is behind it."""
 
-    rooms: Rooms
-    surface: Surface
+    rooms: Services
+    surface: HttpServer
     client: Client
-    main: MainSide | None = None
+    main: UploadServices | None = None
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels; 0 where there are none."""
@@ -99,7 +99,7 @@ async def _fill(directory: Path, files: Mapping[str, Path]) -> dict[str, int]:
     async with open_rooms(make_settings(directory)) as rooms:
         for name, path in files.items():
             taken = await rooms.importer.take(path, user_id=7, data_type=DataType.PRODUCT)
-            assert isinstance(taken, Imported), taken
+            assert isinstance(taken, ImportedFile), taken
             ids[name] = taken.media_id
     return ids
 
@@ -116,7 +116,7 @@ class Standing(SmartServer):
 
 
 @asynccontextmanager
-async def standing(settings: Settings) -> AsyncIterator[tuple[Rooms, Surface, Standing]]:
+async def standing(settings: Settings) -> AsyncIterator[tuple[Services, HttpServer, Standing]]:
     """A server for as long as the block lasts."""
     async with open_rooms(settings) as rooms, open_main_side(settings) as main:
         surface = build_surface(rooms, main)

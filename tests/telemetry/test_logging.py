@@ -78,7 +78,8 @@ def test_a_strangers_malformed_request_fills_no_log() -> None:
 @pytest.mark.parametrize("fmt", ["json", "console"])
 def test_other_libraries_lines_look_like_ours(fmt: str) -> None:
     script = (
-        "import logging; from proxy.telemetry.logging import configure_logs; from proxy.settings import *;"
+        "import logging; from proxy.telemetry.logging import configure_logs;"
+        " from proxy.settings import *;"
         f"configure_logs(LogSettings(format={fmt!r}));"
         "logging.getLogger('asyncio').warning('slow %s', 1)"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from proxy.domain.formats import Format, Stage
+from proxy.domain.formats import EncodingStage, Format
 from proxy.domain.media import Media, MediaFacts
 from proxy.domain.query import parse_request
-from proxy.domain.render_plan import Plan
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.variant import recipe, resolve
 from proxy.settings import EncoderSettings, Settings
 
@@ -46,11 +46,11 @@ def plan(
     status: str = "completed",
     name: str | None = MEDIA.original_name,
     flat_background: bool = False,
-) -> Plan:
+) -> RenderPlan:
     """What a query resolves to, the format being chosen already."""
     media = replace(MEDIA, status=status, original_name=name)
     facts = replace(FACTS, flat_background=flat_background)
     request = parse_request(query, sizes=Settings().size_specs())
-    stage = Stage(EncoderSettings().profiles()[fmt])
+    stage = EncodingStage(EncoderSettings().profiles()[fmt])
     variant = resolve(request, media, facts, stage=stage, recipe=recipe("8.18.7"))
-    return Plan(media, facts, request, variant)
+    return RenderPlan(media, facts, request, variant)

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from proxy.domain.render_plan import Plan
-from proxy.serving.delivery_result import Origin
+from proxy.domain.outcome import Origin
+from proxy.domain.render_plan import RenderPlan
 from proxy.settings import LifetimeSettings, Settings
-from proxy.web.cache_headers import Route, cache_control, cache_status, tags
+from proxy.web.cache_headers import ImageRoute, cache_control, cache_status, tags
 from tests.web.plans import plan
 
 LIFETIMES = LifetimeSettings()
@@ -17,7 +17,9 @@ STAND_INS = {Origin.FALLBACK}
 KEPT_LONG = [origin for origin in Origin if origin not in STAND_INS]
 
 
-def control(of: Plan, origin: Origin = Origin.MEMORY, *, route: Route = Route.SERVE) -> str:
+def control(
+    of: RenderPlan, origin: Origin = Origin.MEMORY, *, route: ImageRoute = ImageRoute.SERVE
+) -> str:
     return cache_control(of, origin, route=route, lifetimes=LIFETIMES)
 
 
@@ -34,18 +36,22 @@ def test_a_url_that_names_the_version_never_has_to_be_asked_for_again() -> None:
 @pytest.mark.parametrize("query", ["", "v=3"])
 def test_the_api_gives_an_hour_and_a_day_of_grace(query: str) -> None:
     expected = "public, max-age=3600, stale-while-revalidate=86400"
-    assert control(plan(query), route=Route.API_IMAGES) == expected
+    assert control(plan(query), route=ImageRoute.API_IMAGES) == expected
 
 
-@pytest.mark.parametrize("route", Route)
+@pytest.mark.parametrize("route", ImageRoute)
 @pytest.mark.parametrize("query", ["", "v=3"])
-def test_what_stands_in_for_the_picture_is_asked_for_again_soon(route: Route, query: str) -> None:
+def test_what_stands_in_for_the_picture_is_asked_for_again_soon(
+    route: ImageRoute, query: str
+) -> None:
     assert control(plan(query), Origin.FALLBACK, route=route) == "public, max-age=30"
 
 
-@pytest.mark.parametrize("route", Route)
+@pytest.mark.parametrize("route", ImageRoute)
 @pytest.mark.parametrize("origin", Origin)
-def test_a_background_that_stayed_is_asked_for_again_soon(route: Route, origin: Origin) -> None:
+def test_a_background_that_stayed_is_asked_for_again_soon(
+    route: ImageRoute, origin: Origin
+) -> None:
     assert control(plan("bg=removed&v=3"), origin, route=route) == "public, max-age=30"
 
 
@@ -54,21 +60,23 @@ def test_a_background_that_was_removed_may_be_kept_for_a_year() -> None:
     assert control(removed) == "public, max-age=31536000"
 
 
-@pytest.mark.parametrize("route", Route)
+@pytest.mark.parametrize("route", ImageRoute)
 @pytest.mark.parametrize("status", ["processing", "downloading"])
-def test_a_medium_that_is_not_settled_is_asked_for_again_soon(route: Route, status: str) -> None:
+def test_a_medium_that_is_not_settled_is_asked_for_again_soon(
+    route: ImageRoute, status: str
+) -> None:
     assert control(plan("v=3", status=status), route=route) == "public, max-age=30"
 
 
 def test_the_lifetimes_are_those_of_the_settings() -> None:
     lifetimes = LifetimeSettings(serve_s=1, api_s=2, api_stale_s=3, unsettled_s=4, fallback_s=5)
 
-    def told(of: Plan, origin: Origin, route: Route = Route.SERVE) -> str:
+    def told(of: RenderPlan, origin: Origin, route: ImageRoute = ImageRoute.SERVE) -> str:
         return cache_control(of, origin, route=route, lifetimes=lifetimes)
 
     api = "public, max-age=2, stale-while-revalidate=3"
     assert told(plan(), Origin.DISK) == "public, max-age=1"
-    assert told(plan(), Origin.DISK, Route.API_IMAGES) == api
+    assert told(plan(), Origin.DISK, ImageRoute.API_IMAGES) == api
     assert told(plan(status="processing"), Origin.DISK) == "public, max-age=4"
     assert told(plan(), Origin.FALLBACK) == "public, max-age=5"
 

@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.render_plan import Plan
-from proxy.serving.delivery_result import Origin
+from proxy.domain.outcome import Origin
+from proxy.domain.render_plan import RenderPlan
 from proxy.settings import LifetimeSettings
-from proxy.web.cache_headers import Route
+from proxy.web.cache_headers import ImageRoute
 from proxy.web.headers import (
     SECURITY,
     DateLine,
@@ -42,8 +42,8 @@ def disposed(name: str | None, query: str = "") -> tuple[str, str | None]:
     return match[1], None if match[2] is None else unquote(match[2], errors="strict")
 
 
-def kept(of: Plan, origin: Origin = Origin.MEMORY) -> dict[str, str]:
-    pairs = validators(of, of.variant, origin, route=Route.SERVE, lifetimes=LifetimeSettings())
+def kept(of: RenderPlan, origin: Origin = Origin.MEMORY) -> dict[str, str]:
+    pairs = validators(of, of.variant, origin, route=ImageRoute.SERVE, lifetimes=LifetimeSettings())
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
 

@@ -11,8 +11,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
 from proxy.domain.formats import Format
-from proxy.serving.delivery_result import Origin
-from proxy.telemetry.metrics import Metrics, Outcome
+from proxy.domain.outcome import Origin, Outcome
+from proxy.telemetry.metrics import Metrics
 from tests.support.server import CHROME, Library, Serving
 
 PROMETHEUS = (

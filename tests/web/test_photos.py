@@ -9,7 +9,7 @@ from PIL import Image
 from yarl import URL
 
 from proxy.domain.media import DataType
-from proxy.library.import_files import Imported, Refused
+from proxy.library.import_files import ImportedFile, RejectedFile
 from tests.support.photos import NAMES, photo
 from tests.support.server import CHROME, Serving
 
@@ -24,10 +24,10 @@ async def test_every_kind_is_served_in_every_format_or_refused(server: Serving, 
     path = photo(name)
     taken = await server.rooms.importer.take(path, user_id=1, data_type=DataType.EVENT)
     if path.name in REFUSED:
-        assert isinstance(taken, Refused)
+        assert isinstance(taken, RejectedFile)
         assert taken.reason
         return
-    assert isinstance(taken, Imported)
+    assert isinstance(taken, ImportedFile)
     for accept in (CHROME, "image/webp,*/*", "*/*"):
         for size in ("thumbnail", "grid"):
             target = URL(f"/serve/{taken.media_id}?size={size}")
@@ -60,7 +60,7 @@ async def test_a_damaged_original_that_is_known_already_gets_a_clear_answer(
     taken = await server.rooms.importer.take(
         photo("flowers.jpg"), user_id=1, data_type=DataType.EVENT
     )
-    assert isinstance(taken, Imported)
+    assert isinstance(taken, ImportedFile)
     media = await server.rooms.storage.database.find(taken.media_id)
     assert media is not None
     assert media.source_path is not None

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from proxy.domain.media import DataType
-from proxy.library.import_files import Imported
-from proxy.web.server.loop_lag import Pulse
+from proxy.library.import_files import ImportedFile
+from proxy.web.server.loop_lag import LoopLagMonitor
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
 
@@ -193,7 +193,7 @@ async def test_a_full_queue_gives_the_nearest_size_or_a_time_to_come_back(
     serve: Serve, photo: int, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a machine that does nothing else; what comes of lateness shows in test_pulse.
-    monkeypatch.setattr(Pulse, "late_s", 0.0)
+    monkeypatch.setattr(LoopLagMonitor, "late_s", 0.0)
     server = await serve(workers={"count": 1, "max_queue": 0, "retry_after_s": 3})
     await get(server, f"/serve/{photo}?size=small")
     await server.rooms.delivery.drain()
@@ -299,7 +299,7 @@ async def test_with_the_database_away_known_pictures_go_on(
         taken = await server.rooms.importer.take(
             original(data_dir, library.ids["photo"]), user_id=1, data_type=DataType.PRODUCT
         )
-        assert isinstance(taken, Imported)
+        assert isinstance(taken, ImportedFile)
         known = f"/serve/{taken.media_id}?size=small"
         assert (await get(server, known)).status == 200
         await asyncio.to_thread(mariadb.kill)

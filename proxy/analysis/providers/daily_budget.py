@@ -15,14 +15,14 @@ def utc_day() -> date:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class RequestCost:
     """What one request costs."""
 
     usd: float = 0.0
     tokens: int = 0
 
 
-class Budget:
+class DailyBudget:
     """Counts requests, dollars and tokens of one provider, anew each day in UTC.
 
     What a request will cost is put aside before it is sent, so that many at once do not go over
@@ -49,7 +49,7 @@ class Budget:
         self._usd = 0.0
         self._tokens = 0
 
-    def reserve(self, expected: Cost) -> None:
+    def reserve(self, expected: RequestCost) -> None:
         """Put aside what a request is expected to cost.
 
         Raises:
@@ -66,7 +66,7 @@ class Budget:
         self._requests += 1
         self._add(expected.usd, expected.tokens)
 
-    def settle(self, expected: Cost, actual: Cost) -> None:
+    def settle(self, expected: RequestCost, actual: RequestCost) -> None:
         """Put what a request did cost in place of what was put aside for it."""
         self._add(actual.usd - expected.usd, actual.tokens - expected.tokens)
 

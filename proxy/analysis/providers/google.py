@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 
 from proxy.analysis.providers import VisionContext
-from proxy.analysis.providers.daily_budget import Budget, Cost
-from proxy.analysis.providers.http_retry import Caller
+from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
+from proxy.analysis.providers.http_retry import ProviderClient
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import GoogleSettings
@@ -47,16 +47,16 @@ class GoogleVision:
         *,
         session: aiohttp.ClientSession,
         max_bytes: int,
-        budget: Budget | None = None,
+        budget: DailyBudget | None = None,
     ) -> None:
         """The key goes into a header, where no log of addresses shows it."""
         self._settings = settings
-        self.budget = budget or Budget(
+        self.budget = budget or DailyBudget(
             "Google Vision",
             max_requests=settings.max_requests_per_day,
             max_usd=settings.max_usd_per_day,
         )
-        self._caller = Caller(
+        self._caller = ProviderClient(
             "Google Vision",
             settings,
             session=session,
@@ -68,12 +68,12 @@ class GoogleVision:
     async def analyse(
         self, picture: bytes, media_type: str, context: VisionContext
     ) -> VisionResult:
-        """Look at a picture; see `proxy.analysis.providers.VisionProvider`. The API finds the type itself."""
+        """Analyse an image; see `proxy.analysis.providers.VisionProvider`."""
         del media_type, context
         features = [{"type": name, "maxResults": self._settings.max_results} for name in _FEATURES]
         content = base64.b64encode(picture).decode("ascii")
         body = {"requests": [{"image": {"content": content}, "features": features}]}
-        expected = Cost(usd=self._settings.usd_per_request)
+        expected = RequestCost(usd=self._settings.usd_per_request)
         return await self._caller.post("v1/images:annotate", body, read=recall, expected=expected)
 
 

@@ -13,7 +13,7 @@ import orjson
 import stamina
 from multidict import CIMultiDictProxy
 
-from proxy.analysis.providers.daily_budget import Budget, Cost
+from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.settings.vision import ProviderSettings
 
@@ -34,7 +34,7 @@ def open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
 
 
-class Caller:
+class ProviderClient:
     """Sends requests to one provider."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Caller:
         *,
         session: aiohttp.ClientSession,
         headers: Mapping[str, str],
-        budget: Budget,
+        budget: DailyBudget,
         max_bytes: int,
     ) -> None:
         """``headers`` carry the key; an answer may have ``max_bytes``."""
@@ -56,7 +56,12 @@ class Caller:
         self._max_bytes = max_bytes
 
     async def post(
-        self, path: str, body: Mapping[str, Any], *, read: Callable[[Any], _T], expected: Cost
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        read: Callable[[Any], _T],
+        expected: RequestCost,
     ) -> _T:
         """Send a request and read its answer; what may pass is tried again, a little later.
 

@@ -13,8 +13,8 @@ import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
 from proxy.analysis.providers import VisionContext
-from proxy.analysis.providers.daily_budget import Budget, Cost
-from proxy.analysis.providers.http_retry import Caller
+from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
+from proxy.analysis.providers.http_retry import ProviderClient
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import OpenAISettings
@@ -90,18 +90,18 @@ class OpenAIVision:
         *,
         session: aiohttp.ClientSession,
         max_bytes: int,
-        budget: Budget | None = None,
+        budget: DailyBudget | None = None,
     ) -> None:
         """The session is the caller's."""
         self._settings = settings
-        self.budget = budget or Budget(
+        self.budget = budget or DailyBudget(
             "the vision model",
             max_requests=settings.max_requests_per_day,
             max_usd=settings.max_usd_per_day,
             max_tokens=settings.max_tokens_per_day,
         )
         self._expected = self._cost(_EXPECTED_INPUT, settings.max_output_tokens)
-        self._caller = Caller(
+        self._caller = ProviderClient(
             "the vision model",
             settings,
             session=session,
@@ -139,12 +139,12 @@ class OpenAIVision:
             "max_completion_tokens": self._settings.max_output_tokens,
         }
 
-    def _cost(self, given: int, taken: int) -> Cost:
+    def _cost(self, given: int, taken: int) -> RequestCost:
         usd = (
             given * self._settings.usd_per_million_input
             + taken * self._settings.usd_per_million_output
         ) / _MILLION
-        return Cost(usd=usd, tokens=given + taken)
+        return RequestCost(usd=usd, tokens=given + taken)
 
     def _read(self, answer: Any) -> VisionResult:
         try:

@@ -1,8 +1,8 @@
 """Tesseract: the text in a picture, read by a program that is there or is not.
 
 It gets the picture on its standard input, as PNG made by a render worker: so it decodes nothing
-that a stranger encoded. It runs confined (`proxy.rendering.worker.sandbox.exec_wrapper`), one at a time, and is killed
-when it takes too long.
+that a stranger encoded. It runs confined (`proxy.rendering.worker.sandbox.exec_wrapper`), one at
+a time, and is killed when it takes too long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import sys
 from typing import cast
 
-from proxy.domain.image_analysis import ReadText, Unseen
+from proxy.domain.image_analysis import ProviderGap, ReadText
 from proxy.settings.vision import TextSettings
 
 NAME = "tesseract"
@@ -49,27 +49,27 @@ class TextReader:
             return "reading text is switched off (vision.text.enabled)"
         return None if self._program else "tesseract is not installed"
 
-    async def read(self, png: bytes) -> ReadText | Unseen:
+    async def read(self, png: bytes) -> ReadText | ProviderGap:
         """The text in a picture, line by line, or why there is none to tell."""
         if self._program is None:
-            return Unseen(NAME, str(self.missing))
+            return ProviderGap(NAME, str(self.missing))
         async with self._turn:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
                     return await self._run(self._program, png)
             except TimeoutError:
-                return Unseen(NAME, "tesseract took too long")
+                return ProviderGap(NAME, "tesseract took too long")
             except OSError as error:
-                return Unseen(NAME, f"tesseract cannot be started: {error.strerror}")
+                return ProviderGap(NAME, f"tesseract cannot be started: {error.strerror}")
 
-    async def _run(self, program: str, png: bytes) -> ReadText | Unseen:
+    async def _run(self, program: str, png: bytes) -> ReadText | ProviderGap:
         process = await self._start(program)
         try:
             table, status = await _talk(process, png)
         finally:
             await _end(process)
         if status:
-            return Unseen(NAME, f"tesseract ended with {status}")
+            return ProviderGap(NAME, f"tesseract ended with {status}")
         return ReadText(text_of(table.decode("utf-8", "replace")))
 
     async def _start(self, program: str) -> asyncio.subprocess.Process:

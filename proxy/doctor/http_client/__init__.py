@@ -10,7 +10,7 @@ Headers = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResponse:
     """What came back, as it was on the wire: nothing is unpacked, no redirect followed."""
 
     status: int
@@ -30,7 +30,7 @@ class Answer:
         return self.told("Content-Type").partition(";")[0].strip().lower()
 
 
-class Visitor(Protocol):
+class HttpProbe(Protocol):
     """Who asks one server; all raise `proxy.domain.errors.NoAnswer` where nothing comes back."""
 
     @property
@@ -40,7 +40,7 @@ class Visitor(Protocol):
 
     async def ask(
         self, target: str, *, method: str = "GET", headers: Headers | None = None
-    ) -> Answer:
+    ) -> ProbeResponse:
         """The answer to a request without a body; the target goes out as it is."""
         ...
 

@@ -1,4 +1,4 @@
-"""`HttpVisitor`: a `Visitor` over real connections; errors are translated here."""
+"""`AiohttpProbe`: a `HttpProbe` over real connections; errors are translated here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.doctor.http_client import Answer, Headers
+from proxy.doctor.http_client import Headers, ProbeResponse
 from proxy.domain.errors import NoAnswer
 
 _AGENT = "smartserve-doctor"
@@ -33,8 +33,8 @@ _WORDS: tuple[tuple[type[Exception], str], ...] = (
 """For errors whose own text says less."""
 
 
-class HttpVisitor:
-    """Implements `proxy.doctor.http_client.Visitor`; ``async with`` closes its connections."""
+class AiohttpProbe:
+    """Implements `proxy.doctor.http_client.HttpProbe`; ``async with`` closes its connections."""
 
     def __init__(self, base: str, *, timeout_s: float) -> None:
         """``timeout_s`` bounds each answer."""
@@ -60,7 +60,7 @@ class HttpVisitor:
 
     async def ask(
         self, target: str, *, method: str = "GET", headers: Headers | None = None
-    ) -> Answer:
+    ) -> ProbeResponse:
         """The answer to a request without a body; the target goes out as it is."""
         if self._opened is None:
             raise NoAnswer("the connection is closed")
@@ -72,7 +72,7 @@ class HttpVisitor:
             ) as response:
                 body = await _read(response)
                 spent = time.monotonic() - began
-                return Answer(response.status, _joined(response.headers), body, spent)
+                return ProbeResponse(response.status, _joined(response.headers), body, spent)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise NoAnswer(self._reason(error)) from error
 

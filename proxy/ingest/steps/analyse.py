@@ -8,23 +8,23 @@ from typing import Any
 
 from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import AWAITED, Analysis
-from proxy.domain.ingest_item import Item
+from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import DataType, Focus
-from proxy.ingest.steps.media_of_item import Shelf
-from proxy.storage.database.analysis_repository import Analyses, StoredAnalysis
-from proxy.storage.database.ingest_progress import Progress
+from proxy.ingest.steps.media_of_item import IngestMediaLoader
+from proxy.storage.database.analysis_repository import AnalysisRepository, StoredAnalysis
+from proxy.storage.database.ingest_progress import IngestProgress
 
 
-class Examiner:
+class AnalyseStep:
     """Analyses media and keeps what was found."""
 
     def __init__(
         self,
         *,
-        shelf: Shelf,
+        shelf: IngestMediaLoader,
         analyst: Analyst,
-        analyses: Analyses,
-        progress: Progress,
+        analyses: AnalysisRepository,
+        progress: IngestProgress,
         changed: Callable[[int], None],
     ) -> None:
         """The rooms and use cases that it works with."""
@@ -34,16 +34,16 @@ class Examiner:
         self._progress = progress
         self._changed = changed
 
-    async def __call__(self, item: Item) -> None:
+    async def __call__(self, item: LeasedItem) -> None:
         """Analyse the medium of an upload."""
         await self._examine(item, None)
 
-    async def awaits(self, item: Item) -> bool:
+    async def awaits(self, item: LeasedItem) -> bool:
         """Whether some provider could not answer about the medium and is to be asked again."""
         stored = await self._analyses.find(item.lease.media_id)
         return stored is not None and bool(stored.own.get(AWAITED))
 
-    async def again(self, item: Item) -> bool:
+    async def again(self, item: LeasedItem) -> bool:
         """Ask those that the kept analysis awaits, or all where there is none.
 
         What they say is kept with what was known; where none of them answers all stays as it is.
@@ -51,7 +51,7 @@ class Examiner:
         """
         return await self._examine(item, await self._analyses.find(item.lease.media_id))
 
-    async def _examine(self, item: Item, stored: StoredAnalysis | None) -> bool:
+    async def _examine(self, item: LeasedItem, stored: StoredAnalysis | None) -> bool:
         """Whether all who were asked have answered."""
         media, facts = await self._shelf.take(item)
         context = await self._context(item)
@@ -64,7 +64,7 @@ class Examiner:
         self._changed(media.id)
         return not found.awaited
 
-    async def _context(self, item: Item) -> Mapping[str, Any] | None:
+    async def _context(self, item: LeasedItem) -> Mapping[str, Any] | None:
         """For sites, what is known here of the user's brand; nothing is made up."""
         if item.upload.data_type is not DataType.SITES:
             return None

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from proxy.domain.ingest_item import Item, StepState
+from proxy.domain.ingest_item import LeasedItem, StepState
 from proxy.domain.pending_image import Step
-from proxy.domain.render_plan import Planner
+from proxy.domain.render_plan import RenderPlanner
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.steps.callback_payload import payload_of
-from proxy.ingest.steps.media_of_item import Shelf
+from proxy.ingest.steps.media_of_item import IngestMediaLoader
 from proxy.ingest.steps.render import plans_of
-from proxy.storage.database.analysis_repository import Analyses
-from proxy.storage.database.ingest_progress import Progress
+from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.storage.database.ingest_progress import IngestProgress
 
 
-class Reporter:
+class CallbackStep:
     """Tells the main API of media that are complete."""
 
     def __init__(
         self,
         *,
         api: MainApi,
-        shelf: Shelf,
-        analyses: Analyses,
-        planner: Planner,
-        progress: Progress,
+        shelf: IngestMediaLoader,
+        analyses: AnalysisRepository,
+        planner: RenderPlanner,
+        progress: IngestProgress,
         base: str,
     ) -> None:
         """The rooms it works with; ``base`` is where media are served."""
@@ -34,7 +34,7 @@ class Reporter:
         self._progress = progress
         self._base = base
 
-    async def __call__(self, item: Item) -> None:
+    async def __call__(self, item: LeasedItem) -> None:
         """Send the rich payload; a worker that is ended now sends it once more."""
         media, facts = await self._shelf.take(item)
         payload = payload_of(

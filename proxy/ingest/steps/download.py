@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.ingest_item import Item
+from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.ingest.main_api import MainApi
-from proxy.library.import_files import OriginalStore
 from proxy.runtime.scratch_file import scratch_file
-from proxy.serving.source_check import Checker
+from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
-from proxy.storage.database.ingest_progress import Filed, Progress
+from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
+from proxy.storage.originals import OriginalStore
 from proxy.storage.originals.naming import original_path
 
 
-class Retriever:
+class DownloadStep:
     """Downloads, checks to the last pixel, and files."""
 
     def __init__(
         self,
         *,
         api: MainApi,
-        checker: Checker,
+        checker: SourceChecker,
         originals: OriginalStore,
-        progress: Progress,
+        progress: IngestProgress,
         root: Path,
         changed: Callable[[int], None],
     ) -> None:
@@ -39,18 +39,18 @@ class Retriever:
         self._root = root
         self._changed = changed
 
-    async def __call__(self, item: Item) -> None:
+    async def __call__(self, item: LeasedItem) -> None:
         """Make an upload an original; once it is filed, nothing of it is lost any more."""
         async with scratch_file(self._root) as file:
             await self._api.download(item.upload.image_path, file)
             file.seek(0)
             result = await self._checker.check(file.fileno())
             path = await self._file(item, result, file)
-        filed = Filed(path, SOURCE_MEDIA_TYPES[result.source_type], to_facts(result, path))
+        filed = StoredOriginal(path, SOURCE_MEDIA_TYPES[result.source_type], to_facts(result, path))
         await self._progress.filed(item.lease, filed)
         self._changed(item.lease.media_id)
 
-    async def _file(self, item: Item, result: ProbeResult, file: BinaryIO) -> str:
+    async def _file(self, item: LeasedItem, result: ProbeResult, file: BinaryIO) -> str:
         """A file that stands there is this one: a worker was ended before it could say so."""
         path = original_path(item, result.content_hash, result.source_type)
         file.seek(0)

@@ -9,18 +9,18 @@ from typing import Protocol
 
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import MAX_SIDE, SizeSpec, plan_geometry
-from proxy.domain.ingest_item import Item
+from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.domain.query import DPRS
-from proxy.domain.render_plan import Plan, Planner
+from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.worker_protocol import RenderJob
-from proxy.ingest.steps.media_of_item import Shelf
-from proxy.library.import_files import OriginalStore
+from proxy.ingest.steps.media_of_item import IngestMediaLoader
 from proxy.runtime.daemon_thread import aside
 from proxy.runtime.scratch_file import fill, scratch_file
-from proxy.serving.finals.renderer import Finisher
-from proxy.serving.job_dispatch import Workshop
-from proxy.storage.database.ingest_progress import Progress
+from proxy.serving.finals.renderer import FinalRenderer
+from proxy.serving.job_dispatch import JobDispatcher
+from proxy.storage.database.ingest_progress import IngestProgress
+from proxy.storage.originals import OriginalStore
 from proxy.storage.originals.naming import library_path
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))
@@ -28,26 +28,26 @@ _LOSSLESS = EncoderProfile(Format.PNG, (("compression", 6),))
 _MOVING = EncoderProfile(Format.WEBP, (("Q", 90), ("effort", 4)))
 
 
-class Wishes(Protocol):
-    """Takes wishes for finals; `proxy.serving.finals.queue.Upgrader` does."""
+class FinalsQueue(Protocol):
+    """Takes wishes for finals; `proxy.serving.finals.queue.UpgradeQueue` does."""
 
-    def ask_all(self, plans: Sequence[Plan]) -> None:
+    def ask_all(self, plans: Sequence[RenderPlan]) -> None:
         """Wish for the finals of plans for one medium."""
 
 
-class Optimiser:
+class RenderStep:
     """Makes of an original all that is served of it."""
 
     def __init__(  # noqa: PLR0913 - what joins the rooms has to be given all of them
         self,
         *,
-        shelf: Shelf,
-        workshop: Workshop,
-        planner: Planner,
-        finisher: Finisher,
+        shelf: IngestMediaLoader,
+        workshop: JobDispatcher,
+        planner: RenderPlanner,
+        finisher: FinalRenderer,
         originals: OriginalStore,
-        wishes: Wishes,
-        progress: Progress,
+        wishes: FinalsQueue,
+        progress: IngestProgress,
         root: Path,
         renditions: str,
         changed: Callable[[int], None],
@@ -64,7 +64,7 @@ class Optimiser:
         self._renditions = renditions
         self._changed = changed
 
-    async def __call__(self, item: Item) -> None:
+    async def __call__(self, item: LeasedItem) -> None:
         """Render what is missing of the medium of an upload; then it is complete."""
         media, facts = await self._shelf.take(item)
         path = await self._master(item, media, facts)
@@ -75,7 +75,7 @@ class Optimiser:
         if self._renditions == "draft":
             self._wishes.ask_all(plans)
 
-    async def _master(self, item: Item, media: Media, facts: MediaFacts) -> str:
+    async def _master(self, item: LeasedItem, media: Media, facts: MediaFacts) -> str:
         """The processed file: upright, sRGB, without metadata, as large as is ever asked for."""
         profile = profile_of(media, facts)
         job = RenderJob(
@@ -92,14 +92,14 @@ class Optimiser:
             await self._originals.add(path, file.fileno())
         return path
 
-    async def _render(self, plans: Sequence[Plan]) -> None:
+    async def _render(self, plans: Sequence[RenderPlan]) -> None:
         if self._renditions == "none":
             return
         wanted = drafts_of(plans) if self._renditions == "draft" else list(plans)
         await self._finisher.complete(wanted)
 
 
-def plans_of(planner: Planner, media: Media, facts: MediaFacts) -> list[Plan]:
+def plans_of(planner: RenderPlanner, media: Media, facts: MediaFacts) -> list[RenderPlan]:
     """All named sizes in all formats; of a logo without its background as well."""
     plans = planner.whole_picture(media, facts)
     if media.data_type == DataType.LOGO and facts.flat_background:
@@ -107,7 +107,7 @@ def plans_of(planner: Planner, media: Media, facts: MediaFacts) -> list[Plan]:
     return list({plan.variant.digest: plan for plan in plans}.values())
 
 
-def drafts_of(plans: Sequence[Plan]) -> list[Plan]:
+def drafts_of(plans: Sequence[RenderPlan]) -> list[RenderPlan]:
     """The same with what stands in until the finals are there."""
     drafts = [
         plan if plan.draft is None else replace(plan, variant=plan.draft, draft=None)

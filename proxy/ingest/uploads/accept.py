@@ -22,13 +22,13 @@ from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.pending_image import PendingStatus, UploadField
 from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
 from proxy.storage.upload_files.names import TempName, new_temp_name
-from proxy.storage.upload_files.store import Incoming, TempFiles
+from proxy.storage.upload_files.store import IncomingFile, TempFiles
 
 _MAX_NAME = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class Telemetry(Protocol):
+class UploadTelemetry(Protocol):
     """Who is told of uploads."""
 
     def uploaded(self, files: int, byte_size: int) -> None:
@@ -36,7 +36,7 @@ class Telemetry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class AcceptedUpload:
     """An upload that stands in the queue."""
 
     id: int
@@ -53,7 +53,7 @@ class _Taken:
     """A file that has come in whole."""
 
     field: UploadField
-    incoming: Incoming
+    incoming: IncomingFile
     where: TempName
     original_name: str | None
     mime_type: str
@@ -72,7 +72,7 @@ class Uploader:
         database: SqlMainDatabase,
         source_types: Collection[str],
         max_file_bytes: int,
-        telemetry: Telemetry,
+        telemetry: UploadTelemetry,
         on_upload: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -85,9 +85,9 @@ class Uploader:
         self._on_upload = on_upload
         self._clock = clock
 
-    def begin(self, user_id: int) -> Upload:
+    def begin(self, user_id: int) -> UploadIntake:
         """One user's upload of one or more files, for the length of a block."""
-        return Upload(self, user_id)
+        return UploadIntake(self, user_id)
 
     def named(self, field: UploadField, user_id: int, source_type: str) -> TempName:
         """A new name for a file."""
@@ -105,13 +105,13 @@ class Uploader:
             raise UnsupportedBody(f"a file is {found or 'no picture'}; taken are {kinds}")
         return found
 
-    def tell(self, stored: Sequence[Stored]) -> None:
+    def tell(self, stored: Sequence[AcceptedUpload]) -> None:
         """Say that files stand in the queue."""
         self._telemetry.uploaded(len(stored), sum(one.byte_size for one in stored))
         self._on_upload()
 
 
-class Upload:
+class UploadIntake:
     """Files on their way in; where `finish` fails, nothing stays but what may be queued yet."""
 
     def __init__(self, uploader: Uploader, user_id: int) -> None:
@@ -156,7 +156,7 @@ class Upload:
         name = _plain(original_name)
         self._taken.append(_Taken(field, incoming, where, name, SOURCE_MEDIA_TYPES[kind]))
 
-    async def finish(self) -> list[Stored]:
+    async def finish(self) -> list[AcceptedUpload]:
         """Make all durable and put it into the queue.
 
         Raises:
@@ -170,7 +170,7 @@ class Upload:
             await one.incoming.keep(one.where)
         ids = await self._queue()
         stored = [
-            Stored(
+            AcceptedUpload(
                 pending_id,
                 one.field.name,
                 one.where.image_path,
@@ -208,7 +208,7 @@ class Upload:
         for one in self._taken:
             one.incoming.settled = stays
 
-    def _require_within(self, incoming: Incoming) -> None:
+    def _require_within(self, incoming: IncomingFile) -> None:
         most = self._uploader.max_file_bytes
         if incoming.byte_size > most:
             raise BodyTooLarge(f"a file may have {most} bytes")

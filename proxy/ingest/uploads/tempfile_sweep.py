@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.domain.pending_image import PendingStatus
-from proxy.runtime.tempfile_owner import STALE_S, Onlooker
+from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector
 from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.storage.upload_files.names import TempName, temp_name
 from proxy.storage.upload_files.store import TempFiles
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 log = structlog.get_logger(__name__)
 
 
-class Tidier:
+class TempfileSweeper:
     """Sweeps the folders of uploads."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Tidier:
         self._files = files
         self._database = database
         self._wall = wall
-        self._onlooker = Onlooker(clock)
+        self._onlooker = StaleTempfileDetector(clock)
         self._seen: frozenset[TempName] = frozenset()
 
     async def run(self) -> int:

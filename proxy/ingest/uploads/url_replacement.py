@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
+class ReplacementReport:
     """What one run did."""
 
     completed: int = 0
@@ -43,7 +43,7 @@ class Replaced:
         }
 
 
-class Replacer:
+class UrlReplacer:
     """Puts addresses in place; several may do so at once, as each row is one transaction."""
 
     def __init__(self, *, database: SqlMainDatabase, files: TempFiles, base_url: str) -> None:
@@ -56,7 +56,7 @@ class Replacer:
         """The address of a medium, without a size."""
         return f"{self.base_url}/{media_id}"
 
-    async def run(self, *, dry: bool = False) -> Replaced:
+    async def run(self, *, dry: bool = False) -> ReplacementReport:
         """Do so for all uploads that are processed; ``dry`` takes all of it back.
 
         Raises:
@@ -81,7 +81,7 @@ class Replacer:
                     changed.update(done)
                     await self._gone(row, dry=dry)
         absent = tuple(column for column in COLUMNS if column not in columns)
-        report = Replaced(completed, changed, absent, tuple(unreadable))
+        report = ReplacementReport(completed, changed, absent, tuple(unreadable))
         if completed and not dry:
             log.info("addresses_replaced", **report.public())
         return report

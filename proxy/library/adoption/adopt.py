@@ -15,18 +15,18 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.library.adoption.file_names import Shelf, uploader_of
-from proxy.library.adoption.grouping import Group, is_size_of
-from proxy.library.adoption.inventory import Found, Skipped
-from proxy.library.adoption.placement import Keeper
-from proxy.serving.source_check import Checker
+from proxy.library.adoption.file_names import FolderRole, uploader_of
+from proxy.library.adoption.grouping import FileGroup, is_size_of
+from proxy.library.adoption.inventory import FoundFile, SkippedFile
+from proxy.library.adoption.placement import FilePlacement
+from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import AdoptionCatalogue, NewMedia
 from proxy.storage.originals import SourceStore
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class AdoptedMedia:
     """A medium, and what of it was found in the tree."""
 
     media_id: int
@@ -40,46 +40,46 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class AdoptionOwner:
     """Whose pictures are, and what for, where the tree does not tell."""
 
     user_id: int
     data_type: DataType
 
 
-Outcome = Adopted | Skipped
+Outcome = AdoptedMedia | SkippedFile
 
 
 class _Examination:
     """The files of one group, each looked at once."""
 
-    def __init__(self, tree: SourceStore, checker: Checker) -> None:
+    def __init__(self, tree: SourceStore, checker: SourceChecker) -> None:
         self._tree = tree
         self._checker = checker
         self._results: dict[str, ProbeResult | None] = {}
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedFile] = []
 
-    async def of(self, one: Found) -> ProbeResult | None:
+    async def of(self, one: FoundFile) -> ProbeResult | None:
         """What a file is, or None where it is no sound picture; then it is among the skipped."""
         if one.path not in self._results:
             self._results[one.path] = await self._look(one)
         return self._results[one.path]
 
-    async def _look(self, one: Found) -> ProbeResult | None:
+    async def _look(self, one: FoundFile) -> ProbeResult | None:
         try:
             async with self._tree.open(one.path) as source:
                 return await self._checker.check(source.descriptor)
         except (SourceError, RenderError) as error:
-            self.skipped.append(Skipped(one.path, error.detail))
+            self.skipped.append(SkippedFile(one.path, error.detail))
             return None
 
-    async def sound(self, files: Iterable[Found]) -> dict[Found, ProbeResult]:
+    async def sound(self, files: Iterable[FoundFile]) -> dict[FoundFile, ProbeResult]:
         """Those that are sound pictures."""
         results = [(one, await self.of(one)) for one in files]
         return {one: result for one, result in results if result is not None}
 
 
-class Adopter:
+class TreeAdopter:
     """Takes pictures of a tree over, a few at a time."""
 
     def __init__(
@@ -87,10 +87,10 @@ class Adopter:
         *,
         catalogue: AdoptionCatalogue,
         tree: SourceStore,
-        keeper: Keeper,
-        checker: Checker,
+        keeper: FilePlacement,
+        checker: SourceChecker,
         sizes: Mapping[str, SizeSpec],
-        owner: Owner,
+        owner: AdoptionOwner,
         below: Callable[[str], str | None],
     ) -> None:
         """The rooms it works with; files are opened by their paths below ``tree``.
@@ -106,7 +106,7 @@ class Adopter:
         self._below = below
         self._adding = asyncio.Lock()
 
-    async def adopt(self, group: Group) -> list[Outcome]:
+    async def adopt(self, group: FileGroup) -> list[Outcome]:
         """Take over the files of a group; one that is another picture becomes a medium of its own.
 
         Raises:
@@ -125,13 +125,13 @@ class Adopter:
         found = [await self._catalogue.find(media_id) for media_id in media_ids]
         return next((media for media in found if media is not None), None)
 
-    def _own_file(self, media: Media, group: Group) -> Found | None:
+    def _own_file(self, media: Media, group: FileGroup) -> FoundFile | None:
         """The file of a group from which the medium is served."""
         files = {one.path: one for one in group.files}
         paths = [self._below(path) for path in media.source_paths]
         return next((files[path] for path in paths if path in files), None)
 
-    async def _of_content(self, one: Found) -> Media | None:
+    async def _of_content(self, one: FoundFile) -> Media | None:
         """The medium whose source is a copy of this file; looked for where files are copied."""
         if not self._keeper.copies:
             return None
@@ -139,14 +139,14 @@ class Adopter:
         known = None if digest is None else await self._catalogue.find_by_hash(digest)
         return None if known is None else await self._catalogue.find(known.id)
 
-    async def _digest(self, one: Found) -> str | None:
+    async def _digest(self, one: FoundFile) -> str | None:
         try:
             async with self._tree.open(one.path) as source:
                 return await self._checker.digest(source.descriptor)
         except SourceError:
             return None
 
-    async def _take(self, group: Group) -> list[Outcome]:
+    async def _take(self, group: FileGroup) -> list[Outcome]:
         """Make a medium of a group that nothing is known of."""
         examination = _Examination(self._tree, self._checker)
         sound = await examination.sound(group.files)
@@ -159,7 +159,9 @@ class Adopter:
         outcomes = await self._stand_in(media, sound, path=master.path, known=not added)
         return [*examination.skipped, *outcomes]
 
-    async def _complete(self, media: Media, group: Group, own: Found | None) -> list[Outcome]:
+    async def _complete(
+        self, media: Media, group: FileGroup, own: FoundFile | None
+    ) -> list[Outcome]:
         """Add what is not known yet to a medium that is there."""
         examination = _Examination(self._tree, self._checker)
         if own is not None and media.known_facts is None:
@@ -177,7 +179,7 @@ class Adopter:
             facts = to_facts(result, media.source_path, row_version=media.row_version)
             await self._catalogue.save_facts(media.id, facts)
 
-    async def _kept(self, media: Media, one: Found) -> bool:
+    async def _kept(self, media: Media, one: FoundFile) -> bool:
         """Whether a file stands in already; a copy is told by its content."""
         if self._keeper.copies:
             digest = await self._digest(one)
@@ -186,7 +188,7 @@ class Adopter:
         return (one.path, one.byte_size) in known
 
     async def _enter(
-        self, group: Group, master: Found, others: Sequence[Found], result: ProbeResult
+        self, group: FileGroup, master: FoundFile, others: Sequence[FoundFile], result: ProbeResult
     ) -> tuple[Media, bool]:
         """The medium of a source, and whether it is new: equal content is one."""
         async with self._adding:
@@ -203,18 +205,18 @@ class Adopter:
         return media, known is None
 
     async def _new(
-        self, group: Group, master: Found, others: Sequence[Found], result: ProbeResult
+        self, group: FileGroup, master: FoundFile, others: Sequence[FoundFile], result: ProbeResult
     ) -> NewMedia:
         owner = _owner_of(group) or self._owner
         bulk_path = library_path = None
-        processed = master.folder.shelf is Shelf.LIBRARY and not self._keeper.copies
+        processed = master.folder.shelf is FolderRole.LIBRARY and not self._keeper.copies
         if processed or master.premade:
             library_path = await self._keeper.size(
                 master, result, user_id=owner.user_id, data_type=owner.data_type
             )
         else:
             bulk_path = await self._keeper.original(master, result)
-            library = (one.path for one in others if one.folder.shelf is Shelf.LIBRARY)
+            library = (one.path for one in others if one.folder.shelf is FolderRole.LIBRARY)
             library_path = None if self._keeper.copies else next(library, None)
         return NewMedia(
             user_id=owner.user_id,
@@ -230,7 +232,7 @@ class Adopter:
     async def _stand_in(
         self,
         media: Media,
-        sound: Mapping[Found, ProbeResult],
+        sound: Mapping[FoundFile, ProbeResult],
         *,
         path: str,
         known: bool,
@@ -251,13 +253,13 @@ class Adopter:
             if result.content_hash not in have
         ]
         outcomes: list[Outcome] = [
-            Adopted(media.id, path, known and not kept, source, (*media.stand_ins, *kept))
+            AdoptedMedia(media.id, path, known and not kept, source, (*media.stand_ins, *kept))
         ]
         for one in sound.keys() - sizes.keys():
-            outcomes += await self.adopt(Group((one,)))
+            outcomes += await self.adopt(FileGroup((one,)))
         return outcomes
 
-    async def _keep(self, media: Media, one: Found, result: ProbeResult) -> MediaFacts:
+    async def _keep(self, media: Media, one: FoundFile, result: ProbeResult) -> MediaFacts:
         path = await self._keeper.size(
             one, result, user_id=media.user_id, data_type=media.data_type
         )
@@ -266,13 +268,13 @@ class Adopter:
         return facts
 
 
-def _owner_of(group: Group) -> Owner | None:
+def _owner_of(group: FileGroup) -> AdoptionOwner | None:
     """Whose pictures these are by their folder in the library, or by the name of an upload."""
     for one in group.files:
         if one.folder.user_id is not None and one.folder.data_type is not None:
-            return Owner(one.folder.user_id, one.folder.data_type)
+            return AdoptionOwner(one.folder.user_id, one.folder.data_type)
     uploader = uploader_of(group.files[0].name.stem)
-    return None if uploader is None else Owner(*uploader)
+    return None if uploader is None else AdoptionOwner(*uploader)
 
 
 def _pixels(picture: ProbeResult | MediaFacts) -> int:

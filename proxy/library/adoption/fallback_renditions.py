@@ -5,15 +5,15 @@ from __future__ import annotations
 from proxy.domain.errors import CapacityError, SmartserveError
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import WIDTHS, VariantRequest
-from proxy.domain.render_plan import Plan, Planner
-from proxy.serving.finals.renderer import Finisher
+from proxy.domain.render_plan import RenderPlan, RenderPlanner
+from proxy.serving.finals.renderer import FinalRenderer
 from proxy.storage.database import MediaDatabase
 
 _WHOLE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
 """The largest box that can be asked for: in it a lesser file has all its own pixels."""
 
 
-class Reserve:
+class FallbackRenderer:
     """Makes one rendition of each size that a medium has as a lesser file.
 
     In the format that every client takes, as a draft: so that each of them can be given it, and
@@ -21,7 +21,9 @@ class Reserve:
     renditions like all others, and go when they have not been used for long.
     """
 
-    def __init__(self, *, database: MediaDatabase, planner: Planner, finisher: Finisher) -> None:
+    def __init__(
+        self, *, database: MediaDatabase, planner: RenderPlanner, finisher: FinalRenderer
+    ) -> None:
         """The use cases and rooms that it works with."""
         self._database = database
         self._planner = planner
@@ -41,7 +43,7 @@ class Reserve:
         missing = await self._finisher.missing(list(by_size.values()))
         return sum([await self._made(plan) for plan in missing])
 
-    async def _made(self, plan: Plan) -> bool:
+    async def _made(self, plan: RenderPlan) -> bool:
         try:
             finished = await self._finisher.finish([plan])
         except CapacityError:

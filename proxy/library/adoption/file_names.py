@@ -49,7 +49,7 @@ class FileName:
         return (self.size, self.width, self.density) != (None, None, None)
 
 
-class Shelf(StrEnum):
+class FolderRole(StrEnum):
     """Which part of a storage tree a folder belongs to."""
 
     BULK = "bulk"
@@ -63,7 +63,7 @@ class Folder:
 
     home: str
     """Its path without a last part that only names a size: all sizes of a picture have one home."""
-    shelf: Shelf = Shelf.OTHER
+    shelf: FolderRole = FolderRole.OTHER
     size: str | None = None
     day: str | None = None
     """``2025-01-15`` of ``bulk/2025-01-15``."""
@@ -134,12 +134,12 @@ class NameReader:
             home = path
         day = _BULK.fullmatch(home)
         if day is not None:
-            return Folder(home, Shelf.BULK, size, day["day"])
+            return Folder(home, FolderRole.BULK, size, day["day"])
         scope = _SCOPE.fullmatch(home)
         if scope is None or scope["type"] not in set(DataType):
             return Folder(home, size=size)
         user_id, data_type = int(scope["user"]), DataType(scope["type"])
-        return Folder(home, Shelf.LIBRARY, size, user_id=user_id, data_type=data_type)
+        return Folder(home, FolderRole.LIBRARY, size, user_id=user_id, data_type=data_type)
 
 
 def uploader_of(stem: str) -> tuple[int, DataType] | None:

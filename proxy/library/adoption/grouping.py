@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from proxy.domain.geometry import Fit, SizeSpec
 from proxy.domain.media import MediaFacts
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.library.adoption.file_names import Shelf
-from proxy.library.adoption.inventory import Found, Located
+from proxy.library.adoption.file_names import FolderRole
+from proxy.library.adoption.inventory import FoundFile, LocatedRow
 
 _MUCH_LARGER = 2.0
 """Than the box of ours that has the same name: so far may another system's be from it."""
@@ -20,14 +20,14 @@ Measured = MediaFacts | ProbeResult
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FileGroup:
     """The files of one picture as far as names tell, and its medium where rows name one."""
 
-    files: tuple[Found, ...]
+    files: tuple[FoundFile, ...]
     media_ids: tuple[int, ...] = ()
 
     @property
-    def masters(self) -> list[Found]:
+    def masters(self) -> list[FoundFile]:
         """Files that may be the picture itself, the likeliest first.
 
         Originals in ``bulk``, then what has no mark of a size; of those the largest file, as a
@@ -36,7 +36,11 @@ class Group:
         unmarked = (one for one in self.files if not one.premade)
         return sorted(
             unmarked,
-            key=lambda one: (one.folder.shelf is not Shelf.BULK, one.name.doubled, -one.byte_size),
+            key=lambda one: (
+                one.folder.shelf is not FolderRole.BULK,
+                one.name.doubled,
+                -one.byte_size,
+            ),
         )
 
 
@@ -44,20 +48,20 @@ class Group:
 class _Cluster:
     """What lies in one home, or in several that belong together."""
 
-    files: list[Found] = field(default_factory=list)
+    files: list[FoundFile] = field(default_factory=list)
     media_ids: set[int] = field(default_factory=set)
-    shelves: set[Shelf] = field(default_factory=set)
+    shelves: set[FolderRole] = field(default_factory=set)
 
     @property
     def anchored(self) -> bool:
         """Whether it has a picture of its own, and not only sizes of one."""
-        return bool(self.media_ids or Group(tuple(self.files)).masters)
+        return bool(self.media_ids or FileGroup(tuple(self.files)).masters)
 
-    def add(self, one: Found) -> None:
+    def add(self, one: FoundFile) -> None:
         self.files.append(one)
         self.shelves.add(one.folder.shelf)
 
-    def claim(self, row: Located) -> None:
+    def claim(self, row: LocatedRow) -> None:
         self.media_ids.add(row.media_id)
         self.shelves.add(row.folder.shelf)
 
@@ -67,7 +71,7 @@ class _Cluster:
         self.shelves |= other.shelves
 
 
-def group(files: Iterable[Found], rows: Sequence[Located]) -> list[Group]:
+def group(files: Iterable[FoundFile], rows: Sequence[LocatedRow]) -> list[FileGroup]:
     """Files of one stem, by picture.
 
     What lies in one home belongs together, and so do an original in ``bulk`` and one home in
@@ -85,20 +89,20 @@ def group(files: Iterable[Found], rows: Sequence[Located]) -> list[Group]:
         else:
             home.claim(row)
     joined = _attached(_paired(_joined(clusters.values())))
-    groups = [Group(tuple(one.files), tuple(sorted(one.media_ids))) for one in joined]
+    groups = [FileGroup(tuple(one.files), tuple(sorted(one.media_ids))) for one in joined]
     return [one for one in (*groups, *apart) if one.files]
 
 
-def _marked(row: Located) -> bool:
+def _marked(row: LocatedRow) -> bool:
     """Whether a row is about a file that looks like a size of another picture."""
     return row.name.premade or row.folder.size is not None
 
 
-def _set_apart(home: _Cluster, row: Located) -> Group:
+def _set_apart(home: _Cluster, row: LocatedRow) -> FileGroup:
     """A file that only looks like a size of the picture beside it: a row says that it is one."""
     own = [one for one in home.files if one.path == row.path]
     home.files = [one for one in home.files if one.path != row.path]
-    return Group(tuple(own), (row.media_id,))
+    return FileGroup(tuple(own), (row.media_id,))
 
 
 def _joined(clusters: Iterable[_Cluster]) -> list[_Cluster]:
@@ -115,8 +119,8 @@ def _joined(clusters: Iterable[_Cluster]) -> list[_Cluster]:
 
 def _paired(clusters: list[_Cluster]) -> list[_Cluster]:
     """An original and the only home in ``library``, unless rows say that they are two."""
-    bulk = [one for one in clusters if Shelf.BULK in one.shelves]
-    library = [one for one in clusters if Shelf.LIBRARY in one.shelves]
+    bulk = [one for one in clusters if FolderRole.BULK in one.shelves]
+    library = [one for one in clusters if FolderRole.LIBRARY in one.shelves]
     if len(bulk) != 1 or len(library) != 1 or bulk[0] is library[0]:
         return clusters
     if bulk[0].media_ids and library[0].media_ids:
@@ -137,7 +141,7 @@ def _attached(clusters: list[_Cluster]) -> list[_Cluster]:
 
 
 def is_size_of(
-    facts: Measured, one: Found, master: Measured, sizes: Mapping[str, SizeSpec]
+    facts: Measured, one: FoundFile, master: Measured, sizes: Mapping[str, SizeSpec]
 ) -> bool:
     """Whether a file can be what its name says: the master in another size, or another format.
 

@@ -29,7 +29,7 @@ MAX_PATH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A file of the tree, by its path below it."""
 
     path: str
@@ -46,7 +46,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class LocatedRow:
     """A row that names a file, which may be gone, by its path below the tree."""
 
     media_id: int
@@ -56,7 +56,7 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedFile:
     """A file that is left where it is, and why."""
 
     path: str
@@ -64,7 +64,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FolderEntry:
     """A regular file as a folder lists it."""
 
     path: str
@@ -73,15 +73,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class FolderListing:
     """What one folder holds; hidden files, and those that are still being written, left out."""
 
     folders: tuple[str, ...]
-    files: tuple[Entry, ...]
-    skipped: tuple[Skipped, ...]
+    files: tuple[FolderEntry, ...]
+    skipped: tuple[SkippedFile, ...]
 
 
-def list_folder(root: Path, folder: str) -> Listing:
+def list_folder(root: Path, folder: str) -> FolderListing:
     """List one folder below a root, following no symbolic link. Blocking.
 
     Raises:
@@ -94,12 +94,12 @@ def list_folder(root: Path, folder: str) -> Listing:
             if entry.name.startswith(".") or entry.name.endswith(".part"):
                 continue
             if reason := _unfit(entry, path):
-                skipped.append(Skipped(os.fsencode(path).decode(errors="replace"), reason))
+                skipped.append(SkippedFile(os.fsencode(path).decode(errors="replace"), reason))
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(path)
             else:
                 files.append(_entry(entry, path))
-    return Listing(tuple(folders), tuple(files), tuple(skipped))
+    return FolderListing(tuple(folders), tuple(files), tuple(skipped))
 
 
 def _unfit(entry: os.DirEntry[str], path: str) -> str | None:
@@ -117,16 +117,16 @@ def _unfit(entry: os.DirEntry[str], path: str) -> str | None:
     return None
 
 
-def _entry(entry: os.DirEntry[str], path: str) -> Entry:
+def _entry(entry: os.DirEntry[str], path: str) -> FolderEntry:
     status = entry.stat(follow_symlinks=False)
-    return Entry(path, status.st_size, _day(status.st_mtime))
+    return FolderEntry(path, status.st_size, _day(status.st_mtime))
 
 
 def _day(moment: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(moment))
 
 
-class Inventory:
+class TreeInventory:
     """Files and rows, to be asked for by stem. Blocking; one thread at a time."""
 
     def __init__(self, reader: NameReader, prefix: str) -> None:
@@ -144,7 +144,7 @@ class Inventory:
         """Let go of the temporary file."""
         self._index.close()
 
-    def add_files(self, entries: Iterable[Entry]) -> None:
+    def add_files(self, entries: Iterable[FolderEntry]) -> None:
         """Take the files of a folder in."""
         self._index.executemany(
             "INSERT INTO files VALUES (?, ?, ?, ?)",
@@ -171,24 +171,24 @@ class Inventory:
         )
         return [stem for (stem,) in rows]
 
-    def of_stem(self, stem: str) -> tuple[list[Found], list[Located]]:
+    def of_stem(self, stem: str) -> tuple[list[FoundFile], list[LocatedRow]]:
         """The files and the rows of one stem, wherever they are."""
         return list(self._files(stem)), list(self._places(stem))
 
-    def _files(self, stem: str) -> Iterator[Found]:
+    def _files(self, stem: str) -> Iterator[FoundFile]:
         rows = self._index.execute(
             "SELECT path, byte_size, day FROM files WHERE stem = ? ORDER BY path", (stem,)
         )
         for path, byte_size, day in rows:
             name, folder = self._read(path)
-            yield Found(path, name, folder, byte_size, folder.day or day)
+            yield FoundFile(path, name, folder, byte_size, folder.day or day)
 
-    def _places(self, stem: str) -> Iterator[Located]:
+    def _places(self, stem: str) -> Iterator[LocatedRow]:
         rows = self._index.execute(
             "SELECT media_id, path FROM places WHERE stem = ? ORDER BY media_id, path", (stem,)
         )
         for media_id, path in rows:
-            yield Located(media_id, path, *self._read(path))
+            yield LocatedRow(media_id, path, *self._read(path))
 
     def _stem(self, path: str) -> str:
         return self._reader.file(path.rpartition("/")[2]).stem

@@ -6,42 +6,45 @@ from typing import Protocol
 
 from proxy.domain.errors import SourceChanged
 from proxy.domain.worker_protocol import ProbeResult
-from proxy.library.adoption.inventory import Found
-from proxy.library.import_files import OriginalStore
-from proxy.storage.originals import SourceStore
+from proxy.library.adoption.inventory import FoundFile
+from proxy.storage.originals import OriginalStore, SourceStore
 from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 
-class Keeper(Protocol):
+class FilePlacement(Protocol):
     """Gives the files of a tree their place below the storage root."""
 
     @property
     def copies(self) -> bool:
         """Whether their places are others than before."""
 
-    async def original(self, one: Found, checked: ProbeResult) -> str:
+    async def original(self, one: FoundFile, checked: ProbeResult) -> str:
         """The path of an original from now on."""
 
-    async def size(self, one: Found, checked: ProbeResult, *, user_id: int, data_type: str) -> str:
+    async def size(
+        self, one: FoundFile, checked: ProbeResult, *, user_id: int, data_type: str
+    ) -> str:
         """The path of a pre-made size from now on."""
 
 
-class InPlace:
+class InPlacePlacement:
     """For a tree below the storage root: nothing is copied."""
 
     copies = False
 
-    async def original(self, one: Found, _checked: ProbeResult) -> str:
+    async def original(self, one: FoundFile, _checked: ProbeResult) -> str:
         """Its path as it is."""
         return one.path
 
-    async def size(self, one: Found, _checked: ProbeResult, *, user_id: int, data_type: str) -> str:
+    async def size(
+        self, one: FoundFile, _checked: ProbeResult, *, user_id: int, data_type: str
+    ) -> str:
         """Its path as it is."""
         del user_id, data_type
         return one.path
 
 
-class Copying:
+class CopyPlacement:
     """For any other tree: files are copied below the root, whole and durably.
 
     Their names there follow from their content and their day, so that a file that was copied
@@ -55,16 +58,18 @@ class Copying:
         self._tree = tree
         self._originals = originals
 
-    async def original(self, one: Found, checked: ProbeResult) -> str:
+    async def original(self, one: FoundFile, checked: ProbeResult) -> str:
         """Copied to ``bulk/2025-01-15/<name>-<hash>.<type>``; raises as `SourceStore.open` does."""
         return await self._copy(one, checked, f"bulk/{one.day}/{_name(one, checked)}")
 
-    async def size(self, one: Found, checked: ProbeResult, *, user_id: int, data_type: str) -> str:
+    async def size(
+        self, one: FoundFile, checked: ProbeResult, *, user_id: int, data_type: str
+    ) -> str:
         """Copied to ``library/user_123/<type>/img/<name>-<hash>.<type>``; raises as that does."""
         folder = f"library/user_{user_id}/{data_type}/img"
         return await self._copy(one, checked, f"{folder}/{_name(one, checked)}")
 
-    async def _copy(self, one: Found, checked: ProbeResult, path: str) -> str:
+    async def _copy(self, one: FoundFile, checked: ProbeResult, path: str) -> str:
         async with self._tree.open(one.path) as source:
             if source.byte_size != checked.byte_size:
                 raise SourceChanged("has changed while it was looked at")
@@ -72,5 +77,5 @@ class Copying:
         return path
 
 
-def _name(one: Found, checked: ProbeResult) -> str:
+def _name(one: FoundFile, checked: ProbeResult) -> str:
     return f"{readable(one.path)}-{checked.content_hash[:HASH_DIGITS]}.{checked.source_type}"

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
-from proxy.library.adoption.grouping import Group, group
-from proxy.library.adoption.inventory import Inventory, Listing, Skipped, list_folder
+from proxy.library.adoption.grouping import FileGroup, group
+from proxy.library.adoption.inventory import FolderListing, SkippedFile, TreeInventory, list_folder
 from proxy.storage.database import AdoptionCatalogue, MediaPaths
 
 _PAGE = 200
 
 
-async def survey(inventory: Inventory, root: Path, start: str) -> AsyncGenerator[Skipped, None]:
+async def survey(
+    inventory: TreeInventory, root: Path, start: str
+) -> AsyncGenerator[SkippedFile, None]:
     """Enter all files below ``start``, a folder below ``root``; gives what is passed over.
 
     Paths are below the root. A folder that cannot be listed is passed over with all below it.
@@ -24,21 +26,21 @@ async def survey(inventory: Inventory, root: Path, start: str) -> AsyncGenerator
         try:
             listing = await asyncio.to_thread(_enter, inventory, root, folder)
         except OSError as error:
-            yield Skipped(folder, error.strerror or "cannot be listed")
+            yield SkippedFile(folder, error.strerror or "cannot be listed")
             continue
         pending += reversed(listing.folders)
         for one in listing.skipped:
             yield one
 
 
-def _enter(inventory: Inventory, root: Path, folder: str) -> Listing:
+def _enter(inventory: TreeInventory, root: Path, folder: str) -> FolderListing:
     listing = list_folder(root, folder)
     inventory.add_files(listing.files)
     return listing
 
 
 async def enter_rows(
-    inventory: Inventory, catalogue: AdoptionCatalogue, below: Callable[[str], str | None]
+    inventory: TreeInventory, catalogue: AdoptionCatalogue, below: Callable[[str], str | None]
 ) -> None:
     """Enter the paths of all rows that ``below`` finds in the tree.
 
@@ -57,7 +59,7 @@ def _named(place: MediaPaths, below: Callable[[str], str | None]) -> list[tuple[
     return [(place.media_id, path) for path in paths if path is not None]
 
 
-async def groups(inventory: Inventory) -> AsyncGenerator[Sequence[Group], None]:
+async def groups(inventory: TreeInventory) -> AsyncGenerator[Sequence[FileGroup], None]:
     """The groups of a finished inventory, some at a time."""
     after = ""
     while page := await asyncio.to_thread(inventory.stems, after=after, limit=_PAGE):

@@ -13,7 +13,7 @@ def _nothing() -> None:
     """What is called as long as nobody listens."""
 
 
-class Counted:
+class BoundedSink:
     """A sink that counts, and calls ``overflow`` instead of passing on what is too much.
 
     Renders are deterministic. So when a job is tried again, the bytes that have gone out already

@@ -22,7 +22,7 @@ class _Refusal:
     times: int
 
 
-class Quarantine:
+class FailureCache:
     """Remembers why a picture could not be rendered, so that asking again costs nothing.
 
     A corrupt picture is refused for ``failure_s``; one that killed its workers for

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from proxy.domain.worker_protocol import FRAME_LENGTH
 
 
-class Frames:
+class FrameDecoder:
     """A sink that gives each rendition of a set as soon as it is whole."""
 
     def __init__(self, take: Callable[[int, bytes], None]) -> None:

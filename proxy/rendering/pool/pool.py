@@ -18,7 +18,6 @@ from proxy.domain.worker_protocol import (
     HOLDS,
     AnalyseJob,
     AnalysisResult,
-    Hello,
     Job,
     JobFailure,
     Ping,
@@ -28,15 +27,16 @@ from proxy.domain.worker_protocol import (
     RenderResult,
     RenderSetJob,
     RenderSetResult,
+    WorkerInfo,
 )
-from proxy.rendering.pool.bounded_sink import Counted
+from proxy.rendering.pool.bounded_sink import BoundedSink
 from proxy.rendering.pool.failure_errors import death_of_last, diverged, error_of, too_large
 from proxy.rendering.pool.process import (
-    Order,
+    PendingJob,
     Sink,
-    StartOrders,
     WorkerDied,
     WorkerProcess,
+    WorkerStartOptions,
     WorkerUnfit,
 )
 from proxy.settings import WorkerSettings
@@ -75,7 +75,7 @@ class WorkerPool:
         where none is given. Workers of an ``idle`` pool get only the time that nobody else wants.
         """
         self._settings = settings
-        self._orders = StartOrders(
+        self._orders = WorkerStartOptions(
             source_types=source_types,
             max_memory_bytes=settings.max_memory_bytes,
             max_cpu_s=max_cpu_s or 2 * settings.deadline_s,
@@ -86,18 +86,18 @@ class WorkerPool:
         )
         self._max_output_bytes = max_output_bytes
         self._idle: deque[WorkerProcess] = deque()
-        self._waiting: deque[Order] = deque()
+        self._waiting: deque[PendingJob] = deque()
         self._workers: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
         self._restarts: Counter[str] = Counter()
         self._jobs = 0
         self._closed = False
-        self._hello: Hello | None = None
+        self._hello: WorkerInfo | None = None
         self._unfit = "no process came up; the log has what it printed"
 
     @property
-    def hello(self) -> Hello:
+    def hello(self) -> WorkerInfo:
         """What the workers can do; known once the pool is entered."""
         if self._hello is None:
             raise ShuttingDown("the workers are not up")
@@ -196,11 +196,11 @@ class WorkerPool:
         """
         self._jobs += 1
         outputs = len(job.outputs) if isinstance(job, RenderSetJob) else 1
-        counted = Counted(sink, self._max_output_bytes * max(1, outputs))
+        counted = BoundedSink(sink, self._max_output_bytes * max(1, outputs))
         deaths = 0
         while True:
             try:
-                with Order(job, source, counted) as order:
+                with PendingJob(job, source, counted) as order:
                     counted.listen()
                     worker = await self._place(order)
                     begun()
@@ -224,7 +224,7 @@ class WorkerPool:
                 return cast(ProbeResult | RenderResult | RenderSetResult | AnalysisResult, answer)
 
     async def _answered(
-        self, order: Order, worker: WorkerProcess, sink: Counted, *, deadline_s: float
+        self, order: PendingJob, worker: WorkerProcess, sink: BoundedSink, *, deadline_s: float
     ) -> Any:
         """The answer to an order; a worker that gives none in time is killed.
 
@@ -247,7 +247,7 @@ class WorkerPool:
                 self._end(worker, "cancelled")
             raise
 
-    async def _place(self, order: Order) -> WorkerProcess:
+    async def _place(self, order: PendingJob) -> WorkerProcess:
         """Hand an order to an idle worker, or to the next that is free."""
         if self._closed:
             raise ShuttingDown("the server is stopping")
@@ -264,7 +264,7 @@ class WorkerPool:
             self._withdraw(order)
             raise
 
-    def _withdraw(self, order: Order) -> None:
+    def _withdraw(self, order: PendingJob) -> None:
         """Take back an order that nobody waits for, from the queue or from its worker."""
         with suppress(ValueError):
             self._waiting.remove(order)
@@ -272,7 +272,7 @@ class WorkerPool:
             if worker.works_on(order):
                 self._end(worker, "cancelled")
 
-    def _stop(self, worker: WorkerProcess, order: Order) -> None:
+    def _stop(self, worker: WorkerProcess, order: PendingJob) -> None:
         """Kill the worker of an order that gives too much, unless it is at the next already."""
         if worker.works_on(order):
             self._end(worker, "oversize")
@@ -361,8 +361,8 @@ class WorkerPool:
         if not self._idle:
             return
         try:
-            sink = Counted(lambda _: None, 0)
-            with Order(Ping(), None, sink) as order:
+            sink = BoundedSink(lambda _: None, 0)
+            with PendingJob(Ping(), None, sink) as order:
                 worker = await self._place(order)
                 await self._answered(order, worker, sink, deadline_s=_PING_S)
         except WorkerDied as death:
@@ -402,7 +402,7 @@ class WorkerPool:
         return {**counts, "waiting": len(self._waiting), "jobs": self._jobs, **restarts}
 
 
-def _gaps(hello: Hello) -> dict[str, str]:
+def _gaps(hello: WorkerInfo) -> dict[str, str]:
     return {feature: state for feature, state in hello.sandbox.items() if state != HOLDS}
 
 

@@ -22,11 +22,11 @@ from typing import Any, Self
 from proxy.domain.errors import QueueFull
 from proxy.domain.worker_protocol import (
     MAX_DATAGRAM,
-    Hello,
     Job,
     JobFailure,
     Ping,
     RenderSetJob,
+    WorkerInfo,
     decode,
     encode,
 )
@@ -70,7 +70,7 @@ class WorkerUnfit(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class StartOrders:
+class WorkerStartOptions:
     """What a process is told as it starts, as JSON on its command line."""
 
     source_types: tuple[str, ...]
@@ -88,7 +88,7 @@ class StartOrders:
     """Whether it works only when nobody else does."""
 
 
-class Order:
+class PendingJob:
     """A job on its way through a worker: its text, the pipe for its bytes, and its answer.
 
     All of it is ready before a worker is free. ``with`` closes what is left of it in the end.
@@ -174,19 +174,19 @@ class WorkerProcess:
     """A child process that does one job at a time."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, connection: socket.socket, hello: Hello
+        self, process: asyncio.subprocess.Process, connection: socket.socket, hello: WorkerInfo
     ) -> None:
         """Use `start`, then `attend`."""
         self._process = process
         self._printed = asyncio.create_task(_passed_on(process))
         self._connection = connection
-        self._order: Order | None = None
+        self._order: PendingJob | None = None
         self.hello = hello
         self.jobs = 0
         """Jobs done so far."""
 
     @classmethod
-    async def start(cls, orders: StartOrders, *, timeout_s: float) -> WorkerProcess:
+    async def start(cls, orders: WorkerStartOptions, *, timeout_s: float) -> WorkerProcess:
         """Spawn a process and wait for its hello.
 
         Raises:
@@ -232,14 +232,14 @@ class WorkerProcess:
         except OSError:
             return False
 
-    def begin(self, order: Order) -> bool:
+    def begin(self, order: PendingJob) -> bool:
         """Hand an order over to an idle worker; False where it cannot take one any more."""
         if not self.alive or not order.send(self._connection):
             return False
         self._order = order
         return True
 
-    def works_on(self, order: Order) -> bool:
+    def works_on(self, order: PendingJob) -> bool:
         """Whether this order is the one at work."""
         return self._order is order
 
@@ -311,7 +311,7 @@ def _kill(process: asyncio.subprocess.Process) -> None:
         process.kill()
 
 
-async def _spawn(descriptor: int, orders: StartOrders) -> asyncio.subprocess.Process:
+async def _spawn(descriptor: int, orders: WorkerStartOptions) -> asyncio.subprocess.Process:
     """Start the child in a session of its own, so that Ctrl-C reaches the server alone."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -332,7 +332,7 @@ async def _spawn(descriptor: int, orders: StartOrders) -> asyncio.subprocess.Pro
 
 async def _greeted(
     process: asyncio.subprocess.Process, connection: socket.socket, timeout_s: float
-) -> Hello:
+) -> WorkerInfo:
     """The hello of a new process; one that does not say it is ended and waited for."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -346,7 +346,7 @@ async def _greeted(
         raise
 
 
-def _fit(hello: Hello | JobFailure) -> Hello:
+def _fit(hello: WorkerInfo | JobFailure) -> WorkerInfo:
     if isinstance(hello, JobFailure):
         raise WorkerUnfit(hello.detail)
     return hello

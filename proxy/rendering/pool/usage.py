@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 
-class Occupancy:
+class WorkerUsage:
     """Counts the jobs of one kind that are in a worker now."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Entry of a worker process: joins the job loop with the pixels; the pool starts it.
 
 ``python -m proxy.rendering.worker <socket descriptor> <orders>``, where the orders are those of
-`proxy.rendering.pool.process.StartOrders` as a JSON object.
+`proxy.rendering.pool.process.WorkerStartOptions` as a JSON object.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import (
     AnalyseJob,
-    Hello,
     Job,
     JobFailure,
     ProbeJob,
     RenderSetJob,
     Result,
+    WorkerInfo,
     encode,
 )
 from proxy.rendering.worker import job_loop, sandbox
@@ -36,7 +36,7 @@ from proxy.rendering.worker.imaging.analysis.analyse import analyse
 _NICEST = 19
 
 
-def prepare(orders: Mapping[str, Any]) -> Hello:
+def prepare(orders: Mapping[str, Any]) -> WorkerInfo:
     """Open the loaders that are wanted, warm every codec, and lock the process in.
 
     Warming starts threads of libvips, for which what comes before would not hold; and it shows

@@ -1,6 +1,7 @@
 """The inside of a worker process: one order after the other, until the socket is closed.
 
-It speaks datagrams (`proxy.domain.worker_protocol`) and knows nothing of pixels; `proxy.rendering.worker` joins it with them.
+It speaks datagrams (`proxy.domain.worker_protocol`) and knows nothing of pixels;
+`proxy.rendering.worker` joins it with them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ import os
 import socket
 from collections.abc import Callable
 
-from proxy.domain.worker_protocol import MAX_DATAGRAM, Hello, Job, Ping, Result, decode, encode
+from proxy.domain.worker_protocol import (
+    MAX_DATAGRAM,
+    Job,
+    Ping,
+    Result,
+    WorkerInfo,
+    decode,
+    encode,
+)
 
 Handler = Callable[[Job, int, int], Result]
 """Does a job with a source descriptor and a target descriptor, neither of which it closes."""
@@ -17,7 +26,7 @@ Handler = Callable[[Job, int, int], Result]
 _DESCRIPTORS = 2
 
 
-def serve(connection: socket.socket, hello: Hello, handle: Handler) -> None:
+def serve(connection: socket.socket, hello: WorkerInfo, handle: Handler) -> None:
     """Say hello, then do jobs until the server closes its end.
 
     The target is closed before the answer goes out: whoever has the answer has, or can read at
@@ -36,8 +45,8 @@ def serve(connection: socket.socket, hello: Hello, handle: Handler) -> None:
 
 
 def _answer(
-    datagram: bytes, descriptors: list[int], hello: Hello, handle: Handler
-) -> Result | Hello:
+    datagram: bytes, descriptors: list[int], hello: WorkerInfo, handle: Handler
+) -> Result | WorkerInfo:
     try:
         order = decode(datagram)
         return hello if isinstance(order, Ping) else handle(order, *descriptors)

@@ -19,10 +19,10 @@ from cachetools import LRUCache
 
 from proxy.domain.errors import ConfigurationError, SmartserveError, SourceChanged
 from proxy.domain.formats import Format
-from proxy.domain.render_plan import Plan, Planner
+from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.worker_protocol import RenderResult
-from proxy.serving.encode_cost import Costs
-from proxy.serving.finals.renderer import Finished
+from proxy.serving.encode_cost import EncodeCostModel
+from proxy.serving.finals.renderer import FinalResult
 from proxy.settings import UpgradeSettings
 
 _REMEMBERED = 10_000
@@ -41,31 +41,31 @@ class UpgradeTelemetry(Protocol):
         """A final did not reach its target of perceived quality within its bounds."""
 
 
-class Finals(Protocol):
-    """Makes finals; `proxy.serving.finals.renderer.Finisher` does."""
+class FinalsRenderer(Protocol):
+    """Makes finals; `proxy.serving.finals.renderer.FinalRenderer` does."""
 
-    async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
+    async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         """Those whose finals are not there."""
 
-    async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
+    async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
         """Make the finals of plans for one medium."""
 
-    async def retire(self, plan: Plan) -> int:
+    async def retire(self, plan: RenderPlan) -> int:
         """Let go of the draft that a final has replaced; gives its bytes."""
 
 
 @dataclass(slots=True)
 class _Wanted:
-    plan: Plan
+    plan: RenderPlan
     since: float
     times: int
     whole: bool = False
     """All sizes of the picture, and not only what was asked for."""
-    others: tuple[Plan, ...] = ()
+    others: tuple[RenderPlan, ...] = ()
     """More of the same picture that was wished for with it."""
 
 
-class Upgrader:
+class UpgradeQueue:
     """Takes wishes for finals, the most frequent first, to a worker at idle priority.
 
     ``async with`` runs it; its worker is started when there is something to do.
@@ -76,9 +76,9 @@ class Upgrader:
         *,
         settings: UpgradeSettings,
         pool: AbstractAsyncContextManager[object],
-        finisher: Finals,
-        planner: Planner,
-        costs: Costs,
+        finisher: FinalsRenderer,
+        planner: RenderPlanner,
+        costs: EncodeCostModel,
         telemetry: UpgradeTelemetry,
         learn: Callable[[int], Awaitable[object]],
         clock: Callable[[], float] = time.monotonic,
@@ -140,7 +140,7 @@ class Upgrader:
             del self._queue[key]
         self._whole.pop(media_id, None)
 
-    def ask(self, plan: Plan) -> None:
+    def ask(self, plan: RenderPlan) -> None:
         """Wish for the final of a plan; at once, and forgotten where the queue is full."""
         if plan.draft is None or self._stopped:
             return
@@ -149,7 +149,7 @@ class Upgrader:
         if self._settings.all_sizes and self._whole.get(plan.media.id) != version:
             self._want(f"{plan.media.id}/{version}", plan, whole=True)
 
-    def ask_all(self, plans: Sequence[Plan]) -> None:
+    def ask_all(self, plans: Sequence[RenderPlan]) -> None:
         """Wish for the finals of plans for one medium, from one decode; as `ask` otherwise.
 
         Nobody waits for these: what a visitor has asked for goes before them.
@@ -159,7 +159,9 @@ class Upgrader:
             key = f"{staged[0].media.id}/{staged[0].variant.version}/all"
             self._want(key, staged[0], whole=False, others=tuple(staged[1:]))
 
-    def _want(self, key: str, plan: Plan, *, whole: bool, others: tuple[Plan, ...] = ()) -> None:
+    def _want(
+        self, key: str, plan: RenderPlan, *, whole: bool, others: tuple[RenderPlan, ...] = ()
+    ) -> None:
         asked = not whole and not others
         wanted = self._queue.get(key)
         if wanted is not None:
@@ -227,14 +229,14 @@ class Upgrader:
         if wanted.whole:
             self._whole[media.id] = facts.content_hash
 
-    async def _make(self, missing: Sequence[Plan], wanted: _Wanted) -> None:
+    async def _make(self, missing: Sequence[RenderPlan], wanted: _Wanted) -> None:
         began = self._clock()
         finished = await self._finisher.finish(missing)
         seconds = (self._clock() - began) / len(finished)
         for one in finished:
             await self._replace(one, wanted, seconds)
 
-    async def _replace(self, finished: Finished, wanted: _Wanted, seconds: float) -> None:
+    async def _replace(self, finished: FinalResult, wanted: _Wanted, seconds: float) -> None:
         """Let go of the draft, now that the final is there."""
         plan, result = finished.plan, finished.outcome
         if not isinstance(result, RenderResult):

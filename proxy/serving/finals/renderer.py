@@ -7,12 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.domain.errors import SmartserveError
-from proxy.domain.render_plan import Plan
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.variant import Variant
-from proxy.domain.worker_protocol import JobFailure, Limits, Output, RenderResult, RenderSetJob
+from proxy.domain.worker_protocol import (
+    JobFailure,
+    Limits,
+    RenderOutput,
+    RenderResult,
+    RenderSetJob,
+)
 from proxy.rendering.pool.failure_errors import error_of
-from proxy.rendering.pool.frame_decoder import Frames
-from proxy.serving.job_dispatch import Workshop
+from proxy.rendering.pool.frame_decoder import FrameDecoder
+from proxy.serving.job_dispatch import JobDispatcher
 from proxy.storage.renditions import RenditionStore
 
 _SET = 50
@@ -20,17 +26,17 @@ _SET = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinalResult:
     """What became of a plan: how its rendition was made and its bytes, or why there is none."""
 
-    plan: Plan
+    plan: RenderPlan
     outcome: RenderResult | SmartserveError
     length: int
 
 
-def output_of(variant: Variant) -> Output:
+def output_of(variant: Variant) -> RenderOutput:
     """A variant as one output of a set."""
-    return Output(
+    return RenderOutput(
         geometry=variant.geometry,
         profile=variant.profile,
         remove_background=variant.background_removed,
@@ -49,14 +55,14 @@ class _NotMade(Exception):
     """A rendition did not come, and nothing is to be kept."""
 
 
-class Finisher:
+class FinalRenderer:
     """Makes the renditions of plans and keeps them, each as soon as it is whole."""
 
     def __init__(
         self,
         *,
         store: RenditionStore,
-        workshop: Workshop,
+        workshop: JobDispatcher,
         limits: Limits,
         copyright_notice: str | None,
         deadline_s: float,
@@ -68,11 +74,11 @@ class Finisher:
         self._limits = limits
         self._copyright = copyright_notice
 
-    async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
+    async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         """Those whose renditions are not in the store."""
         return [plan for plan in plans if not await self._store.contains(plan.variant)]
 
-    async def complete(self, plans: Sequence[Plan]) -> int:
+    async def complete(self, plans: Sequence[RenderPlan]) -> int:
         """Make what is missing, drafts that it replaces are let go of; gives how many were made.
 
         Raises:
@@ -86,19 +92,19 @@ class Finisher:
             await self.retire(one.plan)
         return len(missing)
 
-    async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
+    async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
         """Make the renditions of plans for one medium; what is whole is kept, whatever follows.
 
         Raises:
             SmartserveError: the source cannot be had or read at all, or the worker ended.
         """
         largest_first = sorted(plans, key=lambda plan: -plan.variant.pixels)
-        finished: list[Finished] = []
+        finished: list[FinalResult] = []
         for start in range(0, len(largest_first), _SET):
             finished += await self._finish_set(largest_first[start : start + _SET])
         return finished
 
-    async def _finish_set(self, plans: Sequence[Plan]) -> list[Finished]:
+    async def _finish_set(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
         """One decode; the store knows of each rendition from now on, so that a purge reaches it."""
         bodies: list[asyncio.Future[bytes]] = [asyncio.Future() for _ in plans]
         kept = [
@@ -112,10 +118,10 @@ class Finisher:
                 body.cancel()
             await asyncio.gather(*kept, return_exceptions=True)
         made = zip(plans, results, bodies, strict=True)
-        return [Finished(plan, _outcome(one), len(body.result())) for plan, one, body in made]
+        return [FinalResult(plan, _outcome(one), len(body.result())) for plan, one, body in made]
 
     async def _make(
-        self, plans: Sequence[Plan], take: Callable[[int, bytes], None]
+        self, plans: Sequence[RenderPlan], take: Callable[[int, bytes], None]
     ) -> tuple[RenderResult | JobFailure, ...]:
         outputs = tuple(output_of(plan.variant) for plan in plans)
         job = RenderSetJob(self._limits, outputs, self._copyright)
@@ -123,13 +129,13 @@ class Finisher:
         done = await self._workshop.run(
             first.media,
             job,
-            Frames(take),
+            FrameDecoder(take),
             byte_size=first.facts.byte_size,
             deadline_s=self._deadline_s,
         )
         return done.result.results
 
-    async def retire(self, plan: Plan) -> int:
+    async def retire(self, plan: RenderPlan) -> int:
         """Let go of the draft that a final has replaced; gives its bytes, 0 if there was none."""
         if plan.draft is None or not await self._store.contains(plan.draft):
             return 0

@@ -39,8 +39,8 @@ class MediaPaths:
 class MediaDatabase(Protocol):
     """What serving a picture asks of the database.
 
-    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be asked in
-    time; none leaves a connection behind when cancelled.
+    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be
+    asked in time; none leaves a connection behind when cancelled.
     """
 
     async def find(self, media_id: int) -> Media | None:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 
 from proxy.domain.media import DataType
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.tables import media_ai_analysis, media_analysis_details, media_files
 
 _files, _found, _details = media_files.c, media_ai_analysis.c, media_analysis_details.c
@@ -26,10 +26,10 @@ class StoredAnalysis:
     """Empty where another program has made the analysis."""
 
 
-class Analyses:
+class AnalysisRepository:
     """Reads analyses; every method raises DatabaseUnavailable."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LeasedWriter) -> None:
         """The writer stays the caller's."""
         self._writer = writer
 

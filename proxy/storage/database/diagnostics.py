@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import check_url, connected, dispose, open_engine, translated
-from proxy.storage.database.leased_writer import Now
+from proxy.storage.database.leased_writer import DatabaseClock
 from proxy.storage.database.transactions import transaction
 
 _PINGS = 5
@@ -50,7 +50,7 @@ _WORKING: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class DatabaseHealth:
     """What a database says of itself."""
 
     kind: str
@@ -77,7 +77,7 @@ def sqlite_file(url: str) -> Path | None:
     return Path(str(parsed.database)) if parsed.drivername == "sqlite+aiosqlite" else None
 
 
-async def vitals(url: str, settings: DatabaseSettings) -> Vitals:
+async def vitals(url: str, settings: DatabaseSettings) -> DatabaseHealth:
     """What the database says of itself; raises DatabaseUnavailable."""
     async with _asked(url, settings) as connection:
         times = []
@@ -90,7 +90,7 @@ async def vitals(url: str, settings: DatabaseSettings) -> Vitals:
         version = "sqlite_version()" if kind == "sqlite" else "VERSION()"
         told = await connection.scalar(text(f"SELECT {version}"))
         limit, count = (None, 0) if kind == "sqlite" else await _connections(connection)
-        return Vitals(kind, str(told), sorted(times)[_PINGS // 2], ahead_s, limit, count)
+        return DatabaseHealth(kind, str(told), sorted(times)[_PINGS // 2], ahead_s, limit, count)
 
 
 async def denied(url: str, settings: DatabaseSettings, *, ingest: bool = False) -> Sequence[str]:
@@ -154,7 +154,7 @@ async def _asked(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncCon
 async def _ahead_s(connection: AsyncConnection) -> float:
     """The database's clock against ours in the middle of the question."""
     before = time.time()
-    theirs = float((await connection.execute(select(Now()))).scalar_one())
+    theirs = float((await connection.execute(select(DatabaseClock()))).scalar_one())
     return theirs - (before + time.time()) / 2
 
 

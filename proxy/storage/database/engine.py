@@ -56,7 +56,7 @@ def open_engine(
     return _mysql_engine(parsed, settings, **options)
 
 
-def open_reader(url: str, settings: DatabaseSettings) -> Reader:
+def open_reader(url: str, settings: DatabaseSettings) -> QueryReader:
     """As `open_engine`, for queries that need no transaction: each is one round trip."""
     parsed = _parsed(url)
     if not _in_file(parsed):
@@ -220,7 +220,7 @@ def translated(settings: DatabaseSettings) -> Iterator[None]:
         ) from error
 
 
-class Reader(Protocol):
+class QueryReader(Protocol):
     """Asks queries that need no transaction; their errors are the driver's."""
 
     async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
@@ -231,7 +231,7 @@ class Reader(Protocol):
 
 
 class EngineReader:
-    """A `Reader` over an async engine."""
+    """A `QueryReader` over an async engine."""
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
         """Take the engine over."""
@@ -249,7 +249,7 @@ class EngineReader:
 
 
 class ThreadReader:
-    """A `Reader` of an SQLite file, in threads of its own.
+    """A `QueryReader` of an SQLite file, in threads of its own.
 
     One hop for a query. aiosqlite takes one for each of cursor, statement, rows and end, and each
     wakes a thread that wants the interpreter while the loop has it: so a cold render took 2.1 ms

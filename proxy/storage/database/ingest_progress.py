@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.domain.ingest_item import Lease, StepState
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.pending_image import Step
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import BY_ID, SAVE_FACTS, fact_values, media_of
 from proxy.storage.database.tables import (
     media_ai_analysis,
@@ -27,7 +27,7 @@ _MAX_CLASS = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Filed:
+class StoredOriginal:
     """An original that is in the storage."""
 
     bulk_path: str
@@ -35,13 +35,13 @@ class Filed:
     facts: MediaFacts
 
 
-class Progress:
+class IngestProgress:
     """Writes to the media and their checklists.
 
     Every method raises DatabaseUnavailable, and LeaseLost where the upload is another's now.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LeasedWriter) -> None:
         """The writer stays the caller's."""
         self._writer = writer
 
@@ -65,7 +65,7 @@ class Progress:
 
         await self._writer.fenced(lease, work)
 
-    async def filed(self, lease: Lease, filed: Filed) -> None:
+    async def filed(self, lease: Lease, filed: StoredOriginal) -> None:
         """The original is there: from now on the picture is served."""
 
         async def work(connection: AsyncConnection) -> None:

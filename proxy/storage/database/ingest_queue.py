@@ -18,10 +18,10 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.ingest_item import Item, ItemState, Lease, StepRecord, StepState, Upload
+from proxy.domain.ingest_item import ItemState, Lease, LeasedItem, StepRecord, StepState, Upload
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.pending_image import Step
-from proxy.storage.database.leased_writer import Now, Writer
+from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
 from proxy.storage.database.tables import ingest_items, media_files, processing_checklist
 
 _items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
@@ -31,7 +31,7 @@ _AT_ONCE = 500
 _MAX_REASON = 2000
 _PUT_OFF_S = 600
 _REFUSALS = (DataError, IntegrityError)
-_free = or_(_items.lease_until.is_(None), _items.lease_until <= Now())
+_free = or_(_items.lease_until.is_(None), _items.lease_until <= DatabaseClock())
 
 log = structlog.get_logger(__name__)
 
@@ -42,13 +42,13 @@ class IngestQueue:
     Every method raises DatabaseUnavailable; those that take a lease LeaseLost as well.
     """
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LeasedWriter) -> None:
         """The writer stays the caller's."""
         self._writer = writer
 
     async def now(self) -> float:
         """Seconds since 1970 by the database's clock."""
-        return float((await self._writer.read(select(Now())))[0][0])
+        return float((await self._writer.read(select(DatabaseClock())))[0][0])
 
     async def offer(self, uploads: Sequence[Upload], *, settled_before: float) -> int:
         """Queue what is new; gives how much there is to do that was not there before.
@@ -77,7 +77,7 @@ class IngestQueue:
 
         return await self._writer.run(work)
 
-    async def claim(self, worker_id: str, state: ItemState = ItemState.QUEUED) -> Item | None:
+    async def claim(self, worker_id: str, state: ItemState = ItemState.QUEUED) -> LeasedItem | None:
         """Take one upload that nobody has, for this worker alone; None where nothing is due.
 
         One of those that are queued; or that failed, or that are incomplete, and are due again. Its
@@ -86,7 +86,7 @@ class IngestQueue:
         """
         due: int | None = None
 
-        async def work(connection: AsyncConnection) -> Item | None:
+        async def work(connection: AsyncConnection) -> LeasedItem | None:
             nonlocal due
             row = (await connection.execute(_DUE.where(_items.state == state))).first()
             due = None if row is None else row.main_api_id
@@ -107,7 +107,7 @@ class IngestQueue:
         """
         reason = f"the database refuses its row: {refusal.orig}"[:_MAX_REASON]
         log.warning("upload_refused_by_database", main_api_id=main_api_id, reason=reason)
-        values = {"state": ItemState.FAILED, "not_before": Now() + _PUT_OFF_S}
+        values = {"state": ItemState.FAILED, "not_before": DatabaseClock() + _PUT_OFF_S}
 
         async def work(connection: AsyncConnection) -> None:
             put_off = _update(main_api_id, reason=reason, **values)
@@ -115,7 +115,7 @@ class IngestQueue:
 
         await self._writer.run(work)
 
-    async def _take(self, connection: AsyncConnection, row: Row[Any], worker_id: str) -> Item:
+    async def _take(self, connection: AsyncConnection, row: Row[Any], worker_id: str) -> LeasedItem:
         media_id, day = await _medium(connection, row)
         healing, revisited = row.state == ItemState.FAILED, row.state == ItemState.INCOMPLETE
         heals = row.heals + (healing or revisited)
@@ -127,14 +127,14 @@ class IngestQueue:
                 media_id=media_id,
                 worker_id=worker_id,
                 lease=lease.token,
-                lease_until=Now() + self._writer.lease_s,
+                lease_until=DatabaseClock() + self._writer.lease_s,
                 heals=heals,
                 takeovers=row.takeovers + (row.lease is not None),
             )
         )
         if healing and not row.final:
             await _try_anew(connection, media_id)
-        return Item(
+        return LeasedItem(
             upload=_upload(row),
             lease=lease,
             day=day,
@@ -160,23 +160,27 @@ class IngestQueue:
 
     async def finish(self, lease: Lease) -> None:
         """It is done."""
-        done = {"state": ItemState.DONE, "reason": None, "finished_at": Now()}
+        done = {"state": ItemState.DONE, "reason": None, "finished_at": DatabaseClock()}
         await self._write(lease, **done, **_FREE)
 
     async def finish_incomplete(self, lease: Lease, *, again_in_s: float) -> None:
         """It is done, but for its analysis, which is looked at again from then on."""
-        values = {"state": ItemState.INCOMPLETE, "not_before": Now() + again_in_s, "heals": 0}
-        await self._write(lease, reason=None, finished_at=Now(), **values, **_FREE)
+        values = {
+            "state": ItemState.INCOMPLETE,
+            "not_before": DatabaseClock() + again_in_s,
+            "heals": 0,
+        }
+        await self._write(lease, reason=None, finished_at=DatabaseClock(), **values, **_FREE)
 
     async def leave(self, lease: Lease, *, again_in_s: float | None) -> None:
         """Its analysis was looked at again: once more from then on, or for the last time."""
         last = {"state": ItemState.DONE, "heals": 0, "not_before": None}
-        later = None if again_in_s is None else {"not_before": Now() + again_in_s}
+        later = None if again_in_s is None else {"not_before": DatabaseClock() + again_in_s}
         await self._write(lease, **(later or last), **_FREE)
 
     async def fail(self, lease: Lease, reason: str, *, again_in_s: float) -> None:
         """It failed, and is tried again from then on."""
-        values = {"state": ItemState.FAILED, "not_before": Now() + again_in_s}
+        values = {"state": ItemState.FAILED, "not_before": DatabaseClock() + again_in_s}
         await self._write(lease, reason=reason[:_MAX_REASON], **values, **_FREE)
 
     async def fail_for_good(self, lease: Lease, reason: str) -> None:
@@ -186,7 +190,12 @@ class IngestQueue:
         """
 
         async def work(connection: AsyncConnection) -> None:
-            values = {"state": ItemState.FAILED, "final": True, "not_before": Now(), "heals": 0}
+            values = {
+                "state": ItemState.FAILED,
+                "final": True,
+                "not_before": DatabaseClock(),
+                "heals": 0,
+            }
             await connection.execute(
                 _update(lease.main_api_id, reason=reason[:_MAX_REASON], **values)
             )
@@ -198,11 +207,11 @@ class IngestQueue:
 
     async def told(self, lease: Lease) -> None:
         """The main API has heard of the failure, or never will: nothing is left to do."""
-        await self._write(lease, not_before=None, finished_at=Now(), **_FREE)
+        await self._write(lease, not_before=None, finished_at=DatabaseClock(), **_FREE)
 
     async def tell_later(self, lease: Lease, *, again_in_s: float) -> None:
         """The main API could not be told of the failure."""
-        await self._write(lease, not_before=Now() + again_in_s, **_FREE)
+        await self._write(lease, not_before=DatabaseClock() + again_in_s, **_FREE)
 
     async def due_in_s(self, *, healing: bool) -> float | None:
         """Seconds until there is something to do, 0 where there is now; None where nothing waits.
@@ -212,7 +221,7 @@ class IngestQueue:
         """
         states = [ItemState.QUEUED, *([ItemState.FAILED] if healing else [])]
         when = case((_items.lease_until.is_not(None), _items.lease_until), else_=_items.not_before)
-        query = select(func.min(when) - Now()).where(_items.state.in_(states))
+        query = select(func.min(when) - DatabaseClock()).where(_items.state.in_(states))
         seconds = (await self._writer.read(query))[0][0]
         return None if seconds is None else max(0.0, float(seconds))
 
@@ -225,7 +234,7 @@ class IngestQueue:
 
 _DUE = (
     select(ingest_items)
-    .where(_items.not_before <= Now(), _free)
+    .where(_items.not_before <= DatabaseClock(), _free)
     .order_by(_items.not_before, _items.main_api_id)
     .limit(1)
     .with_for_update(skip_locked=True)
@@ -235,7 +244,7 @@ _FREE: Mapping[str, Any] = {"lease": None, "lease_until": None}
 
 def _update(main_api_id: int, **values: Any) -> Any:
     changed = update(ingest_items).where(_items.main_api_id == main_api_id)
-    return changed.values(updated_at=Now(), **values)
+    return changed.values(updated_at=DatabaseClock(), **values)
 
 
 def _new(upload: Upload) -> dict[str, Any]:
@@ -248,11 +257,11 @@ def _new(upload: Upload) -> dict[str, Any]:
         "data_type": upload.data_type,
         "state": ItemState.QUEUED,
         "final": False,
-        "not_before": Now(),
+        "not_before": DatabaseClock(),
         "heals": 0,
         "takeovers": 0,
-        "created_at": Now(),
-        "updated_at": Now(),
+        "created_at": DatabaseClock(),
+        "updated_at": DatabaseClock(),
     }
 
 
@@ -291,7 +300,12 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
     for ids, state in ((done, ItemState.QUEUED), (failed, ItemState.FAILED)):
         if ids:
             again = update(ingest_items).where(_items.main_api_id.in_(ids))
-            values = {"heals": 0, "not_before": Now(), "finished_at": None, "updated_at": Now()}
+            values = {
+                "heals": 0,
+                "not_before": DatabaseClock(),
+                "finished_at": None,
+                "updated_at": DatabaseClock(),
+            }
             final = state == ItemState.FAILED
             await connection.execute(again.values(state=state, final=final, **values))
     return len(done) + len(failed)

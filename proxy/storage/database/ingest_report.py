@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 
 from proxy.domain.ingest_item import Failure, ItemState, QueueReport, StepState
 from proxy.domain.pending_image import Step
-from proxy.storage.database.leased_writer import Now, Writer
+from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
 from proxy.storage.database.tables import ingest_items, processing_checklist
 
 _items, _steps = ingest_items.c, processing_checklist.c
@@ -18,10 +18,10 @@ _FAILURES = 20
 
 _failed = and_(_items.state == ItemState.FAILED, _items.final)
 _open = or_(_items.state == ItemState.QUEUED, and_(_items.state == ItemState.FAILED, ~_items.final))
-_recent = _items.finished_at > Now() - _HOUR_S
+_recent = _items.finished_at > DatabaseClock() - _HOUR_S
 
 
-async def queue_report(writer: Writer) -> QueueReport:
+async def queue_report(writer: LeasedWriter) -> QueueReport:
     """What the queue looks like now.
 
     Raises:
@@ -56,11 +56,11 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 _TOTALS = select(
     func.sum(_items.takeovers).label("takeovers"),
-    _count(_open & (_items.created_at < Now() - _HOUR_S)).label("stuck"),
-    (Now() - func.min(case((_open, _items.created_at)))).label("oldest"),
+    _count(_open & (_items.created_at < DatabaseClock() - _HOUR_S)).label("stuck"),
+    (DatabaseClock() - func.min(case((_open, _items.created_at)))).label("oldest"),
     _count(_failed).label("failed"),
-    _count(_items.lease_until > Now()).label("held"),
-    _count(_items.lease_until <= Now()).label("run_out"),
+    _count(_items.lease_until > DatabaseClock()).label("held"),
+    _count(_items.lease_until <= DatabaseClock()).label("run_out"),
     _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
         "finished"
     ),

@@ -23,24 +23,24 @@ T = TypeVar("T")
 _items = ingest_items.c
 
 
-class Now(ColumnElement[float]):
+class DatabaseClock(ColumnElement[float]):
     """Seconds since 1970 by the database's clock: those of the machines may differ."""
 
     inherit_cache = True
     type = Double()
 
 
-@compiles(Now)
-def _now(_element: Now, _compiler: SQLCompiler, **_options: Any) -> str:
+@compiles(DatabaseClock)
+def _now(_element: DatabaseClock, _compiler: SQLCompiler, **_options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-@compiles(Now, "mysql")
-def _now_mysql(_element: Now, _compiler: SQLCompiler, **_options: Any) -> str:
+@compiles(DatabaseClock, "mysql")
+def _now_mysql(_element: DatabaseClock, _compiler: SQLCompiler, **_options: Any) -> str:
     return "(UNIX_TIMESTAMP(NOW(6)) + 0E0)"
 
 
-class Writer:
+class LeasedWriter:
     """Does transactions, each alone on what it touches; one that collides is done again."""
 
     def __init__(self, url: str, settings: DatabaseSettings, *, lease_s: float) -> None:
@@ -88,7 +88,7 @@ class Writer:
             renewed = await connection.execute(
                 update(ingest_items)
                 .where(_items.main_api_id == lease.main_api_id, _items.lease == lease.token)
-                .values(lease_until=Now() + self.lease_s)
+                .values(lease_until=DatabaseClock() + self.lease_s)
             )
             if not renewed.rowcount:
                 raise LeaseLost("another worker has taken the upload over")

@@ -33,7 +33,7 @@ from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
 from proxy.storage.database.engine import (
-    Reader,
+    QueryReader,
     dispose,
     open_engine,
     open_reader,
@@ -167,7 +167,9 @@ class SqlMediaDatabase:
     ``query_timeout_s``, the wait for a connection included.
     """
 
-    def __init__(self, engine: AsyncEngine, reader: Reader, settings: DatabaseSettings) -> None:
+    def __init__(
+        self, engine: AsyncEngine, reader: QueryReader, settings: DatabaseSettings
+    ) -> None:
         """Take over an engine and a reader, which `close` closes."""
         self._engine = engine
         self._reader = reader

@@ -25,7 +25,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 
 from proxy.domain.pending_image import PendingStatus
-from proxy.storage.database.tables import Touched
+from proxy.storage.database.tables import UpdatedAt
 
 metadata = MetaData()
 
@@ -51,7 +51,7 @@ pending_images = Table(
         index=True,
     ),
     Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
-    Column("updated_at", TIMESTAMP, server_default=Touched()),
+    Column("updated_at", TIMESTAMP, server_default=UpdatedAt()),
     sqlite_autoincrement=True,
 )
 

@@ -28,7 +28,7 @@ class _Entry:
     valid_until: float
 
 
-class Breaker:
+class QueryBreaker:
     """Keeps from asking what has just failed.
 
     After a failure nothing is asked for ``breaker_s``; then one question at a time is let through,
@@ -99,8 +99,8 @@ class CachedMediaDatabase:
             settings.max_rows, settings.negative_ttl_s, timer=clock
         )
         self._unsaved: LRUCache[int, MediaFacts] = LRUCache(settings.max_rows)
-        self._reads = Breaker(settings, clock)
-        self._writes = Breaker(settings, clock)
+        self._reads = QueryBreaker(settings, clock)
+        self._writes = QueryBreaker(settings, clock)
         self._flights: dict[int, asyncio.Task[Media | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts: Counter[str] = Counter()

@@ -25,7 +25,7 @@ _GET_LOCK = text("SELECT GET_LOCK(CONCAT('smartserve.', MD5(DATABASE())), :timeo
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
+class DatabaseSchema:
     """A set of tables with migrations, and versions, of its own."""
 
     scripts: str
@@ -39,12 +39,12 @@ class Schema:
     """The table that is all we need in a database of another program."""
 
 
-MEDIA = Schema("migrations", "smartserve_version", REVISIONS)
+MEDIA = DatabaseSchema("migrations", "smartserve_version", REVISIONS)
 
 
-def main_schema(*, own: bool) -> Schema:
+def main_schema(*, own: bool) -> DatabaseSchema:
     """Queue and profiles; of a main database that is not our ``own`` the queue alone."""
-    return Schema(
+    return DatabaseSchema(
         "migrations_main", "smartserve_main_version", MAIN_REVISIONS, own, "pending_images"
     )
 
@@ -53,7 +53,7 @@ async def upgrade(
     url: str,
     settings: DatabaseSettings,
     *,
-    schema: Schema = MEDIA,
+    schema: DatabaseSchema = MEDIA,
     timeout_s: float = UPGRADE_TIMEOUT_S,
 ) -> bool:
     """Bring the database up to date; gives whether anything had to be done.
@@ -73,7 +73,7 @@ async def upgrade(
         return changed
 
 
-async def pending(url: str, settings: DatabaseSettings, *, schema: Schema = MEDIA) -> bool:
+async def pending(url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA) -> bool:
     """Whether `upgrade` has something to do; changes nothing.
 
     Raises:
@@ -85,7 +85,7 @@ async def pending(url: str, settings: DatabaseSettings, *, schema: Schema = MEDI
 
 
 async def standing(
-    url: str, settings: DatabaseSettings, *, schema: Schema = MEDIA
+    url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
 ) -> tuple[str | None, bool]:
     """The version that a schema has, where the database tells, and whether `upgrade` has work.
 
@@ -120,10 +120,10 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
         raise TimeoutError("another process is upgrading the database")
 
 
-def _upgrade(connection: Connection, schema: Schema) -> bool:
+def _upgrade(connection: Connection, schema: DatabaseSchema) -> bool:
     if not _pending(connection, schema):
         return False
-    from proxy.storage.database import alembic_runner
+    from proxy.storage.database import alembic_runner  # noqa: PLC0415
 
     alembic_runner.run(
         connection,
@@ -134,7 +134,7 @@ def _upgrade(connection: Connection, schema: Schema) -> bool:
     return True
 
 
-def _version(connection: Connection, schema: Schema) -> str | None:
+def _version(connection: Connection, schema: DatabaseSchema) -> str | None:
     table = schema.version_table
     if not inspect(connection).has_table(table):
         return None
@@ -142,7 +142,7 @@ def _version(connection: Connection, schema: Schema) -> str | None:
     return None if found is None else str(found)
 
 
-def _pending(connection: Connection, schema: Schema) -> bool:
+def _pending(connection: Connection, schema: DatabaseSchema) -> bool:
     inspector = inspect(connection)
     current = _version(connection, schema)
     told = inspector.has_table(schema.version_table)

@@ -36,20 +36,20 @@ from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.pending_image import Step
 
 
-class Touched(ColumnElement[datetime]):
+class UpdatedAt(ColumnElement[datetime]):
     """The time of the insert and of each update; SQLite has a trigger for the latter."""
 
     inherit_cache = True
     type = TIMESTAMP()
 
 
-@compiles(Touched)
-def _touched(_element: Touched, _compiler: SQLCompiler, **_options: Any) -> str:
+@compiles(UpdatedAt)
+def _touched(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CURRENT_TIMESTAMP"
 
 
-@compiles(Touched, "mysql")
-def _touched_on_update(_element: Touched, _compiler: SQLCompiler, **_options: Any) -> str:
+@compiles(UpdatedAt, "mysql")
+def _touched_on_update(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
 
 
@@ -80,7 +80,7 @@ media_files = Table(
     Column("library_path", String(500)),
     Column("status", _one_of(*MediaStatus)),
     Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
-    Column("updated_at", TIMESTAMP, server_default=Touched()),
+    Column("updated_at", TIMESTAMP, server_default=UpdatedAt()),
     sqlite_autoincrement=True,
 )
 
@@ -114,7 +114,7 @@ processing_checklist = Table(
     *(Column(step, _one_of(*StepState), server_default=StepState.PENDING) for step in Step),
     *(Column(f"{step}_attempts", Integer, server_default=text("0")) for step in Step),
     Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
-    Column("updated_at", TIMESTAMP, server_default=Touched()),
+    Column("updated_at", TIMESTAMP, server_default=UpdatedAt()),
 )
 
 media_ai_analysis = Table(

@@ -85,7 +85,7 @@ class NewUpload:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedTempfile:
     """What the queue says of a temporary file."""
 
     id: int
@@ -110,7 +110,8 @@ class SqlMainDatabase:
 
     Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``; one
     that collides with another is done again, a few times.
-    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be asked.
+    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be
+    asked.
     """
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings, *, own: bool) -> None:
@@ -263,12 +264,12 @@ class SqlMainDatabase:
 
         return await self._run(work, dry=dry)
 
-    async def named(self, paths: Collection[str]) -> Mapping[str, Named]:
+    async def named(self, paths: Collection[str]) -> Mapping[str, NamedTempfile]:
         """What the queue says of temporary files, by their paths; the newest row counts."""
         async with self._bounded() as connection:
             rows = (await connection.execute(_NAMED, {"paths": list(paths)})).all()
         newest = sorted(rows, key=lambda row: row.id)
-        return {row.image_path: Named(row.id, row.status) for row in newest}
+        return {row.image_path: NamedTempfile(row.id, row.status) for row in newest}
 
     async def counts(self) -> Mapping[PendingStatus, int]:
         """How many uploads there are by status."""

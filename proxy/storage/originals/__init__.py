@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -30,3 +31,13 @@ class SourceStore(Protocol):
 
     async def check(self) -> None:
         """Return when the storage can be read; raises as `open` does."""
+
+
+class OriginalStore(Protocol):
+    """Where new originals go."""
+
+    async def add(self, path: str, source: int | Path) -> bool:
+        """Copy a file below the root, durably; False where one of that name is there."""
+
+    async def remove(self, path: str) -> bool:
+        """Take an original away again; False where there is none."""

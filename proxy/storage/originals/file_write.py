@@ -23,7 +23,7 @@ PART_PREFIX, PART_SUFFIX = ".smartserve-", ".part"
 """Around the name of a file that grows; what is between them tells whose it is."""
 
 
-class Abandoned(Exception):
+class CopyCancelled(Exception):
     """Nobody waits for this copy any more; nothing of it is left."""
 
 
@@ -84,7 +84,7 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
     copied = 0
     while piece := os.read(source, _PIECE_BYTES):
         if abandoned():
-            raise Abandoned
+            raise CopyCancelled
         copied += len(piece)
         require_within(copied, max_bytes)
         view = memoryview(piece)

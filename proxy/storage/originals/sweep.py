@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.domain.errors import SmartserveError
-from proxy.runtime.tempfile_owner import STALE_S, Onlooker
+from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector
 from proxy.storage.originals.file_open import root_opened, translated
 from proxy.storage.originals.file_write import PART_PREFIX, PART_SUFFIX, remove_below
 
@@ -44,7 +44,7 @@ async def sweeping(root: str) -> AsyncIterator[None]:
 
 
 async def _sweep_on(root: str, stopped: Event) -> None:
-    onlooker = Onlooker()
+    onlooker = StaleTempfileDetector()
     await asyncio.sleep(_FIRST_AFTER_S)
     while True:
         work = asyncio.create_task(asyncio.to_thread(partial(sweep, root, onlooker, stopped)))
@@ -58,7 +58,7 @@ async def _sweep_on(root: str, stopped: Event) -> None:
             return
 
 
-def sweep(root: str, onlooker: Onlooker, stopped: Event) -> int:
+def sweep(root: str, onlooker: StaleTempfileDetector, stopped: Event) -> int:
     """Walk once and delete what is abandoned; gives how many. Blocking, until ``stopped``."""
     abandoned = onlooker.abandoned(_parts(root, stopped))
     swept = sum(_removed(root, path) for path in abandoned)

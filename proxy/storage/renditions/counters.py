@@ -43,7 +43,7 @@ def failure_kind(error: OSError) -> str:
 
 
 @dataclass(slots=True)
-class Counters:
+class StoreCounters:
     """What happened in a tier since its start; changed on the loop only."""
 
     hits: int = 0

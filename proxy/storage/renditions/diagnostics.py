@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.runtime.tempfile_owner import STALE_S, Onlooker, new_name
+from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector, new_name
 from proxy.runtime.tempfiles import temporary_files
-from proxy.storage.renditions.paths import SHARDS, Layout, cost
+from proxy.storage.renditions.paths import SHARDS, RenditionPaths, cost
 
 _BLOCK = bytes(4096)
 _MODE = 0o640
@@ -22,7 +22,7 @@ _COUNT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class DiskSeen:
+class DiskFacts:
     """What was seen of the directory."""
 
     root: str
@@ -44,20 +44,20 @@ class DiskSeen:
     """Temporary files that nobody writes any more."""
 
 
-def examine(root: str) -> DiskSeen:
+def examine(root: str) -> DiskFacts:
     """Look at a rendition directory that is there.
 
     Raises:
         OSError: it is not, or cannot be looked at.
     """
-    layout = Layout(root)
+    layout = RenditionPaths(root)
     device = _device(root)
     problem = _written(layout)
     used_bytes, items, part = _counted(layout)
     disk = os.statvfs(root)
     left = _abandoned(layout)
     code = None if problem is None else problem.errno
-    return DiskSeen(
+    return DiskFacts(
         root=root,
         fault="" if problem is None else problem.strerror or str(problem),
         full=code in (errno.ENOSPC, errno.EDQUOT),
@@ -72,7 +72,7 @@ def examine(root: str) -> DiskSeen:
     )
 
 
-def _written(layout: Layout) -> OSError | None:
+def _written(layout: RenditionPaths) -> OSError | None:
     """Make a file of a block where they are made, and rename it to where they go; then it goes."""
     made = layout.temporary if Path(layout.temporary).is_dir() else layout.root
     source, target = Path(made, new_name()), Path(layout.root, new_name())
@@ -92,7 +92,7 @@ def _written(layout: Layout) -> OSError | None:
     return None
 
 
-def _folders(layout: Layout) -> Iterator[str]:
+def _folders(layout: RenditionPaths) -> Iterator[str]:
     """The directories below the root that are there."""
     candidates = (layout.temporary, *(layout.shard(shard) for shard in range(SHARDS)))
     return (path for path in candidates if Path(path).is_dir())
@@ -102,7 +102,7 @@ def _device(path: str) -> int:
     return Path(path).stat().st_dev
 
 
-def _counted(layout: Layout) -> tuple[int, int, float]:
+def _counted(layout: RenditionPaths) -> tuple[int, int, float]:
     """Bytes and files in the shards that there was time for, and which part of all they are.
 
     Media are spread by a hash, so that one shard is like another.
@@ -128,10 +128,10 @@ def _sizes(shard: str) -> Iterator[int]:
                         yield file.stat(follow_symlinks=False).st_size
 
 
-def _abandoned(layout: Layout) -> list[os.stat_result]:
+def _abandoned(layout: RenditionPaths) -> list[os.stat_result]:
     """Of processes that have ended, and of whom nobody knows if they are old."""
     found = temporary_files(layout.temporary)
-    gone = set(Onlooker().abandoned(found))
+    gone = set(StaleTempfileDetector().abandoned(found))
     before = time.time() - STALE_S
     return [
         status

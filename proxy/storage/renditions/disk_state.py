@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.runtime.circuit_breaker import Breaker
+from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions.counters import Counters, failure_kind
-from proxy.storage.renditions.eviction import Usage
-from proxy.storage.renditions.paths import Change
+from proxy.storage.renditions.counters import StoreCounters, failure_kind
+from proxy.storage.renditions.eviction import DiskUsage
+from proxy.storage.renditions.paths import UsageChange
 
 _PAUSE_S = 5.0
 _FORCED_EVERY_S = 60.0
@@ -17,7 +17,7 @@ _FORCED_EVERY_S = 60.0
 may be filling it."""
 
 
-class Ledger:
+class DiskState:
     """The books of a disk store; changed on the loop only."""
 
     def __init__(self, settings: RenditionSettings, *, monotonic: Callable[[], float]) -> None:
@@ -27,13 +27,13 @@ class Ledger:
         self._written_bytes = 0
         self._forced = False
         self._forced_at = -_FORCED_EVERY_S
-        self.usage = Usage()
-        self.counters = Counters()
-        self.reads = Breaker("reads", pause_s=_PAUSE_S, clock=monotonic)
-        self.writes = Breaker("writes", pause_s=_PAUSE_S, clock=monotonic)
+        self.usage = DiskUsage()
+        self.counters = StoreCounters()
+        self.reads = CircuitBreaker("reads", pause_s=_PAUSE_S, clock=monotonic)
+        self.writes = CircuitBreaker("writes", pause_s=_PAUSE_S, clock=monotonic)
         self.tending_due = asyncio.Event()
 
-    def wrote(self, shard: int, change: Change) -> None:
+    def wrote(self, shard: int, change: UsageChange) -> None:
         """A rendition was kept."""
         self.writes.succeed()
         self.counters.writes += 1
@@ -44,12 +44,12 @@ class Ledger:
         if self.usage.bytes > self._high_bytes or self._written_bytes > slack_bytes:
             self.tending_due.set()
 
-    def found_corrupt(self, shard: int, change: Change) -> None:
+    def found_corrupt(self, shard: int, change: UsageChange) -> None:
         """A file was in doubt and deleted."""
         self.counters.corrupt += 1
         self.usage.add(shard, change)
 
-    def evicted(self, shard: int, change: Change) -> None:
+    def evicted(self, shard: int, change: UsageChange) -> None:
         """Files went for want of room."""
         self.counters.evictions -= change.items
         self.usage.add(shard, change)

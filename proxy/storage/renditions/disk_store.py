@@ -19,21 +19,21 @@ import structlog
 
 from proxy.domain.errors import StorageError
 from proxy.domain.variant import Shapes, Variant
-from proxy.runtime.batch_loader import Together
-from proxy.runtime.thread_pool import Threads
+from proxy.runtime.batch_loader import BatchLoader
+from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions import Rendition, file_trailer
-from proxy.storage.renditions.disk_state import Ledger
+from proxy.storage.renditions.disk_state import DiskState
 from proxy.storage.renditions.disk_writer import DiskWriter
 from proxy.storage.renditions.file_delete import discard, remove_medium
-from proxy.storage.renditions.file_read import Reader
-from proxy.storage.renditions.file_write import Spool, Target, probe
-from proxy.storage.renditions.maintenance import Housekeeping
+from proxy.storage.renditions.file_read import RenditionReader
+from proxy.storage.renditions.file_write import AtomicFileWriter, FileTarget, probe
+from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.memory_store import PIECE_BYTES, MemoryRendition
 from proxy.storage.renditions.open_file import FileRendition, OpenFile
-from proxy.storage.renditions.paths import Change, Layout, shard_of
-from proxy.storage.renditions.purge_log import Purge, PurgeLog
-from proxy.storage.renditions.write_tickets import Underway
+from proxy.storage.renditions.paths import RenditionPaths, UsageChange, shard_of
+from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
+from proxy.storage.renditions.write_tickets import WriteRegistry
 
 _THREADS = 8
 _FOLLOW_EVERY_S = 1.0
@@ -41,7 +41,7 @@ _FOLLOW_EVERY_S = 1.0
 _log = structlog.get_logger()
 
 
-def _ignore(purge: Purge) -> None:
+def _ignore(purge: PurgeEntry) -> None:
     del purge
 
 
@@ -64,26 +64,26 @@ class DiskStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        on_purge: Callable[[Purge], None] = _ignore,
+        on_purge: Callable[[PurgeEntry], None] = _ignore,
         held: Callable[[str], bool] = _never,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         timeout_s: float = 5.0,
     ) -> None:
-        self._layout = Layout(str(root))
+        self._layout = RenditionPaths(str(root))
         self._max_bytes = settings.max_rendition_bytes
         self._on_purge = on_purge
-        self._threads = Threads("renditions", count=_THREADS, timeout_s=timeout_s)
-        self._listing = Together(self._threads, _listed)
-        self._following = Threads("rendition-purges", count=1, timeout_s=None)
-        self._underway = Underway()
+        self._threads = ThreadPool("renditions", count=_THREADS, timeout_s=timeout_s)
+        self._listing = BatchLoader(self._threads, _listed)
+        self._following = ThreadPool("rendition-purges", count=1, timeout_s=None)
+        self._underway = WriteRegistry()
         self._publishing = Lock()
         self._log = PurgeLog(self._layout.purges)
-        self._ledger = Ledger(settings, monotonic=monotonic)
-        self._reader = Reader(
+        self._ledger = DiskState(settings, monotonic=monotonic)
+        self._reader = RenditionReader(
             whole_bytes=max(settings.memory_max_item_bytes, PIECE_BYTES), clock=clock
         )
-        self._housekeeping = Housekeeping(
+        self._housekeeping = DiskMaintenance(
             self._layout,
             self._ledger,
             interval_s=settings.scan_interval_s,
@@ -178,14 +178,14 @@ class DiskStore:
         dropped; a purge in another process reaches it within about a second.
         """
         with self._underway.ticket(variant) as ticket:
-            spool = Spool(self._layout, self._publishing)
+            spool = AtomicFileWriter(self._layout, self._publishing)
             writer = DiskWriter(self._threads, self._ledger, spool=spool, max_bytes=self._max_bytes)
             try:
                 yield writer
             except BaseException:
                 await writer.discard()
                 raise
-            target = Target(self._layout.rendition(variant), variant.digest, ticket)
+            target = FileTarget(self._layout.rendition(variant), variant.digest, ticket)
             change = await writer.publish(target)
             if change is not None:
                 self._ledger.wrote(shard_of(variant.media_id), change)
@@ -209,7 +209,7 @@ class DiskStore:
         """
         self._underway.purge(media_id, shapes)
         try:
-            change = await self._threads.finish(partial(self._remove, Purge(media_id, shapes)))
+            change = await self._threads.finish(partial(self._remove, PurgeEntry(media_id, shapes)))
         except OSError as error:
             self._ledger.failed(error)
             raise StorageError("renditions could not be removed from the disk") from error
@@ -261,11 +261,11 @@ class DiskStore:
             return MemoryRendition(found, "disk")
         if isinstance(found, OpenFile):
             return FileRendition(found, self._threads)
-        if isinstance(found, Change):
+        if isinstance(found, UsageChange):
             self._ledger.found_corrupt(shard_of(variant.media_id), found)
         return None
 
-    def _remove(self, purge: Purge) -> Change:
+    def _remove(self, purge: PurgeEntry) -> UsageChange:
         # A write that found its ticket good before the purge has renamed its file by the time the
         # lock is free; one that comes later finds its ticket void.
         with self._publishing:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 
-from proxy.runtime.thread_pool import Threads
-from proxy.storage.renditions.disk_state import Ledger
-from proxy.storage.renditions.file_write import Spool, Target
+from proxy.runtime.thread_pool import ThreadPool
+from proxy.storage.renditions.disk_state import DiskState
+from proxy.storage.renditions.file_write import AtomicFileWriter, FileTarget
 from proxy.storage.renditions.memory_store import PIECE_BYTES
-from proxy.storage.renditions.paths import Change
+from proxy.storage.renditions.paths import UsageChange
 
 
 class DiskWriter:
     """A rendition on its way to the disk; one of up to 256 KiB costs one thread hop in all."""
 
-    def __init__(self, threads: Threads, ledger: Ledger, *, spool: Spool, max_bytes: int) -> None:
+    def __init__(
+        self, threads: ThreadPool, ledger: DiskState, *, spool: AtomicFileWriter, max_bytes: int
+    ) -> None:
         self._threads = threads
         self._ledger = ledger
         self._spool = spool
@@ -39,7 +41,7 @@ class DiskWriter:
         elif self._pending_bytes >= PIECE_BYTES:
             await self._spill()
 
-    async def publish(self, target: Target) -> Change | None:
+    async def publish(self, target: FileTarget) -> UsageChange | None:
         """Put the rendition in place, whole and at once; gives the change of usage, if any.
 
         When this is cancelled the file may still come into place, unless its ticket is void.

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from proxy.storage.renditions.file_delete import remove_if_empty
 from proxy.storage.renditions.file_read import last_use, touch
-from proxy.storage.renditions.paths import SHARDS, Change, Layout, cost
+from proxy.storage.renditions.paths import SHARDS, RenditionPaths, UsageChange, cost
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Entry:
+class EvictionCandidate:
     """A rendition's file as an eviction sees it."""
 
     last_use: float
@@ -31,30 +31,30 @@ class Entry:
         return int(self.path.rsplit("/", 3)[1], 16)
 
 
-class Usage:
+class DiskUsage:
     """How much is on the disk, kept for each shard.
 
     A survey sets one shard right at a time, so what comes and goes elsewhere meanwhile counts.
     """
 
     def __init__(self) -> None:
-        self._shards = [Change(0, 0)] * SHARDS
+        self._shards = [UsageChange(0, 0)] * SHARDS
         self.bytes = 0
         self.items = 0
 
-    def add(self, shard: int, change: Change) -> None:
+    def add(self, shard: int, change: UsageChange) -> None:
         """Count files that came or went."""
         before = self._shards[shard]
-        self.set(shard, Change(before.bytes + change.bytes, before.items + change.items))
+        self.set(shard, UsageChange(before.bytes + change.bytes, before.items + change.items))
 
-    def set(self, shard: int, found: Change) -> None:
+    def set(self, shard: int, found: UsageChange) -> None:
         """Set a shard right."""
         before, self._shards[shard] = self._shards[shard], found
         self.bytes += found.bytes - before.bytes
         self.items += found.items - before.items
 
 
-def shards_present(layout: Layout) -> frozenset[int]:
+def shards_present(layout: RenditionPaths) -> frozenset[int]:
     """The shards that have a directory."""
     names = set()
     with suppress(FileNotFoundError), os.scandir(layout.root) as entries:
@@ -62,7 +62,7 @@ def shards_present(layout: Layout) -> frozenset[int]:
     return frozenset(shard for shard in range(SHARDS) if f"{shard:02x}" in names)
 
 
-def survey(shard: str, *, held: Callable[[str], bool], now: float) -> Change:
+def survey(shard: str, *, held: Callable[[str], bool], now: float) -> UsageChange:
     """What a shard holds; on the way, directories left empty go.
 
     Files that are ``held`` in memory, by digest, count as used: hits in memory never reach them.
@@ -78,10 +78,10 @@ def survey(shard: str, *, held: Callable[[str], bool], now: float) -> Change:
                 touch(file.path, status, now)
         if empty:
             remove_if_empty(path)
-    return Change(total_bytes, total_items)
+    return UsageChange(total_bytes, total_items)
 
 
-class Oldest:
+class EvictionPlan:
     """The least recently used files that together make ``need`` bytes, of all that are added.
 
     It never holds more files than it will give, so a million may pass through.
@@ -89,10 +89,10 @@ class Oldest:
 
     def __init__(self, need: int) -> None:
         self._need = need
-        self._newest_first: list[tuple[float, Entry]] = []
+        self._newest_first: list[tuple[float, EvictionCandidate]] = []
         self._bytes = 0
 
-    def add(self, entries: Iterable[Entry]) -> None:
+    def add(self, entries: Iterable[EvictionCandidate]) -> None:
         """Consider files."""
         for entry in entries:
             heapq.heappush(self._newest_first, (-entry.last_use, entry))
@@ -104,12 +104,12 @@ class Oldest:
         """Consider the files of a shard."""
         self.add(_entries(shard))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[EvictionCandidate]:
         """The files to evict, least recently used first."""
         return sorted(entry for _, entry in self._newest_first)
 
 
-def evict(entries: Iterable[Entry]) -> list[Entry]:
+def evict(entries: Iterable[EvictionCandidate]) -> list[EvictionCandidate]:
     """Delete files, and the directories that are empty then; gives those that were there."""
     gone = []
     for entry in entries:
@@ -138,7 +138,7 @@ def _files(directory: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
                     yield entry, entry.stat(follow_symlinks=False)
 
 
-def _entries(shard: str) -> Iterator[Entry]:
+def _entries(shard: str) -> Iterator[EvictionCandidate]:
     for path in _media(shard):
         for file, status in _files(path):
-            yield Entry(last_use(status), file.path, cost(status.st_size))
+            yield EvictionCandidate(last_use(status), file.path, cost(status.st_size))

@@ -9,36 +9,38 @@ from pathlib import Path
 from shutil import rmtree
 
 from proxy.domain.variant import Shapes, has_shape
-from proxy.storage.renditions.paths import Change, cost
+from proxy.storage.renditions.paths import UsageChange, cost
 
 
-def discard(path: str) -> Change:
+def discard(path: str) -> UsageChange:
     """Delete whatever stands where a rendition should; gives the change of usage."""
     file = Path(path)
     try:
         status = file.lstat()
         if stat.S_ISDIR(status.st_mode):
             rmtree(file)
-            return Change(0, 0)
+            return UsageChange(0, 0)
         file.unlink()
     except FileNotFoundError:
-        return Change(0, 0)
+        return UsageChange(0, 0)
     except NotADirectoryError:  # the medium's directory is something else
         file.parent.unlink(missing_ok=True)
-        return Change(0, 0)
-    return Change(-cost(status.st_size), -1)
+        return UsageChange(0, 0)
+    return UsageChange(-cost(status.st_size), -1)
 
 
-def remove_medium(directory: str, shapes: Shapes = None) -> Change:
+def remove_medium(directory: str, shapes: Shapes = None) -> UsageChange:
     """Remove what a medium's directory holds in these shapes, or all; gives the change of usage."""
     try:
         with os.scandir(directory) as entries:
             paths = [entry.path for entry in entries if has_shape(entry.name, shapes)]
     except (FileNotFoundError, NotADirectoryError):
-        return Change(0, 0)
+        return UsageChange(0, 0)
     changes = [discard(path) for path in paths]
     remove_if_empty(directory)
-    return Change(sum(change.bytes for change in changes), sum(change.items for change in changes))
+    return UsageChange(
+        sum(change.bytes for change in changes), sum(change.items for change in changes)
+    )
 
 
 def remove_if_empty(directory: str) -> None:

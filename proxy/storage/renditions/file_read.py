@@ -16,7 +16,7 @@ from proxy.storage.renditions import file_trailer
 from proxy.storage.renditions.file_delete import discard
 from proxy.storage.renditions.memory_store import PIECE_BYTES
 from proxy.storage.renditions.open_file import OpenFile
-from proxy.storage.renditions.paths import Change
+from proxy.storage.renditions.paths import UsageChange
 
 USE_RESOLUTION_S = 3600
 """How far the recorded last use of a file may lag behind, so that hits seldom write."""
@@ -33,7 +33,7 @@ class _Doubtful(Exception):
     """A file is not whole, not this variant's, or not a file."""
 
 
-class Reader:
+class RenditionReader:
     """Opens files, and remembers which of the long ones have proved whole.
 
     A short file is read and verified each time, which costs less than remembering it would. A
@@ -46,7 +46,7 @@ class Reader:
         self._verified: LRUCache[_Identity, None] = LRUCache(_MAX_VERIFIED)
         self._lock = Lock()
 
-    def fetch(self, path: str, digest: str) -> bytes | OpenFile | Change | None:
+    def fetch(self, path: str, digest: str) -> bytes | OpenFile | UsageChange | None:
         """The body of a short file, a long one opened, or None where there is none.
 
         A file that is in any doubt is deleted: then the change of usage is given. An OSError is
@@ -87,7 +87,7 @@ class Reader:
         return found
 
     def _verify_once(
-        self, descriptor: int, status: os.stat_result, mark: file_trailer.Trailer
+        self, descriptor: int, status: os.stat_result, mark: file_trailer.FileTrailer
     ) -> None:
         identity = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
@@ -127,9 +127,9 @@ def last_use(status: os.stat_result) -> float:
 def touch(file: int | str, status: os.stat_result, now: float) -> None:
     """Record a use, at most once an hour for a file; one that cannot be written is left as it is.
 
-    Only the access time is set: the other one tells `Reader` whether a file was replaced. A use
-    recorded in the future, by a clock that has jumped back since, is set right; a file written in
-    the future counts as used then, which no access time can change.
+    Only the access time is set: the other one tells `RenditionReader` whether a file was
+    replaced. A use recorded in the future, by a clock that has jumped back since, is set right;
+    a file written in the future counts as used then, which no access time can change.
     """
     recent = now - last_use(status) < USE_RESOLUTION_S
     if recent and status.st_atime - now < USE_RESOLUTION_S:

@@ -16,7 +16,7 @@ SIZE = _LAYOUT.size
 
 
 @dataclass(frozen=True, slots=True)
-class Trailer:
+class FileTrailer:
     """What the end of a file says of what is before it."""
 
     length: int
@@ -28,9 +28,9 @@ class Trailer:
         return _LAYOUT.pack(_MAGIC, self.length, self.checksum, self.digest)
 
 
-def parse(raw: bytes) -> Trailer | None:
+def parse(raw: bytes) -> FileTrailer | None:
     """Read a trailer, or None where these bytes are not one."""
     if len(raw) != SIZE:
         return None
     magic, length, checksum, digest = _LAYOUT.unpack(raw)
-    return Trailer(length, checksum, digest) if magic == _MAGIC else None
+    return FileTrailer(length, checksum, digest) if magic == _MAGIC else None

@@ -14,9 +14,9 @@ import xxhash
 
 from proxy.runtime.tempfile_owner import new_name
 from proxy.storage.renditions.file_delete import discard
-from proxy.storage.renditions.file_trailer import Trailer
-from proxy.storage.renditions.paths import Change, Layout, cost
-from proxy.storage.renditions.write_tickets import Ticket
+from proxy.storage.renditions.file_trailer import FileTrailer
+from proxy.storage.renditions.paths import RenditionPaths, UsageChange, cost
+from proxy.storage.renditions.write_tickets import WriteTicket
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_MODE = 0o640
@@ -26,22 +26,22 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FileTarget:
     """Where a finished file goes, and under whose key."""
 
     path: str
     digest: str
-    ticket: Ticket
+    ticket: WriteTicket
 
 
-class Spool:
+class AtomicFileWriter:
     """The temporary file of one rendition; it is either published or goes away.
 
     Its lock puts calls from several threads in order: a call left to itself after a time-out may
     still run when the file is discarded.
     """
 
-    def __init__(self, layout: Layout, publishing: Lock) -> None:
+    def __init__(self, layout: RenditionPaths, publishing: Lock) -> None:
         self._layout = layout
         self._publishing = publishing
         self._lock = Lock()
@@ -59,7 +59,7 @@ class Spool:
             if not self._ended:
                 self._append(b"".join(pieces))
 
-    def publish(self, pieces: Sequence[bytes], target: Target) -> Change | None:
+    def publish(self, pieces: Sequence[bytes], target: FileTarget) -> UsageChange | None:
         """Write the last bytes and the trailer, then put the file in place at once.
 
         Gives the change of usage, or None where the ticket is void or the file was discarded.
@@ -71,7 +71,7 @@ class Spool:
             try:
                 self._append(b"".join(pieces))
                 checksum, digest = self._checksum.digest(), bytes.fromhex(target.digest)
-                trailer = Trailer(self._length, checksum, digest).pack()
+                trailer = FileTrailer(self._length, checksum, digest).pack()
                 self._write(trailer)
                 self._close()
                 return self._put_in_place(target, cost(self._length + len(trailer)))
@@ -99,14 +99,14 @@ class Spool:
             self._offset += written
             view = view[written:]
 
-    def _put_in_place(self, target: Target, size: int) -> Change | None:
+    def _put_in_place(self, target: FileTarget, size: int) -> UsageChange | None:
         """Rename under the lock that a purge waits for: see `DiskStore.purge`."""
         with self._publishing:
             if target.ticket.void:
                 return None
             before = _move(self._path, target.path)
         self._present = False
-        return Change(size + before.bytes, 1 + before.items)
+        return UsageChange(size + before.bytes, 1 + before.items)
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -132,12 +132,12 @@ def _create(path: str) -> int:
         return os.open(path, _FLAGS, _FILE_MODE)
 
 
-def _move(source: str, target: str) -> Change:
+def _move(source: str, target: str) -> UsageChange:
     """Rename over whatever stands there; gives what usage lost by that.
 
     The directory may be missing, or be removed by an eviction just before the rename.
     """
-    before = Change(0, 0)
+    before = UsageChange(0, 0)
     for _ in range(_ATTEMPTS):
         try:
             before = _standing(target)
@@ -151,14 +151,14 @@ def _move(source: str, target: str) -> Change:
     raise FileNotFoundError(errno.ENOENT, "the file or its directory keeps going away", target)
 
 
-def _standing(path: str) -> Change:
+def _standing(path: str) -> UsageChange:
     try:
-        return Change(-cost(os.lstat(path).st_size), -1)
+        return UsageChange(-cost(os.lstat(path).st_size), -1)
     except FileNotFoundError:
-        return Change(0, 0)
+        return UsageChange(0, 0)
 
 
-def probe(layout: Layout) -> None:
+def probe(layout: RenditionPaths) -> None:
     """Make and remove a file of one block, and the directories where they are missing. Blocking.
 
     Raises:

@@ -16,12 +16,12 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.runtime.tempfile_owner import Onlooker
+from proxy.runtime.tempfile_owner import StaleTempfileDetector
 from proxy.runtime.tempfiles import sweep
-from proxy.runtime.thread_pool import Threads
-from proxy.storage.renditions.disk_state import Ledger
-from proxy.storage.renditions.eviction import Oldest, evict, shards_present, survey
-from proxy.storage.renditions.paths import SHARDS, Change, Layout
+from proxy.runtime.thread_pool import ThreadPool
+from proxy.storage.renditions.disk_state import DiskState
+from proxy.storage.renditions.eviction import EvictionPlan, evict, shards_present, survey
+from proxy.storage.renditions.paths import SHARDS, RenditionPaths, UsageChange
 
 _FIRST_AFTER_S = 1.0
 _SPACING_S = 1.0
@@ -31,13 +31,13 @@ _log = structlog.get_logger()
 _T = TypeVar("_T")
 
 
-class Housekeeping:
+class DiskMaintenance:
     """Keeps one directory in order; failures are counted and tried again at the next round."""
 
     def __init__(
         self,
-        layout: Layout,
-        ledger: Ledger,
+        layout: RenditionPaths,
+        ledger: DiskState,
         *,
         interval_s: float,
         held: Callable[[str], bool],
@@ -49,8 +49,8 @@ class Housekeeping:
         self._interval_s = interval_s
         self._held = held
         self._clock = clock
-        self._onlooker = Onlooker(monotonic)
-        self._threads = Threads("rendition-care", count=1, timeout_s=None)
+        self._onlooker = StaleTempfileDetector(monotonic)
+        self._threads = ThreadPool("rendition-care", count=1, timeout_s=None)
 
     async def run(self) -> None:
         """Round after round until cancelled, soon after the start and then when one is due."""
@@ -94,7 +94,7 @@ class Housekeeping:
         """Set usage right; gives the shards that are there."""
         present = await self._threads.run(partial(shards_present, self._layout))
         for shard in range(SHARDS):
-            found = Change(0, 0)
+            found = UsageChange(0, 0)
             if shard in present:
                 path = self._layout.shard(shard)
                 work = partial(survey, path, held=self._held, now=self._clock())
@@ -103,14 +103,14 @@ class Housekeeping:
         return present
 
     async def _evict(self, need: int, present: frozenset[int]) -> None:
-        oldest = Oldest(need)
+        oldest = EvictionPlan(need)
         for shard in present:
             await self._at_leisure(partial(oldest.add_shard, self._layout.shard(shard)))
         entries = oldest.entries()
         for start in range(0, len(entries), _BATCH):
             gone = await self._at_leisure(partial(evict, entries[start : start + _BATCH]))
             for entry in gone:
-                self._ledger.evicted(entry.shard, Change(-entry.cost, -1))
+                self._ledger.evicted(entry.shard, UsageChange(-entry.cost, -1))
         _log.info("renditions evicted", files=len(entries), bytes=need)
 
     async def _at_leisure(self, work: Callable[[], _T]) -> _T:

@@ -12,8 +12,8 @@ from cachetools import LRUCache
 from proxy.domain.formats import SNIFF_BYTES
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions.counters import Counters
-from proxy.storage.renditions.write_tickets import Underway
+from proxy.storage.renditions.counters import StoreCounters
+from proxy.storage.renditions.write_tickets import WriteRegistry
 
 PIECE_BYTES = 256 * 1024
 """The largest piece that a rendition is given in."""
@@ -87,8 +87,8 @@ class MemoryStore:
         )
         self._items = _Items(settings.memory_max_bytes, self._evicted)
         self._digests: dict[int, set[str]] = {}
-        self._underway = Underway()
-        self._counters = Counters()
+        self._underway = WriteRegistry()
+        self._counters = StoreCounters()
 
     def __contains__(self, digest: str) -> bool:
         """Whether a rendition is here; no use of it, and safe from any thread."""

@@ -10,7 +10,7 @@ from threading import Lock
 
 from proxy.domain.errors import StorageError
 from proxy.domain.formats import SNIFF_BYTES
-from proxy.runtime.thread_pool import Threads
+from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.memory_store import PIECE_BYTES
 
 
@@ -61,7 +61,7 @@ class FileRendition:
     tier = "disk"
     body = None
 
-    def __init__(self, file: OpenFile, threads: Threads) -> None:
+    def __init__(self, file: OpenFile, threads: ThreadPool) -> None:
         self._file = file
         self._threads = threads
 

@@ -26,7 +26,7 @@ _BLOCK_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class UsageChange:
     """How usage differs: files, and the bytes that they take."""
 
     bytes: int
@@ -44,7 +44,7 @@ def cost(byte_size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RenditionPaths:
     """The paths below a root, as strings for the system calls."""
 
     root: str

@@ -26,7 +26,7 @@ _FILE_MODE = 0o640
 _LONGEST_ID = 19
 
 
-class Purge(NamedTuple):
+class PurgeEntry(NamedTuple):
     """What was purged: a medium, or of it these shapes."""
 
     media_id: int
@@ -43,7 +43,7 @@ class PurgeLog:
         self._descriptor: int | None = None
         self._offset = 0
 
-    def append(self, purge: Purge) -> None:
+    def append(self, purge: PurgeEntry) -> None:
         """Tell the others of a purge; they hear of it at their next `read`."""
         words = [str(purge.media_id), self._token, *sorted(purge.shapes or ())]
         line = (" ".join(words) + "\n").encode()
@@ -56,7 +56,7 @@ class PurgeLog:
         if self._descriptor is not None:
             self._offset = os.fstat(self._descriptor).st_size
 
-    def read(self) -> list[Purge]:
+    def read(self) -> list[PurgeEntry]:
         """What others purged since the last call, in order."""
         lines = list(self._lines())
         if self._replaced():
@@ -112,12 +112,12 @@ class PurgeLog:
             yield from whole.splitlines()
 
 
-def _parse(line: bytes) -> tuple[Purge, str]:
+def _parse(line: bytes) -> tuple[PurgeEntry, str]:
     """What was purged, and by whom; an id that is none reads as 0, which names no medium."""
     media_id, token, *shapes = [*line.decode("ascii", "replace").split(" "), ""]
     usable = media_id.isascii() and media_id.isdecimal() and len(media_id) <= _LONGEST_ID
     named = frozenset(filter(None, shapes))
-    return Purge(int(media_id) if usable else 0, named or None), token
+    return PurgeEntry(int(media_id) if usable else 0, named or None), token
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from proxy.storage.renditions import Rendition
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.disk_writer import DiskWriter
 from proxy.storage.renditions.memory_store import MemoryRendition, MemoryStore, MemoryWriter
-from proxy.storage.renditions.purge_log import Purge
+from proxy.storage.renditions.purge_log import PurgeEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class TieredStore:
                 del self._reading[digest]
         return self.memory.forget(media_id, shapes)
 
-    def _forget(self, purge: Purge) -> None:
+    def _forget(self, purge: PurgeEntry) -> None:
         self._drop(purge.media_id, purge.shapes)
         if self._on_purge is not None:
             self._on_purge(purge.media_id)

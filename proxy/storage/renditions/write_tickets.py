@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from proxy.domain.variant import Shapes, Variant, has_shape
 
 
-class Ticket:
+class WriteTicket:
     """A read or a write that has begun; ``void`` once its variant was purged."""
 
     __slots__ = ("digest", "void")
@@ -18,7 +18,7 @@ class Ticket:
         self.void = False
 
 
-class Underway:
+class WriteRegistry:
     """The tickets of one store.
 
     A ticket made void stays void: what began before a purge and ends after it must not bring the
@@ -26,12 +26,12 @@ class Underway:
     """
 
     def __init__(self) -> None:
-        self._tickets: dict[int, set[Ticket]] = {}
+        self._tickets: dict[int, set[WriteTicket]] = {}
 
     @contextmanager
-    def ticket(self, variant: Variant) -> Iterator[Ticket]:
+    def ticket(self, variant: Variant) -> Iterator[WriteTicket]:
         """The ticket of a read or a write, for as long as that lasts."""
-        ticket = Ticket(variant.digest)
+        ticket = WriteTicket(variant.digest)
         tickets = self._tickets.setdefault(variant.media_id, set())
         tickets.add(ticket)
         try:

@@ -33,7 +33,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _PART_PREFIX, _PART_SUFFIX = ".smartserve-", ".part"
 
 
-class Found(NamedTuple):
+class TempfileListing(NamedTuple):
     """What is below the root."""
 
     files: Mapping[TempName, os.stat_result]
@@ -169,7 +169,7 @@ def remove(root: str, folder: str, name: str) -> bool:
     return True
 
 
-def look(root: str) -> Found:
+def look(root: str) -> TempfileListing:
     """All regular files in our folders."""
     files: dict[TempName, os.stat_result] = {}
     parts: dict[str, os.stat_result] = {}
@@ -179,7 +179,7 @@ def look(root: str) -> Found:
                 parts[f"{folder}/{name}"] = status
             else:
                 files[TempName(folder, name)] = status
-    return Found(files, parts)
+    return TempfileListing(files, parts)
 
 
 def _listed(root: str, folder: str) -> Iterator[tuple[str, os.stat_result]]:

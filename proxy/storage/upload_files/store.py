@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from proxy.domain.errors import SmartserveError, UploadStorageError
 from proxy.storage.upload_files.files import (
-    Found,
     GrowingFile,
     ReadFile,
+    TempfileListing,
     look,
     open_to_read,
     remove,
@@ -28,7 +28,7 @@ _PIECE_BYTES = 256 * 1024
 _T = TypeVar("_T")
 
 
-class Incoming:
+class IncomingFile:
     """A file that comes in; nothing of it stays unless it is kept and settled."""
 
     def __init__(self, files: TempFiles, growing: GrowingFile) -> None:
@@ -103,7 +103,7 @@ class TempFiles:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="uploads")
 
     @asynccontextmanager
-    async def incoming(self, folder: str) -> AsyncIterator[Incoming]:
+    async def incoming(self, folder: str) -> AsyncIterator[IncomingFile]:
         """A new file in a folder, for the length of a block.
 
         Raises:
@@ -111,13 +111,13 @@ class TempFiles:
         """
         make = partial(GrowingFile, self._root, folder)
         growing = await self.run(make, release=partial(GrowingFile.end, settled=False))
-        incoming = Incoming(self, growing)
+        incoming = IncomingFile(self, growing)
         try:
             yield incoming
         finally:
             await self._end(incoming)
 
-    async def _end(self, incoming: Incoming) -> None:
+    async def _end(self, incoming: IncomingFile) -> None:
         """Close a file; whoever is cancelled meanwhile leaves the thread to it."""
         with suppress(SmartserveError):
             await self.run(partial(incoming.growing.end, settled=incoming.settled))
@@ -140,7 +140,7 @@ class TempFiles:
         """
         return await self.run(partial(remove, self._root, where.folder, where.name))
 
-    async def look(self) -> Found:
+    async def look(self) -> TempfileListing:
         """All that is there. Raises as `remove` does."""
         return await self.run(partial(look, self._root))
 

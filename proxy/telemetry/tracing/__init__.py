@@ -1,8 +1,8 @@
 """Tracing: what is followed of requests and of the work in the background, and where it goes.
 
 What there is to follow is found at the seams that are there anyway: `rooms` and `background` stand
-around what wiring hands on, `proxy.web.server.request_tracing` beside the access log. Only `otel` knows
-OpenTelemetry, and it is imported only where traces are switched on.
+around what wiring hands on, `proxy.web.server.request_tracing` beside the access log. Only
+`otel` knows OpenTelemetry, and it is imported only where traces are switched on.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _CROWD = 10
 log = structlog.get_logger(__name__)
 
 
-class Refusal(StrEnum):
+class AuthFailure(StrEnum):
     """Why a request was refused: the labels of a metric."""
 
     NO_KEY_SET = "no_key_set"
@@ -111,7 +111,7 @@ class BearerGuard:
         self,
         *,
         limit: FailureLimit,
-        on_refusal: Callable[[Refusal], None],
+        on_refusal: Callable[[AuthFailure], None],
         realm: str = "smartserve",
         what: str = "key",
     ) -> None:
@@ -126,19 +126,19 @@ class BearerGuard:
         lines = request.headers.getall("Authorization", [])
         if not lines:
             detail = f"show the {self._what}: Authorization: {shown}"
-            missing = self._unauthorized(Refusal.MISSING, detail)
+            missing = self._unauthorized(AuthFailure.MISSING, detail)
             missing.forwarded = caller_of(request).passed_on
             raise missing
         match = _BEARER.fullmatch(lines[0])
         if match is None or len(lines) > 1:
             detail = f"one Authorization header is needed, of the form: {shown}"
-            raise self._unauthorized(Refusal.MALFORMED, detail, error="invalid_token")
+            raise self._unauthorized(AuthFailure.MALFORMED, detail, error="invalid_token")
         return match[1]
 
     def _check_limit(self, caller: Caller) -> None:
         seconds = self._limit.refused_s(caller)
         if seconds > 0:
-            self._on_refusal(Refusal.BLOCKED)
+            self._on_refusal(AuthFailure.BLOCKED)
             raise TooManyFailures(
                 f"too many wrong {self._what}s came from your address",
                 retry_after_s=math.ceil(seconds),
@@ -149,14 +149,14 @@ class BearerGuard:
             log.warning("caller_refused", network=caller.network, passed_on=caller.passed_on)
 
     def _unauthorized(
-        self, reason: Refusal, detail: str, *, error: str | None = None
+        self, reason: AuthFailure, detail: str, *, error: str | None = None
     ) -> Unauthorized:
         self._on_refusal(reason)
         named = f', error="{error}", error_description="{detail}"' if error else ""
         return Unauthorized(detail, challenge=f'Bearer realm="{self._realm}"{named}')
 
 
-class Guard(BearerGuard):
+class KeyGuard(BearerGuard):
     """Lets those pass who show the key.
 
     Of the key a digest is kept: digests are compared, all of one length, in constant time.
@@ -168,7 +168,7 @@ class Guard(BearerGuard):
         *,
         advice: str,
         limit: FailureLimit,
-        on_refusal: Callable[[Refusal], None],
+        on_refusal: Callable[[AuthFailure], None],
         realm: str = "smartserve",
     ) -> None:
         """An empty ``key`` refuses everybody, with the ``advice`` of how to set one."""
@@ -183,7 +183,7 @@ class Guard(BearerGuard):
             AccessError: it does not, or nobody can; the kind says which.
         """
         if self._digest is None:
-            self._on_refusal(Refusal.NO_KEY_SET)
+            self._on_refusal(AuthFailure.NO_KEY_SET)
             raise AccessDisabled(self._advice)
         token = self._token(request)
         caller = caller_of(request)
@@ -191,7 +191,7 @@ class Guard(BearerGuard):
         if hmac.compare_digest(_digest(token), self._digest):
             return
         self._failed(caller)
-        raise self._unauthorized(Refusal.WRONG, "this is not the key", error="invalid_token")
+        raise self._unauthorized(AuthFailure.WRONG, "this is not the key", error="invalid_token")
 
 
 def caller_of(request: web.BaseRequest) -> Caller:

@@ -12,14 +12,14 @@ from aiohttp import web
 
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
-from proxy.web.auth.api_key import BearerGuard, FailureLimit, Refusal, caller_of
+from proxy.web.auth.api_key import AuthFailure, BearerGuard, FailureLimit, caller_of
 
 _CLAIMS = ("sub", "user_id", "id", "userId")
 """Where the user's number may stand, as Node servers write it; the first that is one counts."""
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
-class Users(BearerGuard):
+class TokenVerifier(BearerGuard):
     """Tells users by their tokens.
 
     One algorithm is taken, that of the key; so neither ``none`` is, nor a public key for a secret.
@@ -31,7 +31,7 @@ class Users(BearerGuard):
         section: UserSettings,
         *,
         limit: FailureLimit,
-        on_refusal: Callable[[Refusal], None],
+        on_refusal: Callable[[AuthFailure], None],
     ) -> None:
         super().__init__(limit=limit, on_refusal=on_refusal, what="token")
         self._key = key
@@ -54,7 +54,7 @@ class Users(BearerGuard):
             claims = self._decode(token)
         except jwt.ExpiredSignatureError:
             detail = "the token has expired"
-            raise self._unauthorized(Refusal.EXPIRED, detail, error="invalid_token") from None
+            raise self._unauthorized(AuthFailure.EXPIRED, detail, error="invalid_token") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
             claims = {}
         user_id = _user(claims)
@@ -62,7 +62,7 @@ class Users(BearerGuard):
             if not caller.passed_on:
                 self._failed(caller)
             detail = "this is no token of a user that holds here"
-            raise self._unauthorized(Refusal.WRONG, detail, error="invalid_token")
+            raise self._unauthorized(AuthFailure.WRONG, detail, error="invalid_token")
         return user_id
 
     def _decode(self, token: str) -> Mapping[str, Any]:
@@ -81,7 +81,7 @@ class Users(BearerGuard):
 
 
 def issue(key: TokenKey, section: UserSettings, *, user_id: int, ttl_s: int) -> str:
-    """A token that `Users.identify` takes for this user, for so long; ``key`` is a secret."""
+    """Return a token that `TokenVerifier.identify` accepts for this user; ``key`` is a secret."""
     now = int(time.time())
     asked = {"iss": section.jwt_issuer, "aud": section.jwt_audience}
     named = {claim: value for claim, value in asked.items() if value}

@@ -8,13 +8,13 @@ from aiohttp import web
 
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.outcome import Outcome
 from proxy.domain.query import parse_boxes
-from proxy.serving.purge import Purger
-from proxy.telemetry.metrics import Outcome
-from proxy.web.auth.api_key import Guard
+from proxy.serving.purge import PurgeService
+from proxy.web.auth.api_key import KeyGuard
 from proxy.web.id_params import parse_id
 from proxy.web.json_response import guarded
-from proxy.web.responses import WholeResponse
+from proxy.web.responses import BufferedResponse
 
 Counts = Mapping[str, int]
 
@@ -22,17 +22,19 @@ Counts = Mapping[str, int]
 class AdminHandler:
     """Answers the admin routes; nothing is done, or told, before the guard has let one pass."""
 
-    def __init__(self, *, guard: Guard, purger: Purger, sizes: Mapping[str, SizeSpec]) -> None:
+    def __init__(
+        self, *, guard: KeyGuard, purger: PurgeService, sizes: Mapping[str, SizeSpec]
+    ) -> None:
         """The guard before it, and the use case behind it."""
         self._guard = guard
         self._purger = purger
         self._sizes = sizes
 
-    async def purge_media(self, request: web.Request) -> WholeResponse:
+    async def purge_media(self, request: web.Request) -> BufferedResponse:
         """``DELETE /api/media/{id}/renditions``: how many were dropped."""
         return await guarded(request, self._guard, Outcome("purge_media"), self._purge_media)
 
-    async def purge_user(self, request: web.Request) -> WholeResponse:
+    async def purge_user(self, request: web.Request) -> BufferedResponse:
         """``DELETE /api/users/{id}/renditions``: how many, of how many media."""
         return await guarded(request, self._guard, Outcome("purge_user"), self._purge_user)
 

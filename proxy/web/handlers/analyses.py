@@ -9,20 +9,25 @@ from aiohttp import web
 from proxy.domain.analysis import public
 from proxy.domain.errors import MediaNotFound, MediaNotReady
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.outcome import Outcome
 from proxy.storage.database import MediaDatabase
-from proxy.storage.database.analysis_repository import Analyses
-from proxy.telemetry.metrics import Outcome
-from proxy.web.auth.api_key import Guard
+from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.web.auth.api_key import KeyGuard
 from proxy.web.id_params import parse_id
 from proxy.web.json_response import guarded
-from proxy.web.responses import WholeResponse
+from proxy.web.responses import BufferedResponse
 
 
 class AnalysisHandler:
     """Answers ``GET /api/media/analysis/{media_id}``; nothing is told before the guard."""
 
     def __init__(
-        self, *, guard: Guard, database: MediaDatabase, analyses: Analyses, retry_after_s: int
+        self,
+        *,
+        guard: KeyGuard,
+        database: MediaDatabase,
+        analyses: AnalysisRepository,
+        retry_after_s: int,
     ) -> None:
         """The guard before it; ``retry_after_s`` is told while the picture is processed."""
         self._guard = guard
@@ -30,7 +35,7 @@ class AnalysisHandler:
         self._analyses = analyses
         self._retry_after_s = retry_after_s
 
-    async def get(self, request: web.Request) -> WholeResponse:
+    async def get(self, request: web.Request) -> BufferedResponse:
         """The analysis as section 12 of the requirements document has it, and more."""
         return await guarded(request, self._guard, Outcome("analysis"), self._find)
 

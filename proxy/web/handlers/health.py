@@ -10,17 +10,16 @@ import orjson
 from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
-from proxy.serving.delivery_result import Origin
-from proxy.telemetry.metrics import Outcome
+from proxy.domain.outcome import Origin, Outcome
 from proxy.web.cache_headers import NO_STORE
-from proxy.web.responses import WholeResponse, whole
+from proxy.web.responses import BufferedResponse, whole
 
 Check = Callable[[], Awaitable[object]]
 
 _TIMEOUT_S = 3.0
 
 
-class Health:
+class HealthHandler:
     """Answers /healthz and /readyz."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
@@ -32,11 +31,11 @@ class Health:
         """The server is about to stop: not ready from now on."""
         self._draining = True
 
-    async def alive(self, _request: web.Request) -> WholeResponse:
+    async def alive(self, _request: web.Request) -> BufferedResponse:
         """``/healthz``: the event loop runs."""
         return as_json(HTTPStatus.OK, {"status": "alive"}, route="healthz")
 
-    async def ready(self, _request: web.Request) -> WholeResponse:
+    async def ready(self, _request: web.Request) -> BufferedResponse:
         """``/readyz``: database, storage, cache directory and a worker answer."""
         if self._draining:
             return as_json(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"}, route="readyz")
@@ -59,7 +58,7 @@ async def _outcome(check: Check) -> str:
     return "ok"
 
 
-def as_json(status: int, members: Mapping[str, object], *, route: str) -> WholeResponse:
+def as_json(status: int, members: Mapping[str, object], *, route: str) -> BufferedResponse:
     """A small JSON answer that nobody keeps."""
     headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE)]
     body = orjson.dumps(members, option=orjson.OPT_INDENT_2)

@@ -10,23 +10,23 @@ from typing import NamedTuple
 from aiohttp import HttpVersion11, web
 
 from proxy.domain.formats import Format
-from proxy.domain.render_plan import Plan
+from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.variant import Variant
-from proxy.serving.delivery_result import Delivered, Origin, streams
-from proxy.serving.renderer import Rendering
+from proxy.serving.delivery_result import DeliveryResult, streams
+from proxy.serving.renderer import RunningRender
 from proxy.settings import LifetimeSettings
 from proxy.storage.renditions import Rendition
-from proxy.telemetry.metrics import Outcome
-from proxy.web.cache_headers import Route
+from proxy.web.cache_headers import ImageRoute
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import Header, content_headers, server_timing, to_head, validators
-from proxy.web.responses import PieceResponse, WholeResponse, bodiless, whole
-from proxy.web.server.response_cache import Resolved
+from proxy.web.responses import BufferedResponse, StreamedResponse, bodiless, whole
+from proxy.web.server.response_cache import ResolvedResponse
 
-Answer = WholeResponse | PieceResponse
+Answer = BufferedResponse | StreamedResponse
 
 
-class Picture(NamedTuple):
+class ImageAnswer(NamedTuple):
     """What goes out: the variant, the format that its bytes have, and where they come from."""
 
     variant: Variant
@@ -34,15 +34,15 @@ class Picture(NamedTuple):
     origin: Origin
 
 
-class Exchange:
+class ImageResponder:
     """Makes the answers to one request."""
 
     def __init__(
         self,
         request: web.Request,
-        plan: Plan,
+        plan: RenderPlan,
         *,
-        route: Route,
+        route: ImageRoute,
         lifetimes: LifetimeSettings,
     ) -> None:
         """Its clock for Server-Timing starts now."""
@@ -52,7 +52,7 @@ class Exchange:
         self._lifetimes = lifetimes
         self._began = time.perf_counter()
 
-    def not_modified(self, variant: Variant | None = None) -> WholeResponse:
+    def not_modified(self, variant: Variant | None = None) -> BufferedResponse:
         """304, by the key alone: whether the rendition is still kept does not matter.
 
         ``variant`` is the draft where that is what the client has, and the final is not there.
@@ -63,7 +63,7 @@ class Exchange:
         outcome = self._outcome(origin, variant=shown)
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
 
-    async def head(self, found: Delivered | None) -> WholeResponse:
+    async def head(self, found: DeliveryResult | None) -> BufferedResponse:
         """The answer to HEAD: what GET would say, with the length where it is known.
 
         Where nothing is there it speaks of the draft, also where GET would make the final at once:
@@ -71,18 +71,18 @@ class Exchange:
         """
         if found is None or found.rendition is None:
             first = self._plan.draft or self._plan.variant
-            headers = self._headers(Picture(first, first.format, Origin.NONE))
+            headers = self._headers(ImageAnswer(first, first.format, Origin.NONE))
             return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(Origin.NONE))
         if found.draft and self._has(found.variant):
             found.rendition.close()
             return self.not_modified(found.variant)
         length = found.rendition.length
-        picture = Picture(found.variant, await found.format(), found.origin)
+        picture = ImageAnswer(found.variant, await found.format(), found.origin)
         found.rendition.close()
         headers = self._headers(picture)
         return bodiless(HTTPStatus.OK, headers, outcome=self._outcome_of(picture), length=length)
 
-    async def answer(self, delivered: Delivered) -> Answer:
+    async def answer(self, delivered: DeliveryResult) -> Answer:
         """The answer to GET: 200, or 206 where one range was asked for, or 304 for a draft.
 
         Raises:
@@ -92,7 +92,7 @@ class Exchange:
             if delivered.rendition is not None:
                 delivered.rendition.close()
             return self.not_modified(delivered.variant)
-        picture = Picture(delivered.variant, await delivered.format(), delivered.origin)
+        picture = ImageAnswer(delivered.variant, await delivered.format(), delivered.origin)
         if delivered.rendering is not None:
             return await self._from_render(picture, delivered.rendering)
         if delivered.rendition is None:
@@ -105,18 +105,18 @@ class Exchange:
         known = self._request.headers.getall("If-None-Match", ())
         return matches(", ".join(known), variant.etag)
 
-    async def _from_render(self, picture: Picture, rendering: Rendering) -> Answer:
+    async def _from_render(self, picture: ImageAnswer, rendering: RunningRender) -> Answer:
         stream = rendering.stream
         chunked = self._request.version >= HttpVersion11 and "Range" not in self._request.headers
         if not chunked or not streams(picture.variant) or stream.complete:
             return self._from_body(picture, await stream.whole(), rendering.queue_s)
         headers = self._headers(picture, rendering.queue_s)
         outcome = self._outcome_of(picture)
-        return PieceResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
+        return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
 
     def _from_body(
-        self, picture: Picture, body: bytes, queue_s: float | None = None
-    ) -> WholeResponse:
+        self, picture: ImageAnswer, body: bytes, queue_s: float | None = None
+    ) -> BufferedResponse:
         headers = self._headers(picture, queue_s)
         outcome = self._outcome_of(picture)
         part = self._range(picture.variant, len(body))
@@ -126,7 +126,7 @@ class Exchange:
         piece = body[part.start : part.stop]
         return whole(HTTPStatus.PARTIAL_CONTENT, headers, piece, outcome=outcome)
 
-    def _from_file(self, picture: Picture, rendition: Rendition) -> PieceResponse:
+    def _from_file(self, picture: ImageAnswer, rendition: Rendition) -> StreamedResponse:
         try:
             part = self._range(picture.variant, rendition.length)
         except BaseException:
@@ -139,7 +139,7 @@ class Exchange:
         else:
             status = HTTPStatus.PARTIAL_CONTENT
             headers.append(("Content-Range", part.content_range(rendition.length)))
-        return PieceResponse(
+        return StreamedResponse(
             status,
             headers,
             _pieces(rendition, part),
@@ -148,7 +148,7 @@ class Exchange:
             release=rendition.close,
         )
 
-    def resolved(self, picture: Picture, length: int) -> Resolved:
+    def resolved(self, picture: ImageAnswer, length: int) -> ResolvedResponse:
         """An answer from a store, ready to be given again without being worked out."""
         variant = picture.variant
         headers = [
@@ -157,7 +157,7 @@ class Exchange:
             ("Content-Length", str(length)),
         ]
         not_modified = self._validators(variant, Origin.NOT_MODIFIED)
-        return Resolved(
+        return ResolvedResponse(
             media=self._plan.media,
             variant=variant,
             origin=picture.origin,
@@ -171,11 +171,11 @@ class Exchange:
     def _range(self, variant: Variant, length: int) -> ByteRange | None:
         return requested_range(self._request.headers, length=length, etag=variant.etag)
 
-    def _headers(self, picture: Picture, queue_s: float | None = None) -> list[Header]:
+    def _headers(self, picture: ImageAnswer, queue_s: float | None = None) -> list[Header]:
         timing = server_timing(self._timings(picture.origin, queue_s))
         return [*self._described(picture), ("Server-Timing", timing)]
 
-    def _described(self, picture: Picture) -> list[Header]:
+    def _described(self, picture: ImageAnswer) -> list[Header]:
         content = content_headers(self._plan, picture.format)
         return [*content, *self._validators(picture.variant, picture.origin)]
 
@@ -189,7 +189,7 @@ class Exchange:
             return [(origin, spent)]
         return [("queue", queue_s), (origin, max(0.0, spent - queue_s))]
 
-    def _outcome_of(self, picture: Picture) -> Outcome:
+    def _outcome_of(self, picture: ImageAnswer) -> Outcome:
         return self._outcome(picture.origin, picture.format, variant=picture.variant)
 
     def _outcome(

@@ -19,18 +19,18 @@ from proxy.domain.errors import (
 )
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.outcome import Outcome
 from proxy.domain.query import VariantRequest, parse_request
 from proxy.serving.delivery import Delivery
-from proxy.serving.renderer import Telemetry
+from proxy.serving.renderer import RenderTelemetry
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaDatabase
-from proxy.telemetry.metrics import Outcome
-from proxy.web.cache_headers import Route
+from proxy.web.cache_headers import ImageRoute
 from proxy.web.conditional import not_modified
-from proxy.web.handlers.image_response import Answer, Exchange, Picture
+from proxy.web.handlers.image_response import Answer, ImageAnswer, ImageResponder
 from proxy.web.problem_details import problem
-from proxy.web.server.load_shedding import Crowd, Look
-from proxy.web.server.response_cache import HotAnswers
+from proxy.web.server.load_shedding import LoadShedder, SheddingTicket
+from proxy.web.server.response_cache import ResponseCache
 
 _TELL_EVERY_S = 1.0
 
@@ -73,7 +73,7 @@ def servable(media: Media | None, *, retry_after_s: int) -> Media:
     raise MediaNotFound("there is no picture to serve under this id")
 
 
-class PictureHandler:
+class ImageHandler:
     """Answers GET and HEAD of the picture routes."""
 
     def __init__(
@@ -81,9 +81,9 @@ class PictureHandler:
         *,
         database: MediaDatabase,
         delivery: Delivery,
-        hot: HotAnswers,
-        crowd: Crowd,
-        telemetry: Telemetry,
+        hot: ResponseCache,
+        crowd: LoadShedder,
+        telemetry: RenderTelemetry,
         sizes: Mapping[str, SizeSpec],
         lifetimes: LifetimeSettings,
     ) -> None:
@@ -99,13 +99,13 @@ class PictureHandler:
 
     async def serve(self, request: web.Request) -> Answer:
         """``/serve/{media_id}``: the long lifetime."""
-        return await self._handle(request, Route.SERVE)
+        return await self._handle(request, ImageRoute.SERVE)
 
     async def api_images(self, request: web.Request) -> Answer:
         """``/api/images/{media_id}``: the same with one hour."""
-        return await self._handle(request, Route.API_IMAGES)
+        return await self._handle(request, ImageRoute.API_IMAGES)
 
-    async def _handle(self, request: web.Request, route: Route) -> Answer:
+    async def _handle(self, request: web.Request, route: ImageRoute) -> Answer:
         wanted: VariantRequest | None = None
         media_id: int | None = None
         try:
@@ -137,7 +137,7 @@ class PictureHandler:
         )
 
     async def _answer(
-        self, request: web.Request, route: Route, media_id: int, wanted: VariantRequest
+        self, request: web.Request, route: ImageRoute, media_id: int, wanted: VariantRequest
     ) -> Answer:
         """Answer; where the picture turns out to have changed, once more by its new facts."""
         try:
@@ -150,10 +150,10 @@ class PictureHandler:
     async def _answer_once(
         self,
         request: web.Request,
-        route: Route,
+        route: ImageRoute,
         media_id: int,
         wanted: VariantRequest,
-        look: Look,
+        look: SheddingTicket,
     ) -> Answer:
         held = await self._held(request, media_id)
         accept = accept_header(request)
@@ -162,7 +162,7 @@ class PictureHandler:
             # They are learned by the workers, which is waited for.
             look.end()
         plan = await self._delivery.plan(media, wanted, accept)
-        exchange = Exchange(request, plan, route=route, lifetimes=self._lifetimes)
+        exchange = ImageResponder(request, plan, route=route, lifetimes=self._lifetimes)
         if not_modified(request.headers, plan.variant.etag, plan.media.updated_at):
             return exchange.not_modified()
         if request.method == "HEAD":
@@ -171,7 +171,7 @@ class PictureHandler:
         answer = await exchange.answer(delivered)
         if delivered.rendition is not None and delivered.lasting:
             origin = self._hot.next_origin(delivered.variant)
-            picture = Picture(delivered.variant, await delivered.format(), origin)
+            picture = ImageAnswer(delivered.variant, await delivered.format(), origin)
             self._hot.keep(request, accept, exchange.resolved(picture, delivered.rendition.length))
         return answer
 

@@ -14,13 +14,13 @@ from aiohttp import web
 
 from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.outcome import Outcome
 from proxy.domain.query import last_values
-from proxy.domain.render_plan import Planner
+from proxy.domain.render_plan import RenderPlanner
 from proxy.serving.delivery import Delivery
-from proxy.serving.image_info import Describer
+from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaDatabase, MediaListing
-from proxy.telemetry.metrics import Outcome
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import matches
 from proxy.web.handlers.images import servable
@@ -29,7 +29,7 @@ from proxy.web.headers import PRIVATE, SECURITY, Header
 from proxy.web.id_params import DIGITS, ID, parse_id, whole_number
 from proxy.web.problem_details import problem
 from proxy.web.request_body import read_json, require_json
-from proxy.web.responses import WholeResponse, bodiless, whole
+from proxy.web.responses import BufferedResponse, bodiless, whole
 
 MAX_IDS = 100
 """By GET and by POST: first looks at so many took 14 s on two busy cores, later ones 0.06 s."""
@@ -63,8 +63,8 @@ class InfoHandler:
         database: MediaDatabase,
         listing: MediaListing,
         delivery: Delivery,
-        describer: Describer,
-        planner: Planner,
+        describer: ImageInfoService,
+        planner: RenderPlanner,
         lifetimes: LifetimeSettings,
         stall_s: float,
     ) -> None:
@@ -77,7 +77,7 @@ class InfoHandler:
         self._lifetimes = lifetimes
         self._stall_s = stall_s
 
-    async def one(self, request: web.Request) -> WholeResponse:
+    async def one(self, request: web.Request) -> BufferedResponse:
         """``/info/{id}``: what a page wants to know of a picture before it is there."""
         outcome = Outcome("info")
         try:
@@ -89,7 +89,7 @@ class InfoHandler:
             return problem(error, outcome=outcome, not_found_s=self._lifetimes.not_found_s)
         return answer_json(request, told, lifetime=self._lifetime(media), outcome=outcome)
 
-    async def many(self, request: web.Request) -> WholeResponse:
+    async def many(self, request: web.Request) -> BufferedResponse:
         """``/info?ids=1,2,3``: the same of many; what cannot be told is listed with the reason."""
         try:
             ids = _parse_ids(last_values(request.rel_url.raw_query_string).get("ids", ""))
@@ -99,7 +99,7 @@ class InfoHandler:
         lifetime = self._list_lifetime(told["missing"])
         return answer_json(request, told, lifetime=lifetime, outcome=_MANY)
 
-    async def posted(self, request: web.Request) -> WholeResponse:
+    async def posted(self, request: web.Request) -> BufferedResponse:
         """``POST /info``: as `many`, with the ids in the body; kept by nobody."""
         try:
             require_json(request)
@@ -111,11 +111,11 @@ class InfoHandler:
         headers = [("Content-Type", _JSON), ("Cache-Control", NO_STORE), *SECURITY]
         return whole(HTTPStatus.OK, headers, told, outcome=_MANY)
 
-    async def preflight(self, _request: web.Request) -> WholeResponse:
+    async def preflight(self, _request: web.Request) -> BufferedResponse:
         """``OPTIONS /info``: pages of other origins may send JSON there (Fetch, CORS-preflight)."""
         return bodiless(HTTPStatus.NO_CONTENT, _PREFLIGHT, outcome=Outcome("preflight"))
 
-    async def gallery(self, request: web.Request) -> WholeResponse:
+    async def gallery(self, request: web.Request) -> BufferedResponse:
         """``/api/gallery``: the newest pictures, with what is known of them already."""
         outcome = Outcome("gallery")
         try:
@@ -185,7 +185,7 @@ def answer_json(
     lifetime: str,
     outcome: Outcome,
     security: Sequence[Header] = SECURITY,
-) -> WholeResponse:
+) -> BufferedResponse:
     """JSON with a strong ETag of its bytes, or a 304 to who has them."""
     body = orjson.dumps(told)
     etag = f'"{blake2b(body, digest_size=16).hexdigest()}"'

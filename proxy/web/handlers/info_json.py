@@ -9,7 +9,7 @@ from proxy.domain.formats import NAMES, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
 from proxy.domain.query import WIDTHS
-from proxy.serving.image_info import Portrait
+from proxy.serving.image_info import ImageInfo
 
 _VERSION_DIGITS = 16
 _SMALLEST = 64
@@ -54,7 +54,7 @@ def sizes_advice(facts: MediaFacts) -> str:
 
 def describe_picture(
     media_id: int,
-    portrait: Portrait,
+    portrait: ImageInfo,
     *,
     sizes: Mapping[str, SizeSpec],
     formats: tuple[Format, ...],

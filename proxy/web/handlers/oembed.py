@@ -12,16 +12,16 @@ from aiohttp import web
 from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
+from proxy.domain.outcome import Outcome
 from proxy.domain.query import last_values
-from proxy.serving.source_facts import Inspector
+from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaDatabase
-from proxy.telemetry.metrics import Outcome
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info import answer_json
 from proxy.web.handlers.info_json import ladder, version_of
 from proxy.web.problem_details import problem, render_problem
-from proxy.web.responses import WholeResponse
+from proxy.web.responses import BufferedResponse
 
 _ROUTE = "oembed"
 _PATH = re.compile(r"(.*)/(?:serve|api/images|info)/([0-9]{1,19})(?:\.[A-Za-z0-9]{1,8})?", re.ASCII)
@@ -40,7 +40,7 @@ class OembedHandler:
         self,
         *,
         database: MediaDatabase,
-        inspector: Inspector,
+        inspector: SourceFactsService,
         public_url: str,
         lifetimes: LifetimeSettings,
     ) -> None:
@@ -50,7 +50,7 @@ class OembedHandler:
         self._public_url = public_url
         self._lifetimes = lifetimes
 
-    async def get(self, request: web.Request) -> WholeResponse:
+    async def get(self, request: web.Request) -> BufferedResponse:
         """The photo; 404 for addresses of others, 501 for XML, as the specification has it."""
         outcome = Outcome(_ROUTE)
         values = last_values(request.rel_url.raw_query_string)

@@ -11,13 +11,13 @@ from aiohttp import web
 
 from proxy.domain.formats import Format
 from proxy.domain.negotiation_explained import explain
-from proxy.telemetry.metrics import Outcome
+from proxy.domain.outcome import Outcome
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.handlers.images import accept_header
 from proxy.web.handlers.info import answer_json
 from proxy.web.headers import PRIVATE, SECURITY, Header
-from proxy.web.responses import WholeResponse, whole
-from proxy.web.static_files import OwnFile
+from proxy.web.responses import BufferedResponse, whole
+from proxy.web.static_files import StaticFile
 
 COMPONENT = "smart-image.js"
 
@@ -43,44 +43,44 @@ _PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBR
 _LONGEST = 2048
 
 
-class Component:
+class ComponentHandler:
     """Answers ``/static/smart-image.js``, which pages of any origin may load."""
 
-    def __init__(self, file: OwnFile) -> None:
+    def __init__(self, file: StaticFile) -> None:
         self._file = file
 
-    async def get(self, request: web.Request) -> WholeResponse:
+    async def get(self, request: web.Request) -> BufferedResponse:
         """The web component."""
         return self._file.answer(request, _SHARED, route="component")
 
 
-class Page:
+class PageHandler:
     """Answers the page, its files, and what it asks about the browser that shows it."""
 
-    def __init__(self, files: dict[str, OwnFile], *, order: Sequence[Format]) -> None:
+    def __init__(self, files: dict[str, StaticFile], *, order: Sequence[Format]) -> None:
         """``files`` by their names; ``order`` is the server's preference among formats."""
         self._files = files
         self._order = order
 
-    async def index(self, request: web.Request) -> WholeResponse:
+    async def index(self, request: web.Request) -> BufferedResponse:
         """``/``: the page itself."""
         return self._files["index.html"].answer(request, _PAGE, route="page")
 
-    async def static(self, request: web.Request) -> WholeResponse:
+    async def static(self, request: web.Request) -> BufferedResponse:
         """``/static/{name}``: what the page is made of."""
         file = self._files.get(request.match_info["name"])
         if file is None:
             raise web.HTTPNotFound
         return file.answer(request, _OWN, route="page")
 
-    async def accept(self, request: web.Request) -> WholeResponse:
+    async def accept(self, request: web.Request) -> BufferedResponse:
         """``/api/page/accept``: which format the Accept header of this request gets, and why."""
         told = explain(accept_header(request), self._order)
         return answer_json(
             request, told, lifetime=NO_STORE, outcome=Outcome("page"), security=PRIVATE
         )
 
-    async def pixel(self, request: web.Request) -> WholeResponse:
+    async def pixel(self, request: web.Request) -> BufferedResponse:
         """``/api/page/accept.gif``: a pixel, to see with what Accept the browser asks for pictures.
 
         Scripts cannot read the headers of such a request, nor that of its answer; but they can

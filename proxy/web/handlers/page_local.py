@@ -8,17 +8,17 @@ from aiohttp import HttpVersion11, web
 
 from proxy.domain.errors import AccessDisabled, PendingNotFound, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.outcome import Outcome
 from proxy.domain.pending_image import media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import SqlMainDatabase
-from proxy.telemetry.metrics import Outcome
 from proxy.web.auth.api_key import caller_of
 from proxy.web.auth.jwt import issue
 from proxy.web.headers import PRIVATE
 from proxy.web.id_params import parse_id
 from proxy.web.json_response import private_json
 from proxy.web.problem_details import problem
-from proxy.web.responses import WholeResponse
+from proxy.web.responses import BufferedResponse
 
 _USER = 1
 """Who tries the server uploads as this user; the samples are his as well."""
@@ -26,7 +26,7 @@ _TTL_S = 900
 _OUTCOME = Outcome("trial")
 
 
-class TrialHandler:
+class LocalPageHandler:
     """Answers those who sit at the machine itself, and nobody else."""
 
     def __init__(self, *, key: TokenKey, users: UserSettings, database: SqlMainDatabase) -> None:
@@ -35,7 +35,7 @@ class TrialHandler:
         self._users = users
         self._database = database
 
-    async def token(self, request: web.Request) -> WholeResponse:
+    async def token(self, request: web.Request) -> BufferedResponse:
         """``/api/page/token``: a token with which one may upload for a quarter of an hour."""
         try:
             check_at_home(request)
@@ -44,7 +44,7 @@ class TrialHandler:
         token = issue(self._key, self._users, user_id=_USER, ttl_s=_TTL_S)
         return private_json({"token": token, "expires_in": _TTL_S}, _OUTCOME)
 
-    async def upload(self, request: web.Request) -> WholeResponse:
+    async def upload(self, request: web.Request) -> BufferedResponse:
         """``/api/page/uploads/{id}``: how far an upload of this user has come."""
         try:
             check_at_home(request)

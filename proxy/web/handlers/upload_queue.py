@@ -14,13 +14,13 @@ from aiohttp import web
 from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
+from proxy.domain.outcome import Outcome
 from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
-from proxy.ingest.uploads.url_replacement import Replacer
+from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.storage.upload_files.names import temp_name
 from proxy.storage.upload_files.store import OpenTemp, TempFiles
-from proxy.telemetry.metrics import Outcome
-from proxy.web.auth.api_key import Guard
+from proxy.web.auth.api_key import KeyGuard
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import PRIVATE, Header
@@ -28,9 +28,9 @@ from proxy.web.id_params import parse_id, whole_number
 from proxy.web.json_response import guarded
 from proxy.web.problem_details import problem
 from proxy.web.request_body import read_json
-from proxy.web.responses import PieceResponse, WholeResponse, bodiless, whole
+from proxy.web.responses import BufferedResponse, StreamedResponse, bodiless, whole
 
-Answer = WholeResponse | PieceResponse
+Answer = BufferedResponse | StreamedResponse
 
 MAX_LISTED = 10_000
 """Pending uploads in one answer; its total is the true one."""
@@ -47,10 +47,10 @@ class MediaApiHandler:
     def __init__(
         self,
         *,
-        guard: Guard,
+        guard: KeyGuard,
         database: SqlMainDatabase,
         files: TempFiles,
-        replacer: Replacer,
+        replacer: UrlReplacer,
         stall_s: float,
     ) -> None:
         """``stall_s`` is for a body to come in whole."""
@@ -146,7 +146,7 @@ async def _file_answer(
     if part is not None:
         headers.append(("Content-Range", part.content_range(length)))
     part = part or ByteRange(0, length)
-    return PieceResponse(
+    return StreamedResponse(
         status,
         headers,
         opened.chunks(part.start, part.stop),

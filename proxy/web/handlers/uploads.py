@@ -10,15 +10,15 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
-from proxy.ingest.uploads.accept import Stored, Upload, Uploader
-from proxy.telemetry.metrics import Outcome
-from proxy.web.auth.jwt import Users
+from proxy.domain.outcome import Outcome
+from proxy.ingest.uploads.accept import AcceptedUpload, Uploader, UploadIntake
+from proxy.web.auth.jwt import TokenVerifier
 from proxy.web.headers import PRIVATE
 from proxy.web.json_response import private_json
 from proxy.web.multipart import Form, FormLimits
 from proxy.web.problem_details import problem
 from proxy.web.request_body import call_for, refuse_packed
-from proxy.web.responses import WholeResponse
+from proxy.web.responses import BufferedResponse
 
 _OUTCOME = Outcome("upload")
 
@@ -41,7 +41,7 @@ class UploadHandler:
     def __init__(
         self,
         *,
-        users: Users,
+        users: TokenVerifier,
         uploader: Uploader,
         timeout_s: float,
         stall_s: float,
@@ -54,7 +54,7 @@ class UploadHandler:
         self._limits = FormLimits(uploader.max_file_bytes, stall_s)
         self._on_refusal = on_refusal
 
-    async def upload(self, request: web.Request) -> WholeResponse:
+    async def upload(self, request: web.Request) -> BufferedResponse:
         """``PATCH /users/me``: what was stored, when it is on the disk and in the queue."""
         try:
             stored = await self._take(request)
@@ -64,7 +64,7 @@ class UploadHandler:
         body = {"success": True, "images": [asdict(one) for one in stored]}
         return private_json(body, _OUTCOME)
 
-    async def _take(self, request: web.Request) -> list[Stored]:
+    async def _take(self, request: web.Request) -> list[AcceptedUpload]:
         """What is stored; only the client is hurried, as what is begun after it may stand."""
         user_id = self._users.identify(request)
         refuse_packed(request)
@@ -74,7 +74,7 @@ class UploadHandler:
             await self._read(form, upload)
             return await upload.finish()
 
-    async def _read(self, form: Form, upload: Upload) -> None:
+    async def _read(self, form: Form, upload: UploadIntake) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for file in form.files():

@@ -24,14 +24,19 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.web.server.connection_limits import RESERVE_HEADER_S, Doorkeeper, Place, Reason
-from proxy.web.server.parser import Parser, Refused
-from proxy.web.server.request_pipeline import Frontdesk, Handler
+from proxy.web.server.connection_limits import (
+    RESERVE_HEADER_S,
+    CloseReason,
+    ConnectionLimiter,
+    ConnectionSlot,
+)
+from proxy.web.server.parser import Parser, RejectedRequest
+from proxy.web.server.request_pipeline import Handler, RequestPipeline
 from proxy.web.server.request_validation import (
     MALFORMED,
     OVER_LIMIT,
     TOO_SLOW,
-    Refusal,
+    RequestRejection,
     bad_request,
     is_host,
 )
@@ -42,17 +47,17 @@ if TYPE_CHECKING:
 
 _LINGER_S = 2.0
 """How long what a refused client still sends is read and thrown away, before the reset."""
-_REASONS = {TOO_SLOW: Reason.HEADER, OVER_LIMIT: Reason.OVER_LIMIT}
+_REASONS = {TOO_SLOW: CloseReason.HEADER, OVER_LIMIT: CloseReason.OVER_LIMIT}
 
 
-class Reception(web.Server):
+class ConnectionServer(web.Server):
     """A server whose connections know the front desk and the doorkeeper."""
 
     def __init__(
         self,
         behind: web.Server,
-        frontdesk: Frontdesk,
-        doorkeeper: Doorkeeper,
+        frontdesk: RequestPipeline,
+        doorkeeper: ConnectionLimiter,
         *,
         max_head_bytes: int,
         options: Mapping[str, Any],
@@ -143,9 +148,9 @@ class Connection(RequestHandler):
 
     def __init__(
         self,
-        server: Reception,
-        frontdesk: Frontdesk,
-        doorkeeper: Doorkeeper,
+        server: ConnectionServer,
+        frontdesk: RequestPipeline,
+        doorkeeper: ConnectionLimiter,
         max_head_bytes: int,
         options: Mapping[str, Any],
     ) -> None:
@@ -157,7 +162,7 @@ class Connection(RequestHandler):
         self._parser: Any = self._screen
         # aiohttp forgets its transport while that may still be open.
         self._wire: asyncio.Transport | None = None
-        self._reason = Reason.ENDED
+        self._reason = CloseReason.ENDED
         self._head_s = doorkeeper.header_timeout_s
         # Moments on the loop's clock; 0 where there is nothing to wait for.
         self._head_since = 0.0
@@ -171,11 +176,11 @@ class Connection(RequestHandler):
         self._wire = wire
         self._head_since = self._loop.time()
         place = self._doorkeeper.enter(self)
-        if place is Place.NONE:
-            self._reason = Reason.OVER_LIMIT
+        if place is ConnectionSlot.NONE:
+            self._reason = CloseReason.OVER_LIMIT
             _cut(wire)
             return
-        if place is Place.RESERVE:
+        if place is ConnectionSlot.RESERVE:
             self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
             self._screen.restrict()
         _limit_kernel(wire, self._doorkeeper.write_timeout_s)
@@ -186,7 +191,7 @@ class Connection(RequestHandler):
         if self._wire is not None:
             self._wire = None
             if isinstance(exc, TimeoutError):
-                self._reason = Reason.WRITE
+                self._reason = CloseReason.WRITE
             self._doorkeeper.leave(self, self._reason)
         super().connection_lost(exc)
 
@@ -246,7 +251,7 @@ class Connection(RequestHandler):
         waits = self._waiter is not None and not self._waiter.done()
         if self._wire is None or not (waits or self._linger_until):
             return False
-        self._reason = Reason.OVER_LIMIT
+        self._reason = CloseReason.OVER_LIMIT
         _cut(self._wire)
         return True
 
@@ -278,7 +283,7 @@ class Connection(RequestHandler):
         if not self._stalled_since or unsent < self._unsent:
             self._stalled_since = now
         elif now - self._stalled_since > (self._doorkeeper.write_timeout_s or float("inf")):
-            self._reason = Reason.WRITE
+            self._reason = CloseReason.WRITE
             _cut(wire)
         self._unsent = unsent
 
@@ -293,17 +298,17 @@ class Connection(RequestHandler):
             if now - since > self._head_s:
                 self._end_waiting(wire)
         elif now > idle_until:
-            self._reason = Reason.IDLE
+            self._reason = CloseReason.IDLE
             self.force_close()
 
     def _end_waiting(self, wire: asyncio.Transport) -> None:
         """408 for who has begun; none for who has not, as browsers do that connect ahead."""
         if not self._screen.begun:
-            self._reason = Reason.HEADER
+            self._reason = CloseReason.HEADER
             wire.close()
             return
         self._screen.deafen()
-        self._messages.append(Refused(TOO_SLOW).message_in_place())
+        self._messages.append(RejectedRequest(TOO_SLOW).message_in_place())
         if self._waiter is not None:
             self._waiter.set_result(None)
 
@@ -320,7 +325,7 @@ class Connection(RequestHandler):
         """The one answer to what is refused; the connection is closed behind it."""
         error = err_info.exc
         refusal, method = self._refusal(error), getattr(error, "method", "")
-        self._reason = _REASONS.get(refusal, Reason.REFUSED)
+        self._reason = _REASONS.get(refusal, CloseReason.REFUSED)
         answer = self._frontdesk.refusing(refusal, method=method)
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
@@ -330,8 +335,8 @@ class Connection(RequestHandler):
 
         return refuse
 
-    def _refusal(self, error: BaseException) -> Refusal:
-        if isinstance(error, Refused):
+    def _refusal(self, error: BaseException) -> RequestRejection:
+        if isinstance(error, RejectedRequest):
             return error.refusal
         if isinstance(error, LineTooLong):
             limit = self.max_line_size

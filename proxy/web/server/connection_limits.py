@@ -25,7 +25,7 @@ RESERVE_HEADER_S = 1.0
 """How long a connection on such a place may take for the head of its request."""
 
 
-class Reason(StrEnum):
+class CloseReason(StrEnum):
     """Why a connection was closed."""
 
     ENDED = "ended"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
     OVER_LIMIT = "over_limit"
 
 
-class Place(Enum):
+class ConnectionSlot(Enum):
     """Where a new connection stands."""
 
     SEAT = auto()
@@ -47,7 +47,7 @@ class Place(Enum):
     NONE = auto()
 
 
-class Guest(Protocol):
+class LimitedConnection(Protocol):
     """A connection, as the doorkeeper sees it."""
 
     def give_way(self) -> bool:
@@ -57,7 +57,7 @@ class Guest(Protocol):
         """Close it if it is overdue by ``now``, on the loop's clock."""
 
 
-class Doorkeeper:
+class ConnectionLimiter:
     """Counts the connections and has each of them reviewed.
 
     Above ``max_connections`` a connection finds one of the few places in reserve, where only the
@@ -75,21 +75,21 @@ class Doorkeeper:
             *filter(None, (settings.header_timeout_s, settings.write_timeout_s)),
         )
         self._round_s = min(_ROUND_S, min(deadlines) / _SHARE)
-        self._guests: dict[Guest, None] = {}
-        self._reserve: dict[Guest, None] = {}
-        self._closed = dict.fromkeys(Reason, 0)
+        self._guests: dict[LimitedConnection, None] = {}
+        self._reserve: dict[LimitedConnection, None] = {}
+        self._closed = dict.fromkeys(CloseReason, 0)
 
-    def enter(self, guest: Guest) -> Place:
+    def enter(self, guest: LimitedConnection) -> ConnectionSlot:
         """Take a new connection in where there is room."""
         limit = self.max_connections
         if not limit or len(self._guests) < limit:
             self._guests[guest] = None
-            return Place.SEAT
+            return ConnectionSlot.SEAT
         places = min(_RESERVE, limit // _RESERVE_SHARE)
         if len(self._reserve) >= places and not self._make_way():
-            return Place.NONE
+            return ConnectionSlot.NONE
         self._guests[guest] = self._reserve[guest] = None
-        return Place.RESERVE
+        return ConnectionSlot.RESERVE
 
     def _make_way(self) -> bool:
         """Free the place in reserve that has been held longest for nothing."""
@@ -99,7 +99,7 @@ class Doorkeeper:
                 return True
         return False
 
-    def leave(self, guest: Guest, reason: Reason) -> None:
+    def leave(self, guest: LimitedConnection, reason: CloseReason) -> None:
         """Strike out a connection that is closed, also one that found no place."""
         self._guests.pop(guest, None)
         self._reserve.pop(guest, None)

@@ -14,8 +14,8 @@ import structlog
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import ServerSettings
-from proxy.web.handlers.health import Health
-from proxy.web.server.runner import Runner
+from proxy.web.handlers.health import HealthHandler
+from proxy.web.server.runner import ServerRunner
 
 _LAG_INTERVAL_S = 0.5
 _STDIN = 0
@@ -24,7 +24,9 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def listening(runner: Runner, health: Health, settings: ServerSettings) -> AsyncIterator[int]:
+async def listening(
+    runner: ServerRunner, health: HealthHandler, settings: ServerSettings
+) -> AsyncIterator[int]:
     """Listen for the length of the block; gives the port.
 
     In the end readiness fails first, then no more connections are taken, and answers under way

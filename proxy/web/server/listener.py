@@ -159,7 +159,7 @@ def _refuse(connection: socket.socket, answer: bytes) -> None:
         connection.recv(_READ_BYTES)
 
 
-class Site(web.BaseSite):
+class ListenSite(web.BaseSite):
     """An address that a runner listens on, by an `Acceptor`."""
 
     def __init__(

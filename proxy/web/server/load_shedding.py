@@ -13,7 +13,7 @@ from typing import Self
 
 from proxy.domain.errors import CapacityError
 from proxy.rendering.pool.admission import Admission
-from proxy.web.server.loop_lag import Pulse
+from proxy.web.server.loop_lag import LoopLagMonitor
 
 _SPARE = 1
 """Looks beyond the room that is left. At twice the load that can be rendered more are hardly ever
@@ -23,18 +23,18 @@ _LATE_S = 0.01
 busy with something else makes it a few milliseconds late without that."""
 
 
-class Crowd:
+class LoadShedder:
     """Counts the looks under way, and turns requests away while there are too many."""
 
-    def __init__(self, admission: Admission, pulse: Pulse) -> None:
+    def __init__(self, admission: Admission, pulse: LoopLagMonitor) -> None:
         """``admission`` knows the room that is left, ``pulse`` how late the loop is."""
         self._admission = admission
         self._pulse = pulse
         self.looks = 0
 
-    def look(self) -> Look:
+    def look(self) -> SheddingTicket:
         """A look at a request, to be entered."""
-        return Look(self)
+        return SheddingTicket(self)
 
     @property
     def dense(self) -> bool:
@@ -53,12 +53,12 @@ class Crowd:
         return self._admission.turn_away() if self.dense else None
 
 
-class Look:
+class SheddingTicket:
     """One look, over with the block or before that, when the request begins to wait for workers."""
 
     __slots__ = ("_crowd", "_open")
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, crowd: LoadShedder) -> None:
         self._crowd = crowd
         self._open = False
 

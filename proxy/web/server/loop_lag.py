@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 _BEAT_S = 0.01
 
 
-class Pulse:
+class LoopLagMonitor:
     """A timer that beats a hundred times a second; as late as it is, everything is."""
 
     def __init__(self) -> None:

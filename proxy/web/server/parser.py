@@ -11,7 +11,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from proxy.web.server.request_validation import (
-    Refusal,
+    RequestRejection,
     fault,
     fault_in_reserve,
     head_bytes,
@@ -32,10 +32,10 @@ _NOTHING: Parsed = ((), False, b"")
 _END = b"\r\n\r\n"
 
 
-class Refused(HttpProcessingError):
+class RejectedRequest(HttpProcessingError):
     """A request that is not handed on, with the answer that it gets."""
 
-    def __init__(self, refusal: Refusal, method: str = "") -> None:
+    def __init__(self, refusal: RequestRejection, method: str = "") -> None:
         """``method`` is that of the request, where it has one."""
         super().__init__(message=refusal.detail)
         self.refusal = refusal
@@ -46,7 +46,7 @@ class Refused(HttpProcessingError):
         return _ErrInfo(self.refusal.status, self, self.refusal.detail), EMPTY_PAYLOAD
 
 
-class Listener(Protocol):
+class ParserListener(Protocol):
     """A connection, as its parser sees it."""
 
     def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
@@ -79,7 +79,7 @@ class Parser:
         "_tail",
     )
 
-    def __init__(self, parser: Any, listener: Listener, *, max_head_bytes: int) -> None:
+    def __init__(self, parser: Any, listener: ParserListener, *, max_head_bytes: int) -> None:
         """Stand before aiohttp's ``parser``."""
         self._parser = parser
         self._feed: Callable[[bytes], Parsed] = parser.feed_data
@@ -173,7 +173,7 @@ class Parser:
         self._note(data, complete=bool(messages))
         if self._begun > self._max_head_bytes:
             self.deafen()
-            refused = Refused(head_too_large(self._max_head_bytes))
+            refused = RejectedRequest(head_too_large(self._max_head_bytes))
             return [*messages, refused.message_in_place()], False, b""
         return parsed
 
@@ -196,7 +196,7 @@ class Parser:
         if refusal is None and limit is not None and head_bytes(message) > limit:
             refusal = head_too_large(limit)
         if refusal is not None:
-            return Refused(refusal, message.method).message_in_place()
+            return RejectedRequest(refusal, message.method).message_in_place()
         if self._is_last(message) or payload is not EMPTY_PAYLOAD:
             # A body ends its connection: where it ends, no second server may see a request begin.
             return message._replace(should_close=True, upgrade=False), payload

@@ -18,17 +18,18 @@ import structlog
 from aiohttp import web
 
 from proxy.domain.errors import QueueFull
+from proxy.domain.outcome import Outcome
 from proxy.domain.trace_context import Trace
 from proxy.telemetry.logging import AccessLog
-from proxy.telemetry.metrics import Metrics, Outcome
+from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import followed
 from proxy.web.handlers.image_response import Answer
 from proxy.web.headers import PRIVATE
 from proxy.web.problem_details import problem, refused, render_problem
-from proxy.web.responses import JOINED_BYTES, LEFT, WholeResponse, framed
-from proxy.web.server.request_tracing import Answered, RequestTraces, end
-from proxy.web.server.request_validation import Refusal
-from proxy.web.server.response_cache import HotAnswers, Ready
+from proxy.web.responses import JOINED_BYTES, LEFT, BufferedResponse, framed
+from proxy.web.server.request_tracing import AnsweredRequest, RequestTraces, end
+from proxy.web.server.request_validation import RequestRejection
+from proxy.web.server.response_cache import CachedResponse, ResponseCache
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -38,13 +39,13 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 log = structlog.get_logger(__name__)
 
 
-class Frontdesk:
+class RequestPipeline:
     """Answers what it can at once and hands the rest to the application."""
 
     def __init__(
         self,
         *,
-        hot: HotAnswers,
+        hot: ResponseCache,
         metrics: Metrics,
         access_log: AccessLog | None,
         traces: RequestTraces | None = None,
@@ -73,7 +74,7 @@ class Frontdesk:
 
         return attend
 
-    def refusing(self, refusal: Refusal, *, method: str = "") -> Handler:
+    def refusing(self, refusal: RequestRejection, *, method: str = "") -> Handler:
         """Answers what is refused; the connection is closed behind it.
 
         ``method`` is what was asked with, where that could be read: HEAD gets no body.
@@ -102,7 +103,9 @@ class Frontdesk:
             trace = self._traces.begin(message.path, message.headers, began)
         if trace is not None:
             answer.tally.exemplify(seconds, seconds, trace.id)
-            told = Answered.at_once(message, answer, remote, request_id=request_id, sent=len(body))
+            told = AnsweredRequest.at_once(
+                message, answer, remote, request_id=request_id, sent=len(body)
+            )
             end(trace, told)
         who = (remote, message.method, message.path)
         self._line(request_id, who, answer.status, len(body), seconds, answer.outcome, trace)
@@ -125,7 +128,7 @@ class Frontdesk:
         self,
         request: web.BaseRequest,
         handler: Handler,
-        hot: WholeResponse | None,
+        hot: BufferedResponse | None,
         began: float,
     ) -> web.StreamResponse:
         """Answer what may take a while; it is waited for when the server stops."""
@@ -146,7 +149,7 @@ class Frontdesk:
         self,
         request: web.BaseRequest,
         handler: Handler,
-        hot: WholeResponse | None,
+        hot: BufferedResponse | None,
         began: float,
         trace: Trace | None,
     ) -> Answer:
@@ -182,7 +185,7 @@ class Frontdesk:
         tally.add(first_byte_s, last_byte_s, sent)
         if trace is not None:
             tally.exemplify(first_byte_s, last_byte_s, trace.id)
-            end(trace, Answered.of(request, answer, sent))
+            end(trace, AnsweredRequest.of(request, answer, sent))
         who = (request.remote, request.method, request.raw_path)
         status = int(answer.status)
         self._line(answer.request_id, who, status, sent, last_byte_s, answer.outcome, trace)
@@ -217,8 +220,8 @@ class Frontdesk:
         )
 
 
-def _whole(ready: Ready) -> WholeResponse:
-    return WholeResponse(
+def _whole(ready: CachedResponse) -> BufferedResponse:
+    return BufferedResponse(
         ready.status, ready.head, ready.body, outcome=ready.outcome, tally=ready.tally
     )
 

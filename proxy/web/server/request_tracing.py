@@ -9,12 +9,12 @@ from aiohttp import HttpVersion, web
 from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
+from proxy.domain.outcome import Outcome
 from proxy.domain.trace_context import Trace, Tracer, read_traceparent
-from proxy.telemetry.metrics import Outcome
-from proxy.web.cache_headers import Route
+from proxy.web.cache_headers import ImageRoute
 from proxy.web.handlers.image_response import Answer
 from proxy.web.responses import LEFT
-from proxy.web.server.response_cache import Ready
+from proxy.web.server.response_cache import CachedResponse
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -25,11 +25,11 @@ _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 _MAX_TEXT = 256
 """Of a stranger's text, in characters."""
 _METHODS = frozenset(METH_ALL)
-_PICTURES = frozenset(Route)
+_PICTURES = frozenset(ImageRoute)
 _SERVER_ERROR = 500
 
 
-class Answered(NamedTuple):
+class AnsweredRequest(NamedTuple):
     """An answer that is out, and what it answers."""
 
     remote: str | None
@@ -48,7 +48,7 @@ class Answered(NamedTuple):
     """Why it did not go out to its end, where it did not."""
 
     @classmethod
-    def of(cls, request: web.BaseRequest, answer: Answer, sent: int) -> Answered:
+    def of(cls, request: web.BaseRequest, answer: Answer, sent: int) -> AnsweredRequest:
         """An answer that went aiohttp's way."""
         return cls(
             request.remote,
@@ -68,12 +68,12 @@ class Answered(NamedTuple):
     def at_once(
         cls,
         message: RawRequestMessage,
-        ready: Ready,
+        ready: CachedResponse,
         remote: str | None,
         *,
         request_id: str,
         sent: int,
-    ) -> Answered:
+    ) -> AnsweredRequest:
         """A hot answer, for which no request was made."""
         return cls(
             remote,
@@ -81,7 +81,7 @@ class Answered(NamedTuple):
             message.path,
             message.version,
             message.headers,
-            Route(ready.outcome.route).path,
+            ImageRoute(ready.outcome.route).path,
             request_id,
             ready.status,
             sent,
@@ -107,7 +107,7 @@ class RequestTraces:
         return self._tracer.begin(parent=parent, began=began)
 
 
-def end(trace: Trace, answered: Answered) -> None:
+def end(trace: Trace, answered: AnsweredRequest) -> None:
     """Tell the span of an answer, named as the semantic conventions for HTTP have it."""
     method = answered.method if answered.method in _METHODS else "_OTHER"
     attributes = dict(_attributes(answered))
@@ -121,21 +121,21 @@ def _route(request: web.BaseRequest, outcome: Outcome) -> str:
     """The template of an address; empty where the router knew none, or was not asked."""
     if outcome.route in _PICTURES:
         # The router is not asked for an answer that was ready.
-        return Route(outcome.route).path
+        return ImageRoute(outcome.route).path
     # aiohttp's own property falls over a request that was refused before it was routed.
     found: UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
     resource = None if found is None else found.route.resource
     return "" if resource is None else resource.canonical
 
 
-def _error(answered: Answered) -> str | None:
+def _error(answered: AnsweredRequest) -> str | None:
     """What is no client's doing; one that leaves is free to."""
     if answered.status >= _SERVER_ERROR:
         return answered.outcome.error or str(answered.status)
     return None if answered.broken in (None, LEFT) else answered.broken
 
 
-def _attributes(answered: Answered) -> Iterator[tuple[str, str | int | bool]]:
+def _attributes(answered: AnsweredRequest) -> Iterator[tuple[str, str | int | bool]]:
     path, asked, query = answered.target.partition("?")
     yield "url.scheme", "http"
     yield "url.path", path[:_MAX_TEXT]

@@ -29,7 +29,7 @@ _LINE_EXTRA = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RequestRejection:
     """Why a request is refused: a status, its title, and a sentence without the client's text."""
 
     status: int
@@ -38,16 +38,16 @@ class Refusal:
     retry_after_s: int | None = None
 
 
-def bad_request(detail: str) -> Refusal:
+def bad_request(detail: str) -> RequestRejection:
     """A 400 with this sentence."""
-    return Refusal(HTTPStatus.BAD_REQUEST, "Bad request", detail)
+    return RequestRejection(HTTPStatus.BAD_REQUEST, "Bad request", detail)
 
 
 MALFORMED = bad_request("this is not a well-formed HTTP/1.1 request")
-TOO_SLOW = Refusal(
+TOO_SLOW = RequestRejection(
     HTTPStatus.REQUEST_TIMEOUT, "Request timeout", "the head of the request took too long"
 )
-OVER_LIMIT = Refusal(
+OVER_LIMIT = RequestRejection(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "Too many connections",
     "as many connections are open as this server takes",
@@ -60,21 +60,21 @@ _TARGET = bad_request(
 )
 _BAD_HOST = bad_request("the Host header has to be a name or an address, with a port or without")
 _NO_BODY = bad_request("a request with this method has no body here")
-_TOO_LARGE = Refusal(
+_TOO_LARGE = RequestRejection(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Content too large", "no body is taken at this address"
 )
 
 
-def head_too_large(max_bytes: int) -> Refusal:
+def head_too_large(max_bytes: int) -> RequestRejection:
     """The answer to a head of more than ``max_bytes``."""
-    return Refusal(
+    return RequestRejection(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         "Request head too large",
         f"the head of a request may have {max_bytes} bytes",
     )
 
 
-def fault(message: RawRequestMessage, payload: object) -> Refusal | None:
+def fault(message: RawRequestMessage, payload: object) -> RequestRejection | None:
     """Why a parsed request is refused; None where it may go on.
 
     Absolute-form is refused although RFC 9112, 3.2.2 has servers accept it: it comes from those
@@ -99,7 +99,7 @@ def _takes_body(message: RawRequestMessage) -> bool:
     return message.method not in _BODILESS and _TAKEN.fullmatch(path) is not None
 
 
-def fault_in_reserve(message: RawRequestMessage, payload: object) -> Refusal | None:
+def fault_in_reserve(message: RawRequestMessage, payload: object) -> RequestRejection | None:
     """As `fault`, where there is room only for those who ask how the server is."""
     refusal = fault(message, payload)
     if refusal is None and message.path.partition("?")[0] not in _PROBES:

@@ -23,12 +23,12 @@ from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
 from proxy.domain.media import Media
+from proxy.domain.outcome import Origin, Outcome
 from proxy.domain.variant import Variant
-from proxy.serving.delivery_result import Origin
 from proxy.storage.renditions.memory_store import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
-from proxy.telemetry.metrics import Metrics, Outcome
-from proxy.telemetry.request_histograms import Tally
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_histograms import RequestHistogram
 from proxy.web.conditional import matches
 
 FreshUntil = Callable[[Media], float]
@@ -41,7 +41,7 @@ _TOUCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedResponse:
     """An answer as it was worked out: heads ready but for Date, and where the body is."""
 
     media: Media
@@ -55,14 +55,14 @@ class Resolved:
     not_modified_outcome: Outcome
 
 
-class Ready(NamedTuple):
+class CachedResponse(NamedTuple):
     """A hot answer; what differs from one time to the next, as Date does, is not in its head."""
 
     status: int
     head: bytes
     body: bytes
     outcome: Outcome
-    tally: Tally
+    tally: RequestHistogram
 
 
 def _nothing() -> None:
@@ -75,18 +75,22 @@ class _Hot:
     __slots__ = ("answer", "etag", "not_modified", "rendition", "tally", "touch_at", "until")
 
     def __init__(
-        self, answer: Resolved, rendition: MemoryRendition | None, until: float, metrics: Metrics
+        self,
+        answer: ResolvedResponse,
+        rendition: MemoryRendition | None,
+        until: float,
+        metrics: Metrics,
     ) -> None:
         self.answer = answer
         self.etag = answer.variant.etag
         self.rendition = _nothing if rendition is None else weakref.ref(rendition)
         self.until = until
         self.touch_at = 0.0
-        self.tally: Tally = metrics.tally_of(answer.outcome, 200)
-        self.not_modified: Tally = metrics.tally_of(answer.not_modified_outcome, 304)
+        self.tally: RequestHistogram = metrics.tally_of(answer.outcome, 200)
+        self.not_modified: RequestHistogram = metrics.tally_of(answer.not_modified_outcome, 304)
 
 
-class HotAnswers:
+class ResponseCache:
     """A bounded number of hot answers, the oldest of which go.
 
     They are made anew in one hit, so an order of last use is not worth its cost in each.
@@ -115,7 +119,7 @@ class HotAnswers:
         """Where the next one who asks gets a stored rendition from: a disk hit may be promoted."""
         return Origin.MEMORY if variant.digest in self._memory else Origin.DISK
 
-    def keep(self, request: web.BaseRequest, accept: str, answer: Resolved) -> None:
+    def keep(self, request: web.BaseRequest, accept: str, answer: ResolvedResponse) -> None:
         """Keep what was worked out for a target and an Accept header."""
         until = self._fresh_until(answer.media)
         in_memory = answer.origin is Origin.MEMORY
@@ -152,7 +156,7 @@ class HotAnswers:
         headers: MultiMapping[str],
         *,
         longest: int = sys.maxsize,
-    ) -> Ready | None:
+    ) -> CachedResponse | None:
         """The ready answer to a request, or None where it has to go the whole way.
 
         Ranges and dates go the whole way; they are rare, and right there. So does a body of more
@@ -166,16 +170,18 @@ class HotAnswers:
             return None
         answer = hot.answer
         if IF_NONE_MATCH in headers and _has(headers, hot.etag):
-            return Ready(
+            return CachedResponse(
                 304, answer.not_modified_head, b"", answer.not_modified_outcome, hot.not_modified
             )
         rendition = hot.rendition()
         if rendition is None or rendition.length > longest:
             return None
         self._note(hot, now)
-        return Ready(200, answer.head, rendition.body, answer.outcome, hot.tally)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, hot.tally)
 
-    async def read(self, target: str, method: str, headers: MultiMapping[str]) -> Ready | None:
+    async def read(
+        self, target: str, method: str, headers: MultiMapping[str]
+    ) -> CachedResponse | None:
         """The answer to a request whose rendition was on disk when it was last asked for.
 
         None where it has to go the whole way: as `find`, and where the rendition is in memory by
@@ -195,7 +201,7 @@ class HotAnswers:
         rendition.close()
         if rendition.body is None or rendition.length != answer.length:
             return None
-        return Ready(200, answer.head, rendition.body, answer.outcome, hot.tally)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, hot.tally)
 
     def _note(self, hot: _Hot, now: float) -> None:
         """Count the hit; now and then tell the store that the rendition is in use."""

@@ -10,24 +10,24 @@ from aiohttp import web
 
 from proxy.runtime.open_file_limit import make_room
 from proxy.settings import ServerSettings
-from proxy.web.server.connection import Reception
-from proxy.web.server.connection_limits import Doorkeeper
-from proxy.web.server.listener import Site
-from proxy.web.server.loop_lag import Pulse
-from proxy.web.server.request_pipeline import Frontdesk
+from proxy.web.server.connection import ConnectionServer
+from proxy.web.server.connection_limits import ConnectionLimiter
+from proxy.web.server.listener import ListenSite
+from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.request_pipeline import RequestPipeline
 
 _LAST_CALL_S = 0.5
 
 
-class Runner(web.AppRunner):
+class ServerRunner(web.AppRunner):
     """Runs an application behind a front desk, with the server's own time limits."""
 
     def __init__(
         self,
         app: web.Application,
-        frontdesk: Frontdesk,
+        frontdesk: RequestPipeline,
         settings: ServerSettings,
-        pulse: Pulse,
+        pulse: LoopLagMonitor,
     ) -> None:
         """Nothing is bound, and the pulse rests, before `setup` and a site."""
         self._pulse = pulse
@@ -47,7 +47,7 @@ class Runner(web.AppRunner):
         self._frontdesk = frontdesk
         self._drain_s = settings.drain_s
         self._max_head_bytes = settings.max_head_bytes
-        self.doorkeeper = Doorkeeper(settings)
+        self.doorkeeper = ConnectionLimiter(settings)
         self._watch: asyncio.Task[None] | None = None
 
     async def setup(self) -> None:
@@ -66,9 +66,9 @@ class Runner(web.AppRunner):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
 
-    def site(self, host: str, port: int) -> Site:
+    def site(self, host: str, port: int) -> ListenSite:
         """An address to listen on; port 0 takes a free one."""
-        return Site(self, host, port, refusal=self._frontdesk.no_room)
+        return ListenSite(self, host, port, refusal=self._frontdesk.no_room)
 
     async def drain(self) -> None:
         """Take no more connections; return when all answers are out, or after ``drain_s``."""
@@ -81,7 +81,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         """The application's own server, behind the one that accepts."""
         behind = await super()._make_server()
-        return Reception(
+        return ConnectionServer(
             behind,
             self._frontdesk,
             self.doorkeeper,

@@ -13,7 +13,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from proxy.analysis.providers import VisionContext, google, openai
-from proxy.analysis.providers.daily_budget import Budget, Cost
+from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
 from proxy.analysis.providers.openai import SCHEMA
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
@@ -352,20 +352,20 @@ async def test_a_day_has_so_many_tokens(service: Service, open_provider: Open) -
 
 def test_a_new_day_begins_anew() -> None:
     day = date(2026, 1, 1)
-    budget = Budget("x", max_requests=1, max_usd=1, today=lambda: day)
-    budget.reserve(Cost(0.5, 10))
+    budget = DailyBudget("x", max_requests=1, max_usd=1, today=lambda: day)
+    budget.reserve(RequestCost(0.5, 10))
     with pytest.raises(BudgetSpent):
-        budget.reserve(Cost())
+        budget.reserve(RequestCost())
     day = date(2026, 1, 2)
-    budget.reserve(Cost(0.25, 5))
+    budget.reserve(RequestCost(0.25, 5))
     assert budget.statistics() == {"requests": 1, "usd": 0.25, "tokens": 5}
 
 
 def test_what_was_too_much_put_aside_is_given_back() -> None:
-    budget = Budget("x", max_requests=9, max_usd=1, max_tokens=100)
-    budget.reserve(Cost(0.9, 90))
-    budget.settle(Cost(0.9, 90), Cost(0.1, 10))
-    budget.reserve(Cost(0.9, 90))
+    budget = DailyBudget("x", max_requests=9, max_usd=1, max_tokens=100)
+    budget.reserve(RequestCost(0.9, 90))
+    budget.settle(RequestCost(0.9, 90), RequestCost(0.1, 10))
+    budget.reserve(RequestCost(0.9, 90))
     assert budget.statistics() == {"requests": 2, "usd": 1.0, "tokens": 100}
 
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from proxy.doctor.http_client.client import HttpVisitor
+from proxy.doctor.http_client.client import AiohttpProbe
 from proxy.domain.errors import NoAnswer
 from tests.benchmarks.servers import free_port
 
@@ -28,30 +28,30 @@ async def _moved(_request: web.Request) -> web.Response:
 
 
 @pytest.fixture
-async def visitor() -> AsyncIterator[HttpVisitor]:
+async def visitor() -> AsyncIterator[AiohttpProbe]:
     app = web.Application()
     app.router.add_get("/packed", _packed)
     app.router.add_get("/moved", _moved)
     async with (
         TestServer(app) as server,
-        HttpVisitor(str(server.make_url("/")), timeout_s=5) as one,
+        AiohttpProbe(str(server.make_url("/")), timeout_s=5) as one,
     ):
         yield one
 
 
-async def test_nothing_is_unpacked_and_names_have_any_case(visitor: HttpVisitor) -> None:
+async def test_nothing_is_unpacked_and_names_have_any_case(visitor: AiohttpProbe) -> None:
     answer = await visitor.ask("/packed")
     assert (answer.status, answer.body) == (200, PACKED)
     assert answer.told("content-ENCODING") == "gzip"
     assert answer.told("ETag") == ""
 
 
-async def test_no_redirect_is_followed(visitor: HttpVisitor) -> None:
+async def test_no_redirect_is_followed(visitor: AiohttpProbe) -> None:
     answer = await visitor.ask("/moved")
     assert (answer.status, answer.told("Location")) == (302, "/elsewhere")
 
 
-async def test_a_head_has_no_body(visitor: HttpVisitor) -> None:
+async def test_a_head_has_no_body(visitor: AiohttpProbe) -> None:
     answer = await visitor.ask("/packed", method="HEAD")
     assert (answer.body, answer.told("Content-Length")) == (b"", str(len(PACKED)))
 
@@ -85,7 +85,7 @@ async def test_a_body_is_announced_and_none_is_sent(status: int) -> None:
 
     async with speaking(reply) as port:
         base = f"http://127.0.0.1:{port}/below"
-        async with HttpVisitor(base, timeout_s=5) as visitor:
+        async with AiohttpProbe(base, timeout_s=5) as visitor:
             assert await visitor.announce("/users/me", method="PATCH", byte_size=77) == status
         assert await rest == b""
     head = heads[0].decode()
@@ -95,7 +95,7 @@ async def test_a_body_is_announced_and_none_is_sent(status: int) -> None:
 
 
 async def _told_by_both(base: str, *, timeout_s: float = 5) -> set[str]:
-    async with HttpVisitor(base, timeout_s=timeout_s) as visitor:
+    async with AiohttpProbe(base, timeout_s=timeout_s) as visitor:
         with pytest.raises(NoAnswer) as asked:
             await visitor.ask("/")
         with pytest.raises(NoAnswer) as announced:
@@ -135,7 +135,7 @@ async def test_nonsense_is_no_answer() -> None:
 
 
 async def test_an_address_that_is_none_is_told() -> None:
-    async with HttpVisitor("nowhere", timeout_s=1) as visitor:
+    async with AiohttpProbe("nowhere", timeout_s=1) as visitor:
         with pytest.raises(NoAnswer, match="is no address"):
             await visitor.ask("/")
 

@@ -14,7 +14,7 @@ import pytest
 from proxy.domain.errors import CommitUncertain
 from proxy.domain.pending_image import UPLOAD_FIELDS
 from proxy.ingest.uploads.accept import Uploader
-from proxy.ingest.uploads.tempfile_sweep import Tidier
+from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
 from proxy.runtime.tempfile_owner import new_name
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
@@ -196,16 +196,16 @@ def clocks() -> Clocks:
 
 
 @pytest.fixture
-def tidier(server: Serving, clocks: Clocks) -> Tidier:
+def tidier(server: Serving, clocks: Clocks) -> TempfileSweeper:
     assert server.main is not None
     main = server.main
-    return Tidier(
+    return TempfileSweeper(
         files=main.files, database=main.database, wall=clocks.wall, clock=clocks.monotonic
     )
 
 
 async def test_what_is_needed_is_never_swept(
-    server: Serving, tidier: Tidier, clocks: Clocks
+    server: Serving, tidier: TempfileSweeper, clocks: Clocks
 ) -> None:
     pending, processed = await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
     target = f"/api/media/complete/{processed['id']}"
@@ -218,7 +218,9 @@ async def test_what_is_needed_is_never_swept(
     assert pending["status"] == "pending"
 
 
-async def test_a_file_whose_row_has_ended_is_swept_at_once(server: Serving, tidier: Tidier) -> None:
+async def test_a_file_whose_row_has_ended_is_swept_at_once(
+    server: Serving, tidier: TempfileSweeper
+) -> None:
     """As after a kill between the end of the row and that of the file."""
     (image,) = await upload(server)
     (path,) = temp_files(server)
@@ -231,7 +233,7 @@ async def test_a_file_whose_row_has_ended_is_swept_at_once(server: Serving, tidi
 
 
 async def test_a_file_that_no_row_names_is_swept_after_an_hour(
-    server: Serving, tidier: Tidier, clocks: Clocks
+    server: Serving, tidier: TempfileSweeper, clocks: Clocks
 ) -> None:
     folder = server.rooms.settings.temp_root / "profiles"
     folder.mkdir(parents=True)
@@ -247,7 +249,7 @@ async def test_a_file_that_no_row_names_is_swept_after_an_hour(
 
 
 async def test_what_a_dead_process_left_half_written_is_swept(
-    server: Serving, tidier: Tidier, ended: Callable[[], str]
+    server: Serving, tidier: TempfileSweeper, ended: Callable[[], str]
 ) -> None:
     folder = server.rooms.settings.temp_root / "sites"
     folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.media import DataType
-from proxy.library.adoption.file_names import FileName, Folder, NameReader, Shelf, uploader_of
+from proxy.library.adoption.file_names import FileName, Folder, FolderRole, NameReader, uploader_of
 
 SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 READER = NameReader(SIZES)
@@ -63,18 +63,20 @@ def test_only_a_mark_makes_a_file_premade() -> None:
     ("path", "folder"),
     [
         ("", Folder("")),
-        ("bulk/2025-01-15", Folder("bulk/2025-01-15", Shelf.BULK, day="2025-01-15")),
+        ("bulk/2025-01-15", Folder("bulk/2025-01-15", FolderRole.BULK, day="2025-01-15")),
         (
             "/var/www/storage/bulk/2025-01-15",
-            Folder("/var/www/storage/bulk/2025-01-15", Shelf.BULK, day="2025-01-15"),
+            Folder("/var/www/storage/bulk/2025-01-15", FolderRole.BULK, day="2025-01-15"),
         ),
         (
             "library/user_123/logo/img",
-            Folder("library/user_123/logo/img", Shelf.LIBRARY, None, None, 123, DataType.LOGO),
+            Folder("library/user_123/logo/img", FolderRole.LIBRARY, None, None, 123, DataType.LOGO),
         ),
         (
             "library/user_123/sites/img/grid",
-            Folder("library/user_123/sites/img", Shelf.LIBRARY, "grid", None, 123, DataType.SITES),
+            Folder(
+                "library/user_123/sites/img", FolderRole.LIBRARY, "grid", None, 123, DataType.SITES
+            ),
         ),
         ("library/user_123/other/img", Folder("library/user_123/other/img")),
         ("thumbnails", Folder("", size="thumbnail")),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.library.adoption.file_names import NameReader
-from proxy.library.adoption.grouping import Group, group, is_size_of
-from proxy.library.adoption.inventory import Found, Located
+from proxy.library.adoption.grouping import FileGroup, group, is_size_of
+from proxy.library.adoption.inventory import FoundFile, LocatedRow
 from proxy.settings import Settings
 from tests.web.plans import FACTS
 
@@ -17,14 +17,14 @@ READER = NameReader(tuple(SIZES))
 BULK, LIBRARY = "bulk/2025-01-15", "library/user_1/product/img"
 
 
-def found(path: str, byte_size: int = 1) -> Found:
+def found(path: str, byte_size: int = 1) -> FoundFile:
     folder, _, name = path.rpartition("/")
-    return Found(path, READER.file(name), READER.folder(folder), byte_size, "2025-01-15")
+    return FoundFile(path, READER.file(name), READER.folder(folder), byte_size, "2025-01-15")
 
 
-def located(media_id: int, path: str) -> Located:
+def located(media_id: int, path: str) -> LocatedRow:
     one = found(path)
-    return Located(media_id, path, one.name, one.folder)
+    return LocatedRow(media_id, path, one.name, one.folder)
 
 
 def grouped(*paths: str, rows: dict[int, str] | None = None) -> dict[str, tuple[int, ...]]:
@@ -97,7 +97,7 @@ def test_the_likeliest_master_is_in_bulk_then_the_largest() -> None:
         found(f"{BULK}/a.jpg", 1),
         found(f"{LIBRARY}/a-grid.jpg", 9),
     )
-    assert [one.path for one in Group(files).masters] == [
+    assert [one.path for one in FileGroup(files).masters] == [
         f"{BULK}/a.jpg",
         f"{LIBRARY}/a.jpg",
         f"{LIBRARY}/a.webp",

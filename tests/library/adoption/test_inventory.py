@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from proxy.library.adoption.file_names import NameReader
-from proxy.library.adoption.inventory import Entry, Inventory, Listing, Skipped, list_folder
+from proxy.library.adoption.inventory import (
+    FolderEntry,
+    FolderListing,
+    SkippedFile,
+    TreeInventory,
+    list_folder,
+)
 
 READER = NameReader(("thumbnail", "grid"))
 
@@ -27,7 +33,9 @@ def test_a_folder_is_listed_in_order_with_its_folders(tmp_path: Path) -> None:
 
 def test_a_link_that_leads_back_up_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to(tmp_path)
-    assert list_folder(tmp_path, "") == Listing((), (), (Skipped("up", "is a symbolic link"),))
+    assert list_folder(tmp_path, "") == FolderListing(
+        (), (), (SkippedFile("up", "is a symbolic link"),)
+    )
 
 
 def test_a_path_that_the_database_cannot_hold_is_passed_over(tmp_path: Path) -> None:
@@ -44,9 +52,9 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_and_rows_are_found_by_stem_and_page_by_page() -> None:
-    with Inventory(READER, "") as inventory:
+    with TreeInventory(READER, "") as inventory:
         names = [f"x/{number:03}{mark}.jpg" for number in range(50) for mark in ("", "-grid")]
-        inventory.add_files(Entry(name, 7, "2025-01-15") for name in names)
+        inventory.add_files(FolderEntry(name, 7, "2025-01-15") for name in names)
         inventory.add_places([(3, "bulk/2024-01-01/007.png"), (4, "y/gone.jpg")])
         assert inventory.finish() == 50
         first = inventory.stems(after="", limit=30)
@@ -62,8 +70,8 @@ def test_files_and_rows_are_found_by_stem_and_page_by_page() -> None:
 
 
 def test_the_day_of_a_folder_is_that_of_its_files() -> None:
-    with Inventory(READER, "/mnt/old") as inventory:
-        inventory.add_files([Entry("bulk/2020-02-02/a.jpg", 7, "2025-01-15")])
+    with TreeInventory(READER, "/mnt/old") as inventory:
+        inventory.add_files([FolderEntry("bulk/2020-02-02/a.jpg", 7, "2025-01-15")])
         inventory.finish()
         ((one,), _) = inventory.of_stem("a")
     assert (one.day, one.folder.home) == ("2020-02-02", "/mnt/old/bulk/2020-02-02")

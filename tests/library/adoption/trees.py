@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from proxy.app.adoption import open_adopter, open_inventory, path_below, place_of
-from proxy.app.services import Rooms
+from proxy.app.services import Services
 from proxy.domain.media import DataType
-from proxy.library.adoption.adopt import Adopted, Outcome, Owner
-from proxy.library.adoption.inventory import Skipped
+from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
+from proxy.library.adoption.inventory import SkippedFile
 from proxy.library.adoption.scan import enter_rows, groups, survey
 from tests.support.server import SAMPLES
 
@@ -56,10 +56,10 @@ def whole_tree(root: Path) -> None:
     premade(logo(), root / LOGOS / "456-logo-789", ("png", "webp"))
 
 
-async def adopt(rooms: Rooms, directory: Path, *, reserve: bool = False) -> list[Outcome]:
+async def adopt(rooms: Services, directory: Path, *, reserve: bool = False) -> list[Outcome]:
     """What the command does, without its lines."""
     settings = rooms.settings
-    place, owner = place_of(settings, directory), Owner(1, DataType.EVENT)
+    place, owner = place_of(settings, directory), AdoptionOwner(1, DataType.EVENT)
     outcomes: list[Outcome] = []
     with open_inventory(settings, place) as inventory:
         outcomes += [one async for one in survey(inventory, place.root, place.start)]
@@ -75,9 +75,9 @@ async def adopt(rooms: Rooms, directory: Path, *, reserve: bool = False) -> list
     return outcomes
 
 
-def adopted(outcomes: list[Outcome]) -> list[Adopted]:
-    return [one for one in outcomes if isinstance(one, Adopted)]
+def adopted(outcomes: list[Outcome]) -> list[AdoptedMedia]:
+    return [one for one in outcomes if isinstance(one, AdoptedMedia)]
 
 
 def skipped(outcomes: list[Outcome]) -> dict[str, str]:
-    return {one.path: one.reason for one in outcomes if isinstance(one, Skipped)}
+    return {one.path: one.reason for one in outcomes if isinstance(one, SkippedFile)}

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from proxy.rendering.pool.bounded_sink import Counted
+from proxy.rendering.pool.bounded_sink import BoundedSink
 
 BODY = random.Random(1).randbytes(10_000)
 
 
-def sent(sink: Counted, body: bytes, *, piece: int) -> None:
+def sent(sink: BoundedSink, body: bytes, *, piece: int) -> None:
     for start in range(0, len(body), piece):
         sink(body[start : start + piece])
 
@@ -20,7 +20,7 @@ def sent(sink: Counted, body: bytes, *, piece: int) -> None:
 @pytest.mark.parametrize("piece", [1, 700, 1_000, 10_000])
 def test_each_byte_goes_out_once(gone: int, piece: int) -> None:
     taken = bytearray()
-    sink = Counted(taken.extend, 20_000)
+    sink = BoundedSink(taken.extend, 20_000)
     sent(sink, BODY[:gone], piece=300)
     sink.begin_again()
     sent(sink, BODY, piece=piece)
@@ -31,7 +31,7 @@ def test_each_byte_goes_out_once(gone: int, piece: int) -> None:
 
 def test_it_may_begin_again_more_than_once() -> None:
     taken = bytearray()
-    sink = Counted(taken.extend, 20_000)
+    sink = BoundedSink(taken.extend, 20_000)
     for gone in (3_000, 1_000, 6_000, 10_000):
         sent(sink, BODY[:gone], piece=512)
         sink.begin_again()
@@ -42,7 +42,7 @@ def test_it_may_begin_again_more_than_once() -> None:
 @pytest.mark.parametrize("at", [0, 2_000, 2_999])
 def test_other_bytes_than_those_that_went_out_are_not_sent(at: int) -> None:
     taken = bytearray()
-    sink = Counted(taken.extend, 20_000)
+    sink = BoundedSink(taken.extend, 20_000)
     sent(sink, BODY[:3_000], piece=512)
     sink.begin_again()
     other = bytearray(BODY)
@@ -53,7 +53,7 @@ def test_other_bytes_than_those_that_went_out_are_not_sent(at: int) -> None:
 
 
 def test_a_second_try_that_ends_before_the_first_has_diverged() -> None:
-    sink = Counted(lambda _: None, 20_000)
+    sink = BoundedSink(lambda _: None, 20_000)
     sent(sink, BODY[:3_000], piece=512)
     sink.begin_again()
     sent(sink, BODY[:2_000], piece=512)
@@ -62,7 +62,7 @@ def test_a_second_try_that_ends_before_the_first_has_diverged() -> None:
 
 def test_what_comes_again_counts_once_for_the_limit() -> None:
     over: list[bool] = []
-    sink = Counted(lambda _: None, 10_000)
+    sink = BoundedSink(lambda _: None, 10_000)
     sink.listen(overflow=lambda: over.append(True))
     sent(sink, BODY, piece=512)
     sink.begin_again()

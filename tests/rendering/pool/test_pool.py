@@ -20,8 +20,14 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import EncoderProfile, Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import Output, ProbeJob, RenderJob, RenderResult, RenderSetJob
-from proxy.rendering.pool.frame_decoder import Frames
+from proxy.domain.worker_protocol import (
+    ProbeJob,
+    RenderJob,
+    RenderOutput,
+    RenderResult,
+    RenderSetJob,
+)
+from proxy.rendering.pool.frame_decoder import FrameDecoder
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 
@@ -193,14 +199,16 @@ async def test_the_deadline_of_a_set_begins_anew_with_each_of_its_renditions(sou
     """Six of them take several deadlines together, and none of them one alone."""
     geometry = Geometry(900, 900, 900, 900)
     profile = EncoderProfile(Format.AVIF, (("Q", 60), ("bitdepth", 10), ("effort", 3)))
-    outputs = tuple(Output(replace(geometry, left=0, width=900 - n), profile) for n in range(6))
+    outputs = tuple(
+        RenderOutput(replace(geometry, left=0, width=900 - n), profile) for n in range(6)
+    )
     async with pool_of(count=1, deadline_s=60) as pool:
         began = time.monotonic()
         await pool.run(RenderSetJob(LIMITS, outputs[:1]), source, lambda _: None)
         one_s = time.monotonic() - began
     frames: list[bytes] = []
     async with pool_of(count=1, deadline_s=3 * one_s) as pool:
-        sink = Frames(lambda _, body: frames.append(body))
+        sink = FrameDecoder(lambda _, body: frames.append(body))
         result = await pool.run(RenderSetJob(LIMITS, outputs), source, sink)
     assert len(result.results) == len(frames) == 6
     assert all(frames)

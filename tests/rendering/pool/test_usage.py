@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from proxy.rendering.pool.usage import Occupancy
+from proxy.rendering.pool.usage import WorkerUsage
 
 
 def test_a_job_that_waits_holds_no_worker() -> None:
-    occupancy = Occupancy()
+    occupancy = WorkerUsage()
     with occupancy.job():
         assert occupancy.statistics() == {"busy": 0}
 
 
 def test_a_job_holds_one_worker_however_often_it_is_tried() -> None:
-    occupancy = Occupancy()
+    occupancy = WorkerUsage()
     with occupancy.job() as taken, occupancy.job() as other:
         taken()
         taken()
@@ -25,7 +25,7 @@ def test_a_job_holds_one_worker_however_often_it_is_tried() -> None:
 
 
 def test_a_job_that_fails_lets_go() -> None:
-    occupancy = Occupancy()
+    occupancy = WorkerUsage()
     with suppress(LookupError), occupancy.job() as taken:
         taken()
         raise LookupError

@@ -12,17 +12,17 @@ import pytest
 from proxy.domain.errors import ConfigurationError, RenderTimeout, SourceChanged
 from proxy.domain.formats import Format
 from proxy.domain.query import parse_request
-from proxy.domain.render_plan import Plan, Planner, Rules
+from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
 from proxy.domain.worker_protocol import RenderResult
-from proxy.serving.encode_cost import Costs
-from proxy.serving.finals.queue import Upgrader
-from proxy.serving.finals.renderer import Finished
+from proxy.serving.encode_cost import EncodeCostModel
+from proxy.serving.finals.queue import UpgradeQueue
+from proxy.serving.finals.renderer import FinalResult
 from proxy.settings import Settings, UpgradeSettings
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()
-PLANNER = Planner(
-    Rules(
+PLANNER = RenderPlanner(
+    RenderRules(
         stages=SETTINGS.encoders.stages(),
         order=SETTINGS.encoders.order,
         sizes=SETTINGS.size_specs(),
@@ -32,7 +32,7 @@ PLANNER = Planner(
 )
 
 
-def wish(media_id: int, query: str = "", *, accept: str = "image/avif") -> Plan:
+def wish(media_id: int, query: str = "", *, accept: str = "image/avif") -> RenderPlan:
     request = parse_request(query, sizes=PLANNER.rules.sizes)
     return PLANNER.plan(replace(MEDIA, id=media_id), FACTS, request, accept)
 
@@ -41,25 +41,25 @@ class Finals:
     """Makes nothing, and says in what order it was asked to; waits for its leave."""
 
     def __init__(self) -> None:
-        self.asked: list[list[Plan]] = []
+        self.asked: list[list[RenderPlan]] = []
         self.leave = asyncio.Semaphore(0)
         self.present: set[str] = set()
-        self.retired: list[Plan] = []
+        self.retired: list[RenderPlan] = []
         self.result = RenderResult(1, 1, 1, cpu_s=0.5)
         self.failure: Exception | None = None
 
-    async def missing(self, plans: Sequence[Plan]) -> list[Plan]:
+    async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         return [plan for plan in plans if plan.variant.digest not in self.present]
 
-    async def finish(self, plans: Sequence[Plan]) -> list[Finished]:
+    async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
         self.asked.append(list(plans))
         await self.leave.acquire()
         if self.failure is not None:
             raise self.failure
         self.present |= {plan.variant.digest for plan in plans}
-        return [Finished(plan, self.result, length=40) for plan in plans]
+        return [FinalResult(plan, self.result, length=40) for plan in plans]
 
-    async def retire(self, plan: Plan) -> int:
+    async def retire(self, plan: RenderPlan) -> int:
         self.retired.append(plan)
         return 100
 
@@ -93,9 +93,9 @@ class Desk:
         self.now = 100.0
         self.finals = Finals()
         self.notes = Notes()
-        self.costs = Costs()
+        self.costs = EncodeCostModel()
         self.learned: list[int] = []
-        self.upgrader = Upgrader(
+        self.upgrader = UpgradeQueue(
             settings=UpgradeSettings.model_validate({"all_sizes": False, **settings}),
             pool=nullcontext(),
             finisher=self.finals,

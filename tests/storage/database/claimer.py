@@ -8,11 +8,11 @@ import sys
 
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.ingest_queue import IngestQueue
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 
 
 async def _claim(url: str, name: str) -> list[int]:
-    writer = Writer(url, DatabaseSettings(query_timeout_s=30), lease_s=60)
+    writer = LeasedWriter(url, DatabaseSettings(query_timeout_s=30), lease_s=60)
     found = []
     while item := await IngestQueue(writer).claim(f"process-{name}"):
         found.append(item.upload.id)

@@ -15,15 +15,15 @@ import pytest
 
 from proxy.domain.analysis import public
 from proxy.domain.errors import LeaseLost
-from proxy.domain.ingest_item import Item, ItemState, StepState, Upload
+from proxy.domain.ingest_item import ItemState, LeasedItem, StepState, Upload
 from proxy.domain.media import DataType, Focus, MediaFacts
 from proxy.domain.pending_image import Step
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.analysis_repository import Analyses
-from proxy.storage.database.ingest_progress import Filed, Progress
+from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
-from proxy.storage.database.leased_writer import Writer
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaDatabase
 from tests.storage.database.backends import Backend
 
@@ -36,20 +36,20 @@ def upload(number: int) -> Upload:
 
 
 @pytest.fixture
-async def writer(url: str, settings: DatabaseSettings) -> AsyncIterator[Writer]:
-    writer = Writer(url, settings, lease_s=LEASE_S)
+async def writer(url: str, settings: DatabaseSettings) -> AsyncIterator[LeasedWriter]:
+    writer = LeasedWriter(url, settings, lease_s=LEASE_S)
     yield writer
     await writer.close()
 
 
 @pytest.fixture
-def queue(writer: Writer) -> IngestQueue:
+def queue(writer: LeasedWriter) -> IngestQueue:
     return IngestQueue(writer)
 
 
 @pytest.fixture
-def progress(writer: Writer) -> Progress:
-    return Progress(writer)
+def progress(writer: LeasedWriter) -> IngestProgress:
+    return IngestProgress(writer)
 
 
 async def offer(queue: IngestQueue, *numbers: int) -> int:
@@ -58,7 +58,7 @@ async def offer(queue: IngestQueue, *numbers: int) -> int:
 
 async def claimed(
     queue: IngestQueue, worker: str = "w1", state: ItemState = ItemState.QUEUED
-) -> Item:
+) -> LeasedItem:
     item = await queue.claim(worker, state)
     assert item is not None
     return item
@@ -116,7 +116,7 @@ async def test_eight_workers_claim_two_hundred_none_twice_none_lost(
         await asyncio.create_subprocess_exec(*program, str(n), stdout=subprocess.PIPE)
         for n in range(4)
     ]
-    own = Writer(url, settings.model_copy(update={"query_timeout_s": 30}), lease_s=LEASE_S)
+    own = LeasedWriter(url, settings.model_copy(update={"query_timeout_s": 30}), lease_s=LEASE_S)
 
     async def work(name: str) -> list[int]:
         found = []
@@ -139,7 +139,7 @@ async def run_out(backend: Backend, url: str) -> None:
 
 
 async def test_a_lease_that_ran_out_is_taken_over_and_counted(
-    queue: IngestQueue, progress: Progress, writer: Writer, backend: Backend, url: str
+    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
     first = await claimed(queue, "dead")
@@ -160,7 +160,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_counted(
 
 async def test_who_has_lost_the_lease_writes_nothing_more(
     queue: IngestQueue,
-    progress: Progress,
+    progress: IngestProgress,
     database: SqlMediaDatabase,
     facts: MediaFacts,
     backend: Backend,
@@ -170,7 +170,7 @@ async def test_who_has_lost_the_lease_writes_nothing_more(
     old = (await claimed(queue)).lease
     await run_out(backend, url)
     await claimed(queue, "w2")
-    filed = Filed("bulk/a.jpg", "image/jpeg", facts)
+    filed = StoredOriginal("bulk/a.jpg", "image/jpeg", facts)
     for write in (
         progress.filed(old, filed),
         progress.begin(old, Step.RETRIEVE_FILE, worker_id="w1"),
@@ -207,7 +207,7 @@ async def test_what_is_given_back_is_the_next_ones_at_once_and_no_take_over(
 
 
 async def test_a_failure_is_healed_when_it_is_due_with_its_attempts_back(
-    queue: IngestQueue, progress: Progress, backend: Backend, url: str
+    queue: IngestQueue, progress: IngestProgress, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
@@ -224,7 +224,7 @@ async def test_a_failure_is_healed_when_it_is_due_with_its_attempts_back(
 
 
 async def test_what_is_incomplete_is_done_and_comes_up_again_when_it_is_due(
-    queue: IngestQueue, writer: Writer, backend: Backend, url: str
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
     await queue.finish_incomplete((await claimed(queue)).lease, again_in_s=500)
@@ -257,7 +257,7 @@ async def test_who_dies_over_what_is_incomplete_has_asked_once(
 
 
 async def test_what_is_incomplete_and_pending_there_again_is_told_again(
-    queue: IngestQueue, progress: Progress
+    queue: IngestQueue, progress: IngestProgress
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
@@ -270,7 +270,7 @@ async def test_what_is_incomplete_and_pending_there_again_is_told_again(
 
 
 async def test_a_failure_for_good_is_owed_until_it_was_told(
-    queue: IngestQueue, writer: Writer, database: SqlMediaDatabase, backend: Backend, url: str
+    queue: IngestQueue, writer: LeasedWriter, database: SqlMediaDatabase, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
@@ -305,7 +305,7 @@ async def test_a_row_that_the_database_refuses_lets_the_others_pass(
 
 
 async def test_what_is_done_and_pending_there_again_is_told_again(
-    queue: IngestQueue, progress: Progress
+    queue: IngestQueue, progress: IngestProgress
 ) -> None:
     await offer(queue, 1)
     before = await queue.now()
@@ -329,12 +329,12 @@ async def test_what_failed_and_is_pending_there_again_is_told_again(queue: Inges
 
 
 async def test_facts_are_known_from_filing_to_the_end(
-    queue: IngestQueue, progress: Progress, database: SqlMediaDatabase, facts: MediaFacts
+    queue: IngestQueue, progress: IngestProgress, database: SqlMediaDatabase, facts: MediaFacts
 ) -> None:
     await offer(queue, 1)
     lease = (await claimed(queue)).lease
     media_id = lease.media_id
-    await progress.filed(lease, Filed(facts.source_path, "image/jpeg", facts))
+    await progress.filed(lease, StoredOriginal(facts.source_path, "image/jpeg", facts))
     filed = await database.find(media_id)
     assert filed is not None
     assert filed.servable
@@ -368,9 +368,9 @@ OWN = {"brand_colors": ["#FF5733"], "reasons": {"medium": "nobody was asked"}}
 
 
 async def test_an_analysis_is_read_as_it_was_kept(
-    queue: IngestQueue, progress: Progress, writer: Writer
+    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter
 ) -> None:
-    analyses = Analyses(writer)
+    analyses = AnalysisRepository(writer)
     await offer(queue, 1)
     lease = (await claimed(queue)).lease
     assert await analyses.find(lease.media_id) is None
@@ -387,9 +387,9 @@ async def test_an_analysis_is_read_as_it_was_kept(
 
 
 async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
-    queue: IngestQueue, progress: Progress, writer: Writer
+    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter
 ) -> None:
-    analyses = Analyses(writer)
+    analyses = AnalysisRepository(writer)
     await offer(queue, 1, 2)
     leases = [(await claimed(queue)).lease for _ in range(2)]
     await progress.analysed(leases[0], COLUMNS, {**OWN, "thumbhash": "aGFzaA=="}, focus=None)
@@ -400,7 +400,7 @@ async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
 
 
 async def test_the_report_counts_by_state_and_step(
-    queue: IngestQueue, progress: Progress, writer: Writer, backend: Backend, url: str
+    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1, 2, 3)
     done = await claimed(queue)
@@ -417,7 +417,7 @@ async def test_the_report_counts_by_state_and_step(
     assert report.oldest_s == pytest.approx(time.time(), abs=600)
 
 
-async def test_a_report_on_nothing_has_no_oldest(queue: IngestQueue, writer: Writer) -> None:
+async def test_a_report_on_nothing_has_no_oldest(queue: IngestQueue, writer: LeasedWriter) -> None:
     assert (await queue_report(writer)).oldest_s == 0
     await offer(queue, 1)
     assert 0 <= (await queue_report(writer)).oldest_s < 60

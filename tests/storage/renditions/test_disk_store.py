@@ -6,7 +6,7 @@ import pytest
 from proxy.domain.errors import StorageError
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.file_read import touch
-from proxy.storage.renditions.paths import Layout
+from proxy.storage.renditions.paths import RenditionPaths
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.variants import (
     KIB,
@@ -28,7 +28,7 @@ def counts(store: DiskStore) -> dict[str, float]:
 
 
 def file_of(root: Path, media_id: int = 1) -> Path:
-    return Path(Layout(str(root)).rendition(variant(media_id)))
+    return Path(RenditionPaths(str(root)).rendition(variant(media_id)))
 
 
 def descriptors() -> int:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from proxy.runtime.tempfile_owner import new_name
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.eviction import Entry, Oldest, Usage
-from proxy.storage.renditions.paths import Change
+from proxy.storage.renditions.eviction import DiskUsage, EvictionCandidate, EvictionPlan
+from proxy.storage.renditions.paths import UsageChange
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import HOUR, counts, file_of
@@ -229,15 +229,20 @@ async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jum
 
 _entries = st.lists(
     st.builds(
-        Entry, last_use=st.floats(0, 1e9), path=st.text(min_size=1), cost=st.integers(1, 100)
+        EvictionCandidate,
+        last_use=st.floats(0, 1e9),
+        path=st.text(min_size=1),
+        cost=st.integers(1, 100),
     ),
     min_size=1,
 )
 
 
 @given(_entries, st.integers(1, 2000))
-def test_the_plan_takes_the_oldest_and_no_more_than_needed(entries: list[Entry], need: int) -> None:
-    oldest = Oldest(need)
+def test_the_plan_takes_the_oldest_and_no_more_than_needed(
+    entries: list[EvictionCandidate], need: int
+) -> None:
+    oldest = EvictionPlan(need)
     oldest.add(entries)
     plan = oldest.entries()
 
@@ -253,9 +258,9 @@ def test_the_plan_takes_the_oldest_and_no_more_than_needed(entries: list[Entry],
 
 
 def test_usage_keeps_shards_apart() -> None:
-    usage = Usage()
-    usage.add(3, Change(100, 1))
-    usage.add(4, Change(200, 2))
-    usage.set(3, Change(50, 5))
+    usage = DiskUsage()
+    usage.add(3, UsageChange(100, 1))
+    usage.add(4, UsageChange(200, 2))
+    usage.set(3, UsageChange(50, 5))
 
     assert (usage.bytes, usage.items) == (250, 7)

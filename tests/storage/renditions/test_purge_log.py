@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.purge_log import Purge, PurgeLog
+from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.variants import MIB, body, put, read, settings, variant
 
@@ -37,8 +37,8 @@ def logs(tmp_path: Path) -> Iterator[Logs]:
 def test_others_hear_of_a_purge_once(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
 
-    one.append(Purge(7))
-    one.append(Purge(8))
+    one.append(PurgeEntry(7))
+    one.append(PurgeEntry(8))
 
     assert ids(other) == [7, 8]
     assert ids(other) == []
@@ -48,26 +48,26 @@ def test_others_hear_of_which_shapes_were_purged(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
     shapes = frozenset({"0a1b2c3d", "ffffffff"})
 
-    one.append(Purge(7, shapes))
-    one.append(Purge(8))
+    one.append(PurgeEntry(7, shapes))
+    one.append(PurgeEntry(8))
 
-    assert other.read() == [Purge(7, shapes), Purge(8, None)]
+    assert other.read() == [PurgeEntry(7, shapes), PurgeEntry(8, None)]
 
 
 def test_a_store_does_not_hear_of_its_own_purges(logs: Logs) -> None:
     one = logs.end()
 
-    one.append(Purge(7))
+    one.append(PurgeEntry(7))
 
     assert ids(one) == []
 
 
 def test_purges_from_before_the_start_are_passed_over(logs: Logs) -> None:
     one = logs.end()
-    one.append(Purge(7))
+    one.append(PurgeEntry(7))
 
     late = logs.end()
-    one.append(Purge(8))
+    one.append(PurgeEntry(8))
 
     assert ids(late) == [8]
 
@@ -76,7 +76,7 @@ def test_followers_miss_nothing_when_the_log_is_begun_anew(logs: Logs) -> None:
     one, other = logs.end(max_bytes=200), logs.end()
     heard = []
     for media_id in range(1, 200):
-        one.append(Purge(media_id))
+        one.append(PurgeEntry(media_id))
         if media_id % 7 == 0:
             heard += ids(other)
 
@@ -88,7 +88,7 @@ def test_two_writers_begin_the_log_anew_without_loss(logs: Logs) -> None:
     one, two, other = logs.end(max_bytes=200), logs.end(max_bytes=200), logs.end()
     heard = []
     for media_id in range(1, 100):
-        (one if media_id % 2 else two).append(Purge(media_id))
+        (one if media_id % 2 else two).append(PurgeEntry(media_id))
         heard += ids(other)
 
     assert heard == list(range(1, 100))
@@ -97,31 +97,31 @@ def test_two_writers_begin_the_log_anew_without_loss(logs: Logs) -> None:
 def test_a_truncated_log_is_read_from_its_beginning(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
     for media_id in range(1, 50):
-        one.append(Purge(media_id))
+        one.append(PurgeEntry(media_id))
     ids(other)
 
     logs.path.write_bytes(b"")
-    one.append(Purge(77))
+    one.append(PurgeEntry(77))
 
     assert ids(other) == [77]
 
 
 def test_a_replaced_log_is_read_from_its_beginning(logs: Logs) -> None:
     one, other = logs.end(), logs.end()
-    one.append(Purge(1))
+    one.append(PurgeEntry(1))
     ids(other)
 
     logs.path.unlink()
-    one.append(Purge(2))
+    one.append(PurgeEntry(2))
 
     assert ids(other) == [2]
 
 
 def test_a_missing_log_is_silence(logs: Logs) -> None:
     one = logs.end()
-    one.append(Purge(1))
+    one.append(PurgeEntry(1))
     other = logs.end()
-    one.append(Purge(2))
+    one.append(PurgeEntry(2))
     logs.path.unlink()
 
     assert ids(other) == [2]

@@ -12,10 +12,10 @@ import structlog
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from proxy.app.ingest import Addresses, open_ingest
-from proxy.app.traced_background import FollowedSteps
+from proxy.app.ingest import IngestUrls, open_ingest
+from proxy.app.traced_background import TracedSteps
 from proxy.domain.errors import QueueFull
-from proxy.domain.ingest_item import Item, Lease, Upload
+from proxy.domain.ingest_item import Lease, LeasedItem, Upload
 from proxy.domain.media import DataType
 from proxy.domain.pending_image import Step
 from proxy.domain.trace_context import Span, Tracer, current
@@ -73,7 +73,7 @@ async def test_the_steps_of_an_upload_are_traces_in_a_chain(
     async with fake_main_api() as fake:
         server = await follow(ingest={**QUICK, "renditions": "none"})
         fake.add((SAMPLES / "logo.png").read_bytes(), kind="logo", suffix="png")
-        async with open_ingest(server.rooms, Addresses(fake.base, BACKEND)) as ingest:
+        async with open_ingest(server.rooms, IngestUrls(fake.base, BACKEND)) as ingest:
             assert await ingest.run_once() == 0
     await collector.until(lambda: named(collector, f"ingest {Step.UPDATE_CALLBACK}"))
     steps = [named(collector, f"ingest {step}") for step in Step]
@@ -91,13 +91,13 @@ async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next() -> N
     spans: list[Span] = []
     failing = [QueueFull("full")]
 
-    async def work(_item: Item) -> None:
+    async def work(_item: LeasedItem) -> None:
         if failing:
             raise failing.pop()
 
-    step = FollowedSteps(Tracer(spans.append, ratio=1))(Step.RESIZE_OPTIMIZE, work)
+    step = TracedSteps(Tracer(spans.append, ratio=1))(Step.RESIZE_OPTIMIZE, work)
     upload = Upload(5, 4, "/temp_images/x.jpg", None, None, DataType.LOGO)
-    item = Item(
+    item = LeasedItem(
         upload, Lease(5, 1, "token"), date(2026, 11, 27), {}, 0, taken_over=False, owed=False
     )
     with pytest.raises(QueueFull):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.errors import AccessDisabled, AccessError, TooManyFailures, Unauthorized
-from proxy.web.auth.api_key import Caller, FailureLimit, Guard, Refusal, caller_of
+from proxy.web.auth.api_key import AuthFailure, Caller, FailureLimit, KeyGuard, caller_of
 
 KEY = "correct-horse-battery-staple"
 
@@ -22,13 +22,13 @@ class Door:
 
     def __init__(self, key: str = KEY, *, max_failures: int = 3) -> None:
         self.now = 1000.0
-        self.refused: Counter[Refusal] = Counter()
+        self.refused: Counter[AuthFailure] = Counter()
         self.limit = FailureLimit(max_failures=max_failures, window_s=60, clock=lambda: self.now)
-        self.guard = Guard(
+        self.guard = KeyGuard(
             key, advice="set one", limit=self.limit, on_refusal=self._count, realm="test"
         )
 
-    def _count(self, reason: Refusal) -> None:
+    def _count(self, reason: AuthFailure) -> None:
         self.refused[reason] += 1
 
     def knock(self, *lines: str, remote: str = "192.0.2.1", **headers: str) -> AccessError | None:
@@ -82,7 +82,7 @@ def test_a_malformed_header_is_refused_and_says_so(lines: list[str]) -> None:
     error = door.knock(*lines)
     assert isinstance(error, Unauthorized)
     assert error.challenge.startswith('Bearer realm="test", error="invalid_token", error_desc')
-    assert door.refused == {Refusal.MALFORMED: 1}
+    assert door.refused == {AuthFailure.MALFORMED: 1}
 
 
 @given(st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=60))
@@ -98,7 +98,7 @@ def test_a_key_that_is_nearly_right_is_wrong(near: str) -> None:
     error = door.knock(f"Bearer {near}")
     assert isinstance(error, Unauthorized)
     assert 'error="invalid_token"' in error.challenge
-    assert door.refused == {Refusal.WRONG: 1}
+    assert door.refused == {AuthFailure.WRONG: 1}
 
 
 def test_what_is_compared_is_of_one_length_and_in_constant_time(
@@ -125,7 +125,7 @@ def test_nobody_passes_where_no_key_is_set() -> None:
         error = door.knock(*lines)
         assert isinstance(error, AccessDisabled)
         assert error.detail == "set one"
-    assert door.refused == {Refusal.NO_KEY_SET: 3}
+    assert door.refused == {AuthFailure.NO_KEY_SET: 3}
 
 
 def test_the_guard_does_not_keep_the_key_itself() -> None:
@@ -140,7 +140,7 @@ def test_after_too_many_wrong_keys_not_even_the_right_one_is_heard() -> None:
     error = door.right()
     assert isinstance(error, TooManyFailures)
     assert error.retry_after_s == 50
-    assert door.refused == {Refusal.WRONG: 3, Refusal.BLOCKED: 1}
+    assert door.refused == {AuthFailure.WRONG: 3, AuthFailure.BLOCKED: 1}
 
 
 def test_a_block_ends_after_the_window_however_often_one_knocked_meanwhile() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.runtime.open_file_limit import fitting, make_room
 from proxy.settings import ServerSettings
-from proxy.web.server.connection_limits import Doorkeeper, Place, Reason
+from proxy.web.server.connection_limits import CloseReason, ConnectionLimiter, ConnectionSlot
 
 
 class Guest:
@@ -27,21 +27,24 @@ class Guest:
         self.reviewed.append(now)
 
 
-def doorkeeper(limit: int) -> Doorkeeper:
-    return Doorkeeper(ServerSettings(max_connections=limit))
+def doorkeeper(limit: int) -> ConnectionLimiter:
+    return ConnectionLimiter(ServerSettings(max_connections=limit))
 
 
 def test_so_many_have_a_seat_and_an_eighth_more_a_place_in_reserve() -> None:
     door = doorkeeper(16)
     places = [door.enter(Guest(busy=True)) for _ in range(20)]
-    assert places == [Place.SEAT] * 16 + [Place.RESERVE] * 2 + [Place.NONE] * 2
+    assert (
+        places
+        == [ConnectionSlot.SEAT] * 16 + [ConnectionSlot.RESERVE] * 2 + [ConnectionSlot.NONE] * 2
+    )
     assert door.statistics()["open"] == 18
 
 
 def test_the_reserve_is_64_places_at_most() -> None:
     door = doorkeeper(1000)
     places = [door.enter(Guest(busy=True)) for _ in range(1100)]
-    assert places.count(Place.RESERVE) == 64
+    assert places.count(ConnectionSlot.RESERVE) == 64
 
 
 def test_the_one_that_holds_a_place_in_reserve_longest_for_nothing_gives_way() -> None:
@@ -49,7 +52,7 @@ def test_the_one_that_holds_a_place_in_reserve_longest_for_nothing_gives_way() -
     for _ in range(16):
         door.enter(Guest())
     first, second, third = Guest(busy=True), Guest(), Guest()
-    assert [door.enter(one) for one in (first, second, third)] == [Place.RESERVE] * 3
+    assert [door.enter(one) for one in (first, second, third)] == [ConnectionSlot.RESERVE] * 3
     assert [one.gone for one in (first, second, third)] == [False, True, False]
 
 
@@ -58,8 +61,8 @@ def test_a_place_that_is_left_is_free_again() -> None:
     guests = [Guest() for _ in range(8)]
     for guest in guests:
         door.enter(guest)
-    door.leave(guests[0], Reason.IDLE)
-    assert door.enter(Guest()) is Place.SEAT
+    door.leave(guests[0], CloseReason.IDLE)
+    assert door.enter(Guest()) is ConnectionSlot.SEAT
     assert door.statistics()["closed_idle_timeout"] == 1
 
 
@@ -77,7 +80,7 @@ async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> N
     door = doorkeeper(0)
     guests = [Guest() for _ in range(1200)]
     for guest in guests:
-        assert door.enter(guest) is Place.SEAT
+        assert door.enter(guest) is ConnectionSlot.SEAT
     await door._round()
     assert [len(guest.reviewed) for guest in guests] == [1] * 1200
 

@@ -9,17 +9,17 @@ import pytest
 from proxy.domain.errors import QueueFull
 from proxy.rendering.pool.admission import Admission
 from proxy.settings import WorkerSettings
-from proxy.web.server.load_shedding import Crowd
-from proxy.web.server.loop_lag import Pulse
+from proxy.web.server.load_shedding import LoadShedder
+from proxy.web.server.loop_lag import LoopLagMonitor
 from tests.support.server import Library, Serve
 
 
-def a_crowd(*, queue: int) -> tuple[Crowd, Admission]:
+def a_crowd(*, queue: int) -> tuple[LoadShedder, Admission]:
     admission = Admission(WorkerSettings(count=1, max_queue=queue, retry_after_s=7))
-    return Crowd(admission, Pulse()), admission
+    return LoadShedder(admission, LoopLagMonitor()), admission
 
 
-def looked_at(crowd: Crowd, count: int) -> None:
+def looked_at(crowd: LoadShedder, count: int) -> None:
     for _ in range(count):
         crowd.look().__enter__()
 
@@ -47,7 +47,7 @@ async def test_without_room_one_is_looked_at_who_may_find_another_size() -> None
 async def test_while_the_loop_is_late_none_is_looked_at_beyond_the_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Pulse, "late_s", 0.1)
+    monkeypatch.setattr(LoopLagMonitor, "late_s", 0.1)
     crowd, admission = a_crowd(queue=0)
     async with admission.enter():
         assert not crowd.dense

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from proxy.web.server.loop_lag import Pulse
+from proxy.web.server.loop_lag import LoopLagMonitor
 from tests.support.server import Library, Serve
 
 
 async def test_a_loop_that_is_held_up_is_late_at_once() -> None:
-    pulse = Pulse()
+    pulse = LoopLagMonitor()
     async with pulse.beating():
         await asyncio.sleep(0)
         time.sleep(0.1)  # noqa: ASYNC251 - that is what holds a loop up
@@ -20,7 +20,7 @@ async def test_a_loop_that_is_held_up_is_late_at_once() -> None:
 
 
 async def test_a_beat_that_came_late_is_remembered_until_the_next() -> None:
-    pulse = Pulse()
+    pulse = LoopLagMonitor()
     async with pulse.beating():
         asyncio.get_running_loop().call_soon(time.sleep, 0.1)
         await asyncio.sleep(0.001)
@@ -31,7 +31,7 @@ async def test_a_beat_that_came_late_is_remembered_until_the_next() -> None:
 
 
 async def test_at_rest_nothing_is_late() -> None:
-    pulse = Pulse()
+    pulse = LoopLagMonitor()
     time.sleep(0.05)  # noqa: ASYNC251 - as above
     assert pulse.late_s == 0
     async with pulse.beating():
@@ -46,7 +46,7 @@ async def test_a_late_server_with_a_full_queue_turns_misses_away_and_serves_hits
     server = await serve(workers={"count": 1, "max_queue": 0})
     there, missing = (f"/serve/{library.ids['photo']}?w={width}" for width in (64, 96))
     await (await server.client.get(there)).read()
-    monkeypatch.setattr(Pulse, "late_s", property(lambda _: late_s))
+    monkeypatch.setattr(LoopLagMonitor, "late_s", property(lambda _: late_s))
     async with server.rooms.admission.enter() if full else asyncio.timeout(None):
         assert (await server.client.get(there)).status == 200
         answer = await server.client.get(missing)

@@ -16,9 +16,9 @@ import pytest
 from proxy.settings import LogSettings, ServerSettings
 from proxy.telemetry.logging import AccessLog
 from proxy.web.server.lifecycle import freeze, lag_watch, listening
-from proxy.web.server.loop_lag import Pulse
-from proxy.web.server.request_pipeline import Frontdesk
-from proxy.web.server.runner import Runner
+from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.request_pipeline import RequestPipeline
+from proxy.web.server.runner import ServerRunner
 from tests.support.server import Library, Serve, Serving
 
 
@@ -99,7 +99,7 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
     settings = ServerSettings(port=0, drain_s=drain_s)
     metrics = server.rooms.metrics
     hot = server.surface.runner._frontdesk._hot
-    desk = Frontdesk(hot=hot, metrics=metrics, access_log=None)
+    desk = RequestPipeline(hot=hot, metrics=metrics, access_log=None)
     app = server.surface.runner.app
     assert app is not None
     release = asyncio.Event()
@@ -108,7 +108,7 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
         await release.wait()
         return await server.surface.health.alive(_request)
 
-    runner = Runner(app, desk, settings, Pulse())
+    runner = ServerRunner(app, desk, settings, LoopLagMonitor())
     async with listening(runner, server.surface.health, settings) as port:
         assert runner.server is not None
         runner.server.request_handler = desk.before(slow)

@@ -7,14 +7,14 @@ import math
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.web.server.response_cache import HotAnswers, Resolved
+from proxy.web.server.response_cache import ResolvedResponse, ResponseCache
 from tests.support.server import Library, Serving
 
 MOST = 3
 
 
 @pytest.fixture
-async def resolved(server: Serving, library: Library) -> Resolved:
+async def resolved(server: Serving, library: Library) -> ResolvedResponse:
     """An answer as it was worked out."""
     target = f"/serve/{library.ids['photo']}?size=thumbnail"
     for _ in range(2):
@@ -25,9 +25,9 @@ async def resolved(server: Serving, library: Library) -> Resolved:
 
 
 @pytest.fixture
-def hot(server: Serving) -> HotAnswers:
+def hot(server: Serving) -> ResponseCache:
     """Room for a few."""
-    return HotAnswers(
+    return ResponseCache(
         store=server.rooms.storage.store,
         metrics=server.rooms.metrics,
         fresh_until=lambda _media: math.inf,
@@ -35,14 +35,16 @@ def hot(server: Serving) -> HotAnswers:
     )
 
 
-def keep(hot: HotAnswers, target: str, accept: str, answer: Resolved) -> bool:
+def keep(hot: ResponseCache, target: str, accept: str, answer: ResolvedResponse) -> bool:
     """Whether an answer is found again for what it was kept for."""
     request = make_mocked_request("GET", target, headers={"Accept": accept})
     hot.keep(request, accept, answer)
     return hot.find(request.raw_path, "GET", request.headers) is not None
 
 
-async def test_the_oldest_go_where_there_are_too_many(hot: HotAnswers, resolved: Resolved) -> None:
+async def test_the_oldest_go_where_there_are_too_many(
+    hot: ResponseCache, resolved: ResolvedResponse
+) -> None:
     for number in range(10):
         assert keep(hot, f"/serve/1?v={number}", "*/*", resolved)
     assert [target for target, _ in hot._hot] == [f"/serve/1?v={number}" for number in (7, 8, 9)]
@@ -58,7 +60,7 @@ async def test_the_oldest_go_where_there_are_too_many(hot: HotAnswers, resolved:
     ],
 )
 async def test_the_long_text_of_a_stranger_is_not_kept(
-    hot: HotAnswers, resolved: Resolved, *, target: str, accept: str, kept: bool
+    hot: ResponseCache, resolved: ResolvedResponse, *, target: str, accept: str, kept: bool
 ) -> None:
     assert keep(hot, target, accept, resolved) == kept
     assert len(hot._hot) == kept

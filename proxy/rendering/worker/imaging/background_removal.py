@@ -53,7 +53,7 @@ _DIVISORS = [[0.0, *(_FULL / max(level, _FAINT) for level in range(1, _FULL + 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class BackgroundColour:
     """The colour of a flat border, in sRGB levels with fractions."""
 
     rgb: tuple[float, ...]
@@ -96,7 +96,7 @@ def _batches(pages: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (pages[at : at + many] for at in range(0, len(pages), many))
 
 
-def _cut(pages: Sequence[Any], ground: Ground) -> Iterator[Any]:
+def _cut(pages: Sequence[Any], ground: BackgroundColour) -> Iterator[Any]:
     width, height = pages[0].width, pages[0].height
     column, pitch = _column([_opaque(page) for page in pages], ground)
     box = _content_box(column, ground) or (0, 0, width, column.height)
@@ -106,7 +106,7 @@ def _cut(pages: Sequence[Any], ground: Ground) -> Iterator[Any]:
     return (cut.crop(0, at * pitch, width, height).copy_memory() for at in range(len(pages)))
 
 
-def _column(pages: Sequence[Any], ground: Ground) -> tuple[Any, int]:
+def _column(pages: Sequence[Any], ground: BackgroundColour) -> tuple[Any, int]:
     """Frames below each other with ground between, so that none is another's surroundings."""
     height = pages[0].height
     if len(pages) == 1:
@@ -117,15 +117,15 @@ def _column(pages: Sequence[Any], ground: Ground) -> tuple[Any, int]:
     return column.copy_memory(), height + _APART
 
 
-def find_ground(page: Any) -> Ground | None:
+def find_ground(page: Any) -> BackgroundColour | None:
     """The mean of those border pixels that agree with its median, if they are enough."""
     border = _border(page)
-    same = _distance(border, Ground(_median(border))) <= FLAT_DISTANCE
+    same = _distance(border, BackgroundColour(_median(border))) <= FLAT_DISTANCE
     share = same.avg() / _FULL
     if share < FLAT_SHARE:
         return None
     kept = same.ifthenelse(border, 0)
-    return Ground(tuple(kept[band].avg() / share for band in range(3)))
+    return BackgroundColour(tuple(kept[band].avg() / share for band in range(3)))
 
 
 def _border(page: Any) -> Any:
@@ -145,7 +145,7 @@ def _median(strip: Any) -> tuple[float, ...]:
     return tuple(float(strip[band].percent(50)) for band in range(3))
 
 
-def _distance(page: Any, ground: Ground) -> Any:
+def _distance(page: Any, ground: BackgroundColour) -> Any:
     """CIE76 distance of each pixel to the ground: one float band."""
     flat = _constant(ground.lab).embed(0, 0, page.width, page.height, extend="copy")
     return page.colourspace("lab").dE76(flat.copy(interpretation="lab"))
@@ -155,7 +155,7 @@ def _constant(values: Sequence[float]) -> Any:
     return (pyvips.Image.black(1, 1) + list(values)).cast("float")
 
 
-def _content_box(page: Any, ground: Ground) -> tuple[int, int, int, int] | None:
+def _content_box(page: Any, ground: BackgroundColour) -> tuple[int, int, int, int] | None:
     """Left, top, width and height of all that is not ground, with room for soft edges."""
     differs = ((_coarse(page) - list(ground.rgb)).abs() > _CONTENT_LEVELS).bandor().copy_memory()
     columns, rows = differs.project()
@@ -175,7 +175,7 @@ def _extent(sums: Any, length: int) -> tuple[int, int]:
     return max(0, first), min(length, last)
 
 
-def _unmixed(page: Any, ground: Ground) -> Any:
+def _unmixed(page: Any, ground: BackgroundColour) -> Any:
     """RGBA: alpha 0 on the ground, 1 inside shapes, between them as the colours are mixed."""
     distance = _distance(page, ground).cast("uchar").copy_memory()
     region = _connected(distance <= FLAT_DISTANCE)
@@ -209,7 +209,9 @@ def _farness(distance: Any, shapes: Any) -> Any:
     return distance.maplut(curve.cast("uchar")) | (shapes & _LEAST_WEIGHT)
 
 
-def _directions(page: Any, ground: Ground, *, inside: Any, shapes: Any, weight: Any) -> Any:
+def _directions(
+    page: Any, ground: BackgroundColour, *, inside: Any, shapes: Any, weight: Any
+) -> Any:
     """For each pixel ``(F - B) / |F - B|**2``: what turns its difference from B into its alpha.
 
     F is the mean colour of what lies safely inside a shape nearby or, where nothing does, of what

@@ -17,10 +17,10 @@ from proxy.rendering.worker.imaging import load, pipeline
 Size = tuple[int, int]
 
 
-class Shared:
+class DecodeCache:
     """The first page of a source in several sizes, in memory; decoded when first asked for."""
 
-    def __init__(self, opened: load.Opened) -> None:
+    def __init__(self, opened: load.OpenedSource) -> None:
         self._opened = opened
         self._scaled: dict[tuple[int, int, Size | None], Any] = {}
         self._cropped: dict[tuple[Geometry, Size | None], Any] = {}

@@ -14,8 +14,8 @@ from proxy.domain.worker_protocol import JobFailure
 _T = TypeVar("_T")
 
 
-class Refused(Exception):
-    """A source that is not rendered; ``kind`` is one of `proxy.domain.worker_protocol.FAILURE_KINDS`."""
+class SourceRefused(Exception):
+    """The source is not rendered; ``kind`` is one of `worker_protocol.FAILURE_KINDS`."""
 
     def __init__(self, kind: str, detail: str) -> None:
         """Keep the kind and a sentence that is safe to show to anybody."""
@@ -32,7 +32,7 @@ def answered(work: Callable[[], _T], *, target_fd: int | None = None) -> _T | Jo
     """
     try:
         return work()
-    except Refused as refusal:
+    except SourceRefused as refusal:
         return JobFailure(refusal.kind, refusal.detail)
     except OSError as error:
         return JobFailure("unreadable", f"the source cannot be read: {error.strerror}")
@@ -47,9 +47,11 @@ def encoding(work: Callable[[], _T]) -> _T:
     try:
         return work()
     except OSError as error:
-        raise Refused("fault", f"the target cannot be written: {error.strerror}") from error
+        raise SourceRefused("fault", f"the target cannot be written: {error.strerror}") from error
     except pyvips.Error as error:
-        raise Refused("fault", f"the picture cannot be encoded: {_first_line(error)}") from error
+        raise SourceRefused(
+            "fault", f"the picture cannot be encoded: {_first_line(error)}"
+        ) from error
 
 
 def _decode_failure(error: pyvips.Error) -> JobFailure:

@@ -14,7 +14,7 @@ import pyvips
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits
 from proxy.rendering.worker.imaging import frame_count
-from proxy.rendering.worker.imaging.error_translation import Refused
+from proxy.rendering.worker.imaging.error_translation import SourceRefused
 from proxy.rendering.worker.imaging.loader_allowlist import loadable_types
 
 _LOADERS: Mapping[str, str] = MappingProxyType(
@@ -82,7 +82,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedSource:
     """A source that is open and within its limits; libvips reads on through ``source``."""
 
     source: Any
@@ -90,7 +90,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class LoadedFrames:
     """The frames of an animation at the size that was asked for, or the one of a still."""
 
     pages: list[Any]
@@ -100,7 +100,7 @@ class Frames:
     """How often the animation plays; 0: for ever."""
 
 
-def open_source(descriptor: int, limits: Limits) -> Opened:
+def open_source(descriptor: int, limits: Limits) -> OpenedSource:
     """Open a seekable descriptor and hold its header against the limits; nothing is decoded.
 
     The descriptor stays the caller's; libvips reads from a duplicate, which is closed with the
@@ -114,12 +114,12 @@ def open_source(descriptor: int, limits: Limits) -> Opened:
     source_type = _source_type(descriptor, limits)
     most = limits.max_pages + 1
     if frame_count.count(descriptor, source_type, most=most) == most:
-        raise Refused("too_large", f"the source has more than {limits.max_pages:,} pages")
+        raise SourceRefused("too_large", f"the source has more than {limits.max_pages:,} pages")
     os.lseek(descriptor, 0, os.SEEK_SET)
     source = pyvips.Source.new_from_descriptor(descriptor)
     header = _read_header(pyvips.Image.new_from_source(source, ""), source_type)
     check_header(header, limits)
-    return Opened(source, header)
+    return OpenedSource(source, header)
 
 
 def check_header(header: Header, limits: Limits) -> None:
@@ -141,7 +141,7 @@ def check_header(header: Header, limits: Limits) -> None:
         _check("pixels in all pages", pixels * header.pages, limits.max_animation_pixels)
 
 
-def shrunk(opened: Opened, width: int, *, height: int) -> Any:
+def shrunk(opened: OpenedSource, width: int, *, height: int) -> Any:
     """The first page, upright and in sRGB or grey of 8 bits, at exactly this size.
 
     Decoders shrink while they load where they can (``vips_thumbnail_source``). Damage is passed
@@ -153,7 +153,7 @@ def shrunk(opened: Opened, width: int, *, height: int) -> Any:
     )
 
 
-def frames(opened: Opened, width: int, *, height: int, most: int) -> Frames:
+def frames(opened: OpenedSource, width: int, *, height: int, most: int) -> LoadedFrames:
     """The pages, each for itself like `shrunk`, so that no page bleeds into the next.
 
     Pages that repeat the one before are one frame, shown longer: what has hundreds of those is
@@ -167,10 +167,10 @@ def frames(opened: Opened, width: int, *, height: int, most: int) -> Frames:
         page.thumbnail_image(width, height=height, size="force", **_colour(opened.header))
         for page, _ in kept
     ]
-    return Frames(scaled, [delay for _, delay in kept], _field(roll, "loop", 0))
+    return LoadedFrames(scaled, [delay for _, delay in kept], _field(roll, "loop", 0))
 
 
-def whole(opened: Opened, *, fail_on: str) -> Any:
+def whole(opened: OpenedSource, *, fail_on: str) -> Any:
     """Every pixel of every page at full size, as stored, in one column; lazy and sequential.
 
     ``fail_on`` says what damage stops the decoder: ``none``, ``truncated``, ``error``, ``warning``.
@@ -181,9 +181,9 @@ def whole(opened: Opened, *, fail_on: str) -> Any:
 def _source_type(descriptor: int, limits: Limits) -> str:
     source_type = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
     if source_type is None:
-        raise Refused("unsupported", "the source is not a kind of picture that is served")
+        raise SourceRefused("unsupported", "the source is not a kind of picture that is served")
     if source_type not in limits.source_types or source_type not in loadable_types():
-        raise Refused("unsupported", f"{source_type} is not served")
+        raise SourceRefused("unsupported", f"{source_type} is not served")
     return source_type
 
 
@@ -208,7 +208,9 @@ def _check_loader(image: Any, source_type: str) -> None:
     agreed = str(image.get("vips-loader")).startswith(_LOADERS[source_type])
     compression = _COMPRESSIONS.get(source_type)
     if not agreed or _field(image, "heif-compression", compression) != compression:
-        raise Refused("unsupported", f"the source looks like {source_type} and is something else")
+        raise SourceRefused(
+            "unsupported", f"the source looks like {source_type} and is something else"
+        )
 
 
 def _foreign_colour(image: Any) -> bool:
@@ -222,7 +224,9 @@ def _field(image: Any, name: str, default: Any) -> Any:
 
 def _check(what: str, found: int, allowed: int) -> None:
     if found > allowed:
-        raise Refused("too_large", f"the source has {found:,} {what}; {allowed:,} are allowed")
+        raise SourceRefused(
+            "too_large", f"the source has {found:,} {what}; {allowed:,} are allowed"
+        )
 
 
 def _colour(header: Header) -> dict[str, str]:
@@ -230,7 +234,7 @@ def _colour(header: Header) -> dict[str, str]:
     return {"output_profile": "srgb", "intent": "relative"} if header.foreign_colour else {}
 
 
-def _roll(opened: Opened, *, fail_on: str) -> Any:
+def _roll(opened: OpenedSource, *, fail_on: str) -> Any:
     options = {"n": opened.header.pages} if opened.header.pages > 1 else {}
     return pyvips.Image.new_from_source(
         opened.source, "", access="sequential", fail_on=fail_on, **options

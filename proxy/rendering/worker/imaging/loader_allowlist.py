@@ -17,7 +17,7 @@ import pyvips
 from pyvips.voperation import Introspect
 
 from proxy.domain.errors import ConfigurationError
-from proxy.domain.worker_protocol import Hello
+from proxy.domain.worker_protocol import WorkerInfo
 from proxy.rendering.worker.imaging import codec_versions
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -95,10 +95,10 @@ def loadable_types() -> tuple[str, ...]:
     return tuple(name for name in _FAMILIES if _opens(name))
 
 
-def hello() -> Hello:
+def hello() -> WorkerInfo:
     """What this process can do, to be told after the loaders are locked."""
     version = ".".join(str(pyvips.version(part)) for part in range(3))
-    return Hello(libvips=version, source_types=loadable_types(), codecs=dict(_CODECS))
+    return WorkerInfo(libvips=version, source_types=loadable_types(), codecs=dict(_CODECS))
 
 
 def _loaders(family: str) -> Iterator[str]:

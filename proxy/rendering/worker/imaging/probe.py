@@ -20,7 +20,7 @@ _STRICT = "error"
 
 
 def facts(job: ProbeJob, source_fd: int) -> ProbeResult:
-    """Learn the facts of a source; raises what `proxy.rendering.worker.imaging.error_translation.answered` translates."""
+    """Read the facts of a source; raises what `error_translation.answered` translates."""
     opened = load.open_source(source_fd, job.limits)
     width, height = opened.header.upright
     if job.strict:
@@ -48,7 +48,7 @@ def _fingerprint(descriptor: int) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def look(opened: load.Opened) -> Any:
+def look(opened: load.OpenedSource) -> Any:
     """The whole picture in small, 8-bit sRGB with or without alpha, in memory."""
     width, height = opened.header.upright
     scale = min(1.0, _LOOK_SIDE / max(width, height))
@@ -56,7 +56,7 @@ def look(opened: load.Opened) -> Any:
     return small.colourspace("srgb").copy_memory()
 
 
-def _transparent(opened: load.Opened, small: Any) -> bool:
+def _transparent(opened: load.OpenedSource, small: Any) -> bool:
     """Whether some pixel of some page is not opaque, to the eight bits that go out.
 
     Shrinking leaves a fully opaque picture fully opaque, so a small version that is not settles

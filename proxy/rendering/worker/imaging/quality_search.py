@@ -33,7 +33,7 @@ _LEVEL = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class QualityTrial:
     """One encoding and how far it is from the target."""
 
     quality: int
@@ -57,7 +57,7 @@ def applies(profile: EncoderProfile, *, animated: bool) -> bool:
 
 def find(
     image: Any, profile: EncoderProfile, search: QualitySearch, *, copyright_notice: str | None
-) -> Trial:
+) -> QualityTrial:
     """Encode a picture in memory until the smallest quality that passes is found.
 
     The lowest that passed of at most ``max_encodes``; where none did, the highest that was tried,
@@ -65,11 +65,11 @@ def find(
     """
     reference = Reference(image)
 
-    def attempt(quality: int) -> Trial:
+    def attempt(quality: int) -> QualityTrial:
         chosen = with_quality(profile, quality)
         encoded = to_bytes(image, chosen, copyright_notice=copyright_notice)
         fidelity = reference.compare(pyvips.Image.new_from_buffer(encoded, ""))
-        return Trial(quality, encoded, fidelity, _margin(fidelity, search.target))
+        return QualityTrial(quality, encoded, fidelity, _margin(fidelity, search.target))
 
     return _narrowed(attempt, search, start=_quality(profile))
 
@@ -90,8 +90,10 @@ def _margin(fidelity: Fidelity, target: float) -> float:
     return min(fidelity.score - target, (RINGING_LEVELS - fidelity.ringing) * _LEVEL)
 
 
-def _narrowed(attempt: Callable[[int], Trial], search: QualitySearch, *, start: int) -> Trial:
-    trials: list[Trial] = []
+def _narrowed(
+    attempt: Callable[[int], QualityTrial], search: QualitySearch, *, start: int
+) -> QualityTrial:
+    trials: list[QualityTrial] = []
     following: int | None = min(max(start, search.low), search.high)
     while following is not None and len(trials) < max(1, search.max_encodes):
         trials.append(attempt(following))
@@ -102,7 +104,7 @@ def _narrowed(attempt: Callable[[int], Trial], search: QualitySearch, *, start: 
     return max(trials, key=lambda trial: trial.quality)
 
 
-def next_quality(trials: list[Trial], search: QualitySearch) -> int | None:
+def next_quality(trials: list[QualityTrial], search: QualitySearch) -> int | None:
     """The next quality worth an encode, or None where the answer is found; pure."""
     ordered = sorted(trials, key=lambda trial: trial.quality)
     passed = next((trial for trial in ordered if trial.passes), None)
@@ -117,7 +119,9 @@ def next_quality(trials: list[Trial], search: QualitySearch) -> int | None:
     return min(max(guess, least), most)
 
 
-def _guess(ordered: list[Trial], passed: Trial | None, failed: Trial | None) -> int:
+def _guess(
+    ordered: list[QualityTrial], passed: QualityTrial | None, failed: QualityTrial | None
+) -> int:
     """Where the line through the two nearest trials crosses the target, rounded up."""
     if passed is not None and failed is not None:
         known, other = failed, passed
@@ -128,7 +132,7 @@ def _guess(ordered: list[Trial], passed: Trial | None, failed: Trial | None) -> 
     return math.ceil(known.quality - known.margin / _slope(known, other))
 
 
-def _slope(one: Trial, other: Trial) -> float:
+def _slope(one: QualityTrial, other: QualityTrial) -> float:
     if one is other:
         return _SLOPE
     rise = (other.margin - one.margin) / (other.quality - one.quality)

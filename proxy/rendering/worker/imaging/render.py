@@ -16,17 +16,17 @@ from proxy.domain.formats import TRAITS, Format
 from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
-    Output,
     ProbeJob,
     ProbeResult,
     RenderJob,
+    RenderOutput,
     RenderResult,
     RenderSetJob,
     RenderSetResult,
 )
 from proxy.rendering.worker.imaging import encode, load, pipeline, quality_search
 from proxy.rendering.worker.imaging.background_removal import cut_out
-from proxy.rendering.worker.imaging.decode_cache import Shared
+from proxy.rendering.worker.imaging.decode_cache import DecodeCache
 from proxy.rendering.worker.imaging.error_translation import answered, encoding
 from proxy.rendering.worker.imaging.loader_allowlist import configure, hello, lock_loaders
 from proxy.rendering.worker.imaging.probe import facts
@@ -76,7 +76,7 @@ def _render(job: RenderJob, source_fd: int, target_fd: int) -> RenderResult:
 
 def _render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetResult:
     opened = load.open_source(source_fd, job.limits)
-    easel = _Easel(opened, job)
+    easel = _RenditionSet(opened, job)
     results = []
     for output in job.outputs:
         made = answered(partial(easel.smaller, output))
@@ -89,16 +89,16 @@ def _render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetR
 Made = tuple[RenderResult, bytes]
 
 
-class _Easel:
+class _RenditionSet:
     """The outputs of a set in memory; what two of them have in common is made once."""
 
-    def __init__(self, opened: load.Opened, job: RenderSetJob) -> None:
+    def __init__(self, opened: load.OpenedSource, job: RenderSetJob) -> None:
         self._opened = opened
         self._job = job
-        self._shared = Shared(opened)
-        self._made: dict[Output, Made] = {}
+        self._shared = DecodeCache(opened)
+        self._made: dict[RenderOutput, Made] = {}
 
-    def smaller(self, output: Output) -> Made:
+    def smaller(self, output: RenderOutput) -> Made:
         """An output as its encoding says, or as its rival's where that is smaller."""
         plain = replace(output, rival=None)
         made = self._once(plain)
@@ -110,7 +110,7 @@ class _Easel:
         result, encoded = other if len(other[1]) < len(made[1]) else made
         return replace(result, cpu_s=cpu_s), encoded
 
-    def _once(self, output: Output) -> Made:
+    def _once(self, output: RenderOutput) -> Made:
         if output not in self._made:
             self._made[output] = self._rendered(_job_of(self._job, output), output.base)
         return self._made[output]
@@ -124,7 +124,9 @@ class _Easel:
                 frames = _decoded(self._opened, job, animated=True)
             else:
                 whole = job.remove_background
-                frames = load.Frames([self._shared.page(job.geometry, base=base, whole=whole)])
+                frames = load.LoadedFrames(
+                    [self._shared.page(job.geometry, base=base, whole=whole)]
+                )
         with clock.stage("transform"):
             image = _transformed(frames, job)
         moves = len(frames.pages) > 1
@@ -134,7 +136,7 @@ class _Easel:
         return replace(result, cpu_s=result.cpu_s + shared_s), encoded
 
 
-def _job_of(job: RenderSetJob, output: Output) -> RenderJob:
+def _job_of(job: RenderSetJob, output: RenderOutput) -> RenderJob:
     return RenderJob(
         job.limits,
         output.geometry,
@@ -151,12 +153,12 @@ def _write_frame(target_fd: int, encoded: bytes) -> None:
     encode.write_bytes(target_fd, encoded)
 
 
-def _animated(job: RenderJob, opened: load.Opened) -> bool:
+def _animated(job: RenderJob, opened: load.OpenedSource) -> bool:
     return job.animated and opened.header.pages > 1 and TRAITS[job.profile.format].animation
 
 
 def _result(
-    job: RenderJob, pages: int, clock: _Clock, found: quality_search.Trial | None
+    job: RenderJob, pages: int, clock: _Clock, found: quality_search.QualityTrial | None
 ) -> RenderResult:
     size = job.geometry.width, job.geometry.height
     result = RenderResult(*size, pages, clock.seconds, cpu_s=clock.cpu_s)
@@ -170,7 +172,7 @@ def _result(
     )
 
 
-def _decoded(opened: load.Opened, job: RenderJob, *, animated: bool) -> load.Frames:
+def _decoded(opened: load.OpenedSource, job: RenderJob, *, animated: bool) -> load.LoadedFrames:
     """The scaled pages: cropped already where no matte needs the whole picture's border.
 
     In memory, but for what streams: there the encoder pulls the pixels through.
@@ -180,7 +182,7 @@ def _decoded(opened: load.Opened, job: RenderJob, *, animated: bool) -> load.Fra
     if animated:
         frames = load.frames(opened, **size, most=_most_frames(job))
     else:
-        frames = load.Frames([load.shrunk(opened, **size)])
+        frames = load.LoadedFrames([load.shrunk(opened, **size)])
     pages = frames.pages
     if not job.remove_background:
         pages = [pipeline.crop(page, geometry=geometry) for page in pages]
@@ -200,7 +202,7 @@ def _streams(job: RenderJob) -> bool:
     return job.profile.streams and job.search is None
 
 
-def _transformed(frames: load.Frames, job: RenderJob) -> Any:
+def _transformed(frames: load.LoadedFrames, job: RenderJob) -> Any:
     pages = cut_out(frames.pages) if job.remove_background else frames.pages
     for step in pipeline.plan(job):
         pages = [step(page) for page in pages]
@@ -211,10 +213,10 @@ def _transformed(frames: load.Frames, job: RenderJob) -> Any:
 
 def _encode(
     image: Any, job: RenderJob, *, target_fd: int, animated: bool
-) -> quality_search.Trial | None:
+) -> quality_search.QualityTrial | None:
     """Write the rendition; what a search found, where one is made."""
 
-    def work() -> quality_search.Trial | None:
+    def work() -> quality_search.QualityTrial | None:
         if not _searches(job, animated=animated):
             encode.write(image, job.profile, target_fd=target_fd, copyright_notice=job.copyright)
             return None
@@ -231,7 +233,7 @@ def _searches(job: RenderJob, *, animated: bool) -> bool:
 
 def _to_bytes(
     image: Any, job: RenderJob, *, animated: bool
-) -> tuple[bytes, quality_search.Trial | None]:
+) -> tuple[bytes, quality_search.QualityTrial | None]:
     if job.search is None or not quality_search.applies(job.profile, animated=animated):
         return encode.to_bytes(image, job.profile, copyright_notice=job.copyright), None
     found = quality_search.find(image, job.profile, job.search, copyright_notice=job.copyright)

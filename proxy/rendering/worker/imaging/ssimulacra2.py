@@ -9,10 +9,11 @@ on photographs are computed here: full size only for luma, half size only for lu
 That and tables in place of cube roots take 0.17 s for 0.4 megapixels, half of it for building the
 pipelines; the PyPI package takes 1 s.
 
-Calibrated against the PyPI package ``ssimulacra2`` 0.3.0 by ``tests/rendering/worker/imaging/calibrate.py``: six
-Kodak pictures at 300, 500 and 768 pixels and three photographs at 1000 and 1200, each in 23
-encodings as AVIF, WebP and JPEG that score 14 to 95. Error, each picture left out of its own
-calibration: mean absolute 0.06 points, worst 0.76.
+Calibrated against the PyPI package ``ssimulacra2`` 0.3.0 by
+``tests/rendering/worker/imaging/calibrate.py``: six Kodak pictures at 300, 500 and 768 pixels
+and three photographs at 1000 and 1200, each in 23 encodings as AVIF, WebP and JPEG that score 14
+to 95. Error, each picture left out of its own calibration: mean absolute 0.06 points, worst
+0.76.
 
 The package (as the reference tool, whose loops it copies) misplaces its weights where the shorter
 side is below 225 pixels, for it then leaves the sixth scale out and reads the table on from the

@@ -1,9 +1,9 @@
 """Confined: the way into a program that reads what strangers sent; it runs before the program.
 
-``python -I -m proxy.rendering.worker.sandbox.exec_wrapper <orders> PROGRAM ARGUMENT ...``, where orders are a JSON
-object with ``max_memory_bytes``, ``max_cpu_s`` and ``max_file_bytes``. It lowers its priority,
-bounds memory, processor time and files, takes the network away (seccomp lets no socket be made),
-and then becomes the program, which keeps all of that.
+``python -I -m proxy.rendering.worker.sandbox.exec_wrapper <orders> PROGRAM ARGUMENT ...``, where
+orders are a JSON object with ``max_memory_bytes``, ``max_cpu_s`` and ``max_file_bytes``. It
+lowers its priority, bounds memory, processor time and files, takes the network away (seccomp
+lets no socket be made), and then becomes the program, which keeps all of that.
 """
 
 from __future__ import annotations

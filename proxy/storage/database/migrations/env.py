@@ -1,4 +1,4 @@
-"""Alembic's environment: runs the migrations on the connection that `proxy.storage.database.schema` gives.
+"""Alembic's environment: run the migrations on the connection of `storage.database.schema`.
 
 It sets up no logging: that belongs to the program.
 """

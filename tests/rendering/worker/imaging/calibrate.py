@@ -1,7 +1,8 @@
-"""Calibration of `proxy.rendering.worker.imaging.ssimulacra2` against the package ``ssimulacra2``; not run by the suite.
+"""Calibrate our SSIMULACRA2 estimate against the package ``ssimulacra2``; not run by the suite.
 
-``python -m tests.rendering.worker.imaging.calibrate`` takes some ten minutes on one core. It prints the gain and the
-power that stand in the module, and the error with each picture left out of its own calibration.
+``python -m tests.rendering.worker.imaging.calibrate`` takes some ten minutes on one core. It
+prints the gain and the power that stand in the module, and the error with each picture left out
+of its own calibration.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from PIL import Image
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
 from proxy.domain.worker_protocol import JobFailure, Limits, ProbeJob, RenderJob
-from proxy.rendering.worker.imaging.error_translation import Refused
+from proxy.rendering.worker.imaging.error_translation import SourceRefused
 from proxy.rendering.worker.imaging.load import Header, check_header
 from proxy.rendering.worker.imaging.render import probe, render
 from tests.rendering.worker.imaging import crafted, studio
@@ -102,7 +102,7 @@ def limited(name: str, value: int) -> Limits:
 )
 def test_each_limit_refuses_what_is_one_past_it(limit: str, value: int) -> None:
     check_header(HEADER, limited(limit, value + 1))
-    with pytest.raises(Refused, match="are allowed"):
+    with pytest.raises(SourceRefused, match="are allowed"):
         check_header(HEADER, limited(limit, value))
 
 

@@ -54,7 +54,9 @@ def test_libvips_itself_refuses_a_closed_loader(name: str) -> None:
 @pytest.mark.usefixtures("_restored")
 def test_a_loader_that_stays_open_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = loader_allowlist._blocked
-    monkeypatch.setattr(loader_allowlist, "_blocked", lambda name: name != "csvload" and blocked(name))
+    monkeypatch.setattr(
+        loader_allowlist, "_blocked", lambda name: name != "csvload" and blocked(name)
+    )
     with pytest.raises(ConfigurationError, match="csvload"):
         lock_loaders(("png",))
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from proxy.domain.formats import EncoderProfile, Format, QualitySearch
 from proxy.domain.worker_protocol import JobFailure, RenderResult
-from proxy.rendering.worker.imaging.quality_search import Trial, _narrowed, with_quality
+from proxy.rendering.worker.imaging.quality_search import QualityTrial, _narrowed, with_quality
 from proxy.rendering.worker.imaging.ssimulacra2 import RINGING_LEVELS, Fidelity
 from tests.rendering.worker.imaging import studio
 from tests.support.drawing import SAMPLES, Logo, logos
@@ -43,9 +43,9 @@ def found(
     """What a search gives on a made-up curve of margins, and what it tried."""
     tried: list[int] = []
 
-    def attempt(quality: int) -> Trial:
+    def attempt(quality: int) -> QualityTrial:
         tried.append(quality)
-        return Trial(quality, b"", Fidelity(0, 0), curve(quality))
+        return QualityTrial(quality, b"", Fidelity(0, 0), curve(quality))
 
     return _narrowed(attempt, search, start=start).quality, tried
 

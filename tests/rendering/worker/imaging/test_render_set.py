@@ -8,12 +8,19 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.domain.formats import SNIFF_BYTES, EncoderProfile, Format, QualitySearch, Stage, sniff
+from proxy.domain.formats import (
+    SNIFF_BYTES,
+    EncoderProfile,
+    EncodingStage,
+    Format,
+    QualitySearch,
+    sniff,
+)
 from proxy.domain.geometry import Geometry, SizeSpec
 from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
-    Output,
+    RenderOutput,
     RenderResult,
     RenderSetJob,
     RenderSetResult,
@@ -37,14 +44,14 @@ EXACT_TOLERANCE = 0.6
 
 def output(
     source: studio.Source, box: SizeSpec, fmt: Format | EncoderProfile = EXACT, **options: object
-) -> Output:
+) -> RenderOutput:
     """One output as the server would order it."""
     profile = fmt if isinstance(fmt, EncoderProfile) else studio.PROFILES[fmt]
-    return replace(Output(studio.geometry(source, box), profile), **options)  # type: ignore[arg-type]
+    return replace(RenderOutput(studio.geometry(source, box), profile), **options)  # type: ignore[arg-type]
 
 
 def attempted(
-    source: studio.Source, *outputs: Output, notice: str | None = None
+    source: studio.Source, *outputs: RenderOutput, notice: str | None = None
 ) -> tuple[RenderSetResult | JobFailure, list[bytes]]:
     """What a set says, and its frames."""
     job = RenderSetJob(studio.LIMITS, outputs, notice)
@@ -65,7 +72,7 @@ def framed(stream: bytes) -> list[bytes]:
     return frames
 
 
-def made(source: studio.Source, *outputs: Output) -> list[bytes]:
+def made(source: studio.Source, *outputs: RenderOutput) -> list[bytes]:
     """The frames of a set of which nothing fails."""
     result, frames = attempted(source, *outputs)
     assert isinstance(result, RenderSetResult), result
@@ -83,7 +90,7 @@ def test_frames_come_in_the_order_of_the_outputs() -> None:
     assert [studio.opened(frame).width for frame in frames] == [side for side, _ in wanted]
 
 
-def based(source: studio.Source, box: SizeSpec, base: SizeSpec) -> Output:
+def based(source: studio.Source, box: SizeSpec, base: SizeSpec) -> RenderOutput:
     """An output in a box that is made of the pixels in another."""
     size = studio.geometry(source, base)
     return output(source, box, base=(size.scaled_width, size.scaled_height))
@@ -131,7 +138,7 @@ def test_a_rival_goes_out_where_it_is_smaller(swapped: bool) -> None:  # noqa: F
     source, box = photo("kodak-23.png"), studio.contain(200, 200)
     webp, png = (output(source, box, fmt) for fmt in (Format.WEBP, Format.PNG))
     first, second = (png, webp) if swapped else (webp, png)
-    rival = Stage(second.profile)
+    rival = EncodingStage(second.profile)
     alone = made(source, webp)[0]
     assert made(source, replace(first, rival=rival)) == [alone]
 
@@ -152,7 +159,7 @@ def test_an_output_that_fails_is_an_empty_frame_among_the_others() -> None:
 
 
 def test_a_source_that_cannot_be_opened_is_one_failure_and_no_frames() -> None:
-    good = Output(Geometry(10, 10, 10, 10), studio.PROFILES[Format.JPEG])
+    good = RenderOutput(Geometry(10, 10, 10, 10), studio.PROFILES[Format.JPEG])
     result, frames = attempted(b"nonsense", good, good)
     assert isinstance(result, JobFailure)
     assert result.kind == "unsupported"

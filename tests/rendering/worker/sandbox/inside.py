@@ -1,10 +1,10 @@
 # ruff: noqa: PTH108, PTH102, PTH116, PTH208, T201 - each attempt is a system call; it prints
 """Run in a process of its own: get ready as a worker does, then try what a hostile file might.
 
-``python -m tests.rendering.worker.sandbox.inside <orders> [before ...]``: prints the hello and what came of each
-attempt as JSON; what it writes is in the working directory. ``before`` names what is done first:
-``no-landlock`` takes the system call away as an old kernel does, ``no-libseccomp`` the package,
-``leaky-loaders`` the blocking of loaders.
+``python -m tests.rendering.worker.sandbox.inside <orders> [before ...]``: prints the hello and
+what came of each attempt as JSON; what it writes is in the working directory. ``before`` names
+what is done first: ``no-landlock`` takes the system call away as an old kernel does,
+``no-libseccomp`` the package, ``leaky-loaders`` the blocking of loaders.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def main() -> None:
     for name in sys.argv[2:]:
         BEFORE[name]()
     from proxy.domain.errors import ConfigurationError  # noqa: PLC0415
-    from proxy.rendering.worker import __main__, sandbox
+    from proxy.rendering.worker import __main__, sandbox  # noqa: PLC0415
 
     told: dict[str, Any] = {}
     if "confined-only" in orders:

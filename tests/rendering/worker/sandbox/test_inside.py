@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.worker_protocol import HOLDS
-from proxy.rendering.pool.process import StartOrders
+from proxy.rendering.pool.process import WorkerStartOptions
 from proxy.rendering.worker.sandbox import FEATURES
 from proxy.settings import LimitSettings
 from tests.rendering.worker.sandbox.inside import ATTEMPTS
@@ -21,7 +21,7 @@ from tests.support.server import ROOT
 
 MIB = 1024 * 1024
 ORDERS = asdict(
-    StartOrders(
+    WorkerStartOptions(
         source_types=LimitSettings().source_types,
         max_memory_bytes=1536 * MIB,
         max_cpu_s=30,

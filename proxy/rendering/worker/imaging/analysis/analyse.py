@@ -25,7 +25,7 @@ from proxy.rendering.worker.imaging.analysis import (
     sharpness,
     thumbhash,
 )
-from proxy.rendering.worker.imaging.analysis.colour_histogram import Bin
+from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 from proxy.rendering.worker.imaging.error_translation import answered
 
 _T = TypeVar("_T")
@@ -79,7 +79,7 @@ class _Examiner:
         self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - began
         return found
 
-    def _kind(self, found: list[Bin]) -> Kind:
+    def _kind(self, found: list[ColourBin]) -> Kind:
         grounded = self._has_alpha or background_removal.is_flat(self._opaque)
         measured = classification.traits(
             self._detail, found, grounded=grounded, has_alpha=self._has_alpha

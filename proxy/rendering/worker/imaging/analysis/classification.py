@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.domain.image_analysis import Kind
-from proxy.rendering.worker.imaging.analysis.colour_histogram import Bin
+from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 
 _FLAT_LEVELS = 2
 """Range within 3 x 3 pixels up to which a place is flat."""
@@ -35,7 +35,7 @@ _WRITTEN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class ImageTraits:
     """What the kind is decided by; shares are 0 to 1."""
 
     flat: float
@@ -57,10 +57,12 @@ class Traits:
     has_alpha: bool
 
 
-def traits(detail: Any, bins: Sequence[Bin], *, grounded: bool, has_alpha: bool) -> Traits:
+def traits(
+    detail: Any, bins: Sequence[ColourBin], *, grounded: bool, has_alpha: bool
+) -> ImageTraits:
     """Measure a picture: its middle in full size and the colours of all of it."""
     total = sum(one.pixels for one in bins) or 1
-    return Traits(
+    return ImageTraits(
         flat=_flat(detail),
         strokes=_strokes(detail),
         fullest=bins[0].pixels / total if bins else 0.0,
@@ -73,7 +75,7 @@ def traits(detail: Any, bins: Sequence[Bin], *, grounded: bool, has_alpha: bool)
     )
 
 
-def decide(found: Traits) -> Kind:
+def decide(found: ImageTraits) -> Kind:
     """The kind of a picture with these traits."""
     if found.fullest == 0:
         return Kind("graphic", "it is made of transparency alone")
@@ -89,13 +91,13 @@ def decide(found: Traits) -> Kind:
     return Kind("graphic", f"{found.flat:.0%} of it flat, {found.variety + 1} groups of colours")
 
 
-def _is_page(found: Traits) -> bool:
+def _is_page(found: ImageTraits) -> bool:
     paper = found.lightness >= _PAPER_LIGHTNESS and found.fullest >= _PAPER_SHARE
     grey = found.chroma <= _PAPER_CHROMA and not found.has_alpha
     return paper and grey and found.grounded and found.strokes >= _WRITTEN
 
 
-def _is_drawn(found: Traits) -> bool:
+def _is_drawn(found: ImageTraits) -> bool:
     few = found.top >= _TOP_GRAPHIC or found.has_alpha
     return found.flat >= _FLAT_GRAPHIC and few and found.variety <= _FEW_COLOURS
 

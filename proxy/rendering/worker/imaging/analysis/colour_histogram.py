@@ -23,7 +23,7 @@ _OPAQUE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class ColourBin:
     """Colours that are much the same."""
 
     lab: Lab
@@ -39,7 +39,7 @@ class Bin:
         return math.hypot(*self.lab[1:])
 
 
-def count(look: Any) -> list[Bin]:
+def count(look: Any) -> list[ColourBin]:
     """The bins of an 8-bit sRGB picture, the fullest first; see-through pixels do not count."""
     groups: dict[Rgb, list[tuple[Rgb, int]]] = {}
     for colour, pixels in _colours(look).items():
@@ -93,9 +93,9 @@ def _mean(group: Iterable[tuple[Rgb, int]]) -> Rgb:
     return red, green, blue
 
 
-def _bin(group: Sequence[tuple[Rgb, int]], lab: Lab) -> Bin:
+def _bin(group: Sequence[tuple[Rgb, int]], lab: Lab) -> ColourBin:
     top, top_pixels = max(group, key=lambda one: (one[1], one[0]))
-    return Bin(lab, sum(pixels for _, pixels in group), top, top_pixels)
+    return ColourBin(lab, sum(pixels for _, pixels in group), top, top_pixels)
 
 
 def _triples(values: Any) -> Iterable[tuple[Any, Any, Any]]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from proxy.rendering.worker.imaging.analysis.colour_histogram import Bin
+from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 
 _WARM = (-30.0, 112.0)
 """Hue angles in degrees: from magenta-red through orange to yellow."""
@@ -23,7 +23,7 @@ _LEAST_CHROMA = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class ColourStatistics:
     """Of all opaque pixels."""
 
     lightness: float
@@ -39,13 +39,13 @@ class Statistics:
     cool: float
 
 
-def statistics(bins: Sequence[Bin]) -> Statistics:
+def statistics(bins: Sequence[ColourBin]) -> ColourStatistics:
     """Of some bins, of which there is at least one."""
     total = sum(one.pixels for one in bins)
     lightness = sum(one.lab[0] * one.pixels for one in bins) / total
     squares = sum((one.lab[0] - lightness) ** 2 * one.pixels for one in bins) / total
     chroma = sum(one.chroma * one.pixels for one in bins) / total
-    return Statistics(
+    return ColourStatistics(
         lightness,
         math.sqrt(squares),
         chroma,
@@ -55,7 +55,7 @@ def statistics(bins: Sequence[Bin]) -> Statistics:
     )
 
 
-_TABLE: Sequence[tuple[str, Callable[[Statistics], bool]]] = (
+_TABLE: Sequence[tuple[str, Callable[[ColourStatistics], bool]]] = (
     ("monochrome", lambda of: of.strongest < 8),  # noqa: PLR2004 - the table is its thresholds
     ("vibrant", lambda of: of.chroma > 30 or of.strongest > 60),  # noqa: PLR2004
     ("muted", lambda of: 5 < of.chroma < 16 and of.strongest < 35 and of.lightness < 72),  # noqa: PLR2004
@@ -71,7 +71,7 @@ _TABLE: Sequence[tuple[str, Callable[[Statistics], bool]]] = (
 KEYWORDS = tuple(word for word, _ in _TABLE)
 
 
-def keywords(bins: Sequence[Bin]) -> tuple[str, ...]:
+def keywords(bins: Sequence[ColourBin]) -> tuple[str, ...]:
     """The words that hold, in the order of the table; none where nothing is opaque."""
     if not bins:
         return ()
@@ -79,7 +79,7 @@ def keywords(bins: Sequence[Bin]) -> tuple[str, ...]:
     return tuple(word for word, holds in _TABLE if holds(found))
 
 
-def _strongest(bins: Sequence[Bin], total: int) -> float:
+def _strongest(bins: Sequence[ColourBin], total: int) -> float:
     left = total / 20
     for one in sorted(bins, key=lambda one: -one.chroma):
         left -= one.pixels
@@ -88,7 +88,7 @@ def _strongest(bins: Sequence[Bin], total: int) -> float:
     return 0.0
 
 
-def _share(bins: Sequence[Bin], hues: tuple[float, float]) -> float:
+def _share(bins: Sequence[ColourBin], hues: tuple[float, float]) -> float:
     first, last = hues
     weights = [one.chroma * one.pixels for one in bins]
     inside = sum(

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.domain.image_analysis import Colour
-from proxy.rendering.worker.imaging.analysis.colour_histogram import Bin, Lab, Rgb, to_lab, to_rgb
+from proxy.rendering.worker.imaging.analysis.colour_histogram import (
+    ColourBin,
+    Lab,
+    Rgb,
+    to_lab,
+    to_rgb,
+)
 
 _CLUSTERS = 10
 _ROUNDS = 12
@@ -45,7 +51,7 @@ class Cluster:
         return math.hypot(*self.lab[1:])
 
 
-def clusters(bins: Sequence[Bin]) -> list[Cluster]:
+def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
     """The clusters of a picture, the largest first; none where it is see-through."""
     if not bins:
         return []
@@ -85,9 +91,9 @@ def _colours(found: Sequence[Cluster]) -> tuple[Colour, ...]:
     )
 
 
-def _grouped(bins: Sequence[Bin]) -> list[list[Bin]]:
+def _grouped(bins: Sequence[ColourBin]) -> list[list[ColourBin]]:
     centres = _seeds(bins)
-    groups: list[list[Bin]] = []
+    groups: list[list[ColourBin]] = []
     for _ in range(_ROUNDS):
         groups = _assigned(bins, centres)
         moved = [_centre(group) for group in groups]
@@ -97,7 +103,7 @@ def _grouped(bins: Sequence[Bin]) -> list[list[Bin]]:
     return groups
 
 
-def _seeds(bins: Sequence[Bin]) -> list[Lab]:
+def _seeds(bins: Sequence[ColourBin]) -> list[Lab]:
     """The fullest bin, then again and again the one of greatest weight times squared distance."""
     seeds = [bins[0].lab]
     distances = [math.dist(one.lab, seeds[0]) ** 2 for one in bins]
@@ -114,16 +120,16 @@ def _seeds(bins: Sequence[Bin]) -> list[Lab]:
     return seeds
 
 
-def _assigned(bins: Sequence[Bin], centres: Sequence[Lab]) -> list[list[Bin]]:
+def _assigned(bins: Sequence[ColourBin], centres: Sequence[Lab]) -> list[list[ColourBin]]:
     """Each bin with its nearest centre; centres that get none are dropped."""
-    groups: list[list[Bin]] = [[] for _ in centres]
+    groups: list[list[ColourBin]] = [[] for _ in centres]
     for one in bins:
         distances = [math.dist(one.lab, centre) for centre in centres]
         groups[distances.index(min(distances))].append(one)
     return [group for group in groups if group]
 
 
-def _merged(groups: list[list[Bin]]) -> list[list[Bin]]:
+def _merged(groups: list[list[ColourBin]]) -> list[list[ColourBin]]:
     """Join the nearest two until no two are the same to the eye."""
     groups = list(groups)
     centres = [_centre(group) for group in groups]
@@ -141,7 +147,7 @@ def _merged(groups: list[list[Bin]]) -> list[list[Bin]]:
     return groups
 
 
-def _centre(group: Sequence[Bin]) -> Lab:
+def _centre(group: Sequence[ColourBin]) -> Lab:
     total = _pixels(group)
     lightness, green_red, blue_yellow = (
         math.fsum(one.lab[axis] * one.pixels for one in group) / total for axis in range(3)
@@ -149,11 +155,11 @@ def _centre(group: Sequence[Bin]) -> Lab:
     return lightness, green_red, blue_yellow
 
 
-def _pixels(group: Sequence[Bin]) -> int:
+def _pixels(group: Sequence[ColourBin]) -> int:
     return sum(one.pixels for one in group)
 
 
-def _pure(group: Sequence[Bin]) -> Rgb | None:
+def _pure(group: Sequence[ColourBin]) -> Rgb | None:
     """The one colour that most pixels of a group have, if there is one."""
     fullest = max(group, key=lambda one: one.top_pixels)
     return fullest.top if fullest.top_pixels >= _PURE * _pixels(group) else None

@@ -21,7 +21,7 @@ def luma(page: Any) -> Any:
     return opaque.recomb(_LUMA).rint().cast("uchar")
 
 
-def detail(opened: load.Opened) -> Any:
+def detail(opened: load.OpenedSource) -> Any:
     """Luma of the middle of the first page at full size, as stored, in memory.
 
     Its corner is on the grid of `GRID`, so that the blocks of a JPEG are where they were made. An
