@@ -1,47 +1,54 @@
-# smartserve: `make run` serves, `make test` tests, `make lint` checks; nothing else is needed.
+# smartserve: `make run` serves, `make test` runs the quick tests, `make lint` checks the code.
 
 PYTHON ?= python3
 PORT ?= 8080
 DATA ?= var
 BIN := .venv/bin
-# What is set up stands in marker files, so that a second call does nothing.
+# Marker files: a second call does nothing if what it depends on has not changed.
 RUNTIME := .venv/.runtime
 DEVELOPMENT := .venv/.development
-# Programs that do harm to servers in tests and drills.
-HARM := faketime fiu-run slowhttptest strace
-# Programs that what stands in deploy/ is tried with.
+# Programs that inject faults into servers in tests and drills.
+FAULTS := faketime fiu-run slowhttptest strace
+# Programs that the files in deploy/ are tested with.
 DEPLOY := nginx prometheus promtool prometheus-blackbox-exporter node systemd-analyze kustomize
 
-.PHONY: run test drill audit lint format lock bench clean fuzz
+.PHONY: run test test-all drill audit lint format lock bench clean fuzz
 
 run: $(RUNTIME)
 	@SMARTSERVE_LOG__FORMAT=$${SMARTSERVE_LOG__FORMAT:-console} \
 		exec $(BIN)/smartserve serve --samples --port $(PORT) --data-dir $(DATA)
 
+# The quick suite: every module, without tests that start servers or browsers for seconds.
+# One folder: make test TESTS=tests/serving
 test: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract chromium
+	@sh tests/servers.sh mariadbd tesseract
 	$(BIN)/pytest -n 2 $(TESTS)
 
-# Does real harm to real servers, in some ten minutes, and prints what came of it as a table. Other
-# drills, of some minutes each: TESTS=tests/platform (hundreds of uploads while all are killed),
-# TESTS=tests/deploy (what a live Prometheus sees of three faults), TESTS=tests/ingest, and
-# TESTS=tests/npm (inside Next.js, React, Nuxt and unpic); TESTS=tests/page; TESTS=tests/readme.
+# Everything but the drills.
+test-all: $(DEVELOPMENT)
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract chromium
+	$(BIN)/pytest -n 2 --dist worksteal -m "not drill" $(TESTS)
+
+# Breaks real servers for about ten minutes and prints the result of each fault as a table. Other
+# drills: TESTS=tests/platform (kills everything during hundreds of uploads), TESTS=tests/deploy
+# (three faults observed by a live Prometheus), TESTS=tests/ingest, TESTS=tests/npm (Next.js, React,
+# Nuxt and unpic), TESTS=tests/page, TESTS=tests/readme.
 drill: $(DEVELOPMENT)
-	@sh tests/servers.sh $(HARM) $(DEPLOY) mariadbd tesseract npm chromium
+	@sh tests/servers.sh $(FAULTS) $(DEPLOY) mariadbd tesseract npm chromium
 	$(BIN)/pytest -m "" $(if $(TESTS),$(TESTS),-n 2 --dist worksteal tests/faults)
 
-# Looks both lock files up in PyPI's database of vulnerabilities; needs the network. A package that
-# cannot be looked up is a failure (--strict): pip-audit would pass over it, and nothing is known.
+# Checks both lock files against PyPI's database of vulnerabilities; needs the network. A package
+# that cannot be checked is a failure (--strict), because pip-audit would skip it silently.
 audit: $(DEVELOPMENT)
 	@for lock in requirements.lock requirements-dev.lock; do \
 		$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r $$lock \
-			|| { echo "make audit: $$lock: a vulnerability is known, or not all could be looked up" >&2; \
+			|| { echo "make audit: $$lock: a vulnerability is known, or a package could not be checked" >&2; \
 				exit 1; }; \
 	done
 
-# Sends 20,000 mutants of real pictures through a real server, in some six minutes on two cores
-# that nobody else uses, and ends with 1 where an answer was wrong. What crashes a worker is kept in
-# ~/.cache/smartserve-fuzz. To go on from where it stopped: make fuzz FUZZ='--seed 1 --first 12000'.
+# Sends 20,000 mutated images through a real server, in about six minutes on two idle cores. Exits
+# with 1 if a response is wrong. Inputs that crash a worker are kept in ~/.cache/smartserve-fuzz.
+# To continue a run that was stopped: make fuzz FUZZ='--seed 1 --first 12000'.
 fuzz: $(DEVELOPMENT)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
@@ -54,9 +61,9 @@ format: $(DEVELOPMENT)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Measures the server against its peers on this machine, in some ten minutes, into
-# tests/benchmarks/RESULTS.md; needs nginx and wrk, for one peer node and npm (Debian packages).
-# The peers from PyPI and npm go into environments of their own in ~/.cache/smartserve-bench.
+# Measures the server against its peers on this machine, in about ten minutes, and writes
+# tests/benchmarks/RESULTS.md. Needs nginx and wrk, and node and npm for one peer (Debian packages).
+# Peers from PyPI and npm are installed in environments of their own in ~/.cache/smartserve-bench.
 bench: $(DEVELOPMENT)
 	@sh tests/servers.sh nginx wrk node npm
 	$(BIN)/python -m tests.benchmarks --results
@@ -67,14 +74,14 @@ $(RUNTIME): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q proxy # once, also where nothing is written (PYTHONDONTWRITEBYTECODE)
+	@$(BIN)/python -m compileall -q proxy # also where PYTHONDONTWRITEBYTECODE is set
 	@touch $@
 
 $(DEVELOPMENT): requirements-dev.lock $(RUNTIME)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# Pins every dependency with its hashes; needs `uv` and the network.
+# Pins every dependency with its hashes. Needs uv and the network.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet \

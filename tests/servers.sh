@@ -1,6 +1,6 @@
 #!/bin/sh
-# Brings the servers that the tests drive, from Debian's packages where this is Debian and we are
-# root; elsewhere it says what is missing, and the tests that need it say that they were skipped.
+# Installs the programs that the tests start, from Debian's packages, if this is Debian and the user
+# is root. Otherwise it names the missing ones; tests that need them are skipped and say so.
 # Usage: servers.sh [PROGRAM ...], by default mariadbd.
 set -u
 
@@ -23,7 +23,7 @@ PATH="$PATH:/usr/sbin"
 for program in "${@:-mariadbd}"; do
     command -v "$program" >/dev/null 2>&1 || missing="$missing $(package_of "$program")"
 done
-# kustomize is in no package of Debian's that is not years old: Go builds it, in half a minute.
+# Debian's kustomize is years old, so Go builds it, in half a minute.
 case "$missing" in
     *kustomize*)
         if command -v go >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
@@ -32,19 +32,19 @@ case "$missing" in
         fi
         missing=$(echo "$missing" | sed 's/ kustomize//')
         command -v kustomize >/dev/null 2>&1 \
-            || echo "MISSING: kustomize - what stands in deploy/kubernetes will not be built" >&2
+            || echo "MISSING: kustomize. The files in deploy/kubernetes will not be built." >&2
         ;;
 esac
 [ -z "$missing" ] && exit 0
 
 if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     echo "installing for the tests:$missing"
-    # A package that starts its server on its own is kept from it: the tests start theirs.
+    # Debian's packages start their servers. This prevents it: the tests start their own.
     printf '#!/bin/sh\nexit 101\n' >/tmp/policy-rc.d.$$ && chmod +x /tmp/policy-rc.d.$$
     [ -e /usr/sbin/policy-rc.d ] || cp /tmp/policy-rc.d.$$ /usr/sbin/policy-rc.d
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # Together, or else each for itself: one that is not to be had keeps no other away.
+    # All at once; if that fails, one by one, so that one missing package does not block the others.
     result=0
     apt-get install -y -qq $missing >/dev/null || for package in $missing; do
         apt-get install -y -qq "$package" >/dev/null || result=1
@@ -53,4 +53,4 @@ if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     rm -f /tmp/policy-rc.d.$$
     [ "$result" = 0 ] && exit 0
 fi
-echo "MISSING:$missing — tests that need it will be skipped (or fail, with CI=true)" >&2
+echo "MISSING:$missing. Tests that need it are skipped, or fail if CI=true." >&2
