@@ -1,59 +1,59 @@
-"""The error tree: every failure that the proxy names, by whose doing it is.
+"""Every named failure of the proxy, in one tree that shows whose fault it is.
 
 ::
 
     SmartserveError
-    +-- RequestError                what the client asked for cannot be
-    |   +-- BadParameter            400  names the parameter and what is allowed
+    +-- RequestError                the request is wrong
+    |   +-- BadParameter            400  names the parameter and the allowed values
     |   +-- RangeNotSatisfiable     416
-    |   +-- BodyTooSlow             408  stalled, or took longer than it may
+    |   +-- BodyTooSlow             408  the body stalled or exceeded its time limit
     |   +-- PendingNotFound         404  no such upload, or no such temporary file
-    |   +-- PendingConflict         409  the upload has come to another end
+    |   +-- PendingConflict         409  the upload already ended differently
     |   +-- BodyTooLarge            413
-    |   +-- UnsupportedBody         415  not a form, packed, or not a picture that is served
-    +-- AccessError                 the caller may not do this
-    |   +-- Unauthorized            401  no key, or a wrong one; says how to show it
+    |   +-- UnsupportedBody         415  not a form, compressed, or not an accepted image type
+    +-- AccessError                 the caller lacks permission
+    |   +-- Unauthorized            401  key missing or wrong; carries WWW-Authenticate
     |   +-- AccessDisabled          403  the server has no key to compare with
-    |   +-- TooManyFailures         429  too many wrong keys, with Retry-After
-    +-- SourceError                 the picture asked for is not to be had
-    |   +-- MediaNotFound           404  no such row, or not one that is served
-    |   +-- MediaNotReady           404  still being processed, with Retry-After
-    |   +-- SourceMissing           404  the row stands, its file does not
-    |   +-- SourceUnavailable       503  the storage cannot be read now
+    |   +-- TooManyFailures         429  too many wrong keys; carries Retry-After
+    +-- SourceError                 the image is not available
+    |   +-- MediaNotFound           404  no row, or a row that is not served
+    |   +-- MediaNotReady           404  still being processed; carries Retry-After
+    |   +-- SourceMissing           404  the row exists, its file does not
+    |   +-- SourceUnavailable       503  the storage cannot be read
     |   +-- SourceTimeout           504
-    |   +-- SourceChanged           503  another file than its facts say; they are learned anew
-    +-- CapacityError               503  come back later, with Retry-After
+    |   +-- SourceChanged           503  the file does not match its facts; they are read again
+    +-- CapacityError               503  temporary; carries Retry-After
     |   +-- QueueFull
     |   +-- DatabaseUnavailable
-    |   |   +-- CommitUncertain     it went away at the commit, which may have happened
+    |   |   +-- CommitUncertain     connection lost during COMMIT, which may have succeeded
     |   +-- ShuttingDown
-    +-- RenderError                 the worker could not make the picture
-    |   +-- UnsupportedSource       415  not a kind of file that is served
+    +-- RenderError                 a worker could not render the image
+    |   +-- UnsupportedSource       415  not an accepted file type
     |   +-- UndecodableSource       422  corrupt
-    |   +-- SourceTooLarge          422  past a limit of width, height, pages, bytes
-    |   +-- SourceQuarantined       422  killed its workers, refused for a while
+    |   +-- SourceTooLarge          422  exceeds a limit of width, height, pages or bytes
+    |   +-- SourceQuarantined       422  crashed workers; rejected for a while
     |   +-- RenderTimeout           504
-    |   +-- RenderFault             500  our own fault
-    +-- AnalysisError               who was asked about a picture has no answer; it does without
-    |   +-- ProviderRefused         asking again does not help
-    |   +-- ProviderUnavailable     busy, out of reach or broken; asked again a few times
-    |   +-- BudgetSpent             a limit of the day is reached
-    +-- IngestError                 an upload cannot be taken in; never a client's error
-    |   +-- MainApiUnavailable      down, slow or busy: asked again
-    |   +-- MainApiRefused          it will not, or answers with something else than was agreed
-    |   |   +-- MainApiForbidden    our key is not the one
-    |   |   +-- UploadGone          it does not know the upload any more
-    |   +-- LeaseLost               another worker has the upload now
-    |   +-- WorkerEnded             its workers ended, each in the middle of a step
-    |   +-- StepOverdue             a step did not end in its time
-    +-- NoAnswer                    a server that is looked at from outside says nothing of use
-    +-- StorageError                503  a rendition store failed: counted, told to who purges
-    +-- UploadStorageError          503  temporary files cannot be read or written now
+    |   +-- RenderFault             500  a fault of this server
+    +-- AnalysisError               a provider gave no analysis; the image is stored without it
+    |   +-- ProviderRefused         permanent: a retry does not help
+    |   +-- ProviderUnavailable     busy, unreachable or broken; retried
+    |   +-- BudgetSpent             a daily limit is reached
+    +-- IngestError                 an upload cannot be ingested; never sent to a client
+    |   +-- MainApiUnavailable      down, slow or busy; retried
+    |   +-- MainApiRefused          rejected the request, or its answer breaks the contract
+    |   |   +-- MainApiForbidden    rejected our key
+    |   |   +-- UploadGone          no longer has the upload
+    |   +-- LeaseLost               another worker owns the upload now
+    |   +-- WorkerEnded             every attempt ended with the death of its worker
+    |   +-- StepOverdue             a step exceeded its time limit
+    +-- NoAnswer                    `smartserve doctor` got no usable answer from a server
+    +-- StorageError                503  a rendition store failed; delivery continues
+    +-- UploadStorageError          503  temporary upload files cannot be read or written
     |   +-- UploadStorageFull       507
-    +-- ConfigurationError          refuse to start, all faults at once
+    +-- ConfigurationError          the server must not start; carries every fault
 
-A class carries its HTTP status and title; an instance carries the public sentence, and for how
-long a client should wait. ``reported`` says whether an operator should see it as a fault of ours.
+The class defines HTTP status and title. The instance carries the public sentence and, if a retry
+makes sense, the seconds to wait. ``reported`` marks faults that an operator must see in the log.
 """
 
 from __future__ import annotations
@@ -63,200 +63,156 @@ from typing import ClassVar
 
 
 class SmartserveError(Exception):
-    """Root of all named failures; ``detail`` is safe to show to anybody."""
+    """Root of all named failures.
+
+    A subclass sets its own status, title and ``reported`` as class keywords and inherits what it
+    leaves out. ``detail`` is sent to clients, so it must not contain secrets or paths.
+    """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     reported: ClassVar[bool] = False
 
+    def __init_subclass__(
+        cls,
+        status: int | None = None,
+        title: str | None = None,
+        *,
+        reported: bool | None = None,
+    ) -> None:
+        """Override the class attributes that are given."""
+        super().__init_subclass__()
+        cls.status = cls.status if status is None else status
+        cls.title = cls.title if title is None else title
+        cls.reported = cls.reported if reported is None else reported
+
     def __init__(self, detail: str, *, retry_after_s: int | None = None) -> None:
-        """Keep the public sentence and, where it helps, the seconds to wait before a retry."""
+        """Store the public sentence and the seconds to wait before a retry, if one makes sense."""
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
 
 
-class RequestError(SmartserveError):
-    """The request itself is at fault."""
-
-    status = 400
-    title = "Bad request"
+class RequestError(SmartserveError, status=400, title="Bad request"):
+    """The request itself is wrong."""
 
 
-class BadParameter(RequestError):
+class BadParameter(RequestError, title="Bad parameter"):
     """A parameter has a value that is not allowed."""
 
-    title = "Bad parameter"
-
     def __init__(self, parameter: str, allowed: str) -> None:
-        """Name the parameter and what is allowed; the client's own text is never repeated."""
+        """Name the parameter and the allowed values; the client's own text is never repeated."""
         super().__init__(f"{parameter} must be {allowed}")
         self.parameter = parameter
         self.allowed = allowed
 
 
-class RangeNotSatisfiable(RequestError):
-    """The range lies outside the rendition."""
-
-    status = 416
-    title = "Range not satisfiable"
+class RangeNotSatisfiable(RequestError, status=416, title="Range not satisfiable"):
+    """The requested range lies outside the rendition."""
 
     def __init__(self, length: int) -> None:
-        """Keep the full length in bytes, for ``Content-Range: bytes */length``."""
-        super().__init__(f"the picture has {length} bytes")
+        """Store the full length in bytes, for ``Content-Range: bytes */length``."""
+        super().__init__(f"the image has {length} bytes")
         self.length = length
 
 
-class BodyTooSlow(RequestError):
-    """The body stalled, or took longer than it may."""
-
-    status = 408
-    title = "Request timeout"
+class BodyTooSlow(RequestError, status=408, title="Request timeout"):
+    """The request body stalled or exceeded its time limit."""
 
 
-class PendingNotFound(RequestError):
-    """There is no such upload, or no such temporary file."""
-
-    status = 404
-    title = "Not found"
+class PendingNotFound(RequestError, status=404, title="Not found"):
+    """The upload or its temporary file does not exist."""
 
 
-class PendingConflict(RequestError):
-    """The upload has come to another end than the one that is told."""
-
-    status = 409
-    title = "Conflict"
+class PendingConflict(RequestError, status=409, title="Conflict"):
+    """The upload already ended in another way than the one reported."""
 
 
-class BodyTooLarge(RequestError):
-    """The body, or a file in it, is larger than it may be."""
-
-    status = 413
-    title = "Content too large"
+class BodyTooLarge(RequestError, status=413, title="Content too large"):
+    """The request body, or a file in it, exceeds its size limit."""
 
 
-class UnsupportedBody(RequestError):
-    """The body is not of a kind that is taken."""
-
-    status = 415
-    title = "Unsupported media type"
+class UnsupportedBody(RequestError, status=415, title="Unsupported media type"):
+    """The request body has a type or an encoding that is not accepted."""
 
 
-class AccessError(SmartserveError):
-    """The caller may not do what it asks for."""
-
-    status = 403
-    title = "Forbidden"
+class AccessError(SmartserveError, status=403, title="Forbidden"):
+    """The caller lacks permission."""
 
 
-class Unauthorized(AccessError):
-    """The request shows no key, or a wrong one."""
-
-    status = 401
-    title = "Unauthorized"
+class Unauthorized(AccessError, status=401, title="Unauthorized"):
+    """The request carries no key, or a wrong one."""
 
     def __init__(self, detail: str, *, challenge: str) -> None:
-        """Keep the value of WWW-Authenticate (RFC 9110, 11.6.1)."""
+        """Store the value of WWW-Authenticate (RFC 9110, 11.6.1)."""
         super().__init__(detail)
         self.challenge = challenge
         self.forwarded: bool | None = None
-        """Whether a proxy said that it asks for somebody else; told to who shows nothing at all."""
+        """Whether a proxy forwarded the request; set only if it carried no key at all."""
 
 
 class AccessDisabled(AccessError):
-    """No key is set, so nobody may."""
+    """No key is configured, so every request is rejected."""
 
 
-class TooManyFailures(AccessError):
-    """So many wrong keys came from there that the next is not looked at."""
-
-    status = 429
-    title = "Too many wrong keys"
+class TooManyFailures(AccessError, status=429, title="Too many wrong keys"):
+    """The client sent too many wrong keys; its next ones are rejected without a comparison."""
 
 
-class SourceError(SmartserveError):
-    """The picture asked for is not to be had."""
-
-    status = 404
-    title = "Not found"
+class SourceError(SmartserveError, status=404, title="Not found"):
+    """The requested image is not available."""
 
 
 class MediaNotFound(SourceError):
-    """There is no such medium, or none that is served."""
+    """The media row does not exist, or is not served."""
 
 
-class MediaNotReady(SourceError):
-    """The medium is known and still being processed."""
-
-    title = "Not ready yet"
+class MediaNotReady(SourceError, title="Not ready yet"):
+    """The media row exists and its image is still being processed."""
 
 
-class SourceMissing(SourceError):
-    """The database knows the medium, the storage does not have its file."""
-
-    reported = True
+class SourceMissing(SourceError, reported=True):
+    """The database has the media row, the storage does not have its file."""
 
 
-class SourceUnavailable(SourceError):
-    """The storage cannot be read now."""
-
-    status = 503
-    title = "Storage unavailable"
-    reported = True
+class SourceUnavailable(SourceError, status=503, title="Storage unavailable", reported=True):
+    """The storage cannot be read."""
 
 
-class SourceTimeout(SourceError):
-    """The storage did not answer in time."""
-
-    status = 504
-    title = "Storage timed out"
-    reported = True
+class SourceTimeout(SourceError, status=504, title="Storage timed out", reported=True):
+    """The storage did not answer within its time limit."""
 
 
-class SourceChanged(SourceError):
-    """The file is another one than its facts were read from; they have been learned anew."""
-
-    status = 503
-    title = "Picture has changed"
+class SourceChanged(SourceError, status=503, title="Image has changed"):
+    """The file differs from the one its facts were read from; the facts have been read again."""
 
 
-class CapacityError(SmartserveError):
-    """The server cannot do this now; the client should come back."""
-
-    status = 503
-    title = "Temporarily unavailable"
+class CapacityError(SmartserveError, status=503, title="Temporarily unavailable"):
+    """The server cannot answer now; the client should retry."""
 
 
 class QueueFull(CapacityError):
-    """More renders are waiting than the queue holds, or one waited too long in it."""
+    """The render queue is full, or the job waited too long in it."""
 
 
-class DatabaseUnavailable(CapacityError):
-    """The media database cannot be asked, and the row is not known from before."""
-
-    reported = True
+class DatabaseUnavailable(CapacityError, reported=True):
+    """The media database does not answer, and the row is not cached."""
 
 
 class CommitUncertain(DatabaseUnavailable):
-    """The database went away while it committed: what was written may stand, or not."""
+    """The connection was lost during COMMIT: the transaction may or may not be stored."""
 
 
 class ShuttingDown(CapacityError):
-    """The server is stopping and takes no new renders."""
+    """The server is stopping and accepts no new renders."""
 
 
-class RenderError(SmartserveError):
-    """A worker could not make the picture."""
-
-    status = 422
-    title = "Picture cannot be rendered"
+class RenderError(SmartserveError, status=422, title="Image cannot be rendered"):
+    """A worker could not render the image."""
 
 
-class UnsupportedSource(RenderError):
-    """The source is of a kind that is not served."""
-
-    status = 415
-    title = "Unsupported picture type"
+class UnsupportedSource(RenderError, status=415, title="Unsupported image type"):
+    """The source has a file type that is not accepted."""
 
 
 class UndecodableSource(RenderError):
@@ -264,131 +220,91 @@ class UndecodableSource(RenderError):
 
 
 class SourceTooLarge(RenderError):
-    """The source is past a limit of width, height, pages or bytes."""
+    """The source exceeds a limit of width, height, pages or bytes."""
 
 
-class SourceQuarantined(RenderError):
-    """The source killed its workers and is refused for a while."""
-
-    reported = True
+class SourceQuarantined(RenderError, reported=True):
+    """The source crashed its workers and is rejected for a while."""
 
 
-class RenderTimeout(RenderError):
-    """Rendering took longer than its deadline."""
-
-    status = 504
-    title = "Rendering timed out"
-    reported = True
+class RenderTimeout(RenderError, status=504, title="Rendering timed out", reported=True):
+    """Rendering exceeded its deadline."""
 
 
-class RenderFault(RenderError):
-    """Rendering failed through a fault of ours."""
-
-    status = 500
-    title = "Rendering failed"
-    reported = True
+class RenderFault(RenderError, status=500, title="Rendering failed", reported=True):
+    """Rendering failed through a fault of this server."""
 
 
-class AnalysisError(SmartserveError):
-    """Who was asked about a picture has no answer; never a client's error."""
-
-    title = "Picture cannot be analysed"
+class AnalysisError(SmartserveError, title="Image cannot be analysed"):
+    """A provider gave no analysis; never sent to a client."""
 
 
-class ProviderRefused(AnalysisError):
-    """The provider will not answer this request, however often it is asked."""
-
-    reported = True
+class ProviderRefused(AnalysisError, reported=True):
+    """The provider rejected the request permanently."""
 
 
-class ProviderUnavailable(AnalysisError):
-    """The provider cannot answer now; ``retry_after_s`` is what it asks for."""
-
-    reported = True
+class ProviderUnavailable(AnalysisError, reported=True):
+    """The provider cannot answer now; ``retry_after_s`` is the delay it requested."""
 
 
 class BudgetSpent(AnalysisError):
-    """A limit of requests, tokens or money of the day is reached."""
+    """A daily limit of requests, tokens or money is reached."""
 
 
-class IngestError(SmartserveError):
-    """An upload cannot be taken in; never a client's error."""
-
-    title = "Upload cannot be taken in"
+class IngestError(SmartserveError, title="Upload cannot be ingested"):
+    """An upload cannot be ingested; never sent to a client."""
 
 
 class MainApiUnavailable(IngestError):
-    """The main API cannot answer now; ``retry_after_s`` is what it asks for."""
+    """The main API cannot answer now; ``retry_after_s`` is the delay it requested."""
 
 
-class MainApiRefused(IngestError):
-    """The main API will not do this, or answers with something else than was agreed."""
-
-    reported = True
+class MainApiRefused(IngestError, reported=True):
+    """The main API rejected the request, or its answer breaks the contract."""
 
 
 class MainApiForbidden(MainApiRefused):
-    """The main API does not take our key."""
+    """The main API rejected our key."""
 
 
-class UploadGone(MainApiRefused):
-    """The main API does not know the upload any more."""
-
-    reported = False
+class UploadGone(MainApiRefused, reported=False):
+    """The main API no longer has the upload."""
 
 
 class LeaseLost(IngestError):
-    """Another worker has the upload now: nothing more may be written of it."""
+    """Another worker owns the upload now: this one must not write about it any more."""
 
 
-class WorkerEnded(IngestError):
-    """All attempts at a step were begun, and none was ended by its worker."""
-
-    reported = True
+class WorkerEnded(IngestError, reported=True):
+    """Every attempt at a step was started, and each ended with the death of its worker."""
 
 
-class StepOverdue(IngestError):
-    """A step did not end in its time: what it works with hangs."""
-
-    reported = True
+class StepOverdue(IngestError, reported=True):
+    """A step exceeded its time limit because a resource it uses hangs."""
 
 
 class NoAnswer(SmartserveError):
-    """A server that is looked at from outside gives no answer, or none of use; the text says why.
-
-    Never a client's error: it is the doctor that looks.
-    """
+    """`smartserve doctor` got no usable answer from a server; ``detail`` gives the reason."""
 
 
-class StorageError(SmartserveError):
-    """A rendition store failed; the picture still goes out."""
-
-    status = 503
-    title = "Rendition store unavailable"
-    reported = True
+class StorageError(SmartserveError, status=503, title="Rendition store unavailable", reported=True):
+    """A rendition store failed; the image is delivered nevertheless."""
 
 
-class UploadStorageError(SmartserveError):
-    """Temporary files cannot be read or written now."""
-
-    status = 503
-    title = "Upload storage unavailable"
-    reported = True
+class UploadStorageError(
+    SmartserveError, status=503, title="Upload storage unavailable", reported=True
+):
+    """Temporary upload files cannot be read or written."""
 
 
-class UploadStorageFull(UploadStorageError):
-    """There is no room for another upload."""
-
-    status = 507
-    title = "Insufficient storage"
+class UploadStorageFull(UploadStorageError, status=507, title="Insufficient storage"):
+    """The storage has no space for another upload."""
 
 
-class ConfigurationError(SmartserveError):
-    """The settings or the installation are not fit to start with."""
-
-    reported = True
+class ConfigurationError(SmartserveError, reported=True):
+    """The settings or the installation do not allow the server to start."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        """Keep all faults, each a sentence that names the key, the value and what is allowed."""
+        """Store all faults, each a sentence that names the key, its value and what is allowed."""
         super().__init__("\n".join(faults))
         self.faults = tuple(faults)
