@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from proxy.domain.errors import SmartserveError
+from proxy.domain.urls import images_base
 from proxy.ingest.uploads.accept import Uploader
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
 from proxy.ingest.uploads.url_replacement import UrlReplacer
@@ -24,7 +25,6 @@ from proxy.web.handlers.upload_queue import MediaApiHandler
 from proxy.web.handlers.uploads import REASONS, UploadHandler
 
 _TIDY_S = 600.0
-_IMAGES = "/api/images"
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class UploadServices:
 
         ``base_url`` is where this server is reached, its port being known now.
         """
-        self.replacer.base_url = smart_base(self.settings, base_url)
+        self.replacer.base_url = images_base(self.settings.main.smart_media_base_url, base_url)
 
         async def replace() -> None:
             await self.replacer.run()
@@ -151,11 +151,10 @@ async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | N
         )
         files = TempFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)
-        base = f"http://{settings.server.host}:{settings.server.port}"
         replacer = UrlReplacer(
             database=database,
             files=files,
-            base_url=smart_base(settings, settings.server.public_url or base),
+            base_url=settings.images_base(),
         )
         tidier = TempfileSweeper(files=files, database=database)
         yield UploadServices(
@@ -168,12 +167,6 @@ async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | N
             token_key=users_key,
             on_upload=[],
         )
-
-
-def smart_base(settings: Settings, base_url: str) -> str:
-    """What the addresses of media begin with: SMART_MEDIA_BASE_URL, or this server's own."""
-    chosen = settings.main.smart_media_base_url or f"{base_url.rstrip('/')}{_IMAGES}"
-    return chosen.rstrip("/")
 
 
 def _limit(settings: Settings) -> FailureLimit:

@@ -90,20 +90,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-def base_url(settings: Settings, port: int | None = None) -> str:
-    """Under which a person reaches the server; ``port`` is the one that was taken."""
-    if settings.server.public_url:
-        return settings.server.public_url.rstrip("/")
-    return local_url(settings, port)
-
-
-def local_url(settings: Settings, port: int | None = None) -> str:
-    """Under which this machine reaches the server, past whatever stands in front of it."""
-    host = settings.server.host
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port or settings.server.port}"
-
-
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_once: int) -> None:
     """Do work on each item, a few at a time; the first error ends all and is raised."""
     left = iter(items)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.app.doctor import open_installation
-from proxy.cli.base import ConfigOption, DataDirOption, app, errors, local_url, run
+from proxy.cli.base import ConfigOption, DataDirOption, app, errors, run
 from proxy.doctor import CheckResult, Verdict, failed
 from proxy.doctor.rounds import Installation, examine
 from proxy.domain.errors import ConfigurationError
@@ -76,7 +76,7 @@ def _examined(
         advice = "mend each of these settings; nothing else can be looked at before"
         return [CheckResult("settings", failed("; ".join(error.faults), advice))]
     public = settings.server.public_url if given.public is None else given.public
-    url = given.url or local_url(settings)
+    url = given.url or settings.local_url()
     installation = open_installation(settings, config, url=url, public=public, media_id=media_id)
     return run(_all(installation))
 

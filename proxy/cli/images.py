@@ -14,7 +14,6 @@ from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
     app,
-    base_url,
     each,
     errors,
     progress_bar,
@@ -26,6 +25,7 @@ from proxy.domain.errors import (
     SmartserveError,
 )
 from proxy.domain.media import DataType
+from proxy.domain.urls import image_url
 from proxy.library.import_files import ImportedFile, RejectedFile, walk
 from proxy.settings import Settings
 
@@ -63,7 +63,7 @@ async def _import(
                 nonlocal refused
                 outcome = await rooms.importer.take(path, user_id=user_id, data_type=data_type)
                 refused += isinstance(outcome, RejectedFile)
-                _tell(outcome, base_url(settings), as_json=as_json)
+                _tell(outcome, settings.base_url(), as_json=as_json)
                 progress.advance(progress.task_ids[0])
 
             await each(files, take, at_once=settings.workers.processes)
@@ -77,10 +77,11 @@ def _tell(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> 
         case RejectedFile(path, reason), False:
             errors.print(f"[red]skipped[/red] {path}: {reason}", highlight=False, soft_wrap=True)
         case ImportedFile(path, media_id, known), True:
-            url = f"{base}/serve/{media_id}"
+            url = image_url(media_id, base=base)
             print(json.dumps({"path": str(path), "id": media_id, "url": url, "known": known}))
         case ImportedFile(path, media_id, known), False:
-            print(f"{media_id}\t{base}/serve/{media_id}\t{path}{'  (known)' if known else ''}")
+            url = image_url(media_id, base=base)
+            print(f"{media_id}\t{url}\t{path}{'  (known)' if known else ''}")
 
 
 @app.command()

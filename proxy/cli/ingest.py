@@ -21,8 +21,6 @@ from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
     app,
-    base_url,
-    local_url,
     read_settings,
     run,
 )
@@ -39,8 +37,8 @@ Uploads = Mapping[str, int | str]
 
 def addresses(settings: Settings, port: int | None = None) -> IngestUrls:
     """Where the worker asks, and what it says that media are under; ``port`` that was taken."""
-    main_api = settings.ingest.main_api_url or local_url(settings, port)
-    backend = settings.ingest.media_backend_url or base_url(settings, port)
+    main_api = settings.ingest.main_api_url or settings.local_url(port)
+    backend = settings.ingest.media_backend_url or settings.base_url(port)
     return IngestUrls(main_api.rstrip("/"), backend.rstrip("/"))
 
 

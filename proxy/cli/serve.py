@@ -21,13 +21,13 @@ from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
     app,
-    base_url,
     read_settings,
     run,
 )
 from proxy.cli.ingest import addresses
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
+from proxy.domain.urls import image_url
 from proxy.ingest.worker_loop import at_work
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
@@ -83,7 +83,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     await _start_ingest(stack, rooms, port)
     await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag))
     if main is not None:
-        await stack.enter_async_context(main.at_work(base_url(settings, port), rooms.metrics))
+        await stack.enter_async_context(main.at_work(settings.base_url(port), rooms.metrics))
     # Nobody waits for finals: what is left of the time is for answers.
     stack.push_async_callback(rooms.upgrader.stop)
     stack.callback(surface.health.drain)
@@ -112,10 +112,10 @@ async def _import_samples(rooms: Services) -> None:
 
 async def _announce(rooms: Services, port: int) -> None:
     settings = rooms.settings
-    base = base_url(settings, port)
+    base = settings.base_url(port)
     print(f"smartserve {__version__} on {base}", flush=True)
     if not settings.database.url:
         # It serves already; a database that cannot be asked now is no reason to end.
         with suppress(DatabaseUnavailable):
             for media_id in await rooms.storage.catalogue.ids(limit=10):
-                print(f"  {base}/serve/{media_id}", flush=True)
+                print(f"  {image_url(media_id, base=base)}", flush=True)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from proxy.app.storage import database_prepared
-from proxy.app.uploads import open_main_side, smart_base
-from proxy.cli.base import ConfigOption, DataDirOption, app, base_url, read_settings, run
+from proxy.app.uploads import open_main_side
+from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings, run
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import ReplacementReport
@@ -67,7 +67,7 @@ def replace_urls(
     if not settings.main.enabled:
         raise ConfigurationError(["main.enabled: is false, so this server has no profiles"])
     report = run(_replace(settings, dry=dry_run))
-    base = smart_base(settings, base_url(settings))
+    base = settings.images_base()
     _tell(report, base, dry=dry_run, as_json=as_json)
     raise SystemExit(1 if report.unreadable else 0)
 
@@ -76,7 +76,7 @@ async def _replace(settings: Settings, *, dry: bool) -> ReplacementReport:
     async with database_prepared(settings), open_main_side(settings) as main:
         if main is None:
             raise AssertionError
-        main.replacer.base_url = smart_base(settings, base_url(settings))
+        main.replacer.base_url = settings.images_base()
         return await main.replacer.run(dry=dry)
 
 

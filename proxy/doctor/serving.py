@@ -16,6 +16,7 @@ from proxy.doctor.http_client import HttpProbe, ProbeResponse
 from proxy.doctor.touring import PART_BYTES, ResponseTour, allowed_types, take
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
+from proxy.domain.urls import image_url
 from proxy.settings import LifetimeSettings, Settings
 
 _AHEAD_S, _FAR_AHEAD_S = 2.0, 60.0
@@ -91,7 +92,7 @@ async def look_at_picture(
             failed(reason_of(error), "see the server's log: answer_failed")
         ) from error
     if tour.chrome.status != HTTPStatus.OK:
-        told = f"/serve/{media.id} is answered {tour.chrome.status}: {_detail(tour.chrome)}"
+        told = f"{image_url(media.id)} is answered {tour.chrome.status}: {_detail(tour.chrome)}"
         advice = "is it the server of these settings? Its log has answer_failed with this media_id"
         raise CheckBlocked(failed(told, advice))
     allowed = allowed_types(settings.encoders, media)
@@ -180,14 +181,14 @@ def judge_formats(seen: ImageProbe) -> Diagnosis:
     told = ", ".join(f"{name} {kind}" for name, kind in types(seen.tour).items())
     wrong = [name for name, kind in types(seen.tour).items() if kind not in seen.allowed[name]]
     if not wrong:
-        return well(f"/serve/{seen.media_id}: {told}")
+        return well(f"{image_url(seen.media_id)}: {told}")
     stood_in = "fallback" in seen.tour.chrome.told("Cache-Status")
     advice = (
         "it is stood in for, as its original or a worker is missing: see those checks"
         if stood_in
         else "Accept does not reach the server as it is sent, or other [encoders] run: restart it"
     )
-    return (warned if stood_in else failed)(f"/serve/{seen.media_id}: {told}", advice)
+    return (warned if stood_in else failed)(f"{image_url(seen.media_id)}: {told}", advice)
 
 
 def types(tour: ResponseTour) -> dict[str, str]:

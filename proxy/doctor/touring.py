@@ -10,6 +10,7 @@ from proxy.domain.errors import NoAnswer
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media
 from proxy.domain.negotiation import acceptable
+from proxy.domain.urls import image_url
 from proxy.settings import EncoderSettings
 
 CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
@@ -49,8 +50,8 @@ async def take(visitor: HttpProbe, media_id: int, mark: str) -> ResponseTour:
     Raises:
         NoAnswer: something was not answered.
     """
-    negotiated = f"/serve/{media_id}?w={_WIDTH}&doctor={mark}"
-    named = f"{negotiated}&format=webp"
+    negotiated = image_url(media_id, width=_WIDTH, extra={"doctor": mark})
+    named = image_url(media_id, width=_WIDTH, extra={"doctor": mark}, fmt="webp")
 
     async def ask(target: str, method: str = "GET", **headers: str) -> ProbeResponse:
         given = {name.replace("_", "-"): value for name, value in headers.items()}

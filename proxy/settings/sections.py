@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from proxy.domain.geometry import Fit, Gravity, SizeSpec
 from proxy.domain.query import DEFAULT_SIZE
+from proxy.domain.urls import images_base, local_base
 from proxy.domain.worker_protocol import Limits
 from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
 from proxy.settings.encoders import EncoderSettings
@@ -318,3 +319,15 @@ class Settings(BaseSettings):
     def key_directory(self) -> Path:
         """The directory of the keys that the server made for itself."""
         return self.data_path / "keys"
+
+    def local_url(self, port: int | None = None) -> str:
+        """Return the server's address for clients on this machine; ``port`` is the bound one."""
+        return local_base(self.server.host, port or self.server.port)
+
+    def base_url(self, port: int | None = None) -> str:
+        """Return the address that users see: ``server.public_url``, or else `local_url`."""
+        return self.server.public_url.rstrip("/") or self.local_url(port)
+
+    def images_base(self, port: int | None = None) -> str:
+        """Return the base of the addresses that take the place of uploads in user profiles."""
+        return images_base(self.main.smart_media_base_url, self.base_url(port))

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from proxy.domain.outcome import Origin
 from proxy.domain.render_plan import RenderPlan
+from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.settings import LifetimeSettings
 
 
@@ -21,7 +22,7 @@ class ImageRoute(StrEnum):
         return _PATHS[self]
 
 
-_PATHS = {ImageRoute.SERVE: "/serve/{name}", ImageRoute.API_IMAGES: "/api/images/{name}"}
+_PATHS = {ImageRoute.SERVE: SERVE_ROUTE, ImageRoute.API_IMAGES: API_IMAGES_ROUTE}
 
 NO_STORE = "no-store"
 

@@ -12,9 +12,9 @@ import orjson
 
 from proxy.domain.errors import MainApiRefused, MainApiUnavailable, UploadGone
 from proxy.domain.ingest_item import Upload
+from proxy.domain.urls import tempfile_url
 from proxy.ingest.main_api.download import Download
 from proxy.ingest.main_api.responses import check_status, check_success, read_json, read_uploads
-from proxy.ingest.main_api.urls import address_of
 
 _MAX_LIST = 64 * 1024 * 1024
 """Bytes of a list: some 200,000 uploads."""
@@ -75,7 +75,12 @@ class HttpMainApi:
         A connection that breaks is taken up where it broke, if the file is still the same.
         """
         download = Download(target, max_bytes=self._max_bytes)
-        address = address_of(self._base, image_path)
+        address = tempfile_url(self._base, image_path)
+        if address is None:
+            raise MainApiRefused(
+                "The main API returned an unsafe path for the temporary file of the upload. It must"
+                " be absolute and without empty or dot segments."
+            )
         timeout = aiohttp.ClientTimeout(
             total=_WHOLE * self._timeout_s,
             sock_connect=self._timeout_s,

@@ -8,6 +8,7 @@ from typing import Any
 from proxy.domain.analysis import public
 from proxy.domain.formats import Format
 from proxy.domain.media import DataType, Media, MediaFacts
+from proxy.domain.urls import image_url
 from proxy.storage.database.analysis_repository import StoredAnalysis
 
 
@@ -27,7 +28,7 @@ def payload_of(
     served = set(formats)
     return {
         "media_id": str(media.id),
-        "permanent_url": f"{base.rstrip('/')}/serve/{media.id}",
+        "permanent_url": image_url(media.id, base=base),
         "processing_complete": True,
         "ai_enhanced": stored is not None,
         "formats_available": [str(fmt) for fmt in Format if fmt in served],

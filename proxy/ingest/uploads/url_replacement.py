@@ -10,6 +10,7 @@ import structlog
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.pending_image import PendingImage, media_id_of
+from proxy.domain.urls import profile_image_url
 from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn
 from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.storage.upload_files.names import temp_name
@@ -54,7 +55,7 @@ class UrlReplacer:
 
     def preview(self, media_id: str) -> str:
         """The address of a medium, without a size."""
-        return f"{self.base_url}/{media_id}"
+        return profile_image_url(self.base_url, media_id)
 
     async def run(self, *, dry: bool = False) -> ReplacementReport:
         """Do so for all uploads that are processed; ``dry`` takes all of it back.
@@ -74,7 +75,7 @@ class UrlReplacer:
                 if media_id is None:
                     unreadable.append(row.id)
                     continue
-                address = f"{self.preview(media_id)}?size={_SIZE}"
+                address = profile_image_url(self.base_url, media_id, size=_SIZE)
                 done = await self._database.replace(row, address, columns, dry=dry)
                 if done is not None:
                     completed += 1

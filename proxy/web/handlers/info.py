@@ -17,6 +17,7 @@ from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.outcome import Outcome
 from proxy.domain.query import last_values
 from proxy.domain.render_plan import RenderPlanner
+from proxy.domain.urls import version_of
 from proxy.serving.delivery import Delivery
 from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
@@ -24,7 +25,7 @@ from proxy.storage.database import MediaDatabase, MediaListing
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import matches
 from proxy.web.handlers.images import servable
-from proxy.web.handlers.info_json import describe_picture, version_of
+from proxy.web.handlers.info_json import describe_picture
 from proxy.web.headers import PRIVATE, SECURITY, Header
 from proxy.web.id_params import DIGITS, ID, parse_id, whole_number
 from proxy.web.problem_details import problem

@@ -8,39 +8,18 @@ from typing import Any
 from proxy.domain.formats import NAMES, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
-from proxy.domain.query import WIDTHS
+from proxy.domain.urls import (
+    COMPONENT_PATH,
+    OEMBED_PATH,
+    image_url,
+    info_url,
+    srcset,
+    srcset_widths,
+    version_of,
+)
 from proxy.serving.image_info import ImageInfo
 
-_VERSION_DIGITS = 16
-_SMALLEST = 64
-"""Narrower rungs are for icons: no page asks for them by ``srcset``."""
-
 Ready = Mapping[str, Mapping[Format, bool]]
-
-
-def version_of(facts: MediaFacts) -> str:
-    """The ``v`` token: another one whenever the bytes of the picture are others."""
-    return facts.content_hash[:_VERSION_DIGITS]
-
-
-def ladder(facts: MediaFacts, *, smallest: int = _SMALLEST) -> list[tuple[int, int]]:
-    """The rungs that are worth asking for, each with the width that the picture has there.
-
-    The last one gives the picture's own width, where the ladder reaches as far.
-    """
-    rungs: dict[int, int] = {}
-    for rung in WIDTHS:
-        width = plan_geometry(SizeSpec("", rung, None), facts).width
-        if width not in rungs:
-            rungs[width] = rung
-    worth = {width: rung for width, rung in rungs.items() if width >= smallest}
-    return [(rung, width) for width, rung in (worth or rungs).items()]
-
-
-def srcset(media_id: int, facts: MediaFacts, fmt: str | None = None) -> str:
-    """A ``srcset`` over the ladder; without a format each browser gets the best that it takes."""
-    tail = f"&v={version_of(facts)}" if fmt is None else f"&format={fmt}&v={version_of(facts)}"
-    return ", ".join(f"/serve/{media_id}?w={rung}{tail} {width}w" for rung, width in ladder(facts))
 
 
 def sizes_advice(facts: MediaFacts) -> str:
@@ -48,7 +27,7 @@ def sizes_advice(facts: MediaFacts) -> str:
 
     ``auto`` has browsers that know it measure the box of a lazy picture themselves.
     """
-    width = ladder(facts)[-1][1]
+    width = srcset_widths(facts)[-1][1]
     return f"auto, (min-width: {width}px) {width}px, 100vw"
 
 
@@ -62,9 +41,10 @@ def describe_picture(
 ) -> dict[str, Any]:
     """The JSON of ``GET /info/{id}``."""
     facts, looks, told = portrait.facts, portrait.looks, portrait.told
+    version = version_of(facts)
     return {
         "id": media_id,
-        "version": version_of(facts),
+        "version": version,
         "width": facts.width,
         "height": facts.height,
         "ratio": round(facts.width / facts.height, 4),
@@ -84,7 +64,7 @@ def describe_picture(
             "quality_score": looks.quality_score,
             "mood_keywords": list(told.mood_keywords or looks.mood_keywords),
         },
-        "urls": {name: _named(media_id, facts, name) for name in sizes},
+        "urls": {name: image_url(media_id, size=name, version=version) for name in sizes},
         "dimensions": {name: _dimensions(size, facts) for name, size in sizes.items()},
         "srcset": {
             "auto": srcset(media_id, facts),
@@ -94,10 +74,6 @@ def describe_picture(
         "formats": {"served": list(formats), "ready": _told(ready)},
         "links": _links(media_id),
     }
-
-
-def _named(media_id: int, facts: MediaFacts, name: str) -> str:
-    return f"/serve/{media_id}?size={name}&v={version_of(facts)}"
 
 
 def _dimensions(size: SizeSpec, facts: MediaFacts) -> dict[str, int]:
@@ -114,8 +90,8 @@ def _told(ready: Ready) -> dict[str, dict[str, str]]:
 
 def _links(media_id: int) -> dict[str, str]:
     return {
-        "self": f"/info/{media_id}",
-        "picture": f"/serve/{media_id}",
-        "component": "/static/smart-image.js",
-        "oembed": "/oembed",
+        "self": info_url(media_id),
+        "picture": image_url(media_id),
+        "component": COMPONENT_PATH,
+        "oembed": OEMBED_PATH,
     }

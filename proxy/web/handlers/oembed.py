@@ -14,17 +14,16 @@ from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.outcome import Outcome
 from proxy.domain.query import last_values
+from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaDatabase
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info import answer_json
-from proxy.web.handlers.info_json import ladder, version_of
 from proxy.web.problem_details import problem, render_problem
 from proxy.web.responses import BufferedResponse
 
 _ROUTE = "oembed"
-_PATH = re.compile(r"(.*)/(?:serve|api/images|info)/([0-9]{1,19})(?:\.[A-Za-z0-9]{1,8})?", re.ASCII)
 _SIDE = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _WIDEST = 1200
 """What is embedded where the consumer names no width."""
@@ -83,12 +82,13 @@ class OembedHandler:
         except ValueError:
             where = ""
         if not where or parts.scheme not in ("http", "https"):
-            raise BadParameter("url", "the address of a picture: http://HOST/serve/ID")
+            raise BadParameter("url", f"the address of an image: http://HOST{image_url(1)}")
         known = {host.lower(), urlsplit(self._public_url).netloc.lower()}
-        match = _PATH.fullmatch(parts.path)
-        if where not in known or match is None:
+        found = parse_image_path(parts.path)
+        if where not in known or found is None:
             raise MediaNotFound("this is no address of a picture of this server")
-        return f"{parts.scheme}://{parts.netloc}{match[1]}", int(match[2])
+        prefix, media_id = found
+        return f"{parts.scheme}://{parts.netloc}{prefix}", media_id
 
     async def _media(self, media_id: int) -> Media:
         media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
@@ -135,7 +135,7 @@ def _fitting(facts: MediaFacts, widest: int, highest: int) -> tuple[int, int, in
     Where even the smallest is too large it goes out all the same.
     """
     found = []
-    for rung, _ in ladder(facts, smallest=1):
+    for rung, _ in srcset_widths(facts, min_width=1):
         geometry = plan_geometry(SizeSpec("", rung, None), facts)
         found.append((rung, geometry.width, geometry.height))
     within = [one for one in found if one[1] <= widest and (not highest or one[2] <= highest)]
@@ -143,4 +143,4 @@ def _fitting(facts: MediaFacts, widest: int, highest: int) -> tuple[int, int, in
 
 
 def _address(base: str, media: Media, facts: MediaFacts, rung: int) -> str:
-    return f"{base}/serve/{media.id}?w={rung}&v={version_of(facts)}"
+    return image_url(media.id, base=base, width=rung, version=version_of(facts))

@@ -8,6 +8,7 @@ from typing import Any
 from proxy import __version__
 from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.query import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.settings import Settings, has_page, has_trial
 from proxy.web.openapi.info import info_paths
 from proxy.web.openapi.page import page_paths
@@ -75,8 +76,8 @@ def describe(settings: Settings) -> Json:
             "description": "Serves pictures by media id in the best format the client accepts.",
         },
         "paths": {
-            "/serve/{name}": _picture_path("serve", settings),
-            "/api/images/{name}": _picture_path("apiImages", settings),
+            SERVE_ROUTE: _picture_path("serve", settings),
+            API_IMAGES_ROUTE: _picture_path("apiImages", settings),
             **info_paths(),
             **(page_paths(trial=has_trial(settings)) if has_page(settings) else {}),
             "/api/media/analysis/{media_id}": _analysis_path(),

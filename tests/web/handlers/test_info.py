@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,9 @@ from aiohttp import ClientResponse
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from PIL import Image
 
-from proxy.domain.formats import Format
-from proxy.domain.media import MediaFacts
-from proxy.domain.query import WIDTHS
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
-from proxy.web.handlers.info_json import ladder, srcset, version_of
 from proxy.web.openapi.info import PICTURE
 from tests.support.server import CHROME, Library, Serve, Serving
-from tests.web.plans import FACTS
 from tests.web.wire import answers, exchange
 
 NAMES = ("large", "photo", "logo", "badge")
@@ -352,29 +345,3 @@ async def test_answers_are_counted_by_their_route(server: Serving) -> None:
     assert server.metric("smartserve_requests_total", route="info") == 1
     assert server.metric("smartserve_requests_total", route="info_many") == 2
     assert server.metric("smartserve_requests_total", route="preflight") == 1
-
-
-def sized(width: int, height: int) -> MediaFacts:
-    return replace(FACTS, width=width, height=height)
-
-
-@pytest.mark.parametrize(
-    ("facts", "widths"),
-    [
-        (sized(300, 200), [64, 96, 128, 256, 300]),
-        (sized(384, 200), [64, 96, 128, 256, 384]),
-        (sized(20, 20), [16, 20]),
-        (sized(6000, 4000), [width for width in WIDTHS if width >= 64]),
-    ],
-)
-def test_the_ladder_ends_with_the_pictures_own_width(facts: MediaFacts, widths: list[int]) -> None:
-    assert [width for _, width in ladder(facts)] == widths
-
-
-def test_a_srcset_names_version_and_format() -> None:
-    text = srcset(5, sized(96, 96), Format.AVIF)
-    version = version_of(FACTS)
-    assert text == (
-        f"/serve/5?w=64&format=avif&v={version} 64w, /serve/5?w=96&format=avif&v={version} 96w"
-    )
-    assert re.fullmatch("[0-9a-f]{16}", version)

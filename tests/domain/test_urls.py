@@ -1,0 +1,206 @@
+"""Public addresses, and that no other module builds any."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import proxy
+from proxy.domain.formats import Format
+from proxy.domain.media import MediaFacts
+from proxy.domain.query import WIDTHS
+from proxy.domain.urls import (
+    image_url,
+    images_base,
+    info_url,
+    local_base,
+    parse_image_path,
+    profile_image_url,
+    srcset,
+    srcset_widths,
+    tempfile_url,
+    version_of,
+)
+
+FACTS = MediaFacts(
+    content_hash="0123456789abcdef" * 4,
+    byte_size=1000,
+    source_type="jpeg",
+    width=300,
+    height=200,
+    has_alpha=False,
+    pages=1,
+    flat_background=False,
+    focus=None,
+    source_path="bulk/1.jpg",
+)
+
+
+def sized(width: int, height: int) -> MediaFacts:
+    return replace(FACTS, width=width, height=height)
+
+
+def test_an_image_without_parameters_has_a_bare_address() -> None:
+    assert image_url(5) == "/serve/5"
+
+
+def test_the_parameters_of_an_image_stand_in_a_fixed_order() -> None:
+    url = image_url(5, version="ab", fmt="webp", width=64, extra={"doctor": "1"})
+    assert url == "/serve/5?w=64&doctor=1&format=webp&v=ab"
+
+
+def test_a_named_size_is_percent_encoded() -> None:
+    assert image_url(5, size="a b&c") == "/serve/5?size=a%20b%26c"
+
+
+def test_a_format_is_written_as_its_name() -> None:
+    assert image_url(5, fmt=Format.AVIF) == "/serve/5?format=avif"
+
+
+@pytest.mark.parametrize("base", ["https://img.example.org/v1", "https://img.example.org/v1/"])
+def test_a_base_keeps_its_prefix_and_loses_its_slash(base: str) -> None:
+    assert image_url(5, base=base) == "https://img.example.org/v1/serve/5"
+
+
+@pytest.mark.parametrize(
+    ("host", "base"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://127.0.0.1:80"),
+        ("", "http://127.0.0.1:80"),
+        ("fe80::1", "http://[fe80::1]:80"),
+        ("img.example.org", "http://img.example.org:80"),
+    ],
+)
+def test_the_local_base_is_an_address_to_connect_to(host: str, base: str) -> None:
+    assert local_base(host, 80) == base
+
+
+def test_profiles_store_addresses_below_the_configured_base() -> None:
+    images = images_base("https://api.example.org/pictures/", "http://127.0.0.1:80")
+    url = profile_image_url(images, "5", size="detail")
+    assert url == "https://api.example.org/pictures/5?size=detail"
+
+
+def test_profiles_store_addresses_of_this_server_if_no_base_is_configured() -> None:
+    images = images_base("", "http://127.0.0.1:80/")
+    assert profile_image_url(images, 5) == "http://127.0.0.1:80/api/images/5"
+
+
+def test_a_description_has_an_address() -> None:
+    assert info_url(5) == "/info/5"
+
+
+@pytest.mark.parametrize(
+    ("path", "parsed"),
+    [
+        ("/serve/5", ("", 5)),
+        ("/serve/5.webp", ("", 5)),
+        ("/v1/api/images/5", ("/v1", 5)),
+        ("/info/7", ("", 7)),
+        ("/serve/", None),
+        ("/serve/5/6", None),
+        ("/serve/x", None),
+        ("/other/5", None),
+        ("/serve/" + "1" * 20, None),
+    ],
+)
+def test_only_the_path_of_an_image_names_a_media_id(
+    path: str, parsed: tuple[str, int] | None
+) -> None:
+    assert parse_image_path(path) == parsed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "a.jpg",
+        "//evil.example/a.jpg",
+        "http://evil.example/a.jpg",
+        "/../a.jpg",
+        "/a/../../b.jpg",
+        "/a/./b.jpg",
+        "/a//b.jpg",
+        "/a/",
+        "/a\\b.jpg",
+        "/a\nb.jpg",
+        "/a\0.jpg",
+        "/" + "a" * 600,
+    ],
+)
+def test_an_unsafe_path_of_a_temporary_file_has_no_address(path: str) -> None:
+    assert tempfile_url("https://api.example.org", path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("/temp_images/profiles/4-a-1.jpg", "https://h/v1/temp_images/profiles/4-a-1.jpg"),
+        ("/a b?c#d%2e.jpg", "https://h/v1/a%20b%3Fc%23d%252e.jpg"),
+        ("/@evil.example/ü.jpg", "https://h/v1/%40evil.example/%C3%BC.jpg"),
+    ],
+)
+def test_every_character_of_a_temporary_path_is_encoded(path: str, url: str) -> None:
+    assert tempfile_url("https://h/v1/", path) == url
+
+
+@pytest.mark.parametrize(
+    ("facts", "widths"),
+    [
+        (sized(300, 200), [64, 96, 128, 256, 300]),
+        (sized(384, 200), [64, 96, 128, 256, 384]),
+        (sized(20, 20), [16, 20]),
+        (sized(6000, 4000), [width for width in WIDTHS if width >= 64]),
+    ],
+)
+def test_a_srcset_ends_with_the_width_of_the_image(facts: MediaFacts, widths: list[int]) -> None:
+    assert [width for _, width in srcset_widths(facts)] == widths
+
+
+def test_a_srcset_names_version_and_format() -> None:
+    version = version_of(FACTS)
+    assert srcset(5, sized(96, 96), Format.AVIF) == (
+        f"/serve/5?w=64&format=avif&v={version} 64w, /serve/5?w=96&format=avif&v={version} 96w"
+    )
+
+
+def test_the_version_is_the_start_of_the_content_hash() -> None:
+    assert version_of(FACTS) == "0123456789abcdef"
+
+
+ALLOWED = {
+    "domain/urls.py": "builds the addresses",
+    "doctor/recipes.py": "advice for the operator of a reverse proxy: path prefixes in a sentence",
+    "web/openapi/": "example values in the description of the API",
+    "web/server/request_validation.py": "an example path in the text of an error",
+}
+"""Modules or folders whose literals may contain the prefix of an image address, and why."""
+
+
+def literals(tree: ast.Module) -> Iterator[str]:
+    """All string literals of a module without its docstrings."""
+    docs = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in docs and isinstance(node.value, str):
+            yield node.value
+
+
+def test_no_other_module_builds_the_address_of_an_image() -> None:
+    root = Path(proxy.__file__).parent
+    builders = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        for text in literals(ast.parse(path.read_text(encoding="utf-8")))
+        if "/serve/" in text or "/api/images" in text
+    }
+    assert [name for name in builders if not name.startswith(tuple(ALLOWED))] == []
