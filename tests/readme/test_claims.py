@@ -1,4 +1,4 @@
-"""What the pages speak of is there: commands, options, settings, targets of make, links."""
+"""The guides name only what exists: commands, options, settings, make targets, links."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ from tests.readme.blocks import blocks, headings, inline, links
 from tests.support.server import ROOT
 
 README = ROOT / "README.md"
+COMMANDS = ROOT / "deploy" / "COMMANDS.md"
+URLS = ROOT / "deploy" / "URLS.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+MAP = ROOT / "proxy" / "README.md"
 PAGES = [
-    *(README, ROOT / "CHANGELOG.md", ROOT / "config" / "README.md"),
+    *(README, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", CONTRIBUTING, MAP),
+    ROOT / "config" / "README.md",
     *(ROOT / "proxy" / "samples").glob("*.md"),
     *(ROOT / "deploy").rglob("*.md"),
     *(page for page in (ROOT / "tests").rglob("*.md") if "node_modules" not in page.parts),
@@ -31,7 +36,7 @@ SETTINGS = {one.name for table in tables() for one in table.settings}
 VARIABLES = {f"SMARTSERVE_{name.replace('.', '__').upper()}" for name in SETTINGS}
 COMMAND = re.compile(r"(?:[\w./]*/)?smartserve ((?:[a-z-]+ ?)+)(.*)")
 SHARED = {"--config", "--data-dir", "--help"}
-"""Options that the README tells once for all commands."""
+"""Options that the page of commands describes once for all commands."""
 SETTINGS_FILE = {"SMARTSERVE_CONFIG"}
 
 
@@ -40,13 +45,13 @@ ROOT_COMMAND = typer.main.get_command(app)
 
 
 def below(command: Any) -> dict[str, Any]:
-    """The commands of a group; of a command that does something itself, none."""
+    """Return the commands of a group; a command that is no group has none."""
     commands: dict[str, Any] = getattr(command, "commands", {})
     return commands
 
 
 def found(words: Iterable[str]) -> tuple[Any, int]:
-    """The command that words begin with, and how many of them name it."""
+    """Return the command that the words begin with, and how many words name it."""
     command, depth = ROOT_COMMAND, 0
     for word in words:
         if word not in below(command):
@@ -61,15 +66,15 @@ def options(command: Any) -> set[str]:
 
 
 def leaves(command: Any, *names: str) -> Iterator[tuple[str, ...]]:
-    """All commands that do something, as they are called."""
+    """Yield the words of every command that is no group."""
     if not below(command):
         yield names
     for name, one in below(command).items():
         yield from leaves(one, *names, name)
 
 
-def spoken(page: str) -> Iterator[str]:
-    """All that a page has of code, in prose and in blocks, a line each."""
+def code_lines(page: str) -> Iterator[str]:
+    """Yield all code of a page, inline and in blocks, line by line."""
     yield from inline(page)
     for block in blocks(page):
         yield from block.text.splitlines()
@@ -77,7 +82,7 @@ def spoken(page: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_command_and_option_that_is_named_is_there(page: Path) -> None:
-    for line in spoken(page.read_text()):
+    for line in code_lines(page.read_text()):
         if (match := COMMAND.match(line.removeprefix("$ "))) is None:
             continue
         command, depth = found(match[1].split())
@@ -88,13 +93,13 @@ def test_every_command_and_option_that_is_named_is_there(page: Path) -> None:
 
 
 def test_the_list_of_commands_has_all_of_them_with_all_their_options() -> None:
-    (listed,) = (block.text for block in blocks(README.read_text()) if block.kind == "")
+    (listed,) = (block.text for block in blocks(COMMANDS.read_text()) if block.kind == "")
     for names in leaves(ROOT_COMMAND):
         (line,) = re.findall(rf"^smartserve {' '.join(names)}(?: .*)?$", listed, re.MULTILINE)
-        told = SHARED | set(re.findall(r"--[a-z][a-z-]*", line))
-        ways = [{*one.opts, *one.secondary_opts} for one in found(names)[0].params]
-        named = [one for one in ways if any(option.startswith("--") for option in one)]
-        assert [one for one in named if not one & told] == [], line
+        named = SHARED | set(re.findall(r"--[a-z][a-z-]*", line))
+        spellings = [{*one.opts, *one.secondary_opts} for one in found(names)[0].params]
+        long = [one for one in spellings if any(option.startswith("--") for option in one)]
+        assert [one for one in long if not one & named] == [], line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -124,26 +129,45 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in headings(target.read_text()), link
 
 
-def test_every_target_of_make_that_is_named_can_be_made() -> None:
-    named = {text.split()[1] for text in spoken(README.read_text()) if text.startswith("make ")}
-    assert {"run", "test", "lint", "bench"} <= named
+def test_every_make_target_that_is_named_exists() -> None:
+    pages = README.read_text() + CONTRIBUTING.read_text()
+    named = {text.split()[1] for text in code_lines(pages) if text.startswith("make ")}
+    assert {"run", "test", "test-all", "lint", "bench"} <= named
     for target in named:
-        told = subprocess.run(
+        dry_run = subprocess.run(
             ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        assert told.returncode == 0, told.stderr
+        assert dry_run.returncode == 0, dry_run.stderr
 
 
-def test_the_named_sizes_are_told_as_they_are() -> None:
-    page = README.read_text()
+@pytest.mark.parametrize("page", [README, URLS], ids=["README", "URLS"])
+def test_the_named_sizes_are_those_of_the_settings(page: Path) -> None:
+    text = page.read_text()
     for name, size in Settings().sizes.items():
         box = f"{size.width}x{size.height}" if size.height else f"{size.width} wide"
         cover = " cover" if size.fit == "cover" else ""
-        assert f"`{name}` {box}{cover}" in page
+        assert f"`{name}` {box}{cover}" in text
 
 
-def test_the_picture_of_the_page_is_wide_and_light() -> None:
-    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text())
-    assert (ROOT / picture).stat().st_size < 200_000
-    with Image.open(ROOT / picture) as shown:
+def test_the_screenshot_is_wide_and_small() -> None:
+    (screenshot,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text())
+    assert (ROOT / screenshot).stat().st_size < 200_000
+    with Image.open(ROOT / screenshot) as shown:
         assert shown.width == 1440
+
+
+def test_the_readme_has_at_most_200_lines() -> None:
+    assert len(README.read_text().splitlines()) <= 200
+
+
+def test_the_map_of_the_code_has_at_most_40_lines() -> None:
+    assert len(MAP.read_text().splitlines()) <= 40
+
+
+def test_the_map_names_paths_and_packages_that_exist() -> None:
+    rows = re.findall(r"^\| .*? \| `([a-z_]+/[a-z_/.0-9]+)` \|$", MAP.read_text(), re.MULTILINE)
+    assert len(rows) == 6
+    assert [path for path in rows if not (ROOT / "proxy" / path).exists()] == []
+    packages = re.findall(r"^\| `([a-z]+)` \|", MAP.read_text(), re.MULTILINE)
+    found = {path.parent.name for path in (ROOT / "proxy").glob("*/__init__.py")}
+    assert set(packages) == found
