@@ -145,4 +145,5 @@ def _ingest(
         worker_id=worker_id,
         woken=rooms.woken,
         telemetry=rooms.metrics.ingest,
+        supervisor=rooms.supervisor,
     )

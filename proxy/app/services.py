@@ -26,6 +26,7 @@ from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.usage import WorkerUsage
 from proxy.runtime.min_versions import FLOORS
+from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.serving.delivery import Delivery
 from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.queue import UpgradeQueue
@@ -60,6 +61,7 @@ class Services:
     warmer: RenditionWarmer
     metrics: Metrics
     tracing: Tracing
+    supervisor: TaskSupervisor
     upgrader: UpgradeQueue
     background: WorkerPool
     workshop: JobDispatcher
@@ -110,10 +112,12 @@ async def open_rooms(
         ConfigurationError: the settings or the machine are not fit, or libvips is below its floor.
     """
     async with AsyncExitStack() as stack:
-        storage = await stack.enter_async_context(open_storage(settings))
-        pool = await stack.enter_async_context(_pool(settings))
+        metrics = Metrics()
+        supervisor = TaskSupervisor(metrics.background_restarted)
+        storage = await stack.enter_async_context(open_storage(settings, supervisor))
+        pool = await stack.enter_async_context(_pool(settings, supervisor))
         check_worker(pool.hello, floors)
-        rooms = _join(settings, storage, pool, tracing)
+        rooms = _join(settings, storage, pool, tracing, metrics, supervisor)
         await stack.enter_async_context(rooms.upgrader)
         stack.push_async_callback(rooms.inspector.aclose)
         stack.push_async_callback(rooms.describer.aclose)
@@ -124,11 +128,16 @@ async def open_rooms(
 
 
 def _join(
-    settings: Settings, storage: StorageServices, pool: WorkerPool, tracing: Tracing
+    settings: Settings,
+    storage: StorageServices,
+    pool: WorkerPool,
+    tracing: Tracing,
+    metrics: Metrics,
+    supervisor: TaskSupervisor,
 ) -> Services:
     admission = Admission(settings.workers)
     workshop = _workshop(settings, storage, pool, admission, tracing)
-    metrics, costs, pulse = Metrics(), EncodeCostModel(), LoopLagMonitor()
+    costs, pulse = EncodeCostModel(), LoopLagMonitor()
     crowd = LoadShedder(admission, pulse)
     rules = _rules(settings, pool.hello)
     occupancy = WorkerUsage()
@@ -137,7 +146,7 @@ def _join(
     inspector = SourceFactsService(
         database=storage.database, workshop=workshop, limits=rules.limits
     )
-    background = _background(settings)
+    background = _background(settings, supervisor)
     idle = _workshop(settings, storage, background, Admission(settings.workers), tracing)
     finals = tracing.finals(_finisher(settings, rules, storage, idle, tracing))
     upgrader = UpgradeQueue(
@@ -148,6 +157,7 @@ def _join(
         costs=costs,
         telemetry=metrics,
         learn=_learner(storage, inspector),
+        supervisor=supervisor,
     )
     storage.forgetters.append(upgrader.forget)
     uploads = workshop.counted_by(occupancy)
@@ -202,6 +212,7 @@ def _join(
         ),
         metrics=metrics,
         tracing=tracing,
+        supervisor=supervisor,
         upgrader=upgrader,
         background=background,
         workshop=uploads,
@@ -295,16 +306,17 @@ def _finisher(
     )
 
 
-def _pool(settings: Settings) -> WorkerPool:
+def _pool(settings: Settings, supervisor: TaskSupervisor = UNCOUNTED) -> WorkerPool:
     return WorkerPool(
         settings.workers,
         source_types=settings.limits.source_types,
         max_output_bytes=settings.renditions.max_rendition_bytes,
         max_cpu_s=_max_cpu_s(settings),
+        supervisor=supervisor,
     )
 
 
-def _background(settings: Settings) -> WorkerPool:
+def _background(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
     """One worker at idle priority."""
     return WorkerPool(
         settings.workers.model_copy(update={"count": 1}),
@@ -312,6 +324,7 @@ def _background(settings: Settings) -> WorkerPool:
         max_output_bytes=settings.renditions.max_rendition_bytes,
         max_cpu_s=_max_cpu_s(settings),
         idle=True,
+        supervisor=supervisor,
     )
 
 

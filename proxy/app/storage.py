@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import Media
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.serving.purge import PurgeService
 from proxy.settings import DatabaseSettings, Settings
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -57,11 +59,13 @@ class StorageServices:
 
 
 @asynccontextmanager
-async def open_storage(settings: Settings) -> AsyncIterator[StorageServices]:
+async def open_storage(
+    settings: Settings, supervisor: TaskSupervisor = UNCOUNTED
+) -> AsyncIterator[StorageServices]:
     """Open database, originals and renditions; close them in the end."""
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_directories, settings)
-        await stack.enter_async_context(database_prepared(settings))
+        await stack.enter_async_context(database_prepared(settings, supervisor))
         catalogue = await stack.enter_async_context(
             open_database(settings.database_url, settings.database)
         )
@@ -69,14 +73,19 @@ async def open_storage(settings: Settings) -> AsyncIterator[StorageServices]:
         stack.push_async_callback(database.close)
         sources = LocalSources(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
-        await stack.enter_async_context(sweeping(str(settings.storage_root)))
+        await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         forgetters: list[Callable[[int], None]] = [database.forget]
 
         def forget(media_id: int) -> None:
             for one in forgetters:
                 one(media_id)
 
-        store = TieredStore(settings.rendition_directory, settings.renditions, on_purge=forget)
+        store = TieredStore(
+            settings.rendition_directory,
+            settings.renditions,
+            on_purge=forget,
+            supervisor=supervisor,
+        )
         await stack.enter_async_context(store)
         purger = PurgeService(
             rows=database, catalogue=catalogue, store=store, forgetters=forgetters
@@ -106,7 +115,9 @@ def _make_directories(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def database_prepared(settings: Settings) -> AsyncIterator[None]:
+async def database_prepared(
+    settings: Settings, supervisor: TaskSupervisor = UNCOUNTED
+) -> AsyncIterator[None]:
     """Bring the schema up to date, or refuse to start with one that is not.
 
     A database that cannot be reached is no reason not to start: it is prepared within the block
@@ -120,13 +131,13 @@ async def database_prepared(settings: Settings) -> AsyncIterator[None]:
         await _prepare_database(settings)
     except DatabaseUnavailable as error:
         log.warning("database_unavailable_at_start", cause=repr(error.__cause__))
-        later.append(asyncio.create_task(_prepare_later(settings)))
+        later.append(
+            supervisor.start(BackgroundTask.SCHEMA_UPGRADE, partial(_prepare_later, settings))
+        )
     try:
         yield
     finally:
-        for task in later:
-            task.cancel()
-        await asyncio.gather(*later, return_exceptions=True)
+        await cancel(*later)
 
 
 async def _prepare_later(settings: Settings) -> None:

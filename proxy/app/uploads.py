@@ -15,6 +15,7 @@ from proxy.domain.urls import images_base
 from proxy.ingest.uploads.accept import Uploader
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
 from proxy.ingest.uploads.url_replacement import UrlReplacer
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import SqlMainDatabase, open_main_database
 from proxy.storage.upload_files.store import TempFiles
@@ -85,7 +86,9 @@ class UploadServices:
         )
 
     @asynccontextmanager
-    async def at_work(self, base_url: str, metrics: Metrics) -> AsyncIterator[None]:
+    async def at_work(
+        self, base_url: str, metrics: Metrics, supervisor: TaskSupervisor = UNCOUNTED
+    ) -> AsyncIterator[None]:
         """Replace addresses and sweep, at once and from time to time, for the length of a block.
 
         ``base_url`` is where this server is reached, its port being known now.
@@ -99,31 +102,28 @@ class UploadServices:
         async def tidy() -> None:
             await self.tidier.run()
 
-        rounds = {
-            "replacement": (replace, self.settings.main.replace_interval_s),
-            "sweep": (tidy, _TIDY_S),
-        }
-        tasks = [asyncio.create_task(_repeat(name, *what)) for name, what in rounds.items()]
-        try:
+        replacing = supervisor.running(
+            BackgroundTask.URL_REPLACEMENT,
+            partial(_try_round, "replacement", replace),
+            every_s=self.settings.main.replace_interval_s,
+        )
+        tidying = supervisor.running(
+            BackgroundTask.UPLOAD_SWEEP, partial(_try_round, "sweep", tidy), every_s=_TIDY_S
+        )
+        async with replacing, tidying:
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _told(self) -> None:
         for one in self.on_upload:
             one()
 
 
-async def _repeat(name: str, work: Callable[[], Awaitable[None]], every_s: float) -> None:
-    """Do something for ever; what keeps it from being done is told, and it is tried again."""
-    while True:
-        try:
-            await work()
-        except SmartserveError as error:
-            log.warning("round_failed", what=name, detail=error.detail, cause=repr(error.__cause__))
-        await asyncio.sleep(every_s)
+async def _try_round(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run one round; a foreseen error is logged, and the next round tries again."""
+    try:
+        await work()
+    except SmartserveError as error:
+        log.warning("round_failed", what=name, detail=error.detail, cause=repr(error.__cause__))
 
 
 @asynccontextmanager

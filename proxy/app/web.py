@@ -94,7 +94,7 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
         uploads=None if main is None else main.uploads(rooms.metrics),
         media_api=None if main is None else main.media_api(rooms.metrics),
     )
-    runner = ServerRunner(app, frontdesk, settings.server, rooms.pulse)
+    runner = ServerRunner(app, frontdesk, settings.server, rooms.pulse, supervisor=rooms.supervisor)
     rooms.metrics.watch(readings(_statistics(rooms, runner)))
     return HttpServer(runner, health, access_log)
 

@@ -71,7 +71,8 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
             if once:
                 return await worker.run_once()
             drain_s = settings.server.drain_s
-            await stack.enter_async_context(at_work(worker, drain_s=drain_s))
+            working = at_work(worker, drain_s=drain_s, supervisor=rooms.supervisor)
+            await stack.enter_async_context(working)
         await stopped.wait()
     return 0
 

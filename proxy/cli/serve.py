@@ -81,26 +81,31 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
         listening(surface.runner, surface.health, settings.server)
     )
     await _start_ingest(stack, rooms, port)
-    await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag))
+    await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag, rooms.supervisor))
     if main is not None:
-        await stack.enter_async_context(main.at_work(settings.base_url(port), rooms.metrics))
+        await stack.enter_async_context(
+            main.at_work(settings.base_url(port), rooms.metrics, rooms.supervisor)
+        )
     # Nobody waits for finals: what is left of the time is for answers.
     stack.push_async_callback(rooms.upgrader.stop)
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
-    await stack.enter_async_context(supervised(manager, alive=lambda: bool(rooms.pool.pids)))
+    notified = supervised(manager, alive=lambda: bool(rooms.pool.pids), supervisor=rooms.supervisor)
+    await stack.enter_async_context(notified)
     await _announce(rooms, port)
 
 
 async def _start_ingest(stack: AsyncExitStack, rooms: Services, port: int) -> None:
     """A worker of the server's own, which asks over HTTP like every other; and the figures."""
-    await stack.enter_async_context(rooms.watch.watching())
+    await stack.enter_async_context(rooms.watch.watching(rooms.supervisor))
     settings = rooms.settings
     if settings.ingest.embedded and has_worker(settings):
         ingest = await stack.enter_async_context(open_ingest(rooms, addresses(settings, port)))
         # Half of the time to stop: the answers under way have theirs after it.
         drain_s = settings.server.drain_s / 2
-        await stack.enter_async_context(at_work(ingest, drain_s=drain_s))
+        await stack.enter_async_context(
+            at_work(ingest, drain_s=drain_s, supervisor=rooms.supervisor)
+        )
 
 
 async def _import_samples(rooms: Services) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost
 from proxy.domain.ingest_item import Lease
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.storage.database.ingest_queue import IngestQueue
 
 _BEATS = 3
@@ -19,24 +21,27 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def held(queue: IngestQueue, lease: Lease, *, lease_s: float) -> AsyncIterator[None]:
+async def held(
+    queue: IngestQueue,
+    lease: Lease,
+    *,
+    lease_s: float,
+    supervisor: TaskSupervisor = UNCOUNTED,
+) -> AsyncIterator[None]:
     """Renew a lease for the length of the block.
 
     Raises:
         LeaseLost: another worker has taken it; the block was left where it was.
     """
     limit = asyncio.timeout(None)
-    beating = asyncio.create_task(_beat(queue, lease, lease_s / _BEATS, limit))
+    beat = partial(_beat, queue, lease, lease_s / _BEATS, limit)
     try:
-        async with limit:
+        async with supervisor.running(BackgroundTask.LEASE_HEARTBEAT, beat), limit:
             yield
     except TimeoutError:
         if not limit.expired():
             raise
         raise LeaseLost("another worker has taken the upload over") from None
-    finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
 
 
 async def _beat(queue: IngestQueue, lease: Lease, pause_s: float, limit: asyncio.Timeout) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import ItemState, QueueReport, StepState
 from proxy.domain.pending_image import Step
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 
 _EVERY_S = 15.0
 
@@ -22,14 +22,12 @@ class QueueWatch:
         self._latest: QueueReport | None = None
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Ask for the length of the block."""
-        task = asyncio.create_task(self._watch())
-        try:
+    async def watching(self, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
+        """Refresh the report every 15 s while the block runs."""
+        async with supervisor.running(
+            BackgroundTask.INGEST_QUEUE_METRICS, self.refresh, every_s=_EVERY_S
+        ):
             yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def refresh(self) -> None:
         """Ask now; where the database is away the latest report stays."""
@@ -37,11 +35,6 @@ class QueueWatch:
             self._latest = await self._ask()
         except DatabaseUnavailable:
             return
-
-    async def _watch(self) -> None:
-        while True:
-            await self.refresh()
-            await asyncio.sleep(_EVERY_S)
 
     def statistics(self) -> Mapping[str, float]:
         """Items as ``items_<state>``, steps as ``<step>_<state>``, and the other counts."""

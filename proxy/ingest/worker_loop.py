@@ -18,6 +18,7 @@ from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.lease_heartbeat import held
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.step_timeouts import StepTimeouts
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 
@@ -47,7 +48,7 @@ def new_worker_id() -> str:
 class WorkerLoop:
     """A worker: a few uploads at a time, until it is told to stop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - joins all that a cycle needs
         self,
         *,
         api: MainApi,
@@ -58,6 +59,7 @@ class WorkerLoop:
         worker_id: str,
         woken: asyncio.Event,
         telemetry: WorkTelemetry,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         """The rooms it works with; ``woken`` ends a rest: there is an upload."""
         self._api = api
@@ -68,6 +70,7 @@ class WorkerLoop:
         self._worker_id = worker_id
         self._woken = woken
         self._telemetry = telemetry
+        self._supervisor = supervisor
         self._stopping = False
         self._heals_left = 0
         self._unseen = False
@@ -76,21 +79,10 @@ class WorkerLoop:
         """Uploads that failed since the start, for now or for good, and whatever else did."""
 
     async def run(self) -> None:
-        """Work until `stop`; nothing that happens meanwhile ends it."""
+        """Work until `stop`; `at_work` calls it again after an unforeseen error."""
         while not self._stopping:
-            if not await self._try_cycle():
+            if not await self._cycle():
                 await self._rest()
-
-    async def _try_cycle(self) -> int:
-        """A cycle; one that a fault of ours ends is followed by a rest, and by another."""
-        try:
-            return await self._cycle()
-        except Exception:
-            # Whatever it is: a worker that ended here would leave a server that looks well.
-            self._trouble = True
-            self.failures += 1
-            log.exception("cycle_failed")
-            return 0
 
     async def run_once(self) -> int:
         """Work until nothing is due; gives how much has failed."""
@@ -171,7 +163,12 @@ class WorkerLoop:
         """
         names = {"main_api_id": item.upload.id, "media_id": item.lease.media_id}
         try:
-            async with held(self._queue, item.lease, lease_s=self._settings.lease_s):
+            async with held(
+                self._queue,
+                item.lease,
+                lease_s=self._settings.lease_s,
+                supervisor=self._supervisor,
+            ):
                 outcome = await self._taker.take(item)
         except asyncio.CancelledError:
             await self._give_back(item)
@@ -223,13 +220,14 @@ class WorkerLoop:
 
 
 @asynccontextmanager
-async def at_work(ingest: WorkerLoop, *, drain_s: float) -> AsyncIterator[asyncio.Task[None]]:
+async def at_work(
+    ingest: WorkerLoop, *, drain_s: float, supervisor: TaskSupervisor = UNCOUNTED
+) -> AsyncIterator[asyncio.Task[None]]:
     """Work for the length of the block; in the end what is under way has ``drain_s``.
 
     What is not done by then is given back, and goes on elsewhere from the step where it stands.
     """
-    task = asyncio.create_task(ingest.run())
-    task.add_done_callback(_ended)
+    task = supervisor.start(BackgroundTask.INGEST_WORKER, ingest.run)
     try:
         yield task
     finally:
@@ -239,9 +237,3 @@ async def at_work(ingest: WorkerLoop, *, drain_s: float) -> AsyncIterator[asynci
             log.info("uploads_given_back")
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    """It ends when it is told to; anything else is a fault of ours, and told."""
-    if not task.cancelled() and task.exception() is not None:
-        log.error("ingest_stopped", exc_info=task.exception())

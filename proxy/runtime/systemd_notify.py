@@ -7,14 +7,15 @@ listens, nothing is told.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
+
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 
 _MICROSECONDS = 1e-6
 
@@ -59,29 +60,31 @@ class ServiceManager:
 
 
 @asynccontextmanager
-async def supervised(manager: ServiceManager, *, alive: Callable[[], bool]) -> AsyncIterator[None]:
+async def supervised(
+    manager: ServiceManager,
+    *,
+    alive: Callable[[], bool],
+    supervisor: TaskSupervisor = UNCOUNTED,
+) -> AsyncIterator[None]:
     """Ready for the length of the block, and stopping behind it, as the manager is told.
 
     Its watchdog is fed from the event loop, twice in each of its intervals, while ``alive``: a
     loop that hangs, or a server without workers, goes hungry.
     """
     manager.tell("READY=1")
-    feeding = asyncio.create_task(_feed(manager, alive))
-    try:
-        yield
-    finally:
-        manager.tell("STOPPING=1")
-        feeding.cancel()
-        with suppress(asyncio.CancelledError):
-            await feeding
 
-
-async def _feed(manager: ServiceManager, alive: Callable[[], bool]) -> None:
-    if not manager.address or not manager.watchdog_s:
-        return
-    while True:
+    async def feed() -> None:
         if alive():
             manager.tell("WATCHDOG=1")
         else:
             log.warning("watchdog_not_fed", detail="no worker process is up")
-        await asyncio.sleep(manager.watchdog_s / 2)
+
+    try:
+        if not (manager.address and manager.watchdog_s):
+            yield
+            return
+        every_s = manager.watchdog_s / 2
+        async with supervisor.running(BackgroundTask.WATCHDOG, feed, every_s=every_s):
+            yield
+    finally:
+        manager.tell("STOPPING=1")

@@ -33,6 +33,7 @@ from proxy.domain.media import DataType
 from proxy.domain.outcome import Outcome
 from proxy.domain.pending_image import PendingStatus, Step
 from proxy.domain.worker_protocol import HOLDS
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.request_histograms import (
     BUCKETS,
     RequestHistogram,
@@ -80,6 +81,13 @@ class Metrics:
             "quality_target_missed", "Finals below their target of perceived quality.", []
         )
         self._refused = self._counter("auth_failures", "Requests without the key.", ["reason"])
+        self._restarts = self._counter(
+            "background_restarts",
+            "Background tasks restarted after an unforeseen error; the log has its traceback.",
+            ["task"],
+        )
+        for task in BackgroundTask:
+            self._restarts.labels(task)
         self.ingest = IngestMetrics(self.registry)
         self._uploads = self._counter("uploads", "Files that were uploaded.", [])
         self._uploaded = self._counter("upload_bytes", "Bytes of files that were uploaded.", [])
@@ -132,6 +140,10 @@ class Metrics:
     def missed_target(self) -> None:
         """A final did not reach its target of perceived quality within its bounds."""
         self._missed.inc()
+
+    def background_restarted(self, task: BackgroundTask) -> None:
+        """Count a restart of a background task."""
+        self._restarts.labels(task).inc()
 
     def refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
         """A counter of requests that were refused; all its reasons stand there from the start."""

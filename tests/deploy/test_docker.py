@@ -99,7 +99,7 @@ def test_what_is_copied_is_enough_to_install_it(tmp_path: Path) -> None:
     )
     assert json.loads(told)["info"]["title"]
     assert (target / "proxy" / "samples" / "logo.png").is_file()
-    migrations = target / "proxy" / "database" / "migrations" / "versions"
+    migrations = target / "proxy" / "storage" / "database" / "migrations" / "versions"
     assert len(list(migrations.glob("*.py"))) >= 2
 
 

@@ -7,13 +7,16 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from tests.faults.server import Server
+from tests.support.restarts import Restarts, holds
 
 _WATCHDOG_S = 0.4
 
@@ -141,3 +144,17 @@ async def test_a_server_that_hangs_is_not_heard_of_and_one_that_stops_says_so(
         assert await server.stop() == 0
     assert listener.heard()[-1] == "STOPPING=1"
     listener.close()
+
+
+async def test_an_unforeseen_error_does_not_end_the_watchdog_messages(listener: Listener) -> None:
+    answers, restarts = count(1), Restarts()
+
+    def alive() -> bool:
+        if next(answers) == 1:
+            raise LookupError("unforeseen")
+        return True
+
+    manager = ServiceManager(listener.address, 1.0)
+    async with supervised(manager, alive=alive, supervisor=restarts.supervisor):
+        await holds(lambda: "WATCHDOG=1" in listener.heard())
+    assert restarts.tasks == [BackgroundTask.WATCHDOG]

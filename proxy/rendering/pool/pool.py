@@ -39,6 +39,7 @@ from proxy.rendering.pool.process import (
     WorkerStartOptions,
     WorkerUnfit,
 )
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import WorkerSettings
 
 RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
@@ -68,6 +69,7 @@ class WorkerPool:
         max_output_bytes: int,
         max_cpu_s: float | None = None,
         idle: bool = False,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         """``source_types`` are what the workers' loaders may open.
 
@@ -75,6 +77,7 @@ class WorkerPool:
         where none is given. Workers of an ``idle`` pool get only the time that nobody else wants.
         """
         self._settings = settings
+        self._supervisor = supervisor
         self._orders = WorkerStartOptions(
             source_types=source_types,
             max_memory_bytes=settings.max_memory_bytes,
@@ -307,7 +310,9 @@ class WorkerPool:
         _own(asyncio.create_task(worker.aclose()), self._ending)
         if not self._closed:
             # Not in the context of the job at fault: what the worker prints later is not about it.
-            started = asyncio.create_task(self._start_until_up(), context=Context())
+            started = Context().run(
+                self._supervisor.start, BackgroundTask.WORKER_START, self._start_until_up
+            )
             _own(started, self._starting)
 
     async def _start_until_up(self) -> None:
@@ -342,7 +347,11 @@ class WorkerPool:
             WorkerDied: it did not come up.
             WorkerUnfit: it is not fit to work, or not locked in.
         """
-        worker = await WorkerProcess.start(self._orders, timeout_s=self._settings.start_timeout_s)
+        worker = await WorkerProcess.start(
+            self._orders,
+            timeout_s=self._settings.start_timeout_s,
+            supervisor=self._supervisor,
+        )
         gaps = _gaps(worker.hello)
         if gaps and self._settings.require_sandbox:
             worker.kill()

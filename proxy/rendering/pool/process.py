@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ from proxy.domain.worker_protocol import (
     encode,
 )
 from proxy.rendering.pool.stderr_log import pass_on
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 
 Sink = Callable[[bytes], None]
 """Takes encoded bytes as they come; called on the event loop, must not block or raise."""
@@ -42,6 +44,8 @@ _PIPE_BYTES = 1024 * 1024
 """Room in the pipe, so that most renditions are written without waiting for the server."""
 
 _READ_BYTES = 256 * 1024
+_LAST_LINES_S = 1.0
+"""How long the end of a process waits for the rest of its standard error."""
 
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -174,11 +178,16 @@ class WorkerProcess:
     """A child process that does one job at a time."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, connection: socket.socket, hello: WorkerInfo
+        self,
+        process: asyncio.subprocess.Process,
+        connection: socket.socket,
+        hello: WorkerInfo,
+        *,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         """Use `start`, then `attend`."""
         self._process = process
-        self._printed = asyncio.create_task(_passed_on(process))
+        self._printed = supervisor.start(BackgroundTask.WORKER_STDERR, partial(_passed_on, process))
         self._connection = connection
         self._order: PendingJob | None = None
         self.hello = hello
@@ -186,7 +195,13 @@ class WorkerProcess:
         """Jobs done so far."""
 
     @classmethod
-    async def start(cls, orders: WorkerStartOptions, *, timeout_s: float) -> WorkerProcess:
+    async def start(
+        cls,
+        orders: WorkerStartOptions,
+        *,
+        timeout_s: float,
+        supervisor: TaskSupervisor = UNCOUNTED,
+    ) -> WorkerProcess:
         """Spawn a process and wait for its hello.
 
         Raises:
@@ -201,7 +216,7 @@ class WorkerProcess:
                 process = await _spawn(theirs.fileno(), orders)
             hello = await _greeted(process, ours, timeout_s)
             undo.pop_all()
-        return cls(process, ours, hello)
+        return cls(process, ours, hello, supervisor=supervisor)
 
     def attend(self, *, on_free: OnFree, on_lost: OnLost) -> None:
         """Listen to the worker from now on.
@@ -298,7 +313,9 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
             await self._process.wait()
-        await self._printed
+        # A read that keeps failing is restarted without end; the process has nothing left to say.
+        await asyncio.wait([self._printed], timeout=_LAST_LINES_S)
+        await cancel(self._printed)
 
 
 async def _passed_on(process: asyncio.subprocess.Process) -> None:

@@ -7,7 +7,6 @@ server stops, and filled again by the next hits on drafts.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from proxy.domain.errors import ConfigurationError, SmartserveError, SourceChang
 from proxy.domain.formats import Format
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.worker_protocol import RenderResult
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.renderer import FinalResult
 from proxy.settings import UpgradeSettings
@@ -81,7 +81,7 @@ class UpgradeQueue:
         costs: EncodeCostModel,
         telemetry: UpgradeTelemetry,
         learn: Callable[[int], Awaitable[object]],
-        clock: Callable[[], float] = time.monotonic,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         """``pool`` is its own: entered and left here, and ``finisher`` works with it.
 
@@ -94,7 +94,8 @@ class UpgradeQueue:
         self._costs = costs
         self._telemetry = telemetry
         self._learn = learn
-        self._clock = clock
+        self._clock = supervisor.clock
+        self._supervisor = supervisor
         self._queue: dict[str, _Wanted] = {}
         self._whole: LRUCache[int, str] = LRUCache(_REMEMBERED)
         self._asked = asyncio.Event()
@@ -107,8 +108,7 @@ class UpgradeQueue:
 
     async def __aenter__(self) -> Self:
         """Begin to work off the queue."""
-        self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._ended)
+        self._task = self._supervisor.start(BackgroundTask.FINALS_QUEUE, self._run)
         return self
 
     async def __aexit__(
@@ -125,14 +125,7 @@ class UpgradeQueue:
         self._stopped = True
         self._queue.clear()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """It ends by being cancelled; anything else is told, and drafts are all there is then."""
-        self._stopped = True
-        if not task.cancelled() and task.exception() is not None:
-            log.error("upgrades_stopped", exc_info=task.exception())
+            await cancel(self._task)
 
     def forget(self, media_id: int) -> None:
         """Drop all wishes for a medium: it was purged, or is another picture now."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 import structlog
 
 from proxy.domain.errors import SmartserveError
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector
 from proxy.storage.originals.file_open import root_opened, translated
 from proxy.storage.originals.file_write import PART_PREFIX, PART_SUFFIX, remove_below
@@ -31,21 +32,21 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def sweeping(root: str) -> AsyncIterator[None]:
+async def sweeping(root: str, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
     """Sweep below a root for the length of the block; its end waits for one directory at most."""
     stopped = Event()
-    task = asyncio.create_task(_sweep_on(root, stopped))
-    try:
-        yield
-    finally:
-        stopped.set()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    work = partial(_sweep_on, root, stopped)
+    async with supervisor.running(
+        BackgroundTask.ORIGINALS_SWEEP, work, first_after_s=_FIRST_AFTER_S
+    ):
+        try:
+            yield
+        finally:
+            stopped.set()
 
 
 async def _sweep_on(root: str, stopped: Event) -> None:
     onlooker = StaleTempfileDetector()
-    await asyncio.sleep(_FIRST_AFTER_S)
     while True:
         work = asyncio.create_task(asyncio.to_thread(partial(sweep, root, onlooker, stopped)))
         try:

@@ -20,6 +20,7 @@ import structlog
 from proxy.domain.errors import StorageError
 from proxy.domain.variant import Shapes, Variant
 from proxy.runtime.batch_loader import BatchLoader
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions import Rendition, file_trailer
@@ -37,6 +38,7 @@ from proxy.storage.renditions.write_tickets import WriteRegistry
 
 _THREADS = 8
 _FOLLOW_EVERY_S = 1.0
+_FIRST_ROUND_AFTER_S = 1.0
 
 _log = structlog.get_logger()
 
@@ -69,6 +71,7 @@ class DiskStore:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         timeout_s: float = 5.0,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         self._layout = RenditionPaths(str(root))
         self._max_bytes = settings.max_rendition_bytes
@@ -91,6 +94,7 @@ class DiskStore:
             clock=clock,
             monotonic=monotonic,
         )
+        self._supervisor = supervisor
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -119,18 +123,23 @@ class DiskStore:
         except OSError as error:
             self._ledger.failed(error)
         self._tasks = [
-            asyncio.create_task(self._housekeeping.run()),
-            asyncio.create_task(self._follow()),
+            self._supervisor.start(
+                BackgroundTask.RENDITION_MAINTENANCE,
+                self._housekeeping.run,
+                first_after_s=_FIRST_ROUND_AFTER_S,
+            ),
+            self._supervisor.start(
+                BackgroundTask.PURGE_LOG,
+                self.hear,
+                every_s=_FOLLOW_EVERY_S,
+                first_after_s=_FOLLOW_EVERY_S,
+            ),
         ]
-        for task in self._tasks:
-            task.add_done_callback(_report)
 
     async def aclose(self) -> None:
         """End the background work; renditions still open cannot be read on, but must be closed."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
         await self._housekeeping.aclose()
         await self._following.aclose()
         await self._threads.aclose()
@@ -275,11 +284,6 @@ class DiskStore:
         finally:
             self._log.append(purge)
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(_FOLLOW_EVERY_S)
-            await self.hear()
-
 
 def _stands(path: str) -> bool:
     try:
@@ -295,12 +299,6 @@ def _listed(directory: str) -> AbstractSet[str]:
             return frozenset(entry.name.partition(".")[0] for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """Background work ends by being cancelled; anything else is a fault of ours."""
-    if not task.cancelled():
-        _log.error("rendition background work ended", exc_info=task.exception())
 
 
 def _close_late(found: object) -> None:

@@ -23,7 +23,6 @@ from proxy.storage.renditions.disk_state import DiskState
 from proxy.storage.renditions.eviction import EvictionPlan, evict, shards_present, survey
 from proxy.storage.renditions.paths import SHARDS, RenditionPaths, UsageChange
 
-_FIRST_AFTER_S = 1.0
 _SPACING_S = 1.0
 _BATCH = 256
 
@@ -53,8 +52,7 @@ class DiskMaintenance:
         self._threads = ThreadPool("rendition-care", count=1, timeout_s=None)
 
     async def run(self) -> None:
-        """Round after round until cancelled, soon after the start and then when one is due."""
-        await asyncio.sleep(_FIRST_AFTER_S)
+        """Run a round now, and then whenever one is due, until cancelled."""
         while True:
             began = asyncio.get_running_loop().time()
             await self.tend()

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from proxy.domain.variant import Shapes, Variant, has_shape
+from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions import Rendition
 from proxy.storage.renditions.disk_store import DiskStore
@@ -66,6 +67,7 @@ class TieredStore:
         on_purge: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         self.memory = MemoryStore(settings)
         self.disk = DiskStore(
@@ -75,6 +77,7 @@ class TieredStore:
             held=self.memory.__contains__,
             clock=clock,
             monotonic=monotonic,
+            supervisor=supervisor,
         )
         self._on_purge = on_purge
         self._reading: dict[str, _Reading] = {}

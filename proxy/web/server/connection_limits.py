@@ -6,10 +6,12 @@ One look a second, at stamps that a connection has anyway, stands in for a timer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from enum import Enum, StrEnum, auto
 from typing import Protocol
 
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import ServerSettings
 
 _ROUND_S = 1.0
@@ -105,21 +107,38 @@ class ConnectionLimiter:
         self._reserve.pop(guest, None)
         self._closed[reason] += 1
 
-    async def watch(self) -> None:
-        """Go round for ever."""
-        while True:
-            await asyncio.sleep(self._round_s)
-            await self._round()
+    @asynccontextmanager
+    async def watching(self, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
+        """Review all connections from time to time while the block runs."""
+        async with supervisor.running(
+            BackgroundTask.CONNECTION_TIMEOUTS,
+            self._review_all,
+            every_s=self._round_s,
+            first_after_s=self._round_s,
+        ):
+            yield
 
-    async def _round(self) -> None:
-        """Look at each connection; some at once, so that nobody else waits for it."""
+    async def _review_all(self) -> None:
+        """Review each connection; the loop runs other work after each batch.
+
+        Raises:
+            ExceptionGroup: the review of some connections failed; all others were reviewed.
+        """
         loop = asyncio.get_running_loop()
         guests = list(self._guests)
+        errors: list[Exception] = []
         for start in range(0, len(guests), _AT_ONCE):
             now = loop.time()
             for guest in guests[start : start + _AT_ONCE]:
-                guest.review(now)
+                try:
+                    guest.review(now)
+                except Exception as error:  # noqa: BLE001 - raised below, to the supervisor
+                    # One connection that always fails must not disable the deadlines of the
+                    # connections behind it.
+                    errors.append(error)
             await asyncio.sleep(0)
+        if errors:
+            raise ExceptionGroup("connections could not be reviewed", errors)
 
     def statistics(self) -> Mapping[str, float]:
         """Connections that are open, and those closed by reason."""

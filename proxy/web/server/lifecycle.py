@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -13,6 +12,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from proxy.domain.errors import ConfigurationError
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.handlers.health import HealthHandler
 from proxy.web.server.runner import ServerRunner
@@ -103,20 +103,16 @@ async def _cut_short(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def lag_watch(note: Callable[[float], None]) -> AsyncIterator[None]:
-    """Tell, for the length of the block, by how many seconds a timer of the loop comes late."""
-    task = asyncio.create_task(_watch_lag(note))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+async def lag_watch(
+    note: Callable[[float], None], supervisor: TaskSupervisor = UNCOUNTED
+) -> AsyncIterator[None]:
+    """Call ``note`` every 0.5 s with the seconds by which a timer of the loop ran late."""
 
-
-async def _watch_lag(note: Callable[[float], None]) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
+    async def watch() -> None:
+        loop = asyncio.get_running_loop()
         due = loop.time() + _LAG_INTERVAL_S
         await asyncio.sleep(_LAG_INTERVAL_S)
         note(max(0.0, loop.time() - due))
+
+    async with supervisor.running(BackgroundTask.LOOP_LAG, watch, every_s=0):
+        yield

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.runtime.open_file_limit import make_room
+from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.connection_limits import ConnectionLimiter
@@ -28,10 +29,13 @@ class ServerRunner(web.AppRunner):
         frontdesk: RequestPipeline,
         settings: ServerSettings,
         pulse: LoopLagMonitor,
+        *,
+        supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         """Nothing is bound, and the pulse rests, before `setup` and a site."""
         self._pulse = pulse
-        self._beating = contextlib.AsyncExitStack()
+        self._supervisor = supervisor
+        self._background = contextlib.AsyncExitStack()
         self._options: dict[str, Any] = {
             "access_log": None,
             "keepalive_timeout": settings.keepalive_s,
@@ -48,23 +52,18 @@ class ServerRunner(web.AppRunner):
         self._drain_s = settings.drain_s
         self._max_head_bytes = settings.max_head_bytes
         self.doorkeeper = ConnectionLimiter(settings)
-        self._watch: asyncio.Task[None] | None = None
 
     async def setup(self) -> None:
         """Make all ready for connections, and look after them from then on."""
         self.doorkeeper.max_connections = make_room(self.doorkeeper.max_connections)
         await super().setup()
-        self._watch = asyncio.create_task(self.doorkeeper.watch())
-        await self._beating.enter_async_context(self._pulse.beating())
+        await self._background.enter_async_context(self.doorkeeper.watching(self._supervisor))
+        await self._background.enter_async_context(self._pulse.beating())
 
     async def cleanup(self) -> None:
         """Close what is open."""
         await super().cleanup()
-        await self._beating.aclose()
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        await self._background.aclose()
 
     def site(self, host: str, port: int) -> ListenSite:
         """An address to listen on; port 0 takes a free one."""

@@ -29,7 +29,10 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.rendering.pool.frame_decoder import FrameDecoder
 from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.process import WorkerProcess
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
+from tests.support.restarts import Restarts, holds
 
 SAMPLE = Path(__file__).parents[3] / "proxy" / "samples" / "logo.png"
 LIMITS = LimitSettings().to_limits()
@@ -307,3 +310,28 @@ async def test_an_order_that_is_cancelled_harms_none_before_it(source: int) -> N
         with pytest.raises(asyncio.CancelledError):
             await second
         assert await render(pool, source)
+
+
+async def test_an_unforeseen_error_does_not_keep_a_worker_from_being_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restarts = Restarts()
+    started = WorkerPool._started
+    async with WorkerPool(
+        WorkerSettings(count=1),
+        source_types=LIMITS.source_types,
+        max_output_bytes=10**8,
+        supervisor=restarts.supervisor,
+    ) as pool:
+        errors = iter([LookupError("unforeseen")])
+
+        async def fail_once(self: WorkerPool) -> WorkerProcess:
+            if error := next(errors, None):
+                raise error
+            return await started(self)
+
+        monkeypatch.setattr(WorkerPool, "_started", fail_once)
+        (killed,) = pool.pids
+        os.kill(killed, signal.SIGKILL)
+        await holds(lambda: pool.pids and killed not in pool.pids, timeout_s=30)
+    assert restarts.tasks == [BackgroundTask.WORKER_START]

@@ -14,10 +14,12 @@ from proxy.domain.formats import Format
 from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
 from proxy.domain.worker_protocol import RenderResult
+from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalResult
 from proxy.settings import Settings, UpgradeSettings
+from tests.support.restarts import Restarts
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()
@@ -103,7 +105,7 @@ class Desk:
             costs=self.costs,
             telemetry=self.notes,
             learn=self._learn,
-            clock=lambda: self.now,
+            supervisor=TaskSupervisor(clock=lambda: self.now),
         )
 
     async def _learn(self, media_id: int) -> None:
@@ -287,3 +289,21 @@ async def test_stopping_forgets_the_queue() -> None:
         await desk.finals.had(1)
     assert desk.counts["backlog"] == 0
     assert len(desk.finals.asked) == 1
+
+
+async def test_an_unforeseen_error_restarts_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, restarts = Desk(), Restarts()
+    failures = iter([LookupError("unforeseen")])
+    process_next = desk.upgrader._next
+
+    async def fail_once() -> None:
+        if error := next(failures, None):
+            raise error
+        await process_next()
+
+    monkeypatch.setattr(desk.upgrader, "_next", fail_once)
+    monkeypatch.setattr(desk.upgrader, "_supervisor", restarts.supervisor)
+    async with working(desk):
+        desk.upgrader.ask(wish(1))
+        assert await desk.finals.had(1) == [1]
+    assert restarts.tasks == [BackgroundTask.FINALS_QUEUE]

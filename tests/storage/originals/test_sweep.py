@@ -1,15 +1,18 @@
 """Unfinished originals of processes that were killed are swept; those under way are not."""
 
 import os
+from itertools import count
 from pathlib import Path
 from threading import Event
 
 import pytest
 
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector, new_name
 from proxy.storage.originals.sweep import sweep, sweeping
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.variants import eventually
+from tests.support.restarts import Restarts, holds
 
 FOREIGN = "0123456789abcdef-4194305-1-0"
 
@@ -75,3 +78,21 @@ def test_a_sweep_ends_when_it_is_told_to(root: Path) -> None:
     stopped.set()
     assert sweep(str(root), StaleTempfileDetector(), stopped) == 0
     assert left.exists()
+
+
+async def test_an_unforeseen_error_restarts_the_sweep(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, restarts = count(1), Restarts()
+    swept = Event()
+
+    def fail_once(*_: object) -> int:
+        if next(runs) == 1:
+            raise LookupError("unforeseen")
+        swept.set()
+        return 0
+
+    monkeypatch.setattr("proxy.storage.originals.sweep.sweep", fail_once)
+    async with sweeping(str(root), restarts.supervisor):
+        await holds(swept.is_set)
+    assert restarts.tasks == [BackgroundTask.ORIGINALS_SWEEP]

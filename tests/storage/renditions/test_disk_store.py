@@ -1,11 +1,15 @@
+import asyncio
 import os
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from proxy.domain.errors import StorageError
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.file_read import touch
+from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.paths import RenditionPaths
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.variants import (
@@ -19,6 +23,7 @@ from tests.storage.renditions.variants import (
     whole,
     write_and_fail,
 )
+from tests.support.restarts import Restarts
 
 HOUR = 3600
 
@@ -236,3 +241,25 @@ async def test_the_check_fails_where_there_can_be_no_directory(tmp_path: Path) -
     async with DiskStore(tmp_path / "file" / "renditions", settings()) as store:
         with pytest.raises(StorageError):
             await store.check()
+
+
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [("hear", BackgroundTask.PURGE_LOG), ("tend", BackgroundTask.RENDITION_MAINTENANCE)],
+)
+async def test_an_unforeseen_error_restarts_the_background_work(
+    root: Path, monkeypatch: pytest.MonkeyPatch, method: str, task: BackgroundTask
+) -> None:
+    runs, restarts = count(1), Restarts()
+    again = asyncio.Event()
+
+    async def fail_once(_: object) -> None:
+        if next(runs) == 1:
+            raise LookupError("unforeseen")
+        again.set()
+
+    target = DiskStore if method == "hear" else DiskMaintenance
+    monkeypatch.setattr(target, method, fail_once)
+    async with DiskStore(root, settings(), supervisor=restarts.supervisor):
+        await again.wait()
+    assert restarts.tasks == [task]

@@ -7,8 +7,10 @@ import resource
 import pytest
 
 from proxy.runtime.open_file_limit import fitting, make_room
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import ServerSettings
 from proxy.web.server.connection_limits import CloseReason, ConnectionLimiter, ConnectionSlot
+from tests.support.restarts import Restarts, holds
 
 
 class Guest:
@@ -81,7 +83,7 @@ async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> N
     guests = [Guest() for _ in range(1200)]
     for guest in guests:
         assert door.enter(guest) is ConnectionSlot.SEAT
-    await door._round()
+    await door._review_all()
     assert [len(guest.reviewed) for guest in guests] == [1] * 1200
 
 
@@ -110,3 +112,21 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class FailingGuest(Guest):
+    """Its review fails, each time."""
+
+    def review(self, now: float) -> None:
+        super().review(now)
+        raise OSError(9, "Bad file descriptor")
+
+
+async def test_a_review_that_fails_neither_ends_the_reviews_nor_skips_other_connections() -> None:
+    door, restarts = doorkeeper(0), Restarts()
+    guests = [FailingGuest(), Guest()]
+    for guest in guests:
+        door.enter(guest)
+    async with door.watching(restarts.supervisor):
+        await holds(lambda: all(len(guest.reviewed) > 1 for guest in guests))
+    assert BackgroundTask.CONNECTION_TIMEOUTS in restarts.tasks

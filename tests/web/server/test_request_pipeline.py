@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import LogSettings, ServerSettings
 from proxy.telemetry.logging import AccessLog
 from proxy.web.server.lifecycle import freeze, lag_watch, listening
 from proxy.web.server.loop_lag import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import ServerRunner
+from tests.support.restarts import Restarts, holds
 from tests.support.server import Library, Serve, Serving
 
 
@@ -89,6 +91,22 @@ async def test_the_lag_of_the_loop_is_noted() -> None:
         await asyncio.sleep(0.02)
     assert noted
     assert noted[0] > 0.1
+
+
+async def test_an_unforeseen_error_does_not_end_the_measuring_of_the_lag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted, restarts = [], Restarts()
+
+    def note(seconds: float) -> None:
+        noted.append(seconds)
+        if len(noted) == 1:
+            raise LookupError("unforeseen")
+
+    monkeypatch.setattr("proxy.web.server.lifecycle._LAG_INTERVAL_S", 0)
+    async with lag_watch(note, restarts.supervisor):
+        await holds(lambda: len(noted) > 1)
+    assert restarts.tasks == [BackgroundTask.LOOP_LAG]
 
 
 @pytest.mark.parametrize("drain_s", [0.5, 5.0])

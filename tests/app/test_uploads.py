@@ -1,0 +1,74 @@
+"""The rounds of the main side: address replacement and the sweep of temporary files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from proxy.app.uploads import UploadServices
+from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.pending_image import PendingStatus
+from proxy.runtime.supervised_task import BackgroundTask
+from proxy.settings import Settings
+from proxy.telemetry.metrics import Metrics
+from tests.support.restarts import Restarts, holds
+
+
+class Round:
+    """A round that fails with ``error`` in its first run."""
+
+    base_url = ""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.runs = 0
+        self._error = error
+
+    async def run(self) -> None:
+        self.runs += 1
+        if self._error is not None and self.runs == 1:
+            raise self._error
+
+
+class Database:
+    """Holds no uploads."""
+
+    async def counts(self) -> Mapping[PendingStatus, int]:
+        return {}
+
+
+def services(**parts: object) -> UploadServices:
+    anything: Any = None
+    values: dict[str, Any] = {
+        "settings": Settings(),
+        "database": Database(),
+        "files": anything,
+        "replacer": Round(),
+        "tidier": Round(),
+        "media_key": "",
+        "token_key": anything,
+        "on_upload": [],
+        **parts,
+    }
+    return UploadServices(**values)
+
+
+@pytest.mark.parametrize(
+    ("part", "task"),
+    [("replacer", BackgroundTask.URL_REPLACEMENT), ("tidier", BackgroundTask.UPLOAD_SWEEP)],
+)
+async def test_an_unforeseen_error_restarts_the_round(part: str, task: BackgroundTask) -> None:
+    failing, restarts = Round(LookupError("unforeseen")), Restarts()
+    main = services(**{part: failing})
+    async with main.at_work("http://example.org", Metrics(), restarts.supervisor):
+        await holds(lambda: failing.runs > 1)
+    assert restarts.tasks == [task]
+
+
+async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:
+    failing, restarts = Round(DatabaseUnavailable("away")), Restarts()
+    main = services(replacer=failing)
+    async with main.at_work("http://example.org", Metrics(), restarts.supervisor):
+        await holds(lambda: failing.runs > 1)
+    assert not restarts.tasks
