@@ -1,8 +1,8 @@
 #!/bin/sh
-# Makes the passwords and keys of compose.yaml, in ./secrets; what is there already stays.
+# Creates the passwords and keys of compose.yaml in ./secrets. Existing files are kept.
 #
-# The folder is for its owner alone. The files in it can be read by all, as users of containers have
-# other numbers than those of this machine; Docker mounts each into the containers that name it.
+# Only the owner can open the folder. Its files are readable by all, because users in containers have
+# other ids; Docker mounts each file only into the containers that name it.
 set -eu
 cd "$(dirname "$0")"
 umask 077
@@ -14,10 +14,10 @@ for name in database grafana admin_key; do
     [ -s "secrets/$name" ] || random >"secrets/$name"
 done
 [ -s secrets/settings ] || cat >secrets/settings <<SETTINGS
-# smartserve's settings, a secret for the sake of the password.
+# smartserve's settings; a secret, because they contain the password.
 [database]
 url = "mysql+aiomysql://smartserve:$(cat secrets/database)@database/oaf_media"
-# The service migrate does it.
+# The service `migrate` upgrades the schema.
 upgrade_on_start = false
 
 [server]

@@ -21,7 +21,7 @@ def addresses(path: str, sources: Sequence[str]) -> Iterator[str]:
     """What an old server may call the picture at a path below the folder."""
     for source in ("", *sources):
         yield source + path
-        # imagor and thumbor take an address without its scheme, too.
+        # imagor and thumbor also accept a URL without its scheme.
         if "://" in source:
             yield source.partition("://")[2] + path
         yield base64.urlsafe_b64encode((source + path).encode()).decode().rstrip("=")

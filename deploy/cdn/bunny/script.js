@@ -1,16 +1,16 @@
-// Bunny edge script (middleware) before the cache: one copy for each class of formats, and purging by
-// tag. "Run script before cache" has to be on, and Vary Cache by URL query string.
+// Bunny edge script (middleware) before the cache: one copy per class of formats, and purging by tag.
+// Enable "Run script before cache" and Vary Cache by URL query string.
 //
-// The class goes into the URL, as a parameter that the server does not know and passes over.
+// The class is added to the URL as a parameter that the server ignores.
 import * as BunnySDK from '@bunny.net/edgescript-sdk';
 
-// BEGIN classify: the same in each of these files; tests hold it against proxy/domain/negotiation.py.
-// What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
-// or image/webp with q > 0 counts; */* and image/* never do.
+// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/negotiation.py.
+// Returns the class of formats that the Accept header allows: both, avif, webp or none. Only an
+// explicit image/avif or image/webp with q > 0 counts; */* and image/* do not.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};
 
 function classify(accept) {
-    // Quoted strings, and headers that no browser sends, are not worth a parser at the edge.
+    // No browser sends quoted strings or such long headers, so they need no parser here.
     if (!accept || accept.length > 2048 || accept.indexOf('"') >= 0) return 'none';
     var weights = {};
     accept.split(',').forEach(function (element) {
@@ -50,7 +50,7 @@ function onward(request) {
     return new Request(url.toString(), {method: request.method, headers: headers});
 }
 
-// Bunny knows tags by the name CDN-Tag alone.
+// Bunny reads tags only from CDN-Tag.
 function tagged(response) {
     var tags = response.headers.get('Cache-Tag');
     if (!tags) return response;

@@ -1,16 +1,16 @@
-// Cloudflare Worker in front of smartserve: one copy for each class of formats, on every plan.
+// Cloudflare Worker in front of smartserve: one cached copy per class of formats, on every plan.
 //
-// The class goes into the URL, as a parameter that the server does not know and passes over, so that
-// the cache needs neither Vary nor a cache key of its own (Enterprise). The Accept header that goes on
-// is the class's, so that what is kept is what each of its clients takes.
+// The class is added to the URL as a parameter that the server ignores, so the cache needs neither Vary
+// nor a custom cache key (Enterprise). The Accept header of the class is forwarded, so every client of
+// the class can display the cached copy.
 
-// BEGIN classify: the same in each of these files; tests hold it against proxy/domain/negotiation.py.
-// What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
-// or image/webp with q > 0 counts; */* and image/* never do.
+// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/negotiation.py.
+// Returns the class of formats that the Accept header allows: both, avif, webp or none. Only an
+// explicit image/avif or image/webp with q > 0 counts; */* and image/* do not.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};
 
 function classify(accept) {
-    // Quoted strings, and headers that no browser sends, are not worth a parser at the edge.
+    // No browser sends quoted strings or such long headers, so they need no parser here.
     if (!accept || accept.length > 2048 || accept.indexOf('"') >= 0) return 'none';
     var weights = {};
     accept.split(',').forEach(function (element) {
@@ -44,7 +44,7 @@ function onward(request) {
     var url = new URL(request.url);
     if (!PICTURES.test(url.pathname)) return null;
     var name = classify(request.headers.get('Accept'));
-    // Not by searchParams, which would write the query anew: a second ? counts as & at the server.
+    // searchParams would rewrite the query, but the server treats a second ? as &.
     url.search = (url.search ? url.search + '&' : '?') + 'cdn=' + name;
     var headers = new Headers(request.headers);
     headers.set('Accept', SENT[name]);
@@ -59,7 +59,7 @@ export default {
         }
         var asked = onward(request);
         if (!asked) return new Response(null, {status: 404});
-        // Paths without an extension are not cached otherwise. Lifetimes are the origin's.
+        // Without this, paths without an extension are not cached. The origin sets the lifetimes.
         return fetch(asked, {cf: {cacheEverything: true}});
     },
 };

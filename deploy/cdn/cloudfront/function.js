@@ -1,13 +1,13 @@
-// CloudFront Function (cloudfront-js-2.0) for viewer requests: Accept is brought down to one of four,
-// so that it can stand in the cache key (cache-policy.json) without a copy for each browser.
+// CloudFront Function (cloudfront-js-2.0) for viewer requests: reduces Accept to one of four values, so
+// that it can be part of the cache key (cache-policy.json) without one copy per browser.
 
-// BEGIN classify: the same in each of these files; tests hold it against proxy/domain/negotiation.py.
-// What a client can show, from its Accept header: both, avif, webp or none. Only an explicit image/avif
-// or image/webp with q > 0 counts; */* and image/* never do.
+// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/negotiation.py.
+// Returns the class of formats that the Accept header allows: both, avif, webp or none. Only an
+// explicit image/avif or image/webp with q > 0 counts; */* and image/* do not.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};
 
 function classify(accept) {
-    // Quoted strings, and headers that no browser sends, are not worth a parser at the edge.
+    // No browser sends quoted strings or such long headers, so they need no parser here.
     if (!accept || accept.length > 2048 || accept.indexOf('"') >= 0) return 'none';
     var weights = {};
     accept.split(',').forEach(function (element) {
@@ -38,7 +38,7 @@ function blank(text) {
 function handler(event) {
     var request = event.request;
     var accept = request.headers.accept;
-    // Several lines come as one with multiValue; the server joins them in the same way.
+    // CloudFront passes several header lines as multiValue; the server joins them in the same way.
     var text = accept ? (accept.multiValue || [accept]).map(function (one) { return one.value; }).join(',') : '';
     request.headers.accept = {value: SENT[classify(text)]};
     return request;

@@ -1,10 +1,10 @@
-# Fastly VCL: Accept is brought down to one of four, and Vary: Accept, which Fastly honours, then keeps
-# one copy for each. The expressions are those of deploy/nginx/formats.conf; a test keeps them equal.
+# Fastly VCL: reduces Accept to one of four values. Fastly honours Vary: Accept, so it keeps one copy of
+# each. The expressions are those of deploy/nginx/formats.conf; a test compares them.
 #
-# Trap: accept.media_lookup() takes */* and image/* for a yes to AVIF. Hence by hand.
+# accept.media_lookup() is not used, because it selects AVIF for */* and image/*.
 
 sub smartserve_recv {
-  # What changes something is for the server's own port, past the CDN.
+  # Requests that change something must go to the server's own port.
   if (req.method != "GET" && req.method != "HEAD" && req.method != "FASTLYPURGE") {
     error 405 "Method Not Allowed";
   }
@@ -62,7 +62,7 @@ sub smartserve_recv {
 }
 
 sub smartserve_fetch {
-  # With the server away, what is there goes out for a day. stale-while-revalidate is the server's.
+  # If the server is down, stale copies are sent for a day. The server sets stale-while-revalidate.
   if (beresp.status == 200) {
     set beresp.stale_if_error = 1d;
   }
@@ -75,6 +75,6 @@ sub smartserve_fetch {
 }
 
 sub smartserve_deliver {
-  # Surrogate-Key is taken off by Fastly itself; Cache-Tag says the same.
+  # Fastly removes Surrogate-Key itself; Cache-Tag has the same content.
   unset resp.http.Cache-Tag;
 }

@@ -1,8 +1,8 @@
-// A loader for next/image: `src` is a media id, or an address of a picture.
+// A loader for next/image: `src` is a media id or the URL of an image.
 
 import { parsePicture, pictureUrl } from "./urls.js";
 
-// Of the quality that Next.js asks for nothing is made: the server finds the one that looks good.
+// The quality of Next.js is ignored: the server chooses it.
 export function smartserveLoader(base) {
   return ({ src, width }) => {
     const parsed = parsePicture(src);

@@ -1,4 +1,4 @@
-// A provider for @nuxt/image: `src` is a media id, or an address of a picture.
+// A provider for @nuxt/image: `src` is a media id or the URL of an image.
 
 import { defineProvider } from "@nuxt/image/runtime";
 import { parsePicture, pictureUrl } from "./urls.js";

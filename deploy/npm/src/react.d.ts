@@ -1,26 +1,26 @@
 import type { CSSProperties, ReactElement } from "react";
 
 export interface SmartImageProps {
-  /** Where the server is: https://img.example.org. */
+  /** The server's address: https://img.example.org. */
   base: string;
   mediaId: number | string;
-  /** A named size; without it as wide as it stands on the page. */
+  /** A named size. Without it, the width of the element is used. */
   size?: string;
   alt?: string;
   background?: "original" | "removed";
-  /** In this order; without them the server picks by the Accept header. */
+  /** In order of preference. Without them, the Accept header decides. */
   preferredFormats?: readonly string[] | string;
-  /** In view at once: no lazy loading. */
+  /** Visible without scrolling: no lazy loading. */
   priority?: boolean;
-  /** Tells below it what is known of it. */
+  /** Shows the analysis below the image. */
   showAnalysis?: boolean;
-  /** The picture's own, of /info: so its place is held before anything is there. */
+  /** Of the image, from /info: reserves the space before the image is loaded. */
   width?: number;
   height?: number;
   className?: string;
   style?: CSSProperties;
   onLoad?: (event: Event) => void;
-  /** The final has taken the draft's place. */
+  /** The final has replaced the draft. */
   onFinal?: (event: Event) => void;
   onError?: (event: unknown) => void;
 }

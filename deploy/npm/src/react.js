@@ -1,5 +1,5 @@
-// <SmartImage>: the web component in React, on the server too; there, and until the component has
-// come, its place is held and a plain picture stands in it.
+// <SmartImage>: the web component in React. During server-side rendering, and until the component is
+// loaded, an <img> is rendered in the same space.
 
 import { createElement, useEffect, useRef } from "react";
 import { pictureSrcset, pictureUrl } from "./urls.js";
@@ -9,7 +9,7 @@ const loading = new Map();
 function load(base) {
   if (!loading.has(base)) {
     const url = `${base.replace(/\/$/, "")}/static/smart-image.js`;
-    // Bundlers leave it alone: it comes from the server, as new as its answers.
+    // Bundlers must not include it: the server provides the matching version.
     loading.set(base, import(/* webpackIgnore: true */ /* @vite-ignore */ url));
   }
   return loading.get(base);
@@ -29,7 +29,7 @@ function attributes({ base, mediaId, size, alt, background, preferredFormats, pr
   };
 }
 
-// Lazy in any case: a picture that is not shown is then not fetched, beside that of the component.
+// Always lazy, so that the hidden <img> is not fetched in addition to the component's image.
 function fallback({ base, mediaId, size, alt, background, width, height }) {
   const operations = { size, background };
   return createElement("img", {

@@ -1,10 +1,10 @@
-/** The operations that unpic speaks of, with those of smartserve beside them. */
+/** The operations of unpic, and those of smartserve. */
 export interface SmartserveOperations {
   width?: number | string;
-  /** Not taken up: pictures keep their shape. */
+  /** Ignored: images keep their aspect ratio. */
   height?: number | string;
   format?: string;
-  /** Not taken up: the server finds the quality that looks good. */
+  /** Ignored: the server chooses the quality. */
   quality?: number | string;
   size?: string;
   dpr?: number;

@@ -1,4 +1,4 @@
-// A transformer for unpic: addresses of pictures taken apart, put together, and changed.
+// A transformer for unpic: parses, builds and changes image URLs.
 
 import { parsePicture, pictureUrl } from "./urls.js";
 
@@ -13,7 +13,7 @@ export function extract(url) {
   return { src: pictureUrl(parsed.base, parsed.id, { version }), operations };
 }
 
-// Heights and qualities are the server's: pictures keep their shape, and look good.
+// Heights and qualities are ignored: images keep their aspect ratio, and the server chooses the quality.
 export function generate(src, operations = {}) {
   const parsed = parsePicture(src);
   if (!parsed) return String(src);

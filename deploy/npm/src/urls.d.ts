@@ -1,20 +1,20 @@
 export type PictureFormat = "avif" | "webp" | "jpeg" | "jpg" | "png";
 
 export interface PictureOperations {
-  /** In pixels; snapped up to the next of `WIDTHS`. */
+  /** In pixels; rounded up to the next of `WIDTHS`. */
   width?: number | string;
-  /** A named size of the server, where no width is given. */
+  /** A named size of the server, if no width is given. */
   size?: string;
   dpr?: number;
-  /** Without it the server picks by the browser's Accept header. */
+  /** Without it, the Accept header decides. */
   format?: PictureFormat | (string & {});
   background?: "original" | "removed" | (string & {});
-  /** Changes when the picture does; its address is then kept for ever. */
+  /** Changes when the image changes; the URL can then be cached for a year. */
   version?: string;
 }
 
 export interface ParsedPicture {
-  /** Empty where the source names no host. */
+  /** Empty if the source names no host. */
   base: string;
   id: string;
   operations: PictureOperations;

@@ -1,6 +1,6 @@
-// Addresses of pictures: what the server's own parser takes, and back. No dependency.
+// Builds and parses image URLs. No dependencies.
 
-// The rungs that the server snaps widths up to; asking for them keeps caches small.
+// The widths that the server rounds up to; requesting them keeps caches small.
 export const WIDTHS = [
   16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840,
 ];
@@ -15,7 +15,7 @@ const formatOf = (format) => {
   return FORMATS.has(name) ? name : undefined;
 };
 
-// The address of a picture. A width goes before a named size; without either the server's default.
+// Returns the URL of an image. A width precedes a named size; without both, the server's default.
 export function pictureUrl(base, id, operations = {}) {
   const { width, size, dpr, format, background, version } = operations;
   const query = new URLSearchParams();
@@ -29,7 +29,7 @@ export function pictureUrl(base, id, operations = {}) {
   return `${base.replace(/\/$/, "")}/serve/${id}${text && `?${text}`}`;
 }
 
-// Take an id (7, "7") or an address apart; null for what is neither.
+// Parses an id (7, "7") or a URL; returns null for anything else.
 export function parsePicture(source) {
   const match = ADDRESS.exec(String(source));
   if (!match) return null;
@@ -51,7 +51,7 @@ export function parsePicture(source) {
   return { base: (origin ?? "").replace(/\/$/, ""), id, operations };
 }
 
-// A srcset of the rungs up to a width, the width itself as the last where the ladder has none.
+// Returns a srcset of all widths up to one, and that width itself if the list does not contain it.
 export function pictureSrcset(base, id, widest, operations = {}) {
   const last = Math.min(widest, WIDTHS.at(-1));
   const rungs = WIDTHS.filter((rung) => rung >= 64 && rung < last);
