@@ -69,11 +69,11 @@ class Analyst:
         facts: MediaFacts,
         *,
         site_context: Mapping[str, Any] | None = None,
-        told: EarlierResults | None = None,
+        earlier: EarlierResults | None = None,
     ) -> Analysis:
         """All that is known of a medium; a provider that fails is a reason, not an error.
 
-        ``told`` is what others have said before: those providers are not asked, and its text
+        ``earlier`` is what others have said before: those providers are not asked, and its text
         stands where none can be read now.
 
         Raises:
@@ -83,14 +83,14 @@ class Analyst:
         """
         local = await self._workshop.run(media, AnalyseJob(self._limits))
         page = await self._page(media, facts)
-        known = {} if told is None else told.answers
+        known = {} if earlier is None else earlier.answers
         asked = [one for one in self._providers if one.name not in known]
         picture = await self._picture(media, facts) if asked else b""
         context = VisionContext(media.data_type)
         asking = asyncio.gather(*(_ask(one, picture, context) for one in asked))
         text, answers = await asyncio.gather(self._reader.read(page), asking)
-        if isinstance(text, ProviderGap) and told is not None and told.text is not None:
-            text = ReadText(told.text)
+        if isinstance(text, ProviderGap) and earlier is not None and earlier.text is not None:
+            text = ReadText(earlier.text)
         return merge(
             local.result,
             [*known.values(), *answers],

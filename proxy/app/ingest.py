@@ -1,21 +1,24 @@
-"""The ingest worker, joined: steps and loop over the rooms, and the main API before them."""
+"""Builds the ingest worker and its access to the main API."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from proxy.app.services import Services, open_analyst
 from proxy.domain.pending_image import Step
 from proxy.ingest.item_runner import ItemRunner
+from proxy.ingest.main_api import MainApi
 from proxy.ingest.main_api.client import HttpMainApi
-from proxy.ingest.step_retry import StepRetrier, Work
+from proxy.ingest.main_api.local import LocalMainApi
+from proxy.ingest.step_retry import StepFunction, StepRetrier
+from proxy.ingest.steps import StepContext
 from proxy.ingest.steps.analyse import AnalyseStep
 from proxy.ingest.steps.callback import CallbackStep
 from proxy.ingest.steps.download import DownloadStep
-from proxy.ingest.steps.media_of_item import IngestMediaLoader
 from proxy.ingest.steps.render import RenderStep
+from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.worker_loop import WorkerLoop, new_worker_id
 from proxy.settings import Settings, main_api_key
 from proxy.storage.database.analysis_repository import AnalysisRepository
@@ -25,20 +28,20 @@ from proxy.storage.database.ingest_queue import IngestQueue
 
 @dataclass(frozen=True, slots=True)
 class IngestUrls:
-    """Where the two sides are, without a slash in the end."""
+    """Addresses of both servers, without a trailing slash."""
 
     main_api: str
     media_backend: str
-    """What the addresses of media begin with."""
+    """Prefix of the addresses of media."""
 
 
 def has_worker(settings: Settings) -> bool:
-    """Whether there is a main API for a worker to ask: another one, or this server."""
+    """Return whether there is a main API to poll: another server, or this one."""
     return bool(settings.ingest.main_api_url) or settings.main.enabled
 
 
 def open_main_api(settings: Settings, address: str) -> HttpMainApi:
-    """The main API at an address; enter it. Reads a key file.
+    """Return the main API at an address, to be entered by the caller. Reads a key file.
 
     Raises:
         ConfigurationError: the key cannot be read.
@@ -48,102 +51,97 @@ def open_main_api(settings: Settings, address: str) -> HttpMainApi:
         main_api_key(settings.ingest, settings.main, settings.key_directory),
         timeout_s=settings.ingest.request_timeout_s,
         max_bytes=settings.storage.max_original_bytes,
+        storage_root=settings.storage_root,
     )
 
 
 @asynccontextmanager
-async def open_ingest(rooms: Services, addresses: IngestUrls) -> AsyncIterator[WorkerLoop]:
-    """A worker that has not begun; see `proxy.ingest.worker_loop.at_work`.
+async def open_ingest(
+    rooms: Services, addresses: IngestUrls, *, local_queue: UploadQueue | None = None
+) -> AsyncIterator[WorkerLoop]:
+    """Build a worker that does not run yet; see `proxy.ingest.worker_loop.running_worker`.
+
+    With ``local_queue`` it works on this queue and sends no HTTP requests.
 
     Raises:
         ConfigurationError: a key cannot be read.
     """
     settings, storage = rooms.settings, rooms.storage
-    async with open_main_api(settings, addresses.main_api) as api, open_analyst(rooms) as analyst:
+    opened: AbstractAsyncContextManager[MainApi] = (
+        open_main_api(settings, addresses.main_api)
+        if local_queue is None
+        else nullcontext(LocalMainApi(local_queue))
+    )
+    async with opened as api, open_analyst(rooms) as analyst:
         progress, analyses = IngestProgress(storage.writer), AnalysisRepository(storage.writer)
-        shelf = IngestMediaLoader(rows=storage.catalogue, inspector=rooms.inspector)
-        examiner = AnalyseStep(
-            shelf=shelf,
-            analyst=analyst,
-            analyses=analyses,
+        context = StepContext(
+            media=storage.catalogue,
+            facts=rooms.inspector,
             progress=progress,
             changed=storage.changed,
         )
-        steps: dict[Step, Work] = {
+        analyse = AnalyseStep(context=context, analyst=analyst, analyses=analyses)
+        steps: dict[Step, StepFunction] = {
             Step.RETRIEVE_FILE: DownloadStep(
-                api=api,
-                checker=rooms.checker,
-                originals=storage.sources,
-                progress=progress,
-                root=settings.storage_root,
-                changed=storage.changed,
+                context=context, api=api, checker=rooms.checker, originals=storage.sources
             ),
-            Step.AI_VISUAL_ANALYSIS: examiner,
-            Step.RESIZE_OPTIMIZE: _optimiser(rooms, shelf, progress),
+            Step.AI_VISUAL_ANALYSIS: analyse,
+            Step.RESIZE_OPTIMIZE: RenderStep(
+                context=context,
+                dispatcher=rooms.workshop,
+                planner=rooms.planner,
+                finals=rooms.finisher,
+                finals_queue=rooms.upgrader,
+                originals=storage.sources,
+                storage_root=settings.storage_root,
+                renditions=settings.ingest.renditions,
+            ),
             Step.UPDATE_CALLBACK: CallbackStep(
+                context=context,
                 api=api,
-                shelf=shelf,
                 analyses=analyses,
                 planner=rooms.planner,
-                progress=progress,
-                base=addresses.media_backend,
+                base_url=addresses.media_backend,
             ),
         }
         if not settings.ingest.analyse:
-            # To call it completed with nothing to show would be a lie: it stays pending.
+            # Not recorded as completed: the checklist must not claim an analysis that is absent.
             del steps[Step.AI_VISUAL_ANALYSIS]
-        revisits = examiner if settings.ingest.analyse else None
-        yield _ingest(rooms, api, rooms.tracing.steps(steps), progress, revisits)
+        yield _worker(rooms, api, steps, progress, analyse if settings.ingest.analyse else None)
 
 
-def _optimiser(rooms: Services, shelf: IngestMediaLoader, progress: IngestProgress) -> RenderStep:
-    return RenderStep(
-        shelf=shelf,
-        workshop=rooms.workshop,
-        planner=rooms.planner,
-        finisher=rooms.finisher,
-        originals=rooms.storage.sources,
-        wishes=rooms.upgrader,
-        progress=progress,
-        root=rooms.settings.storage_root,
-        renditions=rooms.settings.ingest.renditions,
-        changed=rooms.storage.changed,
-    )
-
-
-def _ingest(
+def _worker(
     rooms: Services,
-    api: HttpMainApi,
-    steps: Mapping[Step, Work],
+    api: MainApi,
+    steps: dict[Step, StepFunction],
     progress: IngestProgress,
-    revisits: AnalyseStep | None,
+    analyses: AnalyseStep | None,
 ) -> WorkerLoop:
     section, worker_id = rooms.settings.ingest, new_worker_id()
     queue = IngestQueue(rooms.storage.writer)
-    attempts = StepRetrier(
-        progress=progress,
-        deadlines=rooms.deadlines,
-        settings=section,
-        worker_id=worker_id,
-        telemetry=rooms.metrics.ingest,
-    )
-    taker = ItemRunner(
+    runner = ItemRunner(
         api=api,
         queue=queue,
-        attempts=attempts,
-        steps=steps,
-        revisits=revisits,
+        retrier=StepRetrier(
+            progress=progress,
+            timeouts=rooms.deadlines,
+            settings=section,
+            worker_id=worker_id,
+            metrics=rooms.metrics.ingest,
+        ),
+        steps=rooms.tracing.steps(steps),
+        analyses=analyses,
         settings=section,
         changed=rooms.storage.changed,
     )
     return WorkerLoop(
         api=api,
         queue=queue,
-        taker=taker,
-        deadlines=rooms.deadlines,
+        runner=runner,
+        timeouts=rooms.deadlines,
         settings=section,
         worker_id=worker_id,
         woken=rooms.woken,
-        telemetry=rooms.metrics.ingest,
+        metrics=rooms.metrics.ingest,
         supervisor=rooms.supervisor,
     )

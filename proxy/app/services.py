@@ -17,8 +17,8 @@ from proxy.app.tracing import OFF, Tracing, asking
 from proxy.domain.render_plan import RenderPlanner, RenderRules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Limits, WorkerInfo
-from proxy.ingest.queue_metrics import QueueWatch
-from proxy.ingest.step_timeouts import StepTimeouts
+from proxy.ingest.queue_metrics import QueueMetrics
+from proxy.ingest.step_retry import StepTimeouts
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
 from proxy.library.import_files import FileImporter
 from proxy.rendering.pool.admission import Admission
@@ -76,7 +76,7 @@ class Services:
     finisher: FinalRenderer
     """For pictures that come in, by the workers of visitors and not those of the background."""
     describer: ImageInfoService
-    watch: QueueWatch
+    watch: QueueMetrics
     """Of the ingest queue."""
     deadlines: StepTimeouts
     """Of a worker in this process."""
@@ -223,7 +223,7 @@ def _join(
         planner=planner,
         finisher=finisher,
         describer=describer,
-        watch=QueueWatch(partial(queue_report, storage.writer)),
+        watch=QueueMetrics(partial(queue_report, storage.writer)),
         deadlines=StepTimeouts(settings.ingest),
         woken=asyncio.Event(),
     )

@@ -15,7 +15,7 @@ from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.trace_context import Attributes, SpanContext, Trace, Tracer, current
-from proxy.ingest.step_retry import Work
+from proxy.ingest.step_retry import StepFunction
 from proxy.serving.finals.queue import FinalsRenderer
 from proxy.serving.finals.renderer import FinalResult
 from proxy.telemetry.tracing import error_name, followed
@@ -82,7 +82,7 @@ class TracedSteps:
         self._tracer = tracer
         self._causes = _Causes()
 
-    def __call__(self, step: Step, work: Work) -> Work:
+    def __call__(self, step: Step, work: StepFunction) -> StepFunction:
         """A step that is followed."""
 
         async def attempt(item: LeasedItem) -> None:

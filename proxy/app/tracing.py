@@ -19,7 +19,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.trace_context import Sink, Trace, Tracer
-from proxy.ingest.step_retry import Work
+from proxy.ingest.step_retry import StepFunction
 from proxy.serving.finals.queue import FinalsRenderer
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.renderer import RenderTelemetry
@@ -71,7 +71,7 @@ class Tracing:
         """For the upgrader."""
         return finals if self.tracer is None else TracedFinals(self.tracer, finals)
 
-    def steps(self, steps: Mapping[Step, Work]) -> Mapping[Step, Work]:
+    def steps(self, steps: Mapping[Step, StepFunction]) -> Mapping[Step, StepFunction]:
         """Of uploads."""
         if self.tracer is None:
             return steps

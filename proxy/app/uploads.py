@@ -14,10 +14,11 @@ from proxy.domain.errors import SmartserveError
 from proxy.domain.urls import images_base
 from proxy.ingest.uploads.accept import Uploader
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
+from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
-from proxy.storage.database.upload_repository import SqlMainDatabase, open_main_database
+from proxy.storage.database.upload_repository import open_main_database
 from proxy.storage.upload_files.store import TempFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
@@ -35,8 +36,7 @@ class UploadServices:
     """What the main side is made of."""
 
     settings: Settings
-    database: SqlMainDatabase
-    files: TempFiles
+    queue: UploadQueue
     replacer: UrlReplacer
     tidier: TempfileSweeper
     media_key: str = field(repr=False)
@@ -48,11 +48,11 @@ class UploadServices:
         """The upload route."""
         section = self.settings.main
         uploader = Uploader(
-            files=self.files,
-            database=self.database,
+            files=self.queue.files,
+            database=self.queue.database,
             source_types=self.settings.limits.source_types,
             max_file_bytes=section.max_file_bytes,
-            telemetry=metrics,
+            metrics=metrics,
             on_upload=self._told,
         )
         users = TokenVerifier(
@@ -79,8 +79,7 @@ class UploadServices:
         )
         return MediaApiHandler(
             guard=guard,
-            database=self.database,
-            files=self.files,
+            queue=self.queue,
             replacer=self.replacer,
             stall_s=self.settings.main.upload_stall_s,
         )
@@ -97,7 +96,7 @@ class UploadServices:
 
         async def replace() -> None:
             await self.replacer.run()
-            metrics.pending_images(await self.database.counts())
+            metrics.pending_images(await self.queue.database.counts())
 
         async def tidy() -> None:
             await self.tidier.run()
@@ -151,18 +150,12 @@ async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | N
         )
         files = TempFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)
-        replacer = UrlReplacer(
-            database=database,
-            files=files,
-            base_url=settings.images_base(),
-        )
-        tidier = TempfileSweeper(files=files, database=database)
+        queue = UploadQueue(database, files)
         yield UploadServices(
             settings=settings,
-            database=database,
-            files=files,
-            replacer=replacer,
-            tidier=tidier,
+            queue=queue,
+            replacer=UrlReplacer(queue, settings.images_base()),
+            tidier=TempfileSweeper(queue=queue),
             media_key=media_key,
             token_key=users_key,
             on_upload=[],

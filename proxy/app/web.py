@@ -157,7 +157,7 @@ def _trial(settings: Settings, main: UploadServices | None) -> LocalPageHandler 
     """Only where nobody but who sits at this machine is served, and we sign the tokens."""
     if main is None or not has_trial(settings):
         return None
-    return LocalPageHandler(key=main.token_key, users=settings.users, database=main.database)
+    return LocalPageHandler(key=main.token_key, users=settings.users, database=main.queue.database)
 
 
 def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:

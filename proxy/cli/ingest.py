@@ -26,7 +26,7 @@ from proxy.cli.base import (
 )
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.ingest_item import QueueReport, StepState
-from proxy.ingest.worker_loop import at_work
+from proxy.ingest.worker_loop import running_worker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
 from proxy.web.server.lifecycle import interruptible, stop_signals
@@ -71,7 +71,7 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
             if once:
                 return await worker.run_once()
             drain_s = settings.server.drain_s
-            working = at_work(worker, drain_s=drain_s, supervisor=rooms.supervisor)
+            working = running_worker(worker, drain_s=drain_s, supervisor=rooms.supervisor)
             await stack.enter_async_context(working)
         await stopped.wait()
     return 0
@@ -108,7 +108,7 @@ async def _uploads(settings: Settings) -> Uploads:
     async with open_main_side(settings) as main:
         if main is None:
             return {"pending": "none is set"}
-        return {str(state): count for state, count in (await main.database.counts()).items()}
+        return {str(state): count for state, count in (await main.queue.database.counts()).items()}
 
 
 def _print(report: QueueReport, uploads: Uploads) -> None:

@@ -15,7 +15,7 @@ from proxy.app.ingest import has_worker, open_ingest
 from proxy.app.services import Services, open_rooms
 from proxy.app.startup_checks import check_start
 from proxy.app.tracing import open_tracing
-from proxy.app.uploads import open_main_side
+from proxy.app.uploads import UploadServices, open_main_side
 from proxy.app.web import build_surface
 from proxy.cli.base import (
     ConfigOption,
@@ -28,7 +28,7 @@ from proxy.cli.ingest import addresses
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
-from proxy.ingest.worker_loop import at_work
+from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings
@@ -80,7 +80,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     port = await stack.enter_async_context(
         listening(surface.runner, surface.health, settings.server)
     )
-    await _start_ingest(stack, rooms, port)
+    await _start_ingest(stack, rooms, main, port)
     await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag, rooms.supervisor))
     if main is not None:
         await stack.enter_async_context(
@@ -95,16 +95,22 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     await _announce(rooms, port)
 
 
-async def _start_ingest(stack: AsyncExitStack, rooms: Services, port: int) -> None:
-    """A worker of the server's own, which asks over HTTP like every other; and the figures."""
-    await stack.enter_async_context(rooms.watch.watching(rooms.supervisor))
+async def _start_ingest(
+    stack: AsyncExitStack, rooms: Services, main: UploadServices | None, port: int
+) -> None:
+    """Start the embedded worker and the metrics of the queue."""
+    await stack.enter_async_context(rooms.watch.running(rooms.supervisor))
     settings = rooms.settings
     if settings.ingest.embedded and has_worker(settings):
-        ingest = await stack.enter_async_context(open_ingest(rooms, addresses(settings, port)))
+        urls = addresses(settings, port)
+        # If the main API is this server, the worker uses its queue directly and not HTTP.
+        own = urls.main_api in (settings.local_url(port), settings.base_url(port))
+        queue = main.queue if main is not None and own else None
+        ingest = await stack.enter_async_context(open_ingest(rooms, urls, local_queue=queue))
         # Half of the time to stop: the answers under way have theirs after it.
         drain_s = settings.server.drain_s / 2
         await stack.enter_async_context(
-            at_work(ingest, drain_s=drain_s, supervisor=rooms.supervisor)
+            running_worker(ingest, drain_s=drain_s, supervisor=rooms.supervisor)
         )
 
 

@@ -1,1 +1,1 @@
-"""Ingest: how pictures come into the database and the storage."""
+"""Ingest: accepts uploads and turns them into media."""

@@ -1,9 +1,9 @@
-"""Taking: one upload through its steps, from where it stands, to its end."""
+"""Runs one upload through its remaining steps and records the outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 import structlog
 
@@ -17,140 +17,126 @@ from proxy.domain.errors import (
 from proxy.domain.ingest_item import ItemOutcome, LeasedItem
 from proxy.domain.pending_image import Step
 from proxy.ingest.main_api import MainApi
-from proxy.ingest.retry_policy import heals, reason_of
-from proxy.ingest.step_retry import StepRetrier, Work
+from proxy.ingest.step_retry import StepFunction, StepRetrier, failure_reason, is_retried_later
+from proxy.ingest.steps.analyse import AnalyseStep
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 
 log = structlog.get_logger(__name__)
 
 
-class AnalysisRetry(Protocol):
-    """Looks at analyses again; `proxy.ingest.steps.analyse.AnalyseStep` does."""
-
-    async def awaits(self, item: LeasedItem) -> bool:
-        """Whether somebody could not answer and is to be asked again."""
-
-    async def again(self, item: LeasedItem) -> bool:
-        """Ask; whether nobody is awaited any more."""
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemRunner:
-    """Does what is left to do of an upload."""
+    """Runs leased uploads.
 
-    def __init__(
-        self,
-        *,
-        api: MainApi,
-        queue: IngestQueue,
-        attempts: StepRetrier,
-        steps: Mapping[Step, Work],
-        revisits: AnalysisRetry | None = None,
-        settings: IngestSettings,
-        changed: Callable[[int], None],
-    ) -> None:
-        """``steps`` are done in the order of `Step`; those that are not there are left out.
+    Steps run in the order of `Step`; one that is missing in ``steps`` is skipped. If ``analyses``
+    is None, incomplete analyses are not requested again. ``changed`` is called with the media id
+    after each change of a row.
+    """
 
-        Without ``revisits`` no analysis is looked at again.
-        """
-        self._api = api
-        self._queue = queue
-        self._attempts = attempts
-        self._steps = steps
-        self._revisits = revisits
-        self._settings = settings
-        self._changed = changed
+    api: MainApi
+    queue: IngestQueue
+    retrier: StepRetrier
+    steps: Mapping[Step, StepFunction]
+    analyses: AnalyseStep | None = None
+    settings: IngestSettings
+    changed: Callable[[int], None]
 
-    async def take(self, item: LeasedItem) -> ItemOutcome:
-        """Bring an upload to an end, and write down which.
+    async def run(self, item: LeasedItem) -> ItemOutcome:
+        """Finish an upload and record how it ended.
 
         Raises:
-            LeaseLost: another worker has it now.
-            DatabaseUnavailable: nothing can be written down; its lease runs out.
+            LeaseLost: another worker owns the upload now.
+            DatabaseUnavailable: nothing could be recorded; the lease expires.
         """
         if item.owed:
-            await self._tell(item, times=item.heals)
+            await self._report_failure(item, retries=item.heals)
             return ItemOutcome.OWED
         if item.revisited:
-            return await self._revisit(item)
-        missed = False
+            return await self._retry_analysis(item)
+        analysis_pending = False
         for step in Step:
-            if step not in self._steps or item.is_done(step):
+            if step not in self.steps or item.is_done(step):
                 continue
             try:
-                await self._attempts.run(item, step, self._steps[step])
+                await self.retrier.run(item, step, self.steps[step])
             except (LeaseLost, DatabaseUnavailable):
                 raise
             except SmartserveError as error:
+                # An image without an analysis can still be served, so the upload continues.
                 if step is not Step.AI_VISUAL_ANALYSIS:
                     return await self._fail(item, step, error)
-                log.warning("analysis_failed", **_named(item), reason=error.detail)
-                missed = heals(step, error)
-        await self._finish(item, missed=missed)
-        log.info("upload_done", **_named(item))
+                log.warning("analysis_failed", **_ids(item), reason=error.detail)
+                analysis_pending = is_retried_later(step, error)
+        await self._finish(item, analysis_pending=analysis_pending)
+        log.info("upload_done", **_ids(item))
         return ItemOutcome.DONE
 
-    async def _finish(self, item: LeasedItem, *, missed: bool) -> None:
-        """``missed``: it has no analysis, for a reason that may pass."""
-        wait_s = self._again_in_s(0)
-        revisits = self._revisits
-        if revisits is None or wait_s is None or not (missed or await revisits.awaits(item)):
-            await self._queue.finish(item.lease)
+    async def _finish(self, item: LeasedItem, *, analysis_pending: bool) -> None:
+        wait_s = self._analysis_wait_s(0)
+        analyses = self.analyses
+        if analyses is None or wait_s is None:
+            await self.queue.finish(item.lease)
+        elif analysis_pending or await analyses.is_incomplete(item):
+            await self.queue.finish_incomplete(item.lease, again_in_s=wait_s)
         else:
-            await self._queue.finish_incomplete(item.lease, again_in_s=wait_s)
+            await self.queue.finish(item.lease)
 
-    async def _revisit(self, item: LeasedItem) -> ItemOutcome:
-        """Whatever comes of it, the picture is served and the main API has been told."""
-        seen = False
+    async def _retry_analysis(self, item: LeasedItem) -> ItemOutcome:
+        """Request a missing analysis again. The upload stays done, whatever the result."""
+        complete = self.analyses is None
         try:
-            seen = self._revisits is None or await self._attempts.once(item, self._revisits.again)
+            if self.analyses is not None:
+                work = self.analyses.complete(item)
+                complete = await self.retrier.timeouts.run(Step.AI_VISUAL_ANALYSIS, work)
         except (LeaseLost, DatabaseUnavailable):
             raise
         except SmartserveError as error:
-            log.warning("analysis_failed", **_named(item), reason=error.detail)
-        wait_s = None if seen else self._again_in_s(item.heals)
-        log.info("analysis_revisited", **_named(item), seen=seen, again_in_s=wait_s)
-        await self._queue.leave(item.lease, again_in_s=wait_s)
-        return ItemOutcome.SEEN if seen else ItemOutcome.UNSEEN
+            log.warning("analysis_failed", **_ids(item), reason=error.detail)
+        wait_s = None if complete else self._analysis_wait_s(item.heals)
+        log.info("analysis_retried", **_ids(item), complete=complete, again_in_s=wait_s)
+        await self.queue.leave(item.lease, again_in_s=wait_s)
+        return ItemOutcome.SEEN if complete else ItemOutcome.UNSEEN
 
-    def _again_in_s(self, times: int) -> float | None:
-        """How long to wait with an analysis that was looked at again so often; None: for ever."""
-        waits = self._settings.ask_again_s
-        return waits[times] if times < len(waits) else None
+    def _analysis_wait_s(self, retries: int) -> float | None:
+        """Return the wait before the next request, or None after the last one."""
+        waits = self.settings.ask_again_s
+        return waits[retries] if retries < len(waits) else None
 
     async def _fail(self, item: LeasedItem, step: Step, error: SmartserveError) -> ItemOutcome:
-        reason = reason_of(step, error)
-        if item.heals < self._settings.max_heals and heals(step, error, times=item.heals):
-            wait_s = heal_wait_s(self._settings, item.heals)
-            log.warning("upload_failed", **_named(item), reason=reason, again_in_s=wait_s)
-            await self._queue.fail(item.lease, reason, again_in_s=wait_s)
+        reason, retries = failure_reason(step, error), item.heals
+        if retries < self.settings.max_heals and is_retried_later(step, error, retries=retries):
+            wait_s = retry_wait_s(self.settings, retries)
+            log.warning("upload_failed", **_ids(item), reason=reason, again_in_s=wait_s)
+            await self.queue.fail(item.lease, reason, again_in_s=wait_s)
             return ItemOutcome.LATER
-        log.warning("upload_failed_for_good", **_named(item), reason=reason)
-        await self._queue.fail_for_good(item.lease, reason)
-        self._changed(item.lease.media_id)
-        await self._tell(item, times=0)
+        log.warning("upload_failed_permanently", **_ids(item), reason=reason)
+        await self.queue.fail_for_good(item.lease, reason)
+        self.changed(item.lease.media_id)
+        await self._report_failure(item, retries=0)
         return ItemOutcome.FAILED
 
-    async def _tell(self, item: LeasedItem, *, times: int) -> None:
-        """The main API deletes its temporary file then; one that has forgotten it knows enough."""
+    async def _report_failure(self, item: LeasedItem, *, retries: int) -> None:
+        """Report a permanent failure to the main API, which then deletes its temporary file."""
         try:
-            await self._api.cleanup(item.upload.id)
+            await self.api.cleanup(item.upload.id)
         except UploadGone:
+            # The main API has already dropped the upload: there is nothing left to report.
             pass
         except IngestError as error:
-            if times < self._settings.max_heals:
-                await self._queue.tell_later(
-                    item.lease, again_in_s=heal_wait_s(self._settings, times)
-                )
+            if retries < self.settings.max_heals:
+                wait_s = retry_wait_s(self.settings, retries)
+                await self.queue.tell_later(item.lease, again_in_s=wait_s)
                 return
-            log.warning("failure_never_told", **_named(item), reason=error.detail)
-        await self._queue.told(item.lease)
+            log.warning("failure_not_reported", **_ids(item), reason=error.detail)
+        await self.queue.told(item.lease)
 
 
-def heal_wait_s(settings: IngestSettings, times: int) -> float:
-    """How long to leave an upload alone that was healed so many times."""
-    return min(settings.max_heal_wait_s, settings.heal_after_s * 2.0 ** min(times, 32))
+def retry_wait_s(settings: IngestSettings, retries: int) -> float:
+    """Return the wait before an upload runs again: doubled with each retry, up to a maximum."""
+    # 2 ** 32 s exceeds every maximum; a larger exponent could overflow a float.
+    return min(settings.max_heal_wait_s, settings.heal_after_s * 2.0 ** min(retries, 32))
 
 
-def _named(item: LeasedItem) -> dict[str, int]:
+def _ids(item: LeasedItem) -> dict[str, int]:
     return {"main_api_id": item.upload.id, "media_id": item.lease.media_id}

@@ -1,4 +1,4 @@
-"""Working: ask what is pending, work it off, rest, and begin again."""
+"""The ingest worker: polls the main API, leases uploads, runs them, and waits for more."""
 
 from __future__ import annotations
 
@@ -8,232 +8,246 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
-from proxy.domain.ingest_item import ItemOutcome, ItemState, LeasedItem
+from proxy.domain.ingest_item import ItemOutcome, ItemState, Lease, LeasedItem
 from proxy.ingest.item_runner import ItemRunner
-from proxy.ingest.lease_heartbeat import held
 from proxy.ingest.main_api import MainApi
-from proxy.ingest.step_timeouts import StepTimeouts
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
+from proxy.ingest.step_retry import StepTimeouts
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
+from proxy.telemetry.metrics import IngestMetrics
 
 _MAX_WORKER_ID = 50
-_SHORTEST_REST_S = 0.5
-"""What is due and cannot be had, as another holds it, is not asked for in a circle."""
+_MIN_REST_S = 0.5
+"""An upload that is due may be leased by another worker: without a minimum this loop would spin."""
+_RENEWALS_PER_LEASE = 3
+"""Two renewals may fail before a lease expires."""
 
 log = structlog.get_logger(__name__)
 
 
-class WorkTelemetry(Protocol):
-    """Takes note of the loop."""
-
-    def polled(self, outcome: str) -> None:
-        """The main API was asked: ``ok``, or ``failed``."""
-
-    def taken(self, outcome: str) -> None:
-        """An upload was brought to an `ItemOutcome`."""
-
-
 def new_worker_id() -> str:
-    """A name for this worker among all that ever were, of 50 characters at most."""
+    """Return a unique name for this worker, at most 50 characters long."""
     tail = f"-{os.getpid()}-{secrets.token_hex(4)}"
     return socket.gethostname()[: _MAX_WORKER_ID - len(tail)] + tail
 
 
+@dataclass(kw_only=True)
 class WorkerLoop:
-    """A worker: a few uploads at a time, until it is told to stop."""
+    """Runs ``settings.at_once`` uploads at a time until `stop` is called.
 
-    def __init__(  # noqa: PLR0913 - joins all that a cycle needs
-        self,
-        *,
-        api: MainApi,
-        queue: IngestQueue,
-        taker: ItemRunner,
-        deadlines: StepTimeouts,
-        settings: IngestSettings,
-        worker_id: str,
-        woken: asyncio.Event,
-        telemetry: WorkTelemetry,
-        supervisor: TaskSupervisor = UNCOUNTED,
-    ) -> None:
-        """The rooms it works with; ``woken`` ends a rest: there is an upload."""
-        self._api = api
-        self._queue = queue
-        self._taker = taker
-        self._deadlines = deadlines
-        self._settings = settings
-        self._worker_id = worker_id
-        self._woken = woken
-        self._telemetry = telemetry
-        self._supervisor = supervisor
-        self._stopping = False
-        self._heals_left = 0
-        self._unseen = False
-        self._trouble = False
-        self.failures = 0
-        """Uploads that failed since the start, for now or for good, and whatever else did."""
+    Setting ``woken`` ends the current rest: a new upload was accepted.
+    """
+
+    api: MainApi
+    queue: IngestQueue
+    runner: ItemRunner
+    timeouts: StepTimeouts
+    settings: IngestSettings
+    worker_id: str
+    woken: asyncio.Event
+    metrics: IngestMetrics
+    supervisor: TaskSupervisor = UNCOUNTED
+
+    failures: int = field(default=0, init=False)
+    """Failed uploads since the start, transient or permanent, plus all other errors."""
+    _stopping: bool = field(default=False, init=False)
+    _error_in_cycle: bool = field(default=False, init=False)
+    _retries_left: int = field(default=0, init=False)
+    _provider_down: bool = field(default=False, init=False)
+    """An analysis is still incomplete after a retry in this cycle."""
 
     async def run(self) -> None:
-        """Work until `stop`; `at_work` calls it again after an unforeseen error."""
+        """Repeat cycles until `stop`. After an unforeseen error the supervisor calls it again."""
         while not self._stopping:
             if not await self._cycle():
                 await self._rest()
 
     async def run_once(self) -> int:
-        """Work until nothing is due; gives how much has failed."""
+        """Run until no upload is due, and return how many failed."""
         while not self._stopping and await self._cycle():
             pass
         return self.failures
 
     def stop(self) -> None:
-        """Begin nothing more; what is under way goes on."""
+        """Start no further upload. Uploads that run now continue."""
         self._stopping = True
-        self._woken.set()
+        self.woken.set()
 
     async def _cycle(self) -> int:
-        """Ask and work it off; gives how many uploads there were to work on."""
-        self._woken.clear()
-        self._trouble = False
-        self._heals_left = self._settings.heals_per_cycle
-        self._unseen = False
+        """Poll, run everything that is due, and return how many uploads ran."""
+        self.woken.clear()
+        self._error_in_cycle = self._provider_down = False
+        self._retries_left = self.settings.heals_per_cycle
         await self._poll()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._work_off()) for _ in range(self._settings.at_once)]
-        if self._deadlines.too_many:
-            self._trouble = True
+            tasks = [group.create_task(self._run_due()) for _ in range(self.settings.at_once)]
+        if self.timeouts.too_many_hanging:
+            self._error_in_cycle = True
             self.failures += 1
-            log.error("nothing_begun_as_steps_hang", **self._deadlines.statistics())
+            log.error("paused_by_hanging_steps", **self.timeouts.statistics())
             return 0
         return sum(task.result() for task in tasks)
 
     async def _poll(self) -> None:
-        """What is queued already is worked on whether the main API answers or not."""
+        """Add pending uploads to the queue. If that fails, those already queued still run."""
         try:
-            listed_at = await self._queue.now()
-            uploads = await self._api.pending()
-            # Who never strikes off what he was told is not told without a rest.
-            settled_before = listed_at - self._settings.heal_after_s
-            added = await self._queue.offer(uploads, settled_before=settled_before)
+            # Read before the list is requested: a completion after this time may be missing there.
+            listed_at = await self.queue.now()
+            uploads = await self.api.pending()
+            # A main API that keeps listing a completed upload gets one callback per interval.
+            settled_before = listed_at - self.settings.heal_after_s
+            added = await self.queue.offer(uploads, settled_before=settled_before)
         except SmartserveError as error:
-            self._telemetry.polled("failed")
-            self._in_trouble("poll_failed", error)
+            self.metrics.polled("failed")
+            self._report_error("poll_failed", error)
             return
-        self._telemetry.polled("ok")
+        self.metrics.polled("ok")
         if added:
             log.info("uploads_queued", added=added, pending=len(uploads))
 
-    async def _work_off(self) -> int:
-        worked = 0
-        while not (self._stopping or self._deadlines.too_many):
+    async def _run_due(self) -> int:
+        count = 0
+        while not (self._stopping or self.timeouts.too_many_hanging):
             try:
-                item = await self._next()
+                item = await self._claim()
             except DatabaseUnavailable as error:
-                self._in_trouble("claim_failed", error)
+                self._report_error("claim_failed", error)
                 break
             if item is None:
                 break
-            worked += await self._work_on(item)
-        return worked
+            count += await self._run_leased(item)
+        return count
 
-    async def _next(self) -> LeasedItem | None:
-        """New uploads go before failed ones, of which there are a few in a cycle.
+    async def _claim(self) -> LeasedItem | None:
+        """Lease the next upload: new ones first, then a limited number of failed ones.
 
-        Last come those whose analysis is not complete, until one stays so: the others would wait
+        Incomplete analyses come last, and only until one remains incomplete: all others would wait
         for the same provider.
         """
-        item = await self._queue.claim(self._worker_id)
-        if item is not None or self._heals_left <= 0:
+        item = await self.queue.claim(self.worker_id)
+        if item is not None or self._retries_left <= 0:
             return item
-        self._heals_left -= 1
-        item = await self._queue.claim(self._worker_id, ItemState.FAILED)
-        if item is None and not self._unseen:
-            item = await self._queue.claim(self._worker_id, ItemState.INCOMPLETE)
-        self._heals_left += item is None
+        # Reserve a retry before the await: the other tasks of this cycle share the limit.
+        self._retries_left -= 1
+        item = await self.queue.claim(self.worker_id, ItemState.FAILED)
+        if item is None and not self._provider_down:
+            item = await self.queue.claim(self.worker_id, ItemState.INCOMPLETE)
+        self._retries_left += item is None
         return item
 
-    async def _work_on(self, item: LeasedItem) -> bool:
-        """Whether there may be more to do like it.
+    async def _run_leased(self, item: LeasedItem) -> bool:
+        """Run an upload, and return whether another of its kind should follow.
 
-        What is left lying, whatever the reason, is taken over when its lease ends.
+        An upload that is left unfinished for any reason is taken over once its lease expires.
         """
-        names = {"main_api_id": item.upload.id, "media_id": item.lease.media_id}
+        ids = {"main_api_id": item.upload.id, "media_id": item.lease.media_id}
         try:
-            async with held(
-                self._queue,
-                item.lease,
-                lease_s=self._settings.lease_s,
-                supervisor=self._supervisor,
+            async with renewed(
+                self.queue, item.lease, lease_s=self.settings.lease_s, supervisor=self.supervisor
             ):
-                outcome = await self._taker.take(item)
+                outcome = await self.runner.run(item)
         except asyncio.CancelledError:
-            await self._give_back(item)
+            # Released, so that another worker continues now and not when the lease expires.
+            with suppress(LeaseLost, DatabaseUnavailable):
+                await self.queue.release(item.lease)
             raise
         except LeaseLost:
-            log.warning("lease_lost", **names)
+            log.warning("lease_lost", **ids)
         except DatabaseUnavailable as error:
-            self._in_trouble("database_unavailable_at_work", error)
+            self._report_error("database_lost_during_upload", error)
         except Exception:
-            # One upload's trouble, whatever it is, must not end the work for all others.
+            # One faulty upload must not stop the others.
             self.failures += 1
-            log.exception("upload_left", **names)
+            log.exception("upload_abandoned", **ids)
         else:
             self.failures += outcome in (ItemOutcome.LATER, ItemOutcome.FAILED)
-            self._telemetry.taken(outcome)
+            self.metrics.taken(outcome)
             if outcome is ItemOutcome.UNSEEN:
-                self._unseen = True
+                self._provider_down = True
                 return False
         return True
 
-    async def _give_back(self, item: LeasedItem) -> None:
-        with suppress(LeaseLost, DatabaseUnavailable):
-            await self._queue.release(item.lease)
-
-    def _in_trouble(self, event: str, error: SmartserveError) -> None:
-        self._trouble = True
+    def _report_error(self, event: str, error: SmartserveError) -> None:
+        self._error_in_cycle = True
         self.failures += 1
-        cause = error.__cause__
-        told = {} if cause is None else {"cause": repr(cause)}
-        log.warning(event, reason=error.detail, **told)
+        cause = {} if error.__cause__ is None else {"cause": repr(error.__cause__)}
+        log.warning(event, reason=error.detail, **cause)
 
     async def _rest(self) -> None:
-        """Until the next upload is due, another one comes, or it is time to ask again."""
+        """Wait until the next upload is due, `woken` is set, or it is time to poll."""
         pause_s = await self._pause_s()
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await self._woken.wait()
+                await self.woken.wait()
 
     async def _pause_s(self) -> float:
-        if self._trouble:
-            return min(self._settings.idle_s, self._settings.max_wait_s)
+        error_pause_s = min(self.settings.idle_s, self.settings.max_wait_s)
+        if self._error_in_cycle:
+            return error_pause_s
         try:
-            due_s = await self._queue.due_in_s(healing=self._settings.heals_per_cycle > 0)
+            due_s = await self.queue.due_in_s(healing=self.settings.heals_per_cycle > 0)
         except DatabaseUnavailable:
-            return min(self._settings.idle_s, self._settings.max_wait_s)
+            return error_pause_s
         if due_s is None:
-            return self._settings.idle_s
-        return min(self._settings.idle_s, max(_SHORTEST_REST_S, due_s))
+            return self.settings.idle_s
+        return min(self.settings.idle_s, max(_MIN_REST_S, due_s))
 
 
 @asynccontextmanager
-async def at_work(
-    ingest: WorkerLoop, *, drain_s: float, supervisor: TaskSupervisor = UNCOUNTED
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Work for the length of the block; in the end what is under way has ``drain_s``.
+async def renewed(
+    queue: IngestQueue, lease: Lease, *, lease_s: float, supervisor: TaskSupervisor = UNCOUNTED
+) -> AsyncIterator[None]:
+    """Renew a lease while the block runs, and cancel the block if the lease is lost.
 
-    What is not done by then is given back, and goes on elsewhere from the step where it stands.
+    Raises:
+        LeaseLost: another worker owns the upload now.
     """
-    task = supervisor.start(BackgroundTask.INGEST_WORKER, ingest.run)
+    limit = asyncio.timeout(None)
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lease_s / _RENEWALS_PER_LEASE)
+            try:
+                await queue.renew(lease)
+            except LeaseLost:
+                # A timeout of zero: asyncio cancels the block and can tell this from a
+                # cancellation by the caller.
+                limit.reschedule(asyncio.get_running_loop().time())
+                return
+            except DatabaseUnavailable as error:
+                # The work continues. If the lease expires meanwhile and another worker takes the
+                # upload, every write of this one is rejected by its token (fencing).
+                log.warning("lease_not_renewed", cause=repr(error.__cause__))
+
+    try:
+        async with supervisor.running(BackgroundTask.LEASE_HEARTBEAT, renew), limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise LeaseLost("another worker has taken over the upload") from None
+
+
+@asynccontextmanager
+async def running_worker(
+    worker: WorkerLoop, *, drain_s: float, supervisor: TaskSupervisor = UNCOUNTED
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a worker while the block runs. At the end, give its current uploads ``drain_s``.
+
+    Unfinished uploads are then released; another worker continues them at the current step.
+    """
+    task = supervisor.start(BackgroundTask.INGEST_WORKER, worker.run)
     try:
         yield task
     finally:
-        ingest.stop()
-        _, left = await asyncio.wait([task], timeout=drain_s)
-        if left:
-            log.info("uploads_given_back")
-            task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        worker.stop()
+        _, unfinished = await asyncio.wait([task], timeout=drain_s)
+        if unfinished:
+            log.info("uploads_released")
+        await cancel(task)

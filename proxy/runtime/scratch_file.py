@@ -1,7 +1,8 @@
-"""Scratch files: in the storage's file system, without a name, so that a kill leaves none."""
+"""Nameless files in the file system of the originals: a killed process leaves nothing behind."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,13 +12,17 @@ from typing import BinaryIO
 from proxy.domain.errors import SourceUnavailable
 from proxy.runtime.daemon_thread import aside
 
+_MODE = 0o644
+
 
 @asynccontextmanager
 async def scratch_file(folder: Path) -> AsyncIterator[BinaryIO]:
-    """An empty file for reading and writing; it is gone with the block.
+    """Yield an empty, unbuffered file for reading and writing, and close it after the block.
+
+    It disappears when it is closed, unless `LocalSources.add` has given it a name.
 
     Raises:
-        SourceUnavailable: the folder cannot be written.
+        SourceUnavailable: no file can be created in the folder.
     """
     file = await aside(lambda: _open(folder), release=lambda late: late.close())
     try:
@@ -28,24 +33,28 @@ async def scratch_file(folder: Path) -> AsyncIterator[BinaryIO]:
 
 def _open(folder: Path) -> BinaryIO:
     try:
-        # Unbuffered: what is written is there for whoever reads the descriptor.
-        return tempfile.TemporaryFile(dir=folder, buffering=0)
+        try:
+            # Not with O_EXCL, which `tempfile` adds: such a file could not be linked later.
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE)
+        except OSError:
+            # Some file systems, for example NFS, have no O_TMPFILE. The original is then a copy.
+            return tempfile.TemporaryFile(dir=folder, buffering=0)
+        return os.fdopen(descriptor, "w+b", buffering=0)
     except OSError as error:
-        raise SourceUnavailable("the storage of originals cannot be written now") from error
+        raise SourceUnavailable("The storage of originals cannot be written.") from error
 
 
 def fill(file: BinaryIO, content: bytes) -> None:
-    """Write all of some bytes, however few an unbuffered file takes at a time, and go back.
-
-    Blocking.
+    """Write ``content`` and seek to the beginning. Blocking.
 
     Raises:
-        SourceUnavailable: there is no room for them.
+        SourceUnavailable: the file system is full or fails.
     """
     rest = memoryview(content)
     try:
+        # An unbuffered file may write less than it is given.
         while rest:
             rest = rest[file.write(rest) :]
         file.seek(0)
     except OSError as error:
-        raise SourceUnavailable("the storage of originals cannot be written now") from error
+        raise SourceUnavailable("The storage of originals cannot be written.") from error

@@ -119,7 +119,7 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
     assert first.awaited == ("google",)
     told = one.recall(first.columns(), first.own())
     assert list(told.answers) == ["openai"]
-    again = await one.analyse(media, facts, told=told)
+    again = await one.analyse(media, facts, earlier=told)
     assert len(seer.shown) == 1
     assert (again.style, again.awaited) == ("Cubist", ("google",))
 
@@ -132,7 +132,7 @@ async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Libr
     first = await analyst(server, Seer(), Blind()).analyse(media, facts)
     columns = {**first.columns(), "detected_text": "EXIT"}
     without = analyst(server, Blind())
-    again = await without.analyse(media, facts, told=without.recall(columns, first.own()))
+    again = await without.analyse(media, facts, earlier=without.recall(columns, first.own()))
     assert (again.style, again.raw_model, again.text) == ("Cubist", SAID, "EXIT")
     assert again.awaited == ("google",)
 

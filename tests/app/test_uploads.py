@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from proxy.app.uploads import UploadServices
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.pending_image import PendingStatus
+from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings
+from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.telemetry.metrics import Metrics
 from tests.support.restarts import Restarts, holds
 
@@ -42,8 +44,7 @@ def services(**parts: object) -> UploadServices:
     anything: Any = None
     values: dict[str, Any] = {
         "settings": Settings(),
-        "database": Database(),
-        "files": anything,
+        "queue": UploadQueue(cast("SqlMainDatabase", Database()), anything),
         "replacer": Round(),
         "tidier": Round(),
         "media_key": "",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from proxy.domain.ingest_item import Upload
 
@@ -17,8 +18,8 @@ class QuietApi:
     async def pending(self) -> Sequence[Upload]:
         return []
 
-    async def download(self, image_path: str, target: BinaryIO) -> int:
-        return target.write(image_path.encode())
+    def download(self, image_path: str) -> AbstractAsyncContextManager[int]:
+        raise NotImplementedError(image_path)
 
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:
         """Nothing is kept."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.app.services import open_rooms
-from proxy.ingest.worker_loop import at_work
+from proxy.ingest.worker_loop import running_worker
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.fake_main_api import FakeMainApi
 from tests.ingest.test_processes import picture, until
@@ -26,7 +26,7 @@ async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(
     async with (
         open_rooms(settings) as rooms,
         open_ingest(rooms, IngestUrls(fake.base, BACKEND)) as worker,
-        at_work(worker, drain_s=5),
+        running_worker(worker, drain_s=5),
     ):
         await until(lambda: fake.count("processed") >= 2)
         await asyncio.to_thread(mariadb.kill)

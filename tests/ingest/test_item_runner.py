@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -26,11 +27,15 @@ from proxy.domain.ingest_item import ItemOutcome, ItemState, LeasedItem, StepSta
 from proxy.domain.media import DataType, Focus
 from proxy.domain.pending_image import Step
 from proxy.domain.worker_protocol import AnalysisResult
-from proxy.ingest.item_runner import ItemRunner, heal_wait_s
-from proxy.ingest.retry_policy import heals, reason_of
-from proxy.ingest.step_retry import StepRetrier, Work
-from proxy.ingest.step_timeouts import StepTimeouts
-from proxy.ingest.steps.analyse import focus_of
+from proxy.ingest.item_runner import ItemRunner, retry_wait_s
+from proxy.ingest.step_retry import (
+    StepFunction,
+    StepRetrier,
+    StepTimeouts,
+    failure_reason,
+    is_retried_later,
+)
+from proxy.ingest.steps.analyse import AnalyseStep, focus_of
 from proxy.settings import DatabaseSettings, IngestSettings
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
@@ -51,7 +56,7 @@ class Script:
         self.errors: dict[Step, list[SmartserveError]] = {}
         self.done: list[Step] = []
 
-    def step(self, step: Step) -> Work:
+    def step(self, step: Step) -> StepFunction:
         async def work(item: LeasedItem) -> None:
             self.done.append(step)
             if errors := self.errors.get(step):
@@ -68,10 +73,10 @@ class Looks:
         self.awaited = False
         self.answers: list[bool | SmartserveError] = []
 
-    async def awaits(self, _item: LeasedItem) -> bool:
+    async def is_incomplete(self, _item: LeasedItem) -> bool:
         return self.awaited
 
-    async def again(self, _item: LeasedItem) -> bool:
+    async def complete(self, _item: LeasedItem) -> bool:
         answer = self.answers.pop(0)
         if isinstance(answer, SmartserveError):
             raise answer
@@ -91,15 +96,15 @@ class Bench:
         self.taker = ItemRunner(
             api=self.api,
             queue=self.queue,
-            attempts=StepRetrier(
+            retrier=StepRetrier(
                 progress=self.progress,
-                deadlines=StepTimeouts(settings),
+                timeouts=StepTimeouts(settings),
                 settings=settings,
                 worker_id="w",
-                telemetry=self.metrics.ingest,
+                metrics=self.metrics.ingest,
             ),
             steps={step: self.script.step(step) for step in Step},
-            revisits=self.looks,
+            analyses=cast("AnalyseStep", self.looks),
             settings=settings,
             changed=lambda _: None,
         )
@@ -108,7 +113,7 @@ class Bench:
         await self.queue.offer([UPLOAD], settled_before=0)
         item = await self.queue.claim("w")
         assert item is not None
-        return await self.taker.take(item)
+        return await self.taker.run(item)
 
     async def again(self) -> LeasedItem:
         item = await self.queue.claim("w", ItemState.FAILED)
@@ -176,7 +181,7 @@ async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None
         await asyncio.sleep(0.01)
         item = await bench.queue.claim("w", ItemState.INCOMPLETE)
         assert item is not None
-        assert await bench.taker.take(item) is ItemOutcome.UNSEEN
+        assert await bench.taker.run(item) is ItemOutcome.UNSEEN
     assert (await queue_report(bench.writer)).states[ItemState.DONE] == 1
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
@@ -187,7 +192,7 @@ async def test_what_is_healed_begins_at_the_step_that_failed(bench: Bench) -> No
     assert await bench.take() is ItemOutcome.LATER
     bench.script.done.clear()
     await asyncio.sleep(0.01)
-    assert await bench.taker.take(await bench.again()) is ItemOutcome.DONE
+    assert await bench.taker.run(await bench.again()) is ItemOutcome.DONE
     assert bench.script.done == [Step.RESIZE_OPTIMIZE, Step.UPDATE_CALLBACK]
 
 
@@ -199,13 +204,13 @@ async def test_who_asks_for_a_long_rest_is_left_alone_until_it_is_healed(bench: 
 
 def test_waits_between_heals_double_up_to_a_limit() -> None:
     settings = IngestSettings()
-    assert [heal_wait_s(settings, n) for n in (0, 1, 2, 6, 4000)] == [60, 120, 240, 3600, 3600]
+    assert [retry_wait_s(settings, n) for n in (0, 1, 2, 6, 4000)] == [60, 120, 240, 3600, 3600]
 
 
 def test_a_refused_callback_heals_and_a_refused_download_does_not() -> None:
     refused = MainApiRefused("400")
-    assert heals(Step.UPDATE_CALLBACK, refused)
-    assert not heals(Step.RETRIEVE_FILE, refused)
+    assert is_retried_later(Step.UPDATE_CALLBACK, refused)
+    assert not is_retried_later(Step.RETRIEVE_FILE, refused)
 
 
 @pytest.mark.parametrize("step", [Step.RETRIEVE_FILE, Step.UPDATE_CALLBACK])
@@ -216,14 +221,14 @@ def test_a_refused_callback_heals_and_a_refused_download_does_not() -> None:
 def test_what_may_be_a_passing_fault_has_the_benefit_of_the_doubt_three_times(
     step: Step, error: SmartserveError
 ) -> None:
-    tried = [heals(step, error, times=times) for times in range(5)]
+    tried = [is_retried_later(step, error, retries=times) for times in range(5)]
     assert tried == [True, True, True, False, False]
 
 
 def test_a_reason_says_what_the_system_said() -> None:
     error = SourceUnavailable("cannot be written")
     error.__cause__ = OSError(28, "No space left on device")
-    told = reason_of(Step.RETRIEVE_FILE, error)
+    told = failure_reason(Step.RETRIEVE_FILE, error)
     assert told == "retrieve_file: cannot be written (No space left on device)"
 
 

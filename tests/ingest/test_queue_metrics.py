@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import QueueReport
-from proxy.ingest.queue_metrics import QueueWatch
+from proxy.ingest.queue_metrics import QueueMetrics
 from proxy.runtime.supervised_task import BackgroundTask
 from tests.support.restarts import Restarts, holds
 
@@ -16,7 +16,7 @@ async def test_an_unforeseen_error_does_not_end_the_refreshing() -> None:
         calls.append(1)
         raise KeyError("in_progress")
 
-    async with QueueWatch(report).watching(restarts.supervisor):
+    async with QueueMetrics(report).running(restarts.supervisor):
         await holds(lambda: len(calls) > 1)
     assert restarts.tasks[0] is BackgroundTask.INGEST_QUEUE_METRICS
 
@@ -28,8 +28,8 @@ async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:
         calls.append(1)
         raise DatabaseUnavailable("away")
 
-    watch = QueueWatch(report)
-    async with watch.watching(restarts.supervisor):
+    watch = QueueMetrics(report)
+    async with watch.running(restarts.supervisor):
         await holds(lambda: len(calls) > 1)
     assert not restarts.tasks
     assert watch.statistics()["stuck"] == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.media import MediaStatus
-from proxy.ingest.worker_loop import at_work, new_worker_id
+from proxy.ingest.worker_loop import new_worker_id, running_worker
 from tests.ingest.conftest import Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.mounts import Mount
@@ -72,7 +72,7 @@ async def test_a_main_api_that_is_down_is_asked_again(fake: FakeMainApi, worker:
     fake.status["pending"] = 500
     assert await worker.ingest.run_once() == 1
     assert worker.sql("SELECT * FROM ingest_items") == []
-    async with at_work(worker.ingest, drain_s=5):
+    async with running_worker(worker.ingest, drain_s=5):
         await until(lambda: fake.asked["pending"] > 3)
         del fake.status["pending"]
         await until(lambda: fake.count("processed"))
@@ -147,7 +147,7 @@ async def test_a_fault_of_ours_does_not_end_the_worker(fake: FakeMainApi, worker
     worker.sql(
         "UPDATE ingest_items SET state = 'queued', data_type = 'of a newer version'; SELECT 1"
     )
-    async with at_work(worker.ingest, drain_s=5) as task:
+    async with running_worker(worker.ingest, drain_s=5) as task:
         before = fake.asked["pending"]
         await until(lambda: fake.asked["pending"] > before + 1)
         assert not task.done()
@@ -225,7 +225,7 @@ async def test_a_step_in_which_three_workers_ended_is_left_alone_for_a_while(
     asked = fake.asked["file"]
     await worker.ingest.run_once()
     assert fake.asked["file"] == asked
-    assert "ended in the middle" in worker.row("reason")[0]
+    assert "death of its worker" in worker.row("reason")[0]
     worker.due()
     await worker.ingest.run_once()
     assert worker.row("state") == ["done"]
@@ -237,7 +237,7 @@ async def test_who_loses_the_lease_leaves_the_work_where_it_is(
     worker = await work(lease_s=1)
     image = fake.add(PHOTO)
     fake.delay_s["complete"] = 3
-    async with at_work(worker.ingest, drain_s=5):
+    async with running_worker(worker.ingest, drain_s=5):
         await until(lambda: fake.asked["complete"])
         worker.sql("UPDATE ingest_items SET lease = 'another', lease_until = 9e9; SELECT 1")
         await asyncio.sleep(1)
@@ -251,7 +251,7 @@ async def test_a_worker_that_stops_gives_back_what_it_cannot_end(
 ) -> None:
     fake.add(PHOTO)
     fake.delay_s["file"] = 3
-    async with at_work(worker.ingest, drain_s=0.1):
+    async with running_worker(worker.ingest, drain_s=0.1):
         await until(lambda: fake.asked["file"])
     assert worker.row("state, lease, lease_until") == ["queued", "None", "None"]
 
@@ -260,13 +260,13 @@ async def test_a_worker_that_stops_ends_what_it_can(fake: FakeMainApi, worker: W
     fake.add(PHOTO)
     fake.add(PHOTO)
     fake.delay_s["file"] = 0.2
-    async with at_work(worker.ingest, drain_s=20):
+    async with running_worker(worker.ingest, drain_s=20):
         await until(lambda: fake.asked["file"])
     assert (fake.count("processed"), fake.count("pending")) == (1, 1)
 
 
 async def test_a_rest_is_ended_by_an_upload(fake: FakeMainApi, worker: Worker) -> None:
-    async with at_work(worker.ingest, drain_s=5):
+    async with running_worker(worker.ingest, drain_s=5):
         await until(lambda: fake.asked["pending"])
         await asyncio.sleep(0.1)
         fake.add(PHOTO)
@@ -290,7 +290,7 @@ async def test_a_full_storage_is_waited_for(
     root = tmp_path / "small"
     root.mkdir()
     with mounted(root, "size=512k"):
-        (root / "filler").write_bytes(bytes(400_000))
+        (root / "filler").write_bytes(bytes(480_000))
         worker = await work({"storage": {"root": str(root)}})
         image = fake.add(PHOTO)
         assert await worker.ingest.run_once() == 1

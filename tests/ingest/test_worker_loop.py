@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from proxy.ingest.worker_loop import WorkerLoop, at_work
+from proxy.ingest.worker_loop import WorkerLoop, running_worker
 from proxy.runtime.supervised_task import BackgroundTask
 from tests.support.restarts import Restarts, holds
 
@@ -29,7 +29,9 @@ class FailingLoop:
 
 async def test_an_unforeseen_error_restarts_the_worker() -> None:
     loop, restarts = FailingLoop(), Restarts()
-    async with at_work(cast("WorkerLoop", loop), drain_s=5, supervisor=restarts.supervisor) as task:
+    async with running_worker(
+        cast("WorkerLoop", loop), drain_s=5, supervisor=restarts.supervisor
+    ) as task:
         await holds(lambda: loop.runs > 1)
         assert not task.done()
     assert task.done()

@@ -1,33 +1,54 @@
-"""The main API as the worker knows it: over HTTP, as the requirements document writes it."""
+"""The main API, which lists uploads and receives results: over HTTP, or in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 from proxy.domain.ingest_item import Upload
+from proxy.domain.media import DataType
+from proxy.domain.pending_image import data_type_of
+
+_MAX_NAME, _MAX_TYPE = 255, 100
 
 
 class MainApi(Protocol):
-    """Where uploads come from and results go to.
+    """Source of uploads and receiver of results.
 
-    Every method raises `MainApiUnavailable` where another attempt may help, and a kind of
-    `MainApiRefused` where it does not.
+    Every method raises `MainApiUnavailable` if a retry may help, and `MainApiRefused` or one of its
+    subclasses if it does not.
     """
 
     async def pending(self) -> Sequence[Upload]:
-        """All uploads that wait for a worker."""
+        """Return all uploads that no worker has completed."""
 
-    async def download(self, image_path: str, target: BinaryIO) -> int:
-        """Write a temporary file into an empty one of ours; gives its bytes.
+    def download(self, image_path: str) -> AbstractAsyncContextManager[int]:
+        """Yield a readable descriptor of an uploaded file, which is closed after the block.
 
         Raises:
-            SourceTooLarge: it is longer than an original may be.
-            SourceUnavailable: ``target`` cannot be written.
+            SourceTooLarge: the file exceeds the maximum size of an original.
+            SourceUnavailable: the download cannot be stored.
         """
 
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:
-        """Tell that a medium is there; telling it twice is telling it once."""
+        """Report the medium of an upload. Idempotent."""
 
     async def cleanup(self, main_api_id: int) -> None:
-        """Tell that there will be no medium."""
+        """Report that an upload failed permanently. Idempotent."""
+
+
+def new_upload(main_api_id: int, user_id: int, path: str, name: Any, mime_type: Any) -> Upload:
+    """Return an upload; texts are shortened to the width of their columns in the queue."""
+    return Upload(
+        id=main_api_id,
+        user_id=user_id,
+        image_path=path,
+        original_name=_text(name, _MAX_NAME),
+        mime_type=_text(mime_type, _MAX_TYPE),
+        data_type=data_type_of(path) or DataType.PROFILE,
+    )
+
+
+def _text(value: Any, max_length: int) -> str | None:
+    return value[:max_length] if isinstance(value, str) and value else None

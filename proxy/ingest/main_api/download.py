@@ -1,4 +1,4 @@
-"""Downloading: bytes into a file, taken up where they broke off (RFC 9110, 14)."""
+"""Downloads a file over one or more connections (range requests: RFC 9110, 14)."""
 
 from __future__ import annotations
 
@@ -12,63 +12,66 @@ from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavai
 from proxy.ingest.main_api.responses import check_status
 from proxy.runtime.daemon_thread import aside
 
-_CHUNK = 256 * 1024
+_CHUNK_BYTES = 256 * 1024
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
-_PAGES = frozenset(("text/html", "application/xhtml+xml"))
+_HTML = frozenset(("text/html", "application/xhtml+xml"))
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)", re.ASCII)
 
 
 class Download:
-    """A file that comes in, over one connection or several."""
+    """State of one download: how much was received, and of which version of the file."""
 
     def __init__(self, target: BinaryIO, *, max_bytes: int) -> None:
-        """``target`` is empty, open for writing, and stays the caller's."""
+        """``target`` is an empty file, open for writing; the caller closes it."""
         self._target = target
         self._max_bytes = max_bytes
         self._validator = ""
         self.received = 0
+        self.connections = 0
 
     @property
     def resumable(self) -> bool:
-        """Whether the file told by what it is known again."""
+        """Return whether the server sent a validator for If-Range."""
         return bool(self._validator)
 
     def headers(self) -> Mapping[str, str]:
-        """What to ask with: for the rest, unless the file is another by now."""
+        """Return the headers that request the rest, if the file is unchanged."""
         if not self.received or not self._validator:
             return {}
         return {"Range": f"bytes={self.received}-", "If-Range": self._validator}
 
-    async def take(self, response: aiohttp.ClientResponse) -> None:
-        """Write what comes, behind what is there or from the beginning, as the answer says.
+    async def receive(self, response: aiohttp.ClientResponse) -> None:
+        """Write the body after what was received, or from the beginning, as the status demands.
 
         Raises:
-            SourceTooLarge: it is, or says that it will be, longer than is allowed.
-            SourceUnavailable: it cannot be written.
-            MainApiUnavailable, MainApiRefused: as the status says.
+            SourceTooLarge: the file exceeds the limit, or Content-Length announces that it will.
+            SourceUnavailable: the file cannot be written.
+            MainApiUnavailable, MainApiRefused: the status means so.
         """
-        await self._place(response)
+        self.connections += 1
+        await self._seek(response)
         if self.received + (response.content_length or 0) > self._max_bytes:
             raise self._too_large()
-        async for chunk in response.content.iter_chunked(_CHUNK):
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             if self.received + len(chunk) > self._max_bytes:
                 raise self._too_large()
             await self._write(chunk)
-        await self._flush()
 
-    async def _place(self, response: aiohttp.ClientResponse) -> None:
+    async def _seek(self, response: aiohttp.ClientResponse) -> None:
         if response.status == _UNSATISFIABLE and self.received:
+            # The file is now shorter than what was received of it.
             await self._restart()
-            raise MainApiUnavailable("the upload is another file than before")
+            raise MainApiUnavailable("The file of the upload was replaced during the download.")
         check_status(response.status, response.headers)
         if response.status == _PARTIAL and self._continues(response):
             return
         if response.status != _OK:
             await self._restart()
-            raise MainApiUnavailable("the main API gave another part of the upload than asked for")
-        if response.content_type in _PAGES:
-            # A proxy's page that all is being mended, with a 200: no upload is one.
-            raise MainApiUnavailable("the main API answered with a page in place of the upload")
+            raise MainApiUnavailable("The main API sent another byte range than requested.")
+        if response.content_type in _HTML:
+            # A maintenance page of a proxy, sent with status 200. No upload is HTML, and its bytes
+            # must not be rejected as a damaged image.
+            raise MainApiUnavailable("The main API sent an HTML page instead of the upload.")
         await self._restart()
         self._validator = _validator(response)
 
@@ -84,30 +87,26 @@ class Download:
         await _in_thread(lambda: _write_all(self._target, chunk))
         self.received += len(chunk)
 
-    async def _flush(self) -> None:
-        await _in_thread(self._target.flush)
-
     def _too_large(self) -> SourceTooLarge:
-        return SourceTooLarge(f"the upload is larger than {self._max_bytes} bytes")
+        return SourceTooLarge(f"The upload is larger than {self._max_bytes} bytes.")
 
 
 def _write_all(target: BinaryIO, chunk: bytes) -> None:
-    """An unbuffered file may take less than it is given."""
+    # An unbuffered file may write less than it is given.
     rest = memoryview(chunk)
     while rest:
         rest = rest[target.write(rest) :]
 
 
 async def _in_thread(work: Callable[[], object]) -> None:
-    """Write in a thread; one that is cancelled meanwhile waits for the piece under way."""
     try:
         await aside(work)
     except OSError as error:
-        raise SourceUnavailable(f"the upload cannot be kept: {error.strerror}") from error
+        raise SourceUnavailable(f"The upload cannot be stored: {error.strerror}.") from error
 
 
 def _validator(response: aiohttp.ClientResponse) -> str:
-    """What If-Range may hold: a strong ETag, or a date; empty where a part could not be asked."""
+    """Return the value for If-Range: a strong ETag or a date. Empty if the body is encoded."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         return ""
     etag = response.headers.get("ETag", "")

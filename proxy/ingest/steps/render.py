@@ -1,11 +1,11 @@
-"""The step resize_optimize: the processed file, and the named sizes in all formats."""
+"""The step ``resize_optimize``: the processed file, and the named sizes in all formats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import MAX_SIDE, SizeSpec, plan_geometry
@@ -14,93 +14,71 @@ from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.domain.query import DPRS
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.worker_protocol import RenderJob
-from proxy.ingest.steps.media_of_item import IngestMediaLoader
+from proxy.ingest.steps import StepContext
 from proxy.runtime.daemon_thread import aside
 from proxy.runtime.scratch_file import fill, scratch_file
+from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.originals import OriginalStore
 from proxy.storage.originals.naming import library_path
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))
 _LOSSLESS = EncoderProfile(Format.PNG, (("compression", 6),))
-_MOVING = EncoderProfile(Format.WEBP, (("Q", 90), ("effort", 4)))
+_ANIMATION = EncoderProfile(Format.WEBP, (("Q", 90), ("effort", 4)))
 
 
-class FinalsQueue(Protocol):
-    """Takes wishes for finals; `proxy.serving.finals.queue.UpgradeQueue` does."""
-
-    def ask_all(self, plans: Sequence[RenderPlan]) -> None:
-        """Wish for the finals of plans for one medium."""
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RenderStep:
-    """Makes of an original all that is served of it."""
+    """Renders what is served of a medium.
 
-    def __init__(  # noqa: PLR0913 - what joins the rooms has to be given all of them
-        self,
-        *,
-        shelf: IngestMediaLoader,
-        workshop: JobDispatcher,
-        planner: RenderPlanner,
-        finisher: FinalRenderer,
-        originals: OriginalStore,
-        wishes: FinalsQueue,
-        progress: IngestProgress,
-        root: Path,
-        renditions: str,
-        changed: Callable[[int], None],
-    ) -> None:
-        """The rooms it works with; ``renditions``: ``draft``, ``final`` or ``none``."""
-        self._shelf = shelf
-        self._workshop = workshop
-        self._planner = planner
-        self._finisher = finisher
-        self._originals = originals
-        self._wishes = wishes
-        self._progress = progress
-        self._root = root
-        self._renditions = renditions
-        self._changed = changed
+    ``renditions`` selects what is rendered in advance: drafts, finals, or nothing.
+    """
+
+    context: StepContext
+    dispatcher: JobDispatcher
+    planner: RenderPlanner
+    finals: FinalRenderer
+    finals_queue: UpgradeQueue
+    originals: OriginalStore
+    storage_root: Path
+    renditions: Literal["draft", "final", "none"]
 
     async def __call__(self, item: LeasedItem) -> None:
-        """Render what is missing of the medium of an upload; then it is complete."""
-        media, facts = await self._shelf.take(item)
-        path = await self._master(item, media, facts)
-        plans = plans_of(self._planner, media, facts)
-        await self._render(plans)
-        await self._progress.rendered(item.lease, path)
-        self._changed(media.id)
-        if self._renditions == "draft":
-            self._wishes.ask_all(plans)
+        """Render what is missing. From the commit on, the medium is complete."""
+        media, facts = await self.context.current(item)
+        path = await self._store_master(item, media, facts)
+        plans = plans_of(self.planner, media, facts)
+        if self.renditions != "none":
+            await self.finals.complete(drafts_of(plans) if self.renditions == "draft" else plans)
+        await self.context.progress.rendered(item.lease, path)
+        self.context.changed(media.id)
+        if self.renditions == "draft":
+            self.finals_queue.ask_all(plans)
 
-    async def _master(self, item: LeasedItem, media: Media, facts: MediaFacts) -> str:
-        """The processed file: upright, sRGB, without metadata, as large as is ever asked for."""
-        profile = profile_of(media, facts)
+    async def _store_master(self, item: LeasedItem, media: Media, facts: MediaFacts) -> str:
+        """Store the processed file, and return its path.
+
+        It is upright, sRGB, without metadata, and as large as the largest size that is served.
+        """
+        profile = master_profile(media, facts)
         job = RenderJob(
-            limits=self._planner.rules.limits,
-            geometry=plan_geometry(largest_box(self._planner.rules.sizes.values()), facts),
+            limits=self.planner.rules.limits,
+            geometry=plan_geometry(largest_box(self.planner.rules.sizes.values()), facts),
             profile=profile,
             animated=facts.animated,
-            copyright=self._planner.rules.copyright_notice,
+            copyright=self.planner.rules.copyright_notice,
         )
-        rendition = await self._workshop.encoded(media, job, byte_size=facts.byte_size)
+        master = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
-        async with scratch_file(self._root) as file:
-            await aside(lambda: fill(file, rendition))
-            await self._originals.add(path, file.fileno())
+        async with scratch_file(self.storage_root) as file:
+            await aside(lambda: fill(file, master))
+            await self.originals.add(path, file.fileno())
         return path
-
-    async def _render(self, plans: Sequence[RenderPlan]) -> None:
-        if self._renditions == "none":
-            return
-        wanted = drafts_of(plans) if self._renditions == "draft" else list(plans)
-        await self._finisher.complete(wanted)
 
 
 def plans_of(planner: RenderPlanner, media: Media, facts: MediaFacts) -> list[RenderPlan]:
-    """All named sizes in all formats; of a logo without its background as well."""
+    """Return all named sizes in all formats, and for logos also with the background removed."""
     plans = planner.whole_picture(media, facts)
     if media.data_type == DataType.LOGO and facts.flat_background:
         plans += planner.whole_picture(media, facts, remove_background=True)
@@ -108,7 +86,7 @@ def plans_of(planner: RenderPlanner, media: Media, facts: MediaFacts) -> list[Re
 
 
 def drafts_of(plans: Sequence[RenderPlan]) -> list[RenderPlan]:
-    """The same with what stands in until the finals are there."""
+    """Return plans of the drafts. A plan without a draft stays as it is."""
     drafts = [
         plan if plan.draft is None else replace(plan, variant=plan.draft, draft=None)
         for plan in plans
@@ -116,16 +94,16 @@ def drafts_of(plans: Sequence[RenderPlan]) -> list[RenderPlan]:
     return list({plan.variant.digest: plan for plan in drafts}.values())
 
 
-def profile_of(media: Media, facts: MediaFacts) -> EncoderProfile:
-    """How the processed file is encoded: that it loses nothing that anybody sees."""
+def master_profile(media: Media, facts: MediaFacts) -> EncoderProfile:
+    """Return the encoding of the processed file: without visible loss."""
     if facts.animated:
-        return _MOVING
-    # A logo's edges would ring.
+        return _ANIMATION
+    # JPEG would add ringing to the sharp edges of a logo, and has no alpha channel.
     return _LOSSLESS if facts.has_alpha or media.data_type == DataType.LOGO else _PHOTO
 
 
 def largest_box(sizes: Iterable[SizeSpec]) -> SizeSpec:
-    """The box that the largest named size needs on the finest screen."""
+    """Return a square with the longest side of all named sizes at the highest pixel density."""
     sides = [side for size in sizes for side in (size.width, size.height) if side]
     side = min(MAX_SIDE, round(max(sides) * max(DPRS.values())))
     return SizeSpec("master", side, side)

@@ -1,1 +1,1 @@
-"""Accepting uploads and maintaining their files and addresses."""
+"""Uploads of this server's own main API: acceptance, queue, URL replacement, sweep."""

@@ -1,15 +1,13 @@
-"""Uploading: files of a form become temporary files and rows of the queue, all or none."""
+"""Accepts uploads: the files of a form become temporary files and queue rows, all or none."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
-from types import TracebackType
-from typing import Protocol, Self
 
 from proxy.domain.errors import (
     BodyTooLarge,
@@ -23,21 +21,15 @@ from proxy.domain.pending_image import PendingStatus, UploadField
 from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
 from proxy.storage.upload_files.names import TempName, new_temp_name
 from proxy.storage.upload_files.store import IncomingFile, TempFiles
+from proxy.telemetry.metrics import Metrics
 
 _MAX_NAME = 255
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-class UploadTelemetry(Protocol):
-    """Who is told of uploads."""
-
-    def uploaded(self, files: int, byte_size: int) -> None:
-        """An upload stands in the queue."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedUpload:
-    """An upload that stands in the queue."""
+    """An upload in the queue, as the answer to the client describes it."""
 
     id: int
     field: str
@@ -49,182 +41,154 @@ class AcceptedUpload:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A file that has come in whole."""
+class _ReceivedFile:
+    """A complete file that is not queued yet."""
 
-    field: UploadField
+    row: NewUpload
     incoming: IncomingFile
-    where: TempName
-    original_name: str | None
-    mime_type: str
-
-    def row(self) -> NewUpload:
-        return NewUpload(self.field.name, self.where.image_path, self.original_name, self.mime_type)
+    name: TempName
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Uploader:
-    """Takes uploads in."""
+    """Accepts uploads. ``on_upload`` is called after each commit to the queue."""
 
-    def __init__(
-        self,
-        *,
-        files: TempFiles,
-        database: SqlMainDatabase,
-        source_types: Collection[str],
-        max_file_bytes: int,
-        telemetry: UploadTelemetry,
-        on_upload: Callable[[], None],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """``on_upload`` is called when something new stands in the queue."""
-        self.files = files
-        self.database = database
-        self._source_types = source_types
-        self.max_file_bytes = max_file_bytes
-        self._telemetry = telemetry
-        self._on_upload = on_upload
-        self._clock = clock
+    files: TempFiles
+    database: SqlMainDatabase
+    source_types: Collection[str]
+    max_file_bytes: int
+    metrics: Metrics
+    on_upload: Callable[[], None]
+    clock: Callable[[], float] = time.time
 
-    def begin(self, user_id: int) -> UploadIntake:
-        """One user's upload of one or more files, for the length of a block."""
-        return UploadIntake(self, user_id)
+    @asynccontextmanager
+    async def begin(self, user_id: int) -> AsyncIterator[UploadIntake]:
+        """Accept one form of a user. Files that are not queued at the end of the block are deleted.
 
-    def named(self, field: UploadField, user_id: int, source_type: str) -> TempName:
-        """A new name for a file."""
-        return new_temp_name(field, user_id=user_id, source_type=source_type, at=self._clock())
+        Whoever reads the form adds its files, then calls `UploadIntake.finish`.
+        """
+        async with AsyncExitStack() as stack:
+            yield UploadIntake(self, user_id, stack)
 
-    def check(self, head: bytes) -> str:
-        """The type of a file by its first bytes; its declared one is not asked.
+    def check_type(self, head: bytes) -> str:
+        """Return the type of a file by its first bytes; the declared type is ignored.
 
         Raises:
-            UnsupportedBody: it is no picture that is served.
+            UnsupportedBody: the file is not an accepted image.
         """
         found = sniff(head)
-        if found is None or found not in self._source_types:
-            kinds = ", ".join(self._source_types)
-            raise UnsupportedBody(f"a file is {found or 'no picture'}; taken are {kinds}")
+        if found is None or found not in self.source_types:
+            accepted = ", ".join(self.source_types)
+            raise UnsupportedBody(f"A file is {found or 'not an image'}. Accepted: {accepted}.")
         return found
 
-    def tell(self, stored: Sequence[AcceptedUpload]) -> None:
-        """Say that files stand in the queue."""
-        self._telemetry.uploaded(len(stored), sum(one.byte_size for one in stored))
-        self._on_upload()
 
-
+@dataclass(slots=True)
 class UploadIntake:
-    """Files on their way in; where `finish` fails, nothing stays but what may be queued yet."""
+    """The files of one form."""
 
-    def __init__(self, uploader: Uploader, user_id: int) -> None:
-        self._uploader = uploader
-        self._user_id = user_id
-        self._open = AsyncExitStack()
-        self._taken: list[_Taken] = []
+    uploader: Uploader
+    user_id: int
+    _stack: AsyncExitStack
+    _received: list[_ReceivedFile] = field(default_factory=list)
 
-    async def __aenter__(self) -> Self:
-        """Give the upload itself; nothing is made yet."""
-        return self
-
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+    async def add(
+        self, field: UploadField, original_name: str, chunks: AsyncIterator[bytes]
     ) -> None:
-        """Close all files; those that are not settled are gone."""
-        await self._open.aclose()
-
-    async def take(
-        self, field: UploadField, original_name: str, pieces: AsyncIterator[bytes]
-    ) -> None:
-        """Write one file as it comes, counted and looked at on the way.
+        """Write one file to temporary storage as it arrives, and check its type and size.
 
         Raises:
-            RequestError: it is empty, too large, or no picture that is served.
-            UploadStorageError: it cannot be written.
+            RequestError: the file is empty, too large or not an accepted image.
+            UploadStorageError: the file cannot be written.
         """
-        head = await _head(pieces)
+        uploader = self.uploader
+        head = await _read_head(chunks)
         if not head:
-            raise RequestError(f"the file in {field.name} is empty")
-        kind = self._uploader.check(head)
-        incoming = await self._open.enter_async_context(self._uploader.files.incoming(field.folder))
+            raise RequestError(f"The file in {field.name} is empty.")
+        source_type = uploader.check_type(head)
+        incoming = await self._stack.enter_async_context(uploader.files.incoming(field.folder))
         await incoming.write(head)
-        async for piece in pieces:
-            await incoming.write(piece)
-            self._require_within(incoming)
         self._require_within(incoming)
-        where = self._uploader.named(field, self._user_id, kind)
-        name = _plain(original_name)
-        self._taken.append(_Taken(field, incoming, where, name, SOURCE_MEDIA_TYPES[kind]))
+        async for chunk in chunks:
+            await incoming.write(chunk)
+            self._require_within(incoming)
+        name = new_temp_name(
+            field, user_id=self.user_id, source_type=source_type, at=uploader.clock()
+        )
+        row = NewUpload(
+            field.name, name.image_path, _plain(original_name), SOURCE_MEDIA_TYPES[source_type]
+        )
+        self._received.append(_ReceivedFile(row, incoming, name))
 
     async def finish(self) -> list[AcceptedUpload]:
-        """Make all durable and put it into the queue.
+        """Make the files durable and queue them in one transaction.
 
         Raises:
-            RequestError: there is no file.
-            UploadStorageError: the files cannot be kept.
-            DatabaseUnavailable: they cannot be queued.
+            RequestError: the form has no file.
+            UploadStorageError: the files cannot be stored.
+            DatabaseUnavailable: the files cannot be queued.
         """
-        if not self._taken:
-            raise RequestError("the form has no file in any of its upload fields")
-        for one in self._taken:
-            await one.incoming.keep(one.where)
+        if not self._received:
+            raise RequestError("The form has no file in any of its upload fields.")
+        for one in self._received:
+            await one.incoming.keep(one.name)
         ids = await self._queue()
-        stored = [
+        accepted = [
             AcceptedUpload(
                 pending_id,
-                one.field.name,
-                one.where.image_path,
-                one.original_name,
-                one.mime_type,
+                one.row.field,
+                one.row.image_path,
+                one.row.original_name,
+                one.row.mime_type,
                 one.incoming.byte_size,
             )
-            for pending_id, one in zip(ids, self._taken, strict=True)
+            for pending_id, one in zip(ids, self._received, strict=True)
         ]
-        self._uploader.tell(stored)
-        return stored
+        self.uploader.metrics.uploaded(len(accepted), sum(one.byte_size for one in accepted))
+        self.uploader.on_upload()
+        return accepted
 
     async def _queue(self) -> list[int]:
-        """The ids of the rows.
-
-        While it is not known whether they stand, the files are left, even where no row is to be
-        seen: its commit may come later. A file that no row names is swept in an hour, a row without
-        its file would be lost.
-        """
-        database = self._uploader.database
+        """Add the rows, and return their ids."""
+        database = self.uploader.database
+        # While the outcome of the commit is unknown the files must stay, even if no row is visible
+        # yet. The sweep deletes a file without a row; a row without its file would be lost.
         self._settle(stays=True)
         try:
-            return await database.add(self._user_id, [one.row() for one in self._taken])
+            return await database.add(self.user_id, [one.row for one in self._received])
         except CommitUncertain:
-            paths = [one.where.image_path for one in self._taken]
-            named = await database.named(paths)
-            if len(named) == len(paths):
-                return [named[path].id for path in paths]
+            paths = [one.row.image_path for one in self._received]
+            rows = await database.named(paths)
+            # All or none, because they are one transaction.
+            if len(rows) == len(paths):
+                return [rows[path].id for path in paths]
             raise
         except DatabaseUnavailable:
             self._settle(stays=False)
             raise
 
     def _settle(self, *, stays: bool) -> None:
-        for one in self._taken:
+        for one in self._received:
             one.incoming.settled = stays
 
     def _require_within(self, incoming: IncomingFile) -> None:
-        most = self._uploader.max_file_bytes
-        if incoming.byte_size > most:
-            raise BodyTooLarge(f"a file may have {most} bytes")
+        limit = self.uploader.max_file_bytes
+        if incoming.byte_size > limit:
+            raise BodyTooLarge(f"A file exceeds the limit of {limit} bytes.")
 
 
-async def _head(pieces: AsyncIterator[bytes]) -> bytes:
-    """The first pieces of a file, as many as its type is told by, or all of it."""
+async def _read_head(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return as many chunks as the detection of the type needs, or the whole file."""
     head = bytearray()
-    async for piece in pieces:
-        head += piece
+    async for chunk in chunks:
+        head += chunk
         if len(head) >= SNIFF_BYTES:
             break
     return bytes(head)
 
 
 def _plain(original_name: str) -> str | None:
-    """A client's name for a file, to be shown: without its folders and what cannot be read."""
-    name = _CONTROL.sub("", PureWindowsPath(original_name).name).strip()
+    """Return the file name of a client for display: without folders and unprintable characters."""
+    # PureWindowsPath splits at both kinds of slashes.
+    name = _UNPRINTABLE.sub("", PureWindowsPath(original_name).name).strip()
     return name[-_MAX_NAME:] or None

@@ -1,95 +1,76 @@
-"""Tidying: temporary files that nobody needs any more, found and taken away.
+"""Deletes temporary upload files that are no longer needed.
 
-So that whatever moment a process is killed at, no file stays for ever: its row tells that it is
-done with, or no row names it.
+A process can be killed between the change of a row and the deletion of its file. The sweep deletes
+files whose row has ended, files without a row, and unfinished files of ended processes.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
 
 import structlog
 
 from proxy.domain.pending_image import PendingStatus
+from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector
-from proxy.storage.database.upload_repository import SqlMainDatabase
 from proxy.storage.upload_files.names import TempName, temp_name
-from proxy.storage.upload_files.store import TempFiles
 
-_AT_ONCE = 500
+_BATCH = 500
 _ENDED = (PendingStatus.COMPLETE, PendingStatus.FAILED)
-
-_T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True, kw_only=True)
 class TempfileSweeper:
-    """Sweeps the folders of uploads."""
+    """Sweeps the upload folders. ``wall`` is the clock of file times; ``clock`` is monotonic."""
 
-    def __init__(
-        self,
-        *,
-        files: TempFiles,
-        database: SqlMainDatabase,
-        wall: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """``wall`` is what files are stamped by, ``clock`` is monotonic."""
-        self._files = files
-        self._database = database
-        self._wall = wall
-        self._onlooker = StaleTempfileDetector(clock)
-        self._seen: frozenset[TempName] = frozenset()
+    queue: UploadQueue
+    wall: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
+    _stale: StaleTempfileDetector = field(init=False)
+    _seen: frozenset[TempName] = field(default=frozenset(), init=False)
+    """Old files without a row in the last run."""
+
+    def __post_init__(self) -> None:
+        """Create the detector of unfinished files."""
+        self._stale = StaleTempfileDetector(self.clock)
 
     async def run(self) -> int:
-        """Take away what is done with; gives how many files.
-
-        A file that no row names stays for an hour by its stamp, and goes when it is seen a second
-        time: its row may be under way, and the clock of the stamps may jump.
+        """Delete what is no longer needed, and return the number of files.
 
         Raises:
-            DatabaseUnavailable, UploadStorageError: it cannot be told, or done, now.
+            DatabaseUnavailable, UploadStorageError: the run stopped early.
         """
-        found = await self._files.look()
-        gone = [_part(path) for path in self._onlooker.abandoned(found.parts)]
-        # Names of another form are none of ours, nor of anybody's who follows the document.
-        ours = {name: status for name, status in found.files.items() if temp_name(name.image_path)}
-        unnamed: dict[TempName, os.stat_result] = {}
-        for names in _batches(ours, _AT_ONCE):
-            named = await self._database.named([name.image_path for name in names])
-            for name in names:
-                row = named.get(name.image_path)
-                if row is None:
-                    unnamed[name] = ours[name]
-                elif row.status in _ENDED:
-                    gone.append(name)
-        old = {
-            name for name, status in unnamed.items() if self._wall() - status.st_mtime >= STALE_S
-        }
-        gone += [name for name in old if name in self._seen]
-        self._seen = frozenset(old)
-        return await self._remove(gone)
-
-    async def _remove(self, names: Sequence[TempName]) -> int:
-        removed = 0
-        for name in names:
-            removed += await self._files.remove(name)
+        listing = await self.queue.files.look()
+        removable = [TempName(*path.split("/", 1)) for path in self._stale.abandoned(listing.parts)]
+        # Files with other names belong to other programs.
+        candidates = (name for name in listing.files if temp_name(name.image_path))
+        unnamed: set[TempName] = set()
+        for batch in _batches(candidates):
+            rows = await self.queue.database.named([name.image_path for name in batch])
+            removable += [
+                name
+                for name in batch
+                if name.image_path in rows and rows[name.image_path].status in _ENDED
+            ]
+            unnamed |= {name for name in batch if name.image_path not in rows}
+        old = frozenset(
+            name for name in unnamed if self.wall() - listing.files[name].st_mtime >= STALE_S
+        )
+        # A file without a row must be an hour old and seen twice: the transaction that adds its row
+        # may still be running, and the wall clock may jump.
+        removable += old & self._seen
+        self._seen = old
+        removed = sum([await self.queue.files.remove(name) for name in removable])
         if removed:
             log.info("temporary_files_swept", files=removed)
         return removed
 
 
-def _part(path: str) -> TempName:
-    folder, _, name = path.partition("/")
-    return TempName(folder, name)
-
-
-def _batches(items: dict[TempName, _T], size: int) -> Iterator[list[TempName]]:
-    left = iter(items)
-    while batch := list(islice(left, size)):
+def _batches(names: Iterator[TempName]) -> Iterator[list[TempName]]:
+    while batch := list(islice(names, _BATCH)):
         yield batch

@@ -35,34 +35,64 @@ def add_below(
     max_bytes: int,
     abandoned: Callable[[], bool],
 ) -> bool:
-    """Copy from a descriptor to a new file, making directories; False where a file stands already.
+    """Store an open file as a new original and create its directories; False if the name exists.
 
-    The file appears under its name whole, at once and never in place of another.
+    A nameless file of the same file system is linked, without a copy. Any other file is copied from
+    its current offset. The original appears complete and never replaces another file.
 
     Raises:
         SourceTooLarge: the original is longer than ``max_bytes``.
         SourceMissing: a name on the way is a file or a symbolic link.
         SourceUnavailable: the storage cannot be written.
-        Abandoned: ``abandoned`` said so between two pieces.
+        CopyCancelled: ``abandoned`` returned True between two pieces.
     """
     *parents, name = names
     with root_opened(root) as top, translated():
         make_directories(top, parents)
-        with parent_opened(top, parents) as parent, _temporary(parent) as temporary:
-            descriptor = os.open(temporary, _NEW, _FILE_MODE, dir_fd=parent)
-            try:
-                _copy(source, descriptor, max_bytes=max_bytes, abandoned=abandoned)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            try:
-                os.link(
-                    temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False
-                )
-            except FileExistsError:
-                return False
-            sync_directory(parent)
-            return True
+        with parent_opened(top, parents) as parent:
+            added = _link_nameless(source, parent, name, max_bytes=max_bytes)
+            if added is None:
+                added = _copy_below(parent, name, source, max_bytes=max_bytes, abandoned=abandoned)
+            if added:
+                sync_directory(parent)
+            return added
+
+
+def _link_nameless(source: int, parent: int, name: str, *, max_bytes: int) -> bool | None:
+    """Give a file from O_TMPFILE its name. None: it must be copied. False: the name exists."""
+    status = os.fstat(source)
+    if status.st_nlink:
+        return None
+    require_within(status.st_size, max_bytes)
+    os.fsync(source)
+    try:
+        # open(2), O_TMPFILE: through /proc, because AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH.
+        os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=parent, follow_symlinks=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # Another file system, no /proc, or a file whose last name was removed.
+        if error.errno in (errno.EXDEV, errno.ENOENT, errno.EPERM, errno.EOPNOTSUPP):
+            return None
+        raise
+    return True
+
+
+def _copy_below(
+    parent: int, name: str, source: int, *, max_bytes: int, abandoned: Callable[[], bool]
+) -> bool:
+    with _temporary(parent) as temporary:
+        descriptor = os.open(temporary, _NEW, _FILE_MODE, dir_fd=parent)
+        try:
+            _copy(source, descriptor, max_bytes=max_bytes, abandoned=abandoned)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        except FileExistsError:
+            return False
+    return True
 
 
 def remove_below(root: str, names: Sequence[str]) -> bool:

@@ -82,7 +82,7 @@ class LocalSources:
         """Copy a file to a new place below the root; False where a file stands there already.
 
         Directories are made as needed. The file appears whole and at once, and when this returns
-        it is on the disk. A descriptor is read from where it stands and stays the caller's. There
+        it is on the disk. A descriptor is read from its offset and stays the caller's. There
         is no time limit; a cancellation waits for the piece under way and leaves nothing behind. A
         second one does not wait.
 

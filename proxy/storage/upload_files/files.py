@@ -141,20 +141,20 @@ class ReadFile:
         self._lock = Lock()
         self._closed = False
         with descended(root) as top, parent_opened(top, [where.folder]) as parent:
-            self._descriptor, status = open_regular(parent, where.name)
+            self.descriptor, status = open_regular(parent, where.name)
         self.byte_size = status.st_size
         self.changed_ns = status.st_mtime_ns
 
     def read(self, at: int, count: int) -> bytes:
         """Up to ``count`` bytes from ``at`` on."""
         with self._lock:
-            return b"" if self._closed else os.pread(self._descriptor, count, at)
+            return b"" if self._closed else os.pread(self.descriptor, count, at)
 
     def close(self) -> None:
         """Close it, after the read under way."""
         with self._lock:
             self._closed = True
-            os.close(self._descriptor)
+            os.close(self.descriptor)
 
 
 def remove(root: str, folder: str, name: str) -> bool:

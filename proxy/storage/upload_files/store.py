@@ -67,6 +67,7 @@ class OpenTemp:
         self._files = files
         self._opened = opened
         self.byte_size = opened.byte_size
+        self.descriptor = opened.descriptor
         self.version = f"{opened.changed_ns:x}-{opened.byte_size:x}"
         """Another file under the same name has another one."""
 

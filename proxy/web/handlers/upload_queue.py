@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
@@ -16,10 +15,10 @@ from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.outcome import Outcome
 from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
+from proxy.domain.urls import profile_image_url
+from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
-from proxy.storage.database.upload_repository import SqlMainDatabase
-from proxy.storage.upload_files.names import temp_name
-from proxy.storage.upload_files.store import OpenTemp, TempFiles
+from proxy.storage.upload_files.store import OpenTemp
 from proxy.web.auth.api_key import KeyGuard
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import ByteRange, matches, requested_range
@@ -32,13 +31,9 @@ from proxy.web.responses import BufferedResponse, StreamedResponse, bodiless, wh
 
 Answer = BufferedResponse | StreamedResponse
 
-MAX_LISTED = 10_000
-"""Pending uploads in one answer; its total is the true one."""
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
 _UNREADABLE = re.compile(r"[^\x20-\x7e]")
-
-log = structlog.get_logger(__name__)
 
 
 class MediaApiHandler:
@@ -48,15 +43,13 @@ class MediaApiHandler:
         self,
         *,
         guard: KeyGuard,
-        database: SqlMainDatabase,
-        files: TempFiles,
+        queue: UploadQueue,
         replacer: UrlReplacer,
         stall_s: float,
     ) -> None:
         """``stall_s`` is for a body to come in whole."""
         self._guard = guard
-        self._database = database
-        self._files = files
+        self._queue = queue
         self._replacer = replacer
         self._stall_s = stall_s
 
@@ -82,39 +75,32 @@ class MediaApiHandler:
             return problem(error, outcome=outcome, security=PRIVATE)
 
     async def _pending(self, _request: web.Request) -> Mapping[str, Any]:
-        rows, total = await self._database.queue(MAX_LISTED)
+        rows, total = await self._queue.database.queue(MAX_LISTED)
         return {"images": [_public(row) for row in rows], "total": total}
 
     async def _complete(self, request: web.Request) -> Mapping[str, Any]:
         pending_id = _id(request)
         told = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self._stall_s)
         media_id = _media_id(told)
-        await self._database.complete(pending_id, media_id)
-        # The queue has no column for the rest: what was found out is the worker's to keep.
-        log.debug("upload_processed", pending_id=pending_id, media_id=media_id, told=told)
+        await self._queue.complete(pending_id, media_id)
         return {
             "success": True,
             "imageId": pending_id,
             "media_id": media_id,
             "status": PendingStatus.PROCESSED,
-            "smart_url_preview": self._replacer.preview(media_id),
+            "smart_url_preview": profile_image_url(self._replacer.base_url, media_id),
         }
 
     async def _cleanup(self, request: web.Request) -> Mapping[str, Any]:
-        row = await self._database.fail(_id(request))
         reason = _UNREADABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
-        log.info("upload_failed", pending_id=row.id, reason=reason)
-        await self._replacer.discard(row.image_path)
+        await self._queue.fail(_id(request), reason=reason)
         return {"success": True, "message": "Image marked as failed and temp file cleaned up"}
 
     async def _temp_image(self, request: web.Request, outcome: Outcome) -> Answer:
         found = request.match_info
-        where = temp_name(f"{TEMP_PREFIX}{found['folder']}/{found['name']}")
-        if where is None:
-            raise PendingNotFound("there is no such temporary file")
-        opened = await self._files.open(where)
+        opened = await self._queue.open(f"{TEMP_PREFIX}{found['folder']}/{found['name']}")
         try:
-            return await _file_answer(request, opened, where.name, outcome)
+            return await _file_answer(request, opened, found["name"], outcome)
         except BaseException:
             opened.close()
             raise

@@ -78,6 +78,6 @@ class UploadHandler:
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for file in form.files():
-                    await upload.take(file.field, file.filename, file.pieces())
+                    await upload.add(file.field, file.filename, file.pieces())
         except TimeoutError as error:
             raise BodyTooSlow(f"an upload may take {self._timeout_s:g} s") from error

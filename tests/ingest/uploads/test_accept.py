@@ -107,11 +107,11 @@ async def test_a_commit_that_comes_late_finds_its_files(server: Serving) -> None
     engine = open_engine(settings.main_url, settings.database)
     async with SlowCommit(engine, settings.database, own=True) as slow:
         uploader = Uploader(
-            files=server.main.files,
+            files=server.main.queue.files,
             database=slow,
             source_types=["jpeg"],
             max_file_bytes=1_000_000,
-            telemetry=server.rooms.metrics,
+            metrics=server.rooms.metrics,
             on_upload=asyncio.Event().set,
         )
         with pytest.raises(CommitUncertain):
@@ -125,7 +125,7 @@ async def take(uploader: Uploader) -> None:
         yield PHOTO
 
     async with uploader.begin(456) as one:
-        await one.take(UPLOAD_FIELDS["profile_image"], "x.jpg", pieces())
+        await one.add(UPLOAD_FIELDS["profile_image"], "x.jpg", pieces())
         await one.finish()
 
 
@@ -199,9 +199,7 @@ def clocks() -> Clocks:
 def tidier(server: Serving, clocks: Clocks) -> TempfileSweeper:
     assert server.main is not None
     main = server.main
-    return TempfileSweeper(
-        files=main.files, database=main.database, wall=clocks.wall, clock=clocks.monotonic
-    )
+    return TempfileSweeper(queue=main.queue, wall=clocks.wall, clock=clocks.monotonic)
 
 
 async def test_what_is_needed_is_never_swept(
@@ -281,4 +279,4 @@ async def test_a_server_at_work_does_it_by_itself(server: Serving) -> None:
     async with main.at_work("http://pictures.example.org:81/", server.rooms.metrics):
         await until(lambda: not temp_files(server))
         await until(lambda: server.metric("smartserve_pending_images", status="complete") == 1)
-    assert main.replacer.preview("5") == "http://pictures.example.org:81/api/images/5"
+    assert main.replacer.base_url == "http://pictures.example.org:81/api/images"

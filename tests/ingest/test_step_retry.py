@@ -12,7 +12,7 @@ import pytest
 
 from proxy.domain.errors import SourceUnavailable, StepOverdue
 from proxy.domain.pending_image import Step
-from proxy.ingest.step_timeouts import StepTimeouts
+from proxy.ingest.step_retry import StepTimeouts
 from proxy.runtime.daemon_thread import aside
 from proxy.settings import IngestSettings
 
@@ -75,7 +75,7 @@ async def test_a_step_that_is_late_is_ended_and_tidies_up() -> None:
             tidied.set()
 
     late_steps = deadlines()
-    with pytest.raises(StepOverdue, match=r"was not done in 0\.05 s"):
+    with pytest.raises(StepOverdue, match=r"did not finish within 0\.05 s"):
         await late_steps.run(FILE, late())
     assert tidied.is_set()
     assert late_steps.statistics() == {"hanging": 0}
@@ -90,7 +90,7 @@ async def test_a_render_has_a_time_of_its_own() -> None:
 
     await deadlines().run(RENDER, render())
     with pytest.raises(StepOverdue):
-        await deadlines(step_s=30, render_s=0.01).run(RENDER, asyncio.Event().wait())  # type: ignore[arg-type]
+        await deadlines(step_s=30, render_s=0.01).run(RENDER, asyncio.Event().wait())
 
 
 async def test_a_step_that_cannot_be_ended_is_counted_until_it_comes_back(hang: Hang) -> None:
@@ -98,7 +98,7 @@ async def test_a_step_that_cannot_be_ended_is_counted_until_it_comes_back(hang: 
     with pytest.raises(StepOverdue):
         await steps.run(FILE, hang.step())
     assert steps.statistics() == {"hanging": 1}
-    assert not steps.too_many
+    assert not steps.too_many_hanging
     await hang.let_go(lambda: steps.statistics() == {"hanging": 0})
 
 
@@ -107,8 +107,8 @@ async def test_of_those_that_hang_there_may_be_a_few(hang: Hang) -> None:
     asked = [steps.run(FILE, hang.step()) for _ in range(4)]
     told = await asyncio.gather(*asked, return_exceptions=True)
     assert {type(one) for one in told} == {StepOverdue}
-    assert steps.too_many
-    await hang.let_go(lambda: not steps.too_many)
+    assert steps.too_many_hanging
+    await hang.let_go(lambda: not steps.too_many_hanging)
     await hang.let_go(lambda: steps.statistics() == {"hanging": 0})
 
 
