@@ -41,7 +41,14 @@ LINE_OF = {package: line for line, packages in enumerate(LINES) for package in p
 IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "prometheus_client": ("proxy.telemetry", "proxy.doctor.http_client"),
     "opentelemetry": ("proxy.telemetry",),
-    "aiohttp": ("proxy.web", "proxy.app", "proxy.analysis", "proxy.ingest", "proxy.doctor"),
+    "aiohttp": (
+        "proxy.runtime.http_client",
+        "proxy.web",
+        "proxy.app",
+        "proxy.analysis",
+        "proxy.ingest",
+        "proxy.doctor",
+    ),
     "pyvips": ("proxy.rendering.worker.imaging",),
     "pyseccomp": ("proxy.rendering.worker.sandbox",),
     # Only the worker's entry point loads it, so the server never loads libvips.
