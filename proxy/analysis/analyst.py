@@ -17,7 +17,7 @@ from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.image_analysis import ProviderGap, ReadText, VisionResult
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderJob
+from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.serving.job_dispatch import JobDispatcher
 
 _KEPT: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
@@ -128,7 +128,7 @@ class Analyst:
     ) -> bytes:
         """An encoding of the first page, upright, without metadata, never enlarged."""
         geometry = plan_geometry(SizeSpec("analysis", side, side), facts)
-        job = RenderJob(self._limits, geometry, profile)
+        job = RenditionSet(self._limits, (RenderOutput(geometry, profile),))
         return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
 
 

@@ -21,10 +21,9 @@ from proxy.ingest.queue_metrics import QueueMetrics
 from proxy.ingest.step_retry import StepTimeouts
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
 from proxy.library.import_files import FileImporter
-from proxy.rendering.pool.admission import Admission
+from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.usage import WorkerUsage
 from proxy.runtime.min_versions import FLOORS
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.serving.delivery import Delivery
@@ -141,7 +140,8 @@ def _join(
     crowd = LoadShedder(admission, pulse)
     rules = _rules(settings, pool.hello)
     occupancy = WorkerUsage()
-    checker = _checker(settings, rules, pool, admission, occupancy)
+    uploads = workshop.counted_by(occupancy)
+    checker = _checker(settings, rules, uploads)
     planner = RenderPlanner(rules)
     inspector = SourceFactsService(
         database=storage.database, workshop=workshop, limits=rules.limits
@@ -160,7 +160,6 @@ def _join(
         supervisor=supervisor,
     )
     storage.forgetters.append(upgrader.forget)
-    uploads = workshop.counted_by(occupancy)
     finisher = _finisher(settings, rules, storage, uploads, tracing)
     describer = ImageInfoService(
         workshop=workshop,
@@ -171,8 +170,8 @@ def _join(
     storage.forgetters.append(describer.forget)
     telemetry = tracing.telemetry(metrics)
     renderer = Renderer(
-        workshop=workshop,
-        inspector=inspector,
+        dispatcher=workshop,
+        facts=inspector,
         telemetry=telemetry,
         costs=costs,
         rules=rules,
@@ -250,14 +249,10 @@ async def open_analyst(rooms: Services) -> AsyncIterator[Analyst]:
 def _checker(
     settings: Settings,
     rules: RenderRules,
-    pool: WorkerPool,
-    admission: Admission,
-    occupancy: WorkerUsage,
+    dispatcher: JobDispatcher,
 ) -> SourceChecker:
     return SourceChecker(
-        pool=pool,
-        admission=admission,
-        occupancy=occupancy,
+        dispatcher=dispatcher,
         limits=rules.limits,
         max_bytes=settings.storage.max_original_bytes,
     )
@@ -282,11 +277,11 @@ def _workshop(
     tracing: Tracing,
 ) -> JobDispatcher:
     """A way from pictures to the workers of a pool, with a quarantine of its own."""
-    quarantine = FailureCache(
+    failures = FailureCache(
         failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
     )
     return tracing.workshop(
-        sources=storage.sources, pool=pool, admission=admission, quarantine=quarantine
+        sources=storage.sources, pool=pool, admission=admission, failures=failures
     )
 
 
@@ -299,7 +294,7 @@ def _finisher(
 ) -> FinalRenderer:
     return FinalRenderer(
         store=tracing.store(storage.store),
-        workshop=workshop,
+        dispatcher=workshop,
         limits=rules.limits,
         copyright_notice=rules.copyright_notice,
         deadline_s=settings.upgrades.deadline_s,

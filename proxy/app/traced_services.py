@@ -17,12 +17,11 @@ from proxy.domain.worker_protocol import (
     Job,
     JobFailure,
     ProbeJob,
-    RenderJob,
     RenderResult,
-    RenderSetJob,
-    RenderSetResult,
+    RenditionSet,
+    RenditionSetResult,
 )
-from proxy.rendering.pool.process import Sink
+from proxy.rendering.pool.pending_job import Sink
 from proxy.serving.job_dispatch import JobDispatcher, JobResult
 from proxy.storage.database import MediaDatabase
 from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
@@ -140,11 +139,10 @@ class _CountedWriter:
         await self._writer.write(chunk)
 
 
-_NAMES: Mapping[type[Job], str] = {
+_NAMES: Mapping[type[Job[Any]], str] = {
     ProbeJob: "probe",
     AnalyseJob: "analyse",
-    RenderJob: "render",
-    RenderSetJob: "render",
+    RenditionSet: "render",
 }
 
 
@@ -167,7 +165,7 @@ class TracedJobDispatcher(JobDispatcher):
                 media, job, sink, admitted=admitted, **options
             )
             return untold
-        work = _Work(trace, _NAMES[type(job)])
+        work = _Work(trace, job)
 
         def begun(queue_s: float) -> None:
             work.begin(queue_s)
@@ -185,9 +183,10 @@ class TracedJobDispatcher(JobDispatcher):
 class _Work:
     """A job on its way: it waits, then a worker has it."""
 
-    def __init__(self, trace: Trace, name: str) -> None:
+    def __init__(self, trace: Trace, job: Job[Any]) -> None:
         self._trace = trace
-        self._name = name
+        self._name = _NAMES[type(job)]
+        self._framed = isinstance(job, RenditionSet) and job.framed
         self._asked = time.perf_counter()
         self._began: float | None = None
 
@@ -201,16 +200,20 @@ class _Work:
         if self._began is None:
             self._trace.part("queue", self._asked, error=error)
             return
-        told = _told(result) if isinstance(result, RenderResult) else {}
+        outputs = result.results if isinstance(result, RenditionSetResult) else ()
+        only = outputs[0] if outputs and not self._framed else None
+        told = _told(only) if isinstance(only, RenderResult) else {}
         work = self._trace.part(self._name, self._began, attributes=told, error=error)
-        if isinstance(result, RenderResult):
-            self._stages(work, self._began, result)
-        if isinstance(result, RenderSetResult):
-            self._outputs(work, self._began, result)
+        if isinstance(only, RenderResult):
+            self._stages(work, self._began, only)
+        else:
+            self._outputs(work, self._began, outputs)
 
-    def _outputs(self, work: SpanContext, began: float, result: RenderSetResult) -> None:
+    def _outputs(
+        self, work: SpanContext, began: float, outputs: tuple[RenderResult | JobFailure, ...]
+    ) -> None:
         """One after the other, as the worker makes them; how long a failed one took it keeps."""
-        for one in result.results:
+        for one in outputs:
             if isinstance(one, JobFailure):
                 self._trace.part("output", began, began, of=work, error=one.kind)
                 continue

@@ -15,7 +15,7 @@ from proxy.doctor.figures import as_time
 from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import Limits, RenderJob, WorkerInfo
+from proxy.domain.worker_protocol import Limits, RenderOutput, RenditionSet, WorkerInfo
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.runtime.min_versions import floor_faults
 from proxy.settings import Settings
@@ -98,12 +98,13 @@ async def _rendered(
     return seconds, failures
 
 
-def _job(settings: Settings, fmt: Format, limits: Limits) -> RenderJob:
+def _job(settings: Settings, fmt: Format, limits: Limits) -> RenditionSet:
     profile = settings.encoders.profiles()[fmt]
-    return RenderJob(limits, Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profile)
+    output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profile)
+    return RenditionSet(limits, (output,))
 
 
-async def _render(pool: WorkerPool, job: RenderJob, sample: Path) -> None:
+async def _render(pool: WorkerPool, job: RenditionSet, sample: Path) -> None:
     descriptor = os.open(sample, os.O_RDONLY | os.O_CLOEXEC)
     try:
         await pool.run(job, descriptor, lambda _: None)

@@ -1,7 +1,7 @@
-"""Orders to a worker process and what comes back, as plain values with a JSON text.
+"""Messages between the server and its worker processes, with their JSON encoding.
 
-A worker gets one datagram with an order and up to two descriptors (source, target), writes the
-encoded bytes to the target, and answers with one datagram: a result or a failure.
+The server sends one datagram with a job and up to two descriptors (source, target). The worker
+writes the encoded bytes to the target and replies with one datagram: a result or a `JobFailure`.
 """
 
 from __future__ import annotations
@@ -10,106 +10,74 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from proxy.domain.errors import (
+    RenderFault,
+    SmartserveError,
+    SourceTooLarge,
+    SourceUnavailable,
+    UndecodableSource,
+    UnsupportedSource,
+)
 from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
 from proxy.domain.geometry import Geometry
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Focus
 
 MAX_DATAGRAM = 64 * 1024
-"""Longest order or answer in bytes; both are a few hundred, those of a set as much an output."""
+"""Size limit of a message in bytes. Typical messages have a few hundred bytes for each output."""
+FRAME_LENGTH = struct.Struct(">Q")
+"""Header of a frame: the length of the rendition that follows, 8 bytes, big-endian."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a source may be, checked on its header before a pixel is decoded."""
+    """Limits of a source, checked against its header before any pixel is decoded."""
 
     max_pixels: int
-    """Of one page."""
+    """Width x height of one page."""
     max_side: int
     max_raw_bytes: int
-    """Width x height x bands x bytes of a band, of one page."""
+    """Width x height x bands x bytes per band of one page."""
     max_bands: int
     max_pages: int
     max_animation_pixels: int
     """Width x height x pages."""
     source_types: tuple[str, ...]
-    """Types by their bytes, as `proxy.domain.formats.sniff` names them."""
+    """Accepted types, named and detected as by `proxy.domain.formats.sniff`."""
+
+
+_ERRORS: Mapping[str, Callable[[str], SmartserveError]] = {
+    "unsupported": UnsupportedSource,
+    "undecodable": UndecodableSource,
+    "too_large": SourceTooLarge,
+    "unreadable": SourceUnavailable,
+    "fault": RenderFault,
+}
+
+FAILURE_KINDS = tuple(_ERRORS)
+"""Not an accepted type; corrupt; over a limit; the descriptor failed; a fault of this server."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
-    """Ask a worker to say hello again; it comes without descriptors."""
+class JobFailure:
+    """Reply of a worker that could not do a job; ``kind`` is one of `FAILURE_KINDS`."""
 
+    kind: str
+    detail: str
+    """A sentence that is safe to show to clients."""
 
-@dataclass(frozen=True, slots=True)
-class ProbeJob:
-    """Learn the facts of a source; ``strict`` also decodes every pixel and takes no damage."""
-
-    limits: Limits
-    strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RenderJob:
-    """Make one rendition of a source."""
-
-    limits: Limits
-    geometry: Geometry
-    profile: EncoderProfile
-    remove_background: bool = False
-    animated: bool = False
-    copyright: str | None = None
-    """Written into the rendition; everything else of the metadata is stripped."""
-    search: QualitySearch | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RenderOutput:
-    """One rendition of several: what `RenderJob` says of a single one."""
-
-    geometry: Geometry
-    profile: EncoderProfile
-    remove_background: bool = False
-    animated: bool = False
-    search: QualitySearch | None = None
-    rival: EncodingStage | None = None
-    """Encoded as well, and taken where it is smaller."""
-    base: tuple[int, int] | None = None
-    """The size, of the whole picture, whose pixels this output is made of; None: the source's."""
-
-
-@dataclass(frozen=True, slots=True)
-class RenderSetJob:
-    """Make several renditions of one source; those of one base share its decode.
-
-    The target gets one frame for each output, in their order: the length in `FRAME_LENGTH`, then
-    that many bytes. An output that fails is a frame of length 0.
-    """
-
-    limits: Limits
-    outputs: tuple[RenderOutput, ...]
-    copyright: str | None = None
-
-
-FRAME_LENGTH = struct.Struct(">Q")
-"""The head of a frame: how many bytes follow, 8 bytes big-endian."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnalyseJob:
-    """Find out about a source what its pixels tell without a model."""
-
-    limits: Limits
-
-
-Job = ProbeJob | RenderJob | RenderSetJob | AnalyseJob
+    def to_error(self) -> SmartserveError:
+        """Return the exception that the server raises for this failure."""
+        return _ERRORS.get(self.kind, RenderFault)(self.detail)
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The facts of a source, as `proxy.domain.media.MediaFacts` has them."""
+    """Facts of a source, see `proxy.domain.media.MediaFacts`."""
 
     content_hash: str
     byte_size: int
@@ -124,44 +92,32 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class RenderResult:
-    """What became of a render: its pixels and where the time went, in seconds.
+    """Size, timing and quality of one rendition.
 
-    libvips works demand-driven, so decode covers opening, decoding and shrinking where the
-    encoder wants the whole picture anyway; a streamed JPEG counts all of it as encode.
+    libvips works demand-driven. ``decode`` therefore covers opening, decoding and shrinking, except
+    for a streamed JPEG, where all work happens during ``encode``.
     """
 
     width: int
     height: int
     pages: int
     stages: dict[str, float] = field(default_factory=dict)
-    """``decode``, ``transform``, ``encode``."""
+    """Wall-clock seconds of ``decode``, ``transform`` and ``encode``."""
     quality: int | None = None
-    """The ``Q`` that a search chose; None where none was made."""
+    """The ``Q`` chosen by a quality search; None without a search."""
     score: float | None = None
-    """The estimate of SSIMULACRA2 at that quality."""
+    """Estimated SSIMULACRA2 score at that quality."""
     cpu_s: float = 0.0
-    """What it cost the processor, whatever else that did meanwhile."""
+    """Processor time, including the decode that the output shares with others."""
     target_missed: bool = False
-    """Whether even the highest quality tried scores below the target, or rings on flat ground."""
+    """True if the highest quality tried is below the target score, or rings on flat areas."""
 
 
 @dataclass(frozen=True, slots=True)
-class JobFailure:
-    """Why a worker could not do its job; ``kind`` is one of `FAILURE_KINDS`."""
+class RenditionSetResult:
+    """Results of a `RenditionSet`, in the order of its outputs.
 
-    kind: str
-    detail: str
-
-
-FAILURE_KINDS = ("unsupported", "undecodable", "too_large", "unreadable", "fault")
-"""Not of a served kind; corrupt; past a limit; the descriptor failed; our own fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class RenderSetResult:
-    """What became of each output of a set, in their order.
-
-    A source that cannot be opened at all is a `JobFailure` in place of this, and no frames.
+    If the source cannot be opened, or the only output fails, the reply is a `JobFailure` instead.
     """
 
     results: tuple[RenderResult | JobFailure, ...]
@@ -169,59 +125,145 @@ class RenderSetResult:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisResult:
-    """What the pixels of a source tell, of its first page; width and height are upright."""
+    """Analysis of the pixels of a source's first page; width and height are upright."""
 
     width: int
     height: int
     dominant_colours: tuple[Colour, ...]
-    """The most frequent first."""
+    """Sorted by frequency, highest first."""
     brand_colours: tuple[Colour, ...]
-    """Those that a logo is told by; greys only where there is nothing else."""
+    """Colours that identify a logo; greys only if there are no other colours."""
     quality: Quality
     mood_keywords: tuple[str, ...]
-    """Of the colours alone."""
+    """Derived from the colours alone."""
     kind: Kind
     thumbhash: str
-    """In base 64."""
+    """Base64."""
     blurhash: str
     phash: str
     """64 bits as 16 hexadecimal digits; see `proxy.domain.analysis.distance`."""
     focus: Focus | None
     stages: dict[str, float] = field(default_factory=dict)
-    """Seconds of processor time by measure."""
-
-
-Result = ProbeResult | RenderResult | RenderSetResult | AnalysisResult | JobFailure
+    """Seconds of processor time for each measure."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """The first datagram of a worker: what it can do. One that is unfit sends a `JobFailure`."""
+    """First datagram of a worker: its capabilities. An unfit worker sends a `JobFailure`."""
 
     libvips: str
-    """Version of libvips, a part of every key."""
+    """Version of libvips, a part of every rendition key."""
     source_types: tuple[str, ...]
     """Types that its loaders open."""
     codecs: dict[str, str] = field(default_factory=dict)
-    """Versions of pyvips and of the codecs inside libvips, by name; some are ``unknown``."""
+    """Versions of the packages pyvips and pyvips-binary, if installed."""
     sandbox: dict[str, str] = field(default_factory=dict)
-    """What locks the process in, by feature: `HOLDS`, or the reason why it does not."""
+    """State of each sandbox feature: `HOLDS`, or the reason why it is not active."""
 
 
 HOLDS = "on"
-"""What a `WorkerInfo` says of a feature of the sandbox that holds."""
+"""State of an active sandbox feature in `WorkerInfo`."""
 
-_KINDS: dict[str, type[Any]] = {
+
+class Job(Generic[Result]):
+    """Base of all jobs; the parameter is the type of the reply."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Job[WorkerInfo]):
+    """Health check: the worker repeats its `WorkerInfo`. Sent without descriptors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob(Job[ProbeResult]):
+    """Read the facts of a source; ``strict`` also decodes every pixel and rejects damage."""
+
+    limits: Limits
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyseJob(Job[AnalysisResult]):
+    """Analyse the pixels of a source, without a machine-learning model."""
+
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOutput:
+    """One rendition of a `RenditionSet`."""
+
+    geometry: Geometry
+    profile: EncoderProfile
+    remove_background: bool = False
+    animated: bool = False
+    search: QualitySearch | None = None
+    rival: EncodingStage | None = None
+    """Alternative encoding; the smaller of the two results is used."""
+    base: tuple[int, int] | None = None
+    """Size of the intermediate image that this output is scaled from; None: the source."""
+
+    @property
+    def streams(self) -> bool:
+        """Return whether bytes leave the encoder before all pixels are decoded."""
+        return self.profile.streams and self.search is None and self.rival is None
+
+
+@dataclass(frozen=True, slots=True)
+class RenditionSet(Job[RenditionSetResult]):
+    """Render one or more outputs of a source; outputs with the same base share its decode.
+
+    If ``framed``, the target receives one frame for each output in their order: the length as
+    `FRAME_LENGTH`, then that many bytes; a failed output has length 0. Otherwise there is exactly
+    one output and the target receives its bytes as they leave the encoder.
+    """
+
+    limits: Limits
+    outputs: tuple[RenderOutput, ...]
+    copyright: str | None = None
+    """Written into each rendition; all other metadata is removed."""
+    framed: bool = False
+
+    @property
+    def streams(self) -> bool:
+        """Return whether bytes of the target are useful before the reply arrives."""
+        return self.framed or self.outputs[0].streams
+
+
+class FrameDecoder:
+    """Splits the byte stream of a framed `RenditionSet` into renditions."""
+
+    def __init__(self, on_rendition: Callable[[int, bytes], None]) -> None:
+        """``on_rendition`` receives the index of an output and its bytes (empty if it failed)."""
+        self._on_rendition = on_rendition
+        self._pending = bytearray()
+        self._index = 0
+
+    def __call__(self, chunk: bytes) -> None:
+        """Append bytes and deliver every frame that is complete."""
+        self._pending += chunk
+        while len(self._pending) >= FRAME_LENGTH.size:
+            (length,) = FRAME_LENGTH.unpack_from(self._pending)
+            end = FRAME_LENGTH.size + length
+            if len(self._pending) < end:
+                return
+            self._on_rendition(self._index, bytes(self._pending[FRAME_LENGTH.size : end]))
+            del self._pending[:end]
+            self._index += 1
+
+
+_MESSAGES: Mapping[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         Ping,
         ProbeJob,
-        RenderJob,
-        RenderSetJob,
+        RenditionSet,
         AnalyseJob,
         ProbeResult,
         RenderResult,
-        RenderSetResult,
+        RenditionSetResult,
         AnalysisResult,
         JobFailure,
         WorkerInfo,
@@ -229,42 +271,47 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
-def encode(message: Ping | Job | Result | WorkerInfo) -> bytes:
-    """One datagram's bytes."""
-    named = [type(message).__name__, _fields(message)]
-    return json.dumps(named, default=_shallow).encode()
+def encode(message: Any) -> bytes:
+    """Encode a message as one datagram."""
+    return json.dumps([type(message).__name__, _fields(message)], default=_shallow).encode()
 
 
-def _fields(message: Ping | Job | Result | WorkerInfo) -> dict[str, Any]:
-    """The fields; results of a set keep the names of their kinds."""
-    if isinstance(message, RenderSetResult):
+def _fields(message: Any) -> dict[str, Any]:
+    """Return the fields; the results of a set need their type names to be decoded."""
+    if isinstance(message, RenditionSetResult):
         return {"results": [[type(one).__name__, _shallow(one)] for one in message.results]}
     return _shallow(message)
 
 
 def _shallow(value: Any) -> dict[str, Any]:
-    """The fields of a value, whose own values JSON's encoder asks for in turn.
+    """Return the fields of a value; JSON calls this again for nested values.
 
-    `dataclasses.asdict` copies all of them first, which takes longer than the text.
+    `dataclasses.asdict` would first copy the whole tree, which takes longer than the encoding.
     """
     return {field: getattr(value, field) for field in value.__slots__}
 
 
 def decode(datagram: bytes) -> Any:
-    """The message of a datagram; the reverse of `encode`.
+    """Decode a datagram; the reverse of `encode`.
 
     Raises:
-        ValueError: it is no message of ours.
+        ValueError: the datagram is not a message of this protocol.
     """
     try:
         name, fields = json.loads(datagram)
-        return _KINDS[name](**_revived(fields))
+        return _MESSAGES[name](**_revived(fields))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("not a message between server and worker") from error
 
 
 def _revived(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert nested JSON values back to their types."""
     return {name: _revive(name, value) for name, value in fields.items()}
+
+
+def _revive(name: str, value: Any) -> Any:
+    revive = _NESTED.get((name, type(value)))
+    return value if revive is None else revive(value)
 
 
 def _revive_result(kind: str, fields: dict[str, Any]) -> RenderResult | JobFailure:
@@ -272,12 +319,6 @@ def _revive_result(kind: str, fields: dict[str, Any]) -> RenderResult | JobFailu
         one.__name__: one for one in (RenderResult, JobFailure)
     }
     return kinds[kind](**fields)
-
-
-def _revive(name: str, value: Any) -> Any:
-    """Turn the JSON of a nested field back into its value."""
-    revive = _NESTED.get((name, type(value)))
-    return value if revive is None else revive(value)
 
 
 def _revive_profile(fields: dict[str, Any]) -> EncoderProfile:
@@ -306,4 +347,4 @@ _NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
     ("mood_keywords", list): tuple,
     ("kind", dict): lambda fields: Kind(**fields),
 }
-"""By the name of a field and the type that its JSON has."""
+"""Converters by field name and type of the JSON value."""

@@ -19,7 +19,13 @@ from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChan
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, Limits, RenderJob
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    AnalysisResult,
+    Limits,
+    RenderOutput,
+    RenditionSet,
+)
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
 
@@ -224,7 +230,7 @@ class ImageInfoService:
     async def _tiny(self, media: Media, facts: MediaFacts, side: int, quality: int) -> bytes:
         profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
         geometry = plan_geometry(SizeSpec("tiny", side, side), facts)
-        job = RenderJob(self._limits, geometry, profile)
+        job = RenditionSet(self._limits, (RenderOutput(geometry, profile),))
         return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
 
 

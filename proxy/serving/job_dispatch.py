@@ -1,60 +1,57 @@
-"""The workshop: takes a job on a medium's source through quarantine and queue to a worker."""
+"""Runs jobs on the source files of media: failure cache, admission, then a worker."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Generic, Self, TypeVar
 
 from proxy.domain.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.domain.media import Media
-from proxy.domain.worker_protocol import (
-    AnalyseJob,
-    AnalysisResult,
-    Job,
-    JobFailure,
-    ProbeJob,
-    ProbeResult,
-    RenderJob,
-    RenderResult,
-    RenderSetJob,
-    RenderSetResult,
-)
-from proxy.rendering.pool.admission import Admission
+from proxy.domain.variant import Variant
+from proxy.domain.worker_protocol import Job, RenderOutput, RenditionSet
+from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
-from proxy.rendering.pool.failure_errors import error_of
+from proxy.rendering.pool.pending_job import Sink
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.process import Sink
-from proxy.rendering.pool.usage import WorkerUsage
 from proxy.storage.originals import OpenSource, SourceStore
 
-R_co = TypeVar("R_co", covariant=True)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class JobResult(Generic[R_co]):
-    """A job's result, with the seconds it waited for a worker and the seconds it took there."""
+class JobResult(Generic[Result]):
+    """The result of a job with its times."""
 
-    result: R_co
+    result: Result
     queue_s: float
+    """Seconds from admission to the start of the job in a worker."""
     work_s: float
+    """Seconds from the start to the reply."""
 
 
-def _raise_if_alone(results: tuple[RenderResult | JobFailure, ...]) -> None:
-    if len(results) == 1 and isinstance(results[0], JobFailure):
-        raise error_of(results[0])
-
-
-def picture_key(media: Media) -> str:
-    """What stands for the bytes of a medium as long as its row is the same."""
+def source_key(media: Media) -> str:
+    """Return a key that changes whenever the source of a medium may have changed."""
     return f"{media.id}/{media.source_path}/{media.updated_at.timestamp()}"
 
 
+def output_of(variant: Variant) -> RenderOutput:
+    """Return the output of a `RenditionSet` that renders a variant."""
+    return RenderOutput(
+        geometry=variant.geometry,
+        profile=variant.profile,
+        remove_background=variant.background_removed,
+        animated=variant.animated,
+        search=variant.search,
+        rival=variant.rival,
+        base=variant.base,
+    )
+
+
 class JobDispatcher:
-    """Does jobs on the sources of media."""
+    """Runs jobs on media and remembers which of them cannot be rendered."""
 
     def __init__(
         self,
@@ -62,129 +59,103 @@ class JobDispatcher:
         sources: SourceStore,
         pool: WorkerPool,
         admission: Admission,
-        quarantine: FailureCache,
-        occupancy: WorkerUsage | None = None,
+        failures: FailureCache,
+        usage: WorkerUsage | None = None,
     ) -> None:
-        """The rooms it works with; it owns none of them. ``occupancy`` counts its jobs."""
+        """``usage`` counts the workers that the jobs of this dispatcher occupy."""
         self._sources = sources
         self._pool = pool
         self._admission = admission
-        self._quarantine = quarantine
-        self._occupancy = occupancy or WorkerUsage()
+        self._failures = failures
+        self._usage = usage or WorkerUsage()
 
-    def counted_by(self, occupancy: WorkerUsage) -> Self:
-        """The same for another kind of work, whose share of the workers is counted there."""
+    def counted_by(self, usage: WorkerUsage) -> Self:
+        """Return a dispatcher for another kind of work, which shares everything but ``usage``."""
         return type(self)(
             sources=self._sources,
             pool=self._pool,
             admission=self._admission,
-            quarantine=self._quarantine,
-            occupancy=occupancy,
+            failures=self._failures,
+            usage=usage,
         )
 
     def check(self, media: Media) -> None:
-        """Raise what `run` would raise at once: remembered of the picture, or as the queue is."""
-        self._quarantine.check(picture_key(media))
+        """Raise at once what `run` would raise without starting any work."""
+        self._failures.check(source_key(media))
         self._admission.check()
 
-    @overload
-    async def run(self, media: Media, job: ProbeJob) -> JobResult[ProbeResult]: ...
-    @overload
-    async def run(
-        self, media: Media, job: AnalyseJob, *, deadline_s: float | None = ...
-    ) -> JobResult[AnalysisResult]: ...
-    @overload
     async def run(
         self,
         media: Media,
-        job: RenderJob,
-        sink: Sink,
-        *,
-        byte_size: int,
-        admitted: Callable[[float], None],
-    ) -> JobResult[RenderResult]: ...
-    @overload
-    async def run(
-        self,
-        media: Media,
-        job: RenderSetJob,
-        sink: Sink,
-        *,
-        byte_size: int,
-        admitted: Callable[[float], None] = ...,
-        deadline_s: float | None = ...,
-    ) -> JobResult[RenderSetResult]: ...
-
-    async def run(
-        self,
-        media: Media,
-        job: Job,
+        job: Job[Result],
         sink: Sink = lambda _: None,
         *,
         byte_size: int | None = None,
         admitted: Callable[[float], None] = lambda _: None,
         deadline_s: float | None = None,
-    ) -> JobResult[Any]:
-        """Do a job on the source of a medium; encoded bytes go to ``sink`` as they come.
+    ) -> JobResult[Result]:
+        """Run a job on the source of a medium and pass the encoded bytes to ``sink``.
 
-        ``byte_size`` is what the source is expected to have; ``admitted`` is called with the
-        seconds of waiting once a worker is free. A set of one that fails is an error as well.
+        ``byte_size`` is the expected size of the source. ``admitted`` is called with the seconds in
+        the queue when a worker starts the job, again if the job is repeated.
 
         Raises:
-            RenderError: the picture cannot be rendered, now or by what is remembered of it.
-            SourceError: its file cannot be read; `SourceChanged` where it has another size.
-            CapacityError: no worker is free in time.
+            RenderError: the image cannot be rendered, now or according to the failure cache.
+            SourceError: the source cannot be read, or has another size (`SourceChanged`).
+            CapacityError: no worker became free in time.
         """
-        key = picture_key(media)
-        self._quarantine.check(key)
+        key = source_key(media)
+        self._failures.check(key)
         try:
-            work = partial(self._pool.run, job, deadline_s=deadline_s)
-            return await self._work(media, work, sink, byte_size, admitted)
+            # A full queue must reject the request before a file is opened for it.
+            self._admission.check()
+            # The source is opened before the wait, so no worker waits for a slow storage. The queue
+            # limits the number of files that are open at the same time.
+            async with self._opened(media) as source:
+                if byte_size not in (None, source.byte_size):
+                    raise SourceChanged("the image has changed, try again", retry_after_s=1)
+                return await self.run_on(
+                    source.descriptor, job, sink, admitted=admitted, deadline_s=deadline_s
+                )
         except SmartserveError as error:
-            self._quarantine.remember(key, error)
+            self._failures.remember(key, error)
             raise
 
-    async def encoded(self, media: Media, job: RenderJob, *, byte_size: int) -> bytes:
-        """All of a rendition, for who needs it whole; raises as `run` does."""
-        rendition = bytearray()
-        await self.run(media, job, rendition.extend, byte_size=byte_size, admitted=lambda _: None)
-        return bytes(rendition)
-
-    async def _work(
+    async def run_on(
         self,
-        media: Media,
-        work: Callable[..., Awaitable[Any]],
-        sink: Sink,
-        byte_size: int | None,
-        admitted: Callable[[float], None],
-    ) -> JobResult[Any]:
-        """Open the source, then wait for a worker: so none of them waits for a file to be opened.
+        descriptor: int,
+        job: Job[Result],
+        sink: Sink = lambda _: None,
+        *,
+        admitted: Callable[[float], None] = lambda _: None,
+        deadline_s: float | None = None,
+    ) -> JobResult[Result]:
+        """Run a job on an open file, which remains the caller's, without the failure cache."""
+        queued_at = time.perf_counter()
+        started_at = queued_at
+        async with self._admission.enter():
+            with self._usage.job() as count_start:
 
-        The queue bounds how many are open; where it is full, none is opened to be refused.
-        """
-        self._admission.check()
-        async with self._opened(media) as source:
-            arrived = time.perf_counter()
-            begun_at = arrived
+                def on_start() -> None:
+                    nonlocal started_at
+                    started_at = time.perf_counter()
+                    count_start()
+                    admitted(started_at - queued_at)
 
-            def begun() -> None:
-                nonlocal begun_at
-                begun_at = time.perf_counter()
-                taken()
-                admitted(begun_at - arrived)
+                result = await self._pool.run(
+                    job, descriptor, sink, on_start=on_start, deadline_s=deadline_s
+                )
+        return JobResult(result, started_at - queued_at, time.perf_counter() - started_at)
 
-            async with self._admission.enter():
-                if byte_size not in (None, source.byte_size):
-                    raise SourceChanged("the picture has changed, ask again", retry_after_s=1)
-                with self._occupancy.job() as taken:
-                    result = await work(source.descriptor, sink, begun=begun)
-            if isinstance(result, RenderSetResult):
-                _raise_if_alone(result.results)
-            return JobResult(result, begun_at - arrived, time.perf_counter() - begun_at)
+    async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:
+        """Return the whole rendition of a set of one output; raises as `run` does."""
+        rendition = bytearray()
+        await self.run(media, job, rendition.extend, byte_size=byte_size)
+        return bytes(rendition)
 
     @asynccontextmanager
     async def _opened(self, media: Media) -> AsyncIterator[OpenSource]:
-        """The original, or the processed file where the storage has no original."""
+        """Open the original, or the processed file if the storage has no original."""
         async with AsyncExitStack() as stack:
             missing = SourceMissing("the medium has no file")
             for path in media.source_paths:

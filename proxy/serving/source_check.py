@@ -1,4 +1,4 @@
-"""Checking: whether a file is a picture that is served, to its last pixel."""
+"""Checks whether a file is an image that can be served."""
 
 from __future__ import annotations
 
@@ -8,64 +8,51 @@ import os
 from proxy.domain.errors import SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
-from proxy.rendering.pool.admission import Admission
-from proxy.rendering.pool.pool import WorkerPool
-from proxy.rendering.pool.usage import WorkerUsage
 from proxy.runtime.daemon_thread import aside
+from proxy.serving.job_dispatch import JobDispatcher
 
-_PIECE_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 class SourceChecker:
-    """Checks files, as many at a time as there are workers."""
+    """Checks uploaded and imported files; the admission of the dispatcher limits concurrency."""
 
-    def __init__(
-        self,
-        *,
-        pool: WorkerPool,
-        admission: Admission,
-        occupancy: WorkerUsage,
-        limits: Limits,
-        max_bytes: int,
-    ) -> None:
-        """The rooms it works with; ``max_bytes`` bounds an original."""
-        self._pool = pool
-        self._admission = admission
-        self._occupancy = occupancy
+    def __init__(self, *, dispatcher: JobDispatcher, limits: Limits, max_bytes: int) -> None:
+        """``max_bytes`` is the size limit of an original."""
+        self._dispatcher = dispatcher
         self._limits = limits
         self._max_bytes = max_bytes
 
     async def check(self, descriptor: int) -> ProbeResult:
-        """The facts of the file behind a descriptor, which stays the caller's.
+        """Decode every pixel of an open file, which remains the caller's; return its facts.
 
         Raises:
-            SourceTooLarge, UndecodableSource, UnsupportedSource: it is none, or a damaged one.
-            CapacityError: no worker is free in time.
+            SourceTooLarge, UndecodableSource, UnsupportedSource: the file is not accepted.
+            CapacityError: no worker became free in time.
         """
-        # Before a place is taken, which visitors wait for: a storage may hang.
-        await aside(lambda: self._look(descriptor))
-        async with self._admission.enter():
-            with self._occupancy.job() as taken:
-                job = ProbeJob(self._limits, strict=True)
-                return await self._pool.run(job, descriptor, begun=taken)
+        # The file is read before admission: a storage that hangs must not occupy a worker's place.
+        await aside(lambda: self._check_head(descriptor))
+        return (
+            await self._dispatcher.run_on(descriptor, ProbeJob(self._limits, strict=True))
+        ).result
 
     async def digest(self, descriptor: int) -> str:
-        """The content hash of a file, as `ProbeResult` has it, without a worker."""
-        return await aside(lambda: _digest(descriptor))
+        """Return the content hash of a file, equal to that of `ProbeResult`, without a worker."""
+        return await aside(lambda: _sha256(descriptor))
 
-    def _look(self, descriptor: int) -> None:
+    def _check_head(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
         if size > self._max_bytes:
             raise SourceTooLarge(f"has {size} bytes, {self._max_bytes} are allowed")
         found = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
         if found not in self._limits.source_types:
-            kinds = ", ".join(self._limits.source_types)
-            raise UnsupportedSource(f"is {found or 'no picture'}; served are {kinds}")
+            accepted = ", ".join(self._limits.source_types)
+            raise UnsupportedSource(f"is {found or 'not an image'}; accepted are {accepted}")
 
 
-def _digest(descriptor: int) -> str:
-    digest, at = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, _PIECE_BYTES, at):
-        digest.update(piece)
-        at += len(piece)
+def _sha256(descriptor: int) -> str:
+    digest, position = hashlib.sha256(), 0
+    while chunk := os.pread(descriptor, _CHUNK_BYTES, position):
+        digest.update(chunk)
+        position += len(chunk)
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import RenderJob
+from proxy.domain.worker_protocol import RenderOutput, RenderResult, RenditionSet
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings, load_settings
 from tests.benchmarks.originals import kodak, large
@@ -41,14 +41,14 @@ class Bench:
 
     pools: Mapping[str, WorkerPool]
     sources: Sequence[int]
-    job: RenderJob
+    job: RenditionSet
 
     async def turn(self, name: str) -> Cost:
         """What one thumbnail of each picture costs on average."""
         began, cpu_s = time.perf_counter(), 0.0
         for source in self.sources:
             result = await self.pools[name].run(self.job, source, lambda _: None)
-            cpu_s += result.cpu_s
+            cpu_s += sum(one.cpu_s for one in result.results if isinstance(one, RenderResult))
         wall_s = time.perf_counter() - began
         return Cost(*(1000 * seconds / len(self.sources) for seconds in (wall_s, cpu_s)))
 
@@ -78,11 +78,9 @@ def _rows(
 
 async def _taken(sources: Sequence[int]) -> dict[str, list[Cost]]:
     settings = load_settings()
-    job = RenderJob(
-        settings.limits.to_limits(),
-        Geometry(_SIDE, _SIDE, _SIDE, _SIDE),
-        settings.encoders.profiles()[Format.WEBP],
-    )
+    profile = settings.encoders.profiles()[Format.WEBP]
+    output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profile)
+    job = RenditionSet(settings.limits.to_limits(), (output,))
     async with AsyncExitStack() as stack:
         pools = {
             _FREE: await stack.enter_async_context(_pool(settings, sandbox=False)),

@@ -86,7 +86,7 @@ async def test_a_sandbox_that_is_required_and_has_a_gap_is_told(tmp_path: Path) 
     section = {"count": 1, "require_sandbox": True, "uid": 0}
     found = diagnoses(WORKERS, await looked(seen_of(make_settings(tmp_path, workers=section))))
     assert found["worker"].verdict is Verdict.FAIL
-    assert "require_sandbox is set, and not all of it holds: user" in found["worker"].seen
+    assert "require_sandbox is set, but the sandbox is incomplete: user" in found["worker"].seen
 
 
 SOUND = WorkerFacts(

@@ -10,25 +10,26 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.domain.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
 from proxy.domain.geometry import Geometry
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Focus
 from proxy.domain.worker_protocol import (
     FAILURE_KINDS,
+    FRAME_LENGTH,
     MAX_DATAGRAM,
     AnalyseJob,
     AnalysisResult,
+    FrameDecoder,
     JobFailure,
     Limits,
     Ping,
     ProbeJob,
     ProbeResult,
-    RenderJob,
     RenderOutput,
     RenderResult,
-    RenderSetJob,
-    RenderSetResult,
+    RenditionSet,
+    RenditionSetResult,
     WorkerInfo,
     decode,
     encode,
@@ -38,11 +39,10 @@ from proxy.settings import EncoderSettings, LimitSettings
 Message = (
     Ping
     | ProbeJob
-    | RenderJob
-    | RenderSetJob
+    | RenditionSet
     | ProbeResult
     | RenderResult
-    | RenderSetResult
+    | RenditionSetResult
     | AnalyseJob
     | AnalysisResult
     | JobFailure
@@ -51,20 +51,27 @@ Message = (
 
 LIMITS = LimitSettings().to_limits()
 GEOMETRY = Geometry(300, 300, 400, 300, left=50)
-RENDER = RenderJob(
-    limits=LIMITS,
-    geometry=GEOMETRY,
-    profile=EncoderSettings().profiles()[Format.JPEG],
-    remove_background=True,
-    animated=True,
-    copyright="© Ü/\n\0",
-)
 SEARCH = QualitySearch(target=74.5, low=40, high=85, max_encodes=3)
 OUTPUT = RenderOutput(GEOMETRY, EncoderSettings().profiles()[Format.AVIF], search=SEARCH)
-SET = RenderSetJob(
+RENDER = RenditionSet(
+    LIMITS,
+    (
+        RenderOutput(
+            GEOMETRY,
+            EncoderSettings().profiles()[Format.JPEG],
+            remove_background=True,
+            animated=True,
+            rival=EncodingStage(EncoderSettings().profiles()[Format.PNG], SEARCH),
+            base=(1200, 800),
+        ),
+    ),
+    "© Ü/\n\0",
+)
+SET = RenditionSet(
     LIMITS,
     (OUTPUT, RenderOutput(GEOMETRY, EncoderSettings().profiles()[Format.PNG], animated=True)),
     "© me",
+    framed=True,
 )
 SEARCHED = RenderResult(1, 1, 1, quality=61, score=74.7, target_missed=True)
 PROBED = ProbeResult(
@@ -97,16 +104,15 @@ MESSAGES: dict[str, Message] = {
     "probe": ProbeJob(LIMITS),
     "strict probe": ProbeJob(LIMITS, strict=True),
     "render": RENDER,
-    "render with a search": replace(RENDER, search=SEARCH),
     "set": SET,
-    "set of nothing": RenderSetJob(LIMITS, ()),
+    "set of nothing": RenditionSet(LIMITS, (), framed=True),
     "probed": PROBED,
     "probed without focus": ProbeResult("", 0, "png", 1, 1, False, 1, True, None),  # noqa: FBT003
     "rendered": RenderResult(300, 200, 1, {"decode": 0.01, "encode": 1e-9}),
     "rendered at once": RenderResult(1, 1, 1),
     "rendered after a search": SEARCHED,
-    "rendered as a set": RenderSetResult((SEARCHED, JobFailure("fault", "why"), SEARCHED)),
-    "rendered as a set of nothing": RenderSetResult(()),
+    "rendered as a set": RenditionSetResult((SEARCHED, JobFailure("fault", "why"), SEARCHED)),
+    "rendered as a set of nothing": RenditionSetResult(()),
     "analysis": AnalyseJob(LIMITS),
     "analysed": ANALYSED,
     "analysed, and nothing there": replace(
@@ -145,23 +151,14 @@ OUTPUTS = st.builds(RenderOutput, GEOMETRIES, PROFILES, st.booleans(), st.boolea
 ANY_MESSAGE = st.one_of(
     st.builds(ProbeJob, LIMITS_ANY, st.booleans()),
     st.builds(
-        RenderJob,
-        LIMITS_ANY,
-        GEOMETRIES,
-        PROFILES,
-        st.booleans(),
-        st.booleans(),
-        st.none() | st.text(),
-        SEARCHES,
-    ),
-    st.builds(
-        RenderSetJob,
+        RenditionSet,
         LIMITS_ANY,
         st.lists(OUTPUTS, max_size=3).map(tuple),
         st.none() | st.text(),
+        st.booleans(),
     ),
     RESULTS,
-    st.builds(RenderSetResult, st.lists(RESULTS | FAILURES, max_size=3).map(tuple)),
+    st.builds(RenditionSetResult, st.lists(RESULTS | FAILURES, max_size=3).map(tuple)),
     FAILURES,
     st.builds(
         WorkerInfo,
@@ -186,17 +183,16 @@ def test_whatever_a_message_holds_arrives_as_it_was_sent(message: Message) -> No
 
 def test_what_was_hashable_still_is_when_it_arrives() -> None:
     arrived = decode(encode(RENDER))
-    assert hash(arrived.profile) == hash(RENDER.profile)
-    assert isinstance(arrived.profile.format, Format)
+    assert isinstance(arrived.outputs[0].profile.format, Format)
     assert isinstance(arrived.limits.source_types, tuple)
     assert hash(decode(encode(SET)).outputs) == hash(SET.outputs)
 
 
 def test_a_datagram_has_room_for_every_size_in_every_format() -> None:
-    many = RenderSetJob(LIMITS, (OUTPUT,) * 64, "©" * 500)
+    many = RenditionSet(LIMITS, (OUTPUT,) * 64, "©" * 500)
     assert len(encode(many)) < MAX_DATAGRAM / 2
     done = RenderResult(16383, 16383, 1, dict.fromkeys(("decode", "transform", "encode"), 1 / 3))
-    assert len(encode(RenderSetResult((done,) * 64))) < MAX_DATAGRAM / 2
+    assert len(encode(RenditionSetResult((done,) * 64))) < MAX_DATAGRAM / 2
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -217,6 +213,14 @@ def _without(message: Message, *path: str) -> bytes:
 def _with(message: Message, **fields: object) -> bytes:
     kind, whole = json.loads(encode(message))
     return json.dumps([kind, {**whole, **fields}]).encode()
+
+
+def _with_output(*, without: str = "", **fields: object) -> bytes:
+    """The datagram of a set whose first output is spoilt."""
+    kind, whole = json.loads(encode(RENDER))
+    output = {**whole["outputs"][0], **fields}
+    output.pop(without, None)
+    return json.dumps([kind, {**whole, "outputs": [output]}]).encode()
 
 
 @pytest.mark.parametrize(
@@ -249,22 +253,26 @@ def _with(message: Message, **fields: object) -> bytes:
         _without(RENDER, "limits"),
         _without(RENDER, "limits", "source_types"),
         _without(RENDER, "limits", "max_side"),
-        _without(RENDER, "geometry", "width"),
-        _without(RENDER, "profile", "format"),
-        _without(RENDER, "profile", "options"),
+        _with_output(without="geometry"),
+        _with_output(without="profile"),
+        _with_output(geometry={"width": 1}),
+        _with_output(geometry={"width": 1, "height": 1, "depth": 1}),
+        _with_output(profile={"format": "png"}),
+        _with_output(profile={"options": []}),
+        _with_output(profile={"format": "jxl", "options": []}),
+        _with_output(profile={"format": "png", "options": [1]}),
+        _with_output(profile={"format": "png", "options": [["a", 1, 2]]}),
+        _with_output(search={"target": 75}),
+        _with_output(rival={"profile": {}}),
+        _with_output(unknown=1),
         _without(PROBED, "width"),
         _without(PROBED, "focus", "x"),
-        _with(RENDER, profile={"format": "jxl", "options": []}),
-        _with(RENDER, profile={"format": "png", "options": [1]}),
-        _with(RENDER, profile={"format": "png", "options": [["a", 1, 2]]}),
-        _with(RENDER, geometry={"width": 1, "height": 1, "depth": 1}),
         _with(RENDER, limits={}),
         _with(RENDER, unknown=1),
-        _with(RENDER, search={"target": 75}),
         _with(SET, outputs=[1]),
         _with(SET, outputs=[{"geometry": {}}]),
-        _with(RenderSetResult(()), results=[["Ping", {}]]),
-        _with(RenderSetResult(()), results=[1]),
+        _with(RenditionSetResult(()), results=[["Ping", {}]]),
+        _with(RenditionSetResult(()), results=[1]),
         _without(ANALYSED, "quality", "noise"),
         _with(ANALYSED, dominant_colours=[1]),
         _with(ANALYSED, kind={"name": "photo"}),
@@ -304,3 +312,20 @@ def test_a_message_with_a_spoilt_field_raises_nothing_but_a_value_error(
     spoilt = draw.draw(st.sampled_from(["other", *fields]))
     datagram = json.dumps([kind, {**fields, spoilt: draw.draw(JSON)}]).encode()
     assert _decodes(datagram) in (True, False)
+
+
+@given(st.lists(st.binary(max_size=50)), st.integers(1, 40))
+def test_each_frame_is_given_once_and_whole(bodies: list[bytes], piece: int) -> None:
+    stream = b"".join(FRAME_LENGTH.pack(len(body)) + body for body in bodies)
+    given_: list[tuple[int, bytes]] = []
+    frames = FrameDecoder(lambda place, body: given_.append((place, body)))
+    for at in range(0, len(stream), piece):
+        frames(stream[at : at + piece])
+    assert given_ == list(enumerate(bodies))
+
+
+def test_a_frame_that_is_cut_off_is_not_given() -> None:
+    given_: list[bytes] = []
+    frames = FrameDecoder(lambda _, body: given_.append(body))
+    frames(FRAME_LENGTH.pack(3) + b"abc" + FRAME_LENGTH.pack(4) + b"abc")
+    assert given_ == [b"abc"]

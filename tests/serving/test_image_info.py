@@ -12,7 +12,13 @@ import pytest
 from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, RenderJob, RenderResult
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    AnalysisResult,
+    RenderResult,
+    RenditionSet,
+    RenditionSetResult,
+)
 from proxy.serving.image_info import MAX_DATA_URI, ImageInfoService
 from proxy.serving.job_dispatch import JobResult
 from proxy.settings import LimitSettings
@@ -50,7 +56,7 @@ class Workers:
 
     def __init__(self, *sizes: int) -> None:
         self.sizes = list(sizes or (200,))
-        self.jobs: list[RenderJob | AnalyseJob] = []
+        self.jobs: list[RenditionSet | AnalyseJob] = []
         self.failures: list[Exception] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -59,7 +65,7 @@ class Workers:
     async def run(
         self,
         _media: Media,
-        job: RenderJob | AnalyseJob,
+        job: RenditionSet | AnalyseJob,
         sink: Callable[[bytes], None] = lambda _: None,
         **_: Any,
     ) -> JobResult[Any]:
@@ -74,9 +80,9 @@ class Workers:
         if isinstance(job, AnalyseJob):
             return JobResult(RESULT, 0.0, 0.0)
         sink(b"x" * (self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]))
-        return JobResult(RenderResult(1, 1, 1), 0.0, 0.0)
+        return JobResult(RenditionSetResult((RenderResult(1, 1, 1),)), 0.0, 0.0)
 
-    async def encoded(self, media: Media, job: RenderJob, *, byte_size: int) -> bytes:
+    async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:
         rendition = bytearray()
         await self.run(media, job, rendition.extend, byte_size=byte_size)
         return bytes(rendition)
@@ -211,9 +217,9 @@ async def test_a_tiny_picture_is_made_smaller_until_it_fits(sizes: tuple[int, ..
     at = bench(Workers(*sizes))
     portrait = await at.describer.describe(MEDIA)
     assert len(portrait.looks.data_uri) <= MAX_DATA_URI
-    rendered = [job for job in at.workers.jobs if isinstance(job, RenderJob)]
+    rendered = [job for job in at.workers.jobs if isinstance(job, RenditionSet)]
     assert len(rendered) == len(sizes)
-    widths = [job.geometry.width for job in rendered]
+    widths = [job.outputs[0].geometry.width for job in rendered]
     assert widths == sorted(widths, reverse=True)
 
 

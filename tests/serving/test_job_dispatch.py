@@ -1,4 +1,4 @@
-"""The workshop: what a failure in a worker means, and that it is remembered."""
+"""Failure cache, admission and file access around a job."""
 
 from __future__ import annotations
 
@@ -9,58 +9,126 @@ from typing import Any
 
 import pytest
 
-from proxy.domain.errors import UndecodableSource
-from proxy.domain.worker_protocol import JobFailure, RenderSetJob, RenderSetResult
-from proxy.rendering.pool.admission import Admission
+from proxy.domain.errors import QueueFull, SourceChanged, SourceMissing, UndecodableSource
+from proxy.domain.worker_protocol import Limits, RenditionSet, RenditionSetResult
+from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
-from proxy.serving.job_dispatch import JobDispatcher
-from proxy.settings import StorageSettings, WorkerSettings
+from proxy.serving.job_dispatch import JobDispatcher, JobResult
+from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalSources
 from tests.web.plans import MEDIA
 
-FAILED = JobFailure("undecodable", "cut off")
+BODY = b"not decoded here"
+LIMITS: Limits = LimitSettings().to_limits()
+JOB = RenditionSet(LIMITS, (), framed=True)
+FILED = replace(MEDIA, bulk_path="image")
 
 
 class Pool:
-    """Workers to which every output of every set is undecodable."""
+    """A pool without processes, whose jobs fail or write some bytes."""
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.jobs = 0
-        self.results = (FAILED,) * outputs
+        self.error = error
+        self.usage = WorkerUsage()
+        self.busy: list[float] = []
 
     async def run(
-        self, _job: object, _source: int, _sink: object, *, begun: Callable[[], None], **_: Any
-    ) -> RenderSetResult:
+        self,
+        _job: object,
+        _source: int,
+        sink: Callable[[bytes], None],
+        *,
+        on_start: Callable[[], None],
+        **_: Any,
+    ) -> RenditionSetResult:
         self.jobs += 1
-        begun()
-        return RenderSetResult(self.results)
+        on_start()
+        self.busy.append(self.usage.statistics()["busy"])
+        if self.error is not None:
+            raise self.error
+        sink(b"some ")
+        sink(b"bytes")
+        return RenditionSetResult(())
 
 
-def workshop(root: Path, pool: Pool) -> JobDispatcher:
-    (root / "picture").write_bytes(b"not looked at")
+def dispatcher(root: Path, pool: Pool, admission: Admission | None = None) -> JobDispatcher:
+    (root / "image").write_bytes(BODY)
     return JobDispatcher(
         sources=LocalSources(root, StorageSettings()),
         pool=pool,  # type: ignore[arg-type]
-        admission=Admission(WorkerSettings(count=1)),
-        quarantine=FailureCache(failure_s=10, quarantine_s=60),
+        admission=admission or Admission(WorkerSettings(count=1)),
+        failures=FailureCache(failure_s=10, quarantine_s=60),
+        usage=pool.usage,
     )
 
 
-async def run(shop: JobDispatcher, outputs: int) -> RenderSetResult:
-    job: Any = RenderSetJob(None, (None,) * outputs)  # type: ignore[arg-type]
-    media = replace(MEDIA, bulk_path="picture")
-    return (await shop.run(media, job, lambda _: None, byte_size=13)).result
+async def run(jobs: JobDispatcher, **options: Any) -> JobResult[RenditionSetResult]:
+    return await jobs.run(FILED, JOB, byte_size=len(BODY), **options)
 
 
-async def test_a_set_of_one_that_fails_is_an_error_and_not_tried_again(tmp_path: Path) -> None:
-    pool = Pool(outputs=1)
-    shop = workshop(tmp_path, pool)
+async def test_an_image_that_failed_is_refused_without_another_job(tmp_path: Path) -> None:
+    pool = Pool(UndecodableSource("cut off"))
+    jobs = dispatcher(tmp_path, pool)
     for _ in range(3):
         with pytest.raises(UndecodableSource, match="cut off"):
-            await run(shop, 1)
+            await run(jobs)
     assert pool.jobs == 1
+    with pytest.raises(UndecodableSource):
+        jobs.check(FILED)
 
 
-async def test_failures_among_several_are_the_callers_to_see(tmp_path: Path) -> None:
-    pool = Pool(outputs=2)
-    assert (await run(workshop(tmp_path, pool), 2)).results == (FAILED, FAILED)
+async def test_the_same_image_after_a_change_of_its_row_is_tried_again(tmp_path: Path) -> None:
+    pool = Pool(UndecodableSource("cut off"))
+    jobs = dispatcher(tmp_path, pool)
+    with pytest.raises(UndecodableSource):
+        await run(jobs)
+    later = replace(FILED, updated_at=FILED.updated_at.replace(year=2999))
+    jobs.check(later)
+
+
+async def test_a_source_of_another_size_is_not_rendered(tmp_path: Path) -> None:
+    pool = Pool()
+    with pytest.raises(SourceChanged):
+        await dispatcher(tmp_path, pool).run(FILED, JOB, byte_size=1)
+    assert pool.jobs == 0
+
+
+async def test_a_medium_without_a_file_is_missing(tmp_path: Path) -> None:
+    pool = Pool()
+    jobs = dispatcher(tmp_path, pool)
+    (tmp_path / "image").unlink()
+    with pytest.raises(SourceMissing):
+        await run(jobs)
+    assert pool.jobs == 0
+
+
+async def test_a_full_queue_refuses_before_the_file_is_opened(tmp_path: Path) -> None:
+    admission = Admission(WorkerSettings(count=1, max_queue=0))
+    pool = Pool()
+    jobs = dispatcher(tmp_path, pool, admission)
+    (tmp_path / "image").unlink()
+    async with admission.enter():
+        with pytest.raises(QueueFull):
+            await run(jobs)
+
+
+async def test_the_start_in_a_worker_is_reported_and_counted(tmp_path: Path) -> None:
+    pool = Pool()
+    waits: list[float] = []
+    done = await run(dispatcher(tmp_path, pool), admitted=waits.append)
+    assert waits == [done.queue_s]
+    assert done.work_s >= 0
+    assert pool.busy == [1]
+    assert pool.usage.statistics() == {"busy": 0}
+
+
+async def test_another_kind_of_work_is_counted_apart(tmp_path: Path) -> None:
+    pool = Pool()
+    await run(dispatcher(tmp_path, pool).counted_by(WorkerUsage()))
+    assert pool.busy == [0]
+
+
+async def test_a_whole_rendition_is_all_its_bytes(tmp_path: Path) -> None:
+    jobs = dispatcher(tmp_path, Pool())
+    assert await jobs.encoded(FILED, JOB, byte_size=len(BODY)) == b"some bytes"

@@ -13,7 +13,7 @@ from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import DataType, Media, MediaFacts
 from proxy.domain.query import DPRS
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
-from proxy.domain.worker_protocol import RenderJob
+from proxy.domain.worker_protocol import RenderOutput, RenditionSet
 from proxy.ingest.steps import StepContext
 from proxy.runtime.daemon_thread import aside
 from proxy.runtime.scratch_file import fill, scratch_file
@@ -62,13 +62,10 @@ class RenderStep:
         It is upright, sRGB, without metadata, and as large as the largest size that is served.
         """
         profile = master_profile(media, facts)
-        job = RenderJob(
-            limits=self.planner.rules.limits,
-            geometry=plan_geometry(largest_box(self.planner.rules.sizes.values()), facts),
-            profile=profile,
-            animated=facts.animated,
-            copyright=self.planner.rules.copyright_notice,
-        )
+        rules = self.planner.rules
+        geometry = plan_geometry(largest_box(rules.sizes.values()), facts)
+        output = RenderOutput(geometry, profile, animated=facts.animated)
+        job = RenditionSet(rules.limits, (output,), rules.copyright_notice)
         master = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
         async with scratch_file(self.storage_root) as file:

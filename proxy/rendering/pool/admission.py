@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from proxy.domain.errors import QueueFull, ShuttingDown
 from proxy.settings import WorkerSettings
@@ -97,3 +97,32 @@ class Admission:
 
 REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")
 """Why a job is turned away."""
+
+
+class WorkerUsage:
+    """Counts the workers that one kind of work occupies, for a pool that several kinds share."""
+
+    def __init__(self) -> None:
+        self._busy = 0
+
+    @contextmanager
+    def job(self) -> Iterator[Callable[[], None]]:
+        """Context manager for one job.
+
+        Call the yielded function when a worker starts it; later calls have no effect.
+        """
+        started = False
+
+        def start() -> None:
+            nonlocal started
+            self._busy += not started
+            started = True
+
+        try:
+            yield start
+        finally:
+            self._busy -= started
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the number of occupied workers."""
+        return {"busy": self._busy}

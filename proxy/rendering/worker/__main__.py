@@ -24,14 +24,15 @@ from proxy.domain.worker_protocol import (
     Job,
     JobFailure,
     ProbeJob,
-    RenderSetJob,
-    Result,
+    RenditionSet,
     WorkerInfo,
     encode,
 )
 from proxy.rendering.worker import job_loop, sandbox
-from proxy.rendering.worker.imaging import render as imaging
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
+from proxy.rendering.worker.imaging.loader_allowlist import configure, hello, lock_loaders
+from proxy.rendering.worker.imaging.probe import probe
+from proxy.rendering.worker.imaging.render import render_set
 
 _NICEST = 19
 
@@ -45,32 +46,30 @@ def prepare(orders: Mapping[str, Any]) -> WorkerInfo:
     Raises:
         ConfigurationError: the process is not fit to work.
     """
-    imaging.configure()
-    imaging.lock_loaders(tuple(orders["source_types"]))
+    configure()
+    lock_loaders(tuple(orders["source_types"]))
     if not orders["sandbox"]:
         held = sandbox.switched_off("switched off by workers.sandbox")
-        return replace(imaging.hello(), sandbox=dict(held))
+        return replace(hello(), sandbox=dict(held))
     held = sandbox.confine(uid=orders["uid"], max_memory_bytes=orders["max_memory_bytes"])
-    hello = imaging.hello()
+    worker_info = hello()
     os.environ.clear()
-    return replace(hello, sandbox={**held, **sandbox.seal()})
+    return replace(worker_info, sandbox={**held, **sandbox.seal()})
 
 
-def _within(max_cpu_s: float, job: Job, source: int, target: int) -> Result:
-    """Do a job, each rendition of which may take so much processor time."""
-    outputs = len(job.outputs) if isinstance(job, RenderSetJob) else 1
+def _run(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
+    """Run a job; each of its renditions may use ``max_cpu_s`` of processor time."""
+    outputs = len(job.outputs) if isinstance(job, RenditionSet) else 1
     sandbox.allow_cpu(max_cpu_s * max(1, outputs))
-    return _handle(job, source, target)
-
-
-def _handle(job: Job, source: int, target: int) -> Result:
-    if isinstance(job, ProbeJob):
-        return imaging.probe(job, source)
-    if isinstance(job, AnalyseJob):
-        return analyse(job, source)
-    if isinstance(job, RenderSetJob):
-        return imaging.render_set(job, source, target)
-    return imaging.render(job, source, target)
+    match job:
+        case RenditionSet():
+            return render_set(job, source, target)
+        case ProbeJob():
+            return probe(job, source)
+        case AnalyseJob():
+            return analyse(job, source)
+        case _:
+            raise TypeError(job)
 
 
 def _stand_back(nice: int, *, idle: bool) -> None:
@@ -105,11 +104,11 @@ def main() -> None:
         _end_with_server(connection)
         _stand_back(orders["nice"], idle=orders["idle"])
         try:
-            hello = prepare(orders)
+            worker_info = prepare(orders)
         except ConfigurationError as error:
             connection.send(encode(JobFailure("fault", str(error))))
             return
-        job_loop.serve(connection, hello, partial(_within, orders["max_cpu_s"]))
+        job_loop.serve(connection, worker_info, partial(_run, orders["max_cpu_s"]))
 
 
 if __name__ == "__main__":

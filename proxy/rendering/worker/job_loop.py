@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from proxy.domain.worker_protocol import (
     MAX_DATAGRAM,
     Job,
     Ping,
-    Result,
     WorkerInfo,
     decode,
     encode,
 )
 
-Handler = Callable[[Job, int, int], Result]
+Handler = Callable[[Job[Any], int, int], Any]
 """Does a job with a source descriptor and a target descriptor, neither of which it closes."""
 
 _DESCRIPTORS = 2
@@ -44,9 +44,7 @@ def serve(connection: socket.socket, hello: WorkerInfo, handle: Handler) -> None
             return  # the server has gone, and nobody waits for the answer
 
 
-def _answer(
-    datagram: bytes, descriptors: list[int], hello: WorkerInfo, handle: Handler
-) -> Result | WorkerInfo:
+def _answer(datagram: bytes, descriptors: list[int], hello: WorkerInfo, handle: Handler) -> Any:
     try:
         order = decode(datagram)
         return hello if isinstance(order, Ping) else handle(order, *descriptors)

@@ -1,145 +1,127 @@
-"""Finishing: final renditions of a picture, several from one decode, into the store."""
+"""Renders final renditions of an image, several from one decode, into the store."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import (
+    FrameDecoder,
     JobFailure,
     Limits,
-    RenderOutput,
     RenderResult,
-    RenderSetJob,
+    RenditionSet,
 )
-from proxy.rendering.pool.failure_errors import error_of
-from proxy.rendering.pool.frame_decoder import FrameDecoder
-from proxy.serving.job_dispatch import JobDispatcher
+from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.storage.renditions import RenditionStore
 
-_SET = 50
-"""Renditions made from one decode: an order of so many is a third of the longest datagram."""
+_MAX_OUTPUTS = 50
+"""Renditions of one job: its message then has a third of the longest datagram."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalResult:
-    """What became of a plan: how its rendition was made and its bytes, or why there is none."""
+    """The outcome of one plan: how its rendition was made, or the error."""
 
     plan: RenderPlan
     outcome: RenderResult | SmartserveError
     length: int
+    """Bytes of the rendition; 0 after an error."""
 
 
-def output_of(variant: Variant) -> RenderOutput:
-    """A variant as one output of a set."""
-    return RenderOutput(
-        geometry=variant.geometry,
-        profile=variant.profile,
-        remove_background=variant.background_removed,
-        animated=variant.animated,
-        search=variant.search,
-        rival=variant.rival,
-        base=variant.base,
-    )
-
-
-def _outcome(result: RenderResult | JobFailure) -> RenderResult | SmartserveError:
-    return error_of(result) if isinstance(result, JobFailure) else result
-
-
-class _NotMade(Exception):
-    """A rendition did not come, and nothing is to be kept."""
+class _NotRendered(Exception):
+    """Aborts a store writer, so that nothing is stored."""
 
 
 class FinalRenderer:
-    """Makes the renditions of plans and keeps them, each as soon as it is whole."""
+    """Renders plans and stores each rendition as soon as it is complete."""
 
     def __init__(
         self,
         *,
         store: RenditionStore,
-        workshop: JobDispatcher,
+        dispatcher: JobDispatcher,
         limits: Limits,
         copyright_notice: str | None,
         deadline_s: float,
     ) -> None:
-        """The rooms it works with, none of which it owns; each rendition has ``deadline_s``."""
-        self._deadline_s = deadline_s
+        """``deadline_s`` applies to each rendition."""
         self._store = store
-        self._workshop = workshop
+        self._dispatcher = dispatcher
         self._limits = limits
-        self._copyright = copyright_notice
+        self._copyright_notice = copyright_notice
+        self._deadline_s = deadline_s
 
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
-        """Those whose renditions are not in the store."""
+        """Return the plans whose renditions are not in the store."""
         return [plan for plan in plans if not await self._store.contains(plan.variant)]
 
     async def complete(self, plans: Sequence[RenderPlan]) -> int:
-        """Make what is missing, drafts that it replaces are let go of; gives how many were made.
+        """Render what is missing and drop the drafts it replaces; return how many were rendered.
 
         Raises:
-            SmartserveError: as `finish` does, or the first rendition that could not be made did;
-                what is done stays.
+            SmartserveError: as `finish`, or because a rendition failed; the others are stored.
         """
         missing = await self.missing(plans)
-        for one in await self.finish(missing) if missing else []:
+        for one in await self.finish(missing):
             if isinstance(one.outcome, SmartserveError):
                 raise one.outcome
             await self.retire(one.plan)
         return len(missing)
 
     async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
-        """Make the renditions of plans for one medium; what is whole is kept, whatever follows.
+        """Render plans for one medium. Complete renditions stay stored if a later one fails.
 
         Raises:
-            SmartserveError: the source cannot be had or read at all, or the worker ended.
+            SmartserveError: the source cannot be read, or the worker ended.
         """
         largest_first = sorted(plans, key=lambda plan: -plan.variant.pixels)
         finished: list[FinalResult] = []
-        for start in range(0, len(largest_first), _SET):
-            finished += await self._finish_set(largest_first[start : start + _SET])
+        for start in range(0, len(largest_first), _MAX_OUTPUTS):
+            finished += await self._finish_set(largest_first[start : start + _MAX_OUTPUTS])
         return finished
 
     async def _finish_set(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
-        """One decode; the store knows of each rendition from now on, so that a purge reaches it."""
+        """Render plans from one decode."""
+        outputs = tuple(output_of(plan.variant) for plan in plans)
+        job = RenditionSet(self._limits, outputs, self._copyright_notice, framed=True)
         bodies: list[asyncio.Future[bytes]] = [asyncio.Future() for _ in plans]
-        kept = [
-            asyncio.create_task(self._keep(plan.variant, body))
+        # Every store writer is opened before the job starts, so that a purge during the render
+        # also discards the renditions that are not complete yet.
+        writers = [
+            asyncio.create_task(self._store_when_done(plan.variant, body))
             for plan, body in zip(plans, bodies, strict=True)
         ]
         try:
-            results = await self._make(plans, lambda place, body: bodies[place].set_result(body))
+            done = await self._dispatcher.run(
+                plans[0].media,
+                job,
+                FrameDecoder(lambda index, body: bodies[index].set_result(body)),
+                byte_size=plans[0].facts.byte_size,
+                deadline_s=self._deadline_s,
+            )
         finally:
             for body in bodies:
                 body.cancel()
-            await asyncio.gather(*kept, return_exceptions=True)
-        made = zip(plans, results, bodies, strict=True)
-        return [FinalResult(plan, _outcome(one), len(body.result())) for plan, one, body in made]
-
-    async def _make(
-        self, plans: Sequence[RenderPlan], take: Callable[[int, bytes], None]
-    ) -> tuple[RenderResult | JobFailure, ...]:
-        outputs = tuple(output_of(plan.variant) for plan in plans)
-        job = RenderSetJob(self._limits, outputs, self._copyright)
-        first = plans[0]
-        done = await self._workshop.run(
-            first.media,
-            job,
-            FrameDecoder(take),
-            byte_size=first.facts.byte_size,
-            deadline_s=self._deadline_s,
-        )
-        return done.result.results
+            await asyncio.gather(*writers, return_exceptions=True)
+        return [
+            FinalResult(
+                plan,
+                result.to_error() if isinstance(result, JobFailure) else result,
+                len(body.result()),
+            )
+            for plan, result, body in zip(plans, done.result.results, bodies, strict=True)
+        ]
 
     async def retire(self, plan: RenderPlan) -> int:
-        """Let go of the draft that a final has replaced; gives its bytes, 0 if there was none."""
+        """Drop the draft that a final has replaced; return its bytes, 0 if there was none."""
         if plan.draft is None or not await self._store.contains(plan.draft):
             return 0
-        # A store that fails keeps nothing, and says so to nobody.
+        # A store that cannot write drops renditions without an error: keep the draft then.
         if not await self._store.contains(plan.variant):
             return 0
         draft = await self._store.get(plan.draft)
@@ -149,10 +131,9 @@ class FinalRenderer:
         await self._store.drop(plan.draft)
         return draft.length
 
-    async def _keep(self, variant: Variant, body: asyncio.Future[bytes]) -> None:
-        """Wait for a rendition and keep it; one that does not come, or is empty, is not kept."""
+    async def _store_when_done(self, variant: Variant, body: asyncio.Future[bytes]) -> None:
         async with self._store.writer(variant) as writer:
-            made = await body
-            if not made:
-                raise _NotMade
-            await writer.write(made)
+            rendition = await body
+            if not rendition:
+                raise _NotRendered
+            await writer.write(rendition)

@@ -1,11 +1,12 @@
 """Admission: a bounded number at work, a bounded number waiting, the rest turned away."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from proxy.domain.errors import QueueFull, ShuttingDown
-from proxy.rendering.pool.admission import Admission
+from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.settings import WorkerSettings
 
 
@@ -136,3 +137,28 @@ async def test_the_room_that_is_left_is_what_may_still_come() -> None:
     for guest in guests:
         await guest.go()
     assert admission.room == 3
+
+
+def test_a_job_that_waits_holds_no_worker() -> None:
+    occupancy = WorkerUsage()
+    with occupancy.job():
+        assert occupancy.statistics() == {"busy": 0}
+
+
+def test_a_job_holds_one_worker_however_often_it_is_tried() -> None:
+    occupancy = WorkerUsage()
+    with occupancy.job() as taken, occupancy.job() as other:
+        taken()
+        taken()
+        assert occupancy.statistics() == {"busy": 1}
+        other()
+        assert occupancy.statistics() == {"busy": 2}
+    assert occupancy.statistics() == {"busy": 0}
+
+
+def test_a_job_that_fails_lets_go() -> None:
+    occupancy = WorkerUsage()
+    with suppress(LookupError), occupancy.job() as taken:
+        taken()
+        raise LookupError
+    assert occupancy.statistics() == {"busy": 0}

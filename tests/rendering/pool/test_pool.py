@@ -21,13 +21,12 @@ from proxy.domain.errors import (
 from proxy.domain.formats import EncoderProfile, Format
 from proxy.domain.geometry import Geometry
 from proxy.domain.worker_protocol import (
+    FrameDecoder,
     ProbeJob,
-    RenderJob,
     RenderOutput,
-    RenderResult,
-    RenderSetJob,
+    RenditionSet,
+    RenditionSetResult,
 )
-from proxy.rendering.pool.frame_decoder import FrameDecoder
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.process import WorkerProcess
 from proxy.runtime.supervised_task import BackgroundTask
@@ -60,15 +59,19 @@ def source() -> Iterator[int]:
     os.close(descriptor)
 
 
-def thumbnail(fmt: Format = Format.PNG, side: int = 64) -> RenderJob:
-    geometry = Geometry(side, side, side, side)
-    return RenderJob(LIMITS, geometry, PROFILES[fmt])
+def job_of(profile: EncoderProfile, width: int, height: int) -> RenditionSet:
+    output = RenderOutput(Geometry(width, height, width, height), profile)
+    return RenditionSet(LIMITS, (output,))
 
 
-async def render(pool: WorkerPool, source: int, job: RenderJob | None = None) -> bytes:
+def thumbnail(fmt: Format = Format.PNG, side: int = 64) -> RenditionSet:
+    return job_of(PROFILES[fmt], side, side)
+
+
+async def render(pool: WorkerPool, source: int, job: RenditionSet | None = None) -> bytes:
     chunks: list[bytes] = []
     result = await pool.run(job or thumbnail(), source, chunks.append)
-    assert isinstance(result, RenderResult)
+    assert isinstance(result, RenditionSetResult)
     return b"".join(chunks)
 
 
@@ -152,8 +155,7 @@ async def test_an_idle_worker_that_was_killed_costs_no_job(source: int) -> None:
 
 async def slow_job_with_a_worker_at_work(pool: WorkerPool, source: int) -> asyncio.Task[bytes]:
     """A job that takes seconds, once it is in a worker."""
-    geometry = Geometry(4000, 4000, 4000, 4000)
-    job = RenderJob(LIMITS, geometry, EncoderProfile(Format.AVIF, (("effort", 1),)))
+    job = job_of(EncoderProfile(Format.AVIF, (("effort", 1),)), 4000, 4000)
     idle = pool.statistics()["idle"]
     task = asyncio.create_task(render(pool, source, job))
     async with asyncio.timeout(10):
@@ -193,7 +195,7 @@ async def test_a_worker_that_hangs_is_killed_at_the_deadline(source: int) -> Non
 
 async def test_a_job_past_its_deadline_twice_times_out(source: int) -> None:
     async with pool_of(count=1, deadline_s=0.05) as pool:
-        slow = RenderJob(LIMITS, Geometry(4000, 4000, 4000, 4000), PROFILES[Format.AVIF])
+        slow = job_of(PROFILES[Format.AVIF], 4000, 4000)
         with pytest.raises(RenderTimeout):
             await render(pool, source, slow)
 
@@ -207,12 +209,12 @@ async def test_the_deadline_of_a_set_begins_anew_with_each_of_its_renditions(sou
     )
     async with pool_of(count=1, deadline_s=60) as pool:
         began = time.monotonic()
-        await pool.run(RenderSetJob(LIMITS, outputs[:1]), source, lambda _: None)
+        await pool.run(RenditionSet(LIMITS, outputs[:1]), source, lambda _: None)
         one_s = time.monotonic() - began
     frames: list[bytes] = []
     async with pool_of(count=1, deadline_s=3 * one_s) as pool:
         sink = FrameDecoder(lambda _, body: frames.append(body))
-        result = await pool.run(RenderSetJob(LIMITS, outputs), source, sink)
+        result = await pool.run(RenditionSet(LIMITS, outputs, framed=True), source, sink)
     assert len(result.results) == len(frames) == 6
     assert all(frames)
 
@@ -285,7 +287,7 @@ async def test_output_is_never_cut_wherever_the_limit_lies(tmp_path: Path) -> No
     noise = tmp_path / "noise.png"
     Image.merge("RGB", [Image.effect_noise((900, 630), 80)] * 3).save(noise)
     stored = EncoderProfile(Format.PNG, (("compression", 0),))
-    job = RenderJob(LIMITS, Geometry(900, 630, 900, 630), stored)
+    job = job_of(stored, 900, 630)
     with noise.open("rb") as file:
         async with pool_of(count=1) as pool:
             whole = len(await render(pool, file.fileno(), job))
@@ -316,7 +318,7 @@ async def test_an_unforeseen_error_does_not_keep_a_worker_from_being_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     restarts = Restarts()
-    started = WorkerPool._started
+    started = WorkerPool._spawn
     async with WorkerPool(
         WorkerSettings(count=1),
         source_types=LIMITS.source_types,
@@ -330,7 +332,7 @@ async def test_an_unforeseen_error_does_not_keep_a_worker_from_being_replaced(
                 raise error
             return await started(self)
 
-        monkeypatch.setattr(WorkerPool, "_started", fail_once)
+        monkeypatch.setattr(WorkerPool, "_spawn", fail_once)
         (killed,) = pool.pids
         os.kill(killed, signal.SIGKILL)
         await holds(lambda: pool.pids and killed not in pool.pids, timeout_s=30)

@@ -1,9 +1,10 @@
-"""One decode for many renditions: a base size is decoded, smaller ones are made of its pixels.
+"""Scaled versions of a source's first page, shared by the outputs of one set.
 
-What that loses is below what is seen. Against a resampling of every pixel of the source, sizes
-made so score 92 to 98 points of SSIMULACRA2, at any ratio to the largest, and differ by 0.5 levels
-in the mean; those decoded for themselves score 84 to 100, for a JPEG is then shrunk by its
-decoder, which is quick and coarse. Two resamplings make a picture a little softer, not rougher.
+A base size is decoded once and smaller sizes are scaled from its pixels. The loss is not visible:
+compared with resampling every pixel of the source, sizes made from a base score 92 to 98 points of
+SSIMULACRA2 at any ratio and differ by 0.5 levels on average. Sizes decoded on their own score 84
+to 100, because the JPEG decoder shrinks quickly and coarsely. Two resamplings make an image
+slightly softer, not rougher.
 """
 
 from __future__ import annotations
@@ -12,48 +13,53 @@ import time
 from typing import Any
 
 from proxy.domain.geometry import Geometry
-from proxy.rendering.worker.imaging import load, pipeline
+from proxy.rendering.worker.imaging import load
 
 Size = tuple[int, int]
 
 
+def crop(page: Any, *, geometry: Geometry) -> Any:
+    """Cut the box of the geometry out of a page at its scaled size; a cropped page is unchanged."""
+    if (page.width, page.height) == (geometry.width, geometry.height):
+        return page
+    return page.crop(geometry.left, geometry.top, geometry.width, geometry.height)
+
+
 class DecodeCache:
-    """The first page of a source in several sizes, in memory; decoded when first asked for."""
+    """Decodes the first page of a source on demand and caches it in memory for each size."""
 
-    def __init__(self, opened: load.OpenedSource) -> None:
+    def __init__(self, opened: load.OpenedSource, *, shared: bool) -> None:
+        """If not ``shared``, pages are lazy: pixels are decoded when they are first read."""
         self._opened = opened
-        self._scaled: dict[tuple[int, int, Size | None], Any] = {}
-        self._cropped: dict[tuple[Geometry, Size | None], Any] = {}
-        self._decode_s: dict[Size, float] = {}
+        self._shared = shared
+        self._pages: dict[tuple[Size, Size | None], Any] = {}
+        self._cpu_s: dict[Size, float] = {}
 
-    def page(self, geometry: Geometry, *, base: Size | None = None, whole: bool = False) -> Any:
-        """The page at its scaled size; cropped too, unless a matte needs the ``whole`` border.
+    def page(self, geometry: Geometry, *, base: Size | None) -> tuple[Any, float]:
+        """Return the page at its scaled size, and the processor seconds spent on it earlier.
 
-        Made of the pixels of the ``base`` size, or of the source's own. So what comes out is the
-        same alone and among others.
+        It is scaled from the ``base`` size if given, otherwise from the source. The pixels are the
+        same whether or not other outputs share the base, so keys do not depend on the set.
         """
-        if whole:
-            return self._scale(geometry.scaled_width, geometry.scaled_height, base)
-        key = geometry, base
-        if key not in self._cropped:
-            scaled = self._scale(geometry.scaled_width, geometry.scaled_height, base)
-            self._cropped[key] = pipeline.crop(scaled, geometry=geometry).copy_memory()
-        return self._cropped[key]
+        size = geometry.scaled_width, geometry.scaled_height
+        earlier_s = self._cpu_s.get(base or size, 0.0)
+        if base is None and not self._shared:
+            return self._decoded(size), earlier_s
+        return self._cached(size, base), earlier_s
 
-    def decode_s(self, geometry: Geometry, *, base: Size | None) -> float | None:
-        """Processor time that the decode behind a page took; None before it was made."""
-        return self._decode_s.get(base or (geometry.scaled_width, geometry.scaled_height))
-
-    def _scale(self, width: int, height: int, base: Size | None) -> Any:
-        key = width, height, base
-        if key not in self._scaled:
-            began = time.process_time()
-            self._scaled[key] = self._made(width, height, base).copy_memory()
+    def _cached(self, size: Size, base: Size | None) -> Any:
+        key = size, base
+        if key not in self._pages:
+            started = time.process_time()
             if base is None:
-                self._decode_s[width, height] = time.process_time() - began
-        return self._scaled[key]
+                self._pages[key] = self._decoded(size).copy_memory()
+                self._cpu_s[size] = time.process_time() - started
+            else:
+                scaled = self._cached(base, None).thumbnail_image(
+                    size[0], height=size[1], size="force"
+                )
+                self._pages[key] = scaled.copy_memory()
+        return self._pages[key]
 
-    def _made(self, width: int, height: int, base: Size | None) -> Any:
-        if base is None:
-            return load.shrunk(self._opened, width, height=height)
-        return self._scale(*base, None).thumbnail_image(width, height=height, size="force")
+    def _decoded(self, size: Size) -> Any:
+        return load.shrunk(self._opened, size[0], height=size[1])

@@ -61,9 +61,6 @@ def write(
     When this returns or raises, no duplicate of the descriptor is left in libvips, so that a
     reader of the pipe sees its end as soon as the caller's own descriptor is closed.
     """
-    if profile.format is Format.GIF and copyright_notice:
-        write_bytes(target_fd, _gif_with_comment(image, profile, copyright_notice))
-        return
     bare, options = _prepared(image, profile, copyright_notice)
     target = pyvips.Target.new_to_descriptor(target_fd)
     pyvips.Operation.call(f"{_SAVERS[profile.format]}_target", bare, target, **options)

@@ -7,8 +7,9 @@ from hashlib import sha256
 from typing import Any
 
 from proxy.domain.media import Focus
-from proxy.domain.worker_protocol import ProbeJob, ProbeResult
+from proxy.domain.worker_protocol import JobFailure, ProbeJob, ProbeResult
 from proxy.rendering.worker.imaging import background_removal, load
+from proxy.rendering.worker.imaging.error_translation import answered
 
 _CHUNK = 1024 * 1024
 _LOOK_SIDE = 512
@@ -19,8 +20,12 @@ _STRICT = "error"
 """Damage that a decoder mends with a warning is common in good photographs and harmless."""
 
 
-def facts(job: ProbeJob, source_fd: int) -> ProbeResult:
-    """Read the facts of a source; raises what `error_translation.answered` translates."""
+def probe(job: ProbeJob, source_fd: int) -> ProbeResult | JobFailure:
+    """Read the facts of the seekable file behind a descriptor."""
+    return answered(lambda: _probe(job, source_fd))
+
+
+def _probe(job: ProbeJob, source_fd: int) -> ProbeResult:
     opened = load.open_source(source_fd, job.limits)
     width, height = opened.header.upright
     if job.strict:

@@ -1,14 +1,11 @@
-"""The orders of a worker: learn the facts of a source, make one rendition of it, or several.
-
-All take descriptors that stay the caller's, and all give a failure as a value.
-"""
+"""Renders the outputs of a `RenditionSet` from one decode of the source."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,245 +13,200 @@ from proxy.domain.formats import TRAITS, Format
 from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
-    ProbeJob,
-    ProbeResult,
-    RenderJob,
     RenderOutput,
     RenderResult,
-    RenderSetJob,
-    RenderSetResult,
+    RenditionSet,
+    RenditionSetResult,
 )
-from proxy.rendering.worker.imaging import encode, load, pipeline, quality_search
+from proxy.rendering.worker.imaging import encode, load, quality_search
 from proxy.rendering.worker.imaging.background_removal import cut_out
-from proxy.rendering.worker.imaging.decode_cache import DecodeCache
+from proxy.rendering.worker.imaging.decode_cache import DecodeCache, crop
 from proxy.rendering.worker.imaging.error_translation import answered, encoding
-from proxy.rendering.worker.imaging.loader_allowlist import configure, hello, lock_loaders
-from proxy.rendering.worker.imaging.probe import facts
 
-_MOST_GIF_PIXELS = 12_000_000
-"""In all frames of a GIF that goes out: its palettes take 0.3 s a megapixel, five times what a WebP
-takes in all, and a render has a deadline."""
+_MAX_GIF_PIXELS = 12_000_000
+"""Limit for all frames of a GIF together. Its palettes take 0.3 s per megapixel, five times as much
+as a whole WebP, and a render has a deadline."""
+_WHITE = 255
 
-__all__ = ["configure", "hello", "lock_loaders", "probe", "render", "render_set"]
-
-
-def probe(job: ProbeJob, source_fd: int) -> ProbeResult | JobFailure:
-    """Learn the facts of the seekable file behind a descriptor."""
-    return answered(lambda: facts(job, source_fd))
+_Rendition = tuple[RenderResult, bytes]
 
 
-def render(job: RenderJob, source_fd: int, target_fd: int) -> RenderResult | JobFailure:
-    """Render a source into a target, usually a pipe, as the encoder's bytes come out.
+def render_set(
+    job: RenditionSet, source_fd: int, target_fd: int
+) -> RenditionSetResult | JobFailure:
+    """Render all outputs of a set and write them to the target, usually a pipe.
 
-    After a failure some bytes may have been written; they are not to be used. On return libvips
-    holds no duplicate of either descriptor: whoever reads the pipe sees its end with the close of
-    the caller's own.
+    After a `JobFailure` the bytes of the target must be discarded. On return libvips holds no
+    duplicate of either descriptor, so the reader of the pipe sees its end when the caller closes
+    the target.
     """
-    return answered(lambda: _render(job, source_fd, target_fd), target_fd=target_fd)
+    return answered(partial(_render_set, job, source_fd, target_fd), target_fd=target_fd)
 
 
-def render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetResult | JobFailure:
-    """Render a source into several renditions, decoded once, as frames in the order of outputs.
-
-    An output that fails is an empty frame and a failure among the results; a failure in place of
-    the results means that the source or the target is broken, and the frames are not to be used.
-    """
-    return answered(lambda: _render_set(job, source_fd, target_fd), target_fd=target_fd)
-
-
-def _render(job: RenderJob, source_fd: int, target_fd: int) -> RenderResult:
-    clock = _Clock()
-    with clock.stage("decode"):
-        opened = load.open_source(source_fd, job.limits)
-        frames = _decoded(opened, job, animated=_animated(job, opened))
-    with clock.stage("transform"):
-        image = _transformed(frames, job)
-    with clock.stage("encode"):
-        found = _encode(image, job, target_fd=target_fd, animated=len(frames.pages) > 1)
-    return _result(job, len(frames.pages), clock, found)
-
-
-def _render_set(job: RenderSetJob, source_fd: int, target_fd: int) -> RenderSetResult:
-    opened = load.open_source(source_fd, job.limits)
-    easel = _RenditionSet(opened, job)
-    results = []
+def _render_set(
+    job: RenditionSet, source_fd: int, target_fd: int
+) -> RenditionSetResult | JobFailure:
+    renderer = _SetRenderer(job, source_fd)
+    if not job.framed:
+        (output,) = job.outputs
+        return RenditionSetResult((renderer.write(output, target_fd),))
+    results: list[RenderResult | JobFailure] = []
     for output in job.outputs:
-        made = answered(partial(easel.smaller, output))
+        made = answered(partial(renderer.render, output))
+        if isinstance(made, JobFailure) and len(job.outputs) == 1:
+            return made
         result, encoded = (made, b"") if isinstance(made, JobFailure) else made
-        encoding(partial(_write_frame, target_fd, encoded))
+        encoding(partial(encode.write_bytes, target_fd, FRAME_LENGTH.pack(len(encoded)) + encoded))
         results.append(result)
-    return RenderSetResult(tuple(results))
+    return RenditionSetResult(tuple(results))
 
 
-Made = tuple[RenderResult, bytes]
+@dataclass(slots=True)
+class _Pixels:
+    """An image that is ready to be encoded."""
+
+    image: Any
+    pages: int
+    clock: _Clock
 
 
-class _RenditionSet:
-    """The outputs of a set in memory; what two of them have in common is made once."""
+class _SetRenderer:
+    """Renders outputs of one source; pixels and encodings that outputs share are made once."""
 
-    def __init__(self, opened: load.OpenedSource, job: RenderSetJob) -> None:
-        self._opened = opened
+    def __init__(self, job: RenditionSet, source_fd: int) -> None:
         self._job = job
-        self._shared = DecodeCache(opened)
-        self._made: dict[RenderOutput, Made] = {}
+        # The times of the first output include opening the source.
+        self._clock = _Clock()
+        with self._clock.stage("decode"):
+            self._opened = load.open_source(source_fd, job.limits)
+        shared = job.framed or job.outputs[0].rival is not None
+        self._cache = DecodeCache(self._opened, shared=shared)
+        self._renditions: dict[RenderOutput, _Rendition] = {}
 
-    def smaller(self, output: RenderOutput) -> Made:
-        """An output as its encoding says, or as its rival's where that is smaller."""
+    def write(self, output: RenderOutput, target_fd: int) -> RenderResult:
+        """Render the only output into the target, streaming if the encoder can."""
+        if not output.streams:
+            result, encoded = self.render(output)
+            encoding(partial(encode.write_bytes, target_fd, encoded))
+            return result
+        pixels = self._pixels(output)
+        with pixels.clock.stage("encode"):
+            # The encoder pulls the pixels through the decoder, so an error here is not necessarily
+            # an encoder error: it is translated by `answered`, not by `encoding`.
+            encode.write(
+                pixels.image,
+                output.profile,
+                target_fd=target_fd,
+                copyright_notice=self._job.copyright,
+            )
+        return _result(output, pixels, None)
+
+    def render(self, output: RenderOutput) -> _Rendition:
+        """Encode an output into memory; if it has a rival, return the smaller of the two."""
         plain = replace(output, rival=None)
-        made = self._once(plain)
+        made = self._render_once(plain)
         if output.rival is None:
             return made
-        stage = output.rival
-        other = self._once(replace(plain, profile=stage.profile, search=stage.search))
+        rival = replace(plain, profile=output.rival.profile, search=output.rival.search)
+        other = self._render_once(rival)
         cpu_s = made[0].cpu_s + other[0].cpu_s
         result, encoded = other if len(other[1]) < len(made[1]) else made
         return replace(result, cpu_s=cpu_s), encoded
 
-    def _once(self, output: RenderOutput) -> Made:
-        if output not in self._made:
-            self._made[output] = self._rendered(_job_of(self._job, output), output.base)
-        return self._made[output]
+    def _render_once(self, output: RenderOutput) -> _Rendition:
+        if output not in self._renditions:
+            pixels = self._pixels(output)
+            with pixels.clock.stage("encode"):
+                encoded, trial = encoding(partial(self._encode, output, pixels))
+            self._renditions[output] = _result(output, pixels, trial), encoded
+        return self._renditions[output]
 
-    def _rendered(self, job: RenderJob, base: tuple[int, int] | None) -> Made:
-        clock = _Clock()
-        # What was decoded for another is a part of what this one costs when it is made alone.
-        shared_s = self._shared.decode_s(job.geometry, base=base) or 0.0
+    def _pixels(self, output: RenderOutput) -> _Pixels:
+        """Decode, scale, remove the background, crop and flatten; in memory unless it streams."""
+        clock, self._clock = self._clock, _Clock()
         with clock.stage("decode"):
-            if _animated(job, self._opened):
-                frames = _decoded(self._opened, job, animated=True)
-            else:
-                whole = job.remove_background
-                frames = load.LoadedFrames(
-                    [self._shared.page(job.geometry, base=base, whole=whole)]
-                )
+            frames = self._frames(output, clock)
+            pages = frames.pages
+            if not output.remove_background:
+                pages = [crop(page, geometry=output.geometry) for page in pages]
+            if output.remove_background or not output.streams:
+                pages = [page.copy_memory() for page in pages]
         with clock.stage("transform"):
-            image = _transformed(frames, job)
-        moves = len(frames.pages) > 1
-        with clock.stage("encode"):
-            encoded, found = encoding(partial(_to_bytes, image, job, animated=moves))
-        result = _result(job, len(frames.pages), clock, found)
-        return replace(result, cpu_s=result.cpu_s + shared_s), encoded
+            if output.remove_background:
+                # The matte is computed from the whole image's border, so cropping comes after it.
+                pages = [crop(page, geometry=output.geometry) for page in cut_out(pages)]
+            if not TRAITS[output.profile.format].alpha:
+                pages = [_flatten(page) for page in pages]
+            if len(pages) > 1:
+                image = encode.assemble(pages, delays=frames.delays, loop=frames.loop)
+            else:
+                image = pages[0].copy_memory() if output.remove_background else pages[0]
+        return _Pixels(image, len(pages), clock)
+
+    def _frames(self, output: RenderOutput, clock: _Clock) -> load.LoadedFrames:
+        """Return the scaled pages: all of an animation, otherwise the first."""
+        geometry, header = output.geometry, self._opened.header
+        if output.animated and header.pages > 1 and TRAITS[output.profile.format].animation:
+            size = {"width": geometry.scaled_width, "height": geometry.scaled_height}
+            return load.frames(self._opened, **size, most=self._max_frames(output))
+        page, shared_cpu_s = self._cache.page(geometry, base=output.base)
+        # An output's cost includes the decode that an earlier output of the set already paid for:
+        # the cost model predicts what the output costs on its own.
+        clock.shared_cpu_s = shared_cpu_s
+        return load.LoadedFrames([page])
+
+    def _max_frames(self, output: RenderOutput) -> int:
+        if output.profile.format is not Format.GIF:
+            return self._job.limits.max_pages
+        return max(2, _MAX_GIF_PIXELS // (output.geometry.width * output.geometry.height))
+
+    def _encode(
+        self, output: RenderOutput, pixels: _Pixels
+    ) -> tuple[bytes, quality_search.QualityTrial | None]:
+        image, profile, notice = pixels.image, output.profile, self._job.copyright
+        animated = pixels.pages > 1
+        if output.search is None or not quality_search.applies(profile, animated=animated):
+            return encode.to_bytes(image, profile, copyright_notice=notice), None
+        trial = quality_search.find(image, profile, output.search, copyright_notice=notice)
+        return trial.encoded, trial
 
 
-def _job_of(job: RenderSetJob, output: RenderOutput) -> RenderJob:
-    return RenderJob(
-        job.limits,
-        output.geometry,
-        output.profile,
-        output.remove_background,
-        output.animated,
-        job.copyright,
-        output.search,
-    )
-
-
-def _write_frame(target_fd: int, encoded: bytes) -> None:
-    encode.write_bytes(target_fd, FRAME_LENGTH.pack(len(encoded)))
-    encode.write_bytes(target_fd, encoded)
-
-
-def _animated(job: RenderJob, opened: load.OpenedSource) -> bool:
-    return job.animated and opened.header.pages > 1 and TRAITS[job.profile.format].animation
+def _flatten(page: Any) -> Any:
+    return page.flatten(background=_WHITE) if page.hasalpha() else page
 
 
 def _result(
-    job: RenderJob, pages: int, clock: _Clock, found: quality_search.QualityTrial | None
+    output: RenderOutput, pixels: _Pixels, trial: quality_search.QualityTrial | None
 ) -> RenderResult:
-    size = job.geometry.width, job.geometry.height
-    result = RenderResult(*size, pages, clock.seconds, cpu_s=clock.cpu_s)
-    if found is None:
+    size = output.geometry.width, output.geometry.height
+    clock = pixels.clock
+    result = RenderResult(*size, pixels.pages, clock.seconds, cpu_s=clock.cpu_s)
+    if trial is None:
         return result
     return replace(
         result,
-        quality=found.quality,
-        score=round(found.fidelity.score, 2),
-        target_missed=not found.passes,
+        quality=trial.quality,
+        score=round(trial.fidelity.score, 2),
+        target_missed=not trial.passes,
     )
 
 
-def _decoded(opened: load.OpenedSource, job: RenderJob, *, animated: bool) -> load.LoadedFrames:
-    """The scaled pages: cropped already where no matte needs the whole picture's border.
-
-    In memory, but for what streams: there the encoder pulls the pixels through.
-    """
-    geometry = job.geometry
-    size = {"width": geometry.scaled_width, "height": geometry.scaled_height}
-    if animated:
-        frames = load.frames(opened, **size, most=_most_frames(job))
-    else:
-        frames = load.LoadedFrames([load.shrunk(opened, **size)])
-    pages = frames.pages
-    if not job.remove_background:
-        pages = [pipeline.crop(page, geometry=geometry) for page in pages]
-        if _streams(job):
-            return replace(frames, pages=pages)
-    return replace(frames, pages=[page.copy_memory() for page in pages])
-
-
-def _most_frames(job: RenderJob) -> int:
-    if job.profile.format is not Format.GIF:
-        return job.limits.max_pages
-    return max(2, _MOST_GIF_PIXELS // (job.geometry.width * job.geometry.height))
-
-
-def _streams(job: RenderJob) -> bool:
-    """Whether pixels are asked for only once and bytes may leave before all of them are there."""
-    return job.profile.streams and job.search is None
-
-
-def _transformed(frames: load.LoadedFrames, job: RenderJob) -> Any:
-    pages = cut_out(frames.pages) if job.remove_background else frames.pages
-    for step in pipeline.plan(job):
-        pages = [step(page) for page in pages]
-    if len(pages) > 1:
-        return encode.assemble(pages, delays=frames.delays, loop=frames.loop)
-    return pages[0].copy_memory() if job.remove_background else pages[0]
-
-
-def _encode(
-    image: Any, job: RenderJob, *, target_fd: int, animated: bool
-) -> quality_search.QualityTrial | None:
-    """Write the rendition; what a search found, where one is made."""
-
-    def work() -> quality_search.QualityTrial | None:
-        if not _searches(job, animated=animated):
-            encode.write(image, job.profile, target_fd=target_fd, copyright_notice=job.copyright)
-            return None
-        encoded, found = _to_bytes(image, job, animated=animated)
-        encode.write_bytes(target_fd, encoded)
-        return found
-
-    return work() if _streams(job) else encoding(work)
-
-
-def _searches(job: RenderJob, *, animated: bool) -> bool:
-    return job.search is not None and quality_search.applies(job.profile, animated=animated)
-
-
-def _to_bytes(
-    image: Any, job: RenderJob, *, animated: bool
-) -> tuple[bytes, quality_search.QualityTrial | None]:
-    if job.search is None or not quality_search.applies(job.profile, animated=animated):
-        return encode.to_bytes(image, job.profile, copyright_notice=job.copyright), None
-    found = quality_search.find(image, job.profile, job.search, copyright_notice=job.copyright)
-    return found.encoded, found
-
-
 class _Clock:
-    """Seconds that each stage took."""
+    """Measures the stages of one output."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._began = time.process_time()
+        self.shared_cpu_s = 0.0
+        self._started = time.process_time()
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of processor time since it was made."""
-        return time.process_time() - self._began
+        """Processor seconds since creation, plus the shared decode."""
+        return time.process_time() - self._started + self.shared_cpu_s
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside; a stage that fails is not counted."""
-        start = time.perf_counter()
+        """Add the seconds of the block to a stage; a block that raises is not counted."""
+        started = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -21,10 +21,13 @@ from proxy.domain.worker_protocol import (
     Limits,
     ProbeJob,
     ProbeResult,
-    RenderJob,
+    RenderOutput,
     RenderResult,
+    RenditionSet,
+    RenditionSetResult,
 )
-from proxy.rendering.worker.imaging.render import probe, render
+from proxy.rendering.worker.imaging.probe import probe
+from proxy.rendering.worker.imaging.render import render_set
 from proxy.settings import EncoderSettings, LimitSettings
 
 Source = bytes | Path
@@ -91,10 +94,23 @@ def attempt(
 ) -> tuple[RenderResult | JobFailure, bytes]:
     """What a render says, and the bytes that it wrote."""
     profile = fmt if isinstance(fmt, EncoderProfile) else PROFILES[fmt]
-    job = RenderJob(LIMITS, plan or geometry(source, box), profile, **options)
+    job = job_of(plan or geometry(source, box), profile, **options)
     with descriptor(source) as opened, descriptor(b"") as target:
         result = render(job, opened, target)
         return result, os.pread(target, os.fstat(target).st_size, 0)
+
+
+def job_of(
+    plan: Geometry, profile: EncoderProfile, *, notice: str | None = None, **options: Any
+) -> RenditionSet:
+    """A job with one output that is not framed."""
+    return RenditionSet(LIMITS, (RenderOutput(plan, profile, **options),), notice)
+
+
+def render(job: RenditionSet, source: int, target: int) -> RenderResult | JobFailure:
+    """The result of the only output of a set."""
+    result = render_set(job, source, target)
+    return result.results[0] if isinstance(result, RenditionSetResult) else result
 
 
 def rendered(source: Source, fmt: Format | EncoderProfile = Format.PNG, **options: Any) -> bytes:

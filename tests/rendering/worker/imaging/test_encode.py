@@ -67,7 +67,7 @@ def test_the_decoded_rendition_looks_like_the_source(fmt: Format, tolerance: flo
 @pytest.mark.parametrize("fmt", list(Format))
 @pytest.mark.parametrize("notice", [None, NOTICE])
 def test_metadata_of_the_source_is_stripped(fmt: Format, notice: str | None) -> None:
-    encoded = studio.rendered(tagged(), fmt, copyright=notice)
+    encoded = studio.rendered(tagged(), fmt, notice=notice)
     assert b"Secret" not in encoded
     assert b"somebody" not in encoded
     exif = studio.opened(encoded).getexif()
@@ -80,21 +80,21 @@ def test_metadata_of_the_source_is_stripped(fmt: Format, notice: str | None) -> 
 def test_a_keyword_past_ascii_does_no_harm_and_is_stripped(fmt: Format, notice: str | None) -> None:
     """Found by `tests.fuzz`: pyvips takes it for UTF-8, and the worker ended."""
     source = crafted.with_text(crafted.png(4, 4), b"Geb\xe4ude")
-    encoded = studio.rendered(source, fmt, copyright=notice)
+    encoded = studio.rendered(source, fmt, notice=notice)
     assert b"Geb" not in encoded
     assert studio.opened(encoded).size == (4, 4)
 
 
 @pytest.mark.parametrize("fmt", [Format.JPEG, Format.PNG, Format.WEBP, Format.AVIF])
 def test_the_copyright_is_in_the_exif_of_the_output(fmt: Format) -> None:
-    encoded = studio.rendered(tagged(), fmt, copyright=NOTICE)
+    encoded = studio.rendered(tagged(), fmt, notice=NOTICE)
     assert studio.opened(encoded).getexif()[COPYRIGHT] == NOTICE
 
 
 @pytest.mark.parametrize("fmt", [Format.JPEG, Format.PNG, Format.WEBP, Format.AVIF])
 def test_a_copyright_past_ascii_is_whole_in_the_xmp(fmt: Format) -> None:
     notice = "© 2026 Müller & Söhne <東京>"
-    picture = studio.opened(studio.rendered(tagged(), fmt, copyright=notice))
+    picture = studio.opened(studio.rendered(tagged(), fmt, notice=notice))
     xmp = picture.info["XML:com.adobe.xmp" if fmt is Format.PNG else "xmp"]
     rights = ET.fromstring(xmp).find(".//{*}li")
     assert rights is not None
@@ -106,7 +106,7 @@ def test_a_copyright_past_ascii_is_whole_in_the_xmp(fmt: Format) -> None:
 def test_the_copyright_is_a_comment_in_a_gif(name: str) -> None:
     notice = "© 2026 " + "long " * 80
     plain = studio.rendered(photo(name), Format.GIF, animated=True)
-    marked = studio.rendered(photo(name), Format.GIF, animated=True, copyright=notice)
+    marked = studio.rendered(photo(name), Format.GIF, animated=True, notice=notice)
     assert "© 2026 long long".encode() in marked
     shown = zip(studio.frames(marked), studio.frames(plain), strict=True)
     assert all(np.array_equal(ours, theirs) for ours, theirs in shown)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import JobFailure, ProbeJob, RenderJob, RenderResult
-from proxy.rendering.worker.imaging.render import probe, render
+from proxy.domain.worker_protocol import JobFailure, ProbeJob, RenderResult, RenditionSet
+from proxy.rendering.worker.imaging.probe import probe
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo
 
@@ -24,9 +24,9 @@ def kind_of(answer: object) -> str:
     return answer.kind
 
 
-def small_job(fmt: Format = Format.JPEG) -> RenderJob:
+def small_job(fmt: Format = Format.JPEG) -> RenditionSet:
     """Any order."""
-    return RenderJob(studio.LIMITS, SMALL, studio.PROFILES[fmt])
+    return studio.job_of(SMALL, studio.PROFILES[fmt])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def small_job(fmt: Format = Format.JPEG) -> RenderJob:
 def test_what_is_no_picture_is_told_apart_from_a_broken_one(source: bytes, kind: str) -> None:
     assert kind_of(studio.refused_or_known(source)) == kind
     with studio.descriptor(source) as opened, studio.descriptor(b"") as target:
-        assert kind_of(render(small_job(), opened, target)) == kind
+        assert kind_of(studio.render(small_job(), opened, target)) == kind
 
 
 def test_an_svg_is_unsupported() -> None:
@@ -85,7 +85,7 @@ def test_a_source_that_cannot_be_read_is_unreadable(tmp_path: Path) -> None:
     path.write_bytes(studio.saved(Image.new("RGB", (8, 8))))
     writable_only = os.open(path, os.O_WRONLY)
     with studio.descriptor(b"") as target:
-        assert kind_of(render(small_job(), writable_only, target)) == "unreadable"
+        assert kind_of(studio.render(small_job(), writable_only, target)) == "unreadable"
     assert kind_of(probe(ProbeJob(studio.LIMITS), writable_only)) == "unreadable"
     os.close(writable_only)
 
@@ -97,14 +97,14 @@ def test_a_reader_that_went_away_is_a_fault_and_not_the_sources_doing(
 ) -> None:
     source = studio.saved(Image.effect_noise((300, 300), 90).convert("RGB"))
     plan = Geometry(300, 300, 300, 300)
-    job = RenderJob(studio.LIMITS, plan, studio.PROFILES[fmt], copyright=notice)
+    job = studio.job_of(plan, studio.PROFILES[fmt], notice=notice)
     reader, writer = os.pipe()
     os.close(reader)
     with studio.descriptor(source) as opened:
-        assert kind_of(render(job, opened, writer)) == "fault"
+        assert kind_of(studio.render(job, opened, writer)) == "fault"
     os.close(writer)
 
 
 def test_a_target_that_is_not_open_is_a_fault() -> None:
     with studio.descriptor(studio.saved(Image.new("RGB", (8, 8)))) as opened:
-        assert kind_of(render(small_job(), opened, 9999)) == "fault"
+        assert kind_of(studio.render(small_job(), opened, 9999)) == "fault"

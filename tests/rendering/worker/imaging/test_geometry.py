@@ -9,8 +9,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from proxy.domain.formats import Format
-from proxy.domain.worker_protocol import RenderJob, RenderResult
-from proxy.rendering.worker.imaging.render import render
+from proxy.domain.worker_protocol import RenderResult
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo
 
@@ -95,8 +94,8 @@ def test_the_size_is_the_planned_one_to_the_pixel(name: str, fmt: Format) -> Non
 
 def test_the_offset_of_the_source_descriptor_does_not_matter() -> None:
     source = studio.saved(quadrants(20, 20))
-    job = RenderJob(studio.LIMITS, studio.geometry(source), studio.PROFILES[Format.PNG])
+    job = studio.job_of(studio.geometry(source), studio.PROFILES[Format.PNG])
     with studio.descriptor(source) as descriptor:
         for _ in range(2):
             with studio.descriptor(b"") as target:
-                assert isinstance(render(job, descriptor, target), RenderResult)
+                assert isinstance(studio.render(job, descriptor, target), RenderResult)

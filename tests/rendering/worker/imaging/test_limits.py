@@ -13,10 +13,10 @@ from PIL import Image
 
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import JobFailure, Limits, ProbeJob, RenderJob
+from proxy.domain.worker_protocol import JobFailure, Limits, ProbeJob
 from proxy.rendering.worker.imaging.error_translation import SourceRefused
 from proxy.rendering.worker.imaging.load import Header, check_header
-from proxy.rendering.worker.imaging.render import probe, render
+from proxy.rendering.worker.imaging.probe import probe
 from tests.rendering.worker.imaging import crafted, studio
 from tests.support.photos import photo
 
@@ -45,12 +45,12 @@ def peak_bytes() -> int:
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused_at_once_and_costs_no_memory(bomb: bytes) -> None:
-    job = RenderJob(studio.LIMITS, SMALL, studio.PROFILES[Format.WEBP], animated=True)
+    job = studio.job_of(SMALL, studio.PROFILES[Format.WEBP], animated=True)
     with studio.descriptor(bomb) as source, studio.descriptor(b"") as target:
         resident, peak, start = resident_bytes(), peak_bytes(), time.monotonic()
         answers = [
             probe(ProbeJob(studio.LIMITS, strict=True), source),
-            render(job, source, target),
+            studio.render(job, source, target),
         ]
         assert time.monotonic() - start < 1
         assert resident_bytes() - resident < 20_000_000

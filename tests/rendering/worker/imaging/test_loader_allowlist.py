@@ -11,7 +11,7 @@ from PIL import Image
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import JobFailure
 from proxy.rendering.worker.imaging import loader_allowlist
-from proxy.rendering.worker.imaging.render import configure, hello, lock_loaders
+from proxy.rendering.worker.imaging.loader_allowlist import configure, hello, lock_loaders
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo
 

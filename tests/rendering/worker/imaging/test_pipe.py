@@ -13,8 +13,7 @@ from PIL import Image
 
 from proxy.domain.formats import EncoderProfile, Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import RenderJob, RenderResult
-from proxy.rendering.worker.imaging.render import render
+from proxy.domain.worker_protocol import RenderResult
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo
 
@@ -37,11 +36,11 @@ def ends(reader: int) -> bool:
     "source", [studio.saved(Image.new("RGB", (50, 50), "navy")), b"\xff\xd8\xff"]
 )
 def test_the_reader_sees_the_end_once_the_caller_closes_its_own(source: bytes, fmt: Format) -> None:
-    job = RenderJob(studio.LIMITS, Geometry(20, 20, 20, 20), studio.PROFILES[fmt], copyright="me")
+    job = studio.job_of(Geometry(20, 20, 20, 20), studio.PROFILES[fmt], notice="me")
     reader, writer = os.pipe()
     with studio.descriptor(source) as opened:
         before = open_descriptors()
-        render(job, opened, writer)
+        studio.render(job, opened, writer)
         assert open_descriptors() == before
     os.close(writer)
     assert ends(reader)
@@ -62,9 +61,7 @@ def first_and_last_byte(profile: EncoderProfile) -> tuple[float, float]:
     thread.start()
     start = time.perf_counter()
     with studio.descriptor(photo("photo-6mp.jpg")) as source:
-        assert isinstance(
-            render(RenderJob(studio.LIMITS, plan, profile), source, writer), RenderResult
-        )
+        assert isinstance(studio.render(studio.job_of(plan, profile), source, writer), RenderResult)
     os.close(writer)
     thread.join()
     os.close(reader)

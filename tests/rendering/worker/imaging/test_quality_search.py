@@ -165,7 +165,7 @@ def test_a_picture_with_transparency_is_searched_too() -> None:
 
 def test_a_searched_rendition_carries_the_copyright() -> None:
     source = studio.saved(Image.new("RGB", (64, 64), "teal"))
-    _, encoded = searched(source, JPEG, copyright="(c) me")
+    _, encoded = searched(source, JPEG, notice="(c) me")
     assert studio.opened(encoded).getexif()[0x8298] == "(c) me"
 
 

@@ -22,10 +22,10 @@ from proxy.domain.worker_protocol import (
     JobFailure,
     RenderOutput,
     RenderResult,
-    RenderSetJob,
-    RenderSetResult,
+    RenditionSet,
+    RenditionSetResult,
 )
-from proxy.rendering.worker.__main__ import _handle
+from proxy.rendering.worker.__main__ import _run
 from proxy.rendering.worker.imaging.render import render_set
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo
@@ -50,17 +50,22 @@ def output(
     return replace(RenderOutput(studio.geometry(source, box), profile), **options)  # type: ignore[arg-type]
 
 
+def framed(*outputs: RenderOutput) -> RenditionSet:
+    """A set whose outputs come as frames."""
+    return RenditionSet(studio.LIMITS, outputs, framed=True)
+
+
 def attempted(
     source: studio.Source, *outputs: RenderOutput, notice: str | None = None
-) -> tuple[RenderSetResult | JobFailure, list[bytes]]:
+) -> tuple[RenditionSetResult | JobFailure, list[bytes]]:
     """What a set says, and its frames."""
-    job = RenderSetJob(studio.LIMITS, outputs, notice)
+    job = RenditionSet(studio.LIMITS, outputs, notice, framed=True)
     with studio.descriptor(source) as opened, studio.descriptor(b"") as target:
         result = render_set(job, opened, target)
-        return result, framed(os.pread(target, os.fstat(target).st_size, 0))
+        return result, split(os.pread(target, os.fstat(target).st_size, 0))
 
 
-def framed(stream: bytes) -> list[bytes]:
+def split(stream: bytes) -> list[bytes]:
     """The frames of a stream that holds nothing else."""
     frames, at = [], 0
     while at < len(stream):
@@ -75,7 +80,7 @@ def framed(stream: bytes) -> list[bytes]:
 def made(source: studio.Source, *outputs: RenderOutput) -> list[bytes]:
     """The frames of a set of which nothing fails."""
     result, frames = attempted(source, *outputs)
-    assert isinstance(result, RenderSetResult), result
+    assert isinstance(result, RenditionSetResult), result
     assert all(isinstance(one, RenderResult) for one in result.results), result
     return frames
 
@@ -148,7 +153,7 @@ def test_an_output_that_fails_is_an_empty_frame_among_the_others() -> None:
     good = output(source, studio.contain(64, 64), Format.WEBP)
     bad = replace(good, geometry=TOO_WIDE)
     result, frames = attempted(source, good, bad, good)
-    assert isinstance(result, RenderSetResult)
+    assert isinstance(result, RenditionSetResult)
     first, failed, last = result.results
     assert isinstance(failed, JobFailure)
     assert failed.kind == "fault"
@@ -156,6 +161,15 @@ def test_an_output_that_fails_is_an_empty_frame_among_the_others() -> None:
     assert isinstance(last, RenderResult)
     assert frames[1] == b""
     assert frames[0] == frames[2] != b""
+
+
+def test_the_failure_of_an_only_output_is_that_of_the_job() -> None:
+    source = photo("kodak-23.png")
+    bad = replace(output(source, studio.contain(64, 64), Format.WEBP), geometry=TOO_WIDE)
+    result, frames = attempted(source, bad)
+    assert isinstance(result, JobFailure)
+    assert result.kind == "fault"
+    assert frames == []
 
 
 def test_a_source_that_cannot_be_opened_is_one_failure_and_no_frames() -> None:
@@ -168,21 +182,21 @@ def test_a_source_that_cannot_be_opened_is_one_failure_and_no_frames() -> None:
 
 def test_a_worker_takes_a_set_as_an_order() -> None:
     source = photo("kodak-23.png")
-    job = RenderSetJob(studio.LIMITS, (output(source, studio.contain(50, 50), Format.JPEG),))
+    job = framed(output(source, studio.contain(50, 50), Format.JPEG))
     with studio.descriptor(source) as opened, studio.descriptor(b"") as target:
-        result = _handle(job, opened, target)
-        frames = framed(os.pread(target, os.fstat(target).st_size, 0))
-    assert isinstance(result, RenderSetResult)
+        result = _run(60, job, opened, target)
+        frames = split(os.pread(target, os.fstat(target).st_size, 0))
+    assert isinstance(result, RenditionSetResult)
     assert studio.opened(frames[0]).size == (50, 33)
 
 
 def test_a_set_of_nothing_is_an_empty_result() -> None:
-    assert attempted(photo("kodak-23.png")) == (RenderSetResult(()), [])
+    assert attempted(photo("kodak-23.png")) == (RenditionSetResult(()), [])
 
 
 def test_a_closed_target_is_a_failure_of_the_whole() -> None:
     source = photo("kodak-23.png")
-    job = RenderSetJob(studio.LIMITS, (output(source, studio.contain(300, 300)),))
+    job = framed(output(source, studio.contain(300, 300)))
     reader, writer = os.pipe()
     os.close(reader)
     with studio.descriptor(source) as opened:
@@ -214,7 +228,7 @@ def test_each_output_may_search_and_lose_its_background() -> None:
         output(source, box, Format.WEBP, remove_background=True),
         notice="(c) me",
     )
-    assert isinstance(result, RenderSetResult)
+    assert isinstance(result, RenditionSetResult)
     first, second = result.results
     assert isinstance(first, RenderResult)
     assert isinstance(second, RenderResult)
@@ -225,7 +239,7 @@ def test_each_output_may_search_and_lose_its_background() -> None:
 
 def test_frames_go_through_a_pipe_that_is_smaller_than_they_are() -> None:
     source = photo("kodak-23.png")
-    job = RenderSetJob(studio.LIMITS, (output(source, studio.WHOLE), output(source, studio.WHOLE)))
+    job = framed(output(source, studio.WHOLE), output(source, studio.WHOLE))
     reader, writer = os.pipe()
     chunks: list[bytes] = []
 
@@ -236,9 +250,9 @@ def test_frames_go_through_a_pipe_that_is_smaller_than_they_are() -> None:
     thread = threading.Thread(target=read)
     thread.start()
     with studio.descriptor(source) as opened:
-        assert isinstance(render_set(job, opened, writer), RenderSetResult)
+        assert isinstance(render_set(job, opened, writer), RenditionSetResult)
     os.close(writer)
     thread.join()
     os.close(reader)
-    first, second = framed(b"".join(chunks))
+    first, second = split(b"".join(chunks))
     assert first == second

@@ -78,15 +78,15 @@ async def test_a_worker_analyses() -> None:
 
 SEALED = """
 import os, sys
-from proxy.rendering.worker.__main__ import _handle
-from proxy.rendering.worker.imaging import render as imaging
+from proxy.rendering.worker.__main__ import _run
+from proxy.rendering.worker.imaging.loader_allowlist import configure, lock_loaders
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult
 from proxy.settings import LimitSettings
 
 limits = LimitSettings().to_limits()
-imaging.configure()
-imaging.lock_loaders(limits.source_types)
+configure()
+lock_loaders(limits.source_types)
 sources = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
 forbidden = ("open", "import", "os.fork", "os.posix_spawn", "os.putenv", "socket.")
 
