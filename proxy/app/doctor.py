@@ -19,7 +19,7 @@ from proxy.settings import Settings
 from proxy.settings.exposure import is_loopback
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import open_database
+from proxy.storage.database.media_repository import open_media_repository
 from proxy.storage.originals.local_store import LocalSources
 
 _MARGIN_S = 5.0
@@ -50,7 +50,7 @@ async def open_installation(
             startup_faults=installation_faults,
             port=_port(url),
             schemas=schemas(settings),
-            rows=partial(open_database, settings.database_url, settings.database),
+            rows=partial(open_media_repository, settings.database_url, settings.database),
             sources=sources,
             worker=partial(one_worker, settings),
             main_api=partial(open_main_api, settings, settings.ingest.main_api_url.rstrip("/")),
@@ -76,4 +76,4 @@ async def _report(settings: Settings) -> QueueReport:
     try:
         return await queue_report(writer)
     finally:
-        await writer.close()
+        await writer.aclose()

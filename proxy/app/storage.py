@@ -16,9 +16,9 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.serving.purge import PurgeService
 from proxy.settings import DatabaseSettings, Settings
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
-from proxy.storage.database.row_cache import CachedMediaDatabase
-from proxy.storage.database.schema import MEDIA, DatabaseSchema, main_schema, pending, upgrade
+from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.row_cache import CachedMediaRepository
+from proxy.storage.database.schema import MEDIA, DatabaseSchema, main_schema, needs_upgrade, upgrade
 from proxy.storage.originals.local_store import LocalSources
 from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -33,8 +33,8 @@ log = structlog.get_logger(__name__)
 class StorageServices:
     """The rooms that keep things: database, originals, renditions."""
 
-    catalogue: SqlMediaDatabase
-    database: CachedMediaDatabase
+    catalogue: SqlMediaRepository
+    database: CachedMediaRepository
     sources: LocalSources
     store: TieredStore
     forgetters: list[Callable[[int], None]]
@@ -54,7 +54,7 @@ class StorageServices:
 
     async def current(self, media_id: int) -> Media | None:
         """The row as it stands in the database now."""
-        self.database.forget(media_id)
+        self.database.invalidate(media_id)
         return await self.database.find(media_id)
 
 
@@ -67,14 +67,14 @@ async def open_storage(
         await asyncio.to_thread(_make_directories, settings)
         await stack.enter_async_context(database_prepared(settings, supervisor))
         catalogue = await stack.enter_async_context(
-            open_database(settings.database_url, settings.database)
+            open_media_repository(settings.database_url, settings.database)
         )
-        database = CachedMediaDatabase(catalogue, settings.database)
-        stack.push_async_callback(database.close)
+        database = CachedMediaRepository(catalogue, settings.database)
+        stack.push_async_callback(database.aclose)
         sources = LocalSources(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
-        forgetters: list[Callable[[int], None]] = [database.forget]
+        forgetters: list[Callable[[int], None]] = [database.invalidate]
 
         def forget(media_id: int) -> None:
             for one in forgetters:
@@ -91,7 +91,7 @@ async def open_storage(
             rows=database, catalogue=catalogue, store=store, forgetters=forgetters
         )
         writer = _writer(settings)
-        stack.push_async_callback(writer.close)
+        stack.push_async_callback(writer.aclose)
         yield StorageServices(catalogue, database, sources, store, forgetters, purger, writer)
 
 
@@ -170,7 +170,7 @@ async def _prepare_database(settings: Settings) -> None:
 
 
 async def _prepare(url: str, section: DatabaseSettings, schema: DatabaseSchema) -> None:
-    if not await pending(url, section, schema=schema):
+    if not await needs_upgrade(url, section, schema=schema):
         return
     advice = "run 'smartserve db upgrade' with an account that may change it"
     if not section.upgrade_on_start:

@@ -23,7 +23,7 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.rendering.pool.pending_job import Sink
 from proxy.serving.job_dispatch import JobDispatcher, JobResult
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import error_name
@@ -51,9 +51,9 @@ def part(name: str, **told: str | float) -> Iterator[Told]:
 
 
 class TracedDatabase:
-    """A `MediaDatabase` whose look-ups are followed, those that the row cache answers too."""
+    """A `MediaRepository` whose look-ups are followed, those that the row cache answers too."""
 
-    def __init__(self, database: MediaDatabase) -> None:
+    def __init__(self, database: MediaRepository) -> None:
         self._database = database
 
     async def find(self, media_id: int) -> Media | None:
@@ -67,9 +67,9 @@ class TracedDatabase:
         """Keep what was learned about a source, in place of what was known before."""
         await self._database.save_facts(media_id, facts)
 
-    async def forget_facts(self, media_id: int) -> None:
+    async def delete_facts(self, media_id: int) -> None:
         """Drop what was learned about a source, so that it is learned again."""
-        await self._database.forget_facts(media_id)
+        await self._database.delete_facts(media_id)
 
     async def ping(self) -> None:
         """Return when the database answers a query."""

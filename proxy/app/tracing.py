@@ -24,7 +24,7 @@ from proxy.serving.finals.queue import FinalsRenderer
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.renderer import RenderTelemetry
 from proxy.settings import TracingSettings
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 from proxy.storage.renditions import RenditionStore
 from proxy.telemetry.metrics import Metrics, Statistics
 from proxy.web.server.request_tracing import RequestTraces
@@ -50,7 +50,7 @@ class Tracing:
         """For the front desk."""
         return None if self.tracer is None else RequestTraces(self.tracer)
 
-    def database(self, database: MediaDatabase) -> MediaDatabase:
+    def database(self, database: MediaRepository) -> MediaRepository:
         """For what visitors ask."""
         return database if self.tracer is None else TracedDatabase(database)
 

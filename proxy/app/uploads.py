@@ -18,7 +18,7 @@ from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
-from proxy.storage.database.upload_repository import open_main_database
+from proxy.storage.database.upload_repository import open_upload_repository
 from proxy.storage.upload_files.store import TempFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
@@ -96,7 +96,7 @@ class UploadServices:
 
         async def replace() -> None:
             await self.replacer.run()
-            metrics.pending_images(await self.queue.database.counts())
+            metrics.pending_images(await self.queue.database.count_by_status())
 
         async def tidy() -> None:
             await self.tidier.run()
@@ -146,7 +146,7 @@ async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | N
             with suppress(OSError):
                 await asyncio.to_thread(make)
         database = await stack.enter_async_context(
-            open_main_database(settings.main_url, settings.database, own=not section.url)
+            open_upload_repository(settings.main_url, settings.database, own=not section.url)
         )
         files = TempFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)

@@ -18,7 +18,7 @@ from proxy.settings import (
     media_api_key,
 )
 from proxy.storage.database.analysis_repository import AnalysisRepository
-from proxy.storage.database.row_cache import CachedMediaDatabase
+from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import AccessLog
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.handlers.admin import AdminHandler
@@ -160,7 +160,7 @@ def _trial(settings: Settings, main: UploadServices | None) -> LocalPageHandler 
     return LocalPageHandler(key=main.token_key, users=settings.users, database=main.queue.database)
 
 
-def _fresh_until(database: CachedMediaDatabase) -> Callable[[Media], float]:
+def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     def until(media: Media) -> float:
         known = database.peek(media.id)
         if known is None or known[0].updated_at != media.updated_at:

@@ -108,7 +108,10 @@ async def _uploads(settings: Settings) -> Uploads:
     async with open_main_side(settings) as main:
         if main is None:
             return {"pending": "none is set"}
-        return {str(state): count for state, count in (await main.queue.database.counts()).items()}
+        return {
+            str(state): count
+            for state, count in (await main.queue.database.count_by_status()).items()
+        }
 
 
 def _print(report: QueueReport, uploads: Uploads) -> None:

@@ -21,7 +21,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.settings import Settings
-from proxy.storage.database import MediaListing
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals import SourceStore
 
 SAMPLE = 20
@@ -53,7 +53,7 @@ class OriginalsFacts:
 
 
 async def look(
-    settings: Settings, sources: SourceStore, listing: MediaListing | None
+    settings: Settings, sources: SourceStore, listing: SqlMediaRepository | None
 ) -> OriginalsFacts:
     """Look at the root, and for the files of the newest rows; reads no byte of them."""
     root = settings.storage_root
@@ -96,7 +96,7 @@ def _has_entry(root: Path) -> bool:
         return next(entries, None) is not None
 
 
-async def _newest(listing: MediaListing | None) -> tuple[Sequence[Media], bool]:
+async def _newest(listing: SqlMediaRepository | None) -> tuple[Sequence[Media], bool]:
     if listing is None:
         return (), False
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well
 from proxy.doctor.originals import hint
@@ -23,7 +22,7 @@ from proxy.domain.errors import (
 from proxy.domain.media import Media
 from proxy.domain.worker_protocol import ProbeJob, ProbeResult
 from proxy.settings import Settings
-from proxy.storage.database import MediaDatabase, MediaListing
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals import SourceStore
 
 _ADVICE: Mapping[type[SmartserveError], str] = {
@@ -35,10 +34,6 @@ _ADVICE: Mapping[type[SmartserveError], str] = {
     SourceQuarantined: "it makes its decoder crash: keep the file, report it, and store another",
     RenderTimeout: "it takes longer than workers.deadline_s: make the original smaller",
 }
-
-
-class MediaLookup(MediaDatabase, MediaListing, Protocol):
-    """What the doctor asks of the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class ImageFacts:
 async def look(
     settings: Settings,
     media_id: int,
-    rows: MediaLookup | None,
+    rows: SqlMediaRepository | None,
     sources: SourceStore,
     started: Started,
 ) -> ImageFacts:

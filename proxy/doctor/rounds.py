@@ -29,7 +29,7 @@ from proxy.doctor import (
 )
 from proxy.doctor.http_client import HttpProbe
 from proxy.doctor.originals import OriginalsFacts
-from proxy.doctor.picture import ImageFacts, MediaLookup
+from proxy.doctor.picture import ImageFacts
 from proxy.doctor.serving import ImageProbe
 from proxy.doctor.uploads import OpenMainApi, UploadsFacts
 from proxy.doctor.workers import Started
@@ -37,10 +37,11 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import QueueReport
 from proxy.domain.media import Media
 from proxy.settings import Settings
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import DatabaseSchema
 from proxy.storage.originals import SourceStore
 
-OpenRows = Callable[[], AbstractAsyncContextManager[MediaLookup]]
+OpenRows = Callable[[], AbstractAsyncContextManager[SqlMediaRepository]]
 Queue = Callable[[], Awaitable[QueueReport]]
 
 

@@ -95,7 +95,7 @@ class ItemRunner:
             log.warning("analysis_failed", **_ids(item), reason=error.detail)
         wait_s = None if complete else self._analysis_wait_s(item.heals)
         log.info("analysis_retried", **_ids(item), complete=complete, again_in_s=wait_s)
-        await self.queue.leave(item.lease, again_in_s=wait_s)
+        await self.queue.finish_revisit(item.lease, again_in_s=wait_s)
         return ItemOutcome.SEEN if complete else ItemOutcome.UNSEEN
 
     def _analysis_wait_s(self, retries: int) -> float | None:
@@ -111,7 +111,7 @@ class ItemRunner:
             await self.queue.fail(item.lease, reason, again_in_s=wait_s)
             return ItemOutcome.LATER
         log.warning("upload_failed_permanently", **_ids(item), reason=reason)
-        await self.queue.fail_for_good(item.lease, reason)
+        await self.queue.fail_permanently(item.lease, reason)
         self.changed(item.lease.media_id)
         await self._report_failure(item, retries=0)
         return ItemOutcome.FAILED
@@ -126,10 +126,10 @@ class ItemRunner:
         except IngestError as error:
             if retries < self.settings.max_heals:
                 wait_s = retry_wait_s(self.settings, retries)
-                await self.queue.tell_later(item.lease, again_in_s=wait_s)
+                await self.queue.retry_report(item.lease, again_in_s=wait_s)
                 return
             log.warning("failure_not_reported", **_ids(item), reason=error.detail)
-        await self.queue.told(item.lease)
+        await self.queue.mark_reported(item.lease)
 
 
 def retry_wait_s(settings: IngestSettings, retries: int) -> float:

@@ -186,7 +186,7 @@ class StepRetrier:
         except DatabaseUnavailable:
             raise
         except SmartserveError:
-            await self.progress.note(item.lease, step, StepState.FAILED)
+            await self.progress.set_step(item.lease, step, StepState.FAILED)
             raise
 
     async def _try(self, item: LeasedItem, step: Step, work: StepFunction, left: int) -> None:
@@ -199,7 +199,7 @@ class StepRetrier:
             wait_jitter=self.settings.first_wait_s,
         ):
             with attempt:
-                await self.progress.begin(item.lease, step, worker_id=self.worker_id)
+                await self.progress.start_attempt(item.lease, step, worker_id=self.worker_id)
                 await self._timed(item, step, work)
 
     async def _timed(self, item: LeasedItem, step: Step, work: StepFunction) -> None:

@@ -102,7 +102,7 @@ class WorkerLoop:
             uploads = await self.api.pending()
             # A main API that keeps listing a completed upload gets one callback per interval.
             settled_before = listed_at - self.settings.heal_after_s
-            added = await self.queue.offer(uploads, settled_before=settled_before)
+            added = await self.queue.enqueue(uploads, settled_before=settled_before)
         except SmartserveError as error:
             self.metrics.polled("failed")
             self._report_error("poll_failed", error)
@@ -191,7 +191,7 @@ class WorkerLoop:
         if self._error_in_cycle:
             return error_pause_s
         try:
-            due_s = await self.queue.due_in_s(healing=self.settings.heals_per_cycle > 0)
+            due_s = await self.queue.due_in_s(retries=self.settings.heals_per_cycle > 0)
         except DatabaseUnavailable:
             return error_pause_s
         if due_s is None:

@@ -25,7 +25,8 @@ from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
-from proxy.storage.database import MediaCatalogue, NewMedia
+from proxy.storage.database import NewMedia
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals import OriginalStore
 from proxy.storage.originals.naming import HASH_DIGITS, readable
 
@@ -67,7 +68,7 @@ class FileImporter:
     def __init__(
         self,
         *,
-        catalogue: MediaCatalogue,
+        catalogue: SqlMediaRepository,
         originals: OriginalStore,
         checker: SourceChecker,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -111,7 +112,7 @@ class FileImporter:
         bulk_path = self._bulk_path(path, result)
         added = await self._originals.add(bulk_path, path)
         try:
-            return await self._catalogue.add(
+            return await self._catalogue.insert(
                 NewMedia(
                     user_id=user_id,
                     data_type=data_type,

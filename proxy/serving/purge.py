@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from proxy.domain.geometry import SizeSpec, shapes_of
 from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.variant import Shapes
-from proxy.storage.database import MediaCatalogue
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.renditions import RenditionStore
 
 _PAGE = 1000
@@ -20,10 +20,10 @@ class RowInvalidator(Protocol):
     async def find(self, media_id: int) -> Media | None:
         """The row with its facts, or None."""
 
-    def forget(self, media_id: int) -> None:
+    def invalidate(self, media_id: int) -> None:
         """Drop all that is known of a row, so that it is read again."""
 
-    async def forget_facts(self, media_id: int) -> None:
+    async def delete_facts(self, media_id: int) -> None:
         """Drop what was learned about a source, so that it is learned again."""
 
 
@@ -45,7 +45,7 @@ class PurgeService:
         self,
         *,
         rows: RowInvalidator,
-        catalogue: MediaCatalogue,
+        catalogue: SqlMediaRepository,
         store: RenditionStore,
         forgetters: Iterable[Callable[[int], None]],
     ) -> None:
@@ -69,7 +69,7 @@ class PurgeService:
             return 0
         shapes = await self._shapes(media_id, boxes)
         if shapes is None:
-            await self._rows.forget_facts(media_id)
+            await self._rows.delete_facts(media_id)
         for forget in self._forgetters:
             forget(media_id)
         return await self._store.purge(media_id, shapes)
@@ -79,7 +79,7 @@ class PurgeService:
     ) -> AsyncIterator[PurgeResult]:
         """Purge all media that a user has rows of, in order of their ids, each as `medium` does."""
         after = 0
-        while page := await self._catalogue.ids_of(user_id, after=after, limit=_PAGE):
+        while page := await self._catalogue.ids_of_user(user_id, after=after, limit=_PAGE):
             for media_id in page:
                 yield PurgeResult(media_id, await self.medium(media_id, boxes))
             after = page[-1]
@@ -91,7 +91,7 @@ class PurgeService:
         """
         if not boxes:
             return None
-        self._rows.forget(media_id)
+        self._rows.invalidate(media_id)
         media = await self._rows.find(media_id)
         facts = None if media is None else media.known_facts
         if media is None or facts is None:

@@ -6,7 +6,7 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 
 
 def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") -> MediaFacts:
@@ -29,7 +29,9 @@ def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") ->
 class SourceFactsService:
     """Gives the facts of media, from the database or from a worker."""
 
-    def __init__(self, *, database: MediaDatabase, workshop: JobDispatcher, limits: Limits) -> None:
+    def __init__(
+        self, *, database: MediaRepository, workshop: JobDispatcher, limits: Limits
+    ) -> None:
         """The rooms it works with; it owns none of them."""
         self._database = database
         self._workshop = workshop

@@ -8,7 +8,7 @@ from proxy.domain.errors import MediaNotFound
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.source_facts import SourceFactsService
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RenditionWarmer:
     def __init__(
         self,
         *,
-        database: MediaDatabase,
+        database: MediaRepository,
         inspector: SourceFactsService,
         planner: RenderPlanner,
         finisher: FinalRenderer,

@@ -13,7 +13,7 @@ from proxy.domain.pending_image import PendingStatus
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings
-from proxy.storage.database.upload_repository import SqlMainDatabase
+from proxy.storage.database.upload_repository import UploadRepository
 from proxy.telemetry.metrics import Metrics
 from tests.support.restarts import Restarts, holds
 
@@ -44,7 +44,7 @@ def services(**parts: object) -> UploadServices:
     anything: Any = None
     values: dict[str, Any] = {
         "settings": Settings(),
-        "queue": UploadQueue(cast("SqlMainDatabase", Database()), anything),
+        "queue": UploadQueue(cast("UploadRepository", Database()), anything),
         "replacer": Round(),
         "tidier": Round(),
         "media_key": "",

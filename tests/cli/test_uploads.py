@@ -13,7 +13,7 @@ import pytest
 
 from proxy.settings import Settings
 from proxy.storage.database.schema import main_schema, upgrade
-from proxy.storage.database.upload_repository import NewUpload, open_main_database
+from proxy.storage.database.upload_repository import NewUpload, open_upload_repository
 from tests.support.server import make_settings
 
 PATH = "/temp_images/profiles/456-profile-1-1.jpg"
@@ -80,9 +80,11 @@ def test_a_secret_that_is_short_is_refused_and_not_told(tmp_path: Path) -> None:
 async def _processed(settings: Settings) -> None:
     url, section = settings.main_url, settings.database
     await upgrade(url, section, schema=main_schema(own=True))
-    async with open_main_database(url, section, own=True) as main:
-        (pending_id,) = await main.add(456, [NewUpload("profile_image", PATH, None, "image/jpeg")])
-        await main.complete(pending_id, "789")
+    async with open_upload_repository(url, section, own=True) as main:
+        (pending_id,) = await main.insert(
+            456, [NewUpload("profile_image", PATH, None, "image/jpeg")]
+        )
+        await main.mark_processed(pending_id, "789")
 
 
 def test_addresses_are_replaced_with_a_report(tmp_path: Path) -> None:

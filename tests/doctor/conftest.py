@@ -13,7 +13,7 @@ from proxy.doctor import Check, CheckBlocked, Diagnosis, judged
 from proxy.doctor.http_client.client import AiohttpProbe
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from proxy.storage.database.media_repository import open_database
+from proxy.storage.database.media_repository import open_media_repository
 from tests.benchmarks.servers import smartserve
 from tests.deploy.origin import Origin
 from tests.support.server import Library, make_settings
@@ -54,7 +54,7 @@ async def direct(origin: Origin) -> AsyncIterator[AiohttpProbe]:
 async def photo(library: Library) -> Media:
     """A row of the library, with its facts."""
     settings = make_settings(library.directory)
-    async with open_database(settings.database_url, settings.database) as database:
+    async with open_media_repository(settings.database_url, settings.database) as database:
         media = await database.find(library.ids["photo"])
     assert media is not None
     return media

@@ -14,7 +14,7 @@ from proxy.app.storage import open_storage
 from proxy.doctor import Verdict, looked
 from proxy.doctor.originals import look
 from proxy.doctor.table import ORIGINALS
-from proxy.storage.database.media_repository import open_database
+from proxy.storage.database.media_repository import open_media_repository
 from proxy.storage.originals.local_store import LocalSources
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.mounts import Mount
@@ -24,7 +24,7 @@ from tests.support.server import make_settings
 async def told(data_dir: Path, *, asked: bool = True, **storage: Any) -> Diagnoses:
     settings = make_settings(data_dir, storage=storage)
     sources = LocalSources(settings.storage_root, settings.storage)
-    async with open_database(settings.database_url, settings.database) as database:
+    async with open_media_repository(settings.database_url, settings.database) as database:
         seen = await looked(look(settings, sources, database if asked else None))
     await sources.aclose()
     return diagnoses(ORIGINALS, seen)

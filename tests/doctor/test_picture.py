@@ -15,7 +15,7 @@ from proxy.app.services import one_worker
 from proxy.doctor import Verdict, looked
 from proxy.doctor.picture import look
 from proxy.doctor.table import ROW
-from proxy.storage.database.media_repository import open_database
+from proxy.storage.database.media_repository import open_media_repository
 from proxy.storage.originals.local_store import LocalSources
 from tests.doctor.conftest import Diagnoses, diagnoses
 from tests.support.server import Library, make_settings
@@ -25,7 +25,7 @@ async def told(data_dir: Path, media_id: int, **sections: Any) -> Diagnoses:
     settings = make_settings(data_dir, **{"workers": {"count": 1}, **sections})
     sources = LocalSources(settings.storage_root, settings.storage)
     worker = partial(one_worker, settings)
-    async with open_database(settings.database_url, settings.database) as rows:
+    async with open_media_repository(settings.database_url, settings.database) as rows:
         seen = await looked(look(settings, media_id, rows, sources, worker))
     await sources.aclose()
     return diagnoses(ROW, seen)

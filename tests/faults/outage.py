@@ -14,7 +14,7 @@ import aiomysql
 from proxy.domain.media import DataType, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
-from proxy.storage.database.media_repository import open_database
+from proxy.storage.database.media_repository import open_media_repository
 from proxy.storage.database.schema import upgrade
 from tests.faults.server import Server
 from tests.faults.tcpproxy import TcpProxy
@@ -48,8 +48,8 @@ async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str
     await upgrade(mariadb.url(name), _SETTINGS)
     library = f"sqlite+aiosqlite:///{data_dir / 'smartserve.db'}"
     async with (
-        open_database(library, _SETTINGS) as old,
-        open_database(mariadb.url(name), _SETTINGS) as new,
+        open_media_repository(library, _SETTINGS) as old,
+        open_media_repository(mariadb.url(name), _SETTINGS) as new,
     ):
         for media_id in sorted(ids.values()):
             media = await old.find(media_id)
@@ -64,7 +64,7 @@ async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str
                 bulk_path=media.bulk_path or "",
                 status=MediaStatus.COMPLETED,
             )
-            assert await new.add(row, media.facts) == media_id
+            assert await new.insert(row, media.facts) == media_id
     photo = ids["photo"]
     account = f"CREATE OR REPLACE USER proxy; GRANT ALL ON {name}.* TO proxy;"
     await asyncio.to_thread(mariadb.execute, _COPIES % (photo, photo) + account, database=name)

@@ -61,7 +61,7 @@ class Script:
             self.done.append(step)
             if errors := self.errors.get(step):
                 raise errors.pop(0)
-            await self._progress.note(item.lease, step, StepState.COMPLETED)
+            await self._progress.set_step(item.lease, step, StepState.COMPLETED)
 
         return work
 
@@ -110,7 +110,7 @@ class Bench:
         )
 
     async def take(self) -> ItemOutcome:
-        await self.queue.offer([UPLOAD], settled_before=0)
+        await self.queue.enqueue([UPLOAD], settled_before=0)
         item = await self.queue.claim("w")
         assert item is not None
         return await self.taker.run(item)
@@ -130,7 +130,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         first_wait_s=0.001, max_wait_s=0.01, heal_after_s=0.001, ask_again_s=(0.001, 0.001)
     )
     yield Bench(writer, settings)
-    await writer.close()
+    await writer.aclose()
 
 
 async def test_steps_are_done_in_their_order(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from proxy.domain.media import DataType, MediaFacts
 from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, walk
 from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine, open_reader
-from proxy.storage.database.media_repository import SqlMediaDatabase
+from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.support.server import SAMPLES, Serve, Serving
 
 
@@ -96,14 +96,14 @@ async def test_nothing_stays_where_the_database_refuses(server: Serving, tmp_pat
     before = originals(server)
     path = tmp_path / "new.jpg"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
-    await server.rooms.storage.catalogue.close()
+    await server.rooms.storage.catalogue.aclose()
     (server.rooms.settings.data_path / "smartserve.db").write_bytes(b"no database at all" * 99)
     with pytest.raises(DatabaseUnavailable):
         await take(server, path)
     assert originals(server) == before
 
 
-class Refusing(SqlMediaDatabase):
+class Refusing(SqlMediaRepository):
     """Knows no picture, and adds none."""
 
     error: DatabaseUnavailable
@@ -111,7 +111,7 @@ class Refusing(SqlMediaDatabase):
     async def find_by_hash(self, content_hash: str) -> None:
         """Another process had not committed its row yet."""
 
-    async def add(self, new: NewMedia, facts: MediaFacts) -> int:
+    async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         raise self.error
 
 

@@ -16,7 +16,7 @@ from proxy.domain.query import named_boxes
 from proxy.domain.variant import Shapes
 from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
-from proxy.storage.database import MediaCatalogue
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.renditions import RenditionStore
 
 SIZES = Settings().size_specs()
@@ -57,7 +57,7 @@ class House:
         self.told: list[tuple[Any, ...]] = []
         self.purger = PurgeService(
             rows=self,
-            catalogue=cast(MediaCatalogue, self),
+            catalogue=cast(SqlMediaRepository, self),
             store=cast(RenditionStore, self),
             forgetters=[lambda media_id: self.told.append(("answers", media_id))],
         )
@@ -65,13 +65,13 @@ class House:
     async def find(self, media_id: int) -> Media | None:
         return self.rows.get(media_id)
 
-    def forget(self, media_id: int) -> None:
+    def invalidate(self, media_id: int) -> None:
         self.told.append(("row", media_id))
 
-    async def forget_facts(self, media_id: int) -> None:
+    async def delete_facts(self, media_id: int) -> None:
         self.told.append(("facts", media_id))
 
-    async def ids_of(self, user_id: int, *, after: int, limit: int) -> Sequence[int]:
+    async def ids_of_user(self, user_id: int, *, after: int, limit: int) -> Sequence[int]:
         ids = sorted(row.id for row in self.rows.values() if row.user_id == user_id)
         return [one for one in ids if one > after][: min(limit, 2)]
 

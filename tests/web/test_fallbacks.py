@@ -116,14 +116,14 @@ async def test_a_corrupt_original_is_stood_in_for(server: Serving, *, known: boo
     path = original(server)
     path.write_bytes(b"\xff\xd8\xff" + bytes(path.stat().st_size - 3))
     if not known:
-        await server.rooms.storage.database.forget_facts(PHOTO)
+        await server.rooms.storage.database.delete_facts(PHOTO)
     answer, picture = await get(server, f"/serve/{PHOTO}?size=detail")
     assert (stood_in(answer), picture.size) == (True, DUE["detail"])
 
 
 async def test_it_stands_in_where_nothing_is_known_of_the_original(server: Serving) -> None:
     original(server).unlink()
-    await server.rooms.storage.database.forget_facts(PHOTO)
+    await server.rooms.storage.database.delete_facts(PHOTO)
     for size, due in DUE.items():
         answer, picture = await get(server, f"/serve/{PHOTO}?size={size}")
         assert (stood_in(answer), picture.size) == (True, due)

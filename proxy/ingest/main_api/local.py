@@ -30,7 +30,7 @@ class LocalMainApi:
     async def pending(self) -> Sequence[Upload]:
         """Return all uploads that no worker has completed, oldest first."""
         with _translated():
-            rows, _ = await self._queue.database.queue(MAX_LISTED)
+            rows, _ = await self._queue.database.list_pending(MAX_LISTED)
         return [
             new_upload(row.id, row.user_id, row.image_path, row.original_name, row.mime_type)
             for row in rows

@@ -10,14 +10,14 @@ from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import Media, MediaFacts
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.database.ingest_progress import IngestProgress
-from proxy.storage.database.media_repository import SqlMediaDatabase
+from proxy.storage.database.media_repository import SqlMediaRepository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
     """What all steps share. ``changed`` is called with the media id after each changed row."""
 
-    media: SqlMediaDatabase
+    media: SqlMediaRepository
     """The database itself, not a cache: other processes change the same rows."""
     facts: SourceFactsService
     progress: IngestProgress

@@ -47,7 +47,7 @@ class AnalyseStep:
         # Without a new answer the stored analysis stays: it may be better, for example in its text.
         if stored is not None and set(found.awaited) == set(stored.own.get(AWAITED) or ()):
             return not found.awaited
-        await self.context.progress.analysed(
+        await self.context.progress.save_analysis(
             item.lease, found.columns(), found.own(), focus=focus_of(found)
         )
         self.context.changed(media.id)
@@ -57,7 +57,7 @@ class AnalyseStep:
         """Return the brand colours of the user, for images of sites only."""
         if item.upload.data_type is not DataType.SITES:
             return None
-        return await self.analyses.brand_of(item.upload.user_id)
+        return await self.analyses.find_brand(item.upload.user_id)
 
 
 def focus_of(analysis: Analysis) -> Focus | None:

@@ -41,7 +41,7 @@ class CallbackStep:
             stored=await self.analyses.find(media.id),
         )
         await self.api.complete(item.upload.id, payload)
-        await self.context.progress.note(item.lease, Step.UPDATE_CALLBACK, StepState.COMPLETED)
+        await self.context.progress.set_step(item.lease, Step.UPDATE_CALLBACK, StepState.COMPLETED)
 
 
 def callback_payload(

@@ -38,5 +38,5 @@ class DownloadStep:
         stored = StoredOriginal(
             path, SOURCE_MEDIA_TYPES[result.source_type], to_facts(result, path)
         )
-        await self.context.progress.filed(item.lease, stored)
+        await self.context.progress.save_original(item.lease, stored)
         self.context.changed(item.lease.media_id)

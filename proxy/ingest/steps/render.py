@@ -51,7 +51,7 @@ class RenderStep:
         plans = plans_of(self.planner, media, facts)
         if self.renditions != "none":
             await self.finals.complete(drafts_of(plans) if self.renditions == "draft" else plans)
-        await self.context.progress.rendered(item.lease, path)
+        await self.context.progress.save_library_file(item.lease, path)
         self.context.changed(media.id)
         if self.renditions == "draft":
             self.finals_queue.ask_all(plans)

@@ -18,7 +18,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.pending_image import PendingStatus, UploadField
-from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
+from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.upload_files.names import TempName, new_temp_name
 from proxy.storage.upload_files.store import IncomingFile, TempFiles
 from proxy.telemetry.metrics import Metrics
@@ -54,7 +54,7 @@ class Uploader:
     """Accepts uploads. ``on_upload`` is called after each commit to the queue."""
 
     files: TempFiles
-    database: SqlMainDatabase
+    database: UploadRepository
     source_types: Collection[str]
     max_file_bytes: int
     metrics: Metrics
@@ -155,10 +155,10 @@ class UploadIntake:
         # yet. The sweep deletes a file without a row; a row without its file would be lost.
         self._settle(stays=True)
         try:
-            return await database.add(self.user_id, [one.row for one in self._received])
+            return await database.insert(self.user_id, [one.row for one in self._received])
         except CommitUncertain:
             paths = [one.row.image_path for one in self._received]
-            rows = await database.named(paths)
+            rows = await database.find_by_paths(paths)
             # All or none, because they are one transaction.
             if len(rows) == len(paths):
                 return [rows[path].id for path in paths]

@@ -51,7 +51,7 @@ class TempfileSweeper:
         candidates = (name for name in listing.files if temp_name(name.image_path))
         unnamed: set[TempName] = set()
         for batch in _batches(candidates):
-            rows = await self.queue.database.named([name.image_path for name in batch])
+            rows = await self.queue.database.find_by_paths([name.image_path for name in batch])
             removable += [
                 name
                 for name in batch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.domain.errors import PendingNotFound, SmartserveError
-from proxy.storage.database.upload_repository import SqlMainDatabase
+from proxy.storage.database.upload_repository import UploadRepository
 from proxy.storage.upload_files.names import temp_name
 from proxy.storage.upload_files.store import OpenTemp, TempFiles
 
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 class UploadQueue:
     """Rows of ``pending_images`` and their temporary files."""
 
-    database: SqlMainDatabase
+    database: UploadRepository
     files: TempFiles
 
     async def open(self, image_path: str) -> OpenTemp:
@@ -44,7 +44,7 @@ class UploadQueue:
             PendingConflict: the upload failed, or has another medium.
             DatabaseUnavailable: nothing was recorded.
         """
-        await self.database.complete(pending_id, media_id)
+        await self.database.mark_processed(pending_id, media_id)
         log.debug("upload_processed", pending_id=pending_id, media_id=media_id)
 
     async def fail(self, pending_id: int, *, reason: str = "") -> None:
@@ -55,7 +55,7 @@ class UploadQueue:
             PendingConflict: the upload has a medium.
             DatabaseUnavailable: nothing was recorded.
         """
-        row = await self.database.fail(pending_id)
+        row = await self.database.mark_failed(pending_id)
         log.info("upload_failed", pending_id=row.id, reason=reason)
         await self.discard(row.image_path)
 

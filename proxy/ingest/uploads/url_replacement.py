@@ -60,13 +60,13 @@ class UrlReplacer:
             DatabaseUnavailable: the run stopped early; completed replacements remain.
         """
         database = self.queue.database
-        columns = await database.columns()
+        columns = await database.profile_columns()
         changed: Counter[ProfileColumn] = Counter(
             {column: 0 for column in COLUMNS if column in columns}
         )
         completed, unreadable, after = 0, list[int](), 0
         # By id and not by offset: rows leave the result as their status changes.
-        while page := await database.processed(after=after, limit=_PAGE):
+        while page := await database.list_processed(after=after, limit=_PAGE):
             after = page[-1].id
             for row in page:
                 media_id = media_id_of(row.permanent_url)
@@ -74,7 +74,7 @@ class UrlReplacer:
                     unreadable.append(row.id)
                     continue
                 address = profile_image_url(self.base_url, media_id, size=_SIZE)
-                done = await database.replace(row, address, columns, dry=dry)
+                done = await database.replace_path(row, address, columns, dry=dry)
                 # None: another process has replaced this upload meanwhile.
                 if done is not None:
                     completed += 1

@@ -21,7 +21,8 @@ from proxy.library.adoption.inventory import FoundFile, SkippedFile
 from proxy.library.adoption.placement import FilePlacement
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
-from proxy.storage.database import AdoptionCatalogue, NewMedia
+from proxy.storage.database import NewMedia
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals import SourceStore
 
 
@@ -85,7 +86,7 @@ class TreeAdopter:
     def __init__(
         self,
         *,
-        catalogue: AdoptionCatalogue,
+        catalogue: SqlMediaRepository,
         tree: SourceStore,
         keeper: FilePlacement,
         checker: SourceChecker,
@@ -196,7 +197,7 @@ class TreeAdopter:
             if known is None:
                 new = await self._new(group, master, others, result)
                 facts = to_facts(result, new.bulk_path or new.library_path or "")
-                media_id = await self._catalogue.add(new, facts)
+                media_id = await self._catalogue.insert(new, facts)
             else:
                 media_id = known.id
         media = await self._catalogue.find(media_id)
@@ -264,7 +265,7 @@ class TreeAdopter:
             one, result, user_id=media.user_id, data_type=media.data_type
         )
         facts = to_facts(result, path)
-        await self._catalogue.add_stand_in(media.id, facts)
+        await self._catalogue.add_fallback(media.id, facts)
         return facts
 
 

@@ -7,7 +7,7 @@ from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import WIDTHS, VariantRequest
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.serving.finals.renderer import FinalRenderer
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 
 _WHOLE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
 """The largest box that can be asked for: in it a lesser file has all its own pixels."""
@@ -22,7 +22,7 @@ class FallbackRenderer:
     """
 
     def __init__(
-        self, *, database: MediaDatabase, planner: RenderPlanner, finisher: FinalRenderer
+        self, *, database: MediaRepository, planner: RenderPlanner, finisher: FinalRenderer
     ) -> None:
         """The use cases and rooms that it works with."""
         self._database = database

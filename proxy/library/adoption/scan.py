@@ -8,7 +8,8 @@ from pathlib import Path
 
 from proxy.library.adoption.grouping import FileGroup, group
 from proxy.library.adoption.inventory import FolderListing, SkippedFile, TreeInventory, list_folder
-from proxy.storage.database import AdoptionCatalogue, MediaPaths
+from proxy.storage.database import MediaPaths
+from proxy.storage.database.media_repository import SqlMediaRepository
 
 _PAGE = 200
 
@@ -40,7 +41,7 @@ def _enter(inventory: TreeInventory, root: Path, folder: str) -> FolderListing:
 
 
 async def enter_rows(
-    inventory: TreeInventory, catalogue: AdoptionCatalogue, below: Callable[[str], str | None]
+    inventory: TreeInventory, catalogue: SqlMediaRepository, below: Callable[[str], str | None]
 ) -> None:
     """Enter the paths of all rows that ``below`` finds in the tree.
 

@@ -1,8 +1,7 @@
-"""The media database: rows in, rows out; SQLite embedded, MariaDB or MySQL beside it."""
+"""The media database: SQLite in the same process, or a MariaDB or MySQL server."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +10,7 @@ from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 
 @dataclass(frozen=True, slots=True)
 class NewMedia:
-    """A row to be added to ``media_files``."""
+    """A row to insert into ``media_files``."""
 
     user_id: int
     data_type: DataType
@@ -19,71 +18,38 @@ class NewMedia:
     mime_type: str
     file_size: int
     bulk_path: str | None
-    """Below the storage root; None where there is no original."""
+    """Path of the original below the storage root, or None."""
     status: MediaStatus
     main_api_id: int = 0
-    """Id in the main database's ``pending_images``; 0 for what was never there."""
+    """Id in ``pending_images`` of the main database; 0 if the medium was not uploaded."""
     library_path: str | None = None
-    """Below the storage root: a processed file of the same picture."""
+    """Path of a processed file below the storage root, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaPaths:
-    """Where the files of a row are said to be, as its writer wrote it."""
+    """The paths that a row stores, unchecked."""
 
     media_id: int
     bulk_path: str | None
     library_path: str | None
 
 
-class MediaDatabase(Protocol):
-    """What serving a picture asks of the database.
+class MediaRepository(Protocol):
+    """What serving an image needs of the database.
 
-    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be
-    asked in time; none leaves a connection behind when cancelled.
+    Each method raises `proxy.domain.errors.DatabaseUnavailable` if the database does not answer in
+    time. A cancelled call returns its connection to the pool.
     """
 
     async def find(self, media_id: int) -> Media | None:
-        """The row with its facts, or None."""
+        """Return the row with its facts and fallbacks, or None."""
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
-        """Keep what was learned about a source, in place of what was known before."""
+        """Store the facts of a source and replace older ones."""
 
-    async def forget_facts(self, media_id: int) -> None:
-        """Drop what was learned about a source, so that it is learned again."""
+    async def delete_facts(self, media_id: int) -> None:
+        """Delete the facts of a source, so that it is measured again."""
 
     async def ping(self) -> None:
         """Return when the database answers a query."""
-
-
-class MediaCatalogue(MediaDatabase, Protocol):
-    """What filling and listing ask of the database besides."""
-
-    async def add(self, new: NewMedia, facts: MediaFacts) -> int:
-        """Add a row and its facts in one transaction; gives the new id."""
-
-    async def find_by_hash(self, content_hash: str) -> Media | None:
-        """The oldest servable row whose source has this content hash, or None."""
-
-    async def ids_of(self, user_id: int, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
-        """Ids of a user's rows above ``after``, ascending, whatever their status."""
-
-    async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
-        """Ids of servable rows above ``after``, ascending, for paging through all of them."""
-
-
-class MediaListing(Protocol):
-    """What showing the newest pictures asks of the database."""
-
-    async def newest(self, *, before: int, limit: int) -> Sequence[Media]:
-        """Servable rows with ids below ``before``, descending, with their facts."""
-
-
-class AdoptionCatalogue(MediaCatalogue, Protocol):
-    """What taking over files that another system made asks of the database besides."""
-
-    async def paths(self, *, after: int = 0, limit: int = 1000) -> Sequence[MediaPaths]:
-        """Rows above ``after`` by ascending id, whatever their status, with their paths."""
-
-    async def add_stand_in(self, media_id: int, facts: MediaFacts) -> None:
-        """Keep a file that may stand in for the source of a medium; equal content is kept once."""

@@ -1,4 +1,4 @@
-"""The engine behind every query: which databases are spoken to, how, and how their errors leave."""
+"""Creates database engines and readers, and translates what their drivers raise."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
+# uvloop raises a RuntimeError on a write to a connection that was reset.
 _FAULTS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError, RuntimeError)
-"""A RuntimeError is what uvloop raises on writing to a connection that was reset."""
 _AUTOCOMMIT = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+# SQLite must give up on a lock before the deadline of the query: its thread cannot be interrupted.
 _BUSY_PART = 0.8
-"""SQLite gives up on a lock before the query's deadline: its thread cannot be interrupted."""
+# The share of the connect timeout in which a pooled connection must answer a ping.
 _PING_PART = 1 / 3
-"""Of the time to connect, what a pooled connection has to show that it lives."""
 
 
 def open_engine(
@@ -38,16 +38,15 @@ def open_engine(
     isolation: str | None = None,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
 ) -> AsyncEngine:
-    """An engine that has not connected yet; the caller disposes of it.
+    """Create an engine that has not connected yet; the caller disposes of it.
 
-    The folder of an SQLite file is made where it is missing. ``mariadb`` URLs are taken as
-    ``mysql``: one dialect, one set of types. ``isolation`` is that of its transactions there, in
-    place of the server's own. ``synchronous`` is SQLite's: with FULL what is committed stands after
-    a power cut too, with NORMAL the last commits may be gone.
+    The folder of an SQLite file is created if it is missing. ``isolation`` replaces the default
+    isolation level of a MySQL server. ``synchronous`` is the pragma of SQLite: with FULL a commit
+    survives a power cut, with NORMAL the last commits may be lost.
 
     Raises:
-        ConfigurationError: for a URL of another kind, which is not repeated as it may hold a
-            password; or for a folder that cannot be made.
+        ConfigurationError: the URL is not supported, or the folder cannot be created. The message
+            does not contain the URL, which may hold a password.
     """
     parsed = _parsed(url)
     if _in_file(parsed):
@@ -57,7 +56,10 @@ def open_engine(
 
 
 def open_reader(url: str, settings: DatabaseSettings) -> QueryReader:
-    """As `open_engine`, for queries that need no transaction: each is one round trip."""
+    """Create a reader for queries outside a transaction, one round trip each.
+
+    Raises as `open_engine` does.
+    """
     parsed = _parsed(url)
     if not _in_file(parsed):
         return EngineReader(_mysql_engine(parsed, settings, **_AUTOCOMMIT), settings)
@@ -77,29 +79,26 @@ def _mysql_engine(url: URL, settings: DatabaseSettings, **options: Any) -> Async
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": settings.connect_timeout_s,
-            "init_command": _session(settings),
+            "init_command": _init_command(settings),
         },
     )
-    event.listen(engine.sync_engine, "checkout", _pinging(settings))
+    event.listen(engine.sync_engine, "checkout", _ping_listener(settings))
     return engine
 
 
-def _session(settings: DatabaseSettings) -> str:
-    """What a session begins with: our clock, and rows waited for no longer than we do.
-
-    InnoDB does not see that a client has left while its write waits for a row; each would keep a
-    session that nobody has, for 50 s by default. The wait for a table ends with its client.
-    """
+def _init_command(settings: DatabaseSettings) -> str:
+    # InnoDB does not notice that a client disconnects while its write waits for a row lock. Each
+    # such session would stay for 50 s by default, so the wait is limited to the query timeout.
     wait_s = math.ceil(settings.query_timeout_s)
     return f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {wait_s}"
 
 
-def _pinging(settings: DatabaseSettings) -> Callable[[Any, Any, object], None]:
-    """Ask a pooled connection whether it lives, before each use but the first.
+def _ping_listener(settings: DatabaseSettings) -> Callable[[Any, Any, object], None]:
+    """Return a checkout listener that pings a pooled connection before each use but the first.
 
-    SQLAlchemy's own ping waits for ever, so a connection that a firewall has forgotten would hold
-    its caller until the deadline, and each of the pool's would do so in turn. This one leaves time
-    to connect anew, and where it fails all that are as old are replaced.
+    SQLAlchemy's `pool_pre_ping` has no timeout. If a firewall has dropped the connections, each
+    of the pool's would block one caller until its deadline. This ping leaves time to reconnect,
+    and its failure invalidates all connections of the pool that are as old.
     """
     timeout_s = settings.connect_timeout_s * _PING_PART
 
@@ -108,7 +107,8 @@ def _pinging(settings: DatabaseSettings) -> Callable[[Any, Any, object], None]:
             async with asyncio.timeout(timeout_s):
                 await driver.ping(reconnect=False)
         except BaseException:
-            # Here, as SQLAlchemy would first say good-bye, which uvloop refuses after a reset.
+            # Close it here: SQLAlchemy would send COM_QUIT first, and after a reset uvloop raises
+            # a RuntimeError on that write.
             driver.close()
             raise
 
@@ -125,7 +125,7 @@ def _pinging(settings: DatabaseSettings) -> Callable[[Any, Any, object], None]:
 
 
 def check_url(url: str, *, setting: str = "database.url") -> None:
-    """Raise ConfigurationError for a URL of a kind that is not spoken to; connects nothing."""
+    """Raise ConfigurationError if the URL is not supported; connects to nothing."""
     _parsed(url, setting)
 
 
@@ -134,6 +134,7 @@ def _parsed(url: str, setting: str = "database.url") -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise ConfigurationError([f"{setting}: {_ALLOWED}"]) from None
+    # One dialect gives one set of types.
     if parsed.drivername == "mariadb+aiomysql":
         parsed = parsed.set(drivername="mysql+aiomysql")
     in_file = parsed.drivername == "sqlite+aiosqlite" and parsed.database not in (None, ":memory:")
@@ -159,24 +160,23 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sqlite_engine(url: URL, settings: DatabaseSettings, synchronous: str) -> AsyncEngine:
-    """No ping before each use: a file does not hang up."""
     _make_folder(Path(str(url.database)).parent)
-    options = {"connect_args": {"timeout": _busy_s(settings)}}
+    options = {"connect_args": {"timeout": _busy_timeout_s(settings)}}
     engine = create_async_engine(url, **_pool_options(settings), **options)
-    event.listen(engine.sync_engine, "connect", partial(_set_up_sqlite, synchronous=synchronous))
+    event.listen(engine.sync_engine, "connect", partial(_configure_sqlite, synchronous=synchronous))
     return engine
 
 
-def _busy_s(settings: DatabaseSettings) -> float:
+def _busy_timeout_s(settings: DatabaseSettings) -> float:
     return settings.query_timeout_s * _BUSY_PART
 
 
-def _set_up_sqlite(connection: Any, _record: object, *, synchronous: str = "NORMAL") -> None:
+def _configure_sqlite(connection: Any, _record: object, *, synchronous: str = "NORMAL") -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA synchronous = {synchronous}")
     cursor.execute("PRAGMA foreign_keys = ON")
-    # Refused where another process is switching at this moment, for which SQLite does not
-    # wait, or where the file can only be read; either way the connection is good.
+    # This fails if another process changes the mode at the same moment (SQLite does not wait for
+    # that), or if the file is read-only. The connection is usable in both cases.
     with suppress(sqlite3.OperationalError):
         cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
@@ -186,18 +186,44 @@ def _set_up_sqlite(connection: Any, _record: object, *, synchronous: str = "NORM
 async def connected(
     engine: AsyncEngine, settings: DatabaseSettings
 ) -> AsyncIterator[AsyncConnection]:
-    """A connection, had within ``connect_timeout_s``; the driver's own limit spares the handshake.
-
-    It goes back to the pool at the end.
-    """
+    """Check out a connection within ``connect_timeout_s``; it returns to the pool at the end."""
     async with AsyncExitStack() as stack:
+        # The driver's own connect timeout does not cover the handshake.
         async with asyncio.timeout(settings.connect_timeout_s):
             connection = await stack.enter_async_context(engine.connect())
         yield connection
 
 
+@asynccontextmanager
+async def bounded_connection(
+    engine: AsyncEngine, settings: DatabaseSettings
+) -> AsyncIterator[AsyncConnection]:
+    """Check out a connection; the whole block must end within ``query_timeout_s``.
+
+    Raises:
+        DatabaseUnavailable: the block ran too long, or the database raised an error.
+    """
+    with translated(settings):
+        async with (
+            asyncio.timeout(settings.query_timeout_s),
+            connected(engine, settings) as connection,
+        ):
+            yield connection
+
+
+@asynccontextmanager
+async def single_connection(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncConnection]:
+    """Connect once and close the connection at the end; raises as `bounded_connection` does."""
+    engine = open_engine(url, settings)
+    try:
+        async with bounded_connection(engine, settings) as connection:
+            yield connection
+    finally:
+        await dispose(engine)
+
+
 async def dispose(engine: AsyncEngine) -> None:
-    """Close the pooled connections; once cancelled, it still runs to its end."""
+    """Close the pooled connections; a cancellation is raised after they are closed."""
     closing = asyncio.create_task(engine.dispose())
     try:
         await asyncio.shield(closing)
@@ -208,23 +234,21 @@ async def dispose(engine: AsyncEngine) -> None:
 
 @contextmanager
 def translated(settings: DatabaseSettings) -> Iterator[None]:
-    """Turn whatever a database, its driver or a deadline raises into `DatabaseUnavailable`.
-
-    Cancellation passes.
-    """
+    """Raise `DatabaseUnavailable` for any error of a database, its driver or a deadline."""
     try:
         yield
     except _FAULTS as error:
         raise DatabaseUnavailable(
-            "The media database cannot be asked now.", retry_after_s=settings.retry_after_s
+            "The database did not answer the query. Retry later.",
+            retry_after_s=settings.retry_after_s,
         ) from error
 
 
 class QueryReader(Protocol):
-    """Asks queries that need no transaction; their errors are the driver's."""
+    """Runs queries that need no transaction; raises what the driver raises."""
 
     async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        """All rows of a query's answer."""
+        """Return all rows."""
 
     async def aclose(self) -> None:
         """Close the pooled connections."""
@@ -234,12 +258,12 @@ class EngineReader:
     """A `QueryReader` over an async engine."""
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
-        """Take the engine over."""
+        """Take ownership of the engine."""
         self._engine = engine
         self._settings = settings
 
     async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        """All rows of a query's answer."""
+        """Return all rows."""
         async with connected(self._engine, self._settings) as connection:
             return (await connection.execute(query, values)).all()
 
@@ -249,30 +273,30 @@ class EngineReader:
 
 
 class ThreadReader:
-    """A `QueryReader` of an SQLite file, in threads of its own.
+    """A `QueryReader` of an SQLite file that uses its own threads, one thread hop per query.
 
-    One hop for a query. aiosqlite takes one for each of cursor, statement, rows and end, and each
-    wakes a thread that wants the interpreter while the loop has it: so a cold render took 2.1 ms
-    of the loop's time, and takes 1.65. A query that is not waited for any more runs to its end,
-    and its connection goes back.
+    aiosqlite uses four hops per query (cursor, statement, rows, close), and each wakes a thread
+    that competes with the loop for the GIL. With four hops a cold render took 2.1 ms of the loop's
+    time, with one it takes 1.65 ms. A query whose caller was cancelled runs to its end, and its
+    connection returns to the pool.
     """
 
     def __init__(self, url: URL, settings: DatabaseSettings) -> None:
-        """Connect nothing yet."""
-        options = {"connect_args": {"timeout": _busy_s(settings), "check_same_thread": False}}
+        """Create the pool; the first query connects."""
+        connect_args = {"timeout": _busy_timeout_s(settings), "check_same_thread": False}
         self._engine = create_engine(
             url.set(drivername="sqlite+pysqlite"),
             poolclass=QueuePool,
             **_pool_options(settings),
             **_AUTOCOMMIT,
-            **options,
+            connect_args=connect_args,
         )
-        event.listen(self._engine, "connect", _set_up_sqlite)
+        event.listen(self._engine, "connect", _configure_sqlite)
         self._closed = False
         self._threads = ThreadPoolExecutor(settings.pool_size, thread_name_prefix="sqlite")
 
     async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        """All rows of a query's answer; an OSError after `aclose`."""
+        """Return all rows; raises OSError after `aclose`."""
         if self._closed:
             raise OSError(errno.ESHUTDOWN, "the database is closed")
         loop = asyncio.get_running_loop()
@@ -283,7 +307,7 @@ class ThreadReader:
             return connection.execute(query, values).all()
 
     async def aclose(self) -> None:
-        """Wait for the queries under way, then close the connections."""
+        """Wait for the running queries, then close the connections."""
         self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         self._engine.dispose()

@@ -1,4 +1,4 @@
-"""The queue as a person or a scrape wants to see it: counts, and what failed lately."""
+"""Summarises the ingest queue for the operator and for /metrics: counts and recent failures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ _HOUR_S = 3600.0
 _FAILURES = 20
 
 _failed = and_(_items.state == ItemState.FAILED, _items.final)
-_open = or_(_items.state == ItemState.QUEUED, and_(_items.state == ItemState.FAILED, ~_items.final))
+_unfinished = or_(
+    _items.state == ItemState.QUEUED, and_(_items.state == ItemState.FAILED, ~_items.final)
+)
 _recent = _items.finished_at > DatabaseClock() - _HOUR_S
 
 
 async def queue_report(writer: LeasedWriter) -> QueueReport:
-    """What the queue looks like now.
-
-    Raises:
-        DatabaseUnavailable: the database cannot be asked in time.
-    """
+    """Return counts and the latest failures of the queue; raises DatabaseUnavailable."""
     states = dict.fromkeys(map(str, ItemState), 0)
     for row in await writer.read(_STATES):
         states[row.state] = row.items
@@ -56,8 +54,8 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 _TOTALS = select(
     func.sum(_items.takeovers).label("takeovers"),
-    _count(_open & (_items.created_at < DatabaseClock() - _HOUR_S)).label("stuck"),
-    (DatabaseClock() - func.min(case((_open, _items.created_at)))).label("oldest"),
+    _count(_unfinished & (_items.created_at < DatabaseClock() - _HOUR_S)).label("stuck"),
+    (DatabaseClock() - func.min(case((_unfinished, _items.created_at)))).label("oldest"),
     _count(_failed).label("failed"),
     _count(_items.lease_until > DatabaseClock()).label("held"),
     _count(_items.lease_until <= DatabaseClock()).label("run_out"),
@@ -73,7 +71,7 @@ _STEPS = (
         *(func.sum(_steps[f"{step}_attempts"]).label(f"{step}_attempts") for step in Step),
     )
     .select_from(processing_checklist.join(ingest_items, _items.media_id == _steps.media_id))
-    .where(or_(_open, _failed, _recent))
+    .where(or_(_unfinished, _failed, _recent))
     .group_by(*(_steps[step] for step in Step))
 )
 _LATEST = (
@@ -85,7 +83,7 @@ _LATEST = (
 
 
 def _by_step(rows: Any) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """How many are in which state of which step, and the attempts at each."""
+    """Return the number of items by step and state, and the attempts by step."""
     counts = {str(step): dict.fromkeys(map(str, StepState), 0) for step in Step}
     attempts: Counter[str] = Counter({str(step): 0 for step in Step})
     row: Row[Any]

@@ -1,4 +1,4 @@
-"""Where the addresses of uploads stand in the main database: the columns of the profiles."""
+"""Defines the tables of the main database, and statements on the columns that hold image paths."""
 
 from __future__ import annotations
 
@@ -7,63 +7,59 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from sqlalchemy import (
-    TIMESTAMP,
     BigInteger,
     Column,
     Connection,
     Executable,
-    Integer,
     MetaData,
     String,
     Table,
     inspect,
     literal,
     select,
-    text,
 )
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 
 from proxy.domain.pending_image import PendingStatus
-from proxy.storage.database.tables import UpdatedAt
+from proxy.storage.database.tables import (
+    auto_id,
+    created_at,
+    foreign_id,
+    one_of,
+    required,
+    updated_at,
+)
 
 metadata = MetaData()
 
 pending_images = Table(
     "pending_images",
     metadata,
-    Column(
-        "id",
-        BigInteger().with_variant(Integer(), "sqlite"),
-        primary_key=True,
-        autoincrement=True,
-    ),
-    Column("user_id", BigInteger, nullable=False),
-    Column("image_path", String(255), nullable=False, index=True),
+    auto_id(),
+    required("user_id", BigInteger),
+    required("image_path", String(255), index=True),
     Column("original_name", String(255)),
     Column("mime_type", String(100)),
     Column("permanent_url", String(500)),
     Column("thumbnail_url", String(500)),
     Column(
-        "status",
-        String(16).with_variant(mysql.ENUM(*PendingStatus), "mysql"),
-        server_default=PendingStatus.PENDING.value,
-        index=True,
+        "status", one_of(*PendingStatus), server_default=PendingStatus.PENDING.value, index=True
     ),
-    Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
-    Column("updated_at", TIMESTAMP, server_default=UpdatedAt()),
+    created_at(),
+    updated_at(),
     sqlite_autoincrement=True,
 )
 
 
 class ProfileColumn(NamedTuple):
-    """A column that holds addresses of pictures."""
+    """A column that holds paths or addresses of images."""
 
     table: str
     name: str
 
     def __str__(self) -> str:
-        """``user_profiles.profile_image_path``."""
+        """Return ``user_profiles.profile_image_path``."""
         return f"{self.table}.{self.name}"
 
 
@@ -73,7 +69,7 @@ ARTIST_LOGO = ProfileColumn("artist_profiles", "logo_path")
 PROMOTER_LOGO = ProfileColumn("promoter_profiles", "logo_path")
 SITE = ProfileColumn("site_media", "media_path")
 COLUMNS = (PROFILE, HEADER, ARTIST_LOGO, PROMOTER_LOGO, SITE)
-"""All five, as section 4 of the requirements document has them."""
+"""All five columns of section 4 of the requirements document."""
 
 COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = MappingProxyType(
     {
@@ -83,86 +79,70 @@ COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = MappingProxyType(
         "site_image": (SITE,),
     }
 )
-"""By the field of the upload form; what is not here has no place in a profile."""
+"""The columns that a field of the upload form sets. Fields without an entry set none."""
+
+
+def _profile(name: str, *paths: str) -> Table:
+    columns = (Column(path, String(500)) for path in paths)
+    return Table(name, metadata, foreign_id("user_id"), *columns)
+
 
 _TABLES: Mapping[str, Table] = MappingProxyType(
     {
-        "user_profiles": Table(
-            "user_profiles",
-            metadata,
-            Column("user_id", BigInteger, primary_key=True, autoincrement=False),
-            Column("profile_image_path", String(500)),
-            Column("header_image_path", String(500)),
-        ),
-        "artist_profiles": Table(
-            "artist_profiles",
-            metadata,
-            Column("user_id", BigInteger, primary_key=True, autoincrement=False),
-            Column("logo_path", String(500)),
-        ),
-        "promoter_profiles": Table(
-            "promoter_profiles",
-            metadata,
-            Column("user_id", BigInteger, primary_key=True, autoincrement=False),
-            Column("logo_path", String(500)),
-        ),
+        "user_profiles": _profile("user_profiles", "profile_image_path", "header_image_path"),
+        "artist_profiles": _profile("artist_profiles", "logo_path"),
+        "promoter_profiles": _profile("promoter_profiles", "logo_path"),
         "site_media": Table(
             "site_media",
             metadata,
-            Column(
-                "id",
-                BigInteger().with_variant(Integer(), "sqlite"),
-                primary_key=True,
-                autoincrement=True,
-            ),
-            Column("user_id", BigInteger, nullable=False),
+            auto_id(),
+            required("user_id", BigInteger),
             Column("media_path", String(500)),
-            Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
+            created_at(),
         ),
     }
 )
 
 
-def present(connection: Connection) -> frozenset[ProfileColumn]:
-    """Which of the columns the database has; what belongs to another program may lack some."""
+def existing_columns(connection: Connection) -> frozenset[ProfileColumn]:
+    """Return the columns that the database has; one of another program may lack some."""
     inspector = inspect(connection)
     found = set()
     for table in _TABLES:
         try:
-            columns = {column["name"] for column in inspector.get_columns(table)}
+            names = {column["name"] for column in inspector.get_columns(table)}
         except NoSuchTableError:
             continue
-        found |= {one for one in COLUMNS if one.table == table and one.name in columns}
+        found |= {one for one in COLUMNS if one.table == table and one.name in names}
     return frozenset(found)
 
 
-def replacing(column: ProfileColumn, old: str, new: str | None) -> Executable:
-    """Put one address, or none, in the place of another, wherever exactly that one stands."""
+def replace_value(column: ProfileColumn, old: str, new: str | None) -> Executable:
+    """Build an UPDATE of every row whose column equals ``old``."""
     table = _TABLES[column.table]
-    holder = table.c[column.name]
-    return table.update().where(holder == old).values({holder: new})
+    target = table.c[column.name]
+    return table.update().where(target == old).values({target: new})
 
 
-def having(column: ProfileColumn, user_id: int) -> Executable:
-    """Whether a user has a profile: one row, or none."""
+def profile_exists(column: ProfileColumn, user_id: int) -> Executable:
+    """Build a SELECT that returns a row if the user has a profile."""
     table = _TABLES[column.table]
     return select(literal(1)).select_from(table).where(table.c.user_id == user_id)
 
 
-def setting(column: ProfileColumn, user_id: int, path: str) -> Executable:
-    """Put an address into the profile that a user has; without one nothing is changed."""
+def update_profile(column: ProfileColumn, user_id: int, path: str) -> Executable:
+    """Build an UPDATE of the user's profile; it changes nothing if there is none."""
     table = _TABLES[column.table]
     return table.update().where(table.c.user_id == user_id).values({table.c[column.name]: path})
 
 
-def making(column: ProfileColumn, user_id: int, path: str, *, dialect: str) -> Executable:
-    """Put an address into a user's profile, which is made where there is none. One statement.
-
-    Update and insert would deadlock in InnoDB: two updates of missing rows share their gap.
-    """
+def upsert_profile(column: ProfileColumn, user_id: int, path: str, *, dialect: str) -> Executable:
+    """Build one statement that updates the user's profile or inserts it."""
     table, values = _TABLES[column.table], {"user_id": user_id, column.name: path}
     if column is SITE:
         return table.insert().values(values)
+    # UPDATE then INSERT would deadlock in InnoDB: two updates of missing rows lock the same gap,
+    # and then neither transaction may insert into it.
     if dialect == "sqlite":
         added = sqlite.insert(table).values(values)
         return added.on_conflict_do_update(set_={column.name: path})

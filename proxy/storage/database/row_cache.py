@@ -1,4 +1,4 @@
-"""`CachedMediaDatabase`: rows in memory before a database, which may fail without being missed."""
+"""Caches rows in memory, and serves them while the database fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cachetools import LRUCache, TTLCache
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 
 Clock = Callable[[], float]
 _T = TypeVar("_T")
@@ -75,8 +75,8 @@ class QueryBreaker:
             self._on_trial = self._on_trial and not trial
 
 
-class CachedMediaDatabase:
-    """Rows that were found, kept for a while; implements `proxy.storage.database.MediaDatabase`.
+class CachedMediaRepository:
+    """Rows that were found, kept for a while; implements `proxy.storage.database.MediaRepository`.
 
     A row is valid for ``row_ttl_s``, and is kept beyond that, up to ``max_rows`` of them, for the
     time when the database fails: then it goes on being given, at once. That an id has no row is
@@ -88,7 +88,7 @@ class CachedMediaDatabase:
     """
 
     def __init__(
-        self, inner: MediaDatabase, settings: DatabaseSettings, *, clock: Clock = time.monotonic
+        self, inner: MediaRepository, settings: DatabaseSettings, *, clock: Clock = time.monotonic
     ) -> None:
         """Stand before ``inner``, which remains the caller's to close."""
         self._inner = inner
@@ -105,7 +105,7 @@ class CachedMediaDatabase:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts: Counter[str] = Counter()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """End the queries that are under way; those who wait for them are cancelled."""
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -141,7 +141,7 @@ class CachedMediaDatabase:
         until = max(entry.valid_until, self._reads.open_until)
         return (entry.media, until) if self._clock() < until else None
 
-    def forget(self, media_id: int) -> None:
+    def invalidate(self, media_id: int) -> None:
         """Drop all that is known of a row, so that it is read again."""
         self._flights.pop(media_id, None)
         self._rows.pop(media_id, None)
@@ -160,7 +160,7 @@ class CachedMediaDatabase:
             # Again: a query begun meanwhile may have brought the row back as it was.
             self._put_facts(media_id, facts)
 
-    async def forget_facts(self, media_id: int) -> None:
+    async def delete_facts(self, media_id: int) -> None:
         """Drop facts, at once for readers.
 
         Raises:
@@ -169,7 +169,7 @@ class CachedMediaDatabase:
         self._unsaved.pop(media_id, None)
         self._put_facts(media_id, None)
         try:
-            await self._inner.forget_facts(media_id)
+            await self._inner.delete_facts(media_id)
         finally:
             self._put_facts(media_id, None)
 

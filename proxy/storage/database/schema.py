@@ -1,10 +1,7 @@
-"""Bring a database to the tables that this version works with, by the migrations beside it."""
+"""Upgrades a database to the schema of this version, and reports which version it has."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, inspect, text
@@ -12,38 +9,38 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import connected, dispose, open_engine, translated
+from proxy.storage.database.engine import single_connection
 
 UPGRADE_TIMEOUT_S = 60.0
-"""For how long another process's upgrade is waited for, and our own may take."""
+"""Limits the wait for another process's upgrade, and our own upgrade."""
 
 REVISIONS = ("0001", "0002", "0003", "0004")
-"""All versions of the media schema, the oldest first, as the migrations have them."""
+"""All versions of the media schema, oldest first. A test compares them with the migrations."""
 MAIN_REVISIONS = ("0001", "0002")
-"""The same of the main schema."""
+"""All versions of the main schema, oldest first."""
 _GET_LOCK = text("SELECT GET_LOCK(CONCAT('smartserve.', MD5(DATABASE())), :timeout_s)")
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSchema:
-    """A set of tables with migrations, and versions, of its own."""
+    """A set of tables with its own migrations and versions."""
 
     scripts: str
-    """The folder of its migrations, beside this module."""
+    """Name of the folder with its migrations, beside this module."""
     version_table: str
-    """Not alembic's own name: another program of the same database may keep its versions there."""
+    """Differs from alembic's default, which another program in the same database may use."""
     revisions: tuple[str, ...]
     own: bool = True
-    """Whether the database is ours. In one of another program only what is missing is made."""
-    enough: str = ""
-    """The table that is all we need in a database of another program."""
+    """False if the database belongs to another program; then only missing tables are created."""
+    required_table: str = ""
+    """The one table that must exist in a database of another program."""
 
 
 MEDIA = DatabaseSchema("migrations", "smartserve_version", REVISIONS)
 
 
 def main_schema(*, own: bool) -> DatabaseSchema:
-    """Queue and profiles; of a main database that is not our ``own`` the queue alone."""
+    """Return the schema of the main database: the upload queue and, if it is our own, profiles."""
     return DatabaseSchema(
         "migrations_main", "smartserve_main_version", MAIN_REVISIONS, own, "pending_images"
     )
@@ -56,62 +53,49 @@ async def upgrade(
     schema: DatabaseSchema = MEDIA,
     timeout_s: float = UPGRADE_TIMEOUT_S,
 ) -> bool:
-    """Bring the database up to date; gives whether anything had to be done.
+    """Upgrade the database; return whether anything had to be done.
 
-    Several processes may do so at once: one works, the others wait for it and find it done. On
-    SQLite all is done or nothing; MySQL and MariaDB commit each table, and a run that was cut off
-    is completed by the next.
+    Several processes may call this at once: one upgrades, the others wait and find it done. On
+    SQLite the upgrade is atomic. MySQL and MariaDB commit each table, and the next call completes
+    an interrupted upgrade.
 
     Raises:
-        DatabaseUnavailable: it cannot be reached, refuses, or another process holds the lock.
+        DatabaseUnavailable: the database cannot be reached, rejects a statement, or another process
+            holds the lock for longer than ``timeout_s``.
         ConfigurationError: a newer version of the program has upgraded it.
     """
-    async with _own_connection(url, settings, timeout_s) as connection:
+    bounded = settings.model_copy(update={"query_timeout_s": timeout_s})
+    # The lock is bound to the connection, so it is released even if this process is killed.
+    async with single_connection(url, bounded) as connection:
         await _lock(connection, timeout_s)
         changed = await connection.run_sync(_upgrade, schema)
         await connection.commit()
         return changed
 
 
-async def pending(url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA) -> bool:
-    """Whether `upgrade` has something to do; changes nothing.
-
-    Raises:
-        DatabaseUnavailable: it cannot be reached.
-        ConfigurationError: a newer version of the program has upgraded it.
-    """
-    async with _own_connection(url, settings, settings.query_timeout_s) as connection:
-        return await connection.run_sync(_pending, schema)
+async def needs_upgrade(
+    url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
+) -> bool:
+    """Return whether `upgrade` has work to do; changes nothing and raises as `standing`."""
+    return (await standing(url, settings, schema=schema))[1]
 
 
 async def standing(
     url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
 ) -> tuple[str | None, bool]:
-    """The version that a schema has, where the database tells, and whether `upgrade` has work.
+    """Return the version of a schema, None if it has none, and whether `upgrade` has work to do.
 
-    Raises as `pending` does.
+    Raises:
+        DatabaseUnavailable: the database cannot be reached.
+        ConfigurationError: a newer version of the program has upgraded it.
     """
-    async with _own_connection(url, settings, settings.query_timeout_s) as connection:
+    async with single_connection(url, settings) as connection:
         version = await connection.run_sync(_version, schema)
-        return version, await connection.run_sync(_pending, schema)
-
-
-@asynccontextmanager
-async def _own_connection(
-    url: str, settings: DatabaseSettings, timeout_s: float
-) -> AsyncIterator[AsyncConnection]:
-    """A connection of its own, closed at the end, with which its lock goes."""
-    engine = open_engine(url, settings.model_copy(update={"query_timeout_s": timeout_s}))
-    try:
-        with translated(settings):
-            async with asyncio.timeout(timeout_s), connected(engine, settings) as connection:
-                yield connection
-    finally:
-        await dispose(engine)
+        return version, await connection.run_sync(_outdated, schema)
 
 
 async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
-    """Keep other upgrades out; in SQLite by the transaction in which all of this one happens."""
+    """Exclude other upgrades: with a named lock, in SQLite with a write transaction."""
     if connection.dialect.name == "sqlite":
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
@@ -121,7 +105,7 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
 
 
 def _upgrade(connection: Connection, schema: DatabaseSchema) -> bool:
-    if not _pending(connection, schema):
+    if not _outdated(connection, schema):
         return False
     from proxy.storage.database import alembic_runner  # noqa: PLC0415
 
@@ -142,14 +126,14 @@ def _version(connection: Connection, schema: DatabaseSchema) -> str | None:
     return None if found is None else str(found)
 
 
-def _pending(connection: Connection, schema: DatabaseSchema) -> bool:
+def _outdated(connection: Connection, schema: DatabaseSchema) -> bool:
     inspector = inspect(connection)
     current = _version(connection, schema)
-    told = inspector.has_table(schema.version_table)
-    if not told and not schema.own and inspector.has_table(schema.enough):
+    versioned = inspector.has_table(schema.version_table)
+    if not versioned and not schema.own and inspector.has_table(schema.required_table):
         return False
     if current not in {None, *schema.revisions}:
         raise ConfigurationError(
-            [f"database: is at version {current}, which a newer smartserve has made"]
+            [f"database: schema version {current} was created by a newer smartserve; install that"]
         )
     return current != schema.revisions[-1]

@@ -1,7 +1,7 @@
-"""The tables: three as the requirements document has them, and those of our own beside them.
+"""Defines the tables of the media database, and the column builders that all tables share.
 
-The queries are built from these. The tables themselves are made by the migrations, which keep
-frozen copies of their own; a test holds the two equal.
+Three tables follow the requirements document; the others are our own. The queries are built from
+these definitions. The migrations create the tables from frozen copies; a test compares both.
 """
 
 from __future__ import annotations
@@ -37,29 +37,73 @@ from proxy.domain.pending_image import Step
 
 
 class UpdatedAt(ColumnElement[datetime]):
-    """The time of the insert and of each update; SQLite has a trigger for the latter."""
+    """Server default of ``updated_at``: the time of the insert and, on MySQL, of each update.
+
+    SQLite has no ON UPDATE; there the migrations create a trigger.
+    """
 
     inherit_cache = True
     type = TIMESTAMP()
 
 
 @compiles(UpdatedAt)
-def _touched(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
+def _compile_default(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CURRENT_TIMESTAMP"
 
 
 @compiles(UpdatedAt, "mysql")
-def _touched_on_update(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
+def _compile_mysql(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
     return "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
 
 
-def _one_of(*values: str) -> TypeEngine[str]:
+def one_of(*values: str) -> TypeEngine[str]:
+    """Return an ENUM on MySQL and MariaDB, else text."""
     return String(16).with_variant(mysql.ENUM(*values), "mysql")
 
 
-def _counted() -> TypeEngine[int]:
-    """A BIGINT that counts up by itself; in SQLite only an INTEGER does."""
-    return BigInteger().with_variant(Integer(), "sqlite")
+def auto_id() -> Column[int]:
+    """Build ``id``, which counts up; in SQLite only an INTEGER does."""
+    kind = BigInteger().with_variant(Integer(), "sqlite")
+    return Column("id", kind, primary_key=True, autoincrement=True)
+
+
+def foreign_id(name: str) -> Column[int]:
+    """Build a primary key that another table assigns.
+
+    There is no foreign key: it would need InnoDB, an equal column type and a privilege on a table
+    that another program owns, and it would make that program's deletes fail.
+    """
+    return Column(name, BigInteger, primary_key=True, autoincrement=False)
+
+
+def required(name: str, kind: Any, **options: Any) -> Column[Any]:
+    """Build a column that is NOT NULL."""
+    return Column(name, kind, nullable=False, **options)
+
+
+def created_at(name: str = "created_at", *, nullable: bool = True) -> Column[Any]:
+    """Build the time of the insert."""
+    now = text("CURRENT_TIMESTAMP")
+    return Column(name, TIMESTAMP, nullable=nullable, server_default=now)
+
+
+def updated_at() -> Column[Any]:
+    """Build the time of the last change."""
+    return Column("updated_at", TIMESTAMP, server_default=UpdatedAt())
+
+
+def _fact_columns() -> list[Column[Any]]:
+    return [
+        required("byte_size", BigInteger),
+        required("source_type", String(16)),
+        required("width", Integer),
+        required("height", Integer),
+        required("has_alpha", Boolean),
+        required("pages", Integer),
+        required("flat_background", Boolean),
+        Column("focus_x", Double),
+        Column("focus_y", Double),
+    ]
 
 
 _JSON = JSON(none_as_null=True)
@@ -69,59 +113,49 @@ metadata = MetaData()
 media_files = Table(
     "media_files",
     metadata,
-    Column("id", _counted(), primary_key=True, autoincrement=True),
-    Column("main_api_id", BigInteger, nullable=False),
-    Column("user_id", BigInteger, nullable=False),
-    Column("data_type", _one_of(*DataType), nullable=False),
+    auto_id(),
+    required("main_api_id", BigInteger),
+    required("user_id", BigInteger),
+    required("data_type", one_of(*DataType)),
     Column("original_name", String(255)),
     Column("mime_type", String(100)),
     Column("file_size", BigInteger),
     Column("bulk_path", String(500)),
     Column("library_path", String(500)),
-    Column("status", _one_of(*MediaStatus)),
-    Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
-    Column("updated_at", TIMESTAMP, server_default=UpdatedAt()),
+    Column("status", one_of(*MediaStatus)),
+    created_at(),
+    updated_at(),
     sqlite_autoincrement=True,
 )
 
 media_facts = Table(
     "media_facts",
     metadata,
-    # No foreign key: it would need InnoDB, an equal column type and a right on a table that
-    # another program owns, and it would refuse that program its deletes.
-    Column("media_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("content_hash", String(64), nullable=False, index=True),
-    Column("byte_size", BigInteger, nullable=False),
-    Column("source_type", String(16), nullable=False),
-    Column("width", Integer, nullable=False),
-    Column("height", Integer, nullable=False),
-    Column("has_alpha", Boolean, nullable=False),
-    Column("pages", Integer, nullable=False),
-    Column("flat_background", Boolean, nullable=False),
-    Column("focus_x", Double),
-    Column("focus_y", Double),
-    Column("source_path", String(500), nullable=False),
-    Column("row_version", String(64), nullable=False),
-    Column("learned_at", TIMESTAMP, nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+    foreign_id("media_id"),
+    required("content_hash", String(64), index=True),
+    *_fact_columns(),
+    required("source_path", String(500)),
+    required("row_version", String(64)),
+    created_at("learned_at", nullable=False),
 )
 
 processing_checklist = Table(
     "processing_checklist",
     metadata,
-    Column("id", _counted(), primary_key=True, autoincrement=True),
-    Column("media_id", BigInteger, nullable=False, unique=True),
-    Column("worker_id", String(50), nullable=False),
-    *(Column(step, _one_of(*StepState), server_default=StepState.PENDING) for step in Step),
+    auto_id(),
+    required("media_id", BigInteger, unique=True),
+    required("worker_id", String(50)),
+    *(Column(step, one_of(*StepState), server_default=StepState.PENDING) for step in Step),
     *(Column(f"{step}_attempts", Integer, server_default=text("0")) for step in Step),
-    Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
-    Column("updated_at", TIMESTAMP, server_default=UpdatedAt()),
+    created_at(),
+    updated_at(),
 )
 
 media_ai_analysis = Table(
     "media_ai_analysis",
     metadata,
-    Column("id", _counted(), primary_key=True, autoincrement=True),
-    Column("media_id", BigInteger, nullable=False, unique=True),
+    auto_id(),
+    required("media_id", BigInteger, unique=True),
     Column("dominant_colors", _JSON),
     Column("detected_objects", _JSON),
     Column("detected_text", Text),
@@ -133,61 +167,50 @@ media_ai_analysis = Table(
     Column("confidence_score", Float),
     Column("raw_google_response", _JSON),
     Column("raw_gpt4_response", _JSON),
-    Column("created_at", TIMESTAMP, server_default=text("CURRENT_TIMESTAMP")),
+    created_at(),
 )
 
 media_analysis_details = Table(
-    "media_analysis_details",
-    metadata,
-    Column("media_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("details", _JSON, nullable=False),
+    "media_analysis_details", metadata, foreign_id("media_id"), required("details", _JSON)
 )
 
 ingest_items = Table(
     "ingest_items",
     metadata,
-    Column("main_api_id", BigInteger, primary_key=True, autoincrement=False),
+    foreign_id("main_api_id"),
     Column("media_id", BigInteger, index=True),
-    Column("user_id", BigInteger, nullable=False),
-    Column("image_path", String(500), nullable=False),
+    required("user_id", BigInteger),
+    required("image_path", String(500)),
     Column("original_name", String(255)),
     Column("mime_type", String(100)),
-    Column("data_type", String(16), nullable=False),
-    Column("state", String(16), nullable=False),
+    required("data_type", String(16)),
+    required("state", String(16)),
     Column("reason", Text),
-    # Nothing more is tried: what is left to do is to tell the main API.
-    Column("final", Boolean, nullable=False),
+    # True once no step is tried again; only the report to the main API may still be due.
+    required("final", Boolean),
     Column("worker_id", String(50)),
     Column("lease", String(32)),
-    # Times that are compared: seconds since 1970 by the database's own clock, fractions included.
+    # Times that are compared: seconds since 1970 on the database's clock, with fractions.
     Column("lease_until", Double),
-    # When there is something to do again; NULL where there never is.
+    # When the item is due next; NULL if it never is.
     Column("not_before", Double),
-    Column("heals", Integer, nullable=False),
-    Column("takeovers", Integer, nullable=False),
-    Column("created_at", Double, nullable=False),
-    Column("updated_at", Double, nullable=False),
+    required("heals", Integer),
+    required("takeovers", Integer),
+    required("created_at", Double),
+    required("updated_at", Double),
     Column("finished_at", Double),
     Index("ix_ingest_items_due", "state", "not_before"),
 )
 
+# Smaller files of a medium, from which it is rendered while its source is missing. The key is the
+# content and not the path: a path of 500 characters makes a long key, and the collation of the
+# table would decide which names are equal.
 media_fallbacks = Table(
     "media_fallbacks",
     metadata,
-    # As above, no foreign key. By content and not by path: a path of 500 characters makes a key
-    # whose collation decides which names are equal.
-    Column("media_id", BigInteger, primary_key=True, autoincrement=False),
+    foreign_id("media_id"),
     Column("content_hash", String(64), primary_key=True),
-    Column("source_path", String(500), nullable=False),
-    Column("byte_size", BigInteger, nullable=False),
-    Column("source_type", String(16), nullable=False),
-    Column("width", Integer, nullable=False),
-    Column("height", Integer, nullable=False),
-    Column("has_alpha", Boolean, nullable=False),
-    Column("pages", Integer, nullable=False),
-    Column("flat_background", Boolean, nullable=False),
-    Column("focus_x", Double),
-    Column("focus_y", Double),
-    Column("adopted_at", TIMESTAMP, nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+    required("source_path", String(500)),
+    *_fact_columns(),
+    created_at("adopted_at", nullable=False),
 )
-"""Lesser files of pictures, from which these are rendered when their source cannot be had."""

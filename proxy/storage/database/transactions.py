@@ -1,28 +1,29 @@
-"""Transactions: begun so that they can be ended, known to stand or not, and done again at need."""
+"""Transactions: bounded in time, retried after a collision, with a known outcome where possible."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import stamina
+from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import connected, translated
+from proxy.storage.database.engine import bounded_connection, connected, dispose, translated
 
 T = TypeVar("T")
 
-_ANY_TIME = nullcontext()
+_NO_LOCK = nullcontext()
+# ER_LOCK_WAIT_TIMEOUT and ER_LOCK_DEADLOCK: the server rolled back and the client may retry.
 _COLLISIONS = frozenset({1205, 1213})
-"""ER_LOCK_WAIT_TIMEOUT and ER_LOCK_DEADLOCK: the transaction is undone, and good to be tried."""
+# The low byte of an SQLite error code is its primary code.
 _PRIMARY = 0xFF
-"""Of an error code of SQLite, which has more detail in its upper bytes."""
 _ATTEMPTS = 5
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.02, 0.5
 
@@ -32,45 +33,47 @@ async def transaction(
     engine: AsyncEngine,
     settings: DatabaseSettings,
     *,
-    turn: AbstractAsyncContextManager[None] = _ANY_TIME,
+    lock: AbstractAsyncContextManager[None] = _NO_LOCK,
     dry: bool = False,
 ) -> AsyncIterator[AsyncConnection]:
-    """A transaction that is over within ``query_timeout_s``, waiting for its ``turn`` included.
+    """Run a block in a transaction; the whole block ends within ``query_timeout_s``.
 
-    It is committed with the end of the block, or with ``dry`` taken back. In SQLite it has the
-    lock from the start: one that reads first could not become a writer.
+    The timeout includes the wait for ``lock``. With ``dry`` the transaction is rolled back.
 
     Raises:
-        DatabaseUnavailable: the database cannot be asked in time; nothing of it stands.
-        CommitUncertain: it is not known whether it stands.
+        DatabaseUnavailable: an error or the timeout occurred before the commit; nothing is stored.
+        CommitUncertain: an error or the timeout occurred during the commit; the outcome is unknown.
     """
     committing = False
     try:
         with translated(settings):
             async with (
                 asyncio.timeout(settings.query_timeout_s),
-                turn,
+                lock,
                 connected(engine, settings) as connection,
             ):
                 if engine.dialect.name == "sqlite":
+                    # The write lock is acquired at the start: a transaction that reads first
+                    # fails with SQLITE_BUSY when it wants to write after another has written.
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
                 committing = not dry
-                # What the block left by an error, the pool rolls back.
+                # If the block raises, the pool rolls back when the connection returns to it.
                 await (connection.rollback() if dry else connection.commit())
     except DatabaseUnavailable as error:
-        if not committing or _refused(error):
+        if not committing or _rejected_by_sqlite(error):
             raise
         wait_s = error.retry_after_s
         raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
 
 
-def _refused(error: DatabaseUnavailable) -> bool:
-    """Whether SQLite itself said that it did not commit: it had no room, or did not get its turn.
+def _rejected_by_sqlite(error: DatabaseUnavailable) -> bool:
+    """Return whether SQLite reported that it did not commit: the disk is full or it was busy.
 
-    https://www.sqlite.org/lang_transaction.html, 3: the one is undone, the other still open, which
-    the pool undoes. After an input or output error nobody knows.
+    https://www.sqlite.org/lang_transaction.html, section 3: after SQLITE_FULL the transaction is
+    rolled back, after SQLITE_BUSY it is open and the pool rolls it back. After SQLITE_IOERR the
+    outcome is unknown.
     """
     cause = error.__cause__
     origin = cause.orig if isinstance(cause, DBAPIError) else None
@@ -79,23 +82,55 @@ def _refused(error: DatabaseUnavailable) -> bool:
     return origin.sqlite_errorcode & _PRIMARY in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 
 
-async def colliding(transaction: Callable[[], Awaitable[T]]) -> T:
-    """Do a transaction, which is called again where it collides with another, a few times.
+class SqlDatabase:
+    """Runs bounded reads, and transactions that are retried after a collision, on one engine."""
 
-    Raises:
-        DatabaseUnavailable: as the transaction does, and where it collides each time.
-    """
-    async for attempt in stamina.retry_context(
-        on=_collided,
-        attempts=_ATTEMPTS,
-        timeout=None,
-        wait_initial=_FIRST_WAIT_S,
-        wait_max=_MAX_WAIT_S,
-        wait_jitter=_FIRST_WAIT_S,
-    ):
-        with attempt:
-            return await transaction()
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        settings: DatabaseSettings,
+        *,
+        lock: AbstractAsyncContextManager[None] = _NO_LOCK,
+    ) -> None:
+        """Take ownership of the engine; ``lock`` is acquired for each transaction."""
+        self.engine = engine
+        self.settings = settings
+        self._lock = lock
+
+    async def aclose(self) -> None:
+        """Close the pooled connections."""
+        await dispose(self.engine)
+
+    async def read(
+        self, query: Executable, values: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[Any]]:
+        """Return all rows of a query; raises DatabaseUnavailable."""
+        async with bounded_connection(self.engine, self.settings) as connection:
+            return (await connection.execute(query, values)).all()
+
+    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry: bool = False) -> T:
+        """Run ``work`` in a transaction, up to five times while it collides with another one.
+
+        Raises:
+            DatabaseUnavailable: as `transaction` does, or each attempt collided.
+        """
+
+        async def once() -> T:
+            begun = transaction(self.engine, self.settings, lock=self._lock, dry=dry)
+            async with begun as connection:
+                return await work(connection)
+
+        async for attempt in stamina.retry_context(
+            on=_collided,
+            attempts=_ATTEMPTS,
+            timeout=None,
+            wait_initial=_FIRST_WAIT_S,
+            wait_max=_MAX_WAIT_S,
+            wait_jitter=_FIRST_WAIT_S,
+        ):
+            with attempt:
+                return await once()
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _collided(error: Exception) -> bool:

@@ -1,60 +1,46 @@
-"""`SqlMainDatabase`: the queue of uploads and the profiles that name them, in the main database."""
+"""The queue of uploads, and the profile columns that name them, in the main database."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from sqlalchemy import Row, String, bindparam, func, select, type_coerce
+from sqlalchemy import Row, Select, String, bindparam, func, select, type_coerce
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from proxy.domain.errors import (
-    PendingConflict,
-    PendingNotFound,
-)
+from proxy.domain.errors import PendingConflict, PendingNotFound
 from proxy.domain.pending_image import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import connected, dispose, open_engine, translated
+from proxy.storage.database.engine import bounded_connection, open_engine
+from proxy.storage.database.media_repository import utc_timestamp
 from proxy.storage.database.profile_columns import (
     ARTIST_LOGO,
     COLUMNS,
     COLUMNS_OF,
     SITE,
     ProfileColumn,
-    having,
-    making,
+    existing_columns,
     pending_images,
-    present,
-    replacing,
-    setting,
+    profile_exists,
+    replace_value,
+    update_profile,
+    upsert_profile,
 )
-from proxy.storage.database.transactions import colliding, transaction
-
-T = TypeVar("T")
+from proxy.storage.database.transactions import SqlDatabase
 
 _POOL = 4
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 _rows = pending_images.c
+# Read as text: the ENUM type raises on a value that another version of the table added.
 _status = type_coerce(_rows.status, String)
-_SELECT = select(
-    _rows.id,
-    _rows.user_id,
-    _rows.image_path,
-    _rows.original_name,
-    _rows.mime_type,
-    # As plain text: an ENUM type would raise on a value of another version of the table.
+_SELECT: Select[Any] = select(
+    *(column for column in _rows if column.name not in ("status", "thumbnail_url")),
     _status.label("status"),
-    _rows.created_at,
-    _rows.updated_at,
-    _rows.permanent_url,
 )
 _BY_ID = _SELECT.where(_rows.id == bindparam("id"))
 _TO_CHANGE = _BY_ID.with_for_update()
@@ -67,7 +53,7 @@ _PROCESSED = (
     .order_by(_rows.id)
     .limit(bindparam("limit"))
 )
-_NAMED = select(_rows.image_path, _rows.id, _status.label("status")).where(
+_BY_PATHS = select(_rows.image_path, _rows.id, _status.label("status")).where(
     _rows.image_path.in_(bindparam("paths", expanding=True))
 )
 _COUNTS = select(_status.label("status"), func.count().label("rows")).group_by(_status)
@@ -75,10 +61,10 @@ _COUNTS = select(_status.label("status"), func.count().label("rows")).group_by(_
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
-    """A row to be added to ``pending_images``."""
+    """A row to insert into ``pending_images``."""
 
     field: str
-    """Of the upload form: it tells which columns of the profiles name it."""
+    """Name of the field in the upload form; decides which profile columns name the upload."""
     image_path: str
     original_name: str | None
     mime_type: str
@@ -86,65 +72,55 @@ class NewUpload:
 
 @dataclass(frozen=True, slots=True)
 class NamedTempfile:
-    """What the queue says of a temporary file."""
+    """The row that names a temporary file."""
 
     id: int
     status: str | None
 
 
-def open_main_database(url: str, settings: DatabaseSettings, *, own: bool) -> SqlMainDatabase:
-    """A main database that connects on its first query; ``own`` is one whose profiles we made.
+def open_upload_repository(url: str, settings: DatabaseSettings, *, own: bool) -> UploadRepository:
+    """Create a repository that connects on its first query.
+
+    ``own`` is true if smartserve created the profile tables of the database.
 
     Raises:
-        ConfigurationError: for a URL of a kind that is not spoken to.
+        ConfigurationError: the URL is not supported.
     """
     pool = settings.model_copy(update={"pool_size": _POOL})
-    # Where it is the server's own, uploads and replacements lock each other's gaps. FULL, as an
-    # upload is answered once it is durable: nobody would send it again.
+    # With the default REPEATABLE READ of InnoDB, uploads and replacements lock each other's gaps.
+    # FULL: an upload is acknowledged after it is durable, because the client will not repeat it.
     engine = open_engine(url, pool, isolation="READ COMMITTED", synchronous="FULL")
-    return SqlMainDatabase(engine, pool, own=own)
+    return UploadRepository(engine, pool, own=own)
 
 
-class SqlMainDatabase:
-    """The queue and the profiles as they stand in the database.
+class UploadRepository(SqlDatabase):
+    """Reads and writes the upload queue and the profiles.
 
-    Each call is one transaction on one pooled connection, and ends within ``query_timeout_s``; one
-    that collides with another is done again, a few times.
-    Every method raises `proxy.domain.errors.DatabaseUnavailable` where the database cannot be
-    asked.
+    Each method ends within ``query_timeout_s`` and raises
+    `proxy.domain.errors.DatabaseUnavailable` if the database does not answer. Each change is one
+    transaction, which is retried after a collision.
     """
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings, *, own: bool) -> None:
-        """Take over an engine, which `close` closes."""
-        self._engine = engine
-        self._settings = settings
+        """Take ownership of the engine; `aclose` closes it."""
+        # SQLite has one writer at a time and polls for its lock with sleeps. A lock in this process
+        # hands over at once.
+        lock = {"lock": asyncio.Lock()} if engine.dialect.name == "sqlite" else {}
+        super().__init__(engine, settings, **lock)
         self._own = own
-        # SQLite has one writer at a time, and those who wait for it look again after naps.
-        self._turn: AbstractAsyncContextManager[None] = (
-            asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
-        )
 
     async def __aenter__(self) -> Self:
-        """Give the database itself; connects nothing yet."""
+        """Return the repository; connects to nothing yet."""
         return self
 
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        await self.close()
+    async def __aexit__(self, *_error: object) -> None:
+        """Close the connections."""
+        await self.aclose()
 
-    async def close(self) -> None:
-        """Close the pooled connections."""
-        await dispose(self._engine)
+    async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
+        """Queue all uploads and set the user's profile columns, or do nothing; return the ids.
 
-    async def add(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
-        """Queue uploads and name them in the user's profiles, all or nothing; gives the new ids.
-
-        In a database of our own a profile is made for a user who has none.
+        In our own database a missing profile is created.
         """
 
         async def work(connection: AsyncConnection) -> list[int]:
@@ -160,14 +136,14 @@ class SqlMainDatabase:
                 }
                 added = await connection.execute(pending_images.insert().values(values))
                 ids.append(added.lastrowid)
-                await self._name(connection, user_id, upload, columns)
+                await self._set_profiles(connection, user_id, upload, columns)
             return ids
 
-        return await self._run(work)
+        return await self.run(work)
 
-    async def queue(self, limit: int) -> tuple[Sequence[PendingImage], int]:
-        """The oldest pending uploads, up to ``limit``, and how many there are."""
-        async with self._bounded() as connection:
+    async def list_pending(self, limit: int) -> tuple[Sequence[PendingImage], int]:
+        """Return the oldest ``limit`` pending uploads, and the number of all pending ones."""
+        async with bounded_connection(self.engine, self.settings) as connection:
             rows = (await connection.execute(_QUEUE, {"limit": limit})).all()
             total = len(rows)
             if total == limit:
@@ -175,69 +151,62 @@ class SqlMainDatabase:
             return [_pending(row) for row in rows], total
 
     async def find(self, pending_id: int) -> PendingImage | None:
-        """An upload, whatever has become of it, or None."""
-        async with self._bounded() as connection:
-            row = (await connection.execute(_BY_ID, {"id": pending_id})).one_or_none()
-            return None if row is None else _pending(row)
+        """Return an upload of any status, or None."""
+        rows = await self.read(_BY_ID, {"id": pending_id})
+        return _pending(rows[0]) if rows else None
 
-    async def complete(self, pending_id: int, media_id: str) -> PendingImage:
-        """Note which medium an upload has become; again for the same one it changes nothing.
+    async def mark_processed(self, pending_id: int, media_id: str) -> PendingImage:
+        """Store the medium of an upload; a repeated call with the same medium changes nothing.
 
         Raises:
             PendingNotFound: there is no such upload.
-            PendingConflict: it has become another medium, or has failed.
+            PendingConflict: it has another medium, or it has failed.
         """
 
         async def work(connection: AsyncConnection) -> PendingImage:
-            row = await _locked(connection, pending_id)
+            row = await _lock_row(connection, pending_id)
             if row.status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE):
                 if media_id_of(row.permanent_url) != media_id:
-                    raise PendingConflict("this upload has become another medium already")
+                    raise PendingConflict("this upload already has another medium")
                 return row
             if row.status is not PendingStatus.PENDING:
                 raise PendingConflict("this upload has failed")
-            await _change(
-                connection,
-                pending_id,
-                status=PendingStatus.PROCESSED,
-                permanent_url=media_id,
-                thumbnail_url=media_id,
-            )
+            urls = {"permanent_url": media_id, "thumbnail_url": media_id}
+            await _change(connection, pending_id, status=PendingStatus.PROCESSED, **urls)
             return row
 
-        return await self._run(work)
+        return await self.run(work)
 
-    async def fail(self, pending_id: int) -> PendingImage:
-        """Note that an upload has failed, and name it in no profile; again it changes nothing.
+    async def mark_failed(self, pending_id: int) -> PendingImage:
+        """Mark an upload as failed and remove it from the profiles; a repeated call does nothing.
 
         Raises:
             PendingNotFound: there is no such upload.
-            PendingConflict: it has become a medium.
+            PendingConflict: it has a medium.
         """
 
         async def work(connection: AsyncConnection) -> PendingImage:
-            row = await _locked(connection, pending_id)
+            row = await _lock_row(connection, pending_id)
             if row.status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE):
-                raise PendingConflict("this upload has become a medium")
+                raise PendingConflict("this upload already has a medium")
             if row.status is PendingStatus.PENDING:
                 await _change(connection, pending_id, status=PendingStatus.FAILED)
-                await self._unname(connection, row.image_path)
+                await self._clear_profiles(connection, row.image_path)
             return row
 
-        return await self._run(work)
+        return await self.run(work)
 
-    async def processed(self, *, after: int = 0, limit: int = 500) -> Sequence[PendingImage]:
-        """Uploads whose medium is there and whose address is to be put in place, by ids."""
-        async with self._bounded() as connection:
-            rows = await connection.execute(_PROCESSED, {"after": after, "limit": limit})
-            return [_pending(row) for row in rows]
+    async def list_processed(self, *, after: int = 0, limit: int = 500) -> Sequence[PendingImage]:
+        """Return a page of uploads with a medium whose address is not in the profiles yet."""
+        rows = await self.read(_PROCESSED, {"after": after, "limit": limit})
+        return [_pending(row) for row in rows]
 
-    async def columns(self) -> frozenset[ProfileColumn]:
-        """The columns of the profiles that this database has."""
-        async with self._bounded() as connection:
+    async def profile_columns(self) -> frozenset[ProfileColumn]:
+        """Return the profile columns that the database has."""
+        async with bounded_connection(self.engine, self.settings) as connection:
             return await self._columns(connection)
 
-    async def replace(
+    async def replace_path(
         self,
         pending: PendingImage,
         address: str,
@@ -245,10 +214,10 @@ class SqlMainDatabase:
         *,
         dry: bool = False,
     ) -> Mapping[ProfileColumn, int] | None:
-        """Put a medium's address where an upload's path stands, and note that it is complete.
+        """Replace an upload's path in the profiles by its address, and mark it as complete.
 
-        Gives how many rows were changed in which column; None where the upload is not processed
-        any more, as another process was quicker. ``dry`` takes all of it back.
+        Return the number of changed rows by column, or None if another process has changed the
+        upload since ``pending`` was read. With ``dry`` everything is rolled back.
         """
 
         async def work(connection: AsyncConnection) -> Mapping[ProfileColumn, int] | None:
@@ -256,87 +225,63 @@ class SqlMainDatabase:
             row = (await connection.execute(_TO_CHANGE, {"id": pending.id})).one_or_none()
             if row is None or _pending(row) != pending:
                 return None
+            # All processes lock the tables in the same order, which prevents deadlocks.
             for column in sorted(columns):
-                done = await connection.execute(replacing(column, pending.image_path, address))
+                done = await connection.execute(replace_value(column, pending.image_path, address))
                 changed[column] += done.rowcount
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
             return changed
 
-        return await self._run(work, dry=dry)
+        return await self.run(work, dry=dry)
 
-    async def named(self, paths: Collection[str]) -> Mapping[str, NamedTempfile]:
-        """What the queue says of temporary files, by their paths; the newest row counts."""
-        async with self._bounded() as connection:
-            rows = (await connection.execute(_NAMED, {"paths": list(paths)})).all()
-        newest = sorted(rows, key=lambda row: row.id)
-        return {row.image_path: NamedTempfile(row.id, row.status) for row in newest}
+    async def find_by_paths(self, paths: Collection[str]) -> Mapping[str, NamedTempfile]:
+        """Return the newest row of each path that the queue has."""
+        rows = await self.read(_BY_PATHS, {"paths": list(paths)})
+        newest_last = sorted(rows, key=lambda row: row.id)
+        return {row.image_path: NamedTempfile(row.id, row.status) for row in newest_last}
 
-    async def counts(self) -> Mapping[PendingStatus, int]:
-        """How many uploads there are by status."""
-        async with self._bounded() as connection:
-            rows = {row.status: row.rows for row in await connection.execute(_COUNTS)}
+    async def count_by_status(self) -> Mapping[PendingStatus, int]:
+        """Return the number of uploads by status."""
+        rows = {row.status: row.rows for row in await self.read(_COUNTS)}
         return {status: rows.get(status, 0) for status in PendingStatus}
 
     async def _columns(self, connection: AsyncConnection) -> frozenset[ProfileColumn]:
-        return frozenset(COLUMNS) if self._own else await connection.run_sync(present)
+        return frozenset(COLUMNS) if self._own else await connection.run_sync(existing_columns)
 
-    async def _name(
+    async def _set_profiles(
         self,
         connection: AsyncConnection,
         user_id: int,
         upload: NewUpload,
-        present_columns: Collection[ProfileColumn],
+        existing: Collection[ProfileColumn],
     ) -> None:
-        """Name an upload in the profiles that the user has; our own are made where none is.
-
-        To a site's media in a database of others nothing is added: what else a row needs there is
-        not known.
-        """
-        columns = [one for one in COLUMNS_OF.get(upload.field, ()) if one in present_columns]
+        columns = [one for one in COLUMNS_OF.get(upload.field, ()) if one in existing]
         path = upload.image_path
         if not self._own:
+            # Rows of another program are only updated: which other values a new row needs is
+            # unknown. `site_media` has many rows per user, so there is none to update.
             for column in columns:
                 if column is not SITE:
-                    await connection.execute(setting(column, user_id, path))
+                    await connection.execute(update_profile(column, user_id, path))
             return
         if ARTIST_LOGO in columns:
-            has = [one for one in columns if await connection.scalar(having(one, user_id))]
-            columns = has or [ARTIST_LOGO]
+            # A logo belongs to the profiles that the user has; without any, to a new artist.
+            exist = [
+                one for one in columns if await connection.scalar(profile_exists(one, user_id))
+            ]
+            columns = exist or [ARTIST_LOGO]
         for column in columns:
             dialect = connection.dialect.name
-            await connection.execute(making(column, user_id, path, dialect=dialect))
+            await connection.execute(upsert_profile(column, user_id, path, dialect=dialect))
 
-    async def _unname(self, connection: AsyncConnection, path: str) -> None:
-        """Take a path out of the profiles, as its file goes."""
+    async def _clear_profiles(self, connection: AsyncConnection, path: str) -> None:
         for column in sorted(await self._columns(connection)):
-            # Others may not allow NULL; only the statement is undone by that.
+            # Another program's column may be NOT NULL. The error undoes only this statement.
             with suppress(IntegrityError):
-                await connection.execute(replacing(column, path, None))
-
-    async def _run(
-        self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry: bool = False
-    ) -> T:
-        """Do some work in a transaction; raises as `transaction` does."""
-
-        async def once() -> T:
-            begun = transaction(self._engine, self._settings, turn=self._turn, dry=dry)
-            async with begun as connection:
-                return await work(connection)
-
-        return await colliding(once)
-
-    @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for reading, within the deadline."""
-        with translated(self._settings):
-            async with (
-                asyncio.timeout(self._settings.query_timeout_s),
-                connected(self._engine, self._settings) as connection,
-            ):
-                yield connection
+                await connection.execute(replace_value(column, path, None))
 
 
-async def _locked(connection: AsyncConnection, pending_id: int) -> PendingImage:
+async def _lock_row(connection: AsyncConnection, pending_id: int) -> PendingImage:
     row = (await connection.execute(_TO_CHANGE, {"id": pending_id})).one_or_none()
     if row is None:
         raise PendingNotFound("there is no upload with this id")
@@ -348,7 +293,7 @@ async def _change(connection: AsyncConnection, pending_id: int, **values: Any) -
 
 
 def _pending(row: Row[Any]) -> PendingImage:
-    """A row of whatever program: a status that is none of ours has failed, as nobody takes it."""
+    # A status that smartserve does not define counts as failed, because no worker handles it.
     known = {status.value: status for status in PendingStatus}
     return PendingImage(
         id=int(row.id),
@@ -357,12 +302,7 @@ def _pending(row: Row[Any]) -> PendingImage:
         original_name=row.original_name,
         mime_type=row.mime_type,
         status=known.get(row.status, PendingStatus.FAILED),
-        created_at=_aware(row.created_at),
-        updated_at=_aware(row.updated_at),
+        created_at=utc_timestamp(row.created_at),
+        updated_at=utc_timestamp(row.updated_at),
         permanent_url=row.permanent_url,
     )
-
-
-def _aware(moment: object) -> datetime:
-    """Timestamps are stored in UTC; NULL and MySQL's zero date, which comes as text, are old."""
-    return moment.replace(tzinfo=UTC) if isinstance(moment, datetime) else _EPOCH

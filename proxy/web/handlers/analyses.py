@@ -10,7 +10,7 @@ from proxy.domain.analysis import public
 from proxy.domain.errors import MediaNotFound, MediaNotReady
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.outcome import Outcome
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.web.auth.api_key import KeyGuard
 from proxy.web.id_params import parse_id
@@ -25,7 +25,7 @@ class AnalysisHandler:
         self,
         *,
         guard: KeyGuard,
-        database: MediaDatabase,
+        database: MediaRepository,
         analyses: AnalysisRepository,
         retry_after_s: int,
     ) -> None:

@@ -24,7 +24,7 @@ from proxy.domain.query import VariantRequest, parse_request
 from proxy.serving.delivery import Delivery
 from proxy.serving.renderer import RenderTelemetry
 from proxy.settings import LifetimeSettings
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 from proxy.web.cache_headers import ImageRoute
 from proxy.web.conditional import not_modified
 from proxy.web.handlers.image_response import Answer, ImageAnswer, ImageResponder
@@ -79,7 +79,7 @@ class ImageHandler:
     def __init__(
         self,
         *,
-        database: MediaDatabase,
+        database: MediaRepository,
         delivery: Delivery,
         hot: ResponseCache,
         crowd: LoadShedder,

@@ -21,7 +21,8 @@ from proxy.domain.urls import version_of
 from proxy.serving.delivery import Delivery
 from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
-from proxy.storage.database import MediaDatabase, MediaListing
+from proxy.storage.database import MediaRepository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import matches
 from proxy.web.handlers.images import servable
@@ -61,8 +62,8 @@ class InfoHandler:
     def __init__(
         self,
         *,
-        database: MediaDatabase,
-        listing: MediaListing,
+        database: MediaRepository,
+        listing: SqlMediaRepository,
         delivery: Delivery,
         describer: ImageInfoService,
         planner: RenderPlanner,

@@ -17,7 +17,7 @@ from proxy.domain.query import last_values
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
-from proxy.storage.database import MediaDatabase
+from proxy.storage.database import MediaRepository
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info import answer_json
 from proxy.web.problem_details import problem, render_problem
@@ -38,7 +38,7 @@ class OembedHandler:
     def __init__(
         self,
         *,
-        database: MediaDatabase,
+        database: MediaRepository,
         inspector: SourceFactsService,
         public_url: str,
         lifetimes: LifetimeSettings,

@@ -11,7 +11,7 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.outcome import Outcome
 from proxy.domain.pending_image import media_id_of
 from proxy.settings import TokenKey, UserSettings
-from proxy.storage.database.upload_repository import SqlMainDatabase
+from proxy.storage.database.upload_repository import UploadRepository
 from proxy.web.auth.api_key import caller_of
 from proxy.web.auth.jwt import issue
 from proxy.web.headers import PRIVATE
@@ -29,7 +29,7 @@ _OUTCOME = Outcome("trial")
 class LocalPageHandler:
     """Answers those who sit at the machine itself, and nobody else."""
 
-    def __init__(self, *, key: TokenKey, users: UserSettings, database: SqlMainDatabase) -> None:
+    def __init__(self, *, key: TokenKey, users: UserSettings, database: UploadRepository) -> None:
         """``key`` signs: it is no public one."""
         self._key = key
         self._users = users

@@ -75,7 +75,7 @@ class MediaApiHandler:
             return problem(error, outcome=outcome, security=PRIVATE)
 
     async def _pending(self, _request: web.Request) -> Mapping[str, Any]:
-        rows, total = await self._queue.database.queue(MAX_LISTED)
+        rows, total = await self._queue.database.list_pending(MAX_LISTED)
         return {"images": [_public(row) for row in rows], "total": total}
 
     async def _complete(self, request: web.Request) -> Mapping[str, Any]:

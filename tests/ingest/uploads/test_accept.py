@@ -17,7 +17,7 @@ from proxy.ingest.uploads.accept import Uploader
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
 from proxy.runtime.tempfile_owner import new_name
 from proxy.storage.database.engine import open_engine
-from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase
+from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from tests.storage.database.backends import MariaDBBackend
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount
@@ -91,13 +91,13 @@ async def test_a_database_that_is_down_is_told_and_leaves_nothing(
     assert (await queue(server))["total"] == 2
 
 
-class SlowCommit(SqlMainDatabase):
+class SlowCommit(UploadRepository):
     """Its commits come when nobody waits for them any more."""
 
     committed: Callable[[], Awaitable[list[int]]]
 
-    async def add(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
-        self.committed = partial(super().add, user_id, uploads)
+    async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
+        self.committed = partial(super().insert, user_id, uploads)
         raise CommitUncertain("slow", retry_after_s=1)
 
 

@@ -131,7 +131,7 @@ async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_go
 ) -> None:
     path = f"{BULK}/old-name.jpg"
     named = written.format(path=path, root=root(kind))
-    media_id = await kind.rooms.storage.catalogue.add(
+    media_id = await kind.rooms.storage.catalogue.insert(
         NewMedia(
             user_id=5,
             data_type=DataType.EVENT,
@@ -143,7 +143,7 @@ async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_go
         ),
         FACTS,
     )
-    await kind.rooms.storage.catalogue.forget_facts(media_id)
+    await kind.rooms.storage.catalogue.delete_facts(media_id)
     premade(photo(), root(kind) / LIBRARY / "old-name", ("webp",))
     if there:
         save(photo(), root(kind) / path)

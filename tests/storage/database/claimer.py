@@ -16,7 +16,7 @@ async def _claim(url: str, name: str) -> list[int]:
     found = []
     while item := await IngestQueue(writer).claim(f"process-{name}"):
         found.append(item.upload.id)
-    await writer.close()
+    await writer.aclose()
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.domain.media import DataType, Focus, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
-from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
+from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.schema import upgrade
 from tests.storage.database.backends import Backend, MariaDBBackend, SqliteBackend
 
@@ -65,6 +65,6 @@ async def url(backend: Backend, settings: DatabaseSettings) -> str:
 
 
 @pytest.fixture
-async def database(url: str, settings: DatabaseSettings) -> AsyncIterator[SqlMediaDatabase]:
-    async with open_database(url, settings) as database:
+async def database(url: str, settings: DatabaseSettings) -> AsyncIterator[SqlMediaRepository]:
+    async with open_media_repository(url, settings) as database:
         yield database

@@ -16,8 +16,8 @@ from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
-from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
-from proxy.storage.database.schema import pending, upgrade
+from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.schema import needs_upgrade, upgrade
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
 
@@ -46,17 +46,19 @@ def server(mariadb: MariaDB) -> Iterator[MariaDB]:
 
 
 @pytest.fixture
-async def database(server: MariaDB, settings: DatabaseSettings) -> AsyncIterator[SqlMediaDatabase]:
+async def database(
+    server: MariaDB, settings: DatabaseSettings
+) -> AsyncIterator[SqlMediaRepository]:
     """A database whose pool holds a connection that has been used."""
     url = server.url(server.create_database())
     await upgrade(url, DatabaseSettings())
-    async with open_database(url, settings) as database:
+    async with open_media_repository(url, settings) as database:
         await database.ping()
         yield database
 
 
 async def test_a_killed_server_is_unavailable_in_time(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.kill()
     started = time.monotonic()
@@ -66,7 +68,7 @@ async def test_a_killed_server_is_unavailable_in_time(
 
 
 async def test_unavailable_says_when_to_come_back(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.kill()
     with pytest.raises(DatabaseUnavailable) as caught:
@@ -75,7 +77,7 @@ async def test_unavailable_says_when_to_come_back(
 
 
 async def test_a_restarted_server_is_used_at_once(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.kill()
     with pytest.raises(DatabaseUnavailable):
@@ -85,7 +87,7 @@ async def test_a_restarted_server_is_used_at_once(
 
 
 async def test_a_restart_between_two_queries_is_not_noticed(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.stop()
     server.start()
@@ -93,7 +95,7 @@ async def test_a_restart_between_two_queries_is_not_noticed(
 
 
 async def test_a_server_killed_in_a_query_is_unavailable(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
     asking = asyncio.create_task(database.find(1))
@@ -104,7 +106,7 @@ async def test_a_server_killed_in_a_query_is_unavailable(
 
 
 async def test_a_paused_server_is_unavailable_in_time(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
     started = time.monotonic()
@@ -119,14 +121,14 @@ async def test_a_paused_server_is_unavailable_in_time_to_a_new_connection(
     url = server.url(server.create_database())
     server.pause()
     started = time.monotonic()
-    async with open_database(url, settings) as database:
+    async with open_media_repository(url, settings) as database:
         with pytest.raises(DatabaseUnavailable):
             await database.ping()
     assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
 
 
 async def test_many_who_wait_for_a_paused_server_are_all_refused_in_time(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
     started = time.monotonic()
@@ -136,7 +138,7 @@ async def test_many_who_wait_for_a_paused_server_are_all_refused_in_time(
 
 
 async def test_a_resumed_server_is_used_at_once(
-    database: SqlMediaDatabase, server: MariaDB
+    database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
     with pytest.raises(DatabaseUnavailable):
@@ -145,7 +147,7 @@ async def test_a_resumed_server_is_used_at_once(
     await database.ping()
 
 
-async def test_errors_are_counted(database: SqlMediaDatabase, server: MariaDB) -> None:
+async def test_errors_are_counted(database: SqlMediaRepository, server: MariaDB) -> None:
     server.kill()
     with pytest.raises(DatabaseUnavailable):
         await database.ping()
@@ -158,7 +160,7 @@ async def test_a_server_that_is_down_cannot_be_upgraded(
     url = server.url(server.create_database())
     server.kill()
     with pytest.raises(DatabaseUnavailable):
-        await pending(url, settings)
+        await needs_upgrade(url, settings)
 
 
 async def test_an_upgrade_gives_up_on_the_lock_of_another(
@@ -176,7 +178,7 @@ async def test_an_upgrade_gives_up_on_the_lock_of_another(
 async def test_tables_that_are_missing_are_unavailable(
     server: MariaDB, settings: DatabaseSettings
 ) -> None:
-    async with open_database(server.url(server.create_database()), settings) as database:
+    async with open_media_repository(server.url(server.create_database()), settings) as database:
         with pytest.raises(DatabaseUnavailable):
             await database.find(1)
 
@@ -187,7 +189,7 @@ async def test_a_write_that_waits_for_a_lock_is_refused_in_time(
     url = server.url(server.create_database())
     await upgrade(url, settings)
     engine = open_engine(url, settings)
-    async with open_database(url, settings) as database, engine.connect() as other:
+    async with open_media_repository(url, settings) as database, engine.connect() as other:
         await database.save_facts(1, facts)
         await other.exec_driver_sql("SELECT media_id FROM media_facts FOR UPDATE")
         started = time.monotonic()
@@ -208,7 +210,10 @@ async def test_writes_that_gave_up_on_a_lock_leave_no_session_behind(
     await upgrade(server.url(name), settings)
     engine = open_engine(server.url(name), settings)
     count = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{name}'"
-    async with open_database(server.url(name), settings) as database, engine.connect() as other:
+    async with (
+        open_media_repository(server.url(name), settings) as database,
+        engine.connect() as other,
+    ):
         await database.save_facts(1, facts)
         await other.exec_driver_sql(lock)
         for _ in range(3):
@@ -228,7 +233,7 @@ async def test_connections_that_were_forgotten_on_the_way_are_replaced_in_one_qu
     await upgrade(server.url(name), settings)
     async with TcpProxy(server.port) as network:
         url = server.url(name).replace(str(server.port), str(network.port))
-        async with open_database(url, settings) as database:
+        async with open_media_repository(url, settings) as database:
             await asyncio.gather(*(database.ping() for _ in range(4)))
             network.go_silent()
             await network.heal()
@@ -245,7 +250,7 @@ def test_connections_that_were_reset_are_replaced_in_one_query(
         await upgrade(mariadb.url(name), settings)
         async with TcpProxy(mariadb.port) as network:
             url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
-            async with open_database(url, settings) as database:
+            async with open_media_repository(url, settings) as database:
                 await database.ping()
                 network.reset()
                 await asyncio.sleep(0.05)  # until the loop has seen it
@@ -263,7 +268,7 @@ async def test_a_locked_sqlite_file_refuses_writes_in_time(
     started = time.monotonic()
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with open_database(url, settings) as database:
+        async with open_media_repository(url, settings) as database:
             with pytest.raises(DatabaseUnavailable):
                 await database.save_facts(1, facts)
     assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
@@ -277,7 +282,7 @@ async def test_a_locked_sqlite_file_is_still_read(
     await upgrade(url, settings)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with open_database(url, settings) as database:
+        async with open_media_repository(url, settings) as database:
             assert await database.find(1) is None
 
 
@@ -297,7 +302,7 @@ def test_a_url_of_another_kind_is_refused_without_being_told(
     url: str, settings: DatabaseSettings
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        open_database(url, settings)
+        open_media_repository(url, settings)
     assert "secret" not in caught.value.detail
 
 
@@ -306,4 +311,4 @@ def test_a_folder_that_cannot_be_made_is_a_fault_of_the_settings(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"database\.url"):
-        open_database(f"sqlite+aiosqlite:///{tmp_path}/file/below/media.db", settings)
+        open_media_repository(f"sqlite+aiosqlite:///{tmp_path}/file/below/media.db", settings)

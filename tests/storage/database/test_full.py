@@ -11,15 +11,15 @@ from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
-from proxy.storage.database.media_repository import SqlMediaDatabase, open_database
+from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.schema import upgrade
 from tests.support.mounts import Mount
 
 
-async def add_many(database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts) -> None:
+async def add_many(database: SqlMediaRepository, new: NewMedia, facts: MediaFacts) -> None:
     """Until there is no room: some is left in what SQLite has taken already."""
     for _ in range(1000):
-        await database.add(new, facts)
+        await database.insert(new, facts)
 
 
 async def test_a_row_that_found_no_room_does_not_stand_for_certain(
@@ -30,8 +30,8 @@ async def test_a_row_that_found_no_room_does_not_stand_for_certain(
     with mounted(place, "size=2m"):
         url = f"sqlite+aiosqlite:///{place}/smartserve.db"
         await upgrade(url, settings)
-        async with open_database(url, settings) as database:
-            await database.add(new, facts)
+        async with open_media_repository(url, settings) as database:
+            await database.insert(new, facts)
             filler = place / "filler"
             with filler.open("wb", buffering=0) as file, suppress(OSError):
                 while True:
@@ -40,4 +40,4 @@ async def test_a_row_that_found_no_room_does_not_stand_for_certain(
                 await add_many(database, new, facts)
             assert not isinstance(refused.value, CommitUncertain)
             filler.unlink()
-            assert await database.add(new, facts) > 1
+            assert await database.insert(new, facts) > 1

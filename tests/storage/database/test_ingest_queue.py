@@ -24,7 +24,7 @@ from proxy.storage.database.ingest_progress import IngestProgress, StoredOrigina
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaDatabase
+from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.storage.database.backends import Backend
 
 LEASE_S = 30.0
@@ -39,7 +39,7 @@ def upload(number: int) -> Upload:
 async def writer(url: str, settings: DatabaseSettings) -> AsyncIterator[LeasedWriter]:
     writer = LeasedWriter(url, settings, lease_s=LEASE_S)
     yield writer
-    await writer.close()
+    await writer.aclose()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def progress(writer: LeasedWriter) -> IngestProgress:
 
 
 async def offer(queue: IngestQueue, *numbers: int) -> int:
-    return await queue.offer([upload(one) for one in numbers], settled_before=await queue.now())
+    return await queue.enqueue([upload(one) for one in numbers], settled_before=await queue.now())
 
 
 async def claimed(
@@ -77,7 +77,7 @@ async def test_an_upload_is_claimed_once_the_oldest_first(queue: IngestQueue) ->
 
 
 async def test_a_claim_makes_the_medium_and_its_checklist(
-    queue: IngestQueue, database: SqlMediaDatabase, backend: Backend, url: str
+    queue: IngestQueue, database: SqlMediaRepository, backend: Backend, url: str
 ) -> None:
     await offer(queue, 5)
     item = await claimed(queue)
@@ -125,7 +125,7 @@ async def test_eight_workers_claim_two_hundred_none_twice_none_lost(
         return found
 
     lists = await asyncio.gather(*(work(f"task-{n}") for n in range(4)))
-    await own.close()
+    await own.aclose()
     for process in processes:
         out, _ = await process.communicate()
         assert process.returncode == 0
@@ -143,11 +143,11 @@ async def test_a_lease_that_ran_out_is_taken_over_and_counted(
 ) -> None:
     await offer(queue, 1)
     first = await claimed(queue, "dead")
-    assert await progress.begin(first.lease, Step.RETRIEVE_FILE, worker_id="dead") == 1
-    await progress.note(first.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
-    assert await queue.due_in_s(healing=True) == pytest.approx(LEASE_S, abs=5)
+    assert await progress.start_attempt(first.lease, Step.RETRIEVE_FILE, worker_id="dead") == 1
+    await progress.set_step(first.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
+    assert await queue.due_in_s(retries=True) == pytest.approx(LEASE_S, abs=5)
     await run_out(backend, url)
-    assert await queue.due_in_s(healing=True) == 0
+    assert await queue.due_in_s(retries=True) == 0
     assert (await queue_report(writer)).run_out == 1
     second = await claimed(queue, "w2")
     assert second.taken_over
@@ -161,7 +161,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_counted(
 async def test_who_has_lost_the_lease_writes_nothing_more(
     queue: IngestQueue,
     progress: IngestProgress,
-    database: SqlMediaDatabase,
+    database: SqlMediaRepository,
     facts: MediaFacts,
     backend: Backend,
     url: str,
@@ -172,12 +172,12 @@ async def test_who_has_lost_the_lease_writes_nothing_more(
     await claimed(queue, "w2")
     filed = StoredOriginal("bulk/a.jpg", "image/jpeg", facts)
     for write in (
-        progress.filed(old, filed),
-        progress.begin(old, Step.RETRIEVE_FILE, worker_id="w1"),
-        progress.rendered(old, "library/x.jpg"),
+        progress.save_original(old, filed),
+        progress.start_attempt(old, Step.RETRIEVE_FILE, worker_id="w1"),
+        progress.save_library_file(old, "library/x.jpg"),
         queue.finish(old),
         queue.fail(old, "no", again_in_s=1),
-        queue.fail_for_good(old, "no"),
+        queue.fail_permanently(old, "no"),
         queue.release(old),
         queue.renew(old),
     ):
@@ -211,12 +211,12 @@ async def test_a_failure_is_healed_when_it_is_due_with_its_attempts_back(
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
-    await progress.begin(item.lease, Step.RETRIEVE_FILE, worker_id="w1")
+    await progress.start_attempt(item.lease, Step.RETRIEVE_FILE, worker_id="w1")
     await queue.fail(item.lease, "the main API is down", again_in_s=500)
     assert await queue.claim("w1") is None
     assert await queue.claim("w1", ItemState.FAILED) is None
-    assert await queue.due_in_s(healing=True) == pytest.approx(500, abs=5)
-    assert await queue.due_in_s(healing=False) is None
+    assert await queue.due_in_s(retries=True) == pytest.approx(500, abs=5)
+    assert await queue.due_in_s(retries=False) is None
     backend.run(url, "UPDATE ingest_items SET not_before = 1; SELECT 1")
     healed = await claimed(queue, state=ItemState.FAILED)
     assert (healed.heals, healed.owed) == (1, False)
@@ -229,16 +229,16 @@ async def test_what_is_incomplete_is_done_and_comes_up_again_when_it_is_due(
     await offer(queue, 1)
     await queue.finish_incomplete((await claimed(queue)).lease, again_in_s=500)
     assert (await queue_report(writer)).states[ItemState.INCOMPLETE] == 1
-    assert await queue.due_in_s(healing=True) is None
+    assert await queue.due_in_s(retries=True) is None
     for state in ItemState:
         assert await queue.claim("w1", state) is None
     backend.run(url, "UPDATE ingest_items SET not_before = 1; SELECT 1")
     first = await claimed(queue, state=ItemState.INCOMPLETE)
     assert (first.revisited, first.heals, first.owed) == (True, 1, False)
-    await queue.leave(first.lease, again_in_s=-1)
+    await queue.finish_revisit(first.lease, again_in_s=-1)
     again = await claimed(queue, state=ItemState.INCOMPLETE)
     assert again.heals == 2
-    await queue.leave(again.lease, again_in_s=None)
+    await queue.finish_revisit(again.lease, again_in_s=None)
     assert await queue.claim("w1", ItemState.INCOMPLETE) is None
     report = await queue_report(writer)
     assert (report.states[ItemState.DONE], report.finished_last_hour, report.stuck) == (1, 1, 0)
@@ -262,27 +262,31 @@ async def test_what_is_incomplete_and_pending_there_again_is_told_again(
     await offer(queue, 1)
     item = await claimed(queue)
     for step in Step:
-        await progress.note(item.lease, step, StepState.COMPLETED)
+        await progress.set_step(item.lease, step, StepState.COMPLETED)
     await queue.finish_incomplete(item.lease, again_in_s=500)
-    assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
+    assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     again = await claimed(queue)
     assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
 
 
 async def test_a_failure_for_good_is_owed_until_it_was_told(
-    queue: IngestQueue, writer: LeasedWriter, database: SqlMediaDatabase, backend: Backend, url: str
+    queue: IngestQueue,
+    writer: LeasedWriter,
+    database: SqlMediaRepository,
+    backend: Backend,
+    url: str,
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
-    await queue.fail_for_good(item.lease, "no picture " * 999)
+    await queue.fail_permanently(item.lease, "no picture " * 999)
     media = await database.find(item.lease.media_id)
     assert media is not None
     assert media.status == "failed"
-    await queue.tell_later(item.lease, again_in_s=-1)
+    await queue.retry_report(item.lease, again_in_s=-1)
     again = await claimed(queue, state=ItemState.FAILED)
     assert again.owed
-    await queue.told(again.lease)
-    assert await queue.due_in_s(healing=True) is None
+    await queue.mark_reported(again.lease)
+    assert await queue.due_in_s(retries=True) is None
     report = await queue_report(writer)
     assert (report.states[ItemState.FAILED], report.failed_for_good) == (1, 1)
     assert report.failures[0].reason.startswith("no picture")
@@ -295,13 +299,13 @@ async def test_a_row_that_the_database_refuses_lets_the_others_pass(
     backend.run(url, "CREATE UNIQUE INDEX one_each ON media_files (user_id); SELECT 1")
     await offer(queue, 1, 2)
     others = replace(upload(3), user_id=5)
-    await queue.offer([others], settled_before=await queue.now())
+    await queue.enqueue([others], settled_before=await queue.now())
     assert [(await claimed(queue)).upload.id for _ in range(2)] == [1, 3]
     assert await queue.claim("w1") is None
     rows = backend.run(url, "SELECT state, reason FROM ingest_items WHERE main_api_id = 2")
     state, reason = rows[0].split("\t")
     assert state == "failed"
-    assert reason.startswith("the database refuses its row: ")
+    assert reason.startswith("the database rejects its row: ")
 
 
 async def test_what_is_done_and_pending_there_again_is_told_again(
@@ -311,10 +315,12 @@ async def test_what_is_done_and_pending_there_again_is_told_again(
     before = await queue.now()
     item = await claimed(queue)
     for step in Step:
-        await progress.note(item.lease, step, StepState.COMPLETED)
+        await progress.set_step(item.lease, step, StepState.COMPLETED)
     await queue.finish(item.lease)
-    assert await queue.offer([upload(1)], settled_before=before) == 0, "the list is older than that"
-    assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
+    assert await queue.enqueue([upload(1)], settled_before=before) == 0, (
+        "the list is older than that"
+    )
+    assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     again = await claimed(queue)
     assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
 
@@ -322,27 +328,27 @@ async def test_what_is_done_and_pending_there_again_is_told_again(
 async def test_what_failed_and_is_pending_there_again_is_told_again(queue: IngestQueue) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
-    await queue.fail_for_good(item.lease, "corrupt")
-    await queue.told(item.lease)
-    assert await queue.offer([upload(1)], settled_before=await queue.now() + 0.1) == 1
+    await queue.fail_permanently(item.lease, "corrupt")
+    await queue.mark_reported(item.lease)
+    assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     assert (await claimed(queue, state=ItemState.FAILED)).owed
 
 
 async def test_facts_are_known_from_filing_to_the_end(
-    queue: IngestQueue, progress: IngestProgress, database: SqlMediaDatabase, facts: MediaFacts
+    queue: IngestQueue, progress: IngestProgress, database: SqlMediaRepository, facts: MediaFacts
 ) -> None:
     await offer(queue, 1)
     lease = (await claimed(queue)).lease
     media_id = lease.media_id
-    await progress.filed(lease, StoredOriginal(facts.source_path, "image/jpeg", facts))
+    await progress.save_original(lease, StoredOriginal(facts.source_path, "image/jpeg", facts))
     filed = await database.find(media_id)
     assert filed is not None
     assert filed.servable
     assert not filed.settled
     assert filed.known_facts is not None
     focus = Focus(0.25, 0.75)
-    await progress.analysed(lease, COLUMNS, OWN, focus=focus)
-    await progress.rendered(lease, "library/user_4/logo/img/1.png")
+    await progress.save_analysis(lease, COLUMNS, OWN, focus=focus)
+    await progress.save_library_file(lease, "library/user_4/logo/img/1.png")
     rendered = await database.find(media_id)
     assert rendered is not None
     assert rendered.settled
@@ -374,15 +380,15 @@ async def test_an_analysis_is_read_as_it_was_kept(
     await offer(queue, 1)
     lease = (await claimed(queue)).lease
     assert await analyses.find(lease.media_id) is None
-    assert await analyses.brand_of(4) is None
+    assert await analyses.find_brand(4) is None
     for _ in range(2):
-        await progress.analysed(lease, COLUMNS, OWN, focus=None)
+        await progress.save_analysis(lease, COLUMNS, OWN, focus=None)
     stored = await analyses.find(lease.media_id)
     assert stored is not None
     kept = {name: stored.columns[name] for name in COLUMNS}
     assert kept == COLUMNS | {"style_classification": "x" * 255}
     assert public(stored.columns, stored.own)["brand_colors"] == ["#FF5733"]
-    brand = await analyses.brand_of(4)
+    brand = await analyses.find_brand(4)
     assert brand == {"brand_colors": ["#FF5733"], "logo_media_id": lease.media_id}
 
 
@@ -392,8 +398,8 @@ async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
     analyses = AnalysisRepository(writer)
     await offer(queue, 1, 2)
     leases = [(await claimed(queue)).lease for _ in range(2)]
-    await progress.analysed(leases[0], COLUMNS, {**OWN, "thumbhash": "aGFzaA=="}, focus=None)
-    await progress.analysed(leases[1], COLUMNS, OWN, focus=None)
+    await progress.save_analysis(leases[0], COLUMNS, {**OWN, "thumbhash": "aGFzaA=="}, focus=None)
+    await progress.save_analysis(leases[1], COLUMNS, OWN, focus=None)
     asked = [one.media_id for one in leases]
     assert await analyses.thumbhashes([*asked, 99]) == {asked[0]: "aGFzaA=="}
     assert await analyses.thumbhashes([]) == {}
@@ -404,8 +410,8 @@ async def test_the_report_counts_by_state_and_step(
 ) -> None:
     await offer(queue, 1, 2, 3)
     done = await claimed(queue)
-    await progress.begin(done.lease, Step.RETRIEVE_FILE, worker_id="w1")
-    await progress.note(done.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
+    await progress.start_attempt(done.lease, Step.RETRIEVE_FILE, worker_id="w1")
+    await progress.set_step(done.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
     await queue.finish(done.lease)
     await queue.fail((await claimed(queue)).lease, "down", again_in_s=60)
     backend.run(url, "UPDATE ingest_items SET created_at = 1; SELECT 1")
@@ -427,5 +433,5 @@ async def test_a_report_on_nothing_has_no_oldest(queue: IngestQueue, writer: Lea
 
 async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: IngestQueue) -> None:
     odd = replace(upload(9), original_name=None, mime_type=None, image_path="/x/ü.png")
-    await queue.offer([odd], settled_before=0)
+    await queue.enqueue([odd], settled_before=0)
     assert (await claimed(queue)).upload == odd

@@ -9,22 +9,22 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaStatus
-from proxy.storage.database import AdoptionCatalogue, MediaPaths, NewMedia
-from proxy.storage.database.media_repository import SqlMediaDatabase
+from proxy.storage.database import MediaPaths, NewMedia
+from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.storage.database.backends import Backend
 
 _OLD_ROW = "INSERT INTO media_files (main_api_id, user_id, data_type) VALUES (1, 2, 'logo')"
 
 
-async def test_it_is_a_media_catalogue(database: SqlMediaDatabase) -> None:
-    catalogue: AdoptionCatalogue = database
+async def test_it_is_a_media_catalogue(database: SqlMediaRepository) -> None:
+    catalogue: SqlMediaRepository = database
     await catalogue.ping()
 
 
 async def test_a_row_is_found_with_its_facts(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    media_id = await database.add(new, facts)
+    media_id = await database.insert(new, facts)
     found = await database.find(media_id)
     assert found is not None
     assert found == Media(
@@ -43,9 +43,9 @@ async def test_a_row_is_found_with_its_facts(
 
 
 async def test_facts_are_those_of_the_row_they_were_added_with(
-    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
 ) -> None:
-    media_id = await database.add(new, facts)
+    media_id = await database.insert(new, facts)
     found = await database.find(media_id)
     assert found is not None
     assert found.known_facts is not None
@@ -55,30 +55,30 @@ async def test_facts_are_those_of_the_row_they_were_added_with(
     assert changed.known_facts is None
 
 
-async def test_an_absent_row_is_none(database: SqlMediaDatabase) -> None:
+async def test_an_absent_row_is_none(database: SqlMediaRepository) -> None:
     assert await database.find(MAX_MEDIA_ID) is None
 
 
 async def test_facts_without_a_focus_come_back_without_one(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
     plain = replace(facts, focus=None, has_alpha=True, flat_background=False, pages=7)
-    media_id = await database.add(new, plain)
+    media_id = await database.insert(new, plain)
     await database.save_facts(media_id, plain)
     assert await _facts_of(database, media_id) == plain
 
 
 async def test_facts_saved_again_replace_the_first(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    media_id = await database.add(new, facts)
+    media_id = await database.insert(new, facts)
     later = replace(facts, content_hash="cd" * 32, focus=None)
     await database.save_facts(media_id, later)
     assert await _facts_of(database, media_id) == later
 
 
 async def test_facts_saved_by_many_at_once_do_not_collide(
-    database: SqlMediaDatabase, backend: Backend, url: str, facts: MediaFacts
+    database: SqlMediaRepository, backend: Backend, url: str, facts: MediaFacts
 ) -> None:
     backend.run(url, _OLD_ROW)
     await asyncio.gather(*(database.save_facts(1, facts) for _ in range(30)))
@@ -86,101 +86,101 @@ async def test_facts_saved_by_many_at_once_do_not_collide(
 
 
 async def test_facts_of_an_unknown_row_are_kept_without_complaint(
-    database: SqlMediaDatabase, facts: MediaFacts
+    database: SqlMediaRepository, facts: MediaFacts
 ) -> None:
     await database.save_facts(99, facts)
     assert await database.find(99) is None
 
 
 async def test_forgotten_facts_are_gone_and_the_row_stands(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    media_id = await database.add(new, facts)
-    await database.forget_facts(media_id)
+    media_id = await database.insert(new, facts)
+    await database.delete_facts(media_id)
     found = await database.find(media_id)
     assert found is not None
     assert found.facts is None
 
 
-async def test_forgetting_what_was_never_known_is_no_error(database: SqlMediaDatabase) -> None:
-    await database.forget_facts(1)
+async def test_forgetting_what_was_never_known_is_no_error(database: SqlMediaRepository) -> None:
+    await database.delete_facts(1)
 
 
 async def test_added_rows_have_ascending_ids(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    first = await database.add(new, facts)
-    assert await database.add(new, facts) > first
+    first = await database.insert(new, facts)
+    assert await database.insert(new, facts) > first
 
 
 async def test_the_oldest_row_of_a_hash_is_found(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    first = await database.add(new, facts)
-    await database.add(new, facts)
+    first = await database.insert(new, facts)
+    await database.insert(new, facts)
     found = await database.find_by_hash(facts.content_hash)
     assert found is not None
     assert found.id == first
 
 
-async def test_an_unknown_hash_finds_nothing(database: SqlMediaDatabase) -> None:
+async def test_an_unknown_hash_finds_nothing(database: SqlMediaRepository) -> None:
     assert await database.find_by_hash("00" * 32) is None
 
 
 async def test_a_row_that_is_not_served_is_not_found_by_its_hash(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    await database.add(replace(new, status=MediaStatus.FAILED), facts)
+    await database.insert(replace(new, status=MediaStatus.FAILED), facts)
     assert await database.find_by_hash(facts.content_hash) is None
 
 
 async def test_a_row_whose_facts_are_of_another_file_is_not_found_by_its_hash(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    await database.add(new, replace(facts, source_path="bulk/before.jpg"))
+    await database.insert(new, replace(facts, source_path="bulk/before.jpg"))
     assert await database.find_by_hash(facts.content_hash) is None
 
 
 async def test_ids_come_in_pages(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    added = [await database.add(new, facts) for _ in range(5)]
+    added = [await database.insert(new, facts) for _ in range(5)]
     first = await database.ids(limit=3)
     second = await database.ids(after=first[-1], limit=3)
     assert [*first, *second] == added
 
 
 async def test_ids_of_a_user_are_ascending_whatever_the_status(
-    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
 ) -> None:
-    own = [await database.add(new, facts) for _ in range(3)]
-    await database.add(replace(new, user_id=43), facts)
+    own = [await database.insert(new, facts) for _ in range(3)]
+    await database.insert(replace(new, user_id=43), facts)
     backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {own[1]}")
-    first = await database.ids_of(42, limit=2)
+    first = await database.ids_of_user(42, limit=2)
     assert list(first) == own[:2]
-    assert list(await database.ids_of(42, after=first[-1], limit=2)) == own[2:]
-    assert list(await database.ids_of(44)) == []
+    assert list(await database.ids_of_user(42, after=first[-1], limit=2)) == own[2:]
+    assert list(await database.ids_of_user(44)) == []
 
 
 @pytest.mark.parametrize("status", MediaStatus)
 @pytest.mark.parametrize("bulk_path", ["", "bulk/a.jpg"])
 async def test_ids_are_those_of_servable_rows(
-    database: SqlMediaDatabase,
+    database: SqlMediaRepository,
     new: NewMedia,
     facts: MediaFacts,
     status: MediaStatus,
     bulk_path: str,
 ) -> None:
-    media_id = await database.add(replace(new, status=status, bulk_path=bulk_path), facts)
+    media_id = await database.insert(replace(new, status=status, bulk_path=bulk_path), facts)
     found = await database.find(media_id)
     assert found is not None
     assert bool(await database.ids()) == found.servable
 
 
 async def test_the_newest_come_first_in_pages_and_only_what_is_served(
-    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
 ) -> None:
-    added = [await database.add(new, facts) for _ in range(5)]
+    added = [await database.insert(new, facts) for _ in range(5)]
     backend.run(url, f"UPDATE media_files SET status = 'failed' WHERE id = {added[3]}")
     first = await database.newest(before=MAX_MEDIA_ID, limit=2)
     assert [media.id for media in first] == [added[4], added[2]]
@@ -190,23 +190,23 @@ async def test_the_newest_come_first_in_pages_and_only_what_is_served(
 
 
 async def test_a_row_with_only_a_processed_file_is_served(
-    database: SqlMediaDatabase, backend: Backend, url: str
+    database: SqlMediaRepository, backend: Backend, url: str
 ) -> None:
     backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET status='completed', library_path='l.jpg'")
     assert await database.ids() == [1]
 
 
 async def test_timestamps_are_aware_and_in_utc(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    found = await database.find(await database.add(new, facts))
+    found = await database.find(await database.insert(new, facts))
     assert found is not None
     assert found.updated_at.tzinfo is UTC
     assert abs(datetime.now(UTC) - found.updated_at) < timedelta(minutes=1)
 
 
 async def test_an_update_moves_updated_at(
-    database: SqlMediaDatabase, backend: Backend, url: str
+    database: SqlMediaRepository, backend: Backend, url: str
 ) -> None:
     backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET updated_at = '2001-01-01 00:00:00'")
     backend.run(url, "UPDATE media_files SET status = 'failed'")
@@ -216,7 +216,7 @@ async def test_an_update_moves_updated_at(
 
 
 async def test_an_old_row_of_nulls_is_read(
-    database: SqlMediaDatabase, backend: Backend, url: str
+    database: SqlMediaRepository, backend: Backend, url: str
 ) -> None:
     backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET updated_at = NULL")
     found = await database.find(1)
@@ -226,7 +226,7 @@ async def test_an_old_row_of_nulls_is_read(
 
 
 async def test_a_row_without_a_time_of_update_is_as_old_as_can_be(
-    database: SqlMediaDatabase, backend: Backend, url: str
+    database: SqlMediaRepository, backend: Backend, url: str
 ) -> None:
     backend.run(url, f"{_OLD_ROW}; UPDATE media_files SET updated_at = NULL")
     found = await database.find(1)
@@ -234,7 +234,7 @@ async def test_a_row_without_a_time_of_update_is_as_old_as_can_be(
     assert found.updated_at == datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def test_statistics_count_queries_and_their_time(database: SqlMediaDatabase) -> None:
+async def test_statistics_count_queries_and_their_time(database: SqlMediaRepository) -> None:
     await database.ping()
     await database.find(1)
     statistics = database.statistics()
@@ -243,7 +243,7 @@ async def test_statistics_count_queries_and_their_time(database: SqlMediaDatabas
 
 
 async def test_a_cancelled_query_leaves_a_database_that_answers(
-    database: SqlMediaDatabase,
+    database: SqlMediaRepository,
 ) -> None:
     asking = [asyncio.create_task(database.find(1)) for _ in range(20)]
     await asyncio.sleep(0)
@@ -254,20 +254,20 @@ async def test_a_cancelled_query_leaves_a_database_that_answers(
     await database.ping()
 
 
-async def _facts_of(database: SqlMediaDatabase, media_id: int) -> MediaFacts | None:
+async def _facts_of(database: SqlMediaRepository, media_id: int) -> MediaFacts | None:
     found = await database.find(media_id)
     assert found is not None
     return found.facts
 
 
 async def test_a_row_comes_with_its_stand_ins(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    media_id, other = await database.add(new, facts), await database.add(new, facts)
+    media_id, other = await database.insert(new, facts), await database.insert(new, facts)
     small = replace(facts, content_hash="01" * 32, source_path="library/a_small.webp", width=320)
     plain = replace(small, content_hash="02" * 32, source_path="library/Ü.png", focus=None)
     for one in (small, plain):
-        await database.add_stand_in(media_id, one)
+        await database.add_fallback(media_id, one)
     found = await database.find(media_id)
     assert found is not None
     assert set(found.stand_ins) == {small, plain}
@@ -277,22 +277,22 @@ async def test_a_row_comes_with_its_stand_ins(
 
 
 async def test_a_stand_in_of_equal_content_is_kept_once_and_under_its_last_path(
-    database: SqlMediaDatabase, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:
-    media_id = await database.add(new, facts)
+    media_id = await database.insert(new, facts)
     moved = replace(facts, source_path="library/moved.jpg")
     for one in (facts, facts, moved):
-        await database.add_stand_in(media_id, one)
+        await database.add_fallback(media_id, one)
     found = await database.find(media_id)
     assert found is not None
     assert found.stand_ins == (moved,)
 
 
 async def test_places_are_those_of_all_rows_page_by_page(
-    database: SqlMediaDatabase, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
+    database: SqlMediaRepository, backend: Backend, url: str, new: NewMedia, facts: MediaFacts
 ) -> None:
-    first = await database.add(new, facts)
-    second = await database.add(
+    first = await database.insert(new, facts)
+    second = await database.insert(
         replace(new, bulk_path=None, library_path="library/b.jpg"), replace(facts, source_path="b")
     )
     backend.run(url, _OLD_ROW)

@@ -11,8 +11,8 @@ import pytest
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
-from proxy.storage.database import MediaDatabase
-from proxy.storage.database.row_cache import CachedMediaDatabase
+from proxy.storage.database import MediaRepository
+from proxy.storage.database.row_cache import CachedMediaRepository
 
 
 class FakeDatabase:
@@ -43,7 +43,7 @@ class FakeDatabase:
         if media_id in self.rows:
             self.rows[media_id] = replace(self.rows[media_id], facts=facts)
 
-    async def forget_facts(self, media_id: int) -> None:
+    async def delete_facts(self, media_id: int) -> None:
         self._answer(refuse=self.down or self.read_only)
         self.rows[media_id] = replace(self.rows[media_id], facts=None)
 
@@ -85,10 +85,10 @@ async def inner() -> FakeDatabase:
 @pytest.fixture
 async def cache(
     inner: FakeDatabase, settings: DatabaseSettings, clock: Clock
-) -> AsyncIterator[CachedMediaDatabase]:
-    cache = CachedMediaDatabase(inner, settings, clock=clock)
+) -> AsyncIterator[CachedMediaRepository]:
+    cache = CachedMediaRepository(inner, settings, clock=clock)
     yield cache
-    await cache.close()
+    await cache.aclose()
 
 
 def _media(media_id: int) -> Media:
@@ -112,20 +112,20 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_it_is_a_media_database(cache: CachedMediaDatabase) -> None:
-    database: MediaDatabase = cache
+async def test_it_is_a_media_database(cache: CachedMediaRepository) -> None:
+    database: MediaRepository = cache
     assert database is cache
 
 
 async def test_a_known_row_is_not_asked_for_again(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     assert await cache.find(1) == await cache.find(1) == _media(1)
     assert inner.asked == [1]
 
 
 async def test_an_expired_row_is_asked_for_again(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(1)
     clock.now += 60
@@ -134,7 +134,7 @@ async def test_an_expired_row_is_asked_for_again(
 
 
 async def test_an_absent_row_is_believed_absent_for_a_while(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     assert await cache.find(99) is None
     clock.now += 4.9
@@ -143,7 +143,7 @@ async def test_an_absent_row_is_believed_absent_for_a_while(
 
 
 async def test_an_absent_row_is_asked_for_again_when_it_may_have_come(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(99)
     clock.now += 5
@@ -152,7 +152,7 @@ async def test_an_absent_row_is_asked_for_again_when_it_may_have_come(
 
 
 async def test_a_row_that_was_deleted_is_absent_after_its_time(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(1)
     del inner.rows[1]
@@ -162,7 +162,7 @@ async def test_a_row_that_was_deleted_is_absent_after_its_time(
 
 
 async def test_no_more_rows_are_kept_than_allowed(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     for media_id in (1, 2, 3, 4, 5):
         await cache.find(media_id)
@@ -170,7 +170,7 @@ async def test_no_more_rows_are_kept_than_allowed(
 
 
 async def test_the_row_least_used_goes_first(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     for media_id in (1, 2, 3, 1, 4):
         await cache.find(media_id)
@@ -178,7 +178,7 @@ async def test_the_row_least_used_goes_first(
     assert cache.peek(2) is None
 
 
-async def test_absent_ids_push_out_no_rows(cache: CachedMediaDatabase) -> None:
+async def test_absent_ids_push_out_no_rows(cache: CachedMediaRepository) -> None:
     await cache.find(1)
     for media_id in range(100, 120):
         await cache.find(media_id)
@@ -187,7 +187,7 @@ async def test_absent_ids_push_out_no_rows(cache: CachedMediaDatabase) -> None:
 
 
 async def test_those_who_ask_at_once_share_one_query(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.gate.clear()
     asking = [asyncio.create_task(cache.find(1)) for _ in range(10)]
@@ -198,7 +198,7 @@ async def test_those_who_ask_at_once_share_one_query(
 
 
 async def test_a_waiter_that_leaves_does_not_end_the_query_of_the_others(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.gate.clear()
     first, second = (asyncio.create_task(cache.find(1)) for _ in range(2))
@@ -211,7 +211,7 @@ async def test_a_waiter_that_leaves_does_not_end_the_query_of_the_others(
 
 
 async def test_a_failed_query_that_nobody_waits_for_passes_in_silence(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
@@ -228,18 +228,18 @@ async def test_a_failed_query_that_nobody_waits_for_passes_in_silence(
 
 
 async def test_close_ends_queries_under_way(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
     await _settle()
-    await cache.close()
+    await cache.aclose()
     with pytest.raises(asyncio.CancelledError):
         await asking
 
 
 async def test_a_known_row_is_served_stale_while_the_database_fails(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(1)
     inner.down = True
@@ -249,7 +249,7 @@ async def test_a_known_row_is_served_stale_while_the_database_fails(
 
 
 async def test_an_unknown_row_is_unavailable_while_the_database_fails(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.down = True
     with pytest.raises(DatabaseUnavailable):
@@ -257,7 +257,7 @@ async def test_an_unknown_row_is_unavailable_while_the_database_fails(
 
 
 async def test_what_has_just_failed_is_not_asked(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.down = True
     for media_id in (1, 2, 3):
@@ -267,7 +267,7 @@ async def test_what_has_just_failed_is_not_asked(
 
 
 async def test_a_refusal_without_asking_says_when_to_come_back(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.down = True
     with pytest.raises(DatabaseUnavailable):
@@ -278,7 +278,7 @@ async def test_a_refusal_without_asking_says_when_to_come_back(
 
 
 async def test_after_a_rest_the_database_is_asked_again(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     inner.down = True
     with pytest.raises(DatabaseUnavailable):
@@ -290,7 +290,7 @@ async def test_after_a_rest_the_database_is_asked_again(
 
 
 async def test_after_a_rest_one_query_at_a_time_finds_out(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     inner.down = True
     with pytest.raises(DatabaseUnavailable):
@@ -306,7 +306,7 @@ async def test_after_a_rest_one_query_at_a_time_finds_out(
 
 
 async def test_a_known_row_does_not_wait_for_the_query_that_finds_out(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(1)
     clock.now += 60
@@ -320,7 +320,7 @@ async def test_a_known_row_does_not_wait_for_the_query_that_finds_out(
 
 
 async def test_a_stale_row_is_fresh_again_once_the_database_is_back(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(1)
     clock.now += 60
@@ -335,7 +335,7 @@ async def test_a_stale_row_is_fresh_again_once_the_database_is_back(
 
 
 async def test_a_cancelled_trial_lets_another_through(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     inner.down = True
     with pytest.raises(DatabaseUnavailable):
@@ -345,33 +345,33 @@ async def test_a_cancelled_trial_lets_another_through(
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
     await _settle()
-    await cache.close()
+    await cache.aclose()
     await asyncio.wait([asking])
     inner.gate.set()
     assert await cache.find(2) == _media(2)
 
 
 async def test_peek_tells_until_when_a_row_may_be_used(
-    cache: CachedMediaDatabase, clock: Clock
+    cache: CachedMediaRepository, clock: Clock
 ) -> None:
     await cache.find(1)
     assert cache.peek(1) == (_media(1), 1060.0)
 
 
 async def test_peek_gives_nothing_for_an_expired_row(
-    cache: CachedMediaDatabase, clock: Clock
+    cache: CachedMediaRepository, clock: Clock
 ) -> None:
     await cache.find(1)
     clock.now += 60
     assert cache.peek(1) is None
 
 
-async def test_peek_gives_nothing_for_an_unknown_row(cache: CachedMediaDatabase) -> None:
+async def test_peek_gives_nothing_for_an_unknown_row(cache: CachedMediaRepository) -> None:
     assert cache.peek(1) is None
 
 
 async def test_peek_gives_an_old_row_until_the_failing_database_is_asked_again(
-    cache: CachedMediaDatabase, inner: FakeDatabase, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
 ) -> None:
     await cache.find(1)
     inner.down = True
@@ -381,37 +381,37 @@ async def test_peek_gives_an_old_row_until_the_failing_database_is_asked_again(
 
 
 async def test_a_forgotten_row_is_read_again(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     await cache.find(1)
-    cache.forget(1)
+    cache.invalidate(1)
     await cache.find(1)
     assert inner.asked == [1, 1]
 
 
 async def test_a_forgotten_absence_is_asked_again(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     await cache.find(99)
     inner.rows[99] = _media(99)
-    cache.forget(99)
+    cache.invalidate(99)
     assert await cache.find(99) == _media(99)
 
 
 async def test_an_answer_from_before_a_forget_is_not_kept(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
     await _settle()
-    cache.forget(1)
+    cache.invalidate(1)
     inner.gate.set()
     await asking
     assert cache.peek(1) is None
 
 
 async def test_saved_facts_are_seen_at_once_and_written(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     await cache.find(1)
     await cache.save_facts(1, facts)
@@ -420,7 +420,7 @@ async def test_saved_facts_are_seen_at_once_and_written(
 
 
 async def test_facts_are_seen_while_they_are_being_written(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     await cache.find(1)
     inner.gate.clear()
@@ -432,7 +432,7 @@ async def test_facts_are_seen_while_they_are_being_written(
 
 
 async def test_an_answer_from_before_a_save_does_not_undo_it(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
@@ -445,7 +445,7 @@ async def test_an_answer_from_before_a_save_does_not_undo_it(
 
 
 async def test_refused_facts_serve_from_memory(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     await cache.find(1)
     inner.read_only = True
@@ -455,7 +455,7 @@ async def test_refused_facts_serve_from_memory(
 
 
 async def test_refused_facts_outlive_the_row_they_belong_to(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts, clock: Clock
 ) -> None:
     await cache.find(1)
     inner.read_only = True
@@ -465,7 +465,7 @@ async def test_refused_facts_outlive_the_row_they_belong_to(
 
 
 async def test_refused_facts_are_offered_again_when_the_row_is_read(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts, clock: Clock
 ) -> None:
     await cache.find(1)
     inner.read_only = True
@@ -479,7 +479,7 @@ async def test_refused_facts_are_offered_again_when_the_row_is_read(
 
 
 async def test_refused_facts_give_way_to_those_that_another_node_saved(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts, clock: Clock
 ) -> None:
     await cache.find(1)
     inner.read_only = True
@@ -493,7 +493,7 @@ async def test_refused_facts_give_way_to_those_that_another_node_saved(
 
 
 async def test_refused_facts_of_another_file_are_dropped(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts, clock: Clock
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts, clock: Clock
 ) -> None:
     await cache.find(1)
     inner.read_only = True
@@ -506,7 +506,7 @@ async def test_refused_facts_of_another_file_are_dropped(
 
 
 async def test_a_refused_write_does_not_keep_rows_from_being_read(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     inner.read_only = True
     await cache.save_facts(1, facts)
@@ -514,7 +514,7 @@ async def test_a_refused_write_does_not_keep_rows_from_being_read(
 
 
 async def test_what_refused_a_write_is_not_asked_to_write_for_a_while(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     inner.read_only = True
     await cache.save_facts(1, facts)
@@ -524,25 +524,25 @@ async def test_what_refused_a_write_is_not_asked_to_write_for_a_while(
 
 
 async def test_forgotten_facts_are_gone_at_once(
-    cache: CachedMediaDatabase, inner: FakeDatabase, facts: MediaFacts
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
 ) -> None:
     inner.rows[1] = replace(_media(1), facts=facts)
     await cache.find(1)
-    await cache.forget_facts(1)
+    await cache.delete_facts(1)
     assert await cache.find(1) == _media(1)
     assert inner.asked == [1]
 
 
 async def test_forgotten_facts_that_the_database_keeps_are_told(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     inner.read_only = True
     with pytest.raises(DatabaseUnavailable):
-        await cache.forget_facts(1)
+        await cache.delete_facts(1)
 
 
 async def test_ping_asks_the_database_itself(
-    cache: CachedMediaDatabase, inner: FakeDatabase
+    cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
     await cache.ping()
     inner.down = True
@@ -550,7 +550,7 @@ async def test_ping_asks_the_database_itself(
         await cache.ping()
 
 
-async def test_statistics_count_answers_by_kind(cache: CachedMediaDatabase) -> None:
+async def test_statistics_count_answers_by_kind(cache: CachedMediaRepository) -> None:
     for media_id in (1, 1, 1, 99, 99):
         await cache.find(media_id)
     statistics = cache.statistics()

@@ -19,11 +19,15 @@ from proxy.domain.errors import (
 from proxy.domain.pending_image import PendingStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import alembic_runner
-from proxy.storage.database.engine import open_engine
+from proxy.storage.database.engine import bounded_connection, open_engine
 from proxy.storage.database.profile_columns import ARTIST_LOGO, COLUMNS, PROFILE, metadata
-from proxy.storage.database.schema import MAIN_REVISIONS, main_schema, pending, upgrade
+from proxy.storage.database.schema import MAIN_REVISIONS, main_schema, needs_upgrade, upgrade
 from proxy.storage.database.transactions import transaction
-from proxy.storage.database.upload_repository import NewUpload, SqlMainDatabase, open_main_database
+from proxy.storage.database.upload_repository import (
+    NewUpload,
+    UploadRepository,
+    open_upload_repository,
+)
 from tests.storage.database.backends import Backend, MariaDBBackend
 from tests.support.mariadb import MariaDB
 
@@ -71,8 +75,8 @@ async def url(backend: Backend, settings: DatabaseSettings) -> str:
 
 
 @pytest.fixture
-async def main(url: str, settings: DatabaseSettings) -> AsyncIterator[SqlMainDatabase]:
-    async with open_main_database(url, settings, own=True) as database:
+async def main(url: str, settings: DatabaseSettings) -> AsyncIterator[UploadRepository]:
+    async with open_upload_repository(url, settings, own=True) as database:
         yield database
 
 
@@ -98,8 +102,8 @@ async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> Non
     """FULL is 2: SQLite synchronises its log before it says that it is done."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
     async with (
-        open_main_database(url, DatabaseSettings(), own=True) as main,
-        transaction(main._engine, main._settings) as connection,
+        open_upload_repository(url, DatabaseSettings(), own=True) as main,
+        transaction(main.engine, main.settings) as connection,
     ):
         found = await connection.exec_driver_sql("PRAGMA synchronous")
         assert found.scalar() == 2
@@ -108,10 +112,10 @@ async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> Non
 async def test_both_schemas_live_in_one_database(
     backend: Backend, url: str, settings: DatabaseSettings
 ) -> None:
-    assert await pending(url, settings)
+    assert await needs_upgrade(url, settings)
     assert await upgrade(url, settings)
-    assert not await pending(url, settings)
-    assert not await pending(url, settings, schema=main_schema(own=True))
+    assert not await needs_upgrade(url, settings)
+    assert not await needs_upgrade(url, settings, schema=main_schema(own=True))
 
 
 async def test_the_migrations_make_the_required_table(
@@ -146,15 +150,15 @@ async def test_a_queue_that_is_there_is_enough_in_a_database_of_others(
     """Its account may be one that makes no tables."""
     backend, url = foreign
     backend.run(url, _REQUIRED)
-    assert not await pending(url, settings, schema=main_schema(own=False))
+    assert not await needs_upgrade(url, settings, schema=main_schema(own=False))
     assert backend.run(url, _TABLES) == ["pending_images", "user_profiles"]
 
 
 async def test_an_upload_is_queued_and_named_in_the_profile(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
-    (pending_id,) = await main.add(456, [new()])
-    (row,), total = await main.queue(10)
+    (pending_id,) = await main.insert(456, [new()])
+    (row,), total = await main.list_pending(10)
     assert total == 1
     assert (row.id, row.user_id, row.image_path) == (pending_id, 456, PATH)
     assert (row.original_name, row.mime_type) == ("Überfahrt 🚢.jpg", "image/jpeg")
@@ -166,52 +170,53 @@ async def test_an_upload_is_queued_and_named_in_the_profile(
 
 
 async def test_a_second_upload_takes_the_place_of_the_first(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
-    await main.add(456, [new(), new("header_image", "/temp_images/profiles/h.jpg")])
-    await main.add(456, [new(path="/temp_images/profiles/second.jpg")])
+    await main.insert(456, [new(), new("header_image", "/temp_images/profiles/h.jpg")])
+    await main.insert(456, [new(path="/temp_images/profiles/second.jpg")])
     told = backend.run(url, "SELECT profile_image_path, header_image_path FROM user_profiles")
     assert told == ["/temp_images/profiles/second.jpg\t/temp_images/profiles/h.jpg"]
 
 
 @pytest.mark.parametrize("has", ["promoter_profiles", "artist_profiles"])
 async def test_a_logo_goes_to_the_profile_that_the_user_has(
-    main: SqlMainDatabase, backend: Backend, url: str, has: str
+    main: UploadRepository, backend: Backend, url: str, has: str
 ) -> None:
     other = "artist_profiles" if has == "promoter_profiles" else "promoter_profiles"
     backend.run(url, f"INSERT INTO {has} (user_id) VALUES (9); SELECT 1")
-    await main.add(9, [new("logo_image")])
+    await main.insert(9, [new("logo_image")])
     assert backend.run(url, f"SELECT logo_path FROM {has}") == [PATH]
     assert backend.run(url, f"SELECT COUNT(*) FROM {other}") == ["0"]
 
 
 async def test_fields_without_a_profile_are_queued_alone(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
     assert (
-        len(await main.add(9, [new("product_image"), new("event_image"), new("site_image")])) == 3
+        len(await main.insert(9, [new("product_image"), new("event_image"), new("site_image")]))
+        == 3
     )
     assert backend.run(url, "SELECT user_id, media_path FROM site_media") == [f"9\t{PATH}"]
     assert backend.run(url, "SELECT COUNT(*) FROM user_profiles") == ["0"]
 
 
-async def test_uploads_at_once_are_all_queued(main: SqlMainDatabase) -> None:
+async def test_uploads_at_once_are_all_queued(main: UploadRepository) -> None:
     """Profiles of new users share gaps of an index, where InnoDB likes to deadlock."""
     async with asyncio.TaskGroup() as group:
         for user in range(1, 25):
-            group.create_task(main.add(user, [new(), new("logo_image"), new("site_image")]))
-    _, total = await main.queue(1)
+            group.create_task(main.insert(user, [new(), new("logo_image"), new("site_image")]))
+    _, total = await main.list_pending(1)
     assert total == 72
 
 
-async def test_uploads_and_replacements_at_once_are_all_done(main: SqlMainDatabase) -> None:
+async def test_uploads_and_replacements_at_once_are_all_done(main: UploadRepository) -> None:
     """As InnoDB reads repeatably, each locks gaps that the other inserts into."""
     ids: list[int] = []
 
     async def uploads(user: int) -> None:
         for turn in range(40):
             path = f"/temp_images/profiles/{user}-profile-{turn}.jpg"
-            ids.extend(await main.add(user, [new(path=path), new("logo_image", path + "l")]))
+            ids.extend(await main.insert(user, [new(path=path), new("logo_image", path + "l")]))
 
     async with asyncio.TaskGroup() as group:
         uploading = [group.create_task(uploads(user)) for user in (1, 2, 3)]
@@ -219,9 +224,9 @@ async def test_uploads_and_replacements_at_once_are_all_done(main: SqlMainDataba
             if not ids:
                 await asyncio.sleep(0.001)
                 continue
-            await main.complete(ids.pop(), "7")
-            for row in await main.processed():
-                assert await main.replace(row, ADDRESS, COLUMNS) is not None
+            await main.mark_processed(ids.pop(), "7")
+            for row in await main.list_processed():
+                assert await main.replace_path(row, ADDRESS, COLUMNS) is not None
 
 
 async def test_a_deadlock_is_tried_again(mariadb: MariaDB, settings: DatabaseSettings) -> None:
@@ -229,72 +234,72 @@ async def test_a_deadlock_is_tried_again(mariadb: MariaDB, settings: DatabaseSet
     url = backend.empty()
     await upgrade(url, settings, schema=main_schema(own=True))
     other = open_engine(url, settings)
-    async with open_main_database(url, settings, own=True) as main:
-        await main.add(456, [new()])
+    async with open_upload_repository(url, settings, own=True) as main:
+        await main.insert(456, [new()])
         async with other.connect() as connection:
             # Of two that wait for each other the one that has written less is undone.
             values = ",".join(f"({user})" for user in range(1000, 1200))
             await connection.exec_driver_sql(f"INSERT INTO user_profiles (user_id) VALUES {values}")
             await connection.exec_driver_sql("DELETE FROM user_profiles WHERE user_id = 456")
-            adding = asyncio.create_task(main.add(456, [new()]))
+            adding = asyncio.create_task(main.insert(456, [new()]))
             while await asyncio.to_thread(backend.run, url, _WAITING) != ["1"]:
                 assert not adding.done()
             await connection.exec_driver_sql("SELECT * FROM pending_images FOR UPDATE")
             await connection.commit()
         assert len(await adding) == 1
-        assert (await main.queue(9))[1] == 2
+        assert (await main.list_pending(9))[1] == 2
     await other.dispose()
 
 
-async def test_the_queue_is_bounded_and_tells_its_true_length(main: SqlMainDatabase) -> None:
-    ids = await main.add(1, [new("product_image") for _ in range(5)])
-    rows, total = await main.queue(2)
+async def test_the_queue_is_bounded_and_tells_its_true_length(main: UploadRepository) -> None:
+    ids = await main.insert(1, [new("product_image") for _ in range(5)])
+    rows, total = await main.list_pending(2)
     assert ([row.id for row in rows], total) == (ids[:2], 5)
 
 
 async def test_the_same_completion_twice_is_one(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
-    (pending_id,) = await main.add(456, [new()])
+    (pending_id,) = await main.insert(456, [new()])
     for _ in range(2):
-        await main.complete(pending_id, "789")
+        await main.mark_processed(pending_id, "789")
     told = backend.run(url, "SELECT status, permanent_url, thumbnail_url FROM pending_images")
     assert told == ["processed\t789\t789"]
 
 
-async def test_completions_at_once_agree(main: SqlMainDatabase) -> None:
-    (pending_id,) = await main.add(456, [new()])
+async def test_completions_at_once_agree(main: UploadRepository) -> None:
+    (pending_id,) = await main.insert(456, [new()])
     told = await asyncio.gather(
-        *(main.complete(pending_id, str(one % 2)) for one in range(8)), return_exceptions=True
+        *(main.mark_processed(pending_id, str(one % 2)) for one in range(8)), return_exceptions=True
     )
     assert sum(isinstance(one, PendingConflict) for one in told) == 4
 
 
-async def test_an_upload_comes_to_one_end(main: SqlMainDatabase) -> None:
-    done, failed = await main.add(456, [new(), new()])
-    await main.complete(done, "1")
+async def test_an_upload_comes_to_one_end(main: UploadRepository) -> None:
+    done, failed = await main.insert(456, [new(), new()])
+    await main.mark_processed(done, "1")
     for _ in range(2):
-        await main.fail(failed)
+        await main.mark_failed(failed)
     with pytest.raises(PendingConflict, match="another medium"):
-        await main.complete(done, "2")
-    with pytest.raises(PendingConflict, match="become a medium"):
-        await main.fail(done)
+        await main.mark_processed(done, "2")
+    with pytest.raises(PendingConflict, match="already has a medium"):
+        await main.mark_failed(done)
     with pytest.raises(PendingConflict, match="failed"):
-        await main.complete(failed, "1")
+        await main.mark_processed(failed, "1")
     with pytest.raises(PendingNotFound):
-        await main.complete(10**18, "1")
+        await main.mark_processed(10**18, "1")
     with pytest.raises(PendingNotFound):
-        await main.fail(10**18)
-    counts = await main.counts()
+        await main.mark_failed(10**18)
+    counts = await main.count_by_status()
     assert (counts[PendingStatus.PROCESSED], counts[PendingStatus.FAILED]) == (1, 1)
 
 
 async def test_a_failed_upload_is_named_in_no_profile(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
-    (failed,) = await main.add(456, [new()])
-    await main.add(457, [new(path=PATH + "x")])
-    await main.fail(failed)
+    (failed,) = await main.insert(456, [new()])
+    await main.insert(457, [new(path=PATH + "x")])
+    await main.mark_failed(failed)
     told = backend.run(url, "SELECT profile_image_path FROM user_profiles ORDER BY user_id")
     assert told in (["None", PATH + "x"], ["NULL", PATH + "x"])
 
@@ -312,40 +317,40 @@ async def test_a_failed_upload_leaves_the_profiles_of_others_where_it_may(
         f"ALTER TABLE user_profiles MODIFY {column}",
     )
     await upgrade(url, settings, schema=main_schema(own=False))
-    async with open_main_database(url, settings, own=False) as main:
-        (failed,) = await main.add(456, [new()])
-        await main.fail(failed)
-        assert (await main.counts())[PendingStatus.FAILED] == 1
+    async with open_upload_repository(url, settings, own=False) as main:
+        (failed,) = await main.insert(456, [new()])
+        await main.mark_failed(failed)
+        assert (await main.count_by_status())[PendingStatus.FAILED] == 1
     assert backend.run(url, "SELECT profile_image_path FROM user_profiles") == [left]
 
 
 async def test_addresses_take_the_place_of_exactly_that_path(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
-    (pending_id,) = await main.add(456, [new()])
-    await main.add(457, [new(path=PATH + "x")])
-    await main.complete(pending_id, "789")
-    (row,) = await main.processed()
-    changed = await main.replace(row, ADDRESS, COLUMNS)
+    (pending_id,) = await main.insert(456, [new()])
+    await main.insert(457, [new(path=PATH + "x")])
+    await main.mark_processed(pending_id, "789")
+    (row,) = await main.list_processed()
+    changed = await main.replace_path(row, ADDRESS, COLUMNS)
     assert changed is not None
     assert {place: rows for place, rows in changed.items() if rows} == {PROFILE: 1}
     told = backend.run(url, "SELECT profile_image_path FROM user_profiles ORDER BY user_id")
     assert told == [ADDRESS, PATH + "x"]
-    assert await main.replace(row, ADDRESS, COLUMNS) is None
-    assert (await main.counts())[PendingStatus.COMPLETE] == 1
-    await main.complete(pending_id, "789")
+    assert await main.replace_path(row, ADDRESS, COLUMNS) is None
+    assert (await main.count_by_status())[PendingStatus.COMPLETE] == 1
+    await main.mark_processed(pending_id, "789")
 
 
 async def test_a_replacement_that_is_cut_off_changes_nothing(
-    main: SqlMainDatabase, backend: Backend, url: str
+    main: UploadRepository, backend: Backend, url: str
 ) -> None:
-    (pending_id,) = await main.add(456, [new()])
-    await main.complete(pending_id, "789")
-    (row,) = await main.processed()
+    (pending_id,) = await main.insert(456, [new()])
+    await main.mark_processed(pending_id, "789")
+    (row,) = await main.list_processed()
     backend.run(url, "DROP TABLE site_media; SELECT 1")
     with pytest.raises(DatabaseUnavailable):
-        await main.replace(row, ADDRESS, COLUMNS)
-    assert await main.processed() == [row]
+        await main.replace_path(row, ADDRESS, COLUMNS)
+    assert await main.list_processed() == [row]
     assert backend.run(url, "SELECT profile_image_path FROM user_profiles") == [PATH]
 
 
@@ -354,14 +359,14 @@ async def test_the_profiles_of_others_are_changed_where_they_are(
 ) -> None:
     backend, url = foreign
     await upgrade(url, settings, schema=main_schema(own=False))
-    async with open_main_database(url, settings, own=False) as main:
-        assert await main.columns() == {PROFILE}
-        ids = await main.add(456, [new(), new("logo_image", PATH + "l"), new("site_image")])
-        await main.add(999, [new(path=PATH + "z")])
-        assert ARTIST_LOGO not in await main.columns()
-        await main.complete(ids[0], "789")
-        (row,) = await main.processed()
-        assert await main.replace(row, ADDRESS, await main.columns()) == {PROFILE: 1}
+    async with open_upload_repository(url, settings, own=False) as main:
+        assert await main.profile_columns() == {PROFILE}
+        ids = await main.insert(456, [new(), new("logo_image", PATH + "l"), new("site_image")])
+        await main.insert(999, [new(path=PATH + "z")])
+        assert ARTIST_LOGO not in await main.profile_columns()
+        await main.mark_processed(ids[0], "789")
+        (row,) = await main.list_processed()
+        assert await main.replace_path(row, ADDRESS, await main.profile_columns()) == {PROFILE: 1}
     told = backend.run(url, "SELECT user_id, profile_image_path FROM user_profiles")
     assert told == [f"456\t{ADDRESS}", "457\tNULL"]
 
@@ -376,34 +381,37 @@ async def test_odd_rows_of_others_are_read(
         "INSERT INTO pending_images (user_id, image_path, status, created_at) VALUES"
         " (-1, '', 'pending', '0000-00-00'), (1, 'x', 'archived', NULL), (1, 'x', NULL, NULL)",
     )
-    async with open_main_database(url, settings, own=False) as main:
-        (row,), total = await main.queue(10)
+    async with open_upload_repository(url, settings, own=False) as main:
+        (row,), total = await main.list_pending(10)
         assert (row.user_id, row.image_path, total) == (-1, "", 1)
         assert row.created_at.timestamp() == 0
-        named = await main.named(["x", "y"])
+        named = await main.find_by_paths(["x", "y"])
         assert named["x"].status is None
         assert "y" not in named
         with pytest.raises(PendingConflict):
-            await main.complete(2, "1")
+            await main.mark_processed(2, "1")
 
 
-async def test_a_cancelled_change_leaves_nothing(main: SqlMainDatabase) -> None:
+async def test_a_cancelled_change_leaves_nothing(main: UploadRepository) -> None:
     for delay in range(12):
-        task = asyncio.create_task(main.add(1, [new("product_image"), new("product_image")]))
+        task = asyncio.create_task(main.insert(1, [new("product_image"), new("product_image")]))
         await asyncio.sleep(delay / 1000)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    rows, total = await main.queue(100)
+    rows, total = await main.list_pending(100)
     assert total == len(rows) == total // 2 * 2
-    assert len(await main.add(1, [new()])) == 1
+    assert len(await main.insert(1, [new()])) == 1
 
 
 async def test_uploads_are_durable_in_a_file_of_sqlite(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
-    async with open_main_database(url, settings, own=True) as main, main._bounded() as connection:
+    async with (
+        open_upload_repository(url, settings, own=True) as main,
+        bounded_connection(main.engine, settings) as connection,
+    ):
         assert await connection.scalar(text("PRAGMA synchronous")) == _FULL
     engine = open_engine(url, settings)
     async with engine.connect() as connection:
@@ -418,19 +426,19 @@ async def test_a_commit_that_is_not_answered_is_told_apart(
     url = mariadb.url(mariadb.create_database())
     short = settings.model_copy(update={"query_timeout_s": 1})
     await upgrade(url, settings, schema=main_schema(own=True))
-    async with open_main_database(url, short, own=True) as main:
-        await main.add(1, [new()])
+    async with open_upload_repository(url, short, own=True) as main:
+        await main.insert(1, [new()])
         with pytest.raises(CommitUncertain):
             await _pausing(main, mariadb)
         with pytest.raises(DatabaseUnavailable) as told:
-            await main.add(1, [new()])
+            await main.insert(1, [new()])
         mariadb.resume()
         assert not isinstance(told.value, CommitUncertain)
-        assert (await main.queue(1))[1] == 1
+        assert (await main.list_pending(1))[1] == 1
 
 
-async def _pausing(main: SqlMainDatabase, mariadb: MariaDB) -> None:
+async def _pausing(main: UploadRepository, mariadb: MariaDB) -> None:
     """A transaction whose database stops just before the commit."""
-    async with transaction(main._engine, main._settings) as connection:
+    async with transaction(main.engine, main.settings) as connection:
         await connection.exec_driver_sql("SELECT 1")
         mariadb.pause()

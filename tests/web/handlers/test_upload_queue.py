@@ -96,7 +96,7 @@ async def test_another_end_than_the_one_that_was_told_is_refused(server: Serving
     done, failed = await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
     await complete(server, done["id"], {"media_id": "789"})
     status, told = await complete(server, done["id"], {"media_id": "790"})
-    assert (status, told["detail"]) == (409, "this upload has become another medium already")
+    assert (status, told["detail"]) == (409, "this upload already has another medium")
     assert (await cleanup(server, done["id"]))[0] == 409
     success = {"success": True, "message": "Image marked as failed and temp file cleaned up"}
     for _ in range(2):

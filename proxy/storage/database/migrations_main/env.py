@@ -1,6 +1,6 @@
-"""Alembic's environment: run the migrations on the connection of `storage.database.schema`.
+"""Alembic's environment: runs the migrations on the connection that `schema.upgrade` passes.
 
-It sets up no logging: that belongs to the program.
+It configures no logging; the program does that.
 """
 
 from alembic import context

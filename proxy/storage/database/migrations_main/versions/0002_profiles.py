@@ -1,7 +1,15 @@
-"""Small tables of profiles, where the main database is our own; those of others are let be."""
+"""Creates small profile tables if the main database is our own."""
 
 import sqlalchemy as sa
-from alembic import context, op
+from alembic import context
+
+from proxy.storage.database.alembic_runner import (
+    auto_id,
+    create_table,
+    created_at,
+    foreign_id,
+    required,
+)
 
 revision = "0002"
 down_revision = "0001"
@@ -16,31 +24,16 @@ _COLUMNS = {
 
 
 def upgrade() -> None:
-    """Make the tables that are missing."""
+    """Create the tables that are missing; in a database of another program, none."""
     if not context.config.attributes["own"]:
         return
-    inspector = sa.inspect(op.get_bind())
     for table, paths in _COLUMNS.items():
-        if not inspector.has_table(table):
-            op.create_table(
-                table,
-                sa.Column("user_id", sa.BigInteger, primary_key=True, autoincrement=False),
-                *(sa.Column(path, sa.String(500)) for path in paths),
-                mysql_engine="InnoDB",
-                mysql_charset="utf8mb4",
-            )
-    if not inspector.has_table("site_media"):
-        op.create_table(
-            "site_media",
-            sa.Column(
-                "id",
-                sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-                primary_key=True,
-                autoincrement=True,
-            ),
-            sa.Column("user_id", sa.BigInteger, nullable=False),
-            sa.Column("media_path", sa.String(500)),
-            sa.Column("created_at", sa.TIMESTAMP, server_default=sa.text("CURRENT_TIMESTAMP")),
-            mysql_engine="InnoDB",
-            mysql_charset="utf8mb4",
-        )
+        columns = [sa.Column(path, sa.String(500)) for path in paths]
+        create_table(table, foreign_id("user_id"), *columns)
+    create_table(
+        "site_media",
+        auto_id(),
+        required("user_id", sa.BigInteger),
+        sa.Column("media_path", sa.String(500)),
+        created_at(),
+    )
