@@ -63,7 +63,7 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
         }
     )
     hello = rooms.pool.hello
-    rooms.metrics.build(libvips=hello.libvips, codecs=hello.codecs)
+    rooms.metrics.build(libvips=hello.libvips, codecs={"libvips": hello.libvips, **hello.codecs})
     rooms.metrics.sandbox(hello.sandbox)
     pictures = ImageHandler(
         database=rooms.tracing.database(storage.database),

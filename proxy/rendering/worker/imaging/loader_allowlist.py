@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from types import MappingProxyType
@@ -18,7 +19,6 @@ from pyvips.voperation import Introspect
 
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
-from proxy.rendering.worker.imaging import codec_versions
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {
@@ -141,13 +141,14 @@ def _sample(source_type: str) -> bytes:
     return sample
 
 
-def _installed(name: str) -> Iterator[tuple[str, str]]:
-    try:
-        yield name, metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return
+def _package_versions() -> dict[str, str]:
+    """Return the versions of the pyvips packages; a system libvips has no pyvips-binary."""
+    versions = {}
+    for name in ("pyvips", "pyvips-binary"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
-_PACKAGES = (pair for name in ("pyvips", "pyvips-binary") for pair in _installed(name))
-_CODECS = (*_PACKAGES, *codec_versions.loaded().items())
-"""Read while modules load: a worker that is locked in may open no file."""
+# Read at import: a sandboxed worker cannot open files any more.
+_CODECS = _package_versions()
