@@ -13,7 +13,6 @@ from proxy.settings import (
     NO_KEY,
     Settings,
     admin_key,
-    has_page,
     has_trial,
     media_api_key,
 )
@@ -27,9 +26,9 @@ from proxy.web.handlers.health import HealthHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import COMPONENT, ComponentHandler, PageHandler
+from proxy.web.handlers.page import PageHandler
 from proxy.web.handlers.page_local import LocalPageHandler
-from proxy.web.routes import create_app
+from proxy.web.routes import Handlers, create_app
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache
 from proxy.web.server.runner import ServerRunner
@@ -78,22 +77,20 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
     frontdesk = RequestPipeline(
         hot=hot, metrics=rooms.metrics, access_log=access_log, traces=rooms.tracing.requests()
     )
-    files = read_files()
-    app = create_app(
-        settings,
-        pictures=pictures,
+    handlers = Handlers(
+        images=pictures,
         health=health,
         metrics=rooms.metrics,
         admin=_admin(rooms),
         analyses=_analyses(rooms),
         info=_info(rooms),
-        component=ComponentHandler(files[COMPONENT]),
         oembed=_oembed(rooms),
-        page=PageHandler(files, order=settings.encoders.order) if has_page(settings) else None,
-        trial=_trial(settings, main),
+        page=PageHandler(read_files(), order=settings.encoders.order),
+        page_local=_page_local(settings, main),
         uploads=None if main is None else main.uploads(rooms.metrics),
         media_api=None if main is None else main.media_api(rooms.metrics),
     )
+    app = create_app(settings, handlers)
     runner = ServerRunner(app, frontdesk, settings.server, rooms.pulse, supervisor=rooms.supervisor)
     rooms.metrics.watch(readings(_statistics(rooms, runner)))
     return HttpServer(runner, health, access_log)
@@ -153,7 +150,7 @@ def _oembed(rooms: Services) -> OembedHandler:
     )
 
 
-def _trial(settings: Settings, main: UploadServices | None) -> LocalPageHandler | None:
+def _page_local(settings: Settings, main: UploadServices | None) -> LocalPageHandler | None:
     """Only where nobody but who sits at this machine is served, and we sign the tokens."""
     if main is None or not has_trial(settings):
         return None

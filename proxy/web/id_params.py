@@ -1,26 +1,34 @@
-"""Ids: digits in addresses, whole numbers in JSON, as many as the largest BIGINT has."""
+"""Parsing of ids: digits in URLs, whole numbers in JSON, up to the length of a BIGINT."""
 
 from __future__ import annotations
 
 import re
 
+from aiohttp import web
+
 from proxy.domain.errors import BadParameter
 
 DIGITS = 19
-ID = re.compile(r"[0-9]{1,19}", re.ASCII)
+ID_PATTERN = f"[0-9]{{1,{DIGITS}}}"
+ID = re.compile(ID_PATTERN, re.ASCII)
 _EXACT = 2**53
-"""Up to here a number with a fraction part is exact (RFC 8259, 6)."""
+"""Up to this value a JSON number with a fraction is exact (RFC 8259, 6)."""
 
 
 def parse_id(parameter: str, text: str) -> int:
-    """An id, which may be larger than any row's; raises BadParameter for what is none."""
+    """Return the id, which may exceed `MAX_MEDIA_ID`; raise BadParameter if it is not a number."""
     if not ID.fullmatch(text):
-        raise BadParameter(parameter, "1 to 19 digits")
+        raise BadParameter(parameter, f"1 to {DIGITS} digits")
     return int(text)
 
 
+def path_id(request: web.Request, name: str = "id") -> int:
+    """Return the id in the URL's path; raise BadParameter if it is not a number."""
+    return parse_id(name, request.match_info[name])
+
+
 def whole_number(value: object) -> int | None:
-    """The whole number that a value of JSON is, 7.0 as well as 7; None for all else."""
+    """Return a JSON value as a whole number, or None; 7.0 counts as 7, a boolean does not."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Forms: the files of a ``multipart/form-data`` body (RFC 7578), one after the other."""
+"""Streaming parser for the files of a ``multipart/form-data`` body (RFC 7578)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
 from proxy.domain.pending_image import UPLOAD_FIELDS, UploadField
-from proxy.web.request_body import patiently, require_sound
+from proxy.web.request_body import read_with_timeout, require_complete
 
 MAX_FILES = 10
 _MAX_TEXTS = 100
 _MAX_TEXT_BYTES = 64 * 1024
-_ROOM = 1024 * 1024
-"""For the heads of parts, and texts, beside the files."""
-_PIECE_BYTES = 64 * 1024
+_OVERHEAD_BYTES = 1024 * 1024
+"""For part headers and text fields, in addition to the files."""
+_CHUNK_BYTES = 64 * 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
-_PLAIN = ("", "binary", "8bit", "7bit")
-_FAULTS = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
+_UNENCODED = ("", "binary", "8bit", "7bit")
+_PARSER_ERRORS = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
 
-# Of a Content-Disposition that is malformed: it would print, and keep, a stranger's text.
+# aiohttp warns about malformed Content-Disposition headers. The warnings would put the client's
+# text on standard error and keep it in memory.
 warnings.filterwarnings("ignore", category=BadContentDispositionHeader)
 warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 
@@ -40,113 +41,106 @@ _T = TypeVar("_T")
 
 
 class FormLimits(NamedTuple):
-    """How much may come, and how slowly."""
+    """Limits of size and time for a form."""
 
     max_file_bytes: int
     stall_s: float
 
     @property
     def max_bytes(self) -> int:
-        """Of the whole body."""
-        return MAX_FILES * self.max_file_bytes + _ROOM
+        """The limit for the whole body."""
+        return MAX_FILES * self.max_file_bytes + _OVERHEAD_BYTES
 
 
-class FormFile:
-    """A file of a form, to be read before the next one is asked for."""
+class FormFile(NamedTuple):
+    """A file of a form. ``chunks`` must be read before the next file is requested."""
 
-    def __init__(self, form: Form, part: BodyPartReader, field: UploadField) -> None:
-        self._form = form
-        self._part = part
-        self.field = field
-        self.filename = part.filename or ""
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Its bytes as they come."""
-        while piece := await self._form.read(self._part):
-            yield piece
+    field: UploadField
+    filename: str
+    chunks: AsyncIterator[bytes]
 
 
 class Form:
-    """A body that is a form; its texts are passed over."""
+    """A form body; text fields are skipped."""
 
     def __init__(self, request: web.BaseRequest, limits: FormLimits) -> None:
-        """Look at the head of the request.
+        """Check the request's headers.
 
         Raises:
-            UnsupportedBody: it is no form.
-            BodyTooLarge: it says itself that it is too large.
+            UnsupportedBody: the body is not a form.
+            BodyTooLarge: its Content-Length exceeds the limit.
         """
         self._request = request
         self._limits = limits
         self._require_within(request.content_length or 0)
         kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if (kind.type, kind.subtype) != ("multipart", "form-data"):
-            raise UnsupportedBody("the body has to be multipart/form-data")
+            raise UnsupportedBody("the body must be multipart/form-data")
         if not _BOUNDARY.fullmatch(kind.parameters.get("boundary", "")):
-            raise RequestError("the form has no boundary, or none that is allowed")
+            raise RequestError("Content-Type has no boundary, or one that RFC 2046 does not allow")
         self._reader = MultipartReader(request.headers, request.content)
 
     async def files(self) -> AsyncIterator[FormFile]:
-        """The files in upload fields, each while it comes in.
+        """Yield the files while they arrive.
 
         Raises:
-            RequestError: there are too many parts, or one is not what it may be.
+            RequestError: there are too many parts, or one is not allowed.
         """
         files = texts = 0
         while (part := await self._next()) is not None:
             if part.name is None:
                 raise RequestError("each part of the form needs a name")
-            # A browser sends a file without a name where none was chosen.
+            # If no file was chosen, browsers send the field with an empty file name.
             if part.filename:
                 files += 1
                 yield self._file(part, part.name, files)
             else:
                 texts += 1
-                await self._pass_over(part, texts)
-        require_sound(self._request)
+                await self._skip(part, texts)
+        require_complete(self._request)
 
     def _file(self, part: BodyPartReader, name: str, count: int) -> FormFile:
         if count > MAX_FILES:
-            raise RequestError(f"a form may have {MAX_FILES} files")
+            raise RequestError(f"a form may have at most {MAX_FILES} files")
         if name not in UPLOAD_FIELDS:
             fields = ", ".join(UPLOAD_FIELDS)
-            raise RequestError(f"a file stands in a field that takes none; files go in {fields}")
-        return FormFile(self, part, UPLOAD_FIELDS[name])
+            raise RequestError(f"this form field does not accept files; use one of {fields}")
+        return FormFile(UPLOAD_FIELDS[name], part.filename or "", self._chunks(part))
 
-    async def _pass_over(self, part: BodyPartReader, count: int) -> None:
+    async def _chunks(self, part: BodyPartReader) -> AsyncIterator[bytes]:
+        while chunk := await self._parse(part.read_chunk(_CHUNK_BYTES)):
+            yield bytes(chunk)
+
+    async def _skip(self, part: BodyPartReader, count: int) -> None:
         if count > _MAX_TEXTS:
-            raise RequestError(f"a form may have {_MAX_TEXTS} texts")
-        left = _MAX_TEXT_BYTES
-        while piece := await self.read(part):
-            left -= len(piece)
-            if left < 0:
-                raise BodyTooLarge(f"a text of the form may have {_MAX_TEXT_BYTES} bytes")
-
-    async def read(self, part: BodyPartReader) -> bytes:
-        """The next piece of a part; empty at its end."""
-        piece = await self._parsed(part.read_chunk(_PIECE_BYTES))
-        self._require_within(self._request.content.total_bytes)
-        return bytes(piece)
+            raise RequestError(f"a form may have at most {_MAX_TEXTS} text fields")
+        size = 0
+        async for chunk in self._chunks(part):
+            size += len(chunk)
+            if size > _MAX_TEXT_BYTES:
+                raise BodyTooLarge(f"a text field may have at most {_MAX_TEXT_BYTES} bytes")
 
     async def _next(self) -> BodyPartReader | None:
-        part = await self._parsed(self._reader.next())
-        self._require_within(self._request.content.total_bytes)
+        part = await self._parse(self._reader.next())
         if part is None:
             return None
         if not isinstance(part, BodyPartReader):
-            raise RequestError("a form has no forms in it")
-        packed = hdrs.CONTENT_ENCODING in part.headers
-        if packed or part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "").lower() not in _PLAIN:
-            raise UnsupportedBody("the parts of a form have to come as they are")
+            raise RequestError("nested forms are not accepted")
+        encoded = hdrs.CONTENT_ENCODING in part.headers
+        transfer = part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "").lower()
+        if encoded or transfer not in _UNENCODED:
+            raise UnsupportedBody("the parts of a form must not be encoded or compressed")
         return part
 
-    async def _parsed(self, reading: Awaitable[_T]) -> _T:
-        """What aiohttp's reader gives; it has no error of its own for a form that is malformed."""
+    async def _parse(self, reading: Awaitable[_T]) -> _T:
+        """Run one read of aiohttp's parser, which has no error class for malformed forms."""
         try:
-            return await patiently(reading, self._limits.stall_s)
-        except _FAULTS as error:
+            result = await read_with_timeout(reading, self._limits.stall_s)
+        except _PARSER_ERRORS as error:
             raise RequestError("the form is malformed") from error
+        self._require_within(self._request.content.total_bytes)
+        return result
 
     def _require_within(self, byte_size: int) -> None:
         if byte_size > self._limits.max_bytes:
-            raise BodyTooLarge(f"a form may have {self._limits.max_bytes} bytes")
+            raise BodyTooLarge(f"a form may have at most {self._limits.max_bytes} bytes")

@@ -1,10 +1,10 @@
-"""Problem details (RFC 9457): every error as JSON that says what to do."""
+"""Problem details (RFC 9457): every error response is JSON that says what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 
@@ -22,9 +22,23 @@ from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server.request_validation import RequestRejection
 
 _RETRY_AFTER_S = 5
-"""Where an error does not say when to come back."""
+"""For a 503 whose error names no time."""
 
 MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The JSON of an error response."""
+
+    title: str
+    status: int
+    detail: str
+    parameter: str | None = None
+    """Of a 400: the parameter whose value is not allowed."""
+    allowed: str | None = None
+    forwarded: bool | None = None
+    """Of a 401 without a token: whether a proxy forwarded the request."""
 
 
 def problem(
@@ -35,61 +49,54 @@ def problem(
     negotiated: bool = False,
     security: Sequence[Header] = SECURITY,
 ) -> BufferedResponse:
-    """The answer that an error gives.
+    """Return the response for an error.
 
-    Only a 404 may be kept, for ``not_found_s`` or as long as Retry-After says; where the picture
-    would have been negotiated it carries the same Vary.
+    Only a 404 may be cached, for ``not_found_s`` or until Retry-After, whichever is shorter. If the
+    image would have been ``negotiated``, it has the same Vary header.
     """
     headers = [("Cache-Control", _cache_control(error, not_found_s))]
-    if error.retry_after_s is not None:
-        headers.append(("Retry-After", str(error.retry_after_s)))
-    elif error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append(("Retry-After", str(_RETRY_AFTER_S)))
-    if isinstance(error, RangeNotSatisfiable):
-        headers.append(("Content-Range", f"bytes */{error.length}"))
-    if isinstance(error, Unauthorized):
-        headers.append(("WWW-Authenticate", error.challenge))
+    wait = error.retry_after_s
+    if wait is None and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        wait = _RETRY_AFTER_S
     if negotiated and error.status == HTTPStatus.NOT_FOUND:
         headers.append(("Vary", "Accept"))
+    members: dict[str, object] = {}
+    match error:
+        case BadParameter():
+            members = {"parameter": error.parameter, "allowed": error.allowed}
+        case RangeNotSatisfiable():
+            headers.append(("Content-Range", f"bytes */{error.length}"))
+        case Unauthorized():
+            headers.append(("WWW-Authenticate", error.challenge))
+            members = {} if error.forwarded is None else {"forwarded": error.forwarded}
     return render_problem(
         error.status,
         error.title,
         error.detail,
-        headers=headers,
         outcome=outcome._replace(error=type(error).__name__),
-        extra=_members(error),
+        headers=headers,
+        retry_after_s=wait,
+        members=members,
         security=security,
     )
 
 
-def refused(refusal: RequestRejection) -> BufferedResponse:
-    """The answer to a request that is refused before its address was looked at."""
-    wait = refusal.retry_after_s
+def refused(rejection: RequestRejection) -> BufferedResponse:
+    """Return the response to a request that is rejected before it is routed."""
     return render_problem(
-        refusal.status,
-        refusal.title,
-        refusal.detail,
-        headers=[
-            ("Cache-Control", NO_STORE),
-            *([] if wait is None else [("Retry-After", str(wait))]),
-        ],
-        outcome=Outcome("malformed" if wait is None else "over_limit"),
+        rejection.status,
+        rejection.title,
+        rejection.detail,
+        outcome=Outcome("malformed" if rejection.retry_after_s is None else "over_limit"),
+        retry_after_s=rejection.retry_after_s,
     )
-
-
-def _members(error: SmartserveError) -> dict[str, Any]:
-    if isinstance(error, BadParameter):
-        return {"parameter": error.parameter, "allowed": error.allowed}
-    if isinstance(error, Unauthorized) and error.forwarded is not None:
-        return {"forwarded": error.forwarded}
-    return {}
 
 
 def _cache_control(error: SmartserveError, not_found_s: int) -> str:
     if error.status != HTTPStatus.NOT_FOUND or not_found_s == 0:
         return NO_STORE
     if isinstance(error, MediaNotReady) and error.retry_after_s is not None:
-        return f"public, max-age={min(not_found_s, error.retry_after_s)}"
+        not_found_s = min(not_found_s, error.retry_after_s)
     return f"public, max-age={not_found_s}"
 
 
@@ -99,15 +106,13 @@ def render_problem(
     detail: str,
     *,
     outcome: Outcome,
-    headers: list[Header] | None = None,
-    extra: dict[str, Any] | None = None,
+    headers: Sequence[Header] = (("Cache-Control", NO_STORE),),
+    retry_after_s: int | None = None,
+    members: Mapping[str, object] | None = None,
     security: Sequence[Header] = SECURITY,
 ) -> BufferedResponse:
-    """Problem details with any status; those of a picture route may be read by any page."""
-    members = {"title": title, "status": status, "detail": detail, **(extra or {})}
-    lines = [
-        ("Content-Type", MEDIA_TYPE),
-        *(headers or [("Cache-Control", NO_STORE)]),
-        *security,
-    ]
-    return whole(status, lines, orjson.dumps(members), outcome=outcome)
+    """Return problem details with any status; by default, pages of any origin may read them."""
+    body = {"title": title, "status": status, "detail": detail, **(members or {})}
+    wait = [] if retry_after_s is None else [("Retry-After", str(retry_after_s))]
+    lines = [("Content-Type", MEDIA_TYPE), *headers, *wait, *security]
+    return whole(status, lines, orjson.dumps(body), outcome=outcome)

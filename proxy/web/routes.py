@@ -1,104 +1,118 @@
-"""The aiohttp application: which address leads where."""
+"""The aiohttp application: which URL is handled by which method."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 
 import orjson
 from aiohttp import web
 
 from proxy.domain.outcome import Outcome
-from proxy.settings import Settings
+from proxy.settings import Settings, has_page
 from proxy.telemetry.metrics import Metrics
-from proxy.web.cache_headers import ImageRoute
+from proxy.web.cache_headers import NO_STORE, ImageRoute
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
 from proxy.web.handlers.health import HealthHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import COMPONENT, ComponentHandler, PageHandler
+from proxy.web.handlers.page import COMPONENT, PageHandler
 from proxy.web.handlers.page_local import LocalPageHandler
 from proxy.web.handlers.upload_queue import MediaApiHandler
 from proxy.web.handlers.uploads import UploadHandler
-from proxy.web.headers import Header
-from proxy.web.openapi.document import describe
 from proxy.web.responses import BufferedResponse, whole
 
 
-def create_app(  # noqa: PLR0913 - it is given the handlers of all addresses
-    settings: Settings,
-    *,
-    pictures: ImageHandler,
-    health: HealthHandler,
-    metrics: Metrics,
-    admin: AdminHandler | None,
-    analyses: AnalysisHandler,
-    info: InfoHandler,
-    component: ComponentHandler,
-    oembed: OembedHandler,
-    page: PageHandler | None = None,
-    trial: LocalPageHandler | None = None,
-    uploads: UploadHandler | None = None,
-    media_api: MediaApiHandler | None = None,
-) -> web.Application:
-    """Put the handlers under their addresses; what is None has no routes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """The handlers of all routes. A handler that is None has no routes."""
+
+    images: ImageHandler
+    health: HealthHandler
+    metrics: Metrics
+    analyses: AnalysisHandler
+    info: InfoHandler
+    oembed: OembedHandler
+    page: PageHandler
+    page_local: LocalPageHandler | None = None
+    admin: AdminHandler | None = None
+    uploads: UploadHandler | None = None
+    media_api: MediaApiHandler | None = None
+
+
+def create_app(settings: Settings, handlers: Handlers) -> web.Application:
+    """Return the application with all routes that the settings enable."""
     app = web.Application()
-    app.router.add_get(ImageRoute.SERVE.path, pictures.serve, name=ImageRoute.SERVE)
-    app.router.add_get(ImageRoute.API_IMAGES.path, pictures.api_images, name=ImageRoute.API_IMAGES)
-    app.router.add_get("/healthz", health.alive)
-    app.router.add_get("/readyz", health.ready)
-    app.router.add_get("/metrics", _metrics(metrics))
-    app.router.add_get("/openapi.json", _openapi(settings))
-    app.router.add_get("/api/media/analysis/{media_id}", analyses.get)
-    app.router.add_get("/info", info.many)
-    app.router.add_post("/info", info.posted)
-    app.router.add_options("/info", info.preflight)
-    app.router.add_get("/info/{id}", info.one)
-    app.router.add_get("/oembed", oembed.get)
-    app.router.add_get(f"/static/{COMPONENT}", component.get)
-    if page is not None:
-        app.router.add_get("/", page.index)
-        app.router.add_get("/static/{name}", page.static)
-        app.router.add_get("/api/gallery", info.gallery)
-        app.router.add_get("/api/page/accept", page.accept)
-        app.router.add_get("/api/page/accept.gif", page.pixel)
-    if trial is not None:
-        app.router.add_get("/api/page/token", trial.token)
-        app.router.add_get("/api/page/uploads/{id}", trial.upload)
-    if admin is not None:
-        app.router.add_delete("/api/media/{id}/renditions", admin.purge_media)
-        app.router.add_delete("/api/users/{id}/renditions", admin.purge_user)
-    if uploads is not None:
-        app.router.add_patch("/users/me", uploads.upload)
-    if media_api is not None:
-        app.router.add_get("/api/media/pending/all", media_api.pending)
-        app.router.add_post("/api/media/complete/{id}", media_api.complete)
-        app.router.add_delete("/api/media/cleanup/{id}", media_api.cleanup)
-        app.router.add_get("/temp_images/{folder}/{name}", media_api.temp_image)
+    app.add_routes(_routes(settings, handlers))
     return app
 
 
-Handler = Callable[[web.Request], Awaitable[BufferedResponse]]
+def _routes(settings: Settings, handlers: Handlers) -> Iterator[web.RouteDef]:
+    images, info, page = handlers.images, handlers.info, handlers.page
+    yield web.get(ImageRoute.SERVE.path, images.serve, name=ImageRoute.SERVE)
+    yield web.get(ImageRoute.API_IMAGES.path, images.api_images, name=ImageRoute.API_IMAGES)
+    yield web.get("/healthz", handlers.health.alive)
+    yield web.get("/readyz", handlers.health.ready)
+    yield web.get("/metrics", _metrics(handlers.metrics))
+    yield web.get("/openapi.json", _openapi(settings))
+    yield web.get("/api/media/analysis/{media_id}", handlers.analyses.get)
+    yield web.get("/info", info.many)
+    yield web.post("/info", info.posted)
+    yield web.options("/info", info.preflight)
+    yield web.get("/info/{id}", info.one)
+    yield web.get("/oembed", handlers.oembed.get)
+    yield web.get(f"/static/{COMPONENT}", page.component)
+    if has_page(settings):
+        yield web.get("/", page.index)
+        yield web.get("/static/{name}", page.static)
+        yield web.get("/api/gallery", info.gallery)
+        yield web.get("/api/page/accept", page.accept)
+        yield web.get("/api/page/accept.gif", page.pixel)
+    if (local := handlers.page_local) is not None:
+        yield web.get("/api/page/token", local.token)
+        yield web.get("/api/page/uploads/{id}", local.upload)
+    if (admin := handlers.admin) is not None:
+        yield web.delete("/api/media/{id}/renditions", admin.purge_media)
+        yield web.delete("/api/users/{id}/renditions", admin.purge_user)
+    if handlers.uploads is not None:
+        yield web.patch("/users/me", handlers.uploads.upload)
+    if (media_api := handlers.media_api) is not None:
+        yield web.get("/api/media/pending/all", media_api.pending)
+        yield web.post("/api/media/complete/{id}", media_api.complete)
+        yield web.delete("/api/media/cleanup/{id}", media_api.cleanup)
+        yield web.get("/temp_images/{folder}/{name}", media_api.temp_image)
 
 
-def _metrics(metrics: Metrics) -> Handler:
-    async def page(request: web.Request) -> BufferedResponse:
+_Handler = Callable[[web.Request], Awaitable[BufferedResponse]]
+
+
+def _metrics(metrics: Metrics) -> _Handler:
+    async def handle(request: web.Request) -> BufferedResponse:
         body, media_type = metrics.exposition(", ".join(request.headers.getall("Accept", ())))
         return _answer("metrics", media_type, body)
 
-    return page
+    return handle
 
 
-def _openapi(settings: Settings) -> Handler:
-    body = orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
+def _openapi(settings: Settings) -> _Handler:
+    @cache
+    def build() -> bytes:
+        # Imported and built at the first request, in a thread: making the schemas takes 50
+        # ms, which would delay every start, or all other requests.
+        from proxy.web.openapi.document import describe  # noqa: PLC0415
 
-    async def page(_request: web.Request) -> BufferedResponse:
-        return _answer("openapi", "application/json", body)
+        return orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
 
-    return page
+    async def handle(_request: web.Request) -> BufferedResponse:
+        return _answer("openapi", "application/json", await asyncio.to_thread(build))
+
+    return handle
 
 
 def _answer(route: str, media_type: str, body: bytes) -> BufferedResponse:
-    headers: list[Header] = [("Content-Type", media_type), ("Cache-Control", "no-store")]
+    headers = [("Content-Type", media_type), ("Cache-Control", NO_STORE)]
     return whole(200, headers, body, outcome=Outcome(route))

@@ -1,4 +1,4 @@
-"""Files of our own: the page and the web component, read once at start and served from memory."""
+"""The files of the page and the web component, read once at start and served from memory."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import gzip
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
 
 from aiohttp import web
 
 from proxy.domain.outcome import Outcome
-from proxy.web.conditional import matches
 from proxy.web.headers import Header
-from proxy.web.responses import BufferedResponse, whole
+from proxy.web.json_response import with_etag
+from proxy.web.responses import BufferedResponse
 
 STATIC = Path(__file__).with_name("static")
 
@@ -28,43 +26,40 @@ _TYPES: Mapping[str, str] = MappingProxyType(
         ".svg": "image/svg+xml; charset=utf-8",
     }
 )
+# "gzip" with no weight or a weight above 0 (RFC 9110, 12.5.3).
 _GZIP = re.compile(r"(?:^|,)\s*(?:x-)?gzip\s*(?:;\s*q=(?:1(?:\.0*)?|0?\.0*[1-9][0-9]*)\s*)?(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file as it goes out, plain and packed, each with an ETag of its own."""
+    """A file in memory, plain and compressed; each form has its own ETag."""
 
     media_type: str
     plain: bytes
-    packed: bytes
-
-    @classmethod
-    def read(cls, path: Path) -> StaticFile:
-        """Read it; equal bytes have equal ETags on every node."""
-        body = path.read_bytes()
-        return cls(_TYPES[path.suffix], body, gzip.compress(body, mtime=0))
+    compressed: bytes
 
     def answer(
         self, request: web.Request, headers: Sequence[Header], *, route: str
     ) -> BufferedResponse:
-        """The answer to GET or HEAD: 200 or 304, packed where the client unpacks."""
-        packed = _GZIP.search(request.headers.get("Accept-Encoding", "").lower()) is not None
-        body = self.packed if packed else self.plain
-        etag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
-        lines = [("ETag", etag), ("Vary", "Accept-Encoding"), *headers]
-        outcome = Outcome(route)
-        if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
-            return whole(HTTPStatus.NOT_MODIFIED, lines, b"", outcome=outcome)
-        encoding = [("Content-Encoding", "gzip")] if packed else []
-        lines = [("Content-Type", self.media_type), *encoding, *lines]
-        return whole(HTTPStatus.OK, lines, body, outcome=outcome)
+        """Return 200 or 304, compressed if Accept-Encoding allows gzip."""
+        gzipped = _GZIP.search(request.headers.get("Accept-Encoding", "").lower()) is not None
+        content = [("Content-Type", self.media_type)]
+        if gzipped:
+            content.append(("Content-Encoding", "gzip"))
+        body = self.compressed if gzipped else self.plain
+        lines = [("Vary", "Accept-Encoding"), *headers]
+        return with_etag(request, body, content, lines, outcome=Outcome(route))
 
 
 def read_files(folder: Path = STATIC) -> dict[str, StaticFile]:
-    """All files of a folder that have a type, by their names. Blocking: to be called at start."""
-    return {
-        path.name: StaticFile.read(path)
+    """Return the folder's files of known types by name. Blocking: call it at start only."""
+    contents = {
+        path: path.read_bytes()
         for path in sorted(folder.iterdir())
         if path.suffix in _TYPES and path.is_file()
+    }
+    # Without mtime equal files compress to equal bytes, so nodes agree on the ETag.
+    return {
+        path.name: StaticFile(_TYPES[path.suffix], body, gzip.compress(body, mtime=0))
+        for path, body in contents.items()
     }

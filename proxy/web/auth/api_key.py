@@ -1,4 +1,4 @@
-"""The guard of routes that change something: a key in ``Authorization: Bearer`` (RFC 6750)."""
+"""Authentication by a key in ``Authorization: Bearer`` (RFC 6750), with a limit on failures."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from cachetools import TTLCache
 from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
-_PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+_PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 _MAX_CALLERS = 10_000
-"""Callers whose failures are remembered; what comes on top puts out who failed longest ago."""
-_CROWD = 10
-"""From so many times ``max_failures`` of all callers together each of them has one."""
+"""Callers whose failures are counted; beyond it the one that failed longest ago is evicted."""
+_DISTRIBUTED_FACTOR = 10
+"""If all callers together fail this many times ``max_failures``, each may fail only once."""
 
 log = structlog.get_logger(__name__)
 
 
 class AuthFailure(StrEnum):
-    """Why a request was refused: the labels of a metric."""
+    """Why a request was rejected: the labels of a metric."""
 
     NO_KEY_SET = "no_key_set"
     MISSING = "missing"
@@ -40,28 +40,28 @@ class AuthFailure(StrEnum):
 
 
 class Caller(NamedTuple):
-    """Whose failures are counted together."""
+    """The clients whose failures are counted together."""
 
     network: str
-    """An IPv4 address, or the /64 of an IPv6 one: that much a single customer has."""
-    passed_on: bool
-    """Whether a proxy says that it asks for somebody else.
+    """An IPv4 address, or the /64 of an IPv6 address: one customer usually has a whole /64."""
+    forwarded: bool
+    """Whether a header says that a proxy forwards the request.
 
-    All that come through a proxy have its address. Who calls from the proxy's own machine, past
-    it, is told apart by this, so that strangers cannot have him refused.
+    All requests through a proxy have the proxy's address. Counting them apart from direct ones
+    keeps an operator on the proxy's machine from being blocked by strangers' failures.
     """
 
 
 class _Failures(NamedTuple):
-    times: int
+    number: int
     until: float
-    """By the clock: when they are forgotten."""
+    """When the failures expire, by the clock."""
 
 
 class FailureLimit:
-    """Counts failures by caller and in total, in bounded memory; each is remembered for a while.
+    """Counts failures by caller and in total, in bounded memory; each expires after a while.
 
-    Only who has failed is ever refused, however many others do.
+    Only callers that have failed themselves are ever blocked.
     """
 
     def __init__(
@@ -73,38 +73,35 @@ class FailureLimit:
         self._callers: TTLCache[Caller, _Failures] = TTLCache(_MAX_CALLERS, window_s, timer=clock)
         self._total = _Failures(0, -math.inf)
 
-    def refused_s(self, caller: Caller) -> float:
-        """For how long a caller is refused from now on; 0 for one that is not."""
+    def blocked_s(self, caller: Caller) -> float:
+        """Return for how many seconds a caller stays blocked; 0 if it is not."""
         failures = self._callers.get(caller)
-        if failures is None or failures.times < self._allowed():
+        distributed = self._recent().number >= self._max_failures * _DISTRIBUTED_FACTOR
+        allowed = 1 if distributed else self._max_failures
+        if failures is None or failures.number < allowed:
             return 0.0
         return failures.until - self._clock()
 
-    def failed(self, caller: Caller) -> bool:
-        """Count a failure; whether it is the last that a caller has when there is no crowd."""
-        until = self._clock() + self._window_s
-        before = self._callers.get(caller)
-        times = 1 if before is None else before.times + 1
-        self._callers[caller] = _Failures(times, until)
+    def add(self, caller: Caller) -> bool:
+        """Count a failure; return whether the caller has just used up ``max_failures``."""
+        previous = self._callers.get(caller)
+        count = 1 if previous is None else previous.number + 1
+        self._callers[caller] = _Failures(count, self._clock() + self._window_s)
         total = self._recent()
-        self._total = _Failures(total.times + 1, total.until)
-        return times == self._max_failures
+        self._total = total._replace(number=total.number + 1)
+        return count == self._max_failures
 
     def _recent(self) -> _Failures:
-        """The failures of all callers in the window that runs; a new one where it has ended."""
+        """Return the failures of all callers in the current window, or start a new window."""
         now = self._clock()
         return self._total if now < self._total.until else _Failures(0, now + self._window_s)
 
-    def _allowed(self) -> int:
-        crowded = self._recent().times >= self._max_failures * _CROWD
-        return 1 if crowded else self._max_failures
-
 
 class BearerGuard:
-    """Reads what stands behind ``Bearer``, and counts failures by caller.
+    """Reads the bearer token and counts failures by caller.
 
-    What is right is heard from every caller that has not failed too often; from one that has,
-    nothing is looked at, for else the limit would slow nobody down.
+    A blocked caller is rejected before its token is checked. Otherwise the limit would not slow
+    down guessing.
     """
 
     def __init__(
@@ -112,54 +109,54 @@ class BearerGuard:
         *,
         limit: FailureLimit,
         on_refusal: Callable[[AuthFailure], None],
-        realm: str = "smartserve",
-        what: str = "key",
+        credential: str = "key",
     ) -> None:
-        """``on_refusal`` counts; ``what`` is what has to be shown."""
+        """``on_refusal`` counts; ``credential`` is the word for the token in messages."""
         self._limit = limit
         self._on_refusal = on_refusal
-        self._realm = realm
-        self._what = what
+        self._credential = credential
 
     def _token(self, request: web.BaseRequest) -> str:
-        shown = f"Bearer {self._what.upper()}"
+        form = f"Authorization: Bearer {self._credential.upper()}"
         lines = request.headers.getall("Authorization", [])
         if not lines:
-            detail = f"show the {self._what}: Authorization: {shown}"
+            detail = f"the {self._credential} is missing: send the header {form}"
             missing = self._unauthorized(AuthFailure.MISSING, detail)
-            missing.forwarded = caller_of(request).passed_on
+            missing.forwarded = caller_of(request).forwarded
             raise missing
         match = _BEARER.fullmatch(lines[0])
         if match is None or len(lines) > 1:
-            detail = f"one Authorization header is needed, of the form: {shown}"
+            detail = f"exactly one Authorization header is needed, of the form {form}"
             raise self._unauthorized(AuthFailure.MALFORMED, detail, error="invalid_token")
         return match[1]
 
     def _check_limit(self, caller: Caller) -> None:
-        seconds = self._limit.refused_s(caller)
+        seconds = self._limit.blocked_s(caller)
         if seconds > 0:
             self._on_refusal(AuthFailure.BLOCKED)
             raise TooManyFailures(
-                f"too many wrong {self._what}s came from your address",
+                f"too many wrong {self._credential}s came from your address; it is blocked for"
+                f" {math.ceil(seconds)} s",
                 retry_after_s=math.ceil(seconds),
             )
 
-    def _failed(self, caller: Caller) -> None:
-        if self._limit.failed(caller):
-            log.warning("caller_refused", network=caller.network, passed_on=caller.passed_on)
+    def _add_failure(self, caller: Caller) -> None:
+        if self._limit.add(caller):
+            log.warning("caller_blocked", network=caller.network, forwarded=caller.forwarded)
 
     def _unauthorized(
         self, reason: AuthFailure, detail: str, *, error: str | None = None
     ) -> Unauthorized:
         self._on_refusal(reason)
-        named = f', error="{error}", error_description="{detail}"' if error else ""
-        return Unauthorized(detail, challenge=f'Bearer realm="{self._realm}"{named}')
+        # A challenge to a request without a token has no error code (RFC 6750, 3.1).
+        code = f', error="{error}", error_description="{detail}"' if error else ""
+        return Unauthorized(detail, challenge=f'Bearer realm="smartserve"{code}')
 
 
 class KeyGuard(BearerGuard):
-    """Lets those pass who show the key.
+    """Accepts requests that carry one fixed key.
 
-    Of the key a digest is kept: digests are compared, all of one length, in constant time.
+    Only a digest of the key is stored. Digests of equal length are compared in constant time.
     """
 
     def __init__(
@@ -169,18 +166,17 @@ class KeyGuard(BearerGuard):
         advice: str,
         limit: FailureLimit,
         on_refusal: Callable[[AuthFailure], None],
-        realm: str = "smartserve",
     ) -> None:
-        """An empty ``key`` refuses everybody, with the ``advice`` of how to set one."""
-        super().__init__(limit=limit, on_refusal=on_refusal, realm=realm)
+        """If ``key`` is empty, every request is rejected with ``advice`` on how to set one."""
+        super().__init__(limit=limit, on_refusal=on_refusal)
         self._digest = _digest(key) if key else None
         self._advice = advice
 
     def check(self, request: web.BaseRequest) -> None:
-        """Return for a request that shows the key.
+        """Return if the request carries the key.
 
         Raises:
-            AccessError: it does not, or nobody can; the kind says which.
+            AccessError: it does not, or no key is set.
         """
         if self._digest is None:
             self._on_refusal(AuthFailure.NO_KEY_SET)
@@ -188,23 +184,22 @@ class KeyGuard(BearerGuard):
         token = self._token(request)
         caller = caller_of(request)
         self._check_limit(caller)
-        if hmac.compare_digest(_digest(token), self._digest):
-            return
-        self._failed(caller)
-        raise self._unauthorized(AuthFailure.WRONG, "this is not the key", error="invalid_token")
+        if not hmac.compare_digest(_digest(token), self._digest):
+            self._add_failure(caller)
+            raise self._unauthorized(AuthFailure.WRONG, "the key is wrong", error="invalid_token")
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
-    """Who asks, by the connection's own address: what a header says can be made up."""
-    passed_on = any(name in request.headers for name in _PASSED_ON)
-    return Caller(_network(request.remote or ""), passed_on)
+    """Return the caller by the connection's address: headers can be forged."""
+    forwarded = any(name in request.headers for name in _PROXY_HEADERS)
+    return Caller(_network(request.remote or ""), forwarded)
 
 
 def _network(remote: str) -> str:
     try:
         address = ip_address(remote.partition("%")[0])
     except ValueError:
-        return "local"  # a socket of this machine, which has no address
+        return "local"  # a Unix socket, which has no address
     if not isinstance(address, IPv6Address):
         return str(address)
     if address.ipv4_mapped is not None:

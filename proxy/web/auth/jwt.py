@@ -1,4 +1,4 @@
-"""Users: who uploads, told by a JSON web token in ``Authorization: Bearer`` (RFC 7519)."""
+"""Authentication of users by a JSON web token in ``Authorization: Bearer`` (RFC 7519)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from proxy.settings import TokenKey, UserSettings
 from proxy.web.auth.api_key import AuthFailure, BearerGuard, FailureLimit, caller_of
 
 _CLAIMS = ("sub", "user_id", "id", "userId")
-"""Where the user's number may stand, as Node servers write it; the first that is one counts."""
+"""Claims that Node servers use for the user's id; the first one with a valid id counts."""
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class TokenVerifier(BearerGuard):
-    """Tells users by their tokens.
+    """Identifies users by their tokens.
 
-    One algorithm is taken, that of the key; so neither ``none`` is, nor a public key for a secret.
+    Only the algorithm of the configured key is accepted. So a token signed with ``none``, or with
+    the public key as an HMAC secret, is rejected.
     """
 
     def __init__(
@@ -33,35 +34,34 @@ class TokenVerifier(BearerGuard):
         limit: FailureLimit,
         on_refusal: Callable[[AuthFailure], None],
     ) -> None:
-        super().__init__(limit=limit, on_refusal=on_refusal, what="token")
+        super().__init__(limit=limit, on_refusal=on_refusal, credential="token")
         self._key = key
         self._section = section
 
     def identify(self, request: web.BaseRequest) -> int:
-        """The number of the user who asks.
-
-        Failures are counted against who comes to us himself. Who is passed on by a proxy shares
-        its address with all users: there, one with wrong tokens would keep all of them out.
+        """Return the user's id.
 
         Raises:
-            AccessError: there is no token that holds; the kind says why.
+            AccessError: there is no valid token.
         """
         token = self._token(request)
         caller = caller_of(request)
-        if not caller.passed_on:
+        # Users behind a proxy share its address. There, one user with wrong tokens would block
+        # all others, so failures are counted only for clients that connect directly.
+        if not caller.forwarded:
             self._check_limit(caller)
         try:
             claims = self._decode(token)
         except jwt.ExpiredSignatureError:
-            detail = "the token has expired"
+            detail = "the token has expired; request a new one"
             raise self._unauthorized(AuthFailure.EXPIRED, detail, error="invalid_token") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
             claims = {}
         user_id = _user(claims)
         if user_id is None:
-            if not caller.passed_on:
-                self._failed(caller)
-            detail = "this is no token of a user that holds here"
+            if not caller.forwarded:
+                self._add_failure(caller)
+            detail = "the token is not valid here: its signature or its claims do not match"
             raise self._unauthorized(AuthFailure.WRONG, detail, error="invalid_token")
         return user_id
 
@@ -74,7 +74,8 @@ class TokenVerifier(BearerGuard):
             issuer=section.jwt_issuer or None,
             audience=section.jwt_audience or None,
             leeway=section.jwt_leeway_s,
-            # Node servers write `sub` as a number; an audience is a matter of the settings alone.
+            # Node servers write `sub` as a number, which PyJWT's own check rejects. An audience
+            # in the token is ignored unless the settings require one.
             options={"verify_sub": False, "verify_aud": bool(section.jwt_audience)},
         )
         return claims
@@ -83,9 +84,9 @@ class TokenVerifier(BearerGuard):
 def issue(key: TokenKey, section: UserSettings, *, user_id: int, ttl_s: int) -> str:
     """Return a token that `TokenVerifier.identify` accepts for this user; ``key`` is a secret."""
     now = int(time.time())
-    asked = {"iss": section.jwt_issuer, "aud": section.jwt_audience}
-    named = {claim: value for claim, value in asked.items() if value}
-    claims = {"sub": str(user_id), "iat": now, "exp": now + ttl_s, **named}
+    claims = {"sub": str(user_id), "iat": now, "exp": now + ttl_s}
+    optional = {"iss": section.jwt_issuer, "aud": section.jwt_audience}
+    claims |= {claim: value for claim, value in optional.items() if value}
     return jwt.encode(claims, key.key, algorithm=key.algorithm)
 
 

@@ -1,56 +1,67 @@
-"""The admin routes: purging over HTTP, for those who have the key."""
+"""The admin routes: purging renditions over HTTP with the admin key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
 from aiohttp import web
+from pydantic import Field
 
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.outcome import Outcome
 from proxy.domain.query import parse_boxes
 from proxy.serving.purge import PurgeService
 from proxy.web.auth.api_key import KeyGuard
-from proxy.web.id_params import parse_id
-from proxy.web.json_response import guarded
-from proxy.web.responses import BufferedResponse
+from proxy.web.id_params import path_id
+from proxy.web.json_response import private_route
 
-Counts = Mapping[str, int]
+Count = Annotated[int, Field(ge=0)]
 
 
+@dataclass(frozen=True, slots=True)
+class PurgedMedia:
+    """The result of purging one image."""
+
+    dropped: Annotated[Count, Field(description="Renditions that were deleted.")]
+
+
+@dataclass(frozen=True, slots=True)
+class PurgedUser:
+    """The result of purging all images of a user."""
+
+    media: Annotated[Count, Field(description="Images that were purged.")]
+    dropped: Annotated[Count, Field(description="Renditions that were deleted.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdminHandler:
-    """Answers the admin routes; nothing is done, or told, before the guard has let one pass."""
+    """Handles the admin routes. The key is checked before anything else."""
 
-    def __init__(
-        self, *, guard: KeyGuard, purger: PurgeService, sizes: Mapping[str, SizeSpec]
-    ) -> None:
-        """The guard before it, and the use case behind it."""
-        self._guard = guard
-        self._purger = purger
-        self._sizes = sizes
+    guard: KeyGuard
+    purger: PurgeService
+    sizes: Mapping[str, SizeSpec]
 
-    async def purge_media(self, request: web.Request) -> BufferedResponse:
-        """``DELETE /api/media/{id}/renditions``: how many were dropped."""
-        return await guarded(request, self._guard, Outcome("purge_media"), self._purge_media)
+    @private_route("purge_media")
+    async def purge_media(self, request: web.Request) -> PurgedMedia:
+        """``DELETE /api/media/{id}/renditions``."""
+        self.guard.check(request)
+        media_id, boxes = path_id(request), self._boxes(request)
+        return PurgedMedia(await self.purger.medium(media_id, boxes))
 
-    async def purge_user(self, request: web.Request) -> BufferedResponse:
-        """``DELETE /api/users/{id}/renditions``: how many, of how many media."""
-        return await guarded(request, self._guard, Outcome("purge_user"), self._purge_user)
-
-    async def _purge_media(self, request: web.Request) -> Counts:
-        media_id, boxes = parse_id("id", request.match_info["id"]), self._boxes(request)
-        return {"dropped": await self._purger.medium(media_id, boxes)}
-
-    async def _purge_user(self, request: web.Request) -> Counts:
-        """However many media there are, a page of ids is all that is held of them."""
-        user_id, boxes = parse_id("id", request.match_info["id"]), self._boxes(request)
+    @private_route("purge_user")
+    async def purge_user(self, request: web.Request) -> PurgedUser:
+        """``DELETE /api/users/{id}/renditions``."""
+        self.guard.check(request)
+        user_id, boxes = path_id(request), self._boxes(request)
         media = dropped = 0
+        # No row can have an id above MAX_MEDIA_ID, and the database driver rejects it.
         if user_id <= MAX_MEDIA_ID:
-            async for purged in self._purger.user(user_id, boxes):
+            async for purged in self.purger.user(user_id, boxes):
                 media += 1
                 dropped += purged.dropped
-        return {"media": media, "dropped": dropped}
+        return PurgedUser(media, dropped)
 
     def _boxes(self, request: web.Request) -> tuple[SizeSpec, ...]:
-        return parse_boxes(request.rel_url.raw_query_string, sizes=self._sizes)
+        return parse_boxes(request.rel_url.raw_query_string, sizes=self.sizes)

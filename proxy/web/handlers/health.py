@@ -1,4 +1,4 @@
-"""Health: whether the process lives, and whether it can serve."""
+"""Liveness and readiness of the server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiohttp import web
 from proxy.domain.errors import SmartserveError
 from proxy.domain.outcome import Origin, Outcome
 from proxy.web.cache_headers import NO_STORE
+from proxy.web.json_response import JSON
 from proxy.web.responses import BufferedResponse, whole
 
 Check = Callable[[], Awaitable[object]]
@@ -20,46 +21,45 @@ _TIMEOUT_S = 3.0
 
 
 class HealthHandler:
-    """Answers /healthz and /readyz."""
+    """Handles /healthz and /readyz."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
-        """``checks`` by name; each returns where its part is fit, and raises where it is not."""
+        """``checks`` by name; each one raises SmartserveError if its part cannot serve."""
         self._checks = checks
         self._draining = False
 
     def drain(self) -> None:
-        """The server is about to stop: not ready from now on."""
+        """Report "not ready" from now on, so that load balancers stop sending requests."""
         self._draining = True
 
     async def alive(self, _request: web.Request) -> BufferedResponse:
         """``/healthz``: the event loop runs."""
-        return as_json(HTTPStatus.OK, {"status": "alive"}, route="healthz")
+        return _answer("healthz", HTTPStatus.OK, {"status": "alive"})
 
     async def ready(self, _request: web.Request) -> BufferedResponse:
-        """``/readyz``: database, storage, cache directory and a worker answer."""
+        """``/readyz``: database, originals, renditions and a worker process respond."""
         if self._draining:
-            return as_json(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"}, route="readyz")
-        found = await asyncio.gather(*map(_outcome, self._checks.values()))
-        checks = dict(zip(self._checks, found, strict=True))
-        fit = all(outcome == "ok" for outcome in found)
-        status = HTTPStatus.OK if fit else HTTPStatus.SERVICE_UNAVAILABLE
-        state = "ready" if fit else "not ready"
-        return as_json(status, {"status": state, "checks": checks}, route="readyz")
+            return _answer("readyz", HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
+        results = await asyncio.gather(*map(_result, self._checks.values()))
+        checks = dict(zip(self._checks, results, strict=True))
+        if all(result == "ok" for result in results):
+            return _answer("readyz", HTTPStatus.OK, {"status": "ready", "checks": checks})
+        members = {"status": "not ready", "checks": checks}
+        return _answer("readyz", HTTPStatus.SERVICE_UNAVAILABLE, members)
 
 
-async def _outcome(check: Check) -> str:
+async def _result(check: Check) -> str:
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await check()
     except TimeoutError:
-        return "no answer in time"
+        return f"no response within {_TIMEOUT_S:g} s"
     except SmartserveError as error:
         return error.detail
     return "ok"
 
 
-def as_json(status: int, members: Mapping[str, object], *, route: str) -> BufferedResponse:
-    """A small JSON answer that nobody keeps."""
-    headers = [("Content-Type", "application/json"), ("Cache-Control", NO_STORE)]
+def _answer(route: str, status: int, members: Mapping[str, object]) -> BufferedResponse:
     body = orjson.dumps(members, option=orjson.OPT_INDENT_2)
-    return whole(status, headers, body, outcome=Outcome(route, source=Origin.NONE))
+    outcome = Outcome(route, source=Origin.NONE)
+    return whole(status, [JSON, ("Cache-Control", NO_STORE)], body, outcome=outcome)

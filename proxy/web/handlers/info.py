@@ -1,16 +1,16 @@
-"""The routes that tell of pictures: ``/info/{id}``, ``/info`` of many, the gallery's listing."""
+"""Image descriptions: ``/info/{id}``, ``/info`` for many ids, and the gallery's listing."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated
 
-import orjson
 from aiohttp import web
+from pydantic import Field
 
 from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
@@ -24,26 +24,26 @@ from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.web.cache_headers import NO_STORE
-from proxy.web.conditional import matches
 from proxy.web.handlers.images import servable
-from proxy.web.handlers.info_json import describe_picture
+from proxy.web.handlers.info_json import ImageDescription, describe_image
 from proxy.web.headers import PRIVATE, SECURITY, Header
 from proxy.web.id_params import DIGITS, ID, parse_id, whole_number
+from proxy.web.json_response import Answer, cached_json, private_route, uncached_json
 from proxy.web.problem_details import problem
 from proxy.web.request_body import read_json, require_json
-from proxy.web.responses import BufferedResponse, bodiless, whole
+from proxy.web.responses import BufferedResponse, bodiless
 
 MAX_IDS = 100
-"""By GET and by POST: first looks at so many took 14 s on two busy cores, later ones 0.06 s."""
+"""By GET and by POST. The first description of so many takes 14 s on two busy cores, later
+ones 0.06 s."""
 MAX_BODY_BYTES = 16 * 1024
-"""`MAX_IDS` of the longest ids, each on a line of its own, take a fifth of this."""
+"""`MAX_IDS` of the longest ids, each on its own line, take a fifth of this."""
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
-_UNDER_WAY = 4
-"""Pictures of a list that are described at once; a worker is asked for fewer by the describer."""
+_CONCURRENCY = 4
+"""Images of one list that are described at the same time."""
 
 _MANY = Outcome("info_many")
-_JSON = "application/json"
 _PREFLIGHT: Sequence[Header] = (
     ("Cache-Control", NO_STORE),
     ("Allow", "GET,HEAD,OPTIONS,POST"),
@@ -53,174 +53,198 @@ _PREFLIGHT: Sequence[Header] = (
     *SECURITY,
 )
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class MissingImage:
+    """An id that cannot be described, with the status that ``/info/{id}`` would have."""
+
+    id: int
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImageDescriptions:
+    """The descriptions of many images, in the order of their ids."""
+
+    pictures: list[ImageDescription]
+    missing: list[MissingImage]
+
+
+@dataclass(frozen=True, slots=True)
+class InfoQuery:
+    """The body of ``POST /info``; other members are ignored."""
+
+    ids: Annotated[
+        list[Annotated[int, Field(ge=0, le=10**DIGITS - 1)]],
+        Field(min_length=1, max_length=MAX_IDS, examples=[[1, 2]]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image of the gallery. Null: not known yet."""
+
+    id: int
+    name: Annotated[str | None, Field(description="The file name at upload.")]
+    settled: Annotated[bool, Field(description="False while it is being processed.")]
+    version: str | None
+    width: int | None
+    height: int | None
+    thumbhash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryPage:
+    """The newest images."""
+
+    pictures: list[ListedImage]
+    next: Annotated[int | None, Field(description="Value of `before` for the next page.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InfoHandler:
-    """Answers GET and HEAD of what is known of pictures."""
+    """Handles GET, HEAD and POST of image descriptions."""
 
-    def __init__(
-        self,
-        *,
-        database: MediaRepository,
-        listing: SqlMediaRepository,
-        delivery: Delivery,
-        describer: ImageInfoService,
-        planner: RenderPlanner,
-        lifetimes: LifetimeSettings,
-        stall_s: float,
-    ) -> None:
-        """The use cases that it works with; ``stall_s`` is for a body to come in whole."""
-        self._database = database
-        self._listing = listing
-        self._delivery = delivery
-        self._describer = describer
-        self._planner = planner
-        self._lifetimes = lifetimes
-        self._stall_s = stall_s
+    database: MediaRepository
+    listing: SqlMediaRepository
+    delivery: Delivery
+    describer: ImageInfoService
+    planner: RenderPlanner
+    lifetimes: LifetimeSettings
+    stall_s: float
+    """A request body must arrive completely within this time."""
 
     async def one(self, request: web.Request) -> BufferedResponse:
-        """``/info/{id}``: what a page wants to know of a picture before it is there."""
+        """``GET /info/{id}``: the description of one image."""
         outcome = Outcome("info")
         try:
             media_id = parse_id("media_id", request.match_info["id"])
             outcome = outcome._replace(media_id=media_id)
-            media = await self._media(media_id)
-            told = await self._describe(media)
+            media = await find_servable(self.database, media_id, self.lifetimes)
+            description = await self._describe(media)
         except SmartserveError as error:
-            return problem(error, outcome=outcome, not_found_s=self._lifetimes.not_found_s)
-        return answer_json(request, told, lifetime=self._lifetime(media), outcome=outcome)
+            return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
+        lifetime = self._lifetime() if media.settled else _public(self.lifetimes.unsettled_s)
+        return cached_json(request, description, lifetime=lifetime, outcome=outcome)
 
     async def many(self, request: web.Request) -> BufferedResponse:
-        """``/info?ids=1,2,3``: the same of many; what cannot be told is listed with the reason."""
+        """``GET /info?ids=1,2,3``: many descriptions; failed ids are listed with the reason."""
         try:
             ids = _parse_ids(last_values(request.rel_url.raw_query_string).get("ids", ""))
         except SmartserveError as error:
             return problem(error, outcome=_MANY)
-        told = await self._tell_all(ids)
-        lifetime = self._list_lifetime(told["missing"])
-        return answer_json(request, told, lifetime=lifetime, outcome=_MANY)
+        found = await self._describe_all(ids)
+        lifetime = self._list_lifetime(found.missing)
+        return cached_json(request, found, lifetime=lifetime, outcome=_MANY)
 
     async def posted(self, request: web.Request) -> BufferedResponse:
-        """``POST /info``: as `many`, with the ids in the body; kept by nobody."""
+        """``POST /info``: as `many`, with the ids in the body; never cached."""
         try:
             require_json(request)
-            body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self._stall_s)
+            body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self.stall_s)
             ids = _listed_ids(body.get("ids"))
         except SmartserveError as error:
             return problem(error, outcome=_MANY)
-        told = orjson.dumps(await self._tell_all(ids))
-        headers = [("Content-Type", _JSON), ("Cache-Control", NO_STORE), *SECURITY]
-        return whole(HTTPStatus.OK, headers, told, outcome=_MANY)
+        return uncached_json(await self._describe_all(ids), _MANY)
 
     async def preflight(self, _request: web.Request) -> BufferedResponse:
-        """``OPTIONS /info``: pages of other origins may send JSON there (Fetch, CORS-preflight)."""
+        """``OPTIONS /info``: lets pages of other origins POST JSON (Fetch, CORS-preflight)."""
         return bodiless(HTTPStatus.NO_CONTENT, _PREFLIGHT, outcome=Outcome("preflight"))
 
-    async def gallery(self, request: web.Request) -> BufferedResponse:
-        """``/api/gallery``: the newest pictures, with what is known of them already."""
+    @private_route("gallery")
+    async def gallery(self, request: web.Request) -> Answer:
+        """``GET /api/gallery``: the newest images, with what is known without rendering."""
+        before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
+        media = await self.listing.newest(before=before, limit=limit)
+        hashes = await self.describer.thumbhashes(media)
+        page = GalleryPage(
+            [_listed(one, hashes.get(one.id)) for one in media],
+            media[-1].id if len(media) == limit else None,
+        )
         outcome = Outcome("gallery")
-        try:
-            before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
-            pictures = await self._listing.newest(before=before, limit=limit)
-            hashes = await self._describer.thumbhashes(pictures)
-        except SmartserveError as error:
-            return problem(error, outcome=outcome, security=PRIVATE)
-        told = {
-            "pictures": [_listed(media, hashes.get(media.id)) for media in pictures],
-            "next": pictures[-1].id if len(pictures) == limit else None,
-        }
-        return answer_json(request, told, lifetime="no-cache", outcome=outcome, security=PRIVATE)
+        return cached_json(request, page, lifetime="no-cache", outcome=outcome, security=PRIVATE)
 
-    async def _tell_all(self, ids: Sequence[int]) -> Json:
-        """What is known of each picture, in their order, and what cannot be told."""
-        room = asyncio.Semaphore(_UNDER_WAY)
-        found = await asyncio.gather(*(self._tell(media_id, room) for media_id in ids))
-        return {
-            "pictures": [one for one in found if "status" not in one],
-            "missing": [one for one in found if "status" in one],
-        }
+    async def _describe_all(self, ids: Sequence[int]) -> ImageDescriptions:
+        semaphore = asyncio.Semaphore(_CONCURRENCY)
 
-    async def _tell(self, media_id: int, room: asyncio.Semaphore) -> Json:
-        """The description, or an object with the ``status`` that the id alone would get."""
-        async with room:
-            try:
-                return await self._describe(await self._media(media_id))
-            except SmartserveError as error:
-                return {"id": media_id, "status": error.status, "detail": error.detail}
+        async def describe(media_id: int) -> ImageDescription | MissingImage:
+            async with semaphore:
+                try:
+                    media = await find_servable(self.database, media_id, self.lifetimes)
+                    return await self._describe(media)
+                except SmartserveError as error:
+                    return MissingImage(media_id, error.status, error.detail)
 
-    async def _media(self, media_id: int) -> Media:
-        media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
-        return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
-
-    async def _describe(self, media: Media) -> Json:
-        portrait = await self._describer.describe(media)
-        held = await self._delivery.held(media.id) or ()
-        planner, facts = self._planner, portrait.facts
-        return describe_picture(
-            media.id,
-            portrait,
-            sizes=planner.rules.sizes,
-            formats=planner.formats(facts),
-            ready=planner.ready(media, facts, frozenset(held)),
+        found = await asyncio.gather(*map(describe, ids))
+        return ImageDescriptions(
+            [one for one in found if isinstance(one, ImageDescription)],
+            [one for one in found if isinstance(one, MissingImage)],
         )
 
-    def _lifetime(self, media: Media) -> str:
-        if not media.settled:
-            return f"public, max-age={self._lifetimes.unsettled_s}"
-        return self._long()
+    async def _describe(self, media: Media) -> ImageDescription:
+        info = await self.describer.describe(media)
+        stored = await self.delivery.held(media.id) or ()
+        return describe_image(
+            media.id,
+            info,
+            sizes=self.planner.rules.sizes,
+            formats=self.planner.formats(info.facts),
+            ready=self.planner.ready(media, info.facts, frozenset(stored)),
+        )
 
-    def _list_lifetime(self, missing: Sequence[Json]) -> str:
-        if any(one["status"] != HTTPStatus.NOT_FOUND for one in missing):
+    def _list_lifetime(self, missing: Sequence[MissingImage]) -> str:
+        # A server-side failure may be over at the next request; a 404 lasts a while.
+        if any(one.status != HTTPStatus.NOT_FOUND for one in missing):
             return NO_STORE
-        return f"public, max-age={self._lifetimes.not_found_s}" if missing else self._long()
+        return _public(self.lifetimes.not_found_s) if missing else self._lifetime()
 
-    def _long(self) -> str:
-        stale = self._lifetimes.api_stale_s
-        return f"public, max-age={self._lifetimes.api_s}, stale-while-revalidate={stale}"
-
-
-def answer_json(
-    request: web.Request,
-    told: Mapping[str, Any],
-    *,
-    lifetime: str,
-    outcome: Outcome,
-    security: Sequence[Header] = SECURITY,
-) -> BufferedResponse:
-    """JSON with a strong ETag of its bytes, or a 304 to who has them."""
-    body = orjson.dumps(told)
-    etag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
-    headers = [("Cache-Control", lifetime), ("ETag", etag), *security]
-    if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
-        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
-    headers = [("Content-Type", _JSON), *headers]
-    return whole(HTTPStatus.OK, headers, body, outcome=outcome)
+    def _lifetime(self) -> str:
+        stale = self.lifetimes.api_stale_s
+        return f"{_public(self.lifetimes.api_s)}, stale-while-revalidate={stale}"
 
 
-def _listed(media: Media, thumbhash: str | None) -> Json:
+async def find_servable(
+    database: MediaRepository, media_id: int, lifetimes: LifetimeSettings
+) -> Media:
+    """Return the row of an image that can be served.
+
+    Raises:
+        MediaNotFound: there is no such row, or it is not served.
+        MediaNotReady: the image is still being processed.
+    """
+    media = await database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+    return servable(media, retry_after_s=lifetimes.not_ready_retry_s)
+
+
+def _public(seconds: int) -> str:
+    return f"public, max-age={seconds}"
+
+
+def _listed(media: Media, thumbhash: str | None) -> ListedImage:
     facts = media.known_facts
-    return {
-        "id": media.id,
-        "name": media.original_name,
-        "settled": media.settled,
-        "version": None if facts is None else version_of(facts),
-        "width": None if facts is None else facts.width,
-        "height": None if facts is None else facts.height,
-        "thumbhash": thumbhash,
-    }
+    return ListedImage(
+        media.id,
+        media.original_name,
+        media.settled,
+        version=None if facts is None else version_of(facts),
+        width=None if facts is None else facts.width,
+        height=None if facts is None else facts.height,
+        thumbhash=thumbhash,
+    )
 
 
 def _parse_ids(text: str) -> list[int]:
-    """Each id once, in the order in which they were named."""
+    """Return each id once, in the order of the query."""
     parts = list(dict.fromkeys(text.split(",")))
     if len(parts) > MAX_IDS or not all(map(ID.fullmatch, parts)):
-        raise BadParameter("ids", f"1 to {MAX_IDS} media ids of 1 to 19 digits, with commas")
+        allowed = f"1 to {MAX_IDS} media ids of 1 to {DIGITS} digits, separated by commas"
+        raise BadParameter("ids", allowed)
     return list(dict.fromkeys(map(int, parts)))
 
 
 def _listed_ids(value: object) -> list[int]:
-    """The ``ids`` of a body, each once, in the order in which they were named."""
+    """Return the ``ids`` of a body, each once, in their order."""
     ids = [whole_number(one) for one in value] if isinstance(value, list) else []
     valid = [one for one in ids if one is not None and 0 <= one < 10**DIGITS]
     if not 0 < len(ids) == len(valid) <= MAX_IDS:

@@ -1,9 +1,12 @@
-"""Descriptions: a picture's portrait as JSON, with the addresses of what is served of it. Pure."""
+"""The JSON of ``GET /info/{id}``: an image's description with the URLs of its renditions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from proxy.domain.formats import NAMES, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
@@ -17,81 +20,144 @@ from proxy.domain.urls import (
     srcset_widths,
     version_of,
 )
-from proxy.serving.image_info import ImageInfo
+from proxy.serving.image_info import MAX_DATA_URI, ImageInfo
 
-Ready = Mapping[str, Mapping[Format, bool]]
+Stage = Literal["draft", "final"]
+Side = Annotated[int, Field(ge=1, description="Pixels.")]
+Version = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="The value for `v`.")]
+Path = Annotated[str, Field(pattern="^/")]
+Score = Annotated[int, Field(ge=0, le=100)]
+_Base64 = Field(json_schema_extra={"contentEncoding": "base64"})
+_DataUri = Field(pattern="^data:image/webp;base64,", max_length=MAX_DATA_URI)
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholders:
+    """Three placeholders to show until the image has loaded."""
+
+    thumbhash: Annotated[str, _Base64]
+    blurhash: Annotated[str, Field(min_length=6)]
+    data_uri: Annotated[str, _DataUri, Field(description="A tiny WebP image.")]
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSummary:
+    """What the analysis found. Null: not determined."""
+
+    kind: str
+    style: str | None
+    medium: str | None
+    quality_score: Score
+    mood_keywords: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Width and height of a rendition."""
+
+    width: Side
+    height: Side
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFormats:
+    """The formats of an image: which are served, and which renditions exist already."""
+
+    served: Sequence[Format]
+    ready: Annotated[
+        Mapping[str, Mapping[str, Stage]], Field(description="Stage by size and format.")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDescription:
+    """What a page needs to know about an image before it loads."""
+
+    id: Annotated[int, Field(ge=0)]
+    version: Version
+    width: Side
+    height: Side
+    ratio: Annotated[float, Field(gt=0, description="Width divided by height.")]
+    animated: bool
+    transparent: bool
+    placeholders: Placeholders
+    dominant_colors: Annotated[
+        Sequence[Mapping[str, Any]], Field(description="`hex`, `percent`; most frequent first.")
+    ]
+    alt: Annotated[str | None, Field(description="Text for the alt attribute.")]
+    analysis: AnalysisSummary
+    urls: Annotated[Mapping[str, Path], Field(description="URL by size.")]
+    dimensions: Annotated[Mapping[str, Dimensions], Field(description="By size.")]
+    srcset: Annotated[
+        Mapping[str, Path], Field(description="For the srcset attribute, by format or `auto`.")
+    ]
+    sizes: Annotated[str, Field(description="For the sizes attribute.")]
+    formats: ImageFormats
+    links: Mapping[str, Path]
+
+
+def dimensions(size: SizeSpec, facts: MediaFacts) -> Dimensions:
+    """Return the dimensions that a rendition of this size has."""
+    geometry = plan_geometry(size, facts)
+    return Dimensions(geometry.width, geometry.height)
 
 
 def sizes_advice(facts: MediaFacts) -> str:
-    """What to write into ``sizes``: as wide as the window, and never wider than the picture.
+    """Return a value for ``sizes``: as wide as the window, but never wider than the image.
 
-    ``auto`` has browsers that know it measure the box of a lazy picture themselves.
+    With ``auto``, browsers that support it measure the layout box of a lazy image themselves.
     """
     width = srcset_widths(facts)[-1][1]
     return f"auto, (min-width: {width}px) {width}px, 100vw"
 
 
-def describe_picture(
+def describe_image(
     media_id: int,
-    portrait: ImageInfo,
+    info: ImageInfo,
     *,
     sizes: Mapping[str, SizeSpec],
     formats: tuple[Format, ...],
-    ready: Ready,
-) -> dict[str, Any]:
-    """The JSON of ``GET /info/{id}``."""
-    facts, looks, told = portrait.facts, portrait.looks, portrait.told
+    ready: Mapping[str, Mapping[Format, bool]],
+) -> ImageDescription:
+    """Return the description; ``ready`` says for each stored rendition whether it is final."""
+    facts, pixels, analysis = info.facts, info.looks, info.told
     version = version_of(facts)
-    return {
-        "id": media_id,
-        "version": version,
-        "width": facts.width,
-        "height": facts.height,
-        "ratio": round(facts.width / facts.height, 4),
-        "animated": facts.animated,
-        "transparent": facts.has_alpha,
-        "placeholders": {
-            "thumbhash": looks.thumbhash,
-            "blurhash": looks.blurhash,
-            "data_uri": looks.data_uri,
-        },
-        "dominant_colors": list(looks.dominant_colours),
-        "alt": told.alt,
-        "analysis": {
-            "kind": looks.kind,
-            "style": told.style,
-            "medium": told.medium,
-            "quality_score": looks.quality_score,
-            "mood_keywords": list(told.mood_keywords or looks.mood_keywords),
-        },
-        "urls": {name: image_url(media_id, size=name, version=version) for name in sizes},
-        "dimensions": {name: _dimensions(size, facts) for name, size in sizes.items()},
-        "srcset": {
+    return ImageDescription(
+        id=media_id,
+        version=version,
+        width=facts.width,
+        height=facts.height,
+        ratio=round(facts.width / facts.height, 4),
+        animated=facts.animated,
+        transparent=facts.has_alpha,
+        placeholders=Placeholders(pixels.thumbhash, pixels.blurhash, pixels.data_uri),
+        dominant_colors=list(pixels.dominant_colours),
+        alt=analysis.alt,
+        analysis=AnalysisSummary(
+            pixels.kind,
+            analysis.style,
+            analysis.medium,
+            pixels.quality_score,
+            list(analysis.mood_keywords or pixels.mood_keywords),
+        ),
+        urls={name: image_url(media_id, size=name, version=version) for name in sizes},
+        dimensions={name: dimensions(size, facts) for name, size in sizes.items()},
+        srcset={
             "auto": srcset(media_id, facts),
             **{fmt.value: srcset(media_id, facts, fmt) for fmt in formats if fmt in NAMES.values()},
         },
-        "sizes": sizes_advice(facts),
-        "formats": {"served": list(formats), "ready": _told(ready)},
-        "links": _links(media_id),
-    }
-
-
-def _dimensions(size: SizeSpec, facts: MediaFacts) -> dict[str, int]:
-    geometry = plan_geometry(size, facts)
-    return {"width": geometry.width, "height": geometry.height}
-
-
-def _told(ready: Ready) -> dict[str, dict[str, str]]:
-    return {
-        name: {fmt.value: "final" if final else "draft" for fmt, final in formats.items()}
-        for name, formats in ready.items()
-    }
-
-
-def _links(media_id: int) -> dict[str, str]:
-    return {
-        "self": info_url(media_id),
-        "picture": image_url(media_id),
-        "component": COMPONENT_PATH,
-        "oembed": OEMBED_PATH,
-    }
+        sizes=sizes_advice(facts),
+        formats=ImageFormats(
+            formats,
+            {
+                size: {fmt.value: "final" if final else "draft" for fmt, final in stages.items()}
+                for size, stages in ready.items()
+            },
+        ),
+        links={
+            "self": info_url(media_id),
+            "picture": image_url(media_id),
+            "component": COMPONENT_PATH,
+            "oembed": OEMBED_PATH,
+        },
+    )

@@ -1,146 +1,150 @@
-"""oEmbed: a picture for who has only its address (https://oembed.com, version 1.0)."""
+"""oEmbed: the data to embed an image, given only its URL (https://oembed.com, version 1.0)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from pydantic import Field
 
 from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
-from proxy.domain.geometry import SizeSpec, plan_geometry
-from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
+from proxy.domain.geometry import SizeSpec
+from proxy.domain.media import MediaFacts
 from proxy.domain.outcome import Outcome
 from proxy.domain.query import last_values
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
 from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
-from proxy.web.handlers.images import servable
-from proxy.web.handlers.info import answer_json
+from proxy.web.handlers.info import find_servable
+from proxy.web.handlers.info_json import Dimensions, Side, dimensions
+from proxy.web.json_response import cached_json
 from proxy.web.problem_details import problem, render_problem
 from proxy.web.responses import BufferedResponse
 
-_ROUTE = "oembed"
 _SIDE = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
-_WIDEST = 1200
-"""What is embedded where the consumer names no width."""
-_THUMBNAIL = 384
+_DEFAULT_MAX_WIDTH = 1200
+_THUMBNAIL_WIDTH = 384
 
-Json = dict[str, Any]
+AbsoluteUrl = Annotated[str, Field(pattern="^https?://")]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo:
+    """An oEmbed response of type photo."""
+
+    version: Literal["1.0"] = "1.0"
+    type: Literal["photo"] = "photo"
+    url: AbsoluteUrl
+    width: Side
+    height: Side
+    thumbnail_url: AbsoluteUrl
+    thumbnail_width: Side
+    thumbnail_height: Side
+    provider_name: str = "smartserve"
+    provider_url: str
+    cache_age: Annotated[int, Field(description="Seconds.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OembedHandler:
-    """Answers ``/oembed?url=``: photos, by addresses of this server alone."""
+    """Handles ``/oembed?url=``, for URLs of this server only."""
 
-    def __init__(
-        self,
-        *,
-        database: MediaRepository,
-        inspector: SourceFactsService,
-        public_url: str,
-        lifetimes: LifetimeSettings,
-    ) -> None:
-        """``public_url`` is where the outside sees the server; empty: where it is asked."""
-        self._database = database
-        self._inspector = inspector
-        self._public_url = public_url
-        self._lifetimes = lifetimes
+    database: MediaRepository
+    inspector: SourceFactsService
+    public_url: str
+    """The server's URL as clients see it. If empty, only the Host header is compared."""
+    lifetimes: LifetimeSettings
 
     async def get(self, request: web.Request) -> BufferedResponse:
-        """The photo; 404 for addresses of others, 501 for XML, as the specification has it."""
-        outcome = Outcome(_ROUTE)
+        """Return the photo; 404 for other URLs, 501 for XML, as the specification requires."""
+        outcome = Outcome("oembed")
         values = last_values(request.rel_url.raw_query_string)
         if values.get("format") == "xml":
-            detail = "this server speaks of pictures in JSON: format=json"
+            detail = "only JSON is implemented: use format=json"
             return render_problem(501, "Not implemented", detail, outcome=outcome)
         try:
             if values.get("format", "json") not in ("", "json"):
                 raise BadParameter("format", "json")
             base, media_id = self._parse(values.get("url", ""), request.headers.get("Host", ""))
             outcome = outcome._replace(media_id=media_id)
-            media = await self._media(media_id)
-            facts = await self._inspector.facts(media)
-            told = _photo(base, media, facts, _sides(values), self._lifetimes.api_s)
+            media = await find_servable(self.database, media_id, self.lifetimes)
+            facts = await self.inspector.facts(media)
+            photo = _photo(base, media_id, facts, values, self.lifetimes.api_s)
         except SmartserveError as error:
-            return problem(error, outcome=outcome, not_found_s=self._lifetimes.not_found_s)
-        kept = self._lifetimes.api_s if media.settled else self._lifetimes.unsettled_s
-        return answer_json(request, told, lifetime=f"public, max-age={kept}", outcome=outcome)
+            return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
+        max_age = self.lifetimes.api_s if media.settled else self.lifetimes.unsettled_s
+        lifetime = f"public, max-age={max_age}"
+        return cached_json(request, photo, lifetime=lifetime, outcome=outcome)
 
     def _parse(self, url: str, host: str) -> tuple[str, int]:
-        """The base and the id of a picture's address, where that is one of this server.
+        """Return the server's base URL and the media id of an image's URL.
 
         Raises:
-            BadParameter: it is no address.
-            MediaNotFound: it is one of others, or of no picture.
+            BadParameter: it is not an absolute URL.
+            MediaNotFound: it is a URL of another server, or not one of an image.
         """
         try:
             parts = urlsplit(url)
-            where = parts.netloc.lower()
+            netloc = parts.netloc.lower()
         except ValueError:
-            where = ""
-        if not where or parts.scheme not in ("http", "https"):
-            raise BadParameter("url", f"the address of an image: http://HOST{image_url(1)}")
-        known = {host.lower(), urlsplit(self._public_url).netloc.lower()}
+            netloc = ""
+        if not netloc or parts.scheme not in ("http", "https"):
+            raise BadParameter("url", f"the URL of an image: http://HOST{image_url(1)}")
+        known = {host.lower(), urlsplit(self.public_url).netloc.lower()}
         found = parse_image_path(parts.path)
-        if where not in known or found is None:
-            raise MediaNotFound("this is no address of a picture of this server")
+        if netloc not in known or found is None:
+            raise MediaNotFound("this is not the URL of an image of this server")
         prefix, media_id = found
         return f"{parts.scheme}://{parts.netloc}{prefix}", media_id
 
-    async def _media(self, media_id: int) -> Media:
-        media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
-        return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
 
-
-def _sides(values: Mapping[str, str]) -> tuple[int, int]:
-    """The largest width and height that the consumer takes."""
-    sides = []
-    for name, default in (("maxwidth", _WIDEST), ("maxheight", 0)):
-        text = values.get(name) or str(default)
-        if name in values and values[name] and not _SIDE.fullmatch(text):
-            raise BadParameter(name, "a whole number of pixels, 1 to 99999")
-        sides.append(int(text))
-    return sides[0], sides[1]
+def _limit(values: Mapping[str, str], name: str, default: int) -> int:
+    text = values.get(name)
+    if not text:
+        return default
+    if not _SIDE.fullmatch(text):
+        raise BadParameter(name, "a whole number of pixels, 1 to 99999")
+    return int(text)
 
 
 def _photo(
-    base: str, media: Media, facts: MediaFacts, sides: tuple[int, int], cache_age: int
-) -> Json:
-    large, small = (_fitting(facts, *one) for one in (sides, _less(sides)))
-    return {
-        "version": "1.0",
-        "type": "photo",
-        "url": _address(base, media, facts, large[0]),
-        "width": large[1],
-        "height": large[2],
-        "thumbnail_url": _address(base, media, facts, small[0]),
-        "thumbnail_width": small[1],
-        "thumbnail_height": small[2],
-        "provider_name": "smartserve",
-        "provider_url": base,
-        "cache_age": cache_age,
-    }
+    base: str, media_id: int, facts: MediaFacts, values: Mapping[str, str], cache_age: int
+) -> Photo:
+    max_width = _limit(values, "maxwidth", _DEFAULT_MAX_WIDTH)
+    max_height = _limit(values, "maxheight", 0)
 
+    steps = [
+        (width, dimensions(SizeSpec("", width, None), facts))
+        for width, _ in srcset_widths(facts, min_width=1)
+    ]
 
-def _less(sides: tuple[int, int]) -> tuple[int, int]:
-    return min(sides[0], _THUMBNAIL), sides[1]
+    def largest(max_width: int) -> tuple[str, Dimensions]:
+        """Return the largest rendition within both limits; a height limit of 0 is none.
 
+        If even the smallest one exceeds them, it is used nevertheless.
+        """
+        fitting = [
+            step
+            for step in steps
+            if step[1].width <= max_width and (not max_height or step[1].height <= max_height)
+        ]
+        width, size = fitting[-1] if fitting else steps[0]
+        return image_url(media_id, base=base, width=width, version=version_of(facts)), size
 
-def _fitting(facts: MediaFacts, widest: int, highest: int) -> tuple[int, int, int]:
-    """The largest rung within both sides, with the pixels that it gives; 0 for no limit.
-
-    Where even the smallest is too large it goes out all the same.
-    """
-    found = []
-    for rung, _ in srcset_widths(facts, min_width=1):
-        geometry = plan_geometry(SizeSpec("", rung, None), facts)
-        found.append((rung, geometry.width, geometry.height))
-    within = [one for one in found if one[1] <= widest and (not highest or one[2] <= highest)]
-    return within[-1] if within else found[0]
-
-
-def _address(base: str, media: Media, facts: MediaFacts, rung: int) -> str:
-    return image_url(media.id, base=base, width=rung, version=version_of(facts))
+    url, size = largest(max_width)
+    thumbnail, thumbnail_size = largest(min(max_width, _THUMBNAIL_WIDTH))
+    return Photo(
+        url=url,
+        width=size.width,
+        height=size.height,
+        thumbnail_url=thumbnail,
+        thumbnail_width=thumbnail_size.width,
+        thumbnail_height=thumbnail_size.height,
+        provider_url=base,
+        cache_age=cache_age,
+    )

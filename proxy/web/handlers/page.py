@@ -1,10 +1,12 @@
-"""The page at ``/``, and the web component that other pages load from here."""
+"""The page at ``/`` and the web component that pages of any origin load from here."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -14,8 +16,8 @@ from proxy.domain.negotiation_explained import explain
 from proxy.domain.outcome import Outcome
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.handlers.images import accept_header
-from proxy.web.handlers.info import answer_json
 from proxy.web.headers import PRIVATE, SECURITY, Header
+from proxy.web.json_response import cached_json
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.static_files import StaticFile
 
@@ -25,9 +27,9 @@ CSP = (
     "default-src 'none'; img-src 'self' data: blob:; script-src 'self'; style-src 'self';"
     " connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-"""Of the page: nothing from elsewhere, and nothing written into it."""
+"""Of the page: no resources of other origins, no inline scripts or styles."""
 
-_OWN: tuple[Header, ...] = (("Cache-Control", "no-cache"), *PRIVATE)
+_FILE: tuple[Header, ...] = (("Cache-Control", "no-cache"), *PRIVATE)
 _PAGE: tuple[Header, ...] = (
     ("Cache-Control", "no-cache"),
     ("X-Content-Type-Options", "nosniff"),
@@ -35,62 +37,67 @@ _PAGE: tuple[Header, ...] = (
     ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
 )
-_SHARED: tuple[Header, ...] = (
+_COMPONENT: tuple[Header, ...] = (
     ("Cache-Control", "public, max-age=3600, stale-while-revalidate=86400"),
     *SECURITY,
 )
 _PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
-_LONGEST = 2048
+_MAX_ACCEPT = 2048
+"""Characters of the Accept header that are returned, so that the response head stays small."""
+_OUTCOME = Outcome("page")
 
 
-class ComponentHandler:
-    """Answers ``/static/smart-image.js``, which pages of any origin may load."""
+@dataclass(frozen=True, slots=True)
+class AcceptExplanation:
+    """Which format an Accept header gets, and why."""
 
-    def __init__(self, file: StaticFile) -> None:
-        self._file = file
-
-    async def get(self, request: web.Request) -> BufferedResponse:
-        """The web component."""
-        return self._file.answer(request, _SHARED, route="component")
+    accept: str
+    chosen: Format
+    formats: list[dict[str, Any]]
+    why: str
 
 
+@dataclass(frozen=True, slots=True)
 class PageHandler:
-    """Answers the page, its files, and what it asks about the browser that shows it."""
+    """Handles the page, its files, and its requests about the browser that shows it."""
 
-    def __init__(self, files: dict[str, StaticFile], *, order: Sequence[Format]) -> None:
-        """``files`` by their names; ``order`` is the server's preference among formats."""
-        self._files = files
-        self._order = order
+    files: Mapping[str, StaticFile]
+    order: Sequence[Format]
+    """The server's preference among formats."""
+
+    async def component(self, request: web.Request) -> BufferedResponse:
+        """``/static/smart-image.js``: the web component, even if the page is disabled."""
+        return self.files[COMPONENT].answer(request, _COMPONENT, route="component")
 
     async def index(self, request: web.Request) -> BufferedResponse:
         """``/``: the page itself."""
-        return self._files["index.html"].answer(request, _PAGE, route="page")
+        return self.files["index.html"].answer(request, _PAGE, route="page")
 
     async def static(self, request: web.Request) -> BufferedResponse:
-        """``/static/{name}``: what the page is made of."""
-        file = self._files.get(request.match_info["name"])
+        """``/static/{name}``: scripts, styles and the icon of the page."""
+        file = self.files.get(request.match_info["name"])
         if file is None:
             raise web.HTTPNotFound
-        return file.answer(request, _OWN, route="page")
+        return file.answer(request, _FILE, route="page")
 
     async def accept(self, request: web.Request) -> BufferedResponse:
-        """``/api/page/accept``: which format the Accept header of this request gets, and why."""
-        told = explain(accept_header(request), self._order)
-        return answer_json(
-            request, told, lifetime=NO_STORE, outcome=Outcome("page"), security=PRIVATE
+        """``/api/page/accept``: explain which format this request's Accept header gets."""
+        explanation = explain(accept_header(request), self.order)
+        return cached_json(
+            request, explanation, lifetime=NO_STORE, outcome=_OUTCOME, security=PRIVATE
         )
 
     async def pixel(self, request: web.Request) -> BufferedResponse:
-        """``/api/page/accept.gif``: a pixel, to see with what Accept the browser asks for pictures.
+        """``/api/page/accept.gif``: return the Accept header that the browser sends for images.
 
-        Scripts cannot read the headers of such a request, nor that of its answer; but they can
-        read Server-Timing, in the entry that the browser keeps of each.
+        A script cannot read the headers of an image request or of its response. It can read
+        Server-Timing in the browser's performance entry, so the value is returned there.
         """
-        told = quote(accept_header(request)[:_LONGEST], safe="")
+        value = quote(accept_header(request)[:_MAX_ACCEPT], safe="")
         headers = [
             ("Content-Type", "image/gif"),
             ("Cache-Control", NO_STORE),
-            ("Server-Timing", f'accept;desc="{told}"'),
+            ("Server-Timing", f'accept;desc="{value}"'),
             *PRIVATE,
         ]
-        return whole(HTTPStatus.OK, headers, _PIXEL, outcome=Outcome("page"))
+        return whole(HTTPStatus.OK, headers, _PIXEL, outcome=_OUTCOME)

@@ -1,86 +1,94 @@
-"""The trial routes: a token for who tries the server on its own machine, and how his upload is."""
+"""Routes for a browser on the server's own machine: an upload token, and an upload's progress."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from aiohttp import HttpVersion11, web
 
-from proxy.domain.errors import AccessDisabled, PendingNotFound, SmartserveError
+from proxy.domain.errors import AccessDisabled, PendingNotFound
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.outcome import Outcome
-from proxy.domain.pending_image import media_id_of
+from proxy.domain.pending_image import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository
 from proxy.web.auth.api_key import caller_of
 from proxy.web.auth.jwt import issue
-from proxy.web.headers import PRIVATE
-from proxy.web.id_params import parse_id
-from proxy.web.json_response import private_json
-from proxy.web.problem_details import problem
-from proxy.web.responses import BufferedResponse
+from proxy.web.id_params import path_id
+from proxy.web.json_response import private_route
 
 _USER = 1
-"""Who tries the server uploads as this user; the samples are his as well."""
+"""Uploads from the page belong to this user, as the samples do."""
 _TTL_S = 900
-_OUTCOME = Outcome("trial")
 
 
+@dataclass(frozen=True, slots=True)
+class UploadToken:
+    """A token for ``PATCH /users/me``; ``expires_in`` is in seconds."""
+
+    token: str
+    expires_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """The state of an upload; ``media_id`` is null until the image exists."""
+
+    id: int
+    status: PendingStatus
+    media_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalPageHandler:
-    """Answers those who sit at the machine itself, and nobody else."""
+    """Handles requests from this machine and rejects all others."""
 
-    def __init__(self, *, key: TokenKey, users: UserSettings, database: UploadRepository) -> None:
-        """``key`` signs: it is no public one."""
-        self._key = key
-        self._users = users
-        self._database = database
+    key: TokenKey
+    """A secret: tokens are signed with it."""
+    users: UserSettings
+    database: UploadRepository
 
-    async def token(self, request: web.Request) -> BufferedResponse:
-        """``/api/page/token``: a token with which one may upload for a quarter of an hour."""
-        try:
-            check_at_home(request)
-        except SmartserveError as error:
-            return problem(error, outcome=_OUTCOME, security=PRIVATE)
-        token = issue(self._key, self._users, user_id=_USER, ttl_s=_TTL_S)
-        return private_json({"token": token, "expires_in": _TTL_S}, _OUTCOME)
+    @private_route("trial")
+    async def token(self, request: web.Request) -> UploadToken:
+        """``/api/page/token``: a token that allows uploads for 15 minutes."""
+        check_local(request)
+        return UploadToken(issue(self.key, self.users, user_id=_USER, ttl_s=_TTL_S), _TTL_S)
 
-    async def upload(self, request: web.Request) -> BufferedResponse:
-        """``/api/page/uploads/{id}``: how far an upload of this user has come."""
-        try:
-            check_at_home(request)
-            return private_json(await self._told(request), _OUTCOME)
-        except SmartserveError as error:
-            return problem(error, outcome=_OUTCOME, security=PRIVATE)
-
-    async def _told(self, request: web.Request) -> dict[str, object]:
-        number = parse_id("id", request.match_info["id"])
-        row = await self._database.find(number) if number <= MAX_MEDIA_ID else None
+    @private_route("trial")
+    async def upload(self, request: web.Request) -> UploadProgress:
+        """``/api/page/uploads/{id}``: the state of an upload of the page's user."""
+        check_local(request)
+        upload_id = path_id(request)
+        row = await self.database.find(upload_id) if upload_id <= MAX_MEDIA_ID else None
         if row is None or row.user_id != _USER:
             raise PendingNotFound("there is no upload with this id")
         media_id = media_id_of(row.permanent_url)
-        return {"id": row.id, "status": row.status, "media_id": media_id and int(media_id)}
+        return UploadProgress(row.id, row.status, None if media_id is None else int(media_id))
 
 
-def check_at_home(request: web.BaseRequest) -> None:
-    """Let pass only a page of this very server, shown by a browser on the server's own machine.
+def check_local(request: web.BaseRequest) -> None:
+    """Return if the request comes from this server's own page in a browser on this machine.
 
-    A proxy on this machine comes from here too, and asks for strangers: one shows itself by what
-    it adds, by the Host that strangers know, or by HTTP/1.0, as nginx does if it is told nothing.
-    A page from elsewhere that has its name lead here shows itself by its Host.
+    A reverse proxy on this machine also connects from a loopback address, but forwards requests
+    of strangers. It is recognised by its headers (X-Forwarded-For and the like), by a public name
+    in Host, or by HTTP/1.0, which nginx uses by default. A foreign page whose name resolves to
+    127.0.0.1 (DNS rebinding) is recognised by its Host header.
 
     Raises:
-        AccessDisabled: anything speaks against it.
+        AccessDisabled: one of these signs is present.
     """
-    caller = caller_of(request)
-    at_home = (
-        not caller.passed_on
+    local = (
+        not caller_of(request).forwarded
         and request.version >= HttpVersion11
         and _is_loopback(request.remote or "")
         and _names_loopback(request.headers.get("Host", ""))
         and request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
     )
-    if not at_home:
-        raise AccessDisabled("this is for a browser on the machine of the server alone")
+    if not local:
+        raise AccessDisabled(
+            "only a browser on the server's own machine may use this: open the page there, by"
+            " localhost and without a proxy"
+        )
 
 
 def _is_loopback(address: str) -> bool:

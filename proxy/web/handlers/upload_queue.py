@@ -1,16 +1,19 @@
-"""The media API: the queue of uploads, for the workers that empty it."""
+"""The media API: the queue of uploads, for the ingest workers that process it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
+from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
-from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound, SmartserveError
+from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.outcome import Outcome
@@ -23,93 +26,124 @@ from proxy.web.auth.api_key import KeyGuard
 from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import PRIVATE, Header
-from proxy.web.id_params import parse_id, whole_number
-from proxy.web.json_response import guarded
-from proxy.web.problem_details import problem
+from proxy.web.id_params import path_id, whole_number
+from proxy.web.json_response import Answer, private_route
 from proxy.web.request_body import read_json
-from proxy.web.responses import BufferedResponse, StreamedResponse, bodiless, whole
-
-Answer = BufferedResponse | StreamedResponse
+from proxy.web.responses import StreamedResponse, bodiless, whole
 
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
-_UNREADABLE = re.compile(r"[^\x20-\x7e]")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_OUTCOME = Outcome("temp_image")
+
+_DigitText = Annotated[str, Field(pattern="^[1-9][0-9]{0,17}$")]
+_Number = Annotated[int, Field(ge=1, le=2**53 - 1)]
+_ImageUrl = Annotated[str, Field(pattern="^https?://[a-z0-9.:/-]+/[1-9][0-9]{0,17}$")]
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedUpload:
+    """A row of ``pending_images``."""
+
+    id: int
+    user_id: int
+    image_path: str
+    original_name: str | None
+    mime_type: str | None
+    status: PendingStatus
+    created_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUploads:
+    """The uploads to process, oldest first."""
+
+    images: list[QueuedUpload]
+    total: Annotated[int, Field(description="Pending uploads, including those not listed.")]
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedUpload:
+    """The body of ``POST /api/media/complete/{id}``: one of the two, or both if they agree."""
+
+    __pydantic_config__ = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["media_id"]}, {"required": ["permanent_url"]}]}
+    )
+    media_id: _DigitText | _Number | SkipJsonSchema[None] = None
+    permanent_url: _ImageUrl | SkipJsonSchema[None] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionResponse:
+    """The upload is recorded as processed."""
+
+    success: Literal[True] = True
+    imageId: int  # noqa: N815 - the main API's name
+    media_id: str
+    status: Literal["processed"] = "processed"
+    smart_url_preview: Annotated[str, Field(description="The URL that profiles will have.")]
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupResponse:
+    """The upload is recorded as failed, and its temporary file is deleted."""
+
+    success: Literal[True] = True
+    message: str = "Image marked as failed and temp file cleaned up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MediaApiHandler:
-    """Answers workers; nothing is done, or told, before the guard has let one pass."""
+    """Handles requests of ingest workers. The key is checked before anything else."""
 
-    def __init__(
-        self,
-        *,
-        guard: KeyGuard,
-        queue: UploadQueue,
-        replacer: UrlReplacer,
-        stall_s: float,
-    ) -> None:
-        """``stall_s`` is for a body to come in whole."""
-        self._guard = guard
-        self._queue = queue
-        self._replacer = replacer
-        self._stall_s = stall_s
+    guard: KeyGuard
+    queue: UploadQueue
+    replacer: UrlReplacer
+    stall_s: float
+    """A request body must arrive completely within this time."""
 
-    async def pending(self, request: web.Request) -> Answer:
-        """``GET /api/media/pending/all``: what waits to be processed, the oldest first."""
-        return await guarded(request, self._guard, Outcome("pending"), self._pending)
+    @private_route("pending")
+    async def pending(self, request: web.Request) -> PendingUploads:
+        """``GET /api/media/pending/all``: the uploads to process, oldest first."""
+        self.guard.check(request)
+        rows, total = await self.queue.database.list_pending(MAX_LISTED)
+        return PendingUploads([_public(row) for row in rows], total)
 
-    async def complete(self, request: web.Request) -> Answer:
-        """``POST /api/media/complete/{id}``: which medium an upload has become."""
-        return await guarded(request, self._guard, Outcome("complete"), self._complete)
+    @private_route("complete")
+    async def complete(self, request: web.Request) -> CompletionResponse:
+        """``POST /api/media/complete/{id}``: record which image an upload has become."""
+        self.guard.check(request)
+        pending_id = _pending_id(request)
+        body = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self.stall_s)
+        media_id = _media_id(body)
+        # The queue has no columns for the other members. The worker stores them itself.
+        await self.queue.complete(pending_id, media_id)
+        preview = profile_image_url(self.replacer.base_url, media_id)
+        return CompletionResponse(imageId=pending_id, media_id=media_id, smart_url_preview=preview)
 
-    async def cleanup(self, request: web.Request) -> Answer:
-        """``DELETE /api/media/cleanup/{id}``: an upload has failed."""
-        return await guarded(request, self._guard, Outcome("cleanup"), self._cleanup)
+    @private_route("cleanup")
+    async def cleanup(self, request: web.Request) -> CleanupResponse:
+        """``DELETE /api/media/cleanup/{id}``: record that an upload has failed."""
+        self.guard.check(request)
+        reason = _UNPRINTABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
+        await self.queue.fail(_pending_id(request), reason=reason)
+        return CleanupResponse()
 
+    @private_route("temp_image")
     async def temp_image(self, request: web.Request) -> Answer:
-        """``GET /temp_images/{folder}/{name}``: the bytes of an upload, or a part of them."""
-        outcome = Outcome("temp_image")
+        """``GET /temp_images/{folder}/{name}``: the bytes of an upload, or a range of them."""
+        self.guard.check(request)
+        parts = request.match_info
+        opened = await self.queue.open(f"{TEMP_PREFIX}{parts['folder']}/{parts['name']}")
         try:
-            self._guard.check(request)
-            return await self._temp_image(request, outcome)
-        except SmartserveError as error:
-            return problem(error, outcome=outcome, security=PRIVATE)
-
-    async def _pending(self, _request: web.Request) -> Mapping[str, Any]:
-        rows, total = await self._queue.database.list_pending(MAX_LISTED)
-        return {"images": [_public(row) for row in rows], "total": total}
-
-    async def _complete(self, request: web.Request) -> Mapping[str, Any]:
-        pending_id = _id(request)
-        told = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self._stall_s)
-        media_id = _media_id(told)
-        await self._queue.complete(pending_id, media_id)
-        return {
-            "success": True,
-            "imageId": pending_id,
-            "media_id": media_id,
-            "status": PendingStatus.PROCESSED,
-            "smart_url_preview": profile_image_url(self._replacer.base_url, media_id),
-        }
-
-    async def _cleanup(self, request: web.Request) -> Mapping[str, Any]:
-        reason = _UNREADABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
-        await self._queue.fail(_id(request), reason=reason)
-        return {"success": True, "message": "Image marked as failed and temp file cleaned up"}
-
-    async def _temp_image(self, request: web.Request, outcome: Outcome) -> Answer:
-        found = request.match_info
-        opened = await self._queue.open(f"{TEMP_PREFIX}{found['folder']}/{found['name']}")
-        try:
-            return await _file_answer(request, opened, found["name"], outcome)
+            return await _file_answer(request, opened, parts["name"])
         except BaseException:
             opened.close()
             raise
 
 
-async def _file_answer(
-    request: web.Request, opened: OpenTemp, name: str, outcome: Outcome
-) -> Answer:
-    """The answer that an open file gives, which is closed behind it."""
+async def _file_answer(request: web.Request, opened: OpenTemp, name: str) -> Answer:
+    """Return the response for an open file. It closes the file when it has been sent."""
     etag, length = f'"{opened.version}"', opened.byte_size
     headers: list[Header] = [
         ("Cache-Control", NO_STORE),
@@ -119,14 +153,14 @@ async def _file_answer(
     ]
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         opened.close()
-        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
+        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=_OUTCOME)
     headers += [
         ("Content-Type", await _media_type(opened)),
         ("Content-Disposition", f'attachment; filename="{name}"'),
     ]
     if request.method == "HEAD":
         opened.close()
-        return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=length)
+        return bodiless(HTTPStatus.OK, headers, outcome=_OUTCOME, length=length)
     part = requested_range(request.headers, length=length, etag=etag)
     status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
     if part is not None:
@@ -136,59 +170,55 @@ async def _file_answer(
         status,
         headers,
         opened.chunks(part.start, part.stop),
-        outcome=outcome,
+        outcome=_OUTCOME,
         length=part.stop - part.start,
         release=opened.close,
     )
 
 
 async def _media_type(opened: OpenTemp) -> str:
-    """By its bytes; what is none of ours is only bytes."""
+    """Return the type by the first bytes; the client's own statement cannot be trusted."""
     head = b"".join([piece async for piece in opened.chunks(0, min(opened.byte_size, SNIFF_BYTES))])
     return SOURCE_MEDIA_TYPES.get(sniff(head) or "", "application/octet-stream")
 
 
-def _public(row: PendingImage) -> Mapping[str, Any]:
-    return {
-        "id": row.id,
-        "user_id": row.user_id,
-        "image_path": row.image_path,
-        "original_name": row.original_name,
-        "mime_type": row.mime_type,
-        "status": row.status,
-        "created_at": _iso(row.created_at),
-    }
+def _public(row: PendingImage) -> QueuedUpload:
+    return QueuedUpload(
+        row.id,
+        row.user_id,
+        row.image_path,
+        row.original_name,
+        row.mime_type,
+        row.status,
+        row.created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
 
 
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _id(request: web.Request) -> int:
-    number = parse_id("id", request.match_info["id"])
+def _pending_id(request: web.Request) -> int:
+    number = path_id(request)
     if number > MAX_MEDIA_ID:
         raise PendingNotFound("there is no upload with this id")
     return number
 
 
-def _media_id(told: Mapping[str, Any]) -> str:
-    """From the simple body, the rich one, or both, which then have to agree.
+def _media_id(body: Mapping[str, Any]) -> str:
+    """Return the media id from ``media_id``, ``permanent_url``, or both.
 
     Raises:
-        BadParameter: there is none that can be.
-        PendingConflict: there are two.
+        BadParameter: neither has a valid id.
+        PendingConflict: they name two different images.
     """
-    plain, address = told.get("media_id"), told.get("permanent_url")
+    plain, url = body.get("media_id"), body.get("permanent_url")
     found = set()
     if plain is not None:
         text = plain if isinstance(plain, str) else str(whole_number(plain))
         found.add(media_id_of(text) if "/" not in text else None)
-    if address is not None:
-        found.add(media_id_of(address) if isinstance(address, str) else None)
+    if url is not None:
+        found.add(media_id_of(url) if isinstance(url, str) else None)
     media_id = found.pop() if len(found) == 1 else None
     if found and None not in found:
-        raise PendingConflict("media_id and permanent_url name two media")
+        raise PendingConflict("media_id and permanent_url name two different images")
     if media_id is None or not 0 < int(media_id) <= MAX_MEDIA_ID:
-        allowed = "the number of a medium, 1 to 19 digits, or the last step of permanent_url"
+        allowed = "a media id of 1 to 19 digits, or the last part of permanent_url"
         raise BadParameter("media_id", allowed)
     return media_id

@@ -1,26 +1,21 @@
-"""The upload route: ``PATCH /users/me``, a form with pictures."""
+"""The upload route: ``PATCH /users/me``, a form with images."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Literal
 
 from aiohttp import web
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
-from proxy.domain.outcome import Outcome
 from proxy.ingest.uploads.accept import AcceptedUpload, Uploader, UploadIntake
 from proxy.web.auth.jwt import TokenVerifier
-from proxy.web.headers import PRIVATE
-from proxy.web.json_response import private_json
+from proxy.web.json_response import private_route
 from proxy.web.multipart import Form, FormLimits
-from proxy.web.problem_details import problem
-from proxy.web.request_body import call_for, refuse_packed
-from proxy.web.responses import BufferedResponse
-
-_OUTCOME = Outcome("upload")
+from proxy.web.request_body import refuse_encoded, send_continue
 
 REASONS: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "malformed",
@@ -32,52 +27,56 @@ REASONS: Mapping[int, str] = {
     HTTPStatus.INSUFFICIENT_STORAGE: "no_space",
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
 }
-"""Why an upload was refused, as the metrics have it, by the status of the answer."""
+"""The metric's label for a rejected upload, by the status of the response."""
 
 
+@dataclass(frozen=True, slots=True)
+class UploadResponse:
+    """The stored images; they are processed later."""
+
+    success: Literal[True]
+    images: list[AcceptedUpload]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UploadHandler:
-    """Answers uploads; what is answered with an error has left nothing."""
+    """Handles uploads. After an error response nothing of the upload remains."""
 
-    def __init__(
-        self,
-        *,
-        users: TokenVerifier,
-        uploader: Uploader,
-        timeout_s: float,
-        stall_s: float,
-        on_refusal: Callable[[str], None],
-    ) -> None:
-        """``timeout_s`` is for a whole upload to come in, ``stall_s`` for its next bytes."""
-        self._users = users
-        self._uploader = uploader
-        self._timeout_s = timeout_s
-        self._limits = FormLimits(uploader.max_file_bytes, stall_s)
-        self._on_refusal = on_refusal
+    users: TokenVerifier
+    uploader: Uploader
+    timeout_s: float
+    """The whole body must arrive within this time."""
+    stall_s: float
+    """The next bytes of the body must arrive within this time."""
+    on_refusal: Callable[[str], None]
 
-    async def upload(self, request: web.Request) -> BufferedResponse:
-        """``PATCH /users/me``: what was stored, when it is on the disk and in the queue."""
+    @private_route("upload")
+    async def upload(self, request: web.Request) -> UploadResponse:
+        """``PATCH /users/me``: respond when the images are on the disk and in the queue."""
         try:
-            stored = await self._take(request)
+            return UploadResponse(success=True, images=await self._store(request))
         except SmartserveError as error:
-            self._on_refusal(REASONS.get(error.status, "unavailable"))
-            return problem(error, outcome=_OUTCOME, security=PRIVATE)
-        body = {"success": True, "images": [asdict(one) for one in stored]}
-        return private_json(body, _OUTCOME)
+            self.on_refusal(REASONS.get(error.status, "unavailable"))
+            raise
 
-    async def _take(self, request: web.Request) -> list[AcceptedUpload]:
-        """What is stored; only the client is hurried, as what is begun after it may stand."""
-        user_id = self._users.identify(request)
-        refuse_packed(request)
-        form = Form(request, self._limits)
-        call_for(request)
-        async with self._uploader.begin(user_id) as upload:
+    async def _store(self, request: web.Request) -> list[AcceptedUpload]:
+        user_id = self.users.identify(request)
+        refuse_encoded(request)
+        form = Form(request, FormLimits(self.uploader.max_file_bytes, self.stall_s))
+        send_continue(request)
+        async with self.uploader.begin(user_id) as upload:
             await self._read(form, upload)
+            # Outside the timeout: it limits the client only. A commit that was cut off here could
+            # have happened although the client is told that it failed.
             return await upload.finish()
 
     async def _read(self, form: Form, upload: UploadIntake) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 async for file in form.files():
-                    await upload.add(file.field, file.filename, file.pieces())
+                    await upload.add(file.field, file.filename, file.chunks)
         except TimeoutError as error:
-            raise BodyTooSlow(f"an upload may take {self._timeout_s:g} s") from error
+            raise BodyTooSlow(
+                f"the upload did not arrive within {self.timeout_s:g} s; send fewer or smaller"
+                " files at once"
+            ) from error

@@ -1,4 +1,4 @@
-"""The guard: who is let pass, who is refused and for how long, and what is told."""
+"""The key guard: which requests pass, which are rejected, for how long, and with what message."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from proxy.web.auth.api_key import AuthFailure, Caller, FailureLimit, KeyGuard, 
 KEY = "correct-horse-battery-staple"
 
 
-class Door:
-    """A guard with a clock that stands until it is moved, and what it counts."""
+class GuardHarness:
+    """A guard with a manual clock and a counter of rejections."""
 
     def __init__(self, key: str = KEY, *, max_failures: int = 3) -> None:
         self.now = 1000.0
         self.refused: Counter[AuthFailure] = Counter()
         self.limit = FailureLimit(max_failures=max_failures, window_s=60, clock=lambda: self.now)
-        self.guard = KeyGuard(
-            key, advice="set one", limit=self.limit, on_refusal=self._count, realm="test"
-        )
+        self.guard = KeyGuard(key, advice="set one", limit=self.limit, on_refusal=self._count)
 
     def _count(self, reason: AuthFailure) -> None:
         self.refused[reason] += 1
 
-    def knock(self, *lines: str, remote: str = "192.0.2.1", **headers: str) -> AccessError | None:
-        """What is raised for these Authorization lines, or None for who is let pass."""
+    def send(self, *lines: str, remote: str = "192.0.2.1", **headers: str) -> AccessError | None:
+        """Return the error for these Authorization lines, or None if the request passes."""
         pairs = [*(("Authorization", line) for line in lines), *headers.items()]
         request = make_mocked_request("DELETE", "/", headers=pairs)
         try:
@@ -42,21 +40,21 @@ class Door:
         return None
 
     def wrong(self, **where: str) -> AccessError | None:
-        return self.knock("Bearer wrong", **where)
+        return self.send("Bearer wrong", **where)
 
     def right(self, **where: str) -> AccessError | None:
-        return self.knock(f"Bearer {KEY}", **where)
+        return self.send(f"Bearer {KEY}", **where)
 
 
 @pytest.mark.parametrize("line", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} "])
-def test_who_shows_the_key_is_let_pass(line: str) -> None:
-    assert Door().knock(line) is None
+def test_a_request_with_the_key_passes(line: str) -> None:
+    assert GuardHarness().send(line) is None
 
 
-def test_who_shows_nothing_is_told_the_scheme_alone() -> None:
-    error = Door().knock()
+def test_a_request_without_a_key_gets_a_challenge_without_an_error_code() -> None:
+    error = GuardHarness().send()
     assert isinstance(error, Unauthorized)
-    assert error.challenge == 'Bearer realm="test"'
+    assert error.challenge == 'Bearer realm="smartserve"'
 
 
 @pytest.mark.parametrize(
@@ -77,31 +75,35 @@ def test_who_shows_nothing_is_told_the_scheme_alone() -> None:
         [f"Bearer {KEY}", "Bearer wrong"],
     ],
 )
-def test_a_malformed_header_is_refused_and_says_so(lines: list[str]) -> None:
-    door = Door()
-    error = door.knock(*lines)
+def test_a_malformed_header_is_rejected_with_an_error_code(lines: list[str]) -> None:
+    guard = GuardHarness()
+    error = guard.send(*lines)
     assert isinstance(error, Unauthorized)
-    assert error.challenge.startswith('Bearer realm="test", error="invalid_token", error_desc')
-    assert door.refused == {AuthFailure.MALFORMED: 1}
+    assert error.challenge.startswith(
+        'Bearer realm="smartserve", error="invalid_token", error_desc'
+    )
+    assert guard.refused == {AuthFailure.MALFORMED: 1}
 
 
 @given(st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=60))
-def test_no_other_text_is_the_key(text: str) -> None:
-    assert isinstance(Door(max_failures=9).knock(f"Bearer {text}"), Unauthorized) or text == KEY
+def test_no_other_text_passes(text: str) -> None:
+    assert (
+        isinstance(GuardHarness(max_failures=9).send(f"Bearer {text}"), Unauthorized) or text == KEY
+    )
 
 
 @pytest.mark.parametrize(
     "near", [KEY[:-1], KEY + "x", KEY.upper(), KEY.replace("-", "_"), KEY + "="]
 )
-def test_a_key_that_is_nearly_right_is_wrong(near: str) -> None:
-    door = Door()
-    error = door.knock(f"Bearer {near}")
+def test_a_nearly_right_key_is_rejected(near: str) -> None:
+    guard = GuardHarness()
+    error = guard.send(f"Bearer {near}")
     assert isinstance(error, Unauthorized)
     assert 'error="invalid_token"' in error.challenge
-    assert door.refused == {AuthFailure.WRONG: 1}
+    assert guard.refused == {AuthFailure.WRONG: 1}
 
 
-def test_what_is_compared_is_of_one_length_and_in_constant_time(
+def test_digests_of_one_length_are_compared_in_constant_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compared: list[tuple[bytes, bytes]] = []
@@ -111,100 +113,100 @@ def test_what_is_compared_is_of_one_length_and_in_constant_time(
         return a == b
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    door = Door(max_failures=99)
+    guard = GuardHarness(max_failures=99)
     for length in (1, 16, 27, 28, 29, 4000):
-        door.knock("Bearer " + "x" * length)
-    assert door.right() is None
+        guard.send("Bearer " + "x" * length)
+    assert guard.right() is None
     assert len(compared) == 7
     assert {len(side) for pair in compared for side in pair} == {32}
 
 
-def test_nobody_passes_where_no_key_is_set() -> None:
-    door = Door("")
+def test_without_a_configured_key_every_request_is_rejected() -> None:
+    guard = GuardHarness("")
     for lines in ([], ["Bearer "], [f"Bearer {KEY}"]):
-        error = door.knock(*lines)
+        error = guard.send(*lines)
         assert isinstance(error, AccessDisabled)
         assert error.detail == "set one"
-    assert door.refused == {AuthFailure.NO_KEY_SET: 3}
+    assert guard.refused == {AuthFailure.NO_KEY_SET: 3}
 
 
-def test_the_guard_does_not_keep_the_key_itself() -> None:
-    guard = Door().guard
+def test_the_guard_does_not_store_the_key() -> None:
+    guard = GuardHarness().guard
     assert KEY not in repr({name: getattr(guard, name) for name in vars(guard)})
 
 
-def test_after_too_many_wrong_keys_not_even_the_right_one_is_heard() -> None:
-    door = Door()
-    assert [type(door.wrong()) for _ in range(3)] == [Unauthorized] * 3
-    door.now += 10.5
-    error = door.right()
+def test_after_too_many_wrong_keys_even_the_right_key_is_rejected() -> None:
+    guard = GuardHarness()
+    assert [type(guard.wrong()) for _ in range(3)] == [Unauthorized] * 3
+    guard.now += 10.5
+    error = guard.right()
     assert isinstance(error, TooManyFailures)
     assert error.retry_after_s == 50
-    assert door.refused == {AuthFailure.WRONG: 3, AuthFailure.BLOCKED: 1}
+    assert guard.refused == {AuthFailure.WRONG: 3, AuthFailure.BLOCKED: 1}
 
 
-def test_a_block_ends_after_the_window_however_often_one_knocked_meanwhile() -> None:
-    door = Door()
+def test_requests_during_a_block_do_not_extend_it() -> None:
+    guard = GuardHarness()
     for _ in range(3):
-        door.wrong()
+        guard.wrong()
     for _ in range(50):
-        door.now += 1
-        assert isinstance(door.wrong(), TooManyFailures)
-    door.now += 10
-    assert door.right() is None
+        guard.now += 1
+        assert isinstance(guard.wrong(), TooManyFailures)
+    guard.now += 10
+    assert guard.right() is None
 
 
-def test_a_right_key_does_not_wipe_out_the_failures_of_its_address() -> None:
-    door = Door()
+def test_a_right_key_does_not_reset_the_failures_of_its_address() -> None:
+    guard = GuardHarness()
     for _ in range(2):
-        door.wrong()
-    assert door.right() is None
-    door.wrong()
-    assert isinstance(door.right(), TooManyFailures)
+        guard.wrong()
+    assert guard.right() is None
+    guard.wrong()
+    assert isinstance(guard.right(), TooManyFailures)
 
 
 @pytest.mark.parametrize("times", [1, 100])
-def test_headers_without_a_guess_do_not_count_as_wrong_keys(times: int) -> None:
-    door = Door()
+def test_missing_and_malformed_headers_do_not_count_as_wrong_keys(times: int) -> None:
+    guard = GuardHarness()
     for _ in range(times):
-        door.knock()
-        door.knock("Basic abc")
-    assert door.right() is None
+        guard.send()
+        guard.send("Basic abc")
+    assert guard.right() is None
 
 
-def test_who_has_not_failed_is_heard_whatever_all_others_do() -> None:
-    door = Door()
+def test_a_caller_without_failures_is_never_blocked() -> None:
+    guard = GuardHarness()
     for one in range(20_000):
-        door.limit.failed(Caller(f"198.51.100.{one}", passed_on=False))
-    assert door.right(remote="192.0.2.9") is None
+        guard.limit.add(Caller(f"198.51.100.{one}", forwarded=False))
+    assert guard.right(remote="192.0.2.9") is None
 
 
-def test_in_a_crowd_one_wrong_key_is_enough() -> None:
-    door = Door()
+def test_during_a_distributed_attack_one_wrong_key_blocks_its_caller() -> None:
+    guard = GuardHarness()
     for one in range(30):
-        door.wrong(remote=f"198.51.100.{one}")
-    assert isinstance(door.wrong(remote="192.0.2.9"), Unauthorized)
-    assert isinstance(door.right(remote="192.0.2.9"), TooManyFailures)
-    door.now += 61
-    assert door.right(remote="192.0.2.9") is None
-    door.wrong(remote="192.0.2.9")
-    assert door.right(remote="192.0.2.9") is None, "the crowd has gone"
+        guard.wrong(remote=f"198.51.100.{one}")
+    assert isinstance(guard.wrong(remote="192.0.2.9"), Unauthorized)
+    assert isinstance(guard.right(remote="192.0.2.9"), TooManyFailures)
+    guard.now += 61
+    assert guard.right(remote="192.0.2.9") is None
+    guard.wrong(remote="192.0.2.9")
+    assert guard.right(remote="192.0.2.9") is None, "the attack is over"
 
 
-def test_what_is_remembered_of_failures_is_bounded() -> None:
-    door = Door()
+def test_at_most_ten_thousand_callers_are_remembered() -> None:
+    guard = GuardHarness()
     for one in range(12_000):
-        door.limit.failed(Caller(f"198.51.100.{one}", passed_on=False))
-    assert len(door.limit._callers) <= 10_000
+        guard.limit.add(Caller(f"198.51.100.{one}", forwarded=False))
+    assert len(guard.limit._callers) <= 10_000
 
 
-def test_who_calls_past_the_proxy_is_not_refused_for_those_who_come_through_it() -> None:
-    door = Door()
+def test_failures_through_a_proxy_do_not_block_direct_callers_of_its_machine() -> None:
+    guard = GuardHarness()
     for header in ("X-Forwarded-For", "Forwarded", "Via"):
-        door.wrong(remote="127.0.0.1", **{header: "for=203.0.113.9"})
+        guard.wrong(remote="127.0.0.1", **{header: "for=203.0.113.9"})
     through = {"remote": "127.0.0.1", "X-Forwarded-For": "198.51.100.1"}
-    assert isinstance(door.right(**through), TooManyFailures)
-    assert door.right(remote="127.0.0.1") is None
+    assert isinstance(guard.right(**through), TooManyFailures)
+    assert guard.right(remote="127.0.0.1") is None
 
 
 @pytest.mark.parametrize(
@@ -219,17 +221,21 @@ def test_who_calls_past_the_proxy_is_not_refused_for_those_who_come_through_it()
         ("", "/run/smartserve.sock", True),
     ],
 )
-def test_failures_are_counted_by_address_or_by_its_64(one: str, other: str, *, same: bool) -> None:
+def test_failures_are_counted_by_ipv4_address_or_ipv6_64(
+    one: str, other: str, *, same: bool
+) -> None:
     def caller(remote: str) -> Caller:
         return caller_of(make_mocked_request("GET", "/").clone(remote=remote))
 
     assert (caller(one) == caller(other)) == same
 
 
-@pytest.mark.parametrize("knock", [Door.wrong, Door.right])
-def test_a_refusal_never_repeats_the_key(knock: Callable[[Door], AccessError | None]) -> None:
-    door = Door(max_failures=1)
-    door.knock(f"Bearer {KEY}x")
-    error = knock(door)
+@pytest.mark.parametrize("method", [GuardHarness.wrong, GuardHarness.right])
+def test_an_error_never_contains_the_key(
+    method: Callable[[GuardHarness], AccessError | None],
+) -> None:
+    guard = GuardHarness(max_failures=1)
+    guard.send(f"Bearer {KEY}x")
+    error = method(guard)
     assert error is not None
     assert KEY not in f"{error!r} {error.detail} {vars(error)}"

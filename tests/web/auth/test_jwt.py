@@ -97,7 +97,7 @@ async def test_clocks_may_be_apart_a_little(server: Serving) -> None:
 
 async def test_a_token_that_has_expired_is_refused_and_says_so(server: Serving) -> None:
     status, challenge, detail = await asked(server, token(exp=int(time.time()) - 60))
-    assert (status, detail) == (401, "the token has expired")
+    assert (status, detail) == (401, "the token has expired; request a new one")
     assert "invalid_token" in challenge
     assert server.metric("smartserve_auth_failures_total", reason="expired") == 1
 
@@ -126,7 +126,9 @@ async def test_without_a_token_one_is_asked_for(server: Serving) -> None:
     async with server.client.patch("/users/me", data=form({"profile_image": PHOTO})) as answer:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == 'Bearer realm="smartserve"'
-        assert (await answer.json())["detail"] == "show the token: Authorization: Bearer TOKEN"
+        assert (await answer.json())["detail"] == (
+            "the token is missing: send the header Authorization: Bearer TOKEN"
+        )
 
 
 async def test_with_a_public_key_its_private_one_signs_and_nothing_else(

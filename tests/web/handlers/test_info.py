@@ -16,11 +16,16 @@ from aiohttp import ClientResponse
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from PIL import Image
 
+from proxy.settings import Settings
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
-from proxy.web.openapi.info import PICTURE
+from proxy.web.openapi.document import describe
 from tests.support.server import CHROME, Library, Serve, Serving
 from tests.web.wire import answers, exchange
 
+DOCUMENT = json.loads(json.dumps(describe(Settings())))
+DESCRIPTION = Draft202012Validator(
+    {"$ref": "#/components/schemas/ImageDescription", "components": DOCUMENT["components"]}
+)
 NAMES = ("large", "photo", "logo", "badge")
 
 
@@ -36,7 +41,7 @@ async def test_a_picture_is_told_as_the_description_says(
     name: str, shared: Serving, library: Library
 ) -> None:
     found = await told(shared, library.ids[name])
-    assert [fault.message for fault in Draft202012Validator(PICTURE).iter_errors(found)] == []
+    assert [fault.message for fault in DESCRIPTION.iter_errors(found)] == []
     assert found["id"] == library.ids[name]
     assert found["ratio"] == pytest.approx(found["width"] / found["height"], abs=1e-3)
     assert found["dominant_colors"][0]["hex"].startswith("#")
