@@ -39,7 +39,7 @@ LINES: tuple[tuple[str, ...], ...] = (
 LINE_OF = {package: line for line, packages in enumerate(LINES) for package in packages}
 
 IMPORTERS: Mapping[str, tuple[str, ...]] = {
-    "prometheus_client": ("proxy.telemetry", "proxy.doctor.http_client"),
+    "prometheus_client": ("proxy.telemetry",),
     "opentelemetry": ("proxy.telemetry",),
     "aiohttp": (
         "proxy.runtime.http_client",
@@ -258,7 +258,7 @@ def test_a_graph_in_order_has_no_violations() -> None:
             made_up(serving__delivery="prometheus_client.core"),
             (
                 "proxy.serving.delivery imports prometheus_client.core, which only"
-                " proxy.telemetry and proxy.doctor.http_client may"
+                " proxy.telemetry may"
             ),
         ),
         (

@@ -1,4 +1,4 @@
-"""``smartserve doctor``: look at a running installation, and say what to do."""
+"""``smartserve doctor``: check a running installation and print what to do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,8 +15,9 @@ from rich.table import Table
 
 from proxy.app.doctor import open_installation
 from proxy.cli.base import ConfigOption, DataDirOption, app, errors, run
-from proxy.doctor import CheckResult, Verdict, failed
-from proxy.doctor.rounds import Installation, examine
+from proxy.doctor.check import CheckResult, Verdict, fail
+from proxy.doctor.installation import Installation
+from proxy.doctor.table import examine
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import LogSettings, load_settings
@@ -30,72 +30,62 @@ _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 def doctor(
     media_id: Annotated[
         int | None,
-        typer.Argument(min=1, max=MAX_MEDIA_ID, help="Id of a picture that does not show."),
+        typer.Argument(min=1, max=MAX_MEDIA_ID, help="Id of an image that is not displayed."),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="The server's own address; by default as the settings have it."),
+        typer.Option(help="The server's own address. [default: from server.host, server.port]"),
     ] = None,
     public: Annotated[
         str | None,
-        typer.Option(help="The address in front of it; by default server.public_url."),
+        typer.Option(help="The address of the reverse proxy. [default: server.public_url]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Check a running installation: each part on this machine, the server, and what is in front.
+    """Check a running installation: this machine, the server, and the reverse proxy.
 
-    Each check says what it saw, and where something is not well, what to do. Nothing is changed.
-    The exit code is 1 if a check fails. Run it as the user that the server runs as.
+    Prints what each check found and, if something is wrong, what to do. Changes nothing. Exits
+    with 1 if a check fails. Run it as the user that the server runs as.
     """
     configure_logs(LogSettings(level="error", format="console"))
-    results = _examined(config, data_dir, DoctorTargets(url, public), media_id)
+    overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
+    try:
+        settings = load_settings(config, overrides)
+    except ConfigurationError as error:
+        advice = "correct each of these settings; nothing else can be checked before"
+        results: Sequence[CheckResult] = [
+            CheckResult("settings", fail("; ".join(error.faults), advice))
+        ]
+    else:
+        installation = open_installation(
+            settings,
+            config,
+            url=url or settings.local_url(),
+            public=settings.server.public_url if public is None else public,
+            media_id=media_id,
+        )
+        results = run(_examine(installation))
     if as_json:
-        print(json.dumps(_object(results), indent=2))
+        print(json.dumps(_fields(results), indent=2))
     else:
         _print(results)
     raise SystemExit(1 if _counts(results)[Verdict.FAIL] else 0)
 
 
-class DoctorTargets(NamedTuple):
-    """Those that were given; None is what the settings say."""
-
-    url: str | None
-    public: str | None
-
-
-def _examined(
-    config: Path | None, data_dir: Path | None, given: DoctorTargets, media_id: int | None
-) -> Sequence[CheckResult]:
-    """What all checks found; settings that cannot be loaded leave nothing else to look at."""
-    overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
-    try:
-        settings = load_settings(config, overrides)
-    except ConfigurationError as error:
-        advice = "mend each of these settings; nothing else can be looked at before"
-        return [CheckResult("settings", failed("; ".join(error.faults), advice))]
-    public = settings.server.public_url if given.public is None else given.public
-    url = given.url or settings.local_url()
-    installation = open_installation(settings, config, url=url, public=public, media_id=media_id)
-    return run(_all(installation))
-
-
-async def _all(opening: AbstractAsyncContextManager[Installation]) -> list[CheckResult]:
-    waiting = errors.status("examining ...") if errors.is_terminal else nullcontext()
-    results: list[CheckResult] = []
-    with waiting:
+async def _examine(opening: AbstractAsyncContextManager[Installation]) -> list[CheckResult]:
+    progress = errors.status("checking ...") if errors.is_terminal else nullcontext()
+    with progress:
         async with opening as installation:
-            async for area in examine(installation):
-                results.extend(area)
-    return results
+            return [result async for area in examine(installation) for result in area]
 
 
 def _counts(results: Sequence[CheckResult]) -> Counter[Verdict]:
-    return Counter(result.diagnosis.verdict for result in results)
+    return Counter(result.finding.verdict for result in results)
 
 
-def _object(results: Sequence[CheckResult]) -> dict[str, object]:
+def _fields(results: Sequence[CheckResult]) -> dict[str, object]:
     counts = _counts(results)
     return {
         "healthy": not counts[Verdict.FAIL],
@@ -103,9 +93,9 @@ def _object(results: Sequence[CheckResult]) -> dict[str, object]:
         "checks": [
             {
                 "check": one.check,
-                "verdict": one.diagnosis.verdict,
-                "seen": one.diagnosis.seen,
-                "advice": one.diagnosis.advice,
+                "verdict": one.finding.verdict,
+                "seen": one.finding.text,
+                "advice": one.finding.advice,
                 "alert": one.alert,
             }
             for one in results
@@ -114,23 +104,30 @@ def _object(results: Sequence[CheckResult]) -> dict[str, object]:
 
 
 def _print(results: Sequence[CheckResult]) -> None:
-    """A table for eyes; where it is piped a line for each check, its parts between tabs."""
+    """Print a table to a terminal, otherwise one line with tabs for each check."""
     console = Console()
-    if console.is_terminal:
-        console.print(_table(results))
-    else:
-        for result in results:
-            found = result.diagnosis
-            parts = (found.verdict, result.check, found.seen, *filter(None, (_told(result),)))
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("check", "", "finding, and what to do"):
+        table.add_column(name, overflow="fold")
+    for result in results:
+        found, advice = result.finding, _advice(result)
+        if console.is_terminal:
+            verdict = f"[{_COLOURS.get(found.verdict, 'dim')}]{found.verdict}"
+            bold = f"\n[bold]{escape(advice)}[/bold]" if advice else ""
+            table.add_row(result.check, verdict, f"{escape(found.text)}{bold}")
+        else:
+            parts = (found.verdict, result.check, found.text, *([advice] if advice else []))
             print("\t".join(" ".join(part.split()) for part in parts))
+    if console.is_terminal:
+        console.print(table)
     errors.print(_summary(results), highlight=False, soft_wrap=True)
 
 
 def _summary(results: Sequence[CheckResult]) -> str:
-    """How many there are of each verdict, and the names of those that are not well."""
+    """Return the number of checks by verdict, with the names of those that warn or fail."""
     named: dict[Verdict, list[str]] = {verdict: [] for verdict in reversed(Verdict)}
     for result in results:
-        named[result.diagnosis.verdict].append(result.check)
+        named[result.finding.verdict].append(result.check)
     shown = (Verdict.FAIL, Verdict.WARN)
     return ", ".join(
         f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names and verdict in shown else "")
@@ -138,22 +135,9 @@ def _summary(results: Sequence[CheckResult]) -> str:
     )
 
 
-def _table(results: Sequence[CheckResult]) -> Table:
-    table = Table(show_edge=False, pad_edge=False)
-    for name in ("check", "", "seen, and what to do"):
-        table.add_column(name, overflow="fold")
-    for result in results:
-        found = result.diagnosis
-        told = _told(result)
-        advice = f"\n[bold]{escape(told)}[/bold]" if told else ""
-        verdict = f"[{_COLOURS.get(found.verdict, 'dim')}]{found.verdict}"
-        table.add_row(result.check, verdict, f"{escape(found.seen)}{advice}")
-    return table
-
-
-def _told(result: CheckResult) -> str:
-    """What to do, and where there is more on it."""
-    advice = result.diagnosis.advice
+def _advice(result: CheckResult) -> str:
+    """Return what to do, and where it is explained."""
+    advice = result.finding.advice
     if not advice or not result.alert:
         return advice
     return f"{advice} (deploy/OPERATING.md: {result.alert})"

@@ -1,16 +1,17 @@
-"""The originals: the root is there, and is the one that the rows speak of."""
+"""Checks of the originals: the storage root, and whether the newest rows have their files."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from proxy.doctor import CheckBlocked, Diagnosis, failed, skipped, warned, well
-from proxy.doctor.figures import counted
+from proxy.doctor.check import CheckBlocked, Finding, fail, ok, skip, warn
+from proxy.doctor.formatting import counted
+from proxy.doctor.installation import Installation
 from proxy.domain.errors import (
     DatabaseUnavailable,
     SourceError,
@@ -20,94 +21,64 @@ from proxy.domain.errors import (
     SourceUnavailable,
 )
 from proxy.domain.media import MAX_MEDIA_ID, Media
-from proxy.settings import Settings
-from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals import SourceStore
 
-SAMPLE = 20
-"""Rows whose files are looked for, the newest ones."""
+_SAMPLE = 20
+"""Number of rows to check, the newest ones."""
 _SHOWN = 5
-_MAX_BESIDE = 100
+_MAX_FOLDERS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class OriginalsFacts:
-    """What was seen of the originals."""
+class OriginalsSample:
+    """The state of the storage root and of the files of the newest rows."""
 
     root: Path
     empty: bool
-    known: bool
-    """Whether the database could be asked for rows."""
-    there: tuple[Media, ...]
-    """Of the newest rows those whose file can be opened, the newest first."""
-    missing: tuple[int, ...]
-    closed: tuple[int, ...]
-    """Ids of rows whose file cannot be read: no right, or an error of the disk."""
+    outcomes: Sequence[tuple[Media, SourceError | None]] | None
+    """The newest rows and why their file cannot be opened; None if there is no database."""
     hint: str = ""
-    """Where the missing ones are, if they were found elsewhere."""
+    """The setting that would make the missing files found."""
 
-    @property
-    def asked(self) -> int:
-        """How many rows were looked at."""
-        return len(self.there) + len(self.missing) + len(self.closed)
+    def ids(self, *, missing: bool) -> list[int]:
+        """Return the ids of rows whose file is missing, or whose file cannot be read."""
+        return [
+            media.id
+            for media, error in self.outcomes or ()
+            if error is not None and isinstance(error, SourceMissing) is missing
+        ]
 
 
-async def look(
-    settings: Settings, sources: SourceStore, listing: SqlMediaRepository | None
-) -> OriginalsFacts:
-    """Look at the root, and for the files of the newest rows; reads no byte of them."""
-    root = settings.storage_root
+async def inspect(installation: Installation) -> OriginalsSample:
+    """Open the files of the newest rows without reading them; sets ``installation.media``."""
+    root, sources = installation.settings.storage_root, installation.sources
     try:
         await sources.check()
     except SourceTimeout as error:
-        advice = "the network file system hangs: look at its server, or mount it anew"
-        raise CheckBlocked(failed(f"{root} does not answer in time", advice)) from error
+        advice = "the network file system hangs: check its server, or mount it again"
+        raise CheckBlocked(fail(f"{root} does not answer in time", advice)) from error
     except SourceUnavailable as error:
-        raise CheckBlocked(_unavailable(root, error)) from error
-    empty = not await asyncio.to_thread(_has_entry, root)
-    rows, known = await _newest(listing)
-    outcomes = [(media, await _outcome(sources, media)) for media in rows]
-    missing = [media for media, outcome in outcomes if outcome is SourceMissing]
-    found = tuple(media for media, outcome in outcomes if outcome is None)
-    lost = bool(missing) and not found
-    return OriginalsFacts(
-        root,
-        empty=empty,
-        known=known,
-        there=found,
-        missing=tuple(media.id for media in missing),
-        closed=tuple(media.id for media, kind in outcomes if kind not in (None, SourceMissing)),
-        hint=await hint(root, missing[0].source_path or "") if lost else "",
-    )
-
-
-def _unavailable(root: Path, error: SourceUnavailable) -> Diagnosis:
-    cause = error.__cause__
-    reason = cause.strerror if isinstance(cause, OSError) else error.detail
-    advice = (
-        "mount the storage, or name the folder in storage.root; the server's user has to be"
-        " able to list it"
-    )
-    return failed(f"{root}: {reason}", advice)
-
-
-def _has_entry(root: Path) -> bool:
-    with os.scandir(root) as entries:
-        return next(entries, None) is not None
-
-
-async def _newest(listing: SqlMediaRepository | None) -> tuple[Sequence[Media], bool]:
-    if listing is None:
-        return (), False
+        cause = error.__cause__
+        reason = cause.strerror if isinstance(cause, OSError) else error.detail
+        advice = "mount the storage, or set storage.root; the server's user must be able to list it"
+        raise CheckBlocked(fail(f"{root}: {reason}", advice)) from error
+    empty = not await asyncio.to_thread(os.listdir, root)
     try:
-        return await listing.newest(before=MAX_MEDIA_ID, limit=SAMPLE), True
+        async with installation.rows() as rows:
+            newest = await rows.newest(before=MAX_MEDIA_ID, limit=_SAMPLE)
     except DatabaseUnavailable:
-        return (), False
+        return OriginalsSample(root, empty, None)
+    outcomes = [(media, await _open(sources, media)) for media in newest]
+    found = [media for media, error in outcomes if error is None]
+    installation.media = found[0] if found else None
+    missing = [media for media, error in outcomes if isinstance(error, SourceMissing)]
+    path = missing[0].source_path if missing and not found else None
+    return OriginalsSample(root, empty, outcomes, await find_setting(root, path or ""))
 
 
-async def _outcome(sources: SourceStore, media: Media) -> type[SourceError] | None:
-    """None where one of the row's files can be opened, else what the first of them says."""
-    first: type[SourceError] | None = None
+async def _open(sources: SourceStore, media: Media) -> SourceError | None:
+    """Return None if one of the row's files can be opened, otherwise the first error."""
+    first: SourceError | None = None
     for path in media.source_paths:
         try:
             async with sources.open(path):
@@ -115,77 +86,59 @@ async def _outcome(sources: SourceStore, media: Media) -> type[SourceError] | No
         except SourceTooLarge:
             return None
         except SourceError as error:
-            first = first or type(error)
+            first = first or error
     return first
 
 
-async def hint(root: Path, path: str) -> str:
-    """What to set so that the file of a row is found; empty where it is nowhere near."""
-    return await asyncio.to_thread(_elsewhere, root, path)
+def check_root(sample: OriginalsSample) -> Finding:
+    """Report a root that is empty although the database has rows."""
+    if not sample.empty:
+        return ok(f"{sample.root} can be read")
+    if sample.outcomes is not None and not sample.outcomes:
+        return ok(f"{sample.root} and the database are empty: 'smartserve import' adds images")
+    advice = "usually it is not mounted: mount it, or set storage.root to the folder of originals"
+    return fail(f"{sample.root} is empty", advice)
 
 
-def _elsewhere(root: Path, path: str) -> str:
-    names = [name for name in path.split("/") if name not in ("", ".", "..")]
-    below = "/".join(names)
-    if not below:
-        return ""
-    if path.startswith("/"):
-        for skip in range(1, len(names)):
-            if (root / "/".join(names[skip:])).is_file():
-                return f'storage.strip_prefix = "/{"/".join(names[:skip])}"'
-        if Path(path).is_file():
-            return f"storage.root: the rows name files such as {path}, which are there"
-    for beside in _beside(root):
-        if (beside / below).is_file():
-            return f'storage.root = "{beside}"'
-    for skip in range(1, len(names)):
-        if (root / "/".join(names[skip:])).is_file():
-            return f"storage.root: a folder that holds {names[0]}/, as the rows name it"
-    return ""
+def check_newest(sample: OriginalsSample) -> Finding:
+    """Report rows whose file is missing or cannot be read."""
+    if sample.outcomes is None:
+        return skip("the database cannot be queried")
+    count = len(sample.outcomes)
+    if not count:
+        return skip("the database has no images")
+    missing, unreadable = sample.ids(missing=True), sample.ids(missing=False)
+    if unreadable:
+        advice = "let the server's user read them (chown, chmod a+r); otherwise the disk is failing"
+        return fail(f"cannot be opened: {_listed(unreadable, count)}", advice)
+    if not missing:
+        return ok(f"the newest {counted(count, 'row')} have their files")
+    text = f"files are missing: {_listed(missing, count)}"
+    if len(missing) < count:
+        return warn(text, "restore the originals at bulk_path; no restart is needed")
+    setting = f"set {sample.hint}, and restart" if sample.hint else "check storage.strip_prefix"
+    return fail(text, f"storage.root is not the folder that the rows refer to: {setting}")
 
 
-def _beside(root: Path) -> Iterator[Path]:
-    """Folders that may be meant: above the root, in it, and beside it."""
-    yield root.parent
-    for folder in (root, root.parent):
-        with suppress(OSError), os.scandir(folder) as entries:
-            for _, entry in zip(range(_MAX_BESIDE), entries, strict=False):
-                if entry.is_dir():
-                    yield Path(entry.path)
-
-
-def judge_root(seen: OriginalsFacts) -> Diagnosis:
-    """Whether something is in the root."""
-    if not seen.empty:
-        return well(f"{seen.root} can be read")
-    if seen.known and not seen.asked:
-        return well(f"{seen.root} is empty, and so is the database: 'smartserve import' fills both")
-    advice = (
-        "it is not mounted, as a rule: mount it, or name the folder that has the originals in"
-        " storage.root"
-    )
-    return failed(f"{seen.root} is empty", advice)
-
-
-def judge_files(seen: OriginalsFacts) -> Diagnosis:
-    """Whether the newest rows have their files."""
-    if not seen.known:
-        return skipped("the database cannot be asked for rows")
-    if not seen.asked:
-        return skipped("no picture is in the database")
-    if seen.closed:
-        advice = "let the server's user read them: chown, or chmod a+r; else the disk is failing"
-        told = f"{_of(seen, seen.closed)} cannot be opened"
-        return failed(told, advice)
-    told = f"{_of(seen, seen.missing)} have no file"
-    if seen.missing and not seen.there:
-        set_ = f"set {seen.hint}, and restart" if seen.hint else "see storage.root and strip_prefix"
-        return failed(told, f"the root is not the one that the rows speak of: {set_}")
-    if seen.missing:
-        return warned(told, "put the originals back where bulk_path says; nothing is restarted")
-    return well(f"the newest {counted(seen.asked, 'row')} have their files")
-
-
-def _of(seen: OriginalsFacts, ids: Sequence[int]) -> str:
+def _listed(ids: Sequence[int], count: int) -> str:
     shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
-    return f"{len(ids)} of the newest {seen.asked} ({shown})"
+    return f"{len(ids)} of the newest {count} ({shown})"
+
+
+async def find_setting(root: Path, path: str) -> str:
+    """Search near the root for a row's file; return the setting to change, or an empty string."""
+    return await asyncio.to_thread(_find_setting, root, path)
+
+
+def _find_setting(root: Path, path: str) -> str:
+    names = [name for name in path.split("/") if name not in ("", ".", "..")]
+    if path.startswith("/"):
+        for skipped in range(1, len(names)):
+            if (root / "/".join(names[skipped:])).is_file():
+                return f'storage.strip_prefix = "/{"/".join(names[:skipped])}"'
+    # The root may be one level too deep, too high, or beside the right folder.
+    children, siblings = (islice(one.glob("*/"), _MAX_FOLDERS) for one in (root, root.parent))
+    for folder in (root.parent, *children, *siblings) if names else ():
+        if (folder / "/".join(names)).is_file():
+            return f'storage.root = "{folder}"'
+    return ""

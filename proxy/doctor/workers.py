@@ -1,107 +1,85 @@
-"""The workers: one is started here, locked in as the server's are, and renders a sample."""
+"""Checks of the workers: one is started as the server starts its own, and renders a sample."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import proxy
-from proxy.doctor import CheckBlocked, Diagnosis, failed, reason_of, skipped, warned, well
-from proxy.doctor.figures import as_time
+from proxy.doctor.check import CheckBlocked, Finding, fail, ok, reason_of, skip, warn
+from proxy.doctor.formatting import as_time
+from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
 from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import Limits, RenderOutput, RenditionSet, WorkerInfo
+from proxy.domain.worker_protocol import RenderOutput, RenditionSet, WorkerInfo
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.runtime.min_versions import floor_faults
 from proxy.settings import Settings
-
-Started = Callable[[], AbstractAsyncContextManager[WorkerPool]]
-"""Starts one worker, and ends it with the block."""
 
 _SAMPLES = Path(proxy.__file__).parent / "samples"
 _SAMPLE_OF: Mapping[str, str] = {"png": "badge.png", "jpeg": "kodak-23.jpg"}
-"""By type: what the settings let in."""
 _SIDE = 64
 _SLOW_S = 1.0
-_RARE = frozenset({"heic", "bmp"})
-"""What the libvips that comes with pyvips[binary] does not load, and few want."""
-_CHECK_CONFIG = "'smartserve check-config' prints what the worker says"
+_OPTIONAL = frozenset({"heic", "bmp"})
+"""Types that the libvips of pyvips[binary] cannot load."""
+_CHECK_CONFIG = "'smartserve check-config' prints the worker's output"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFacts:
-    """What was seen of a worker."""
+class WorkerSample:
+    """A worker that was started, and the formats in which it rendered a sample."""
 
-    hello: WorkerInfo
+    settings: Settings
+    info: WorkerInfo
     gaps: Mapping[str, str]
-    sandbox: bool
-    """Whether the settings have it locked in."""
-    wanted: tuple[str, ...]
-    """Types that the settings let in."""
+    """Sandbox features that are not in force, with the reasons."""
     start_s: float
-    renders: Mapping[Format, float]
-    """Seconds by format; a first render learns, the others are quicker."""
+    render_s: Mapping[Format, float]
     failures: Mapping[Format, str]
-    fault: str
-    """What of it is below its floor."""
 
 
-async def look(settings: Settings, started: Started) -> WorkerFacts:
-    """Start a worker and render a sample in each format that goes out."""
-    began = time.monotonic()
+async def inspect(installation: Installation) -> WorkerSample:
+    """Start a worker and render a sample in each output format."""
+    settings = installation.settings
+    started = time.monotonic()
     try:
-        async with started() as pool:
-            start_s = time.monotonic() - began
-            renders, failures = await _rendered(settings, pool)
-            return WorkerFacts(
-                hello=pool.hello,
-                gaps=pool.gaps,
-                sandbox=settings.workers.sandbox,
-                wanted=settings.limits.source_types,
-                start_s=start_s,
-                renders=renders,
-                failures=failures,
-                fault=_floors(pool.hello),
-            )
+        async with installation.worker() as pool:
+            start_s = time.monotonic() - started
+            render_s, failures = await _render_all(settings, pool)
+            return WorkerSample(settings, pool.hello, pool.gaps, start_s, render_s, failures)
     except ConfigurationError as error:
-        advice = f"{_CHECK_CONFIG}; no memory, no descriptors, or require_sandbox without a kernel"
-        raise CheckBlocked(failed("; ".join(error.faults), f"{advice} that can")) from error
+        advice = (
+            f"{_CHECK_CONFIG}; causes are too little memory, too few descriptors, or"
+            " workers.require_sandbox on a kernel without the features"
+        )
+        raise CheckBlocked(fail("; ".join(error.faults), advice)) from error
 
 
-def _floors(hello: WorkerInfo) -> str:
-    return "; ".join(floor_faults({"libvips": hello.libvips, **hello.codecs}))
-
-
-async def _rendered(
+async def _render_all(
     settings: Settings, pool: WorkerPool
-) -> tuple[Mapping[Format, float], Mapping[Format, str]]:
-    """Seconds by format, and why others could not be made."""
-    kind = next((one for one in _SAMPLE_OF if one in settings.limits.source_types), None)
-    if kind is None:
-        return {}, {}
-    limits = replace(settings.limits.to_limits(), source_types=(kind,))
+) -> tuple[dict[Format, float], dict[Format, str]]:
+    """Return the render time of each format in seconds, and the errors of those that fail."""
     seconds: dict[Format, float] = {}
     failures: dict[Format, str] = {}
+    source_type = next((one for one in _SAMPLE_OF if one in settings.limits.source_types), None)
+    if source_type is None:
+        return seconds, failures
+    limits = replace(settings.limits.to_limits(), source_types=(source_type,))
+    profiles = settings.encoders.profiles()
     for fmt in dict.fromkeys((*settings.encoders.order, Format.PNG)):
+        output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profiles[fmt])
+        job = RenditionSet(limits, (output,))
         began = time.monotonic()
         try:
-            await _render(pool, _job(settings, fmt, limits), _SAMPLES / _SAMPLE_OF[kind])
+            await _render(pool, job, _SAMPLES / _SAMPLE_OF[source_type])
         except SmartserveError as error:
             failures[fmt] = reason_of(error)
         else:
             seconds[fmt] = time.monotonic() - began
     return seconds, failures
-
-
-def _job(settings: Settings, fmt: Format, limits: Limits) -> RenditionSet:
-    profile = settings.encoders.profiles()[fmt]
-    output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profile)
-    return RenditionSet(limits, (output,))
 
 
 async def _render(pool: WorkerPool, job: RenditionSet, sample: Path) -> None:
@@ -112,54 +90,46 @@ async def _render(pool: WorkerPool, job: RenditionSet, sample: Path) -> None:
         os.close(descriptor)
 
 
-def judge_render(seen: WorkerFacts) -> Diagnosis:
-    """Whether it renders what goes out, and how quickly."""
-    if seen.failures:
-        told = "; ".join(f"{fmt}: {why}" for fmt, why in seen.failures.items())
-        return failed(told, f"install what requirements.lock names; {_CHECK_CONFIG}")
-    if not seen.renders:
-        return skipped("limits.source_types lets neither JPEG nor PNG in")
-    times = ", ".join(f"{fmt} {as_time(spent)}" for fmt, spent in seen.renders.items())
-    told = f"up in {as_time(seen.start_s)}; {_SIDE} pixels as {times}"
-    if max(seen.renders.values()) <= _SLOW_S:
-        return well(told)
-    return warned(told, "the machine is busy, or short of memory: see top, and the queue")
+def check_render(sample: WorkerSample) -> Finding:
+    """Report output formats that cannot be rendered, or that take long."""
+    if sample.failures:
+        text = "; ".join(f"{fmt}: {why}" for fmt, why in sample.failures.items())
+        return fail(text, f"install the versions in requirements.lock; {_CHECK_CONFIG}")
+    if not sample.render_s:
+        return skip("limits.source_types allows neither JPEG nor PNG")
+    times = ", ".join(f"{fmt} {as_time(spent)}" for fmt, spent in sample.render_s.items())
+    text = f"started in {as_time(sample.start_s)}; {_SIDE} pixels as {times}"
+    if max(sample.render_s.values()) <= _SLOW_S:
+        return ok(text)
+    return warn(text, "the machine is busy or short of memory: see top")
 
 
-def judge_sandbox(seen: WorkerFacts) -> Diagnosis:
-    """Whether all of the sandbox holds."""
-    if not seen.sandbox:
-        advice = "set workers.sandbox = true: strangers' pictures are decoded in there"
-        return warned("workers.sandbox = false", advice)
-    if seen.gaps:
-        told = "; ".join(f"{feature}: {why}" for feature, why in seen.gaps.items())
+def check_sandbox(sample: WorkerSample) -> Finding:
+    """Report sandbox features that are not in force."""
+    if not sample.settings.workers.sandbox:
+        advice = "set workers.sandbox = true: workers decode files from untrusted users"
+        return warn("workers.sandbox = false", advice)
+    if sample.gaps:
+        text = "; ".join(f"{feature}: {why}" for feature, why in sample.gaps.items())
         advice = (
-            "landlock wants Linux 5.13 and a container runtime that lets it through; seccomp:"
-            " apt-get install libseccomp2; user: workers.uid has to be another than root's"
+            "landlock needs Linux 5.13 and a container runtime that permits it; seccomp needs"
+            " libseccomp2 (apt-get install libseccomp2); user needs workers.uid other than root's"
         )
-        return warned(told, advice)
-    return well(", ".join(seen.hello.sandbox))
+        return warn(text, advice)
+    return ok(", ".join(sample.info.sandbox))
 
 
-def judge_formats(seen: WorkerFacts) -> Diagnosis:
-    """Whether libvips opens what the settings let in."""
-    absent = [kind for kind in seen.wanted if kind not in seen.hello.source_types]
-    told = f"opens {', '.join(kind for kind in seen.wanted if kind not in absent)}"
-    if not absent:
-        return well(told)
-    told = f"{told}; not {', '.join(absent)}"
-    if set(absent) <= _RARE:
-        return well(told)
+def check_formats(sample: WorkerSample) -> Finding:
+    """Report source types that the settings allow and libvips cannot load."""
+    allowed = sample.settings.limits.source_types
+    absent = [kind for kind in allowed if kind not in sample.info.source_types]
+    text = f"loads {', '.join(kind for kind in allowed if kind not in absent)}"
+    if absent:
+        text = f"{text}; not {', '.join(absent)}"
+    if set(absent) <= _OPTIONAL:
+        return ok(text)
     advice = (
-        "install pyvips[binary] as requirements.lock names it, or a libvips that loads them; or"
-        " take them out of limits.source_types"
+        "install pyvips[binary] as in requirements.lock, or a libvips that loads them; or remove"
+        " them from limits.source_types"
     )
-    return failed(told, advice)
-
-
-def judge_versions(seen: WorkerFacts) -> Diagnosis:
-    """Whether nothing that decodes is older than is safe."""
-    if seen.fault:
-        return failed(seen.fault, "pip install --require-hashes -r requirements.lock, and restart")
-    codecs = ", ".join(f"{name} {version}" for name, version in seen.hello.codecs.items())
-    return well(f"smartserve {proxy.__version__}, libvips {seen.hello.libvips}, {codecs}")
+    return fail(text, advice)

@@ -1,66 +1,91 @@
-"""What the doctor's tests share: a live server, a picture of it, and results by their names."""
+"""Helpers of the doctor's tests: run one area, fake responses, and a probe that returns them."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
-from proxy.doctor import Check, CheckBlocked, Diagnosis, judged
-from proxy.doctor.http_client.client import AiohttpProbe
+from proxy.app.doctor import open_installation
+from proxy.doctor.check import Finding, Verdict, run_checks
+from proxy.doctor.http_client import HttpProbe, ProbeResponse
+from proxy.doctor.table import AREAS
+from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import open_media_repository
-from tests.benchmarks.servers import smartserve
-from tests.deploy.origin import Origin
 from tests.support.server import Library, make_settings
 
-F = TypeVar("F")
-
-Diagnoses = dict[str, Diagnosis]
+Findings = dict[str, Finding]
 
 
-def diagnoses(checks: Sequence[Check[F]], seen: F | CheckBlocked) -> Diagnoses:
-    """What the checks of an area say, by their names."""
-    return {result.check: result.diagnosis for result in judged(checks, seen)}
+async def run_area(
+    first: str,
+    settings: Settings,
+    *,
+    url: str = "http://127.0.0.1:1",
+    public: str | HttpProbe = "",
+    media_id: int | None = None,
+    **parts: object,
+) -> Findings:
+    """Run the area whose first check has this name; ``parts`` replace those of the installation."""
+    area = next(area for area in AREAS if area.checks[0].name == first)
+    address = public if isinstance(public, str) else ""
+    opening = open_installation(settings, None, url=url, public=address, media_id=media_id)
+    async with opening as installation:
+        if isinstance(public, HttpProbe):
+            installation.public = public
+        for name, part in parts.items():
+            setattr(installation, name, part)
+        results = await run_checks(area.inspect(installation), area.checks)
+    return {result.check: result.finding for result in results}
 
 
-@pytest.fixture(scope="session")
-def origin(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
-    """A server with one stage, for all tests that do it no harm."""
-    data_dir = library.copy(tmp_path_factory.mktemp("examined") / "data")
-    settings = {"UPGRADES__ENABLED": "false", "WORKERS__COUNT": "1"}
-    with smartserve(data_dir, settings=settings) as running:
-        yield Origin(running.address[1])
+def problems(findings: Findings) -> dict[str, Verdict]:
+    """Return the checks that warn or fail."""
+    severe = (Verdict.WARN, Verdict.FAIL)
+    return {name: one.verdict for name, one in findings.items() if one.verdict in severe}
+
+
+def response(
+    body: bytes = b"", status: int = 200, headers: Mapping[str, str] | None = None
+) -> ProbeResponse:
+    """Return a response that took 10 ms."""
+    return ProbeResponse(status, CIMultiDict(headers or {}), body, 0.01)
+
+
+class FakeProbe(HttpProbe):
+    """Answers requests by a function of method and target; None stands for no answer."""
+
+    def __init__(self, answer: Callable[[str, str], ProbeResponse | None]) -> None:
+        super().__init__("http://fake.example", timeout_s=1)
+        self._answer = answer
+        self.requests: list[tuple[str, str]] = []
+
+    async def request(
+        self, target: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
+    ) -> ProbeResponse:
+        del headers
+        self.requests.append((method, target))
+        if found := self._answer(method, target):
+            return found
+        raise NoAnswer("Connection refused")
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Defaults but for one worker and one stage, in a data directory that is not there yet."""
-    return make_settings(tmp_path / "data", workers={"count": 1})
-
-
-@pytest.fixture
-async def direct(origin: Origin) -> AsyncIterator[AiohttpProbe]:
-    """Who asks the server itself."""
-    async with AiohttpProbe(f"http://127.0.0.1:{origin.port}", timeout_s=20) as visitor:
-        yield visitor
+    """Settings for one worker and one stage; the data directory does not exist."""
+    return make_settings(tmp_path / "data")
 
 
 @pytest.fixture
 async def photo(library: Library) -> Media:
     """A row of the library, with its facts."""
-    settings = make_settings(library.directory)
+    settings: Any = make_settings(library.directory)
     async with open_media_repository(settings.database_url, settings.database) as database:
         media = await database.find(library.ids["photo"])
     assert media is not None
     return media
-
-
-@pytest.fixture
-def mark() -> str:
-    """What makes an address new to every cache."""
-    return secrets.token_hex(4)

@@ -1,4 +1,4 @@
-"""What a database says of itself, and what its account may do; nothing is changed by asking."""
+"""Diagnostics of a database: version, latency, clock and permissions. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,8 +30,8 @@ _SERVING: Mapping[str, str] = MappingProxyType(
         "delete from media_facts": "DELETE FROM media_facts WHERE media_id = -1",
     }
 )
-"""What serving does. A database looks at the rights first, and finds no row to do it to."""
-_WORKING: Mapping[str, str] = MappingProxyType(
+"""Operations of serving; none of the statements matches a row."""
+_INGEST: Mapping[str, str] = MappingProxyType(
     {
         "write media_files": "INSERT INTO media_files SELECT * FROM media_files WHERE 1 = 0",
         "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
@@ -46,69 +45,66 @@ _WORKING: Mapping[str, str] = MappingProxyType(
         "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",
     }
 )
-"""What a worker of uploads does besides."""
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseHealth:
-    """What a database says of itself."""
-
-    kind: str
-    """``sqlite`` or ``mysql``, which MariaDB is too."""
-    version: str
-    latency_s: float
-    """Of a query, in the middle of a few."""
-    ahead_s: float
-    """By how much its clock is ahead of ours."""
-    max_connections: int | None
-    """None where there is no such limit."""
-    connections: int
-    """That are open now, by whomever."""
+"""Further operations of processing uploads."""
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for a server.
+    """Return the file of an SQLite database; None for a database server.
 
     Raises:
-        ConfigurationError: it is a URL of neither.
+        ConfigurationError: the URL is of neither kind.
     """
     check_url(url)
     parsed = make_url(url)
     return Path(str(parsed.database)) if parsed.drivername == "sqlite+aiosqlite" else None
 
 
-async def vitals(url: str, settings: DatabaseSettings) -> DatabaseHealth:
-    """What the database says of itself; raises DatabaseUnavailable."""
-    async with _asked(url, settings) as connection:
+async def describe_server(url: str, settings: DatabaseSettings) -> tuple[str, float]:
+    """Return kind and version of the database, and the median time of a query in seconds.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached or does not answer in time.
+    """
+    async with _connect(url, settings) as connection:
         times = []
         for _ in range(_PINGS):
             began = time.monotonic()
             await connection.execute(select(literal_column("1")))
             times.append(time.monotonic() - began)
-        ahead_s = await _ahead_s(connection)
         kind = connection.dialect.name
-        version = "sqlite_version()" if kind == "sqlite" else "VERSION()"
-        told = await connection.scalar(text(f"SELECT {version}"))
-        limit, count = (None, 0) if kind == "sqlite" else await _connections(connection)
-        return DatabaseHealth(kind, str(told), sorted(times)[_PINGS // 2], ahead_s, limit, count)
+        function = "sqlite_version()" if kind == "sqlite" else "VERSION()"
+        version = await connection.scalar(text(f"SELECT {function}"))
+        return f"{kind} {version}", sorted(times)[_PINGS // 2]
 
 
-async def denied(url: str, settings: DatabaseSettings, *, ingest: bool = False) -> Sequence[str]:
-    """What the account cannot do, of what serving does, and with ``ingest`` a worker of uploads.
+async def clock_offset_s(url: str, settings: DatabaseSettings) -> float:
+    """Return how far the database's clock is ahead of this machine's; raises as above."""
+    async with _connect(url, settings) as connection:
+        before = time.time()
+        theirs = float((await connection.execute(select(DatabaseClock()))).scalar_one())
+        # The database reads its clock about half way between the request and its answer.
+        return theirs - (before + time.time()) / 2
 
-    Each with what the database says. Raises DatabaseUnavailable.
+
+async def denied_operations(
+    url: str, settings: DatabaseSettings, *, ingest: bool = False
+) -> Sequence[str]:
+    """Return the operations that the account may not perform, each with the database's message.
+
+    Includes those of processing uploads with ``ingest``. No row is changed: permissions are
+    checked before rows are searched. Raises as above.
     """
-    wanted = {**_SERVING, **(_WORKING if ingest else {})}
+    operations = {**_SERVING, **(_INGEST if ingest else {})}
     engine = open_engine(url, settings)
     try:
-        refusals = {what: await _refusal(engine, settings, wanted[what]) for what in wanted}
+        messages = {name: await _refusal(engine, settings, operations[name]) for name in operations}
     finally:
         await dispose(engine)
-    return [f"{what}: {told}" for what, told in refusals.items() if told]
+    return [f"{name}: {message}" for name, message in messages.items() if message]
 
 
 async def _refusal(engine: AsyncEngine, settings: DatabaseSettings, query: str) -> str:
-    """Why a query is refused, which is taken back at once; empty where it is not."""
+    """Run a statement and roll it back; return why it was refused, or an empty string."""
     try:
         async with transaction(engine, settings, dry=True) as connection:
             await connection.execute(text(query))
@@ -120,25 +116,25 @@ async def _refusal(engine: AsyncEngine, settings: DatabaseSettings, query: str) 
 
 
 def driver_text(error: BaseException) -> str:
-    """What the driver said, in one line and without the query; else the cause as it is."""
+    """Return the driver's message in one line, without the SQL; otherwise the cause as text."""
     cause = error.__cause__ or error
     if isinstance(cause, TimeoutError):
         return "no answer in time"
-    said = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
-    arguments = [str(one) for one in getattr(said, "args", ())]
-    return " ".join(arguments[-1].split()) if arguments else type(said).__name__
+    inner = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
+    arguments = [str(one) for one in getattr(inner, "args", ())]
+    return " ".join(arguments[-1].split()) if arguments else type(inner).__name__
 
 
 def driver_code(error: BaseException) -> int:
-    """The number of the error that MySQL and MariaDB gave; 0 where there is none."""
+    """Return the error number of MySQL or MariaDB; 0 if there is none."""
     cause = error.__cause__
-    said = cause.orig if isinstance(cause, DBAPIError) else cause
-    arguments = getattr(said, "args", ())
+    inner = cause.orig if isinstance(cause, DBAPIError) else cause
+    arguments = getattr(inner, "args", ())
     return arguments[0] if arguments and isinstance(arguments[0], int) else 0
 
 
 @asynccontextmanager
-async def _asked(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncConnection]:
+async def _connect(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncConnection]:
     engine = open_engine(url, settings)
     try:
         with translated(settings):
@@ -149,17 +145,3 @@ async def _asked(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncCon
                 yield connection
     finally:
         await dispose(engine)
-
-
-async def _ahead_s(connection: AsyncConnection) -> float:
-    """The database's clock against ours in the middle of the question."""
-    before = time.time()
-    theirs = float((await connection.execute(select(DatabaseClock()))).scalar_one())
-    return theirs - (before + time.time()) / 2
-
-
-async def _connections(connection: AsyncConnection) -> tuple[int, int]:
-    """How many there may be, and how many there are."""
-    limit = await connection.scalar(text("SELECT @@max_connections"))
-    query = text("SHOW GLOBAL STATUS LIKE 'Threads_connected'")
-    return int(limit or 0), int((await connection.execute(query)).one()[1])

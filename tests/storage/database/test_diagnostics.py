@@ -1,0 +1,66 @@
+"""Diagnostics of an SQLite database, and the messages of drivers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.storage.database.diagnostics import (
+    clock_offset_s,
+    denied_operations,
+    describe_server,
+    driver_code,
+    driver_text,
+    sqlite_file,
+)
+from tests.support.server import make_settings
+
+
+async def test_a_server_is_described_by_kind_version_and_latency(data_dir: Path) -> None:
+    settings = make_settings(data_dir)
+    version, latency_s = await describe_server(settings.database_url, settings.database)
+    assert version.startswith("sqlite 3.")
+    assert 0 < latency_s < 60
+
+
+async def test_the_clock_of_sqlite_is_this_machines(data_dir: Path) -> None:
+    settings = make_settings(data_dir)
+    assert abs(await clock_offset_s(settings.database_url, settings.database)) < 60
+
+
+@pytest.mark.parametrize("ingest", [False, True])
+async def test_the_owner_of_a_database_may_do_everything(
+    ingest: bool,  # noqa: FBT001
+    data_dir: Path,
+) -> None:
+    settings = make_settings(data_dir)
+    denied = await denied_operations(settings.database_url, settings.database, ingest=ingest)
+    assert denied == []
+
+
+def test_only_sqlite_has_a_file() -> None:
+    assert sqlite_file("sqlite+aiosqlite:////var/lib/a.db") == Path("/var/lib/a.db")
+    assert sqlite_file("mysql+aiomysql://root@127.0.0.1/a") is None
+    with pytest.raises(ConfigurationError):
+        sqlite_file("postgresql://root@127.0.0.1/a")
+
+
+def unavailable(cause: BaseException) -> DatabaseUnavailable:
+    error = DatabaseUnavailable("away")
+    error.__cause__ = cause
+    return error
+
+
+def test_the_message_of_a_driver_has_no_statement() -> None:
+    inner = Exception(1045, "Access denied\n for user")
+    error = unavailable(OperationalError("SELECT secret", {}, inner))
+    assert driver_text(error) == "Access denied for user"
+    assert driver_code(error) == 1045
+
+
+def test_an_error_without_a_number_has_code_zero() -> None:
+    assert driver_code(unavailable(TimeoutError())) == 0
+    assert driver_text(unavailable(TimeoutError())) == "no answer in time"
