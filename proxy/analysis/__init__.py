@@ -1,1 +1,1 @@
-"""Analysis of an image by its pixels and by configured providers."""
+"""Analysis of images: by their pixels, by vision providers, and by text recognition."""

@@ -1,4 +1,4 @@
-"""Analysing: ask pixels, providers and the reader of text about a medium, and put it together."""
+"""Analyses a medium: pixels, vision providers and text recognition, merged into one result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from proxy.analysis.providers import VisionContext, VisionProvider, google, openai
+from proxy.analysis.providers import VisionProvider, google, openai
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import AWAITED, Analysis, merge
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
@@ -20,48 +20,39 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.serving.job_dispatch import JobDispatcher
 
-_KEPT: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
+_STORED: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
     "google": ("raw_google_response", google.recall),
     "openai": ("raw_gpt4_response", openai.recall),
 }
-"""Columns of what providers said, and how each is read: also of those that are set up no more."""
-
-log = structlog.get_logger(__name__)
+"""By provider: the column of its stored answer, and the function that reads it."""
 
 _SENT = EncoderProfile(Format.WEBP, (("Q", 85), ("effort", 2)))
 _READ = EncoderProfile(Format.PNG, (("compression", 1),))
 _READ_SIDE = 1600
-"""Pixels on the longer side in which text is read: letters of 20 pixels on a page of 60 lines."""
+"""Longer side in pixels for text recognition: 60 lines of text are then 20 pixels high each."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierResults:
-    """What others have said of a picture before."""
+    """Results of a stored analysis."""
 
     answers: Mapping[str, VisionResult | ProviderGap]
     """By provider."""
     text: str | None
-    """Read in it; None where nobody could."""
+    """Recognised text, or None if there was no text recognition."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analyst:
-    """Analyses media: their pixels in a worker, then whoever else is there, all at once."""
+    """Analyses media. Providers receive images of at most ``image_side`` pixels on a side."""
 
-    def __init__(
-        self,
-        *,
-        workshop: JobDispatcher,
-        limits: Limits,
-        providers: Sequence[VisionProvider],
-        reader: TextReader,
-        picture_side: int,
-    ) -> None:
-        """The rooms it works with; it owns none. Providers get ``picture_side`` pixels at most."""
-        self._workshop = workshop
-        self._limits = limits
-        self._providers = providers
-        self._reader = reader
-        self._picture_side = picture_side
+    dispatcher: JobDispatcher
+    limits: Limits
+    providers: Sequence[VisionProvider]
+    reader: TextReader
+    image_side: int
 
     async def analyse(
         self,
@@ -71,24 +62,26 @@ class Analyst:
         site_context: Mapping[str, Any] | None = None,
         earlier: EarlierResults | None = None,
     ) -> Analysis:
-        """All that is known of a medium; a provider that fails is a reason, not an error.
+        """Return everything known about a medium. A failed provider is a reason, not an error.
 
-        ``earlier`` is what others have said before: those providers are not asked, and its text
-        stands where none can be read now.
+        Providers with an ``earlier`` answer are not requested again, and its text is used if none
+        can be recognised now.
 
         Raises:
-            RenderError: the picture cannot be decoded, or is past a limit.
+            RenderError: the image cannot be decoded, or exceeds a limit.
             SourceError: its file cannot be read.
             CapacityError: no worker is free in time.
         """
-        local = await self._workshop.run(media, AnalyseJob(self._limits))
-        page = await self._page(media, facts)
+        local = await self.dispatcher.run(media, AnalyseJob(self.limits))
         known = {} if earlier is None else earlier.answers
-        asked = [one for one in self._providers if one.name not in known]
-        picture = await self._picture(media, facts) if asked else b""
-        context = VisionContext(media.data_type)
-        asking = asyncio.gather(*(_ask(one, picture, context) for one in asked))
-        text, answers = await asyncio.gather(self._reader.read(page), asking)
+        missing = [one for one in self.providers if one.name not in known]
+        page = image = b""
+        if self.reader.missing is None:
+            page = await self._encoded(media, facts, _READ, _READ_SIDE)
+        if missing:
+            image = await self._encoded(media, facts, _SENT, self.image_side)
+        requests = asyncio.gather(*(_request(one, image, media.data_type) for one in missing))
+        text, answers = await asyncio.gather(self.reader.read(page), requests)
         if isinstance(text, ProviderGap) and earlier is not None and earlier.text is not None:
             text = ReadText(earlier.text)
         return merge(
@@ -100,53 +93,43 @@ class Analyst:
         )
 
     def recall(self, columns: Mapping[str, Any], own: Mapping[str, Any]) -> EarlierResults:
-        """What was said, by a stored analysis; those that it awaits are not among them.
+        """Return the results of a stored analysis, without the providers that it awaits.
 
-        Who had refused, or is new since then, has said why, or nothing: it is not asked.
+        A provider that rejected the image, or was added later, has a gap here: it is not requested.
         """
         reasons, awaited = own.get("reasons") or {}, own.get(AWAITED) or ()
-        configured = {one.name for one in self._providers}
+        configured = {one.name for one in self.providers}
         answers = {
             name: _recalled(name, columns[column], reasons)
-            for name, (column, _) in _KEPT.items()
+            for name, (column, _) in _STORED.items()
             if name not in awaited and (name in configured or columns[column] is not None)
         }
         return EarlierResults(answers, columns["detected_text"])
 
-    async def _page(self, media: Media, facts: MediaFacts) -> bytes:
-        """What is read; nothing where nobody reads."""
-        if self._reader.missing is not None:
-            return b""
-        return await self._render(media, facts, _READ, _READ_SIDE)
-
-    async def _picture(self, media: Media, facts: MediaFacts) -> bytes:
-        """What is sent."""
-        return await self._render(media, facts, _SENT, self._picture_side)
-
-    async def _render(
+    async def _encoded(
         self, media: Media, facts: MediaFacts, profile: EncoderProfile, side: int
     ) -> bytes:
-        """An encoding of the first page, upright, without metadata, never enlarged."""
+        """Return the first page: upright, without metadata, at most ``side`` pixels on a side."""
         geometry = plan_geometry(SizeSpec("analysis", side, side), facts)
-        job = RenditionSet(self._limits, (RenderOutput(geometry, profile),))
-        return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
+        job = RenditionSet(self.limits, (RenderOutput(geometry, profile),))
+        return await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
 
 
-async def _ask(
-    provider: VisionProvider, picture: bytes, context: VisionContext
+async def _request(
+    provider: VisionProvider, image: bytes, data_type: str
 ) -> VisionResult | ProviderGap:
     try:
-        return await provider.analyse(picture, TRAITS[_SENT.format].media_type, context)
+        return await provider.analyse(image, TRAITS[_SENT.format].media_type, data_type)
     except AnalysisError as error:
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
-        passing = isinstance(error, (ProviderUnavailable, BudgetSpent))
-        return ProviderGap(provider.name, error.detail, passing=passing)
+        transient = isinstance(error, (ProviderUnavailable, BudgetSpent))
+        return ProviderGap(provider.name, error.detail, passing=transient)
 
 
 def _recalled(name: str, raw: Any, reasons: Mapping[str, str]) -> VisionResult | ProviderGap:
     if raw is None:
-        return ProviderGap(name, reasons.get(name, "it was not asked"))
+        return ProviderGap(name, reasons.get(name, "No request was sent"))
     try:
-        return _KEPT[name][1](raw)
+        return _STORED[name][1](raw)
     except AnalysisError:
-        return ProviderGap(name, "what it said is not readable any more")
+        return ProviderGap(name, "The stored answer cannot be read any more")

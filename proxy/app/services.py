@@ -238,11 +238,11 @@ async def open_analyst(rooms: Services) -> AsyncIterator[Analyst]:
     section = rooms.settings.vision
     async with open_providers(section) as providers:
         yield Analyst(
-            workshop=rooms.workshop,
+            dispatcher=rooms.workshop,
             limits=rooms.limits,
             providers=providers,
             reader=TextReader(section.text),
-            picture_side=section.picture_side,
+            image_side=section.picture_side,
         )
 
 

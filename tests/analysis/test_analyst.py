@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from proxy.analysis.analyst import Analyst
-from proxy.analysis.providers import VisionContext, VisionProvider, openai
+from proxy.analysis.providers import VisionProvider, openai
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.errors import ProviderUnavailable, SourceMissing
 from proxy.domain.image_analysis import VisionResult
@@ -46,12 +46,10 @@ class Seer:
     name = "openai"
 
     def __init__(self) -> None:
-        self.shown: list[tuple[bytes, str, VisionContext]] = []
+        self.shown: list[tuple[bytes, str, str]] = []
 
-    async def analyse(
-        self, picture: bytes, media_type: str, context: VisionContext
-    ) -> VisionResult:
-        self.shown.append((picture, media_type, context))
+    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+        self.shown.append((image, media_type, data_type))
         return openai.recall(SAID)
 
 
@@ -60,9 +58,7 @@ class Blind:
 
     name = "google"
 
-    async def analyse(
-        self, picture: bytes, media_type: str, context: VisionContext
-    ) -> VisionResult:
+    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
         raise ProviderUnavailable("google is down")
 
 
@@ -71,11 +67,11 @@ def analyst(
 ) -> Analyst:
     rooms = server.rooms
     return Analyst(
-        workshop=rooms.inspector._workshop,
+        dispatcher=rooms.inspector._workshop,
         limits=rooms.settings.limits.to_limits(),
         providers=providers,
         reader=reader or TextReader(TextSettings(enabled=False)),
-        picture_side=500,
+        image_side=500,
     )
 
 
@@ -105,7 +101,7 @@ async def test_providers_get_a_small_picture_and_one_may_fail(
     ((picture, media_type, context),) = seer.shown
     with Image.open(io.BytesIO(picture)) as opened:
         assert (opened.format, opened.size, media_type) == ("WEBP", (500, 375), "image/webp")
-    assert context == VisionContext(media.data_type)
+    assert context == media.data_type
     assert (found.style, found.reasons["google"]) == ("Cubist", "google is down")
 
 

@@ -1,35 +1,24 @@
-"""Vision: what others see in a picture; two services and a program that reads text."""
+"""Vision providers, and text recognition with Tesseract."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.domain.image_analysis import VisionResult
 
 
-@dataclass(frozen=True, slots=True)
-class VisionContext:
-    """What is known of a picture before it is looked at."""
-
-    data_type: str
-    """What it is for, as `proxy.domain.media.DataType` names it."""
-
-
 class VisionProvider(Protocol):
-    """A model that looks at pictures."""
+    """A service that describes images."""
 
     @property
     def name(self) -> str:
-        """What it is called in reasons and results."""
+        """Return the key of this provider in results and reasons."""
         ...
 
-    async def analyse(
-        self, picture: bytes, media_type: str, context: VisionContext
-    ) -> VisionResult:
-        """Look at an encoded picture, which is sent as it is.
+    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+        """Describe an encoded image; ``data_type`` is the purpose it was uploaded for.
 
         Raises:
-            AnalysisError: it has no answer; the text is the reason, and safe to show.
+            AnalysisError: there is no answer. Its text is the reason, and contains no secret.
         """
         ...

@@ -1,4 +1,4 @@
-"""Opening: the providers that the settings switch on."""
+"""Opens the providers that have a key."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager
 
 from proxy.analysis.providers import VisionProvider
 from proxy.analysis.providers.google import GoogleVision
-from proxy.analysis.providers.http_retry import open_session
 from proxy.analysis.providers.openai import OpenAIVision
 from proxy.domain.errors import ConfigurationError
+from proxy.runtime.http_client import open_session
 from proxy.settings import VisionSettings, provider_key
 
 
 @asynccontextmanager
 async def open_providers(settings: VisionSettings) -> AsyncIterator[tuple[VisionProvider, ...]]:
-    """Those that have a key, none without one; their connections are closed in the end.
+    """Yield the providers that have a key, and close their connections after the block.
 
-    Reads key files: to be entered at start.
+    Reads key files, so it blocks briefly.
 
     Raises:
-        ConfigurationError: a key file cannot be read, or holds no key.
+        ConfigurationError: a key file cannot be read, or contains no key.
     """
     google = provider_key(settings.google, GoogleVision.name)
     openai = provider_key(settings.openai, OpenAIVision.name)
@@ -39,14 +39,11 @@ async def open_providers(settings: VisionSettings) -> AsyncIterator[tuple[Vision
 
 
 def provider_faults(settings: VisionSettings) -> list[str]:
-    """What is wrong with the key files, each as a sentence; reads them."""
+    """Return the faults of all key files, a sentence each."""
     faults: list[str] = []
-    for section, name in (
-        (settings.google, GoogleVision.name),
-        (settings.openai, OpenAIVision.name),
-    ):
+    for provider in (GoogleVision, OpenAIVision):
         try:
-            provider_key(section, name)
+            provider_key(getattr(settings, provider.name), provider.name)
         except ConfigurationError as error:
             faults.extend(error.faults)
     return faults

@@ -6,13 +6,12 @@ https://cloud.google.com/vision/docs/reference/rest/v1/images/annotate
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
-from proxy.analysis.providers import VisionContext
-from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
+from proxy.analysis.providers.daily_budget import RequestCost
 from proxy.analysis.providers.http_retry import ProviderClient
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
@@ -26,12 +25,12 @@ _FEATURES = (
     "LOGO_DETECTION",
     "SAFE_SEARCH_DETECTION",
 )
-_PASSING = frozenset({4, 8, 13, 14})
-"""Codes of `google.rpc.Code` that may pass: deadline, exhausted, internal, unavailable."""
+# Transient codes of google.rpc.Code: deadline exceeded, exhausted, internal, unavailable.
+_TRANSIENT = frozenset({4, 8, 13, 14})
 _SUBJECT_LABELS = 5
 _REASONS = {
     "style": "Google Vision does not classify styles",
-    "medium": "Google Vision does not tell the medium",
+    "medium": "Google Vision does not detect the medium",
 }
 
 
@@ -41,73 +40,56 @@ class GoogleVision:
     name = "google"
 
     def __init__(
-        self,
-        settings: GoogleSettings,
-        key: str,
-        *,
-        session: aiohttp.ClientSession,
-        max_bytes: int,
-        budget: DailyBudget | None = None,
+        self, settings: GoogleSettings, key: str, *, session: aiohttp.ClientSession, max_bytes: int
     ) -> None:
-        """The key goes into a header, where no log of addresses shows it."""
+        """The session belongs to the caller; an answer may have ``max_bytes``."""
         self._settings = settings
-        self.budget = budget or DailyBudget(
-            "Google Vision",
-            max_requests=settings.max_requests_per_day,
-            max_usd=settings.max_usd_per_day,
-        )
-        self._caller = ProviderClient(
-            "Google Vision",
-            settings,
-            session=session,
-            headers={"X-goog-api-key": key},
-            budget=self.budget,
-            max_bytes=max_bytes,
+        # In a header, because URLs appear in logs.
+        headers = {"X-goog-api-key": key}
+        self.client = ProviderClient(
+            "Google Vision", settings, session=session, headers=headers, max_bytes=max_bytes
         )
 
-    async def analyse(
-        self, picture: bytes, media_type: str, context: VisionContext
-    ) -> VisionResult:
-        """Analyse an image; see `proxy.analysis.providers.VisionProvider`."""
-        del media_type, context
+    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+        """Describe an encoded image; see `proxy.analysis.providers.VisionProvider`."""
+        del media_type, data_type
         features = [{"type": name, "maxResults": self._settings.max_results} for name in _FEATURES]
-        content = base64.b64encode(picture).decode("ascii")
+        content = base64.b64encode(image).decode("ascii")
         body = {"requests": [{"image": {"content": content}, "features": features}]}
         expected = RequestCost(usd=self._settings.usd_per_request)
-        return await self._caller.post("v1/images:annotate", body, read=recall, expected=expected)
+        return await self.client.post("v1/images:annotate", body, read=recall, expected=expected)
 
 
 def recall(answer: Any) -> VisionResult:
-    """What an answer says of the one picture, also one that was kept as `VisionResult.raw`.
-
-    Where an error stands beside annotations, those are right all the same.
+    """Return the result of an answer, new or stored as `VisionResult.raw`.
 
     Raises:
-        AnalysisError: it is no answer of Google Vision, or one that it failed.
+        AnalysisError: this is not an answer of Google Vision, or one without any result.
     """
     try:
         (one,) = answer["responses"]
         error, found = one.get("error"), {name: one[name] for name in one if name != "error"}
+        # Some features may fail while others succeed; the annotations are valid then.
         if error and not found:
             raise _failure(error)
-        return _result(found, answer, failed=bool(error))
+        return _result(found, answer, partial=bool(error))
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise ProviderUnavailable("Google Vision answered with another JSON") from fault
+        raise ProviderUnavailable("Google Vision sent JSON of an unknown form") from fault
 
 
 def _failure(error: Mapping[str, Any]) -> ProviderRefused | ProviderUnavailable:
     code = error.get("code")
-    reason = f"Google Vision failed at the picture (code {int(code or 0)})"
-    return ProviderUnavailable(reason) if code in _PASSING else ProviderRefused(reason)
+    reason = f"Google Vision could not process the image (code {int(code or 0)})"
+    return ProviderUnavailable(reason) if code in _TRANSIENT else ProviderRefused(reason)
 
 
-def _result(found: Mapping[str, Any], answer: Any, *, failed: bool) -> VisionResult:
+def _result(found: Mapping[str, Any], answer: Any, *, partial: bool) -> VisionResult:
     labels = found.get("labelAnnotations", [])
     objects = tuple(_object(one) for one in found.get("localizedObjectAnnotations", []))
     scores = [float(one["score"]) for one in labels] + [one.confidence for one in objects]
     words = [str(one["description"]) for one in labels[:_SUBJECT_LABELS]]
     texts = found.get("textAnnotations", [])
-    partly = {"google": "Google Vision gave a part of its answer alone"} if failed else {}
+    reasons = {"google": "Google Vision sent only a part of its answer"} if partial else {}
     return VisionResult(
         GoogleVision.name,
         answer,
@@ -117,16 +99,14 @@ def _result(found: Mapping[str, Any], answer: Any, *, failed: bool) -> VisionRes
         logos=tuple(str(one["description"]) for one in found.get("logoAnnotations", [])),
         unsafe={str(k): str(v) for k, v in found.get("safeSearchAnnotation", {}).items()},
         confidence=sum(scores) / len(scores) if scores else None,
-        reasons={**_REASONS, **partly},
+        reasons={**_REASONS, **reasons},
     )
 
 
 def _object(one: Mapping[str, Any]) -> DetectedObject:
-    corners: Sequence[Mapping[str, float]] = one.get("boundingPoly", {}).get(
-        "normalizedVertices", []
-    )
-    # JSON of protocol buffers leaves a nought out.
-    across = [float(corner.get("x", 0)) for corner in corners]
-    down = [float(corner.get("y", 0)) for corner in corners]
-    box = (min(across), min(down), max(across), max(down)) if corners else None
+    corners = one.get("boundingPoly", {}).get("normalizedVertices", [])
+    # The JSON encoding of protocol buffers omits zeros.
+    x = [float(corner.get("x", 0)) for corner in corners]
+    y = [float(corner.get("y", 0)) for corner in corners]
+    box = (min(x), min(y), max(x), max(y)) if corners else None
     return DetectedObject(str(one["name"]), float(one["score"]), box)

@@ -1,7 +1,7 @@
-"""A vision model behind an API like OpenAI's: chat completions with a picture and a JSON schema.
+"""A vision model with an API like OpenAI's: chat completions with an image and a JSON schema.
 
 https://platform.openai.com/docs/api-reference/chat/create, and its guides on images and on
-structured outputs. vLLM, Ollama and others speak the same under a base URL of their own.
+structured outputs. vLLM, Ollama and others implement the same API under their own base URL.
 """
 
 from __future__ import annotations
@@ -12,62 +12,66 @@ from typing import Annotated, Any
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
-from proxy.analysis.providers import VisionContext
-from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
+from proxy.analysis.providers.daily_budget import RequestCost
 from proxy.analysis.providers.http_retry import ProviderClient
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import OpenAISettings
 
 _MILLION = 1_000_000
-_NO_ANSWER = "the vision model answered with another JSON"
-_EXPECTED_INPUT = 3000
-"""Tokens that are put aside for a picture and its question; what it did cost takes their place."""
-_MAX_NAME, _MAX_LIST, _MAX_TEXT = 255, 50, 20_000
+_EXPECTED_INPUT_TOKENS = 3000
+"""Reserved for image and prompt before the request; the answer reports the actual number."""
+_MAX_NAME, _MAX_LIST, _MAX_TEXT, _MAX_SUBJECT = 255, 50, 20_000, 2000
+_UNKNOWN_FORM = "The vision model sent JSON of an unknown form"
+_REFUSALS = {
+    "content_filter": "The content filter of the vision model withheld the answer",
+    "length": "The answer of the vision model exceeds max_output_tokens",
+}
+"""By ``finish_reason``: answers without a complete result."""
 
 _Name = Annotated[str, Field(max_length=_MAX_NAME)]
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Confidence = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Seen(BaseModel):
+class _Object(BaseModel):
     name: _Name
-    confidence: _Share
+    confidence: _Confidence
 
 
 class _Answer(BaseModel):
-    """What the model is asked for; strict schemas want every field."""
+    """The JSON object of an answer. Its limits keep a faulty model from filling the database."""
 
     style: _Name | None
     medium: _Name | None
-    subject: Annotated[str, Field(max_length=2000)] | None
+    subject: Annotated[str, Field(max_length=_MAX_SUBJECT)] | None
     mood_keywords: Annotated[list[_Name], Field(max_length=_MAX_LIST)]
-    objects: Annotated[list[_Seen], Field(max_length=_MAX_LIST)]
+    objects: Annotated[list[_Object], Field(max_length=_MAX_LIST)]
     text: Annotated[str, Field(max_length=_MAX_TEXT)] | None
-    confidence: _Share
+    confidence: _Confidence
 
 
-_OBJECT = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}, "confidence": {"type": "number"}},
-    "required": ["name", "confidence"],
-    "additionalProperties": False,
-}
-_PROPERTIES: dict[str, Any] = {
-    "style": {"type": ["string", "null"]},
-    "medium": {"type": ["string", "null"]},
-    "subject": {"type": ["string", "null"]},
-    "mood_keywords": {"type": "array", "items": {"type": "string"}},
-    "objects": {"type": "array", "items": _OBJECT},
-    "text": {"type": ["string", "null"]},
-    "confidence": {"type": "number"},
-}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": _PROPERTIES,
-    "required": list(_PROPERTIES),
-    "additionalProperties": False,
-}
-"""JSON schema of the answer, within what strict structured outputs allow."""
+def _strict(**properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object; strict structured outputs require every property."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+# Not from the pydantic model: strict structured outputs do not allow limits.
+_TEXT, _NUMBER = {"type": ["string", "null"]}, {"type": "number"}
+SCHEMA = _strict(
+    style=_TEXT,
+    medium=_TEXT,
+    subject=_TEXT,
+    mood_keywords={"type": "array", "items": {"type": "string"}},
+    objects={"type": "array", "items": _strict(name={"type": "string"}, confidence=_NUMBER)},
+    text=_TEXT,
+    confidence=_NUMBER,
+)
+"""JSON schema of the answer."""
 
 _INSTRUCTIONS = (
     "You catalogue pictures of an art festival. Say what you see and nothing else: style (such as"
@@ -84,49 +88,25 @@ class OpenAIVision:
     name = "openai"
 
     def __init__(
-        self,
-        settings: OpenAISettings,
-        key: str,
-        *,
-        session: aiohttp.ClientSession,
-        max_bytes: int,
-        budget: DailyBudget | None = None,
+        self, settings: OpenAISettings, key: str, *, session: aiohttp.ClientSession, max_bytes: int
     ) -> None:
-        """The session is the caller's."""
+        """The session belongs to the caller; an answer may have ``max_bytes``."""
         self._settings = settings
-        self.budget = budget or DailyBudget(
-            "the vision model",
-            max_requests=settings.max_requests_per_day,
-            max_usd=settings.max_usd_per_day,
-            max_tokens=settings.max_tokens_per_day,
-        )
-        self._expected = self._cost(_EXPECTED_INPUT, settings.max_output_tokens)
-        self._caller = ProviderClient(
-            "the vision model",
-            settings,
-            session=session,
-            headers={"Authorization": f"Bearer {key}"},
-            budget=self.budget,
-            max_bytes=max_bytes,
+        self._expected = self._cost(_EXPECTED_INPUT_TOKENS, settings.max_output_tokens)
+        headers = {"Authorization": f"Bearer {key}"}
+        self.client = ProviderClient(
+            "The vision model", settings, session=session, headers=headers, max_bytes=max_bytes
         )
 
-    async def analyse(
-        self, picture: bytes, media_type: str, context: VisionContext
-    ) -> VisionResult:
-        """Look at a picture; see `proxy.analysis.providers.VisionProvider`."""
-        body = self._body(picture, media_type, context)
-        return await self._caller.post(
-            "chat/completions", body, read=self._read, expected=self._expected
-        )
-
-    def _body(self, picture: bytes, media_type: str, context: VisionContext) -> dict[str, Any]:
-        content = base64.b64encode(picture).decode("ascii")
-        image = {"url": f"data:{media_type};base64,{content}", "detail": self._settings.detail}
+    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
+        """Describe an encoded image; see `proxy.analysis.providers.VisionProvider`."""
+        content = base64.b64encode(image).decode("ascii")
+        url = {"url": f"data:{media_type};base64,{content}", "detail": self._settings.detail}
         question = [
-            {"type": "text", "text": f"The picture was uploaded as: {context.data_type}."},
-            {"type": "image_url", "image_url": image},
+            {"type": "text", "text": f"The picture was uploaded as: {data_type}."},
+            {"type": "image_url", "image_url": url},
         ]
-        return {
+        body = {
             "model": self._settings.model,
             "messages": [
                 {"role": "system", "content": _INSTRUCTIONS},
@@ -138,69 +118,67 @@ class OpenAIVision:
             },
             "max_completion_tokens": self._settings.max_output_tokens,
         }
+        return await self.client.post(
+            "chat/completions", body, read=self._read, expected=self._expected
+        )
 
-    def _cost(self, given: int, taken: int) -> RequestCost:
+    def _cost(self, input_tokens: int, output_tokens: int) -> RequestCost:
+        settings = self._settings
         usd = (
-            given * self._settings.usd_per_million_input
-            + taken * self._settings.usd_per_million_output
-        ) / _MILLION
-        return RequestCost(usd=usd, tokens=given + taken)
+            input_tokens * settings.usd_per_million_input
+            + output_tokens * settings.usd_per_million_output
+        )
+        return RequestCost(usd=usd / _MILLION, tokens=input_tokens + output_tokens)
 
     def _read(self, answer: Any) -> VisionResult:
         try:
             usage = answer.get("usage") or {}
-            given, taken = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if given is not None and taken is not None:
-                self.budget.settle(self._expected, self._cost(int(given), int(taken)))
+            sent, received = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            # Without usage the reservation stays: too high is safer than too low.
+            if sent is not None and received is not None:
+                self.client.budget.settle(self._expected, self._cost(int(sent), int(received)))
         except (TypeError, ValueError, AttributeError) as fault:
-            raise ProviderUnavailable(_NO_ANSWER) from fault
+            raise ProviderUnavailable(_UNKNOWN_FORM) from fault
         return recall(answer)
 
 
 def recall(answer: Any) -> VisionResult:
-    """What an answer says, also one that was kept as `VisionResult.raw` and is paid for.
+    """Return the result of an answer, new or stored as `VisionResult.raw`.
 
     Raises:
-        AnalysisError: it is no answer of such a model, or one that has nothing to say.
+        AnalysisError: this is not an answer of such a model, or one without a result.
     """
     try:
         (choice, *_) = answer["choices"]
-        return _result(_content(choice), answer)
+        message, finish = choice["message"], choice.get("finish_reason")
+        if message.get("refusal"):
+            raise ProviderRefused("The vision model refused to describe the image")
+        if finish in _REFUSALS:
+            raise ProviderRefused(_REFUSALS[finish])
+        return _result(str(message["content"]), answer)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise ProviderUnavailable(_NO_ANSWER) from fault
-
-
-def _content(choice: Any) -> str:
-    """The text of the answer; a refusal, an answer cut off and one held back are no answers."""
-    message, finish = choice["message"], choice.get("finish_reason")
-    if message.get("refusal"):
-        raise ProviderRefused("the vision model refused to describe the picture")
-    if finish == "content_filter":
-        raise ProviderRefused("the answer of the vision model was held back by its filter")
-    if finish == "length":
-        raise ProviderRefused("the answer of the vision model was longer than is paid for")
-    return str(message["content"])
+        raise ProviderUnavailable(_UNKNOWN_FORM) from fault
 
 
 def _result(content: str, answer: Any) -> VisionResult:
     try:
-        seen = _Answer.model_validate_json(content)
+        found = _Answer.model_validate_json(content)
     except ValidationError as error:
-        # Another try may keep to the schema: models without structured outputs do mostly.
-        raise ProviderUnavailable("the vision model did not keep to the schema") from error
+        # Retried: models without structured outputs follow the schema most of the time.
+        raise ProviderUnavailable("The answer of the vision model violates the schema") from error
     return VisionResult(
         OpenAIVision.name,
         answer,
-        style=seen.style or None,
-        medium=seen.medium or None,
-        subject=seen.subject or None,
-        mood_keywords=tuple(seen.mood_keywords),
-        objects=tuple(DetectedObject(one.name, one.confidence) for one in seen.objects),
-        text=seen.text or "",
-        confidence=seen.confidence,
+        style=found.style or None,
+        medium=found.medium or None,
+        subject=found.subject or None,
+        mood_keywords=tuple(found.mood_keywords),
+        objects=tuple(DetectedObject(one.name, one.confidence) for one in found.objects),
+        text=found.text or "",
+        confidence=found.confidence,
         reasons={
-            name: "the vision model could not tell"
+            name: f"The vision model returned no {name}"
             for name in ("style", "medium", "subject")
-            if not getattr(seen, name)
+            if not getattr(found, name)
         },
     )

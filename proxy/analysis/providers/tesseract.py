@@ -1,8 +1,8 @@
-"""Tesseract: the text in a picture, read by a program that is there or is not.
+"""Text recognition with Tesseract, if the program is installed.
 
-It gets the picture on its standard input, as PNG made by a render worker: so it decodes nothing
-that a stranger encoded. It runs confined (`proxy.rendering.worker.sandbox.exec_wrapper`), one at
-a time, and is killed when it takes too long.
+It receives a PNG from a render worker on standard input, so it never decodes a file of a client. It
+runs confined (`proxy.rendering.worker.sandbox.exec_wrapper`), one process at a time, with a
+time limit.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from proxy.settings.vision import TextSettings
 
 NAME = "tesseract"
 
-_SURE = 60.0
-"""Confidence of a word, of 100, below which it is taken for texture: what it reads in leaves."""
-_LEAST_LETTERS = 2
-"""Letters or digits that a line needs to be one."""
+_MIN_CONFIDENCE = 60.0
+"""Of 100. Words below it are mostly texture, for example leaves."""
+_MIN_LETTERS = 2
+"""Letters or digits in a line. Shorter lines are mostly texture."""
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
+# Nothing of the server's environment, which contains keys. More threads are slower on one page.
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}
-"""Nothing of the server's; more threads make it slower on small pictures."""
 _WORD_LEVEL = "5"
-_CHUNK = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
 class TextReader:
-    """Reads text with Tesseract."""
+    """Recognises text with Tesseract."""
 
     def __init__(self, settings: TextSettings) -> None:
-        """Looks for the program at once; installing it later needs a restart."""
+        """Search the program once; a later installation needs a restart."""
         self._settings = settings
         self._program = shutil.which(settings.program) if settings.enabled else None
         self._turn = asyncio.Semaphore(1)
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot read; None where it can."""
+        """Return why text cannot be recognised, or None if it can."""
         if not self._settings.enabled:
-            return "reading text is switched off (vision.text.enabled)"
-        return None if self._program else "tesseract is not installed"
+            return "Text recognition is switched off (vision.text.enabled)"
+        return None if self._program else "Tesseract is not installed"
 
     async def read(self, png: bytes) -> ReadText | ProviderGap:
-        """The text in a picture, line by line, or why there is none to tell."""
+        """Return the text of an image line by line, or the reason why there is none."""
         if self._program is None:
             return ProviderGap(NAME, str(self.missing))
         async with self._turn:
@@ -58,34 +58,30 @@ class TextReader:
                 async with asyncio.timeout(self._settings.timeout_s):
                     return await self._run(self._program, png)
             except TimeoutError:
-                return ProviderGap(NAME, "tesseract took too long")
+                limit_s = self._settings.timeout_s
+                return ProviderGap(NAME, f"Tesseract did not finish within {limit_s:g} s")
             except OSError as error:
-                return ProviderGap(NAME, f"tesseract cannot be started: {error.strerror}")
+                return ProviderGap(NAME, f"Tesseract cannot be started: {error.strerror}")
 
     async def _run(self, program: str, png: bytes) -> ReadText | ProviderGap:
         process = await self._start(program)
         try:
-            table, status = await _talk(process, png)
+            table, status = await _communicate(process, png)
         finally:
             await _end(process)
         if status:
-            return ProviderGap(NAME, f"tesseract ended with {status}")
+            return ProviderGap(NAME, f"Tesseract ended with status {status}")
         return ReadText(text_of(table.decode("utf-8", "replace")))
 
     async def _start(self, program: str) -> asyncio.subprocess.Process:
-        orders = {
+        limits = {
             "max_memory_bytes": self._settings.max_memory_bytes,
             "max_cpu_s": math.ceil(self._settings.timeout_s),
             "max_file_bytes": _MAX_ANSWER_BYTES,
         }
+        wrapper = "proxy.rendering.worker.sandbox.exec_wrapper"
         return await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-I",
-                "-m",
-                "proxy.rendering.worker.sandbox.exec_wrapper",
-                json.dumps(orders),
-            ),
+            *(sys.executable, "-I", "-m", wrapper, json.dumps(limits)),
             *(program, "stdin", "stdout", "-l", self._settings.languages, "tsv"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -95,11 +91,14 @@ class TextReader:
         )
 
 
-async def _talk(process: asyncio.subprocess.Process, png: bytes) -> tuple[bytes, int]:
-    """Hand the picture over while the answer is read; the answer and the exit status."""
+async def _communicate(process: asyncio.subprocess.Process, png: bytes) -> tuple[bytes, int]:
+    """Return the answer and the exit status.
+
+    Unlike `Process.communicate`, this limits the size of the answer.
+    """
     feeding = asyncio.create_task(_feed(process, png))
     try:
-        answer = await _bounded(process)
+        answer = await _read_answer(process)
         return answer, await process.wait()
     finally:
         feeding.cancel()
@@ -109,16 +108,17 @@ async def _talk(process: asyncio.subprocess.Process, png: bytes) -> tuple[bytes,
 
 async def _feed(process: asyncio.subprocess.Process, png: bytes) -> None:
     stream = cast(asyncio.StreamWriter, process.stdin)
+    # The process may end before it has read everything.
     with contextlib.suppress(ConnectionError):
         stream.write(png)
         await stream.drain()
     stream.close()
 
 
-async def _bounded(process: asyncio.subprocess.Process) -> bytes:
+async def _read_answer(process: asyncio.subprocess.Process) -> bytes:
     stream = cast(asyncio.StreamReader, process.stdout)
     answer = bytearray()
-    while chunk := await stream.read(_CHUNK):
+    while chunk := await stream.read(_CHUNK_BYTES):
         answer += chunk
         if len(answer) > _MAX_ANSWER_BYTES:
             process.kill()
@@ -127,7 +127,7 @@ async def _bounded(process: asyncio.subprocess.Process) -> bytes:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill what still runs, and wait for its end whoever is cancelled meanwhile."""
+    """Kill the process if it still runs, and wait for it even if this call is cancelled."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -135,15 +135,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def text_of(table: str) -> str:
-    """The lines of the words that Tesseract is sure of, from its TSV."""
+    """Return the lines of all words with sufficient confidence, from the TSV of Tesseract."""
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in csv.DictReader(io.StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE):
-        if row["level"] == _WORD_LEVEL and float(row["conf"]) >= _SURE:
+        if row["level"] == _WORD_LEVEL and float(row["conf"]) >= _MIN_CONFIDENCE:
             place = row["page_num"], row["block_num"], row["par_num"], row["line_num"]
             lines.setdefault(place, []).append(row["text"].strip())
     joined = (" ".join(words).strip() for words in lines.values())
-    return "\n".join(line for line in joined if _letters(line) >= _LEAST_LETTERS)
-
-
-def _letters(line: str) -> int:
-    return sum(character.isalnum() for character in line)
+    return "\n".join(line for line in joined if sum(map(str.isalnum, line)) >= _MIN_LETTERS)

@@ -8,8 +8,8 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.analysis.providers.google import GoogleVision
-from proxy.analysis.providers.http_retry import open_session
 from proxy.analysis.providers.openai import OpenAIVision
+from proxy.runtime.http_client import open_session
 from proxy.settings.vision import GoogleSettings, OpenAISettings
 from tests.analysis.providers.service import KEY, Service
 

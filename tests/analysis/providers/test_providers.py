@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from proxy.analysis.providers import VisionContext, google, openai
+from proxy.analysis.providers import google, openai
 from proxy.analysis.providers.daily_budget import DailyBudget, RequestCost
 from proxy.analysis.providers.openai import SCHEMA
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderRefused, ProviderUnavailable
@@ -36,7 +36,7 @@ both = pytest.mark.parametrize("name", GOOD)
 
 
 async def look(provider: Provider) -> VisionResult:
-    return await provider.analyse(PICTURE, "image/webp", VisionContext("product"))
+    return await provider.analyse(PICTURE, "image/webp", "product")
 
 
 async def told(provider: Provider) -> AnalysisError:
@@ -93,7 +93,7 @@ async def test_what_google_found_before_it_failed_counts(
     service.acts = [says({"responses": [part]})]
     found = await look(await open_provider("google"))
     assert found.subject == "Macaw, Bird"
-    assert "a part" in found.reasons["google"]
+    assert "only a part" in found.reasons["google"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ async def test_what_the_model_sees_is_read(service: Service, open_provider: Open
     assert found.objects == (DetectedObject("macaw", 0.97),)
     assert (found.mood_keywords, found.confidence) == (("lively", "tropical"), 0.92)
     assert found.raw == completion(json.dumps(SEEN))
-    spent = provider.budget.statistics()
+    spent = provider.client.budget.statistics()
     assert spent == {"requests": 1, "usd": pytest.approx(0.00024), "tokens": 1300}
 
 
@@ -151,15 +151,15 @@ async def test_what_the_model_cannot_tell_has_a_reason(
 ) -> None:
     service.acts = [says(completion(json.dumps({**SEEN, "style": None})))]
     found = await look(await open_provider("openai"))
-    assert (found.style, found.reasons) == (None, {"style": "the vision model could not tell"})
+    assert (found.style, found.reasons) == (None, {"style": "The vision model returned no style"})
 
 
 @pytest.mark.parametrize(
     ("answer", "part"),
     [
         (completion(None, refusal="I'm sorry"), "refused"),
-        (completion("", finish_reason="content_filter"), "held back"),
-        (completion('{"style": "Imp', finish_reason="length"), "longer"),
+        (completion("", finish_reason="content_filter"), "withheld"),
+        (completion('{"style": "Imp', finish_reason="length"), "exceeds"),
     ],
 )
 async def test_a_model_that_will_not_answer_is_not_asked_again(
@@ -257,7 +257,7 @@ async def test_an_answer_without_end_is_not_read(
 ) -> None:
     service.acts = [acts.floods]
     error = await told(await open_provider(name))
-    assert "larger answer" in error.detail
+    assert "more than" in error.detail
     assert len(service.requests) == 1
 
 
@@ -352,7 +352,7 @@ async def test_a_day_has_so_many_tokens(service: Service, open_provider: Open) -
 
 def test_a_new_day_begins_anew() -> None:
     day = date(2026, 1, 1)
-    budget = DailyBudget("x", max_requests=1, max_usd=1, today=lambda: day)
+    budget = DailyBudget("x", 1, 1, today=lambda: day)
     budget.reserve(RequestCost(0.5, 10))
     with pytest.raises(BudgetSpent):
         budget.reserve(RequestCost())
@@ -362,7 +362,7 @@ def test_a_new_day_begins_anew() -> None:
 
 
 def test_what_was_too_much_put_aside_is_given_back() -> None:
-    budget = DailyBudget("x", max_requests=9, max_usd=1, max_tokens=100)
+    budget = DailyBudget("x", 9, 1, 100)
     budget.reserve(RequestCost(0.9, 90))
     budget.settle(RequestCost(0.9, 90), RequestCost(0.1, 10))
     budget.reserve(RequestCost(0.9, 90))
@@ -379,9 +379,9 @@ async def test_a_kept_answer_says_the_same_and_costs_nothing(
     service.acts = [GOOD[name]]
     provider = await open_provider(name)
     found = await look(provider)
-    spent = provider.budget.statistics()
+    spent = provider.client.budget.statistics()
     assert RECALL[name](json.loads(json.dumps(found.raw))) == found
-    assert (len(service.requests), provider.budget.statistics()) == (1, spent)
+    assert (len(service.requests), provider.client.budget.statistics()) == (1, spent)
 
 
 @both

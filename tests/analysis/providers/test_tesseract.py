@@ -59,8 +59,8 @@ async def test_what_is_no_picture_is_told(tesseract: TextReader) -> None:
 
 async def test_where_it_is_not_installed_there_is_a_reason() -> None:
     reader = TextReader(TextSettings(program="tesseract-that-is-not-there"))
-    assert reader.missing == "tesseract is not installed"
-    assert await reader.read(b"") == ProviderGap("tesseract", "tesseract is not installed")
+    assert reader.missing == "Tesseract is not installed"
+    assert await reader.read(b"") == ProviderGap("tesseract", "Tesseract is not installed")
 
 
 async def test_it_may_be_switched_off() -> None:
@@ -86,7 +86,7 @@ async def test_where_no_process_can_be_started_there_is_a_reason(tmp_path: Path)
     reader = program(tmp_path, "")
     with no_descriptors_left():
         found = await reader.read(b"")
-    assert found == ProviderGap("tesseract", "tesseract cannot be started: Too many open files")
+    assert found == ProviderGap("tesseract", "Tesseract cannot be started: Too many open files")
 
 
 async def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
@@ -94,7 +94,9 @@ async def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
     script = f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
     reader = program(tmp_path, script)
     reader._settings = TextSettings(program="x", timeout_s=1)
-    assert await reader.read(b"x" * 10**7) == ProviderGap("tesseract", "tesseract took too long")
+    assert await reader.read(b"x" * 10**7) == ProviderGap(
+        "tesseract", "Tesseract did not finish within 1 s"
+    )
     with pytest.raises(ProcessLookupError):
         os.kill(int(note.read_text()), 0)
 
@@ -119,13 +121,13 @@ async def test_it_gets_nothing_that_it_has_no_need_of(
         f"try:\n    {probe}\nexcept BaseException:\n    raise SystemExit(7)\nraise SystemExit(0)"
     )
     assert await program(tmp_path, script).read(b"") == ProviderGap(
-        "tesseract", "tesseract ended with 7"
+        "tesseract", "Tesseract ended with status 7"
     )
 
 
 async def test_an_answer_without_end_is_cut_off(tmp_path: Path) -> None:
     reader = program(tmp_path, "import os\nwhile True: os.write(1, bytes(65536))")
-    assert await reader.read(b"") == ProviderGap("tesseract", "tesseract ended with -9")
+    assert await reader.read(b"") == ProviderGap("tesseract", "Tesseract ended with status -9")
 
 
 def test_only_words_that_it_is_sure_of_count() -> None:
