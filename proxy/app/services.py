@@ -40,8 +40,7 @@ from proxy.settings import Settings
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
-from proxy.web.server.load_shedding import LoadShedder
-from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,9 @@ class Services:
     occupancy: WorkerUsage
     """Of the workers, by pictures that come in."""
     limits: Limits
-    pulse: LoopLagMonitor
+    loop_lag: LoopLagMonitor
     """Of the loop; beats while the server listens."""
-    crowd: LoadShedder
+    load_shedder: LoadShedder
     planner: RenderPlanner
     finisher: FinalRenderer
     """For pictures that come in, by the workers of visitors and not those of the background."""
@@ -136,8 +135,9 @@ def _join(
 ) -> Services:
     admission = Admission(settings.workers)
     workshop = _workshop(settings, storage, pool, admission, tracing)
-    costs, pulse = EncodeCostModel(), LoopLagMonitor()
-    crowd = LoadShedder(admission, pulse)
+    costs = EncodeCostModel()
+    loop_lag = LoopLagMonitor(metrics.loop_lag)
+    load_shedder = LoadShedder(admission, loop_lag)
     rules = _rules(settings, pool.hello)
     occupancy = WorkerUsage()
     uploads = workshop.counted_by(occupancy)
@@ -184,7 +184,7 @@ def _join(
         planner=planner,
         budget_s=settings.upgrades.budget_s,
         upgrade=asking(finals, upgrader.ask),
-        pressure=crowd.turn_away,
+        pressure=load_shedder.reject,
         joined=tracing.joined,
     )
     return Services(
@@ -217,8 +217,8 @@ def _join(
         workshop=uploads,
         occupancy=occupancy,
         limits=rules.limits,
-        pulse=pulse,
-        crowd=crowd,
+        loop_lag=loop_lag,
+        load_shedder=load_shedder,
         planner=planner,
         finisher=finisher,
         describer=describer,

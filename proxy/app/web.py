@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from proxy.app.collectors import MetricSources, readings
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices
+from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import Media
+from proxy.domain.query import VariantRequest, parse_request
 from proxy.settings import (
     NO_KEY,
     Settings,
@@ -47,12 +50,17 @@ class HttpServer:
 def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpServer:
     """Join the rooms, and the main side where there is one, with the HTTP surface and metrics."""
     settings, storage = rooms.settings, rooms.storage
-    hot = ResponseCache(
+    # The cache and the handler parse the same query of a miss: once, by way of this small cache.
+    parse_query = lru_cache(maxsize=256)(partial(_parse_query, settings.size_specs()))
+    response_cache = ResponseCache(
         store=storage.store,
         metrics=rooms.metrics,
         fresh_until=_fresh_until(storage.database),
+        parse_query=parse_query,
+        order=settings.encoders.order,
+        request_final=rooms.delivery.request_final,
     )
-    storage.forgetters.append(hot.forget)
+    storage.forgetters.append(response_cache.forget)
     health = HealthHandler(
         {
             "database": storage.database.ping,
@@ -67,15 +75,18 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
     pictures = ImageHandler(
         database=rooms.tracing.database(storage.database),
         delivery=rooms.delivery,
-        hot=hot,
-        crowd=rooms.crowd,
+        response_cache=response_cache,
+        load_shedder=rooms.load_shedder,
         telemetry=rooms.tracing.telemetry(rooms.metrics),
-        sizes=settings.size_specs(),
+        parse_query=parse_query,
         lifetimes=settings.lifetimes,
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
-    frontdesk = RequestPipeline(
-        hot=hot, metrics=rooms.metrics, access_log=access_log, traces=rooms.tracing.requests()
+    pipeline = RequestPipeline(
+        response_cache=response_cache,
+        metrics=rooms.metrics,
+        access_log=access_log,
+        traces=rooms.tracing.requests(),
     )
     handlers = Handlers(
         images=pictures,
@@ -91,7 +102,9 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
         media_api=None if main is None else main.media_api(rooms.metrics),
     )
     app = create_app(settings, handlers)
-    runner = ServerRunner(app, frontdesk, settings.server, rooms.pulse, supervisor=rooms.supervisor)
+    runner = ServerRunner(
+        app, pipeline, settings.server, rooms.loop_lag, supervisor=rooms.supervisor
+    )
     rooms.metrics.watch(readings(_statistics(rooms, runner)))
     return HttpServer(runner, health, access_log)
 
@@ -157,6 +170,12 @@ def _page_local(settings: Settings, main: UploadServices | None) -> LocalPageHan
     return LocalPageHandler(key=main.token_key, users=settings.users, database=main.queue.database)
 
 
+def _parse_query(
+    sizes: Mapping[str, SizeSpec], raw_query: str, extension: str | None
+) -> VariantRequest:
+    return parse_request(raw_query, sizes=sizes, extension=extension)
+
+
 def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     def until(media: Media) -> float:
         known = database.peek(media.id)
@@ -169,7 +188,7 @@ def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
 
 def _statistics(rooms: Services, runner: ServerRunner) -> MetricSources:
     return MetricSources(
-        connections=runner.doorkeeper.statistics,
+        connections=runner.connection_limiter.statistics,
         admission=rooms.admission.statistics,
         pool=rooms.pool.statistics,
         delivery=rooms.delivery.statistics,

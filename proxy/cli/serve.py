@@ -32,7 +32,7 @@ from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, supervised
 from proxy.settings import Settings
-from proxy.web.server.lifecycle import interruptible, lag_watch, listening, stop_signals
+from proxy.web.server.lifecycle import interruptible, listening, stop_signals
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,6 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
         listening(surface.runner, surface.health, settings.server)
     )
     await _start_ingest(stack, rooms, main, port)
-    await stack.enter_async_context(lag_watch(rooms.metrics.loop_lag, rooms.supervisor))
     if main is not None:
         await stack.enter_async_context(
             main.at_work(settings.base_url(port), rooms.metrics, rooms.supervisor)

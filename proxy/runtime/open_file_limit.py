@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 def make_room(connections: int) -> int:
     """Raise the process's soft limit to its hard one; how many connections fit below it.
 
-    That is ``connections``, or fewer, with a warning; 0, for as many as come, stays 0.
+    That is ``connections``, or fewer, with a warning; 0 asks for as many as fit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -29,8 +29,8 @@ def make_room(connections: int) -> int:
 
 
 def fitting(connections: int, descriptors: int) -> int:
-    """How many of so many ``connections`` may be open where there are so many ``descriptors``."""
+    """Return how many of ``connections`` fit below ``descriptors``; 0 asks for as many as fit."""
     if descriptors == resource.RLIM_INFINITY:
         return connections
-    own = min(_OWN, descriptors // _OWN_SHARE)
-    return min(connections, descriptors - own)
+    room = descriptors - min(_OWN, descriptors // _OWN_SHARE)
+    return min(connections, room) if connections else room

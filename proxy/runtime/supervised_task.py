@@ -24,7 +24,6 @@ class BackgroundTask(StrEnum):
     INGEST_QUEUE_METRICS = auto()
     INGEST_WORKER = auto()
     LEASE_HEARTBEAT = auto()
-    LOOP_LAG = auto()
     ORIGINALS_SWEEP = auto()
     PURGE_LOG = auto()
     RENDITION_MAINTENANCE = auto()

@@ -1,7 +1,7 @@
-"""Delivery: a medium and what is asked of it, to the bytes that answer.
+"""Delivery: returns the rendition for a media row and a request.
 
-Renditions come from the store, from a render under way, or from a render begun now; where none can
-be had in time, the nearest size of the same picture that is there.
+A rendition comes from the store, from a running render, or from a new render. If none can be had
+in time, the nearest stored size of the same image is the fallback.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -26,6 +27,7 @@ from proxy.domain.errors import (
     SourceError,
     SourceQuarantined,
 )
+from proxy.domain.formats import Format, sniff
 from proxy.domain.media import Media
 from proxy.domain.outcome import Origin
 from proxy.domain.query import VariantRequest
@@ -34,22 +36,66 @@ from proxy.domain.trace_context import Trace
 from proxy.domain.variant import Variant
 from proxy.runtime.byte_stream import ByteStream
 from proxy.runtime.single_flight import SingleFlight
-from proxy.serving.delivery_result import DeliveryResult
 from proxy.serving.renderer import Renderer, RenderTelemetry, RunningRender
 from proxy.serving.source_facts import SourceFactsService
-from proxy.storage.renditions import RenditionStore
+from proxy.storage.renditions import Rendition, RenditionStore
 
-_TELL_EVERY_S = 1.0
-_GIVES_WAY = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
-"""Failures after which another size of the picture, if there is one, is better than none."""
+_LOG_EVERY_S = 1.0
+_FALLBACK_ERRORS = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
+"""Errors after which another size of the image, if one is stored, is sent instead."""
+_STREAMED_PIXELS = 640 * 640
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """The bytes for a plan: a stored rendition or a running render."""
+
+    variant: Variant
+    """The plan's final or draft, or the variant of a fallback."""
+    origin: Origin
+    rendition: Rendition | None = None
+    rendering: RunningRender | None = None
+    draft: bool = False
+    """Whether the final is still to be rendered."""
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the next request will probably get the same bytes, and in one piece."""
+        whole = self.rendition is not None and self.rendition.body is not None
+        return whole and self.origin is not Origin.FALLBACK
+
+    async def format(self) -> Format:
+        """Return the format; if two formats compete, the bytes decide and are waited for.
+
+        Raises:
+            SmartserveError: the render failed.
+        """
+        if self.variant.rival is None:
+            return self.variant.format
+        head = b""
+        if self.rendition is not None:
+            head = self.rendition.head
+        elif self.rendering is not None:
+            head = await self.rendering.stream.whole()
+        return Format(sniff(head) or self.variant.format)
+
+
+def sends_early(variant: Variant) -> bool:
+    """Return whether a render is sent while it is being encoded.
+
+    Only baseline JPEG is encoded from the first byte on. A small one is complete before a client
+    could read its first part, and is better sent with a Content-Length.
+    """
+    large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
+    return variant.profile.streams and large
 
 
 class Delivery:
     """Turns plans into bytes."""
 
-    def __init__(  # noqa: PLR0913 - what joins the rooms has to be given all of them
+    def __init__(  # noqa: PLR0913 - it joins the services of the serving path
         self,
         *,
         store: RenditionStore,
@@ -62,13 +108,11 @@ class Delivery:
         pressure: Callable[[], CapacityError | None] = lambda: None,
         joined: Callable[[float, Trace | None], None] = lambda _began, _leader: None,
     ) -> None:
-        """The rooms it works with, none of which it owns.
+        """``pressure`` returns the error for new renders while the event loop is overloaded.
 
-        ``pressure`` gives the error with which misses are turned away unheard, while the server is
-        late with all that it does.
-        A final that takes no more than ``budget_s`` is made at once; for all others ``upgrade`` is
-        told whenever their draft has gone out.
-        ``joined`` is told when a request has waited, since when, for a render that another began.
+        If a final is predicted to take at most ``budget_s`` of processor time, it is rendered
+        immediately; otherwise ``upgrade`` is called whenever its draft is delivered.
+        ``joined`` is called after a wait for another request's render, with the start of the wait.
         """
         self._store = store
         self._inspector = inspector
@@ -76,17 +120,18 @@ class Delivery:
         self._telemetry = telemetry
         self._planner = planner
         self._budget_s = budget_s
-        self._upgrade = upgrade
         self._pressure = pressure
         self._joined = joined
         self._flight: SingleFlight[RunningRender] = SingleFlight()
-        self._making: Counter[int] = Counter()
-        self._told_at = -math.inf
+        self._rendering: Counter[int] = Counter()
+        """Renders under way by media id."""
+        self._logged_at = -math.inf
+        self.request_final = upgrade
 
     async def plan(self, media: Media, request: VariantRequest, accept: str | None) -> RenderPlan:
-        """Resolve a request: learn the facts where they are not known, pick the format.
+        """Resolve a request to variants; read the facts of the source if they are unknown.
 
-        Where they cannot be learned, by those of the best lesser file of the picture.
+        If the source cannot be read, plan with the best lesser file of the image.
 
         Raises:
             SmartserveError: as `SourceFactsService.facts` does.
@@ -97,25 +142,25 @@ class Delivery:
             plans = self._planner.stand_ins(media, request, accept)
             if not plans:
                 raise
-            self._tell(media, error)
+            self._log_fallback(media, error)
             return plans[0]
         return self._planner.plan(media, facts, request, accept)
 
-    async def held(self, media_id: int) -> AbstractSet[str] | None:
-        """Digests of the renditions that there are of a picture; None while one is being made."""
-        if media_id in self._making:
+    async def stored(self, media_id: int) -> AbstractSet[str] | None:
+        """Return the digests of the stored renditions of an image; None during a render of it."""
+        if media_id in self._rendering:
             return None
         return await self._store.digests(media_id)
 
     async def find(
-        self, plan: RenderPlan, *, held: AbstractSet[str] | None = None
+        self, plan: RenderPlan, *, stored: AbstractSet[str] | None = None
     ) -> DeliveryResult | None:
-        """The rendition if it is there, or its draft; nothing is rendered.
+        """Return the stored final, else the stored draft, else None.
 
-        ``held`` are the digests that there are, where they were looked up already.
+        ``stored`` are the digests of the stored renditions, if they were looked up already.
         """
         for variant in plan.stages:
-            if held is not None and variant.digest not in held:
+            if stored is not None and variant.digest not in stored:
                 continue
             rendition = await self._store.get(variant)
             if rendition is not None:
@@ -125,7 +170,7 @@ class Delivery:
         return None
 
     def first(self, plan: RenderPlan) -> Variant:
-        """What is rendered for a plan of which nothing is there: the final if that is quick."""
+        """Return the variant to render if nothing is stored: the final if it is predicted quick."""
         if plan.draft is None:
             return plan.variant
         estimate_s = self._renderer.estimate_s(plan.variant)
@@ -136,49 +181,46 @@ class Delivery:
         self,
         plan: RenderPlan,
         *,
-        held: AbstractSet[str] | None = None,
-        waits: Callable[[], None] = lambda: None,
+        stored: AbstractSet[str] | None = None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> DeliveryResult:
-        """The rendition, or a render that has begun to give bytes, or the nearest cached size.
+        """Find the rendition, or render it; return a fallback if neither succeeds.
 
-        ``held`` as for `find`; ``waits`` is called once a render is all that is waited for.
+        A render is returned when it has its first byte. ``stored`` is as for `find`; ``on_wait`` is
+        called before the wait for a render.
 
         Raises:
-            SmartserveError: nothing can be had; the kind says why.
+            SmartserveError: there is neither a rendition nor a fallback.
         """
-        delivered = await self.find(plan, held=held) or await self._rendered(plan, held, waits)
-        if delivered.draft:
-            self._upgrade(plan)
-        return delivered
-
-    async def _rendered(
-        self, plan: RenderPlan, held: AbstractSet[str] | None, waits: Callable[[], None]
-    ) -> DeliveryResult:
-        under_way = self.first(plan).digest in self._flight
-        if not under_way and (late := self._pressure()) is not None:
-            raise late
-        try:
-            return await self._begun(plan, waits)
-        except SourceChanged:
-            raise
-        except SmartserveError as error:
-            instead = await self._instead(plan, error, held)
-            if instead is None:
+        result = await self.find(plan, stored=stored)
+        if result is None:
+            first = self.first(plan)
+            # Under pressure a new render is rejected without looking for a fallback, which would
+            # take time of the loop that is already late. To join a render costs nothing.
+            if first.digest not in self._flight and (late := self._pressure()) is not None:
+                raise late
+            try:
+                result = await self._render(plan, first, on_wait)
+            except SourceChanged:
                 raise
-            self._tell(plan.media, error)
-            return instead
+            except SmartserveError as error:
+                result = await self._fallback(plan, error, stored)
+                if result is None:
+                    raise
+                self._log_fallback(plan.media, error)
+        if result.draft:
+            self.request_final(plan)
+        return result
 
-    async def _begun(
-        self, plan: RenderPlan, waits: Callable[[], None] = lambda: None
+    async def _render(
+        self, plan: RenderPlan, variant: Variant, on_wait: Callable[[], None] = lambda: None
     ) -> DeliveryResult:
-        """A render that has begun to give bytes, one that is under way already included."""
-        variant = self.first(plan)
-        under_way = variant.digest in self._flight
-        if not under_way:
-            # Nothing is begun that would be refused at once.
+        """Start the render of a variant, or join it if it is under way; wait for a first byte."""
+        if variant.digest not in self._flight:
+            # Nothing is started that the queue or the failure cache would reject at once.
             self._renderer.check(plan.media)
         rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
-        waits()
+        on_wait()
         began = time.perf_counter()
         await rendering.stream.started()
         if not led:
@@ -188,58 +230,60 @@ class Delivery:
             origin = Origin.FALLBACK
         return DeliveryResult(variant, origin, rendering=rendering, draft=variant is plan.draft)
 
-    async def _instead(
-        self, plan: RenderPlan, error: SmartserveError, held: AbstractSet[str] | None
+    async def _fallback(
+        self, plan: RenderPlan, error: SmartserveError, stored: AbstractSet[str] | None
     ) -> DeliveryResult | None:
-        """What may go out in place of a render that failed.
-
-        That a lesser file is there helps where the source is at fault, not where no worker is free.
-        """
+        """Return a rendition of a lesser file of the image, else its nearest stored size."""
+        # A lesser file helps if the source is at fault, not if no worker is free.
         if not isinstance(error, CapacityError):
             for other in self._planner.instead(plan):
                 with suppress(SmartserveError):
-                    return await self.find(other) or await self._begun(other)
-        return await self._nearest(plan, held) if isinstance(error, _GIVES_WAY) else None
+                    return await self.find(other) or await self._render(other, self.first(other))
+        return await self._nearest(plan, stored) if isinstance(error, _FALLBACK_ERRORS) else None
 
-    def _tell(self, media: Media, error: SmartserveError) -> None:
-        """Tell the operator which picture is at fault, once a second: the answer looks well."""
-        late = time.monotonic() - self._told_at < _TELL_EVERY_S
-        if late or isinstance(error, CapacityError):
+    async def _nearest(
+        self, plan: RenderPlan, stored: AbstractSet[str] | None
+    ) -> DeliveryResult | None:
+        """Return the stored size of the same image that is nearest to the requested one."""
+        # One look-up first: under overload most images have nothing stored, and rejecting a
+        # request must cost less than serving it.
+        if stored is None:
+            stored = await self._store.digests(plan.media.id)
+        for variant in self._planner.neighbours(plan, stored) if stored else ():
+            rendition = await self._store.get(variant)
+            if rendition is not None:
+                return DeliveryResult(variant, Origin.FALLBACK, rendition=rendition)
+        return None
+
+    def _log_fallback(self, media: Media, error: SmartserveError) -> None:
+        """Log once a second which source failed: the response itself does not show it."""
+        recent = time.monotonic() - self._logged_at < _LOG_EVERY_S
+        if recent or isinstance(error, CapacityError):
             return
-        self._told_at = time.monotonic()
+        self._logged_at = time.monotonic()
         kind = type(error).__name__
-        log.warning("picture_stood_in_for", media_id=media.id, error=kind, detail=error.detail)
+        log.warning("fallback_served", media_id=media.id, error=kind, detail=error.detail)
 
     def _launch(
         self, plan: RenderPlan, variant: Variant
     ) -> tuple[RunningRender, Coroutine[Any, Any, None]]:
         rendering = RunningRender()
-        return rendering, self._render_and_keep(plan, variant, rendering)
+        return rendering, self._run(plan, variant, rendering)
 
-    async def _render_and_keep(
-        self, plan: RenderPlan, variant: Variant, rendering: RunningRender
-    ) -> None:
-        """Lead a flight: the store takes in the bytes while the worker makes them.
-
-        Ends when the rendition is stored, so that whoever comes next finds it.
-        """
-        with self._noted(plan.media.id):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep(variant, rendering.stream))
-                await self._settle(plan, variant, rendering)
-
-    @contextmanager
-    def _noted(self, media_id: int) -> Iterator[None]:
-        """Note that a rendition of a picture is being made."""
-        self._making[media_id] += 1
+    async def _run(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
+        """Render and store at the same time; end when stored, so the next request finds it."""
+        media_id = plan.media.id
+        self._rendering[media_id] += 1
         try:
-            yield
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._save(variant, rendering.stream))
+                await self._feed(plan, variant, rendering)
         finally:
-            self._making[media_id] -= 1
-            if not self._making[media_id]:
-                del self._making[media_id]
+            self._rendering[media_id] -= 1
+            if not self._rendering[media_id]:
+                del self._rendering[media_id]
 
-    async def _settle(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
+    async def _feed(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
         try:
             await self._renderer.render(plan, variant, rendering)
         except SmartserveError as error:
@@ -252,12 +296,12 @@ class Delivery:
             rendering.stream.finish()
 
     def _fail(self, variant: Variant, rendering: RunningRender, error: SmartserveError) -> None:
-        """End a render for all who wait; who comes from now on must not get its half."""
+        """End a render for all waiting requests; first let later ones start a new render."""
         self._flight.release(variant.digest, rendering)
         rendering.stream.fail(error)
 
-    async def _keep(self, variant: Variant, stream: ByteStream) -> None:
-        """Copy a stream into the store; one that fails is not kept."""
+    async def _save(self, variant: Variant, stream: ByteStream) -> None:
+        """Copy a stream into the store; a stream that fails is not stored."""
         try:
             async with self._store.writer(variant) as writer:
                 async for chunk in stream.chunks():
@@ -266,24 +310,6 @@ class Delivery:
         except SmartserveError:
             return
         self._telemetry.stage("store", time.perf_counter() - finished)
-
-    async def _nearest(
-        self, plan: RenderPlan, held: AbstractSet[str] | None
-    ) -> DeliveryResult | None:
-        """The cached size of the same picture that comes nearest to what was asked for.
-
-        What there is of the picture is looked up once, and first: under overload most have nothing,
-        and to refuse them must cost less than to serve them.
-        """
-        if held is None:
-            held = await self._store.digests(plan.media.id)
-        if not held:
-            return None
-        for variant in self._planner.neighbours(plan, held):
-            rendition = await self._store.get(variant)
-            if rendition is not None:
-                return DeliveryResult(variant, Origin.FALLBACK, rendition=rendition)
-        return None
 
     async def drain(self) -> None:
         """Return when all renders under way have ended and are stored."""
@@ -294,5 +320,5 @@ class Delivery:
         await self._flight.aclose()
 
     def statistics(self) -> Mapping[str, float]:
-        """Renders under way, begun and shared since the start."""
+        """Return the renders under way, and those started and joined since the start."""
         return self._flight.statistics()

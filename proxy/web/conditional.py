@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 
 from multidict import MultiMapping
 
@@ -26,11 +26,6 @@ class ByteRange:
     def content_range(self, length: int) -> str:
         """The value of Content-Range; the header counts its last byte in."""
         return f"bytes {self.start}-{self.stop - 1}/{length}"
-
-
-def http_date(moment: datetime) -> str:
-    """An HTTP date (RFC 9110, 5.6.7) of an aware moment."""
-    return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
 def matches(if_none_match: str, etag: str) -> bool:

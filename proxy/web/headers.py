@@ -1,4 +1,4 @@
-"""The response headers of a picture, and their bytes."""
+"""The response headers of an image: lifetimes, validators, tags, content; and their encoding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 import time
 import unicodedata
 from collections.abc import Iterable
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime, formatdate
+from enum import StrEnum
 from http import HTTPStatus
 from pathlib import PureWindowsPath
 from urllib.parse import quote
@@ -14,21 +16,22 @@ from urllib.parse import quote
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.outcome import Origin
 from proxy.domain.render_plan import RenderPlan
+from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.domain.variant import Variant
 from proxy.settings import LifetimeSettings
-from proxy.web.cache_headers import ImageRoute, cache_control, cache_status, tags
-from proxy.web.conditional import http_date
 
 Header = tuple[str, str]
 
 SERVER = "smartserve"
-"""The product alone: versions are for ``/metrics``, not for strangers."""
+"""The product without its version, which ``/metrics`` has."""
+
+NO_STORE = "no-store"
 
 PRIVATE: tuple[Header, ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'"),
 )
-"""On answers that are no pictures: pages of other origins cannot read them."""
+"""For responses other than images: pages of other origins cannot read them."""
 
 SECURITY: tuple[Header, ...] = (
     *PRIVATE,
@@ -36,10 +39,80 @@ SECURITY: tuple[Header, ...] = (
     ("Access-Control-Allow-Origin", "*"),
     ("Timing-Allow-Origin", "*"),
 )
-"""On every answer of a picture route: a picture may be shown anywhere, and does nothing else."""
+"""For every response of an image route: any page may show the image, and it can run nothing."""
 
-_UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME = 80
+
+
+class ImageRoute(StrEnum):
+    """The routes that serve images; they differ in lifetimes only."""
+
+    SERVE = "serve"
+    API_IMAGES = "api_images"
+
+    @property
+    def path(self) -> str:
+        """The template of its addresses."""
+        return _PATHS[self]
+
+
+_PATHS = {ImageRoute.SERVE: SERVE_ROUTE, ImageRoute.API_IMAGES: API_IMAGES_ROUTE}
+
+_CACHE_STATUS = {
+    Origin.MEMORY: "hit; detail=memory",
+    Origin.DISK: "hit; detail=disk",
+    Origin.RENDER: "fwd=uri-miss; stored; detail=render",
+    Origin.COALESCED: "fwd=uri-miss; collapsed; detail=coalesced",
+    Origin.FALLBACK: "hit; detail=fallback",
+    Origin.NOT_MODIFIED: "hit; detail=not-modified",
+    Origin.NONE: "fwd=uri-miss; detail=not-rendered",
+}
+
+
+def cache_status(origin: Origin, *, draft: bool = False) -> str:
+    """Return Cache-Status (RFC 9211): hit or miss, with the tier, or ``draft`` in its place."""
+    status = _CACHE_STATUS[origin]
+    if draft:
+        status = f"{status.partition('; detail=')[0]}; detail=draft"
+    return f"smartserve; {status}"
+
+
+def cache_control(
+    plan: RenderPlan,
+    origin: Origin,
+    *,
+    route: ImageRoute,
+    lifetimes: LifetimeSettings,
+    draft: bool = False,
+) -> str:
+    """Return Cache-Control. Only the final of a completed media row has the long lifetime."""
+    if origin is Origin.FALLBACK or plan.stand_in or plan.background_kept:
+        return f"public, max-age={lifetimes.fallback_s}"
+    if not plan.media.settled:
+        return f"public, max-age={lifetimes.unsettled_s}"
+    if draft:
+        stale = lifetimes.draft_stale_s
+        return f"public, max-age={lifetimes.draft_s}, stale-while-revalidate={stale}"
+    if route is ImageRoute.API_IMAGES:
+        stale = lifetimes.api_stale_s
+        return f"public, max-age={lifetimes.api_s}, stale-while-revalidate={stale}"
+    immutable = ", immutable" if plan.request.version is not None else ""
+    return f"public, max-age={lifetimes.serve_s}{immutable}"
+
+
+def tags(plan: RenderPlan) -> tuple[str, ...]:
+    """Return the tags by which a CDN purges: media, user, size."""
+    return (
+        f"m-{plan.media.id}",
+        f"u-{plan.media.user_id}",
+        f"s-{plan.request.label}",
+    )
+
+
+def http_date(moment: datetime) -> str:
+    """Format an aware datetime as an HTTP date (RFC 9110, 5.6.7)."""
+    return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
 def validators(
@@ -50,51 +123,51 @@ def validators(
     route: ImageRoute,
     lifetimes: LifetimeSettings,
 ) -> list[Header]:
-    """What a 304 carries, and every 200 with it (RFC 9110, 15.4.5).
-
-    What stands in for the picture has no date: a client that knows only dates would be told for
-    ever that it has the picture.
-    """
-    vary = [("Vary", "Accept")] if plan.request.negotiated else []
-    dated = [("Last-Modified", http_date(plan.media.updated_at))]
+    """Return the headers that 200 and 304 share (RFC 9110, 15.4.5), without Cache-Status."""
+    draft = variant is plan.draft
     names = tags(plan)
-    draft = variant == plan.draft
-    stands_in = draft or plan.stand_in or origin is Origin.FALLBACK
-    lifetime = cache_control(plan, origin, route=route, lifetimes=lifetimes, draft=draft)
-    return [
-        ("Cache-Control", lifetime),
+    headers = [
+        (
+            "Cache-Control",
+            cache_control(plan, origin, route=route, lifetimes=lifetimes, draft=draft),
+        ),
         ("ETag", variant.etag),
-        *([] if stands_in else dated),
-        *vary,
-        ("Cache-Status", cache_status(origin, draft=draft)),
         ("Cache-Tag", ",".join(names)),
         ("Surrogate-Key", " ".join(names)),
         *SECURITY,
     ]
+    # A draft or fallback has no date. The final has the same Last-Modified, so a client that
+    # compares dates only would be sent 304 for ever and never get the final.
+    if not (draft or plan.stand_in or origin is Origin.FALLBACK):
+        headers.append(("Last-Modified", http_date(plan.media.updated_at)))
+    if plan.request.negotiated:
+        headers.append(("Vary", "Accept"))
+    return headers
 
 
 def content_headers(plan: RenderPlan, fmt: Format) -> list[Header]:
-    """What describes the picture itself, but for its length."""
-    kept = [("Smartserve-Background", "original; reason=border-not-uniform")]
-    return [
+    """Return the headers that describe the image itself, except its length."""
+    headers = [
         ("Content-Type", TRAITS[fmt].media_type),
         ("Content-Disposition", content_disposition(plan, fmt)),
         ("Accept-Ranges", "bytes"),
-        *(kept if plan.background_kept else []),
     ]
+    if plan.background_kept:
+        headers.append(("Smartserve-Background", "original; reason=border-not-uniform"))
+    return headers
 
 
 def content_disposition(plan: RenderPlan, fmt: Format) -> str:
-    """Shown in the page, and saved under the name that the picture was uploaded with.
+    """Return Content-Disposition: inline, with the name under which the image was uploaded.
 
-    The name is a stranger's text: plain ASCII stays, all else goes percent-encoded into
+    The name is untrusted text. Plain ASCII is kept; all else is percent-encoded into
     ``filename*`` (RFC 6266).
     """
-    # Its path takes slashes of both kinds for separators.
+    # PureWindowsPath treats both / and \ as separators.
     stem = PureWindowsPath(plan.media.original_name or "").stem[:_MAX_NAME].strip(" .")
     suffix = f"-{plan.request.label}.{TRAITS[fmt].suffix}"
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    name = _UNREADABLE.sub("-", plain).strip("-.") or f"media-{plan.media.id}"
+    name = _UNSAFE.sub("-", plain).strip("-.") or f"media-{plan.media.id}"
     if stem in ("", name):
         return f'inline; filename="{name}{suffix}"'
     encoded = quote(stem.encode("utf-8", "replace"), safe="")
@@ -102,26 +175,26 @@ def content_disposition(plan: RenderPlan, fmt: Format) -> str:
 
 
 def server_timing(timings: Iterable[tuple[str, float]]) -> str:
-    """Server-Timing from pairs of stage and seconds."""
+    """Return Server-Timing for pairs of stage and seconds."""
     return ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in timings)
 
 
 def to_head(status: int, headers: Iterable[Header]) -> bytes:
-    """Status line and header lines, without the empty line that ends them."""
+    """Encode the status line and header lines, without the empty line that ends them."""
     status_line = f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}"
     lines = [status_line, f"Server: {SERVER}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
 
 class DateLine:
-    """The Date header's line, made once a second."""
+    """The Date header line, encoded once a second."""
 
     def __init__(self) -> None:
         self._second = 0
         self._line = b""
 
     def now(self) -> bytes:
-        """``Date: ...`` with its line end."""
+        """Return ``Date: ...`` with its line end."""
         second = int(time.time())
         if second != self._second:
             self._second = second

@@ -13,9 +13,8 @@ from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.outcome import Outcome
-from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import matches
-from proxy.web.headers import PRIVATE, SECURITY, Header
+from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.problem_details import problem
 from proxy.web.responses import BufferedResponse, StreamedResponse, whole
 

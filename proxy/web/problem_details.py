@@ -16,8 +16,7 @@ from proxy.domain.errors import (
     Unauthorized,
 )
 from proxy.domain.outcome import Outcome
-from proxy.web.cache_headers import NO_STORE
-from proxy.web.headers import SECURITY, Header
+from proxy.web.headers import NO_STORE, SECURITY, Header
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server.request_validation import RequestRejection
 

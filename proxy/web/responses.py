@@ -76,10 +76,6 @@ class BufferedResponse(web.StreamResponse):
         """Whether the body is sent in pieces, which takes as long as the client does."""
         return len(self._whole) > JOINED_BYTES
 
-    def last_bytes(self, request_id: str) -> bytes:
-        """All of it, for a connection that is closed behind it and that nobody waits for."""
-        return framed(self._head, request_id, self._whole, connection=_connection(False))  # noqa: FBT003
-
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Write the response, unless `send` has; returns when the transport has room again.
 
@@ -221,3 +217,6 @@ class StreamedResponse(web.StreamResponse):
                 await self.write(piece)
                 self._sent += len(piece)
         await self.write_eof()
+
+
+Answer = BufferedResponse | StreamedResponse

@@ -13,7 +13,6 @@ from aiohttp import web
 from proxy.domain.outcome import Outcome
 from proxy.settings import Settings, has_page
 from proxy.telemetry.metrics import Metrics
-from proxy.web.cache_headers import NO_STORE, ImageRoute
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
 from proxy.web.handlers.health import HealthHandler
@@ -24,6 +23,7 @@ from proxy.web.handlers.page import COMPONENT, PageHandler
 from proxy.web.handlers.page_local import LocalPageHandler
 from proxy.web.handlers.upload_queue import MediaApiHandler
 from proxy.web.handlers.uploads import UploadHandler
+from proxy.web.headers import NO_STORE, ImageRoute
 from proxy.web.responses import BufferedResponse, whole
 
 

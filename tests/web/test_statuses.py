@@ -15,7 +15,7 @@ from yarl import URL
 
 from proxy.domain.media import DataType
 from proxy.library.import_files import ImportedFile
-from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.load_shedding import LoopLagMonitor
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
 

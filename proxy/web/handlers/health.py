@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.outcome import Origin, Outcome
-from proxy.web.cache_headers import NO_STORE
+from proxy.web.headers import NO_STORE
 from proxy.web.json_response import JSON
 from proxy.web.responses import BufferedResponse, whole
 

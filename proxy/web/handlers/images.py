@@ -1,14 +1,15 @@
-"""The picture routes: a request to its answer, step by step."""
+"""The image routes: resolve the request, have the rendition fetched, build the response."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator
 from collections.abc import Set as AbstractSet
+from http import HTTPStatus
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from proxy.domain.errors import (
     BadParameter,
@@ -17,34 +18,49 @@ from proxy.domain.errors import (
     SmartserveError,
     SourceChanged,
 )
-from proxy.domain.geometry import SizeSpec
+from proxy.domain.formats import Format
 from proxy.domain.media import MAX_MEDIA_ID, Media
-from proxy.domain.outcome import Outcome
-from proxy.domain.query import VariantRequest, parse_request
-from proxy.serving.delivery import Delivery
-from proxy.serving.renderer import RenderTelemetry
+from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.query import VariantRequest
+from proxy.domain.render_plan import RenderPlan
+from proxy.domain.variant import Variant
+from proxy.serving.delivery import Delivery, DeliveryResult, sends_early
+from proxy.serving.renderer import RenderTelemetry, RunningRender
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
-from proxy.web.cache_headers import ImageRoute
-from proxy.web.conditional import not_modified
-from proxy.web.handlers.image_response import Answer, ImageAnswer, ImageResponder
+from proxy.storage.renditions import Rendition
+from proxy.web.conditional import ByteRange, matches, not_modified, requested_range
+from proxy.web.headers import (
+    Header,
+    ImageRoute,
+    cache_status,
+    content_headers,
+    server_timing,
+    to_head,
+    validators,
+)
 from proxy.web.problem_details import problem
+from proxy.web.responses import Answer, BufferedResponse, StreamedResponse, bodiless, whole
 from proxy.web.server.load_shedding import LoadShedder, SheddingTicket
-from proxy.web.server.response_cache import ResponseCache
+from proxy.web.server.response_cache import (
+    ImageTarget,
+    ParseQuery,
+    ResolvedResponse,
+    ResponseCache,
+)
 
-_TELL_EVERY_S = 1.0
-
-log = structlog.get_logger(__name__)
-
+_LOG_EVERY_S = 1.0
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
 _NAME = re.compile(r"([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?", re.ASCII)
 
+log = structlog.get_logger(__name__)
+
 
 def parse_name(name: str) -> tuple[int, str | None]:
-    """Media id and extension of the last part of the path.
+    """Return the media id and the extension of the last part of the path.
 
     Raises:
-        BadParameter: it is no number of 1 to 19 digits.
+        BadParameter: the id is not a number of 1 to 19 digits.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -53,16 +69,16 @@ def parse_name(name: str) -> tuple[int, str | None]:
 
 
 def accept_header(request: web.BaseRequest) -> str:
-    """The Accept header, several lines of it joined as RFC 9110, 5.3 says; empty where missing."""
+    """Return the Accept header; several lines are joined (RFC 9110, 5.3)."""
     return ", ".join(request.headers.getall("Accept", ()))
 
 
 def servable(media: Media | None, *, retry_after_s: int) -> Media:
-    """The medium, where there is something to serve of it.
+    """Return the media row if its image can be served.
 
     Raises:
-        MediaNotFound: there is no such row, or not one that is served.
-        MediaNotReady: it is still being processed; to be asked again after ``retry_after_s``.
+        MediaNotFound: there is no row, or it has no file to serve.
+        MediaNotReady: it is still being processed; the client may retry after ``retry_after_s``.
     """
     if media is None:
         raise MediaNotFound("there is no picture with this id")
@@ -74,35 +90,34 @@ def servable(media: Media | None, *, retry_after_s: int) -> Media:
 
 
 class ImageHandler:
-    """Answers GET and HEAD of the picture routes."""
+    """Answers GET and HEAD of the image routes."""
 
     def __init__(
         self,
         *,
         database: MediaRepository,
         delivery: Delivery,
-        hot: ResponseCache,
-        crowd: LoadShedder,
+        response_cache: ResponseCache,
+        load_shedder: LoadShedder,
         telemetry: RenderTelemetry,
-        sizes: Mapping[str, SizeSpec],
+        parse_query: ParseQuery,
         lifetimes: LifetimeSettings,
     ) -> None:
-        """The use cases and sections that it works with."""
         self._database = database
         self._delivery = delivery
-        self._hot = hot
-        self._crowd = crowd
+        self._response_cache = response_cache
+        self._load_shedder = load_shedder
         self._telemetry = telemetry
-        self._sizes = sizes
+        self._parse_query = parse_query
         self._lifetimes = lifetimes
-        self._told: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     async def serve(self, request: web.Request) -> Answer:
-        """``/serve/{media_id}``: the long lifetime."""
+        """Answer ``/serve/{media_id}``, whose finals have the long lifetime."""
         return await self._handle(request, ImageRoute.SERVE)
 
     async def api_images(self, request: web.Request) -> Answer:
-        """``/api/images/{media_id}``: the same with one hour."""
+        """Answer ``/api/images/{media_id}``, whose finals have a lifetime of one hour."""
         return await self._handle(request, ImageRoute.API_IMAGES)
 
     async def _handle(self, request: web.Request, route: ImageRoute) -> Answer:
@@ -110,97 +125,287 @@ class ImageHandler:
         media_id: int | None = None
         try:
             media_id, extension = parse_name(request.match_info["name"])
-            wanted = parse_request(
-                request.rel_url.raw_query_string, sizes=self._sizes, extension=extension
-            )
-            return await self._answer(request, route, media_id, wanted)
+            wanted = self._parse_query(request.rel_url.raw_query_string, extension)
+            target = ImageTarget(route, media_id, wanted)
+            try:
+                return await self._respond(request, target)
+            except SourceChanged:
+                # The new facts were saved before this was raised, so the second plan uses them.
+                return await self._respond(request, target)
         except SmartserveError as error:
-            self._report(error, media_id)
+            self._log(error, media_id)
+            label = "none" if wanted is None else wanted.label
             return problem(
                 error,
-                outcome=Outcome(
-                    route, wanted.label if wanted is not None else "none", media_id=media_id
-                ),
+                outcome=Outcome(route, label, media_id=media_id),
                 not_found_s=self._lifetimes.not_found_s,
                 negotiated=wanted is not None and wanted.negotiated,
             )
 
-    def _report(self, error: SmartserveError, media_id: int | None) -> None:
-        """Tell the operator the cause of what is no client's doing, each kind once a second."""
+    async def _respond(self, request: web.Request, target: ImageTarget) -> Answer:
+        """Resolve, find, render and respond."""
+        with self._load_shedder.ticket() as ticket:
+            stored = await self._shed(request, target.media_id)
+            media = await self._find_media(target.media_id)
+            if media.known_facts is None:
+                # The facts are read by a worker, and waiting for one takes no time of the loop.
+                ticket.release()
+            accept = accept_header(request)
+            plan = await self._delivery.plan(media, target.request, accept)
+            responder = ImageResponder(request, plan, target.route, self._lifetimes)
+            if _is_conditional(request) and not_modified(
+                request.headers, plan.variant.etag, media.updated_at
+            ):
+                return responder.not_modified(plan.variant)
+            if request.method == "HEAD":
+                return await responder.head(await self._delivery.find(plan))
+            return await self._fetch(request, target, accept, responder, stored, ticket)
+
+    async def _fetch(
+        self,
+        request: web.Request,
+        target: ImageTarget,
+        accept: str,
+        responder: ImageResponder,
+        stored: AbstractSet[str] | None,
+        ticket: SheddingTicket,
+    ) -> Answer:
+        result = await self._delivery.fetch(responder.plan, stored=stored, on_wait=ticket.release)
+        answer = await responder.respond(result)
+        if result.cacheable and result.rendition is not None:
+            resolved = responder.resolved(
+                result.variant,
+                await result.format(),
+                self._response_cache.next_origin(result.variant),
+                result.rendition.length,
+            )
+            self._response_cache.keep(request.raw_path, accept, target, resolved)
+        return answer
+
+    async def _shed(self, request: web.Request, media_id: int) -> AbstractSet[str] | None:
+        """Under overload, return what is stored of the image, after one directory look-up.
+
+        Return None without overload, and while a rendition of the image is being rendered, which
+        may be the one requested. The look-up costs much less than the row and the plan, so
+        requests that cannot be served from storage are rejected here.
+
+        Raises:
+            CapacityError: nothing is stored of the image.
+        """
+        if _is_conditional(request) or request.method != "GET" or not self._load_shedder.overloaded:
+            return None
+        stored = await self._delivery.stored(media_id)
+        if stored is not None and not stored and (error := self._load_shedder.reject()) is not None:
+            raise error
+        return stored
+
+    async def _find_media(self, media_id: int) -> Media:
+        began = time.perf_counter()
+        try:
+            media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+        finally:
+            self._telemetry.stage("database", time.perf_counter() - began)
+        return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
+
+    def _log(self, error: SmartserveError, media_id: int | None) -> None:
+        """Log an error that is the server's fault, each kind once a second."""
         kind = type(error).__name__
-        if not error.reported or time.monotonic() - self._told.get(kind, -1.0) < _TELL_EVERY_S:
+        if not error.reported or time.monotonic() - self._logged_at.get(kind, -1.0) < _LOG_EVERY_S:
             return
-        self._told[kind] = time.monotonic()
+        self._logged_at[kind] = time.monotonic()
         cause = repr(error.__cause__) if error.__cause__ is not None else None
         log.warning(
             "answer_failed", error=kind, detail=error.detail, media_id=media_id, cause=cause
         )
 
-    async def _answer(
-        self, request: web.Request, route: ImageRoute, media_id: int, wanted: VariantRequest
-    ) -> Answer:
-        """Answer; where the picture turns out to have changed, once more by its new facts."""
-        try:
-            with self._crowd.look() as look:
-                return await self._answer_once(request, route, media_id, wanted, look)
-        except SourceChanged:
-            with self._crowd.look() as look:
-                return await self._answer_once(request, route, media_id, wanted, look)
 
-    async def _answer_once(
-        self,
-        request: web.Request,
-        route: ImageRoute,
-        media_id: int,
-        wanted: VariantRequest,
-        look: SheddingTicket,
-    ) -> Answer:
-        held = await self._held(request, media_id)
-        accept = accept_header(request)
-        media = await self._media(media_id)
-        if media.known_facts is None:
-            # They are learned by the workers, which is waited for.
-            look.end()
-        plan = await self._delivery.plan(media, wanted, accept)
-        exchange = ImageResponder(request, plan, route=route, lifetimes=self._lifetimes)
-        if not_modified(request.headers, plan.variant.etag, plan.media.updated_at):
-            return exchange.not_modified()
-        if request.method == "HEAD":
-            return await exchange.head(await self._delivery.find(plan))
-        delivered = await self._delivery.fetch(plan, held=held, waits=look.end)
-        answer = await exchange.answer(delivered)
-        if delivered.rendition is not None and delivered.lasting:
-            origin = self._hot.next_origin(delivered.variant)
-            picture = ImageAnswer(delivered.variant, await delivered.format(), origin)
-            self._hot.keep(request, accept, exchange.resolved(picture, delivered.rendition.length))
-        return answer
+def _is_conditional(request: web.Request) -> bool:
+    return any(name in request.headers for name in _CONDITIONS)
 
-    async def _held(self, request: web.Request, media_id: int) -> AbstractSet[str] | None:
-        """While too many are looked at, what is stored of the picture; None before that.
 
-        And None while a rendition of it is being made, which may be the one that is asked for.
+class ImageResponder:
+    """Builds the responses to one request. Its clock for Server-Timing starts when it is made."""
 
-        This is all that is spent on most of them: one look at the disk, before a row is asked for
-        and a plan made. Who asks for what is stored is not turned away, nor is who may have it.
+    def __init__(
+        self, request: web.Request, plan: RenderPlan, route: ImageRoute, lifetimes: LifetimeSettings
+    ) -> None:
+        self.plan = plan
+        self._request = request
+        self._route = route
+        self._lifetimes = lifetimes
+        self._began = time.perf_counter()
+
+    def not_modified(self, variant: Variant) -> BufferedResponse:
+        """Return a 304 for a variant. The key decides; the rendition may have been evicted."""
+        headers = self._validators(variant, Origin.NOT_MODIFIED)
+        outcome = self._outcome(variant, self.plan.variant.format, Origin.NOT_MODIFIED)
+        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
+
+    async def head(self, found: DeliveryResult | None) -> BufferedResponse:
+        """Return the response to HEAD: the headers of GET, with the length if it is known.
+
+        If nothing is stored, they describe the draft, even if GET would render the final at once:
+        only the bytes can say which of two formats the final has.
+        """
+        if found is None or found.rendition is None:
+            first, origin = self.plan.draft or self.plan.variant, Origin.NONE
+            headers = self._headers(first, first.format, origin)
+            return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(None, None, origin))
+        fmt, length = await found.format(), found.rendition.length
+        found.rendition.close()
+        if found.draft and self._client_has(found.variant):
+            return self.not_modified(found.variant)
+        headers = self._headers(found.variant, fmt, found.origin)
+        outcome = self._outcome(found.variant, fmt, found.origin)
+        return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=length)
+
+    async def respond(self, result: DeliveryResult) -> Answer:
+        """Return the response to GET: 200, 206 for a range, or 304 for a draft.
 
         Raises:
-            CapacityError: nothing is stored of it.
+            SmartserveError: the render failed before any byte was sent, or the range lies outside.
         """
-        conditional = any(name in request.headers for name in _CONDITIONS)
-        if conditional or request.method != "GET" or not self._crowd.dense:
-            return None
-        held = await self._delivery.held(media_id)
-        if held is not None and not held and (error := self._crowd.turn_away()) is not None:
-            raise error
-        return held
+        rendition, rendering = result.rendition, result.rendering
+        if result.draft and self._client_has(result.variant):
+            if rendition is not None:
+                rendition.close()
+            return self.not_modified(result.variant)
+        fmt = await result.format()
+        if rendering is not None:
+            return await self._from_render(result, fmt, rendering)
+        if rendition is None:
+            raise AssertionError
+        if rendition.body is not None:
+            return self._from_body(result, fmt, rendition.body)
+        return self._from_file(result, fmt, rendition)
 
-    async def _media(self, media_id: int) -> Media:
-        media = await self._find(media_id) if media_id <= MAX_MEDIA_ID else None
-        return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
+    async def _from_render(
+        self, result: DeliveryResult, fmt: Format, rendering: RunningRender
+    ) -> Answer:
+        stream = rendering.stream
+        # HTTP/1.0 has no chunked coding, and a range needs the length.
+        chunked = self._request.version >= HttpVersion11 and "Range" not in self._request.headers
+        if not chunked or stream.complete or not sends_early(result.variant):
+            return self._from_body(result, fmt, await stream.whole(), rendering.queue_s)
+        headers = self._headers(result.variant, fmt, result.origin, rendering.queue_s)
+        outcome = self._outcome(result.variant, fmt, result.origin)
+        return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
 
-    async def _find(self, media_id: int) -> Media | None:
-        began = time.perf_counter()
+    def _from_body(
+        self, result: DeliveryResult, fmt: Format, body: bytes, queue_s: float | None = None
+    ) -> BufferedResponse:
+        part = self._range(result.variant, len(body))
+        headers = self._headers(result.variant, fmt, result.origin, queue_s)
+        outcome = self._outcome(result.variant, fmt, result.origin)
+        if part is None:
+            return whole(HTTPStatus.OK, headers, body, outcome=outcome)
+        headers.append(("Content-Range", part.content_range(len(body))))
+        body = body[part.start : part.stop]
+        return whole(HTTPStatus.PARTIAL_CONTENT, headers, body, outcome=outcome)
+
+    def _from_file(
+        self, result: DeliveryResult, fmt: Format, rendition: Rendition
+    ) -> StreamedResponse:
+        length = rendition.length
         try:
-            return await self._database.find(media_id)
-        finally:
-            self._telemetry.stage("database", time.perf_counter() - began)
+            part = self._range(result.variant, length)
+        except BaseException:
+            rendition.close()
+            raise
+        headers = self._headers(result.variant, fmt, result.origin)
+        status = HTTPStatus.OK
+        if part is None:
+            part = ByteRange(0, length)
+        else:
+            status = HTTPStatus.PARTIAL_CONTENT
+            headers.append(("Content-Range", part.content_range(length)))
+        return StreamedResponse(
+            status,
+            headers,
+            _read(rendition, part),
+            outcome=self._outcome(result.variant, fmt, result.origin),
+            length=part.stop - part.start,
+            release=rendition.close,
+        )
+
+    def resolved(
+        self, variant: Variant, fmt: Format, origin: Origin, length: int
+    ) -> ResolvedResponse:
+        """Return the response for the response cache, with its 304."""
+        shared = self._validators(variant, origin)
+        status = ("Cache-Status", cache_status(Origin.NOT_MODIFIED, draft=self._is_draft(variant)))
+        not_modified_headers = [*shared[:-1], status]
+        headers = [
+            *shared,
+            *content_headers(self.plan, fmt),
+            ("Server-Timing", origin),
+            ("Content-Length", str(length)),
+        ]
+        return ResolvedResponse(
+            plan=self.plan,
+            variant=variant,
+            origin=origin,
+            length=length,
+            head=to_head(HTTPStatus.OK, headers),
+            outcome=self._outcome(variant, fmt, origin),
+            not_modified_head=to_head(HTTPStatus.NOT_MODIFIED, not_modified_headers),
+            not_modified_outcome=self._outcome(
+                variant, self.plan.variant.format, Origin.NOT_MODIFIED
+            ),
+        )
+
+    def _client_has(self, variant: Variant) -> bool:
+        known = self._request.headers.getall("If-None-Match", ())
+        return bool(known) and matches(", ".join(known), variant.etag)
+
+    def _is_draft(self, variant: Variant) -> bool:
+        return variant is self.plan.draft
+
+    def _range(self, variant: Variant, length: int) -> ByteRange | None:
+        if "Range" not in self._request.headers:
+            return None
+        return requested_range(self._request.headers, length=length, etag=variant.etag)
+
+    def _validators(self, variant: Variant, origin: Origin) -> list[Header]:
+        """Return the headers that 200 and 304 share; Cache-Status is the last."""
+        headers = validators(
+            self.plan, variant, origin, route=self._route, lifetimes=self._lifetimes
+        )
+        headers.append(("Cache-Status", cache_status(origin, draft=self._is_draft(variant))))
+        return headers
+
+    def _headers(
+        self, variant: Variant, fmt: Format, origin: Origin, queue_s: float | None = None
+    ) -> list[Header]:
+        spent = time.perf_counter() - self._began
+        timings = [(str(origin), spent)]
+        if queue_s is not None:
+            # The wait for a worker is shown apart from the work.
+            timings = [("queue", queue_s), (str(origin), max(0.0, spent - queue_s))]
+        return [
+            *content_headers(self.plan, fmt),
+            *self._validators(variant, origin),
+            ("Server-Timing", server_timing(timings)),
+        ]
+
+    def _outcome(self, variant: Variant | None, fmt: Format | None, origin: Origin) -> Outcome:
+        """Return what is recorded; a fallback of another size is neither draft nor final."""
+        plan = self.plan
+        stage = ""
+        if variant is not None:
+            stages = ((plan.draft, "draft"), (plan.variant, "final"))
+            stage = next((name for one, name in stages if one is variant), "")
+        return Outcome(
+            self._route,
+            plan.request.label,
+            fmt or plan.variant.format,
+            origin,
+            media_id=plan.media.id,
+            variant=variant,
+            stage=stage,
+        )
+
+
+async def _read(rendition: Rendition, part: ByteRange) -> AsyncGenerator[bytes, None]:
+    async for piece in rendition.chunks(part.start, part.stop):
+        yield piece

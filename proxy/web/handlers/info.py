@@ -23,10 +23,9 @@ from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.web.cache_headers import NO_STORE
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
-from proxy.web.headers import PRIVATE, SECURITY, Header
+from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.id_params import DIGITS, ID, parse_id, whole_number
 from proxy.web.json_response import Answer, cached_json, private_route, uncached_json
 from proxy.web.problem_details import problem
@@ -184,7 +183,7 @@ class InfoHandler:
 
     async def _describe(self, media: Media) -> ImageDescription:
         info = await self.describer.describe(media)
-        stored = await self.delivery.held(media.id) or ()
+        stored = await self.delivery.stored(media.id) or ()
         return describe_image(
             media.id,
             info,

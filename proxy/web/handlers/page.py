@@ -14,9 +14,8 @@ from aiohttp import web
 from proxy.domain.formats import Format
 from proxy.domain.negotiation_explained import explain
 from proxy.domain.outcome import Outcome
-from proxy.web.cache_headers import NO_STORE
 from proxy.web.handlers.images import accept_header
-from proxy.web.headers import PRIVATE, SECURITY, Header
+from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.static_files import StaticFile

@@ -23,9 +23,8 @@ from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.upload_files.store import OpenTemp
 from proxy.web.auth.api_key import KeyGuard
-from proxy.web.cache_headers import NO_STORE
 from proxy.web.conditional import ByteRange, matches, requested_range
-from proxy.web.headers import PRIVATE, Header
+from proxy.web.headers import NO_STORE, PRIVATE, Header
 from proxy.web.id_params import path_id, whole_number
 from proxy.web.json_response import Answer, private_route
 from proxy.web.request_body import read_json

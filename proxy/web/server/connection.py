@@ -64,7 +64,7 @@ class ConnectionServer(web.Server):
     ) -> None:
         """Hand on to ``behind`` what is not hot; ``options`` are those of aiohttp's connections."""
         super().__init__(
-            _lingering(frontdesk.before(behind.request_handler)),
+            _lingering(frontdesk.wrap(behind.request_handler)),
             request_factory=_unexpectant(behind.request_factory),
             **options,
         )
@@ -326,7 +326,7 @@ class Connection(RequestHandler):
         error = err_info.exc
         refusal, method = self._refusal(error), getattr(error, "method", "")
         self._reason = _REASONS.get(refusal, CloseReason.REFUSED)
-        answer = self._frontdesk.refusing(refusal, method=method)
+        answer = self._frontdesk.rejecting(refusal, method=method)
 
         async def refuse(request: web.BaseRequest) -> web.StreamResponse:
             answered = await answer(request)

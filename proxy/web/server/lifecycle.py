@@ -6,18 +6,16 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 
 from proxy.domain.errors import ConfigurationError
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.handlers.health import HealthHandler
 from proxy.web.server.runner import ServerRunner
 
-_LAG_INTERVAL_S = 0.5
 _STDIN = 0
 
 log = structlog.get_logger(__name__)
@@ -38,7 +36,7 @@ async def listening(
     await runner.setup()
     try:
         try:
-            await runner.site(settings.host, settings.port).start()
+            await runner.listen(settings.host, settings.port)
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             raise ConfigurationError(
@@ -100,19 +98,3 @@ async def interruptible(stopped: asyncio.Event) -> AsyncIterator[None]:
 async def _cut_short(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
     await stopped.wait()
     limit.reschedule(asyncio.get_running_loop().time())
-
-
-@asynccontextmanager
-async def lag_watch(
-    note: Callable[[float], None], supervisor: TaskSupervisor = UNCOUNTED
-) -> AsyncIterator[None]:
-    """Call ``note`` every 0.5 s with the seconds by which a timer of the loop ran late."""
-
-    async def watch() -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() + _LAG_INTERVAL_S
-        await asyncio.sleep(_LAG_INTERVAL_S)
-        note(max(0.0, loop.time() - due))
-
-    async with supervisor.running(BackgroundTask.LOOP_LAG, watch, every_s=0):
-        yield

@@ -1,70 +1,116 @@
-"""The crowd: how many requests are looked at that may need a render, and when no more are.
+"""Load shedding: rejects requests early while the workers' queue is full or the event loop lags.
 
-To look at a request (its row, its plan, what there is of its picture) takes about a millisecond of
-the event loop. So once hardly any room is left at the workers, no more are looked at than could
-still find room, and a few that may find another size; of all others it is only asked whether
-anything of their picture is stored. Hot answers pass by all of this, and what is stored is served.
+To resolve a request (its row, its plan, what is stored of its image) takes about a millisecond of
+the event loop. Once the queue has hardly any room, no more requests are resolved than could still
+be queued, and a few that may find another size. For all others only the storage is checked.
+Responses from the response cache bypass all of this.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
 from proxy.domain.errors import CapacityError
 from proxy.rendering.pool.admission import Admission
-from proxy.web.server.loop_lag import LoopLagMonitor
 
 _SPARE = 1
-"""Looks beyond the room that is left. At twice the load that can be rendered more are hardly ever
-under way at once: as many found another size with 1 as with 4; at ten times they cost the time."""
+"""Requests resolved beyond the room in the queue. At twice the possible load 1 found another size
+as often as 4 did; at ten times the load 4 cost the time of the hits."""
 _LATE_S = 0.01
-"""From when on the loop is late: some ten requests then wait for their turn. A machine that is
-busy with something else makes it a few milliseconds late without that."""
+"""Lag that counts as overload: about ten requests are then waiting for the loop. A machine that is
+busy with other work causes a few milliseconds."""
+_TICK_S = 0.01
+_REPORT_TICKS = 50
+
+
+class LoopLagMonitor:
+    """Measures event-loop lag: a timer fires every 10 ms and records how late it ran."""
+
+    def __init__(self, report: Callable[[float], None] = lambda _: None) -> None:
+        """``report`` is called with every fiftieth measurement, in seconds."""
+        self._report = report
+        self._timer: asyncio.TimerHandle | None = None
+        self._late_s = 0.0
+        self._ticks = 0
+
+    @property
+    def late_s(self) -> float:
+        """The lag in seconds: that of the last timer, or of the next if it is overdue by more.
+
+        Read it on the loop.
+        """
+        if self._timer is None:
+            return 0.0
+        overdue_s = asyncio.get_running_loop().time() - self._timer.when()
+        return max(self._late_s, overdue_s)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Measure within the block."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_TICK_S, self._tick, loop)
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is None:
+            return
+        self._late_s = max(0.0, loop.time() - self._timer.when())
+        # Set the next timer first: an error of the callback must not end the measurement.
+        self._timer = loop.call_later(_TICK_S, self._tick, loop)
+        self._ticks += 1
+        if self._ticks % _REPORT_TICKS == 0:
+            self._report(self._late_s)
 
 
 class LoadShedder:
-    """Counts the looks under way, and turns requests away while there are too many."""
+    """Counts the requests being resolved, and rejects requests while there are too many."""
 
-    def __init__(self, admission: Admission, pulse: LoopLagMonitor) -> None:
-        """``admission`` knows the room that is left, ``pulse`` how late the loop is."""
+    def __init__(self, admission: Admission, loop_lag: LoopLagMonitor) -> None:
         self._admission = admission
-        self._pulse = pulse
-        self.looks = 0
+        self._loop_lag = loop_lag
+        self.resolving = 0
 
-    def look(self) -> SheddingTicket:
-        """A look at a request, to be entered."""
+    def ticket(self) -> SheddingTicket:
+        """Return a context manager that counts one request as being resolved."""
         return SheddingTicket(self)
 
     @property
-    def dense(self) -> bool:
-        """Whether there is neither room for one of those who are looked at, nor time.
+    def overloaded(self) -> bool:
+        """Whether a new request would find neither room in the queue nor time on the loop.
 
-        Only while half of the queue is taken: before that, many at once are mostly those who ask
-        for what is on disk, or for one and the same render.
+        False while less than half of the queue is taken: before that, many requests at once are
+        mostly for what is on disk, or for one and the same render.
         """
         room = self._admission.room
-        if 2 * room > self._admission.max_waiting or self.looks <= room:
+        if 2 * room > self._admission.max_waiting or self.resolving <= room:
             return False
-        return self.looks > room + _SPARE or self._pulse.late_s > _LATE_S
+        return self.resolving > room + _SPARE or self._loop_lag.late_s > _LATE_S
 
-    def turn_away(self) -> CapacityError | None:
-        """What one of those who are looked at is told while they are too many; None before that."""
-        return self._admission.turn_away() if self.dense else None
+    def reject(self) -> CapacityError | None:
+        """Count a rejection and return its error; None without overload."""
+        return self._admission.turn_away() if self.overloaded else None
 
 
 class SheddingTicket:
-    """One look, over with the block or before that, when the request begins to wait for workers."""
+    """Counts a request until the block ends or `release` is called, when it waits for a worker."""
 
-    __slots__ = ("_crowd", "_open")
+    __slots__ = ("_open", "_shedder")
 
-    def __init__(self, crowd: LoadShedder) -> None:
-        self._crowd = crowd
+    def __init__(self, shedder: LoadShedder) -> None:
+        self._shedder = shedder
         self._open = False
 
     def __enter__(self) -> Self:
-        """Begin."""
-        self._crowd.looks += 1
+        """Start to count."""
+        self._shedder.resolving += 1
         self._open = True
         return self
 
@@ -74,10 +120,10 @@ class SheddingTicket:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """As `end`."""
-        self.end()
+        """Stop to count."""
+        self.release()
 
-    def end(self) -> None:
-        """It is over, if it was not."""
-        self._crowd.looks -= self._open
+    def release(self) -> None:
+        """Stop to count; later calls have no effect."""
+        self._shedder.resolving -= self._open
         self._open = False

@@ -11,9 +11,8 @@ from multidict import MultiMapping
 
 from proxy.domain.outcome import Outcome
 from proxy.domain.trace_context import Trace, Tracer, read_traceparent
-from proxy.web.cache_headers import ImageRoute
-from proxy.web.handlers.image_response import Answer
-from proxy.web.responses import LEFT
+from proxy.web.headers import ImageRoute
+from proxy.web.responses import LEFT, Answer
 from proxy.web.server.response_cache import CachedResponse
 
 if TYPE_CHECKING:

@@ -1,53 +1,84 @@
-"""Hot answers: the pair of request target and Accept header, resolved to a ready head.
+"""Response cache: image responses kept ready, with their headers encoded.
 
-A picture asked for again with the same target and the same Accept has the same answer as long as
-its row is fresh and its rendition is where it was. So the first hit keeps what it worked out, and
-the next ones only look it up. The stores alone keep the rendition: a hot answer from memory holds
-it by a weak reference, one from disk reads it each time, so that eviction and purge hold for hot
-answers at once.
+An entry is keyed by what decides the response: route, media id, parsed parameters and the formats
+that the Accept header allows. The rendition store alone keeps the bodies. An entry for a rendition
+in memory refers to it weakly, and one for a rendition on disk reads the file each time, so eviction
+and purge take effect at once.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
-from aiohttp import web
-
-# Their hashes are known: looked up by these, a header takes a third of the time.
+# Multidict look-ups by these constants take a third of the time: their hashes are stored.
 from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
+from proxy.domain.errors import BadParameter
+from proxy.domain.formats import Format
 from proxy.domain.media import Media
+from proxy.domain.negotiation import acceptable
 from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.query import VariantRequest
+from proxy.domain.render_plan import RenderPlan
 from proxy.domain.variant import Variant
 from proxy.storage.renditions.memory_store import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.request_histograms import RequestHistogram
 from proxy.web.conditional import matches
+from proxy.web.headers import ImageRoute
 
 FreshUntil = Callable[[Media], float]
-"""Until when, on the monotonic clock, a row may be used without asking again; 0 for an old one."""
+"""Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""
+ParseQuery = Callable[[str, str | None], VariantRequest]
+"""Parses a raw query string and the extension of the path; raises `BadParameter`."""
 
-_MAX_KEY = 1024
-"""Characters; who asks with longer ones goes the whole way, so that strangers' text stays small."""
+_MAX_ITEMS = 20_000
+_MAX_ACCEPT = 1024
+"""Characters. A longer Accept header bypasses the cache, so client text cannot fill memory."""
+_ALIASES = 4
+"""Targets remembered for each entry. A fifth replaces the first, which costs its next request one
+parse (about 15 us) and no response."""
 _TOUCH_S = 1.0
-"""How often a hot rendition is moved to the young end of the memory store."""
+"""A rendition that is hit is marked as used in the memory store at most this often."""
+_DRAFT_S = 5.0
+"""Lifetime of an entry for a draft. Another process may store the final in the shared directory,
+which no call reports here."""
+
+_TARGET = re.compile(
+    r"/(serve|api/images)/([0-9]{1,19})(?:\.([A-Za-z0-9]{1,8}))?(?:\?(.*))?", re.ASCII | re.DOTALL
+)
+_ROUTES = {"serve": ImageRoute.SERVE, "api/images": ImageRoute.API_IMAGES}
+_PLAIN_QUERY = re.compile(r"(?:(?:size|w|dpr|format|bg|v)=[\w.-]{0,64}(?:&|\Z))*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTarget:
+    """A parsed request target of an image route."""
+
+    route: ImageRoute
+    media_id: int
+    request: VariantRequest
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedResponse:
-    """An answer as it was worked out: heads ready but for Date, and where the body is."""
+    """A response as the handler resolved it: encoded headers without Date, and its rendition."""
 
-    media: Media
+    plan: RenderPlan
     variant: Variant
     origin: Origin
-    """The tier that it came from: ``memory`` or ``disk``."""
+    """The tier of the rendition: ``memory`` or ``disk``."""
     length: int
     head: bytes
     outcome: Outcome
@@ -56,7 +87,7 @@ class ResolvedResponse:
 
 
 class CachedResponse(NamedTuple):
-    """A hot answer; what differs from one time to the next, as Date does, is not in its head."""
+    """A ready response. Its head lacks the lines that differ per request, such as Date."""
 
     status: int
     head: bytes
@@ -65,25 +96,35 @@ class CachedResponse(NamedTuple):
     tally: RequestHistogram
 
 
-def _nothing() -> None:
-    """What stands for a rendition that is not in memory."""
+_Key = tuple[ImageRoute, int, VariantRequest, object]
 
 
-class _Hot:
-    """A resolved answer with what a hit needs at hand."""
+def _no_rendition() -> None:
+    """Replaces the weak reference of an entry whose rendition is on disk."""
 
-    __slots__ = ("answer", "etag", "not_modified", "rendition", "tally", "touch_at", "until")
+
+class _Entry:
+    """A resolved response with the values that a hit needs."""
+
+    __slots__ = (
+        *("aliases", "answer", "draft", "etag", "key", "not_modified", "rendition", "tally"),
+        *("touch_at", "until"),
+    )
 
     def __init__(
         self,
+        key: _Key,
         answer: ResolvedResponse,
         rendition: MemoryRendition | None,
         until: float,
         metrics: Metrics,
     ) -> None:
+        self.key = key
+        self.aliases: deque[tuple[str, str]] = deque()
         self.answer = answer
+        self.draft = answer.variant is answer.plan.draft
         self.etag = answer.variant.etag
-        self.rendition = _nothing if rendition is None else weakref.ref(rendition)
+        self.rendition = _no_rendition if rendition is None else weakref.ref(rendition)
         self.until = until
         self.touch_at = 0.0
         self.tally: RequestHistogram = metrics.tally_of(answer.outcome, 200)
@@ -91,9 +132,10 @@ class _Hot:
 
 
 class ResponseCache:
-    """A bounded number of hot answers, the oldest of which go.
+    """A bounded number of ready responses; the oldest entry is evicted first.
 
-    They are made anew in one hit, so an order of last use is not worth its cost in each.
+    One full request restores an entry, so keeping the order of last use is not worth its cost in
+    each hit.
     """
 
     def __init__(
@@ -102,52 +144,38 @@ class ResponseCache:
         store: TieredStore,
         metrics: Metrics,
         fresh_until: FreshUntil,
-        max_items: int = 20_000,
+        parse_query: ParseQuery,
+        order: Sequence[Format],
+        request_final: Callable[[RenderPlan], None] = lambda _: None,
+        max_items: int = _MAX_ITEMS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``store`` holds the renditions, ``metrics`` counts the answers."""
+        """``order`` is the server's order of formats.
+
+        ``request_final`` is called for each GET that a draft answers, as the handler does.
+        """
         self._store = store
         self._memory = store.memory
         self._metrics = metrics
         self._fresh_until = fresh_until
+        self._parse_query = parse_query
+        self._request_final = request_final
         self._clock = clock
         self._max_items = max_items
-        self._hot: dict[tuple[str, str], _Hot] = {}
-        self._keys: dict[int, set[tuple[str, str]]] = {}
+        self._entries: dict[_Key, _Entry] = {}
+        self._aliases: dict[tuple[str, str], _Entry] = {}
+        """Entries by raw target and Accept header: the fast look-up of plain hits."""
+        self._by_media: dict[int, set[_Key]] = {}
 
-    def next_origin(self, variant: Variant) -> Origin:
-        """Where the next one who asks gets a stored rendition from: a disk hit may be promoted."""
-        return Origin.MEMORY if variant.digest in self._memory else Origin.DISK
+        @lru_cache(maxsize=256)
+        def accept_class(accept: str) -> object:
+            """The formats that an Accept header allows for each kind of image."""
+            return tuple(
+                acceptable(accept, order=order, transparent=transparent, animated=animated)
+                for transparent, animated in product((False, True), repeat=2)
+            )
 
-    def keep(self, request: web.BaseRequest, accept: str, answer: ResolvedResponse) -> None:
-        """Keep what was worked out for a target and an Accept header."""
-        until = self._fresh_until(answer.media)
-        in_memory = answer.origin is Origin.MEMORY
-        rendition = self._memory.peek(answer.variant.digest) if in_memory else None
-        if (in_memory and rendition is None) or until <= self._clock():
-            return
-        key = (request.raw_path, accept)
-        if sum(map(len, key)) > _MAX_KEY:
-            return
-        self._drop(key)
-        if len(self._hot) >= self._max_items:
-            self._drop(next(iter(self._hot)))
-        self._hot[key] = _Hot(answer, rendition, until, self._metrics)
-        self._keys.setdefault(answer.media.id, set()).add(key)
-
-    def forget(self, media_id: int) -> None:
-        """Drop all answers of a medium: what is known of it, and its ETags, may be others now."""
-        for key in self._keys.pop(media_id, ()):
-            self._hot.pop(key, None)
-
-    def _drop(self, key: tuple[str, str]) -> None:
-        hot = self._hot.pop(key, None)
-        if hot is None:
-            return
-        keys = self._keys[hot.answer.media.id]
-        keys.discard(key)
-        if not keys:
-            del self._keys[hot.answer.media.id]
+        self._accept_class = accept_class
 
     def find(
         self,
@@ -157,41 +185,61 @@ class ResponseCache:
         *,
         longest: int = sys.maxsize,
     ) -> CachedResponse | None:
-        """The ready answer to a request, or None where it has to go the whole way.
+        """Return the ready response to a request, or None if the handler must answer it.
 
-        Ranges and dates go the whole way; they are rare, and right there. So does a body of more
-        than ``longest`` bytes.
+        Ranges, dates and bodies of more than ``longest`` bytes are left to the handler.
         """
-        hot = self._hot.get((target, headers.get(ACCEPT, "")))
-        if hot is None:
+        entry = self._lookup(target, headers.get(ACCEPT, ""))
+        if entry is None:
             return None
         now = self._clock()
-        if hot.until <= now or not _plain(method, headers):
+        if entry.until <= now or not _is_plain(method, headers):
             return None
-        answer = hot.answer
-        if IF_NONE_MATCH in headers and _has(headers, hot.etag):
-            return CachedResponse(
-                304, answer.not_modified_head, b"", answer.not_modified_outcome, hot.not_modified
-            )
-        rendition = hot.rendition()
+        if entry.draft:
+            return self._find_draft(entry, method, headers, longest)
+        answer = entry.answer
+        if IF_NONE_MATCH in headers and _has(headers, entry.etag):
+            return _not_modified(entry)
+        rendition = entry.rendition()
         if rendition is None or rendition.length > longest:
             return None
-        self._note(hot, now)
-        return CachedResponse(200, answer.head, rendition.body, answer.outcome, hot.tally)
+        self._mark_used(entry, now)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.tally)
+
+    def _find_draft(
+        self, entry: _Entry, method: str, headers: MultiMapping[str], longest: int
+    ) -> CachedResponse | None:
+        """Return the draft as long as it is in memory and its final is not."""
+        answer, rendition = entry.answer, entry.rendition()
+        final = answer.plan.variant
+        if rendition is None or final.digest in self._memory:
+            # The final was stored, or the draft evicted or purged: never served again from here.
+            self._drop(entry.key)
+            return None
+        conditional = IF_NONE_MATCH in headers
+        if rendition.length > longest or (conditional and _has(headers, final.etag)):
+            # A client that has the final gets a 304 for it, which only the handler builds.
+            return None
+        if method == "GET":
+            self._request_final(answer.plan)
+        if conditional and _has(headers, entry.etag):
+            return _not_modified(entry)
+        self._mark_used(entry, self._clock())
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.tally)
 
     async def read(
         self, target: str, method: str, headers: MultiMapping[str]
     ) -> CachedResponse | None:
-        """The answer to a request whose rendition was on disk when it was last asked for.
+        """Return the response to a request whose rendition was on disk when it was resolved.
 
-        None where it has to go the whole way: as `find`, and where the rendition is in memory by
-        now, is gone, or is too long to be read at once.
+        Return None where `find` does, and if the rendition is now in memory, is gone, or is too
+        long to be read at once.
         """
-        hot = self._hot.get((target, headers.get(ACCEPT, "")))
-        if hot is None or method != "GET" or not _plain(method, headers):
+        entry = self._lookup(target, headers.get(ACCEPT, ""))
+        if entry is None or method != "GET" or not _is_plain(method, headers):
             return None
-        answer = hot.answer
-        if answer.origin is not Origin.DISK or hot.until <= self._clock():
+        answer = entry.answer
+        if answer.origin is not Origin.DISK or entry.until <= self._clock():
             return None
         if answer.variant.digest in self._memory:
             return None
@@ -201,22 +249,114 @@ class ResponseCache:
         rendition.close()
         if rendition.body is None or rendition.length != answer.length:
             return None
-        return CachedResponse(200, answer.head, rendition.body, answer.outcome, hot.tally)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.tally)
 
-    def _note(self, hot: _Hot, now: float) -> None:
-        """Count the hit; now and then tell the store that the rendition is in use."""
-        if now < hot.touch_at:
+    def next_origin(self, variant: Variant) -> Origin:
+        """Return the tier of the next hit: a rendition read from disk may have been promoted."""
+        return Origin.MEMORY if variant.digest in self._memory else Origin.DISK
+
+    def keep(
+        self, raw_target: str, accept: str, target: ImageTarget, answer: ResolvedResponse
+    ) -> None:
+        """Keep a response for all requests that differ only in what does not decide it."""
+        now, media = self._clock(), answer.plan.media
+        until = self._fresh_until(media)
+        in_memory = answer.origin is Origin.MEMORY
+        rendition = self._memory.peek(answer.variant.digest) if in_memory else None
+        if (in_memory and rendition is None) or until <= now or len(accept) > _MAX_ACCEPT:
+            return
+        draft = answer.variant is answer.plan.draft
+        if draft and not in_memory:
+            return
+        key = self._key(target, accept)
+        replaced = self._drop(key)
+        if len(self._entries) >= self._max_items:
+            self._drop(next(iter(self._entries)))
+        until = min(until, now + _DRAFT_S) if draft else until
+        entry = self._entries[key] = _Entry(key, answer, rendition, until, self._metrics)
+        self._by_media.setdefault(media.id, set()).add(key)
+        for alias in (*(replaced.aliases if replaced is not None else ()), (raw_target, accept)):
+            self._remember_alias(alias[0], alias[1], entry)
+
+    def forget(self, media_id: int) -> None:
+        """Drop all entries of a media row, which was changed or purged."""
+        for key in tuple(self._by_media.get(media_id, ())):
+            self._drop(key)
+
+    def _lookup(self, raw_target: str, accept: str) -> _Entry | None:
+        entry = self._aliases.get((raw_target, accept))
+        return entry if entry is not None else self._lookup_parsed(raw_target, accept)
+
+    def _lookup_parsed(self, raw_target: str, accept: str) -> _Entry | None:
+        """Find the entry by what the target means, whatever unknown parameters it carries."""
+        match = _TARGET.fullmatch(raw_target)
+        if match is None or len(accept) > _MAX_ACCEPT:
+            return None
+        route, number, extension, query = match.groups()
+        media_id = int(number)
+        if media_id not in self._by_media:
+            return None
+        try:
+            request = self._parse_query(query or "", extension)
+        except BadParameter:
+            return None
+        entry = self._entries.get(self._key(ImageTarget(_ROUTES[route], media_id, request), accept))
+        if entry is not None:
+            self._remember_alias(raw_target, accept, entry)
+        return entry
+
+    def _key(self, target: ImageTarget, accept: str) -> _Key:
+        request = target.request
+        if request.version:
+            # Only the presence of ``v`` counts: it makes the response immutable.
+            request = replace(request, version="1")
+        accept_class = self._accept_class(accept) if request.negotiated else None
+        return target.route, target.media_id, request, accept_class
+
+    def _remember_alias(self, raw_target: str, accept: str, entry: _Entry) -> None:
+        """Remember a target without unknown parameters, of which there are too many values."""
+        alias = raw_target, accept
+        if alias in self._aliases or not _PLAIN_QUERY.fullmatch(raw_target.partition("?")[2]):
+            return
+        if len(entry.aliases) >= _ALIASES:
+            del self._aliases[entry.aliases.popleft()]
+        entry.aliases.append(alias)
+        self._aliases[alias] = entry
+
+    def _drop(self, key: _Key) -> _Entry | None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return None
+        for alias in entry.aliases:
+            del self._aliases[alias]
+        media_id = entry.answer.plan.media.id
+        keys = self._by_media[media_id]
+        keys.discard(key)
+        if not keys:
+            del self._by_media[media_id]
+        return entry
+
+    def _mark_used(self, entry: _Entry, now: float) -> None:
+        """Count the hit; once a second, mark the rendition as recently used in the store."""
+        if now < entry.touch_at:
             self._memory.hit()
         else:
-            hot.touch_at = now + _TOUCH_S
-            self._memory.peek(hot.answer.variant.digest)
+            entry.touch_at = now + _TOUCH_S
+            self._memory.peek(entry.answer.variant.digest)
+
+
+def _not_modified(entry: _Entry) -> CachedResponse:
+    answer = entry.answer
+    return CachedResponse(
+        304, answer.not_modified_head, b"", answer.not_modified_outcome, entry.not_modified
+    )
 
 
 def _has(headers: MultiMapping[str], etag: str) -> bool:
     return matches(", ".join(headers.getall(IF_NONE_MATCH)), etag)
 
 
-def _plain(method: str, headers: MultiMapping[str]) -> bool:
+def _is_plain(method: str, headers: MultiMapping[str]) -> bool:
     return (
         method in ("GET", "HEAD")
         and RANGE not in headers

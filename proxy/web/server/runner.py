@@ -1,4 +1,4 @@
-"""The runner: an application behind a front desk, from its start to its last answer."""
+"""The server: listens, accepts connections, drains and stops them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.connection_limits import ConnectionLimiter
-from proxy.web.server.listener import ListenSite
-from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 
-_LAST_CALL_S = 0.5
+_BACKLOG = 1024
+"""Connections that may wait to be accepted. Beyond it the kernel drops their SYN packets and
+clients retry after 1, 3 and 7 seconds. aiohttp's 128 are full after a moment of overload."""
+_FORCE_CLOSE_S = 0.5
 
 
 class ServerRunner(web.AppRunner):
-    """Runs an application behind a front desk, with the server's own time limits."""
+    """Runs an application behind the request pipeline, with the server's own timeouts."""
 
     def __init__(
         self,
         app: web.Application,
-        frontdesk: RequestPipeline,
+        pipeline: RequestPipeline,
         settings: ServerSettings,
-        pulse: LoopLagMonitor,
+        loop_lag: LoopLagMonitor,
         *,
         supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
-        """Nothing is bound, and the pulse rests, before `setup` and a site."""
-        self._pulse = pulse
+        """Nothing is bound and no lag measured before `setup` and `listen`."""
         self._supervisor = supervisor
         self._background = contextlib.AsyncExitStack()
         self._options: dict[str, Any] = {
@@ -41,49 +42,57 @@ class ServerRunner(web.AppRunner):
             "keepalive_timeout": settings.keepalive_s,
             "max_line_size": settings.max_header_bytes,
             "max_field_size": settings.max_header_bytes,
-            # A body is counted as it comes, and one that is packed is refused.
+            # A body is counted as it arrives, and a compressed one is rejected.
             "auto_decompress": False,
-            # What is left of a body is thrown away by the connection itself.
+            # The connection itself discards the rest of a body.
             "lingering_time": 0,
         }
-        # By then answers have had `drain_s`; aiohttp waits twice this for what is left.
-        super().__init__(app, shutdown_timeout=_LAST_CALL_S, **self._options)
-        self._frontdesk = frontdesk
+        # By then responses have had `drain_s`. aiohttp waits twice this long for the rest.
+        super().__init__(app, shutdown_timeout=_FORCE_CLOSE_S, **self._options)
+        self.pipeline = pipeline
+        self._loop_lag = loop_lag
         self._drain_s = settings.drain_s
         self._max_head_bytes = settings.max_head_bytes
-        self.doorkeeper = ConnectionLimiter(settings)
+        self.connection_limiter = ConnectionLimiter(settings)
 
     async def setup(self) -> None:
-        """Make all ready for connections, and look after them from then on."""
-        self.doorkeeper.max_connections = make_room(self.doorkeeper.max_connections)
+        """Prepare for connections; start the loops that watch them and the event loop."""
+        limiter = self.connection_limiter
+        # Descriptors must not run out: libuv gives up its spare one then, another thread may get
+        # it, and the listening socket stays readable while nothing can be accepted.
+        limiter.max_connections = make_room(limiter.max_connections)
         await super().setup()
-        await self._background.enter_async_context(self.doorkeeper.watching(self._supervisor))
-        await self._background.enter_async_context(self._pulse.beating())
+        await self._background.enter_async_context(limiter.watching(self._supervisor))
+        await self._background.enter_async_context(self._loop_lag.running())
+
+    async def listen(self, host: str, port: int) -> None:
+        """Bind and listen; port 0 takes a free one, an empty host all addresses.
+
+        Raises:
+            OSError: the address is in use or cannot be bound.
+        """
+        await web.TCPSite(self, host or None, port, backlog=_BACKLOG, reuse_address=True).start()
 
     async def cleanup(self) -> None:
         """Close what is open."""
         await super().cleanup()
         await self._background.aclose()
 
-    def site(self, host: str, port: int) -> ListenSite:
-        """An address to listen on; port 0 takes a free one."""
-        return ListenSite(self, host, port, refusal=self._frontdesk.no_room)
-
     async def drain(self) -> None:
-        """Take no more connections; return when all answers are out, or after ``drain_s``."""
+        """Stop accepting; return when all responses are sent, or after ``drain_s``."""
         for site in list(self.sites):
             await site.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain_s):
-                await self._frontdesk.drain()
+                await self.pipeline.drain()
 
     async def _make_server(self) -> web.Server:
-        """The application's own server, behind the one that accepts."""
+        """Put the server that accepts before the application's own."""
         behind = await super()._make_server()
         return ConnectionServer(
             behind,
-            self._frontdesk,
-            self.doorkeeper,
+            self.pipeline,
+            self.connection_limiter,
             max_head_bytes=self._max_head_bytes,
             options=self._options,
         )

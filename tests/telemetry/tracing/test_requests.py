@@ -227,10 +227,10 @@ async def test_lines_of_the_log_name_the_trace(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     stream = io.BytesIO()
-    server.surface.runner._frontdesk._access_log = AccessLog(LogSettings(), stream)
+    server.surface.runner.pipeline._access_log = AccessLog(LogSettings(), stream)
     await miss_and_hit(server, f"/serve/{library.ids['logo']}")
     await server.client.get("/healthz")
-    server.surface.runner._frontdesk._access_log.flush()
+    server.surface.runner.pipeline._access_log.flush()
     miss, hit, probe = map(json.loads, stream.getvalue().splitlines())
     roots = [await collector.root(SERVE, smartserve_source=one) for one in ("render", "memory")]
     assert [miss["trace_id"], hit["trace_id"]] == [root.trace_id for root in roots]

@@ -94,7 +94,7 @@ async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> N
         (10_000, resource.RLIM_INFINITY, 10_000),
         (10_000, 4096, 3584),
         (10_000, 64, 32),
-        (0, 64, 0),
+        (0, 64, 32),
         (20, 1024, 20),
     ],
 )

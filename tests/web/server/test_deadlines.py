@@ -186,7 +186,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut(
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(sent * (times - 1) + last)
         await until(lambda: closed(server, "write_timeout") == before + 1)
-    assert server.surface.runner._frontdesk._under_way == 0
+    assert server.surface.runner.pipeline._active == 0
 
 
 async def test_who_takes_it_slowly_gets_all_of_it(serve: Serve, library: Library) -> None:
@@ -297,5 +297,5 @@ async def test_a_client_that_leaves_is_no_fault_of_ours(
         async with connected(server) as (_, writer):
             writer.write(f"GET {target}{fmt} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             await asyncio.sleep(0.1)
-        await until(lambda: server.surface.runner._frontdesk._under_way == 0)
+        await until(lambda: server.surface.runner.pipeline._active == 0)
     assert caplog.records == []

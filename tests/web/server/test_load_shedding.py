@@ -1,17 +1,88 @@
-"""The crowd: how many are looked at, and who is turned away and who is not while it is dense."""
+"""Load shedding: how lag is measured, and which requests are rejected under overload."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from proxy.domain.errors import QueueFull
 from proxy.rendering.pool.admission import Admission
 from proxy.settings import WorkerSettings
-from proxy.web.server.load_shedding import LoadShedder
-from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
 from tests.support.server import Library, Serve
+
+
+class Loop:
+    """A loop whose timers fire when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[..., None], tuple[object, ...]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(
+        self, delay: float, callback: Callable[..., None], *arguments: object
+    ) -> SimpleNamespace:
+        due = self.now + delay
+        self.timers.append((due, callback, arguments))
+        return SimpleNamespace(when=lambda: due, cancel=self.timers.clear)
+
+    def fire(self, *, late_s: float = 0.0) -> None:
+        due, callback, arguments = self.timers.pop()
+        self.now = due + late_s
+        callback(*arguments)
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    loop = Loop()
+    monkeypatch.setattr(
+        "proxy.web.server.load_shedding.asyncio",
+        SimpleNamespace(get_running_loop=lambda: loop),
+    )
+    return loop
+
+
+async def test_a_loop_that_is_blocked_is_late_before_the_overdue_timer_fires(loop: Loop) -> None:
+    monitor = LoopLagMonitor()
+    async with monitor.running():
+        assert monitor.late_s <= 0
+        loop.now += 0.11
+        assert monitor.late_s == pytest.approx(0.1)
+
+
+async def test_the_lag_of_a_timer_counts_until_the_next_fires(loop: Loop) -> None:
+    monitor = LoopLagMonitor()
+    async with monitor.running():
+        loop.fire(late_s=0.1)
+        assert monitor.late_s == pytest.approx(0.1)
+        loop.fire()
+        assert monitor.late_s == 0
+
+
+async def test_a_monitor_that_does_not_run_reports_no_lag(loop: Loop) -> None:
+    monitor = LoopLagMonitor()
+    loop.now += 1
+    assert monitor.late_s == 0
+    async with monitor.running():
+        pass
+    assert monitor.late_s == 0
+    assert loop.timers == []
+
+
+async def test_every_fiftieth_lag_is_reported(loop: Loop) -> None:
+    reported: list[float] = []
+    async with LoopLagMonitor(reported.append).running():
+        for _ in range(49):
+            loop.fire(late_s=1.0)
+        assert reported == []
+        loop.fire(late_s=0.5)
+    assert reported == [pytest.approx(0.5)]
 
 
 def a_crowd(*, queue: int) -> tuple[LoadShedder, Admission]:
@@ -21,27 +92,27 @@ def a_crowd(*, queue: int) -> tuple[LoadShedder, Admission]:
 
 def looked_at(crowd: LoadShedder, count: int) -> None:
     for _ in range(count):
-        crowd.look().__enter__()
+        crowd.ticket().__enter__()
 
 
 async def test_with_room_at_the_workers_any_number_is_looked_at() -> None:
     crowd, _ = a_crowd(queue=8)
     looked_at(crowd, 500)
-    assert not crowd.dense
-    assert crowd.turn_away() is None
+    assert not crowd.overloaded
+    assert crowd.reject() is None
 
 
 async def test_without_room_one_is_looked_at_who_may_find_another_size() -> None:
     crowd, admission = a_crowd(queue=0)
     async with admission.enter():
         looked_at(crowd, 1)
-        assert crowd.turn_away() is None
+        assert crowd.reject() is None
         looked_at(crowd, 1)
-        error = crowd.turn_away()
+        error = crowd.reject()
     assert isinstance(error, QueueFull)
     assert error.retry_after_s == 7
     assert admission.statistics()["rejected_pressure"] == 1
-    assert not crowd.dense, "there is room again"
+    assert not crowd.overloaded, "there is room again"
 
 
 async def test_while_the_loop_is_late_none_is_looked_at_beyond_the_room(
@@ -50,18 +121,18 @@ async def test_while_the_loop_is_late_none_is_looked_at_beyond_the_room(
     monkeypatch.setattr(LoopLagMonitor, "late_s", 0.1)
     crowd, admission = a_crowd(queue=0)
     async with admission.enter():
-        assert not crowd.dense
+        assert not crowd.overloaded
         looked_at(crowd, 1)
-        assert crowd.dense
+        assert crowd.overloaded
 
 
 async def test_a_look_that_waits_for_the_workers_is_over_and_ends_once() -> None:
     crowd, _ = a_crowd(queue=0)
-    with crowd.look() as look:
-        assert crowd.looks == 1
-        look.end()
-        assert crowd.looks == 0
-    assert crowd.looks == 0
+    with crowd.ticket() as ticket:
+        assert crowd.resolving == 1
+        ticket.release()
+        assert crowd.resolving == 0
+    assert crowd.resolving == 0
 
 
 async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_away(
@@ -74,7 +145,7 @@ async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_awa
     await server.rooms.delivery.drain()
     server.rooms.storage.store.memory.forget(library.ids["photo"])
     async with server.rooms.admission.enter():
-        looked_at(server.rooms.crowd, 10)
+        looked_at(server.rooms.load_shedder, 10)
         answer = await server.client.get(stored)
         assert (answer.status, answer.headers["Cache-Status"]) == (
             200,
@@ -96,7 +167,7 @@ async def test_who_asks_for_what_is_being_made_waits_for_it(serve: Serve, librar
     async with asyncio.timeout(10):
         while not server.rooms.delivery.statistics()["under_way"]:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.001)
-    looked_at(server.rooms.crowd, 10)
+    looked_at(server.rooms.load_shedder, 10)
     second = await server.client.get(target)
     assert ((await first).status, second.status) == (200, 200)
     assert server.renders() == 1
@@ -107,4 +178,31 @@ async def test_no_look_is_left_when_all_are_answered(serve: Serve, library: Libr
     photo = library.ids["photo"]
     for target in (f"/serve/{photo}?w=64", f"/serve/{photo}?w=64", "/serve/999999", "/serve/x"):
         await (await server.client.get(target)).read()
-    assert server.rooms.crowd.looks == 0
+    assert server.rooms.load_shedder.resolving == 0
+
+
+@pytest.mark.parametrize(("full", "late_s"), [(True, 0.1), (True, 0.0), (False, 0.1)])
+async def test_a_late_server_with_a_full_queue_turns_misses_away_and_serves_hits(
+    serve: Serve, library: Library, monkeypatch: pytest.MonkeyPatch, *, full: bool, late_s: float
+) -> None:
+    server = await serve(workers={"count": 1, "max_queue": 0})
+    there, missing = (f"/serve/{library.ids['photo']}?w={width}" for width in (64, 96))
+    await (await server.client.get(there)).read()
+    monkeypatch.setattr(LoopLagMonitor, "late_s", property(lambda _: late_s))
+    async with server.rooms.admission.enter() if full else asyncio.timeout(None):
+        assert (await server.client.get(there)).status == 200
+        answer = await server.client.get(missing)
+        stands_in = "fallback" in answer.headers["Cache-Status"] if answer.status == 200 else None
+        assert (answer.status, stands_in) == _EXPECTED[full, late_s]
+        if answer.status == 503:
+            assert "Retry-After" in answer.headers
+    turned_away = server.metric("smartserve_rejections_total", reason="pressure")
+    assert turned_away == (full and late_s > 0)
+
+
+_EXPECTED = {
+    (True, 0.1): (503, None),
+    (True, 0.0): (200, True),
+    (False, 0.1): (200, False),
+}
+"""By whether the queue is full and how late the loop is: status, and whether another size came."""

@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import LogSettings, ServerSettings
 from proxy.telemetry.logging import AccessLog
-from proxy.web.server.lifecycle import freeze, lag_watch, listening
-from proxy.web.server.loop_lag import LoopLagMonitor
+from proxy.web.server.lifecycle import freeze, listening
+from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import ServerRunner
-from tests.support.restarts import Restarts, holds
 from tests.support.server import Library, Serve, Serving
 
 
@@ -69,7 +67,7 @@ async def test_each_request_has_one_line_with_its_id(serve: Serve, library: Libr
     server = await serve()
     stream = io.BytesIO()
     access_log = AccessLog(LogSettings(), stream)
-    desk = server.surface.runner._frontdesk
+    desk = server.surface.runner.pipeline
     desk._access_log = access_log
     path = f"/serve/{library.ids['photo']}?size=thumbnail"
     answers = [await server.client.get(path) for _ in range(3)]
@@ -83,32 +81,6 @@ async def test_each_request_has_one_line_with_its_id(serve: Serve, library: Libr
     ]
 
 
-async def test_the_lag_of_the_loop_is_noted() -> None:
-    noted: list[float] = []
-    async with lag_watch(noted.append):
-        await asyncio.sleep(0)
-        time.sleep(0.7)  # noqa: ASYNC251 - the loop is to be late
-        await asyncio.sleep(0.02)
-    assert noted
-    assert noted[0] > 0.1
-
-
-async def test_an_unforeseen_error_does_not_end_the_measuring_of_the_lag(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    noted, restarts = [], Restarts()
-
-    def note(seconds: float) -> None:
-        noted.append(seconds)
-        if len(noted) == 1:
-            raise LookupError("unforeseen")
-
-    monkeypatch.setattr("proxy.web.server.lifecycle._LAG_INTERVAL_S", 0)
-    async with lag_watch(note, restarts.supervisor):
-        await holds(lambda: len(noted) > 1)
-    assert restarts.tasks == [BackgroundTask.LOOP_LAG]
-
-
 @pytest.mark.parametrize("drain_s", [0.5, 5.0])
 async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
     serve: Serve, drain_s: float
@@ -116,8 +88,8 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
     server = await serve()
     settings = ServerSettings(port=0, drain_s=drain_s)
     metrics = server.rooms.metrics
-    hot = server.surface.runner._frontdesk._hot
-    desk = RequestPipeline(hot=hot, metrics=metrics, access_log=None)
+    hot = server.surface.runner.pipeline._response_cache
+    desk = RequestPipeline(response_cache=hot, metrics=metrics, access_log=None)
     app = server.surface.runner.app
     assert app is not None
     release = asyncio.Event()
@@ -129,7 +101,7 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
     runner = ServerRunner(app, desk, settings, LoopLagMonitor())
     async with listening(runner, server.surface.health, settings) as port:
         assert runner.server is not None
-        runner.server.request_handler = desk.before(slow)
+        runner.server.request_handler = desk.wrap(slow)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(0.1)

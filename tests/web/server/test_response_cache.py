@@ -1,66 +1,303 @@
-"""Hot answers are few and small, whatever strangers write."""
+"""The response cache: what its key is, when an entry ends, and that strangers cannot fill it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
-from proxy.web.server.response_cache import ResolvedResponse, ResponseCache
-from tests.support.server import Library, Serving
+from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.geometry import Geometry, SizeSpec
+from proxy.domain.media import Media, MediaFacts
+from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.query import parse_request
+from proxy.domain.render_plan import RenderPlan
+from proxy.domain.variant import Variant
+from proxy.settings import RenditionSettings
+from proxy.storage.renditions.tiered_store import TieredStore
+from proxy.telemetry.metrics import Metrics
+from proxy.web.headers import ImageRoute
+from proxy.web.server.response_cache import (
+    CachedResponse,
+    ImageTarget,
+    ResolvedResponse,
+    ResponseCache,
+)
 
-MOST = 3
+SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 640), ("thumbnail", 150))}
+ORDER = (Format.AVIF, Format.WEBP, Format.JPEG)
+AVIF = "image/avif,*/*"
+BODY = b"x" * 1000
+FACTS = MediaFacts("f" * 64, 1, "jpeg", 800, 600, False, 1, False, None, "a.jpg")  # noqa: FBT003
 
 
-@pytest.fixture
-async def resolved(server: Serving, library: Library) -> ResolvedResponse:
-    """An answer as it was worked out."""
-    target = f"/serve/{library.ids['photo']}?size=thumbnail"
-    for _ in range(2):
-        answer = await server.client.get(target)
-        assert answer.status == 200
-    (hot,) = server.surface.runner._frontdesk._hot._hot.values()
-    return hot.answer
-
-
-@pytest.fixture
-def hot(server: Serving) -> ResponseCache:
-    """Room for a few."""
-    return ResponseCache(
-        store=server.rooms.storage.store,
-        metrics=server.rooms.metrics,
-        fresh_until=lambda _media: math.inf,
-        max_items=MOST,
+def a_media(media_id: int = 1) -> Media:
+    updated_at = datetime(2026, 1, 1, tzinfo=UTC)
+    return Media(
+        media_id, 7, "product", "a.jpg", "image/jpeg", 1, "a.jpg", None, "completed", updated_at
     )
 
 
-def keep(hot: ResponseCache, target: str, accept: str, answer: ResolvedResponse) -> bool:
-    """Whether an answer is found again for what it was kept for."""
-    request = make_mocked_request("GET", target, headers={"Accept": accept})
-    hot.keep(request, accept, answer)
-    return hot.find(request.raw_path, "GET", request.headers) is not None
+def a_plan(target: ImageTarget) -> RenderPlan:
+    """A plan with both stages, whose variants differ by their encoder profile."""
+    final = Variant(
+        media_id=target.media_id,
+        version=FACTS.content_hash,
+        geometry=Geometry(100, 75, 100, 75),
+        profile=EncoderProfile(Format.AVIF, (("Q", 50),)),
+        background_removed=False,
+        animated=False,
+        recipe="r",
+    )
+    draft = replace(final, profile=EncoderProfile(Format.AVIF, (("Q", 40),)))
+    return RenderPlan(a_media(target.media_id), FACTS, target.request, final, draft)
 
 
-async def test_the_oldest_go_where_there_are_too_many(
-    hot: ResponseCache, resolved: ResolvedResponse
+@dataclass
+class Bench:
+    """A response cache over a real memory store, and what it has called."""
+
+    store: TieredStore
+    now: float = 100.0
+    fresh_until: float = math.inf
+    finals: list[RenderPlan] = field(default_factory=list)
+    max_items: int = 20_000
+    cache: ResponseCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cache = ResponseCache(
+            store=self.store,
+            metrics=Metrics(),
+            fresh_until=lambda _media: self.fresh_until,
+            parse_query=lambda query, extension: parse_request(
+                query, sizes=SIZES, extension=extension
+            ),
+            order=ORDER,
+            request_final=self.finals.append,
+            max_items=self.max_items,
+            clock=lambda: self.now,
+        )
+
+    def keep(self, raw: str, accept: str = AVIF, *, draft: bool = False) -> RenderPlan:
+        """Store the rendition of a target in memory and keep the response for it."""
+        path, _, query = raw.partition("?")
+        target = ImageTarget(
+            ImageRoute.SERVE, int(path.rpartition("/")[2]), parse_request(query, sizes=SIZES)
+        )
+        plan = a_plan(target)
+        variant = plan.draft if draft and plan.draft is not None else plan.variant
+        if self.store.memory.peek(variant.digest) is None:
+            self.store.memory.put(variant, BODY)
+        outcome = Outcome(ImageRoute.SERVE, "detail", Format.AVIF, Origin.MEMORY)
+        missed = outcome._replace(source=Origin.NOT_MODIFIED)
+        answer = ResolvedResponse(
+            plan, variant, Origin.MEMORY, len(BODY), b"200", outcome, b"304", missed
+        )
+        self.cache.keep(raw, accept, target, answer)
+        return plan
+
+    def find(
+        self, raw: str, accept: str = AVIF, *, method: str = "GET", **headers: str
+    ) -> CachedResponse | None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.cache.find(raw, method, CIMultiDict(named, Accept=accept))
+
+
+@pytest.fixture
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("renditions")
+    return Bench(TieredStore(root, RenditionSettings()))
+
+
+def test_unknown_parameters_find_the_same_entry_and_neither_flush_nor_grow_the_cache(
+    bench: Bench,
 ) -> None:
-    for number in range(10):
-        assert keep(hot, f"/serve/1?v={number}", "*/*", resolved)
-    assert [target for target, _ in hot._hot] == [f"/serve/1?v={number}" for number in (7, 8, 9)]
-    assert {key for keys in hot._keys.values() for key in keys} == hot._hot.keys()
+    bench.keep("/serve/1?size=thumbnail")
+    bench.keep("/serve/2?size=thumbnail")
+    for number in range(20_000):
+        target = f"/serve/1?size=thumbnail&utm_id={number:016d}"
+        assert bench.find(target) is not None
+        if number % 100 == 0:
+            bench.keep(target)
+    assert len(bench.cache._entries) == 2
+    assert list(bench.cache._aliases) == [
+        ("/serve/2?size=thumbnail", AVIF),
+        ("/serve/1?size=thumbnail", AVIF),
+    ]
+    assert bench.find("/serve/1?size=thumbnail") is not None
+    assert bench.find("/serve/2?size=thumbnail") is not None
+
+
+def test_versions_that_clients_make_up_do_not_grow_the_cache(bench: Bench) -> None:
+    bench.keep("/serve/1?v=first")
+    for number in range(1000):
+        assert bench.find(f"/serve/1?v={number}") is not None
+    assert len(bench.cache._entries) == 1
+    assert len(bench.cache._aliases) <= 4
+    assert bench.find("/serve/1") is None, "without v the response is not immutable"
 
 
 @pytest.mark.parametrize(
-    ("target", "accept", "kept"),
+    "same", ["/serve/1?size=thumbnail&dpr=1", "/serve/1?utm=x&size=detail&size=thumbnail&w="]
+)
+def test_targets_that_mean_the_same_share_an_entry(bench: Bench, same: str) -> None:
+    bench.keep("/serve/1?size=thumbnail")
+    assert bench.find(same) is not None
+
+
+@pytest.mark.parametrize(
+    "other",
     [
-        ("/serve/1?utm=" + "x" * 900, "*/*", True),
-        ("/serve/1?utm=" + "x" * 1100, "*/*", False),
-        ("/serve/1", "*/*," + "text/html," * 200, False),
+        "/serve/2?size=thumbnail",
+        "/api/images/1?size=thumbnail",
+        "/serve/1",
+        "/serve/1?size=thumbnail&dpr=2",
+        "/serve/1?size=thumbnail&format=avif",
+        "/serve/1.avif?size=thumbnail",
+        "/serve/1?size=thumbnail&bg=removed",
+        "/serve/1?size=thumbnail&v=2",
+        "/serve/1?size=wrong",
+        "/serve/one?size=thumbnail",
+        "/info/1?size=thumbnail",
     ],
 )
-async def test_the_long_text_of_a_stranger_is_not_kept(
-    hot: ResponseCache, resolved: ResolvedResponse, *, target: str, accept: str, kept: bool
-) -> None:
-    assert keep(hot, target, accept, resolved) == kept
-    assert len(hot._hot) == kept
+def test_targets_that_mean_something_else_do_not(bench: Bench, other: str) -> None:
+    bench.keep("/serve/1?size=thumbnail")
+    assert bench.find(other) is None
+
+
+def test_accept_headers_that_allow_the_same_formats_share_an_entry(bench: Bench) -> None:
+    bench.keep("/serve/1", "image/avif,*/*")
+    assert bench.find("/serve/1", "image/avif,image/png,*/*;q=0.9") is not None
+    assert bench.find("/serve/1", "image/avif,image/webp,*/*") is None
+    assert bench.find("/serve/1", "*/*") is None
+
+
+def test_an_explicit_format_is_found_with_any_accept_header(bench: Bench) -> None:
+    bench.keep("/serve/1?format=avif", "text/html")
+    assert bench.find("/serve/1?format=avif", "*/*") is not None
+
+
+def test_a_long_accept_header_is_not_kept(bench: Bench) -> None:
+    bench.keep("/serve/1", "*/*," + "text/html," * 200)
+    assert not bench.cache._entries
+
+
+def test_the_oldest_entry_is_evicted_with_its_aliases(bench: Bench) -> None:
+    small = Bench(bench.store, max_items=3)
+    for media_id in range(1, 11):
+        small.keep(f"/serve/{media_id}")
+    assert [key[1] for key in small.cache._entries] == [8, 9, 10]
+    assert [target for target, _ in small.cache._aliases] == ["/serve/8", "/serve/9", "/serve/10"]
+    assert set(small.cache._by_media) == {8, 9, 10}
+
+
+def test_a_changed_row_ends_all_its_entries(bench: Bench) -> None:
+    bench.keep("/serve/1")
+    bench.keep("/serve/1?size=thumbnail", draft=True)
+    bench.keep("/serve/2")
+    bench.cache.forget(1)
+    assert bench.find("/serve/1") is None
+    assert bench.find("/serve/1?size=thumbnail") is None
+    assert bench.find("/serve/2") is not None
+    assert [target for target, _ in bench.cache._aliases] == ["/serve/2"]
+
+
+def test_an_entry_ends_when_its_row_may_not_be_used_any_more(bench: Bench) -> None:
+    bench.fresh_until = bench.now + 10
+    bench.keep("/serve/1")
+    assert bench.find("/serve/1") is not None
+    bench.now += 10
+    assert bench.find("/serve/1") is None
+
+
+async def test_an_evicted_rendition_is_not_served(bench: Bench) -> None:
+    plan = bench.keep("/serve/1")
+    await bench.store.memory.drop(plan.variant)
+    assert bench.find("/serve/1") is None
+
+
+@pytest.mark.parametrize("header", ["Range", "If_Modified_Since"])
+def test_ranges_and_dates_are_left_to_the_handler(bench: Bench, header: str) -> None:
+    bench.keep("/serve/1")
+    assert bench.find("/serve/1", **{header: "x"}) is None
+    assert bench.find("/serve/1", method="POST") is None
+
+
+def test_a_client_that_has_the_final_gets_304(bench: Bench) -> None:
+    plan = bench.keep("/serve/1")
+    found = bench.find("/serve/1", If_None_Match=plan.variant.etag)
+    assert found is not None
+    assert (found.status, found.head, found.body) == (304, b"304", b"")
+
+
+class TestDraft:
+    def test_a_hit_is_answered_and_requests_the_final(self, bench: Bench) -> None:
+        plan = bench.keep("/serve/1", draft=True)
+        found = bench.find("/serve/1")
+        assert found is not None
+        assert (found.status, found.body) == (200, BODY)
+        assert bench.finals == [plan]
+
+    def test_head_does_not_request_the_final(self, bench: Bench) -> None:
+        bench.keep("/serve/1", draft=True)
+        assert bench.find("/serve/1", method="HEAD") is not None
+        assert bench.finals == []
+
+    def test_a_client_that_has_the_draft_gets_304_and_requests_the_final(
+        self, bench: Bench
+    ) -> None:
+        plan = bench.keep("/serve/1", draft=True)
+        assert plan.draft is not None
+        found = bench.find("/serve/1", If_None_Match=plan.draft.etag)
+        assert found is not None
+        assert found.status == 304
+        assert bench.finals == [plan]
+
+    def test_a_client_that_has_the_final_is_left_to_the_handler(self, bench: Bench) -> None:
+        plan = bench.keep("/serve/1", draft=True)
+        assert bench.find("/serve/1", If_None_Match=plan.variant.etag) is None
+        assert bench.finals == []
+
+    def test_it_is_never_served_once_the_final_is_stored(self, bench: Bench) -> None:
+        plan = bench.keep("/serve/1", draft=True)
+        bench.store.memory.put(plan.variant, BODY)
+        assert plan.draft is not None
+        for etag in ("", plan.draft.etag):
+            headers = {"If_None_Match": etag} if etag else {}
+            assert bench.find("/serve/1", **headers) is None
+        assert not bench.cache._entries
+        assert not bench.cache._aliases
+
+    async def test_it_is_never_served_once_it_is_purged(self, bench: Bench) -> None:
+        plan = bench.keep("/serve/1", draft=True)
+        assert plan.draft is not None
+        await bench.store.memory.purge(1)
+        assert bench.find("/serve/1", If_None_Match=plan.draft.etag) is None
+        assert bench.find("/serve/1") is None
+
+    def test_its_entry_lasts_five_seconds_as_another_process_may_store_the_final(
+        self, bench: Bench
+    ) -> None:
+        bench.keep("/serve/1", draft=True)
+        bench.now += 4.9
+        assert bench.find("/serve/1") is not None
+        bench.now += 0.1
+        assert bench.find("/serve/1") is None
+
+    def test_the_final_replaces_its_entry(self, bench: Bench) -> None:
+        bench.keep("/serve/1", draft=True)
+        bench.keep("/serve/1")
+        assert bench.find("/serve/1") is not None
+        assert bench.finals == []
+        assert len(bench.cache._entries) == 1
+
+
+def test_the_plain_look_up_does_not_parse(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.keep("/serve/1?size=thumbnail")
+    monkeypatch.setattr(bench.cache, "_parse_query", partial(pytest.fail, "parsed"))
+    assert bench.find("/serve/1?size=thumbnail") is not None
