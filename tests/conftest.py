@@ -1,4 +1,4 @@
-"""Fixtures for all: a library of pictures, and the server over a copy of it."""
+"""Shared fixtures: a library of images, and servers over a copy of it."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from tests.support.server import (
     standing,
 )
 
-# The same examples each time, and no deadline: the machine may be busy with something else.
+# The same examples in each run, and no deadline, because the machine may be busy.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Pictures, imported: of the samples ``photo``, ``logo`` and the transparent ``badge``.
+    """Imported images: of the samples ``photo``, ``logo`` and the transparent ``badge``.
 
-    ``large`` is 2400 x 1800 pixels of noise, so that its renditions are large too.
+    ``large`` is 2400 x 1800 pixels of noise, so its renditions are large.
     """
     large = tmp_path_factory.mktemp("drawn") / "large.jpg"
     Image.effect_noise((2400, 1800), 80).convert("RGB").save(large, quality=90)
@@ -55,7 +55,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
-    """A MariaDB of the tests' own; who harms it mends it."""
+    """A MariaDB of the tests' own; a test that damages it repairs it."""
     with private_mariadb() as server:
         yield server
 
@@ -103,10 +103,10 @@ def _standing(
 
 @pytest.fixture
 async def shared(_standing: tuple[Services, HttpServer, Standing]) -> AsyncIterator[Serving]:
-    """A server with default settings that all tests of a process share.
+    """A server with default settings, shared by all tests of a process.
 
-    For tests that only ask, and to which it is all the same what others have asked for before: a
-    server of its own takes a third of a second of each test.
+    For tests that only send requests and do not depend on earlier ones: a server of its own takes a
+    third of a second.
     """
     rooms, surface, server = _standing
     client: Client = TestClient(server)

@@ -1,4 +1,4 @@
-"""The operator's pages speak of metrics, labels, log events and settings that there are."""
+"""The operator's guides name only metrics, labels, log events and settings that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock files: every package pinned, with hashes, from no index of anybody's own."""
+"""The lock files: every package is pinned with hashes, and no package index is named."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
 def entries(text: str) -> Iterator[list[str]]:
-    """Each requirement as its parts: the pin, then its options."""
+    """Yield each requirement as its parts: the pin, then its options."""
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     for entry in "\n".join(lines).replace("\\\n", "\0").splitlines():
         yield [part.strip() for part in entry.split("\0")]
 
 
 def faults(text: str) -> list[str]:
-    """What is not pinned, has no hash, or is no requirement at all."""
+    """Return lines that are not pinned, have no hash, or are no requirement."""
     return [
         parts[0]
         for parts in entries(text)
@@ -43,7 +43,7 @@ def pins(lock: str) -> dict[str, str]:
 
 
 def wanted(groups: tuple[str, ...]) -> dict[str, str]:
-    """What pyproject asks for, by name, with the lowest version that it takes."""
+    """Return the requirements of pyproject by name, with their lowest version."""
     project = PROJECT["project"]
     lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     for group in groups:

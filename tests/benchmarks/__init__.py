@@ -1,5 +1,5 @@
-"""Benchmarks: smartserve against its limits on this machine, as ratios of rates taken in turns.
+"""Benchmarks: ratios of rates between smartserve and its peers, measured in turns.
 
-``python -m tests.benchmarks [NAME ...]`` runs them. A module here that is listed in ``__main__``
-is one benchmark: its ``measure`` gives a table, or raises `Unmeasurable`.
+``python -m tests.benchmarks [NAME ...]`` runs them. Each module listed in ``__main__`` is one
+benchmark: its ``measure`` returns a table or raises `Unmeasurable`.
 """

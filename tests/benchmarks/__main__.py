@@ -1,6 +1,6 @@
-"""Entry of ``python -m tests.benchmarks``: run the benchmarks that are named, or all.
+"""Entry point of ``python -m tests.benchmarks``: run the named benchmarks, or all.
 
-The exit code says whether everything could be measured, not whether the targets were met.
+The exit code says whether everything was measured, not whether targets were met.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BENCHMARKS: Mapping[str, Callable[[], Table]] = {
 
 
 def main() -> int:
-    """Print what was measured; 1 where something could not be."""
+    """Print the results; return 1 if something could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--results", action="store_true", help=f"also write {results.FILE.name}")
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _run(name: str) -> Table | str:
-    """What was measured, or why it could not be."""
+    """Return the table, or the reason why there is none."""
     company, began = Company(), time.monotonic()
     try:
         table = BENCHMARKS[name]()

@@ -1,4 +1,4 @@
-"""Analysis without a model: pictures a minute in one worker, and what each measure costs."""
+"""Analysis without a model: images per minute in one worker, and the cost of each measure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Stages = Sequence[Mapping[str, float]]
 
 
 def measure() -> Table:
-    """Pictures a minute for two sizes of photographs, with a probe beside; then milliseconds."""
+    """Measure images per minute for two sizes of photographs, then milliseconds per measure."""
     return asyncio.run(_measure())
 
 
@@ -58,7 +58,7 @@ async def _rate(pool: WorkerPool, job: AnalyseJob | ProbeJob, paths: Sequence[Pa
 
 
 async def _run(pool: WorkerPool, job: AnalyseJob | ProbeJob, path: Path) -> Mapping[str, float]:
-    """What each measure took; nothing of a probe."""
+    """Return the seconds of each measure; a probe has none."""
     source = os.open(path, os.O_RDONLY)
     try:
         if isinstance(job, AnalyseJob):
@@ -70,7 +70,7 @@ async def _run(pool: WorkerPool, job: AnalyseJob | ProbeJob, path: Path) -> Mapp
 
 
 def _shares(found: Stages) -> str:
-    """Mean milliseconds of processor time and share of each measure."""
+    """Return mean milliseconds of processor time and the share of each measure."""
     means = {name: fmean(one[name] for one in found) * _MS for name in found[0]}
     total = sum(means.values())
     parts = (f"{name} {mean:.1f} ({mean / total:.0%})" for name, mean in means.items())

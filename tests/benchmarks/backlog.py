@@ -1,4 +1,4 @@
-"""The wait for a cold picture while the queue of finals is full, against that without finals."""
+"""The latency of a cold image with a full queue of finals, compared with no finals."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ LIMIT = 1.25
 
 _TURNS = 5
 _RENDERS = 100
-"""In each turn: the p99 is the second slowest."""
+"""Per turn; the p99 is the second slowest."""
 _CLIENTS = 2
 _BACKLOG = 20
 _FILLING = 30
-"""Pictures asked for so that the queue is full; their finals take seconds each."""
+"""Images requested to fill the queue; each final takes seconds."""
 _OFF, _FULL = "upgrades off", "upgrade queue full"
 
 
 def measure() -> Table:
-    """The p99 of each turn in milliseconds, without finals and with a full queue of them."""
+    """Measure the p99 of each turn in milliseconds, without finals and with a full queue."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-queue-")))
         cold = imported(copies(kodak(), place, count=(_TURNS + 1) * _RENDERS), place / "data")

@@ -1,4 +1,4 @@
-"""A client that costs little: it shares the cores with what it measures."""
+"""A client with little overhead, because it shares the cores with the measured server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; names of headers are in lower case."""
+    """A complete response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     first_byte_s: float
-    """From the sending of the request to the first of the body."""
+    """From sending the request to the first byte of the body."""
     last_byte_s: float
 
 
@@ -49,7 +49,7 @@ class Connection:
         self._socket.close()
 
     def get(self, target: str, *, accept: str = "*/*") -> Answer:
-        """The answer to a GET, with a length in its head or in chunks."""
+        """Return the response to a GET, with a Content-Length or in chunks."""
         request = f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {accept}\r\n\r\n"
         began = time.perf_counter()
         self._socket.sendall(request.encode())
@@ -75,7 +75,7 @@ class Connection:
 
 
 def get(address: Address, target: str, *, accept: str = "*/*") -> Answer:
-    """The answer to one GET on a connection of its own, which has to be 200."""
+    """Return the response to one GET on its own connection; it must be 200."""
     with Connection(address) as connection:
         answer = connection.get(target, accept=accept)
     if answer.status != HTTPStatus.OK:
@@ -86,10 +86,12 @@ def get(address: Address, target: str, *, accept: str = "*/*") -> Answer:
 def fetched(
     address: Address, targets: Sequence[str], *, clients: int, accept: str = "*/*"
 ) -> tuple[float, list[Answer]]:
-    """Seconds for all, and the answers in order: each client takes the next target when it is free.
+    """Return the total seconds, and the responses in order of the targets.
+
+    Each client requests the next target as soon as it is free.
 
     Raises:
-        Unmeasurable: an answer was no success.
+        Unmeasurable: a response was no success.
     """
     answers: dict[int, Answer] = {}
     numbers = iter(range(len(targets)))
@@ -116,12 +118,12 @@ def _head(text: str) -> tuple[int, dict[str, str]]:
 
 
 def _counted(received: bytearray, headers: Mapping[str, str]) -> bytes | None:
-    """The body, once all of it has come (RFC 9112, 6.2)."""
+    """Return the body when all of it was received (RFC 9112, 6.2)."""
     return bytes(received) if len(received) >= int(headers["content-length"]) else None
 
 
 def _chunked(received: bytearray, _headers: Mapping[str, str]) -> bytes | None:
-    """The body, once its last chunk has come (RFC 9112, 7.1)."""
+    """Return the body when its last chunk was received (RFC 9112, 7.1)."""
     if not received.endswith(b"0\r\n\r\n"):
         return None
     body, at = bytearray(), 0

@@ -1,7 +1,7 @@
-"""Cold renders over HTTP: smartserve, thumbor and IPX against plain pyvips in as many processes.
+"""Cold renders over HTTP: smartserve, thumbor and IPX against libvips in as many processes.
 
-Once with quality and effort forced equal, once each with its own defaults. With these smartserve
-also works in the background, but in its own turns only: in the others' it is stopped.
+Measured with equal quality and effort, and with each server's defaults. With defaults smartserve
+also works in the background; it is paused during the turns of the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.benchmarks.servers import Address, Smartserve, Unmeasurable, smartser
 from tests.benchmarks.turns import in_turns
 
 TARGET = 0.90
-"""Of plain pyvips' rate with equal settings, of 300-pixel WebP (issue 3, "Done when")."""
+"""Of libvips' rate with equal settings, 300-pixel WebP (issue 3, "Done when")."""
 
 _TURNS = 5
 _CLIENTS = 4
@@ -40,7 +40,7 @@ _SIZES = """
 thumbnail = { width = 300, height = 300, fit = "cover", gravity = "centre" }
 detail = { width = 1200, height = 1200 }
 """
-"""Plain pyvips knows no focal point."""
+"""With a centre crop, because the libvips peer has no focal point."""
 _EQUAL = """
 [upgrades]
 enabled = false
@@ -53,43 +53,43 @@ effort = 4
 [encoders.jpeg.draft]
 quality = 80
 """
-"""Efforts that thumbor and IPX can be brought to, or have."""
+"""Efforts that thumbor and IPX support."""
 _THUMBOR_EQUAL = "AVIF_SPEED = 8\nPROGRESSIVE_JPEG = False\n"
-"""libvips gives libaom the speed 9 - effort; Pillow's WebP effort is 4."""
+"""libvips sets libaom's speed to 9 - effort; Pillow's WebP effort is 4."""
 _PLAIN, _SERVED, _THUMBOR, _IPX = "plain pyvips", "smartserve", "thumbor", "IPX"
 _STAGES = ("database", "queue", "decode", "transform", "encode", "store")
 _RENDERED = {"render", "draft"}
-"""What smartserve counts a render as."""
+"""The sources that smartserve counts for a render."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A kind of rendition, and how many of it are made in a turn."""
+    """A kind of rendition, and how many are rendered per turn."""
 
     recipe: Recipe
     renders: int
     peers: int
-    """How many by the peers, where their defaults are slow."""
+    """Renders of a peer per turn, fewer if its defaults are slow."""
 
     @property
     def format(self) -> Format:
-        """As which it goes out."""
+        """The format of the rendition."""
         return self.recipe.profile.format
 
     @property
     def name(self) -> str:
-        """Of the rows."""
+        """The name in the rows of the table."""
         return f"{self.format} {self.recipe.side}"
 
     @property
     def quality(self) -> object:
-        """The quality of its profile."""
+        """The quality of the encoder profile."""
         return dict(self.recipe.profile.options)["Q"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Renders of one turn, in the pictures' order."""
+    """The renders of one turn, in order of the images."""
 
     seconds: float
     renditions: Sequence[bytes]
@@ -101,12 +101,12 @@ class Turn:
 
 
 Contestant = Callable[[Cell, int], Turn]
-"""Renders what a cell asks for in the turn of that number."""
+"""Renders the images of one cell for the given turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Everyone who is up, and the pictures."""
+    """All contestants, and the images."""
 
     paths: Sequence[Path]
     ids: Sequence[int]
@@ -115,12 +115,12 @@ class Contest:
 
 
 def measure() -> Table:
-    """Renders per second with quality and effort forced equal."""
+    """Measure renders per second with equal quality and effort."""
     return _measured("quality and effort forced equal", _SIZES + _EQUAL, equal=True)
 
 
 def measure_defaults() -> Table:
-    """Renders per second, each with its own defaults."""
+    """Measure renders per second with each server's defaults."""
     return _measured("each with its own defaults", _SIZES, equal=False)
 
 
@@ -147,7 +147,7 @@ def _measured(title: str, config_text: str, *, equal: bool) -> Table:
 
 
 def _cells(config: Path, *, equal: bool) -> list[Cell]:
-    """Renders for a few tenths of a second; of one cell, the headline, for more."""
+    """Return the cells: each takes a few tenths of a second, the main one longer."""
     profiles = load_settings(config).encoders.profiles()
     slow = None if equal else 4
     return [
@@ -164,7 +164,7 @@ def _cells(config: Path, *, equal: bool) -> list[Cell]:
 
 
 def _enter(stack: ExitStack, contest: Contest, server: Smartserve, paused: Paused) -> None:
-    """Plain pyvips and smartserve."""
+    """Return libvips and smartserve as contestants."""
     limit = stack.enter_context(plain(processes=_processes()))
 
     def serve(cell: Cell, turn: int) -> Turn:
@@ -179,7 +179,7 @@ def _enter(stack: ExitStack, contest: Contest, server: Smartserve, paused: Pause
 
 
 def _enter_peers(stack: ExitStack, contest: Contest, place: Path, *, equal: bool) -> None:
-    """Those that can be had; of the others there is a note."""
+    """Return the peers that can be installed, and a note for each of the others."""
     folder, settings = contest.paths[0].parent, _THUMBOR_EQUAL if equal else ""
     openings: Mapping[str, Callable[[], AbstractContextManager[Address]]] = {
         _THUMBOR: lambda: thumbor(
@@ -228,7 +228,7 @@ def _ipx_target(name: str, cell: Cell, quality: object) -> str:
 
 
 def _part(cell: Cell, turn: int) -> range:
-    """The pictures of a turn, -1 being the warm-up: none is asked for twice."""
+    """Return the images of a turn (-1 is the warm-up); no image is used twice."""
     if turn < 0:
         return range(_WARM_UP)
     start = _WARM_UP + turn * cell.renders
@@ -260,7 +260,7 @@ def _plain(limit: Plain, cell: Cell, paths: Sequence[Path]) -> Turn:
 
 
 def _served(address: Address, cell: Cell, targets: Sequence[str]) -> Turn:
-    """One turn, in which smartserve has to have counted a render for each answer."""
+    """Run one turn; smartserve must have counted a render for each response."""
     before = scrape(address)
     seconds, answers = fetched(address, targets, clients=_CLIENTS)
     answered = scrape(address).since(before)
@@ -271,7 +271,7 @@ def _served(address: Address, cell: Cell, targets: Sequence[str]) -> Turn:
 
 
 def _check_sizes(name: str, cell: Cell, turns: Sequence[Turn]) -> None:
-    """All contestants have to have made pictures of the same size, of the format asked for."""
+    """Check that all contestants rendered the requested size and format."""
     longer = 300 if cell.recipe.square else 768
     loaders = {Format.AVIF: "heifload", Format.WEBP: "webpload", Format.JPEG: "jpegload"}
     for body in (body for turn in turns for body in turn.renditions):
@@ -327,7 +327,7 @@ def _rows(cell: Cell, taken: Mapping[str, Sequence[Turn]], *, equal: bool) -> It
 
 
 def _equality(taken: Mapping[Cell, Mapping[str, Sequence[Turn]]]) -> str:
-    """How many of smartserve's renditions are the yardstick's."""
+    """Return how many renditions of smartserve equal those of the yardstick."""
     pairs = [
         mine == theirs
         for turns in taken.values()

@@ -1,7 +1,7 @@
-"""Company: how much of the machine others used while something was measured.
+"""How much of the machine other programs used during a measurement.
 
-A measurement that shares its cores is not worth much: what uses two cores loses more than what
-uses one, so that ratios shift as well.
+A contestant that uses two cores loses more to other programs than one that uses a single core, so a
+busy machine changes the ratios.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 _IDLE = (3, 4)
-"""Fields of the ``cpu`` line of /proc/stat that are no work: idle and iowait."""
+"""Fields of the ``cpu`` line of /proc/stat that are not work: idle and iowait."""
 _COUNTED = 8
-"""Those after them are a part of the first ones."""
+"""The fields after these are included in the first ones."""
 
 
 class Company:
-    """Counts from its making on; children of ours count once they have ended."""
+    """Counts from construction on; our child processes count when they have ended."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -26,7 +26,7 @@ class Company:
         self._own = _own_s()
 
     def cores(self) -> float:
-        """Cores that were busy, on average, with what is not ours."""
+        """Return the average number of cores that other programs kept busy."""
         foreign = _busy_s() - self._all - (_own_s() - self._own)
         return max(0.0, foreign / (time.perf_counter() - self._began))
 

@@ -1,6 +1,6 @@
-"""What the defence against slow clients costs a hit: the same server with it and without.
+"""The cost of the defence against slow clients per hit: the same server with and without it.
 
-Counted in processor time, which a neighbour on the machine changes less than it does a rate.
+Measured in processor time, which other programs affect less than the rate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.benchmarks.turns import in_turns
 from tests.benchmarks.wrk import CONNECTIONS
 
 LIMIT = 1.02
-"""Of the time without (issue 4: not more than 2 %)."""
+"""Of the time without the defence (issue 4: at most 2 % more)."""
 
 _TURNS = 25
 _TIER = "memory"
@@ -34,7 +34,7 @@ _OFF = {
 
 
 def measure() -> Table:
-    """Time per hit without deadlines and a cap, with them, and with idle connections beside."""
+    """Measure the time per hit without deadlines and limit, with them, and with idle clients."""
     program("wrk")
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-slow-")))
@@ -63,20 +63,20 @@ def _server(data_dir: Path, settings: Mapping[str, str]) -> AbstractContextManag
 
 
 def _hit_us(server: Smartserve) -> float:
-    """Microseconds of the server's processor time for each hit of one turn."""
+    """Return the server's processor time in microseconds per hit of one turn."""
     before = _ran_ns(server.pid)
     done = stills.hits(server, tier=_TIER)
     return (_ran_ns(server.pid) - before) / done.requests / 1000
 
 
 def _ran_ns(pid: int) -> int:
-    """How long a process's first thread, which is the loop's, has run on a processor."""
+    """Return the processor time of a process's first thread, which runs the event loop."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
 @contextmanager
 def _idle(address: Address) -> Iterator[None]:
-    """Connections that say nothing for the length of the block, which is below their deadline."""
+    """Keep silent connections open for the length of the block, below their deadline."""
     with ExitStack() as stack:
         for _ in range(_IDLE):
             stack.enter_context(socket.create_connection(address))

@@ -1,4 +1,4 @@
-"""The wait for a picture of 1200 pixels that nobody has asked for before, by one client."""
+"""The latency of a cold 1200-pixel image for one client."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.benchmarks.turns import in_turns
 
 LIMIT_EFFORT_0 = 1.2
 LIMIT_EFFORT_1 = 0.5
-"""Of plain pyvips' time with that effort (issue 3, "Done when")."""
+"""Of libvips' time with that effort (issue 3, "Done when")."""
 
 _TURNS = 5
 _RENDERS = 20
-"""In each turn; a hundred in all, for a p99."""
+"""Per turn; a hundred in total, for a p99."""
 _WARM_UP = 4
 _SIDE = 1200
 _FORMATS = (Format.AVIF, Format.WEBP, Format.JPEG)
@@ -35,7 +35,7 @@ _DEFAULTS = "avif: smartserve, finals being made meanwhile"
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Seconds that each picture of a turn took to its first byte and to its last."""
+    """Seconds to the first and to the last byte of each image of a turn."""
 
     first_s: Sequence[float]
     last_s: Sequence[float]
@@ -45,7 +45,8 @@ Contestant = Callable[[int], Waits]
 
 
 def measure() -> Table:
-    """Milliseconds to the first byte of plain pyvips, of smartserve, and while it makes finals."""
+    """Measure milliseconds to the first byte: libvips, smartserve, smartserve while it renders
+    finals."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-detail-")))
         originals = place / "originals"
@@ -75,7 +76,7 @@ def measure() -> Table:
 
 
 def _recipes() -> Iterator[tuple[str, Recipe]]:
-    """Smartserve's drafts, and AVIF as imgproxy makes it."""
+    """Return the profiles of smartserve's drafts, and imgproxy's AVIF."""
     drafts = load_settings().encoders.profiles()
     quick = drafts[Format.AVIF]
     for effort in (0, 1):
@@ -111,7 +112,7 @@ def _served(server: Smartserve, fmt: Format, ids: Sequence[int], turn: int) -> W
 
 
 def _part(turn: int) -> range:
-    """The pictures of a turn, -1 being the warm-up."""
+    """Return the images of a turn; -1 is the warm-up."""
     start = _WARM_UP + turn * _RENDERS
     return range(_WARM_UP) if turn < 0 else range(start, start + _RENDERS)
 

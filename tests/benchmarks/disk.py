@@ -1,4 +1,4 @@
-"""Hits on disk, with no cache in memory, against aiohttp's `FileResponse`, nginx and thumbor."""
+"""Hits on disk without a memory cache, against aiohttp's `FileResponse`, nginx and thumbor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SETTINGS = {"RENDITIONS__MEMORY_MAX_BYTES": "0", "LOG__ACCESS": "false", **stil
 
 
 def measure() -> Table:
-    """Requests per second of each that reads the picture from its file for each request."""
+    """Measure requests per second; each contestant reads the file for each request."""
     for needed in ("nginx", "wrk"):
         program(needed)
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""Script: a folder's files, answered with aiohttp's `FileResponse`; ``fileserver.py ROOT PORT``.
+"""Script that serves a folder with aiohttp's `FileResponse`: ``fileserver.py ROOT PORT``.
 
-In the leanest way there is: aiohttp's low-level server, which is a tenth faster here than an
-application, on uvloop, which is a third faster with small files than asyncio's own loop.
+Uses aiohttp's low-level server, a tenth faster here than an application, on uvloop, a third faster
+with small files than asyncio's own loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A herd: equal misses that come at once are answered by one render."""
+"""Concurrent equal misses are answered by one render."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.benchmarks.servers import Address, Unmeasurable, smartserve
 _TURNS = 5
 _HERD = 500
 _SETTINGS = {"LOG__ACCESS": "false", "UPGRADES__ENABLED": "false"}
-"""A final would be another render."""
+"""No finals: each would be another render."""
 _TIMEOUT_S = 60
 _DESCRIPTORS = 4096
 
 
 def measure() -> Table:
-    """Milliseconds to the last of many equal misses, and to a single one's answer."""
+    """Measure milliseconds to the last of many equal misses, and to a single one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, most), most))
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def _target(media_id: int) -> str:
 
 
 def _stampede(address: Address, target: str) -> float:
-    """Seconds to the last answer; there has to have been one render."""
+    """Return the seconds to the last response; exactly one render is allowed."""
     before = figure(address, "smartserve_render_seconds_count")
     seconds = asyncio.run(_all_at_once(address, target))
     renders = figure(address, "smartserve_render_seconds_count") - before

@@ -1,4 +1,4 @@
-"""Hits in memory against nginx with the same bytes in a file, and thumbor with its result store."""
+"""Hits in memory against nginx with the same bytes in a file, and thumbor with a file store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NGINX, _QUIET, _LOGGED = "nginx, static file", "smartserve", "smartserve, acces
 
 
 def measure() -> Table:
-    """Requests per second of nginx, of smartserve without and with its access log, of thumbor."""
+    """Measure requests per second: nginx, smartserve without and with access log, thumbor."""
     for needed in ("nginx", "wrk"):
         program(needed)
     with ExitStack() as stack:

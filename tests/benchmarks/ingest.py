@@ -1,4 +1,4 @@
-"""Taking in: uploads a minute that one worker turns into served pictures, from a main API here."""
+"""Ingest: uploads per minute that one worker turns into served images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WAYS: Mapping[str, Mapping[str, Any]] = {
 
 
 def measure() -> Table:
-    """Pictures a minute with and without analysis, for two sizes of photographs."""
+    """Measure images per minute with and without analysis, for two sizes of photographs."""
     return asyncio.run(_measure())
 
 
@@ -68,7 +68,7 @@ async def _seconds(fake: FakeMainApi, folder: str, ingest: Mapping[str, Any]) ->
     settings = load_settings(None, given)
     configure_logs(settings.log)
     async with open_rooms(settings) as rooms:
-        # Finals of the uploads before would take the other core's time, and sometimes this one's.
+        # Finals of earlier uploads would use processor time of this turn.
         await rooms.upgrader.stop()
         addresses = IngestUrls(fake.base, "http://127.0.0.1")
         async with open_ingest(rooms, addresses) as worker:

@@ -1,4 +1,4 @@
-"""Peak memory of server and workers for pictures of a hundred megapixels."""
+"""Peak memory of server and workers for images of a hundred megapixels."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ image.webpsave_buffer(keep="none", **options)
 lines = open("/proc/self/status").read().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
 """
-"""It tells its own peak, in KiB, and has loaded nothing but libvips."""
+"""Prints its own peak in KiB; it has loaded only libvips."""
 
 
 def measure() -> Table:
-    """MiB that were resident at most: before, and after a picture of each kind."""
+    """Measure the peak resident memory in MiB: before, and after an image of each kind."""
     with tempfile.TemporaryDirectory(prefix="smartserve-memory-") as folder:
         place = Path(folder)
         rows = [row for path in _pictures(place) for row in _rows(path, place)]
@@ -53,7 +53,7 @@ def measure() -> Table:
 
 
 def _pictures(place: Path) -> Iterator[Path]:
-    """A photograph of large pixels, or its PNG would be larger than what is taken in."""
+    """Return a photograph of large pixels; otherwise its PNG would exceed the file limit."""
     side = _SIDE // _ZOOM
     photo = pyvips.Image.thumbnail(str(large()[0]), side, height=side, size="force")
     photo = photo.copy_memory().zoom(_ZOOM, _ZOOM)
@@ -80,7 +80,7 @@ def _rows(path: Path, place: Path) -> Iterator[Row]:
 
 
 def _peaks(pid: int) -> Iterator[tuple[str, float]]:
-    """The server, and the largest of its workers."""
+    """Return the peaks of the server and of its largest worker."""
     server, *workers = (peak_bytes(member) / _MIB for member in family(pid))
     yield "server", server
     yield "worker", max(workers)

@@ -1,8 +1,7 @@
-"""Pictures in many copies that are the same pixels and yet not the same file.
+"""Images in many copies with equal pixels but different files.
 
-Smartserve recognises equal content, and gives equal pixels of one original from its store. A number
-in a comment makes each copy another original, so that each has to be rendered; to the decoder it
-is the same work.
+Smartserve recognises equal content. A number in a comment makes each copy a separate original, so
+each has to be rendered. The work for the decoder is the same.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from tests.support.server import SAMPLES
 
 _PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
 _PNG_START = 8 + 25
-"""Signature and IHDR."""
+"""Signature and IHDR chunk."""
 _JPEG_START = 2
-"""SOI."""
+"""SOI marker."""
 
 
 def kodak() -> tuple[Path, ...]:
-    """The six Kodak photographs, or those among the bundled samples."""
+    """Return the six Kodak photographs, or those among the bundled samples."""
     for folder in (_PHOTOS, SAMPLES):
         if found := tuple(sorted(folder.glob("kodak-*"))):
             return found
@@ -34,7 +33,7 @@ def kodak() -> tuple[Path, ...]:
 
 
 def large() -> tuple[Path, ...]:
-    """Photographs from which a picture of 1200 pixels is made smaller, not taken as it is."""
+    """Return photographs that are larger than 1200 pixels."""
     found = tuple(_PHOTOS / name for name in ("photo-6mp.jpg", "flowers.jpg"))
     if not all(path.exists() for path in found):
         raise Unmeasurable("the large photographs are not there")
@@ -42,7 +41,7 @@ def large() -> tuple[Path, ...]:
 
 
 def imported(paths: Sequence[Path], data_dir: Path, config: Path | None = None) -> list[int]:
-    """Import pictures, all of them new; gives their ids, in the same order."""
+    """Import images that are all new; return their ids in the same order."""
     print(f"  importing {len(paths)} pictures", file=sys.stderr, flush=True)
     given: list[str | Path] = [] if config is None else ["--config", config]
     done = subprocess.run(
@@ -60,7 +59,7 @@ def imported(paths: Sequence[Path], data_dir: Path, config: Path | None = None) 
 
 
 def copies(photos: Sequence[Path], folder: Path, *, count: int) -> list[Path]:
-    """So many numbered copies, the photographs by turns."""
+    """Write numbered copies of the photographs, in turns; return their paths."""
     contents = [photo.read_bytes() for photo in photos]
     made = []
     for number in range(count):
@@ -72,7 +71,7 @@ def copies(photos: Sequence[Path], folder: Path, *, count: int) -> list[Path]:
 
 
 def _numbered(content: bytes, number: int) -> bytes:
-    """The same picture with a number in a comment."""
+    """Return the same image with a number in a comment."""
     text = f"copy {number}".encode()
     if content.startswith(b"\x89PNG"):
         kind_and_text = b"tEXtComment\0" + text

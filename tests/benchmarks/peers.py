@@ -1,6 +1,6 @@
-"""Peers from package registries, in environments of their own outside the repository.
+"""Peers from package registries, in environments outside the repository.
 
-They are installed once, into ``$XDG_CACHE_HOME/smartserve-bench`` (``~/.cache``), and stay there.
+They are installed once into ``$XDG_CACHE_HOME/smartserve-bench`` (``~/.cache``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INSTALL_S = 180
 _THUMBOR = "thumbor==7.8.0"
 _IPX = "ipx@3.1.1"
 _DONE = "installed"
-"""Marker file: it names what an environment holds."""
+"""Marker file that names the content of an environment."""
 _SETTINGS = """
 LOADER = "thumbor.loaders.file_loader"
 FILE_LOADER_ROOT_PATH = {root!r}
@@ -35,7 +35,7 @@ RESULT_STORAGE_STORES_UNSAFE = True
 
 
 def cache() -> Path:
-    """The folder of what outlives a run; made where it is missing."""
+    """Return the cache folder; create it if it is missing."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "smartserve-bench"
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def cache() -> Path:
 def thumbor(
     place: Path, originals: Path, *, processes: int = 1, stored: bool = False, settings: str = ""
 ) -> Iterator[Address]:
-    """Serve a folder of originals with thumbor; ``stored`` results are kept in files.
+    """Serve a folder of originals with thumbor; with ``stored``, results are kept in files.
 
     Raises:
         Unmeasurable: it cannot be installed, or does not start.
@@ -69,7 +69,7 @@ def ipx(place: Path, originals: Path) -> Iterator[Address]:
     """Serve a folder of originals with IPX, which renders in threads of one process.
 
     Raises:
-        Unmeasurable: there is no node, it cannot be installed, or it does not start.
+        Unmeasurable: node is missing, or IPX cannot be installed or does not start.
     """
     node, environment = program("node"), _ipx_environment()
     place.mkdir()
@@ -102,7 +102,7 @@ def _ipx_environment() -> Path:
 
 
 def _holds(environment: Path, package: str) -> bool:
-    """Whether a package is there; what is there instead, or halfway, goes."""
+    """Return whether a package is installed; delete another or incomplete installation."""
     marker = environment / _DONE
     if marker.exists() and marker.read_text() == package:
         return True

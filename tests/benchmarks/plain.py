@@ -1,4 +1,4 @@
-"""The limit: plain pyvips in processes of its own, without server, queue or store."""
+"""The upper limit: libvips in processes of its own, without server, queue or store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proxy.domain.formats import EncoderProfile, Format
 from tests.benchmarks.servers import Unmeasurable
 
 _PATIENCE_S = 60
-"""For one turn, or for all processes to come up."""
+"""Seconds for one turn, or for all processes to start."""
 _STOP_S = 5
 
 
@@ -28,7 +28,7 @@ _SAVERS = {Format.AVIF: "heifsave", Format.WEBP: "webpsave", Format.JPEG: "jpegs
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A picture within a square box, or cropped from its middle to fill it."""
+    """An image inside a square box, or cropped from its centre to fill it."""
 
     profile: EncoderProfile
     side: int
@@ -45,17 +45,17 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """Processes that are up and wait for pictures."""
+    """Processes that have started and wait for images."""
 
     pipes: Sequence[Connection]
     barrier: Barrier
     taken: Any
-    """Number of the next picture, shared by the processes."""
+    """Index of the next image, shared by the processes."""
 
     def render(self, recipe: Recipe, paths: Sequence[Path]) -> tuple[float, list[Rendered]]:
-        """Seconds for all, and the renditions in the pictures' order.
+        """Return the total seconds, and the renditions in order of the images.
 
-        The pictures are taken one by one, in their order, by whichever process is free.
+        Each image is rendered by the next free process.
         """
         self.taken.value = 0
         for pipe in self.pipes:
@@ -97,8 +97,8 @@ def _end(process: Any) -> None:
 
 
 def _work(pipe: Connection, barrier: Barrier, taken: Any) -> None:
-    """Render what is ordered, until the pipe is closed."""
-    # As VIPS_CONCURRENCY=1 would, and as smartserve's workers do.
+    """Render what is requested until the pipe is closed."""
+    # The same as VIPS_CONCURRENCY=1, which smartserve's workers use.
     pyvips.concurrency_set(1)
     pyvips.cache_set_max(0)
     while True:
@@ -129,7 +129,7 @@ def _render(path: Path, recipe: Recipe) -> bytes:
 
 
 def encode(image: Any, profile: EncoderProfile) -> bytes:
-    """An image as libvips saves it with a profile's options, without metadata."""
+    """Return an image saved by libvips with a profile's options, without metadata."""
     kind = {"compression": "av1"} if profile.format is Format.AVIF else {}
     saver = f"{_SAVERS[profile.format]}_buffer"
     options = kind | dict(profile.options)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An encoder's points: SSIMULACRA2 and kilobytes; a single one is shown as a mark."""
+    """The points of an encoder: SSIMULACRA2 and kilobytes; a single point is drawn as a mark."""
 
     panel: str
     name: str
@@ -19,7 +19,7 @@ class Line:
 
 
 def drawn(lines: Sequence[Line]) -> bytes:
-    """A panel for each format, as PNG."""
+    """Return a PNG with one panel per format."""
     panels = list(dict.fromkeys(line.panel for line in lines))
     figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):

@@ -1,6 +1,6 @@
-"""Processes under measurement: families, peak memory, and a pause for those not in turn.
+"""Processes under measurement: families, peak memory, and pausing.
 
-A contestant that works in the background would take its share of the others' turns.
+A contestant that works in the background would use processor time in the turns of others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it, parents first."""
+    """Return a process and all its descendants, parents first."""
     found = [pid]
     for member in found:
         with suppress(FileNotFoundError):
@@ -23,14 +23,14 @@ def family(pid: int) -> list[int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had resident at once (VmHWM, proc_pid_status(5))."""
+    """Return the peak resident memory of a process (VmHWM, proc_pid_status(5))."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return int(fields["VmHWM"].split()[0]) * 1024
 
 
 class Paused:
-    """A family of processes that stands still but within `awake`."""
+    """A family of processes that is stopped except within `awake`."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -38,7 +38,7 @@ class Paused:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let them run for the length of the block."""
+        """Let the processes run for the length of the block."""
         self._signal(signal.SIGCONT)
         try:
             yield
@@ -46,7 +46,7 @@ class Paused:
             self._signal(signal.SIGSTOP)
 
     def close(self) -> None:
-        """Let them run from now on, so that they can end."""
+        """Let the processes run from now on, so that they can end."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""What was measured, as plain text: tables with ratios and targets, and the machine they are of."""
+"""Results as plain text: tables with ratios and targets, and the machine."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from statistics import median
 
 _PACKAGES = ("smartserve", "aiohttp", "uvloop", "pyvips", "pyvips-binary")
 HEADER = ("", "median", "lowest", "highest", "ratio", "target", "")
-"""Of the cells of a row."""
+"""The header of the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contestant: its figures, one for each turn, and what it is compared with."""
+    """One contestant: its figures, one per turn, and what it is compared with."""
 
     name: str
     figures: Sequence[float]
-    """In the unit that the table's title tells."""
+    """In the unit of the table's title."""
     yardstick: Sequence[float] | None = None
-    """The figures that its ratio is of; None for what is compared with nothing."""
+    """The figures that the ratio refers to, or None."""
     target: float | None = None
-    """The least ratio that was aimed at."""
+    """The lowest ratio that meets the target."""
     limit: float | None = None
-    """The greatest ratio that was aimed at, of what is to be small."""
+    """The highest ratio that meets the target, for figures that should be small."""
     remark: str = ""
 
     @property
     def ratio(self) -> float:
-        """Median over median."""
+        """Return median over median."""
         return 1.0 if self.yardstick is None else median(self.figures) / median(self.yardstick)
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text; the target with its verdict."""
+        """Return the row as text; the target includes pass or MISS."""
         figures = (median(self.figures), min(self.figures), max(self.figures))
         ratio = "" if self.yardstick is None else f"{self.ratio:.3f}"
         shown = map(_figure, figures)
@@ -54,27 +54,27 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One benchmark's result: what was done, the rows, and what else was seen."""
+    """The result of one benchmark: what was measured, the rows, and notes."""
 
     title: str
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     plot: bytes | None = None
-    """A picture of it, as PNG."""
+    """A plot as PNG."""
 
     def text(self) -> str:
-        """The table as lines of text."""
+        """Return the table as lines of text."""
         lines = [self.title, *_columns([HEADER, *(row.cells() for row in self.rows)])]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 def heading(told: Mapping[str, str]) -> str:
-    """The circumstances as lines of text."""
+    """Return the circumstances as lines of text."""
     return "\n".join(["smartserve's benchmarks", *(f"  {key:<9} {told[key]}" for key in told)])
 
 
 def circumstances() -> dict[str, str]:
-    """When, on what machine, with which versions, by name."""
+    """Return date, machine and versions by name."""
     cores = len(os.sched_getaffinity(0))
     load = ", ".join(f"{load:.2f}" for load in os.getloadavg())
     return {
@@ -93,7 +93,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _figure(figure: float) -> str:
-    """Three significant digits at least."""
+    """Format with at least three significant digits."""
     return f"{figure:,.{0 if figure >= 1000 else 1 if figure >= 10 else 2}f}"
 
 

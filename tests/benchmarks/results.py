@@ -1,4 +1,4 @@
-"""What was measured, as a file in Markdown beside the benchmarks."""
+"""Writes results to a Markdown file beside the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = Path(__file__).with_name("RESULTS.md")
 
 
 def write(told: Mapping[str, str], found: Mapping[str, Table | str]) -> None:
-    """Write the circumstances, and each table by its name, or why it is missing; plots beside."""
+    """Write the circumstances, each table or the reason why it is missing, and the plots."""
     lines = ["# Results of `make bench`", ""]
     lines += [f"- {key}: {value}" for key, value in told.items()]
     for name, table in found.items():

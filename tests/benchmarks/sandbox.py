@@ -1,4 +1,4 @@
-"""What locking the workers in costs a thumbnail: a worker with and one without, in turns."""
+"""The cost of confinement per thumbnail: a confined and an unconfined worker, in turns."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable
 
 LIMIT = 1.05
-"""Of a thumbnail's time without (issue 4, "Workers locked in")."""
+"""Of a thumbnail's time without confinement (issue 4, "Workers locked in")."""
 
 _TURNS = 50
-"""Short ones, so that what else the machine does falls on both."""
+"""Short turns, so that other programs affect both workers alike."""
 _SIDE = 300
 _FREE, _LOCKED = "free", "locked in"
 
 
 class Cost(NamedTuple):
-    """Milliseconds of a thumbnail."""
+    """Measure milliseconds per thumbnail."""
 
     wall: float
     cpu: float
@@ -37,14 +37,14 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A worker of each kind, and what they render."""
+    """A worker of each kind, and the images that they render."""
 
     pools: Mapping[str, WorkerPool]
     sources: Sequence[int]
     job: RenditionSet
 
     async def turn(self, name: str) -> Cost:
-        """What one thumbnail of each picture costs on average."""
+        """Return the average cost of one thumbnail per image."""
         began, cpu_s = time.perf_counter(), 0.0
         for source in self.sources:
             result = await self.pools[name].run(self.job, source, lambda _: None)
@@ -54,7 +54,7 @@ class Bench:
 
 
 def measure() -> Table:
-    """Milliseconds of a thumbnail: of the clock, from order to answer, and of the processor."""
+    """Return milliseconds per thumbnail: wall time from job to result, and processor time."""
     with ExitStack() as stack:
         sources = [os.open(path, os.O_RDONLY) for path in (*kodak(), *large())]
         for source in sources:

@@ -1,7 +1,6 @@
-"""SSIMULACRA2 of encoded pictures: scored in processes of their own, each encoding only once.
+"""SSIMULACRA2 of encoded images, computed in separate processes, once per encoding.
 
-A score takes a second and depends on nothing but the two files, so it is kept outside the
-repository.
+A score takes a second and depends only on the two files, so it is cached outside the repository.
 """
 
 from __future__ import annotations
@@ -27,32 +26,32 @@ from tests.rendering.worker.imaging.calibrate import true_score
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """An encoding of a picture."""
+    """An encoding of an image."""
 
     bytes: int
     score: float
-    """SSIMULACRA2, 100 being identical."""
+    """SSIMULACRA2; 100 is identical."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A picture, and how it is to be encoded, or what it has been encoded to."""
+    """An image with the way to encode it, or with its encoding."""
 
     picture: Path
     how: EncoderProfile | bytes
 
 
 def scored(encodings: Sequence[Encoding]) -> list[Scored]:
-    """The sizes and scores of encodings, in their order."""
+    """Return sizes and scores of encodings, in their order."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as executor:
         return list(executor.map(_score, encodings))
 
 
 def bytes_at(score: float, curve: Sequence[Scored]) -> float:
-    """The bytes of an encoder at a score: the logarithm runs straight between its neighbours.
+    """Return the bytes of an encoder at a score, interpolated linearly in the logarithm.
 
-    Beyond the ends of the curve its last piece goes on.
+    Beyond the ends of the curve its last segment is extrapolated.
     """
     points = sorted(curve, key=lambda point: point.score)
     pieces = list(pairwise(points))

@@ -1,4 +1,4 @@
-"""Smartserve's own count of what it did, from its ``/metrics``."""
+"""Smartserve's own counts, read from ``/metrics``."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from tests.benchmarks.client import get
 from tests.benchmarks.servers import Address
 
 Kind = tuple[str, str, str, str]
-"""Source, size, format and status of an answer."""
+"""Source, size, format and status of a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """Requests for pictures by kind, and seconds and counts by stage, since the start."""
+    """Image requests by kind, and seconds and counts by stage, since the start."""
 
     requests: Counter[Kind]
     stages: dict[str, tuple[float, float]]
     """Count and seconds."""
 
     def since(self, before: Scrape) -> Counter[Kind]:
-        """Requests for pictures answered since another scrape."""
+        """Return the image requests that were answered since another scrape."""
         return self.requests - before.requests
 
     def mean_ms(self, stage: str) -> float:
-        """Milliseconds that a stage took on average."""
+        """Return the average milliseconds of a stage."""
         count, seconds = self.stages.get(stage, (0.0, 0.0))
         return 1000 * seconds / count if count else 0.0
 
 
 def scrape(address: Address) -> Scrape:
-    """What a server has counted so far."""
+    """Return what a server has counted so far."""
     samples = list(_samples(get(address, "/metrics").body.decode()))
     requests: Counter[Kind] = Counter()
     for sample in samples:
@@ -49,7 +49,7 @@ def scrape(address: Address) -> Scrape:
 
 
 def figure(address: Address, name: str) -> float:
-    """The sum of a metric's samples; 0 where there are none."""
+    """Return the sum of a metric's samples, or 0 if there are none."""
     samples = _samples(get(address, "/metrics").body.decode())
     return float(sum(sample.value for sample in samples if sample.name == name))
 

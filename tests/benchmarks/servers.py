@@ -1,4 +1,4 @@
-"""The servers that are measured: smartserve as it is installed, nginx, and `FileResponse`."""
+"""The measured servers: smartserve as installed, nginx, and `FileResponse`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ http {{
 
 
 class Unmeasurable(Exception):
-    """Something cannot be measured here; the text says what is missing or went wrong."""
+    """Something cannot be measured here; the text says what is missing or failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Smartserve:
 
     address: Address
     log: Path
-    """Its standard error: access lines, and what went wrong."""
+    """Its standard error: access log and errors."""
     pid: int
 
 
 def program(name: str) -> str:
-    """The path of a program that has to be installed."""
+    """Return the path of an installed program."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
         raise Unmeasurable(f"{name} is not installed, and this benchmark needs it")
@@ -70,12 +70,12 @@ def program(name: str) -> str:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """A ``smartserve`` command line of this environment."""
+    """Return a ``smartserve`` command line of this environment."""
     return [str(Path(sys.executable).with_name("smartserve")), *map(str, arguments)]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment with these settings of smartserve's and no others."""
+    """Return this process's environment with only these settings of smartserve."""
     bare = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
     return bare | {f"SMARTSERVE_{name}": value for name, value in settings.items()}
 
@@ -100,7 +100,7 @@ def smartserve(
 
 @contextmanager
 def nginx(directory: Path, root: Path) -> Iterator[Address]:
-    """Serve the files of a folder with one worker process, in its quickest plain way."""
+    """Serve the files of a folder with nginx and one worker process."""
     directory.mkdir()
     port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
@@ -124,7 +124,7 @@ def file_response(directory: Path, root: Path) -> Iterator[Address]:
 
 @contextmanager
 def listening(arguments: Sequence[str | Path], port: int, *, log: Path) -> Iterator[int]:
-    """Run a server for the length of the block, once it listens; gives its process id."""
+    """Run a server for the length of the block; yield its process id when it listens."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -135,14 +135,14 @@ def listening(arguments: Sequence[str | Path], port: int, *, log: Path) -> Itera
 
 
 def nginx_version() -> str:
-    """Name and version of the nginx that is installed."""
+    """Return name and version of the installed nginx."""
     told = subprocess.run([program("nginx"), "-v"], check=True, capture_output=True, text=True)
     return told.stderr.strip().rpartition(" ")[2]
 
 
 @contextmanager
 def ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[None]:
-    """End a process with the block, with force where it, or one below it, does not go by itself."""
+    """End a process with the block; kill it and its descendants if it does not stop."""
     try:
         yield
     finally:
@@ -159,7 +159,7 @@ def ended(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> Iterator[
 
 
 def _announced(process: subprocess.Popen[str], log: Path) -> Address:
-    """The address that the server says it listens on; its first line of output."""
+    """Return the address that the server prints in its first line of output."""
     if process.stdout is None:
         raise AssertionError
     match = _ANNOUNCED.match(process.stdout.readline().rstrip())
@@ -169,7 +169,7 @@ def _announced(process: subprocess.Popen[str], log: Path) -> Address:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

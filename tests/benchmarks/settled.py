@@ -1,7 +1,7 @@
-"""Bytes at equal quality: what smartserve settles on, against its peers' encoders.
+"""Bytes at equal quality: smartserve's finals against the encoders of its peers.
 
-A peer's encoder is plain pyvips with the peer's settings at several qualities; its bytes at the
-SSIMULACRA2 of smartserve's rendition are read off between them.
+A peer's encoder is libvips with the peer's settings at several qualities. Its bytes at the
+SSIMULACRA2 of smartserve's rendition are interpolated.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from tests.benchmarks.servers import Unmeasurable, smartserve
 from tests.benchmarks.settling import settle
 
 LIMIT = 0.90
-"""Of imgproxy's AVIF bytes at equal SSIMULACRA2 (issue 3, "Done when"; 0.85 is the aim)."""
+"""Of imgproxy's AVIF bytes at equal SSIMULACRA2 (issue 3, "Done when"; the aim is 0.85)."""
 TOLERANCE = 3
-"""Points by which a picture may be below the target."""
+"""Points by which an image may miss the target."""
 
 _FORMATS = (Format.AVIF, Format.WEBP, Format.JPEG)
 _MEDIA_TYPES = {fmt: f"image/{fmt}" for fmt in _FORMATS}
 _SETTINGS = {"UPGRADES__ALL_SIZES": "false"}
-"""The other sizes would be made meanwhile, and are not looked at."""
+"""Other sizes are not rendered, because they are not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A peer's encoder at several qualities, among them those that the peers ask for."""
+    """A peer's encoder at several qualities, including the defaults of the peers."""
 
     name: str
     format: Format
     options: Mapping[str, int | bool | str]
     qualities: Sequence[int]
     defaults: Mapping[str, int]
-    """Quality by peer."""
+    """Default quality by peer."""
     limit: float | None = None
 
     def profile(self, quality: int) -> EncoderProfile:
-        """The encoder at a quality."""
+        """Return the encoder profile at a quality."""
         return EncoderProfile(self.format, tuple(sorted({**self.options, "Q": quality}.items())))
 
 
@@ -90,13 +90,13 @@ _ENCODERS = (
 )
 
 Ours = Mapping[Format, Sequence[Scored]]
-"""Smartserve's renditions, in the order of the pictures."""
+"""Smartserve's renditions, in order of the images."""
 Curves = Sequence[Sequence[Scored]]
-"""For each picture the encoder's bytes and scores, in the order of its qualities."""
+"""For each image the encoder's bytes and scores, in order of its qualities."""
 
 
 def measure() -> Table:
-    """Bytes relative to each encoder's at equal SSIMULACRA2, on average over the photographs."""
+    """Measure bytes relative to each encoder's at equal SSIMULACRA2, averaged over photographs."""
     pictures = kodak()
     bodies = _settled(pictures)
     wanted = [
@@ -115,7 +115,7 @@ def measure() -> Table:
 
 
 def _settled(pictures: Sequence[Path]) -> dict[Format, list[tuple[Path, bytes]]]:
-    """What the server gives of each picture in each format in the end."""
+    """Return the server's final of each image in each format."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smartserve-bytes-")))
         ids = imported(pictures, place / "data")
@@ -161,7 +161,7 @@ def _relative(encoder: Encoder, ours: Sequence[Scored], curves: Curves) -> Row:
 
 
 def _worst(fmt: Format, pictures: Sequence[Path], ours: Sequence[Scored], target: float) -> Row:
-    """The score of the worst picture against the least that is allowed."""
+    """Compare the score of the worst image with the lowest that is allowed."""
     score, name = min((one.score, path.stem) for path, one in zip(pictures, ours, strict=True))
     least = target - TOLERANCE
     return Row(
@@ -174,7 +174,7 @@ def _worst(fmt: Format, pictures: Sequence[Path], ours: Sequence[Scored], target
 
 
 def _defaults(curves: Sequence[Curves]) -> Iterator[str]:
-    """What each peer gives by itself."""
+    """Return the result of each peer's default quality."""
     for encoder, curve in zip(_ENCODERS, curves, strict=True):
         for peer, quality in encoder.defaults.items():
             at = encoder.qualities.index(quality)
@@ -187,7 +187,7 @@ def _summary(found: Sequence[Scored]) -> str:
 
 
 def _lines(ours: Ours, curves: Sequence[Curves]) -> list[plot.Line]:
-    """Means over the pictures: one point for each quality, and one for smartserve."""
+    """Return means over the images: a point per quality, and one for smartserve."""
     own = [plot.Line(fmt, "smartserve", [_mean(found)]) for fmt, found in ours.items()]
     theirs = [
         plot.Line(

@@ -1,4 +1,4 @@
-"""Wait until smartserve has made of its answers what it wants them to be in the end."""
+"""Waits until smartserve has replaced drafts by finals."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def settle(
     accept: str = "*/*",
     patience_s: float = _PATIENCE_S,
 ) -> list[Answer]:
-    """The settled answers to some targets, once nothing is left to be done in the background.
+    """Return the final responses to some targets when no background work is left.
 
     Raises:
-        Unmeasurable: an answer is no success, or not settled in time.
+        Unmeasurable: a response is no success, or no final in time.
     """
     wanted = list(targets)
     deadline = time.monotonic() + patience_s

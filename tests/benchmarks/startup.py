@@ -1,4 +1,4 @@
-"""Start-up: how long until the server is ready, by the number of renditions on disk."""
+"""Start-up: the time until the server is ready, by the number of renditions on disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.benchmarks.turns import in_turns
 
 COUNTS = (0, 10_000, 100_000, 1_000_000)
 LIMIT_MS = 1000
-"""With a million (issue 3, "Done when")."""
+"""With a million renditions (issue 3, "Done when")."""
 
 _TURNS = 5
 _PER_MEDIUM = 18
 """Six sizes in three formats."""
 _LINKS = 60_000
-"""ext4 allows 65,000 to a file."""
+"""ext4 allows 65,000 hard links per file."""
 _SPARE_INODES = 200_000
 
 
 def measure() -> Table:
-    """Milliseconds from the start of the command until ``/readyz`` is 200."""
+    """Measure milliseconds from the start of the command until ``/readyz`` is 200."""
     with tempfile.TemporaryDirectory(prefix="smartserve-start-") as folder:
         place, contestants, notes = Path(folder), dict[str, Callable[[int], float]](), []
         for count in COUNTS:
@@ -48,12 +48,12 @@ def measure() -> Table:
 
 def _room(place: Path) -> int:
     found = os.statvfs(place)
-    # File systems that make inodes as they need them count none.
+    # File systems that create inodes on demand report none.
     return found.f_favail if found.f_files else sys.maxsize
 
 
 def _fill(directory: Path, count: int) -> None:
-    """Directories as the store makes them, with hard links to a few files."""
+    """Create the store's directories, with hard links to a few files."""
     print(f"  making {count:,} renditions", file=sys.stderr, flush=True)
     layout = RenditionPaths(str(directory))
     for shard in range(SHARDS if count else 0):

@@ -1,4 +1,4 @@
-"""One small picture asked for over and over: the ways to serve it, and the load upon them."""
+"""One small image requested repeatedly: the ways to serve it, and the load."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.support.server import CHROME, SAMPLES
 SECONDS = 1
 """Of one turn."""
 ONE_SIZE = {"UPGRADES__ALL_SIZES": "false"}
-"""The other sizes of the picture would be made first, which takes a while."""
+"""Other sizes would be rendered first, which takes time."""
 FILE = "/picture.avif"
-"""The picture for those that serve files."""
+"""The image, for servers of files."""
 THUMBOR = "thumbor, file result store"
 
 _PICTURE = "/serve/2?size=thumbnail"
@@ -31,7 +31,7 @@ _COUNTED = 500
 
 
 def picture(server: Smartserve, *, tier: str) -> Answer:
-    """The picture, settled, once it comes from a tier in the format that Chrome prefers."""
+    """Return the final when it is served from the given tier in Chrome's preferred format."""
     settle(server.address, [_PICTURE], accept=CHROME)
     answer = get(server.address, _PICTURE, accept=CHROME)
     found = answer.headers["content-type"], answer.headers["cache-status"]
@@ -41,7 +41,7 @@ def picture(server: Smartserve, *, tier: str) -> Answer:
 
 
 def count_exactly(server: Smartserve, *, tier: str) -> None:
-    """Hits are counted: so many requests on one connection, so many in the metrics."""
+    """Check that the metrics count each hit exactly once."""
     before = scrape(server.address)
     with Connection(server.address) as connection:
         for _ in range(_COUNTED):
@@ -50,9 +50,9 @@ def count_exactly(server: Smartserve, *, tier: str) -> None:
 
 
 def hits(server: Smartserve, *, tier: str) -> Load:
-    """One turn at a server whose own count has to agree with wrk's.
+    """Run one turn; the server's own count must agree with wrk's.
 
-    When wrk stops it leaves an answer on each of its connections unread.
+    When wrk stops it leaves one response per connection unread.
     """
     before = scrape(server.address)
     done = asked(server.address, _PICTURE)
@@ -63,12 +63,12 @@ def hits(server: Smartserve, *, tier: str) -> Load:
 
 
 def asked(address: Address, target: str) -> Load:
-    """One turn of requests for a target, as Chrome sends them."""
+    """Run one turn of requests for a target, with Chrome's Accept header."""
     return load(address, target, accept=CHROME, seconds=SECONDS)
 
 
 def folder(place: Path, body: bytes) -> Path:
-    """A new folder that holds the picture."""
+    """Return a new folder that holds the image."""
     root = place / "static"
     root.mkdir()
     (root / FILE.removeprefix("/")).write_bytes(body)
@@ -77,7 +77,7 @@ def folder(place: Path, body: bytes) -> Path:
 
 @contextmanager
 def stored_by_thumbor(place: Path) -> Iterator[Mapping[str, Callable[[int], Load]]]:
-    """Thumbor as a contestant with the picture in its store; nobody where it cannot be had."""
+    """Yield thumbor as a contestant with the image in its store; nothing if it is not available."""
     with ExitStack() as stack:
         try:
             address = stack.enter_context(thumbor(place / "thumbor", SAMPLES, stored=True))
@@ -90,13 +90,13 @@ def stored_by_thumbor(place: Path) -> Iterator[Mapping[str, Callable[[int], Load
 
 
 def remarks(taken: Mapping[str, Sequence[Load]]) -> dict[str, str]:
-    """For each contestant the median of its p99."""
+    """Return the median p99 of each contestant."""
     p99 = {name: median(done.p99_ms for done in loads) for name, loads in taken.items()}
     return {name: f"p99 {p99_ms:.2f} ms" for name, p99_ms in p99.items()}
 
 
 def missing(taken: Mapping[str, Sequence[Load]]) -> list[str]:
-    """A note where thumbor was not among the contestants."""
+    """Return a note if thumbor is missing."""
     return [] if THUMBOR in taken else [f"{THUMBOR}: not measured, it could not be installed."]
 
 

@@ -1,6 +1,6 @@
-"""Turns: contestants measured one after the other, round after round.
+"""Turns: contestants are measured one after the other, round after round.
 
-What else the machine does then falls on all of them alike.
+So the load of other programs affects all of them alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def in_turns(contestants: Mapping[str, Callable[[int], T]], *, turns: int) -> dict[str, list[T]]:
-    """What each contestant's measurement gave in each turn; it is told the number of the turn."""
+    """Return the figures of each contestant; a measurement receives the number of its turn."""
     taken: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(turns):
         for name, measure in contestants.items():

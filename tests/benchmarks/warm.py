@@ -1,4 +1,4 @@
-"""A full ``warm``: every named size of some photographs in every format, settled."""
+"""A complete ``warm``: every named size of some photographs in every format, as finals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RENDERED = re.compile(r"^\d+\t(\d+) rendered, (\d+) present$", re.MULTILINE)
 
 
 def measure() -> Table:
-    """Seconds for all pictures, and again with all of it there."""
+    """Measure seconds for all images, and again when everything exists."""
     with tempfile.TemporaryDirectory(prefix="smartserve-warm-") as folder:
         place = Path(folder)
         imported(copies(kodak(), place, count=_PICTURES), place / "data")
@@ -36,7 +36,7 @@ def measure() -> Table:
 
 
 def _warm(data_dir: Path) -> tuple[float, int, int]:
-    """Seconds, and the numbers of renditions made and found."""
+    """Return seconds, and the numbers of renditions that were rendered and found."""
     began = time.perf_counter()
     done = subprocess.run(
         command("warm", "--data-dir", data_dir),

@@ -15,7 +15,7 @@ _SUMMARY = re.compile(r"^SUMMARY (\d+) (\d+) (\d+) (\d+) (\d+) ([\d.]+)$", re.MU
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk saw, without a failure among it."""
+    """The result of wrk, without any failure."""
 
     requests: int
     seconds: float
@@ -28,10 +28,10 @@ class Load:
 
 
 def load(address: Address, target: str, *, accept: str, seconds: int) -> Load:
-    """One thread asks for one target over and over on 32 connections.
+    """Request one target repeatedly, with one thread and 32 connections.
 
     Raises:
-        Unmeasurable: an answer was no success, or a connection failed.
+        Unmeasurable: a response was no success, or a connection failed.
     """
     arguments = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"]
     script = Path(__file__).with_name("summary.lua")

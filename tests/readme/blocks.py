@@ -1,4 +1,4 @@
-"""The fenced blocks of a page, and what is to be typed and seen in them."""
+"""The fenced blocks of a page, with their commands and the output that they show."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _INLINE = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What stands between two fences."""
+    """The text between two fences."""
 
     kind: str
-    """The word behind the fence; empty where there is none."""
+    """The word after the fence, or empty."""
     text: str
     line: int
-    """Of the first line in it, counted from 1."""
+    """The number of its first line, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command, and what the page shows of its output; nothing where it shows none."""
+    """A command, and the output that the page shows for it."""
 
     command: str
     shown: tuple[str, ...]
@@ -32,7 +32,7 @@ class Step:
 
 
 def blocks(page: str) -> list[Block]:
-    """All fenced blocks, in order; those in a list without its indentation."""
+    """Return all fenced blocks in order; blocks in a list without their indentation."""
     found = []
     for match in _FENCE.finditer(page):
         text = re.sub(f"^{match[1]}", "", match[3], flags=re.MULTILINE)
@@ -41,7 +41,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def steps(page: str) -> Iterator[Step]:
-    """All that is to be typed, in order."""
+    """Yield all commands of a page in order."""
     for block in blocks(page):
         if block.kind == "sh":
             for number, line in enumerate(block.text.splitlines()):
@@ -51,7 +51,7 @@ def steps(page: str) -> Iterator[Step]:
 
 
 def _dialogue(block: Block) -> Iterator[Step]:
-    """The commands of a console, each with what stands below it."""
+    """Yield the commands of a console block, each with the lines below it."""
     command, line = "", 0
     shown: list[str] = []
     for number, text in enumerate(block.text.splitlines()):
@@ -66,23 +66,23 @@ def _dialogue(block: Block) -> Iterator[Step]:
 
 
 def without_blocks(page: str) -> str:
-    """The prose alone."""
+    """Return the prose without fenced blocks."""
     return _FENCE.sub("", page)
 
 
 def inline(page: str) -> list[str]:
-    """All that stands as code in the prose, without line ends."""
+    """Return all inline code of the prose, each on one line."""
     return [" ".join(text.split()) for text in _INLINE.findall(without_blocks(page))]
 
 
 def headings(page: str) -> list[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub creates them."""
     titles = re.findall(r"^#+ (.+)$", without_blocks(page), re.MULTILINE)
     return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def links(page: Path) -> list[str]:
-    """What a page links to or shows that is not elsewhere on the web."""
+    """Return the relative links and images of a page."""
     text = without_blocks(page.read_text())
     found: list[str] = re.findall(r"\]\(([^)\s]+)\)", text)
     return [link for link in found if not re.match(r"[a-z]+:", link)]

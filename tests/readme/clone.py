@@ -1,4 +1,4 @@
-"""A fresh copy of the repository, and somebody who types into a shell in it."""
+"""A fresh copy of the repository, and a shell in it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ sys.exit(main())
 
 
 def fresh_copy(place: Path) -> Path:
-    """What a clone has, with an environment as ``make`` makes it.
+    """Copy the files of a clone, and create an environment as ``make`` does.
 
-    The packages are those of this environment: their installation is tried by ``.ci/run``.
+    The packages are those of this environment; ``.ci/run`` tests their installation.
     """
     for name in _tracked():
         target = place / name
@@ -47,7 +47,7 @@ def fresh_copy(place: Path) -> Path:
 
 
 def _tracked() -> list[str]:
-    """The files of a clone, those that are not committed yet included."""
+    """Return the files of a clone, including files that are not committed yet."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     if (ROOT / ".git").exists() and shutil.which("git"):
         told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -58,9 +58,9 @@ def _tracked() -> list[str]:
 
 
 class Terminal:
-    """A shell in a directory: what is set stays set, and what serves goes on serving.
+    """A shell in a directory: variables are kept, and servers keep running.
 
-    The ports of the page stand for free ones of this machine, and ``/home/you`` for a folder here.
+    Ports in the page are replaced by free ports, and ``/home/you`` by a temporary folder.
     """
 
     def __init__(self, place: Path) -> None:
@@ -74,19 +74,19 @@ class Terminal:
         self._serving: dict[str, ExitStack] = {}
 
     def here(self, text: str) -> str:
-        """A text of the page with the ports as they are here."""
+        """Return a text of the page with the ports of this machine."""
         for port, own in self._ports.items():
             text = re.sub(rf"\b{port}\b", own, text)
         return text
 
     def there(self, text: str) -> str:
-        """A text of this machine as the page would have it."""
+        """Return a text of this machine with the ports of the page."""
         for port, own in self._ports.items():
             text = text.replace(f":{own}", f":{port}")
         return text.replace(str(self._place), "")
 
     def type(self, command: str) -> str:
-        """Run a command; gives what it prints.
+        """Run a command and return its output.
 
         Raises:
             AssertionError: it fails.
@@ -106,9 +106,9 @@ class Terminal:
         return output
 
     def serve(self, command: str, url: str) -> None:
-        """Start a command that goes on; return when it answers at a URL of the page.
+        """Start a server; return when it answers at a URL of the page.
 
-        One of the same words that runs already is stopped before.
+        A running server with the same command is stopped first.
         """
         self.stop(command)
         stack = self._serving[command] = ExitStack()
@@ -128,12 +128,12 @@ class Terminal:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Stop all that serves."""
+        """Stop all servers."""
         for command in list(self._serving):
             self.stop(command)
 
     def stop(self, command: str) -> None:
-        """Stop a command that goes on, if it does."""
+        """Stop a server, if it runs."""
         with self._serving.pop(command, ExitStack()):
             pass
 
@@ -141,7 +141,7 @@ class Terminal:
         return ["bash", "-c", f". {self._variables}\n{script}"]
 
     def _environment(self) -> dict[str, str]:
-        """That of a user who has set nothing but the port."""
+        """Return the environment of a user who has set only the port."""
         own = {"HOME": str(self.home), "PORT": self._ports["8080"], "no_proxy": "127.0.0.1"}
         return environment() | own
 

@@ -1,8 +1,8 @@
-"""Logos drawn in code, so that the right answer is known, and the two bundled sample drawings.
+"""Logos drawn in code, so that the right result is known, and the two bundled sample drawings.
 
-Everything is drawn `SCALE` times too large without antialiasing and brought down by a box filter:
-colour and alpha of an edge pixel are then exactly the shares of what it covers. Run as a program
-it writes the samples: ``python -m tests.support.drawing``.
+Everything is drawn `SCALE` times too large without antialiasing and reduced by a box filter: color
+and alpha of an edge pixel are exactly the shares of what it covers. As a program it writes the
+samples: ``python -m tests.support.drawing``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SAMPLES = Path(__file__).parents[2] / "proxy" / "samples"
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Ink = Callable[[Colour], int | tuple[int, ...]]
-"""Turns a colour into what the canvas at hand is drawn with."""
+"""Converts a color into the one that the canvas is drawn with."""
 Pen = Callable[[ImageDraw.ImageDraw, Ink], None]
 """Draws in large coordinates."""
 
@@ -38,17 +38,17 @@ PAPER: Colour = (250, 248, 243)
 
 @dataclass(frozen=True)
 class Logo:
-    """A picture on a flat ground and the alpha that a perfect matte of it has."""
+    """An image on a flat background, and the alpha of its perfect matte."""
 
     name: str
     picture: Image.Image
     """RGB."""
     alpha: Image.Image
-    """Grey, 255 where the shape covers the pixel wholly."""
+    """Grey; 255 where the shape covers the whole pixel."""
 
 
 def logos(side: int = 400) -> list[Logo]:
-    """Logos of several kinds: dark on white, colour on colour, thin lines, curves, two tones."""
+    """Return several kinds of logos: dark on white, color on color, thin lines, two tones."""
     kinds: Sequence[tuple[str, Colour, Callable[[float], Pen]]] = (
         ("dark shapes on white", WHITE, _shapes),
         ("colour on colour", TEAL, _petals),
@@ -64,12 +64,12 @@ def logos(side: int = 400) -> list[Logo]:
 
 
 def draw_logo() -> Image.Image:
-    """An aperture of six blades above three bars, 900 x 700 RGB, on a flat paper colour."""
+    """Draw an aperture of six blades above three bars, 900 x 700 RGB, on flat paper color."""
     return _drawn(900, 700, pen=_aperture, ground=PAPER)
 
 
 def draw_badge() -> Image.Image:
-    """A rosette with ribbons and a translucent shadow, 800 x 1000 RGBA, on nothing."""
+    """Draw a rosette with ribbons and a translucent shadow, 800 x 1000 RGBA, transparent."""
     canvas = Image.new("RGBA", (800 * SCALE, 1000 * SCALE), (0, 0, 0, 0))
     draw = ImageDraw.Draw(canvas)
     _rosette(draw, lambda _colour: (*NAVY, 72), centre=(416.0, 400.0))
@@ -159,7 +159,7 @@ def _wave(centre: Point, radius: float, turn: int) -> Point:
 
 
 def _ring(side: float) -> Pen:
-    """A ring; on a mask it is a disc, for its inside is not connected to the border."""
+    """Draw a ring. On a mask it is a disc, because its inside is not connected to the border."""
 
     def pen(draw: ImageDraw.ImageDraw, ink: Ink) -> None:
         draw.ellipse(_circle((side / 2, side / 2), side * 0.4), fill=ink(CORAL))
@@ -213,13 +213,13 @@ def _rosette(draw: ImageDraw.ImageDraw, ink: Ink, *, centre: Point) -> None:
 
 
 def _ribbon(centre: Point, side: int) -> list[Point]:
-    """A tail with a notch, to the left (-1) or the right (1) below the rosette."""
+    """Draw a notched tail, to the left (-1) or the right (1) below the rosette."""
     shape = ((10, 150), (190, 120), (270, 545), (185, 500), (110, 570))
     return [(centre[0] + side * x * SCALE, centre[1] + y * SCALE) for x, y in shape]
 
 
 if __name__ == "__main__":
-    import pyvips  # writes PNG without a filter, which suits flat colours; Pillow cannot
+    import pyvips  # writes PNG without a filter, which suits flat colors; Pillow cannot
 
     for name, picture in (("logo", draw_logo()), ("badge", draw_badge())):
         pyvips.Image.new_from_array(picture).pngsave(

@@ -1,4 +1,4 @@
-"""A private MariaDB for tests: a real server on a free port, its data in a temporary folder."""
+"""A private MariaDB for tests: a real server on a free port, with data in a temporary folder."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ _SMALL = (
     "--max-connections=60",
     "--performance-schema=OFF",
     "--skip-name-resolve",
-    # Not UTC: a session that relies on the server's time zone is found out.
+    # Not UTC, to reveal code that relies on the server's time zone.
     "--default-time-zone=+05:00",
 )
 
 
 @contextmanager
 def private_mariadb() -> Iterator[MariaDB]:
-    """A running server, for the scope of a fixture; each xdist worker has its own.
+    """Run a server for the scope of a fixture; each xdist worker has its own.
 
-    Where MariaDB is not installed the test is skipped, or fails where ``CI`` says that it has to
-    be there.
+    If MariaDB is not installed, the test is skipped, or fails if ``CI`` is set.
     """
     missing = [name for name in _PROGRAMS if shutil.which(name) is None]
     if missing:
@@ -59,7 +58,7 @@ def _unavailable(reason: str) -> None:
 
 
 class MariaDB:
-    """One server; its port and its data stay the same over a restart."""
+    """One server; port and data stay the same after a restart."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -69,11 +68,11 @@ class MariaDB:
 
     @property
     def running(self) -> bool:
-        """Whether its process is there, paused or not."""
+        """Return whether its process exists, paused or not."""
         return self._process is not None
 
     def install(self) -> None:
-        """Make the system tables; once, before the first start."""
+        """Create the system tables, once, before the first start."""
         subprocess.run(
             [
                 "mariadb-install-db",
@@ -88,7 +87,7 @@ class MariaDB:
         )
 
     def start(self) -> None:
-        """Start and wait until it greets."""
+        """Start, and wait until the server answers."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -107,16 +106,16 @@ class MariaDB:
         self._wait_until_it_greets()
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it in order."""
         self.resume()
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """Kill it with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stop it in its tracks: connections stay open and get no answer."""
+        """Pause it with SIGSTOP: connections stay open and get no answer."""
         self._signal(signal.SIGSTOP)
         assert self._process is not None
         state = Path(f"/proc/{self._process.pid}/stat")
@@ -124,11 +123,11 @@ class MariaDB:
             time.sleep(0.01)
 
     def resume(self) -> None:
-        """Let it run on."""
+        """Continue after `pause`."""
         self._signal(signal.SIGCONT)
 
     def execute(self, statements: str, *, database: str = "") -> str:
-        """Run statements with MariaDB's own client; gives its tab-separated answer."""
+        """Run statements with MariaDB's own client; return the tab-separated result."""
         return subprocess.run(
             [
                 "mariadb",
@@ -146,13 +145,13 @@ class MariaDB:
         ).stdout
 
     def create_database(self) -> str:
-        """Make an empty database; gives its name."""
+        """Create an empty database; return its name."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name}")
         return name
 
     def url(self, database: str) -> str:
-        """The SQLAlchemy URL of a database."""
+        """Return the SQLAlchemy URL of a database."""
         return f"mysql+aiomysql://root@127.0.0.1:{self.port}/{database}"
 
     def _signal(self, number: signal.Signals) -> None:

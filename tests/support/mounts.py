@@ -1,4 +1,4 @@
-"""Small file systems of a test's own, to be filled, made read-only and taken away."""
+"""Small file systems of a test's own, to be filled, made read-only and unmounted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Mount = Callable[[Path, str], AbstractContextManager[None]]
 
 @contextmanager
 def tmpfs(directory: Path, options: str) -> Iterator[None]:
-    """A tmpfs for the length of a block, with the options of mount(8); skips where it cannot be."""
+    """Mount a tmpfs for the length of a block, with the options of mount(8); skip if impossible."""
     directory.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "smartserve-test", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = f"a tmpfs cannot be mounted here: {done.stderr.strip()}"
-        # Where CI runs, a test that is passed over would not be missed.
+        # A skipped test would not be noticed in CI.
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     try:
         yield
@@ -31,9 +31,9 @@ def tmpfs(directory: Path, options: str) -> Iterator[None]:
 
 @contextmanager
 def ext4(directory: Path, image: Path) -> Iterator[None]:
-    """An ext4 of 64 MB that can be `frozen`, for the length of a block.
+    """Mount an ext4 of 64 MB that can be `frozen`, for the length of a block.
 
-    Skips without one, in CI too: containers that may mount have no loop devices as a rule.
+    Skips if impossible, in CI too: containers that may mount usually have no loop devices.
     """
     directory.mkdir(parents=True, exist_ok=True)
     image.write_bytes(b"")
@@ -56,7 +56,7 @@ def ext4(directory: Path, image: Path) -> Iterator[None]:
 
 @contextmanager
 def frozen(directory: Path) -> Iterator[None]:
-    """A file system on which whatever writes hangs until the end of the block, uninterruptibly."""
+    """Freeze a file system: every write blocks, uninterruptibly, until the end of the block."""
     subprocess.run(["fsfreeze", "--freeze", directory], check=True)
     try:
         yield
@@ -65,5 +65,5 @@ def frozen(directory: Path) -> Iterator[None]:
 
 
 def remount(directory: Path, mode: str) -> None:
-    """Let a mounted file system be written (``rw``) or only read (``ro``)."""
+    """Remount a file system writable (``rw``) or read-only (``ro``)."""
     subprocess.run(["mount", "-o", f"remount,{mode}", str(directory)], check=True)

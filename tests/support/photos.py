@@ -1,4 +1,4 @@
-"""The real pictures that tests read, and what happens where they are not there."""
+"""The real photographs that tests read; a test without them is skipped, or fails in CI."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMES = (
 
 
 def photo(name: str) -> Path:
-    """The path of a picture; without it the test is skipped, or fails where ``CI=true``."""
+    """Return the path of a photograph; skip the test without it, or fail if ``CI=true``."""
     path = PHOTOS / name
     if path.exists():
         return path

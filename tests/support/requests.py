@@ -1,4 +1,4 @@
-"""What tests of queries, geometry and variants share: a picture, and what is asked of it."""
+"""Shared by tests of queries, geometry and variants: an image, and requests for it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Client = TestClient[Any, Any]
 
 
 class SmartServer(BaseTestServer):
-    """aiohttp's test server around the runner that production uses."""
+    """aiohttp's test server with the runner of production."""
 
     def __init__(self, runner: ServerRunner) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class SmartServer(BaseTestServer):
 
 @dataclass(frozen=True)
 class Serving:
-    """A running server, and what is behind it."""
+    """A running server, and its services."""
 
     rooms: Services
     surface: HttpServer
@@ -52,7 +52,7 @@ class Serving:
     main: UploadServices | None = None
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry these labels; 0 where there are none."""
+        """Return the sum of a metric's samples with these labels, or 0."""
         return sum(
             sample.value
             for family in self.rooms.metrics.registry.collect()
@@ -61,20 +61,20 @@ class Serving:
         )
 
     def renders(self) -> float:
-        """How many jobs the workers were given that made a rendition."""
+        """Return how many jobs for renditions the workers were given."""
         return self.metric("smartserve_render_seconds_count")
 
 
 def make_settings(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:
-    """Settings for a test: a data directory of its own, quiet, one worker.
+    """Return settings for a test: its own data directory, no access log, one worker.
 
-    Who is about several asks for them: each takes a quarter of a second of each test.
+    A test that needs several workers requests them; each one adds a quarter of a second.
     """
     given: dict[str, Any] = {
         "data_dir": str(data_dir),
         "log": {"access": False},
         "workers": {"count": 1},
-        # One stage, where a test is not about two: its first answer is its last.
+        # Only drafts, for tests that are not about finals: the first response is the last one.
         "upgrades": {"enabled": False},
     }
     for section, values in sections.items():
@@ -83,14 +83,14 @@ def make_settings(data_dir: Path, **sections: Mapping[str, Any]) -> Settings:
 
 
 class Library:
-    """A data directory with pictures imported once, to be copied for each test."""
+    """A data directory with images that were imported once, to be copied for each test."""
 
     def __init__(self, directory: Path, files: Mapping[str, Path]) -> None:
         self.directory = directory
         self.ids = asyncio.run(_fill(directory, files))
 
     def copy(self, target: Path) -> Path:
-        """A copy of the directory that the test may do with as it likes."""
+        """Return a copy of the directory that the test may change."""
         return shutil.copytree(self.directory, target)
 
 
@@ -105,10 +105,10 @@ async def _fill(directory: Path, files: Mapping[str, Path]) -> dict[str, int]:
 
 
 class Standing(SmartServer):
-    """A server that runs already, in another thread: a client's end is not its own."""
+    """A server that runs in another thread, so closing a client does not stop it."""
 
     async def close(self) -> None:
-        """Leave it running; `end` ends it."""
+        """Do nothing: `end` stops the server."""
 
     async def end(self) -> None:
         """Stop serving."""
@@ -117,7 +117,7 @@ class Standing(SmartServer):
 
 @asynccontextmanager
 async def standing(settings: Settings) -> AsyncIterator[tuple[Services, HttpServer, Standing]]:
-    """A server for as long as the block lasts."""
+    """Run a server for the length of the block."""
     async with open_rooms(settings) as rooms, open_main_side(settings) as main:
         surface = build_surface(rooms, main)
         server = Standing(surface.runner)
@@ -129,6 +129,6 @@ async def standing(settings: Settings) -> AsyncIterator[tuple[Services, HttpServ
 
 
 class Serve(Protocol):
-    """Starts a server with default settings but for the sections given."""
+    """Starts a server with default settings except for the given sections."""
 
     def __call__(self, **sections: Mapping[str, Any]) -> Awaitable[Serving]: ...

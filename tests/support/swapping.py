@@ -1,4 +1,4 @@
-"""A path that is the thing itself and a symbolic link to another, by turns and without a gap."""
+"""Exchanges a path with a symbolic link repeatedly, without a moment in which it is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HERE = -100
 
 @contextmanager
 def swapped(path: Path, target: Path) -> Iterator[None]:
-    """Swap for the length of the block, from a process of its own, as quickly as can be."""
+    """Swap for the length of the block, in another process, as fast as possible."""
     link = path.with_name(f"{path.name}.link")
     link.symlink_to(target)
     swapper = subprocess.Popen(
@@ -34,7 +34,7 @@ def swapped(path: Path, target: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Exchange two paths until killed, in the time that those have no use for who are raced."""
+    """Exchange two paths until killed; a pause gives the raced code a chance."""
     os.setsid()
     os.nice(19)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Uploads as a browser and a worker make them."""
+"""Uploads as a browser and a worker send them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def token(user: object = 456, *, secret: str = SECRET, **claims: object) -> str:
 
 
 def signed(user: object = 456) -> dict[str, str]:
-    """The header that shows a user's token."""
+    """Return the header with a user's token."""
     return {"Authorization": f"Bearer {token(user)}"}
 
 
 def form(files: Mapping[str, bytes], **texts: str) -> FormData:
-    """A form with files in fields, and texts."""
+    """Return a form with files in fields, and texts."""
     made = FormData(dict(texts), default_to_multipart=True)
     for field, body in files.items():
         made.add_field(field, BytesIO(body), filename=f"{field}.jpg", content_type="image/jpeg")
@@ -42,7 +42,7 @@ BOUNDED = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
 def parts(*heads: Mapping[str, str], body: bytes = PHOTO) -> bytes:
-    """A form, of the boundary of `BOUNDED`, of parts with these headers, each with this body."""
+    """Return a form with the boundary `BOUNDED`, of parts with these headers and this body."""
     made = b""
     for head in heads:
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
@@ -51,7 +51,7 @@ def parts(*heads: Mapping[str, str], body: bytes = PHOTO) -> bytes:
 
 
 async def upload(server: Serving, files: Mapping[str, bytes] | None = None) -> list[dict[str, Any]]:
-    """The images of an upload that succeeds."""
+    """Return the images of a successful upload."""
     data = form(files or {"profile_image": PHOTO})
     async with server.client.patch("/users/me", data=data, headers=signed()) as answer:
         assert answer.status == 200, await answer.text()
@@ -67,11 +67,11 @@ async def queue(server: Serving) -> dict[str, Any]:
 
 
 def temp_files(server: Serving) -> list[Path]:
-    """All files below the root of uploads, hidden ones too."""
+    """Return all files below the root of uploads, hidden ones too."""
     root = server.rooms.settings.temp_root
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
 async def nothing_is_left(server: Serving) -> bool:
-    """Whether there is neither file nor row."""
+    """Return whether there is neither a file nor a row."""
     return not temp_files(server) and (await queue(server))["total"] == 0
