@@ -242,7 +242,7 @@ async def open_analyst(rooms: Services) -> AsyncIterator[Analyst]:
             limits=rooms.limits,
             providers=providers,
             reader=TextReader(section.text),
-            image_side=section.picture_side,
+            image_side=section.image_side,
         )
 
 
@@ -335,11 +335,11 @@ def _rules(settings: Settings, hello: WorkerInfo) -> RenderRules:
     notice = settings.encoders.copyright or None
     encoders = settings.encoders
     return RenderRules(
-        stages=encoders.stages() if settings.upgrades.enabled else encoders.single_stages(),
+        stages=encoders.stages(finals=settings.upgrades.enabled),
         order=settings.encoders.order,
         sizes=settings.size_specs(),
         limits=replace(limits, source_types=loadable),
         recipe=recipe(hello.libvips, copyright_notice=notice),
         copyright_notice=notice,
-        smallest_wins=encoders.smallest_wins,
+        prefer_smallest=encoders.prefer_smallest,
     )

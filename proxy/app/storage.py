@@ -97,7 +97,7 @@ async def open_storage(
 
 def _writer(settings: Settings) -> LeasedWriter:
     """Its connections: one for each upload at work, for its lease, and for a question beside."""
-    size = min(settings.database.pool_size, settings.ingest.at_once + 2)
+    size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
     section = settings.database.model_copy(update={"pool_size": size})
     return LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
 

@@ -13,10 +13,10 @@ from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import Media
 from proxy.domain.query import VariantRequest, parse_request
 from proxy.settings import (
-    NO_KEY,
+    NO_KEY_ADVICE,
     Settings,
     admin_key,
-    has_trial,
+    has_local_uploads,
     media_api_key,
 )
 from proxy.storage.database.analysis_repository import AnalysisRepository
@@ -115,7 +115,7 @@ def _admin(rooms: Services) -> AdminHandler | None:
         return None
     guard = KeyGuard(
         admin_key(section),
-        advice=f"no key is set: {NO_KEY}",
+        advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
         on_refusal=rooms.metrics.refusals(AuthFailure),
     )
@@ -127,7 +127,7 @@ def _analyses(rooms: Services) -> AnalysisHandler:
     settings = rooms.settings
     guard = KeyGuard(
         media_api_key(settings.main, settings.key_directory),
-        advice=f"no key is set: {NO_KEY}",
+        advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=FailureLimit(
             max_failures=settings.admin.max_failures, window_s=settings.admin.failure_window_s
         ),
@@ -165,7 +165,7 @@ def _oembed(rooms: Services) -> OembedHandler:
 
 def _page_local(settings: Settings, main: UploadServices | None) -> LocalPageHandler | None:
     """Only where nobody but who sits at this machine is served, and we sign the tokens."""
-    if main is None or not has_trial(settings):
+    if main is None or not has_local_uploads(settings):
         return None
     return LocalPageHandler(key=main.token_key, users=settings.users, database=main.queue.database)
 

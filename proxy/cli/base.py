@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import structlog
 import typer
 import uvloop
 from rich.console import Console
@@ -36,6 +37,7 @@ database_app = typer.Typer(help="The media database.", no_args_is_help=True)
 app.add_typer(database_app, name="db")
 
 errors = Console(stderr=True)
+log = structlog.get_logger(__name__)
 
 ConfigOption = Annotated[
     Path | None,
@@ -82,7 +84,15 @@ def read_settings(config: Path | None, data_dir: Path | None = None, **server: o
         overrides["data_dir"] = str(data_dir)
     settings = load_settings(config, overrides)
     configure_logs(settings.log)
+    warn_renamed(settings)
     return settings
+
+
+def warn_renamed(settings: Settings) -> None:
+    """Log each setting that was given under its old name, which works for one more release."""
+    for old, new in settings.renamed.items():
+        advice = f"Use {new}. The next release does not accept the old name."
+        log.warning("setting_renamed", setting=old, new_name=new, advice=advice)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -82,7 +82,7 @@ def _allowed(accept: str, encoders: EncoderSettings, media: Media) -> tuple[str,
         formats = acceptable(
             accept, order=encoders.order, transparent=transparent, animated=animated
         )
-        found.update(dict.fromkeys(formats[: 2 if encoders.smallest_wins else 1]))
+        found.update(dict.fromkeys(formats[: 2 if encoders.prefer_smallest else 1]))
     return tuple(TRAITS[fmt].media_type for fmt in found)
 
 

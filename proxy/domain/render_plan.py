@@ -41,7 +41,7 @@ class RenderRules:
     recipe: str
     copyright_notice: str | None = None
     """Written into every rendition."""
-    smallest_wins: bool = False
+    prefer_smallest: bool = False
     """Whether a final gives way to the next format that the client takes, where that is smaller."""
 
 
@@ -123,7 +123,7 @@ class RenderPlanner:
 
     def _rival(self, facts: MediaFacts, following: tuple[Format, ...]) -> EncodingStage | None:
         """The next format's final; animations are left alone, for no other format carries them."""
-        if not following or facts.animated or not self.rules.smallest_wins:
+        if not following or facts.animated or not self.rules.prefer_smallest:
             return None
         return self.rules.stages[following[0]].final
 

@@ -100,12 +100,12 @@ class ItemRunner:
 
     def _analysis_wait_s(self, retries: int) -> float | None:
         """Return the wait before the next request, or None after the last one."""
-        waits = self.settings.ask_again_s
+        waits = self.settings.analysis_retry_s
         return waits[retries] if retries < len(waits) else None
 
     async def _fail(self, item: LeasedItem, step: Step, error: SmartserveError) -> ItemOutcome:
         reason, retries = failure_reason(step, error), item.heals
-        if retries < self.settings.max_heals and is_retried_later(step, error, retries=retries):
+        if retries < self.settings.max_retries and is_retried_later(step, error, retries=retries):
             wait_s = retry_wait_s(self.settings, retries)
             log.warning("upload_failed", **_ids(item), reason=reason, again_in_s=wait_s)
             await self.queue.fail(item.lease, reason, again_in_s=wait_s)
@@ -124,7 +124,7 @@ class ItemRunner:
             # The main API has already dropped the upload: there is nothing left to report.
             pass
         except IngestError as error:
-            if retries < self.settings.max_heals:
+            if retries < self.settings.max_retries:
                 wait_s = retry_wait_s(self.settings, retries)
                 await self.queue.retry_report(item.lease, again_in_s=wait_s)
                 return
@@ -135,7 +135,7 @@ class ItemRunner:
 def retry_wait_s(settings: IngestSettings, retries: int) -> float:
     """Return the wait before an upload runs again: doubled with each retry, up to a maximum."""
     # 2 ** 32 s exceeds every maximum; a larger exponent could overflow a float.
-    return min(settings.max_heal_wait_s, settings.heal_after_s * 2.0 ** min(retries, 32))
+    return min(settings.max_retry_backoff_s, settings.retry_backoff_s * 2.0 ** min(retries, 32))
 
 
 def _ids(item: LeasedItem) -> dict[str, int]:

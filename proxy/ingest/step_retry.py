@@ -194,9 +194,9 @@ class StepRetrier:
             on=self._retry_wait,
             attempts=left,
             timeout=None,
-            wait_initial=self.settings.first_wait_s,
-            wait_max=self.settings.max_wait_s,
-            wait_jitter=self.settings.first_wait_s,
+            wait_initial=self.settings.step_backoff_s,
+            wait_max=self.settings.max_step_backoff_s,
+            wait_jitter=self.settings.step_backoff_s,
         ):
             with attempt:
                 await self.progress.start_attempt(item.lease, step, worker_id=self.worker_id)
@@ -221,4 +221,6 @@ class StepRetrier:
         if error.retry_after_s is None:
             return True
         # A longer Retry-After ends the attempts; the upload then runs again later as a whole.
-        return error.retry_after_s <= self.settings.max_wait_s and float(error.retry_after_s)
+        return error.retry_after_s <= self.settings.max_step_backoff_s and float(
+            error.retry_after_s
+        )

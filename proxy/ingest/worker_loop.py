@@ -39,7 +39,7 @@ def new_worker_id() -> str:
 
 @dataclass(kw_only=True)
 class WorkerLoop:
-    """Runs ``settings.at_once`` uploads at a time until `stop` is called.
+    """Runs ``settings.concurrency`` uploads at a time until `stop` is called.
 
     Setting ``woken`` ends the current rest: a new upload was accepted.
     """
@@ -83,10 +83,10 @@ class WorkerLoop:
         """Poll, run everything that is due, and return how many uploads ran."""
         self.woken.clear()
         self._error_in_cycle = self._provider_down = False
-        self._retries_left = self.settings.heals_per_cycle
+        self._retries_left = self.settings.retries_per_cycle
         await self._poll()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._run_due()) for _ in range(self.settings.at_once)]
+            tasks = [group.create_task(self._run_due()) for _ in range(self.settings.concurrency)]
         if self.timeouts.too_many_hanging:
             self._error_in_cycle = True
             self.failures += 1
@@ -101,7 +101,7 @@ class WorkerLoop:
             listed_at = await self.queue.now()
             uploads = await self.api.pending()
             # A main API that keeps listing a completed upload gets one callback per interval.
-            settled_before = listed_at - self.settings.heal_after_s
+            settled_before = listed_at - self.settings.retry_backoff_s
             added = await self.queue.enqueue(uploads, settled_before=settled_before)
         except SmartserveError as error:
             self.metrics.polled("failed")
@@ -187,16 +187,16 @@ class WorkerLoop:
                 await self.woken.wait()
 
     async def _pause_s(self) -> float:
-        error_pause_s = min(self.settings.idle_s, self.settings.max_wait_s)
+        error_pause_s = min(self.settings.poll_interval_s, self.settings.max_step_backoff_s)
         if self._error_in_cycle:
             return error_pause_s
         try:
-            due_s = await self.queue.due_in_s(retries=self.settings.heals_per_cycle > 0)
+            due_s = await self.queue.due_in_s(retries=self.settings.retries_per_cycle > 0)
         except DatabaseUnavailable:
             return error_pause_s
         if due_s is None:
-            return self.settings.idle_s
-        return min(self.settings.idle_s, max(_MIN_REST_S, due_s))
+            return self.settings.poll_interval_s
+        return min(self.settings.poll_interval_s, max(_MIN_REST_S, due_s))
 
 
 @asynccontextmanager

@@ -1,71 +1,37 @@
-"""Settings: one frozen section for each room, from a TOML file and ``SMARTSERVE_*`` variables.
+"""Settings: one frozen section for each subsystem, from a TOML file and ``SMARTSERVE_*`` variables.
 
-The environment wins over the file: ``SMARTSERVE_SERVER__PORT=9000`` sets ``port`` of ``[server]``.
-All faults are found at once and each names key, value and what is allowed.
+Environment variables override the file: ``SMARTSERVE_SERVER__PORT=9000`` sets ``port`` of
+``[server]``. All faults are reported together, each with key, value and allowed values.
 """
 
-from proxy.settings.encoders import EncoderSettings
-from proxy.settings.exposure import NO_KEY, access_faults, admin_key, has_page, has_trial
-from proxy.settings.load import CONFIG_VARIABLE, load_settings
-from proxy.settings.secrets import kept_key
-from proxy.settings.sections import (
-    ENV_PREFIX,
-    AdminSettings,
-    DatabaseSettings,
-    LifetimeSettings,
-    LimitSettings,
-    LogSettings,
-    PageSettings,
-    RenditionSettings,
-    ServerSettings,
-    Settings,
-    StorageSettings,
-    UpgradeSettings,
-    WorkerSettings,
-)
-from proxy.settings.tracing import TracingSettings
-from proxy.settings.uploads import (
-    IngestSettings,
-    MainSettings,
-    TokenKey,
-    UserSettings,
-    main_api_key,
-    media_api_key,
-    token_key,
-)
-from proxy.settings.vision import VisionSettings, provider_key
-
-__all__ = [
-    "CONFIG_VARIABLE",
-    "ENV_PREFIX",
-    "NO_KEY",
-    "AdminSettings",
-    "DatabaseSettings",
-    "EncoderSettings",
-    "IngestSettings",
-    "LifetimeSettings",
-    "LimitSettings",
-    "LogSettings",
-    "MainSettings",
-    "PageSettings",
-    "RenditionSettings",
-    "ServerSettings",
-    "Settings",
-    "StorageSettings",
-    "TokenKey",
-    "TracingSettings",
-    "UpgradeSettings",
-    "UserSettings",
-    "VisionSettings",
-    "WorkerSettings",
-    "access_faults",
-    "admin_key",
-    "has_page",
-    "has_trial",
-    "kept_key",
-    "load_settings",
-    "main_api_key",
-    "media_api_key",
-    "provider_key",
-    "token_key",
-]
+from proxy.settings.encoders import EncoderSettings as EncoderSettings
+from proxy.settings.exposure import NO_KEY_ADVICE as NO_KEY_ADVICE
+from proxy.settings.exposure import access_faults as access_faults
+from proxy.settings.exposure import admin_key as admin_key
+from proxy.settings.exposure import has_local_uploads as has_local_uploads
+from proxy.settings.exposure import has_page as has_page
+from proxy.settings.load import CONFIG_VARIABLE as CONFIG_VARIABLE
+from proxy.settings.load import load_settings as load_settings
+from proxy.settings.root import ENV_PREFIX as ENV_PREFIX
+from proxy.settings.root import Settings as Settings
+from proxy.settings.sections import AdminSettings as AdminSettings
+from proxy.settings.sections import DatabaseSettings as DatabaseSettings
+from proxy.settings.sections import LifetimeSettings as LifetimeSettings
+from proxy.settings.sections import LimitSettings as LimitSettings
+from proxy.settings.sections import LogSettings as LogSettings
+from proxy.settings.sections import PageSettings as PageSettings
+from proxy.settings.sections import RenditionSettings as RenditionSettings
+from proxy.settings.sections import ServerSettings as ServerSettings
+from proxy.settings.sections import StorageSettings as StorageSettings
+from proxy.settings.sections import TracingSettings as TracingSettings
+from proxy.settings.sections import UpgradeSettings as UpgradeSettings
+from proxy.settings.sections import WorkerSettings as WorkerSettings
+from proxy.settings.uploads import IngestSettings as IngestSettings
+from proxy.settings.uploads import MainSettings as MainSettings
+from proxy.settings.uploads import TokenKey as TokenKey
+from proxy.settings.uploads import UserSettings as UserSettings
+from proxy.settings.uploads import main_api_key as main_api_key
+from proxy.settings.uploads import media_api_key as media_api_key
+from proxy.settings.uploads import token_key as token_key
+from proxy.settings.vision import VisionSettings as VisionSettings
+from proxy.settings.vision import provider_key as provider_key

@@ -1,4 +1,4 @@
-"""Access: the key of the admin routes, and whether other machines can reach the server at all."""
+"""Whether other machines can reach the server, and which routes are therefore enabled."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import socket
 from ipaddress import IPv6Address, ip_address
 
 from proxy.domain.errors import ConfigurationError
-from proxy.settings.secrets import MAKE_KEY, check_key, read_key
-from proxy.settings.sections import AdminSettings, Settings
+from proxy.settings.root import Settings
+from proxy.settings.secrets import MAKE_KEY, stored_key
+from proxy.settings.sections import AdminSettings
 
-NO_KEY = (
-    f"set SMARTSERVE_ADMIN__KEY or admin.key_file ({MAKE_KEY}), or admin.enabled = false"
-    " to do without"
+NO_KEY_ADVICE = (
+    f"set SMARTSERVE_ADMIN__KEY or admin.key_file ({MAKE_KEY}), or disable the admin routes with"
+    " admin.enabled = false"
 )
-"""What to do where a key is missing."""
 
 
 def admin_key(section: AdminSettings) -> str:
-    """The key of the admin routes, from the settings or from its file; empty where none is set.
+    """Return the admin key from the settings or its file; empty if none is set.
 
-    Reads a file: to be called at start.
+    Blocking: call it at start.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no key that can be used.
+        ConfigurationError: the file cannot be read, or contains no valid key.
     """
-    if not section.key_file:
-        return section.key
-    return read_key(section.key_file, setting="admin.key_file", check=check_key)
+    return stored_key(section.key, section.key_file, setting="admin.key_file")
 
 
 def access_faults(settings: Settings) -> list[str]:
-    """Why the server should not listen with these settings, each as a sentence; asks for names."""
+    """Return why the server must not listen with these settings. May resolve a host name."""
     if not settings.admin.enabled:
         return []
     try:
@@ -40,43 +38,43 @@ def access_faults(settings: Settings) -> list[str]:
     if key or is_loopback(settings.server.host):
         return []
     exposed = f"other machines can reach server.host = {settings.server.host!r}"
-    return [f"admin.key: {exposed}, and the admin routes have no key; {NO_KEY}"]
+    return [f"admin.key: {exposed}, and the admin routes have no key; {NO_KEY_ADVICE}"]
 
 
 def has_page(settings: Settings) -> bool:
-    """Whether the page at ``/`` and its listing of pictures are there; may ask for a name."""
+    """Return whether the page at ``/`` and its list of images are enabled."""
     chosen = settings.page.enabled
-    return is_embedded(settings) if chosen == "auto" else chosen
+    return is_local_only(settings) if chosen == "auto" else chosen
 
 
-def has_trial(settings: Settings) -> bool:
-    """Whether who sits at this machine gets a token to upload with: we have to sign such tokens."""
-    signs = settings.main.enabled and not settings.users.jwt_public_key_file
-    return signs and has_page(settings) and is_embedded(settings)
+def has_local_uploads(settings: Settings) -> bool:
+    """Return whether the page issues upload tokens to browsers on this machine.
 
-
-def is_embedded(settings: Settings) -> bool:
-    """Whether this is the server as it starts without settings: for who sits at this machine.
-
-    Its database is its own, it hears this machine alone, and no other address leads to it.
+    The server must be able to sign tokens, which it cannot with a public key.
     """
+    signs = settings.main.enabled and not settings.users.jwt_public_key_file
+    return signs and has_page(settings) and is_local_only(settings)
+
+
+def is_local_only(settings: Settings) -> bool:
+    """Return whether the server has its own database and serves this machine only."""
     outside = settings.database.url or settings.server.public_url
     return not outside and is_loopback(settings.server.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether who listens on a host hears this machine alone; so for all addresses of a name.
+    """Return whether every address of a host is a loopback address. Blocking.
 
-    A name that has no address counts as one that others can reach. Blocking.
+    A name that cannot be resolved counts as reachable, which is the safe answer.
     """
     try:
         found = socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         return False
-    return all(_loopback(str(sockaddr[0])) for *_, sockaddr in found)
+    return all(_is_loopback_address(str(sockaddr[0])) for *_, sockaddr in found)
 
 
-def _loopback(text: str) -> bool:
+def _is_loopback_address(text: str) -> bool:
     address = ip_address(text.partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback

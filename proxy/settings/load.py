@@ -1,4 +1,4 @@
-"""Loading: defaults, file and environment laid over each other, and all their faults at once."""
+"""Loading the settings: defaults, file, environment and command line, merged in this order."""
 
 from __future__ import annotations
 
@@ -9,44 +9,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
 from proxy.domain.errors import ConfigurationError
-from proxy.settings.sections import ENV_PREFIX, Settings
+from proxy.settings.root import ENV_PREFIX, Settings
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-"""Names the settings file itself; the command line reads it."""
-
-
-def load_settings(
-    config: Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Load and check the settings: defaults, then the file, the environment, then ``overrides``.
-
-    Of the environment the variables that the whole platform knows (``MEDIA_API_KEY``) come first,
-    and ``SMARTSERVE_*`` wins over them.
-
-    ``overrides`` are what the command line says, as nested mappings.
-
-    Raises:
-        ConfigurationError: with all faults, each naming key, value and what is allowed.
-    """
-    file_values = {} if config is None else _read_file(config)
-    env = _Environment(Settings)()
-    platform = _merge(file_values, _platform_variables())
-    merged = _merge(_merge(platform, env), overrides or {})
-    faults = _unknown_variables()
-    try:
-        settings = Settings(**merged)
-    except ValidationError as error:
-        raise ConfigurationError([*faults, *_sentences(error)]) from error
-    if faults:
-        raise ConfigurationError(faults)
-    return settings
-
+"""Variable with the path of the settings file; the command line reads it."""
 
 _PLATFORM: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -57,7 +28,101 @@ _PLATFORM: Mapping[str, tuple[str, str]] = MappingProxyType(
         "MEDIA_BACKEND_URL": ("ingest", "media_backend_url"),
     }
 )
-"""Variables of the platform's other programs, and the settings that they are here."""
+"""Variables of the platform's other programs, and the settings that they set here."""
+
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "encoders.smallest_wins": "encoders.prefer_smallest",
+        **{
+            f"encoders.{fmt}.final.{old}": f"encoders.{fmt}.final.{new}"
+            for fmt in ("jpeg", "webp", "avif")
+            for old, new in (("lowest", "min_quality"), ("highest", "max_quality"))
+        },
+        "lifetimes.unsettled_s": "lifetimes.processing_s",
+        "vision.picture_side": "vision.image_side",
+        **{
+            f"vision.{provider}.{old}": f"vision.{provider}.{new}"
+            for provider in ("google", "openai")
+            for old, new in (("first_wait_s", "backoff_s"), ("max_wait_s", "max_backoff_s"))
+        },
+        "ingest.at_once": "ingest.concurrency",
+        "ingest.idle_s": "ingest.poll_interval_s",
+        "ingest.first_wait_s": "ingest.step_backoff_s",
+        "ingest.max_wait_s": "ingest.max_step_backoff_s",
+        "ingest.heal_after_s": "ingest.retry_backoff_s",
+        "ingest.max_heal_wait_s": "ingest.max_retry_backoff_s",
+        "ingest.max_heals": "ingest.max_retries",
+        "ingest.heals_per_cycle": "ingest.retries_per_cycle",
+        "ingest.ask_again_s": "ingest.analysis_retry_s",
+    }
+)
+"""Old names that work for one more release, in files and variables, and their new names."""
+
+
+def load_settings(
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Return the validated settings; a later source overrides an earlier one key by key.
+
+    The sources are: defaults, file, variables of the platform (``MEDIA_API_KEY``), ``SMARTSERVE_*``
+    variables, and ``overrides``, the nested values of the command line. `Settings.renamed` lists
+    the old names that were used; the caller logs them once logging is configured.
+
+    Raises:
+        ConfigurationError: with every fault: key, allowed values and, unless secret, the value.
+    """
+    names = _OldNames()
+    values: dict[str, Any] = {} if config is None else names.replace_in_tree(_read_file(config))
+    values = _merge(values, _platform_variables())
+    values = _merge(values, names.replace_in_tree(_Environment(names)()))
+    values = _merge(values, overrides or {})
+    faults = [*_unknown_variables(), *names.faults]
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        # A fault names the new name only: the reader has to find the old one in the file.
+        hints = [f"{old}: was renamed to {new}" for old, new in names.used.items()]
+        raise ConfigurationError([*faults, *_sentences(error), *hints]) from error
+    if faults:
+        raise ConfigurationError(faults)
+    return settings.with_renamed(names.used)
+
+
+class _OldNames:
+    """Replaces old names of settings by the new ones, and records those that were used."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, str] = {}
+        self.faults: list[str] = []
+
+    def replace_in_tree(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Rename the keys of nested values in place."""
+        for old, new in RENAMED.items():
+            *path, key = old.split(".")
+            section: object = values
+            for part in path:
+                section = section.get(part) if isinstance(section, dict) else None
+            self._replace(section, key, new.rpartition(".")[2], old)
+        return values
+
+    def replace_in_variables(self, variables: dict[str, str | None]) -> dict[str, str | None]:
+        """Rename lower-case environment variables in place."""
+        for old, new in RENAMED.items():
+            self._replace(variables, _variable(old), _variable(new), old)
+        return variables
+
+    def _replace(self, given: object, key: str, new_key: str, old: str) -> None:
+        if not isinstance(given, dict) or key not in given:
+            return
+        if new_key in given:
+            self.faults.append(f"{old}: was renamed to {RENAMED[old]}, and both are set; remove it")
+        given[new_key] = given.pop(key)
+        self.used[old] = RENAMED[old]
+
+
+def _variable(setting: str) -> str:
+    return f"{ENV_PREFIX}{setting.replace('.', '__')}".lower()
 
 
 def _platform_variables() -> dict[str, Any]:
@@ -69,10 +134,20 @@ def _platform_variables() -> dict[str, Any]:
 
 
 class _Environment(EnvSettingsSource):
-    """The variables; a list may be written as JSON or with commas."""
+    """Environment variables; a list is JSON, or its items separated by commas."""
+
+    def __init__(self, names: _OldNames) -> None:
+        super().__init__(
+            Settings,  # type: ignore[arg-type] # only its fields and model_config are read
+            env_prefix=ENV_PREFIX,
+            env_nested_delimiter="__",
+            env_ignore_empty=True,
+        )
+        # Before decoding, which depends on the type of the field that a variable names.
+        self.env_vars = names.replace_in_variables(dict(self.env_vars))
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """What is no JSON is taken as it stands, so that its fault is told among all others."""
+        """Return decoded JSON, or the list of parts: a fault is then reported with all others."""
         try:
             return super().decode_complex_value(field_name, field, value)
         except (ValueError, RecursionError):
@@ -86,12 +161,12 @@ def _read_file(config: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError([f"{config}: cannot be read: {error.strerror}"]) from error
     except (ValueError, RecursionError) as error:
-        # No TOML; or no UTF-8, or a number or a nesting that is past what Python reads.
+        # Not TOML, not UTF-8, or numbers and nesting beyond Python's limits.
         raise ConfigurationError([f"{config}: {error}"]) from error
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested mapping over another; tables are merged, all else is replaced."""
+    """Return ``base`` overridden by ``over``; nested mappings are merged key by key."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -101,31 +176,28 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown_variables() -> list[str]:
-    """Misspelt sections: pydantic-settings passes over variables that fit no field.
-
-    It takes names in any case, and so does this.
-    """
+    """Report variables of unknown sections, which pydantic-settings ignores."""
+    sections = ", ".join(sorted(Settings.model_fields))
     return [
-        f"{name}: no such setting; sections are {', '.join(sorted(Settings.model_fields))}"
+        f"{name}: no such setting; sections are {sections}"
         for name in sorted(os.environ)
-        if name.upper().startswith(ENV_PREFIX) and not _known_variable(name.upper())
+        if name.upper().startswith(ENV_PREFIX) and not _is_known(name.upper())
     ]
 
 
-def _known_variable(name: str) -> bool:
+def _is_known(name: str) -> bool:
     section, *keys = name.removeprefix(ENV_PREFIX).lower().split("__")
-    if name == CONFIG_VARIABLE:
-        return True
-    # What stands outside all sections, as data_dir does, has no keys below it.
-    return section in Settings.model_fields and not (keys and section == "data_dir")
+    # data_dir is no section and has no keys.
+    known = section in Settings.model_fields and not (keys and section == "data_dir")
+    return known or name == CONFIG_VARIABLE
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    """Each fault as a sentence: key, what is allowed, the value."""
+    """Return each fault as a sentence: key, what is allowed, and the value unless it is secret."""
     sentences = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
-        shown = "" if _secret(fault["loc"]) else f", not {fault['input']!r}"
+        shown = "" if _is_secret(fault["loc"]) else f", not {fault['input']!r}"
         if fault["type"] == "extra_forbidden":
             sentences.append(f"{key}: no such setting")
         else:
@@ -133,26 +205,19 @@ def _sentences(error: ValidationError) -> list[str]:
     return sentences
 
 
-_SECRETS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        # Database URLs carry passwords.
-        "database": frozenset({"url"}),
-        # A key may have been put where its file, or its section, should be named.
-        "admin": frozenset({"key", "key_file"}),
-        # Those of the header that a collector asks for.
-        "tracing": frozenset({"endpoint", "headers"}),
-        "vision": frozenset({"key", "key_file", "google", "openai"}),
-        "main": frozenset({"url", "key", "key_file"}),
-        "users": frozenset({"jwt_secret", "jwt_secret_file", "jwt_public_key_file"}),
-        "ingest": frozenset({"main_api_key", "main_api_key_file"}),
-    }
-)
-"""By section, the settings that are never printed."""
+def _is_secret(loc: Sequence[int | str]) -> bool:
+    """Return whether a value must not be printed: that of a field with ``repr=False``.
 
-
-def _secret(loc: Sequence[int | str]) -> bool:
-    """Whether a setting is never printed; nor is what stands for the whole of its section."""
-    section, *keys = map(str, loc)
-    secrets = _SECRETS.get(section)
-    # Below headers their own names follow, which may be any.
-    return secrets is not None and (not keys or keys[-1] in secrets or keys[0] == "headers")
+    The same holds for a value in place of a whole section: it may be a key.
+    """
+    model: type[BaseModel] = Settings
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return False
+        if not field.repr:
+            return True
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return False
+        model = field.annotation
+    return True

@@ -1,4 +1,4 @@
-"""Keys: what one has to be like, and reading them from a file."""
+"""Keys: validation, reading them from files, and generating those that are not configured."""
 
 from __future__ import annotations
 
@@ -10,92 +10,108 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
 from proxy.domain.errors import ConfigurationError
 
 MIN_KEY_LENGTH = 16
-MAKE_KEY = "'openssl rand -hex 32' makes one"
-"""Advice that stands in every sentence about a key that is missing or not fit."""
+MAKE_KEY = "to create one, run 'openssl rand -hex 32'"
+"""Advice for every message about a missing or invalid key."""
 
 _MAX_KEY_BYTES = 4096
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
-"""What may stand behind ``Bearer`` (RFC 6750, 2.1)."""
+"""Allowed characters after ``Bearer`` (RFC 6750, 2.1)."""
+_HEADER_TOKEN = re.compile(r"[!-~]+")
 
 
 def check_key(key: str) -> None:
-    """Return for a key that is long enough and can be sent; it is never repeated.
+    """Return if a key is long enough and can be sent as a bearer token.
 
     Raises:
-        ValueError: it cannot be used; the text says what to do.
+        ValueError: the key is not valid; the text does not repeat it.
     """
     if len(key) < MIN_KEY_LENGTH:
-        raise ValueError(f"must have {MIN_KEY_LENGTH} characters or more; {MAKE_KEY}")
+        raise ValueError(f"must have at least {MIN_KEY_LENGTH} characters; {MAKE_KEY}")
     if not _TOKEN.fullmatch(key):
-        raise ValueError(f"must be ASCII letters, digits and -._~+/ alone; {MAKE_KEY}")
+        raise ValueError(f"must consist of ASCII letters, digits and -._~+/; {MAKE_KEY}")
 
 
-def _checked(key: str) -> str:
-    if key:
-        check_key(key)
-    return key
-
-
-Key = Annotated[str, AfterValidator(_checked), Field(repr=False)]
-"""A setting that is a key: checked where it is set, and never shown."""
-
-
-def require_one(section: BaseModel, *names: str) -> None:
-    """Raise ValueError where several of these settings have a value; each is for all of them."""
-    if sum(bool(getattr(section, name)) for name in names) > 1:
-        *others, last = names
-        raise ValueError(f"set {', '.join(others)} or {last}, not several of them")
-
-
-def read_key(file: str, *, setting: str, check: Callable[[str], None]) -> str:
-    """The key in a file that a setting names; ``check`` raises ValueError for one that is not fit.
-
-    Blocking. The path is not told: who mistakes the setting for the key itself should not find it
-    in a log.
+def check_header_key(key: str) -> None:
+    """Return if a key can be sent in a header.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no key that can be used.
+        ValueError: the key is not valid; the text does not repeat it.
     """
+    if not _HEADER_TOKEN.fullmatch(key):
+        raise ValueError("must be ASCII without spaces")
+
+
+def checked(check: Callable[[str], None]) -> AfterValidator:
+    """Return a validator of a setting that applies ``check`` unless the setting is empty."""
+
+    def validate(key: str) -> str:
+        if key:
+            check(key)
+        return key
+
+    return AfterValidator(validate)
+
+
+Key = Annotated[str, checked(check_key), Field(repr=False)]
+"""A setting that is a bearer token: validated, and never printed."""
+
+
+def stored_key(
+    key: str, file: str, *, setting: str, check: Callable[[str], None] = check_key
+) -> str:
+    """Return the key in a file, which ``setting`` names, or without a file ``key`` itself.
+
+    Blocking. ``check`` raises ValueError for an invalid key. Messages do not contain the path: if
+    the key itself was put into the setting by mistake, it must not get into a log.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or contains no valid key.
+    """
+    if not file:
+        return key
     try:
         with Path(file).open("rb") as opened:
             key = opened.read(_MAX_KEY_BYTES).decode("utf-8", "replace").strip()
         check(key)
     except OSError as error:
-        reason = f"its file cannot be read: {error.strerror}"
-        raise ConfigurationError([f"{setting}: {reason}"]) from error
+        raise ConfigurationError([f"{setting}: cannot read the file: {error.strerror}"]) from error
     except ValueError as error:
-        raise ConfigurationError([f"{setting}: the key in it {error}"]) from None
+        # Without the cause, whose traceback could show the key.
+        raise ConfigurationError([f"{setting}: the key in the file {error}"]) from None
     return key
 
 
-def kept_key(directory: Path, name: str) -> str:
-    """A key of this installation's own, made when it is first asked for; for its owner's eyes only.
+def generated_key(directory: Path, name: str) -> str:
+    """Return a key of this installation; it is generated at the first call, readable by its owner.
 
-    Blocking. Processes that ask at the same time get the same one.
+    Blocking. Processes that call this at the same time get the same key.
 
     Raises:
-        ConfigurationError: it can be neither read nor made.
+        ConfigurationError: the key can be neither read nor created.
     """
     path = directory / name
     try:
         if not path.exists():
-            _make_key(path)
+            _create_key(path)
         key = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "holds no key"
-        raise ConfigurationError([f"{path}: {reason}; set a key, or make it writable"]) from error
+    except OSError as error:
+        reason = f"cannot read or create the key: {error.strerror}"
+        advice = "configure a key, or make the directory writable"
+        raise ConfigurationError([f"{path}: {reason}; {advice}"]) from error
+    except ValueError:
+        key = ""
     if len(key) < MIN_KEY_LENGTH:
-        raise ConfigurationError([f"{path}: holds no key; remove it, and another is made"])
+        raise ConfigurationError([f"{path}: contains no key; delete it, and one is generated"])
     return key
 
 
-def _make_key(path: Path) -> None:
-    """Appears whole under its name, and never in place of another."""
+def _create_key(path: Path) -> None:
+    """Write a new key atomically; a key that another process created meanwhile is kept."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -104,6 +120,7 @@ def _make_key(path: Path) -> None:
             file.write(secrets.token_hex(32) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        # link() fails if the name exists, where rename() would replace the other process's key.
         with suppress(FileExistsError):
             os.link(temporary, path)
     finally:

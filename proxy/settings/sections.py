@@ -1,133 +1,273 @@
-"""One frozen section for each room, and all of them together."""
+"""Sections of the settings that need no code of their own, and the base class of all sections.
+
+The docstring below a field is its description in ``smartserve settings`` and ``config/``.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from proxy.domain.geometry import Fit, Gravity, SizeSpec
-from proxy.domain.query import DEFAULT_SIZE
-from proxy.domain.urls import images_base, local_base
+from proxy.domain.geometry import MAX_SIDE, Fit, Gravity
 from proxy.domain.worker_protocol import Limits
-from proxy.settings.base import Lifetime, PositiveSeconds, Seconds, Section, Side
-from proxy.settings.encoders import EncoderSettings
-from proxy.settings.secrets import Key, require_one
-from proxy.settings.tracing import TracingSettings
-from proxy.settings.uploads import IngestSettings, MainSettings, UserSettings
-from proxy.settings.vision import VisionSettings
+from proxy.settings.secrets import Key
 
-ENV_PREFIX = "SMARTSERVE_"
-_MIB = 1024 * 1024
-_SIZE_NAME = re.compile(r"(?!w[0-9])[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
-"""``w640`` is what a width of the ladder is called in metrics and tags."""
+Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=86400)]
+Lifetime = Annotated[int, Field(ge=0, le=10 * 365 * 86400)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
+MIB = 1024 * 1024
 
-class ServerSettings(Section):
-    """The HTTP server."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
-    public_url: str = ""
-    keepalive_s: PositiveSeconds = 75
-    header_timeout_s: Seconds = 10
-    write_timeout_s: Seconds = 30
-    max_connections: int = Field(10_000, ge=0, le=1_000_000)
-    drain_s: Seconds = 20
-    max_header_bytes: int = Field(8190, ge=1024, le=65536)
-    max_head_bytes: int = Field(32_768, ge=1024, le=1_048_576)
+# Header names and values (RFC 9110, 5.1 and 5.5), without the obsolete forms.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_HEADER_VALUE = re.compile(r"[ -~]*")
 
 
-class AdminSettings(Section):
-    """The routes that change something, and the key that they ask for."""
+class Section(BaseModel):
+    """A frozen part of the settings; unknown keys are rejected."""
 
-    enabled: bool = True
-    key: Key = ""
-    key_file: str = Field("", repr=False)
-    max_failures: int = Field(10, ge=1, le=10_000)
-    failure_window_s: PositiveSeconds = 60
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exclusive: ClassVar[tuple[str, ...]] = ()
+    """Settings of which at most one may be set."""
 
     @model_validator(mode="after")
-    def _check(self) -> AdminSettings:
-        require_one(self, "key", "key_file")
+    def _check_exclusive(self) -> Self:
+        if sum(bool(getattr(self, name)) for name in self.exclusive) > 1:
+            *others, last = self.exclusive
+            raise ValueError(f"set only one of {', '.join(others)} and {last}")
         return self
 
 
+class ServerSettings(Section):
+    """HTTP server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. 127.0.0.1 accepts this machine only, 0.0.0.0 or :: all interfaces."""
+    port: int = Field(8080, ge=0, le=65535)
+    """TCP port. 0 selects a free port."""
+    public_url: str = ""
+    """Address that users see, for example "https://img.example.org". Used in the output of `serve`
+    and `import`, in addresses sent to other servers, by /oembed and by `smartserve doctor`. If
+    empty, host and port."""
+    keepalive_s: PositiveSeconds = 75
+    """Time after which an idle connection is closed. Must be longer than the keep-alive time of
+    a reverse proxy."""
+    header_timeout_s: Seconds = 10
+    """Time limit for the head of a request, and for the body of POST /info. A new connection must
+    send its first request within the same time. Then the server answers 408 and closes the
+    connection. 0: keepalive_s."""
+    write_timeout_s: Seconds = 30
+    """Time after which a connection is closed if the client accepts no byte of a response. 0: no
+    limit."""
+    max_connections: int = Field(10_000, ge=0, le=1_000_000)
+    """Maximum number of open connections. Above it the server answers 503, except that a few
+    connections are reserved for /healthz, /readyz and /metrics. If the limit of open files is too
+    low, this value is lowered at start and a warning is logged. 0: no limit."""
+    drain_s: Seconds = 20
+    """Time that running requests have to finish after SIGTERM. Must be shorter than the time after
+    which the service manager kills the process."""
+    max_header_bytes: int = Field(8190, ge=1024, le=65536)
+    """Maximum length of the request line, and of each header line."""
+    max_head_bytes: int = Field(32_768, ge=1024, le=1_048_576)
+    """Maximum length of the request line and all header lines together."""
+
+
+class AdminSettings(Section):
+    """Routes that change something. They require the header `Authorization: Bearer KEY`."""
+
+    exclusive = ("key", "key_file")
+
+    enabled: bool = True
+    """Enables the admin routes. Without a key they reject every request, and the server does not
+    start if other machines can reach it."""
+    key: Key = ""
+    """Admin key: at least 16 of the characters A-Z a-z 0-9 - . _ ~ + /. To create one, run
+    `openssl rand -hex 32`. Set it in the environment (SMARTSERVE_ADMIN__KEY) or in a file; it is
+    never printed."""
+    key_file: str = Field("", repr=False)
+    """File that contains the admin key, for example a Docker or Kubernetes secret. Read at
+    start."""
+    max_failures: int = Field(10, ge=1, le=10_000)
+    """Number of wrong keys from one address (IPv6: one /64 network) after which the address is
+    blocked for failure_window_s. Ten times as many from all addresses together block every address
+    after its first wrong key. A client that never sent a wrong key is not blocked."""
+    failure_window_s: PositiveSeconds = 60
+    """Time for which an address is blocked after its last wrong key."""
+
+
 class PageSettings(Section):
-    """The page at ``/``."""
+    """Gallery page at /."""
 
     enabled: bool | Literal["auto"] = "auto"
+    """Enables the page, which lists every image to anyone who can reach it. "auto" enables it if
+    server.host is a loopback address and neither database.url nor server.public_url is set. The web
+    component /static/smart-image.js is always available."""
 
 
 class LogSettings(Section):
-    """Logs on standard error."""
+    """Logs. They are written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Minimum level of a logged event."""
     format: Literal["json", "console"] = "json"
+    """"json" writes one object per line, "console" a form that is easier to read."""
     access: bool = True
+    """Logs every request."""
+
+
+class TracingSettings(Section):
+    """OpenTelemetry traces, sent by OTLP over HTTP.
+
+    Requires the extra `otel`: pip install 'smartserve[otel]'. The variables OTEL_EXPORTER_OTLP_*
+    and OTEL_SERVICE_NAME replace settings that are empty; OTEL_RESOURCE_ATTRIBUTES adds attributes
+    of the server.
+    """
+
+    enabled: bool = False
+    """Enables tracing."""
+    ratio: float = Field(0.01, ge=0, le=1)
+    """Fraction of requests and background jobs that are traced, unless honour_parent applies."""
+    honour_parent: bool = False
+    """Continues the trace of a request's `traceparent` header and follows its sampling decision.
+    Enable this only if the CDN or reverse proxy sets the header itself: otherwise clients can
+    have all their requests traced."""
+    service_name: str = Field("", max_length=200)
+    """Service name in traces. If empty, OTEL_SERVICE_NAME, or "smartserve"."""
+    endpoint: str = Field("", pattern=r"^(https?://[^\s#]+)?$", repr=False)
+    """Full address of the collector, for example "http://collector:4318/v1/traces". If empty,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT, or port 4318 of this
+    machine."""
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Headers sent to the collector, for example { Authorization = "Bearer ..." }. Set them in the
+    environment (SMARTSERVE_TRACING__HEADERS, as JSON); they are never printed."""
+    max_queue: int = Field(2048, ge=1, le=1_000_000)
+    """Maximum number of spans that wait to be sent. Further spans are dropped and counted."""
+    flush_s: Seconds = 2
+    """Time limit for sending the waiting spans when the server stops."""
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        # The fault does not repeat values: they are usually keys.
+        if wrong := [name for name in headers if not _HEADER_NAME.fullmatch(name)]:
+            raise ValueError(f"header names must be ASCII without spaces, not {wrong}")
+        if wrong := [name for name, value in headers.items() if not _HEADER_VALUE.fullmatch(value)]:
+            raise ValueError(f"header values must be printable ASCII; check those of {wrong}")
+        return headers
 
 
 class DatabaseSettings(Section):
-    """The media database and the cache of its rows."""
+    """Media database and the cache of its rows."""
 
     url: str = Field("", repr=False)
+    """SQLAlchemy URL: sqlite+aiosqlite:///FILE or mysql+aiomysql://USER:PASSWORD@HOST/NAME (MySQL
+    8, MariaDB 10.6 or later). If empty, an SQLite file in data_dir. Set a URL with a password in
+    the environment (SMARTSERVE_DATABASE__URL); it is never printed."""
     upgrade_on_start: bool = True
+    """Migrates the schema at start. If false and the schema is outdated, the server does not start;
+    run `smartserve db upgrade`."""
     pool_size: int = Field(8, ge=2, le=200)
+    """Maximum number of connections for serving images. In addition \\[main\\] uses up to 4, and an
+    ingest worker ingest.concurrency + 2."""
     pool_recycle_s: PositiveSeconds = 1800
+    """Age at which a connection is replaced. Must be below wait_timeout of the database."""
     connect_timeout_s: PositiveSeconds = 3
+    """Time limit for getting a connection."""
     query_timeout_s: PositiveSeconds = 5
+    """Time limit for a query."""
     row_ttl_s: Seconds = 60
+    """Time for which a row is cached. A change in the database takes effect after this time."""
     negative_ttl_s: Seconds = 5
+    """Time for which it is cached that an id has no row."""
     max_rows: int = Field(100_000, ge=1)
+    """Maximum number of cached rows, about 2 KB each. They are served even if the database is
+    down."""
     retry_after_s: int = Field(5, ge=1, le=3600)
+    """Retry-After of the 503 response for an uncached id while the database is down."""
     breaker_s: Seconds = 1
+    """Time for which no query is sent after the database failed (circuit breaker)."""
 
 
 class StorageSettings(Section):
-    """Where the originals are."""
+    """Storage of the original images."""
 
     root: str = ""
+    """Directory of all originals. Paths in the database are relative to it. If empty, `originals`
+    in data_dir; any other directory must exist."""
     strip_prefix: str = ""
-    max_original_bytes: int = Field(100 * _MIB, ge=1024)
+    """Prefix that is removed from absolute paths in the database, for example
+    "/var/www/media-backend/storage". If empty, root."""
+    max_original_bytes: int = Field(100 * MIB, ge=1024)
+    """Maximum size of an original that is imported or opened."""
     open_timeout_s: PositiveSeconds = 5
+    """Time limit for opening an original, for example on a network file system."""
 
 
 class RenditionSettings(Section):
-    """Where renditions are kept, and how much of them."""
+    """Caches of rendered images, in memory and on disk."""
 
     directory: str = ""
-    memory_max_bytes: int = Field(256 * _MIB, ge=0)
-    memory_max_item_bytes: int = Field(4 * _MIB, ge=0)
-    disk_max_bytes: int = Field(10 * 1024 * _MIB, ge=_MIB)
+    """Directory of the disk cache. Several servers may share it. If empty, `renditions` in
+    data_dir; any other directory must exist."""
+    memory_max_bytes: int = Field(256 * MIB, ge=0)
+    """Maximum size of the memory cache of one server. 0 disables it."""
+    memory_max_item_bytes: int = Field(4 * MIB, ge=0)
+    """Maximum size of a rendition in the memory cache. Larger ones are always read from disk."""
+    disk_max_bytes: int = Field(10 * 1024 * MIB, ge=MIB)
+    """Maximum size of the disk cache (high-water mark). Above it the least recently used renditions
+    are evicted."""
     disk_low_water: float = Field(0.9, gt=0, lt=1)
+    """Fraction of disk_max_bytes at which an eviction stops (low-water mark)."""
     scan_interval_s: PositiveSeconds = 3600
-    max_rendition_bytes: int = Field(64 * _MIB, ge=_MIB)
+    """Interval at which the directory is scanned to correct its measured size."""
+    max_rendition_bytes: int = Field(64 * MIB, ge=MIB)
+    """Maximum size of a rendition. A render that exceeds it is aborted."""
 
 
 class WorkerSettings(Section):
-    """The processes that render."""
+    """Worker processes, which render images."""
 
     count: int = Field(0, ge=0, le=256)
+    """Number of worker processes. 0: one for each CPU core that the server may use."""
     deadline_s: PositiveSeconds = 15
+    """Time limit of a job. Then its process is killed."""
     start_timeout_s: PositiveSeconds = 20
+    """Time limit for the start of a process."""
     max_jobs: int = Field(2000, ge=1)
+    """Number of jobs after which a process is replaced."""
     max_queue: int = Field(64, ge=0, le=100_000)
+    """Maximum number of jobs that wait for a worker. A further request is answered with the nearest
+    cached size, or with 503."""
     max_queue_wait_s: PositiveSeconds = 10
+    """Maximum time that a job waits in the queue."""
     retry_after_s: int = Field(2, ge=1, le=3600)
+    """Retry-After of the 503 response if the queue is full."""
     quarantine_s: Seconds = 60
-    max_memory_bytes: int = Field(1536 * _MIB, ge=256 * _MIB)
+    """Time for which an image is rejected after it crashed its worker or exceeded the deadline. The
+    time doubles with each failure."""
+    max_memory_bytes: int = Field(1536 * MIB, ge=256 * MIB)
+    """Maximum address space of one process."""
     sandbox: bool = True
+    """Confines each process before it reads an image: no files, no network, no other programs.
+    Disable it only to debug a worker; max_memory_bytes has no effect then."""
     require_sandbox: bool = False
+    """Refuses to start if the kernel lacks a part of the sandbox. If false, the lack is logged and
+    the metric smartserve_sandbox is 0."""
     uid: int = Field(65534, ge=0, lt=2**32 - 1)
+    """User id of the processes if the server runs as root. 65534 is nobody, 0 keeps root."""
     nice: int = Field(10, ge=0, le=19)
+    """CPU priority of the processes, as nice(1): with a higher value the server delivers finished
+    images even if every core renders. Background jobs always have the lowest priority. Use a lower
+    value if other programs outside a cgroup keep the CPU busy."""
 
     @property
     def processes(self) -> int:
-        """How many render; 0 means one for each core that this process may use."""
+        """Number of worker processes, with 0 resolved to the available cores."""
         return self.count or len(os.sched_getaffinity(0))
 
 
@@ -135,27 +275,29 @@ SourceType = Literal["jpeg", "png", "webp", "avif", "heic", "gif", "tiff", "bmp"
 
 
 class LimitSettings(Section):
-    """What a source may be, checked before a pixel is decoded."""
+    """Limits of an original. They are checked on its header before a pixel is decoded.
+
+    An image that exceeds a limit is answered with 422.
+    """
 
     max_pixels: int = Field(100_000_000, ge=1)
+    """Maximum number of pixels of one page: width x height."""
     max_side: int = Field(16384, ge=1, le=65535)
+    """Maximum length of the longer side in pixels."""
     max_raw_bytes: int = Field(300_000_000, ge=1)
+    """Maximum decoded size of one page: width x height x bands x bytes per band."""
     max_bands: int = Field(5, ge=1, le=64)
+    """Maximum number of bands. RGBA and CMYK have 4, CMYK with alpha has 5."""
     max_pages: int = Field(500, ge=1)
+    """Maximum number of frames of an animation."""
     max_animation_pixels: int = Field(100_000_000, ge=1)
-    source_types: tuple[SourceType, ...] = (
-        "jpeg",
-        "png",
-        "webp",
-        "avif",
-        "heic",
-        "gif",
-        "tiff",
-        "bmp",
-    )
+    """Maximum number of pixels of all frames together."""
+    source_types: tuple[SourceType, ...] = get_args(SourceType)
+    """Accepted file types, detected by content. Other types, and types that libvips cannot load,
+    are answered with 415."""
 
     def to_limits(self) -> Limits:
-        """The same as a value that travels with each job."""
+        """Return the limits as the value that travels with each job."""
         return Limits(**self.model_dump())
 
 
@@ -170,164 +312,55 @@ class SizeSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> SizeSettings:
         if self.width is None and self.height is None:
-            message = "a size needs a width, a height or both"
-            raise ValueError(message)
+            raise ValueError("a size needs a width, a height or both")
         if self.fit is Fit.COVER and (self.width is None or self.height is None):
-            message = "fit = cover needs a width and a height"
-            raise ValueError(message)
+            raise ValueError("fit = cover needs a width and a height")
         return self
 
 
-def _default_sizes() -> dict[str, SizeSettings]:
-    return {
-        "thumbnail": SizeSettings(width=300, height=300, fit=Fit.COVER),
-        "small": SizeSettings(width=480),
-        "grid": SizeSettings(width=500, height=500),
-        "detail": SizeSettings(width=1200, height=1200),
-        "header": SizeSettings(width=1600, height=500, fit=Fit.COVER),
-        "zoom": SizeSettings(width=2400, height=2400),
-    }
-
-
 class UpgradeSettings(Section):
-    """The background work that makes final renditions in place of drafts."""
+    """Background jobs that replace drafts with finals.
+
+    They run in one more worker process at idle priority. The most requested images come first.
+    """
 
     enabled: bool = True
+    """Renders finals. If false, every rendition is a draft and is cached for a year."""
     budget_s: Seconds = 0.15
+    """CPU seconds. If a final is predicted to take less, it is rendered immediately, without a
+    draft. The prediction is learned from previous renders."""
     max_backlog: int = Field(1000, ge=1, le=100_000)
+    """Maximum number of waiting finals. A further one is dropped until its draft is requested
+    again."""
     deadline_s: PositiveSeconds = 300
+    """Time limit of one final. One job renders many finals from one decoded image."""
     all_sizes: bool = True
+    """Renders every named size and format of an image after the first request for one of them."""
 
 
 class LifetimeSettings(Section):
-    """For how long answers may be kept, in seconds."""
+    """Cache lifetimes (max-age) of responses in browsers and CDNs, in seconds."""
 
     serve_s: Lifetime = 31_536_000
+    """Images under /serve. The default is a year."""
     api_s: Lifetime = 3600
+    """Images under /api/images. The default is an hour."""
     api_stale_s: Lifetime = 86400
-    unsettled_s: Lifetime = 30
+    """Time after api_s in which a cache may deliver the old image while it revalidates it
+    (stale-while-revalidate). The default is a day."""
+    processing_s: Lifetime = 30
+    """Images that are still being processed and are rendered from their original."""
     fallback_s: Lifetime = 30
+    """Fallbacks: another size of the requested image, or the image with its background."""
     draft_s: Lifetime = 60
+    """Drafts, which a final will replace."""
     draft_stale_s: Lifetime = 600
+    """Time after draft_s in which a cache may deliver the draft while it revalidates it
+    (stale-while-revalidate)."""
     not_found_s: Lifetime = 60
+    """Responses with status 404."""
     not_ready_retry_s: int = Field(10, ge=1, le=3600)
+    """Retry-After for an image that is still being processed and has no original yet."""
     failure_s: Seconds = 10
-
-
-class Settings(BaseSettings):
-    """All settings; each room receives its own section, never the whole."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-    )
-
-    data_dir: str = "var"
-    server: ServerSettings = ServerSettings()
-    admin: AdminSettings = AdminSettings()
-    page: PageSettings = PageSettings()
-    log: LogSettings = LogSettings()
-    tracing: TracingSettings = TracingSettings()
-    database: DatabaseSettings = DatabaseSettings()
-    storage: StorageSettings = StorageSettings()
-    renditions: RenditionSettings = RenditionSettings()
-    workers: WorkerSettings = WorkerSettings()
-    limits: LimitSettings = LimitSettings()
-    sizes: dict[str, SizeSettings] = Field(default_factory=_default_sizes)
-    encoders: EncoderSettings = EncoderSettings()
-    upgrades: UpgradeSettings = UpgradeSettings()
-    lifetimes: LifetimeSettings = LifetimeSettings()
-    vision: VisionSettings = VisionSettings()
-    main: MainSettings = MainSettings()
-    users: UserSettings = UserSettings()
-    ingest: IngestSettings = IngestSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Keyword arguments alone: `load_settings` merges file and environment before."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
-
-    @field_validator("sizes")
-    @classmethod
-    def _check_sizes(cls, sizes: dict[str, SizeSettings]) -> dict[str, SizeSettings]:
-        if DEFAULT_SIZE not in sizes:
-            message = f"must hold {DEFAULT_SIZE!r}, the size of a request that names none"
-            raise ValueError(message)
-        if wrong := [name for name in sizes if not _SIZE_NAME.fullmatch(name)]:
-            message = (
-                f"names are ASCII letters, digits, - and _, and not w with a number: not {wrong}"
-            )
-            raise ValueError(message)
-        return sizes
-
-    def size_specs(self) -> dict[str, SizeSpec]:
-        """The named sizes as values of the request parser."""
-        return {
-            name: SizeSpec(name, size.width, size.height, size.fit, size.gravity)
-            for name, size in self.sizes.items()
-        }
-
-    @property
-    def data_path(self) -> Path:
-        """The data directory, as an absolute path."""
-        return Path(self.data_dir).absolute()
-
-    @property
-    def storage_root(self) -> Path:
-        """The directory below which all originals are."""
-        return (
-            Path(self.storage.root).absolute()
-            if self.storage.root
-            else self.data_path / "originals"
-        )
-
-    @property
-    def rendition_directory(self) -> Path:
-        """The directory of the disk cache."""
-        chosen = self.renditions.directory
-        return Path(chosen).absolute() if chosen else self.data_path / "renditions"
-
-    @property
-    def database_url(self) -> str:
-        """The SQLAlchemy URL; an SQLite file in the data directory where none is set."""
-        return self.database.url or f"sqlite+aiosqlite:///{self.data_path / 'smartserve.db'}"
-
-    @property
-    def main_url(self) -> str:
-        """The SQLAlchemy URL of the main database; the media database's where none is set."""
-        return self.main.url or self.database_url
-
-    @property
-    def temp_root(self) -> Path:
-        """The directory of the uploads that are not processed yet."""
-        chosen = self.main.temp_root
-        return Path(chosen).absolute() if chosen else self.data_path / "temp_images"
-
-    @property
-    def key_directory(self) -> Path:
-        """The directory of the keys that the server made for itself."""
-        return self.data_path / "keys"
-
-    def local_url(self, port: int | None = None) -> str:
-        """Return the server's address for clients on this machine; ``port`` is the bound one."""
-        return local_base(self.server.host, port or self.server.port)
-
-    def base_url(self, port: int | None = None) -> str:
-        """Return the address that users see: ``server.public_url``, or else `local_url`."""
-        return self.server.public_url.rstrip("/") or self.local_url(port)
-
-    def images_base(self, port: int | None = None) -> str:
-        """Return the base of the addresses that take the place of uploads in user profiles."""
-        return images_base(self.main.smart_media_base_url, self.base_url(port))
+    """Time for which the server rejects an image that could not be decoded without decoding it
+    again. This is not sent to clients."""

@@ -1,160 +1,202 @@
-"""The platform around the proxy: uploads and their queue, users, and the worker that takes in."""
+"""Settings of uploads: the main API and its queue, the users' tokens, and the ingest worker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from jwt.algorithms import RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
-from proxy.settings.base import PositiveSeconds, Seconds, Section
-from proxy.settings.secrets import MAKE_KEY, Key, check_key, kept_key, read_key, require_one
+from proxy.settings.secrets import MAKE_KEY, Key, checked, generated_key, stored_key
+from proxy.settings.sections import MIB, PositiveSeconds, Seconds, Section
 
-_MIB = 1024 * 1024
 _MIN_SECRET_BYTES = 32
 _BASE_URL = r"^(https?://[^\s?#]+)?$"
 
 
+def _check_secret_length(secret: str) -> None:
+    # A shorter secret than the hash weakens HS256 (RFC 7518, 3.2).
+    if len(secret.encode()) < _MIN_SECRET_BYTES:
+        raise ValueError(f"must have at least {_MIN_SECRET_BYTES} bytes; {MAKE_KEY}")
+
+
 class MainSettings(Section):
-    """The part of the main API: uploads, their queue, and the media API that empties it."""
+    """Main API: receives uploads at `PATCH /users/me` and lists them for the ingest worker.
+
+    Names in capitals are variables that the platform's other programs use too. SMARTSERVE_*
+    variables take precedence over them.
+    """
+
+    exclusive = ("key", "key_file")
 
     enabled: bool = True
+    """Accepts uploads and serves /api/media."""
     url: str = Field("", repr=False)
+    """SQLAlchemy URL of the database with pending_images and the profiles. If empty, database.url.
+    Set it in the environment (SMARTSERVE_MAIN__URL); it is never printed."""
     temp_root: str = ""
+    """Directory of uploads that are not processed yet. Servers that share a queue must share it. If
+    empty, `temp_images` in data_dir."""
     key: Key = ""
+    """Key of /api/media (MEDIA_API_KEY), at least 16 characters; to create one, run `openssl rand
+    -hex 32`. If empty, one is generated and stored in `keys` in data_dir."""
     key_file: str = Field("", repr=False)
+    """File that contains the key. Read at start."""
     smart_media_base_url: str = Field("", pattern=_BASE_URL)
-    max_file_bytes: int = Field(5 * _MIB, ge=1024, le=1024 * _MIB)
+    """Base of the addresses that replace uploads in the profiles (SMART_MEDIA_BASE_URL), for
+    example "https://api.example.org/api/images". If empty, /api/images on this server."""
+    max_file_bytes: int = Field(5 * MIB, ge=1024, le=1024 * MIB)
+    """Maximum size of an uploaded file."""
     upload_timeout_s: PositiveSeconds = 120
+    """Time limit of one upload request with all its files."""
     upload_stall_s: PositiveSeconds = 30
+    """Maximum time without new bytes of an upload, or without progress of a disk write."""
     replace_interval_s: PositiveSeconds = 60
-
-    @model_validator(mode="after")
-    def _check(self) -> MainSettings:
-        require_one(self, "key", "key_file")
-        return self
+    """Interval at which the addresses of processed uploads are written into the profiles."""
 
 
 class UserSettings(Section):
-    """Who uploads: the tokens that users show."""
+    """Users' tokens: JSON web tokens in `Authorization: Bearer TOKEN`, with the user id as `sub`.
 
-    jwt_secret: str = Field("", repr=False)
+    Set at most one of jwt_secret, jwt_secret_file and jwt_public_key_file. If none is set, a secret
+    is generated and stored in `keys` in data_dir; `smartserve token` signs with it.
+    """
+
+    exclusive = ("jwt_secret", "jwt_secret_file", "jwt_public_key_file")
+
+    jwt_secret: Annotated[str, checked(_check_secret_length), Field(repr=False)] = ""
+    """HS256 secret, at least 32 bytes. Set it in the environment (SMARTSERVE_USERS__JWT_SECRET) or
+    in a file."""
     jwt_secret_file: str = Field("", repr=False)
-    jwt_public_key_file: str = ""
+    """File that contains the secret. Read at start."""
+    jwt_public_key_file: str = Field("", repr=False)
+    """File that contains the RS256 public key in PEM. Read at start."""
     jwt_issuer: str = ""
+    """Required `iss` of a token. If empty, any."""
     jwt_audience: str = ""
+    """Required `aud` of a token. If empty, none is required."""
     jwt_leeway_s: Seconds = 30
-
-    @field_validator("jwt_secret")
-    @classmethod
-    def _check_secret(cls, secret: str) -> str:
-        if secret:
-            _long(secret)
-        return secret
-
-    @model_validator(mode="after")
-    def _check(self) -> UserSettings:
-        require_one(self, "jwt_secret", "jwt_secret_file", "jwt_public_key_file")
-        return self
+    """Tolerated clock difference between the issuer of tokens and this machine."""
 
 
 class IngestSettings(Section):
-    """The worker that turns uploads into media."""
+    """Ingest worker: turns uploads into media, in `smartserve ingest` or as a part of `serve`.
+
+    Several workers on several machines can share the queue in the media database (MariaDB 10.6 or
+    MySQL 8 and later; SQLite on one machine) and the storage.
+    """
+
+    exclusive = ("main_api_key", "main_api_key_file")
 
     embedded: bool = True
+    """Runs a worker in `serve`."""
     main_api_url: str = Field("", pattern=_BASE_URL)
+    """Address of the main API (MAIN_API_URL), for example "https://api.example.org". If empty, this
+    server."""
     main_api_key: Key = ""
+    """Key of its /api/media (MAIN_API_KEY). If empty, main.key."""
     main_api_key_file: str = Field("", repr=False)
+    """File that contains the key. Read at start."""
     media_backend_url: str = Field("", pattern=_BASE_URL)
-    at_once: int = Field(1, ge=1, le=64)
-    idle_s: PositiveSeconds = 600
+    """Base of `permanent_url` in the completion callback (MEDIA_BACKEND_URL). If empty,
+    server.public_url, or host and port."""
+    concurrency: int = Field(1, ge=1, le=64)
+    """Maximum number of uploads that are processed at the same time."""
+    poll_interval_s: PositiveSeconds = 600
+    """Interval at which the queue is read if nothing is due. An upload to this server ends the wait
+    at once."""
     lease_s: float = Field(60, ge=1, le=86400)
+    """Time without a heartbeat after which another worker takes over an upload."""
     max_attempts: int = Field(3, ge=1, le=10)
-    first_wait_s: PositiveSeconds = 1
-    max_wait_s: PositiveSeconds = 30
-    heal_after_s: PositiveSeconds = 60
-    max_heal_wait_s: PositiveSeconds = 3600
-    max_heals: int = Field(48, ge=0, le=10_000)
-    heals_per_cycle: int = Field(10, ge=0, le=1000)
-    ask_again_s: tuple[PositiveSeconds, ...] = Field(
+    """Maximum number of attempts at each step of an upload."""
+    step_backoff_s: PositiveSeconds = 1
+    """Maximum of the random delay before the second attempt at a step. It doubles with each
+    attempt."""
+    max_step_backoff_s: PositiveSeconds = 30
+    """Upper limit of that delay."""
+    retry_backoff_s: PositiveSeconds = 60
+    """Delay before an upload that failed temporarily is processed again. It doubles with each
+    retry, and is at least workers.quarantine_s if the upload crashed its worker."""
+    max_retry_backoff_s: PositiveSeconds = 3600
+    """Upper limit of that delay."""
+    max_retries: int = Field(48, ge=0, le=10_000)
+    """Number of retries after which an upload has failed permanently."""
+    retries_per_cycle: int = Field(10, ge=0, le=1000)
+    """Maximum number of failed uploads that are retried in one cycle of the queue."""
+    analysis_retry_s: tuple[PositiveSeconds, ...] = Field(
         (900, 3600, 14_400, 57_600, 86_400), max_length=20
     )
+    """Delays, one after the other, before a [vision] provider that was down or out of budget is
+    used again for an image. The default is five retries in two days. An empty list disables
+    them."""
     request_timeout_s: PositiveSeconds = 30
+    """Time limit of an answer of the main API, and of a pause within a download."""
     step_timeout_s: PositiveSeconds = 900
+    """Time limit of one attempt at a step: download, analysis, callback. A step that exceeds it,
+    for example because the storage hangs, has failed; the upload is released and retried later.
+    Must be at least 20 times request_timeout_s, the limit of a download."""
     render_timeout_s: PositiveSeconds = 3600
+    """Time limit of the step that renders all sizes. In addition each rendition has the limit
+    workers.deadline_s or upgrades.deadline_s."""
     analyse: bool = True
+    """Analyses images. If false, the step ai_visual_analysis stays pending."""
     renditions: Literal["draft", "final", "none"] = "draft"
-
-    @model_validator(mode="after")
-    def _check(self) -> IngestSettings:
-        require_one(self, "main_api_key", "main_api_key_file")
-        return self
+    """Renditions of all named sizes and formats that are made during ingest. "draft" renders drafts
+    and leaves the finals to the background, "final" renders finals, "none" renders an image at its
+    first request."""
 
 
 def media_api_key(section: MainSettings, key_directory: Path) -> str:
-    """The key of the media API: of the settings, of its file, or one that is made and kept.
+    """Return the key of the media API from the settings, its file, or the generated one.
 
-    Blocking: to be called at start.
+    Blocking: call it at start.
 
     Raises:
-        ConfigurationError: its file cannot be read or made, or holds no key that can be used.
+        ConfigurationError: a file cannot be read or created, or contains no valid key.
     """
-    if section.key_file:
-        return read_key(section.key_file, setting="main.key_file", check=check_key)
-    return section.key or kept_key(key_directory, "media_api")
+    key = stored_key(section.key, section.key_file, setting="main.key_file")
+    return key or generated_key(key_directory, "media_api")
+
+
+def main_api_key(section: IngestSettings, main: MainSettings, key_directory: Path) -> str:
+    """Return the worker's key for the main API; by default the key of the media API here.
+
+    Blocks and raises like `media_api_key`.
+    """
+    setting = "ingest.main_api_key_file"
+    key = stored_key(section.main_api_key, section.main_api_key_file, setting=setting)
+    return key or media_api_key(main, key_directory)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """What tokens of users are checked with, and signed with where it is a secret."""
+    """The key that verifies users' tokens, and signs them if it is a secret."""
 
     algorithm: Literal["HS256", "RS256"]
     key: str = field(repr=False)
 
 
 def token_key(section: UserSettings, key_directory: Path) -> TokenKey:
-    """The key of the users' tokens; a secret is made and kept where none is set.
+    """Return the key of the users' tokens from the settings, a file, or the generated one.
 
-    Blocking: to be called at start.
-
-    Raises:
-        ConfigurationError: its file cannot be read or made, or holds no key that can be used.
+    Blocks and raises like `media_api_key`.
     """
-    if section.jwt_public_key_file:
-        setting = "users.jwt_public_key_file"
-        public = read_key(section.jwt_public_key_file, setting=setting, check=_check_public_key)
-        return TokenKey("RS256", public)
-    if section.jwt_secret_file:
-        setting = "users.jwt_secret_file"
-        return TokenKey("HS256", read_key(section.jwt_secret_file, setting=setting, check=_long))
-    return TokenKey("HS256", section.jwt_secret or kept_key(key_directory, "jwt_secret"))
-
-
-def _long(secret: str) -> None:
-    """Raise ValueError for a secret that is shorter than the hash (RFC 7518, 3.2)."""
-    if len(secret.encode()) < _MIN_SECRET_BYTES:
-        raise ValueError(f"must have {_MIN_SECRET_BYTES} bytes or more; {MAKE_KEY}")
+    setting = "users.jwt_public_key_file"
+    if key := stored_key("", section.jwt_public_key_file, setting=setting, check=_check_public_key):
+        return TokenKey("RS256", key)
+    setting, check = "users.jwt_secret_file", _check_secret_length
+    key = stored_key(section.jwt_secret, section.jwt_secret_file, setting=setting, check=check)
+    return TokenKey("HS256", key or generated_key(key_directory, "jwt_secret"))
 
 
 def _check_public_key(text: str) -> None:
-    """Raise ValueError for what is no public key of RSA in PEM."""
+    fault = "must be an RSA public key in PEM: -----BEGIN PUBLIC KEY-----"
     if "PRIVATE KEY" in text or "PUBLIC KEY" not in text:
-        raise ValueError("must be a public key of RSA in PEM: -----BEGIN PUBLIC KEY-----")
+        raise ValueError(fault)
     try:
         RSAAlgorithm(RSAAlgorithm.SHA256).prepare_key(text)
     except InvalidKeyError as error:
-        raise ValueError("must be a public key of RSA in PEM") from error
-
-
-def main_api_key(section: IngestSettings, main: MainSettings, key_directory: Path) -> str:
-    """What the worker shows to the main API; that of the media API here where none is set.
-
-    Raises as `media_api_key` does.
-    """
-    if section.main_api_key_file:
-        setting = "ingest.main_api_key_file"
-        return read_key(section.main_api_key_file, setting=setting, check=check_key)
-    return section.main_api_key or media_api_key(main, key_directory)
+        raise ValueError(fault) from error

@@ -1,116 +1,121 @@
-"""What is asked elsewhere about a picture: two services, and a program that reads text."""
+"""Settings of image analysis by external services, and of text recognition."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from proxy.settings.base import PositiveSeconds, Section
-from proxy.settings.secrets import read_key, require_one
+from proxy.settings.secrets import check_header_key, checked, stored_key
+from proxy.settings.sections import MIB, PositiveSeconds, Section
 
-_MIB = 1024 * 1024
-_KEY = re.compile(r"[!-~]+")
-"""ASCII without spaces: what a header can carry."""
 _LANGUAGES = re.compile(r"[A-Za-z_]+(\+[A-Za-z_]+)*", re.ASCII)
-
-Money = float
-"""US dollars."""
+_API_URL = r"^https?://[^\s?#]+$"
 
 
 class ProviderSettings(Section):
-    """A service that looks at pictures for money; a key switches it on."""
+    """A paid service that analyses images. It is used if it has a key."""
 
-    key: str = Field("", repr=False)
+    exclusive = ("key", "key_file")
+
+    key: Annotated[str, checked(check_header_key), Field(repr=False)] = ""
+    """API key. Set it in the environment (SMARTSERVE_VISION__GOOGLE__KEY,
+    SMARTSERVE_VISION__OPENAI__KEY) or in a file; it is never printed."""
     key_file: str = Field("", repr=False)
-    base_url: str = Field("", pattern=r"^https?://[^\s?#]+$")
+    """File that contains the key. Read at start."""
+    base_url: str = Field("", pattern=_API_URL)
+    """Address of the API."""
     timeout_s: PositiveSeconds = 30
+    """Time limit of one request."""
     max_attempts: int = Field(3, ge=1, le=10)
-    first_wait_s: PositiveSeconds = 0.5
-    max_wait_s: PositiveSeconds = 30
+    """Maximum number of attempts if a request fails temporarily."""
+    backoff_s: PositiveSeconds = 0.5
+    """Maximum of the random delay before the second attempt. It doubles with each attempt."""
+    max_backoff_s: PositiveSeconds = 30
+    """Upper limit of that delay. If the provider requests a longer one, the request is given
+    up."""
     max_requests_per_day: int = Field(1000, ge=0)
-    max_usd_per_day: Money = Field(5.0, ge=0)
-
-    @field_validator("key")
-    @classmethod
-    def _check_key(cls, key: str) -> str:
-        if key:
-            check_header_key(key)
-        return key
-
-    @model_validator(mode="after")
-    def _check(self) -> ProviderSettings:
-        require_one(self, "key", "key_file")
-        return self
+    """Maximum number of requests of each process per day (UTC), every attempt counted. 0 sends
+    none."""
+    max_usd_per_day: float = Field(5.0, ge=0)
+    """Maximum cost per day in US dollars, by the prices below."""
 
 
 class GoogleSettings(ProviderSettings):
-    """Google Cloud Vision."""
+    """Google Cloud Vision: labels, objects, text, logos and unsafe content."""
 
-    base_url: str = Field("https://vision.googleapis.com", pattern=r"^https?://[^\s?#]+$")
+    base_url: str = Field("https://vision.googleapis.com", pattern=_API_URL)
     max_results: int = Field(20, ge=1, le=100)
-    usd_per_request: Money = Field(0.00825, ge=0)
+    """Maximum number of labels, of objects and of logos."""
+    usd_per_request: float = Field(0.00825, ge=0)
+    """Price of a request with six features, in US dollars. See Google's price list."""
 
 
 class OpenAISettings(ProviderSettings):
-    """A model that takes pictures behind an API like OpenAI's."""
+    """A vision model with an OpenAI-compatible API: style, medium, subject, mood and objects."""
 
-    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://[^\s?#]+$")
+    base_url: str = Field("https://api.openai.com/v1", pattern=_API_URL)
+    """Address of the API. vLLM, Ollama and others are compatible."""
     model: str = Field("gpt-4o-mini", min_length=1, max_length=200)
+    """Name of the model."""
     detail: Literal["low", "high", "auto"] = "auto"
+    """Resolution at which the model reads the image."""
     max_output_tokens: int = Field(800, ge=50, le=100_000)
+    """Maximum number of tokens of an answer."""
     max_tokens_per_day: int = Field(2_000_000, ge=0)
-    usd_per_million_input: Money = Field(0.15, ge=0)
-    usd_per_million_output: Money = Field(0.60, ge=0)
+    """Maximum number of tokens per day, requests and answers together."""
+    usd_per_million_input: float = Field(0.15, ge=0)
+    """Price of a million input tokens in US dollars."""
+    usd_per_million_output: float = Field(0.60, ge=0)
+    """Price of a million output tokens in US dollars."""
 
 
 class TextSettings(Section):
-    """Tesseract, which reads text where it is installed."""
+    """Text recognition with Tesseract, if it is installed."""
 
     enabled: bool = True
+    """Runs Tesseract. If false, text comes only from the services above."""
     program: str = Field("tesseract", min_length=1)
+    """Name or path of the program."""
     languages: str = "eng"
+    """Expected languages by Tesseract's names, joined by +: "eng+deu"."""
     timeout_s: PositiveSeconds = 20
-    max_memory_bytes: int = Field(1024 * _MIB, ge=128 * _MIB)
+    """Time limit of the program."""
+    max_memory_bytes: int = Field(1024 * MIB, ge=128 * MIB)
+    """Maximum address space of the program."""
 
     @field_validator("languages")
     @classmethod
     def _check_languages(cls, languages: str) -> str:
         if not _LANGUAGES.fullmatch(languages):
-            message = "must be names of languages joined by +"
-            raise ValueError(message)
+            raise ValueError("must be language names joined by +")
         return languages
 
 
 class VisionSettings(Section):
-    """Who is asked about a picture beside its own pixels."""
+    """Analysis of new images by external services.
 
-    picture_side: int = Field(1024, ge=64, le=4096)
-    max_response_bytes: int = Field(4 * _MIB, ge=1024)
+    Without a key no service is used. The fields of the analysis that need a model then remain empty
+    and state the reason.
+    """
+
+    image_side: int = Field(1024, ge=64, le=4096)
+    """Length of the longer side of the WebP image that is sent, in pixels."""
+    max_response_bytes: int = Field(4 * MIB, ge=1024)
+    """Maximum size of an answer."""
     google: GoogleSettings = GoogleSettings()
     openai: OpenAISettings = OpenAISettings()
     text: TextSettings = TextSettings()
 
 
-def check_header_key(key: str) -> None:
-    """Return for a key that a header can carry; it is never repeated.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not _KEY.fullmatch(key):
-        raise ValueError("must be ASCII without spaces")
-
-
 def provider_key(section: ProviderSettings, name: str) -> str:
-    """The key of a provider, from the settings or from its file; empty where none is set.
+    """Return the key of a provider from the settings or its file; empty if none is set.
 
-    Reads a file: to be called at start.
+    Blocking: call it at start.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds no key that can be sent.
+        ConfigurationError: the file cannot be read, or contains no valid key.
     """
-    if not section.key_file:
-        return section.key
-    return read_key(section.key_file, setting=f"vision.{name}.key_file", check=check_header_key)
+    setting = f"vision.{name}.key_file"
+    return stored_key(section.key, section.key_file, setting=setting, check=check_header_key)

@@ -90,7 +90,7 @@ def cache_control(
     if origin is Origin.FALLBACK or plan.stand_in or plan.background_kept:
         return f"public, max-age={lifetimes.fallback_s}"
     if not plan.media.settled:
-        return f"public, max-age={lifetimes.unsettled_s}"
+        return f"public, max-age={lifetimes.processing_s}"
     if draft:
         stale = lifetimes.draft_stale_s
         return f"public, max-age={lifetimes.draft_s}, stale-while-revalidate={stale}"

@@ -114,7 +114,7 @@ async def test_uploads_that_hold_the_workers_are_seen(
     library: Library, started: Started, tmp_path: Path
 ) -> None:
     """With a few visitors, who alone would not keep the workers busy."""
-    server = await started({"users": {"jwt_secret": SECRET}, "ingest": {"at_once": 2}})
+    server = await started({"users": {"jwt_secret": SECRET}, "ingest": {"concurrency": 2}})
     picture = Picture("large.jpg", "logo_image", jpeg(1600, 1200, seed=1), servable=True)
     with prometheus(tmp_path / "prometheus", target=server.port) as watched:
         for user in range(1, 41):

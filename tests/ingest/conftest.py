@@ -19,8 +19,8 @@ from tests.support.server import Serve, Serving
 BACKEND = "https://media.example.org"
 QUICK: Mapping[str, Any] = {
     "main_api_key": KEY,
-    "first_wait_s": 0.01,
-    "max_wait_s": 0.02,
+    "step_backoff_s": 0.01,
+    "max_step_backoff_s": 0.02,
     "request_timeout_s": 5,
 }
 

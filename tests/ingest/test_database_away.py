@@ -19,7 +19,13 @@ async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(
     fake: FakeMainApi, mariadb: MariaDB, tmp_path: Path
 ) -> None:
     database = {"url": mariadb.url(mariadb.create_database()), "query_timeout_s": 2}
-    ingest = {**QUICK, "lease_s": 2, "idle_s": 0.5, "heal_after_s": 0.5, "max_wait_s": 0.3}
+    ingest = {
+        **QUICK,
+        "lease_s": 2,
+        "poll_interval_s": 0.5,
+        "retry_backoff_s": 0.5,
+        "max_step_backoff_s": 0.3,
+    }
     settings = make_settings(tmp_path / "data", database=database, ingest=ingest)
     for number in range(8):
         fake.add(picture(number))

@@ -59,7 +59,7 @@ async def test_an_upload_is_given_back_and_another_worker_takes_it_once_the_stor
 async def test_a_worker_with_too_many_begins_nothing_more_and_visitors_do_not_notice(
     fake: FakeMainApi, work: Work, root: Path
 ) -> None:
-    worker = await work({"storage": {"root": str(root)}}, step_timeout_s=2, at_once=4)
+    worker = await work({"storage": {"root": str(root)}}, step_timeout_s=2, concurrency=4)
     first = fake.add(PHOTO)
     await worker.ingest.run_once()
     images = [fake.add(PHOTO) for _ in range(10)]

@@ -127,7 +127,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await upgrade(url, database)
     writer = LeasedWriter(url, database, lease_s=60)
     settings = IngestSettings(
-        first_wait_s=0.001, max_wait_s=0.01, heal_after_s=0.001, ask_again_s=(0.001, 0.001)
+        step_backoff_s=0.001,
+        max_step_backoff_s=0.01,
+        retry_backoff_s=0.001,
+        analysis_retry_s=(0.001, 0.001),
     )
     yield Bench(writer, settings)
     await writer.aclose()

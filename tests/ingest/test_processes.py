@@ -30,11 +30,11 @@ from tests.support.server import SAMPLES
 SMARTSERVE = (sys.executable, "-m", "proxy.cli")
 QUICK = {
     "LEASE_S": "2",
-    "FIRST_WAIT_S": "0.05",
-    "MAX_WAIT_S": "0.2",
-    "HEAL_AFTER_S": "0.5",
-    "MAX_HEAL_WAIT_S": "1",
-    "IDLE_S": "0.5",
+    "STEP_BACKOFF_S": "0.05",
+    "MAX_STEP_BACKOFF_S": "0.2",
+    "RETRY_BACKOFF_S": "0.5",
+    "MAX_RETRY_BACKOFF_S": "1",
+    "POLL_INTERVAL_S": "0.5",
 }
 Process = asyncio.subprocess.Process
 

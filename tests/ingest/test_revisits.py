@@ -65,7 +65,7 @@ class Places:
     async def start(self, *acts: Act, google: Act | None = None, **openai: Any) -> Place:
         services = Service([*acts]), Service([google] if google else [])
         bases = [str((await self._listen(one.app())).make_url("/api")) for one in services]
-        quick = {"key": KEY, "first_wait_s": 0.01, "timeout_s": 5, "max_attempts": 2}
+        quick = {"key": KEY, "backoff_s": 0.01, "timeout_s": 5, "max_attempts": 2}
         vision: dict[str, Any] = {
             "text": {"enabled": False},
             "openai": {**quick, "base_url": bases[0], **openai},
@@ -73,7 +73,7 @@ class Places:
         if google:
             vision["google"] = {**quick, "base_url": bases[1]}
         sections = {"vision": vision, "main": {"key": MEDIA_KEY}}
-        worker = await self._work(sections, renditions="none", ask_again_s=[600, 6000])
+        worker = await self._work(sections, renditions="none", analysis_retry_s=[600, 6000])
         return Place(worker, *services)
 
 
@@ -208,8 +208,8 @@ async def test_without_times_nobody_is_asked_again(
 ) -> None:
     service = Service([fails(500)])
     base = str((await aiohttp_server(service.app())).make_url("/api"))
-    vision = {"openai": {"key": KEY, "base_url": base, "first_wait_s": 0.01}}
-    worker = await work({"vision": vision}, renditions="none", ask_again_s=[])
+    vision = {"openai": {"key": KEY, "base_url": base, "backoff_s": 0.01}}
+    worker = await work({"vision": vision}, renditions="none", analysis_retry_s=[])
     fake.add(PHOTO)
     await worker.ingest.run_once()
     assert worker.row("state") == ["done"]

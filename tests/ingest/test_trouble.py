@@ -171,7 +171,7 @@ async def test_a_failure_is_told_until_the_main_api_has_heard_it(
 
 
 async def test_after_so_many_heals_it_has_failed_for_good(fake: FakeMainApi, work: Work) -> None:
-    worker = await work(max_heals=1)
+    worker = await work(max_retries=1)
     image = fake.add(PHOTO)
     fake.status["file"] = 500
     await worker.ingest.run_once()
@@ -275,7 +275,7 @@ async def test_a_rest_is_ended_by_an_upload(fake: FakeMainApi, worker: Worker) -
 
 
 async def test_several_at_once_take_different_uploads(fake: FakeMainApi, work: Work) -> None:
-    worker = await work(at_once=3, renditions="none", analyse=False)
+    worker = await work(concurrency=3, renditions="none", analyse=False)
     for _ in range(9):
         fake.add(PHOTO)
     assert await worker.ingest.run_once() == 0
@@ -310,7 +310,7 @@ def test_the_name_of_a_worker_fits_and_is_its_own() -> None:
 
 
 async def test_a_cycle_heals_no_more_than_a_few(fake: FakeMainApi, work: Work) -> None:
-    worker = await work(heals_per_cycle=2, max_attempts=1)
+    worker = await work(retries_per_cycle=2, max_attempts=1)
     for _ in range(5):
         fake.add(PHOTO)
     fake.status["file"] = 500

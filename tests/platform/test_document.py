@@ -142,7 +142,7 @@ async def _platform(mariadb: MariaDB, tmp_path: Path, *, embedded: bool) -> Plat
         "database": {"url": mariadb.url(media)},
         "main": {"url": mariadb.url(main), "replace_interval_s": 0.5},
         "users": {"jwt_secret": SECRET},
-        "ingest": {"embedded": embedded, "idle_s": 1},
+        "ingest": {"embedded": embedded, "poll_interval_s": 1},
     }
     variables = {"MEDIA_API_KEY": KEY, "MAIN_API_KEY": KEY, "SMART_MEDIA_BASE_URL": BASE}
     server = Server(tmp_path / "data", sections, extra=variables)

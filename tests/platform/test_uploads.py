@@ -37,8 +37,8 @@ COMMON: Sections = {
     "main": {"key": _KEY, "replace_interval_s": 2},
     "users": {"jwt_secret": SECRET},
     # Whoever is killed is missed soon, and what failed by that is tried again soon.
-    "ingest": {"idle_s": 2, "lease_s": 5, "heal_after_s": 2, "max_heal_wait_s": 10},
-    # Below heal_after_s, as by default: who is taken up again is looked at again.
+    "ingest": {"poll_interval_s": 2, "lease_s": 5, "retry_backoff_s": 2, "max_retry_backoff_s": 10},
+    # Below retry_backoff_s, as by default: who is taken up again is looked at again.
     "workers": {"count": 2, "quarantine_s": 1},
 }
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from proxy.cli import app, load
 from proxy.settings import Settings
+from proxy.settings.load import RENAMED
 from proxy.settings.reference import tables
 from tests.readme.blocks import blocks, headings, inline, links
 from tests.support.server import ROOT
@@ -32,7 +33,7 @@ PAGES = [
     *(page for page in (ROOT / "tests").rglob("*.md") if "node_modules" not in page.parts),
 ]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
-SETTINGS = {one.name for table in tables() for one in table.settings}
+SETTINGS = {one.name for table in tables() for one in table.settings} | set(RENAMED)
 VARIABLES = {f"SMARTSERVE_{name.replace('.', '__').upper()}" for name in SETTINGS}
 COMMAND = re.compile(r"(?:[\w./]*/)?smartserve ((?:[a-z-]+ ?)+)(.*)")
 SHARED = {"--config", "--data-dir", "--help"}
@@ -97,7 +98,8 @@ def test_the_list_of_commands_has_all_of_them_with_all_their_options() -> None:
     for names in leaves(ROOT_COMMAND):
         (line,) = re.findall(rf"^smartserve {' '.join(names)}(?: .*)?$", listed, re.MULTILINE)
         named = SHARED | set(re.findall(r"--[a-z][a-z-]*", line))
-        spellings = [{*one.opts, *one.secondary_opts} for one in found(names)[0].params]
+        shown = [one for one in found(names)[0].params if not getattr(one, "hidden", False)]
+        spellings = [{*one.opts, *one.secondary_opts} for one in shown]
         long = [one for one in spellings if any(option.startswith("--") for option in one)]
         assert [one for one in long if not one & named] == [], line
 

@@ -1,4 +1,4 @@
-"""The key from its file, and on which addresses a server without one may listen."""
+"""The admin key, the addresses a server without one may listen on, and the local page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import ConfigurationError
-from proxy.settings import Settings, access_faults, admin_key
+from proxy.settings import Settings, access_faults, admin_key, has_local_uploads, has_page
 from proxy.settings.exposure import is_loopback
 from proxy.settings.sections import AdminSettings
 
@@ -25,7 +25,7 @@ def test_the_key_is_that_of_the_settings() -> None:
 
 
 @pytest.mark.parametrize("around", ["{}", "{}\n", "  {}\r\n\n"])
-def test_the_key_is_read_from_its_file_without_the_space_around_it(
+def test_the_key_is_read_from_its_file_without_surrounding_space(
     around: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "key"
@@ -34,30 +34,30 @@ def test_the_key_is_read_from_its_file_without_the_space_around_it(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "fault"),
     [
-        (b"", "must have 16 characters"),
-        (b"\n", "must have 16 characters"),
-        (b"short", "must have 16 characters"),
-        (KEY.encode() + b"\n" + KEY.encode(), "must be ASCII letters"),
-        (b"\xff\xfe" * 20, "must be ASCII letters"),
-        (b"\xc3\xa4" * 20, "must be ASCII letters"),
+        (b"", "must have at least 16 characters"),
+        (b"\n", "must have at least 16 characters"),
+        (b"short", "must have at least 16 characters"),
+        (KEY.encode() + b"\n" + KEY.encode(), "must consist of ASCII letters"),
+        (b"\xff\xfe" * 20, "must consist of ASCII letters"),
+        (b"\xc3\xa4" * 20, "must consist of ASCII letters"),
     ],
 )
-def test_a_file_that_holds_no_key_is_a_fault_that_does_not_repeat_it(
-    content: bytes, told: str, tmp_path: Path
+def test_an_invalid_key_in_a_file_is_not_repeated(
+    content: bytes, fault: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         admin_key(AdminSettings(key_file=str(file)))
-    assert str(caught.value).startswith(f"admin.key_file: the key in it {told}")
+    assert str(caught.value).startswith(f"admin.key_file: the key in the file {fault}")
     assert KEY not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_a_fault_that_does_not_repeat_the_setting() -> None:
+def test_the_fault_of_an_unreadable_file_does_not_contain_its_path() -> None:
     (fault,) = access_faults(settings("127.0.0.1", key_file=KEY))
-    assert fault == "admin.key_file: its file cannot be read: No such file or directory"
+    assert fault == "admin.key_file: cannot read the file: No such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_loopback_needs_no_key(host: str) -> None:
         "*",
     ],
 )
-def test_an_address_that_others_can_reach_needs_a_key(host: str) -> None:
+def test_an_address_that_other_machines_reach_needs_a_key(host: str) -> None:
     (fault,) = access_faults(settings(host))
     assert fault.startswith(f"admin.key: other machines can reach server.host = {host!r}")
     assert "SMARTSERVE_ADMIN__KEY" in fault
@@ -93,7 +93,7 @@ def test_an_address_that_others_can_reach_needs_a_key(host: str) -> None:
     assert access_faults(settings(host, enabled=False)) == []
 
 
-def test_a_name_is_as_public_as_the_most_public_of_its_addresses(
+def test_one_public_address_makes_a_host_name_public(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
@@ -101,3 +101,26 @@ def test_a_name_is_as_public_as_the_most_public_of_its_addresses(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert not is_loopback("host.example")
+
+
+@pytest.mark.parametrize(
+    ("sections", "local"),
+    [
+        ({}, True),
+        ({"server": {"host": "0.0.0.0"}}, False),
+        ({"server": {"public_url": "https://img.example.org"}}, False),
+        ({"database": {"url": "sqlite+aiosqlite:///x.db"}}, False),
+    ],
+)
+def test_the_page_is_enabled_by_default_if_only_this_machine_is_served(
+    sections: dict[str, object], *, local: bool
+) -> None:
+    loaded = Settings.model_validate(sections)
+    assert has_page(loaded) is local
+    assert has_local_uploads(loaded) is local
+
+
+def test_a_server_with_a_public_key_cannot_issue_upload_tokens() -> None:
+    loaded = Settings.model_validate({"users": {"jwt_public_key_file": "/etc/key.pem"}})
+    assert has_page(loaded)
+    assert not has_local_uploads(loaded)

@@ -1,4 +1,4 @@
-"""Keys that the server makes for itself, and which key counts where several are set."""
+"""Validation of keys, and keys that the server generates."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import ConfigurationError
-from proxy.settings import IngestSettings, MainSettings, kept_key, main_api_key, media_api_key
+from proxy.settings.secrets import check_header_key, check_key, generated_key, stored_key
 
 
-def test_a_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
-    key = kept_key(tmp_path / "keys", "media_api")
+def test_a_key_is_generated_once_and_readable_by_its_owner(tmp_path: Path) -> None:
+    key = generated_key(tmp_path / "keys", "media_api")
     assert len(key) == 64
-    assert kept_key(tmp_path / "keys", "media_api") == key
-    assert kept_key(tmp_path / "keys", "users") != key
+    assert generated_key(tmp_path / "keys", "media_api") == key
+    assert generated_key(tmp_path / "keys", "users") != key
     file = tmp_path / "keys" / "media_api"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
-def test_all_who_ask_at_once_get_the_same_key(tmp_path: Path) -> None:
+def test_concurrent_calls_get_the_same_key(tmp_path: Path) -> None:
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(kept_key(tmp_path / "keys", "one")))
+        threading.Thread(target=lambda: found.append(generated_key(tmp_path / "keys", "one")))
         for _ in range(16)
     ]
     for thread in threads:
@@ -38,32 +38,44 @@ def test_all_who_ask_at_once_get_the_same_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "short", "\xff" * 40])
-def test_a_file_that_holds_no_key_is_a_fault_that_says_what_to_do(
-    content: str, tmp_path: Path
-) -> None:
+def test_a_file_without_a_key_is_a_fault_with_advice(content: str, tmp_path: Path) -> None:
     (tmp_path / "one").write_text(content, encoding="latin-1")
-    with pytest.raises(ConfigurationError, match="holds no key"):
-        kept_key(tmp_path, "one")
+    with pytest.raises(ConfigurationError, match="contains no key"):
+        generated_key(tmp_path, "one")
 
 
-def test_a_place_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="set a key, or make it writable"):
-        kept_key(tmp_path / "file", "one")
+    with pytest.raises(ConfigurationError, match="configure a key, or make the directory writable"):
+        generated_key(tmp_path / "file", "one")
 
 
-def test_the_worker_shows_its_own_key_or_else_that_of_the_media_api(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["correct-horse-battery-staple", "a" * 16, "AZaz09._~+/-====="])
+def test_a_long_token_is_a_valid_key(key: str) -> None:
+    check_key(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "fault"),
+    [("a" * 15, "at least 16 characters"), ("a" * 16 + " b", "ASCII letters"), ("ä" * 16, "ASCII")],
+)
+def test_an_invalid_key_is_not_repeated(key: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault) as caught:
+        check_key(key)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "schön", "line\n"])
+def test_a_header_cannot_carry_spaces_or_other_characters(key: str) -> None:
+    with pytest.raises(ValueError, match="must be ASCII without spaces"):
+        check_header_key(key)
+
+
+def test_without_a_file_the_key_is_that_of_the_settings() -> None:
+    assert stored_key("the key", "", setting="admin.key_file") == "the key"
+
+
+def test_at_most_four_kibibytes_of_a_key_file_are_read(tmp_path: Path) -> None:
     file = tmp_path / "key"
-    file.write_text("a-key-in-a-file-of-its-own\n")
-    main = MainSettings(key="the-key-of-the-media-api")
-    assert media_api_key(main, tmp_path) == "the-key-of-the-media-api"
-    assert main_api_key(IngestSettings(), main, tmp_path) == "the-key-of-the-media-api"
-    own = IngestSettings(main_api_key="the-key-of-the-worker-itself")
-    assert main_api_key(own, main, tmp_path) == "the-key-of-the-worker-itself"
-    in_file = IngestSettings(main_api_key_file=str(file))
-    assert main_api_key(in_file, main, tmp_path) == "a-key-in-a-file-of-its-own"
-
-
-def test_without_a_key_both_sides_have_the_one_that_was_made(tmp_path: Path) -> None:
-    made = media_api_key(MainSettings(), tmp_path / "keys")
-    assert main_api_key(IngestSettings(), MainSettings(), tmp_path / "keys") == made
+    file.write_text("a" * 10_000)
+    assert len(stored_key("", str(file), setting="admin.key_file")) == 4096

@@ -1,4 +1,4 @@
-"""The settings of those who are asked about pictures: their keys above all."""
+"""Settings of image analysis, above all the keys of the providers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def faults(config: Path, text: str) -> str:
     config.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         load_settings(config)
-    told = str(caught.value)
-    assert KEY not in told + repr(caught.value) + str(caught.value.__cause__)
-    return told
+    found = str(caught.value)
+    assert KEY not in found + repr(caught.value) + str(caught.value.__cause__)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -35,24 +35,24 @@ def faults(config: Path, text: str) -> str:
         f'[vision.openai]\nkey = "{KEY}"\nmodel = ""',
     ],
 )
-def test_a_key_is_never_told_among_the_faults(text: str, tmp_path: Path) -> None:
+def test_a_fault_never_contains_a_key(text: str, tmp_path: Path) -> None:
     assert "vision" in faults(tmp_path / "smartserve.toml", text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "found"),
     [
         ('[vision.google]\nbase_url = "ftp://x"', "vision.google.base_url"),
         ('[vision.openai]\nbase_url = "http://x?key=1"', "vision.openai.base_url"),
-        ('[vision.text]\nlanguages = "eng;rm"', "vision.text.languages: must be names"),
+        ('[vision.text]\nlanguages = "eng;rm"', "vision.text.languages: must be language names"),
         ("[vision.openai]\nmax_attempts = 0", "not 0"),
     ],
 )
-def test_what_cannot_be_is_told(text: str, told: str, tmp_path: Path) -> None:
-    assert told in faults(tmp_path / "smartserve.toml", text)
+def test_an_invalid_value_is_reported(text: str, found: str, tmp_path: Path) -> None:
+    assert found in faults(tmp_path / "smartserve.toml", text)
 
 
-def test_settings_that_are_printed_do_not_show_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_settings_do_not_contain_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMARTSERVE_VISION__GOOGLE__KEY", KEY)
     monkeypatch.setenv("SMARTSERVE_VISION__OPENAI__KEY", KEY)
     settings = load_settings()
@@ -60,7 +60,7 @@ def test_settings_that_are_printed_do_not_show_a_key(monkeypatch: pytest.MonkeyP
     assert KEY not in f"{settings!r} {settings} {settings.vision} {settings.vision.openai!r}"
 
 
-def test_a_key_may_stand_in_a_file(tmp_path: Path) -> None:
+def test_a_key_may_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
     assert provider_key(GoogleSettings(key_file=str(file)), "google") == KEY

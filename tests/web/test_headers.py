@@ -289,7 +289,7 @@ def test_a_medium_that_is_not_settled_is_asked_for_again_soon(
 
 
 def test_the_lifetimes_are_those_of_the_settings() -> None:
-    lifetimes = LifetimeSettings(serve_s=1, api_s=2, api_stale_s=3, unsettled_s=4, fallback_s=5)
+    lifetimes = LifetimeSettings(serve_s=1, api_s=2, api_stale_s=3, processing_s=4, fallback_s=5)
 
     def told(of: RenderPlan, origin: Origin, route: ImageRoute = ImageRoute.SERVE) -> str:
         return cache_control(of, origin, route=route, lifetimes=lifetimes)

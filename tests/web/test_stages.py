@@ -271,7 +271,7 @@ async def test_the_smaller_of_two_formats_goes_out(
 
 
 async def test_a_smaller_format_may_be_left_alone(serve: Serve, library: Library) -> None:
-    server = await serve(upgrades=ASKED_ONLY, encoders={"smallest_wins": False})
+    server = await serve(upgrades=ASKED_ONLY, encoders={"prefer_smallest": False})
     path = f"/serve/{library.ids['photo']}?w=16"
     await get(server, path)
     await settled(server)
@@ -315,7 +315,7 @@ async def test_a_logo_does_not_ring(serve: Serve, library: Library, fmt: str) ->
 
 
 async def test_a_target_that_cannot_be_reached_is_counted(serve: Serve, library: Library) -> None:
-    bounds = {"avif": {"final": {"lowest": 1, "highest": 3}}}
+    bounds = {"avif": {"final": {"min_quality": 1, "max_quality": 3}}}
     server = await serve(upgrades=ASKED_ONLY, encoders=bounds)
     await get(server, thumbnail(library))
     await settled(server)

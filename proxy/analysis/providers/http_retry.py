@@ -76,9 +76,9 @@ class ProviderClient:
             on=self._retry_wait,
             attempts=self._settings.max_attempts,
             timeout=None,
-            wait_initial=self._settings.first_wait_s,
-            wait_max=self._settings.max_wait_s,
-            wait_jitter=self._settings.first_wait_s,
+            wait_initial=self._settings.backoff_s,
+            wait_max=self._settings.max_backoff_s,
+            wait_jitter=self._settings.backoff_s,
         ):
             with attempt:
                 self.budget.reserve(expected)
@@ -91,7 +91,7 @@ class ProviderClient:
             return False
         if error.retry_after_s is None:
             return True
-        return error.retry_after_s <= self._settings.max_wait_s and float(error.retry_after_s)
+        return error.retry_after_s <= self._settings.max_backoff_s and float(error.retry_after_s)
 
     async def _send(self, path: str, body: bytes) -> Any:
         url = f"{self._settings.base_url.rstrip('/')}/{path}"

@@ -124,7 +124,7 @@ class InfoHandler:
             description = await self._describe(media)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
-        lifetime = self._lifetime() if media.settled else _public(self.lifetimes.unsettled_s)
+        lifetime = self._lifetime() if media.settled else _public(self.lifetimes.processing_s)
         return cached_json(request, description, lifetime=lifetime, outcome=outcome)
 
     async def many(self, request: web.Request) -> BufferedResponse:

@@ -10,7 +10,7 @@ from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.pending_image import UPLOAD_FIELDS
 from proxy.domain.query import DEFAULT_SIZE, DPRS
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
-from proxy.settings import Settings, has_page, has_trial
+from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.upload_files.names import FOLDERS
 from proxy.web.handlers.admin import PurgedMedia, PurgedUser
 from proxy.web.handlers.analyses import AnalysisResponse
@@ -72,7 +72,7 @@ def describe(settings: Settings) -> Json:
                 API_IMAGES_ROUTE: _image("apiImages", settings),
                 **_info(),
                 **(_page() if has_page(settings) else {}),
-                **(_page_local() if has_trial(settings) else {}),
+                **(_page_local() if has_local_uploads(settings) else {}),
                 **(_admin(settings) if settings.admin.enabled else {}),
                 **(_uploads() if settings.main.enabled else {}),
                 **_server(),

@@ -15,7 +15,7 @@ from tests.analysis.providers.service import KEY, Service
 
 Provider = GoogleVision | OpenAIVision
 Open = Callable[..., Awaitable[Provider]]
-QUICK = {"timeout_s": 5, "first_wait_s": 0.01}
+QUICK = {"timeout_s": 5, "backoff_s": 0.01}
 MAX_BYTES = 100_000
 
 

@@ -284,7 +284,7 @@ async def test_who_asks_to_be_left_alone_for_long_is(
     told_wait: Callable[[], str], name: str, service: Service, open_provider: Open
 ) -> None:
     service.acts = [fails(429, {"Retry-After": told_wait()}), GOOD[name]]
-    error = await told(await open_provider(name, max_wait_s=30))
+    error = await told(await open_provider(name, max_backoff_s=30))
     assert isinstance(error, ProviderUnavailable)
     assert (error.retry_after_s or 0) > 30
     assert len(service.requests) == 1

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 FINALS: dict[str, Any] = {
     "upgrades": {"enabled": True, "all_sizes": False, "budget_s": 0},
-    "encoders": {"target": 0, "avif": {"final": {"effort": 1}}, "smallest_wins": False},
+    "encoders": {"target": 0, "avif": {"final": {"effort": 1}}, "prefer_smallest": False},
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.domain.formats import Format
 from proxy.domain.negotiation_explained import explain
-from proxy.settings import Settings, has_page, has_trial
+from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.web.handlers.page import CSP
 from proxy.web.static_files import STATIC
 from tests.support.server import CHROME, Serve, Serving
@@ -58,7 +58,7 @@ def test_the_page_is_there_for_who_sits_at_the_machine_or_wants_it(
 def test_tokens_are_given_only_where_nobody_else_can_ask_for_them(
     sections: dict[str, Any], *, given: bool
 ) -> None:
-    assert has_trial(settings(**sections)) is given
+    assert has_local_uploads(settings(**sections)) is given
 
 
 async def test_the_page_may_load_nothing_from_elsewhere(shared: Serving) -> None:

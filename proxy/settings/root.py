@@ -1,0 +1,163 @@
+"""The settings as a whole: all sections, and the paths and addresses that follow from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
+
+from proxy.domain.geometry import Fit, SizeSpec
+from proxy.domain.query import DEFAULT_SIZE
+from proxy.domain.urls import images_base, local_base
+from proxy.settings.encoders import EncoderSettings
+from proxy.settings.sections import (
+    AdminSettings,
+    DatabaseSettings,
+    LifetimeSettings,
+    LimitSettings,
+    LogSettings,
+    PageSettings,
+    RenditionSettings,
+    Section,
+    ServerSettings,
+    SizeSettings,
+    StorageSettings,
+    TracingSettings,
+    UpgradeSettings,
+    WorkerSettings,
+)
+from proxy.settings.uploads import IngestSettings, MainSettings, UserSettings
+from proxy.settings.vision import VisionSettings
+
+ENV_PREFIX = "SMARTSERVE_"
+# ``w640`` is excluded: metrics and cache tags use it for the width 640.
+_SIZE_NAME = re.compile(r"(?!w[0-9])[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
+
+
+def _default_sizes() -> dict[str, SizeSettings]:
+    return {
+        "thumbnail": SizeSettings(width=300, height=300, fit=Fit.COVER),
+        "small": SizeSettings(width=480),
+        "grid": SizeSettings(width=500, height=500),
+        "detail": SizeSettings(width=1200, height=1200),
+        "header": SizeSettings(width=1600, height=500, fit=Fit.COVER),
+        "zoom": SizeSettings(width=2400, height=2400),
+    }
+
+
+class Settings(Section):
+    """All settings. A component receives its own section, never the whole."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    data_dir: str = "var"
+    """Directory of everything that has no directory of its own below: the SQLite database, the
+    originals, the renditions, the keys. Created if it does not exist."""
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
+    page: PageSettings = PageSettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    storage: StorageSettings = StorageSettings()
+    renditions: RenditionSettings = RenditionSettings()
+    workers: WorkerSettings = WorkerSettings()
+    limits: LimitSettings = LimitSettings()
+    sizes: dict[str, SizeSettings] = Field(default_factory=_default_sizes)
+    """Sizes for the parameter `size`. If this section is present, it must define every size,
+    including `detail`, which is used if a request names none. A name consists of ASCII letters,
+    digits, - and _. `width` and `height` are the box in CSS pixels; one of them may be left out.
+    Images are never enlarged. `fit`: "contain" fits the whole image into the box, "cover" fills the
+    box and crops the rest; it needs width and height. `gravity` is what "cover" keeps: "attention"
+    keeps the point of interest, "centre" the centre."""
+    encoders: EncoderSettings = EncoderSettings()
+    upgrades: UpgradeSettings = UpgradeSettings()
+    lifetimes: LifetimeSettings = LifetimeSettings()
+    vision: VisionSettings = VisionSettings()
+    main: MainSettings = MainSettings()
+    users: UserSettings = UserSettings()
+    ingest: IngestSettings = IngestSettings()
+
+    _renamed: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def renamed(self) -> Mapping[str, str]:
+        """New names of the settings that were given under their old name."""
+        return self._renamed
+
+    def with_renamed(self, names: Mapping[str, str]) -> Self:
+        """Store the old names that were used, and return the settings."""
+        self._renamed = names
+        return self
+
+    @field_validator("sizes")
+    @classmethod
+    def _check_sizes(cls, sizes: dict[str, SizeSettings]) -> dict[str, SizeSettings]:
+        if DEFAULT_SIZE not in sizes:
+            raise ValueError(f"must define {DEFAULT_SIZE!r}, the size of a request that names none")
+        if wrong := [name for name in sizes if not _SIZE_NAME.fullmatch(name)]:
+            raise ValueError(
+                "names must consist of ASCII letters, digits, - and _, and must not be w with a"
+                f" number: not {wrong}"
+            )
+        return sizes
+
+    def size_specs(self) -> dict[str, SizeSpec]:
+        """Return the named sizes as values of the request parser."""
+        return {
+            name: SizeSpec(name, size.width, size.height, size.fit, size.gravity)
+            for name, size in self.sizes.items()
+        }
+
+    @property
+    def data_path(self) -> Path:
+        """Absolute path of the data directory."""
+        return Path(self.data_dir).absolute()
+
+    def _directory(self, configured: str, name: str) -> Path:
+        return Path(configured).absolute() if configured else self.data_path / name
+
+    @property
+    def storage_root(self) -> Path:
+        """Directory of all originals."""
+        return self._directory(self.storage.root, "originals")
+
+    @property
+    def rendition_directory(self) -> Path:
+        """Directory of the disk cache."""
+        return self._directory(self.renditions.directory, "renditions")
+
+    @property
+    def temp_root(self) -> Path:
+        """Directory of the uploads that are not processed yet."""
+        return self._directory(self.main.temp_root, "temp_images")
+
+    @property
+    def key_directory(self) -> Path:
+        """Directory of the keys that the server generated."""
+        return self.data_path / "keys"
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the media database; by default an SQLite file in the data directory."""
+        return self.database.url or f"sqlite+aiosqlite:///{self.data_path / 'smartserve.db'}"
+
+    @property
+    def main_url(self) -> str:
+        """SQLAlchemy URL of the main database; by default the media database."""
+        return self.main.url or self.database_url
+
+    def local_url(self, port: int | None = None) -> str:
+        """Return the server's address for clients on this machine; ``port`` is the bound one."""
+        return local_base(self.server.host, port or self.server.port)
+
+    def base_url(self, port: int | None = None) -> str:
+        """Return the address that users see: ``server.public_url``, or else `local_url`."""
+        return self.server.public_url.rstrip("/") or self.local_url(port)
+
+    def images_base(self, port: int | None = None) -> str:
+        """Return the base of the addresses that replace uploads in user profiles."""
+        return images_base(self.main.smart_media_base_url, self.base_url(port))

@@ -1,0 +1,65 @@
+"""Sections of the settings and what they have in common."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from proxy.settings import Settings
+from proxy.settings.sections import (
+    AdminSettings,
+    LimitSettings,
+    ServerSettings,
+    SizeSettings,
+    TracingSettings,
+    WorkerSettings,
+)
+
+
+def test_an_unknown_key_is_rejected() -> None:
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        ServerSettings.model_validate({"prot": 1})
+
+
+def test_a_section_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ServerSettings().port = 1  # type: ignore[misc]
+
+
+def test_a_key_and_its_file_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="set only one of key and key_file"):
+        AdminSettings(key="a-key-of-sixteen-letters", key_file="/run/secrets/key")
+
+
+def test_the_limits_of_a_job_equal_those_of_the_settings() -> None:
+    section = Settings().limits
+    assert vars(section) == {name: getattr(section.to_limits(), name) for name in vars(section)}
+
+
+def test_every_source_type_is_accepted_by_default() -> None:
+    types = "jpeg png webp avif heic gif tiff bmp"
+    assert LimitSettings().source_types == tuple(types.split())
+
+
+def test_zero_worker_processes_means_one_for_each_core() -> None:
+    assert WorkerSettings(count=0).processes == len(os.sched_getaffinity(0))
+    assert WorkerSettings(count=3).processes == 3
+
+
+def test_a_cover_needs_both_sides() -> None:
+    with pytest.raises(ValueError, match="fit = cover needs a width and a height"):
+        SizeSettings.model_validate({"width": 1, "fit": "cover"})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "gr\u00f6\u00dfe", "a:b"])
+def test_a_header_name_must_be_a_token(name: str) -> None:
+    with pytest.raises(ValueError, match="header names must be ASCII without spaces"):
+        TracingSettings(headers={name: "value"})
+
+
+def test_a_header_value_is_not_repeated_in_its_fault() -> None:
+    with pytest.raises(ValueError, match="header values must be printable ASCII") as caught:
+        TracingSettings(headers={"Authorization": "secret\n"})
+    (fault,) = caught.value.errors()  # type: ignore[attr-defined]
+    assert "secret" not in fault["msg"]
