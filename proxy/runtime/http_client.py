@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import aiohttp
+from aiohttp import web
 
 _CHUNK_BYTES = 256 * 1024
 _MAX_RETRY_AFTER_S = 86_400
@@ -19,10 +20,12 @@ def open_session(headers: Mapping[str, str] | None = None) -> aiohttp.ClientSess
     )
 
 
-async def read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+async def read_bounded(
+    message: aiohttp.ClientResponse | web.BaseRequest, max_bytes: int
+) -> bytes | None:
     """Return the whole body, or None as soon as it exceeds ``max_bytes``."""
     body = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+    async for chunk in message.content.iter_chunked(_CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
             return None

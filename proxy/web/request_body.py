@@ -11,6 +11,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from proxy.domain.errors import BodyTooLarge, BodyTooSlow, RequestError, UnsupportedBody
+from proxy.runtime.http_client import read_bounded
 
 _BROKEN = "the body ended early, or is malformed; send it again"
 
@@ -76,15 +77,9 @@ async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float)
     if (request.content_length or 0) > max_bytes:
         raise too_large
     send_continue(request)
-    body = bytearray()
-
-    async def read() -> None:
-        while chunk := await request.content.readany():
-            body.extend(chunk)
-            if len(body) > max_bytes:
-                raise too_large
-
-    await read_with_timeout(read(), stall_s)
+    body = await read_with_timeout(read_bounded(request, max_bytes), stall_s)
+    if body is None:
+        raise too_large
     require_complete(request)
     try:
         value = orjson.loads(body)

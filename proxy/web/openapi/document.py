@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Iterator
 
 from proxy import __version__
 from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.pending_image import UPLOAD_FIELDS
-from proxy.domain.query import DEFAULT_SIZE, DPRS
+from proxy.domain.query import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.upload_files.names import FOLDERS
 from proxy.web.handlers.admin import PurgedMedia, PurgedUser
 from proxy.web.handlers.analyses import AnalysisResponse
-from proxy.web.handlers.info import GalleryPage, ImageDescriptions, InfoQuery
+from proxy.web.handlers.info import MAX_IDS, GalleryPage, ImageDescriptions, InfoQuery
 from proxy.web.handlers.info_json import ImageDescription
 from proxy.web.handlers.oembed import Photo
 from proxy.web.handlers.page import AcceptExplanation
@@ -29,375 +28,306 @@ from proxy.web.handlers.uploads import UploadResponse
 from proxy.web.id_params import ID_PATTERN
 from proxy.web.openapi.schema import (
     BINARY,
-    ETAG,
-    IMAGE_PROBLEMS,
-    WIDTH,
     Json,
     cached,
     choice,
     head_of,
+    header,
     operation,
     path,
     query,
     resolve,
     response,
+    text,
 )
 
-_KEY_PROBLEMS = (401, 429, 503)
-_BODY_TEXTS = {400: "The body is not valid; the response says why."}
-_INFO_PROBLEMS = tuple(
-    status for status in IMAGE_PROBLEMS if status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-)
-_UPLOAD_TEXTS = {
-    404: "There is no such upload.",
-    409: "The upload has ended differently, or two images are named.",
-}
-_LOCAL_TEXTS = {403: "The client is not a browser on the server's own machine."}
+_INFO = (400, 404, 415, 422, 500, 503, 504)
+_IMAGE = (*_INFO, 416)
+_KEY = (401, 429, 503)
+_NO_UPLOAD = {404: "There is no such upload."}
+_ENDED = {**_NO_UPLOAD, 409: "The upload has ended differently, or two images are named."}
+_NOT_LOCAL = {403: "The client is not a browser on the server's own machine."}
+_WIDTH: Json = {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}
+_ONE = {"plain": {"value": "1"}}
+
+Operations = Iterator[tuple[str, str, Json]]
+"""Path, method and operation."""
 
 
 def describe(settings: Settings) -> Json:
     """Return the document (OpenAPI 3.1) as JSON values. It takes about 50 ms."""
+    operations = [*_images(settings), *_info(), *_server()]
+    if has_page(settings):
+        operations += _page()
+    if has_local_uploads(settings):
+        operations += _page_local()
+    if settings.admin.enabled:
+        operations += _admin(settings)
+    if settings.main.enabled:
+        operations += _uploads()
+    paths: Json = {}
+    for address, method, one in operations:
+        paths.setdefault(address, {})[method] = one
     bearer = {"type": "http", "scheme": "bearer"}
     user = "A user's token as `[users]` defines it; `smartserve token` makes one."
-    return resolve(
-        {
-            "openapi": "3.1.0",
-            "info": {
-                "title": "smartserve",
-                "version": __version__,
-                "description": "Serves images by media id, in the best format for the client.",
-            },
-            "paths": {
-                SERVE_ROUTE: _image("serve", settings),
-                API_IMAGES_ROUTE: _image("apiImages", settings),
-                **_info(),
-                **(_page() if has_page(settings) else {}),
-                **(_page_local() if has_local_uploads(settings) else {}),
-                **(_admin(settings) if settings.admin.enabled else {}),
-                **(_uploads() if settings.main.enabled else {}),
-                **_server(),
-            },
-            "components": {
-                "securitySchemes": {
-                    "key": {**bearer, "description": "`admin.key` of the settings."},
-                    "media": {**bearer, "description": "`main.key` (MEDIA_API_KEY)."},
-                    "user": {**bearer, "bearerFormat": "JWT", "description": user},
-                },
-            },
-        }
-    )
-
-
-def _image(name: str, settings: Settings) -> Json:
-    extensions = "|".join(NAMES)
-    names = {"type": "string", "pattern": rf"^{ID_PATTERN}(\.({extensions}))?$"}
-    examples = {"plain": {"value": "1"}, "webp": {"value": "1.webp"}}
-    v = "Any token that changes when the image does; the response is then immutable."
-    formats = ["auto", *NAMES]
-    content = {
-        media_type: {"schema": BINARY}
-        for media_type in sorted({traits.media_type for traits in TRAITS.values()})
+    schemes = {
+        "key": {**bearer, "description": "`admin.key` of the settings."},
+        "media": {**bearer, "description": "`main.key` of the settings (MEDIA_API_KEY)."},
+        "user": {**bearer, "bearerFormat": "JWT", "description": user},
     }
-    headers = ETAG | {
-        "Cache-Control": _header(r"^public, max-age=[0-9]+(, [a-z-]+(=[0-9]+)?)*$"),
-        "Cache-Status": _header("^smartserve; (hit|fwd=uri-miss)(; [a-z-]+(=[a-z-]+)?)*$"),
-        "X-Request-Id": _header("^[0-9a-f]+-[0-9a-f]+$"),
+    info = {
+        "title": "smartserve",
+        "version": __version__,
+        "description": "Serves images by media id, in the best format that the client accepts.",
     }
-    ranged = {**headers, "Content-Range": _header(r"^bytes [0-9]+-[0-9]+/[0-9]+$")}
-    get = operation(
-        name,
-        "Return an image in the best format that Accept names.",
-        {
-            "200": {"description": "The image.", "headers": headers, "content": content},
-            "206": {"description": "The range.", "headers": ranged, "content": content},
-            "304": {"description": "The client's copy is still valid.", "headers": headers},
-        },
-        problems=IMAGE_PROBLEMS,
+    components = {"securitySchemes": schemes}
+    return resolve({"openapi": "3.1.0", "info": info, "paths": paths, "components": components})
+
+
+def _images(settings: Settings) -> Operations:
+    names = text(rf"^{ID_PATTERN}(\.({'|'.join(NAMES)}))?$")
+    examples = {**_ONE, "webp": {"value": "1.webp"}}
+    bg = "`removed` makes a uniform background transparent; not with JPEG."
+    parameters = (
+        path("name", "Media id; an extension means `format`.", names, examples=examples),
+        query("size", "A preset; never enlarges.", choice(settings.sizes, DEFAULT_SIZE)),
+        query("w", "Pixels; rounded up to the next step.", {"anyOf": [_WIDTH, {"const": ""}]}),
+        query("dpr", "Device pixels per CSS pixel.", choice(DPRS, "1")),
+        query("format", "`auto`: by the Accept header.", choice(["auto", *NAMES], "auto")),
+        query("bg", bg, choice(["original", "removed"], "original")),
+        query("v", "Changes when the image does; makes it immutable.", {"type": "string"}),
     )
-    return {
-        "parameters": [
-            path("name", "Media id; an extension means `format`.", names, examples=examples),
-            query("size", "A preset; never enlarges.", choice(settings.sizes, DEFAULT_SIZE)),
-            query(
-                "w",
-                "A width in pixels instead of a preset; rounded up to the next step.",
-                {"anyOf": [WIDTH, {"const": ""}]},
-            ),
-            query("dpr", "Device pixels per CSS pixel.", choice(DPRS, "1")),
-            query("format", "`auto` selects by the Accept header.", choice(formats, "auto")),
-            query(
-                "bg",
-                "`removed` makes a uniform background transparent; not with JPEG.",
-                choice(["original", "removed"], "original"),
-            ),
-            query("v", v, {"type": "string"}),
-        ],
-        "get": get,
-        "head": head_of(get, f"{name}Head", "Return the image's headers without rendering it."),
+    kinds = sorted({traits.media_type for traits in TRAITS.values()})
+    content = {kind: {"schema": BINARY} for kind in kinds}
+    headers = {
+        "ETag": header('^"[0-9a-f]{32}"$'),
+        "Cache-Control": header(r"^public, max-age=[0-9]+(, [a-z-]+(=[0-9]+)?)*$"),
+        "Cache-Status": header("^smartserve; (hit|fwd=uri-miss)(; [a-z-]+(=[a-z-]+)?)*$"),
+        "X-Request-Id": header("^[0-9a-f]+-[0-9a-f]+$"),
     }
+    ranged = {**headers, "Content-Range": header(r"^bytes [0-9]+-[0-9]+/[0-9]+$")}
+    responses = {
+        "200": {"description": "The image.", "headers": headers, "content": content},
+        "206": {"description": "The range.", "headers": ranged, "content": content},
+        "304": {"description": "The client's copy is still valid.", "headers": headers},
+    }
+    summary = "Return an image in the best format that Accept names."
+    for address, name in ((SERVE_ROUTE, "serve"), (API_IMAGES_ROUTE, "apiImages")):
+        get = operation(name, summary, responses, *parameters, problems=_IMAGE)
+        yield address, "get", get
+        yield address, "head", head_of(get, f"{name}Head", "Return headers without rendering.")
 
 
-def _header(pattern: str) -> Json:
-    return {"required": True, "schema": {"type": "string", "pattern": pattern}}
-
-
-def _info() -> Json:
-    one = path("id", "Media id of 1 to 19 digits.", examples={"plain": {"value": "1"}})
-    ids = query(
-        "ids",
-        "1 to 100 media ids, separated by commas.",
-        {"type": "string", "pattern": f"^{ID_PATTERN}(,{ID_PATTERN}){{0,99}}$"},
-        required=True,
-        examples={"two": {"value": "1,2"}},
-    )
-    side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
-    url = query(
-        "url",
-        "The URL of an image of this server.",
-        {"type": "string", "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/"},
-        required=True,
-        example="http://localhost/serve/1",
-    )
+def _info() -> Operations:
     get = operation(
         "info",
         "Return dimensions, placeholders, colours and URLs of an image.",
         cached(ImageDescription),
-        problems=_INFO_PROBLEMS,
+        path("id", "Media id.", examples=_ONE),
+        problems=_INFO,
     )
-    posted = {"application/json": {"schema": InfoQuery, "example": {"ids": [1, 2]}}}
-    return {
-        "/info/{id}": {
-            "parameters": [one],
-            "get": get,
-            "head": head_of(get, "infoHead", "Return the headers of the description."),
-        },
-        "/info": {
-            "get": operation(
-                "infoMany",
-                "Describe up to 100 images; ids that fail are listed as missing.",
-                cached(ImageDescriptions),
-                problems=[400],
-                parameters=[ids],
-            ),
-            "post": operation(
-                "infoPosted",
-                "Describe up to 100 images, with the ids in the body.",
-                {"200": response("The descriptions.", ImageDescriptions)},
-                problems=[408, 413],
-                texts={**_BODY_TEXTS, 415: "The body is not JSON, or it is compressed."},
-                body=posted,
-            ),
-            "options": operation(
-                "infoPreflight",
-                "Answer the CORS preflight that a browser sends before it posts JSON.",
-                {"204": {"description": "All origins may use GET, HEAD and POST."}},
-            ),
-        },
-        "/oembed": {
-            "parameters": [
-                url,
-                query("maxwidth", "Pixels.", side),
-                query("maxheight", "Pixels.", side),
-                query("format", "`xml` is a 501.", choice(["json"], "json")),
-            ],
-            "get": operation(
-                "oembed",
-                "Return an image as a photo of oEmbed 1.0.",
-                cached(Photo),
-                problems=_INFO_PROBLEMS,
-                texts={501: "The format is not implemented."},
-            ),
-        },
-        "/api/media/analysis/{media_id}": {
-            "parameters": [path("media_id", "1 to 19 digits.", examples={"plain": {"value": "1"}})],
-            "get": operation(
-                "analysis",
-                "Return the analysis of an image. Null: not determined; a reason is given.",
-                {"200": response("The analysis.", AnalysisResponse)},
-                problems=(400, *_KEY_PROBLEMS),
-                texts={404: "No such image, or no analysis; with Retry-After: not yet."},
-                security="media",
-            ),
-        },
-    }
+    yield "/info/{id}", "get", get
+    yield "/info/{id}", "head", head_of(get, "infoHead", "Return the description's headers.")
+    pattern = text(f"^{ID_PATTERN}(,{ID_PATTERN}){{0,{MAX_IDS - 1}}}$")
+    example = {"two": {"value": "1,2"}}
+    ids = query("ids", "Separated by commas.", pattern, required=True, examples=example)
+    summary = f"Describe up to {MAX_IDS} images; ids that fail are listed as missing."
+    yield (
+        "/info",
+        "get",
+        operation("infoMany", summary, cached(ImageDescriptions), ids, problems=[400]),
+    )
+    yield (
+        "/info",
+        "post",
+        operation(
+            "infoPosted",
+            "Describe images, with the ids in the body.",
+            ImageDescriptions,
+            problems=(400, 408, 413, 415),
+            body={"application/json": {"schema": InfoQuery, "example": {"ids": [1, 2]}}},
+        ),
+    )
+    allowed = {"204": {"description": "All origins may use GET, HEAD and POST."}}
+    yield "/info", "options", operation("infoPreflight", "Answer a CORS preflight.", allowed)
+    side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
+    absolute = text("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/")
+    url = "http://localhost/serve/1"
+    yield (
+        "/oembed",
+        "get",
+        operation(
+            "oembed",
+            "Return an image as a photo of oEmbed 1.0.",
+            cached(Photo),
+            query("url", "Of an image of this server.", absolute, required=True, example=url),
+            query("maxwidth", "Pixels.", side),
+            query("maxheight", "Pixels.", side),
+            query("format", "`xml` is a 501.", choice(["json"], "json")),
+            problems=_INFO,
+            texts={501: "The format is not implemented."},
+        ),
+    )
+    yield (
+        "/api/media/analysis/{media_id}",
+        "get",
+        operation(
+            "analysis",
+            "Return the analysis of an image. Null: not determined; a reason is given.",
+            AnalysisResponse,
+            path("media_id", "Media id.", examples=_ONE),
+            problems=(400, *_KEY),
+            texts={404: "No such image, or no analysis; with Retry-After: not yet."},
+            security="media",
+        ),
+    )
 
 
-def _page() -> Json:
-    return {
-        "/api/gallery": {
-            "parameters": [
-                query("before", "Return lower ids only.", _text(f"^({ID_PATTERN})?$")),
-                query("limit", "Maximum number of images.", _text("^(?:[1-9][0-9]?|100)?$")),
-            ],
-            "get": operation(
-                "gallery",
-                "List the newest images.",
-                cached(GalleryPage),
-                problems=(400, 503),
-            ),
-        },
-        "/api/page/accept": {
-            "get": operation(
-                "explainAccept",
-                "Explain which format the Accept header of this request gets.",
-                cached(AcceptExplanation),
-            )
-        },
-        "/api/page/accept.gif": {
-            "get": operation(
-                "showAccept",
-                "Return a pixel, and the request's Accept header in Server-Timing.",
-                {"200": response("The pixel.", BINARY, media_type="image/gif")},
-            )
-        },
-    }
+def _page() -> Operations:
+    yield (
+        "/api/gallery",
+        "get",
+        operation(
+            "gallery",
+            "List the newest images.",
+            cached(GalleryPage),
+            query("before", "Return lower ids only.", text(f"^({ID_PATTERN})?$")),
+            query("limit", "Maximum number of images.", text("^(?:[1-9][0-9]?|100)?$")),
+            problems=(400, 503),
+        ),
+    )
+    summary = "Explain which format the Accept header of this request gets."
+    explained = operation("explainAccept", summary, cached(AcceptExplanation))
+    yield "/api/page/accept", "get", explained
+    summary = "Return a pixel, and the request's Accept header in Server-Timing."
+    pixel = {"200": response(BINARY, "The pixel.", "image/gif")}
+    yield "/api/page/accept.gif", "get", operation("showAccept", summary, pixel)
 
 
-def _page_local() -> Json:
-    return {
-        "/api/page/token": {
-            "get": operation(
-                "trialToken",
-                "Return a token for uploads, valid for 15 minutes.",
-                {"200": response("The token.", UploadToken)},
-                texts=_LOCAL_TEXTS,
-            )
-        },
-        "/api/page/uploads/{id}": {
-            "parameters": [path("id", "Id of an upload, 1 to 19 digits.")],
-            "get": operation(
-                "trialUpload",
-                "Return the state of an upload.",
-                {"200": response("The state.", UploadProgress)},
-                problems=(400, 503),
-                texts={**_LOCAL_TEXTS, 404: "There is no such upload."},
-            ),
-        },
-    }
+def _page_local() -> Operations:
+    summary = "Return a token for uploads, valid for 15 minutes."
+    token = operation("trialToken", summary, UploadToken, texts=_NOT_LOCAL)
+    yield "/api/page/token", "get", token
+    yield (
+        "/api/page/uploads/{id}",
+        "get",
+        operation(
+            "trialUpload",
+            "Return the state of an upload.",
+            UploadProgress,
+            path("id", "Id of the upload."),
+            problems=(400, 503),
+            texts={**_NOT_LOCAL, **_NO_UPLOAD},
+        ),
+    )
 
 
-def _admin(settings: Settings) -> Json:
+def _admin(settings: Settings) -> Operations:
     only = "Purge only this size, at every dpr and in every format."
-    parameters = [
-        path("id", "1 to 19 digits; purging an unknown id succeeds."),
-        query("size", only, {"type": "string", "enum": [*settings.sizes]}),
-        query("w", only, WIDTH),
-    ]
-
-    def purge(name: str, what: str, model: type) -> Json:
-        return operation(
-            name,
-            f"Delete the renditions of {what} on all nodes that share the directory. Idempotent.",
-            {"200": response("What was deleted.", model)},
-            problems=(400, 401, 429),
-            texts={
-                403: "The server has no key.",
-                503: "The database or the storage failed; some renditions may remain.",
-            },
-            security="key",
+    sizes = {"type": "string", "enum": [*settings.sizes]}
+    parameters = (
+        path("id", "Purging an unknown id succeeds."),
+        query("size", only, sizes),
+        query("w", only, _WIDTH),
+    )
+    texts = {
+        403: "The server has no key.",
+        503: "The database or the storage failed; some renditions may remain.",
+    }
+    for name, what, model in (
+        ("purgeMedia", "media", PurgedMedia),
+        ("purgeUser", "users", PurgedUser),
+    ):
+        yield (
+            f"/api/{what}/{{id}}/renditions",
+            "delete",
+            operation(
+                name,
+                "Delete renditions on all nodes that share the directory. Idempotent.",
+                model,
+                *parameters,
+                problems=(400, 401, 429),
+                texts=texts,
+                security="key",
+            ),
         )
 
-    media = purge("purgeMedia", "an image", PurgedMedia)
-    user = purge("purgeUser", "all images of a user", PurgedUser)
-    return {
-        "/api/media/{id}/renditions": {"parameters": parameters, "delete": media},
-        "/api/users/{id}/renditions": {"parameters": parameters, "delete": user},
-    }
+
+def _uploads() -> Operations:
+    fields = dict.fromkeys(UPLOAD_FIELDS, BINARY)
+    form = {"type": "object", "minProperties": 1, "properties": fields}
+    yield (
+        "/users/me",
+        "patch",
+        operation(
+            "upload",
+            "Upload images; the response is sent when they are stored and queued.",
+            UploadResponse,
+            problems=(400, 408, 413, 415, *_KEY),
+            texts={507: "There is no space for another upload."},
+            body={"multipart/form-data": {"schema": form}},
+            security="user",
+        ),
+    )
+    summary = "List the uploads to process, oldest first."
+    pending = operation("pending", summary, PendingUploads, problems=_KEY, security="media")
+    yield "/api/media/pending/all", "get", pending
+    upload = path("id", "Id in pending_images.")
+    yield (
+        "/api/media/complete/{id}",
+        "post",
+        operation(
+            "complete",
+            "Record which image an upload has become. Idempotent.",
+            CompletionResponse,
+            upload,
+            problems=(400, 408, 413, 415, *_KEY),
+            texts=_ENDED,
+            body={"application/json": {"schema": CompletedUpload}},
+            security="media",
+        ),
+    )
+    yield (
+        "/api/media/cleanup/{id}",
+        "delete",
+        operation(
+            "cleanup",
+            "Record that an upload has failed, and delete its file. Idempotent.",
+            CleanupResponse,
+            upload,
+            query("reason", "A few words for the log.", {"type": "string"}),
+            problems=(400, *_KEY),
+            texts=_ENDED,
+            security="media",
+        ),
+    )
+    yield (
+        "/temp_images/{folder}/{name}",
+        "get",
+        operation(
+            "tempImage",
+            "Return the file of an upload; Range and If-Range resume a download.",
+            {
+                "200": response(BINARY, "The file.", "*/*"),
+                "206": response(BINARY, "The range.", "*/*"),
+                "304": {"description": "The client's copy is still valid."},
+            },
+            path("folder", "The upload's folder.", {"enum": [*FOLDERS]}),
+            path("name", "The file's name.", text("^[0-9A-Za-z][0-9A-Za-z._-]{0,199}$")),
+            problems=(*_KEY, 416),
+            texts={404: "There is no such file."},
+            security="media",
+        ),
+    )
 
 
-def _uploads() -> Json:
-    upload_id = path("id", "Id in pending_images, 1 to 19 digits.")
-    form = {
-        "type": "object",
-        "minProperties": 1,
-        "properties": dict.fromkeys(UPLOAD_FIELDS, BINARY),
-    }
-    file_name = _text("^[0-9A-Za-z][0-9A-Za-z._-]{0,199}$")
-    folder = path("folder", "The upload's folder.", {"enum": [*FOLDERS]})
-    return {
-        "/users/me": {
-            "patch": operation(
-                "upload",
-                "Upload images; the response is sent when they are stored and queued.",
-                {"200": response("The stored images.", UploadResponse)},
-                problems=(408, 413, 429, 503),
-                texts={
-                    **_BODY_TEXTS,
-                    401: "The token is missing or not valid.",
-                    415: "The body is not a form, or a file is of a type that is not served.",
-                    507: "There is no space for another upload.",
-                },
-                body={"multipart/form-data": {"schema": form}},
-                security="user",
-            )
-        },
-        "/api/media/pending/all": {
-            "get": operation(
-                "pending",
-                "List the uploads to process, oldest first.",
-                {"200": response("The queue.", PendingUploads)},
-                problems=_KEY_PROBLEMS,
-                security="media",
-            )
-        },
-        "/api/media/complete/{id}": {
-            "parameters": [upload_id],
-            "post": operation(
-                "complete",
-                "Record which image an upload has become. Idempotent.",
-                {"200": response("It is recorded.", CompletionResponse)},
-                problems=(408, 413, *_KEY_PROBLEMS),
-                texts={**_UPLOAD_TEXTS, **_BODY_TEXTS, 415: "The body is compressed."},
-                body={"application/json": {"schema": CompletedUpload}},
-                security="media",
-            ),
-        },
-        "/api/media/cleanup/{id}": {
-            "parameters": [upload_id],
-            "delete": operation(
-                "cleanup",
-                "Record that an upload has failed, and delete its file. Idempotent.",
-                {"200": response("It is recorded.", CleanupResponse)},
-                problems=(400, *_KEY_PROBLEMS),
-                texts=_UPLOAD_TEXTS,
-                parameters=[query("reason", "A few words for the log.", {"type": "string"})],
-                security="media",
-            ),
-        },
-        "/temp_images/{folder}/{name}": {
-            "parameters": [folder, path("name", "The file's name.", file_name)],
-            "get": operation(
-                "tempImage",
-                "Return the file of an upload; Range and If-Range resume a download.",
-                {
-                    "200": response("The file.", BINARY, media_type="*/*"),
-                    "206": response("The range.", BINARY, media_type="*/*"),
-                    "304": {"description": "The client's copy is still valid."},
-                },
-                problems=_KEY_PROBLEMS,
-                texts={404: "There is no such file.", 416: "The range lies outside the file."},
-                security="media",
-            ),
-        },
-    }
-
-
-def _server() -> Json:
-    ready, openapi = "Report whether the server can serve.", "Return this description."
+def _server() -> Operations:
     live: Json = {"type": "object"}
-    text = response("The metrics.", {"type": "string"}, media_type="text/plain")
-
-    def get(name: str, summary: str, responses: dict[str, Any]) -> Json:
-        return {"get": operation(name, summary, responses)}
-
-    checks = {"200": response("It can.", live), "503": response("It cannot.", live)}
-    return {
-        "/healthz": get("health", "Report that the process runs.", {"200": response("OK.", live)}),
-        "/readyz": get("readiness", ready, checks),
-        "/metrics": get("metrics", "Return Prometheus metrics.", {"200": text}),
-        "/openapi.json": get("openapi", openapi, {"200": response("The description.", live)}),
-    }
-
-
-def _text(pattern: str) -> Json:
-    return {"type": "string", "pattern": pattern}
+    good, bad = response(live, "Yes."), response(live, "No; the body names the part that failed.")
+    metrics = response({"type": "string"}, "The metrics.", "text/plain")
+    summary = "Report whether the server can serve."
+    yield "/healthz", "get", operation("health", "Report that it runs.", {"200": good})
+    yield "/readyz", "get", operation("readiness", summary, {"200": good, "503": bad})
+    yield "/metrics", "get", operation("metrics", "Return Prometheus metrics.", {"200": metrics})
+    document = {"200": response(live, "An OpenAPI document.")}
+    yield "/openapi.json", "get", operation("openapi", "Return this description.", document)

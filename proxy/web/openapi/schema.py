@@ -8,52 +8,49 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from proxy.domain.query import WIDTHS
 from proxy.web.id_params import ID_PATTERN
 from proxy.web.problem_details import MEDIA_TYPE, Problem
 
 Json = dict[str, Any]
 
 BINARY: Json = {"type": "string", "format": "binary"}
-WIDTH: Json = {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}
-ETAG: Json = {
-    "ETag": {"required": True, "schema": {"type": "string", "pattern": '^"[0-9a-f]{32}"$'}}
-}
-
 PROBLEMS = {
-    400: "A parameter has a value that is not allowed; the response names it.",
-    401: "The key is missing or wrong.",
+    400: "A parameter or the body is not valid; the response says what is allowed.",
+    401: "The key or token is missing or not valid.",
     404: "There is no such image, or it is still being processed (Retry-After).",
     408: "The body stopped arriving.",
     413: "The body, or a file in it, is too large.",
-    415: "The original is of a type that is not served.",
-    416: "The range lies outside the image.",
+    415: "The original, or the body, is of a type that is not accepted.",
+    416: "The range lies outside the file.",
     422: "The original is corrupt or exceeds a limit.",
     429: "Too many wrong keys came from this address; see Retry-After.",
     500: "The server failed.",
     503: "Too busy, or the database or the storage is unavailable; see Retry-After.",
     504: "Rendering or the storage took too long.",
 }
-IMAGE_PROBLEMS = (400, 404, 415, 416, 422, 500, 503, 504)
 
 
 def operation(
     name: str,
     summary: str,
-    responses: Mapping[str, Json],
-    *,
+    responses: Mapping[str, Json] | type,
+    *parameters: Json,
     problems: Iterable[int] = (),
     texts: Mapping[int, str] | None = None,
-    parameters: Iterable[Json] = (),
     body: Json | None = None,
     security: str | None = None,
 ) -> Json:
-    """Return an operation; ``problems`` get the common descriptions, or those of ``texts``."""
+    """Return an operation. ``responses`` may be the type of a 200's JSON.
+
+    ``problems`` are described as in `PROBLEMS`; ``texts`` adds others, or replaces descriptions.
+    """
+    if isinstance(responses, type):
+        responses = {"200": response(responses)}
     described = {status: PROBLEMS[status] for status in problems} | dict(texts or {})
-    answer = {"content": {MEDIA_TYPE: {"schema": Problem}}}
-    errors = {str(status): {"description": text, **answer} for status, text in described.items()}
+    content = {"content": {MEDIA_TYPE: {"schema": Problem}}}
+    errors = {str(status): {"description": text, **content} for status, text in described.items()}
     optional: Json = {
-        "parameters": list(parameters),
+        "parameters": parameters,
         "requestBody": body and {"required": True, "content": body},
         "security": security and [{security: []}],
     }
@@ -68,25 +65,33 @@ def operation(
 def head_of(get: Json, name: str, summary: str) -> Json:
     """Return the HEAD operation of a GET operation: the same responses without content."""
     responses = {
-        status: {key: value for key, value in response.items() if key != "content"}
-        for status, response in get["responses"].items()
+        status: {key: value for key, value in one.items() if key != "content"}
+        for status, one in get["responses"].items()
     }
-    return {"operationId": name, "summary": summary, "responses": responses}
+    return {**get, "operationId": name, "summary": summary, "responses": responses}
 
 
 def response(
-    description: str, model: type | Json, *, media_type: str = "application/json", **extra: Json
+    model: type | Json,
+    description: str = "",
+    media_type: str = "application/json",
+    **extra: Json,
 ) -> Json:
-    """Return a response with a body; ``model`` is a type or a ready schema."""
-    return {"description": description, **extra, "content": {media_type: {"schema": model}}}
+    """Return a response with a body: ``model`` is a type, whose docstring is used, or a schema."""
+    text = description or str(model.__doc__).partition("\n")[0]
+    return {"description": text, **extra, "content": {media_type: {"schema": model}}}
+
+
+def header(pattern: str) -> Json:
+    """Return a response header that is always present."""
+    return {"required": True, "schema": text(pattern)}
 
 
 def cached(model: type) -> dict[str, Json]:
     """Return the responses with an ETag: 200 with this body, and 304."""
-    return {
-        "200": response("The JSON that was requested.", model, headers=ETAG),
-        "304": {"description": "The client's copy is still valid.", "headers": ETAG},
-    }
+    etag = {"ETag": header('^"[0-9a-f]{32}"$')}
+    valid = {"description": "The client's copy is still valid.", "headers": etag}
+    return {"200": response(model, headers=etag), "304": valid}
 
 
 def query(name: str, description: str, schema: Json, **extra: Any) -> Json:
@@ -98,7 +103,12 @@ def query(name: str, description: str, schema: Json, **extra: Any) -> Json:
 def path(name: str, description: str, schema: Json | None = None, **extra: Any) -> Json:
     """Return a path parameter, by default an id."""
     fixed = {"name": name, "in": "path", "required": True, "description": description}
-    return {**fixed, "schema": schema or {"type": "string", "pattern": f"^{ID_PATTERN}$"}, **extra}
+    return {**fixed, "schema": schema or text(f"^{ID_PATTERN}$"), **extra}
+
+
+def text(pattern: str) -> Json:
+    """Return a schema of strings that match."""
+    return {"type": "string", "pattern": pattern}
 
 
 def choice(values: Iterable[str], default: str) -> Json:
@@ -117,7 +127,7 @@ class _Schemas(GenerateJsonSchema):
         return constant or super().field_is_required(field, total)
 
     def default_schema(self, schema: Any) -> Json:
-        """Omit defaults: of a response they say nothing."""
+        """Omit defaults: clients need none of them."""
         return self.generate_inner(schema["schema"])
 
 
@@ -137,7 +147,7 @@ def resolve(document: Json) -> Json:
             return references[value, modes[value]]
         if isinstance(value, dict):
             return {key: replaced(member) for key, member in value.items()}
-        return value
+        return [*value] if isinstance(value, tuple) else value
 
     collect(document, "serialization")
     references, definitions = TypeAdapter.json_schemas(
