@@ -12,7 +12,7 @@ from proxy.domain.errors import ConfigurationError, SourceMissing
 from proxy.library.adoption.adopt import AdoptionOwner, TreeAdopter
 from proxy.library.adoption.file_names import NameReader
 from proxy.library.adoption.inventory import TreeInventory
-from proxy.library.adoption.placement import CopyPlacement, InPlacePlacement
+from proxy.library.adoption.placement import FilePlacement
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalSources
 from proxy.storage.originals.paths import names_below
@@ -78,9 +78,7 @@ async def open_adopter(
         yield TreeAdopter(
             catalogue=rooms.storage.catalogue,
             tree=tree,
-            keeper=InPlacePlacement()
-            if place.in_place
-            else CopyPlacement(tree, rooms.storage.sources),
+            placement=FilePlacement(tree, None if place.in_place else rooms.storage.sources),
             checker=rooms.checker,
             sizes=rooms.settings.size_specs(),
             owner=owner,

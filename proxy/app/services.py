@@ -201,7 +201,7 @@ def _join(
         reserve=FallbackRenderer(
             database=storage.catalogue,
             planner=planner,
-            finisher=finisher,
+            finals=finisher,
         ),
         warmer=RenditionWarmer(
             database=storage.database,

@@ -27,7 +27,7 @@ from proxy.domain.media import DataType, MediaFacts
 from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
 from proxy.library.adoption.grouping import FileGroup
 from proxy.library.adoption.inventory import SkippedFile, TreeInventory
-from proxy.library.adoption.scan import enter_rows, groups, survey
+from proxy.library.adoption.scan import enter_files, enter_rows, groups
 from proxy.settings import Settings
 
 
@@ -105,7 +105,7 @@ async def _filled(
 ) -> int:
     """Enter tree and rows; gives how many stems there are."""
     below = path_below(settings, place)
-    async with aclosing(survey(inventory, place.root, place.start)) as skipped:
+    async with aclosing(enter_files(inventory, place.root, place.start)) as skipped:
         async for one in skipped:
             teller.tell(one)
     if place.in_place:
@@ -152,13 +152,13 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
         "path": outcome.path,
         "known": outcome.known,
         "source": None if outcome.source is None else _size(outcome.source),
-        "stand_ins": [{"path": one.source_path, "size": _size(one)} for one in outcome.stand_ins],
+        "stand_ins": [{"path": one.source_path, "size": _size(one)} for one in outcome.fallbacks],
     }
 
 
 def _summary(outcome: AdoptedMedia) -> str:
     source = "no source" if outcome.source is None else _size(outcome.source)
-    sizes = ", ".join(sorted({_size(one) for one in outcome.stand_ins}))
+    sizes = ", ".join(sorted({_size(one) for one in outcome.fallbacks}))
     return f"{source}; stand-ins: {sizes}" if sizes else source
 
 

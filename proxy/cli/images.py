@@ -61,7 +61,9 @@ async def _import(
 
             async def take(path: Path) -> None:
                 nonlocal refused
-                outcome = await rooms.importer.take(path, user_id=user_id, data_type=data_type)
+                outcome = await rooms.importer.import_file(
+                    path, user_id=user_id, data_type=data_type
+                )
                 refused += isinstance(outcome, RejectedFile)
                 _tell(outcome, settings.base_url(), as_json=as_json)
                 progress.advance(progress.task_ids[0])

@@ -117,7 +117,7 @@ async def _import_samples(rooms: Services) -> None:
     if not await rooms.storage.catalogue.ids(limit=1):
         for path in walk([SAMPLES]):
             if path.suffix in (".jpg", ".png"):
-                await rooms.importer.take(path, user_id=1, data_type=DataType.PRODUCT)
+                await rooms.importer.import_file(path, user_id=1, data_type=DataType.PRODUCT)
 
 
 async def _announce(rooms: Services, port: int) -> None:

@@ -1,1 +1,1 @@
-"""Adding existing files to the media library: import and adoption."""
+"""Library: imports files, and adopts storage trees of other systems."""

@@ -1,4 +1,4 @@
-"""Importing: files on this machine become media, checked to the last pixel."""
+"""Imports files of this machine as media, after a full check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 @dataclass(frozen=True, slots=True)
 class ImportedFile:
-    """What became of a file: its medium, and whether that was known already."""
+    """A file and its medium; ``known`` if equal content was imported before."""
 
     path: Path
     media_id: int
@@ -42,108 +42,91 @@ class ImportedFile:
 
 @dataclass(frozen=True, slots=True)
 class RejectedFile:
-    """A file that is no picture we serve, and why."""
+    """A file that is not an accepted image, and the reason."""
 
     path: Path
     reason: str
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Path]:
-    """All files under the paths, folders recursively and in order; hidden ones are left out."""
+    """Yield files and, recursively and sorted, those in folders. Hidden files are skipped."""
     for path in paths:
         if path.is_dir():
             inside = (p for p in sorted(path.rglob("*")) if p.is_file())
-            yield from (p for p in inside if not _hidden(p.relative_to(path)))
+            yield from (p for p in inside if not _is_hidden(p.relative_to(path)))
         else:
             yield path
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileImporter:
-    """Takes files in, a few at a time."""
+    """Imports files; several calls may run at once."""
 
-    def __init__(
-        self,
-        *,
-        catalogue: SqlMediaRepository,
-        originals: OriginalStore,
-        checker: SourceChecker,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        """The rooms it works with."""
-        self._catalogue = catalogue
-        self._originals = originals
-        self._checker = checker
-        self._clock = clock
-        self._adding = asyncio.Lock()
+    catalogue: SqlMediaRepository
+    originals: OriginalStore
+    checker: SourceChecker
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _adding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
-    async def take(
+    async def import_file(
         self, path: Path, *, user_id: int, data_type: DataType
     ) -> ImportedFile | RejectedFile:
-        """Import one file; a file that cannot be served is refused, and nothing of it stays.
+        """Import one file.
 
         Raises:
-            CapacityError: the database or the workers cannot be had; nothing of the file stays,
-                but where it is `CommitUncertain`: then it may be a medium.
+            CapacityError: the database or the workers are unavailable. Nothing remains of the file,
+                except after `CommitUncertain`: then it may be a medium.
         """
         try:
-            result = await self._check(path)
+            async with aiofiles.open(path, "rb", opener=_open) as file:
+                result = await self.checker.check(file.fileno())
         except OSError as error:
             return RejectedFile(path, error.strerror or "cannot be read")
         except (SourceTooLarge, UndecodableSource, UnsupportedSource) as error:
             return RejectedFile(path, error.detail)
+        # One at a time: of two equal files, the second must find the row of the first.
         async with self._adding:
-            known = await self._catalogue.find_by_hash(result.content_hash)
+            known = await self.catalogue.find_by_hash(result.content_hash)
             if known is not None:
                 return ImportedFile(path, known.id, known=True)
             media_id = await self._add(path, result, user_id=user_id, data_type=data_type)
         return ImportedFile(path, media_id, known=False)
 
-    async def _check(self, path: Path) -> ProbeResult:
-        async with aiofiles.open(path, "rb", opener=_open) as file:
-            return await self._checker.check(file.fileno())
-
     async def _add(
         self, path: Path, result: ProbeResult, *, user_id: int, data_type: DataType
     ) -> int:
-        bulk_path = self._bulk_path(path, result)
-        added = await self._originals.add(bulk_path, path)
+        day, name = self.clock().date().isoformat(), readable(path.name)
+        bulk_path = f"bulk/{day}/{name}-{result.content_hash[:HASH_DIGITS]}.{result.source_type}"
+        added = await self.originals.add(bulk_path, path)
+        new = NewMedia(
+            user_id=user_id,
+            data_type=data_type,
+            original_name=path.name[-255:],
+            mime_type=SOURCE_MEDIA_TYPES[result.source_type],
+            file_size=result.byte_size,
+            bulk_path=bulk_path,
+            status=MediaStatus.COMPLETED,
+        )
         try:
-            return await self._catalogue.insert(
-                NewMedia(
-                    user_id=user_id,
-                    data_type=data_type,
-                    original_name=path.name[-255:],
-                    mime_type=SOURCE_MEDIA_TYPES[result.source_type],
-                    file_size=result.byte_size,
-                    bulk_path=bulk_path,
-                    status=MediaStatus.COMPLETED,
-                ),
-                to_facts(result, bulk_path),
-            )
+            return await self.catalogue.insert(new, to_facts(result, bulk_path))
         except CommitUncertain:
-            # The row may stand, or come yet: it would be one without its file.
+            # The row may exist or appear later. Without its file it would be broken.
             raise
         except SmartserveError:
-            # A file that was there is that of another's row.
+            # A file that existed before belongs to another row.
             if added:
-                await self._originals.remove(bulk_path)
+                await self.originals.remove(bulk_path)
             raise
-
-    def _bulk_path(self, path: Path, result: ProbeResult) -> str:
-        """``bulk/2025-01-15/<name>-<hash>.<type>``: readable, and never taken twice in a day."""
-        day = self._clock().date().isoformat()
-        name = readable(path.name)
-        return f"bulk/{day}/{name}-{result.content_hash[:HASH_DIGITS]}.{result.source_type}"
 
 
 def _open(path: str, flags: int) -> int:
-    """An opener that neither waits for the writer of a FIFO nor takes one for a picture."""
+    """Open a regular file only. O_NONBLOCK: opening a FIFO must not wait for its writer."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file")
+        raise OSError(errno.EINVAL, "is not a regular file")
     return descriptor

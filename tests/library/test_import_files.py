@@ -21,7 +21,7 @@ def originals(server: Serving) -> set[Path]:
 
 
 async def take(server: Serving, path: Path) -> ImportedFile | RejectedFile:
-    return await server.rooms.importer.take(path, user_id=3, data_type=DataType.EVENT)
+    return await server.rooms.importer.import_file(path, user_id=3, data_type=DataType.EVENT)
 
 
 async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
@@ -125,7 +125,7 @@ async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> No
             catalogue=catalogue, originals=rooms.storage.sources, checker=rooms.checker
         )
         with pytest.raises(DatabaseUnavailable):
-            await importer.take(path, user_id=3, data_type=DataType.EVENT)
+            await importer.import_file(path, user_id=3, data_type=DataType.EVENT)
 
 
 async def test_the_file_of_anothers_row_stays(server: Serving, tmp_path: Path) -> None:

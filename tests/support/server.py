@@ -98,7 +98,7 @@ async def _fill(directory: Path, files: Mapping[str, Path]) -> dict[str, int]:
     ids: dict[str, int] = {}
     async with open_rooms(make_settings(directory)) as rooms:
         for name, path in files.items():
-            taken = await rooms.importer.take(path, user_id=7, data_type=DataType.PRODUCT)
+            taken = await rooms.importer.import_file(path, user_id=7, data_type=DataType.PRODUCT)
             assert isinstance(taken, ImportedFile), taken
             ids[name] = taken.media_id
     return ids

@@ -22,7 +22,7 @@ TRANSPARENT = {"alpha-2048.png", "drawing-alpha.png", "grey16-alpha.png"}
 @pytest.mark.parametrize("name", NAMES)
 async def test_every_kind_is_served_in_every_format_or_refused(server: Serving, name: str) -> None:
     path = photo(name)
-    taken = await server.rooms.importer.take(path, user_id=1, data_type=DataType.EVENT)
+    taken = await server.rooms.importer.import_file(path, user_id=1, data_type=DataType.EVENT)
     if path.name in REFUSED:
         assert isinstance(taken, RejectedFile)
         assert taken.reason
@@ -57,7 +57,7 @@ def _check(body: bytes, media_type: str, name: str, accept: str) -> None:
 async def test_a_damaged_original_that_is_known_already_gets_a_clear_answer(
     server: Serving, name: str
 ) -> None:
-    taken = await server.rooms.importer.take(
+    taken = await server.rooms.importer.import_file(
         photo("flowers.jpg"), user_id=1, data_type=DataType.EVENT
     )
     assert isinstance(taken, ImportedFile)

@@ -296,7 +296,7 @@ async def test_with_the_database_away_known_pictures_go_on(
         url = mariadb.url(await asyncio.to_thread(mariadb.create_database))
         section = {"url": url, "row_ttl_s": 0.05, "connect_timeout_s": 1, "query_timeout_s": 1}
         server = await serve(database=section)
-        taken = await server.rooms.importer.take(
+        taken = await server.rooms.importer.import_file(
             original(data_dir, library.ids["photo"]), user_id=1, data_type=DataType.PRODUCT
         )
         assert isinstance(taken, ImportedFile)

@@ -1,1 +1,1 @@
-"""Adoption: taking over the originals and renditions of another system."""
+"""Adoption of a storage tree that another system filled."""

@@ -1,14 +1,14 @@
-"""Adopting: a picture of another system's tree becomes a medium, its sizes what may stand in.
+"""Adopts the images of a tree: originals become media, premade sizes become their fallbacks.
 
-Each step may be done again: what is there already is recognised by its path, its row or its
-content. So a run that was killed is completed by the next.
+Every step can be repeated: paths, rows and content identify what exists already. A second run
+completes an interrupted one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceError
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
@@ -16,7 +16,7 @@ from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.library.adoption.file_names import FolderRole, uploader_of
-from proxy.library.adoption.grouping import FileGroup, is_size_of
+from proxy.library.adoption.grouping import FileGroup, Measured, is_size_of
 from proxy.library.adoption.inventory import FoundFile, SkippedFile
 from proxy.library.adoption.placement import FilePlacement
 from proxy.serving.source_check import SourceChecker
@@ -28,197 +28,165 @@ from proxy.storage.originals import SourceStore
 
 @dataclass(frozen=True, slots=True)
 class AdoptedMedia:
-    """A medium, and what of it was found in the tree."""
+    """A medium, and which of its files the tree contains."""
 
     media_id: int
     path: str
-    """Of the file that is the picture, or of one of its sizes where that is missing."""
+    """The original, or one of the sizes if it is missing."""
     known: bool
-    """Whether nothing of it was new."""
+    """Nothing was added to the database."""
     source: MediaFacts | None
-    """None where its own source is missing or damaged."""
-    stand_ins: tuple[MediaFacts, ...]
+    """None if the original is missing or damaged."""
+    fallbacks: tuple[MediaFacts, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptionOwner:
-    """Whose pictures are, and what for, where the tree does not tell."""
+    """Owner and purpose of images for which the tree does not define them."""
 
     user_id: int
     data_type: DataType
 
 
 Outcome = AdoptedMedia | SkippedFile
+_Checked = dict[FoundFile, ProbeResult]
 
 
-class _Examination:
-    """The files of one group, each looked at once."""
-
-    def __init__(self, tree: SourceStore, checker: SourceChecker) -> None:
-        self._tree = tree
-        self._checker = checker
-        self._results: dict[str, ProbeResult | None] = {}
-        self.skipped: list[SkippedFile] = []
-
-    async def of(self, one: FoundFile) -> ProbeResult | None:
-        """What a file is, or None where it is no sound picture; then it is among the skipped."""
-        if one.path not in self._results:
-            self._results[one.path] = await self._look(one)
-        return self._results[one.path]
-
-    async def _look(self, one: FoundFile) -> ProbeResult | None:
-        try:
-            async with self._tree.open(one.path) as source:
-                return await self._checker.check(source.descriptor)
-        except (SourceError, RenderError) as error:
-            self.skipped.append(SkippedFile(one.path, error.detail))
-            return None
-
-    async def sound(self, files: Iterable[FoundFile]) -> dict[FoundFile, ProbeResult]:
-        """Those that are sound pictures."""
-        results = [(one, await self.of(one)) for one in files]
-        return {one: result for one, result in results if result is not None}
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TreeAdopter:
-    """Takes pictures of a tree over, a few at a time."""
+    """Adopts groups of files; several calls may run at once.
 
-    def __init__(
-        self,
-        *,
-        catalogue: SqlMediaRepository,
-        tree: SourceStore,
-        keeper: FilePlacement,
-        checker: SourceChecker,
-        sizes: Mapping[str, SizeSpec],
-        owner: AdoptionOwner,
-        below: Callable[[str], str | None],
-    ) -> None:
-        """The rooms it works with; files are opened by their paths below ``tree``.
+    ``below`` turns a path of the database into one below the tree, or None if it is elsewhere.
+    """
 
-        ``below`` makes a path of the database one below the tree, or None where it is not there.
-        """
-        self._catalogue = catalogue
-        self._tree = tree
-        self._keeper = keeper
-        self._checker = checker
-        self._sizes = sizes
-        self._owner = owner
-        self._below = below
-        self._adding = asyncio.Lock()
+    catalogue: SqlMediaRepository
+    tree: SourceStore
+    placement: FilePlacement
+    checker: SourceChecker
+    sizes: Mapping[str, SizeSpec]
+    owner: AdoptionOwner
+    below: Callable[[str], str | None]
+    _adding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def adopt(self, group: FileGroup) -> list[Outcome]:
-        """Take over the files of a group; one that is another picture becomes a medium of its own.
+        """Adopt the files of a group. A file that is not a size of its master is a medium too.
 
         Raises:
-            CapacityError: the database or the workers cannot be had; what is done stays.
+            CapacityError: the database or the workers are unavailable; what was done remains.
         """
-        media = await self._of_row(group.media_ids)
-        if media is not None:
-            return await self._complete(media, group, self._own_file(media, group))
+        for media_id in group.media_ids:
+            if (media := await self.catalogue.find(media_id)) is not None:
+                return await self._complete(media, group, self._own_file(media, group))
         for one in (*group.masters, *group.files):
-            media = await self._of_content(one)
-            if media is not None:
+            if (media := await self._copied_medium(one)) is not None:
                 return await self._complete(media, group, one)
-        return await self._take(group)
-
-    async def _of_row(self, media_ids: Iterable[int]) -> Media | None:
-        found = [await self._catalogue.find(media_id) for media_id in media_ids]
-        return next((media for media in found if media is not None), None)
+        return await self._adopt_new(group)
 
     def _own_file(self, media: Media, group: FileGroup) -> FoundFile | None:
-        """The file of a group from which the medium is served."""
+        """Return the file of a group from which the medium is served."""
         files = {one.path: one for one in group.files}
-        paths = [self._below(path) for path in media.source_paths]
+        paths = [self.below(path) for path in media.source_paths]
         return next((files[path] for path in paths if path in files), None)
 
-    async def _of_content(self, one: FoundFile) -> Media | None:
-        """The medium whose source is a copy of this file; looked for where files are copied."""
-        if not self._keeper.copies:
+    async def _copied_medium(self, one: FoundFile) -> Media | None:
+        """Return the medium whose source is a copy of this file, if files are copied at all."""
+        if not self.placement.copies:
             return None
         digest = await self._digest(one)
-        known = None if digest is None else await self._catalogue.find_by_hash(digest)
-        return None if known is None else await self._catalogue.find(known.id)
+        known = None if digest is None else await self.catalogue.find_by_hash(digest)
+        return None if known is None else await self.catalogue.find(known.id)
 
     async def _digest(self, one: FoundFile) -> str | None:
         try:
-            async with self._tree.open(one.path) as source:
-                return await self._checker.digest(source.descriptor)
+            async with self.tree.open(one.path) as source:
+                return await self.checker.digest(source.descriptor)
         except SourceError:
             return None
 
-    async def _take(self, group: FileGroup) -> list[Outcome]:
-        """Make a medium of a group that nothing is known of."""
-        examination = _Examination(self._tree, self._checker)
-        sound = await examination.sound(group.files)
+    async def _check(self, files: Iterable[FoundFile]) -> tuple[_Checked, list[SkippedFile]]:
+        """Decode files completely, and return the sound ones and the others."""
+        sound: _Checked = {}
+        skipped: list[SkippedFile] = []
+        for one in files:
+            try:
+                async with self.tree.open(one.path) as source:
+                    sound[one] = await self.checker.check(source.descriptor)
+            except (SourceError, RenderError) as error:
+                skipped.append(SkippedFile(one.path, error.detail))
+        return sound, skipped
+
+    async def _adopt_new(self, group: FileGroup) -> list[Outcome]:
+        """Create the medium of a group that the database does not know."""
+        sound, skipped = await self._check(group.files)
         if not sound:
-            return list(examination.skipped)
+            return [*skipped]
         masters = [one for one in group.masters if one in sound]
+        # Without an original the largest size is the source.
         master = masters[0] if masters else max(sound, key=lambda one: _pixels(sound[one]))
-        media, added = await self._enter(group, master, masters[1:], sound[master])
-        del sound[master]
-        outcomes = await self._stand_in(media, sound, path=master.path, known=not added)
-        return [*examination.skipped, *outcomes]
+        media, added = await self._insert(group, master, masters[1:], sound.pop(master))
+        outcomes = await self._add_fallbacks(media, sound, path=master.path, known=not added)
+        return [*skipped, *outcomes]
 
     async def _complete(
         self, media: Media, group: FileGroup, own: FoundFile | None
     ) -> list[Outcome]:
-        """Add what is not known yet to a medium that is there."""
-        examination = _Examination(self._tree, self._checker)
+        """Add what is new to a known medium; ``own`` is its source, or None if that is missing."""
+        skipped: list[SkippedFile] = []
         if own is not None and media.known_facts is None:
-            await self._learn(media, await examination.of(own))
-            media = await self._catalogue.find(media.id) or media
+            checked, skipped = await self._check([own])
+            if own in checked and media.source_path is not None:
+                facts = to_facts(checked[own], media.source_path, row_version=media.row_version)
+                await self.catalogue.save_facts(media.id, facts)
+            media = await self.catalogue.find(media.id) or media
+        lost = own is None or bool(skipped)
         others = [one for one in group.files if one is not own]
-        sound = await examination.sound([one for one in others if not await self._kept(media, one)])
+        sound, damaged = await self._check(
+            [one for one in others if not await self._is_fallback(media, one)]
+        )
         path = (own or group.files[0]).path
-        lost = own is None or bool({own.path} & {one.path for one in examination.skipped})
-        outcomes = await self._stand_in(media, sound, path=path, known=True, lost=lost)
-        return [*examination.skipped, *outcomes]
+        outcomes = await self._add_fallbacks(media, sound, path=path, known=True, lost=lost)
+        return [*skipped, *damaged, *outcomes]
 
-    async def _learn(self, media: Media, result: ProbeResult | None) -> None:
-        if result is not None and media.source_path is not None:
-            facts = to_facts(result, media.source_path, row_version=media.row_version)
-            await self._catalogue.save_facts(media.id, facts)
-
-    async def _kept(self, media: Media, one: FoundFile) -> bool:
-        """Whether a file stands in already; a copy is told by its content."""
-        if self._keeper.copies:
+    async def _is_fallback(self, media: Media, one: FoundFile) -> bool:
+        """Return whether a file is a fallback already. A copy is recognised by its content."""
+        if self.placement.copies:
             digest = await self._digest(one)
             return digest in {facts.content_hash for facts in media.stand_ins}
         known = {(facts.source_path, facts.byte_size) for facts in media.stand_ins}
         return (one.path, one.byte_size) in known
 
-    async def _enter(
+    async def _insert(
         self, group: FileGroup, master: FoundFile, others: Sequence[FoundFile], result: ProbeResult
     ) -> tuple[Media, bool]:
-        """The medium of a source, and whether it is new: equal content is one."""
+        """Return the medium of a source, and whether it is new."""
+        # One at a time: equal content becomes one medium, so the second must find the first.
         async with self._adding:
-            known = await self._catalogue.find_by_hash(result.content_hash)
+            known = await self.catalogue.find_by_hash(result.content_hash)
             if known is None:
-                new = await self._new(group, master, others, result)
+                new = await self._new_media(group, master, others, result)
                 facts = to_facts(result, new.bulk_path or new.library_path or "")
-                media_id = await self._catalogue.insert(new, facts)
+                media_id = await self.catalogue.insert(new, facts)
             else:
                 media_id = known.id
-        media = await self._catalogue.find(media_id)
+        media = await self.catalogue.find(media_id)
         if media is None:
-            raise DatabaseUnavailable("a row went away while it was used", retry_after_s=1)
+            raise DatabaseUnavailable("A row was deleted during its adoption.", retry_after_s=1)
         return media, known is None
 
-    async def _new(
+    async def _new_media(
         self, group: FileGroup, master: FoundFile, others: Sequence[FoundFile], result: ProbeResult
     ) -> NewMedia:
-        owner = _owner_of(group) or self._owner
+        owner = _owner_of(group) or self.owner
         bulk_path = library_path = None
-        processed = master.folder.shelf is FolderRole.LIBRARY and not self._keeper.copies
-        if processed or master.premade:
-            library_path = await self._keeper.size(
+        in_library = master.folder.role is FolderRole.LIBRARY and not self.placement.copies
+        if in_library or master.premade:
+            library_path = await self.placement.place_size(
                 master, result, user_id=owner.user_id, data_type=owner.data_type
             )
         else:
-            bulk_path = await self._keeper.original(master, result)
-            library = (one.path for one in others if one.folder.shelf is FolderRole.LIBRARY)
-            library_path = None if self._keeper.copies else next(library, None)
+            bulk_path = await self.placement.place_original(master, result)
+            library = (one.path for one in others if one.folder.role is FolderRole.LIBRARY)
+            library_path = None if self.placement.copies else next(library, None)
         return NewMedia(
             user_id=owner.user_id,
             data_type=owner.data_type,
@@ -230,47 +198,36 @@ class TreeAdopter:
             status=MediaStatus.COMPLETED,
         )
 
-    async def _stand_in(
-        self,
-        media: Media,
-        sound: Mapping[FoundFile, ProbeResult],
-        *,
-        path: str,
-        known: bool,
-        lost: bool = False,
+    async def _add_fallbacks(
+        self, media: Media, sound: _Checked, *, path: str, known: bool, lost: bool = False
     ) -> list[Outcome]:
-        """Keep files as what may stand in for a medium; what cannot be a size of it is its own."""
+        """Store the sizes of a medium as fallbacks, and adopt all other files on their own."""
         source = None if lost else media.known_facts
-        like = media.known_facts or max(sound.values(), key=_pixels, default=None)
+        master = media.known_facts or max(sound.values(), key=_pixels, default=None)
         sizes = {
             one: result
             for one, result in sound.items()
-            if like is not None and is_size_of(result, one, like, self._sizes)
+            if master is not None and is_size_of(result, one, master, self.sizes)
         }
-        have = {facts.content_hash for facts in media.stand_ins}
-        kept = [
-            await self._keep(media, one, result)
-            for one, result in sizes.items()
-            if result.content_hash not in have
-        ]
+        existing = {facts.content_hash for facts in media.stand_ins}
+        added = []
+        for one, result in sizes.items():
+            if result.content_hash not in existing:
+                placed = await self.placement.place_size(
+                    one, result, user_id=media.user_id, data_type=media.data_type
+                )
+                added.append(to_facts(result, placed))
+                await self.catalogue.add_fallback(media.id, added[-1])
         outcomes: list[Outcome] = [
-            AdoptedMedia(media.id, path, known and not kept, source, (*media.stand_ins, *kept))
+            AdoptedMedia(media.id, path, known and not added, source, (*media.stand_ins, *added))
         ]
         for one in sound.keys() - sizes.keys():
             outcomes += await self.adopt(FileGroup((one,)))
         return outcomes
 
-    async def _keep(self, media: Media, one: FoundFile, result: ProbeResult) -> MediaFacts:
-        path = await self._keeper.size(
-            one, result, user_id=media.user_id, data_type=media.data_type
-        )
-        facts = to_facts(result, path)
-        await self._catalogue.add_fallback(media.id, facts)
-        return facts
-
 
 def _owner_of(group: FileGroup) -> AdoptionOwner | None:
-    """Whose pictures these are by their folder in the library, or by the name of an upload."""
+    """Return the owner according to a folder of the library, or to the name of an upload."""
     for one in group.files:
         if one.folder.user_id is not None and one.folder.data_type is not None:
             return AdoptionOwner(one.folder.user_id, one.folder.data_type)
@@ -278,5 +235,5 @@ def _owner_of(group: FileGroup) -> AdoptionOwner | None:
     return None if uploader is None else AdoptionOwner(*uploader)
 
 
-def _pixels(picture: ProbeResult | MediaFacts) -> int:
-    return picture.width * picture.height
+def _pixels(image: Measured) -> int:
+    return image.width * image.height

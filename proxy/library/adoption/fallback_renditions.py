@@ -1,51 +1,49 @@
-"""The reserve: renditions of lesser files, for the time when no worker is free to make any."""
+"""Renders fallbacks of adopted media in advance, for times when no worker is free."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from proxy.domain.errors import CapacityError, SmartserveError
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import WIDTHS, VariantRequest
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.serving.finals.renderer import FinalRenderer
-from proxy.storage.database import MediaRepository
+from proxy.storage.database.media_repository import SqlMediaRepository
 
-_WHOLE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
-"""The largest box that can be asked for: in it a lesser file has all its own pixels."""
+_FULL_SIZE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
+"""The widest request: a premade file keeps its own size."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackRenderer:
-    """Makes one rendition of each size that a medium has as a lesser file.
+    """Renders one rendition for each premade size of a medium.
 
-    In the format that every client takes, as a draft: so that each of them can be given it, and
-    so that a tree of a hundred thousand pictures is done in hours and not in days. They are
-    renditions like all others, and go when they have not been used for long.
+    Each is a draft in the format that every client accepts: a tree of 100,000 images then takes
+    hours and not days. Eviction treats them like all other renditions.
     """
 
-    def __init__(
-        self, *, database: MediaRepository, planner: RenderPlanner, finisher: FinalRenderer
-    ) -> None:
-        """The use cases and rooms that it works with."""
-        self._database = database
-        self._planner = planner
-        self._finisher = finisher
+    database: SqlMediaRepository
+    planner: RenderPlanner
+    finals: FinalRenderer
 
     async def fill(self, media_id: int) -> int:
-        """Make what is missing; gives how many. What cannot be made is left out.
+        """Render what is missing, and return the number. Damaged files are skipped.
 
         Raises:
-            CapacityError: the database or the workers cannot be had.
+            CapacityError: the database or the workers are unavailable.
         """
-        media = await self._database.find(media_id)
+        media = await self.database.find(media_id)
         if media is None:
             return 0
-        plans = self._planner.stand_ins(media, _WHOLE, None, known=media.known_facts)
+        plans = self.planner.stand_ins(media, _FULL_SIZE, None, known=media.known_facts)
         by_size = {plan.variant.geometry.text: plan for plan in reversed(plans)}
-        missing = await self._finisher.missing(list(by_size.values()))
-        return sum([await self._made(plan) for plan in missing])
+        missing = await self.finals.missing(list(by_size.values()))
+        return sum([await self._render(plan) for plan in missing])
 
-    async def _made(self, plan: RenderPlan) -> bool:
+    async def _render(self, plan: RenderPlan) -> bool:
         try:
-            finished = await self._finisher.finish([plan])
+            finished = await self.finals.finish([plan])
         except CapacityError:
             raise
         except SmartserveError:

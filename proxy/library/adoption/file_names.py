@@ -1,7 +1,7 @@
-"""File names of other systems: which picture a file is of, and in which size it was made. Pure.
+"""Parses file and folder names of other systems: stem, size marks, suffix. Pure.
 
-A name is a stem, marks at its end and a suffix: ``sunset-123_detail_1200.webp`` is ``sunset-123``
-in the size ``detail``. What a file holds is told by its bytes; the suffix is only taken off.
+``sunset-123_detail_1200.webp`` has the stem ``sunset-123`` and marks for the size ``detail`` and
+the width 1200. The suffix is only removed: the type of a file is detected from its bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UPLOADED = re.compile(
     r"(?P<user>[0-9]{1,18})-(?P<type>profile|header|logo|sites?|product|event)-[0-9]+(?:-[0-9]+)?",
     re.ASCII,
 )
-"""``{userId}-{type}-{timestamp}-{random}``: a whole stem, of which nothing is a mark."""
+"""``{userId}-{type}-{timestamp}-{random}``: a complete stem without marks."""
 _TYPES = {"header": DataType.PROFILE, "site": DataType.SITES}
 _ALIASES = {"thumb": "thumbnail", "thumbs": "thumbnail", "thumbnails": "thumbnail"}
 _SCOPE = re.compile(
@@ -31,26 +31,26 @@ _BULK = re.compile(r"(?:.*/)?bulk/(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTAL
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """A name taken apart; all None but the stem: nothing says that it is not the original."""
+    """A parsed name. If only the stem is set, the file may be an original."""
 
     stem: str
     size: str | None = None
-    """A named size."""
+    """Name of a size."""
     width: int | None = None
     height: int | None = None
     density: float | None = None
-    """Device pixels to a CSS pixel, of ``@2x``."""
+    """Device pixels per CSS pixel, from ``@2x``."""
     doubled: bool = False
-    """Whether it has two suffixes: ``photo.jpg.webp`` was made of ``photo.jpg``."""
+    """The name has two suffixes: ``photo.jpg.webp`` was made from ``photo.jpg``."""
 
     @property
     def premade(self) -> bool:
-        """Whether its name says that it was made of another file, in another size."""
+        """Return whether the name marks a size made from another file."""
         return (self.size, self.width, self.density) != (None, None, None)
 
 
 class FolderRole(StrEnum):
-    """Which part of a storage tree a folder belongs to."""
+    """Part of a storage tree."""
 
     BULK = "bulk"
     LIBRARY = "library"
@@ -59,20 +59,20 @@ class FolderRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder of a storage tree, by its path."""
+    """A parsed folder path."""
 
     home: str
-    """Its path without a last part that only names a size: all sizes of a picture have one home."""
-    shelf: FolderRole = FolderRole.OTHER
+    """The path without a last part that names a size: all sizes of an image have one home."""
+    role: FolderRole = FolderRole.OTHER
     size: str | None = None
     day: str | None = None
-    """``2025-01-15`` of ``bulk/2025-01-15``."""
+    """``2025-01-15`` from ``bulk/2025-01-15``."""
     user_id: int | None = None
     data_type: DataType | None = None
 
 
 class NameReader:
-    """Takes names apart by the sizes that a server has names for."""
+    """Parses names; ``sizes`` are the named sizes of this server."""
 
     def __init__(self, sizes: Collection[str]) -> None:
         self._sizes = {name.lower(): name for name in sizes}
@@ -91,7 +91,7 @@ class NameReader:
         )
 
     def file(self, name: str) -> FileName:
-        """Take the name of a file apart; each kind of mark counts once, and a stem is left."""
+        """Parse a file name. Each kind of mark counts once, so that a stem remains."""
         rest, suffixes = name, 0
         while suffixes < 2 and (match := _SUFFIX.fullmatch(rest)):  # noqa: PLR2004
             rest, suffixes = match["rest"], suffixes + 1
@@ -101,7 +101,7 @@ class NameReader:
         return found
 
     def _stripped(self, name: FileName) -> FileName | None:
-        """The name with one mark less, or None where there is none to take off."""
+        """Return the name without its last mark, or None if it has none."""
         if _UPLOADED.fullmatch(name.stem):
             return None
         for pattern in self._marks:
@@ -111,7 +111,7 @@ class NameReader:
         return None
 
     def _marked(self, name: FileName, mark: dict[str, str | None]) -> FileName | None:
-        """The name with what a mark says, unless another mark has said it."""
+        """Return the name with the values of a mark, or None if it had a mark of this kind."""
         stem, size, density = mark["rest"] or "", mark.get("size"), mark.get("density")
         width, height = mark.get("width"), mark.get("height")
         if size is not None and name.size is None:
@@ -127,7 +127,7 @@ class NameReader:
         return None
 
     def folder(self, path: str) -> Folder:
-        """Take the path of a folder apart, as far as it follows the document's storage tree."""
+        """Parse a folder path that follows the storage tree of the requirements document."""
         home, _, last = path.rpartition("/")
         size = self._sizes.get(last.lower())
         if size is None:
@@ -143,7 +143,7 @@ class NameReader:
 
 
 def uploader_of(stem: str) -> tuple[int, DataType] | None:
-    """Whose a picture is and what for, where its stem is that of an upload."""
+    """Return owner and purpose of an image whose stem is that of an upload, or None."""
     match = _UPLOADED.fullmatch(stem)
     if match is None:
         return None

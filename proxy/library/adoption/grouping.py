@@ -1,4 +1,4 @@
-"""Grouping: which files of one stem are of one picture, and which rows are about it. Pure."""
+"""Decides which files with the same stem belong to one image, and which rows describe it. Pure."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from proxy.domain.worker_protocol import ProbeResult
 from proxy.library.adoption.file_names import FolderRole
 from proxy.library.adoption.inventory import FoundFile, LocatedRow
 
-_MUCH_LARGER = 2.0
-"""Than the box of ours that has the same name: so far may another system's be from it."""
-_UNLIKE = 0.02
+_MAX_ENLARGEMENT = 2.0
+"""A named size of another system may exceed our box of the same name by this factor."""
+_SHAPE_TOLERANCE = 0.02
 
 Measured = MediaFacts | ProbeResult
-"""What has a width and a height."""
+"""An image with known width and height."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileGroup:
-    """The files of one picture as far as names tell, and its medium where rows name one."""
+    """Files of one image according to their names, and its medium if rows name one."""
 
     files: tuple[FoundFile, ...]
     media_ids: tuple[int, ...] = ()
 
     @property
     def masters(self) -> list[FoundFile]:
-        """Files that may be the picture itself, the likeliest first.
+        """Return the files that may be the original, most likely first.
 
-        Originals in ``bulk``, then what has no mark of a size; of those the largest file, as a
-        format that was made of another is smaller.
+        Originals in ``bulk`` come first, then files without a size mark. Of these the largest comes
+        first: a converted file is smaller than its source.
         """
-        unmarked = (one for one in self.files if not one.premade)
         return sorted(
-            unmarked,
+            (one for one in self.files if not one.premade),
             key=lambda one: (
-                one.folder.shelf is not FolderRole.BULK,
+                one.folder.role is not FolderRole.BULK,
                 one.name.doubled,
                 -one.byte_size,
             ),
@@ -46,131 +45,127 @@ class FileGroup:
 
 @dataclass(slots=True)
 class _Cluster:
-    """What lies in one home, or in several that belong together."""
+    """Files and rows of one home folder, or of several that belong together."""
 
     files: list[FoundFile] = field(default_factory=list)
     media_ids: set[int] = field(default_factory=set)
-    shelves: set[FolderRole] = field(default_factory=set)
+    roles: set[FolderRole] = field(default_factory=set)
 
     @property
-    def anchored(self) -> bool:
-        """Whether it has a picture of its own, and not only sizes of one."""
+    def has_master(self) -> bool:
+        """Return whether it contains an original or a row, and not only sizes."""
         return bool(self.media_ids or FileGroup(tuple(self.files)).masters)
 
-    def add(self, one: FoundFile) -> None:
-        self.files.append(one)
-        self.shelves.add(one.folder.shelf)
-
-    def claim(self, row: LocatedRow) -> None:
-        self.media_ids.add(row.media_id)
-        self.shelves.add(row.folder.shelf)
-
-    def take(self, other: _Cluster) -> None:
+    def absorb(self, other: _Cluster) -> None:
         self.files += other.files
         self.media_ids |= other.media_ids
-        self.shelves |= other.shelves
+        self.roles |= other.roles
 
 
 def group(files: Iterable[FoundFile], rows: Sequence[LocatedRow]) -> list[FileGroup]:
-    """Files of one stem, by picture.
+    """Return the files of one stem as groups, one for each image.
 
-    What lies in one home belongs together, and so do an original in ``bulk`` and one home in
-    ``library``. Sizes without a picture in their home go to the only picture of the stem. Where
-    there are several, names do not tell, and nothing is guessed: each home is a picture of its own.
+    Files in one home folder belong together. So do an original in ``bulk`` and a single home in
+    ``library``. Sizes in a home without an original belong to the only original of the stem. If
+    there are several originals, each home is an image of its own: names do not say more.
     """
     clusters: dict[str, _Cluster] = {}
     for one in files:
-        clusters.setdefault(one.folder.home, _Cluster()).add(one)
-    apart = []
-    for row in sorted(rows, key=_marked):
+        cluster = clusters.setdefault(one.folder.home, _Cluster())
+        cluster.files.append(one)
+        cluster.roles.add(one.folder.role)
+    separate = []
+    # Rows without a size mark first: they decide whether a home has a master.
+    for row in sorted(rows, key=_looks_premade):
         home = clusters.setdefault(row.folder.home, _Cluster())
-        if _marked(row) and home.anchored:
-            apart.append(_set_apart(home, row))
+        if _looks_premade(row) and home.has_master:
+            separate.append(_split_off(home, row))
         else:
-            home.claim(row)
-    joined = _attached(_paired(_joined(clusters.values())))
+            home.media_ids.add(row.media_id)
+            home.roles.add(row.folder.role)
+    joined = _attach_sizes(_pair_library(_join_by_rows(clusters.values())))
     groups = [FileGroup(tuple(one.files), tuple(sorted(one.media_ids))) for one in joined]
-    return [one for one in (*groups, *apart) if one.files]
+    return [one for one in (*groups, *separate) if one.files]
 
 
-def _marked(row: LocatedRow) -> bool:
-    """Whether a row is about a file that looks like a size of another picture."""
+def _looks_premade(row: LocatedRow) -> bool:
     return row.name.premade or row.folder.size is not None
 
 
-def _set_apart(home: _Cluster, row: LocatedRow) -> FileGroup:
-    """A file that only looks like a size of the picture beside it: a row says that it is one."""
+def _split_off(home: _Cluster, row: LocatedRow) -> FileGroup:
+    """Remove the file of a row from its home: it has a size mark, but is an image of its own."""
     own = [one for one in home.files if one.path == row.path]
     home.files = [one for one in home.files if one.path != row.path]
     return FileGroup(tuple(own), (row.media_id,))
 
 
-def _joined(clusters: Iterable[_Cluster]) -> list[_Cluster]:
-    """Homes that one row names are one."""
+def _join_by_rows(clusters: Iterable[_Cluster]) -> list[_Cluster]:
+    """Join homes that one row names."""
     joined: list[_Cluster] = []
     for cluster in clusters:
         same = [one for one in joined if one.media_ids & cluster.media_ids]
         if same:
-            same[0].take(cluster)
+            same[0].absorb(cluster)
         else:
             joined.append(cluster)
     return joined
 
 
-def _paired(clusters: list[_Cluster]) -> list[_Cluster]:
-    """An original and the only home in ``library``, unless rows say that they are two."""
-    bulk = [one for one in clusters if FolderRole.BULK in one.shelves]
-    library = [one for one in clusters if FolderRole.LIBRARY in one.shelves]
+def _pair_library(clusters: list[_Cluster]) -> list[_Cluster]:
+    """Join the only original with the only home in ``library``, unless rows name two media."""
+    bulk = [one for one in clusters if FolderRole.BULK in one.roles]
+    library = [one for one in clusters if FolderRole.LIBRARY in one.roles]
     if len(bulk) != 1 or len(library) != 1 or bulk[0] is library[0]:
         return clusters
     if bulk[0].media_ids and library[0].media_ids:
         return clusters
-    bulk[0].take(library[0])
+    bulk[0].absorb(library[0])
     return [one for one in clusters if one is not library[0]]
 
 
-def _attached(clusters: list[_Cluster]) -> list[_Cluster]:
-    """Sizes that lie apart from the only picture there is."""
-    anchored = [one for one in clusters if one.anchored]
-    if len(anchored) != 1:
+def _attach_sizes(clusters: list[_Cluster]) -> list[_Cluster]:
+    """Join homes that have only sizes with the only master of the stem."""
+    masters = [one for one in clusters if one.has_master]
+    if len(masters) != 1:
         return clusters
     for one in clusters:
-        if one is not anchored[0]:
-            anchored[0].take(one)
-    return anchored
+        if one is not masters[0]:
+            masters[0].absorb(one)
+    return masters
 
 
 def is_size_of(
     facts: Measured, one: FoundFile, master: Measured, sizes: Mapping[str, SizeSpec]
 ) -> bool:
-    """Whether a file can be what its name says: the master in another size, or another format.
+    """Return whether a file can be the master in another size or format, as its name says.
 
-    ``painting-detail.jpg`` may be a close-up, and must then not be lost behind ``painting.jpg``.
-    A size has the shape of the master or that of its own box, and is not much larger than that.
+    ``painting-detail.jpg`` may be a close-up, an image of its own. A size has the shape of the
+    master or of its own box, and is not much larger than this box.
     """
     shapes = [(master.width, master.height)]
     label, density = one.name.size or one.folder.size, one.name.density or 1.0
     spec = None if label is None else sizes[label]
     if spec is not None:
+        # A size that covers its box is cropped, so any shape is possible.
         if spec.fit is Fit.COVER:
             shapes.append((facts.width, facts.height))
         shapes.append((spec.width or 0, spec.height or 0))
-        if not _within(facts, spec.width, spec.height, _MUCH_LARGER * density):
+        if not _fits(facts, spec.width, spec.height, _MAX_ENLARGEMENT * density):
             return False
     if one.name.width is not None:
         shapes.append((one.name.width, one.name.height or 0))
-        if spec is None and not _within(facts, one.name.width, one.name.height, density):
+        if spec is None and not _fits(facts, one.name.width, one.name.height, density):
             return False
     return any(_same_shape(facts, shape) for shape in shapes if all(shape))
 
 
-def _within(facts: Measured, width: int | None, height: int | None, times: float) -> bool:
-    across = width is None or facts.width <= width * times + 1
-    return across and (height is None or facts.height <= height * times + 1)
+def _fits(facts: Measured, width: int | None, height: int | None, factor: float) -> bool:
+    # One pixel more: other systems round up.
+    in_width = width is None or facts.width <= width * factor + 1
+    return in_width and (height is None or facts.height <= height * factor + 1)
 
 
 def _same_shape(facts: Measured, shape: tuple[int, int]) -> bool:
-    """Whether one side is what the other makes it, but for a pixel or two of a hundred."""
     width, height = shape
-    due = facts.width * height / width
-    return abs(facts.height - due) <= max(1.0, _UNLIKE * due)
+    expected = facts.width * height / width
+    return abs(facts.height - expected) <= max(1.0, _SHAPE_TOLERANCE * expected)

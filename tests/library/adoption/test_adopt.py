@@ -233,12 +233,12 @@ async def test_what_is_no_picture_is_named_and_what_is_hidden_is_not(server: Ser
     assert [one.path for one in adopted(outcomes)] == [f"{LIBRARY}/a.jpg"]
     reasons = {path.rpartition("/")[2]: reason for path, reason in skipped(outcomes).items()}
     assert reasons == {
-        "notes.txt": "is no picture; served are jpeg, png, webp, avif, gif, tiff",
-        "icon.svg": "is svg; served are jpeg, png, webp, avif, gif, tiff",
-        "empty.jpg": "is no picture; served are jpeg, png, webp, avif, gif, tiff",
+        "notes.txt": "is not an image; accepted are jpeg, png, webp, avif, gif, tiff",
+        "icon.svg": "is svg; accepted are jpeg, png, webp, avif, gif, tiff",
+        "empty.jpg": "is not an image; accepted are jpeg, png, webp, avif, gif, tiff",
         "link.jpg": "is a symbolic link",
         "up": "is a symbolic link",
-        "fifo.jpg": "is no regular file",
+        "fifo.jpg": "is not a regular file",
         "\ufffd.jpg": "its name is not UTF-8",
     }
 

@@ -11,7 +11,7 @@ from proxy.app.services import Services
 from proxy.domain.media import DataType
 from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
 from proxy.library.adoption.inventory import SkippedFile
-from proxy.library.adoption.scan import enter_rows, groups, survey
+from proxy.library.adoption.scan import enter_files, enter_rows, groups
 from tests.support.server import SAMPLES
 
 BULK = "bulk/2024-05-01"
@@ -62,7 +62,7 @@ async def adopt(rooms: Services, directory: Path, *, reserve: bool = False) -> l
     place, owner = place_of(settings, directory), AdoptionOwner(1, DataType.EVENT)
     outcomes: list[Outcome] = []
     with open_inventory(settings, place) as inventory:
-        outcomes += [one async for one in survey(inventory, place.root, place.start)]
+        outcomes += [one async for one in enter_files(inventory, place.root, place.start)]
         await enter_rows(inventory, rooms.storage.catalogue, path_below(settings, place))
         inventory.finish()
         async with open_adopter(rooms, place, owner) as adopter:

@@ -144,7 +144,7 @@ async def test_a_purge_by_user_reaches_all_media_of_the_user(
     server: Serving, library: Library
 ) -> None:
     everybody = list(library.ids.values())
-    stranger = await server.rooms.importer.take(
+    stranger = await server.rooms.importer.import_file(
         _another(server), user_id=8, data_type=DataType.PRODUCT
     )
     targets = [f"/serve/{one}?size={size}" for one in everybody for size in ("grid", "thumbnail")]
