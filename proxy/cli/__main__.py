@@ -1,4 +1,4 @@
-"""The same for ``python -m proxy.cli``."""
+"""Entry point of ``python -m proxy.cli``."""
 
 from proxy.cli import main
 

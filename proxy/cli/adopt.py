@@ -1,4 +1,4 @@
-"""``smartserve adopt``: take over a storage tree that another system filled."""
+"""``smartserve adopt``: take over the storage tree of another system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+import uvloop
 
 from proxy.app.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
 from proxy.app.services import open_rooms
@@ -16,12 +16,12 @@ from proxy.app.storage import StorageServices, open_storage
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
+    JsonLinesOption,
     app,
-    each,
-    errors,
+    print_error,
+    process_each,
     progress_bar,
     read_settings,
-    run,
 )
 from proxy.domain.media import DataType, MediaFacts
 from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
@@ -33,115 +33,122 @@ from proxy.settings import Settings
 
 @app.command()
 def adopt(
-    directory: Annotated[Path, typer.Argument(help="A storage tree, or a part of one.")],
+    directory: Annotated[Path, typer.Argument(help="A storage tree, or a folder in one.")],
     user_id: Annotated[
-        int, typer.Option(min=0, help="Owner where neither folder nor name tells.")
+        int, typer.Option(min=0, help="User who owns images whose path names no user.")
     ] = 1,
     type_: Annotated[
-        DataType, typer.Option("--type", help="What for, where neither folder nor name tells.")
+        DataType, typer.Option("--type", help="Purpose of images whose path names none.")
     ] = DataType.PRODUCT,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell which files would be one picture.")
+        bool, typer.Option("--dry-run", help="Print which files form one image; change nothing.")
     ] = False,
     reserve: Annotated[
-        bool, typer.Option(help="Also make a rendition of each pre-made size, for a full queue.")
+        bool,
+        typer.Option(help="Render a fallback in each named size, for requests under overload."),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: JsonLinesOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Take over a storage tree that another system filled: originals and the sizes made of them.
+    """Take over the storage tree of another system: originals and the sizes made from them.
 
-    Below storage.root files stay where they are; else they are copied there. Rows that name the
-    files are recognised, and equal content. It may be run again at any time. What cannot be served
-    is named and skipped; then the exit code is 1.
+    Files below storage.root stay in place, others are copied there. Recognises rows that name the
+    files, and equal content, so the command may be repeated. Prints the reason for each file that
+    is skipped, and exits with 1 if there is one.
     """
     settings = read_settings(config, data_dir)
-    teller = _Teller(as_json=as_json)
+    report = _AdoptionReport(as_json=as_json)
     place = place_of(settings, directory)
     if dry_run:
-        run(_tell_only(settings, place, teller))
+        uvloop.run(_plan(settings, place, report))
     else:
-        run(_adopt(settings, place, AdoptionOwner(user_id, type_), teller, reserve=reserve))
-    raise SystemExit(1 if teller.skipped else 0)
+        owner = AdoptionOwner(user_id, type_)
+        uvloop.run(_adopt(settings, place, owner, report, reserve=reserve))
+    raise SystemExit(1 if report.skipped else 0)
 
 
 async def _adopt(
-    settings: Settings, place: TreePlace, owner: AdoptionOwner, teller: _Teller, *, reserve: bool
+    settings: Settings,
+    place: TreePlace,
+    owner: AdoptionOwner,
+    report: _AdoptionReport,
+    *,
+    reserve: bool,
 ) -> None:
-    async with open_rooms(settings) as rooms, open_adopter(rooms, place, owner) as adopter:
+    async with open_rooms(settings) as services, open_adopter(services, place, owner) as adopter:
         with open_inventory(settings, place) as inventory:
-            stems = await _filled(inventory, settings, place, rooms.storage, teller)
+            stems = await _fill(inventory, settings, place, services.storage, report)
             with progress_bar("adopting", stems) as progress:
 
-                async def take(group: FileGroup) -> None:
+                async def adopt_group(group: FileGroup) -> None:
                     for outcome in await adopter.adopt(group):
                         if reserve and isinstance(outcome, AdoptedMedia):
-                            await rooms.reserve.fill(outcome.media_id)
-                        teller.tell(outcome)
+                            await services.reserve.fill(outcome.media_id)
+                        report.add(outcome)
                     progress.advance(progress.task_ids[0])
 
                 async with aclosing(groups(inventory)) as pages:
                     async for page in pages:
-                        await each(page, take, at_once=settings.workers.processes)
+                        concurrency = settings.workers.processes
+                        await process_each(page, adopt_group, concurrency=concurrency)
 
 
-async def _tell_only(settings: Settings, place: TreePlace, teller: _Teller) -> None:
+async def _plan(settings: Settings, place: TreePlace, report: _AdoptionReport) -> None:
     async with open_storage(settings) as storage:
         with open_inventory(settings, place) as inventory:
-            await _filled(inventory, settings, place, storage, teller)
+            await _fill(inventory, settings, place, storage, report)
             async with aclosing(groups(inventory)) as pages:
                 async for page in pages:
                     for group in page:
-                        teller.tell_plan(group)
+                        report.add_plan(group)
 
 
-async def _filled(
+async def _fill(
     inventory: TreeInventory,
     settings: Settings,
     place: TreePlace,
     storage: StorageServices,
-    teller: _Teller,
+    report: _AdoptionReport,
 ) -> int:
-    """Enter tree and rows; gives how many stems there are."""
+    """Enter files and rows into the inventory; return the number of file name stems."""
     below = path_below(settings, place)
     async with aclosing(enter_files(inventory, place.root, place.start)) as skipped:
         async for one in skipped:
-            teller.tell(one)
+            report.add(one)
     if place.in_place:
         await enter_rows(inventory, storage.catalogue, below)
     return inventory.finish()
 
 
-class _Teller:
-    """Says what became of files, a line each."""
+class _AdoptionReport:
+    """Prints one line for each image and each skipped file, and counts the latter."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self.skipped = 0
 
-    def tell(self, outcome: Outcome) -> None:
-        """A medium on standard output; what was skipped on standard error, but in JSON."""
+    def add(self, outcome: Outcome) -> None:
+        """Print an outcome; skipped files go to standard error unless the format is JSON."""
         self.skipped += isinstance(outcome, SkippedFile)
         if self._as_json:
             print(json.dumps(_fields(outcome)), flush=True)
         elif isinstance(outcome, SkippedFile):
-            told = f"[red]skipped[/red] {escape(outcome.path)}: {outcome.reason}"
-            errors.print(told, highlight=False, soft_wrap=True)
+            print_error("skipped", f"{outcome.path}: {outcome.reason}")
         else:
             known = "  (known)" if outcome.known else ""
             print(f"{outcome.media_id}\t{outcome.path}\t{_summary(outcome)}{known}", flush=True)
 
-    def tell_plan(self, group: FileGroup) -> None:
-        """What would be done with a group, as far as names and rows tell."""
+    def add_plan(self, group: FileGroup) -> None:
+        """Print the files that would become one image, according to names and rows."""
         first = (group.masters or group.files)[0]
         others = [one.path for one in group.files if one is not first]
         if self._as_json:
             ids = list(group.media_ids)
             print(json.dumps({"ids": ids, "path": first.path, "others": others}))
         else:
-            ids_ = ",".join(map(str, group.media_ids)) or "new"
-            print("\t".join([ids_, first.path, *others]))
+            names = ",".join(map(str, group.media_ids)) or "new"
+            print("\t".join([names, first.path, *others]))
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
 def _summary(outcome: AdoptedMedia) -> str:
     source = "no source" if outcome.source is None else _size(outcome.source)
     sizes = ", ".join(sorted({_size(one) for one in outcome.fallbacks}))
-    return f"{source}; stand-ins: {sizes}" if sizes else source
+    return f"{source}; fallbacks: {sizes}" if sizes else source
 
 
 def _size(facts: MediaFacts) -> str:

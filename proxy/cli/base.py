@@ -1,83 +1,92 @@
-"""What all commands share: the application, options, settings, and how work is run and shown."""
+"""Shared by all commands: the application, common options, settings, and concurrent work."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import typer
-import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
-from proxy.domain.errors import (
-    ConfigurationError,
-    SmartserveError,
-)
+from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.settings import Settings, load_settings
 from proxy.telemetry.logging import configure_logs
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
+_SUMMARY = "Serve images by id in the requested size and the best format that the client accepts."
 app = typer.Typer(
     name="smartserve",
-    help="Serve pictures by id, in the right size and the best format, with headers for a year.",
+    help=_SUMMARY,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     add_completion=False,
 )
-
-database_app = typer.Typer(help="The media database.", no_args_is_help=True)
-
+database_app = typer.Typer(help="Manage the media database.", no_args_is_help=True)
 app.add_typer(database_app, name="db")
-
 errors = Console(stderr=True)
-log = structlog.get_logger(__name__)
 
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
         envvar="SMARTSERVE_CONFIG",
-        help="Settings file (TOML); SMARTSERVE_* variables win over it.",
+        help="Read settings from this TOML file. SMARTSERVE_* variables override it.",
     ),
 ]
-
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where database, originals and renditions are.")
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        show_default="data_dir",
+        help="Directory of database, originals and renditions.",
+    ),
+]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+IdsArgument = Annotated[
+    list[int] | None, typer.Argument(metavar="ID", show_default="all images", help="Media ids.")
 ]
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"smartserve {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=_SUMMARY)
 def _options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
     ] = False,
 ) -> None:
-    """Serve pictures by id, in the right size and the best format, with headers for a year."""
+    pass
 
 
 def fail(error: SmartserveError) -> NoReturn:
-    """Tell an error, a line for each fault, and end: with 2 for settings, with 1 for all else."""
+    """Print an error, one line for each fault, and exit: with 2 for settings, otherwise with 1."""
     for line in str(error).splitlines():
-        errors.print(f"[red]error:[/red] {escape(line)}", highlight=False, soft_wrap=True)
+        print_error("error:", line)
     raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
 
 
+def print_error(label: str, text: str) -> None:
+    """Print a line to standard error; ``text`` may contain any characters."""
+    errors.print(f"[red]{label}[/red] {escape(text)}", highlight=False, soft_wrap=True)
+
+
 def read_settings(config: Path | None, data_dir: Path | None = None, **server: object) -> Settings:
-    """The settings of a command, with the log set up as they say; None is what was not given."""
+    """Load the settings and configure logging; options that are None do not override a setting."""
     given = {key: value for key, value in server.items() if value is not None}
     overrides: dict[str, Any] = {"server": given} if given else {}
     if data_dir is not None:
@@ -95,31 +104,48 @@ def warn_renamed(settings: Settings) -> None:
         log.warning("setting_renamed", setting=old, new_name=new, advice=advice)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work in an event loop of its own."""
-    return uvloop.run(work)
+async def process_all(
+    label: str,
+    items: Collection[T],
+    process: Callable[[T], Awaitable[bool]],
+    *,
+    concurrency: int,
+) -> int:
+    """Process items with a progress bar; return for how many ``process`` returned False."""
+    failures = 0
+    with progress_bar(label, len(items)) as progress:
+
+        async def process_one(item: T) -> None:
+            nonlocal failures
+            failures += not await process(item)
+            progress.advance(progress.task_ids[0])
+
+        await process_each(items, process_one, concurrency=concurrency)
+    return failures
 
 
-async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, at_once: int) -> None:
-    """Do work on each item, a few at a time; the first error ends all and is raised."""
-    left = iter(items)
+async def process_each(
+    items: Iterable[T], process: Callable[[T], Awaitable[None]], *, concurrency: int
+) -> None:
+    """Process at most ``concurrency`` items at a time; the first error cancels the others."""
+    remaining = iter(items)
 
-    async def take_turns() -> None:
-        for item in left:
-            await work(item)
+    async def process_remaining() -> None:
+        for item in remaining:
+            await process(item)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(take_turns())
-    except BaseExceptionGroup as errors_:
-        raise errors_.exceptions[0] from None
+            for _ in range(concurrency):
+                group.create_task(process_remaining())
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None
 
 
-def progress_bar(what: str, total: int) -> Progress:
-    """A bar on standard error, where that is a terminal; its one task has number 0."""
+def progress_bar(label: str, total: int) -> Progress:
+    """Return a progress bar on standard error, with one task; hidden if it is not a terminal."""
     progress = Progress(
-        TextColumn(what), BarColumn(), MofNCompleteColumn(), console=errors, transient=True
+        TextColumn(label), BarColumn(), MofNCompleteColumn(), console=errors, transient=True
     )
-    progress.add_task(what, total=total)
+    progress.add_task(label, total=total)
     return progress

@@ -9,12 +9,13 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Annotated
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from proxy.app.doctor import open_installation
-from proxy.cli.base import ConfigOption, DataDirOption, app, errors, run
+from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, errors
 from proxy.doctor.check import CheckResult, Verdict, fail
 from proxy.doctor.installation import Installation
 from proxy.doctor.table import examine
@@ -34,13 +35,15 @@ def doctor(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="The server's own address. [default: from server.host, server.port]"),
+        typer.Option(
+            show_default="from server.host, server.port", help="The server's own address."
+        ),
     ] = None,
     public: Annotated[
         str | None,
-        typer.Option(help="The address of the reverse proxy. [default: server.public_url]"),
+        typer.Option(show_default="server.public_url", help="The address of the reverse proxy."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -66,7 +69,7 @@ def doctor(
             public=settings.server.public_url if public is None else public,
             media_id=media_id,
         )
-        results = run(_examine(installation))
+        results = uvloop.run(_examine(installation))
     if as_json:
         print(json.dumps(_fields(results), indent=2))
     else:

@@ -1,4 +1,4 @@
-"""Commands on pictures: import, warm, analyse."""
+"""``smartserve import``, ``warm`` and ``analyse``: commands that process images."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from proxy.analysis.analyst import Analyst
 from proxy.app.services import Services, open_analyst, open_rooms
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
+    IdsArgument,
+    JsonLinesOption,
     app,
-    each,
-    errors,
-    progress_bar,
+    print_error,
+    process_all,
     read_settings,
-    run,
 )
-from proxy.domain.errors import (
-    MediaNotFound,
-    SmartserveError,
-)
+from proxy.domain.errors import MediaNotFound, SmartserveError
 from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
 from proxy.library.import_files import ImportedFile, RejectedFile, walk
@@ -32,147 +30,134 @@ from proxy.settings import Settings
 
 @app.command("import")
 def import_(
-    paths: Annotated[list[Path], typer.Argument(help="Files, or folders with all below them.")],
-    user_id: Annotated[int, typer.Option(min=0, help="Owner of the pictures.")] = 1,
+    paths: Annotated[list[Path], typer.Argument(help="Files, and folders to search recursively.")],
+    user_id: Annotated[int, typer.Option(min=0, help="User who owns the images.")] = 1,
     type_: Annotated[
-        DataType, typer.Option("--type", help="What they are for.")
+        DataType, typer.Option("--type", help="Purpose of the images.")
     ] = DataType.PRODUCT,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: JsonLinesOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Take pictures into the database and the storage; each is checked to the last pixel.
+    """Add images to the database and the storage.
 
-    Equal content is recognised and not taken twice. A file that cannot be served is named and
-    skipped; then the exit code is 1.
+    Decodes each image completely. A file whose content is already stored is not added again. Prints
+    the reason for each file that is skipped, and exits with 1 if there is one.
     """
     settings = read_settings(config, data_dir)
-    refused = run(_import(settings, paths, user_id=user_id, data_type=type_, as_json=as_json))
-    raise SystemExit(1 if refused else 0)
+    rejected = uvloop.run(_import(settings, paths, user_id, type_, as_json=as_json))
+    raise SystemExit(1 if rejected else 0)
 
 
 async def _import(
-    settings: Settings, paths: list[Path], *, user_id: int, data_type: DataType, as_json: bool
+    settings: Settings, paths: list[Path], user_id: int, data_type: DataType, *, as_json: bool
 ) -> int:
-    files = list(walk(paths))
-    refused = 0
-    async with open_rooms(settings) as rooms:
-        with progress_bar("importing", len(files)) as progress:
+    async with open_rooms(settings) as services:
 
-            async def take(path: Path) -> None:
-                nonlocal refused
-                outcome = await rooms.importer.import_file(
-                    path, user_id=user_id, data_type=data_type
-                )
-                refused += isinstance(outcome, RejectedFile)
-                _tell(outcome, settings.base_url(), as_json=as_json)
-                progress.advance(progress.task_ids[0])
+        async def import_one(path: Path) -> bool:
+            outcome = await services.importer.import_file(
+                path, user_id=user_id, data_type=data_type
+            )
+            _report_import(outcome, settings.base_url(), as_json=as_json)
+            return isinstance(outcome, ImportedFile)
 
-            await each(files, take, at_once=settings.workers.processes)
-    return refused
+        concurrency = settings.workers.processes
+        return await process_all(
+            "importing", list(walk(paths)), import_one, concurrency=concurrency
+        )
 
 
-def _tell(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:
-    match outcome, as_json:
-        case RejectedFile(path, reason), True:
-            print(json.dumps({"path": str(path), "error": reason}))
-        case RejectedFile(path, reason), False:
-            errors.print(f"[red]skipped[/red] {path}: {reason}", highlight=False, soft_wrap=True)
-        case ImportedFile(path, media_id, known), True:
-            url = image_url(media_id, base=base)
-            print(json.dumps({"path": str(path), "id": media_id, "url": url, "known": known}))
-        case ImportedFile(path, media_id, known), False:
-            url = image_url(media_id, base=base)
-            print(f"{media_id}\t{url}\t{path}{'  (known)' if known else ''}")
+def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:
+    path = str(outcome.path)
+    if isinstance(outcome, RejectedFile):
+        if as_json:
+            print(json.dumps({"path": path, "error": outcome.reason}))
+        else:
+            print_error("skipped", f"{path}: {outcome.reason}")
+        return
+    url = image_url(outcome.media_id, base=base)
+    if as_json:
+        fields = {"path": path, "id": outcome.media_id, "url": url, "known": outcome.known}
+        print(json.dumps(fields))
+    else:
+        print(f"{outcome.media_id}\t{url}\t{path}{'  (known)' if outcome.known else ''}")
 
 
 @app.command()
 def warm(
-    ids: Annotated[
-        list[int] | None, typer.Argument(help="Media ids; all where none is given.")
-    ] = None,
+    ids: IdsArgument = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Render all named sizes in all formats that a browser can be given.
+    """Render the finals of all named sizes in all formats that browsers accept.
 
-    So no visitor has to wait for one.
+    Skips renditions that exist. Exits with 1 if an image cannot be rendered.
     """
-    failed = run(_warm(read_settings(config, data_dir), ids or []))
-    raise SystemExit(1 if failed else 0)
+    failures = uvloop.run(_warm(read_settings(config, data_dir), ids or []))
+    raise SystemExit(1 if failures else 0)
 
 
-async def _all_ids(rooms: Services) -> list[int]:
-    """Ids of all media that can be served, ascending."""
+async def _warm(settings: Settings, ids: list[int]) -> int:
+    async with open_rooms(settings) as services:
+
+        async def warm_one(media_id: int) -> bool:
+            try:
+                warmed = await services.warmer.warm(media_id)
+            except SmartserveError as error:
+                print_error("failed", f"{media_id}: {error.detail}")
+                return False
+            print(f"{media_id}\t{warmed.rendered} rendered, {warmed.present} present")
+            return True
+
+        wanted = ids or await _all_ids(services)
+        concurrency = settings.workers.processes
+        failures = await process_all("warming", wanted, warm_one, concurrency=concurrency)
+        await services.delivery.drain()
+    return failures
+
+
+async def _all_ids(services: Services) -> list[int]:
+    """Return the ids of all images that can be served, ascending."""
     found: list[int] = []
-    while page := await rooms.storage.catalogue.ids(after=found[-1] if found else 0):
+    while page := await services.storage.catalogue.ids(after=found[-1] if found else 0):
         found.extend(page)
     return found
 
 
-async def _warm(settings: Settings, ids: list[int]) -> int:
-    failed = 0
-    async with open_rooms(settings) as rooms:
-        wanted = ids or await _all_ids(rooms)
-        with progress_bar("warming", len(wanted)) as progress:
-
-            async def one(media_id: int) -> None:
-                nonlocal failed
-                failed += not await _warm_one(rooms, media_id)
-                progress.advance(progress.task_ids[0])
-
-            await each(wanted, one, at_once=settings.workers.processes)
-        await rooms.delivery.drain()
-    return failed
-
-
-async def _warm_one(rooms: Services, media_id: int) -> bool:
-    try:
-        warmed = await rooms.warmer.warm(media_id)
-    except SmartserveError as error:
-        errors.print(f"[red]failed[/red] {media_id}: {error.detail}", highlight=False)
-        return False
-    print(f"{media_id}\t{warmed.rendered} rendered, {warmed.present} present")
-    return True
-
-
 @app.command()
 def analyse(
-    ids: Annotated[
-        list[int] | None, typer.Argument(help="Media ids; all where none is given.")
-    ] = None,
+    ids: IdsArgument = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Tell what is known of pictures, as one JSON object a line: colours, quality, mood, text.
+    """Print colors, quality, mood and text of images, one JSON object per line.
 
-    What needs a model is null, with the reason, unless [vision] has a key for one. Nothing is
-    stored.
+    A value that needs a model is null, with the reason, unless [vision] has a key for a provider.
+    Stores nothing. Exits with 1 if an image cannot be analysed.
     """
-    failed = run(_analyse(read_settings(config, data_dir), ids or []))
-    raise SystemExit(1 if failed else 0)
+    failures = uvloop.run(_analyse(read_settings(config, data_dir), ids or []))
+    raise SystemExit(1 if failures else 0)
 
 
 async def _analyse(settings: Settings, ids: list[int]) -> int:
-    failed = 0
-    async with open_rooms(settings) as rooms, open_analyst(rooms) as analyst:
+    async with open_rooms(settings) as services, open_analyst(services) as analyst:
 
-        async def one(media_id: int) -> None:
-            nonlocal failed
-            failed += not await _analyse_one(rooms, analyst, media_id)
+        async def analyse_one(media_id: int) -> bool:
+            return await _analyse_one(services, analyst, media_id)
 
-        await each(ids or await _all_ids(rooms), one, at_once=settings.workers.processes)
-    return failed
+        wanted = ids or await _all_ids(services)
+        concurrency = settings.workers.processes
+        return await process_all("analysing", wanted, analyse_one, concurrency=concurrency)
 
 
-async def _analyse_one(rooms: Services, analyst: Analyst, media_id: int) -> bool:
-    media = await rooms.storage.database.find(media_id)
+async def _analyse_one(services: Services, analyst: Analyst, media_id: int) -> bool:
+    media = await services.storage.database.find(media_id)
     try:
         if media is None:
-            raise MediaNotFound("there is no picture with this id")
-        analysis = await analyst.analyse(media, await rooms.inspector.facts(media))
+            raise MediaNotFound("there is no image with this id")
+        analysis = await analyst.analyse(media, await services.inspector.facts(media))
     except SmartserveError as error:
-        errors.print(f"[red]failed[/red] {media_id}: {error.detail}", highlight=False)
+        print_error("failed", f"{media_id}: {error.detail}")
         return False
     print(json.dumps({"id": media_id, **analysis.public()}))
     return True

@@ -1,14 +1,15 @@
-"""Commands on uploads: ``ingest`` takes them in, ``status`` tells how they stand."""
+"""``smartserve ingest`` and ``status``: process uploads, and show the queue."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -17,13 +18,7 @@ from proxy.app.services import open_rooms
 from proxy.app.storage import open_storage
 from proxy.app.tracing import open_tracing
 from proxy.app.uploads import open_main_side
-from proxy.cli.base import (
-    ConfigOption,
-    DataDirOption,
-    app,
-    read_settings,
-    run,
-)
+from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.ingest_item import QueueReport, StepState
 from proxy.ingest.worker_loop import running_worker
@@ -32,11 +27,11 @@ from proxy.storage.database.ingest_report import queue_report
 from proxy.web.server.lifecycle import interruptible, stop_signals
 
 Uploads = Mapping[str, int | str]
-"""How many uploads the main API has, by status; or why that is not known."""
+"""Uploads at the main API by status; a text says why the number is unknown."""
 
 
-def addresses(settings: Settings, port: int | None = None) -> IngestUrls:
-    """Where the worker asks, and what it says that media are under; ``port`` that was taken."""
+def ingest_urls(settings: Settings, port: int | None = None) -> IngestUrls:
+    """Return the URLs of the main API and of images; ``port`` is the one that ``serve`` uses."""
     main_api = settings.ingest.main_api_url or settings.local_url(port)
     backend = settings.ingest.media_backend_url or settings.base_url(port)
     return IngestUrls(main_api.rstrip("/"), backend.rstrip("/"))
@@ -45,20 +40,21 @@ def addresses(settings: Settings, port: int | None = None) -> IngestUrls:
 @app.command()
 def ingest(
     once: Annotated[
-        bool, typer.Option("--once", help="End when nothing is due; exit 1 if something failed.")
+        bool, typer.Option("--once", help="Exit when no upload is due, with 1 if one failed.")
     ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Turn uploads into media, until SIGTERM or Ctrl-C; as many of these as you like, anywhere.
+    """Process uploads until SIGTERM or Ctrl-C. Any number of workers may run, on any machines.
 
-    Asks the main API what is pending, downloads, analyses, renders, and tells it.
+    Requests pending uploads from the main API, downloads, analyses and renders them, and reports
+    the result to the main API.
     """
     settings = read_settings(config, data_dir)
     if not has_worker(settings):
-        raise ConfigurationError(["ingest.main_api_url: set it, or main.enabled = true"])
-    failed = run(_ingest(settings, once=once))
-    raise SystemExit(1 if failed else 0)
+        raise ConfigurationError(["ingest.main_api_url is not set: set it, or main.enabled = true"])
+    failures = uvloop.run(_ingest(settings, once=once))
+    raise SystemExit(1 if failures else 0)
 
 
 async def _ingest(settings: Settings, *, once: bool) -> int:
@@ -66,12 +62,12 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
     async with AsyncExitStack() as stack:
         async with interruptible(stopped):
             tracing = await stack.enter_async_context(open_tracing(settings.tracing))
-            rooms = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
-            worker = await stack.enter_async_context(open_ingest(rooms, addresses(settings)))
+            services = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
+            worker = await stack.enter_async_context(open_ingest(services, ingest_urls(settings)))
             if once:
                 return await worker.run_once()
             drain_s = settings.server.drain_s
-            working = running_worker(worker, drain_s=drain_s, supervisor=rooms.supervisor)
+            working = running_worker(worker, drain_s=drain_s, supervisor=services.supervisor)
             await stack.enter_async_context(working)
         await stopped.wait()
     return 0
@@ -79,13 +75,13 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Tell how uploads stand: the queue, its steps, what failed and why, the workers' leases."""
+    """Print the state of uploads: the queue, its steps, failures with reasons, and leases."""
     settings = read_settings(config, data_dir)
-    report, uploads = run(_status(settings))
+    report, uploads = uvloop.run(_status(settings))
     if as_json:
         print(json.dumps({**asdict(report), "main_api": uploads}))
     else:
@@ -98,16 +94,16 @@ async def _status(settings: Settings) -> tuple[QueueReport, Uploads]:
 
 
 async def _uploads(settings: Settings) -> Uploads:
-    """Of a main side of our own from its database: whether it serves now does not matter."""
+    """Count the uploads at the main API; this server's own is read from its database."""
     if settings.ingest.main_api_url:
-        async with open_main_api(settings, addresses(settings).main_api) as api:
+        async with open_main_api(settings, ingest_urls(settings).main_api) as api:
             try:
                 return {"pending": len(await api.pending())}
             except IngestError as error:
                 return {"pending": error.detail}
     async with open_main_side(settings) as main:
         if main is None:
-            return {"pending": "none is set"}
+            return {"pending": "no main API is set"}
         return {
             str(state): count
             for state, count in (await main.queue.database.count_by_status()).items()
@@ -116,45 +112,38 @@ async def _uploads(settings: Settings) -> Uploads:
 
 def _print(report: QueueReport, uploads: Uploads) -> None:
     console = Console()
-    console.print(_overview(report, uploads))
-    console.print(_steps(report))
-    if report.failures:
-        console.print(_failures(report))
+    console.print(_table("Uploads", (), _overview(report, uploads).items()))
+    title = "Steps that are unfinished, or finished in the last hour"
+    steps = (
+        (step, *(counts[state] for state in StepState), report.attempts[step])
+        for step, counts in report.steps.items()
+    )
+    console.print(_table(title, ("step", *StepState, "attempts"), steps))
+    failures = [
+        (one.main_api_id, one.media_id or "", "no" if one.final else "yes", one.reason)
+        for one in report.failures
+    ]
+    if failures:
+        columns = "upload", "image", "retried", "reason"
+        console.print(_table("Recent failures", columns, failures))
 
 
-def _overview(report: QueueReport, uploads: Uploads) -> Table:
-    table = Table(title="Uploads", title_justify="left", show_header=False)
-    for name, value in (
-        *((f"at the main API: {state}", count) for state, count in uploads.items()),
-        *((f"at the workers: {state}", count) for state, count in report.states.items()),
-        ("of these failed for good", report.failed_for_good),
-        ("open for more than an hour", report.stuck),
-        ("minutes that the oldest of them is there", round(report.oldest_s / 60)),
-        ("done within the hour", report.finished_last_hour),
-        ("leases held", report.held),
-        ("leases run out", report.run_out),
-        ("taken over", report.takeovers),
-    ):
-        table.add_row(name, str(value))
-    return table
+def _overview(report: QueueReport, uploads: Uploads) -> Mapping[str, object]:
+    return {
+        **{f"at the main API: {state}": count for state, count in uploads.items()},
+        **{f"at the workers: {state}": count for state, count in report.states.items()},
+        "of these failed permanently": report.failed_for_good,
+        "unfinished for more than an hour": report.stuck,
+        "age of the oldest in minutes": round(report.oldest_s / 60),
+        "finished in the last hour": report.finished_last_hour,
+        "leases held": report.held,
+        "leases expired": report.run_out,
+        "leases taken over by another worker": report.takeovers,
+    }
 
 
-def _steps(report: QueueReport) -> Table:
-    table = Table(title="Steps: not done, or done within the hour", title_justify="left")
-    table.add_column("step")
-    for name in (*StepState, "attempts"):
-        table.add_column(name, justify="right")
-    for step, counts in report.steps.items():
-        figures = [*(counts[state] for state in StepState), report.attempts[step]]
-        table.add_row(step, *map(str, figures))
-    return table
-
-
-def _failures(report: QueueReport) -> Table:
-    table = Table(title="Failed lately", title_justify="left")
-    for name in ("upload", "medium", "again", "reason"):
-        table.add_column(name)
-    for one in report.failures:
-        again = "no" if one.final else "yes"
-        table.add_row(str(one.main_api_id), str(one.media_id or ""), again, one.reason)
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left", show_header=bool(columns))
+    for row in rows:
+        table.add_row(*map(str, row))
     return table

@@ -1,4 +1,4 @@
-"""``smartserve purge``: renditions dropped, from disk and from the memory of running servers."""
+"""``smartserve purge``: delete renditions from disk and from the memory of running servers."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+import uvloop
 
 from proxy.app.storage import open_storage
-from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings, run
+from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
 from proxy.domain.errors import BadParameter
 from proxy.domain.geometry import SizeSpec
 from proxy.domain.query import named_boxes
-from proxy.serving.purge import PurgeResult
 from proxy.settings import Settings
 
 
 @app.command()
 def purge(
-    ids: Annotated[list[int] | None, typer.Argument(help="Media ids.")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Media ids.")] = None,
     user_id: Annotated[
-        int | None, typer.Option(min=0, help="All media of this user as well.")
+        int | None, typer.Option(min=0, help="Also purge all images of this user.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="Only this named size.")] = None,
+    size: Annotated[
+        str | None, typer.Option(show_default="all", help="Purge only this named size.")
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Drop renditions of media, from this machine's servers' memory too."""
+    """Delete renditions of images, on disk and in the memory of this machine's servers."""
     if not ids and user_id is None:
         raise typer.BadParameter("name media ids, or --user-id")
     settings = read_settings(config, data_dir)
@@ -34,7 +36,7 @@ def purge(
         boxes = () if size is None else named_boxes(size, settings.size_specs())
     except BadParameter as error:
         raise typer.BadParameter(error.allowed, param_hint="--size") from None
-    run(_purge(settings, ids or [], user_id, boxes))
+    uvloop.run(_purge(settings, ids or [], user_id, boxes))
 
 
 async def _purge(
@@ -42,11 +44,7 @@ async def _purge(
 ) -> None:
     async with open_storage(settings) as storage:
         for media_id in ids:
-            _tell_purged(PurgeResult(media_id, await storage.purger.medium(media_id, boxes)))
+            print(f"{media_id}\t{await storage.purger.medium(media_id, boxes)} dropped")
         if user_id is not None:
             async for purged in storage.purger.user(user_id, boxes):
-                _tell_purged(purged)
-
-
-def _tell_purged(purged: PurgeResult) -> None:
-    print(f"{purged.media_id}\t{purged.dropped} dropped")
+                print(f"{purged.media_id}\t{purged.dropped} dropped")

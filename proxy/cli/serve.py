@@ -1,4 +1,4 @@
-"""``smartserve serve``: serve until told to stop."""
+"""``smartserve serve``: run the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import structlog
 import typer
+import uvloop
 
 from proxy import __version__
 from proxy.app.ingest import has_worker, open_ingest
@@ -17,14 +18,8 @@ from proxy.app.startup_checks import check_start
 from proxy.app.tracing import open_tracing
 from proxy.app.uploads import UploadServices, open_main_side
 from proxy.app.web import build_surface
-from proxy.cli.base import (
-    ConfigOption,
-    DataDirOption,
-    app,
-    read_settings,
-    run,
-)
-from proxy.cli.ingest import addresses
+from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
+from proxy.cli.ingest import ingest_urls
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
@@ -37,23 +32,28 @@ from proxy.web.server.lifecycle import interruptible, listening, stop_signals
 log = structlog.get_logger(__name__)
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-"""Pictures to try it with; their origin stands beside them."""
+"""Images to try the server with; the folder has a file that names their origin."""
 
 
 @app.command()
 def serve(
     config: ConfigOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    host: Annotated[
+        str | None, typer.Option(show_default="server.host", help="Address to listen on.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(show_default="server.port", help="Port to listen on; 0 selects a free one."),
+    ] = None,
     data_dir: DataDirOption = None,
     samples: Annotated[
-        bool, typer.Option(help="Import the bundled samples first, if the database is empty.")
+        bool, typer.Option(help="Import the bundled sample images if the database is empty.")
     ] = False,
 ) -> None:
-    """Serve pictures over HTTP until SIGTERM or Ctrl-C."""
+    """Serve images over HTTP until SIGTERM or Ctrl-C."""
     settings = read_settings(config, data_dir, host=host, port=port)
     check_start(settings)
-    run(_serve(settings, samples=samples))
+    uvloop.run(_serve(settings, samples=samples))
 
 
 async def _serve(settings: Settings, *, samples: bool) -> None:
@@ -66,66 +66,68 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
 
 
 async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
-    """Open all, listen, and say so; the stack ends it in the reverse order."""
+    """Start all parts and print the address; ``stack`` stops them in the reverse order."""
     tracing = await stack.enter_async_context(open_tracing(settings.tracing))
-    rooms = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
+    services = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
     if samples:
-        await _import_samples(rooms)
+        await _import_samples(services)
     main = await stack.enter_async_context(open_main_side(settings))
     if main is not None:
-        main.on_upload.append(rooms.woken.set)
-    surface = build_surface(rooms, main)
+        main.on_upload.append(services.woken.set)
+    surface = build_surface(services, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
     port = await stack.enter_async_context(
         listening(surface.runner, surface.health, settings.server)
     )
-    await _start_ingest(stack, rooms, main, port)
+    await _start_ingest(stack, services, main, port)
     if main is not None:
         await stack.enter_async_context(
-            main.at_work(settings.base_url(port), rooms.metrics, rooms.supervisor)
+            main.at_work(settings.base_url(port), services.metrics, services.supervisor)
         )
-    # Nobody waits for finals: what is left of the time is for answers.
-    stack.push_async_callback(rooms.upgrader.stop)
+    # No client waits for finals: the rest of server.drain_s is left to responses.
+    stack.push_async_callback(services.upgrader.stop)
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
-    notified = supervised(manager, alive=lambda: bool(rooms.pool.pids), supervisor=rooms.supervisor)
+    notified = supervised(
+        manager, alive=lambda: bool(services.pool.pids), supervisor=services.supervisor
+    )
     await stack.enter_async_context(notified)
-    await _announce(rooms, port)
+    await _announce(services, port)
 
 
 async def _start_ingest(
-    stack: AsyncExitStack, rooms: Services, main: UploadServices | None, port: int
+    stack: AsyncExitStack, services: Services, main: UploadServices | None, port: int
 ) -> None:
     """Start the embedded worker and the metrics of the queue."""
-    await stack.enter_async_context(rooms.watch.running(rooms.supervisor))
-    settings = rooms.settings
+    await stack.enter_async_context(services.watch.running(services.supervisor))
+    settings = services.settings
     if settings.ingest.embedded and has_worker(settings):
-        urls = addresses(settings, port)
+        urls = ingest_urls(settings, port)
         # If the main API is this server, the worker uses its queue directly and not HTTP.
         own = urls.main_api in (settings.local_url(port), settings.base_url(port))
         queue = main.queue if main is not None and own else None
-        ingest = await stack.enter_async_context(open_ingest(rooms, urls, local_queue=queue))
-        # Half of the time to stop: the answers under way have theirs after it.
+        ingest = await stack.enter_async_context(open_ingest(services, urls, local_queue=queue))
+        # The other half of the time is left to responses in progress.
         drain_s = settings.server.drain_s / 2
         await stack.enter_async_context(
-            running_worker(ingest, drain_s=drain_s, supervisor=rooms.supervisor)
+            running_worker(ingest, drain_s=drain_s, supervisor=services.supervisor)
         )
 
 
-async def _import_samples(rooms: Services) -> None:
-    if not await rooms.storage.catalogue.ids(limit=1):
+async def _import_samples(services: Services) -> None:
+    if not await services.storage.catalogue.ids(limit=1):
         for path in walk([SAMPLES]):
             if path.suffix in (".jpg", ".png"):
-                await rooms.importer.import_file(path, user_id=1, data_type=DataType.PRODUCT)
+                await services.importer.import_file(path, user_id=1, data_type=DataType.PRODUCT)
 
 
-async def _announce(rooms: Services, port: int) -> None:
-    settings = rooms.settings
+async def _announce(services: Services, port: int) -> None:
+    settings = services.settings
     base = settings.base_url(port)
     print(f"smartserve {__version__} on {base}", flush=True)
     if not settings.database.url:
-        # It serves already; a database that cannot be asked now is no reason to end.
+        # The server already runs: an unavailable database is not a reason to stop it.
         with suppress(DatabaseUnavailable):
-            for media_id in await rooms.storage.catalogue.ids(limit=10):
+            for media_id in await services.storage.catalogue.ids(limit=10):
                 print(f"  {image_url(media_id, base=base)}", flush=True)
