@@ -37,7 +37,7 @@ def test_a_tree_is_adopted_and_served_though_an_original_is_lost(data: Path, tre
     assert second.split("\t") == [
         "2",
         f"{BULK}/sunset-123.jpg",
-        "1536x1024 jpeg; stand-ins: 1200x800 jpeg, 300x300 jpeg, 480x320 jpeg, 500x333 jpeg",
+        "1536x1024 jpeg; fallbacks: 1200x800 jpeg, 300x300 jpeg, 480x320 jpeg, 500x333 jpeg",
     ]
     (lost,) = data.glob("originals/bulk/*/sunset*")
     lost.unlink()

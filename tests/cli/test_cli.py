@@ -466,4 +466,4 @@ def test_analyse_tells_what_is_known_as_json_lines(data: Path) -> None:
 def test_analyse_names_what_it_cannot_do(data: Path) -> None:
     done = run("analyse", "77", "--data-dir", data)
     assert done.returncode == 1
-    assert "77: there is no picture with this id" in done.stderr
+    assert "77: there is no image with this id" in done.stderr
