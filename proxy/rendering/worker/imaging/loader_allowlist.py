@@ -1,7 +1,7 @@
-"""Which loaders of libvips are open: an allow-list, and the proof that it holds.
+"""The loaders of libvips that are enabled: an allow-list, and the check that it is effective.
 
-libvips' own ``VIPS_BLOCK_UNTRUSTED`` lets matrix, TIFF and UltraHDR through, so everything is
-blocked first and only the loaders of the wanted types are opened again.
+``VIPS_BLOCK_UNTRUSTED`` of libvips still lets the matrix, TIFF and UltraHDR loaders through. So all
+loaders are blocked first and only those of the configured types are enabled again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyvips
 from pyvips.voperation import Introspect
@@ -20,29 +20,31 @@ from pyvips.voperation import Introspect
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
 
-_FAMILIES: Mapping[str, str] = MappingProxyType(
-    {
-        "jpeg": "VipsForeignLoadJpeg",
-        "png": "VipsForeignLoadPng",
-        "webp": "VipsForeignLoadWebp",
-        "avif": "VipsForeignLoadHeif",
-        "heic": "VipsForeignLoadHeif",
-        "gif": "VipsForeignLoadNsgif",
-        "tiff": "VipsForeignLoadTiff",
-    }
-)
-"""The class of loaders for each source type; libvips has none of its own for BMP."""
 
-_SUFFIXES: Mapping[str, str] = MappingProxyType(
+class Loader(NamedTuple):
+    """How libvips names the loaders of one source type."""
+
+    family: str
+    """Their common class."""
+    nickname: str
+    """Their common prefix."""
+    suffix: str
+    """File name suffix of the saver."""
+
+
+LOADERS: Mapping[str, Loader] = MappingProxyType(
     {
-        "jpeg": ".jpg",
-        "png": ".png",
-        "webp": ".webp",
-        "avif": ".avif",
-        "gif": ".gif",
-        "tiff": ".tif",
+        "jpeg": Loader("VipsForeignLoadJpeg", "jpegload", ".jpg"),
+        "png": Loader("VipsForeignLoadPng", "pngload", ".png"),
+        "webp": Loader("VipsForeignLoadWebp", "webpload", ".webp"),
+        "avif": Loader("VipsForeignLoadHeif", "heifload", ".avif"),
+        "heic": Loader("VipsForeignLoadHeif", "heifload", ".heic"),
+        "gif": Loader("VipsForeignLoadNsgif", "gifload", ".gif"),
+        "tiff": Loader("VipsForeignLoadTiff", "tiffload", ".tif"),
     }
 )
+"""By source type; libvips has no loader for BMP."""
+
 _HEIC_SAMPLE = base64.b64decode(
     "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAXZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
     "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABmgABAAAAAAAAABoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
@@ -52,14 +54,14 @@ _HEIC_SAMPLE = base64.b64decode(
     "AAAB////0AAAAAL////QAAAAAgAAAA5waXhpAAAAAAEIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAIm1kYXQAAAAW"
     "KAGuCiRtuOZWuq6zJvowp7R4QJUBRw=="
 )
-"""A grey picture of 16 x 16: libvips writes no HEIC itself that could be tried."""
+"""A grey image of 16 x 16 pixels: this libvips cannot encode HEIC, so a sample is included."""
 
 _BLOCKED = 32
 """``VIPS_OPERATION_BLOCKED`` of ``VipsOperationFlags``."""
 
 
 def configure() -> None:
-    """Set libvips up for a worker: no operation cache, one thread for each pipeline."""
+    """Configure libvips for a worker: no operation cache, one thread per pipeline."""
     pyvips.cache_set_max(0)
     pyvips.cache_set_max_mem(0)
     pyvips.cache_set_max_files(0)
@@ -67,51 +69,46 @@ def configure() -> None:
 
 
 def lock_loaders(source_types: Sequence[str]) -> None:
-    """Open the loaders of these types and no other, and check that the list holds.
+    """Enable the loaders of these types, block all others, and verify the result.
 
     Raises:
-        ConfigurationError: libvips left a loader open that is not on the list.
+        ConfigurationError: a loader that is not on the list remains enabled.
     """
-    families = {_FAMILIES[name] for name in source_types if name in _FAMILIES}
+    families = {LOADERS[name].family for name in source_types if name in LOADERS}
     loadable_types.cache_clear()
     pyvips.operation_block_set("VipsForeignLoad", state=True)
     for family in families:
         pyvips.operation_block_set(family, state=False)
-    wanted = {name for family in families for name in _loaders(family)}
-    if surplus := set(open_loaders()) - wanted:
+    allowed = {name for family in families for name in _loaders(family)}
+    if surplus := set(open_loaders()) - allowed:
         raise ConfigurationError(
             [f"libvips: loaders stay open that should be blocked: {', '.join(sorted(surplus))}"]
         )
 
 
 def open_loaders() -> tuple[str, ...]:
-    """The libvips names of all loaders that are not blocked: ``jpegload_source`` and others."""
-    return tuple(sorted(name for name in _loaders("VipsForeignLoad") if not _blocked(name)))
+    """Return the libvips names of all enabled loaders, for example ``jpegload_source``."""
+    names = _loaders("VipsForeignLoad")
+    return tuple(sorted(name for name in names if not Introspect(name).flags & _BLOCKED))
 
 
 @cache
 def loadable_types() -> tuple[str, ...]:
-    """The source types that really open now: each has decoded a sample of itself, once."""
-    return tuple(name for name in _FAMILIES if _opens(name))
+    """Return the source types that can be decoded: a sample of each is decoded once."""
+    return tuple(name for name in LOADERS if _decodes_sample(name))
 
 
 def hello() -> WorkerInfo:
-    """What this process can do, to be told after the loaders are locked."""
+    """Return the capabilities of this process; call it after `lock_loaders`."""
     version = ".".join(str(pyvips.version(part)) for part in range(3))
     return WorkerInfo(libvips=version, source_types=loadable_types(), codecs=dict(_CODECS))
 
 
 def _loaders(family: str) -> Iterator[str]:
-    """Nicknames of the loaders below a class: the leaves of its tree."""
+    """Yield the nicknames of the loaders below a class: the leaves of the class tree."""
     gtype = pyvips.type_from_name(family)
-    children = _children(gtype) if gtype else []
-    for child in children:
-        yield from _loaders(pyvips.type_name(child))
-    if gtype and not children:
-        yield pyvips.nickname_find(gtype)
-
-
-def _children(gtype: int) -> list[int]:
+    if not gtype:
+        return
     children: list[int] = []
 
     def visit(child: int, _a: Any, _b: Any) -> Any:
@@ -119,26 +116,22 @@ def _children(gtype: int) -> list[int]:
         return pyvips.ffi.NULL
 
     pyvips.type_map(gtype, visit)
-    return children
+    for child in children:
+        yield from _loaders(pyvips.type_name(child))
+    if not children:
+        yield pyvips.nickname_find(gtype)
 
 
-def _blocked(loader: str) -> bool:
-    return bool(Introspect(loader).flags & _BLOCKED)
-
-
-def _opens(source_type: str) -> bool:
+def _decodes_sample(source_type: str) -> bool:
     try:
-        pyvips.Image.new_from_buffer(_sample(source_type), "").avg()
+        if source_type == "heic":
+            sample = _HEIC_SAMPLE
+        else:
+            sample = pyvips.Image.black(16, 16).write_to_buffer(LOADERS[source_type].suffix)
+        pyvips.Image.new_from_buffer(sample, "").avg()
     except pyvips.Error:
         return False
     return True
-
-
-def _sample(source_type: str) -> bytes:
-    if source_type == "heic":
-        return _HEIC_SAMPLE
-    sample: bytes = pyvips.Image.black(16, 16).write_to_buffer(_SUFFIXES[source_type])
-    return sample
 
 
 def _package_versions() -> dict[str, str]:
