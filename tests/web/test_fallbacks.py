@@ -222,7 +222,7 @@ async def _in_time(server: Serving, path: str) -> ClientResponse:
             answer = await server.client.get(path, headers={"Accept": CHROME})
             if answer.status == 200:
                 return answer
-            assert (await answer.json())["detail"] == "more is asked for than can be looked at"
+            assert (await answer.json())["detail"] == "the server is overloaded"
             await asyncio.sleep(0.05)
 
 

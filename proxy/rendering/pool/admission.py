@@ -1,4 +1,4 @@
-"""Admission: the gate before the workers, with a bounded queue and a bounded wait."""
+"""The bounded queue in front of the workers, and counters of the workers that are in use."""
 
 from __future__ import annotations
 
@@ -7,96 +7,91 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
-from proxy.domain.errors import QueueFull, ShuttingDown
+from proxy.domain.errors import CapacityError, QueueFull, ShuttingDown
 from proxy.settings import WorkerSettings
+
+REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")
+"""Reasons for a rejection."""
 
 
 class Admission:
-    """Lets jobs in to the workers; a bounded number waits, first come, first in.
+    """Limits concurrent jobs and the length of the queue, which is first in, first out.
 
-    Of those that wait, one for each worker does so inside: made ready, so that no worker waits for
-    its next order.
+    One more job per worker is admitted than can run: it is prepared while it waits, so a worker
+    that becomes free starts it at once.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        ready = min(settings.processes, settings.max_queue)
+        prepared = min(settings.processes, settings.max_queue)
         self._settings = settings
-        self._places = asyncio.Semaphore(settings.processes + ready)
+        self._places = asyncio.Semaphore(settings.processes + prepared)
         self._capacity = settings.processes + settings.max_queue
-        self.max_waiting = settings.max_queue - ready
-        """How many may wait beyond those at the workers."""
+        self.max_waiting = settings.max_queue - prepared
+        """Limit of the jobs that wait for admission."""
         self._waiting = 0
-        self._inside = 0
+        self._admitted = 0
         self._closed = False
         self._rejections: Counter[str] = Counter()
 
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
-        """Hold a place at the workers for the length of the block.
+        """Context manager: wait for admission, and hold the place for the block.
 
         Raises:
-            QueueFull: the queue has no room, or the wait grew too long.
-            ShuttingDown: no more renders are begun.
+            QueueFull: the queue is full, or the wait exceeded ``workers.max_queue_wait_s``.
+            ShuttingDown: the server is stopping.
         """
-        await self._wait()
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._places.release()
-
-    @property
-    def full(self) -> bool:
-        """Whether whoever comes now is turned away."""
-        return self._places.locked() and self._waiting >= self.max_waiting
-
-    @property
-    def room(self) -> int:
-        """How many may still come."""
-        return self._capacity - self._inside - self._waiting
-
-    def turn_away(self) -> QueueFull | ShuttingDown:
-        """What somebody is told who is not even listened to, as the server is late with all."""
-        error = QueueFull("more is asked for than can be looked at")
-        return self._reject("pressure", error)
-
-    def check(self) -> None:
-        """Raise what `enter` would raise at once; for a look before anything is spent on a job."""
-        if self._closed:
-            raise self._reject("shutdown", ShuttingDown("the server is stopping"))
-        if self.full:
-            raise self._reject("queue_full", QueueFull("too many pictures are waiting"))
-
-    async def _wait(self) -> None:
         self.check()
         self._waiting += 1
         try:
             async with asyncio.timeout(self._settings.max_queue_wait_s):
                 await self._places.acquire()
         except TimeoutError:
-            error = QueueFull("the picture waited too long for a worker")
-            raise self._reject("queue_wait", error) from None
+            error = QueueFull("the image waited too long for a worker")
+            raise self._rejected("queue_wait", error) from None
         finally:
             self._waiting -= 1
+        self._admitted += 1
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+            self._places.release()
 
-    def _reject(self, reason: str, error: QueueFull | ShuttingDown) -> QueueFull | ShuttingDown:
+    @property
+    def full(self) -> bool:
+        """Return whether the next job would be rejected."""
+        return self._places.locked() and self._waiting >= self.max_waiting
+
+    @property
+    def free_places(self) -> int:
+        """Number of jobs that would still be accepted."""
+        return self._capacity - self._admitted - self._waiting
+
+    def shed(self) -> CapacityError:
+        """Count a request that is rejected because the server is overloaded; return its error."""
+        return self._rejected("pressure", QueueFull("the server is overloaded"))
+
+    def check(self) -> None:
+        """Raise at once what `enter` would raise, before work is spent on a job."""
+        if self._closed:
+            raise self._rejected("shutdown", ShuttingDown("the server is stopping"))
+        if self.full:
+            raise self._rejected("queue_full", QueueFull("too many images are waiting"))
+
+    def _rejected(self, reason: str, error: CapacityError) -> CapacityError:
         self._rejections[reason] += 1
         error.retry_after_s = self._settings.retry_after_s
         return error
 
     def close(self) -> None:
-        """Let nobody in any more; those who wait or run go on."""
+        """Reject new jobs; jobs that wait or run are not affected."""
         self._closed = True
 
     def statistics(self) -> Mapping[str, float]:
-        """How many wait and are inside now, and how many were turned away, by reason."""
+        """Return the jobs that wait and that are admitted, and the rejections by reason."""
         rejected = {f"rejected_{reason}": self._rejections[reason] for reason in REASONS}
-        return {"waiting": self._waiting, "inside": self._inside, **rejected}
-
-
-REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")
-"""Why a job is turned away."""
+        return {"waiting": self._waiting, "inside": self._admitted, **rejected}
 
 
 class WorkerUsage:

@@ -1,4 +1,4 @@
-"""Quarantine: pictures that could not be rendered are refused for a while, unheard."""
+"""Remembers images that could not be rendered, so that repeated requests cost nothing."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from cachetools import LRUCache
 from proxy.domain.errors import RenderError, RenderTimeout, SmartserveError, SourceQuarantined
 
 _MAX_ENTRIES = 10_000
-_LONGEST_S = 3600.0
-"""The back-off of a picture that goes on killing its workers doubles up to this."""
+_MAX_BACKOFF_S = 3600.0
+"""Upper limit of the back-off; also the time without failures after which it starts anew."""
+_MAX_DOUBLINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _Failure:
     error: RenderError
     until: float
     times: int
 
 
 class FailureCache:
-    """Remembers why a picture could not be rendered, so that asking again costs nothing.
+    """An LRU cache of failures by source key.
 
-    A corrupt picture is refused for ``failure_s``; one that killed its workers for
-    ``quarantine_s``, and twice as long each time it does so again. An hour in peace is forgiven.
+    A corrupt image is refused for ``failure_s``. One that crashed or blocked workers is refused for
+    ``quarantine_s``, doubled with each further failure.
     """
 
     def __init__(
@@ -36,33 +37,32 @@ class FailureCache:
         quarantine_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``clock`` gives seconds and is only compared with itself."""
+        """``clock`` returns seconds."""
         self._failure_s = failure_s
         self._quarantine_s = quarantine_s
         self._clock = clock
-        self._refusals: LRUCache[str, _Refusal] = LRUCache(_MAX_ENTRIES)
+        self._failures: LRUCache[str, _Failure] = LRUCache(_MAX_ENTRIES)
 
     def check(self, key: str) -> None:
-        """Raise what is remembered of a picture, while it lasts."""
-        refusal = self._refusals.get(key)
-        if refusal is not None and self._clock() < refusal.until:
-            raise type(refusal.error)(refusal.error.detail)
+        """Raise the remembered error while it is valid."""
+        failure = self._failures.get(key)
+        if failure is not None and self._clock() < failure.until:
+            raise type(failure.error)(failure.error.detail)
 
     def remember(self, key: str, error: SmartserveError) -> None:
-        """Note a failure; only what the picture itself is to blame for is kept."""
+        """Store a failure that the image itself caused; other errors are ignored."""
         if not isinstance(error, RenderError):
             return
-        before = self._refusals.get(key)
-        if before is not None and self._clock() > before.until + _LONGEST_S:
-            before = None
-        times = 1 if before is None else before.times + 1
-        self._refusals[key] = _Refusal(error, self._clock() + self._length_s(error, times), times)
-
-    def _length_s(self, error: RenderError, times: int) -> float:
+        before = self._failures.get(key)
+        times = 1
+        if before is not None and self._clock() <= before.until + _MAX_BACKOFF_S:
+            times = before.times + 1
+        refused_s = self._failure_s
         if isinstance(error, SourceQuarantined | RenderTimeout):
-            return min(self._quarantine_s * 2.0 ** min(times - 1, 16), _LONGEST_S)
-        return self._failure_s
+            backoff_s = self._quarantine_s * 2.0 ** min(times - 1, _MAX_DOUBLINGS)
+            refused_s = min(backoff_s, _MAX_BACKOFF_S)
+        self._failures[key] = _Failure(error, self._clock() + refused_s, times)
 
     def statistics(self) -> Mapping[str, float]:
-        """Pictures remembered."""
-        return {"items": len(self._refusals)}
+        """Return the number of entries."""
+        return {"items": len(self._failures)}

@@ -8,7 +8,6 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from proxy.domain.errors import QueueFull, SourceTooLarge
@@ -86,12 +85,7 @@ class PendingJob:
                 fcntl.fcntl(self._pipe[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the pipe."""
         self._stop_reading()
         for end in self._pipe:

@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import structlog
@@ -113,12 +112,7 @@ class WorkerPool:
             log.warning("sandbox_incomplete", **gaps)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End all processes."""
         await self.aclose()
 

@@ -1,6 +1,6 @@
-"""Entry of a worker process: joins the job loop with the pixels; the pool starts it.
+"""Entry point of a worker process, started by the pool.
 
-``python -m proxy.rendering.worker <socket descriptor> <orders>``, where the orders are those of
+``python -m proxy.rendering.worker <socket descriptor> <options>``. The options are those of
 `proxy.rendering.pool.process.WorkerStartOptions` as a JSON object.
 """
 
@@ -33,34 +33,35 @@ from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.rendering.worker.imaging.loader_allowlist import configure, hello, lock_loaders
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
+from proxy.rendering.worker.sandbox.privileges import end_with_parent
+from proxy.rendering.worker.sandbox.rlimits import allow_cpu
 
-_NICEST = 19
+_LOWEST_PRIORITY = 19
 
 
-def prepare(orders: Mapping[str, Any]) -> WorkerInfo:
-    """Open the loaders that are wanted, warm every codec, and lock the process in.
-
-    Warming starts threads of libvips, for which what comes before would not hold; and it shows
-    that nothing has to be opened for it any more.
+def prepare(options: Mapping[str, Any]) -> WorkerInfo:
+    """Enable the configured loaders, warm up every codec, and enter the sandbox.
 
     Raises:
-        ConfigurationError: the process is not fit to work.
+        ConfigurationError: the process cannot work.
     """
     configure()
-    lock_loaders(tuple(orders["source_types"]))
-    if not orders["sandbox"]:
-        held = sandbox.switched_off("switched off by workers.sandbox")
-        return replace(hello(), sandbox=dict(held))
-    held = sandbox.confine(uid=orders["uid"], max_memory_bytes=orders["max_memory_bytes"])
-    worker_info = hello()
+    lock_loaders(tuple(options["source_types"]))
+    if not options["sandbox"]:
+        off = dict.fromkeys(sandbox.FEATURES, "switched off by workers.sandbox")
+        return replace(hello(), sandbox=off)
+    states = sandbox.confine(uid=options["uid"], max_memory_bytes=options["max_memory_bytes"])
+    # `hello` decodes a sample of each type. That starts the threads of libvips, which must inherit
+    # Landlock, and shows that no codec has to open a file later. So it runs between the two steps.
+    info = hello()
     os.environ.clear()
-    return replace(worker_info, sandbox={**held, **sandbox.seal()})
+    return replace(info, sandbox={**states, **sandbox.seal()})
 
 
-def _run(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
+def run(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
     """Run a job; each of its renditions may use ``max_cpu_s`` of processor time."""
     outputs = len(job.outputs) if isinstance(job, RenditionSet) else 1
-    sandbox.allow_cpu(max_cpu_s * max(1, outputs))
+    allow_cpu(max_cpu_s * max(1, outputs))
     match job:
         case RenditionSet():
             return render_set(job, source, target)
@@ -72,43 +73,39 @@ def _run(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
             raise TypeError(job)
 
 
-def _stand_back(nice: int, *, idle: bool) -> None:
-    """Let the server go first; where ``idle``, run only when nobody else wants the processor.
-
-    With autogroups (sched(7)) a process competes for the processor with its session alone, and
-    this one has its own: there the session's weight has to be lowered, too.
-    """
+def _lower_priority(nice: int, *, idle: bool) -> None:
+    """Let the server run first; if ``idle``, run only while the processor is otherwise idle."""
     if idle:
-        nice = _NICEST  # nearly so, where the kernel does not allow it
+        nice = _LOWEST_PRIORITY  # nearly idle, if the kernel refuses SCHED_IDLE
         with contextlib.suppress(AttributeError, OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.nice(nice)
+    # With autogroups (sched(7)) niceness only counts within a session, and this process has its
+    # own: the weight of the session has to be lowered, too.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(nice))
 
 
-def _end_with_server(connection: socket.socket) -> None:
-    """Be killed when the server ends, in the midst of a job too: nobody waits for that any more."""
-    sandbox.end_with_parent()
-    with contextlib.suppress(BlockingIOError):
-        if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-            raise SystemExit  # it has ended before
-
-
 def main() -> None:
-    """Get ready, say hello, then do jobs until the server closes the socket."""
-    descriptor, orders = int(sys.argv[1]), json.loads(sys.argv[2])
-    # The terminal's Ctrl-C and the service manager's stop are the server's to handle.
+    """Prepare, send the `WorkerInfo`, then run jobs until the server closes the socket."""
+    descriptor, options = int(sys.argv[1]), json.loads(sys.argv[2])
+    # Ctrl-C in a terminal and a stop of the service are handled by the server.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as connection:
-        _end_with_server(connection)
-        _stand_back(orders["nice"], idle=orders["idle"])
+        # Also in the middle of a job: nobody waits for its result any more.
+        end_with_parent()
+        with contextlib.suppress(BlockingIOError):
+            # The signal is not sent if the server ended before the call above; then the socket is
+            # at its end.
+            if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                return
+        _lower_priority(options["nice"], idle=options["idle"])
         try:
-            worker_info = prepare(orders)
+            info = prepare(options)
         except ConfigurationError as error:
             connection.send(encode(JobFailure("fault", str(error))))
             return
-        job_loop.serve(connection, worker_info, partial(_run, orders["max_cpu_s"]))
+        job_loop.serve(connection, info, partial(run, options["max_cpu_s"]))
 
 
 if __name__ == "__main__":

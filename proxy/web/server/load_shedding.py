@@ -89,14 +89,14 @@ class LoadShedder:
         False while less than half of the queue is taken: before that, many requests at once are
         mostly for what is on disk, or for one and the same render.
         """
-        room = self._admission.room
+        room = self._admission.free_places
         if 2 * room > self._admission.max_waiting or self.resolving <= room:
             return False
         return self.resolving > room + _SPARE or self._loop_lag.late_s > _LATE_S
 
     def reject(self) -> CapacityError | None:
         """Count a rejection and return its error; None without overload."""
-        return self._admission.turn_away() if self.overloaded else None
+        return self._admission.shed() if self.overloaded else None
 
 
 class SheddingTicket:

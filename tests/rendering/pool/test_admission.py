@@ -66,7 +66,7 @@ async def test_it_is_full_as_long_as_whoever_comes_is_turned_away() -> None:
     await at_work.inside.wait()
     await ready.inside.wait()
     assert admission.full
-    told = admission.turn_away()
+    told = admission.shed()
     assert told.retry_after_s == 7
     assert admission.statistics()["rejected_pressure"] == 1
     await at_work.go()
@@ -129,14 +129,14 @@ async def test_a_look_tells_what_entering_would() -> None:
 
 async def test_the_room_that_is_left_is_what_may_still_come() -> None:
     admission = gate(queue=2)
-    assert (admission.room, admission.max_waiting) == (3, 1)
+    assert (admission.free_places, admission.max_waiting) == (3, 1)
     guests = [Guest(admission) for _ in range(3)]
     await asyncio.sleep(0)
-    assert admission.room == 0
+    assert admission.free_places == 0
     assert admission.full
     for guest in guests:
         await guest.go()
-    assert admission.room == 3
+    assert admission.free_places == 3
 
 
 def test_a_job_that_waits_holds_no_worker() -> None:

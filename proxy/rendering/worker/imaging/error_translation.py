@@ -1,4 +1,4 @@
-"""The one edge at which a failure inside libvips becomes an answer with a kind and a sentence."""
+"""Translates failures inside libvips into `JobFailure`: the only place that does so."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class SourceRefused(Exception):
     """The source is not rendered; ``kind`` is one of `worker_protocol.FAILURE_KINDS`."""
 
     def __init__(self, kind: str, detail: str) -> None:
-        """Keep the kind and a sentence that is safe to show to anybody."""
+        """Store the kind and a sentence that is safe to show to clients."""
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
 
 
 def answered(work: Callable[[], _T], *, target_fd: int | None = None) -> _T | JobFailure:
-    """Do the work, and give what stopped it as a value; real bugs of ours still raise.
+    """Do the work and return its result, or the failure that stopped it; our own bugs still raise.
 
-    With ``target_fd`` a failure of libvips is blamed on the target where the target is broken.
-    When this returns, no traceback holds an image, a source or a target alive any more.
+    With ``target_fd`` an error of libvips is attributed to the target if the target is broken.
+    On return no traceback keeps an image, a source or a target alive.
     """
     try:
         return work()
@@ -38,37 +38,33 @@ def answered(work: Callable[[], _T], *, target_fd: int | None = None) -> _T | Jo
         return JobFailure("unreadable", f"the source cannot be read: {error.strerror}")
     except pyvips.Error as error:
         if target_fd is not None and not _writable(target_fd):
-            return JobFailure("fault", "the target was closed before the picture was written")
-        return _decode_failure(error)
+            return JobFailure("fault", "the target was closed before the image was written")
+        # libvips reports a failed read of the descriptor as "unix error".
+        if "unix error" in str(error):
+            return JobFailure("unreadable", "the source cannot be read")
+        return JobFailure("undecodable", f"the source cannot be decoded: {_first_line(error)}")
 
 
 def encoding(work: Callable[[], _T]) -> _T:
-    """Do work on pixels that are decoded already: what fails in it is our own fault."""
+    """Do work on pixels that are already decoded: an error is a fault of this server."""
     try:
         return work()
     except OSError as error:
         raise SourceRefused("fault", f"the target cannot be written: {error.strerror}") from error
     except pyvips.Error as error:
         raise SourceRefused(
-            "fault", f"the picture cannot be encoded: {_first_line(error)}"
+            "fault", f"the image cannot be encoded: {_first_line(error)}"
         ) from error
 
 
-def _decode_failure(error: pyvips.Error) -> JobFailure:
-    """Tell a descriptor that fails (libvips says ``unix error``) from bytes that are wrong."""
-    if "unix error" in str(error):
-        return JobFailure("unreadable", "the source cannot be read")
-    return JobFailure("undecodable", f"the source cannot be decoded: {_first_line(error)}")
-
-
 def _first_line(error: pyvips.Error) -> str:
-    """The most telling line of libvips' error buffer: the innermost, which comes first."""
+    """Return the first line of libvips' error buffer, which is the innermost error."""
     lines = [line.strip() for line in str(error.detail).splitlines()]
     return next(filter(None, lines), str(error.message))
 
 
 def _writable(descriptor: int) -> bool:
-    """Whether a descriptor is open and its other end still reads; poll(2) tells without writing."""
+    """Return whether a descriptor is open and still has a reader; poll(2) does not write."""
     try:
         os.fstat(descriptor)
     except OSError:

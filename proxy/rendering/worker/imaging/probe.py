@@ -1,8 +1,9 @@
-"""Probe: the facts of a source."""
+"""Reads the facts of a source."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -11,29 +12,30 @@ from proxy.domain.worker_protocol import JobFailure, ProbeJob, ProbeResult
 from proxy.rendering.worker.imaging import background_removal, load
 from proxy.rendering.worker.imaging.error_translation import answered
 
-_CHUNK = 1024 * 1024
-_LOOK_SIDE = 512
-"""Longer side of the small version on which focus and background are judged."""
-_GRID = 32
+_CHUNK_BYTES = 1024 * 1024
+_PREVIEW_SIDE = 512
+"""Longer side of the preview from which focus and background are determined."""
+_ATTENTION_GRID = 32
 _OPAQUE = 255
-_STRICT = "error"
-"""Damage that a decoder mends with a warning is common in good photographs and harmless."""
 
 
 def probe(job: ProbeJob, source_fd: int) -> ProbeResult | JobFailure:
     """Read the facts of the seekable file behind a descriptor."""
-    return answered(lambda: _probe(job, source_fd))
+    return answered(partial(_probe, job, source_fd))
 
 
 def _probe(job: ProbeJob, source_fd: int) -> ProbeResult:
     opened = load.open_source(source_fd, job.limits)
     width, height = opened.header.upright
     if job.strict:
-        load.whole(opened, fail_on=_STRICT).avg()
-    small = look(opened)
+        # Not "warning": damage that a decoder repairs is common in good photographs and harmless.
+        load.whole(opened, fail_on="error").avg()
+    small = preview(opened)
     has_alpha = opened.header.alpha and _transparent(opened, small)
+    content_hash, byte_size = _fingerprint(source_fd)
     return ProbeResult(
-        *_fingerprint(source_fd),
+        content_hash,
+        byte_size,
         source_type=opened.header.source_type,
         width=width,
         height=height,
@@ -45,28 +47,26 @@ def _probe(job: ProbeJob, source_fd: int) -> ProbeResult:
 
 
 def _fingerprint(descriptor: int) -> tuple[str, int]:
-    """SHA-256 and length of a file, read by position so that the offset does not matter."""
+    """Return SHA-256 and length of a file; the offset of the descriptor is not used."""
     digest, size = sha256(), 0
-    while chunk := os.pread(descriptor, _CHUNK, size):
+    while chunk := os.pread(descriptor, _CHUNK_BYTES, size):
         digest.update(chunk)
         size += len(chunk)
     return digest.hexdigest(), size
 
 
-def look(opened: load.OpenedSource) -> Any:
-    """The whole picture in small, 8-bit sRGB with or without alpha, in memory."""
+def preview(opened: load.OpenedSource) -> Any:
+    """Return the first page in small: 8-bit sRGB, with or without alpha, in memory."""
     width, height = opened.header.upright
-    scale = min(1.0, _LOOK_SIDE / max(width, height))
+    scale = min(1.0, _PREVIEW_SIDE / max(width, height))
     small = load.shrunk(opened, max(1, round(width * scale)), height=max(1, round(height * scale)))
     return small.colourspace("srgb").copy_memory()
 
 
 def _transparent(opened: load.OpenedSource, small: Any) -> bool:
-    """Whether some pixel of some page is not opaque, to the eight bits that go out.
-
-    Shrinking leaves a fully opaque picture fully opaque, so a small version that is not settles
-    it; one that is may have lost a single pixel.
-    """
+    """Return whether any pixel of any page is transparent in 8 bits."""
+    # A preview that is not opaque proves transparency. An opaque one may have lost a single pixel,
+    # so then all pixels are read.
     if small[-1].min() < _OPAQUE:
         return True
     alpha = load.whole(opened, fail_on="none").colourspace("srgb")[-1]
@@ -74,15 +74,14 @@ def _transparent(opened: load.OpenedSource, small: Any) -> bool:
 
 
 def opaque(page: Any) -> Any:
-    """A picture laid on white."""
+    """Return a page on white."""
     return page.flatten(background=_OPAQUE) if page.hasalpha() else page
 
 
 def focus(page: Any) -> Focus:
-    """Where libvips' attention strategy looks, as fractions of width and height.
+    """Return the focus of libvips' attention strategy, as fractions of width and height.
 
-    ``vips_smartcrop``: the maximum of skin, saturation and edges after a blur, on a grid of
-    `_GRID` cells a side. It names a cell by its corner; meant is its middle.
+    ``vips_smartcrop`` returns the maximum of skin, saturation and edges after a blur.
     """
     _, found = page.smartcrop(
         max(1, page.width // 2),
@@ -91,5 +90,7 @@ def focus(page: Any) -> Focus:
         attention_x=True,
         attention_y=True,
     )
+    # It names a grid cell by its corner; the middle of the cell is meant.
+    middle = 0.5 / _ATTENTION_GRID
     x, y = found["attention_x"] / page.width, found["attention_y"] / page.height
-    return Focus(min(1.0, x + 0.5 / _GRID), min(1.0, y + 0.5 / _GRID))
+    return Focus(min(1.0, x + middle), min(1.0, y + middle))

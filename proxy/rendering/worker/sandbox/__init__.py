@@ -1,11 +1,11 @@
-"""The sandbox of a worker process: what strangers' bytes could reach if they took it over.
+"""The sandbox of a worker process: limits what hostile image data can reach.
 
-A worker gets its source and its target as descriptors and needs nothing else of the system. So it
-gives all else up: first `confine`, while it has one thread, then the codecs are warmed, then
-`seal`, which holds for the threads that this made as well. Nothing here can be taken back.
+A worker receives its source and its target as descriptors and needs nothing else of the system. It
+gives up everything else: `confine` while it has one thread, then the warm-up of the codecs, then
+`seal`, which also applies to the threads that the warm-up started. None of it can be undone.
 
-Each feature that the kernel or the machine lacks is told with its reason; whether to work without
-is the server's to decide.
+A feature that is not available is reported with its reason. The server decides whether it works
+without it.
 """
 
 from __future__ import annotations
@@ -14,47 +14,39 @@ from collections.abc import Callable, Mapping
 
 from proxy.domain.worker_protocol import HOLDS
 from proxy.rendering.worker.sandbox import landlock, privileges, rlimits, seccomp
-from proxy.rendering.worker.sandbox.privileges import end_with_parent
-from proxy.rendering.worker.sandbox.rlimits import allow_cpu
-
-__all__ = ["FEATURES", "allow_cpu", "confine", "end_with_parent", "seal", "switched_off"]
 
 FEATURES = ("no_new_privs", "rlimits", "capabilities", "user", "landlock", "seccomp")
-"""What a worker is locked in by; the closed set of names in metrics and logs."""
+"""All features, as named in metrics and logs."""
 
 
 def confine(*, uid: int, max_memory_bytes: int) -> Mapping[str, str]:
-    """Give up privileges, files and the network; to be called before there is a second thread.
+    """Give up privileges, files and the network. Call it before there is a second thread.
 
-    Landlock holds for the calling thread and those that it makes. Modules have to be imported by
-    then: not a file can be opened any more.
+    Landlock applies to the calling thread and the threads it creates. All modules must have been
+    imported: afterwards no file can be opened.
     """
+    # The order matters. A process without CAP_SYS_ADMIN may use Landlock and seccomp only after
+    # no_new_privs. The user can only be changed before CAP_SETUID is dropped.
     steps: Mapping[str, Callable[[], None]] = {
-        "no_new_privs": privileges.allow_no_new,
+        "no_new_privs": privileges.set_no_new_privs,
         "rlimits": lambda: rlimits.limit(max_memory_bytes=max_memory_bytes),
-        "user": lambda: privileges.become(uid),
+        "user": lambda: privileges.change_user(uid),
         "capabilities": privileges.drop_capabilities,
-        "landlock": landlock.close_off,
+        "landlock": landlock.restrict,
     }
-    return {feature: _tried(step) for feature, step in steps.items()}
+    return {feature: _state(step) for feature, step in steps.items()}
 
 
 def seal() -> Mapping[str, str]:
-    """Take away the system calls that a worker does not need, from all its threads.
+    """Block the system calls that a worker does not need, in all its threads.
 
-    Opening, executing and connecting fail with EPERM from then on; a new thread is all that can be
-    started.
+    Afterwards opening, executing and connecting fail with EPERM. Threads can still be started.
     """
-    return {"seccomp": _tried(seccomp.filter_all_threads)}
+    return {"seccomp": _state(seccomp.filter_all_threads)}
 
 
-def switched_off(why: str) -> Mapping[str, str]:
-    """Every feature, not held for one reason."""
-    return dict.fromkeys(FEATURES, why)
-
-
-def _tried(step: Callable[[], None]) -> str:
-    """Whether a step holds, as `HOLDS` or as the reason why not."""
+def _state(step: Callable[[], None]) -> str:
+    """Run a step; return `HOLDS` or the reason why it failed."""
     try:
         step()
     except OSError as error:

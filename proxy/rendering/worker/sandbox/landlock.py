@@ -1,6 +1,6 @@
-"""Landlock: no file, no network and no other process (landlock(7)).
+"""Landlock (landlock(7)): denies access to files, the network and other processes.
 
-A ruleset that handles every right there is and allows none of them. What is open stays usable.
+The ruleset handles every right that the kernel knows and grants none. Open descriptors stay usable.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from proxy.rendering.worker.sandbox.libc import syscall
 
 _CREATE_RULESET = 444
 _RESTRICT_SELF = 446
-_ASK_VERSION = 1
+_GET_VERSION = 1
 
 _FILE_RIGHTS = ((5, 16), (3, 15), (2, 14), (1, 13))
-"""From which version of the interface on there are how many rights, the newest first."""
+"""Number of file rights by minimum version of the kernel interface, newest first."""
 _TCP_SINCE, _TCP = 4, 0b11
-"""To bind and to connect."""
+"""Bind and connect."""
 _SCOPES_SINCE, _SCOPES = 6, 0b11
-"""Abstract Unix sockets of others, and signals to them."""
+"""Abstract Unix sockets of other processes, and signals to them."""
 
 
 class _Ruleset(ctypes.Structure):
-    """``struct landlock_ruleset_attr``; older kernels take a shorter one."""
+    """``struct landlock_ruleset_attr``; older kernels accept a shorter one."""
 
     _fields_ = (
         ("files", ctypes.c_uint64),
@@ -33,21 +33,23 @@ class _Ruleset(ctypes.Structure):
 
 
 def version() -> int:
-    """The kernel's version of the interface, from 1 on.
+    """Return the version of the kernel interface, at least 1.
 
     Raises:
-        OSError: it has none, or it is switched off.
+        OSError: the kernel has no Landlock, or it is disabled.
     """
-    return syscall(_CREATE_RULESET, 0, 0, _ASK_VERSION)
+    return syscall(_CREATE_RULESET, 0, 0, _GET_VERSION)
 
 
-def close_off() -> None:
-    """Take everything that Landlock can take, from this thread and those that it makes.
+def restrict() -> None:
+    """Deny everything that Landlock can deny, to this thread and the threads it creates.
 
     Raises:
-        OSError: the kernel has no Landlock, or refuses.
+        OSError: the kernel has no Landlock, or it refuses.
     """
     known = version()
+    # An unknown bit makes the kernel refuse the whole ruleset, so only known rights are set, and
+    # the size covers only known fields.
     ruleset = _Ruleset(
         files=(1 << next(rights for since, rights in _FILE_RIGHTS if known >= since)) - 1,
         network=_TCP if known >= _TCP_SINCE else 0,

@@ -1,4 +1,4 @@
-"""System calls that Python has no function for, by the C library."""
+"""System calls that Python has no function for, through the C library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """Change something of this process or thread; what is left of the four arguments is 0.
+    """Make the system call prctl(2); missing arguments are 0.
 
     Raises:
         OSError: the kernel refuses.
@@ -19,7 +19,7 @@ def prctl(option: int, *arguments: int) -> int:
 
 
 def syscall(number: int, *arguments: object) -> int:
-    """Make a system call by its number; whole numbers are passed as long.
+    """Make a system call by number; integers are passed as long.
 
     Raises:
         OSError: the kernel refuses, or has no such call.
@@ -29,7 +29,7 @@ def syscall(number: int, *arguments: object) -> int:
 
 
 def capset(header: object, sets: object) -> None:
-    """Set capabilities, by pointers to a header and to the sets (see capget(2)).
+    """Set capabilities; both arguments are pointers, see capget(2).
 
     Raises:
         OSError: the kernel refuses.

@@ -1,4 +1,4 @@
-"""Privileges: no new ones, none that are left, and nobody's user (prctl(2), capabilities(7))."""
+"""Drops privileges: no new ones, no capabilities, an unprivileged user (capabilities(7))."""
 
 from __future__ import annotations
 
@@ -24,57 +24,47 @@ class _Header(ctypes.Structure):
 
 
 class _Sets(ctypes.Structure):
-    """Effective, permitted and inheritable, 32 capabilities each."""
+    """Effective, permitted and inheritable capabilities, 32 each."""
 
     _fields_ = (("sets", ctypes.c_uint32 * 3),)
 
 
-def allow_no_new() -> None:
-    """No program that this process might run gains anything by its set-uid bit or capabilities."""
+def set_no_new_privs() -> None:
+    """Ignore set-uid bits and file capabilities of any program that this process executes."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def become(uid: int) -> None:
-    """Change from root to a user and group without rights; nothing where this is not root.
-
-    Then ask again to be ended with the server, and not to be looked into: a change of user takes
-    both back.
+def change_user(uid: int) -> None:
+    """Change from root to a user and group without rights; no effect if this is not root.
 
     Raises:
-        OSError: there is no such user here, as in some containers.
-        RuntimeError: ``uid`` is root's own.
+        OSError: the user does not exist here, as in some containers.
+        RuntimeError: ``uid`` is 0.
     """
     try:
         if os.geteuid() == 0:
-            _change_user(uid)
+            # CAP_SETPCAP is needed to empty the bounding set, so this precedes the user change.
+            with suppress(OSError):  # EINVAL: past the last capability that the kernel knows
+                for capability in count():
+                    prctl(_PR_CAPBSET_DROP, capability)
+            if uid == 0:
+                raise RuntimeError("workers.uid is 0, so the workers remain root")
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
     finally:
+        # The kernel resets both when the user changes.
         end_with_parent()
         prctl(_PR_SET_DUMPABLE, 0)
 
 
 def end_with_parent() -> None:
-    """Be killed when the thread that started this process ends (PR_SET_PDEATHSIG)."""
+    """Have the kernel kill this process when the thread that started it ends."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _change_user(uid: int) -> None:
-    _bound_capabilities()
-    if uid == 0:
-        raise RuntimeError("workers.uid is 0, so they stay root")
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-
-
-def _bound_capabilities() -> None:
-    """Leave no capability that could be had again."""
-    with suppress(OSError):  # EINVAL: the kernel knows no more of them
-        for capability in count():
-            prctl(_PR_CAPBSET_DROP, capability)
-
-
 def drop_capabilities() -> None:
-    """Give up all capabilities."""
+    """Drop all capabilities."""
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     header, sets = _Header(_CAPABILITY_VERSION_3, 0), (_Sets * 2)()
     capset(ctypes.byref(header), sets)

@@ -110,5 +110,5 @@ def test_a_type_that_is_not_on_the_list_is_unsupported() -> None:
     only_png = replace(studio.LIMITS, source_types=("png",))
     source = studio.saved(Image.new("RGB", (8, 8)), "JPEG")
     assert studio.refused_or_known(source, limits=only_png) == JobFailure(
-        "unsupported", "jpeg is not served"
+        "unsupported", "jpeg is not accepted"
     )

@@ -36,7 +36,7 @@ def test_only_the_loaders_asked_for_are_open() -> None:
 def test_a_locked_type_is_unsupported_even_if_a_job_allows_it() -> None:
     lock_loaders(("png",))
     failure = studio.refused_or_known(studio.saved(Image.new("RGB", (8, 8)), "JPEG"))
-    assert failure == JobFailure("unsupported", "jpeg is not served")
+    assert failure == JobFailure("unsupported", "jpeg is not accepted")
 
 
 def test_the_dangerous_loaders_are_closed() -> None:
@@ -53,10 +53,8 @@ def test_libvips_itself_refuses_a_closed_loader(name: str) -> None:
 
 @pytest.mark.usefixtures("_restored")
 def test_a_loader_that_stays_open_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = loader_allowlist._blocked
-    monkeypatch.setattr(
-        loader_allowlist, "_blocked", lambda name: name != "csvload" and blocked(name)
-    )
+    # csvload has no family of its own here: as if libvips had not blocked it.
+    monkeypatch.setattr(loader_allowlist, "open_loaders", lambda: ("csvload", "pngload"))
     with pytest.raises(ConfigurationError, match="csvload"):
         lock_loaders(("png",))
 
@@ -73,12 +71,12 @@ def test_heic_is_unsupported_where_the_codec_is_missing() -> None:
     if "heic" in hello().source_types:
         assert not isinstance(answer, JobFailure)
     else:
-        assert answer == JobFailure("unsupported", "heic is not served")
+        assert answer == JobFailure("unsupported", "heic is not accepted")
 
 
 def test_a_bmp_is_unsupported() -> None:
     answer = studio.refused_or_known(studio.saved(Image.new("RGB", (8, 8)), "BMP"))
-    assert answer == JobFailure("unsupported", "bmp is not served")
+    assert answer == JobFailure("unsupported", "bmp is not accepted")
 
 
 def test_a_worker_keeps_no_cache_and_one_thread() -> None:

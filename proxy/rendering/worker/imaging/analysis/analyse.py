@@ -47,7 +47,7 @@ class _Examiner:
     def __init__(self, job: AnalyseJob, source_fd: int) -> None:
         self._stages: dict[str, float] = {}
         self._opened = load.open_source(source_fd, job.limits)
-        self._look = self._timed("look", lambda: probe.look(self._opened))
+        self._look = self._timed("look", lambda: probe.preview(self._opened))
         self._detail = self._timed("detail", lambda: sampling.detail(self._opened))
         self._opaque = probe.opaque(self._look).copy_memory()
         self._has_alpha = bool(self._look.hasalpha() and self._look[-1].min() < _FULL)

@@ -78,7 +78,7 @@ async def test_a_worker_analyses() -> None:
 
 SEALED = """
 import os, sys
-from proxy.rendering.worker.__main__ import _run
+from proxy.rendering.worker.__main__ import run
 from proxy.rendering.worker.imaging.loader_allowlist import configure, lock_loaders
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult
@@ -96,7 +96,7 @@ def refuse(event, args):
         os._exit(1)
 
 sys.addaudithook(refuse)
-kinds = [_handle(AnalyseJob(limits), source, -1).kind.name for source in sources]
+kinds = [run(60, AnalyseJob(limits), source, -1).kind.name for source in sources]
 print(" ".join(kinds))
 """
 
