@@ -58,10 +58,15 @@ def prepare(options: Mapping[str, Any]) -> WorkerInfo:
     return replace(info, sandbox={**states, **sandbox.seal()})
 
 
-def run(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
+def _run_limited(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
     """Run a job; each of its renditions may use ``max_cpu_s`` of processor time."""
     outputs = len(job.outputs) if isinstance(job, RenditionSet) else 1
     allow_cpu(max_cpu_s * max(1, outputs))
+    return run(job, source, target)
+
+
+def run(job: Job[Any], source: int, target: int) -> Any:
+    """Run a job."""
     match job:
         case RenditionSet():
             return render_set(job, source, target)
@@ -105,7 +110,7 @@ def main() -> None:
         except ConfigurationError as error:
             connection.send(encode(JobFailure("fault", str(error))))
             return
-        job_loop.serve(connection, info, partial(run, options["max_cpu_s"]))
+        job_loop.serve(connection, info, partial(_run_limited, options["max_cpu_s"]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """Make the system call prctl(2); missing arguments are 0.
+    """Change the process or thread; missing arguments are 0. See the manual of the call.
 
     Raises:
         OSError: the kernel refuses.

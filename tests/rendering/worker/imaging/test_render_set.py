@@ -184,7 +184,7 @@ def test_a_worker_takes_a_set_as_an_order() -> None:
     source = photo("kodak-23.png")
     job = framed(output(source, studio.contain(50, 50), Format.JPEG))
     with studio.descriptor(source) as opened, studio.descriptor(b"") as target:
-        result = run(60, job, opened, target)
+        result = run(job, opened, target)
         frames = split(os.pread(target, os.fstat(target).st_size, 0))
     assert isinstance(result, RenditionSetResult)
     assert studio.opened(frames[0]).size == (50, 33)

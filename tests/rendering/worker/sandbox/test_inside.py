@@ -135,5 +135,5 @@ def test_a_worker_whose_loaders_leak_is_not_fit() -> None:
 
 def test_workers_that_are_to_stay_root_are_told_of() -> None:
     states = inside({**ORDERS, "uid": 0})["hello"]["sandbox"]
-    assert states.pop("user") == "workers.uid is 0, so they stay root"
+    assert states.pop("user") == "workers.uid is 0, so the workers remain root"
     assert set(states.values()) == {HOLDS}

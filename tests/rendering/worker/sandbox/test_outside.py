@@ -116,7 +116,7 @@ async def test_with_require_sandbox_such_a_kernel_is_a_reason_not_to_start(
     server = Server(data_dir, required, prefix=old_kernel(tmp_path))
     await server.start(fails=True)
     assert await server.ended() == 2
-    assert "require_sandbox is set, and not all of it holds: landlock" in server.told()
+    assert "require_sandbox is set, but the sandbox is incomplete: landlock" in server.told()
 
 
 async def test_with_require_sandbox_a_whole_one_starts(serve: Serve) -> None:

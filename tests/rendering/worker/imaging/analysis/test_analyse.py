@@ -96,7 +96,7 @@ def refuse(event, args):
         os._exit(1)
 
 sys.addaudithook(refuse)
-kinds = [run(60, AnalyseJob(limits), source, -1).kind.name for source in sources]
+kinds = [run(AnalyseJob(limits), source, -1).kind.name for source in sources]
 print(" ".join(kinds))
 """
 
