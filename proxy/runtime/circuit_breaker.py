@@ -1,39 +1,72 @@
-"""A breaker: after a failure, leave the disk alone for some seconds."""
+"""A circuit breaker: after a failure, calls are refused for a while instead of failing slowly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
-_log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 class CircuitBreaker:
-    """Open for ``pause_s`` after each failure, then one more try is as good as any.
+    """Opens for ``pause_s`` seconds after each failure.
 
-    ``clock`` is monotonic, so that a clock that jumps neither locks it nor unlocks it.
+    Callers check `open` before a call. They report the result with `trip` and `succeed`, or wrap
+    the call in `attempt`, which does both and lets one call at a time through while the last one
+    failed (half-open).
     """
 
     def __init__(self, name: str, *, pause_s: float, clock: Callable[[], float]) -> None:
+        """``clock`` is monotonic, so a wall clock that jumps does not affect the breaker."""
         self._name = name
         self._pause_s = pause_s
         self._clock = clock
-        self._until: float | None = None
+        self._trial = False
+        self._open_until: float | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Return whether the last reported result was a failure."""
+        return self._open_until is not None
+
+    @property
+    def open_until(self) -> float:
+        """The time of the clock until which calls are refused; minus infinity if closed."""
+        return float("-inf") if self._open_until is None else self._open_until
 
     @property
     def open(self) -> bool:
-        """Whether to leave the disk alone now."""
-        return self._until is not None and self._clock() < self._until
+        """Return whether calls are to be refused now."""
+        return self._open_until is not None and (self._trial or self._clock() < self._open_until)
 
-    def trip(self, kind: str) -> None:
-        """A failure; told to the log only when it is the first in a row."""
-        if self._until is None:
-            _log.warning("rendition disk paused", what=self._name, kind=kind, seconds=self._pause_s)
-        self._until = self._clock() + self._pause_s
+    @contextmanager
+    def attempt(self, failure: type[Exception]) -> Iterator[None]:
+        """Report the result of the block: ``failure`` trips the breaker, a return closes it.
+
+        Other errors and a cancellation say nothing about the callee and change nothing.
+        """
+        trial = self._trial = self.failing
+        try:
+            yield
+        except failure as error:
+            self.trip(type(error).__name__)
+            raise
+        else:
+            self.succeed()
+        finally:
+            # A call that began before the first failure must not end the trial of another one.
+            self._trial = self._trial and not trial
+
+    def trip(self, reason: str) -> None:
+        """Report a failure. Only the first one in a row is logged."""
+        if not self.failing:
+            log.warning("circuit_opened", circuit=self._name, reason=reason, pause_s=self._pause_s)
+        self._open_until = self._clock() + self._pause_s
 
     def succeed(self) -> None:
-        """The disk works again."""
-        if self._until is not None:
-            _log.info("rendition disk works again", what=self._name)
-            self._until = None
+        """Report a success."""
+        if self.failing:
+            log.info("circuit_closed", circuit=self._name)
+        self._open_until = None

@@ -1,8 +1,4 @@
-"""Aside: blocking work in a thread of its own, which holds up nothing but who waits for it.
-
-`asyncio.to_thread` takes one of a few threads that all of a process share, name look-ups among it.
-A call that hangs in a dead file system would keep it, and would keep the process from ending.
-"""
+"""One piece of blocking work in a thread of its own, which a cancellation waits for."""
 
 from __future__ import annotations
 
@@ -12,24 +8,27 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from proxy.runtime.thread_pool import complete
+
 _T = TypeVar("_T")
 
 
-async def aside(
+async def in_daemon_thread(
     work: Callable[[], _T],
     *,
     release: Callable[[_T], object] | None = None,
     abandon: Callable[[], object] = lambda: None,
 ) -> _T:
-    """What some blocking work gives; how much goes on at once is for the caller to bound.
+    """Run blocking work in a new daemon thread and return its result.
 
-    Cancelled, it goes on waiting until the work has ended, which uses what the caller would put
-    away: ``abandon`` tells the work to stop where it can, ``release`` takes the result. Only
-    cancelled once more does it leave it behind.
+    In contrast to `ThreadPool.run`, a cancellation waits for the end of the work, which may use
+    what the caller is about to close: ``abandon`` is called to make the work end early, and
+    ``release`` receives its result. A second cancellation does not wait. The caller limits how
+    many such threads exist.
     """
     job: Future[_T] = Future()
     job.set_running_or_notify_cancel()
-    threading.Thread(target=_do, args=(job, work), name="aside", daemon=True).start()
+    threading.Thread(target=complete, args=(job, work), name="in-thread", daemon=True).start()
     working = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(working)
@@ -39,10 +38,3 @@ async def aside(
         if working.exception() is None and release is not None:
             release(working.result())
         raise
-
-
-def _do(job: Future[_T], work: Callable[[], _T]) -> None:
-    try:
-        job.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - it is raised where the work is waited for
-        job.set_exception(error)

@@ -1,24 +1,173 @@
-"""Files being written: look for them, and delete those that nobody writes. Blocking."""
+"""Files without a name until they are complete (O_TMPFILE, linkat). Blocking.
+
+A process that is killed while it writes leaves nothing behind. On a file system without O_TMPFILE
+(NFS, some FUSE and overlay file systems) the file has a hidden name until it is complete; such
+names are recognised by `is_tempfile_name` and removed by age.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
 
-from proxy.runtime.tempfile_owner import StaleTempfileDetector
+from proxy.domain.errors import SourceUnavailable
+from proxy.runtime.daemon_thread import in_daemon_thread
+
+STALE_S = 3600.0
+"""A named temporary file that has not changed for this long is abandoned."""
+
+_PREFIX, _SUFFIX = ".smartserve-", ".part"
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_UNNAMED = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+_NAMED = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNSUPPORTED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS))
+"""What open(2) gives for O_TMPFILE on file systems (or kernels) without it."""
 
 
-def sweep(directory: str, onlooker: StaleTempfileDetector) -> int:
-    """Delete abandoned temporary files; gives how many."""
-    abandoned = onlooker.abandoned(temporary_files(directory))
-    for path in abandoned:
-        Path(path).unlink(missing_ok=True)
-    return len(abandoned)
+class TempFile:
+    """A new file in a directory, open for reading and writing as `descriptor`.
+
+    Use it as a context manager, from one thread at a time. Unless `link` or `replace` gave it a
+    name, the file is gone when it is closed.
+    """
+
+    def __init__(self, directory: str, *, dir_fd: int | None = None, mode: int = 0o640) -> None:
+        """Create the file below ``directory``, which is relative to ``dir_fd`` if that is given.
+
+        Raises:
+            OSError: the directory does not exist or cannot be written.
+        """
+        self._named: str | None = None
+        self._closed = False
+        self._directory = os.open(directory, _DIRECTORY, dir_fd=dir_fd)
+        try:
+            self.descriptor = self._open(mode)
+        except BaseException:
+            os.close(self._directory)
+            raise
+
+    def _open(self, mode: int) -> int:
+        try:
+            descriptor = os.open(".", _UNNAMED, mode, dir_fd=self._directory)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+        else:
+            # linkat of a descriptor goes through /proc, which may be missing in a chroot.
+            if os.path.lexists(_link_of(descriptor)):
+                return descriptor
+            os.close(descriptor)
+        name = tempfile_name()
+        descriptor = os.open(name, _NAMED, mode, dir_fd=self._directory)
+        self._named = name
+        return descriptor
+
+    def link(self, path: str, *, dir_fd: int | None = None) -> None:
+        """Give the file its name; it appears there complete and at once.
+
+        Synchronise `descriptor` before and the directory after it if the name must survive a power
+        failure.
+
+        Raises:
+            FileExistsError: something has that name already.
+        """
+        if self._named is None:
+            link_unnamed(self.descriptor, path, dir_fd=dir_fd)
+            return
+        os.link(
+            self._named,
+            path,
+            src_dir_fd=self._directory,
+            dst_dir_fd=dir_fd,
+            follow_symlinks=False,
+        )
+        self._unlink()
+
+    def replace(self, path: str, *, dir_fd: int | None = None) -> None:
+        """Give the file its name, in place of a file that may have it already."""
+        if self._named is None:
+            with suppress(FileExistsError):
+                self.link(path, dir_fd=dir_fd)
+                return
+            # linkat cannot replace: the file gets a temporary name, and that is renamed.
+            name = tempfile_name()
+            self.link(name, dir_fd=self._directory)
+            self._named = name
+        os.rename(self._named, path, src_dir_fd=self._directory, dst_dir_fd=dir_fd)
+        self._named = None
+
+    def close(self) -> None:
+        """Close the file, and remove it if it has no name yet. Further calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._unlink()
+        finally:
+            os.close(self.descriptor)
+            os.close(self._directory)
+
+    def _unlink(self) -> None:
+        if self._named is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self._named, dir_fd=self._directory)
+            self._named = None
+
+    def __enter__(self) -> Self:
+        """Return the file itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """As `close`."""
+        self.close()
 
 
-def temporary_files(directory: str) -> dict[str, os.stat_result]:
-    """The files in a directory by their paths; none where there is no directory."""
+def link_unnamed(descriptor: int, path: str, *, dir_fd: int | None = None) -> None:
+    """Give an open file from O_TMPFILE a name.
+
+    Raises:
+        FileExistsError: something has that name already.
+    """
+    # Through /proc, as AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH (open(2), O_TMPFILE). Only with a
+    # directory descriptor does Python call linkat(AT_SYMLINK_FOLLOW); otherwise it calls link(2),
+    # which would link the symbolic link in /proc. The path is absolute, so any descriptor will do.
+    os.link(_link_of(descriptor), path, src_dir_fd=descriptor, dst_dir_fd=dir_fd)
+
+
+def _link_of(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def tempfile_name() -> str:
+    """Return a new hidden name that `is_tempfile_name` recognises."""
+    return f"{_PREFIX}{secrets.token_hex(12)}{_SUFFIX}"
+
+
+def is_tempfile_name(name: str) -> bool:
+    """Return whether a file name is one of `tempfile_name`, also by an earlier release."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+
+def is_stale(status: os.stat_result, now: float | None = None) -> bool:
+    """Return whether a temporary file has not changed for `STALE_S` (``now`` as time.time())."""
+    return (time.time() if now is None else now) - status.st_mtime >= STALE_S
+
+
+def list_files(directory: str) -> dict[str, os.stat_result]:
+    """Return all files of a directory by path; nothing if the directory does not exist."""
     found = {}
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
@@ -26,3 +175,66 @@ def temporary_files(directory: str) -> dict[str, os.stat_result]:
                 if not entry.is_dir(follow_symlinks=False):
                     found[entry.path] = entry.stat(follow_symlinks=False)
     return found
+
+
+def sweep(directory: str, *, clock: Callable[[], float] = time.time) -> int:
+    """Delete the stale files of a directory that holds temporary files only; return how many."""
+    now = clock()
+    stale = [path for path, status in list_files(directory).items() if is_stale(status, now)]
+    for path in stale:
+        Path(path).unlink(missing_ok=True)
+    return len(stale)
+
+
+@asynccontextmanager
+async def scratch_file(directory: Path) -> AsyncIterator[BinaryIO]:
+    """Yield an empty, unbuffered file for reading and writing, and close it after the block.
+
+    It disappears when it is closed, unless `link_unnamed` has given it a name.
+
+    Raises:
+        SourceUnavailable: no file can be created in the directory.
+    """
+    file = await in_daemon_thread(
+        lambda: _open_scratch(directory), release=lambda late: late.close()
+    )
+    try:
+        yield file
+    finally:
+        await in_daemon_thread(file.close)
+
+
+def _open_scratch(directory: Path) -> BinaryIO:
+    try:
+        try:
+            # Not with O_EXCL, which `tempfile` adds: such a file could not be linked later.
+            descriptor = os.open(directory, _UNNAMED, 0o644)
+        except OSError:
+            return tempfile.TemporaryFile(dir=directory, buffering=0)
+        return os.fdopen(descriptor, "w+b", buffering=0)
+    except OSError as error:
+        raise _unwritable() from error
+
+
+def fill(file: BinaryIO, content: bytes) -> None:
+    """Write ``content`` to an unbuffered file and seek to its start.
+
+    Raises:
+        SourceUnavailable: there is no room.
+    """
+    try:
+        write_all(file.fileno(), content)
+        file.seek(0)
+    except OSError as error:
+        raise _unwritable() from error
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all bytes at the current position: one write(2) may write only a part of them."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _unwritable() -> SourceUnavailable:
+    return SourceUnavailable("The storage of originals cannot be written.")

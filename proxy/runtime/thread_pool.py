@@ -1,47 +1,72 @@
-"""Threads of a room's own, with a deadline, and with care for results that come too late."""
+"""Blocking work in daemon threads: a hung file system never keeps the process from ending."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 _CLOSE_S = 5.0
 
 _T = TypeVar("_T")
 
+_Item = tuple[Future[Any], Callable[[], Any]] | None
+
 
 class ThreadPool:
-    """Runs blocking file work off the loop."""
+    """Runs blocking work in up to ``count`` daemon threads of its own.
+
+    `asyncio.to_thread` shares a few threads with everything else in the process, name look-ups
+    among it, and the interpreter joins them at exit: a call that hangs in a dead file system would
+    block the others and the end of the process. The threads of this pool do neither.
+    """
 
     def __init__(self, name: str, *, count: int, timeout_s: float | None) -> None:
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+        """``timeout_s`` limits how long `run` and `finish` wait; None waits without limit."""
         self.timeout_s = timeout_s
+        self._name = name
+        self._count = count
+        self._threads = 0
+        self._idle = threading.Semaphore(0)
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
+        self._jobs: set[Future[Any]] = set()
         self._closed = False
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
-        """Start work that nobody need wait for; an OSError after `aclose`."""
-        if self._closed:
-            raise OSError(errno.ESHUTDOWN, "the rendition store is closed")
-        return self._executor.submit(work)
-
-    async def run(
-        self,
-        work: Callable[[], _T],
-        *,
-        release: Callable[[_T], object] | None = None,
-    ) -> _T:
-        """Run work in a thread; one hop there and back.
-
-        After a time-out or a cancellation work that had not begun is dropped, and work that had is
-        left to end by itself: then its result goes to ``release``.
+        """Queue work that nobody needs to wait for. Call it on the event loop.
 
         Raises:
-            TimeoutError: the work did not end in time (it is an OSError, like all that files raise)
+            OSError: the pool is closed (ESHUTDOWN).
+        """
+        if self._closed:
+            raise OSError(errno.ESHUTDOWN, f"the threads of {self._name} have ended")
+        job: Future[_T] = Future()
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        self._queue.put((job, work))
+        # A thread that waits for work announces itself once; only if none does, one is started.
+        if not self._idle.acquire(blocking=False) and self._threads < self._count:
+            self._threads += 1
+            threading.Thread(
+                target=_work, args=(self._queue, self._idle), name=self._name, daemon=True
+            ).start()
+        return job
+
+    async def run(
+        self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
+    ) -> _T:
+        """Run work in a thread and return its result.
+
+        After a time-out or a cancellation, work that has not begun is dropped. Work that has begun
+        runs to its end unobserved; its result is then passed to ``release``, in the thread.
+
+        Raises:
+            TimeoutError: the work did not end in time. It is an OSError, as file errors are.
         """
         job = self.submit(work)
         try:
@@ -52,18 +77,51 @@ class ThreadPool:
                 job.add_done_callback(partial(_release, release))
             raise
 
-    async def finish(self, work: Callable[[], _T]) -> _T:
-        """As `run`, for work that must be done even if nobody waits for its end."""
+    async def finish(
+        self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
+    ) -> _T:
+        """As `run`, but the work is done even if nobody waits for it any more."""
         job = self.submit(work)
-        async with asyncio.timeout(self.timeout_s):
-            return await asyncio.shield(asyncio.wrap_future(job))
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await asyncio.shield(asyncio.wrap_future(job))
+        except (asyncio.CancelledError, TimeoutError):
+            if release is not None:
+                job.add_done_callback(partial(_release, release))
+            raise
 
-    async def aclose(self) -> None:
-        """Take no more work and wait some seconds for what is under way."""
+    async def aclose(self, *, wait_s: float = _CLOSE_S) -> None:
+        """Accept no more work and wait up to ``wait_s`` for what is queued or running."""
         self._closed = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                await asyncio.to_thread(self._executor.shutdown)
+        if self._jobs and wait_s:
+            waiting = [asyncio.wrap_future(job) for job in tuple(self._jobs)]
+            done, _ = await asyncio.wait(waiting, timeout=wait_s)
+            for one in done:
+                # Retrieved here, as asyncio logs errors that nobody has retrieved.
+                if not one.cancelled():
+                    one.exception()
+        self._queue.put(None)
+
+
+def _work(queue: SimpleQueue[_Item], idle: threading.Semaphore) -> None:
+    while (item := queue.get()) is not None:
+        job, work = item
+        if job.set_running_or_notify_cancel():
+            complete(job, work)
+        # Held on to, the last result would live until the next piece of work.
+        del item, job, work
+        idle.release()
+    queue.put(None)  # for the next thread
+
+
+def complete(job: Future[_T], work: Callable[[], _T]) -> None:
+    """Do the work in this thread and give a running job its result or error."""
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - raised where the job is awaited
+        job.set_exception(error)
+    else:
+        job.set_result(result)
 
 
 def _release(release: Callable[[_T], object], job: Future[_T]) -> None:

@@ -8,7 +8,7 @@ import os
 from proxy.domain.errors import SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
-from proxy.runtime.daemon_thread import aside
+from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.serving.job_dispatch import JobDispatcher
 
 _CHUNK_BYTES = 1024 * 1024
@@ -31,14 +31,14 @@ class SourceChecker:
             CapacityError: no worker became free in time.
         """
         # The file is read before admission: a storage that hangs must not occupy a worker's place.
-        await aside(lambda: self._check_head(descriptor))
+        await in_daemon_thread(lambda: self._check_head(descriptor))
         return (
             await self._dispatcher.run_on(descriptor, ProbeJob(self._limits, strict=True))
         ).result
 
     async def digest(self, descriptor: int) -> str:
         """Return the content hash of a file, equal to that of `ProbeResult`, without a worker."""
-        return await aside(lambda: _sha256(descriptor))
+        return await in_daemon_thread(lambda: _sha256(descriptor))
 
     def _check_head(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -13,7 +14,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.runtime.tempfile_owner import new_name
 from tests.faults.asking import Answer, ask, ask_all, bodies, unavailable
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
@@ -207,8 +207,9 @@ async def test_evictions_take_what_is_due_when_the_clock_jumps(
         for number, jump_s in zip(range(5), cycle(_JUMPS_S), strict=False):
             wall.jump(jump_s)
             await until_ahead(client, jump_s)
-            left = data_dir / "renditions" / "tmp" / f"{dead_owner()}-{number}"
+            left = data_dir / "renditions" / "tmp" / f"left-behind-{number}"
             left.touch()
+            os.utime(left, (0, 0))
             one = f"/serve/{len(library.ids) + 1 + number}"
             wanted = [f"{one}?w={width}&format=png" for width in (64, 128, 256)]
             right = bodies(await ask_all(client, wanted))
@@ -231,8 +232,3 @@ async def until_ahead(client: aiohttp.ClientSession, seconds: int) -> None:
     async with asyncio.timeout(60):
         while abs(ahead_s(await ask(client, "/healthz")) - seconds) > 30:
             await asyncio.sleep(0.1)
-
-
-def dead_owner() -> str:
-    namespace, _, started, _ = new_name().split("-")
-    return f"{namespace}-4194305-{started}"

@@ -166,8 +166,8 @@ async def harmed(
         hits = await server.metric("smartserve_cache_hits_total", tier="disk")
         assert bodies(await ask_all(client, misses)) == right
         assert await server.metric("smartserve_cache_hits_total", tier="disk") - hits == len(right)
-    assert (server.pid, "rendition disk paused" in server.told()) == (pid, True)
-    assert "rendition disk works again" in server.told()
+    assert (server.pid, "circuit_opened" in server.told()) == (pid, True)
+    assert "circuit_closed" in server.told()
     return 3 * len(misses)
 
 

@@ -21,7 +21,6 @@ from threading import Event
 import pytest
 from PIL import Image
 
-from proxy.runtime.tempfile_owner import StaleTempfileDetector
 from proxy.storage.originals.sweep import sweep
 from tests.ingest.fake_main_api import KEY, FakeMainApi
 from tests.support.mariadb import MariaDB
@@ -157,7 +156,7 @@ def check(fake: FakeMainApi, data: Path, rows: list[tuple[int, str, str]]) -> No
     assert all(len({c["media_id"] for c in one.completions}) <= 1 for one in fake.images.values())
     assert Counter(row[0] for row in rows) == Counter(range(1, len(fake.images) + 1))
     originals = data / "originals"
-    sweep(str(originals), StaleTempfileDetector(), Event())
+    sweep(str(originals), Event())
     found = {str(path.relative_to(originals)) for path in originals.rglob("*") if path.is_file()}
     assert found == {path for _, *paths in rows for path in paths if path}
 

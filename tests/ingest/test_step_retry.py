@@ -13,7 +13,7 @@ import pytest
 from proxy.domain.errors import SourceUnavailable, StepOverdue
 from proxy.domain.pending_image import Step
 from proxy.ingest.step_retry import StepTimeouts
-from proxy.runtime.daemon_thread import aside
+from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.settings import IngestSettings
 
 FILE, RENDER = Step.RETRIEVE_FILE, Step.RESIZE_OPTIMIZE
@@ -33,7 +33,7 @@ class Hang:
 
     async def step(self) -> None:
         """Opens the FIFO, and waits for it whoever cancels it."""
-        await aside(self._fifo.read_bytes)
+        await in_daemon_thread(self._fifo.read_bytes)
 
     async def let_go(self, until: Callable[[], bool]) -> None:
         """Have the calls come back."""

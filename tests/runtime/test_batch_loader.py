@@ -91,7 +91,7 @@ async def test_a_question_that_hangs_ends_in_time() -> None:
 
 async def test_a_closed_store_says_so(threads: ThreadPool) -> None:
     await threads.aclose()
-    with pytest.raises(OSError, match="closed"):
+    with pytest.raises(OSError, match="have ended"):
         await BatchLoader(threads, str).ask(1)
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from proxy.runtime.daemon_thread import aside
+from proxy.runtime.daemon_thread import in_daemon_thread
 
 
 async def test_it_gives_what_the_work_gives() -> None:
-    assert await aside(lambda: 6 * 7) == 42
+    assert await in_daemon_thread(lambda: 6 * 7) == 42
 
 
 async def test_it_raises_what_the_work_raises() -> None:
     with pytest.raises(ZeroDivisionError):
-        await aside(lambda: 1 // 0)
+        await in_daemon_thread(lambda: 1 // 0)
 
 
 async def test_who_is_cancelled_waits_for_the_call_and_puts_away_what_it_gave(
@@ -29,12 +29,12 @@ async def test_who_is_cancelled_waits_for_the_call_and_puts_away_what_it_gave(
     """To open a FIFO hangs until somebody opens its other end."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    waiting = asyncio.create_task(aside(fifo.open, release=lambda late: late.close()))
+    waiting = asyncio.create_task(in_daemon_thread(fifo.open, release=lambda late: late.close()))
     await asyncio.wait([waiting], timeout=0)
     waiting.cancel()
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
-    writer = await aside(lambda: os.open(fifo, os.O_WRONLY))
+    writer = await in_daemon_thread(lambda: os.open(fifo, os.O_WRONLY))
     with pytest.raises(asyncio.CancelledError):
         await waiting
     with pytest.raises(BrokenPipeError):
@@ -45,26 +45,26 @@ async def test_who_is_cancelled_waits_for_the_call_and_puts_away_what_it_gave(
 async def test_who_is_cancelled_twice_leaves_the_call_behind(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    waiting = asyncio.create_task(aside(fifo.read_bytes))
+    waiting = asyncio.create_task(in_daemon_thread(fifo.read_bytes))
     for _ in range(3):
         await asyncio.wait([waiting], timeout=0)
         waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    os.close(await aside(lambda: os.open(fifo, os.O_WRONLY)))
+    os.close(await in_daemon_thread(lambda: os.open(fifo, os.O_WRONLY)))
 
 
 async def test_as_many_go_on_as_are_begun() -> None:
     """More than the threads that all of a process share."""
     gate = threading.Event()
-    waiting = [asyncio.create_task(aside(gate.wait)) for _ in range(40)]
-    assert await aside(lambda: "past them") == "past them"
+    waiting = [asyncio.create_task(in_daemon_thread(gate.wait)) for _ in range(40)]
+    assert await in_daemon_thread(lambda: "past them") == "past them"
     gate.set()
     assert await asyncio.gather(*waiting) == [True] * 40
 
 
 HANGS = (
-    "aside(fifo.read_bytes)",
+    "in_daemon_thread(fifo.read_bytes)",
     "LocalSources(fifo.parent, StorageSettings()).add('bulk/a.jpg', fifo)",
 )
 
@@ -76,7 +76,7 @@ def test_a_process_ends_with_a_call_that_hangs(hang: str, tmp_path: Path) -> Non
     os.mkfifo(fifo)
     script = (
         "import asyncio, pathlib, sys\n"
-        "from proxy.runtime.daemon_thread import aside\n"
+        "from proxy.runtime.daemon_thread import in_daemon_thread\n"
         "from proxy.settings import StorageSettings\n"
         "from proxy.storage.originals.local_store import LocalSources\n"
         "async def main():\n"

@@ -53,7 +53,7 @@ def test_the_floors_are_those_below_which_nobody_should_serve() -> None:
 
 def test_what_is_below_its_floor_is_named_with_what_was_found_and_what_to_do() -> None:
     found = {"aiohttp": "3.14.3", "libvips": "8.18.7", "aom": "0.1", "aiomysql": ""}
-    advice = "the oldest that is safe; install what requirements.lock names"
+    advice = "the oldest version that is safe; install what requirements.lock names"
     assert floor_faults(found) == [
         f"aiohttp: 3.14.3 is below 3.14.4, {advice}",
         f"aiomysql: an unknown version is below 0.3.2, {advice}",

@@ -93,5 +93,5 @@ async def test_work_to_be_finished_is_done_even_after_the_deadline(
 async def test_after_the_end_there_is_no_more_work(threads: ThreadPool) -> None:
     await threads.aclose()
 
-    with pytest.raises(OSError, match="closed"):
+    with pytest.raises(OSError, match="have ended"):
         await threads.run(lambda: None)

@@ -17,7 +17,7 @@ from proxy.domain.urls import tempfile_url
 from proxy.ingest.main_api.download import Download
 from proxy.ingest.main_api.responses import check_status, read_json, read_uploads
 from proxy.runtime.http_client import open_session, read_bounded
-from proxy.runtime.scratch_file import scratch_file
+from proxy.runtime.tempfiles import scratch_file
 
 _MAX_LIST_BYTES = 64 * 1024 * 1024
 """About 200,000 uploads."""

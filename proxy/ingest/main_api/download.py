@@ -10,7 +10,7 @@ import aiohttp
 
 from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
 from proxy.ingest.main_api.responses import check_status
-from proxy.runtime.daemon_thread import aside
+from proxy.runtime.daemon_thread import in_daemon_thread
 
 _CHUNK_BYTES = 256 * 1024
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
@@ -100,7 +100,7 @@ def _write_all(target: BinaryIO, chunk: bytes) -> None:
 
 async def _in_thread(work: Callable[[], object]) -> None:
     try:
-        await aside(work)
+        await in_daemon_thread(work)
     except OSError as error:
         raise SourceUnavailable(f"The upload cannot be stored: {error.strerror}.") from error
 

@@ -15,8 +15,8 @@ from proxy.domain.query import DPRS
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.worker_protocol import RenderOutput, RenditionSet
 from proxy.ingest.steps import StepContext
-from proxy.runtime.daemon_thread import aside
-from proxy.runtime.scratch_file import fill, scratch_file
+from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.tempfiles import fill, scratch_file
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher
@@ -69,7 +69,7 @@ class RenderStep:
         master = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
         async with scratch_file(self.storage_root) as file:
-            await aside(lambda: fill(file, master))
+            await in_daemon_thread(lambda: fill(file, master))
             await self.originals.add(path, file.fileno())
         return path
 

@@ -15,7 +15,7 @@ import structlog
 
 from proxy.domain.pending_image import PendingStatus
 from proxy.ingest.uploads.upload_queue import UploadQueue
-from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector
+from proxy.runtime.tempfiles import is_stale
 from proxy.storage.upload_files.names import TempName, temp_name
 
 _BATCH = 500
@@ -26,18 +26,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class TempfileSweeper:
-    """Sweeps the upload folders. ``wall`` is the clock of file times; ``clock`` is monotonic."""
+    """Sweeps the upload folders. ``clock`` is the clock of file times."""
 
     queue: UploadQueue
-    wall: Callable[[], float] = time.time
-    clock: Callable[[], float] = time.monotonic
-    _stale: StaleTempfileDetector = field(init=False)
+    clock: Callable[[], float] = time.time
     _seen: frozenset[TempName] = field(default=frozenset(), init=False)
     """Old files without a row in the last run."""
-
-    def __post_init__(self) -> None:
-        """Create the detector of unfinished files."""
-        self._stale = StaleTempfileDetector(self.clock)
 
     async def run(self) -> int:
         """Delete what is no longer needed, and return the number of files.
@@ -46,7 +40,12 @@ class TempfileSweeper:
             DatabaseUnavailable, UploadStorageError: the run stopped early.
         """
         listing = await self.queue.files.look()
-        removable = [TempName(*path.split("/", 1)) for path in self._stale.abandoned(listing.parts)]
+        now = self.clock()
+        removable = [
+            TempName(*path.split("/", 1))
+            for path, status in listing.parts.items()
+            if is_stale(status, now)
+        ]
         # Files with other names belong to other programs.
         candidates = (name for name in listing.files if temp_name(name.image_path))
         unnamed: set[TempName] = set()
@@ -58,9 +57,7 @@ class TempfileSweeper:
                 if name.image_path in rows and rows[name.image_path].status in _ENDED
             ]
             unnamed |= {name for name in batch if name.image_path not in rows}
-        old = frozenset(
-            name for name in unnamed if self.wall() - listing.files[name].st_mtime >= STALE_S
-        )
+        old = frozenset(name for name in unnamed if is_stale(listing.files[name], now))
         # A file without a row must be an hour old and seen twice: the transaction that adds its row
         # may still be running, and the wall clock may jump.
         removable += old & self._seen

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import DatabaseSettings
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
@@ -292,15 +291,11 @@ class ThreadReader:
             connect_args=connect_args,
         )
         event.listen(self._engine, "connect", _configure_sqlite)
-        self._closed = False
-        self._threads = ThreadPoolExecutor(settings.pool_size, thread_name_prefix="sqlite")
+        self._threads = ThreadPool("sqlite", count=settings.pool_size, timeout_s=None)
 
     async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Return all rows; raises OSError after `aclose`."""
-        if self._closed:
-            raise OSError(errno.ESHUTDOWN, "the database is closed")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._rows, query, values)
+        return await self._threads.run(partial(self._rows, query, values))
 
     def _rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:
@@ -308,6 +303,5 @@ class ThreadReader:
 
     async def aclose(self) -> None:
         """Wait for the running queries, then close the connections."""
-        self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await self._threads.aclose()
         self._engine.dispose()

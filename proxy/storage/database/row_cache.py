@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -15,6 +14,7 @@ from cachetools import LRUCache, TTLCache
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import Media, MediaFacts
+from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 
@@ -26,53 +26,6 @@ _T = TypeVar("_T")
 class _Entry:
     media: Media
     valid_until: float
-
-
-class QueryBreaker:
-    """Keeps from asking what has just failed.
-
-    After a failure nothing is asked for ``breaker_s``; then one question at a time is let through,
-    until one is answered.
-    """
-
-    def __init__(self, settings: DatabaseSettings, clock: Clock) -> None:
-        """Start closed: everything is asked."""
-        self._settings = settings
-        self._clock = clock
-        self._on_trial = False
-        self.open_until = -math.inf
-        """Nothing is asked before this time of the clock."""
-        self.failing = False
-        """Whether the last answer was a failure."""
-
-    @property
-    def admits(self) -> bool:
-        """Whether a question may be asked now."""
-        return not self.failing or (not self._on_trial and self._clock() >= self.open_until)
-
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Stand around a question and learn from its end; one that is cancelled says nothing.
-
-        Raises:
-            DatabaseUnavailable: at once, where nothing is to be asked now.
-        """
-        if not self.admits:
-            raise DatabaseUnavailable(
-                "The media database has just failed.", retry_after_s=self._settings.retry_after_s
-            )
-        trial = self._on_trial = self.failing
-        try:
-            yield
-        except DatabaseUnavailable:
-            self.failing = True
-            self.open_until = self._clock() + self._settings.breaker_s
-            raise
-        else:
-            self.failing = False
-            self.open_until = -math.inf
-        finally:
-            self._on_trial = self._on_trial and not trial
 
 
 class CachedMediaRepository:
@@ -99,8 +52,8 @@ class CachedMediaRepository:
             settings.max_rows, settings.negative_ttl_s, timer=clock
         )
         self._unsaved: LRUCache[int, MediaFacts] = LRUCache(settings.max_rows)
-        self._reads = QueryBreaker(settings, clock)
-        self._writes = QueryBreaker(settings, clock)
+        self._reads = CircuitBreaker("database_reads", pause_s=settings.breaker_s, clock=clock)
+        self._writes = CircuitBreaker("database_writes", pause_s=settings.breaker_s, clock=clock)
         self._flights: dict[int, asyncio.Task[Media | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts: Counter[str] = Counter()
@@ -204,7 +157,7 @@ class CachedMediaRepository:
     def _answer_stale(self, entry: _Entry) -> Media:
         """Give a row as last seen, and leave behind the query that finds the database back."""
         self._counts["stale_answers"] += 1
-        if self._reads.admits:
+        if not self._reads.open:
             self._flight(entry.media.id)
         return entry.media
 
@@ -218,7 +171,7 @@ class CachedMediaRepository:
         """Ask the database; the answer is kept unless a write overtook it."""
         flight = asyncio.current_task()
         try:
-            with self._reads.watch():
+            with self._attempt(self._reads):
                 media = await self._inner.find(media_id)
             if media is not None:
                 media = self._with_unsaved(media)
@@ -228,6 +181,20 @@ class CachedMediaRepository:
         finally:
             if self._flights.get(media_id) is flight:
                 del self._flights[media_id]
+
+    @contextmanager
+    def _attempt(self, breaker: CircuitBreaker) -> Iterator[None]:
+        """Report the result of a query to a breaker.
+
+        Raises:
+            DatabaseUnavailable: immediately, if the breaker is open.
+        """
+        if breaker.open:
+            raise DatabaseUnavailable(
+                "The media database has just failed.", retry_after_s=self._settings.retry_after_s
+            )
+        with breaker.attempt(DatabaseUnavailable):
+            yield
 
     def _keep(self, media_id: int, media: Media | None) -> None:
         if media is None:
@@ -246,7 +213,7 @@ class CachedMediaRepository:
     async def _write(self, media_id: int, facts: MediaFacts) -> None:
         self._unsaved[media_id] = facts
         try:
-            with self._writes.watch():
+            with self._attempt(self._writes):
                 await self._inner.save_facts(media_id, facts)
         except DatabaseUnavailable:
             self._counts["refused_saves"] += 1

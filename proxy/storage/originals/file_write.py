@@ -8,19 +8,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.runtime.safe_open import make_directories, parent_opened, sync_directory
-from proxy.runtime.tempfile_owner import new_name
+from proxy.runtime.tempfiles import TempFile, link_unnamed, write_all
 from proxy.storage.originals.file_open import require_within, root_opened, translated
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE = 0o644
 _PIECE_BYTES = 1024 * 1024
-
-PART_PREFIX, PART_SUFFIX = ".smartserve-", ".part"
-"""Around the name of a file that grows; what is between them tells whose it is."""
 
 
 class CopyCancelled(Exception):
@@ -50,7 +46,7 @@ def add_below(
     with root_opened(root) as top, translated():
         make_directories(top, parents)
         with parent_opened(top, parents) as parent:
-            added = _link_nameless(source, parent, name, max_bytes=max_bytes)
+            added = _link_unnamed(source, parent, name, max_bytes=max_bytes)
             if added is None:
                 added = _copy_below(parent, name, source, max_bytes=max_bytes, abandoned=abandoned)
             if added:
@@ -58,7 +54,7 @@ def add_below(
             return added
 
 
-def _link_nameless(source: int, parent: int, name: str, *, max_bytes: int) -> bool | None:
+def _link_unnamed(source: int, parent: int, name: str, *, max_bytes: int) -> bool | None:
     """Give a file from O_TMPFILE its name. None: it must be copied. False: the name exists."""
     status = os.fstat(source)
     if status.st_nlink:
@@ -66,8 +62,7 @@ def _link_nameless(source: int, parent: int, name: str, *, max_bytes: int) -> bo
     require_within(status.st_size, max_bytes)
     os.fsync(source)
     try:
-        # open(2), O_TMPFILE: through /proc, because AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH.
-        os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=parent, follow_symlinks=True)
+        link_unnamed(source, name, dir_fd=parent)
     except FileExistsError:
         return False
     except OSError as error:
@@ -81,15 +76,11 @@ def _link_nameless(source: int, parent: int, name: str, *, max_bytes: int) -> bo
 def _copy_below(
     parent: int, name: str, source: int, *, max_bytes: int, abandoned: Callable[[], bool]
 ) -> bool:
-    with _temporary(parent) as temporary:
-        descriptor = os.open(temporary, _NEW, _FILE_MODE, dir_fd=parent)
+    with TempFile(".", dir_fd=parent, mode=_FILE_MODE) as file:
+        _copy(source, file.descriptor, max_bytes=max_bytes, abandoned=abandoned)
+        os.fsync(file.descriptor)
         try:
-            _copy(source, descriptor, max_bytes=max_bytes, abandoned=abandoned)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+            file.link(name, dir_fd=parent)
         except FileExistsError:
             return False
     return True
@@ -117,9 +108,7 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
             raise CopyCancelled
         copied += len(piece)
         require_within(copied, max_bytes)
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(target, view) :]
+        write_all(target, piece)
 
 
 @contextmanager
@@ -130,14 +119,3 @@ def readable(source: int | Path) -> Iterator[int]:
     else:
         with source.open("rb", buffering=0) as file:
             yield file.fileno()
-
-
-@contextmanager
-def _temporary(parent: int) -> Iterator[str]:
-    """A name for the file while it grows; whatever has that name is gone in the end."""
-    name = f"{PART_PREFIX}{new_name()}{PART_SUFFIX}"
-    try:
-        yield name
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=parent)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,8 @@ from proxy.domain.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from proxy.runtime.daemon_thread import aside
+from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import StorageSettings
 from proxy.storage.originals import OpenSource
 from proxy.storage.originals.file_open import check_root, open_below
@@ -48,8 +47,7 @@ class LocalSources:
         self._root = str(root.absolute())
         self._prefix = settings.strip_prefix or self._root
         self._max_bytes = settings.max_original_bytes
-        self._timeout_s = settings.open_timeout_s
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="sources")
+        self._threads = ThreadPool("originals", count=_THREADS, timeout_s=settings.open_timeout_s)
         self._opened = 0
         self._failures = dict.fromkeys(_FAILURES.values(), 0)
 
@@ -65,9 +63,7 @@ class LocalSources:
             SourceUnavailable: the storage itself cannot be read.
             SourceTimeout: the storage did not answer in time.
         """
-        source = await self._run(
-            partial(self._open, path), release=_close, timeout_s=self._timeout_s
-        )
+        source = await self._run(partial(self._open, path), release=_close)
         self._opened += 1
         try:
             yield source
@@ -76,7 +72,7 @@ class LocalSources:
 
     async def check(self) -> None:
         """Return when the root can be listed; raises as `open` does."""
-        await self._run(partial(check_root, self._root), timeout_s=self._timeout_s)
+        await self._run(partial(check_root, self._root))
 
     async def add(self, path: str, source: int | Path) -> bool:
         """Copy a file to a new place below the root; False where a file stands there already.
@@ -95,11 +91,11 @@ class LocalSources:
         abandoned = Event()
         # Not in the threads of those who open: writing may hang where reading does not.
         work = partial(self._add, path, source, abandoned.is_set)
-        return await self._counted(aside(work, abandon=abandoned.set))
+        return await self._counted(in_daemon_thread(work, abandon=abandoned.set))
 
     async def remove(self, path: str) -> bool:
         """Take an original away, durably; False where there is none. Raises as `open` does."""
-        return await self._run(partial(self._remove, path), timeout_s=self._timeout_s)
+        return await self._run(partial(self._remove, path))
 
     def statistics(self) -> Mapping[str, float]:
         """How many sources were opened, and failures by kind, as ``failures_<kind>``."""
@@ -108,7 +104,7 @@ class LocalSources:
 
     async def aclose(self) -> None:
         """Take no more work; what hangs in a dead file system is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._threads.aclose(wait_s=0)
 
     def _open(self, path: str) -> OpenSource:
         names = names_below(path, prefix=self._prefix)
@@ -125,22 +121,12 @@ class LocalSources:
         return remove_below(self._root, names_below(path, prefix=self._prefix))
 
     async def _run(
-        self,
-        work: Callable[[], _T],
-        *,
-        timeout_s: float,
-        release: Callable[[_T], None] | None = None,
+        self, work: Callable[[], _T], *, release: Callable[[_T], None] | None = None
     ) -> _T:
-        """One thread hop; a result that comes after a time-out or a cancellation is released."""
-        job = self._threads.submit(work)
+        """Run work in a thread; see `ThreadPool.run`."""
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._counted(asyncio.wrap_future(job))
-        except (asyncio.CancelledError, TimeoutError) as error:
-            if release is not None:
-                job.add_done_callback(partial(_release, release))
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            return await self._counted(self._threads.run(work, release=release))
+        except TimeoutError as error:
             self._failures["timeout"] += 1
             raise SourceTimeout("the storage of originals did not answer in time") from error
 
@@ -150,11 +136,6 @@ class LocalSources:
         except SmartserveError as error:
             self._failures[_FAILURES[type(error)]] += 1
             raise
-
-
-def _release(release: Callable[[_T], None], job: Future[_T]) -> None:
-    if not job.cancelled() and job.exception() is None:
-        release(job.result())
 
 
 def _close(source: OpenSource) -> None:

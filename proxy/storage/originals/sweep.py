@@ -1,7 +1,8 @@
-"""Sweep unfinished originals away: what processes left behind that were killed while they copied.
+"""Deletes unfinished originals that killed processes left behind.
 
-All directories of originals are walked once, soon after the start, in a thread that rests as long
-as it works; and again, from hour to hour, while there are files of which it is not sure.
+Only file systems without O_TMPFILE have such files: elsewhere an original has no name until it is
+complete. All directories are walked once, soon after the start, in a thread that pauses as long as
+it works. While files are left that are not old enough, the walk is repeated every hour.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 
 from proxy.domain.errors import SmartserveError
+from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
-from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector
+from proxy.runtime.tempfiles import STALE_S, is_stale, is_tempfile_name
 from proxy.storage.originals.file_open import root_opened, translated
-from proxy.storage.originals.file_write import PART_PREFIX, PART_SUFFIX, remove_below
+from proxy.storage.originals.file_write import remove_below
 
 _FIRST_AFTER_S = 1.0
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,27 +47,34 @@ async def sweeping(root: str, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIt
             stopped.set()
 
 
+class SweepResult(NamedTuple):
+    """How many unfinished originals a sweep removed, and how many it left."""
+
+    removed: int
+    left: int
+    """Not old enough, or not removable."""
+
+
 async def _sweep_on(root: str, stopped: Event) -> None:
-    onlooker = StaleTempfileDetector()
     while True:
-        work = asyncio.create_task(asyncio.to_thread(partial(sweep, root, onlooker, stopped)))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await work
-            raise
-        await asyncio.sleep(STALE_S)
-        if not onlooker.suspicious:
+        result = await in_daemon_thread(partial(sweep, root, stopped))
+        # Another walk is needed only if a file is too young to be called abandoned.
+        if not result.left:
             return
+        await asyncio.sleep(STALE_S)
 
 
-def sweep(root: str, onlooker: StaleTempfileDetector, stopped: Event) -> int:
-    """Walk once and delete what is abandoned; gives how many. Blocking, until ``stopped``."""
-    abandoned = onlooker.abandoned(_parts(root, stopped))
-    swept = sum(_removed(root, path) for path in abandoned)
-    if abandoned:
-        log.info("unfinished_originals_swept", files=swept, left=len(abandoned) - swept)
-    return swept
+def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) -> SweepResult:
+    """Walk the tree once and delete unfinished originals that are stale. Blocking.
+
+    Returns early once ``stopped`` is set.
+    """
+    parts, now = _parts(root, stopped), clock()
+    stale = [path for path, status in parts.items() if is_stale(status, now)]
+    removed = sum(_removed(root, path) for path in stale)
+    if stale:
+        log.info("unfinished_originals_swept", files=removed, left=len(stale) - removed)
+    return SweepResult(removed, len(parts) - removed)
 
 
 def _removed(root: str, path: str) -> bool:
@@ -81,7 +90,8 @@ def _parts(root: str, stopped: Event) -> dict[str, os.stat_result]:
     found = {}
     with suppress(SmartserveError), _root_listed(root) as top:
         for directory, descriptor in _leisurely(_directories(top), stopped):
-            for name in filter(_is_part, (entry.name for entry in _entries(descriptor))):
+            names = (entry.name for entry in _entries(descriptor))
+            for name in filter(is_tempfile_name, names):
                 with suppress(OSError):
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     found[f"{directory}{name}"] = status
@@ -120,10 +130,6 @@ def _entries(directory: int) -> list[os.DirEntry[str]]:
     with suppress(OSError), os.scandir(directory) as entries:
         return list(entries)
     return []
-
-
-def _is_part(name: str) -> bool:
-    return name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
 
 
 def _leisurely(steps: Iterator[_T], stopped: Event) -> Iterator[_T]:

@@ -29,8 +29,8 @@ class DiskState:
         self._forced_at = -_FORCED_EVERY_S
         self.usage = DiskUsage()
         self.counters = StoreCounters()
-        self.reads = CircuitBreaker("reads", pause_s=_PAUSE_S, clock=monotonic)
-        self.writes = CircuitBreaker("writes", pause_s=_PAUSE_S, clock=monotonic)
+        self.reads = CircuitBreaker("rendition_reads", pause_s=_PAUSE_S, clock=monotonic)
+        self.writes = CircuitBreaker("rendition_writes", pause_s=_PAUSE_S, clock=monotonic)
         self.tending_due = asyncio.Event()
 
     def wrote(self, shard: int, change: UsageChange) -> None:

@@ -92,7 +92,6 @@ class DiskStore:
             interval_s=settings.scan_interval_s,
             held=held,
             clock=clock,
-            monotonic=monotonic,
         )
         self._supervisor = supervisor
         self._tasks: list[asyncio.Task[None]] = []

@@ -12,14 +12,12 @@ from threading import Lock
 
 import xxhash
 
-from proxy.runtime.tempfile_owner import new_name
+from proxy.runtime.tempfiles import TempFile
 from proxy.storage.renditions.file_delete import discard
 from proxy.storage.renditions.file_trailer import FileTrailer
 from proxy.storage.renditions.paths import RenditionPaths, UsageChange, cost
 from proxy.storage.renditions.write_tickets import WriteTicket
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_FILE_MODE = 0o640
 _DIRECTORY_MODE = 0o750
 _BLOCK = bytes(4096)
 _ATTEMPTS = 5
@@ -45,9 +43,7 @@ class AtomicFileWriter:
         self._layout = layout
         self._publishing = publishing
         self._lock = Lock()
-        self._path = f"{layout.temporary}/{new_name()}"
-        self._descriptor: int | None = None
-        self._present = False
+        self._file: TempFile | None = None
         self._checksum = xxhash.xxh3_128()
         self._length = 0
         self._offset = 0
@@ -73,7 +69,6 @@ class AtomicFileWriter:
                 checksum, digest = self._checksum.digest(), bytes.fromhex(target.digest)
                 trailer = FileTrailer(self._length, checksum, digest).pack()
                 self._write(trailer)
-                self._close()
                 return self._put_in_place(target, cost(self._length + len(trailer)))
             finally:
                 self._end()
@@ -89,59 +84,49 @@ class AtomicFileWriter:
         self._length += len(body)
 
     def _write(self, body: bytes) -> None:
-        if self._descriptor is None:
-            self._descriptor = _create(self._path)
-            self._present = True
+        if self._file is None:
+            self._file = _create(self._layout.temporary)
         view = memoryview(body)
         while view:
-            # At its place: that is a call for files alone, so a drill can fail it and no pipe.
-            written = os.pwrite(self._descriptor, view, self._offset)
+            # pwrite is called for files alone, so a drill can make it fail and spare the pipes.
+            written = os.pwrite(self._file.descriptor, view, self._offset)
             self._offset += written
             view = view[written:]
 
     def _put_in_place(self, target: FileTarget, size: int) -> UsageChange | None:
         """Rename under the lock that a purge waits for: see `DiskStore.purge`."""
         with self._publishing:
-            if target.ticket.void:
+            if target.ticket.void or self._file is None:
                 return None
-            before = _move(self._path, target.path)
-        self._present = False
+            before = _publish(self._file, target.path)
         return UsageChange(size + before.bytes, 1 + before.items)
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
 
     def _end(self) -> None:
         self._ended = True
-        with suppress(OSError):
-            self._close()
-        if self._present:
-            self._present = False
+        if self._file is not None:
             with suppress(OSError):
-                Path(self._path).unlink()
+                self._file.close()
 
 
-def _create(path: str) -> int:
-    """Create a file, and its directory where that is gone."""
+def _create(directory: str) -> TempFile:
+    """Create a file, and its directory if that is missing."""
     try:
-        return os.open(path, _FLAGS, _FILE_MODE)
+        return TempFile(directory)
     except FileNotFoundError:
-        Path(path).parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
-        return os.open(path, _FLAGS, _FILE_MODE)
+        Path(directory).mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+        return TempFile(directory)
 
 
-def _move(source: str, target: str) -> UsageChange:
-    """Rename over whatever stands there; gives what usage lost by that.
+def _publish(file: TempFile, target: str) -> UsageChange:
+    """Give the file its name, replacing a file that has it; return what usage lost by that.
 
-    The directory may be missing, or be removed by an eviction just before the rename.
+    The directory may be missing, or be removed by an eviction just before.
     """
     before = UsageChange(0, 0)
     for _ in range(_ATTEMPTS):
         try:
             before = _standing(target)
-            Path(source).rename(target)
+            file.replace(target)
         except FileNotFoundError:
             Path(target).parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
         except (IsADirectoryError, NotADirectoryError):
@@ -164,10 +149,5 @@ def probe(layout: RenditionPaths) -> None:
     Raises:
         OSError: files cannot be made, or there is no room for one.
     """
-    path = f"{layout.temporary}/{new_name()}"
-    descriptor = _create(path)
-    try:
-        os.write(descriptor, _BLOCK)
-    finally:
-        os.close(descriptor)
-        Path(path).unlink()
+    with _create(layout.temporary) as file:
+        os.write(file.descriptor, _BLOCK)

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.runtime.tempfile_owner import StaleTempfileDetector
 from proxy.runtime.tempfiles import sweep
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.disk_state import DiskState
@@ -41,14 +40,12 @@ class DiskMaintenance:
         interval_s: float,
         held: Callable[[str], bool],
         clock: Callable[[], float],
-        monotonic: Callable[[], float],
     ) -> None:
         self._layout = layout
         self._ledger = ledger
         self._interval_s = interval_s
         self._held = held
         self._clock = clock
-        self._onlooker = StaleTempfileDetector(monotonic)
         self._threads = ThreadPool("rendition-care", count=1, timeout_s=None)
 
     async def run(self) -> None:
@@ -67,7 +64,7 @@ class DiskMaintenance:
         self._ledger.tending()
         try:
             async with self._turn() as ours:
-                await self._threads.run(partial(sweep, self._layout.temporary, self._onlooker))
+                await self._threads.run(partial(sweep, self._layout.temporary, clock=self._clock))
                 present = await self._survey()
                 need = self._ledger.bytes_to_free()
                 if ours and need > 0:

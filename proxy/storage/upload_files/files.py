@@ -23,14 +23,11 @@ from proxy.runtime.safe_open import (
     parent_opened,
     sync_directory,
 )
-from proxy.runtime.tempfile_owner import new_name
+from proxy.runtime.tempfiles import TempFile, is_tempfile_name, write_all
 from proxy.storage.upload_files.names import FOLDERS, TempName
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_MODE = 0o640
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_PART_PREFIX, _PART_SUFFIX = ".smartserve-", ".part"
 
 
 class TempfileListing(NamedTuple):
@@ -53,68 +50,57 @@ def translated() -> Iterator[None]:
 
 
 class GrowingFile:
-    """A file that is written piece by piece, and gone unless it is settled."""
+    """A file that is written piece by piece; unless it is settled, it is gone in the end."""
 
     def __init__(self, root: str, folder: str) -> None:
-        """Make it, and its folder where that is missing; the root has to be there.
+        """Create it, and its folder if that is missing; the root must exist.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be created.
         """
         self._lock = Lock()
-        self._name = f"{_PART_PREFIX}{new_name()}{_PART_SUFFIX}"
         self._kept: str | None = None
         self._ended = False
         with descended(root) as top:
             make_directories(top, [folder])
             self._parent = os.open(folder, os.O_PATH | os.O_NOFOLLOW | DIRECTORY, dir_fd=top)
         try:
-            self._descriptor = os.open(self._name, _NEW, _FILE_MODE, dir_fd=self._parent)
+            self._file = TempFile(".", dir_fd=self._parent)
         except BaseException:
             os.close(self._parent)
             raise
 
     def write(self, data: bytes) -> None:
-        """Write all of a piece."""
+        """Append all bytes."""
         with self._lock:
             self._check_open()
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            write_all(self._file.descriptor, data)
 
     def keep(self, name: str) -> None:
-        """Put it under its name, whole and durable, and never in place of another."""
+        """Give the complete file its name, durably; it never replaces another file."""
         with self._lock:
             self._check_open()
-            os.fsync(self._descriptor)
-            os.link(
-                self._name,
-                name,
-                src_dir_fd=self._parent,
-                dst_dir_fd=self._parent,
-                follow_symlinks=False,
-            )
+            os.fsync(self._file.descriptor)
+            self._file.link(name, dir_fd=self._parent)
             self._kept = name
-            os.unlink(self._name, dir_fd=self._parent)
             sync_directory(self._parent)
 
     def _check_open(self) -> None:
-        """What was queued behind the end finds another file under these descriptors."""
+        # Work that a thread runs after the end would find another file under these descriptors.
         if self._ended:
             raise OSError(errno.EBADF, "the upload has ended")
 
     def end(self, *, settled: bool) -> None:
-        """Close it; what is not settled is gone."""
+        """Close it, and remove it unless it is settled."""
         with self._lock:
             self._check_open()
             self._ended = True
             try:
-                gone = [self._name, *([] if settled or self._kept is None else [self._kept])]
-                for name in gone:
+                self._file.close()
+                if self._kept is not None and not settled:
                     with suppress(FileNotFoundError):
-                        os.unlink(name, dir_fd=self._parent)
+                        os.unlink(self._kept, dir_fd=self._parent)
             finally:
-                os.close(self._descriptor)
                 os.close(self._parent)
 
 
@@ -175,7 +161,7 @@ def look(root: str) -> TempfileListing:
     parts: dict[str, os.stat_result] = {}
     for folder in FOLDERS:
         for name, status in _listed(root, folder):
-            if name.startswith(_PART_PREFIX) and name.endswith(_PART_SUFFIX):
+            if is_tempfile_name(name):
                 parts[f"{folder}/{name}"] = status
             else:
                 files[TempName(folder, name)] = status

@@ -15,7 +15,7 @@ from proxy.domain.errors import CommitUncertain
 from proxy.domain.pending_image import UPLOAD_FIELDS
 from proxy.ingest.uploads.accept import Uploader
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
-from proxy.runtime.tempfile_owner import new_name
+from proxy.runtime.tempfiles import tempfile_name
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from tests.storage.database.backends import MariaDBBackend
@@ -199,7 +199,7 @@ def clocks() -> Clocks:
 def tidier(server: Serving, clocks: Clocks) -> TempfileSweeper:
     assert server.main is not None
     main = server.main
-    return TempfileSweeper(queue=main.queue, wall=clocks.wall, clock=clocks.monotonic)
+    return TempfileSweeper(queue=main.queue, clock=clocks.wall)
 
 
 async def test_what_is_needed_is_never_swept(
@@ -246,26 +246,17 @@ async def test_a_file_that_no_row_names_is_swept_after_an_hour(
     assert [path.name for path in temp_files(server)] == ["of somebody's own"]
 
 
-async def test_what_a_dead_process_left_half_written_is_swept(
-    server: Serving, tidier: TempfileSweeper, ended: Callable[[], str]
+async def test_unfinished_files_are_swept_when_they_have_not_changed_for_an_hour(
+    server: Serving, tidier: TempfileSweeper, clocks: Clocks
 ) -> None:
     folder = server.rooms.settings.temp_root / "sites"
     folder.mkdir(parents=True)
-    (folder / f".smartserve-{ended()}.part").write_bytes(PHOTO)
-    (folder / f".smartserve-{new_name()}.part").write_bytes(PHOTO)
+    for age_s in (HOUR, HOUR - 60):
+        path = folder / tempfile_name()
+        path.write_bytes(PHOTO)
+        os.utime(path, (clocks.wall() - age_s,) * 2)
     assert await tidier.run() == 1
     assert len(temp_files(server)) == 1
-
-
-@pytest.fixture
-def ended() -> Callable[[], str]:
-    """The name of a file of a process that has ended."""
-
-    def make() -> str:
-        namespace, _, started, number = new_name().split("-")
-        return f"{namespace}-{2**22 + 1}-{started}-{number}"
-
-    return make
 
 
 async def test_a_server_at_work_does_it_by_itself(server: Serving) -> None:

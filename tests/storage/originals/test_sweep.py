@@ -1,6 +1,7 @@
-"""Unfinished originals of processes that were killed are swept; those under way are not."""
+"""Unfinished originals that killed processes left behind are deleted."""
 
 import os
+import time
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -8,75 +9,62 @@ from threading import Event
 import pytest
 
 from proxy.runtime.supervised_task import BackgroundTask
-from proxy.runtime.tempfile_owner import STALE_S, StaleTempfileDetector, new_name
-from proxy.storage.originals.sweep import sweep, sweeping
-from tests.storage.renditions.conftest import Clock
+from proxy.runtime.tempfiles import STALE_S, tempfile_name
+from proxy.storage.originals.sweep import SweepResult, sweep, sweeping
 from tests.storage.renditions.variants import eventually
 from tests.support.restarts import Restarts, holds
 
-FOREIGN = "0123456789abcdef-4194305-1-0"
 
-
-def part(directory: Path, name: str) -> Path:
-    path = directory / f".smartserve-{name}.part"
+def part(directory: Path, *, age_s: float = 2 * STALE_S) -> Path:
+    path = directory / tempfile_name()
     path.write_bytes(b"half of an orig")
+    stamp = time.time() - age_s
+    os.utime(path, (stamp, stamp))
     return path
 
 
-def dead_name() -> str:
-    namespace, _, started, number = new_name().split("-")
-    return f"{namespace}-4194305-{started}-{number}"
-
-
-async def test_what_a_dead_process_left_is_swept_wherever_it_lies(root: Path) -> None:
-    left = [part(root, dead_name()), part(root / "bulk" / "2025-01-15", dead_name())]
-    async with sweeping(str(root)):
+async def test_a_stale_part_is_swept_wherever_it_lies(root: Path) -> None:
+    left = [part(root), part(root / "bulk" / "2025-01-15")]
+    async with sweeping(str(root), Restarts().supervisor):
         await eventually(lambda: not any(path.exists() for path in left))
     assert (root / "bulk" / "2025-01-15" / "x.jpg").exists()
 
 
-def test_what_a_running_process_writes_is_left(root: Path) -> None:
-    running = part(root / "bulk", new_name())
-    os.utime(running, (0, 0))
-    assert sweep(str(root), StaleTempfileDetector(), Event()) == 0
-    assert running.exists()
+def test_a_part_that_changed_within_the_hour_is_left(root: Path) -> None:
+    young = part(root / "bulk", age_s=STALE_S - 60)
+    assert sweep(str(root), Event()) == (0, 1)
+    assert young.exists()
 
 
-def test_what_another_container_left_goes_when_it_has_not_changed_for_an_hour(root: Path) -> None:
-    foreign, clock = part(root / "bulk", FOREIGN), Clock(1000.0)
-    onlooker = StaleTempfileDetector(clock)
-    assert sweep(str(root), onlooker, Event()) == 0
-    assert onlooker.suspicious
-    clock.now += STALE_S
-    assert sweep(str(root), onlooker, Event()) == 1
-    assert not foreign.exists()
-    assert sweep(str(root), onlooker, Event()) == 0
-    assert not onlooker.suspicious
+def test_a_part_is_swept_once_it_has_not_changed_for_an_hour(root: Path) -> None:
+    young = part(root / "bulk", age_s=0)
+    assert sweep(str(root), Event(), clock=lambda: time.time() + STALE_S + 1) == (1, 0)
+    assert not young.exists()
 
 
 def test_no_symbolic_link_leads_the_sweep_out_of_the_root(root: Path, tmp_path: Path) -> None:
-    outside = part(tmp_path / "secret", dead_name())
+    outside = part(tmp_path / "secret")
     (root / "link").symlink_to(tmp_path / "secret")
-    assert sweep(str(root), StaleTempfileDetector(), Event()) == 0
+    assert sweep(str(root), Event()).removed == 0
     assert outside.exists()
 
 
 def test_a_root_that_is_a_link_is_swept(root: Path, tmp_path: Path) -> None:
-    left = part(root / "bulk", dead_name())
+    left = part(root / "bulk")
     (tmp_path / "link").symlink_to(root)
-    assert sweep(str(tmp_path / "link"), StaleTempfileDetector(), Event()) == 1
+    assert sweep(str(tmp_path / "link"), Event()).removed == 1
     assert not left.exists()
 
 
 @pytest.mark.parametrize("place", ["missing", "bulk/2025-01-15/x.jpg"])
 def test_a_root_that_is_no_directory_has_nothing_to_sweep(root: Path, place: str) -> None:
-    assert sweep(str(root / place), StaleTempfileDetector(), Event()) == 0
+    assert sweep(str(root / place), Event()).removed == 0
 
 
 def test_a_sweep_ends_when_it_is_told_to(root: Path) -> None:
-    left, stopped = part(root / "bulk", dead_name()), Event()
+    left, stopped = part(root / "bulk"), Event()
     stopped.set()
-    assert sweep(str(root), StaleTempfileDetector(), stopped) == 0
+    assert sweep(str(root), stopped).removed == 0
     assert left.exists()
 
 
@@ -86,11 +74,11 @@ async def test_an_unforeseen_error_restarts_the_sweep(
     runs, restarts = count(1), Restarts()
     swept = Event()
 
-    def fail_once(*_: object) -> int:
+    def fail_once(*_: object) -> SweepResult:
         if next(runs) == 1:
             raise LookupError("unforeseen")
         swept.set()
-        return 0
+        return SweepResult(0, 0)
 
     monkeypatch.setattr("proxy.storage.originals.sweep.sweep", fail_once)
     async with sweeping(str(root), restarts.supervisor):

@@ -180,15 +180,15 @@ async def test_a_directory_removed_while_running_is_made_again(disk: DiskStore, 
     assert await read(disk, variant(2)) == body(MIB)
 
 
-async def test_a_directory_removed_in_the_middle_of_a_write_loses_that_write_only(
+async def test_a_directory_removed_in_the_middle_of_a_write_is_made_again(
     disk: DiskStore, root: Path
 ) -> None:
     async with disk.writer(variant(1)) as writer:
         await writer.write(body(MIB))
         shutil.rmtree(root)
 
-    assert await disk.get(variant(1)) is None
-    assert counts(disk)["failures_missing"] == 1
+    # The file has no name yet, so it is not removed with the directory.
+    assert await read(disk, variant(1)) == body(MIB)
 
 
 async def test_a_purge_of_a_removed_directory_fails_and_is_counted(

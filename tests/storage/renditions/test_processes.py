@@ -46,7 +46,7 @@ async def test_processes_that_write_read_purge_and_evict_at_once_see_whole_bodie
         assert list((root / "tmp").iterdir()) == []
 
 
-async def test_a_writer_that_is_killed_leaves_nothing_to_see_and_its_file_is_swept(
+async def test_a_writer_that_is_killed_leaves_nothing(
     root: Path,
 ) -> None:
     process = await neighbour("hang", root)
@@ -54,13 +54,11 @@ async def test_a_writer_that_is_killed_leaves_nothing_to_see_and_its_file_is_swe
     assert await process.stdout.readline() == b"writing\n"
     process.kill()
     await process.communicate()
-    assert len(list((root / "tmp").iterdir())) == 1
+    assert list((root / "tmp").iterdir()) == []
 
     async with DiskStore(root, settings()) as store:
         assert await store.get(variant()) is None
         await store.tend()
-
-        assert list((root / "tmp").iterdir()) == []
         assert store.statistics()["disk"]["items"] == 0
 
 
