@@ -258,7 +258,7 @@ def test_check_config_names_faults_of_variables_and_of_the_machine() -> None:
         SMARTSERVE_ENCODERS__ORDER="avif",
         SMARTSERVE_SERVER__PROT="9",
     )
-    assert "encoders.order: must hold jpeg" in done.stderr
+    assert "encoders.order: must contain jpeg" in done.stderr
     assert "server.prot: no such setting" in done.stderr
     done = run(
         "check-config",
