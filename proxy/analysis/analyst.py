@@ -11,7 +11,7 @@ import structlog
 
 from proxy.analysis.providers import VisionProvider, google, openai
 from proxy.analysis.providers.tesseract import TextReader
-from proxy.domain.analysis import AWAITED, Analysis, merge
+from proxy.domain.analysis import PENDING_PROVIDERS, Analysis, merge
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
 from proxy.domain.formats import TRAITS, EncoderProfile, Format
 from proxy.domain.geometry import SizeSpec, plan_geometry
@@ -97,7 +97,7 @@ class Analyst:
 
         A provider that rejected the image, or was added later, has a gap here: it is not requested.
         """
-        reasons, awaited = own.get("reasons") or {}, own.get(AWAITED) or ()
+        reasons, awaited = own.get("reasons") or {}, own.get(PENDING_PROVIDERS) or ()
         configured = {one.name for one in self.providers}
         answers = {
             name: _recalled(name, columns[column], reasons)
@@ -123,7 +123,7 @@ async def _request(
     except AnalysisError as error:
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
         transient = isinstance(error, (ProviderUnavailable, BudgetSpent))
-        return ProviderGap(provider.name, error.detail, passing=transient)
+        return ProviderGap(provider.name, error.detail, temporary=transient)
 
 
 def _recalled(name: str, raw: Any, reasons: Mapping[str, str]) -> VisionResult | ProviderGap:

@@ -91,7 +91,7 @@ def check_row(sample: ImageSample) -> Finding:
     if media.in_progress:
         advice = "until it is processed it is answered 404 with Retry-After: 'smartserve status'"
         return warn(f"{text}, no original yet", advice)
-    if media.settled:
+    if media.completed:
         return fail(f"{text}, without a path", "bulk_path or library_path must name its file")
     advice = "only rows that are completed or in progress are served: see the column status"
     return fail(text, advice)

@@ -20,7 +20,7 @@ are 20 apart and more."""
 NO_MODEL = "needs a vision model; none is configured"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
-AWAITED = "awaited"
+PENDING_PROVIDERS = "awaited"
 """In `Analysis.own`, and for ourselves alone: who is to be asked again."""
 _BY_MODEL = ("style", "medium", "subject")
 
@@ -45,7 +45,7 @@ class Analysis:
     reasons: Mapping[str, str]
     """Why something is null, by its name in `public`; and who failed, by name."""
     site_context: Mapping[str, Any] | None = None
-    awaited: tuple[str, ...] = ()
+    pending_providers: tuple[str, ...] = ()
     """Providers that could not answer now, and may later."""
 
     def columns(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Analysis:
             "focus": None if local.focus is None else asdict(local.focus),
             "site_context": self.site_context,
             "reasons": dict(self.reasons),
-            **({AWAITED: list(self.awaited)} if self.awaited else {}),
+            **({PENDING_PROVIDERS: list(self.pending_providers)} if self.pending_providers else {}),
         }
 
     def public(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def public(columns: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         "detected_objects": columns["detected_objects"],
         "detected_text": columns["detected_text"],
         "confidence_score": columns["confidence_score"],
-        **{name: value for name, value in own.items() if name != AWAITED},
+        **{name: value for name, value in own.items() if name != PENDING_PROVIDERS},
     }
 
 
@@ -142,8 +142,8 @@ def merge(
             **({"detected_text": _why_no_text(answers, text)} if read is None else {}),
         },
         site_context=site_context,
-        awaited=tuple(
-            one.provider for one in answers if isinstance(one, ProviderGap) and one.passing
+        pending_providers=tuple(
+            one.provider for one in answers if isinstance(one, ProviderGap) and one.temporary
         ),
     )
 
@@ -153,7 +153,7 @@ def distance(one: str, other: str) -> int:
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def near_duplicates(one: str, other: str) -> bool:
+def are_near_duplicates(one: str, other: str) -> bool:
     """Whether two perceptual hashes are of the same picture, resized or encoded anew.
 
     Pictures of one colour have no features, and none is taken for another.

@@ -87,7 +87,7 @@ class ProviderGap:
 
     provider: str
     reason: str
-    passing: bool = False
+    temporary: bool = False
     """Whether it may have something to say later."""
 
 

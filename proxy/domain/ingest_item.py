@@ -27,15 +27,15 @@ class ItemOutcome(StrEnum):
     """What became of an upload that a worker had."""
 
     DONE = "done"
-    LATER = "later"
+    RETRY = "later"
     """It failed, and is tried again."""
     FAILED = "failed"
     """For good."""
-    OWED = "owed"
+    REPORTED = "owed"
     """It had failed for good before; the main API was, or could not be, told."""
-    SEEN = "seen"
+    ANALYSED = "seen"
     """It was done before; who could not look at it then has."""
-    UNSEEN = "unseen"
+    ANALYSIS_MISSING = "unseen"
     """It was done before; who could not look at it then still cannot."""
 
 
@@ -87,14 +87,14 @@ class LeasedItem:
     day: date
     """When its medium was made: the day of the original's folder."""
     steps: Mapping[Step, StepRecord]
-    heals: int
+    retries: int
     """How often it was tried again after a failure."""
     taken_over: bool
     """From a worker whose lease had run out."""
-    owed: bool
+    report_due: bool
     """It has failed for good, and the main API is to hear of it: that is all there is to do."""
     reason: str | None = None
-    revisited: bool = False
+    analysis_only: bool = False
     """It is done; ``heals`` times it was asked again what its analysis lacks, with this."""
 
     def is_done(self, step: Step) -> bool:
@@ -129,7 +129,7 @@ class QueueReport:
     failed_for_good: int
     held: int
     """Leases that run."""
-    run_out: int
+    expired: int
     """Leases that have run out and were not given back."""
     takeovers: int
     finished_last_hour: int

@@ -85,7 +85,7 @@ class Media:
     updated_at: datetime
     """Always aware, in UTC."""
     facts: MediaFacts | None = None
-    stand_ins: tuple[MediaFacts, ...] = ()
+    fallbacks: tuple[MediaFacts, ...] = ()
     """Lesser files of the same picture, made elsewhere, from which it is rendered when its own
     source cannot be had; in no order."""
 
@@ -100,7 +100,7 @@ class Media:
         return tuple(path for path in (self.bulk_path, self.library_path) if path)
 
     @property
-    def settled(self) -> bool:
+    def completed(self) -> bool:
         """Whether processing is complete, so that answers may live for a year."""
         return self.status == MediaStatus.COMPLETED
 
@@ -112,7 +112,7 @@ class Media:
     @property
     def servable(self) -> bool:
         """Whether there is something to serve: settled, or under way with its original there."""
-        if self.settled:
+        if self.completed:
             return self.source_path is not None
         return self.in_progress and bool(self.bulk_path)
 
@@ -124,7 +124,7 @@ class Media:
         """
         return f"{self.status} {self.updated_at.isoformat()}"
 
-    def standing_in(self, facts: MediaFacts) -> Media:
+    def with_source(self, facts: MediaFacts) -> Media:
         """The medium as if one of its stand-ins were its source."""
         return replace(self, bulk_path=facts.source_path, library_path=None, facts=facts)
 

@@ -55,7 +55,7 @@ class RenderPlan:
     variant: Variant
     draft: Variant | None = None
     """What may stand in until the variant is there; None where it has but one stage."""
-    stand_in: bool = False
+    is_fallback: bool = False
     """Whether a lesser file takes the place of the picture's own source."""
 
     @property
@@ -110,7 +110,7 @@ class RenderPlanner:
             facts,
             stage=stages.final,
             recipe=recipe,
-            rival=self._rival(facts, formats[1:]),
+            alternative=self._rival(facts, formats[1:]),
             base=self._base(facts),
         )
         return RenderPlan(media, facts, request, final, draft)
@@ -127,7 +127,7 @@ class RenderPlanner:
             return None
         return self.rules.stages[following[0]].final
 
-    def whole_picture(
+    def all_plans(
         self, media: Media, facts: MediaFacts, *, remove_background: bool = False
     ) -> list[RenderPlan]:
         """All named sizes of a picture, in all that browsers can be given, with one ``bg``.
@@ -161,7 +161,7 @@ class RenderPlanner:
         able = (fmt for fmt in order if TRAITS[fmt].animation or not facts.animated)
         return tuple(dict.fromkeys((*able, last)))
 
-    def ready(
+    def available(
         self, media: Media, facts: MediaFacts, held: AbstractSet[str]
     ) -> dict[str, dict[Format, bool]]:
         """Of the renditions that there are: by named size and format, whether it is the final.
@@ -182,7 +182,7 @@ class RenderPlanner:
                     by_format[plan.variant.format] = final
         return found
 
-    def stand_ins(
+    def fallback_plans(
         self,
         media: Media,
         request: VariantRequest,
@@ -195,29 +195,31 @@ class RenderPlanner:
         ``known`` are the facts in whose place they stand, where those are known. Such a plan has
         one stage, the quick one.
         """
-        if not media.stand_ins:
+        if not media.fallbacks:
             return []
-        like = known or max(media.stand_ins, key=lambda facts: facts.width * facts.height)
+        like = known or max(media.fallbacks, key=lambda facts: facts.width * facts.height)
         wanted = plan_geometry(request.box, like)
         ranked = sorted(
-            (facts for facts in media.stand_ins if facts != known),
+            (facts for facts in media.fallbacks if facts != known),
             key=lambda facts: _lesser(facts, plan_geometry(request.box, facts), wanted, like),
         )
-        plans = (self.plan(media.standing_in(facts), facts, request, accept) for facts in ranked)
-        return [replace(plan, variant=plan.stages[-1], draft=None, stand_in=True) for plan in plans]
+        plans = (self.plan(media.with_source(facts), facts, request, accept) for facts in ranked)
+        return [
+            replace(plan, variant=plan.stages[-1], draft=None, is_fallback=True) for plan in plans
+        ]
 
-    def instead(self, plan: RenderPlan) -> list[RenderPlan]:
-        """Plans that may answer in place of one, in its format: see `stand_ins`."""
+    def fallbacks_for(self, plan: RenderPlan) -> list[RenderPlan]:
+        """Plans that may answer in place of one, in its format: see `fallback_plans`."""
         accept = TRAITS[plan.variant.format].media_type
-        return self.stand_ins(plan.media, plan.request, accept, known=plan.facts)
+        return self.fallback_plans(plan.media, plan.request, accept, known=plan.facts)
 
-    def neighbours(self, plan: RenderPlan, held: AbstractSet[str]) -> list[Variant]:
+    def nearest_variants(self, plan: RenderPlan, held: AbstractSet[str]) -> list[Variant]:
         """Of the renditions that a picture has, by their digests, those that may stand in.
 
         The nearest first; ties go to the larger. Those of its lesser files count as well.
         """
         variants: dict[str, Variant] = {}
-        for one in (plan, *self.instead(plan)):
+        for one in (plan, *self.fallbacks_for(plan)):
             variants |= self._among(held, one)
         for stage in plan.stages:
             variants.pop(stage.digest, None)
@@ -255,8 +257,8 @@ def _transparent(request: VariantRequest, facts: MediaFacts) -> bool:
 def _showable(plan: RenderPlan) -> list[tuple[Format, ...]]:
     """Formats that may stand in: the chosen one, and where it was negotiated the fallback."""
     variant = plan.variant
-    rival = () if variant.rival is None else (variant.rival.profile.format,)
-    chosen = (variant.format, *rival)
+    alternative = () if variant.alternative is None else (variant.alternative.profile.format,)
+    chosen = (variant.format, *alternative)
     if not plan.request.negotiated:
         return [chosen]
     transparent = _transparent(plan.request, plan.facts)

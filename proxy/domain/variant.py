@@ -31,7 +31,7 @@ class Variant:
     """Version of this code's own parameters and of libvips."""
     search: QualitySearch | None = None
     """How the quality is found, where the profile does not fix it."""
-    rival: EncodingStage | None = None
+    alternative: EncodingStage | None = None
     """Another format that goes out in place of this one where it comes out smaller."""
     base: tuple[int, int] | None = None
     """The size whose pixels this one is made of; None where it is made of the source's own."""
@@ -48,7 +48,7 @@ class Variant:
 
     @property
     def format(self) -> Format:
-        """The format that goes out, unless the rival is smaller."""
+        """The format that goes out, unless the alternative is smaller."""
         return self.profile.format
 
     @cached_property
@@ -68,8 +68,8 @@ class Variant:
 
     def _encoding(self) -> Iterable[str]:
         yield self.stage.text
-        if self.rival is not None:
-            yield f"or:{self.rival.text}"
+        if self.alternative is not None:
+            yield f"or:{self.alternative.text}"
         if self.base is not None:
             yield f"of:{self.base[0]}x{self.base[1]}"
 
@@ -112,7 +112,7 @@ def resolve(
     *,
     stage: EncodingStage,
     recipe: str,
-    rival: EncodingStage | None = None,
+    alternative: EncodingStage | None = None,
     base: tuple[int, int] | None = None,
 ) -> Variant:
     """Resolve a checked request against a picture and the encoding that was chosen for it.
@@ -132,6 +132,6 @@ def resolve(
         animated=animated,
         recipe=recipe,
         search=stage.search,
-        rival=rival,
+        alternative=alternative,
         base=base if within and not animated else None,
     )

@@ -200,7 +200,7 @@ class RenderOutput:
     remove_background: bool = False
     animated: bool = False
     search: QualitySearch | None = None
-    rival: EncodingStage | None = None
+    alternative: EncodingStage | None = None
     """Alternative encoding; the smaller of the two results is used."""
     base: tuple[int, int] | None = None
     """Size of the intermediate image that this output is scaled from; None: the source."""
@@ -208,7 +208,7 @@ class RenderOutput:
     @property
     def streams(self) -> bool:
         """Return whether bytes leave the encoder before all pixels are decoded."""
-        return self.profile.streams and self.search is None and self.rival is None
+        return self.profile.streams and self.search is None and self.alternative is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +337,7 @@ _NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
     ("profile", dict): _revive_profile,
     ("source_types", list): tuple,
     ("search", dict): lambda fields: QualitySearch(**fields),
-    ("rival", dict): lambda fields: EncodingStage(**_revived(fields)),
+    ("alternative", dict): lambda fields: EncodingStage(**_revived(fields)),
     ("base", list): tuple,
     ("outputs", list): lambda outputs: tuple(RenderOutput(**_revived(one)) for one in outputs),
     ("results", list): lambda results: tuple(_revive_result(*one) for one in results),

@@ -49,10 +49,10 @@ class ItemRunner:
             LeaseLost: another worker owns the upload now.
             DatabaseUnavailable: nothing could be recorded; the lease expires.
         """
-        if item.owed:
-            await self._report_failure(item, retries=item.heals)
-            return ItemOutcome.OWED
-        if item.revisited:
+        if item.report_due:
+            await self._report_failure(item, retries=item.retries)
+            return ItemOutcome.REPORTED
+        if item.analysis_only:
             return await self._retry_analysis(item)
         analysis_pending = False
         for step in Step:
@@ -93,10 +93,10 @@ class ItemRunner:
             raise
         except SmartserveError as error:
             log.warning("analysis_failed", **_ids(item), reason=error.detail)
-        wait_s = None if complete else self._analysis_wait_s(item.heals)
+        wait_s = None if complete else self._analysis_wait_s(item.retries)
         log.info("analysis_retried", **_ids(item), complete=complete, again_in_s=wait_s)
         await self.queue.finish_revisit(item.lease, again_in_s=wait_s)
-        return ItemOutcome.SEEN if complete else ItemOutcome.UNSEEN
+        return ItemOutcome.ANALYSED if complete else ItemOutcome.ANALYSIS_MISSING
 
     def _analysis_wait_s(self, retries: int) -> float | None:
         """Return the wait before the next request, or None after the last one."""
@@ -104,12 +104,12 @@ class ItemRunner:
         return waits[retries] if retries < len(waits) else None
 
     async def _fail(self, item: LeasedItem, step: Step, error: SmartserveError) -> ItemOutcome:
-        reason, retries = failure_reason(step, error), item.heals
+        reason, retries = failure_reason(step, error), item.retries
         if retries < self.settings.max_retries and is_retried_later(step, error, retries=retries):
             wait_s = retry_wait_s(self.settings, retries)
             log.warning("upload_failed", **_ids(item), reason=reason, again_in_s=wait_s)
             await self.queue.fail(item.lease, reason, again_in_s=wait_s)
-            return ItemOutcome.LATER
+            return ItemOutcome.RETRY
         log.warning("upload_failed_permanently", **_ids(item), reason=reason)
         await self.queue.fail_permanently(item.lease, reason)
         self.changed(item.lease.media_id)

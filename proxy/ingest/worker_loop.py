@@ -166,9 +166,9 @@ class WorkerLoop:
             self.failures += 1
             log.exception("upload_abandoned", **ids)
         else:
-            self.failures += outcome in (ItemOutcome.LATER, ItemOutcome.FAILED)
+            self.failures += outcome in (ItemOutcome.RETRY, ItemOutcome.FAILED)
             self.metrics.taken(outcome)
-            if outcome is ItemOutcome.UNSEEN:
+            if outcome is ItemOutcome.ANALYSIS_MISSING:
                 self._provider_down = True
                 return False
         return True

@@ -72,7 +72,7 @@ class DeliveryResult:
         Raises:
             SmartserveError: the render failed.
         """
-        if self.variant.rival is None:
+        if self.variant.alternative is None:
             return self.variant.format
         head = b""
         if self.rendition is not None:
@@ -139,7 +139,7 @@ class Delivery:
         try:
             facts = await self._inspector.facts(media)
         except SmartserveError as error:
-            plans = self._planner.stand_ins(media, request, accept)
+            plans = self._planner.fallback_plans(media, request, accept)
             if not plans:
                 raise
             self._log_fallback(media, error)
@@ -164,7 +164,7 @@ class Delivery:
                 continue
             rendition = await self._store.get(variant)
             if rendition is not None:
-                origin = Origin.FALLBACK if plan.stand_in else Origin(rendition.tier)
+                origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
                 draft = variant is plan.draft
                 return DeliveryResult(variant, origin, rendition=rendition, draft=draft)
         return None
@@ -226,7 +226,7 @@ class Delivery:
         if not led:
             self._joined(began, rendering.trace)
         origin = Origin.RENDER if led else Origin.COALESCED
-        if plan.stand_in:
+        if plan.is_fallback:
             origin = Origin.FALLBACK
         return DeliveryResult(variant, origin, rendering=rendering, draft=variant is plan.draft)
 
@@ -236,7 +236,7 @@ class Delivery:
         """Return a rendition of a lesser file of the image, else its nearest stored size."""
         # A lesser file helps if the source is at fault, not if no worker is free.
         if not isinstance(error, CapacityError):
-            for other in self._planner.instead(plan):
+            for other in self._planner.fallbacks_for(plan):
                 with suppress(SmartserveError):
                     return await self.find(other) or await self._render(other, self.first(other))
         return await self._nearest(plan, stored) if isinstance(error, _FALLBACK_ERRORS) else None
@@ -249,7 +249,7 @@ class Delivery:
         # request must cost less than serving it.
         if stored is None:
             stored = await self._store.digests(plan.media.id)
-        for variant in self._planner.neighbours(plan, stored) if stored else ():
+        for variant in self._planner.nearest_variants(plan, stored) if stored else ():
             rendition = await self._store.get(variant)
             if rendition is not None:
                 return DeliveryResult(variant, Origin.FALLBACK, rendition=rendition)

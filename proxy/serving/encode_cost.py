@@ -36,5 +36,5 @@ class EncodeCostModel:
 
 
 def _kind(variant: Variant) -> _Kind:
-    rival = "" if variant.rival is None else variant.rival.text
-    return variant.stage.text, rival, variant.pixels.bit_length()
+    alternative = "" if variant.alternative is None else variant.alternative.text
+    return variant.stage.text, alternative, variant.pixels.bit_length()

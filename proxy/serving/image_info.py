@@ -177,10 +177,10 @@ class ImageInfoService:
         try:
             return media, await self._inspector.facts(media)
         except SmartserveError:
-            if not media.stand_ins:
+            if not media.fallbacks:
                 raise
-        largest = max(media.stand_ins, key=lambda facts: facts.width * facts.height)
-        return media.standing_in(largest), largest
+        largest = max(media.fallbacks, key=lambda facts: facts.width * facts.height)
+        return media.with_source(largest), largest
 
     async def _find(self, media_id: int) -> StoredAnalysisColumns | None:
         """What is stored; a database that cannot be asked costs the words, not the answer."""

@@ -45,7 +45,7 @@ def output_of(variant: Variant) -> RenderOutput:
         remove_background=variant.background_removed,
         animated=variant.animated,
         search=variant.search,
-        rival=variant.rival,
+        alternative=variant.alternative,
         base=variant.base,
     )
 

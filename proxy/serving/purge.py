@@ -96,4 +96,4 @@ class PurgeService:
         facts = None if media is None else media.known_facts
         if media is None or facts is None:
             return None
-        return frozenset().union(*(shapes_of(boxes, one) for one in (facts, *media.stand_ins)))
+        return frozenset().union(*(shapes_of(boxes, one) for one in (facts, *media.fallbacks)))

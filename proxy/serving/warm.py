@@ -50,4 +50,4 @@ class RenditionWarmer:
         media = await self._database.find(media_id)
         if media is None or not media.servable:
             raise MediaNotFound(f"there is no picture to serve under id {media_id}")
-        return self._planner.whole_picture(media, await self._inspector.facts(media))
+        return self._planner.all_plans(media, await self._inspector.facts(media))

@@ -87,9 +87,9 @@ def cache_control(
     draft: bool = False,
 ) -> str:
     """Return Cache-Control. Only the final of a completed media row has the long lifetime."""
-    if origin is Origin.FALLBACK or plan.stand_in or plan.background_kept:
+    if origin is Origin.FALLBACK or plan.is_fallback or plan.background_kept:
         return f"public, max-age={lifetimes.fallback_s}"
-    if not plan.media.settled:
+    if not plan.media.completed:
         return f"public, max-age={lifetimes.processing_s}"
     if draft:
         stale = lifetimes.draft_stale_s
@@ -138,7 +138,7 @@ def validators(
     ]
     # A draft or fallback has no date. The final has the same Last-Modified, so a client that
     # compares dates only would be sent 304 for ever and never get the final.
-    if not (draft or plan.stand_in or origin is Origin.FALLBACK):
+    if not (draft or plan.is_fallback or origin is Origin.FALLBACK):
         headers.append(("Last-Modified", http_date(plan.media.updated_at)))
     if plan.request.negotiated:
         headers.append(("Vary", "Accept"))

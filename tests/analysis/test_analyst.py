@@ -112,12 +112,12 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
     seer = Seer()
     one = analyst(server, seer, Blind())
     first = await one.analyse(media, facts)
-    assert first.awaited == ("google",)
+    assert first.pending_providers == ("google",)
     told = one.recall(first.columns(), first.own())
     assert list(told.answers) == ["openai"]
     again = await one.analyse(media, facts, earlier=told)
     assert len(seer.shown) == 1
-    assert (again.style, again.awaited) == ("Cubist", ("google",))
+    assert (again.style, again.pending_providers) == ("Cubist", ("google",))
 
 
 async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Library) -> None:
@@ -130,7 +130,7 @@ async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Libr
     without = analyst(server, Blind())
     again = await without.analyse(media, facts, earlier=without.recall(columns, first.own()))
     assert (again.style, again.raw_model, again.text) == ("Cubist", SAID, "EXIT")
-    assert again.awaited == ("google",)
+    assert again.pending_providers == ("google",)
 
 
 WRITER = """#!/usr/bin/env python3

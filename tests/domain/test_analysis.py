@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.domain.analysis import NO_MODEL, Analysis, distance, merge, near_duplicates, public
+from proxy.domain.analysis import NO_MODEL, Analysis, are_near_duplicates, distance, merge, public
 from proxy.domain.image_analysis import DetectedObject, ProviderGap, ReadText, VisionResult
 from tests.domain.test_worker_protocol import ANALYSED
 
@@ -144,6 +144,6 @@ def test_brand_colours_are_told_of_logos() -> None:
 
 def test_near_duplicates_are_few_bits_apart() -> None:
     assert distance("00000000000000ff", "0000000000000000") == 8
-    assert near_duplicates("ffffffffffffff00", "ffffffffffffffff")
-    assert not near_duplicates("ffffffffffff0000", "ffffffffffffffff")
-    assert not near_duplicates("0" * 16, "0" * 16), "nothing is like nothing"
+    assert are_near_duplicates("ffffffffffffff00", "ffffffffffffffff")
+    assert not are_near_duplicates("ffffffffffff0000", "ffffffffffffffff")
+    assert not are_near_duplicates("0" * 16, "0" * 16), "nothing is like nothing"

@@ -77,7 +77,7 @@ def test_what_is_complete_or_has_its_original_on_the_way_is_served(
 
 @pytest.mark.parametrize("status", MediaStatus)
 def test_only_a_complete_medium_is_settled(status: MediaStatus) -> None:
-    assert replace(MEDIA, status=status).settled == (status is MediaStatus.COMPLETED)
+    assert replace(MEDIA, status=status).completed == (status is MediaStatus.COMPLETED)
 
 
 @pytest.mark.parametrize("status", [*MediaStatus, None])

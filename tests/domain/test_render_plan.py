@@ -43,11 +43,11 @@ GRID, DETAIL = lesser("grid", 500, 375), lesser("detail", 1200, 900)
 ALL = (GRID, THUMBNAIL, DETAIL, SMALL)
 
 
-def order(query: str, *stand_ins: MediaFacts, known: MediaFacts | None = FACTS) -> list[str]:
-    media = replace(MEDIA, stand_ins=stand_ins)
+def order(query: str, *fallbacks: MediaFacts, known: MediaFacts | None = FACTS) -> list[str]:
+    media = replace(MEDIA, fallbacks=fallbacks)
     request = parse_request(query, sizes=SETTINGS.size_specs())
-    plans = PLANNER.stand_ins(media, request, "image/webp", known=known)
-    assert all(plan.stand_in and plan.draft is None for plan in plans)
+    plans = PLANNER.fallback_plans(media, request, "image/webp", known=known)
+    assert all(plan.is_fallback and plan.draft is None for plan in plans)
     return [plan.facts.content_hash for plan in plans]
 
 
@@ -90,10 +90,10 @@ def test_a_file_does_not_stand_in_for_itself() -> None:
 
 
 def test_a_plan_that_stands_in_is_of_the_lesser_file_in_the_same_format() -> None:
-    media = replace(MEDIA, stand_ins=(GRID,))
+    media = replace(MEDIA, fallbacks=(GRID,))
     request = parse_request("size=detail", sizes=SETTINGS.size_specs())
     plan = PLANNER.plan(media, FACTS, request, "image/avif")
-    (instead,) = PLANNER.instead(plan)
+    (instead,) = PLANNER.fallbacks_for(plan)
     assert instead.media.source_paths == ("grid",)
     assert instead.media.known_facts == GRID
     assert (instead.variant.version, instead.variant.format) == ("grid", Format.AVIF)
@@ -101,10 +101,10 @@ def test_a_plan_that_stands_in_is_of_the_lesser_file_in_the_same_format() -> Non
 
 
 def test_what_is_there_of_lesser_files_is_a_neighbour() -> None:
-    media = replace(MEDIA, stand_ins=(GRID, SMALL))
+    media = replace(MEDIA, fallbacks=(GRID, SMALL))
     request = parse_request("size=detail", sizes=SETTINGS.size_specs())
     plan = PLANNER.plan(media, FACTS, request, "image/webp,*/*")
-    held = {one.variant.digest for one in PLANNER.stand_ins(media, request, None, known=FACTS)}
-    neighbours = PLANNER.neighbours(plan, held)
+    held = {one.variant.digest for one in PLANNER.fallback_plans(media, request, None, known=FACTS)}
+    neighbours = PLANNER.nearest_variants(plan, held)
     assert [variant.version for variant in neighbours] == ["grid", "small"]
-    assert PLANNER.neighbours(replace(plan, media=MEDIA), held) == []
+    assert PLANNER.nearest_variants(replace(plan, media=MEDIA), held) == []

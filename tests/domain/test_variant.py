@@ -76,7 +76,7 @@ OTHER: dict[str, list[Any]] = {
         QualitySearch(75, 40, 91),
         QualitySearch(75, 40, 90, max_encodes=3),
     ],
-    "rival": [EncodingStage(PROFILES[Format.WEBP]), EncodingStage(PROFILES[Format.JPEG])],
+    "alternative": [EncodingStage(PROFILES[Format.WEBP]), EncodingStage(PROFILES[Format.JPEG])],
     "base": [(2400, 1600), (2400, 1601)],
 }
 

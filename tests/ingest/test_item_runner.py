@@ -70,11 +70,11 @@ class Looks:
     """Who is asked again, and what comes of it."""
 
     def __init__(self) -> None:
-        self.awaited = False
+        self.pending_providers = False
         self.answers: list[bool | SmartserveError] = []
 
     async def is_incomplete(self, _item: LeasedItem) -> bool:
-        return self.awaited
+        return self.pending_providers
 
     async def complete(self, _item: LeasedItem) -> bool:
         answer = self.answers.pop(0)
@@ -177,14 +177,14 @@ async def test_an_analysis_that_is_missing_is_made_later_where_that_may_help(
 
 async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None:
     """Whether nobody answers or something fails, the picture stays as it is."""
-    bench.looks.awaited = True
+    bench.looks.pending_providers = True
     bench.looks.answers = [False, SourceUnavailable("away")]
     assert await bench.take() is ItemOutcome.DONE
     for _ in range(2):
         await asyncio.sleep(0.01)
         item = await bench.queue.claim("w", ItemState.INCOMPLETE)
         assert item is not None
-        assert await bench.taker.run(item) is ItemOutcome.UNSEEN
+        assert await bench.taker.run(item) is ItemOutcome.ANALYSIS_MISSING
     assert (await queue_report(bench.writer)).states[ItemState.DONE] == 1
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
@@ -192,7 +192,7 @@ async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None
 
 async def test_what_is_healed_begins_at_the_step_that_failed(bench: Bench) -> None:
     bench.script.errors[Step.RESIZE_OPTIMIZE] = [SourceUnavailable("full")] * 3
-    assert await bench.take() is ItemOutcome.LATER
+    assert await bench.take() is ItemOutcome.RETRY
     bench.script.done.clear()
     await asyncio.sleep(0.01)
     assert await bench.taker.run(await bench.again()) is ItemOutcome.DONE
@@ -201,7 +201,7 @@ async def test_what_is_healed_begins_at_the_step_that_failed(bench: Bench) -> No
 
 async def test_who_asks_for_a_long_rest_is_left_alone_until_it_is_healed(bench: Bench) -> None:
     bench.script.errors[Step.UPDATE_CALLBACK] = [QueueFull("busy", retry_after_s=3600)] * 3
-    assert await bench.take() is ItemOutcome.LATER
+    assert await bench.take() is ItemOutcome.RETRY
     assert bench.script.done.count(Step.UPDATE_CALLBACK) == 1
 
 

@@ -35,7 +35,7 @@ def test_another_encoding_or_scale_says_nothing() -> None:
     assert costs.estimate_s(stranger) == pytest.approx(0.2)
     for other in (
         replace(WEBP, profile=PROFILES[Format.AVIF]),
-        replace(WEBP, rival=EncodingStage(PROFILES[Format.JPEG])),
+        replace(WEBP, alternative=EncodingStage(PROFILES[Format.JPEG])),
         replace(WEBP, geometry=Geometry(300, 225, 300, 225)),
     ):
         assert costs.estimate_s(other) is None

@@ -247,7 +247,7 @@ async def test_a_missing_source_is_described_by_the_largest_lesser_file() -> Non
     small, large = (
         replace(FACTS, source_path=f"{side}.jpg", width=side, height=side) for side in (30, 90)
     )
-    portrait = await at.describer.describe(replace(MEDIA, facts=None, stand_ins=(small, large)))
+    portrait = await at.describer.describe(replace(MEDIA, facts=None, fallbacks=(small, large)))
     assert portrait.facts == large
 
 

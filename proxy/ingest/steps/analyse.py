@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.analysis.analyst import Analyst
-from proxy.domain.analysis import AWAITED, Analysis
+from proxy.domain.analysis import PENDING_PROVIDERS, Analysis
 from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import DataType, Focus
 from proxy.ingest.steps import StepContext
@@ -30,7 +30,7 @@ class AnalyseStep:
     async def is_incomplete(self, item: LeasedItem) -> bool:
         """Return whether a provider was unavailable and should be requested again."""
         stored = await self.analyses.find(item.lease.media_id)
-        return stored is not None and bool(stored.own.get(AWAITED))
+        return stored is not None and bool(stored.own.get(PENDING_PROVIDERS))
 
     async def complete(self, item: LeasedItem) -> bool:
         """Request what the stored analysis lacks, or everything if none is stored.
@@ -45,13 +45,15 @@ class AnalyseStep:
         earlier = None if stored is None else self.analyst.recall(stored.columns, stored.own)
         found = await self.analyst.analyse(media, facts, site_context=site_context, earlier=earlier)
         # Without a new answer the stored analysis stays: it may be better, for example in its text.
-        if stored is not None and set(found.awaited) == set(stored.own.get(AWAITED) or ()):
-            return not found.awaited
+        if stored is not None and set(found.pending_providers) == set(
+            stored.own.get(PENDING_PROVIDERS) or ()
+        ):
+            return not found.pending_providers
         await self.context.progress.save_analysis(
             item.lease, found.columns(), found.own(), focus=focus_of(found)
         )
         self.context.changed(media.id)
-        return not found.awaited
+        return not found.pending_providers
 
     async def _site_context(self, item: LeasedItem) -> Mapping[str, Any] | None:
         """Return the brand colours of the user, for images of sites only."""

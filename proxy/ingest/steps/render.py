@@ -76,9 +76,9 @@ class RenderStep:
 
 def plans_of(planner: RenderPlanner, media: Media, facts: MediaFacts) -> list[RenderPlan]:
     """Return all named sizes in all formats, and for logos also with the background removed."""
-    plans = planner.whole_picture(media, facts)
+    plans = planner.all_plans(media, facts)
     if media.data_type == DataType.LOGO and facts.flat_background:
-        plans += planner.whole_picture(media, facts, remove_background=True)
+        plans += planner.all_plans(media, facts, remove_background=True)
     return list({plan.variant.digest: plan for plan in plans}.values())
 
 

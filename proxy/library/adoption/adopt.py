@@ -151,8 +151,8 @@ class TreeAdopter:
         """Return whether a file is a fallback already. A copy is recognised by its content."""
         if self.placement.copies:
             digest = await self._digest(one)
-            return digest in {facts.content_hash for facts in media.stand_ins}
-        known = {(facts.source_path, facts.byte_size) for facts in media.stand_ins}
+            return digest in {facts.content_hash for facts in media.fallbacks}
+        known = {(facts.source_path, facts.byte_size) for facts in media.fallbacks}
         return (one.path, one.byte_size) in known
 
     async def _insert(
@@ -209,7 +209,7 @@ class TreeAdopter:
             for one, result in sound.items()
             if master is not None and is_size_of(result, one, master, self.sizes)
         }
-        existing = {facts.content_hash for facts in media.stand_ins}
+        existing = {facts.content_hash for facts in media.fallbacks}
         added = []
         for one, result in sizes.items():
             if result.content_hash not in existing:
@@ -219,7 +219,7 @@ class TreeAdopter:
                 added.append(to_facts(result, placed))
                 await self.catalogue.add_fallback(media.id, added[-1])
         outcomes: list[Outcome] = [
-            AdoptedMedia(media.id, path, known and not added, source, (*media.stand_ins, *added))
+            AdoptedMedia(media.id, path, known and not added, source, (*media.fallbacks, *added))
         ]
         for one in sound.keys() - sizes.keys():
             outcomes += await self.adopt(FileGroup((one,)))

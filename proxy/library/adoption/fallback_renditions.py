@@ -36,7 +36,7 @@ class FallbackRenderer:
         media = await self.database.find(media_id)
         if media is None:
             return 0
-        plans = self.planner.stand_ins(media, _FULL_SIZE, None, known=media.known_facts)
+        plans = self.planner.fallback_plans(media, _FULL_SIZE, None, known=media.known_facts)
         by_size = {plan.variant.geometry.text: plan for plan in reversed(plans)}
         missing = await self.finals.missing(list(by_size.values()))
         return sum([await self._render(plan) for plan in missing])

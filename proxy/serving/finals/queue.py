@@ -215,7 +215,7 @@ class UpgradeQueue:
         plans = [wanted.plan, *wanted.others]
         media, facts = wanted.plan.media, wanted.plan.facts
         if wanted.whole:
-            plans = self._planner.whole_picture(media, facts)
+            plans = self._planner.all_plans(media, facts)
         missing = await self._finisher.missing(plans)
         if missing:
             await self._make(missing, wanted)

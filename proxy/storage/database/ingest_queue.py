@@ -150,11 +150,11 @@ class IngestQueue:
             lease=lease,
             day=day,
             steps=await _records(connection, media_id),
-            heals=heals,
+            retries=heals,
             taken_over=row.lease is not None,
-            owed=row.final,
+            report_due=row.final,
             reason=row.reason,
-            revisited=revisited,
+            analysis_only=revisited,
         )
 
     async def renew(self, lease: Lease) -> None:

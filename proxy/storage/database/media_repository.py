@@ -171,7 +171,7 @@ class SqlMediaRepository:
         if not rows[0].has_fallbacks:
             return media
         fallbacks = await self._read(_FALLBACKS, media_id=media_id)
-        return replace(media, stand_ins=tuple(_facts_of(row, row.source_path) for row in fallbacks))
+        return replace(media, fallbacks=tuple(_facts_of(row, row.source_path) for row in fallbacks))
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""

@@ -124,7 +124,7 @@ class InfoHandler:
             description = await self._describe(media)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
-        lifetime = self._lifetime() if media.settled else _public(self.lifetimes.processing_s)
+        lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
         return cached_json(request, description, lifetime=lifetime, outcome=outcome)
 
     async def many(self, request: web.Request) -> BufferedResponse:
@@ -189,7 +189,7 @@ class InfoHandler:
             info,
             sizes=self.planner.rules.sizes,
             formats=self.planner.formats(info.facts),
-            ready=self.planner.ready(media, info.facts, frozenset(stored)),
+            ready=self.planner.available(media, info.facts, frozenset(stored)),
         )
 
     def _list_lifetime(self, missing: Sequence[MissingImage]) -> str:
@@ -225,7 +225,7 @@ def _listed(media: Media, thumbhash: str | None) -> ListedImage:
     return ListedImage(
         media.id,
         media.original_name,
-        media.settled,
+        media.completed,
         version=None if facts is None else version_of(facts),
         width=None if facts is None else facts.width,
         height=None if facts is None else facts.height,

@@ -62,7 +62,7 @@ async def rows(server: Serving) -> list[Media]:
 
 
 def sizes(media: Media) -> set[tuple[int, int]]:
-    return {(facts.width, facts.height) for facts in media.stand_ins}
+    return {(facts.width, facts.height) for facts in media.fallbacks}
 
 
 async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> None:
@@ -84,8 +84,8 @@ async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> N
     )
     assert (picture.status, picture.mime_type) == ("completed", "image/jpeg")
     assert sizes(picture) == {(300, 300), (480, 320), (500, 333), (1200, 800)}
-    assert len(picture.stand_ins) == 12
-    assert all(facts.has_alpha for facts in icon.stand_ins)
+    assert len(picture.fallbacks) == 12
+    assert all(facts.has_alpha for facts in icon.fallbacks)
 
 
 async def test_a_second_run_finds_all_known_and_changes_nothing(kind: Serving) -> None:
@@ -150,7 +150,7 @@ async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_go
     (one,) = adopted(await adopt(kind.rooms, root(kind)))
     assert one.media_id == media_id
     (media,) = await rows(kind)
-    assert len(media.stand_ins) == 4
+    assert len(media.fallbacks) == 4
     assert (media.known_facts is not None) is there
     (again,) = adopted(await adopt(kind.rooms, root(kind)))
     assert (again.known, again.source is not None) == (True, there)
@@ -207,7 +207,7 @@ async def test_originals_of_one_name_are_not_mixed(server: Serving) -> None:
         save(photo(name=name), root(server) / f"bulk/{day}" / "image.jpg")
     premade(photo(), root(server) / LIBRARY / "image", ("webp",))
     await adopt(server.rooms, root(server))
-    assert [len(media.stand_ins) for media in await rows(server)] == [0, 0, 3]
+    assert [len(media.fallbacks) for media in await rows(server)] == [0, 0, 3]
 
 
 async def test_equal_originals_are_one_medium(server: Serving) -> None:

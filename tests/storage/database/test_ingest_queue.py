@@ -148,14 +148,14 @@ async def test_a_lease_that_ran_out_is_taken_over_and_counted(
     assert await queue.due_in_s(retries=True) == pytest.approx(LEASE_S, abs=5)
     await run_out(backend, url)
     assert await queue.due_in_s(retries=True) == 0
-    assert (await queue_report(writer)).run_out == 1
+    assert (await queue_report(writer)).expired == 1
     second = await claimed(queue, "w2")
     assert second.taken_over
     assert second.lease.media_id == first.lease.media_id
     assert second.is_done(Step.RETRIEVE_FILE)
     assert second.steps[Step.RETRIEVE_FILE].attempts == 1
     report = await queue_report(writer)
-    assert (report.takeovers, report.held, report.run_out) == (1, 1, 0)
+    assert (report.takeovers, report.held, report.expired) == (1, 1, 0)
 
 
 async def test_who_has_lost_the_lease_writes_nothing_more(
@@ -219,7 +219,7 @@ async def test_a_failure_is_healed_when_it_is_due_with_its_attempts_back(
     assert await queue.due_in_s(retries=False) is None
     backend.run(url, "UPDATE ingest_items SET not_before = 1; SELECT 1")
     healed = await claimed(queue, state=ItemState.FAILED)
-    assert (healed.heals, healed.owed) == (1, False)
+    assert (healed.retries, healed.report_due) == (1, False)
     assert healed.steps[Step.RETRIEVE_FILE].attempts == 0
 
 
@@ -234,10 +234,10 @@ async def test_what_is_incomplete_is_done_and_comes_up_again_when_it_is_due(
         assert await queue.claim("w1", state) is None
     backend.run(url, "UPDATE ingest_items SET not_before = 1; SELECT 1")
     first = await claimed(queue, state=ItemState.INCOMPLETE)
-    assert (first.revisited, first.heals, first.owed) == (True, 1, False)
+    assert (first.analysis_only, first.retries, first.report_due) == (True, 1, False)
     await queue.finish_revisit(first.lease, again_in_s=-1)
     again = await claimed(queue, state=ItemState.INCOMPLETE)
-    assert again.heals == 2
+    assert again.retries == 2
     await queue.finish_revisit(again.lease, again_in_s=None)
     assert await queue.claim("w1", ItemState.INCOMPLETE) is None
     report = await queue_report(writer)
@@ -253,7 +253,7 @@ async def test_who_dies_over_what_is_incomplete_has_asked_once(
     assert await queue.claim("w2", ItemState.INCOMPLETE) is None
     backend.run(url, "UPDATE ingest_items SET lease_until = 1; SELECT 1")
     after = await claimed(queue, "w2", state=ItemState.INCOMPLETE)
-    assert (after.heals, after.taken_over) == (2, True)
+    assert (after.retries, after.taken_over) == (2, True)
 
 
 async def test_what_is_incomplete_and_pending_there_again_is_told_again(
@@ -284,7 +284,7 @@ async def test_a_failure_for_good_is_owed_until_it_was_told(
     assert media.status == "failed"
     await queue.retry_report(item.lease, again_in_s=-1)
     again = await claimed(queue, state=ItemState.FAILED)
-    assert again.owed
+    assert again.report_due
     await queue.mark_reported(again.lease)
     assert await queue.due_in_s(retries=True) is None
     report = await queue_report(writer)
@@ -331,7 +331,7 @@ async def test_what_failed_and_is_pending_there_again_is_told_again(queue: Inges
     await queue.fail_permanently(item.lease, "corrupt")
     await queue.mark_reported(item.lease)
     assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
-    assert (await claimed(queue, state=ItemState.FAILED)).owed
+    assert (await claimed(queue, state=ItemState.FAILED)).report_due
 
 
 async def test_facts_are_known_from_filing_to_the_end(
@@ -344,14 +344,14 @@ async def test_facts_are_known_from_filing_to_the_end(
     filed = await database.find(media_id)
     assert filed is not None
     assert filed.servable
-    assert not filed.settled
+    assert not filed.completed
     assert filed.known_facts is not None
     focus = Focus(0.25, 0.75)
     await progress.save_analysis(lease, COLUMNS, OWN, focus=focus)
     await progress.save_library_file(lease, "library/user_4/logo/img/1.png")
     rendered = await database.find(media_id)
     assert rendered is not None
-    assert rendered.settled
+    assert rendered.completed
     assert rendered.library_path == "library/user_4/logo/img/1.png"
     assert rendered.known_facts is not None
     assert rendered.known_facts.focus == focus

@@ -270,10 +270,10 @@ async def test_a_row_comes_with_its_stand_ins(
         await database.add_fallback(media_id, one)
     found = await database.find(media_id)
     assert found is not None
-    assert set(found.stand_ins) == {small, plain}
+    assert set(found.fallbacks) == {small, plain}
     beside = await database.find(other)
     assert beside is not None
-    assert beside.stand_ins == ()
+    assert beside.fallbacks == ()
 
 
 async def test_a_stand_in_of_equal_content_is_kept_once_and_under_its_last_path(
@@ -285,7 +285,7 @@ async def test_a_stand_in_of_equal_content_is_kept_once_and_under_its_last_path(
         await database.add_fallback(media_id, one)
     found = await database.find(media_id)
     assert found is not None
-    assert found.stand_ins == (moved,)
+    assert found.fallbacks == (moved,)
 
 
 async def test_places_are_those_of_all_rows_page_by_page(

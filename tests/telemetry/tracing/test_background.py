@@ -98,7 +98,7 @@ async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next() -> N
     step = TracedSteps(Tracer(spans.append, ratio=1))(Step.RESIZE_OPTIMIZE, work)
     upload = Upload(5, 4, "/temp_images/x.jpg", None, None, DataType.LOGO)
     item = LeasedItem(
-        upload, Lease(5, 1, "token"), date(2026, 11, 27), {}, 0, taken_over=False, owed=False
+        upload, Lease(5, 1, "token"), date(2026, 11, 27), {}, 0, taken_over=False, report_due=False
     )
     with pytest.raises(QueueFull):
         await step(item)

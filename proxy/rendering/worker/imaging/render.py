@@ -79,7 +79,7 @@ class _SetRenderer:
         self._clock = _Clock()
         with self._clock.stage("decode"):
             self._opened = load.open_source(source_fd, job.limits)
-        shared = job.framed or job.outputs[0].rival is not None
+        shared = job.framed or job.outputs[0].alternative is not None
         self._cache = DecodeCache(self._opened, shared=shared)
         self._renditions: dict[RenderOutput, _Rendition] = {}
 
@@ -102,13 +102,15 @@ class _SetRenderer:
         return _result(output, pixels, None)
 
     def render(self, output: RenderOutput) -> _Rendition:
-        """Encode an output into memory; if it has a rival, return the smaller of the two."""
-        plain = replace(output, rival=None)
+        """Encode an output into memory; if it has a alternative, return the smaller of the two."""
+        plain = replace(output, alternative=None)
         made = self._render_once(plain)
-        if output.rival is None:
+        if output.alternative is None:
             return made
-        rival = replace(plain, profile=output.rival.profile, search=output.rival.search)
-        other = self._render_once(rival)
+        alternative = replace(
+            plain, profile=output.alternative.profile, search=output.alternative.search
+        )
+        other = self._render_once(alternative)
         cpu_s = made[0].cpu_s + other[0].cpu_s
         result, encoded = other if len(other[1]) < len(made[1]) else made
         return replace(result, cpu_s=cpu_s), encoded

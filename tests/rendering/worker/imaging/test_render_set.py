@@ -143,9 +143,9 @@ def test_a_rival_goes_out_where_it_is_smaller(swapped: bool) -> None:  # noqa: F
     source, box = photo("kodak-23.png"), studio.contain(200, 200)
     webp, png = (output(source, box, fmt) for fmt in (Format.WEBP, Format.PNG))
     first, second = (png, webp) if swapped else (webp, png)
-    rival = EncodingStage(second.profile)
+    alternative = EncodingStage(second.profile)
     alone = made(source, webp)[0]
-    assert made(source, replace(first, rival=rival)) == [alone]
+    assert made(source, replace(first, alternative=alternative)) == [alone]
 
 
 def test_an_output_that_fails_is_an_empty_frame_among_the_others() -> None:
