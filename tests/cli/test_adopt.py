@@ -87,7 +87,7 @@ def test_what_is_skipped_is_named_and_the_exit_code_tells(data: Path, tree: Path
     (tree / odd).write_text("no picture")
     done = run("adopt", tree, "--data-dir", data)
     assert done.returncode == 1
-    assert f"skipped {odd}: is no picture" in done.stderr
+    assert f"skipped {odd}: is not an image" in done.stderr
     told = run("adopt", tree, "--data-dir", data, "--json").stdout.splitlines()
     assert [line["path"] for line in map(json.loads, told) if "error" in line] == [odd]
 

@@ -22,19 +22,16 @@ async def open_providers(settings: VisionSettings) -> AsyncIterator[tuple[Vision
     Raises:
         ConfigurationError: a key file cannot be read, or contains no key.
     """
-    google = provider_key(settings.google, GoogleVision.name)
-    openai = provider_key(settings.openai, OpenAIVision.name)
     limit = settings.max_response_bytes
+    google, openai = settings.google, settings.openai
+    google_key = provider_key(google, GoogleVision.name)
+    openai_key = provider_key(openai, OpenAIVision.name)
     async with open_session() as session:
         providers: list[VisionProvider] = []
-        if google:
-            providers.append(
-                GoogleVision(settings.google, google, session=session, max_bytes=limit)
-            )
-        if openai:
-            providers.append(
-                OpenAIVision(settings.openai, openai, session=session, max_bytes=limit)
-            )
+        if google_key:
+            providers.append(GoogleVision(google, google_key, session=session, max_bytes=limit))
+        if openai_key:
+            providers.append(OpenAIVision(openai, openai_key, session=session, max_bytes=limit))
         yield tuple(providers)
 
 

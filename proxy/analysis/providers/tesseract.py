@@ -13,9 +13,9 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 import sys
-from typing import cast
 
 from proxy.domain.image_analysis import ProviderGap, ReadText
 from proxy.settings.vision import TextSettings
@@ -30,7 +30,6 @@ _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 # Nothing of the server's environment, which contains keys. More threads are slower on one page.
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}
 _WORD_LEVEL = "5"
-_CHUNK_BYTES = 64 * 1024
 
 
 class TextReader:
@@ -64,16 +63,22 @@ class TextReader:
                 return ProviderGap(NAME, f"Tesseract cannot be started: {error.strerror}")
 
     async def _run(self, program: str, png: bytes) -> ReadText | ProviderGap:
-        process = await self._start(program)
+        # The answer goes to a file in memory, whose size the kernel limits (RLIMIT_FSIZE).
+        answer = os.memfd_create(NAME)
         try:
-            table, status = await _communicate(process, png)
+            process = await self._start(program, answer)
+            try:
+                await process.communicate(png)
+            finally:
+                await _end(process)
+            if process.returncode:
+                return ProviderGap(NAME, f"Tesseract ended with status {process.returncode}")
+            table = os.pread(answer, _MAX_ANSWER_BYTES, 0)
         finally:
-            await _end(process)
-        if status:
-            return ProviderGap(NAME, f"Tesseract ended with status {status}")
+            os.close(answer)
         return ReadText(text_of(table.decode("utf-8", "replace")))
 
-    async def _start(self, program: str) -> asyncio.subprocess.Process:
+    async def _start(self, program: str, answer: int) -> asyncio.subprocess.Process:
         limits = {
             "max_memory_bytes": self._settings.max_memory_bytes,
             "max_cpu_s": math.ceil(self._settings.timeout_s),
@@ -84,46 +89,11 @@ class TextReader:
             *(sys.executable, "-I", "-m", wrapper, json.dumps(limits)),
             *(program, "stdin", "stdout", "-l", self._settings.languages, "tsv"),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=answer,
             stderr=asyncio.subprocess.DEVNULL,
             env=_ENVIRONMENT,
             start_new_session=True,
         )
-
-
-async def _communicate(process: asyncio.subprocess.Process, png: bytes) -> tuple[bytes, int]:
-    """Return the answer and the exit status.
-
-    Unlike `Process.communicate`, this limits the size of the answer.
-    """
-    feeding = asyncio.create_task(_feed(process, png))
-    try:
-        answer = await _read_answer(process)
-        return answer, await process.wait()
-    finally:
-        feeding.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await feeding
-
-
-async def _feed(process: asyncio.subprocess.Process, png: bytes) -> None:
-    stream = cast(asyncio.StreamWriter, process.stdin)
-    # The process may end before it has read everything.
-    with contextlib.suppress(ConnectionError):
-        stream.write(png)
-        await stream.drain()
-    stream.close()
-
-
-async def _read_answer(process: asyncio.subprocess.Process) -> bytes:
-    stream = cast(asyncio.StreamReader, process.stdout)
-    answer = bytearray()
-    while chunk := await stream.read(_CHUNK_BYTES):
-        answer += chunk
-        if len(answer) > _MAX_ANSWER_BYTES:
-            process.kill()
-            break
-    return bytes(answer)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
