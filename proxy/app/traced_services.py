@@ -110,9 +110,9 @@ class TracedStore:
         """Digests of the variants of a medium that `get` would probably have; no use of them."""
         return await self._store.digests(media_id)
 
-    async def drop(self, variant: Variant) -> None:
+    async def delete(self, variant: Variant) -> None:
         """Let go of one rendition, which another has replaced."""
-        await self._store.drop(variant)
+        await self._store.delete(variant)
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Drop renditions of a medium, of these shapes or all; gives how many were dropped."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.storage.renditions.file_trailer import SIZE
+from proxy.storage.renditions.file_read import TRAILER_BYTES
 from tests.faults.asking import ask_all, bodies
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
@@ -69,7 +69,7 @@ def flipped(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
 
 def flipped_in_the_trailer(file: Path, _others: Sequence[Path], chance: random.Random) -> None:
     content = bytearray(file.read_bytes())
-    content[-1 - chance.randrange(SIZE)] ^= 1 << chance.randrange(8)
+    content[-1 - chance.randrange(TRAILER_BYTES)] ^= 1 << chance.randrange(8)
     rewritten(file, content)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from proxy.storage.renditions import file_trailer
+from proxy.storage.renditions.file_read import TRAILER_BYTES, FileTrailer
 from tests.benchmarks.servers import command, environment
 from tests.faults.asking import ask, ask_all, bodies, statuses, unavailable
 from tests.faults.conftest import Launch
@@ -69,7 +69,7 @@ def stored(root: Path) -> list[Path]:
 def whole(path: Path) -> bool:
     """Whether a file is what its trailer says."""
     content = path.read_bytes()
-    body, mark = content[: -file_trailer.SIZE], file_trailer.parse(content[-file_trailer.SIZE :])
+    body, mark = content[:-TRAILER_BYTES], FileTrailer.parse(content[-TRAILER_BYTES:])
     assert mark is not None
     return (mark.length, mark.checksum) == (len(body), xxhash.xxh3_128_digest(body))
 

@@ -19,7 +19,7 @@ import pytest
 import xxhash
 from PIL import Image
 
-from proxy.storage.renditions.file_trailer import FileTrailer
+from proxy.storage.renditions.file_read import FileTrailer
 from proxy.storage.renditions.paths import RenditionPaths, shard_of
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment

@@ -128,7 +128,7 @@ class FinalRenderer:
         if draft is None:
             return 0
         draft.close()
-        await self._store.drop(plan.draft)
+        await self._store.delete(plan.draft)
         return draft.length
 
     async def _store_when_done(self, variant: Variant, body: asyncio.Future[bytes]) -> None:

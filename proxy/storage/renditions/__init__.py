@@ -1,4 +1,4 @@
-"""Rendition stores: encoded pictures by their variant, in memory, on disk, and both in tiers."""
+"""Rendition stores: in memory, on disk, and both as two tiers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from proxy.domain.variant import Shapes, Variant
 
 
 class Rendition(Protocol):
-    """The bytes that answer a variant, either in memory or in an open file."""
+    """The bytes that answer a variant, in memory or in an open file."""
 
     @property
     def length(self) -> int:
-        """Bytes of the whole rendition."""
+        """Number of bytes of the whole rendition."""
 
     @property
     def tier(self) -> str:
@@ -23,53 +23,54 @@ class Rendition(Protocol):
 
     @property
     def body(self) -> bytes | None:
-        """The whole of it where it is in memory, else None: then `chunks` reads its file."""
+        """All bytes if they are in memory; None if `chunks` reads them from a file."""
 
     @property
     def head(self) -> bytes:
-        """Its first bytes, enough to tell its format by."""
+        """The first bytes, enough to detect the format."""
 
     def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from ``start`` up to ``stop``, in pieces of at most 256 KiB."""
+        """Yield the bytes from ``start`` up to ``stop`` in pieces of at most 256 KiB."""
 
     def close(self) -> None:
-        """Let go of the file; further calls do nothing. Whoever got the rendition closes it."""
+        """Close the file; further calls do nothing. The caller of `RenditionStore.get` closes."""
 
 
 class RenditionWriter(Protocol):
-    """A rendition on its way into a store."""
+    """Receives the bytes of a rendition that is being written to a store."""
 
     async def write(self, chunk: bytes) -> None:
-        """Append bytes; a failing store makes this do nothing, never raise."""
+        """Append bytes. If the store fails, this does nothing; it never raises."""
 
 
 class RenditionStore(Protocol):
-    """Keeps renditions. A failing store is a miss or a dropped write, counted, never an error.
+    """Stores renditions. A failing store is a miss or a dropped write, counted, never an error.
 
-    A purge alone raises, for who orders it has to know whether it was done.
+    Only a purge raises, because its caller must know whether it was done.
     """
 
     async def get(self, variant: Variant) -> Rendition | None:
-        """The whole, checked rendition, or None. The caller closes it."""
+        """Return the complete, verified rendition, or None. The caller closes it."""
 
     def writer(self, variant: Variant) -> AbstractAsyncContextManager[RenditionWriter]:
-        """Take in a rendition as it is made; it is kept only if the block ends without error."""
+        """Write a rendition; it is stored only if the block ends without an error."""
 
     async def contains(self, variant: Variant) -> bool:
-        """Whether `get` would probably have it; that is no use of it."""
+        """Return whether `get` would probably find it; does not count as a use."""
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
-        """Digests of the variants of a medium that `get` would probably have; no use of them."""
+        """Return the digests of a medium that `get` would probably find; counts as no use."""
 
-    async def drop(self, variant: Variant) -> None:
-        """Let go of one rendition, which another has replaced."""
+    async def delete(self, variant: Variant) -> None:
+        """Delete one rendition that another one has replaced."""
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
-        """Drop renditions of a medium, of these shapes or all; gives how many were dropped.
+        """Delete the renditions of a medium, in these shapes or in all; return their number.
 
         Raises:
-            proxy.domain.errors.StorageError: some may still be there, or others have not been told.
+            proxy.domain.errors.StorageError: some renditions may still exist, or other processes
+                were not notified.
         """
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
-        """For each tier: bytes, items, hits, misses, evictions, failures and the like."""
+        """Return for each tier bytes, items, hits, misses, evictions, failures and others."""

@@ -1,24 +1,134 @@
-"""What a disk store knows of itself: usage, counts, breakers, and whether an eviction is due."""
+"""What a store counts and remembers: counters, running writes, disk usage and circuit breakers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions.counters import StoreCounters, failure_kind
-from proxy.storage.renditions.eviction import DiskUsage
-from proxy.storage.renditions.paths import UsageChange
+from proxy.storage.renditions.paths import NO_CHANGE, SHARDS, UsageChange
 
 _PAUSE_S = 5.0
+# A disk that is full below our own limit is filled by another program. Evicting for it is limited
+# to once in this time, or the other program would consume the whole cache.
 _FORCED_EVERY_S = 60.0
-"""How often a disk that is full below our own limit may cost a part of the cache: somebody else
-may be filling it."""
+
+FAILURE_KINDS = (
+    *("no_space", "read_only", "io", "descriptors", "permission"),
+    *("missing", "timeout", "too_large", "other"),
+)
+"""The labels that failures are counted by."""
+
+_KINDS: Mapping[int, str] = {
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.EROFS: "read_only",
+    errno.EIO: "io",
+    errno.EMFILE: "descriptors",
+    errno.ENFILE: "descriptors",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.ESTALE: "missing",
+    errno.ETIMEDOUT: "timeout",
+}
+
+
+def failure_kind(error: OSError) -> str:
+    """Return the label of an error, one of `FAILURE_KINDS`."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return _KINDS.get(error.errno or 0, "other")
+
+
+@dataclass(slots=True)
+class StoreCounters:
+    """Counts events of a tier since its start; changed only on the event loop."""
+
+    hits: int = 0
+    misses: int = 0
+    writes: int = 0
+    evictions: int = 0
+    corrupt: int = 0
+    failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FAILURE_KINDS, 0))
+
+    def flat(self) -> dict[str, float]:
+        """Return the counts by name; failures as ``failures_<kind>``."""
+        names = ("hits", "misses", "writes", "evictions", "corrupt")
+        failures = {f"failures_{kind}": count for kind, count in self.failures.items()}
+        return {**{name: getattr(self, name) for name in names}, **failures}
+
+
+class WriteTicket:
+    """A running write; ``void`` once its variant is purged."""
+
+    __slots__ = ("digest", "void")
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        self.void = False
+
+
+class WriteRegistry:
+    """Finds the running writes of a medium, so that a purge can void them.
+
+    A void ticket stays void: a write that began before a purge and ends after it must not bring the
+    rendition back. The purges themselves are not stored, so any number of them costs no memory.
+    """
+
+    def __init__(self) -> None:
+        self._tickets: dict[int, set[WriteTicket]] = {}
+
+    @contextmanager
+    def ticket(self, variant: Variant) -> Iterator[WriteTicket]:
+        """Register a write for the duration of the block."""
+        ticket = WriteTicket(variant.digest)
+        tickets = self._tickets.setdefault(variant.media_id, set())
+        tickets.add(ticket)
+        try:
+            yield ticket
+        finally:
+            tickets.discard(ticket)
+            if not tickets:
+                self._tickets.pop(variant.media_id, None)
+
+    def purge(self, media_id: int, shapes: Shapes = None) -> None:
+        """Void the running writes of a medium, in these shapes or in all."""
+        for ticket in self._tickets.get(media_id, ()):
+            ticket.void = ticket.void or has_shape(ticket.digest, shapes)
+
+
+class DiskUsage:
+    """Disk usage by shard.
+
+    A survey corrects one shard at a time, so changes in other shards meanwhile are not lost.
+    """
+
+    def __init__(self) -> None:
+        self._shards = [NO_CHANGE] * SHARDS
+        self.bytes = 0
+        self.items = 0
+
+    def add(self, shard: int, change: UsageChange) -> None:
+        """Add files that were written or deleted."""
+        before = self._shards[shard]
+        self.set(shard, UsageChange(before.bytes + change.bytes, before.items + change.items))
+
+    def set(self, shard: int, found: UsageChange) -> None:
+        """Replace the usage of a shard by what a survey found."""
+        before, self._shards[shard] = self._shards[shard], found
+        self.bytes += found.bytes - before.bytes
+        self.items += found.items - before.items
 
 
 class DiskState:
-    """The books of a disk store; changed on the loop only."""
+    """Usage, counters and circuit breakers of a disk store; changed only on the event loop."""
 
     def __init__(self, settings: RenditionSettings, *, monotonic: Callable[[], float]) -> None:
         self._high_bytes = settings.disk_max_bytes
@@ -31,56 +141,58 @@ class DiskState:
         self.counters = StoreCounters()
         self.reads = CircuitBreaker("rendition_reads", pause_s=_PAUSE_S, clock=monotonic)
         self.writes = CircuitBreaker("rendition_writes", pause_s=_PAUSE_S, clock=monotonic)
-        self.tending_due = asyncio.Event()
+        self.maintenance_due = asyncio.Event()
 
-    def wrote(self, shard: int, change: UsageChange) -> None:
-        """A rendition was kept."""
+    def record_write(self, shard: int, change: UsageChange) -> None:
+        """Count a stored rendition."""
         self.writes.succeed()
         self.counters.writes += 1
         self.usage.add(shard, change)
         self._written_bytes += max(0, change.bytes)
-        # Others may write to the same directory: their part shows only when it is surveyed.
+        # Other processes may write to the same directory, and only a survey counts their files. A
+        # survey is due when this process alone has written as many bytes as an eviction frees.
         slack_bytes = self._high_bytes * (1 - self._low_water)
         if self.usage.bytes > self._high_bytes or self._written_bytes > slack_bytes:
-            self.tending_due.set()
+            self.maintenance_due.set()
 
-    def found_corrupt(self, shard: int, change: UsageChange) -> None:
-        """A file was in doubt and deleted."""
+    def record_corrupt(self, shard: int, change: UsageChange) -> None:
+        """Count a file that was invalid and deleted."""
         self.counters.corrupt += 1
         self.usage.add(shard, change)
 
-    def evicted(self, shard: int, change: UsageChange) -> None:
-        """Files went for want of room."""
+    def record_eviction(self, shard: int, change: UsageChange) -> None:
+        """Count evicted files."""
         self.counters.evictions -= change.items
         self.usage.add(shard, change)
 
-    def failed(self, error: OSError) -> str:
-        """Count a failure; gives its kind."""
+    def record_failure(self, error: OSError) -> str:
+        """Count a failure and return its kind."""
         kind = failure_kind(error)
         self.counters.failures[kind] += 1
         return kind
 
-    def read_failed(self, error: OSError) -> None:
-        """Only a disk that hangs is left alone by readers: a bad block is no reason to."""
-        if self.failed(error) == "timeout":
+    def record_read_failure(self, error: OSError) -> None:
+        """Count a failed read; a timeout opens the breaker."""
+        # Only a disk that hangs is spared. One bad block does not affect other files.
+        if self.record_failure(error) == "timeout":
             self.reads.trip("timeout")
 
-    def write_failed(self, error: OSError) -> None:
-        """Leave the disk alone for a while; a full one is also made room on."""
-        kind = self.failed(error)
+    def record_write_failure(self, error: OSError) -> None:
+        """Count a failed write and open the breaker; a full disk makes an eviction due."""
+        kind = self.record_failure(error)
         self.writes.trip(kind)
         now = self._monotonic()
         if kind == "no_space" and now - self._forced_at >= _FORCED_EVERY_S:
             self._forced, self._forced_at = True, now
-            self.tending_due.set()
+            self.maintenance_due.set()
 
-    def tending(self) -> None:
-        """A survey begins."""
+    def start_survey(self) -> None:
+        """Reset what makes maintenance due; writes from now on count for the next round."""
         self._written_bytes = 0
-        self.tending_due.clear()
+        self.maintenance_due.clear()
 
     def bytes_to_free(self) -> int:
-        """How much has to go, asked once after a survey; 0 while usage is within the limit."""
+        """Return how much to evict, 0 while usage is within the limit. Call it after a survey."""
         forced, self._forced = self._forced, False
         used = self.usage.bytes
         if used <= self._high_bytes and not forced:

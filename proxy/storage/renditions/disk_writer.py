@@ -1,4 +1,4 @@
-"""The writer of the disk store: bytes gather in memory and go to the file in large pieces."""
+"""The writer of the disk store: collects bytes in memory and writes them in large pieces."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from functools import partial
 
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.disk_state import DiskState
-from proxy.storage.renditions.file_write import AtomicFileWriter, FileTarget
+from proxy.storage.renditions.file_write import AtomicFileWriter
 from proxy.storage.renditions.memory_store import PIECE_BYTES
 from proxy.storage.renditions.paths import UsageChange
 
 
 class DiskWriter:
-    """A rendition on its way to the disk; one of up to 256 KiB costs one thread hop in all."""
+    """Writes a rendition to disk; one of up to 256 KiB needs a single thread hop."""
 
     def __init__(
-        self, threads: ThreadPool, ledger: DiskState, *, spool: AtomicFileWriter, max_bytes: int
+        self, threads: ThreadPool, state: DiskState, *, file: AtomicFileWriter, max_bytes: int
     ) -> None:
         self._threads = threads
-        self._ledger = ledger
-        self._spool = spool
+        self._state = state
+        self._file = file
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._pending_bytes = 0
         self._length = 0
-        self._spilled = False
-        self._accepting = not ledger.writes.open
+        self._flushed = False
+        self._accepting = not state.writes.open
 
     async def write(self, chunk: bytes) -> None:
-        """Append bytes; after a failure of the disk, or past the limit, this does nothing."""
+        """Append bytes; after a disk error, or above the size limit, this does nothing."""
         if not self._accepting:
             return
         self._pieces.append(chunk)
@@ -37,43 +37,44 @@ class DiskWriter:
         self._length += len(chunk)
         if self._length > self._max_bytes:
             self._accepting = False
-            self._ledger.counters.failures["too_large"] += 1
+            self._state.counters.failures["too_large"] += 1
         elif self._pending_bytes >= PIECE_BYTES:
-            await self._spill()
+            await self._flush()
 
-    async def publish(self, target: FileTarget) -> UsageChange | None:
-        """Put the rendition in place, whole and at once; gives the change of usage, if any.
+    async def publish(self) -> UsageChange | None:
+        """Give the complete file its name; return the change of usage, or None.
 
-        When this is cancelled the file may still come into place, unless its ticket is void.
+        If this is cancelled, the file may still be published unless its ticket is void.
         """
         if not self._accepting or not self._length:
             await self.discard()
             return None
         try:
-            work = partial(self._spool.publish, self._pieces, target)
-            return await self._threads.finish(work)
+            return await self._threads.finish(partial(self._file.publish, self._pieces))
         except OSError as error:
             self._fail(error)
             return None
         finally:
-            target.ticket.void = True  # what still runs after a time-out is out of a purge's reach
+            # After a time-out the thread may still run. It must not publish a file that a later
+            # purge cannot void, because the ticket is unregistered now.
+            self._file.ticket.void = True
 
     async def discard(self) -> None:
-        """Drop the rendition; its temporary file is gone then, or as soon as the disk answers."""
+        """Drop the rendition and delete its temporary file, as soon as the disk responds."""
         self._accepting = False
         self._pieces.clear()
-        if self._spilled:
+        if self._flushed:
             with suppress(OSError):
-                await self._threads.finish(self._spool.discard)
+                await self._threads.finish(self._file.discard)
 
-    async def _spill(self) -> None:
+    async def _flush(self) -> None:
         pieces, self._pieces, self._pending_bytes = self._pieces, [], 0
-        self._spilled = True
+        self._flushed = True
         try:
-            await self._threads.finish(partial(self._spool.append, pieces))
+            await self._threads.finish(partial(self._file.append, pieces))
         except OSError as error:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         self._accepting = False
-        self._ledger.write_failed(error)
+        self._state.record_write_failure(error)

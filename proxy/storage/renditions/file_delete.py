@@ -1,4 +1,4 @@
-"""Remove what stands below the root: single files, whatever they are, and whole media. Blocking."""
+"""Deletes files and directories below the root of the disk store. All functions block."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from pathlib import Path
 from shutil import rmtree
 
 from proxy.domain.variant import Shapes, has_shape
-from proxy.storage.renditions.paths import UsageChange, cost
+from proxy.storage.renditions.paths import NO_CHANGE, UsageChange, cost
 
 
-def discard(path: str) -> UsageChange:
-    """Delete whatever stands where a rendition should; gives the change of usage."""
+def delete_entry(path: str) -> UsageChange:
+    """Delete whatever exists at the path of a rendition; return the change of usage."""
     file = Path(path)
     try:
         status = file.lstat()
         if stat.S_ISDIR(status.st_mode):
             rmtree(file)
-            return UsageChange(0, 0)
+            return NO_CHANGE
         file.unlink()
     except FileNotFoundError:
-        return UsageChange(0, 0)
-    except NotADirectoryError:  # the medium's directory is something else
+        return NO_CHANGE
+    except NotADirectoryError:
+        # A file or link occupies the path of the medium's directory.
         file.parent.unlink(missing_ok=True)
-        return UsageChange(0, 0)
+        return NO_CHANGE
     return UsageChange(-cost(status.st_size), -1)
 
 
-def remove_medium(directory: str, shapes: Shapes = None) -> UsageChange:
-    """Remove what a medium's directory holds in these shapes, or all; gives the change of usage."""
+def delete_medium(directory: str, shapes: Shapes = None) -> UsageChange:
+    """Delete a medium's files, in these shapes or all; return the change of usage."""
     try:
         with os.scandir(directory) as entries:
             paths = [entry.path for entry in entries if has_shape(entry.name, shapes)]
     except (FileNotFoundError, NotADirectoryError):
-        return UsageChange(0, 0)
-    changes = [discard(path) for path in paths]
-    remove_if_empty(directory)
-    return UsageChange(
-        sum(change.bytes for change in changes), sum(change.items for change in changes)
-    )
+        return NO_CHANGE
+    changes = [delete_entry(path) for path in paths]
+    delete_if_empty(directory)
+    return UsageChange(sum(one.bytes for one in changes), sum(one.items for one in changes))
 
 
-def remove_if_empty(directory: str) -> None:
-    """Remove a directory, but not one that a writer has just put a file in."""
+def delete_if_empty(directory: str) -> None:
+    """Delete a directory unless it contains files."""
+    # rmdir fails if a writer has just put a file there, so no check before it is needed.
     with suppress(OSError):
         Path(directory).rmdir()

@@ -1,138 +1,164 @@
-"""Open and check files of renditions: blocking work, done in the store's threads."""
+"""Opens and verifies rendition files. All functions block; the store calls them in its threads.
+
+A trailer of 48 bytes follows the body. It is written last, so a file without a valid trailer was
+not completed. Little endian: magic (8), length of the body (8), xxh3_128 of the body (16), digest
+of the variant (16).
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import struct
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Lock
 
 import xxhash
 from cachetools import LRUCache
 
-from proxy.storage.renditions import file_trailer
-from proxy.storage.renditions.file_delete import discard
+from proxy.storage.renditions.file_delete import delete_entry
 from proxy.storage.renditions.memory_store import PIECE_BYTES
 from proxy.storage.renditions.open_file import OpenFile
 from proxy.storage.renditions.paths import UsageChange
 
-USE_RESOLUTION_S = 3600
-"""How far the recorded last use of a file may lag behind, so that hits seldom write."""
+_LAYOUT = struct.Struct("<8sQ16s16s")
+_MAGIC = b"smrtrnd1"
+TRAILER_BYTES = _LAYOUT.size
 
+USE_RESOLUTION_S = 3600
+"""How old a recorded access time may be before a hit updates it, so that hits seldom write."""
+
+# O_NONBLOCK: opening a FIFO must not block.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# A symbolic link, a socket, or a file at the path of the medium's directory.
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
-"""A symbolic link, a socket, a file where the medium's directory should be."""
 _MAX_VERIFIED = 4096
 
 _Identity = tuple[int, int, int]
 
 
-class _Doubtful(Exception):
-    """A file is not whole, not this variant's, or not a file."""
+class _InvalidFile(Exception):
+    """The file is incomplete, damaged, of another variant, or not a regular file."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTrailer:
+    """The trailer of a rendition file."""
+
+    length: int
+    checksum: bytes
+    digest: bytes
+
+    def pack(self) -> bytes:
+        """Return the trailer as bytes."""
+        return _LAYOUT.pack(_MAGIC, self.length, self.checksum, self.digest)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> FileTrailer | None:
+        """Return the trailer that these bytes contain, or None."""
+        if len(raw) != TRAILER_BYTES:
+            return None
+        magic, length, checksum, digest = _LAYOUT.unpack(raw)
+        return cls(length, checksum, digest) if magic == _MAGIC else None
 
 
 class RenditionReader:
-    """Opens files, and remembers which of the long ones have proved whole.
+    """Opens files and remembers which long files were verified.
 
-    A short file is read and verified each time, which costs less than remembering it would. A
-    long one is verified at its first open, and again when inode, time or size differ.
+    A short file is read and verified at each hit, which costs less than remembering it. A long file
+    is verified when it is opened first, and again if its inode, time or size has changed.
     """
 
     def __init__(self, *, whole_bytes: int, clock: Callable[[], float]) -> None:
+        """Read files of up to ``whole_bytes`` as a whole; ``clock`` returns seconds since 1970."""
         self._whole_bytes = whole_bytes
         self._clock = clock
         self._verified: LRUCache[_Identity, None] = LRUCache(_MAX_VERIFIED)
         self._lock = Lock()
 
-    def fetch(self, path: str, digest: str) -> bytes | OpenFile | UsageChange | None:
-        """The body of a short file, a long one opened, or None where there is none.
+    def read(self, path: str, digest: str) -> bytes | OpenFile | UsageChange | None:
+        """Return the body of a short file, a long file opened, or None if there is no file.
 
-        A file that is in any doubt is deleted: then the change of usage is given. An OSError is
-        whatever else the system says.
+        An invalid file is deleted and the change of usage returned. All other errors are OSErrors.
         """
         try:
             return self._open(path, bytes.fromhex(digest))
         except FileNotFoundError:
             return None
-        except _Doubtful:
-            return discard(path)
+        except _InvalidFile:
+            return delete_entry(path)
 
     def _open(self, path: str, digest: bytes) -> bytes | OpenFile:
-        descriptor = _open_regular(path)
+        descriptor = _open_file(path)
         found: bytes | OpenFile | None = None
         try:
-            found = self._check(descriptor, digest)
+            found = self._verify(descriptor, digest)
             return found
         finally:
             if not isinstance(found, OpenFile):
                 os.close(descriptor)
 
-    def _check(self, descriptor: int, digest: bytes) -> bytes | OpenFile:
+    def _verify(self, descriptor: int, digest: bytes) -> bytes | OpenFile:
         status = os.fstat(descriptor)
-        length = status.st_size - file_trailer.SIZE
+        length = status.st_size - TRAILER_BYTES
         if not stat.S_ISREG(status.st_mode) or length <= 0:
-            raise _Doubtful
-        mark = file_trailer.parse(os.pread(descriptor, file_trailer.SIZE, length))
-        if mark is None or mark.length != length or mark.digest != digest:
-            raise _Doubtful
+            raise _InvalidFile
+        trailer = FileTrailer.parse(os.pread(descriptor, TRAILER_BYTES, length))
+        if trailer is None or trailer.length != length or trailer.digest != digest:
+            raise _InvalidFile
         found: bytes | OpenFile
         if length <= self._whole_bytes:
-            found = _read_whole(descriptor, length, mark.checksum)
+            found = os.pread(descriptor, length, 0)
+            if xxhash.xxh3_128_digest(found) != trailer.checksum:
+                raise _InvalidFile
         else:
-            self._verify_once(descriptor, status, mark)
+            self._verify_once(descriptor, status, trailer)
             found = OpenFile(descriptor, length)
         touch(descriptor, status, self._clock())
         return found
 
-    def _verify_once(
-        self, descriptor: int, status: os.stat_result, mark: file_trailer.FileTrailer
-    ) -> None:
+    def _verify_once(self, descriptor: int, status: os.stat_result, trailer: FileTrailer) -> None:
         identity = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             if identity in self._verified:
                 self._verified[identity] = None
                 return
         checksum = xxhash.xxh3_128()
-        for offset in range(0, mark.length, PIECE_BYTES):
-            checksum.update(os.pread(descriptor, min(PIECE_BYTES, mark.length - offset), offset))
-        if checksum.digest() != mark.checksum:
-            raise _Doubtful
+        for offset in range(0, trailer.length, PIECE_BYTES):
+            checksum.update(os.pread(descriptor, min(PIECE_BYTES, trailer.length - offset), offset))
+        if checksum.digest() != trailer.checksum:
+            raise _InvalidFile
         with self._lock:
             self._verified[identity] = None
 
 
-def _open_regular(path: str) -> int:
+def _open_file(path: str) -> int:
     try:
         return os.open(path, _FLAGS)
     except OSError as error:
         if error.errno in _NO_FILE:
-            raise _Doubtful from error
+            raise _InvalidFile from error
         raise
 
 
-def _read_whole(descriptor: int, length: int, checksum: bytes) -> bytes:
-    body = os.pread(descriptor, length, 0)
-    if xxhash.xxh3_128_digest(body) != checksum:
-        raise _Doubtful
-    return body
-
-
 def last_use(status: os.stat_result) -> float:
-    """When a file was last read or written, as far as it is recorded."""
+    """Return when a file was last read or written, as far as its times show."""
     return max(status.st_atime, status.st_mtime)
 
 
 def touch(file: int | str, status: os.stat_result, now: float) -> None:
-    """Record a use, at most once an hour for a file; one that cannot be written is left as it is.
+    """Update the access time of a file, at most once an hour; errors are ignored.
 
-    Only the access time is set: the other one tells `RenditionReader` whether a file was
-    replaced. A use recorded in the future, by a clock that has jumped back since, is set right;
-    a file written in the future counts as used then, which no access time can change.
+    An access time in the future, from a clock that has jumped back since, is corrected.
     """
     recent = now - last_use(status) < USE_RESOLUTION_S
+    # If the modification time is in the future, no access time can change `last_use`. Without this
+    # condition such a file would be written at each hit.
     if recent and status.st_atime - now < USE_RESOLUTION_S:
         return
+    # The modification time must not change: it is part of the identity of verified files.
     with suppress(OSError):
         os.utime(file, ns=(int(now * 1e9), status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Write files of renditions: blocking work, done in the store's threads."""
+"""Writes rendition files. All functions block; the store calls them in its threads."""
 
 from __future__ import annotations
 
@@ -6,100 +6,93 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 import xxhash
 
 from proxy.runtime.tempfiles import TempFile
-from proxy.storage.renditions.file_delete import discard
-from proxy.storage.renditions.file_trailer import FileTrailer
-from proxy.storage.renditions.paths import RenditionPaths, UsageChange, cost
-from proxy.storage.renditions.write_tickets import WriteTicket
+from proxy.storage.renditions.disk_state import WriteTicket
+from proxy.storage.renditions.file_delete import delete_entry
+from proxy.storage.renditions.file_read import FileTrailer
+from proxy.storage.renditions.paths import NO_CHANGE, RenditionPaths, UsageChange, cost
 
 _DIRECTORY_MODE = 0o750
 _BLOCK = bytes(4096)
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class FileTarget:
-    """Where a finished file goes, and under whose key."""
-
-    path: str
-    digest: str
-    ticket: WriteTicket
-
-
 class AtomicFileWriter:
-    """The temporary file of one rendition; it is either published or goes away.
+    """A file without a name that is published as a whole, or disappears.
 
-    Its lock puts calls from several threads in order: a call left to itself after a time-out may
-    still run when the file is discarded.
+    Its lock serialises calls from several threads: a call that its caller abandoned after a
+    time-out may still run when the file is discarded.
     """
 
-    def __init__(self, layout: RenditionPaths, publishing: Lock) -> None:
-        self._layout = layout
+    def __init__(
+        self, paths: RenditionPaths, target: str, ticket: WriteTicket, *, publishing: Lock
+    ) -> None:
+        """``publishing`` is the lock that a purge waits for; see `DiskStore.purge`."""
+        self.ticket = ticket
+        self._target = target
+        self._directory = paths.temporary
         self._publishing = publishing
         self._lock = Lock()
         self._file: TempFile | None = None
         self._checksum = xxhash.xxh3_128()
-        self._length = 0
         self._offset = 0
         self._ended = False
 
     def append(self, pieces: Sequence[bytes]) -> None:
-        """Write bytes to the file, which is made at the first call."""
+        """Write bytes; the first call creates the file."""
         with self._lock:
             if not self._ended:
                 self._append(b"".join(pieces))
 
-    def publish(self, pieces: Sequence[bytes], target: FileTarget) -> UsageChange | None:
-        """Write the last bytes and the trailer, then put the file in place at once.
+    def publish(self, pieces: Sequence[bytes]) -> UsageChange | None:
+        """Write the last bytes and the trailer, then give the file its name.
 
-        Gives the change of usage, or None where the ticket is void or the file was discarded.
-        On an OSError the file goes away. Not synchronised with the disk: the trailer tells.
+        Return the change of usage, or None if the ticket is void or the file was discarded. After
+        an OSError the file is gone. The file is not synchronised with the disk: after a power cut
+        the trailer shows whether it is complete.
         """
         with self._lock:
             if self._ended:
                 return None
             try:
-                self._append(b"".join(pieces))
-                checksum, digest = self._checksum.digest(), bytes.fromhex(target.digest)
-                trailer = FileTrailer(self._length, checksum, digest).pack()
-                self._write(trailer)
-                return self._put_in_place(target, cost(self._length + len(trailer)))
+                file = self._append(b"".join(pieces))
+                digest = bytes.fromhex(self.ticket.digest)
+                trailer = FileTrailer(self._offset, self._checksum.digest(), digest)
+                self._write(file, trailer.pack())
+                # The ticket is checked and the name given under the lock that a purge acquires
+                # after it has voided the tickets: a purged rendition is never published.
+                with self._publishing:
+                    if self.ticket.void:
+                        return None
+                    before = _publish(file, self._target)
+                return UsageChange(cost(self._offset) + before.bytes, 1 + before.items)
             finally:
                 self._end()
 
     def discard(self) -> None:
-        """Remove the file, if there is one; nothing is written after that."""
+        """Delete the file; later calls write nothing."""
         with self._lock:
             self._end()
 
-    def _append(self, body: bytes) -> None:
-        self._write(body)
-        self._checksum.update(body)
-        self._length += len(body)
-
-    def _write(self, body: bytes) -> None:
+    def _append(self, body: bytes) -> TempFile:
         if self._file is None:
-            self._file = _create(self._layout.temporary)
+            self._file = _create(self._directory)
+        self._write(self._file, body)
+        self._checksum.update(body)
+        return self._file
+
+    def _write(self, file: TempFile, body: bytes) -> None:
         view = memoryview(body)
         while view:
-            # pwrite is called for files alone, so a drill can make it fail and spare the pipes.
-            written = os.pwrite(self._file.descriptor, view, self._offset)
+            # pwrite is called for files only, so a drill can inject errors without breaking pipes.
+            written = os.pwrite(file.descriptor, view, self._offset)
             self._offset += written
             view = view[written:]
-
-    def _put_in_place(self, target: FileTarget, size: int) -> UsageChange | None:
-        """Rename under the lock that a purge waits for: see `DiskStore.purge`."""
-        with self._publishing:
-            if target.ticket.void or self._file is None:
-                return None
-            before = _publish(self._file, target.path)
-        return UsageChange(size + before.bytes, 1 + before.items)
 
     def _end(self) -> None:
         self._ended = True
@@ -109,7 +102,6 @@ class AtomicFileWriter:
 
 
 def _create(directory: str) -> TempFile:
-    """Create a file, and its directory if that is missing."""
     try:
         return TempFile(directory)
     except FileNotFoundError:
@@ -118,36 +110,34 @@ def _create(directory: str) -> TempFile:
 
 
 def _publish(file: TempFile, target: str) -> UsageChange:
-    """Give the file its name, replacing a file that has it; return what usage lost by that.
-
-    The directory may be missing, or be removed by an eviction just before.
-    """
-    before = UsageChange(0, 0)
+    """Give the file its name in place of whatever has it; return the change by what it replaced."""
+    before = NO_CHANGE
+    # An eviction may delete the empty directory after it was created: then it is created again.
     for _ in range(_ATTEMPTS):
         try:
-            before = _standing(target)
+            before = _existing(target)
             file.replace(target)
         except FileNotFoundError:
             Path(target).parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
         except (IsADirectoryError, NotADirectoryError):
-            discard(target)
+            delete_entry(target)
         else:
             return before
-    raise FileNotFoundError(errno.ENOENT, "the file or its directory keeps going away", target)
+    raise FileNotFoundError(errno.ENOENT, "the file or its directory is deleted repeatedly", target)
 
 
-def _standing(path: str) -> UsageChange:
+def _existing(path: str) -> UsageChange:
     try:
         return UsageChange(-cost(os.lstat(path).st_size), -1)
     except FileNotFoundError:
-        return UsageChange(0, 0)
+        return NO_CHANGE
 
 
-def probe(layout: RenditionPaths) -> None:
-    """Make and remove a file of one block, and the directories where they are missing. Blocking.
+def probe(paths: RenditionPaths) -> None:
+    """Create and delete a file of one block, and create missing directories.
 
     Raises:
-        OSError: files cannot be made, or there is no room for one.
+        OSError: files cannot be created, or there is no room for one.
     """
-    with _create(layout.temporary) as file:
+    with _create(paths.temporary) as file:
         os.write(file.descriptor, _BLOCK)

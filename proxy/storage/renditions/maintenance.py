@@ -1,7 +1,7 @@
-"""Housekeeping of a directory of renditions: usage set right, evictions, stale files swept.
+"""Maintenance of the rendition directory: deletes stale files, counts usage, evicts.
 
-It runs beside the serving in a thread of its own, and rests between shards for as long as a shard
-took. Of several processes that share a directory one evicts at a time.
+It uses one thread and pauses after each shard for as long as that took, so that it takes at most
+half of the disk's time. Of several processes that share a directory, one evicts at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.runtime.tempfiles import sweep
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.disk_state import DiskState
 from proxy.storage.renditions.eviction import EvictionPlan, evict, shards_present, survey
-from proxy.storage.renditions.paths import SHARDS, RenditionPaths, UsageChange
+from proxy.storage.renditions.paths import NO_CHANGE, SHARDS, RenditionPaths, UsageChange
 
 _SPACING_S = 1.0
 _BATCH = 256
@@ -30,85 +30,85 @@ _T = TypeVar("_T")
 
 
 class DiskMaintenance:
-    """Keeps one directory in order; failures are counted and tried again at the next round."""
+    """Maintains one directory; failures are counted and retried in the next round."""
 
     def __init__(
         self,
-        layout: RenditionPaths,
-        ledger: DiskState,
+        paths: RenditionPaths,
+        state: DiskState,
         *,
         interval_s: float,
-        held: Callable[[str], bool],
+        in_memory: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._layout = layout
-        self._ledger = ledger
+        self._paths = paths
+        self._state = state
         self._interval_s = interval_s
-        self._held = held
+        self._in_memory = in_memory
         self._clock = clock
-        self._threads = ThreadPool("rendition-care", count=1, timeout_s=None)
+        self._threads = ThreadPool("rendition-maintenance", count=1, timeout_s=None)
 
     async def run(self) -> None:
         """Run a round now, and then whenever one is due, until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            began = asyncio.get_running_loop().time()
-            await self.tend()
-            took_s = asyncio.get_running_loop().time() - began
-            await asyncio.sleep(max(_SPACING_S, took_s))
+            began = loop.time()
+            await self.run_round()
+            await asyncio.sleep(max(_SPACING_S, loop.time() - began))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
-                    await self._ledger.tending_due.wait()
+                    await self._state.maintenance_due.wait()
 
-    async def tend(self) -> None:
-        """One round: sweep, survey, and evict if that shows too much and no other process does."""
-        self._ledger.tending()
+    async def run_round(self) -> None:
+        """Sweep, survey, and evict if usage is too high and no other process evicts."""
+        self._state.start_survey()
         try:
-            async with self._turn() as ours:
-                await self._threads.run(partial(sweep, self._layout.temporary, clock=self._clock))
+            async with self._directory_lock() as acquired:
+                await self._threads.run(partial(sweep, self._paths.temporary, clock=self._clock))
                 present = await self._survey()
-                need = self._ledger.bytes_to_free()
-                if ours and need > 0:
+                need = self._state.bytes_to_free()
+                if acquired and need > 0:
                     await self._evict(need, present)
         except OSError as error:
-            self._ledger.failed(error)
+            self._state.record_failure(error)
 
     async def aclose(self) -> None:
-        """Wait for the piece of work that is under way; `run` has to be cancelled before."""
+        """Wait for the running piece of work; cancel `run` before."""
         await self._threads.aclose()
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[bool]:
-        """Hold the lock of the directory, or tell that another process does."""
-        descriptor = await self._threads.run(partial(_lock, self._layout.root), release=_unlock)
+    async def _directory_lock(self) -> AsyncIterator[bool]:
+        """Hold the lock of the directory; yield False if another process holds it."""
+        descriptor = await self._threads.run(partial(_lock, self._paths.root), release=_unlock)
         try:
             yield descriptor is not None
         finally:
             _unlock(descriptor)
 
     async def _survey(self) -> frozenset[int]:
-        """Set usage right; gives the shards that are there."""
-        present = await self._threads.run(partial(shards_present, self._layout))
+        """Count the usage of all shards; return the shards that exist."""
+        present = await self._threads.run(partial(shards_present, self._paths))
         for shard in range(SHARDS):
-            found = UsageChange(0, 0)
+            found = NO_CHANGE
             if shard in present:
-                path = self._layout.shard(shard)
-                work = partial(survey, path, held=self._held, now=self._clock())
-                found = await self._at_leisure(work)
-            self._ledger.usage.set(shard, found)
+                path = self._paths.shard(shard)
+                work = partial(survey, path, in_memory=self._in_memory, now=self._clock())
+                found = await self._throttled(work)
+            self._state.usage.set(shard, found)
         return present
 
     async def _evict(self, need: int, present: frozenset[int]) -> None:
-        oldest = EvictionPlan(need)
+        plan = EvictionPlan(need)
         for shard in present:
-            await self._at_leisure(partial(oldest.add_shard, self._layout.shard(shard)))
-        entries = oldest.entries()
-        for start in range(0, len(entries), _BATCH):
-            gone = await self._at_leisure(partial(evict, entries[start : start + _BATCH]))
-            for entry in gone:
-                self._ledger.evicted(entry.shard, UsageChange(-entry.cost, -1))
-        _log.info("renditions evicted", files=len(entries), bytes=need)
+            await self._throttled(partial(plan.add_shard, self._paths.shard(shard)))
+        candidates = plan.candidates()
+        for start in range(0, len(candidates), _BATCH):
+            batch = candidates[start : start + _BATCH]
+            for one in await self._throttled(partial(evict, batch)):
+                self._state.record_eviction(one.shard, UsageChange(-one.cost, -1))
+        _log.info("renditions_evicted", files=len(candidates), bytes=need)
 
-    async def _at_leisure(self, work: Callable[[], _T]) -> _T:
+    async def _throttled(self, work: Callable[[], _T]) -> _T:
         loop = asyncio.get_running_loop()
         began = loop.time()
         result = await self._threads.run(work)
@@ -117,12 +117,13 @@ class DiskMaintenance:
 
 
 def _lock(root: str) -> int | None:
-    """The root's descriptor with its lock, which ends with the process; None where it is taken."""
+    """Lock the root and return its descriptor; None if it is locked or does not exist."""
     try:
         descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
+        # The kernel releases the lock when the process ends, even if it is killed.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)

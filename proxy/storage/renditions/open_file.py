@@ -1,4 +1,4 @@
-"""Renditions too long to be held: open files, read in pieces by threads."""
+"""Renditions that are too long for memory: open files, read in pieces by threads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from proxy.storage.renditions.memory_store import PIECE_BYTES
 
 
 class OpenFile:
-    """A descriptor that may be closed while a thread reads from it: then the read closes it.
+    """A descriptor that may be closed while a thread reads from it.
 
-    So its number is never given to another file under the hands of that thread.
+    `close` during a read only marks the file; the read closes the descriptor when it ends. If
+    `close` did it, the number could be assigned to another file before the thread uses it.
     """
 
     __slots__ = ("_closed", "_descriptor", "_lock", "_reads", "head", "length")
 
     def __init__(self, descriptor: int, length: int) -> None:
+        """Take ownership of the descriptor."""
         self.length = length
         self.head = os.pread(descriptor, SNIFF_BYTES, 0)
         self._descriptor = descriptor
@@ -31,7 +33,7 @@ class OpenFile:
         self._closed = False
 
     def pread(self, length: int, offset: int) -> bytes:
-        """Read; blocking. An OSError after `close`."""
+        """Read (blocking); raises OSError after `close`."""
         with self._lock:
             if self._closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -41,58 +43,47 @@ class OpenFile:
         finally:
             with self._lock:
                 self._reads -= 1
-                self._let_go()
+                self._close_if_unused()
 
     def close(self) -> None:
-        """Let go of the descriptor; further calls do nothing."""
+        """Close the descriptor, after the running reads; further calls do nothing."""
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._let_go()
+                self._close_if_unused()
 
-    def _let_go(self) -> None:
+    def _close_if_unused(self) -> None:
         if self._closed and self._reads == 0:
             os.close(self._descriptor)
 
 
 class FileRendition:
-    """A rendition in an open file; it stays readable when the file is evicted or purged."""
+    """A rendition in an open file; it stays readable after the file is evicted or purged."""
 
     tier = "disk"
     body = None
 
     def __init__(self, file: OpenFile, threads: ThreadPool) -> None:
+        self.length = file.length
+        self.head = file.head
+        self.close = file.close
         self._file = file
         self._threads = threads
 
-    @property
-    def length(self) -> int:
-        """Bytes of the whole rendition."""
-        return self._file.length
-
-    @property
-    def head(self) -> bytes:
-        """Its first bytes, enough to tell its format by."""
-        return self._file.head
-
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
-        """The bytes from ``start`` up to ``stop``, in pieces of at most 256 KiB.
+        """Yield the bytes from ``start`` up to ``stop`` in pieces of at most 256 KiB.
 
         Raises:
-            StorageError: the file cannot be read on; what went out before is not the whole.
+            StorageError: the file cannot be read to its end; the pieces before are incomplete.
         """
         for offset in range(start, stop, PIECE_BYTES):
             yield await self._read(offset, min(PIECE_BYTES, stop - offset))
-
-    def close(self) -> None:
-        """Let go of the file; further calls do nothing."""
-        self._file.close()
 
     async def _read(self, offset: int, length: int) -> bytes:
         try:
             piece = await self._threads.run(partial(self._file.pread, length, offset))
         except OSError as error:
-            raise StorageError("the rendition's file cannot be read") from error
+            raise StorageError("the rendition file cannot be read") from error
         if len(piece) != length:
-            raise StorageError("the rendition's file was cut while it was read")
+            raise StorageError("the rendition file was truncated while it was read")
         return piece

@@ -1,4 +1,4 @@
-"""Where things are below the root of the disk store.
+"""The directory layout of the disk store.
 
 ::
 
@@ -7,8 +7,8 @@
     <root>/purges                    the log of purges
 
 A purge removes one directory. One level of 256 shards is enough: with a million media of one
-rendition each (3900 directories in a shard, ext4) a hit costs what it costs among a few. Each
-directory takes a block of its own, which usage does not count.
+rendition each (3900 directories per shard, ext4) a hit takes as long as with a few media. Each
+directory occupies one block, which usage does not count.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from proxy.domain.formats import TRAITS
 from proxy.domain.variant import Variant
 
 SHARDS = 256
-_TEMPORARY = "tmp"
 _BLOCK_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class UsageChange:
-    """How usage differs: files, and the bytes that they take."""
+    """A difference of disk usage."""
 
     bytes: int
     items: int
 
 
+NO_CHANGE = UsageChange(0, 0)
+
+
 def shard_of(media_id: int) -> int:
-    """The shard of a medium, 0 to 255: hashed, so that any series of ids spreads evenly."""
+    """Return the shard of a medium, 0 to 255; hashed, so that any series of ids spreads evenly."""
     return int(xxhash.xxh3_64_intdigest(str(media_id).encode()) % SHARDS)
 
 
 def cost(byte_size: int) -> int:
-    """What a file takes on the disk: its size in whole blocks of 4 KiB."""
+    """Return the disk space of a file: its size in whole blocks of 4 KiB."""
     return -(-byte_size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
@@ -51,8 +53,8 @@ class RenditionPaths:
 
     @property
     def temporary(self) -> str:
-        """The directory of files being written; on the file system of the root."""
-        return f"{self.root}/{_TEMPORARY}"
+        """The directory of files being written, on the same file system as the renditions."""
+        return f"{self.root}/tmp"
 
     @property
     def purges(self) -> str:
@@ -60,14 +62,14 @@ class RenditionPaths:
         return f"{self.root}/purges"
 
     def shard(self, shard: int) -> str:
-        """The directory of a shard."""
+        """Return the directory of a shard."""
         return f"{self.root}/{shard:02x}"
 
     def medium(self, media_id: int) -> str:
-        """The directory of a medium."""
+        """Return the directory of a medium."""
         return f"{self.shard(shard_of(media_id))}/{media_id}"
 
     def rendition(self, variant: Variant) -> str:
-        """The file of a variant."""
+        """Return the file of a variant."""
         suffix = TRAITS[variant.format].suffix
         return f"{self.medium(variant.media_id)}/{variant.digest}.{suffix}"

@@ -1,10 +1,9 @@
-"""The log of purges: how processes that share a directory tell each other.
+"""The log of purges, through which processes that share a directory notify each other.
 
-One line for each purge, ``<media_id> <token of the store that purged>`` and behind it the shapes
-where not all were purged, appended under a lock on the file. When the file is full, it is renamed
-away and a new one begun; a follower holds the old one open, so it reads that to its end before it
-turns to the new one. Only a follower that sleeps through two whole files (some 30,000 purges and
-more) misses any.
+Each purge appends one line under a lock on the file: ``<media_id> <token of the purging store>``,
+followed by the shapes if not all were purged. A full file is renamed, and a new one is created. A
+reader keeps the old file open and reads it to its end before it opens the new one. Only a reader
+that does not poll while two files fill up (more than 30,000 purges) misses entries.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _LONGEST_ID = 19
 
 
 class PurgeEntry(NamedTuple):
-    """What was purged: a medium, or of it these shapes."""
+    """A purge of a medium, in these shapes or in all."""
 
     media_id: int
     shapes: Shapes = None
 
 
 class PurgeLog:
-    """One store's end of the log. Blocking; `append` from any thread, the rest from one."""
+    """Appends to the log and reads it. Blocking; `append` is thread-safe, the rest is not."""
 
     def __init__(self, path: str, *, max_bytes: int = _MAX_BYTES) -> None:
         self._path = path
@@ -44,38 +43,41 @@ class PurgeLog:
         self._offset = 0
 
     def append(self, purge: PurgeEntry) -> None:
-        """Tell the others of a purge; they hear of it at their next `read`."""
+        """Append a purge; other processes see it in their next `read`."""
         words = [str(purge.media_id), self._token, *sorted(purge.shapes or ())]
         line = (" ".join(words) + "\n").encode()
+        # A failed attempt means that the file was renamed: the next one opens the new file.
         while not self._append(line):
             pass
 
     def skip_to_end(self) -> None:
-        """Pass over all purges up to now."""
+        """Skip all purges up to now."""
         self._follow_path()
         if self._descriptor is not None:
             self._offset = os.fstat(self._descriptor).st_size
 
     def read(self) -> list[PurgeEntry]:
-        """What others purged since the last call, in order."""
+        """Return what other stores have purged since the last call, in order."""
         lines = list(self._lines())
         if self._replaced():
-            lines += self._lines()  # what came between that read and the renaming
+            # First the lines that were appended between the read above and the renaming.
+            lines += self._lines()
             self._follow_path()
             lines += self._lines()
         parsed = map(_parse, lines)
         return [purge for purge, token in parsed if purge.media_id and token != self._token]
 
     def close(self) -> None:
-        """Let go of the file that is followed; further calls do nothing."""
+        """Close the file; further calls do nothing."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
     def _append(self, line: bytes) -> bool:
-        """Append, or return False when the file was renamed away or had to be."""
+        """Append a line; return False if the file was renamed, by another process or by this call."""
         with _open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Another process may have renamed the file between open and flock.
             if not _same_file(descriptor, self._path):
                 return False
             if os.fstat(descriptor).st_size >= self._max_bytes:
@@ -98,22 +100,24 @@ class PurgeLog:
             self._descriptor = None
 
     def _lines(self) -> Iterator[bytes]:
-        """The whole lines behind the place where the last reading ended."""
+        """Yield the complete lines after the position where the last read ended."""
         if self._descriptor is None:
             return
         if os.fstat(self._descriptor).st_size < self._offset:
-            self._offset = 0  # truncated by somebody
+            # An administrator has truncated the file.
+            self._offset = 0
         while piece := os.pread(self._descriptor, _READ_BYTES, self._offset):
             whole = piece[: piece.rfind(b"\n") + 1]
             if not whole and len(piece) < _READ_BYTES:
-                return  # a line on its way
+                # An incomplete line; the next call reads it.
+                return
             whole = whole or piece
             self._offset += len(whole)
             yield from whole.splitlines()
 
 
 def _parse(line: bytes) -> tuple[PurgeEntry, str]:
-    """What was purged, and by whom; an id that is none reads as 0, which names no medium."""
+    """Return the purge and the token of its store; an invalid id becomes 0, which no medium has."""
     media_id, token, *shapes = [*line.decode("ascii", "replace").split(" "), ""]
     usable = media_id.isascii() and media_id.isdecimal() and len(media_id) <= _LONGEST_ID
     named = frozenset(filter(None, shapes))

@@ -1,4 +1,4 @@
-"""Renditions in memory, then on disk: the store that is served from."""
+"""Renditions in memory first, then on disk: the store that requests use."""
 
 from __future__ import annotations
 
@@ -9,54 +9,45 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions import Rendition
+from proxy.storage.renditions import Rendition, RenditionWriter
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.disk_writer import DiskWriter
-from proxy.storage.renditions.memory_store import MemoryRendition, MemoryStore, MemoryWriter
+from proxy.storage.renditions.memory_store import MemoryRendition, MemoryStore
 from proxy.storage.renditions.purge_log import PurgeEntry
 
 
 @dataclass(frozen=True, slots=True)
 class TieredWriter:
-    """A rendition on its way into both tiers."""
+    """Writes to both tiers; each ignores what it cannot store."""
 
-    memory: MemoryWriter
-    disk: DiskWriter
+    memory: RenditionWriter
+    disk: RenditionWriter
 
     async def write(self, chunk: bytes) -> None:
-        """Append bytes; what one tier cannot take the other may."""
+        """Append bytes."""
         await self.memory.write(chunk)
         await self.disk.write(chunk)
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a read of the disk gave, for those who waited for it."""
-
-    rendition: MemoryRendition | None
-    shared: bool
-    """False where each has to read for himself: an open file, or a read that was cancelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """A read of the disk under way; once its medium is purged nobody may join it."""
+class _Read:
+    """A running disk read that other requests for the variant may join until it is purged."""
 
     media_id: int
-    outcome: asyncio.Future[_Outcome]
+    result: asyncio.Future[tuple[bool, MemoryRendition | None]]
+    """Whether the result can be shared, and the result."""
 
 
 class TieredStore:
-    """A `RenditionStore` of two tiers, with the background work of the disk.
+    """A `RenditionStore` with two tiers; use it with ``async with``.
 
-    A disk hit that fits is promoted; a rendition being made goes to both. ``on_purge`` is called,
-    on the loop, with each medium that another process purged, after the memory has let it go.
+    A disk hit that fits is promoted to memory, and a new rendition goes to both tiers. ``on_purge``
+    is called on the loop with each medium that another process has purged, after it was removed
+    from memory.
     """
 
     def __init__(
@@ -73,126 +64,108 @@ class TieredStore:
         self.disk = DiskStore(
             root,
             settings,
-            on_purge=self._forget,
-            held=self.memory.__contains__,
+            on_purge=self._purged_elsewhere,
+            in_memory=self.memory.__contains__,
             clock=clock,
             monotonic=monotonic,
             supervisor=supervisor,
         )
+        self.check = self.disk.check
         self._on_purge = on_purge
-        self._reading: dict[str, _Reading] = {}
+        self._reads: dict[str, _Read] = {}
 
     async def __aenter__(self) -> Self:
-        """As `start`."""
-        await self.start()
+        """Start the background work of the disk; a disk that fails does not raise."""
+        await self.disk.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """As `aclose`."""
-        await self.aclose()
-
-    async def start(self) -> None:
-        """Begin the background work; a disk that fails is no reason not to."""
-        await self.disk.start()
-
-    async def aclose(self) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """End the background work."""
-        await self.disk.aclose()
+        await self.disk.__aexit__(*error)
 
     def peek(self, variant: Variant | str) -> MemoryRendition | None:
-        """The rendition of a variant, or of its digest, if it is in memory: at once."""
+        """Return the rendition of a variant, or of its digest, if it is in memory."""
         return self.memory.peek(variant if isinstance(variant, str) else variant.digest)
 
     async def get(self, variant: Variant) -> Rendition | None:
-        """The rendition from memory or from disk; whoever gets it closes it.
+        """Return the rendition from memory or from disk; the caller closes it.
 
-        All who ask for one variant at a time share one read of the disk.
+        Simultaneous calls for one variant share one read of the disk.
         """
-        held = await self.memory.get(variant)
-        if held is not None:
-            return held
-        reading = self._reading.get(variant.digest)
-        if reading is None:
-            return await self._lead(variant)
-        outcome = await asyncio.shield(reading.outcome)
-        return outcome.rendition if outcome.shared else await self.disk.get(variant)
+        in_memory = await self.memory.get(variant)
+        if in_memory is not None:
+            return in_memory
+        read = self._reads.get(variant.digest)
+        if read is None:
+            return await self._read_disk(variant)
+        # The shield keeps a cancelled waiter from cancelling the future of the others.
+        shared, rendition = await asyncio.shield(read.result)
+        return rendition if shared else await self.disk.get(variant)
 
     async def contains(self, variant: Variant) -> bool:
-        """Whether `get` would probably have it; no use of it."""
+        """Return whether `get` would probably find it; does not count as a use."""
         return variant.digest in self.memory or await self.disk.contains(variant)
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
-        """Digests of the variants of a medium that either tier has; no use of them."""
+        """Return the digests of a medium in either tier; does not count as a use."""
         return await self.memory.digests(media_id) | await self.disk.digests(media_id)
 
     @asynccontextmanager
     async def writer(self, variant: Variant) -> AsyncIterator[TieredWriter]:
-        """Take in a rendition as it is made; each tier keeps it only if the block ends well.
-
-        Memory has it before the disk is waited for.
-        """
+        """Write a rendition; each tier stores it only if the block ends without an error."""
+        # The memory block is the inner one: the rendition is in memory before the disk is awaited.
         async with (
             self.disk.writer(variant) as disk,
             self.memory.writer(variant) as memory,
         ):
             yield TieredWriter(memory, disk)
 
-    async def drop(self, variant: Variant) -> None:
-        """Let go of one rendition in both tiers; a read of it under way is not promoted."""
-        self._reading.pop(variant.digest, None)
-        await self.memory.drop(variant)
-        await self.disk.drop(variant)
+    async def delete(self, variant: Variant) -> None:
+        """Delete one rendition from both tiers."""
+        # A running read must not promote it after this.
+        self._reads.pop(variant.digest, None)
+        await self.memory.delete(variant)
+        await self.disk.delete(variant)
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
-        """Drop a medium from both tiers, here and in other processes; gives how many renditions.
-
-        Only those of these ``shapes``, where they are given.
+        """Delete a medium's renditions here and in other processes; return their number.
 
         Raises:
-            StorageError: as `DiskStore.purge`; the memory has let go of them.
+            StorageError: as `DiskStore.purge`; memory is purged in any case.
         """
-        dropped = self._drop(media_id, shapes)
-        return max(dropped, await self.disk.purge(media_id, shapes))
-
-    async def check(self) -> None:
-        """Return when the disk can be written; raises StorageError."""
-        await self.disk.check()
+        deleted = self._purge_memory(media_id, shapes)
+        return max(deleted, await self.disk.purge(media_id, shapes))
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
-        """The counts of ``memory`` and ``disk``."""
+        """Return the counts of ``memory`` and ``disk``."""
         return {**self.memory.statistics(), **self.disk.statistics()}
 
-    async def _lead(self, variant: Variant) -> Rendition | None:
-        """Read the disk for oneself and for all who ask meanwhile."""
+    async def _read_disk(self, variant: Variant) -> Rendition | None:
         digest = variant.digest
-        reading = _Reading(variant.media_id, asyncio.get_running_loop().create_future())
-        self._reading[digest] = reading
-        outcome = _Outcome(None, shared=False)
+        read = _Read(variant.media_id, asyncio.get_running_loop().create_future())
+        self._reads[digest] = read
+        # An open file has one owner, and a cancelled read has no result: then the others read too.
+        result: tuple[bool, MemoryRendition | None] = (False, None)
         try:
             found = await self.disk.get(variant)
             if isinstance(found, MemoryRendition | None):
-                outcome = _Outcome(found, shared=True)
-            if isinstance(found, MemoryRendition) and self._reading.get(digest) is reading:
+                result = (True, found)
+            # If the variant was purged during the read, the read is no longer registered.
+            if isinstance(found, MemoryRendition) and self._reads.get(digest) is read:
                 self.memory.put(variant, found.body)
             return found
         finally:
-            if self._reading.get(digest) is reading:
-                del self._reading[digest]
-            reading.outcome.set_result(outcome)
+            if self._reads.get(digest) is read:
+                del self._reads[digest]
+            read.result.set_result(result)
 
-    def _drop(self, media_id: int, shapes: Shapes) -> int:
-        own = [digest for digest, read in self._reading.items() if read.media_id == media_id]
-        for digest in own:
-            if has_shape(digest, shapes):
-                del self._reading[digest]
-        return self.memory.forget(media_id, shapes)
+    def _purge_memory(self, media_id: int, shapes: Shapes) -> int:
+        for digest, read in tuple(self._reads.items()):
+            if read.media_id == media_id and has_shape(digest, shapes):
+                del self._reads[digest]
+        return self.memory.purge_now(media_id, shapes)
 
-    def _forget(self, purge: PurgeEntry) -> None:
-        self._drop(purge.media_id, purge.shapes)
+    def _purged_elsewhere(self, purge: PurgeEntry) -> None:
+        self._purge_memory(purge.media_id, purge.shapes)
         if self._on_purge is not None:
             self._on_purge(purge.media_id)

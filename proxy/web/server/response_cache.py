@@ -339,7 +339,7 @@ class ResponseCache:
     def _mark_used(self, entry: _Entry, now: float) -> None:
         """Count the hit; once a second, mark the rendition as recently used in the store."""
         if now < entry.touch_at:
-            self._memory.hit()
+            self._memory.record_hit()
         else:
             entry.touch_at = now + _TOUCH_S
             self._memory.peek(entry.answer.variant.digest)

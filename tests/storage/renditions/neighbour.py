@@ -34,7 +34,7 @@ async def share(store: DiskStore, seed: str) -> None:
         elif found != content(media_id):
             raise AssertionError(media_id)
         if number % 30 == 0:
-            await store.tend()
+            await store.maintain()
         if number % 17 == 0:
             await store.purge(chance.randrange(MEDIA))
     say(json.dumps(store.statistics()["disk"]))

@@ -72,8 +72,8 @@ async def test_what_is_dropped_is_gone_and_its_neighbours_are_not(store: Store) 
     await put(store, variant(width=480), body())
     items = total(store, "items")
 
-    await store.drop(variant(width=300))
-    await store.drop(variant(width=301))
+    await store.delete(variant(width=300))
+    await store.delete(variant(width=301))
 
     assert await store.get(variant(width=300)) is None
     assert not await store.contains(variant(width=300))

@@ -257,7 +257,10 @@ async def test_the_check_fails_where_there_can_be_no_directory(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("method", "task"),
-    [("hear", BackgroundTask.PURGE_LOG), ("tend", BackgroundTask.RENDITION_MAINTENANCE)],
+    [
+        ("poll_purges", BackgroundTask.PURGE_LOG),
+        ("run_round", BackgroundTask.RENDITION_MAINTENANCE),
+    ],
 )
 async def test_an_unforeseen_error_restarts_the_background_work(
     root: Path, monkeypatch: pytest.MonkeyPatch, method: str, task: BackgroundTask
@@ -270,7 +273,7 @@ async def test_an_unforeseen_error_restarts_the_background_work(
             raise LookupError("unforeseen")
         again.set()
 
-    target = DiskStore if method == "hear" else DiskMaintenance
+    target = DiskStore if method == "poll_purges" else DiskMaintenance
     monkeypatch.setattr(target, method, fail_once)
     async with DiskStore(root, settings(), supervisor=restarts.supervisor):
         await again.wait()

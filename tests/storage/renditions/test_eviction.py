@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.runtime.tempfile_owner import new_name
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.eviction import DiskUsage, EvictionCandidate, EvictionPlan
+from proxy.storage.renditions.disk_state import DiskUsage
+from proxy.storage.renditions.eviction import EvictionCandidate, EvictionPlan
 from proxy.storage.renditions.paths import UsageChange
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.conftest import Clock
@@ -45,7 +47,7 @@ async def test_nothing_goes_while_usage_is_within_the_limit(
 ) -> None:
     await fill(disk, root, clock, items=16)
 
-    await disk.tend()
+    await disk.maintain()
 
     assert kept(root, items=16) == list(range(1, 17))
     assert counts(disk)["bytes"] == MIB
@@ -56,7 +58,7 @@ async def test_past_the_limit_the_least_recently_used_go_until_low_water(
 ) -> None:
     await fill(disk, root, clock, items=20)
 
-    await disk.tend()
+    await disk.maintain()
 
     assert kept(root, items=20) == list(range(7, 21))
     assert counts(disk)["evictions"] == 6
@@ -68,7 +70,7 @@ async def test_a_use_keeps_a_file(disk: DiskStore, root: Path, clock: Clock) -> 
     await fill(disk, root, clock, items=20)
     await read(disk, variant(1))
 
-    await disk.tend()
+    await disk.maintain()
 
     assert kept(root, items=20) == [1, *range(8, 21)]
 
@@ -80,7 +82,7 @@ async def test_a_file_that_is_hit_in_memory_is_kept(root: Path, clock: Clock) ->
         assert await read(store, variant(1)) is not None
         os.utime(file_of(root, 1), (0, 0))
 
-        await store.disk.tend()
+        await store.disk.maintain()
 
         assert kept(root, items=20) == [1, *range(8, 21)]
 
@@ -90,7 +92,7 @@ async def test_an_eviction_leaves_no_empty_directories(
 ) -> None:
     await fill(disk, root, clock, items=20)
 
-    await disk.tend()
+    await disk.maintain()
 
     assert not file_of(root, 1).parent.exists()
     assert file_of(root, 20).parent.exists()
@@ -103,11 +105,11 @@ async def test_of_two_processes_only_one_evicts_at_a_time(
     other = os.open(root, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
 
-    await disk.tend()
+    await disk.maintain()
     assert counts(disk)["evictions"] == 0
 
     os.close(other)
-    await disk.tend()
+    await disk.maintain()
     assert counts(disk)["evictions"] == 6
 
 
@@ -121,7 +123,7 @@ async def test_what_others_did_to_the_directory_is_counted_by_a_survey(
         await put(other, variant(4), body())
         await put(other, variant(5), body())
 
-    await disk.tend()
+    await disk.maintain()
 
     assert counts(disk)["items"] == 4
     assert counts(disk)["bytes"] == 4 * 16 * KIB
@@ -131,7 +133,7 @@ async def test_a_removed_directory_counts_as_empty(disk: DiskStore, root: Path) 
     await put(disk, variant(), body())
     shutil.rmtree(root)
 
-    await disk.tend()
+    await disk.maintain()
 
     assert counts(disk)["items"] == 0
 
@@ -151,21 +153,69 @@ async def test_writes_beyond_the_slack_make_a_survey_due(disk: DiskStore) -> Non
         await put(disk, variant(), body(ITEM))
         await disk.purge(1)
 
-    assert disk._ledger.tending_due.is_set()
+    assert disk._state.maintenance_due.is_set()
 
 
-async def test_temporary_files_are_swept_when_they_have_not_changed_for_an_hour(
+async def test_temporary_files_of_a_dead_process_are_swept(
     disk: DiskStore, root: Path, clock: Clock
 ) -> None:
-    left = root / "tmp" / "left-behind"
-    left.touch()
-    os.utime(left, (clock.now, clock.now))
-    clock.now += HOUR - 1
-    await disk.tend()
-    assert left.exists()
-    clock.now += 1
-    await disk.tend()
-    assert not left.exists()
+    namespace, _, started, number = new_name().split("-")
+    stale = root / "tmp" / f"{namespace}-4194305-{started}-{number}"
+    stale.touch()
+    os.utime(stale, (clock.now, clock.now))
+
+    await disk.maintain()
+
+    assert not stale.exists()
+
+
+async def test_temporary_files_of_a_process_that_had_this_pid_before_are_swept(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    namespace, pid, _, number = new_name().split("-")
+    stale = root / "tmp" / f"{namespace}-{pid}-1-{number}"
+    stale.touch()
+    os.utime(stale, (clock.now, clock.now))
+
+    await disk.maintain()
+
+    assert not stale.exists()
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef-4194305-1-0", "what-is-this"])
+async def test_temporary_files_of_who_knows_whom_go_when_they_have_not_changed_for_an_hour(
+    disk: DiskStore, root: Path, clock: Clock, monotonic: Clock, name: str
+) -> None:
+    foreign = root / "tmp" / name
+    foreign.touch()
+    await disk.maintain()
+    clock.now += 1000 * HOUR
+    monotonic.now += HOUR - 1
+    await disk.maintain()
+    assert foreign.exists()
+
+    foreign.write_bytes(b"more")
+    monotonic.now += 2
+    await disk.maintain()
+    assert foreign.exists()
+
+    monotonic.now += HOUR
+    await disk.maintain()
+    assert not foreign.exists()
+
+
+@pytest.mark.parametrize("age_s", [-1000 * HOUR, 1000 * HOUR])
+async def test_a_temporary_file_of_a_running_process_is_left_however_old_it_looks(
+    disk: DiskStore, root: Path, monotonic: Clock, age_s: int
+) -> None:
+    """The clock may have jumped since it was made."""
+    running = root / "tmp" / new_name()
+    running.touch()
+    os.utime(running, (time.time() - age_s, time.time() - age_s))
+    await disk.maintain()
+    monotonic.now += 2 * HOUR
+    await disk.maintain()
+    assert running.exists()
 
 
 @pytest.mark.parametrize("jump_s", [0, 10_000 * HOUR, -10_000 * HOUR])
@@ -173,7 +223,7 @@ async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jum
     async with disk.writer(variant()) as writer:
         await writer.write(body(MIB))
         clock.now = time.time() + jump_s
-        await disk.tend()
+        await disk.maintain()
 
     assert await read(disk, variant()) == body(MIB)
 
@@ -195,7 +245,7 @@ def test_the_plan_takes_the_oldest_and_no_more_than_needed(
 ) -> None:
     oldest = EvictionPlan(need)
     oldest.add(entries)
-    plan = oldest.entries()
+    plan = oldest.candidates()
 
     freed = sum(entry.cost for entry in plan)
     assert plan == sorted(plan)

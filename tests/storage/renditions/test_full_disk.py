@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 
 from proxy.domain.errors import StorageError
-from proxy.storage.renditions.counters import failure_kind
+from proxy.storage.renditions.disk_state import failure_kind
 from proxy.storage.renditions.disk_store import DiskStore
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import counts
@@ -46,7 +46,7 @@ async def test_a_full_disk_keeps_what_it_has_and_heals_by_an_eviction(
             for media_id in range(1, 31):
                 assert await read(store, variant(media_id)) in (None, body(length, media_id))
 
-            await store.tend()
+            await store.maintain()
             monotonic.now += 6
             await put(store, variant(99), body(length))
 
@@ -64,7 +64,7 @@ async def test_a_disk_filled_by_others_costs_a_part_of_the_cache_once_a_minute(
             for seconds in range(0, 50, 10):
                 monotonic.now = 1000 + seconds
                 await put(store, variant(2), body(200 * KIB))
-                await store.tend()
+                await store.maintain()
 
             assert counts(store)["failures_no_space"] == 5
             assert counts(store)["evictions"] == 1

@@ -36,7 +36,7 @@ async def test_what_an_item_past_the_limit_replaces_is_not_kept_either() -> None
     await put(store, variant(), body(13 * KIB))
 
     assert await store.get(variant()) is None
-    assert store.forget(1) == 0
+    assert store.purge_now(1) == 0
 
 
 async def test_an_item_as_long_as_the_limit_is_kept() -> None:
@@ -65,7 +65,7 @@ async def test_an_evicted_rendition_leaves_the_index_of_its_medium() -> None:
     for width in (300, 480, 500, 640):
         await put(store, variant(1, width), body())
 
-    assert store.forget(1) == counts(store)["writes"] - counts(store)["evictions"]
+    assert store.purge_now(1) == counts(store)["writes"] - counts(store)["evictions"]
     assert counts(store)["bytes"] == 0
 
 

@@ -159,7 +159,7 @@ async def test_a_purge_elsewhere_empties_the_memory_here(root: Path) -> None:
         await put(here, variant(2), body())
 
         assert await elsewhere.purge(1) == 1
-        await here.disk.hear()
+        await here.disk.poll_purges()
 
         assert here.peek(variant(1)) is None
         assert here.peek(variant(2)) is not None
@@ -175,7 +175,7 @@ async def test_a_purge_of_a_shape_elsewhere_leaves_the_other_shapes_in_memory(ro
             await put(here, variant(1, width), body())
 
         assert await elsewhere.purge(1, {variant(1, 300).geometry.shape}) == 1
-        await here.disk.hear()
+        await here.disk.poll_purges()
 
         assert here.peek(variant(1, 300)) is None
         assert here.peek(variant(1, 480)) is not None
@@ -189,7 +189,7 @@ async def test_a_purge_elsewhere_voids_a_write_under_way_here(root: Path) -> Non
         async with here.writer(variant()) as writer:
             await writer.write(body())
             await elsewhere.purge(1)
-            await here.disk.hear()
+            await here.disk.poll_purges()
 
         assert await here.get(variant()) is None
 
@@ -198,7 +198,7 @@ async def test_memory_filled_after_a_purge_of_ones_own_stays(root: Path) -> None
     async with TieredStore(root, settings()) as store:
         await store.purge(1)
         await put(store, variant(), body())
-        await store.disk.hear()
+        await store.disk.poll_purges()
 
         assert store.peek(variant()) is not None
         assert await read(store.disk, variant()) == body()

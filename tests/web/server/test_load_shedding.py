@@ -143,7 +143,7 @@ async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_awa
     unknown = f"/serve/{library.ids['badge']}?w=64"
     etag = (await server.client.get(stored)).headers["ETag"]
     await server.rooms.delivery.drain()
-    server.rooms.storage.store.memory.forget(library.ids["photo"])
+    server.rooms.storage.store.memory.purge_now(library.ids["photo"])
     async with server.rooms.admission.enter():
         looked_at(server.rooms.load_shedder, 10)
         answer = await server.client.get(stored)
