@@ -19,7 +19,7 @@ from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import open_upload_repository
-from proxy.storage.upload_files.store import TempFiles
+from proxy.storage.upload_files.store import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.auth.jwt import TokenVerifier
@@ -148,7 +148,7 @@ async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | N
         database = await stack.enter_async_context(
             open_upload_repository(settings.main_url, settings.database, own=not section.url)
         )
-        files = TempFiles(settings.temp_root, timeout_s=section.upload_stall_s)
+        files = UploadFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)
         queue = UploadQueue(database, files)
         yield UploadServices(

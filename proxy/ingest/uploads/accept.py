@@ -20,7 +20,7 @@ from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.pending_image import PendingStatus, UploadField
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.upload_files.names import TempName, new_temp_name
-from proxy.storage.upload_files.store import IncomingFile, TempFiles
+from proxy.storage.upload_files.store import IncomingFile, UploadFiles
 from proxy.telemetry.metrics import Metrics
 
 _MAX_NAME = 255
@@ -53,7 +53,7 @@ class _ReceivedFile:
 class Uploader:
     """Accepts uploads. ``on_upload`` is called after each commit to the queue."""
 
-    files: TempFiles
+    files: UploadFiles
     database: UploadRepository
     source_types: Collection[str]
     max_file_bytes: int
@@ -131,7 +131,7 @@ class UploadIntake:
         if not self._received:
             raise RequestError("The form has no file in any of its upload fields.")
         for one in self._received:
-            await one.incoming.keep(one.name)
+            await one.incoming.publish(one.name)
         ids = await self._queue()
         accepted = [
             AcceptedUpload(
@@ -169,7 +169,7 @@ class UploadIntake:
 
     def _settle(self, *, stays: bool) -> None:
         for one in self._received:
-            one.incoming.settled = stays
+            one.incoming.retain = stays
 
     def _require_within(self, incoming: IncomingFile) -> None:
         limit = self.uploader.max_file_bytes

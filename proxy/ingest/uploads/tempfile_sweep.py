@@ -39,13 +39,9 @@ class TempfileSweeper:
         Raises:
             DatabaseUnavailable, UploadStorageError: the run stopped early.
         """
-        listing = await self.queue.files.look()
+        listing = await self.queue.files.list_files()
         now = self.clock()
-        removable = [
-            TempName(*path.split("/", 1))
-            for path, status in listing.parts.items()
-            if is_stale(status, now)
-        ]
+        removable = [name for name, status in listing.unfinished.items() if is_stale(status, now)]
         # Files with other names belong to other programs.
         candidates = (name for name in listing.files if temp_name(name.image_path))
         unnamed: set[TempName] = set()

@@ -9,7 +9,7 @@ import structlog
 from proxy.domain.errors import PendingNotFound, SmartserveError
 from proxy.storage.database.upload_repository import UploadRepository
 from proxy.storage.upload_files.names import temp_name
-from proxy.storage.upload_files.store import OpenTemp, TempFiles
+from proxy.storage.upload_files.store import OpenUpload, UploadFiles
 
 MAX_LISTED = 10_000
 """Pending uploads in one list. The rest follows once these are completed."""
@@ -22,9 +22,9 @@ class UploadQueue:
     """Rows of ``pending_images`` and their temporary files."""
 
     database: UploadRepository
-    files: TempFiles
+    files: UploadFiles
 
-    async def open(self, image_path: str) -> OpenTemp:
+    async def open(self, image_path: str) -> OpenUpload:
         """Open a temporary file; the caller closes it.
 
         Raises:

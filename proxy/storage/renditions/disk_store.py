@@ -1,4 +1,4 @@
-"""Renditions on disk. The directory is the index: nothing is loaded at the start or can go stale."""
+"""Renditions on disk. The directory is the index, so nothing is loaded at the start."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from proxy.domain.formats import TRAITS
 from proxy.domain.variant import Variant
 
 SHARDS = 256
+_TEMPORARY = "tmp"
 _BLOCK_BYTES = 4096
 
 
@@ -54,7 +55,7 @@ class RenditionPaths:
     @property
     def temporary(self) -> str:
         """The directory of files being written, on the same file system as the renditions."""
-        return f"{self.root}/tmp"
+        return f"{self.root}/{_TEMPORARY}"
 
     @property
     def purges(self) -> str:

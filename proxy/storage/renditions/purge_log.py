@@ -74,7 +74,7 @@ class PurgeLog:
             os.close(descriptor)
 
     def _append(self, line: bytes) -> bool:
-        """Append a line; return False if the file was renamed, by another process or by this call."""
+        """Append a line; return False if another process or this call renamed the file."""
         with _open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # Another process may have renamed the file between open and flock.

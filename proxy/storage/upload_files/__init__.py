@@ -1,1 +1,1 @@
-"""Uploads: temporary files of pictures that are not processed yet, below one root."""
+"""Uploaded files that wait for the ingest worker, in folders below one root."""

@@ -1,7 +1,7 @@
-"""Temporary files on the disk. Blocking, and safe to use from several threads.
+"""Writes, opens, lists and deletes uploaded files. All functions block and are thread-safe.
 
-What was begun in a thread may go on after its caller has left; so each file has a lock, and what
-comes later waits for what came before.
+Every path is opened by descriptor from the root without following symbolic links; see
+`proxy.runtime.safe_open`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy.runtime.safe_open import (
     sync_directory,
 )
 from proxy.runtime.tempfiles import TempFile, is_tempfile_name, write_all
+from proxy.storage.renditions.open_file import OpenFile
 from proxy.storage.upload_files.names import FOLDERS, TempName
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -31,35 +32,39 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TempfileListing(NamedTuple):
-    """What is below the root."""
+    """The files below the root."""
 
     files: Mapping[TempName, os.stat_result]
-    parts: Mapping[str, os.stat_result]
-    """Files that grow, or were left behind as they grew, by ``folder/name``."""
+    unfinished: Mapping[TempName, os.stat_result]
+    """Files that are being written on a file system without O_TMPFILE, or were left behind."""
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """What the system says of temporary files, as the error tree has it."""
+    """Raise the `UploadStorageError` that describes an OSError of the block."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise UploadStorageFull("there is no room for another upload now") from error
-        raise UploadStorageError("uploads cannot be stored or read now") from error
+            raise UploadStorageFull("The disk for uploads is full. Retry later.") from error
+        raise UploadStorageError("The uploads cannot be read or written. Retry later.") from error
 
 
-class GrowingFile:
-    """A file that is written piece by piece; unless it is settled, it is gone in the end."""
+class UploadWriter:
+    """A file without a name until `publish`; it is deleted at the end unless it is retained.
+
+    A call that its caller abandoned after a time-out may still run in a thread. The lock makes
+    later calls wait for it, and after `end` every call raises OSError.
+    """
 
     def __init__(self, root: str, folder: str) -> None:
-        """Create it, and its folder if that is missing; the root must exist.
+        """Create the file, and its folder if that is missing.
 
         Raises:
-            OSError: it cannot be created.
+            OSError: the root does not exist, or the file cannot be created.
         """
         self._lock = Lock()
-        self._kept: str | None = None
+        self._published: str | None = None
         self._ended = False
         with descended(root) as top:
             make_directories(top, [folder])
@@ -70,84 +75,64 @@ class GrowingFile:
             os.close(self._parent)
             raise
 
-    def write(self, data: bytes) -> None:
-        """Append all bytes."""
-        with self._lock:
-            self._check_open()
-            write_all(self._file.descriptor, data)
+    def write(self, content: bytes) -> None:
+        """Append all of ``content``."""
+        with self._open():
+            write_all(self._file.descriptor, content)
 
-    def keep(self, name: str) -> None:
-        """Give the complete file its name, durably; it never replaces another file."""
-        with self._lock:
-            self._check_open()
+    def publish(self, name: str) -> None:
+        """Give the file its name, durably; raises FileExistsError if the name is in use."""
+        with self._open():
+            # The content is synchronised before the name exists and the directory after that, so
+            # after a power cut the name never refers to an incomplete file.
             os.fsync(self._file.descriptor)
             self._file.link(name, dir_fd=self._parent)
-            self._kept = name
+            self._published = name
             sync_directory(self._parent)
 
-    def _check_open(self) -> None:
-        # Work that a thread runs after the end would find another file under these descriptors.
-        if self._ended:
-            raise OSError(errno.EBADF, "the upload has ended")
-
-    def end(self, *, settled: bool) -> None:
-        """Close it, and remove it unless it is settled."""
-        with self._lock:
-            self._check_open()
+    def end(self, *, retain: bool) -> None:
+        """Close the file, and delete it unless it is published and ``retain`` is true."""
+        with self._open():
             self._ended = True
             try:
                 self._file.close()
-                if self._kept is not None and not settled:
+                if not retain and self._published is not None:
                     with suppress(FileNotFoundError):
-                        os.unlink(self._kept, dir_fd=self._parent)
+                        os.unlink(self._published, dir_fd=self._parent)
             finally:
                 os.close(self._parent)
 
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._lock:
+            # The descriptors of an ended file may belong to another file by now.
+            if self._ended:
+                raise OSError(errno.EBADF, "the upload has ended")
+            yield
 
-def open_to_read(root: str, where: TempName) -> ReadFile:
-    """A temporary file; the caller closes it.
+
+def open_upload(root: str, where: TempName) -> tuple[OpenFile, int]:
+    """Open an uploaded file; return it and its modification time in nanoseconds.
 
     Raises:
         PendingNotFound: there is no such regular file.
         OSError: it cannot be opened.
     """
     try:
-        return ReadFile(root, where)
+        with descended(root) as top, parent_opened(top, [where.folder]) as parent:
+            descriptor, status = open_regular(parent, where.name)
+            return OpenFile(descriptor, status.st_size), status.st_mtime_ns
     except OSError as error:
         if isinstance(error, NotRegular) or error.errno in _ABSENT:
             raise PendingNotFound("there is no such temporary file") from error
         raise
 
 
-class ReadFile:
-    """A temporary file that is read; it may be removed meanwhile."""
-
-    def __init__(self, root: str, where: TempName) -> None:
-        """Open it; raises OSError where there is no such regular file."""
-        self._lock = Lock()
-        self._closed = False
-        with descended(root) as top, parent_opened(top, [where.folder]) as parent:
-            self.descriptor, status = open_regular(parent, where.name)
-        self.byte_size = status.st_size
-        self.changed_ns = status.st_mtime_ns
-
-    def read(self, at: int, count: int) -> bytes:
-        """Up to ``count`` bytes from ``at`` on."""
-        with self._lock:
-            return b"" if self._closed else os.pread(self.descriptor, count, at)
-
-    def close(self) -> None:
-        """Close it, after the read under way."""
-        with self._lock:
-            self._closed = True
-            os.close(self.descriptor)
-
-
-def remove(root: str, folder: str, name: str) -> bool:
-    """Take a file away; False where there is none."""
+def remove(root: str, where: TempName) -> bool:
+    """Delete a file; return False if there is none."""
     try:
-        with descended(root) as top, parent_opened(top, [folder]) as parent:
-            os.unlink(name, dir_fd=parent)
+        with descended(root) as top, parent_opened(top, [where.folder]) as parent:
+            os.unlink(where.name, dir_fd=parent)
     except OSError as error:
         if error.errno in _ABSENT or error.errno == errno.EISDIR:
             return False
@@ -155,26 +140,24 @@ def remove(root: str, folder: str, name: str) -> bool:
     return True
 
 
-def look(root: str) -> TempfileListing:
-    """All regular files in our folders."""
+def list_uploads(root: str) -> TempfileListing:
+    """Return all regular files in the folders of uploads."""
     files: dict[TempName, os.stat_result] = {}
-    parts: dict[str, os.stat_result] = {}
+    unfinished: dict[TempName, os.stat_result] = {}
     for folder in FOLDERS:
-        for name, status in _listed(root, folder):
-            if is_tempfile_name(name):
-                parts[f"{folder}/{name}"] = status
-            else:
-                files[TempName(folder, name)] = status
-    return TempfileListing(files, parts)
+        for name, status in _regular_files(root, folder):
+            target = unfinished if is_tempfile_name(name) else files
+            target[TempName(folder, name)] = status
+    return TempfileListing(files, unfinished)
 
 
-def _listed(root: str, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The files of a folder; none where it is not there."""
+def _regular_files(root: str, folder: str) -> Iterator[tuple[str, os.stat_result]]:
     with suppress(FileNotFoundError), descended(root) as top:
         descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | DIRECTORY, dir_fd=top)
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
+                    # Files that disappear meanwhile are skipped.
                     with suppress(OSError):
                         if entry.is_file(follow_symlinks=False):
                             yield entry.name, entry.stat(follow_symlinks=False)

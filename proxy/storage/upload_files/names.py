@@ -1,4 +1,4 @@
-"""Names of temporary files; no client's text is in one. Pure, but for chance."""
+"""Builds and parses the names of uploaded files. A name contains no text of a client."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 SUFFIXES: Mapping[str, str] = MappingProxyType(
     {kind: "jpg" if kind == "jpeg" else kind for kind in SOURCE_MEDIA_TYPES}
 )
-"""By the names that `proxy.domain.formats.sniff` gives."""
+"""Suffixes by the type that `proxy.domain.formats.sniff` returns."""
 
-_CHANCES = 10**12
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
 
 
 class TempName(NamedTuple):
-    """Where a temporary file is below the root."""
+    """The path of an uploaded file below the root."""
 
     folder: str
     name: str
 
     @property
     def image_path(self) -> str:
-        """As ``pending_images`` has it."""
+        """The path as ``pending_images`` stores it."""
         return f"{TEMP_PREFIX}{self.folder}/{self.name}"
 
 
 def new_temp_name(field: UploadField, *, user_id: int, source_type: str, at: float) -> TempName:
-    """``{userId}-{type}-{timestamp}-{random}.{ext}``; ``at`` is in seconds since the epoch."""
-    chance = secrets.randbelow(_CHANCES)
-    name = f"{user_id}-{field.kind}-{int(at)}-{chance:012}.{SUFFIXES[source_type]}"
+    """Return ``{userId}-{type}-{timestamp}-{random}.{ext}``; ``at`` is in seconds since 1970."""
+    number = secrets.randbelow(10**12)
+    name = f"{user_id}-{field.kind}-{int(at)}-{number:012}.{SUFFIXES[source_type]}"
     return TempName(field.folder, name)
 
 
 def temp_name(image_path: str) -> TempName | None:
-    """What a path of ``pending_images`` names here; None for what is not in our folders."""
+    """Parse a path of ``pending_images``; return None if it is not in one of our folders."""
     folder, _, name = image_path.removeprefix(TEMP_PREFIX).partition("/")
     if not image_path.startswith(TEMP_PREFIX) or folder not in FOLDERS:
         return None

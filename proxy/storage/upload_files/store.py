@@ -1,22 +1,21 @@
-"""`TempFiles`: temporary files, written and read without the loop waiting for a disk."""
+"""Asynchronous access to uploaded files; the disk never blocks the event loop."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from proxy.domain.errors import SmartserveError, UploadStorageError
+from proxy.runtime.thread_pool import ThreadPool
+from proxy.storage.renditions.open_file import OpenFile
 from proxy.storage.upload_files.files import (
-    GrowingFile,
-    ReadFile,
     TempfileListing,
-    look,
-    open_to_read,
+    UploadWriter,
+    list_uploads,
+    open_upload,
     remove,
     translated,
 )
@@ -29,149 +28,124 @@ _T = TypeVar("_T")
 
 
 class IncomingFile:
-    """A file that comes in; nothing of it stays unless it is kept and settled."""
+    """An upload that is being received; it is deleted unless it is published and retained."""
 
-    def __init__(self, files: TempFiles, growing: GrowingFile) -> None:
+    def __init__(self, files: UploadFiles, writer: UploadWriter) -> None:
         self._files = files
-        self.growing = growing
-        self._waiting = bytearray()
+        self._writer = writer
+        self._pending = bytearray()
         self.byte_size = 0
-        self.settled = False
-        """Whether it stays; to be set when a row names it, or may name it."""
+        self.retain = False
+        """Whether to keep the published file; set it when a row names it or may name it."""
 
-    async def write(self, data: bytes) -> None:
-        """Take a piece; it is written with others.
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes; they are written in pieces of at least 256 KiB.
 
         Raises:
-            UploadStorageError: it cannot be written; the kind says whether for want of room.
+            UploadStorageError: the disk is full, failed or did not answer in time.
         """
-        self.byte_size += len(data)
-        self._waiting += data
-        if len(self._waiting) >= _PIECE_BYTES:
+        self.byte_size += len(chunk)
+        self._pending += chunk
+        if len(self._pending) >= _PIECE_BYTES:
             await self._flush()
 
-    async def keep(self, where: TempName) -> None:
-        """Put it under its name, whole and on the disk. Raises as `write` does."""
+    async def publish(self, where: TempName) -> None:
+        """Give the complete file its name, durably; raises as `write` does."""
         await self._flush()
-        await self._files.run(partial(self.growing.keep, where.name))
+        await self._files.run(partial(self._writer.publish, where.name))
 
     async def _flush(self) -> None:
-        data, self._waiting = bytes(self._waiting), bytearray()
-        await self._files.run(partial(self.growing.write, data))
+        content, self._pending = bytes(self._pending), bytearray()
+        await self._files.run(partial(self._writer.write, content))
 
 
-class OpenTemp:
-    """A temporary file that is read."""
+class OpenUpload:
+    """An uploaded file that is open for reading."""
 
-    def __init__(self, files: TempFiles, opened: ReadFile) -> None:
+    def __init__(self, files: UploadFiles, file: OpenFile, changed_ns: int) -> None:
         self._files = files
-        self._opened = opened
-        self.byte_size = opened.byte_size
-        self.descriptor = opened.descriptor
-        self.version = f"{opened.changed_ns:x}-{opened.byte_size:x}"
-        """Another file under the same name has another one."""
+        self._file = file
+        self.byte_size = file.length
+        self.version = f"{changed_ns:x}-{file.length:x}"
+        """Differs if another file gets the same name."""
+        self.close = file.close
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes from ``start`` up to ``stop``, in pieces.
+        """Yield the bytes from ``start`` up to ``stop`` in pieces.
 
         Raises:
             UploadStorageError: the file cannot be read to that end.
         """
         while start < stop:
             count = min(_PIECE_BYTES, stop - start)
-            piece = await self._files.run(partial(self._opened.read, start, count))
+            piece = await self._files.run(partial(self._file.pread, count, start))
             if not piece:
-                raise UploadStorageError("the temporary file is shorter than it was")
+                raise UploadStorageError("The uploaded file was truncated while it was read.")
             start += len(piece)
             yield piece
 
-    def close(self) -> None:
-        """Close it, in a thread, after the read under way."""
-        self._files.later(self._opened.close)
 
-
-class TempFiles:
-    """Files in the folders of uploads, below one root.
-
-    What a thread has begun is not waited for beyond ``timeout_s``; what cleans up behind it comes
-    after it.
-    """
+class UploadFiles:
+    """Files in the folders of uploads below one root."""
 
     def __init__(self, root: Path, *, timeout_s: float) -> None:
-        """The root has to be there by the time it is used."""
+        """The root may be created later; each call waits at most ``timeout_s`` for the disk."""
         self._root = str(root.absolute())
-        self._timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="uploads")
+        self._threads = ThreadPool("uploads", count=_THREADS, timeout_s=timeout_s)
 
     @asynccontextmanager
     async def incoming(self, folder: str) -> AsyncIterator[IncomingFile]:
-        """A new file in a folder, for the length of a block.
+        """Create a file in a folder for the duration of the block.
 
         Raises:
-            UploadStorageError: it cannot be made.
+            UploadStorageError: the file cannot be created.
         """
-        make = partial(GrowingFile, self._root, folder)
-        growing = await self.run(make, release=partial(GrowingFile.end, settled=False))
-        incoming = IncomingFile(self, growing)
+        create = partial(UploadWriter, self._root, folder)
+        writer = await self.run(create, release=partial(UploadWriter.end, retain=False))
+        incoming = IncomingFile(self, writer)
         try:
             yield incoming
         finally:
-            await self._end(incoming)
+            # Even if this await is cancelled, the thread ends the file.
+            with suppress(SmartserveError):
+                await self.run(partial(writer.end, retain=incoming.retain))
 
-    async def _end(self, incoming: IncomingFile) -> None:
-        """Close a file; whoever is cancelled meanwhile leaves the thread to it."""
-        with suppress(SmartserveError):
-            await self.run(partial(incoming.growing.end, settled=incoming.settled))
-
-    async def open(self, where: TempName) -> OpenTemp:
-        """Open a temporary file; the caller closes it.
+    async def open(self, where: TempName) -> OpenUpload:
+        """Open an uploaded file; the caller closes it.
 
         Raises:
             PendingNotFound: there is no such regular file.
-            UploadStorageError: it cannot be read now.
+            UploadStorageError: it cannot be read.
         """
-        opened = await self.run(partial(open_to_read, self._root, where), release=ReadFile.close)
-        return OpenTemp(self, opened)
+        work = partial(open_upload, self._root, where)
+        file, changed_ns = await self.run(work, release=lambda late: late[0].close())
+        return OpenUpload(self, file, changed_ns)
 
     async def remove(self, where: TempName) -> bool:
-        """Take a temporary file away; False where there is none.
+        """Delete an uploaded file; return False if there is none.
 
         Raises:
-            UploadStorageError: it cannot be removed now.
+            UploadStorageError: it cannot be deleted.
         """
-        return await self.run(partial(remove, self._root, where.folder, where.name))
+        return await self.run(partial(remove, self._root, where))
 
-    async def look(self) -> TempfileListing:
-        """All that is there. Raises as `remove` does."""
-        return await self.run(partial(look, self._root))
+    async def list_files(self) -> TempfileListing:
+        """Return all files; raises UploadStorageError."""
+        return await self.run(partial(list_uploads, self._root))
 
     async def aclose(self) -> None:
-        """Take no more work; what hangs in a dead file system is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=False)
-
-    def later(self, work: Callable[[], object]) -> None:
-        """Do something in a thread that nobody waits for."""
-        self._threads.submit(work)
+        """Reject further calls; a call that hangs in a dead file system is not waited for."""
+        await self._threads.aclose(wait_s=0)
 
     async def run(
-        self, work: Callable[[], _T], *, release: Callable[[_T], None] | None = None
+        self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
     ) -> _T:
-        """One thread hop; what comes after a time-out or a cancellation is released.
+        """Run ``work`` in a thread, to its end even after a time-out or a cancellation.
+
+        ``release`` receives a result that nobody waits for any more.
 
         Raises:
-            UploadStorageError: the disk says no, or nothing in time.
+            UploadStorageError: the disk failed or did not answer in time.
         """
-        job = self._threads.submit(work)
-        try:
-            with translated():
-                async with asyncio.timeout(self._timeout_s):
-                    return await asyncio.shield(asyncio.wrap_future(job))
-        except (asyncio.CancelledError, UploadStorageError):
-            if release is not None:
-                job.add_done_callback(partial(_release, release))
-            raise
-
-
-def _release(release: Callable[[_T], None], job: Future[_T]) -> None:
-    if not job.cancelled() and job.exception() is None:
-        release(job.result())
+        with translated():
+            return await self._threads.finish(work, release=release)

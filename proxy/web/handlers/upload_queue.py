@@ -21,7 +21,7 @@ from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus,
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
-from proxy.storage.upload_files.store import OpenTemp
+from proxy.storage.upload_files.store import OpenUpload
 from proxy.web.auth.api_key import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import NO_STORE, PRIVATE, Header
@@ -141,7 +141,7 @@ class MediaApiHandler:
             raise
 
 
-async def _file_answer(request: web.Request, opened: OpenTemp, name: str) -> Answer:
+async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> Answer:
     """Return the response for an open file. It closes the file when it has been sent."""
     etag, length = f'"{opened.version}"', opened.byte_size
     headers: list[Header] = [
@@ -175,7 +175,7 @@ async def _file_answer(request: web.Request, opened: OpenTemp, name: str) -> Ans
     )
 
 
-async def _media_type(opened: OpenTemp) -> str:
+async def _media_type(opened: OpenUpload) -> str:
     """Return the type by the first bytes; the client's own statement cannot be trusted."""
     head = b"".join([piece async for piece in opened.chunks(0, min(opened.byte_size, SNIFF_BYTES))])
     return SOURCE_MEDIA_TYPES.get(sniff(head) or "", "application/octet-stream")

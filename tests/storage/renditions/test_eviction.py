@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.disk_state import DiskUsage
+from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.eviction import EvictionCandidate, EvictionPlan
 from proxy.storage.renditions.paths import UsageChange
 from proxy.storage.renditions.tiered_store import TieredStore
