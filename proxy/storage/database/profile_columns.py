@@ -23,6 +23,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from proxy.domain.pending_image import PendingStatus
 from proxy.storage.database.tables import (
+    MYSQL_OPTIONS,
     auto_id,
     created_at,
     foreign_id,
@@ -49,6 +50,7 @@ pending_images = Table(
     created_at(),
     updated_at(),
     sqlite_autoincrement=True,
+    **MYSQL_OPTIONS,
 )
 
 
@@ -84,10 +86,10 @@ COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = MappingProxyType(
 
 def _profile(name: str, *paths: str) -> Table:
     columns = (Column(path, String(500)) for path in paths)
-    return Table(name, metadata, foreign_id("user_id"), *columns)
+    return Table(name, metadata, foreign_id("user_id"), *columns, **MYSQL_OPTIONS)
 
 
-_TABLES: Mapping[str, Table] = MappingProxyType(
+PROFILE_TABLES: Mapping[str, Table] = MappingProxyType(
     {
         "user_profiles": _profile("user_profiles", "profile_image_path", "header_image_path"),
         "artist_profiles": _profile("artist_profiles", "logo_path"),
@@ -99,6 +101,7 @@ _TABLES: Mapping[str, Table] = MappingProxyType(
             required("user_id", BigInteger),
             Column("media_path", String(500)),
             created_at(),
+            **MYSQL_OPTIONS,
         ),
     }
 )
@@ -108,7 +111,7 @@ def existing_columns(connection: Connection) -> frozenset[ProfileColumn]:
     """Return the columns that the database has; one of another program may lack some."""
     inspector = inspect(connection)
     found = set()
-    for table in _TABLES:
+    for table in PROFILE_TABLES:
         try:
             names = {column["name"] for column in inspector.get_columns(table)}
         except NoSuchTableError:
@@ -119,26 +122,26 @@ def existing_columns(connection: Connection) -> frozenset[ProfileColumn]:
 
 def replace_value(column: ProfileColumn, old: str, new: str | None) -> Executable:
     """Build an UPDATE of every row whose column equals ``old``."""
-    table = _TABLES[column.table]
+    table = PROFILE_TABLES[column.table]
     target = table.c[column.name]
     return table.update().where(target == old).values({target: new})
 
 
 def profile_exists(column: ProfileColumn, user_id: int) -> Executable:
     """Build a SELECT that returns a row if the user has a profile."""
-    table = _TABLES[column.table]
+    table = PROFILE_TABLES[column.table]
     return select(literal(1)).select_from(table).where(table.c.user_id == user_id)
 
 
 def update_profile(column: ProfileColumn, user_id: int, path: str) -> Executable:
     """Build an UPDATE of the user's profile; it changes nothing if there is none."""
-    table = _TABLES[column.table]
+    table = PROFILE_TABLES[column.table]
     return table.update().where(table.c.user_id == user_id).values({table.c[column.name]: path})
 
 
 def upsert_profile(column: ProfileColumn, user_id: int, path: str, *, dialect: str) -> Executable:
     """Build one statement that updates the user's profile or inserts it."""
-    table, values = _TABLES[column.table], {"user_id": user_id, column.name: path}
+    table, values = PROFILE_TABLES[column.table], {"user_id": user_id, column.name: path}
     if column is SITE:
         return table.insert().values(values)
     # UPDATE then INSERT would deadlock in InnoDB: two updates of missing rows lock the same gap,

@@ -1,7 +1,7 @@
 """Defines the tables of the media database, and the column builders that all tables share.
 
 Three tables follow the requirements document; the others are our own. The queries are built from
-these definitions. The migrations create the tables from frozen copies; a test compares both.
+these definitions, and the migrations create the tables from them.
 """
 
 from __future__ import annotations
@@ -108,6 +108,9 @@ def _fact_columns() -> list[Column[Any]]:
 
 _JSON = JSON(none_as_null=True)
 
+# The server's default may be another engine, or a character set that cannot store every name.
+MYSQL_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
+
 metadata = MetaData()
 
 media_files = Table(
@@ -126,6 +129,7 @@ media_files = Table(
     created_at(),
     updated_at(),
     sqlite_autoincrement=True,
+    **MYSQL_OPTIONS,
 )
 
 media_facts = Table(
@@ -137,6 +141,7 @@ media_facts = Table(
     required("source_path", String(500)),
     required("row_version", String(64)),
     created_at("learned_at", nullable=False),
+    **MYSQL_OPTIONS,
 )
 
 processing_checklist = Table(
@@ -149,6 +154,7 @@ processing_checklist = Table(
     *(Column(f"{step}_attempts", Integer, server_default=text("0")) for step in Step),
     created_at(),
     updated_at(),
+    **MYSQL_OPTIONS,
 )
 
 media_ai_analysis = Table(
@@ -168,10 +174,15 @@ media_ai_analysis = Table(
     Column("raw_google_response", _JSON),
     Column("raw_gpt4_response", _JSON),
     created_at(),
+    **MYSQL_OPTIONS,
 )
 
 media_analysis_details = Table(
-    "media_analysis_details", metadata, foreign_id("media_id"), required("details", _JSON)
+    "media_analysis_details",
+    metadata,
+    foreign_id("media_id"),
+    required("details", _JSON),
+    **MYSQL_OPTIONS,
 )
 
 ingest_items = Table(
@@ -200,6 +211,7 @@ ingest_items = Table(
     required("updated_at", Double),
     Column("finished_at", Double),
     Index("ix_ingest_items_due", "state", "not_before"),
+    **MYSQL_OPTIONS,
 )
 
 # Smaller files of a medium, from which it is rendered while its source is missing. The key is the
@@ -213,4 +225,5 @@ media_fallbacks = Table(
     required("source_path", String(500)),
     *_fact_columns(),
     created_at("adopted_at", nullable=False),
+    **MYSQL_OPTIONS,
 )
