@@ -14,7 +14,7 @@ from proxy.storage.database.diagnostics import (
     driver_text,
     sqlite_file,
 )
-from proxy.storage.database.schema import standing
+from proxy.storage.database.schema import inspect_version
 
 _SLOW_S = 0.05
 _MAX_OFFSET_S, _FAR_OFFSET_S = 5.0, 60.0
@@ -66,7 +66,7 @@ async def check_schema(installation: Installation) -> Finding:
     for url, schema in installation.schemas:
         name = schema.version_table
         try:
-            found, pending = await standing(url, settings.database, schema=schema)
+            found, pending = await inspect_version(url, settings.database, schema=schema)
         except ConfigurationError as error:
             advice = "install the version of smartserve that upgraded it; it cannot be downgraded"
             return fail(f"{name}: {'; '.join(error.faults)}", advice)

@@ -74,7 +74,7 @@ class UrlReplacer:
                     unreadable.append(row.id)
                     continue
                 address = profile_image_url(self.base_url, media_id, size=_SIZE)
-                done = await database.replace_path(row, address, columns, dry=dry)
+                done = await database.replace_path(row, address, columns, dry_run=dry)
                 # None: another process has replaced this upload meanwhile.
                 if done is not None:
                     completed += 1

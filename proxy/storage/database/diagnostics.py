@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from sqlalchemy import literal_column, make_url, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import check_url, connected, dispose, open_engine, translated
+from proxy.storage.database.engine import check_url, dispose, open_engine, single_connection
 from proxy.storage.database.leased_writer import DatabaseClock
 from proxy.storage.database.transactions import transaction
 
@@ -65,7 +63,7 @@ async def describe_server(url: str, settings: DatabaseSettings) -> tuple[str, fl
     Raises:
         DatabaseUnavailable: the database cannot be reached or does not answer in time.
     """
-    async with _connect(url, settings) as connection:
+    async with single_connection(url, settings) as connection:
         times = []
         for _ in range(_PINGS):
             began = time.monotonic()
@@ -79,7 +77,7 @@ async def describe_server(url: str, settings: DatabaseSettings) -> tuple[str, fl
 
 async def clock_offset_s(url: str, settings: DatabaseSettings) -> float:
     """Return how far the database's clock is ahead of this machine's; raises as above."""
-    async with _connect(url, settings) as connection:
+    async with single_connection(url, settings) as connection:
         before = time.time()
         theirs = float((await connection.execute(select(DatabaseClock()))).scalar_one())
         # The database reads its clock about half way between the request and its answer.
@@ -106,7 +104,7 @@ async def denied_operations(
 async def _refusal(engine: AsyncEngine, settings: DatabaseSettings, query: str) -> str:
     """Run a statement and roll it back; return why it was refused, or an empty string."""
     try:
-        async with transaction(engine, settings, dry=True) as connection:
+        async with transaction(engine, settings, dry_run=True) as connection:
             await connection.execute(text(query))
     except DatabaseUnavailable as error:
         if not isinstance(error.__cause__, DBAPIError):
@@ -131,17 +129,3 @@ def driver_code(error: BaseException) -> int:
     inner = cause.orig if isinstance(cause, DBAPIError) else cause
     arguments = getattr(inner, "args", ())
     return arguments[0] if arguments and isinstance(arguments[0], int) else 0
-
-
-@asynccontextmanager
-async def _connect(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncConnection]:
-    engine = open_engine(url, settings)
-    try:
-        with translated(settings):
-            async with (
-                asyncio.timeout(settings.query_timeout_s),
-                connected(engine, settings) as connection,
-            ):
-                yield connection
-    finally:
-        await dispose(engine)

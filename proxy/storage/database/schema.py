@@ -76,11 +76,11 @@ async def upgrade(
 async def needs_upgrade(
     url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
 ) -> bool:
-    """Return whether `upgrade` has work to do; changes nothing and raises as `standing`."""
-    return (await standing(url, settings, schema=schema))[1]
+    """Return whether `upgrade` has work to do; changes nothing and raises as `inspect_version`."""
+    return (await inspect_version(url, settings, schema=schema))[1]
 
 
-async def standing(
+async def inspect_version(
     url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
 ) -> tuple[str | None, bool]:
     """Return the version of a schema, None if it has none, and whether `upgrade` has work to do.

@@ -34,11 +34,11 @@ async def transaction(
     settings: DatabaseSettings,
     *,
     lock: AbstractAsyncContextManager[None] = _NO_LOCK,
-    dry: bool = False,
+    dry_run: bool = False,
 ) -> AsyncIterator[AsyncConnection]:
     """Run a block in a transaction; the whole block ends within ``query_timeout_s``.
 
-    The timeout includes the wait for ``lock``. With ``dry`` the transaction is rolled back.
+    The timeout includes the wait for ``lock``. With ``dry_run`` the transaction is rolled back.
 
     Raises:
         DatabaseUnavailable: an error or the timeout occurred before the commit; nothing is stored.
@@ -58,9 +58,9 @@ async def transaction(
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
-                committing = not dry
+                committing = not dry_run
                 # If the block raises, the pool rolls back when the connection returns to it.
-                await (connection.rollback() if dry else connection.commit())
+                await (connection.rollback() if dry_run else connection.commit())
     except DatabaseUnavailable as error:
         if not committing or _rejected_by_sqlite(error):
             raise
@@ -108,7 +108,9 @@ class SqlDatabase:
         async with bounded_connection(self.engine, self.settings) as connection:
             return (await connection.execute(query, values)).all()
 
-    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry: bool = False) -> T:
+    async def run(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry_run: bool = False
+    ) -> T:
         """Run ``work`` in a transaction, up to five times while it collides with another one.
 
         Raises:
@@ -116,7 +118,7 @@ class SqlDatabase:
         """
 
         async def once() -> T:
-            begun = transaction(self.engine, self.settings, lock=self._lock, dry=dry)
+            begun = transaction(self.engine, self.settings, lock=self._lock, dry_run=dry_run)
             async with begun as connection:
                 return await work(connection)
 

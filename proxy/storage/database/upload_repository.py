@@ -212,12 +212,12 @@ class UploadRepository(SqlDatabase):
         address: str,
         columns: Collection[ProfileColumn],
         *,
-        dry: bool = False,
+        dry_run: bool = False,
     ) -> Mapping[ProfileColumn, int] | None:
         """Replace an upload's path in the profiles by its address, and mark it as complete.
 
         Return the number of changed rows by column, or None if another process has changed the
-        upload since ``pending`` was read. With ``dry`` everything is rolled back.
+        upload since ``pending`` was read. With ``dry_run`` everything is rolled back.
         """
 
         async def work(connection: AsyncConnection) -> Mapping[ProfileColumn, int] | None:
@@ -232,7 +232,7 @@ class UploadRepository(SqlDatabase):
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
             return changed
 
-        return await self.run(work, dry=dry)
+        return await self.run(work, dry_run=dry_run)
 
     async def find_by_paths(self, paths: Collection[str]) -> Mapping[str, NamedTempfile]:
         """Return the newest row of each path that the queue has."""

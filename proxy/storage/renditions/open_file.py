@@ -21,13 +21,13 @@ class OpenFile:
     `close` did it, the number could be assigned to another file before the thread uses it.
     """
 
-    __slots__ = ("_closed", "_descriptor", "_lock", "_reads", "head", "length")
+    __slots__ = ("_closed", "descriptor", "_lock", "_reads", "head", "length")
 
     def __init__(self, descriptor: int, length: int) -> None:
         """Take ownership of the descriptor."""
         self.length = length
         self.head = os.pread(descriptor, SNIFF_BYTES, 0)
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._lock = Lock()
         self._reads = 0
         self._closed = False
@@ -39,7 +39,7 @@ class OpenFile:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._reads += 1
         try:
-            return os.pread(self._descriptor, length, offset)
+            return os.pread(self.descriptor, length, offset)
         finally:
             with self._lock:
                 self._reads -= 1
@@ -54,7 +54,7 @@ class OpenFile:
 
     def _close_if_unused(self) -> None:
         if self._closed and self._reads == 0:
-            os.close(self._descriptor)
+            os.close(self.descriptor)
 
 
 class FileRendition:

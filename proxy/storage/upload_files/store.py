@@ -68,6 +68,8 @@ class OpenUpload:
         self.byte_size = file.length
         self.version = f"{changed_ns:x}-{file.length:x}"
         """Differs if another file gets the same name."""
+        self.descriptor = file.descriptor
+        """Valid until `close`."""
         self.close = file.close
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:

@@ -217,7 +217,7 @@ def test_an_entry_ends_when_its_row_may_not_be_used_any_more(bench: Bench) -> No
 
 async def test_an_evicted_rendition_is_not_served(bench: Bench) -> None:
     plan = bench.keep("/serve/1")
-    await bench.store.memory.drop(plan.variant)
+    await bench.store.memory.delete(plan.variant)
     assert bench.find("/serve/1") is None
 
 
