@@ -14,8 +14,8 @@ from proxy.library.adoption.file_names import NameReader
 from proxy.library.adoption.inventory import TreeInventory
 from proxy.library.adoption.placement import FilePlacement
 from proxy.settings import Settings
-from proxy.storage.originals.local_store import LocalSources
-from proxy.storage.originals.paths import names_below
+from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.naming import names_below
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def open_adopter(
 ) -> AsyncIterator[TreeAdopter]:
     """Who takes the pictures of a tree over."""
     section = rooms.settings.storage
-    tree = LocalSources(place.root, section.model_copy(update={"strip_prefix": ""}))
+    tree = LocalOriginals(place.root, section.model_copy(update={"strip_prefix": ""}))
     try:
         yield TreeAdopter(
             catalogue=rooms.storage.catalogue,

@@ -20,7 +20,7 @@ from proxy.storage.database.diagnostics import sqlite_file
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
-from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.local_store import LocalOriginals
 
 _MARGIN_S = 5.0
 
@@ -43,7 +43,7 @@ async def open_installation(
         timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
         probe_of = partial(HttpProbe, timeout_s=timeout_s)
         server = await stack.enter_async_context(probe_of(url))
-        sources = LocalSources(settings.storage_root, settings.storage)
+        sources = LocalOriginals(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
         yield Installation(
             settings=settings,

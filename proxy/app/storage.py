@@ -19,7 +19,7 @@ from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.database.schema import MEDIA, DatabaseSchema, main_schema, needs_upgrade, upgrade
-from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.tiered_store import TieredStore
 
@@ -35,7 +35,7 @@ class StorageServices:
 
     catalogue: SqlMediaRepository
     database: CachedMediaRepository
-    sources: LocalSources
+    sources: LocalOriginals
     store: TieredStore
     forgetters: list[Callable[[int], None]]
     """Called with each medium that was purged, here or by another process."""
@@ -71,7 +71,7 @@ async def open_storage(
         )
         database = CachedMediaRepository(catalogue, settings.database)
         stack.push_async_callback(database.aclose)
-        sources = LocalSources(settings.storage_root, settings.storage)
+        sources = LocalOriginals(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         forgetters: list[Callable[[int], None]] = [database.invalidate]

@@ -21,7 +21,7 @@ from proxy.domain.errors import (
     SourceUnavailable,
 )
 from proxy.domain.media import MAX_MEDIA_ID, Media
-from proxy.storage.originals import SourceStore
+from proxy.storage.originals.local_store import LocalOriginals
 
 _SAMPLE = 20
 """Number of rows to check, the newest ones."""
@@ -76,7 +76,7 @@ async def inspect(installation: Installation) -> OriginalsSample:
     return OriginalsSample(root, empty, outcomes, await find_setting(root, path or ""))
 
 
-async def _open(sources: SourceStore, media: Media) -> SourceError | None:
+async def _open(sources: LocalOriginals, media: Media) -> SourceError | None:
     """Return None if one of the row's files can be opened, otherwise the first error."""
     first: SourceError | None = None
     for path in media.source_paths:

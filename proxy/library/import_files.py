@@ -27,7 +27,7 @@ from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.originals import OriginalStore
+from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 
@@ -67,7 +67,7 @@ class FileImporter:
     """Imports files; several calls may run at once."""
 
     catalogue: SqlMediaRepository
-    originals: OriginalStore
+    originals: LocalOriginals
     checker: SourceChecker
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _adding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)

@@ -16,7 +16,8 @@ from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.pending_job import Sink
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.storage.originals import OpenSource, SourceStore
+from proxy.storage.originals import OpenSource
+from proxy.storage.originals.local_store import LocalOriginals
 
 Result = TypeVar("Result")
 
@@ -56,7 +57,7 @@ class JobDispatcher:
     def __init__(
         self,
         *,
-        sources: SourceStore,
+        sources: LocalOriginals,
         pool: WorkerPool,
         admission: Admission,
         failures: FailureCache,

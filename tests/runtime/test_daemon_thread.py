@@ -65,7 +65,7 @@ async def test_as_many_go_on_as_are_begun() -> None:
 
 HANGS = (
     "in_daemon_thread(fifo.read_bytes)",
-    "LocalSources(fifo.parent, StorageSettings()).add('bulk/a.jpg', fifo)",
+    "LocalOriginals(fifo.parent, StorageSettings()).add('bulk/a.jpg', fifo)",
 )
 
 
@@ -78,7 +78,7 @@ def test_a_process_ends_with_a_call_that_hangs(hang: str, tmp_path: Path) -> Non
         "import asyncio, pathlib, sys\n"
         "from proxy.runtime.daemon_thread import in_daemon_thread\n"
         "from proxy.settings import StorageSettings\n"
-        "from proxy.storage.originals.local_store import LocalSources\n"
+        "from proxy.storage.originals.local_store import LocalOriginals\n"
         "async def main():\n"
         "    fifo = pathlib.Path(sys.argv[1])\n"
         f"    task = asyncio.create_task({hang})\n"

@@ -15,7 +15,7 @@ from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.serving.job_dispatch import JobDispatcher, JobResult
 from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
-from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.local_store import LocalOriginals
 from tests.web.plans import MEDIA
 
 BODY = b"not decoded here"
@@ -55,7 +55,7 @@ class Pool:
 def dispatcher(root: Path, pool: Pool, admission: Admission | None = None) -> JobDispatcher:
     (root / "image").write_bytes(BODY)
     return JobDispatcher(
-        sources=LocalSources(root, StorageSettings()),
+        sources=LocalOriginals(root, StorageSettings()),
         pool=pool,  # type: ignore[arg-type]
         admission=admission or Admission(WorkerSettings(count=1)),
         failures=FailureCache(failure_s=10, quarantine_s=60),

@@ -12,7 +12,7 @@ from proxy.ingest.steps import StepContext
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database.ingest_progress import StoredOriginal
-from proxy.storage.originals import OriginalStore
+from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.naming import original_path
 
 
@@ -23,7 +23,7 @@ class DownloadStep:
     context: StepContext
     api: MainApi
     checker: SourceChecker
-    originals: OriginalStore
+    originals: LocalOriginals
 
     async def __call__(self, item: LeasedItem) -> None:
         """Store the upload. From the commit on, the image is served."""

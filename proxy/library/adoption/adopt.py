@@ -23,7 +23,7 @@ from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.originals import SourceStore
+from proxy.storage.originals.local_store import LocalOriginals
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class TreeAdopter:
     """
 
     catalogue: SqlMediaRepository
-    tree: SourceStore
+    tree: LocalOriginals
     placement: FilePlacement
     checker: SourceChecker
     sizes: Mapping[str, SizeSpec]

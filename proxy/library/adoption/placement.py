@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from proxy.domain.errors import SourceChanged
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.library.adoption.inventory import FoundFile
-from proxy.storage.originals import OriginalStore, SourceStore
+from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.naming import HASH_DIGITS, readable
 
 
@@ -19,8 +19,8 @@ class FilePlacement:
     of a copy follows from content and day, so a second run finds the copies of an interrupted one.
     """
 
-    tree: SourceStore
-    originals: OriginalStore | None = None
+    tree: LocalOriginals
+    originals: LocalOriginals | None = None
 
     @property
     def copies(self) -> bool:

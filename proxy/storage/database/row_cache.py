@@ -18,7 +18,7 @@ from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 
-Clock = Callable[[], float]
+_COUNTS = ("hits", "misses", "negative_hits", "stale_answers", "refused_saves")
 _T = TypeVar("_T")
 
 
@@ -29,21 +29,24 @@ class _Entry:
 
 
 class CachedMediaRepository:
-    """Rows that were found, kept for a while; implements `proxy.storage.database.MediaRepository`.
+    """A `MediaRepository` that caches the rows of another one.
 
-    A row is valid for ``row_ttl_s``, and is kept beyond that, up to ``max_rows`` of them, for the
-    time when the database fails: then it goes on being given, at once. That an id has no row is
-    believed for ``negative_ttl_s``.
+    A row is fresh for ``row_ttl_s``. Up to ``max_rows`` rows are kept longer and returned while the
+    database fails. A missing row is cached for ``negative_ttl_s``.
 
-    Facts that the database refuses are kept here: readers get them, and they are offered again
-    when the row is next read. A refused write does not keep rows from being read, so an account
-    that may only read is served as well.
+    Facts that the database rejects are kept in memory: readers get them, and they are written again
+    when the row is next read. Reads and writes have separate circuit breakers, so an account
+    without write privileges can still serve images.
     """
 
     def __init__(
-        self, inner: MediaRepository, settings: DatabaseSettings, *, clock: Clock = time.monotonic
+        self,
+        inner: MediaRepository,
+        settings: DatabaseSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Stand before ``inner``, which remains the caller's to close."""
+        """Wrap ``inner``, which the caller closes."""
         self._inner = inner
         self._settings = settings
         self._clock = clock
@@ -54,22 +57,21 @@ class CachedMediaRepository:
         self._unsaved: LRUCache[int, MediaFacts] = LRUCache(settings.max_rows)
         self._reads = CircuitBreaker("database_reads", pause_s=settings.breaker_s, clock=clock)
         self._writes = CircuitBreaker("database_writes", pause_s=settings.breaker_s, clock=clock)
-        self._flights: dict[int, asyncio.Task[Media | None]] = {}
+        self._queries: dict[int, asyncio.Task[Media | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts: Counter[str] = Counter()
 
     async def aclose(self) -> None:
-        """End the queries that are under way; those who wait for them are cancelled."""
+        """Cancel the running queries and their callers."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def find(self, media_id: int) -> Media | None:
-        """The row with its facts, or None; where the database fails, the row as last seen.
+        """Return the row with its facts, or None; while the database fails, the last known row.
 
-        Those who ask for one row at the same time share one query, which goes on for the others
-        when one of them is cancelled.
+        Simultaneous calls for one row share one query. A cancelled call does not cancel it.
         """
         entry = self._rows.get(media_id)
         if entry is not None and self._clock() < entry.valid_until:
@@ -79,14 +81,21 @@ class CachedMediaRepository:
             self._counts["negative_hits"] += 1
             return None
         self._counts["misses"] += 1
+        # While the database fails, no caller waits for its timeout if there is an older row.
         if entry is not None and self._reads.failing:
-            return self._answer_stale(entry)
-        return await self._ask(media_id)
+            return self._stale(entry)
+        try:
+            return await asyncio.shield(self._query(media_id))
+        except DatabaseUnavailable:
+            entry = self._rows.get(media_id)
+            if entry is None:
+                raise
+            return self._stale(entry)
 
     def peek(self, media_id: int) -> tuple[Media, float] | None:
-        """A row, and until when by the clock it may be used without `find`; None where it asks.
+        """Return a row and the time of the clock until which `find` would return it unchanged.
 
-        While the database fails, that is the time when it is asked again. Not counted as a hit.
+        Return None if `find` would run a query. Does not count as a hit.
         """
         entry = self._rows.get(media_id)
         if entry is None:
@@ -95,117 +104,98 @@ class CachedMediaRepository:
         return (entry.media, until) if self._clock() < until else None
 
     def invalidate(self, media_id: int) -> None:
-        """Drop all that is known of a row, so that it is read again."""
-        self._flights.pop(media_id, None)
-        self._rows.pop(media_id, None)
-        self._absent.pop(media_id, None)
-        self._unsaved.pop(media_id, None)
+        """Drop everything that is cached of a row, so that it is read again."""
+        for cache in (self._queries, self._rows, self._absent, self._unsaved):
+            cache.pop(media_id, None)
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
-        """Keep facts, which readers see at once.
+        """Store facts; readers see them at once.
 
-        A database that refuses them is counted and not raised: the facts serve from memory.
+        If the database rejects them, this is counted and not raised: memory serves them.
         """
-        self._put_facts(media_id, facts)
+        self._set_facts(media_id, facts)
         try:
             await self._write(media_id, facts)
         finally:
-            # Again: a query begun meanwhile may have brought the row back as it was.
-            self._put_facts(media_id, facts)
+            # Again, because a query that began meanwhile may have cached the row without them.
+            self._set_facts(media_id, facts)
 
     async def delete_facts(self, media_id: int) -> None:
-        """Drop facts, at once for readers.
+        """Delete facts; readers do not see them any more.
 
         Raises:
-            DatabaseUnavailable: the database still has them; they return when the row is read.
+            DatabaseUnavailable: the database still has them, and the next query returns them.
         """
         self._unsaved.pop(media_id, None)
-        self._put_facts(media_id, None)
+        self._set_facts(media_id, None)
         try:
             await self._inner.delete_facts(media_id)
         finally:
-            self._put_facts(media_id, None)
+            self._set_facts(media_id, None)
 
     async def ping(self) -> None:
-        """Return when the database itself answers; past cache and breaker."""
+        """Return when the database itself answers; bypasses the cache and the breakers."""
         await self._inner.ping()
 
     def statistics(self) -> Mapping[str, float]:
-        """Answers by kind, saves that were refused, what is kept, and 1 while the reads fail."""
+        """Return answers by kind, rejected saves, cached items, and 1 while reads fail."""
         return {
-            "hits": self._counts["hits"],
-            "misses": self._counts["misses"],
-            "negative_hits": self._counts["negative_hits"],
-            "stale_answers": self._counts["stale_answers"],
-            "refused_saves": self._counts["refused_saves"],
+            **{name: self._counts[name] for name in _COUNTS},
             "items": len(self._rows),
             "negative_items": len(self._absent),
             "unsaved_items": len(self._unsaved),
             "failing": int(self._reads.failing),
         }
 
-    async def _ask(self, media_id: int) -> Media | None:
-        """Wait for the query, own or joined; the shield keeps a waiter's end from ending it."""
-        try:
-            return await asyncio.shield(self._flight(media_id))
-        except DatabaseUnavailable:
-            entry = self._rows.get(media_id)
-            if entry is None:
-                raise
-            return self._answer_stale(entry)
-
-    def _answer_stale(self, entry: _Entry) -> Media:
-        """Give a row as last seen, and leave behind the query that finds the database back."""
+    def _stale(self, entry: _Entry) -> Media:
+        """Return a row of unknown age, and query the database in the background."""
         self._counts["stale_answers"] += 1
         if not self._reads.open:
-            self._flight(entry.media.id)
+            self._query(entry.media.id)
         return entry.media
 
-    def _flight(self, media_id: int) -> asyncio.Task[Media | None]:
-        flight = self._flights.get(media_id)
-        if flight is None:
-            flight = self._flights[media_id] = self._spawn(self._query(media_id))
-        return flight
+    def _query(self, media_id: int) -> asyncio.Task[Media | None]:
+        """Return the running query for a row, or start one."""
+        query = self._queries.get(media_id)
+        if query is None:
+            query = self._queries[media_id] = self._spawn(self._read(media_id))
+        return query
 
-    async def _query(self, media_id: int) -> Media | None:
-        """Ask the database; the answer is kept unless a write overtook it."""
-        flight = asyncio.current_task()
+    async def _read(self, media_id: int) -> Media | None:
+        query = asyncio.current_task()
         try:
             with self._attempt(self._reads):
                 media = await self._inner.find(media_id)
             if media is not None:
                 media = self._with_unsaved(media)
-            if self._flights.get(media_id) is flight:
-                self._keep(media_id, media)
+            # A write during the query has unregistered it: its result may be out of date.
+            if self._queries.get(media_id) is query:
+                self._store(media_id, media)
             return media
         finally:
-            if self._flights.get(media_id) is flight:
-                del self._flights[media_id]
+            if self._queries.get(media_id) is query:
+                del self._queries[media_id]
 
     @contextmanager
     def _attempt(self, breaker: CircuitBreaker) -> Iterator[None]:
-        """Report the result of a query to a breaker.
-
-        Raises:
-            DatabaseUnavailable: immediately, if the breaker is open.
-        """
         if breaker.open:
             raise DatabaseUnavailable(
-                "The media database has just failed.", retry_after_s=self._settings.retry_after_s
+                "The database has just failed. Retry later.",
+                retry_after_s=self._settings.retry_after_s,
             )
         with breaker.attempt(DatabaseUnavailable):
             yield
 
-    def _keep(self, media_id: int, media: Media | None) -> None:
+    def _store(self, media_id: int, media: Media | None) -> None:
         if media is None:
             self._rows.pop(media_id, None)
             self._absent[media_id] = True
         else:
             self._rows[media_id] = _Entry(media, self._clock() + self._settings.row_ttl_s)
 
-    def _put_facts(self, media_id: int, facts: MediaFacts | None) -> None:
-        """Change the row in memory; a query under way, which may not know yet, is not kept."""
-        self._flights.pop(media_id, None)
+    def _set_facts(self, media_id: int, facts: MediaFacts | None) -> None:
+        """Change the cached row; unregister a running query, which may have read the old one."""
+        self._queries.pop(media_id, None)
         entry = self._rows.get(media_id)
         if entry is not None:
             self._rows[media_id] = replace(entry, media=replace(entry.media, facts=facts))
@@ -218,30 +208,32 @@ class CachedMediaRepository:
         except DatabaseUnavailable:
             self._counts["refused_saves"] += 1
         else:
+            # Newer facts may have been saved meanwhile; they are still unsaved.
             if self._unsaved.get(media_id) is facts:
                 del self._unsaved[media_id]
 
     def _with_unsaved(self, media: Media) -> Media:
-        """Lay facts that were refused over a row that lacks them, and offer them again."""
+        """Add unsaved facts to a row that has none, and write them again."""
         facts = self._unsaved.get(media.id)
         if facts is None:
             return media
-        learned = replace(media, facts=facts)
-        if media.known_facts is not None or learned.known_facts is None:
+        with_facts = replace(media, facts=facts)
+        # The facts are obsolete if the row has newer ones, or if its file has changed.
+        if media.known_facts is not None or with_facts.known_facts is None:
             del self._unsaved[media.id]
             return media
         self._spawn(self._write(media.id, facts))
-        return learned
+        return with_facts
 
     def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Start a task that is this cache's own until it ends."""
         task = asyncio.create_task(work)
+        # asyncio keeps only weak references to tasks.
         self._tasks.add(task)
-        task.add_done_callback(self._landed)
+        task.add_done_callback(self._finished)
         return task
 
-    def _landed(self, task: asyncio.Task[Any]) -> None:
-        """Let a task go; all who waited may have left, so its error is looked at here."""
+    def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        # The error is retrieved here, because every caller may have been cancelled.
         if not task.cancelled():
             task.exception()

@@ -1,6 +1,6 @@
-"""Open originals below a root; what the system says of that is told as the error tree has it.
+"""Opens originals below a root (blocking), and translates the errors of the file system.
 
-Blocking. Walking is by descriptors, through no symbolic link: see `proxy.runtime.safe_open`.
+Directories are opened one by one, through no symbolic link; see `proxy.runtime.safe_open`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from contextlib import contextmanager
 from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.runtime.safe_open import DIRECTORY, NotRegular, open_regular, parent_opened
 from proxy.storage.originals import OpenSource
-from proxy.storage.originals.paths import MISSING
+from proxy.storage.originals.naming import MISSING
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ)
-
-UNAVAILABLE = "the storage of originals cannot be read now"
+_UNAVAILABLE = "the storage of originals cannot be read; check that it is mounted"
 
 
 @contextmanager
-def root_opened(root: str) -> Iterator[int]:
-    """The root's descriptor, for walking; the root itself may be a symbolic link.
+def root_opened(root: str, *, flags: int = os.O_PATH) -> Iterator[int]:
+    """Yield the root's descriptor; the root itself may be a symbolic link.
 
     Raises:
         SourceUnavailable: there is no such directory, or it cannot be opened.
     """
     try:
-        descriptor = os.open(root, os.O_PATH | DIRECTORY)
+        descriptor = os.open(root, flags | DIRECTORY)
     except OSError as error:
-        raise SourceUnavailable(UNAVAILABLE) from error
+        raise SourceUnavailable(_UNAVAILABLE) from error
     try:
         yield descriptor
     finally:
@@ -39,13 +38,13 @@ def root_opened(root: str) -> Iterator[int]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """What the system says of a path below the root, as the error tree has it."""
+    """Raise the `SourceError` that describes an OSError below the root."""
     try:
         yield
     except OSError as error:
         if isinstance(error, NotRegular) or error.errno in _ABSENT:
             raise SourceMissing(MISSING) from error
-        raise SourceUnavailable(UNAVAILABLE) from error
+        raise SourceUnavailable(_UNAVAILABLE) from error
 
 
 def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource:
@@ -57,6 +56,8 @@ def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource
         SourceUnavailable: the storage cannot be read.
     """
     *parents, name = names
+    # A missing root means that the storage is not mounted, which is not the same as a missing
+    # original: so the root is opened outside of `translated`.
     with root_opened(root) as top, translated(), parent_opened(top, parents) as parent:
         descriptor, status = open_regular(parent, name)
         try:
@@ -68,15 +69,12 @@ def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource
 
 
 def check_root(root: str) -> None:
-    """Return when the root can be listed; SourceUnavailable otherwise."""
-    try:
-        descriptor = os.open(root, os.O_RDONLY | DIRECTORY)
-        os.close(descriptor)
-    except OSError as error:
-        raise SourceUnavailable(UNAVAILABLE) from error
+    """Return if the root can be listed; raise SourceUnavailable otherwise."""
+    with root_opened(root, flags=os.O_RDONLY):
+        return
 
 
 def require_within(byte_size: int, max_bytes: int) -> None:
-    """Refuse what is longer than an original may be."""
+    """Raise SourceTooLarge if the size exceeds the limit of originals."""
     if byte_size > max_bytes:
         raise SourceTooLarge(f"the original is larger than {max_bytes} bytes")

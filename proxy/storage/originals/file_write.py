@@ -1,6 +1,6 @@
-"""File new originals below the root, and take them away again. Blocking.
+"""Adds originals below a root and removes them. All functions block.
 
-An original is on the disk, name and all, before it is told to be there.
+When `add_below` or `remove_below` returns, file and directory are synchronised with the disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PIECE_BYTES = 1024 * 1024
 
 
 class CopyCancelled(Exception):
-    """Nobody waits for this copy any more; nothing of it is left."""
+    """The caller abandoned the copy; no file is left."""
 
 
 def add_below(
@@ -87,7 +87,7 @@ def _copy_below(
 
 
 def remove_below(root: str, names: Sequence[str]) -> bool:
-    """Take an original away, durably; False where there is none."""
+    """Delete an original durably; return False if there is none."""
     *parents, name = names
     with root_opened(root) as top, translated():
         try:
@@ -113,7 +113,7 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
 
 @contextmanager
 def readable(source: int | Path) -> Iterator[int]:
-    """The descriptor of what is to be copied; one that is given stays open."""
+    """Yield a descriptor of ``source``; one that was passed stays open."""
     if isinstance(source, int):
         yield source
     else:

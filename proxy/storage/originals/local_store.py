@@ -23,7 +23,7 @@ from proxy.settings import StorageSettings
 from proxy.storage.originals import OpenSource
 from proxy.storage.originals.file_open import check_root, open_below
 from proxy.storage.originals.file_write import add_below, readable, remove_below
-from proxy.storage.originals.paths import names_below
+from proxy.storage.originals.naming import names_below
 
 _THREADS = 4
 _FAILURES: Mapping[type[SmartserveError], str] = {
@@ -36,8 +36,8 @@ _FAILURES: Mapping[type[SmartserveError], str] = {
 _T = TypeVar("_T")
 
 
-class LocalSources:
-    """A `SourceStore` in a directory.
+class LocalOriginals:
+    """Originals in a directory.
 
     No path leads out of the root, and no symbolic link below it is followed; the root itself may
     be one. Only regular files are opened.
@@ -53,9 +53,9 @@ class LocalSources:
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenSource]:
-        """Open a source for the length of a block, by its path in the database.
+        """Open an original by its path in the database for the duration of the block.
 
-        A descriptor that arrives after a time-out or a cancellation is closed then.
+        If the thread opens it after a time-out or a cancellation, it closes it at once.
 
         Raises:
             SourceMissing: there is no such regular file below the root.
@@ -71,16 +71,16 @@ class LocalSources:
             os.close(source.descriptor)
 
     async def check(self) -> None:
-        """Return when the root can be listed; raises as `open` does."""
+        """Return if the root can be listed; raises as `open` does."""
         await self._run(partial(check_root, self._root))
 
     async def add(self, path: str, source: int | Path) -> bool:
-        """Copy a file to a new place below the root; False where a file stands there already.
+        """Store a file as a new original; return False if a file of that name exists.
 
-        Directories are made as needed. The file appears whole and at once, and when this returns
-        it is on the disk. A descriptor is read from its offset and stays the caller's. There
-        is no time limit; a cancellation waits for the piece under way and leaves nothing behind. A
-        second one does not wait.
+        Missing directories are created. The file appears as a whole, and when this returns it is
+        synchronised with the disk. A descriptor is read from its offset and not closed. There is no
+        time limit. A cancellation stops the copy after the current piece, deletes it and is then
+        raised; a second cancellation does not wait.
 
         Raises:
             SourceMissing: the path cannot be below the root, or leads through a file or a link.
@@ -89,21 +89,21 @@ class LocalSources:
             OSError: ``source`` cannot be opened.
         """
         abandoned = Event()
-        # Not in the threads of those who open: writing may hang where reading does not.
+        # A thread of its own: writes may hang while reads do not, and must not block them.
         work = partial(self._add, path, source, abandoned.is_set)
         return await self._counted(in_daemon_thread(work, abandon=abandoned.set))
 
     async def remove(self, path: str) -> bool:
-        """Take an original away, durably; False where there is none. Raises as `open` does."""
+        """Delete an original durably; return False if there is none. Raises as `open` does."""
         return await self._run(partial(self._remove, path))
 
     def statistics(self) -> Mapping[str, float]:
-        """How many sources were opened, and failures by kind, as ``failures_<kind>``."""
+        """Return the number of opened originals, and of failures as ``failures_<kind>``."""
         failures = {f"failures_{kind}": count for kind, count in self._failures.items()}
         return {"opened": self._opened, **failures}
 
     async def aclose(self) -> None:
-        """Take no more work; what hangs in a dead file system is not waited for."""
+        """Reject further calls; a call that hangs in a dead file system is not waited for."""
         await self._threads.aclose(wait_s=0)
 
     def _open(self, path: str) -> OpenSource:
@@ -123,12 +123,13 @@ class LocalSources:
     async def _run(
         self, work: Callable[[], _T], *, release: Callable[[_T], None] | None = None
     ) -> _T:
-        """Run work in a thread; see `ThreadPool.run`."""
         try:
             return await self._counted(self._threads.run(work, release=release))
         except TimeoutError as error:
             self._failures["timeout"] += 1
-            raise SourceTimeout("the storage of originals did not answer in time") from error
+            raise SourceTimeout(
+                "the storage of originals did not answer in time; check that it is mounted"
+            ) from error
 
     async def _counted(self, work: Awaitable[_T]) -> _T:
         try:

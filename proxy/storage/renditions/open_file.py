@@ -21,7 +21,7 @@ class OpenFile:
     `close` did it, the number could be assigned to another file before the thread uses it.
     """
 
-    __slots__ = ("_closed", "descriptor", "_lock", "_reads", "head", "length")
+    __slots__ = ("_closed", "_lock", "_reads", "descriptor", "head", "length")
 
     def __init__(self, descriptor: int, length: int) -> None:
         """Take ownership of the descriptor."""

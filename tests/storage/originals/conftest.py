@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from proxy.settings import StorageSettings
-from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.local_store import LocalOriginals
 
 MAX_BYTES = 100_000
 
@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def sources(root: Path) -> AsyncIterator[LocalSources]:
-    local = LocalSources(root, StorageSettings(max_original_bytes=MAX_BYTES, open_timeout_s=5))
+async def sources(root: Path) -> AsyncIterator[LocalOriginals]:
+    local = LocalOriginals(root, StorageSettings(max_original_bytes=MAX_BYTES, open_timeout_s=5))
     yield local
     await local.aclose()

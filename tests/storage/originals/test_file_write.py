@@ -6,7 +6,7 @@ import pytest
 
 from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.settings import StorageSettings
-from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.local_store import LocalOriginals
 from tests.storage.originals.conftest import MAX_BYTES
 from tests.storage.originals.test_file_open import descriptors, eventually, read
 
@@ -23,7 +23,7 @@ def names(root: Path) -> list[str]:
 
 
 async def test_an_original_is_copied_into_directories_that_are_made(
-    sources: LocalSources, original: Path, root: Path
+    sources: LocalOriginals, original: Path, root: Path
 ) -> None:
     assert await sources.add("library/2026/a.jpg", original)
 
@@ -33,7 +33,7 @@ async def test_an_original_is_copied_into_directories_that_are_made(
 
 
 async def test_a_descriptor_is_copied_from_where_it_stands_and_stays_open(
-    sources: LocalSources, original: Path
+    sources: LocalOriginals, original: Path
 ) -> None:
     descriptor = os.open(original, os.O_RDONLY)
     os.read(descriptor, 4)
@@ -45,7 +45,7 @@ async def test_a_descriptor_is_copied_from_where_it_stands_and_stays_open(
 
 
 async def test_a_file_that_stands_is_never_replaced(
-    sources: LocalSources, original: Path, root: Path
+    sources: LocalOriginals, original: Path, root: Path
 ) -> None:
     assert not await sources.add("bulk/2025-01-15/x.jpg", original)
 
@@ -54,7 +54,7 @@ async def test_a_file_that_stands_is_never_replaced(
 
 
 async def test_of_two_that_add_one_name_at_once_one_wins(
-    sources: LocalSources, original: Path
+    sources: LocalOriginals, original: Path
 ) -> None:
     added = await asyncio.gather(*[sources.add("a/b/c.jpg", original) for _ in range(8)])
 
@@ -63,7 +63,7 @@ async def test_of_two_that_add_one_name_at_once_one_wins(
 
 @pytest.mark.parametrize("path", ["../x.jpg", "", "a/../../x.jpg", "x/", "a\0b"])
 async def test_nothing_is_added_outside_the_root(
-    sources: LocalSources, original: Path, root: Path, path: str
+    sources: LocalOriginals, original: Path, root: Path, path: str
 ) -> None:
     with pytest.raises(SourceMissing):
         await sources.add(path, original)
@@ -72,7 +72,7 @@ async def test_nothing_is_added_outside_the_root(
 
 
 async def test_nothing_is_added_through_a_symbolic_link(
-    sources: LocalSources, original: Path, root: Path, tmp_path: Path
+    sources: LocalOriginals, original: Path, root: Path, tmp_path: Path
 ) -> None:
     (root / "link").symlink_to(tmp_path / "secret")
 
@@ -83,7 +83,7 @@ async def test_nothing_is_added_through_a_symbolic_link(
 
 
 async def test_what_is_too_large_leaves_nothing(
-    sources: LocalSources, root: Path, tmp_path: Path
+    sources: LocalOriginals, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "large").write_bytes(bytes(MAX_BYTES + 1))
 
@@ -94,14 +94,14 @@ async def test_what_is_too_large_leaves_nothing(
 
 
 async def test_an_upload_that_is_not_there_is_the_callers_error(
-    sources: LocalSources, tmp_path: Path
+    sources: LocalOriginals, tmp_path: Path
 ) -> None:
     with pytest.raises(FileNotFoundError):
         await sources.add("a.jpg", tmp_path / "nothing")
 
 
 async def test_a_missing_root_is_not_made(original: Path, tmp_path: Path) -> None:
-    sources = LocalSources(tmp_path / "unmounted", StorageSettings())
+    sources = LocalOriginals(tmp_path / "unmounted", StorageSettings())
 
     with pytest.raises(SourceUnavailable):
         await sources.add("a.jpg", original)
@@ -110,7 +110,7 @@ async def test_a_missing_root_is_not_made(original: Path, tmp_path: Path) -> Non
     await sources.aclose()
 
 
-async def test_a_cancelled_copy_leaves_nothing(sources: LocalSources, root: Path) -> None:
+async def test_a_cancelled_copy_leaves_nothing(sources: LocalOriginals, root: Path) -> None:
     reading, writing = os.pipe()
     before = descriptors()
     task = asyncio.create_task(sources.add("a.jpg", reading))
@@ -130,7 +130,7 @@ async def test_a_cancelled_copy_leaves_nothing(sources: LocalSources, root: Path
 
 
 async def test_nothing_stays_open_behind_what_was_added(
-    sources: LocalSources, original: Path
+    sources: LocalOriginals, original: Path
 ) -> None:
     await sources.add("first.jpg", original)
     before = descriptors()
@@ -141,7 +141,7 @@ async def test_nothing_stays_open_behind_what_was_added(
     assert descriptors() == before
 
 
-async def test_a_removed_original_is_gone(sources: LocalSources, root: Path) -> None:
+async def test_a_removed_original_is_gone(sources: LocalOriginals, root: Path) -> None:
     assert await sources.remove("bulk/2025-01-15/x.jpg")
 
     assert names(root) == []
@@ -151,7 +151,7 @@ async def test_a_removed_original_is_gone(sources: LocalSources, root: Path) -> 
     "path", ["nothing.jpg", "nothing/x.jpg", "bulk", "bulk/2025-01-15/x.jpg/y"]
 )
 async def test_removing_what_is_no_original_removes_nothing(
-    sources: LocalSources, root: Path, path: str
+    sources: LocalOriginals, root: Path, path: str
 ) -> None:
     assert not await sources.remove(path)
 
@@ -159,7 +159,7 @@ async def test_removing_what_is_no_original_removes_nothing(
 
 
 async def test_nothing_is_removed_through_a_symbolic_link(
-    sources: LocalSources, root: Path, tmp_path: Path
+    sources: LocalOriginals, root: Path, tmp_path: Path
 ) -> None:
     (root / "link").symlink_to(tmp_path / "secret")
 
