@@ -8,6 +8,8 @@ import structlog
 
 _OWN = 512
 """Descriptors for all else: workers and their pipes, the database, files that are read."""
+_LEAST_OWN = 48
+"""With two workers 30 are open at rest; renders and reads need the others for a moment."""
 _OWN_SHARE = 2
 """One part in so many is kept for that where the limit is low."""
 
@@ -32,5 +34,6 @@ def fitting(connections: int, descriptors: int) -> int:
     """Return how many of ``connections`` fit below ``descriptors``; 0 asks for as many as fit."""
     if descriptors == resource.RLIM_INFINITY:
         return connections
-    room = descriptors - min(_OWN, descriptors // _OWN_SHARE)
+    own = min(_OWN, max(_LEAST_OWN, descriptors // _OWN_SHARE))
+    room = max(1, descriptors - own)
     return min(connections, room) if connections else room

@@ -76,6 +76,10 @@ class BufferedResponse(web.StreamResponse):
         """Whether the body is sent in pieces, which takes as long as the client does."""
         return len(self._whole) > JOINED_BYTES
 
+    def last_bytes(self, request_id: str) -> bytes:
+        """Return all bytes, for a connection that is closed after them."""
+        return framed(self._head, request_id, self._whole, connection=_connection(False))  # noqa: FBT003
+
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Write the response, unless `send` has; returns when the transport has room again.
 

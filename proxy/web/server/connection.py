@@ -1,20 +1,20 @@
-"""Connections: aiohttp's, but for what needs no request object, or is no request at all.
+"""Connections: aiohttp's, with cached responses, deadlines, and responses to rejected requests.
 
-A hot answer leaves in the very callback that brought its request: no task, no request and no
-response object are made for it. aiohttp has no seam for that, so this stands between a connection
-and its parser. And what the parser refuses is answered as every other error is.
-
-aiohttp has no deadline for the head of a request, none for a client that does not read, and closes
-what it refuses while bytes still come, so that the client sees a reset and no answer. Here a
-connection is reviewed by the doorkeeper, and lingers behind a refusal.
+A cached response is written in the callback that received its request, without a task, a request
+object or a response object. aiohttp has no hook for that, so `Parser` stands between a connection
+and aiohttp's parser. aiohttp also has no deadline for a request head, none for a client that does
+not read, and resets a connection whose request it rejects while data still arrives. Here
+`ConnectionLimiter` reviews each connection, and a rejected one lingers until it was read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion11, web
@@ -46,84 +46,97 @@ if TYPE_CHECKING:
     from aiohttp.web_protocol import _ErrInfo
 
 _LINGER_S = 2.0
-"""How long what a refused client still sends is read and thrown away, before the reset."""
+"""Time in which the rest of a rejected request is read and discarded, before the reset."""
+_DISCARD_BYTES = 64 * 1024
 _REASONS = {TOO_SLOW: CloseReason.HEADER, OVER_LIMIT: CloseReason.OVER_LIMIT}
 
 
 class ConnectionServer(web.Server):
-    """A server whose connections know the front desk and the doorkeeper."""
+    """Makes the connections, before the server of an application."""
 
     def __init__(
         self,
         behind: web.Server,
-        frontdesk: RequestPipeline,
-        doorkeeper: ConnectionLimiter,
+        pipeline: RequestPipeline,
+        limiter: ConnectionLimiter,
         *,
         max_head_bytes: int,
         options: Mapping[str, Any],
     ) -> None:
-        """Hand on to ``behind`` what is not hot; ``options`` are those of aiohttp's connections."""
+        """``behind`` answers what the pipeline does not; ``options`` are aiohttp's."""
         super().__init__(
-            _lingering(frontdesk.wrap(behind.request_handler)),
-            request_factory=_unexpectant(behind.request_factory),
+            _lingering(pipeline.wrap(behind.request_handler)),
+            request_factory=_without_expect(behind.request_factory),
             **options,
         )
-        self._frontdesk = frontdesk
-        self._doorkeeper = doorkeeper
+        self._pipeline = pipeline
+        self._limiter = limiter
         self._max_head_bytes = max_head_bytes
         self._options = options
 
     def __call__(self) -> Connection:
-        """A connection that has just been accepted."""
-        return Connection(
-            self, self._frontdesk, self._doorkeeper, self._max_head_bytes, self._options
-        )
+        """Return the protocol of a connection that was just accepted."""
+        return Connection(self, self._pipeline, self._limiter, self._max_head_bytes, self._options)
 
 
-def _limit_kernel(wire: asyncio.Transport, seconds: float) -> None:
-    """Have the kernel give up, too, a client that takes nothing of what it holds for it.
+def _limit_unacknowledged(transport: asyncio.Transport, seconds: float) -> None:
+    """Have the kernel close a connection whose client acknowledges no data for so long.
 
-    That can be megabytes, which to us look sent; also of a connection that we have closed
-    (tcp(7), TCP_USER_TIMEOUT).
+    The kernel buffers megabytes that look sent to this process, also of a connection that was
+    closed here (tcp(7), TCP_USER_TIMEOUT).
     """
-    end = wire.get_extra_info("socket")
-    if end is not None and end.family in (socket.AF_INET, socket.AF_INET6) and seconds:
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and seconds:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
-def _cut(wire: asyncio.Transport) -> None:
-    """Close with a reset, so that the kernel, too, lets go of what it has to send."""
-    end = wire.get_extra_info("socket")
-    if end is not None:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wire.abort()
+def _reset(transport: asyncio.Transport) -> None:
+    """Close with a reset, so that the kernel drops its send buffer as well."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
+    """Send an answer and close, with what the client has sent so far discarded.
+
+    Unread bytes would make the close a reset, which some clients see before the answer. To linger
+    would hold a descriptor when there are too few.
+    """
+    transport.write(answer)
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with suppress(OSError):
+            os.read(sock.fileno(), _DISCARD_BYTES)
+    transport.close()
 
 
 def _lingering(handler: Handler) -> Handler:
-    """Linger behind an answer that is to be the last where the client has not asked for that."""
+    """Linger after a response that ends a connection although the client did not ask for that."""
 
-    async def attend(request: web.BaseRequest) -> web.StreamResponse:
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
         answer = await handler(request)
         connection = request.protocol
         if not answer.keep_alive and isinstance(connection, Connection):
-            connection.linger_if_deaf()
+            connection.linger_after_last()
         return answer
 
-    return attend
+    return respond
 
 
-def _unexpectant(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Make requests without their Expect header, which is left among the raw ones.
+def _without_expect(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Make requests without their Expect header, which stays among the raw headers.
 
-    aiohttp would tell each to go on and send its body, before it is answered; here who takes a body
-    says so himself (`proxy.web.request_body`), and nobody else does (RFC 9110, 10.1.1).
+    aiohttp would send 100 Continue to each before its handler runs. Here only
+    `proxy.web.request_body` does, when a handler accepts the body (RFC 9110, 10.1.1).
     """
 
     def made(message: RawRequestMessage, *rest: object) -> web.BaseRequest:
         if "Expect" in message.headers:
-            kept = CIMultiDict(message.headers)
-            del kept["Expect"]
-            message = message._replace(headers=CIMultiDictProxy(kept))
+            headers = CIMultiDict(message.headers)
+            del headers["Expect"]
+            message = message._replace(headers=CIMultiDictProxy(headers))
         return make(message, *rest)
 
     return made
@@ -133,14 +146,14 @@ class Connection(RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_doorkeeper",
-        "_frontdesk",
         "_head_s",
         "_head_since",
+        "_limiter",
         "_linger_until",
+        "_pipeline",
         "_reason",
         "_remote",
-        "_screen",
+        "_requests",
         "_stalled_since",
         "_unsent",
         "_wire",
@@ -149,71 +162,71 @@ class Connection(RequestHandler):
     def __init__(
         self,
         server: ConnectionServer,
-        frontdesk: RequestPipeline,
-        doorkeeper: ConnectionLimiter,
+        pipeline: RequestPipeline,
+        limiter: ConnectionLimiter,
         max_head_bytes: int,
         options: Mapping[str, Any],
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
-        self._frontdesk = frontdesk
-        self._doorkeeper = doorkeeper
+        self._pipeline = pipeline
+        self._limiter = limiter
         self._remote: str | None = None
-        self._screen = Parser(self._parser, self, max_head_bytes=max_head_bytes)
-        self._parser: Any = self._screen
-        # aiohttp forgets its transport while that may still be open.
+        self._requests = Parser(self._parser, self, max_head_bytes=max_head_bytes)
+        self._parser: Any = self._requests
+        # aiohttp sets its own transport to None while this one may still be open.
         self._wire: asyncio.Transport | None = None
         self._reason = CloseReason.ENDED
-        self._head_s = doorkeeper.header_timeout_s
-        # Moments on the loop's clock; 0 where there is nothing to wait for.
+        self._head_s = limiter.header_timeout_s
+        # Times on the loop's clock; 0 if nothing is waited for.
         self._head_since = 0.0
         self._stalled_since = 0.0
         self._linger_until = 0.0
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, if the doorkeeper has a place."""
+        """Start, if there is a slot; else send a 503 and close without reading a request."""
         wire = cast("asyncio.Transport", transport)
         self._wire = wire
         self._head_since = self._loop.time()
-        place = self._doorkeeper.enter(self)
-        if place is ConnectionSlot.NONE:
+        slot = self._limiter.enter(self)
+        if slot is ConnectionSlot.NONE:
             self._reason = CloseReason.OVER_LIMIT
-            _cut(wire)
+            _end_unread(wire, self._pipeline.over_limit())
             return
-        if place is ConnectionSlot.RESERVE:
+        if slot is ConnectionSlot.RESERVE:
             self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
-            self._screen.restrict()
-        _limit_kernel(wire, self._doorkeeper.write_timeout_s)
+            self._requests.restrict()
+        _limit_unacknowledged(wire, self._limiter.write_timeout_s)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Leave."""
+        """Leave the slot."""
         if self._wire is not None:
             self._wire = None
             if isinstance(exc, TimeoutError):
                 self._reason = CloseReason.WRITE
-            self._doorkeeper.leave(self, self._reason)
+            self._limiter.leave(self, self._reason)
         super().connection_lost(exc)
 
     def force_close(self) -> None:
-        """Close, also what lingers."""
+        """Close, also while lingering."""
         super().force_close()
         if self._wire is not None:
             self._wire.close()
 
     def resume_writing(self) -> None:
-        """The client has taken something."""
+        """Note that the client has read."""
         self._stalled_since = 0.0
         super().resume_writing()
 
     def _process_keepalive(self) -> None:
-        """The timer of aiohttp, which takes a request that has begun for idleness; see `review`."""
+        """Disable aiohttp's timer, which counts a request that has begun as idle; see `review`."""
 
     def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
-        """Answer a request if it is hot and nothing of this connection is under way.
+        """Write the cached response to a request; return False if aiohttp must answer it.
 
-        Bodies, HTTP/1.0, the last request of a connection and clients that are slow to read are
-        aiohttp's: it knows how to wait.
+        That is if a body, HTTP/1.0, the last request of a connection, requests before this one or
+        a slow reader make a wait necessary.
         """
         waiter, transport = self._waiter, self.transport
         if (
@@ -221,6 +234,7 @@ class Connection(RequestHandler):
             or waiter is None
             or waiter.done()
             or transport is None
+            # Requests before this one are unanswered, and responses keep the order (RFC 9112, 9.3).
             or self._messages
             or self._paused
             or message.should_close
@@ -229,7 +243,7 @@ class Connection(RequestHandler):
             or not is_host(message.headers[HOST])
         ):
             return False
-        answer = self._frontdesk.ready(message, self._peer(), began)
+        answer = self._pipeline.ready(message, self._peer(), began)
         if answer is None:
             return False
         transport.write(answer)
@@ -238,27 +252,27 @@ class Connection(RequestHandler):
         return True
 
     def head_is_awaited(self, *, anew: bool) -> None:
-        """A head has begun; its time runs from its first byte, or from the connection's start."""
+        """Start the deadline of a head, if it is a new one or the first of the connection."""
         if anew or not self._head_since:
             self._head_since = self._loop.time()
 
     def head_is_complete(self) -> None:
-        """No head is waited for."""
+        """End the deadline of the head."""
         self._head_since = 0.0
 
-    def give_way(self) -> bool:
-        """Close for want of room, if nothing was asked for yet, or what was asked is answered."""
-        waits = self._waiter is not None and not self._waiter.done()
-        if self._wire is None or not (waits or self._linger_until):
+    def evict(self) -> bool:
+        """Close the connection to free its slot, unless a response is due; return whether."""
+        wire, waits = self._wire, self._waiter is not None and not self._waiter.done()
+        if wire is None or not (waits or self._linger_until):
             return False
         self._reason = CloseReason.OVER_LIMIT
-        _cut(self._wire)
+        _end_unread(wire, b"" if self._linger_until else self._pipeline.over_limit())
         return True
 
     def review(self, now: float) -> None:
-        """Close the connection if its client is overdue.
+        """Close the connection if a deadline of its client has passed.
 
-        While an answer is made the client waits for us, and has all the time that takes.
+        While a response is computed the client waits for the server, so no deadline runs.
         """
         wire, waiter = self._wire, self._waiter
         if wire is None:
@@ -275,25 +289,19 @@ class Connection(RequestHandler):
             self._review_waiting(wire, now)
 
     def _review_writing(self, wire: asyncio.Transport, unsent: int, now: float) -> None:
-        """Cut a client that takes nothing.
-
-        That more is unsent than before is none of its doing; that less is unsent, or that the
-        transport had room in between, is.
-        """
+        # A growing buffer says nothing about the client; a shrinking one means that it reads, as
+        # does `resume_writing` between two reviews.
         if not self._stalled_since or unsent < self._unsent:
             self._stalled_since = now
-        elif now - self._stalled_since > (self._doorkeeper.write_timeout_s or float("inf")):
+        elif now - self._stalled_since > (self._limiter.write_timeout_s or float("inf")):
             self._reason = CloseReason.WRITE
-            _cut(wire)
+            _reset(wire)
         self._unsent = unsent
 
     def _review_waiting(self, wire: asyncio.Transport, now: float) -> None:
-        """Close who does not go on with a head, or asks for nothing more.
-
-        A head that came while another request was answered has its time from that answer on.
-        """
         idle_until = self._next_keepalive_close_time
         if self._head_since and self._head_s:
+            # A head that arrived during another request has its time from that response on.
             since = max(self._head_since, idle_until - self._keepalive_timeout)
             if now - since > self._head_s:
                 self._end_waiting(wire)
@@ -302,18 +310,18 @@ class Connection(RequestHandler):
             self.force_close()
 
     def _end_waiting(self, wire: asyncio.Transport) -> None:
-        """408 for who has begun; none for who has not, as browsers do that connect ahead."""
-        if not self._screen.begun:
+        if not self._requests.begun:
+            # No 408 without a request: browsers open connections in advance.
             self._reason = CloseReason.HEADER
             wire.close()
             return
-        self._screen.deafen()
-        self._messages.append(RejectedRequest(TOO_SLOW).message_in_place())
+        self._requests.discard_input()
+        self._messages.append(RejectedRequest(TOO_SLOW).as_message())
         if self._waiter is not None:
             self._waiter.set_result(None)
 
     def _peer(self) -> str | None:
-        """The client's address, as aiohttp's requests give it."""
+        """Return the client's address in the form of aiohttp's requests."""
         if self._remote is None:
             peer = self.peername
             self._remote = str(peer[0]) if isinstance(peer, tuple) else peer
@@ -322,40 +330,37 @@ class Connection(RequestHandler):
     def _make_error_handler(
         self, err_info: _ErrInfo
     ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-        """The one answer to what is refused; the connection is closed behind it."""
+        """Return the handler that answers a rejected request; the connection closes after it."""
         error = err_info.exc
-        refusal, method = self._refusal(error), getattr(error, "method", "")
-        self._reason = _REASONS.get(refusal, CloseReason.REFUSED)
-        answer = self._frontdesk.rejecting(refusal, method=method)
+        rejection, method = self._rejection(error), getattr(error, "method", "")
+        self._reason = _REASONS.get(rejection, CloseReason.REFUSED)
+        answer = self._pipeline.rejecting(rejection, method=method)
 
-        async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+        async def reject(request: web.BaseRequest) -> web.StreamResponse:
             answered = await answer(request)
             self._linger()
             return answered
 
-        return refuse
+        return reject
 
-    def _refusal(self, error: BaseException) -> RequestRejection:
+    def _rejection(self, error: BaseException) -> RequestRejection:
         if isinstance(error, RejectedRequest):
-            return error.refusal
+            return error.rejection
         if isinstance(error, LineTooLong):
             limit = self.max_line_size
             return bad_request(f"the request line and each header may have {limit} bytes")
         return MALFORMED
 
-    def linger_if_deaf(self) -> None:
-        """After the last answer of a client that is not listened to any more.
-
-        What is left of a body whose request has been answered is thrown away, too.
-        """
-        if self._screen.deaf or self._screen.end_body():
+    def linger_after_last(self) -> None:
+        """Linger if no further request is read; discard the unread rest of a body."""
+        if self._requests.discards or self._requests.end_body():
             self._linger()
 
     def _linger(self) -> None:
-        """End our side, and throw away what still comes until the client ends its own.
+        """End the sending side, and discard input until the client ends its own.
 
-        Closed at once, unread bytes would make it a reset, which can overtake the answer
-        (RFC 9112, 9.6). aiohttp closes what it knows; so it is to know of no transport.
+        If closed at once, unread bytes would cause a reset, which can overtake the response
+        (RFC 9112, 9.6). aiohttp closes the transport that it has, so it gets None.
         """
         wire = self._wire
         if wire is None or wire.is_closing():

@@ -1,6 +1,7 @@
-"""The doorkeeper: knows the open connections, lets in so many, and looks after each in turn.
+"""Connection limits: how many connections are open, and the deadlines of each.
 
-One look a second, at stamps that a connection has anyway, stands in for a timer for each request.
+Every connection is reviewed once a second by time stamps that it has anyway, which costs less than
+a timer for each request.
 """
 
 from __future__ import annotations
@@ -15,60 +16,62 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.settings import ServerSettings
 
 _ROUND_S = 1.0
-"""How often each connection is looked at, and so by how much a deadline may be overdrawn."""
-_SHARE = 4
-"""A deadline is looked at so many times before it is over, where it is shorter than that."""
-_AT_ONCE = 500
-"""Connections that are looked at before the loop has its turn: about half a millisecond."""
+"""Interval of the reviews, and so the longest time by which a deadline is exceeded."""
+_REVIEWS_PER_DEADLINE = 4
+"""A deadline shorter than a few rounds shortens the interval to this part of it."""
+_BATCH = 500
+"""Connections reviewed before the loop runs other work: about half a millisecond."""
 _RESERVE = 64
 _RESERVE_SHARE = 8
-"""Places above the limit: `_RESERVE`, or this part of a limit that is smaller."""
+"""Slots above the limit: `_RESERVE`, or this part of a lower limit."""
 RESERVE_HEADER_S = 1.0
-"""How long a connection on such a place may take for the head of its request."""
+"""Time for the request head on a reserve slot."""
 
 
 class CloseReason(StrEnum):
-    """Why a connection was closed."""
+    """Why a connection was closed; the label of a metric."""
 
     ENDED = "ended"
-    """By its client, or behind its last answer."""
+    """By the client, or after its last response."""
     HEADER = "header_timeout"
     IDLE = "idle_timeout"
     WRITE = "write_timeout"
     REFUSED = "refused"
-    """What came was no request, or one that is not answered."""
+    """The request was malformed or rejected."""
     OVER_LIMIT = "over_limit"
 
 
 class ConnectionSlot(Enum):
-    """Where a new connection stands."""
+    """The kind of slot that a new connection gets."""
 
     SEAT = auto()
     RESERVE = auto()
-    """Above the limit: only who asks how the server is gets an answer, all others a 503."""
+    """Above the limit: probes are answered, all other requests get a 503."""
     NONE = auto()
+    """A 503 is sent without reading a request."""
 
 
 class LimitedConnection(Protocol):
-    """A connection, as the doorkeeper sees it."""
+    """A connection as the limiter uses it."""
 
-    def give_way(self) -> bool:
-        """Close it for want of room, unless an answer is under way; whether it does."""
+    def evict(self) -> bool:
+        """Close it to free its slot, unless a response is due; return whether it was closed."""
 
     def review(self, now: float) -> None:
-        """Close it if it is overdue by ``now``, on the loop's clock."""
+        """Close it if a deadline has passed by ``now``, on the loop's clock."""
 
 
 class ConnectionLimiter:
     """Counts the connections and has each of them reviewed.
 
-    Above ``max_connections`` a connection finds one of the few places in reserve, where only the
-    orchestrator's probes are answered. There the newest is the likeliest to be one: so the oldest
-    that has asked for nothing gives way, without a word, for under attack a word each is too much.
+    Above ``max_connections`` a connection gets one of the few reserve slots, where only the
+    probes of an orchestrator are answered. The newest is the likeliest to be a probe, so the
+    oldest that has sent no request is evicted. If none can be, a 503 is sent and the connection
+    closed, without reading its request.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        """``max_connections`` may be lowered until the first connection comes."""
+        """``max_connections`` may be lowered until the first connection arrives."""
         self.max_connections = settings.max_connections
         self.header_timeout_s = settings.header_timeout_s
         self.write_timeout_s = settings.write_timeout_s
@@ -76,35 +79,34 @@ class ConnectionLimiter:
             settings.keepalive_s,
             *filter(None, (settings.header_timeout_s, settings.write_timeout_s)),
         )
-        self._round_s = min(_ROUND_S, min(deadlines) / _SHARE)
-        self._guests: dict[LimitedConnection, None] = {}
+        self._round_s = min(_ROUND_S, min(deadlines) / _REVIEWS_PER_DEADLINE)
+        self._connections: dict[LimitedConnection, None] = {}
         self._reserve: dict[LimitedConnection, None] = {}
         self._closed = dict.fromkeys(CloseReason, 0)
 
-    def enter(self, guest: LimitedConnection) -> ConnectionSlot:
-        """Take a new connection in where there is room."""
+    def enter(self, connection: LimitedConnection) -> ConnectionSlot:
+        """Return the slot of a new connection and count it."""
         limit = self.max_connections
-        if not limit or len(self._guests) < limit:
-            self._guests[guest] = None
+        if not limit or len(self._connections) < limit:
+            self._connections[connection] = None
             return ConnectionSlot.SEAT
-        places = min(_RESERVE, limit // _RESERVE_SHARE)
-        if len(self._reserve) >= places and not self._make_way():
-            return ConnectionSlot.NONE
-        self._guests[guest] = self._reserve[guest] = None
-        return ConnectionSlot.RESERVE
+        slots = min(_RESERVE, max(1, limit // _RESERVE_SHARE))
+        if len(self._reserve) < slots or self._evict_oldest():
+            self._connections[connection] = self._reserve[connection] = None
+            return ConnectionSlot.RESERVE
+        return ConnectionSlot.NONE
 
-    def _make_way(self) -> bool:
-        """Free the place in reserve that has been held longest for nothing."""
-        for guest in self._reserve:
-            if guest.give_way():
-                del self._reserve[guest]
+    def _evict_oldest(self) -> bool:
+        for connection in self._reserve:
+            if connection.evict():
+                del self._reserve[connection]
                 return True
         return False
 
-    def leave(self, guest: LimitedConnection, reason: CloseReason) -> None:
-        """Strike out a connection that is closed, also one that found no place."""
-        self._guests.pop(guest, None)
-        self._reserve.pop(guest, None)
+    def leave(self, connection: LimitedConnection, reason: CloseReason) -> None:
+        """Count a connection as closed, also one that got no slot."""
+        self._connections.pop(connection, None)
+        self._reserve.pop(connection, None)
         self._closed[reason] += 1
 
     @asynccontextmanager
@@ -125,13 +127,13 @@ class ConnectionLimiter:
             ExceptionGroup: the review of some connections failed; all others were reviewed.
         """
         loop = asyncio.get_running_loop()
-        guests = list(self._guests)
+        connections = list(self._connections)
         errors: list[Exception] = []
-        for start in range(0, len(guests), _AT_ONCE):
+        for start in range(0, len(connections), _BATCH):
             now = loop.time()
-            for guest in guests[start : start + _AT_ONCE]:
+            for connection in connections[start : start + _BATCH]:
                 try:
-                    guest.review(now)
+                    connection.review(now)
                 except Exception as error:  # noqa: BLE001 - raised below, to the supervisor
                     # One connection that always fails must not disable the deadlines of the
                     # connections behind it.
@@ -141,6 +143,6 @@ class ConnectionLimiter:
             raise ExceptionGroup("connections could not be reviewed", errors)
 
     def statistics(self) -> Mapping[str, float]:
-        """Connections that are open, and those closed by reason."""
+        """Return the number of open connections, and of closed ones by reason."""
         closed = {f"closed_{reason}": count for reason, count in self._closed.items()}
-        return {"open": len(self._guests), **closed}
+        return {"open": len(self._connections), **closed}

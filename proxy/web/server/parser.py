@@ -1,4 +1,4 @@
-"""Parsing: aiohttp's parser, from which hot and refused requests do not come out."""
+"""Parser: stands before aiohttp's parser and takes out cached and rejected requests."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ _END = b"\r\n\r\n"
 
 
 class RejectedRequest(HttpProcessingError):
-    """A request that is not handed on, with the answer that it gets."""
+    """A request that is not passed on, with the reason."""
 
-    def __init__(self, refusal: RequestRejection, method: str = "") -> None:
-        """``method`` is that of the request, where it has one."""
-        super().__init__(message=refusal.detail)
-        self.refusal = refusal
+    def __init__(self, rejection: RequestRejection, method: str = "") -> None:
+        """``method`` is that of the request, if it could be parsed."""
+        super().__init__(message=rejection.detail)
+        self.rejection = rejection
         self.method = method
 
-    def message_in_place(self) -> Message:
-        """What stands among the requests for the one that is refused."""
-        return _ErrInfo(self.refusal.status, self, self.refusal.detail), EMPTY_PAYLOAD
+    def as_message(self) -> Message:
+        """Return what takes the place of the request among the parsed messages."""
+        return _ErrInfo(self.rejection.status, self, self.rejection.detail), EMPTY_PAYLOAD
 
 
 class ParserListener(Protocol):
-    """A connection, as its parser sees it."""
+    """The connection as its parser uses it."""
 
     def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
-        """Answer a request if it is hot and nothing of this connection is under way."""
+        """Answer a request from the response cache; return whether it was answered."""
 
     def head_is_awaited(self, *, anew: bool) -> None:
-        """A head has begun and is not complete; ``anew`` where it is not the one of before."""
+        """Note that a head is incomplete; ``anew`` if another one was complete before it."""
 
     def head_is_complete(self) -> None:
-        """Nothing is left of what came."""
+        """Note that no incomplete head is left."""
 
 
 class Parser:
-    """A connection's parser, as aiohttp sees it.
+    """A connection's parser with the interface of aiohttp's.
 
-    llhttp, strict as aiohttp has it for requests, refuses bare line feeds, folded lines and space
-    before a colon; so a head ends where an empty line is, and nowhere else.
+    llhttp, as strict as aiohttp configures it for requests, rejects bare line feeds, folded lines
+    and space before a colon. So a head ends at the first empty line and nowhere else.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Parser:
     )
 
     def __init__(self, parser: Any, listener: ParserListener, *, max_head_bytes: int) -> None:
-        """Stand before aiohttp's ``parser``."""
+        """``parser`` is aiohttp's."""
         self._parser = parser
         self._feed: Callable[[bytes], Parsed] = parser.feed_data
         self._listener = listener
@@ -88,68 +88,73 @@ class Parser:
         self._fault = fault
         self._is_last: Callable[[RawRequestMessage], bool] = is_last
         self._max_head_bytes = max_head_bytes
-        # Bytes of a head that is not complete, and the last three of what came before.
+        # Bytes of an incomplete head, and the last three bytes of the input before.
         self._begun = 0
         self._tail = b""
         self._body: StreamReader | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the parser's own."""
+        """Return all other attributes of aiohttp's parser."""
         return getattr(self._parser, name)
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a head is there."""
+        """Whether part of a head has arrived."""
         return self._begun > 0
 
     @property
-    def deaf(self) -> bool:
-        """Whether nothing more is heard."""
-        return self._feed is _deaf
+    def discards(self) -> bool:
+        """Whether all further input is discarded."""
+        return self._feed is _discard
 
     def restrict(self) -> None:
-        """Let one request through, and that only if it asks how the server is."""
+        """Pass on one request, and that only if it is a probe."""
         self._answer = _never
         self._fault = fault_in_reserve
         self._is_last = _always
 
-    def deafen(self) -> None:
-        """Hear nothing more: who was refused once is not believed about where a request begins."""
-        self._feed = _deaf
+    def discard_input(self) -> None:
+        """Discard all further input.
+
+        After a rejected request the position of the next one in the stream cannot be trusted
+        (request smuggling).
+        """
+        self._feed = _discard
         self._begun = 0
 
     def end_body(self) -> bool:
-        """Hear nothing more where a body was let through; whether there was one."""
+        """Discard all further input if a body was passed on; return whether one was."""
         if self._body is not None:
-            self.deafen()
+            self.discard_input()
         return self._body is not None
 
     def _feed_body(self, data: bytes) -> Parsed:
-        """What comes behind the head of a request with a body: that body, and no more requests."""
+        """Parse what follows a head with a body: that body, and no further request."""
         body = self._body
         if body is None:
             raise AssertionError
         try:
             self._parser.feed_data(data)
         except HttpProcessingError as error:
-            self.deafen()
+            self.discard_input()
             if not body.is_eof():
                 body.set_exception(RequestPayloadError(error.message))
-                # A reader that has just been woken looks for an end, and not for an error.
+                # A reader that was just woken checks for the end, not for the exception.
                 body.feed_eof()
         return _NOTHING
 
     def feed_data(self, data: bytes) -> Parsed:
-        """As aiohttp's; a single request that could be answered at once is left out."""
+        """Parse as aiohttp does; leave out a single request that was answered at once."""
         began = time.perf_counter()
         try:
             parsed = self._feed(data)
         except HttpProcessingError:
-            self.deafen()
+            self.discard_input()
             raise
         messages = parsed[0]
         if (
             len(messages) == 1
+            # The request is exactly this chunk: nothing of it came before, nothing follows.
             and not self._begun
             and data.endswith(_END)
             and len(data) <= self._max_head_bytes
@@ -157,12 +162,12 @@ class Parser:
         ):
             self._parser.message_consumed()
             return _NOTHING
-        return self._screened(data, parsed)
+        return self._validated(data, parsed)
 
-    def _screened(self, data: bytes, parsed: Parsed) -> Parsed:
-        """What was parsed, up to the first request behind which nothing is to be heard."""
+    def _validated(self, data: bytes, parsed: Parsed) -> Parsed:
+        """Return the parsed requests up to the first after which no further one is read."""
         messages = parsed[0]
-        if self.deaf or self._body is not None:
+        if self.discards or self._body is not None:
             return parsed
         large = self._begun + len(data) > self._max_head_bytes
         for at, (message, payload) in enumerate(messages):
@@ -170,18 +175,18 @@ class Parser:
             if last is not None:
                 self._end_with(last)
                 return [*messages[:at], last], False, b""
-        self._note(data, complete=bool(messages))
+        self._count_head(data, complete=bool(messages))
         if self._begun > self._max_head_bytes:
-            self.deafen()
-            refused = RejectedRequest(head_too_large(self._max_head_bytes))
-            return [*messages, refused.message_in_place()], False, b""
+            self.discard_input()
+            rejected = RejectedRequest(head_too_large(self._max_head_bytes))
+            return [*messages, rejected.as_message()], False, b""
         return parsed
 
     def _end_with(self, last: Message) -> None:
-        """Hear no request behind the last one, but its body."""
+        """Read no request after the last one, but its body."""
         message, payload = last
         if isinstance(message, _ErrInfo) or payload is EMPTY_PAYLOAD:
-            self.deafen()
+            self.discard_input()
             return
         self._feed = self._feed_body
         self._body = payload
@@ -191,23 +196,25 @@ class Parser:
     def _last(
         self, message: RawRequestMessage, payload: object, *, limit: int | None
     ) -> Message | None:
-        """A refusal in the place of a request, or the request as the last one; None for others."""
-        refusal = self._fault(message, payload)
-        if refusal is None and limit is not None and head_bytes(message) > limit:
-            refusal = head_too_large(limit)
-        if refusal is not None:
-            return RejectedRequest(refusal, message.method).message_in_place()
+        """Return a rejection, or the request if it is the last one; None if others may follow."""
+        rejection = self._fault(message, payload)
+        if rejection is None and limit is not None and head_bytes(message) > limit:
+            rejection = head_too_large(limit)
+        if rejection is not None:
+            return RejectedRequest(rejection, message.method).as_message()
         if self._is_last(message) or payload is not EMPTY_PAYLOAD:
-            # A body ends its connection: where it ends, no second server may see a request begin.
+            # A body ends its connection: a second server could see a request begin at another
+            # byte than this one (request smuggling; RFC 9112, 11.2).
             return message._replace(should_close=True, upgrade=False), payload
         return None
 
-    def _note(self, data: bytes, *, complete: bool) -> None:
-        """Keep in mind how much there is of a head, ``complete`` ones having come before it."""
+    def _count_head(self, data: bytes, *, complete: bool) -> None:
+        """Count the bytes of an incomplete head, after the ``complete`` ones in this chunk."""
         if not data:
-            # aiohttp has the parser go on with what it held back: its end is known already.
+            # aiohttp has the parser continue with input that it held back and that was counted.
             return
         if complete:
+            # The empty line may be split between two chunks, hence the tail of the last one.
             joined = self._tail + data
             self._begun = len(joined) - len(_END) - joined.rfind(_END)
         else:
@@ -227,5 +234,5 @@ def _always(_message: object) -> bool:
     return True
 
 
-def _deaf(_data: bytes) -> Parsed:
+def _discard(_data: bytes) -> Parsed:
     return _NOTHING

@@ -26,7 +26,7 @@ from proxy.web.headers import PRIVATE
 from proxy.web.problem_details import refused, render_problem
 from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
 from proxy.web.server.request_tracing import AnsweredRequest, RequestTraces, end
-from proxy.web.server.request_validation import RequestRejection
+from proxy.web.server.request_validation import OVER_LIMIT, RequestRejection
 from proxy.web.server.response_cache import ResponseCache
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class RequestPipeline:
         # A counter after a random prefix: unique among nodes, and without text of the client.
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
+        self._over_limit = refused(OVER_LIMIT)
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -118,6 +119,12 @@ class RequestPipeline:
         client = (remote, message.method, message.path)
         self._log(request_id, client, answer.status, len(body), seconds, answer.outcome, trace)
         return framed(answer.head, request_id, body)
+
+    def over_limit(self) -> bytes:
+        """Return all bytes of the 503 to a connection that found no slot, and count it."""
+        answer = self._over_limit
+        self._metrics.tally_of(answer.outcome, answer.status).add(0.0, 0.0, 0)
+        return answer.last_bytes(self._new_id())
 
     async def drain(self) -> None:
         """Return when no response is being sent."""

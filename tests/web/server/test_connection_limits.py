@@ -21,7 +21,7 @@ class Guest:
         self.gone = False
         self.reviewed: list[float] = []
 
-    def give_way(self) -> bool:
+    def evict(self) -> bool:
         self.gone = not self.busy
         return self.gone
 
@@ -93,8 +93,9 @@ async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> N
         (10_000, 1_048_576, 10_000),
         (10_000, resource.RLIM_INFINITY, 10_000),
         (10_000, 4096, 3584),
-        (10_000, 64, 32),
-        (0, 64, 32),
+        (10_000, 64, 16),
+        (0, 64, 16),
+        (0, 40, 1),
         (20, 1024, 20),
     ],
 )
