@@ -1,4 +1,4 @@
-"""`deploy/npm`: its modules under Node, alone and inside the packages that they are made for."""
+"""`deploy/npm` under Node: its modules alone, and inside the frameworks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from proxy.domain.query import WIDTHS
 from tests.deploy.programs import program
 from tests.support.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 NPM = ROOT / "deploy" / "npm"
 _INSTALL = ("ci", "--no-audit", "--no-fund", "--omit=optional", "--ignore-scripts")
@@ -25,17 +27,17 @@ def run(*command: str | Path, at: Path) -> str:
     return done.stdout
 
 
-def test_addresses_are_made_and_read_as_the_server_has_them() -> None:
-    told = run(program("node"), "--test", "urls.test.mjs", at=HERE)
-    assert re.search(r"^# fail 0$", told, re.MULTILINE)
+def test_urls_are_built_and_parsed_as_by_the_server() -> None:
+    output = run(program("node"), "--test", "urls.test.mjs", at=HERE)
+    assert re.search(r"^# fail 0$", output, re.MULTILINE)
 
 
-def test_the_ladder_is_that_of_the_server() -> None:
+def test_widths_equal_those_of_the_server() -> None:
     script = "import('./src/urls.js').then((all) => console.log(JSON.stringify(all.WIDTHS)))"
     assert tuple(json.loads(run(program("node"), "-e", script, at=NPM))) == WIDTHS
 
 
-def test_every_entry_is_there_with_its_types() -> None:
+def test_every_export_exists_with_its_types() -> None:
     entries = json.loads((NPM / "package.json").read_text())["exports"]
     assert set(entries) == {".", "./react", "./next", "./nuxt", "./unpic"}
     for entry in entries.values():
@@ -45,11 +47,11 @@ def test_every_entry_is_there_with_its_types() -> None:
 
 @pytest.mark.drill
 @pytest.mark.timeout(240)
-def test_they_work_inside_the_packages_that_they_are_made_for(tmp_path: Path) -> None:
-    """Next.js, React, Nuxt Image and unpic as npm has them; their types by the compiler."""
+def test_the_exports_work_in_their_frameworks(tmp_path: Path) -> None:
+    """With Next.js, React, Nuxt Image and unpic from npm; types are checked by the compiler."""
     place = shutil.copytree(HERE, tmp_path / "tests" / "npm")
     shutil.copytree(NPM, tmp_path / "deploy" / "npm")
     run(program("npm"), *_INSTALL, at=place)
-    told = run(program("node"), "--test", "packages.test.mjs", at=place)
-    assert re.search(r"^# fail 0$", told, re.MULTILINE)
+    output = run(program("node"), "--test", "packages.test.mjs", at=place)
+    assert re.search(r"^# fail 0$", output, re.MULTILINE)
     run(place / "node_modules" / ".bin" / "tsc", "-p", ".", at=place)

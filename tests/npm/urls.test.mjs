@@ -61,7 +61,7 @@ test("the loader keeps what an address says, but for the width", () => {
     loader({ src: "https://other.example/serve/7?w=16&format=webp&v=ab", width: 828 }),
     "https://other.example/serve/7?w=828&format=webp&v=ab",
   );
-  assert.throws(() => loader({ src: "/photo.jpg", width: 640 }), /no media id/);
+  assert.throws(() => loader({ src: "/photo.jpg", width: 640 }), /neither a media id/);
 });
 
 test("a transformer takes apart, puts together and changes", () => {

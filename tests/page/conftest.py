@@ -82,7 +82,7 @@ class Visit:
         """Open the page and one of its pictures, and wait for an answer."""
         page = await self.home()
         await page.get_by_role("button", name=f"Inspect {name}").click()
-        await page.wait_for_selector("#picture.there")
+        await page.wait_for_selector("#image.there")
         return page
 
 
@@ -121,10 +121,12 @@ def chromium() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One loop for all tests of this folder: the browser is on it, and takes a second to start."""
+    """Mark the tests of this folder slow, and run them in one loop: the browser belongs to it."""
     for item in items:
-        is_async = isinstance(item, pytest.Function) and iscoroutinefunction(item.function)
-        if is_async and Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.slow)
+        if isinstance(item, pytest.Function) and iscoroutinefunction(item.function):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 

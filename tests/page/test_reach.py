@@ -57,14 +57,14 @@ async def focused(page: Page) -> str:
 async def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     page = await visit.home()
     await page.keyboard.press("Tab")
-    assert await focused(page) == "Skip to the pictures"
+    assert await focused(page) == "Skip to the images"
     await page.keyboard.press("Enter")
     await page.keyboard.press("Tab")
     assert await focused(page) == "Inspect badge.png"
     await page.keyboard.press("ArrowRight")
     assert await focused(page) == "Inspect logo.png"
     await page.keyboard.press("Enter")
-    await page.wait_for_selector("#picture.there")
+    await page.wait_for_selector("#image.there")
     assert await focused(page) == "inspector-title"
     seen = []
     for _ in range(40):
@@ -93,7 +93,7 @@ async def test_everything_has_a_name_for_who_cannot_see_it(visit: Visit) -> None
     page = await visit.home()
     assert await page.evaluate(_UNNAMED) == []
     await page.get_by_role("button", name="Inspect logo.png").click()
-    await page.wait_for_selector("#picture.there")
+    await page.wait_for_selector("#image.there")
     assert await page.evaluate(_UNNAMED) == []
     for role in ("banner", "main", "navigation"):
         assert await page.locator(f"[role={role}], {_landmark(role)}").count() >= 1
@@ -138,7 +138,7 @@ async def test_it_fits_and_can_be_read(
         assert await page.evaluate(_CONTRASTS) == []
         await page.screenshot(path=tmp_path / "gallery.png")
         await page.get_by_role("button", name="Inspect kodak-03.jpg").click()
-        await page.wait_for_selector("#picture.there")
+        await page.wait_for_selector("#image.there")
         await page.evaluate(
             "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
         )

@@ -278,4 +278,4 @@ async def test_what_is_known_is_told_below_it(host: Host) -> None:
 async def test_the_panel_stands_alone_as_well(host: Host) -> None:
     host._site.body = '<smart-image-analysis media-id="2"></smart-image-analysis>'
     await host.page.goto(host._site.url)
-    await expect(host.page.locator("smart-image-analysis dl")).to_contain_text("of 100")
+    await expect(host.page.locator("smart-image-analysis dl")).to_contain_text("/ 100")

@@ -6,7 +6,7 @@ import { parsePicture, pictureUrl } from "./urls.js";
 export function smartserveLoader(base) {
   return ({ src, width }) => {
     const parsed = parsePicture(src);
-    if (!parsed) throw new Error(`smartserve-image: ${src} is no media id and no address of one`);
+    if (!parsed) throw new Error(`smartserve-image: ${src} is neither a media id nor an image URL`);
     return pictureUrl(parsed.base || base, parsed.id, { ...parsed.operations, width });
   };
 }

@@ -8,8 +8,8 @@ export default defineProvider({
     const parsed = parsePicture(src);
     if (!parsed) return { url: src };
     const { width, size, dpr, format, background, version } = modifiers;
-    const wished = { width, size, dpr, format, background, version };
-    const given = Object.entries(wished).filter(([, value]) => value !== undefined && value !== "");
+    const chosen = { width, size, dpr, format, background, version };
+    const given = Object.entries(chosen).filter(([, value]) => value !== undefined && value !== "");
     const operations = { ...parsed.operations, ...Object.fromEntries(given) };
     return { url: pictureUrl(parsed.base || baseURL, parsed.id, operations) };
   },

@@ -51,12 +51,12 @@ export function SmartImage(props) {
     load(base).catch((error) => onError?.(error));
   }, [base]);
   useEffect(() => {
-    const here = element.current;
-    const heard = Object.entries({ load: onLoad, final: onFinal, error: onError });
-    const listening = heard.filter(([, listener]) => listener);
-    for (const [name, listener] of listening) here.addEventListener(name, listener);
+    const node = element.current;
+    const listeners = Object.entries({ load: onLoad, final: onFinal, error: onError });
+    const given = listeners.filter(([, listener]) => listener);
+    for (const [name, listener] of given) node.addEventListener(name, listener);
     return () => {
-      for (const [name, listener] of listening) here.removeEventListener(name, listener);
+      for (const [name, listener] of given) node.removeEventListener(name, listener);
     };
   }, [onLoad, onFinal, onError]);
   const shape = width && height ? { aspectRatio: `${width} / ${height}` } : {};

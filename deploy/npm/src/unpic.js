@@ -18,11 +18,11 @@ export function generate(src, operations = {}) {
   const parsed = parsePicture(src);
   if (!parsed) return String(src);
   const { width, format, size, dpr, background } = operations;
-  const wished = { width, format, size, dpr, background };
-  for (const name of Object.keys(wished)) {
-    if (wished[name] === undefined) delete wished[name];
+  const chosen = { width, format, size, dpr, background };
+  for (const name of Object.keys(chosen)) {
+    if (chosen[name] === undefined) delete chosen[name];
   }
-  return pictureUrl(parsed.base, parsed.id, { ...parsed.operations, ...wished });
+  return pictureUrl(parsed.base, parsed.id, { ...parsed.operations, ...chosen });
 }
 
 export function transform(src, operations = {}) {

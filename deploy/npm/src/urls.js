@@ -5,10 +5,10 @@ export const WIDTHS = [
   16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840,
 ];
 
-const ADDRESS = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(\d{1,19})(?:\.(\w+))?(?:\?([^#]*))?(?:#.*)?$/;
+const IMAGE_URL = /^(https?:\/\/[^/?#]+(?:\/[^?#]*?)?)?\/?(?:(serve|api\/images)\/)?(\d{1,19})(?:\.(\w+))?(?:\?([^#]*))?(?:#.*)?$/;
 const FORMATS = new Set(["avif", "webp", "jpeg", "png"]);
 
-export const snap = (width) => WIDTHS.find((rung) => rung >= width) ?? WIDTHS.at(-1);
+export const snap = (width) => WIDTHS.find((step) => step >= width) ?? WIDTHS.at(-1);
 
 const formatOf = (format) => {
   const name = format === "jpg" ? "jpeg" : format;
@@ -31,7 +31,7 @@ export function pictureUrl(base, id, operations = {}) {
 
 // Parses an id (7, "7") or a URL; returns null for anything else.
 export function parsePicture(source) {
-  const match = ADDRESS.exec(String(source));
+  const match = IMAGE_URL.exec(String(source));
   if (!match) return null;
   const [, origin, route, id, extension, text] = match;
   if (origin && !route) return null;
@@ -54,8 +54,8 @@ export function parsePicture(source) {
 // Returns a srcset of all widths up to one, and that width itself if the list does not contain it.
 export function pictureSrcset(base, id, widest, operations = {}) {
   const last = Math.min(widest, WIDTHS.at(-1));
-  const rungs = WIDTHS.filter((rung) => rung >= 64 && rung < last);
-  return [...rungs, last]
+  const widths = WIDTHS.filter((width) => width >= 64 && width < last);
+  return [...widths, last]
     .map((width) => `${pictureUrl(base, id, { ...operations, width })} ${width}w`)
     .join(", ");
 }

@@ -1,9 +1,9 @@
-// Small helpers around the document; nothing here knows what is shown.
+// DOM and fetch utilities.
 
 export const byId = (id) => document.getElementById(id);
 
-// An element with properties, attributes (their names have a dash, or are role, for and the like)
-// and children; text stays text.
+// Create an element. Names with a dash, "role" and "for" are set as attributes, all others as
+// properties. Strings become text nodes, never HTML.
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -18,7 +18,7 @@ export function option(value, text) {
   return make("option", { value, textContent: text });
 }
 
-// A row of radio buttons that looks like one control.
+// Fill an element with radio buttons that are styled as one segmented control.
 export function segments(holder, name, choices, chosen) {
   holder.replaceChildren(
     ...choices.map(([value, text]) =>
@@ -34,19 +34,20 @@ export function segments(holder, name, choices, chosen) {
 
 export const chosen = (holder) => holder.querySelector("input:checked")?.value;
 
-// What screen readers should say now.
-export function say(text) {
-  byId("said").textContent = text;
+// Announce a text to screen readers.
+export function announce(text) {
+  byId("announcement").textContent = text;
 }
 
+// Return the JSON at a URL; throw an Error with the problem's detail.
 export async function json(url, options) {
-  const answer = await fetch(url, { cache: "no-cache", ...options });
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.detail ?? `${answer.status} ${answer.statusText}`);
-  return told;
+  const response = await fetch(url, { cache: "no-cache", ...options });
+  const value = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(value.detail ?? `${response.status} ${response.statusText}`);
+  return value;
 }
 
-export function pause(milliseconds, signal) {
+export function sleep(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);
     signal?.addEventListener("abort", () => {

@@ -1,75 +1,75 @@
-// The gallery: the newest pictures as tiles, with placeholders that fade into them.
+// The gallery: the newest images as tiles, each with a placeholder until it has loaded.
 
 import { byId, json, make } from "./dom.js";
 import { paint } from "./thumbhash.js";
 
 const PAGE = 40;
-const AT_ONCE = 8;
-const pictures = [];
+const BATCH = 8;
+const images = [];
 const tiles = new Map();
 let next = null;
-let opened = () => {};
+let onOpen = () => {};
 
-export const all = () => pictures;
+export const all = () => images;
 export const focusTile = (id) => tiles.get(id)?.focus();
 
-function thumbnail(picture) {
-  const version = picture.version ? `&v=${picture.version}` : "";
-  return `/serve/${picture.id}?size=thumbnail${version}`;
+function thumbnail(image) {
+  const version = image.version ? `&v=${image.version}` : "";
+  return `/serve/${image.id}?size=thumbnail${version}`;
 }
 
-function name(picture) {
-  return picture.name || `Picture ${picture.id}`;
+function name(image) {
+  return image.name || `Image ${image.id}`;
 }
 
-function tile(picture) {
+function tile(image) {
   const blur = make("canvas", { "aria-hidden": "true", width: 0 });
-  if (picture.thumbhash) paint(blur, picture.thumbhash);
-  const image = make("img", { alt: "", loading: "lazy", decoding: "async" });
-  const sizes = picture.width ? `${picture.width} × ${picture.height}` : "";
+  if (image.thumbhash) paint(blur, image.thumbhash);
+  const thumb = make("img", { alt: "", loading: "lazy", decoding: "async" });
+  const dimensions = image.width ? `${image.width} × ${image.height}` : "";
   const button = make(
     "button",
-    { type: "button", className: "tile", "aria-label": `Inspect ${name(picture)}` },
+    { type: "button", className: "tile", "aria-label": `Inspect ${name(image)}` },
     blur,
-    image,
-    make("span", { className: "caption" }, make("b", { textContent: name(picture) }), make("i", { textContent: sizes })),
+    thumb,
+    make("span", { className: "caption" }, make("b", { textContent: name(image) }), make("i", { textContent: dimensions })),
   );
-  image.onload = () => {
-    image.classList.add("there");
+  thumb.onload = () => {
+    thumb.classList.add("there");
     button.classList.add("clear");
     setTimeout(() => blur.remove(), 700);
   };
-  image.onerror = () => button.classList.add("broken");
-  image.src = thumbnail(picture);
-  button.onclick = () => opened(picture);
-  tiles.set(picture.id, button);
+  thumb.onerror = () => button.classList.add("broken");
+  thumb.src = thumbnail(image);
+  button.onclick = () => onOpen(image);
+  tiles.set(image.id, button);
   return make("li", {}, button);
 }
 
 function count() {
-  const empty = pictures.length === 0;
+  const empty = images.length === 0;
   byId("gallery-empty").hidden = !empty;
   byId("more").hidden = next === null;
   const more = next === null ? "" : " and more";
-  byId("gallery-count").textContent = empty ? "" : `${pictures.length}${more}`;
+  byId("gallery-count").textContent = empty ? "" : `${images.length}${more}`;
 }
 
-async function page(before) {
+async function loadPage(before) {
   const query = before === null ? "" : `&before=${before}`;
-  const told = await json(`/api/gallery?limit=${PAGE}${query}`);
-  next = told.next;
-  return told.pictures;
+  const found = await json(`/api/gallery?limit=${PAGE}${query}`);
+  next = found.next;
+  return found.pictures;
 }
 
-// Have placeholders made that nobody knows yet: for this visit where the picture is slow, else for
-// the next one. A few at a time, when all thumbnails are on their way.
-async function learn(found) {
-  const unknown = found.filter((one) => !one.thumbhash);
-  while (unknown.length) {
-    const some = unknown.splice(0, AT_ONCE);
-    const told = await json(`/info?ids=${some.map((one) => one.id).join(",")}`);
-    for (const { id, placeholders } of told.pictures) {
-      some.find((one) => one.id === id).thumbhash = placeholders.thumbhash;
+// Request missing placeholders. They help slow thumbnails now, and all of them at the next visit.
+// In small batches, after all thumbnails have been requested.
+async function loadPlaceholders(found) {
+  const missing = found.filter((one) => !one.thumbhash);
+  while (missing.length) {
+    const batch = missing.splice(0, BATCH);
+    const described = await json(`/info?ids=${batch.map((one) => one.id).join(",")}`);
+    for (const { id, placeholders } of described.pictures) {
+      batch.find((one) => one.id === id).thumbhash = placeholders.thumbhash;
       const button = tiles.get(id);
       const blur = button.querySelector("canvas");
       if (blur && !button.classList.contains("clear")) paint(blur, placeholders.thumbhash);
@@ -77,29 +77,29 @@ async function learn(found) {
   }
 }
 
-// Put what is newer than the first tile before it.
+// Insert images that are newer than the first tile.
 export async function refresh() {
   const before = next;
-  const newer = (await page(null)).filter((one) => !tiles.has(one.id));
-  if (pictures.length) next = before;
-  pictures.unshift(...newer);
+  const newer = (await loadPage(null)).filter((one) => !tiles.has(one.id));
+  if (images.length) next = before;
+  images.unshift(...newer);
   byId("gallery").prepend(...newer.map(tile));
   count();
-  learn(newer).catch(() => {});
+  loadPlaceholders(newer).catch(() => {});
 }
 
-async function older() {
-  const found = await page(next);
-  pictures.push(...found);
+async function loadMore() {
+  const found = await loadPage(next);
+  images.push(...found);
   const added = found.map(tile);
   byId("gallery").append(...added);
   count();
-  learn(found).catch(() => {});
+  loadPlaceholders(found).catch(() => {});
   added[0]?.querySelector("button").focus();
 }
 
-// Arrow keys go from tile to tile, as many to a row as there are.
-function steer(event) {
+// Move the focus with the arrow keys; up and down by one row of the grid.
+function moveFocus(event) {
   const buttons = [...tiles.values()].sort((a, b) => (a.compareDocumentPosition(b) & 4 ? -1 : 1));
   const at = buttons.indexOf(document.activeElement);
   const row = getComputedStyle(byId("gallery")).gridTemplateColumns.split(" ").length;
@@ -109,9 +109,9 @@ function steer(event) {
   buttons[at + step]?.focus();
 }
 
-export async function start(onOpen) {
-  opened = onOpen;
-  byId("more").onclick = older;
-  byId("gallery").onkeydown = steer;
+export async function start(open) {
+  onOpen = open;
+  byId("more").onclick = loadMore;
+  byId("gallery").onkeydown = moveFocus;
   await refresh();
 }

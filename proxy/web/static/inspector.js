@@ -1,19 +1,19 @@
-// The inspector: one picture, whatever may be asked for of it, and what comes back.
+// The inspector: one image, the request parameters, and the response.
 
-import { address, ask, awaitFinal, whyFormat } from "./asking.js";
 import * as compare from "./compare.js";
-import { byId, chosen, json, make, option, say, segments } from "./dom.js";
+import { announce, byId, chosen, json, make, option, segments } from "./dom.js";
+import { NAMES, bytes, formatOf, origin, percent, time } from "./format.js";
+import { explainFormat, fetchImage, imageUrl, waitForFinal } from "./requests.js";
 import * as snippets from "./snippets.js";
 import { paint } from "./thumbhash.js";
-import { NAMES, bytes, formatOf, origin, percent, time } from "./words.js";
 
 const dialog = byId("inspector");
-const picture = byId("picture");
+const image = byId("image");
 let current = null;
 let running = new AbortController();
 let shown = null;
-let neighbours = () => [];
-let closed = () => {};
+let listed = () => [];
+let onClose = () => {};
 
 function fact(name, text) {
   dialog.querySelector(`[data-fact="${name}"]`).textContent = text;
@@ -21,16 +21,16 @@ function fact(name, text) {
 
 function stage(kind, text) {
   byId("stage").dataset.stage = kind;
-  byId("stage").textContent = { draft: "Draft", final: "Final", asking: "Asking …" }[kind] ?? "";
-  byId("stage-told").textContent = text;
+  byId("stage").textContent = { draft: "Draft", final: "Final", loading: "Loading …" }[kind] ?? "";
+  byId("stage-note").textContent = text;
 }
 
-function fault(text) {
-  byId("fault").hidden = !text;
-  byId("fault").textContent = text ?? "";
+function showError(text) {
+  byId("error").hidden = !text;
+  byId("error").textContent = text ?? "";
 }
 
-function wish() {
+function parameters() {
   const size = byId("size").value;
   return {
     size,
@@ -38,11 +38,11 @@ function wish() {
     dpr: chosen(byId("dpr")),
     bg: chosen(byId("bg")),
     format: chosen(byId("format")),
-    v: current.told?.version ?? current.version,
+    v: current.info?.version ?? current.version,
   };
 }
 
-const seenThrough = () => Boolean(current.told?.transparent) || chosen(byId("bg")) === "removed";
+const transparent = () => Boolean(current.info?.transparent) || chosen(byId("bg")) === "removed";
 
 function listHeaders(headers) {
   const rows = [...headers].map(([name, value]) =>
@@ -51,69 +51,69 @@ function listHeaders(headers) {
   byId("headers").replaceChildren(...rows);
 }
 
-async function display(answer, dpr) {
-  const url = URL.createObjectURL(answer.blob);
+async function display(response, dpr) {
+  const url = URL.createObjectURL(response.blob);
   const loaded = new Image();
   loaded.src = url;
   await loaded.decode().catch(() => {});
   if (shown) URL.revokeObjectURL(shown);
   shown = url;
-  picture.src = url;
-  picture.style.width = `${loaded.naturalWidth / dpr}px`;
-  picture.classList.add("there");
-  byId("frame").classList.toggle("seen-through", seenThrough());
+  image.src = url;
+  image.style.width = `${loaded.naturalWidth / dpr}px`;
+  image.classList.add("there");
+  byId("frame").classList.toggle("transparent", transparent());
   byId("blur").classList.add("gone");
-  const format = formatOf(answer.headers.get("Content-Type"));
+  const format = formatOf(response.headers.get("Content-Type"));
   fact("format", NAMES[format] ?? format);
-  fact("bytes", bytes(answer.blob.size));
+  fact("bytes", bytes(response.blob.size));
   fact("pixels", `${loaded.naturalWidth} × ${loaded.naturalHeight}`);
-  fact("time", time(answer.seconds));
-  byId("origin").textContent = origin(answer.headers.get("Cache-Status"), answer.headers.get("Server-Timing"));
-  listHeaders(answer.headers);
+  fact("time", time(response.seconds));
+  byId("origin").textContent = origin(response.headers.get("Cache-Status"), response.headers.get("Server-Timing"));
+  listHeaders(response.headers);
 }
 
-function tell(answer) {
-  if (answer.headers.get("Smartserve-Background")) {
-    return "This picture has no flat background that could be cut out: the original.";
+function note(response) {
+  if (response.headers.get("Smartserve-Background")) {
+    return "The background is not uniform and cannot be removed. This is the original.";
   }
-  if (/fallback/.test(answer.headers.get("Cache-Status") ?? "")) return "Another size stands in.";
+  if (/fallback/.test(response.headers.get("Cache-Status") ?? "")) return "Fallback: a different size.";
   return "";
 }
 
-async function follow(draft, dpr, signal) {
-  stage("draft", "Quick to make; a smaller final is on its way.");
-  const began = performance.now();
-  const final = await awaitFinal(draft, signal);
+async function replaceDraft(draft, dpr, signal) {
+  stage("draft", "Encoded fast, to respond quickly. A smaller file, the final, will replace it.");
+  const start = performance.now();
+  const final = await waitForFinal(draft, signal);
   if (!final) return;
   await display(final, dpr);
-  const waited = time((performance.now() - began) / 1000);
+  const waited = time((performance.now() - start) / 1000);
   const saved = 1 - final.blob.size / draft.blob.size;
-  const told = `Here after ${waited}: ${bytes(final.blob.size)} in place of ${bytes(draft.blob.size)}${
-    saved > 0.005 ? `, ${percent(saved)} less` : ""
+  const text = `Ready after ${waited}: ${bytes(final.blob.size)} instead of ${bytes(draft.blob.size)}${
+    saved > 0.005 ? `, ${percent(saved)} smaller` : ""
   }.`;
-  stage("final", told);
-  say(`The final is here. ${told}`);
+  stage("final", text);
+  announce(`The final is ready. ${text}`);
 }
 
 async function update() {
   running.abort();
   running = new AbortController();
   const { signal } = running;
-  const asked = wish();
-  const url = address(current.id, asked);
+  const requested = parameters();
+  const url = imageUrl(current.id, requested);
   byId("url").textContent = url;
-  fault(null);
-  stage("asking", "");
+  showError(null);
+  stage("loading", "");
   try {
-    const answer = await ask(url, { signal });
-    await display(answer, Number(asked.dpr));
+    const response = await fetchImage(url, { signal });
+    await display(response, Number(requested.dpr));
     if (signal.aborted) return;
-    if (answer.draft) await follow(answer, Number(asked.dpr), signal);
-    else stage("final", tell(answer));
+    if (response.draft) await replaceDraft(response, Number(requested.dpr), signal);
+    else stage("final", note(response));
   } catch (error) {
     if (signal.aborted) return;
     stage("none", "");
-    fault(error.message);
+    showError(error.message);
   }
 }
 
@@ -123,40 +123,40 @@ function changed(event) {
   const jpeg = byId("format").querySelector('[value="jpeg"]');
   jpeg.disabled = removed;
   if (removed && jpeg.checked) byId("format").querySelector('[value="auto"]').checked = true;
-  byId("compare").classList.toggle("seen-through", seenThrough());
+  byId("compare").classList.toggle("transparent", transparent());
   update();
-  if (event?.target.name !== "format") compare.show(current.id, { ...wish(), format: null }, current.told.formats.served);
+  if (event?.target.name !== "format") compare.show(current.id, { ...parameters(), format: null }, current.info.formats.served);
 }
 
-function fill(told) {
-  const sizes = Object.entries(told.dimensions).map(([name, { width, height }]) =>
+function fillSizes(info) {
+  const sizes = Object.entries(info.dimensions).map(([name, { width, height }]) =>
     option(name, `${name}, ${width} × ${height}`),
   );
   const before = byId("size").value;
-  byId("size").replaceChildren(...sizes, option("", "by width …"));
-  byId("size").value = before in told.dimensions ? before : "detail";
-  const rungs = told.srcset.auto.split(", ").map((one) => /w=(\d+).* (\d+)w$/.exec(one).slice(1));
-  byId("width").replaceChildren(...rungs.map(([rung, width]) => option(rung, `w=${rung}, gives ${width} px`)));
-  byId("width").value = rungs.find(([rung]) => rung >= 640)?.[0] ?? rungs.at(-1)[0];
+  byId("size").replaceChildren(...sizes, option("", "custom width …"));
+  byId("size").value = before in info.dimensions ? before : "detail";
+  const steps = info.srcset.auto.split(", ").map((one) => /w=(\d+).* (\d+)w$/.exec(one).slice(1));
+  byId("width").replaceChildren(...steps.map(([value, width]) => option(value, `w=${value}, ${width} px wide`)));
+  byId("width").value = steps.find(([value]) => value >= 640)?.[0] ?? steps.at(-1)[0];
 }
 
-function known(told) {
-  const colours = told.dominant_colors.map(({ hex, percent: share }) => {
-    const swatch = make("span", { title: `${hex}, ${Math.round(share)} %`, role: "img", "aria-label": `${hex}, ${Math.round(share)} per cent` });
+function showAnalysis(info) {
+  const colours = info.dominant_colors.map(({ hex, percent: share }) => {
+    const swatch = make("span", { title: `${hex}, ${Math.round(share)} %`, role: "img", "aria-label": `${hex}, ${Math.round(share)} percent` });
     swatch.style.background = hex;
     swatch.style.flexGrow = share;
     return swatch;
   });
   byId("colours").replaceChildren(...colours);
-  const { analysis } = told;
+  const { analysis } = info;
   const rows = {
-    "Original": `${told.width} × ${told.height}`,
-    "Kind": analysis.kind,
-    "Quality": `${analysis.quality_score} of 100`,
+    "Original": `${info.width} × ${info.height}`,
+    "Type": analysis.kind,
+    "Quality": `${analysis.quality_score} / 100`,
     "Mood": analysis.mood_keywords.join(", "),
     "Style": analysis.style,
-    "Shows": told.alt,
-    "ThumbHash": told.placeholders.thumbhash,
+    "Description": info.alt,
+    "ThumbHash": info.placeholders.thumbhash,
   };
   const shownRows = Object.entries(rows).filter(([, value]) => value);
   byId("analysis").replaceChildren(
@@ -165,14 +165,14 @@ function known(told) {
 }
 
 async function explain() {
-  const told = await whyFormat();
-  byId("why-told").textContent = told.why;
-  byId("why-accept").textContent = told.sure ? told.accept : `${told.accept}\n(as most browsers do; this one does not tell)`;
+  const explanation = await explainFormat();
+  byId("why-text").textContent = explanation.why;
+  byId("why-accept").textContent = explanation.exact ? explanation.accept : `${explanation.accept}\n(typical value; this browser does not report its own)`;
   byId("why-formats").replaceChildren(
-    ...told.formats.map(({ format, verdict }) =>
+    ...explanation.formats.map(({ format, verdict }) =>
       make(
         "li",
-        { className: format === told.chosen ? "chosen" : "" },
+        { className: format === explanation.chosen ? "chosen" : "" },
         make("b", { textContent: NAMES[format] }),
         make("span", { textContent: verdict }),
       ),
@@ -182,9 +182,9 @@ async function explain() {
 
 function placeholder(one) {
   const blur = byId("blur");
-  picture.classList.remove("there");
-  picture.removeAttribute("src");
-  byId("frame").classList.remove("seen-through");
+  image.classList.remove("there");
+  image.removeAttribute("src");
+  byId("frame").classList.remove("transparent");
   blur.classList.remove("gone");
   if (one.thumbhash) paint(blur, one.thumbhash);
   else blur.width = 0;
@@ -194,7 +194,7 @@ function placeholder(one) {
 }
 
 function step(by) {
-  const list = neighbours();
+  const list = listed();
   const at = list.findIndex((one) => one.id === current.id);
   const other = at < 0 ? null : list[at + by];
   if (other) open(other);
@@ -202,16 +202,16 @@ function step(by) {
 
 export async function open(one) {
   current = one;
-  const list = neighbours();
+  const list = listed();
   const at = list.findIndex(({ id }) => id === one.id);
   byId("previous").disabled = at <= 0;
   byId("next").disabled = at < 0 || at === list.length - 1;
-  byId("inspector-title").textContent = one.name || `Picture ${one.id}`;
-  picture.alt = one.name || `Picture ${one.id}`;
+  byId("inspector-title").textContent = one.name || `Image ${one.id}`;
+  image.alt = one.name || `Image ${one.id}`;
   for (const name of ["format", "bytes", "pixels", "time"]) fact(name, "–");
   byId("origin").textContent = "";
   byId("headers").replaceChildren();
-  fault(null);
+  showError(null);
   placeholder(one);
   if (!dialog.open) {
     dialog.showModal();
@@ -219,23 +219,23 @@ export async function open(one) {
   }
   history.replaceState(null, "", `#${one.id}`);
   try {
-    const told = await json(`/info/${one.id}`);
+    const info = await json(`/info/${one.id}`);
     if (current !== one) return;
-    current.told = told;
-    if (!one.thumbhash) placeholder({ ...one, ...told, thumbhash: told.placeholders.thumbhash });
-    fill(told);
-    known(told);
-    snippets.show(told);
+    current.info = info;
+    if (!one.thumbhash) placeholder({ ...one, ...info, thumbhash: info.placeholders.thumbhash });
+    fillSizes(info);
+    showAnalysis(info);
+    snippets.show(info);
     changed();
   } catch (error) {
-    if (current === one) fault(error.message);
+    if (current === one) showError(error.message);
   }
 }
 
 function keys(event) {
-  const steering = event.target.closest("input, select, .pairing, pre, .scroll");
+  const usesArrows = event.target.closest("input, select, .pairing, pre, .scroll");
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!steering && by && !event.altKey && !event.ctrlKey && !event.metaKey) step(by);
+  if (!usesArrows && by && !event.altKey && !event.ctrlKey && !event.metaKey) step(by);
 }
 
 async function copy(event) {
@@ -246,24 +246,24 @@ async function copy(event) {
   await navigator.clipboard.writeText(whole).catch(() => {});
   button.classList.add("copied");
   button.textContent = "Copied";
-  say("Copied");
+  announce("Copied");
   setTimeout(() => {
     button.classList.remove("copied");
     button.textContent = "Copy";
   }, 1500);
 }
 
-export function start(list, onClose) {
-  neighbours = list;
-  closed = onClose;
+export function start(list, close) {
+  listed = list;
+  onClose = close;
   segments(byId("format"), "format", [["auto", "auto"], ...["avif", "webp", "jpeg", "png"].map((one) => [one, NAMES[one]])], "auto");
   segments(byId("dpr"), "dpr", ["1", "1.5", "2", "3"].map((one) => [one, `${one}×`]), "1");
   segments(byId("bg"), "bg", [["original", "original"], ["removed", "removed"]], "original");
   compare.start();
   snippets.start();
   explain().catch(() => {});
-  byId("ask").onchange = changed;
-  byId("ask").onsubmit = (event) => event.preventDefault();
+  byId("parameters").onchange = changed;
+  byId("parameters").onsubmit = (event) => event.preventDefault();
   byId("close").onclick = () => dialog.close();
   byId("previous").onclick = () => step(-1);
   byId("next").onclick = () => step(1);
@@ -273,6 +273,6 @@ export function start(list, onClose) {
     running.abort();
     compare.stop();
     history.replaceState(null, "", location.pathname);
-    closed(current?.id);
+    onClose(current?.id);
   };
 }

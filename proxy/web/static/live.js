@@ -1,10 +1,10 @@
-// The panel of figures: /metrics, looked at while the page is.
+// The live metrics panel: polls /metrics while the page is visible.
 
 import { byId } from "./dom.js";
 import { figures, parse } from "./metrics.js";
-import { bytes, percent, time } from "./words.js";
+import { bytes, percent, time } from "./format.js";
 
-const EVERY_MS = 2000;
+const INTERVAL_MS = 2000;
 
 function show(name, figure, note) {
   const panel = byId("live");
@@ -14,23 +14,23 @@ function show(name, figure, note) {
 
 const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
-async function look() {
-  const answer = await fetch("/metrics", { cache: "no-store" });
-  const now = figures(parse(await answer.text()));
+async function update() {
+  const response = await fetch("/metrics", { cache: "no-store" });
+  const now = figures(parse(await response.text()));
   if (now.answered) {
-    show("hits", percent(now.cached / now.answered), `of ${count(now.answered, "answer")} since the start`);
-    show("latency", time(now.median), `in the middle; 95 of 100 below ${time(now.late)}`);
+    show("hits", percent(now.cached / now.answered), `of ${count(now.answered, "response")} since the server started`);
+    show("latency", time(now.median), `median; p95 ${time(now.p95)}`);
   }
-  const idle = now.waiting ? "waiting for a worker" : "nobody waits";
-  const work = now.rendering ? `${now.rendering} being rendered` : idle;
-  show("queue", String(now.waiting), now.backlog ? `${work}, ${count(now.backlog, "final")} to come` : work);
-  const finals = now.finals ? `by ${count(now.finals, "round")} of finals` : "finals replace drafts when there is time";
+  const idle = now.waiting ? "waiting for a worker" : "idle";
+  const work = now.rendering ? `${now.rendering} rendering` : idle;
+  show("queue", String(now.waiting), now.backlog ? `${work}, ${count(now.backlog, "final")} queued` : work);
+  const finals = now.finals ? `${count(now.finals, "final")} rendered` : "finals replace drafts when the server is idle";
   show("saved", bytes(now.saved), finals);
 }
 
 export async function watch() {
   for (;;) {
-    if (!document.hidden) await look().catch(() => show("queue", "–", "the server does not answer"));
-    await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+    if (!document.hidden) await update().catch(() => show("queue", "–", "the server does not respond"));
+    await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
   }
 }

@@ -1,4 +1,4 @@
-// The page: its parts, put together.
+// Connects the parts of the page.
 
 import { byId } from "./dom.js";
 import * as gallery from "./gallery.js";
@@ -6,7 +6,7 @@ import * as inspector from "./inspector.js";
 import * as live from "./live.js";
 import * as upload from "./upload.js";
 
-function openByAddress() {
+function openFromHash() {
   const id = Number(location.hash.slice(1));
   if (Number.isSafeInteger(id) && id > 0 && !byId("inspector").open) {
     inspector.open(gallery.all().find((one) => one.id === id) ?? { id });
@@ -15,8 +15,8 @@ function openByAddress() {
 
 inspector.start(gallery.all, gallery.focusTile);
 await gallery.start(inspector.open);
-openByAddress();
-addEventListener("hashchange", openByAddress);
+openFromHash();
+addEventListener("hashchange", openFromHash);
 live.watch();
 upload.start(async (id) => {
   await gallery.refresh();

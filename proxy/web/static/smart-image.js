@@ -1,23 +1,24 @@
-// <smart-image media-id="7" alt="A harbour"> shows a picture of a smartserve: the right size and
-// format for the screen, a placeholder of its own colours meanwhile, no jump of the page, and the
-// final in place of a draft once it is there. MIT licensed.
+// <smart-image media-id="7" alt="A harbour"> shows an image of a smartserve server: in the right
+// size and format, with a placeholder while it loads, without layout shift. A draft is replaced by
+// the final when that is ready. MIT licensed.
 //
-//   media-id           which picture
-//   alt                what it shows, for who cannot see it; without it the stored words, or none
-//   size               a named size; without it as wide as it stands on the page
-//   background         "removed" cuts a flat background out
-//   preferred-formats  "avif webp": these, in this order; without it the server picks by Accept
-//   priority           is in view at once: no lazy loading
-//   show-analysis      tells below it what is known of it
-//   width, height      its shape before anything is known; style="display: block; aspect-ratio: 3/2"
-//                      holds its place even before this file is there
-//   base               https://img.example.org; without it where this file is from
+//   media-id           id of the image
+//   alt                alternative text; default: the stored description, or empty
+//   size               a preset; default: the width of the element
+//   background         "removed" makes a uniform background transparent
+//   preferred-formats  "avif webp": these, in this order; default: by the Accept header
+//   priority           load at once instead of lazily
+//   show-analysis      show the analysis below the image
+//   width, height      aspect ratio until the description has loaded;
+//                      style="display: block; aspect-ratio: 3/2" also reserves the space before
+//                      this file has loaded
+//   base               https://img.example.org; default: the origin of this file
 //
-// Its `state` is loading, draft, final or error; `load`, `final` and `error` are events.
+// The `state` attribute is loading, draft, final or error; `load`, `final` and `error` are events.
 
 const HOME = new URL(import.meta.url).origin;
 const ACCEPT = "image/avif,image/webp,*/*;q=0.8";
-const TRIES = 9;
+const MAX_POLLS = 9;
 
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
@@ -41,63 +42,63 @@ const make = (tag, properties, ...children) => {
   element.append(...children);
   return element;
 };
-const wait = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
-// What is known of pictures, asked for all that stand on a page at once.
-const known = new Map();
-let asked = [];
+// Descriptions by base and id. Requests of one task are batched: a page sends one for all images.
+const cache = new Map();
+let queue = [];
 
 const fetchJson = async (url) => {
-  const answer = await fetch(url);
-  if (answer.ok) return answer.json();
-  const told = await answer.json().catch(() => ({}));
-  throw Object.assign(new Error(told.detail ?? answer.statusText), { status: answer.status });
+  const response = await fetch(url);
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  throw Object.assign(new Error(problem.detail ?? response.statusText), { status: response.status });
 };
 
-const ask = async (base, some) => {
+const load = async (base, batch) => {
   try {
-    const ids = some.map((one) => one.id);
-    const told = await fetchJson(`${base}/info${ids.length > 1 ? `?ids=${ids}` : `/${ids}`}`);
-    const found = new Map((told.pictures ?? [told]).map((one) => [`${one.id}`, one]));
-    for (const { id, resolve, reject } of some) {
-      const missing = told.missing?.find((one) => `${one.id}` === id);
+    const ids = batch.map((one) => one.id);
+    const body = await fetchJson(`${base}/info${ids.length > 1 ? `?ids=${ids}` : `/${ids}`}`);
+    const found = new Map((body.pictures ?? [body]).map((one) => [`${one.id}`, one]));
+    for (const { id, resolve, reject } of batch) {
+      const missing = body.missing?.find((one) => `${one.id}` === id);
       if (found.has(id)) resolve(found.get(id));
       else reject(new Error(missing?.detail));
     }
   } catch (error) {
-    for (const { reject } of some) reject(error);
+    for (const { reject } of batch) reject(error);
   }
 };
 
 const flush = () => {
-  const waiting = asked;
-  asked = [];
+  const waiting = queue;
+  queue = [];
   for (const base of new Set(waiting.map((one) => one.base))) {
     const own = waiting.filter((one) => one.base === base);
-    while (own.length) ask(base, own.splice(0, 50));
+    while (own.length) load(base, own.splice(0, 50));
   }
 };
 
 export const info = (id, base = HOME) => {
   const key = `${base} ${id}`;
-  if (!known.has(key)) {
-    const told = new Promise((resolve, reject) => {
-      if (!asked.length) setTimeout(flush);
-      asked.push({ id: `${id}`, base, resolve, reject });
+  if (!cache.has(key)) {
+    const promise = new Promise((resolve, reject) => {
+      if (!queue.length) setTimeout(flush);
+      queue.push({ id: `${id}`, base, resolve, reject });
     });
-    known.set(key, told);
-    told.catch(() => known.delete(key));
+    cache.set(key, promise);
+    promise.catch(() => cache.delete(key));
   }
-  return known.get(key);
+  return cache.get(key);
 };
 
-class Told extends HTMLElement {
+class MediaElement extends HTMLElement {
   static observedAttributes = [
     ..."media-id size alt background preferred-formats".split(" "),
     ..."priority show-analysis width height base".split(" "),
   ];
 
-  #due = 0;
+  #version = 0;
 
   constructor() {
     super();
@@ -113,21 +114,21 @@ class Told extends HTMLElement {
   }
 
   disconnectedCallback() {
-    this.#due += 1;
+    this.#version += 1;
   }
 
-  // Several attributes that change together are one change.
+  // Attributes that change in one task cause one update.
   attributeChangedCallback() {
-    this.#due += 1;
-    const turn = this.#due;
+    this.#version += 1;
+    const version = this.#version;
     queueMicrotask(() => {
-      const current = () => turn === this.#due && this.isConnected;
+      const current = () => version === this.#version && this.isConnected;
       if (current() && this.getAttribute("media-id")) this.show(current);
     });
   }
 }
 
-class SmartImage extends Told {
+class SmartImage extends MediaElement {
   async show(current) {
     const [width, height] = ["width", "height"].map((name) => +this.getAttribute(name));
     const box = make("div", { className: "box", part: "box" });
@@ -135,48 +136,48 @@ class SmartImage extends Told {
     this.shadowRoot.replaceChildren(box);
     this.setAttribute("state", "loading");
     try {
-      const told = await info(this.getAttribute("media-id"), this.base);
-      if (current()) this.#draw(told, box, current);
+      const image = await info(this.getAttribute("media-id"), this.base);
+      if (current()) this.#draw(image, box, current);
     } catch (error) {
       if (current()) this.#fail(box, error.message);
     }
   }
 
-  // Candidates for a format; `mark` tells the final's address from the draft's.
-  #candidates(told, format, mark = "") {
+  // Return the srcset for a format. `mark` changes the URL, so that the final bypasses the cache.
+  #candidates(media, format, mark = "") {
     const size = this.getAttribute("size");
     const tail = this.getAttribute("background") === "removed" ? "&bg=removed" : "";
-    const url = `/serve/${told.id}?size=${size}${format ? `&format=${format}` : ""}&v=${told.version}`;
+    const url = `/serve/${media.id}?size=${size}${format ? `&format=${format}` : ""}&v=${media.version}`;
     const text = size
       ? `${url}, ${url}&dpr=2 2x`
-      : (told.srcset[format || "auto"] ?? told.srcset.auto);
+      : (media.srcset[format || "auto"] ?? media.srcset.auto);
     return text.replace(/\/serve\/[^ ,]+/g, (one) =>
       `${this.base}${one}${tail}`.replace(/v=\w+/, `$&${mark}`),
     );
   }
 
-  #draw(told, box, current) {
-    const size = told.dimensions[this.getAttribute("size")] ?? told;
+  #draw(media, box, current) {
+    const size = media.dimensions[this.getAttribute("size")] ?? media;
     const eager = this.hasAttribute("priority");
     box.style.aspectRatio = `${size.width}/${size.height}`;
     if (this.hasAttribute("size")) box.style.width = `${size.width}px`;
-    if (!told.transparent) box.style.backgroundColor = told.dominant_colors[0]?.hex;
+    if (!media.transparent) box.style.backgroundColor = media.dominant_colors[0]?.hex;
     const sizes = `${eager ? "" : "auto, "}${this.clientWidth || innerWidth}px`;
     const image = make("img", {
       className: "image",
       part: "image",
-      alt: this.getAttribute("alt") ?? told.alt ?? "",
+      alt: this.getAttribute("alt") ?? media.alt ?? "",
       loading: eager ? "eager" : "lazy",
       fetchPriority: eager ? "high" : "auto",
       decoding: "async",
       sizes,
     });
     const formats = (this.getAttribute("preferred-formats") ?? "").match(/\w+/g) ?? [];
-    const served = formats.filter((one) => told.formats.served.includes(one));
+    const served = formats.filter((one) => media.formats.served.includes(one));
     const sources = served.map((format) => make("source", { type: `image/${format}`, sizes }));
     const fill = (mark) => {
-      served.forEach((format, at) => (sources[at].srcset = this.#candidates(told, format, mark)));
-      image.srcset = this.#candidates(told, "", mark);
+      served.forEach((format, at) => (sources[at].srcset = this.#candidates(media, format, mark)));
+      image.srcset = this.#candidates(media, "", mark);
     };
     image.onload = () => {
       box.classList.add("there");
@@ -184,38 +185,39 @@ class SmartImage extends Told {
       if (this.getAttribute("state") !== "loading") return;
       this.setAttribute("state", "final");
       this.dispatchEvent(new Event("load"));
-      this.#follow(image, fill, current);
+      this.#waitForFinal(image, fill, current);
     };
-    image.onerror = () => this.#fail(box, "This picture cannot be shown.");
-    const blur = make("img", { className: "blur", alt: "", src: told.placeholders.data_uri });
+    image.onerror = () => this.#fail(box, "The image cannot be displayed.");
+    const blur = make("img", { className: "blur", alt: "", src: media.placeholders.data_uri });
     box.replaceChildren(blur, make("picture", {}, ...sources, image));
     fill("");
     if (this.hasAttribute("show-analysis")) {
       const analysis = make("smart-image-analysis");
-      analysis.setAttribute("media-id", told.id);
+      analysis.setAttribute("media-id", media.id);
       analysis.setAttribute("base", this.base);
       this.shadowRoot.append(analysis);
     }
   }
 
-  // A draft has no Last-Modified: the one header that tells, and that other origins may read.
-  async #follow(image, fill, current) {
+  // Poll until the draft is replaced. Of all headers that pages of other origins may read, only
+  // Last-Modified differs: a draft has none.
+  async #waitForFinal(image, fill, current) {
     const url = image.currentSrc;
-    for (let turn = 0; turn < TRIES && current(); turn += 1) {
-      const answer = await fetch(url, {
+    for (let turn = 0; turn < MAX_POLLS && current(); turn += 1) {
+      const response = await fetch(url, {
         method: "HEAD",
         cache: "no-store",
         headers: { Accept: ACCEPT },
       }).catch(() => null);
-      if (!answer?.ok || !current()) return;
-      if (answer.headers.has("Last-Modified")) {
+      if (!response?.ok || !current()) return;
+      if (response.headers.has("Last-Modified")) {
         if (turn) fill("f");
         this.setAttribute("state", "final");
         if (turn) this.dispatchEvent(new Event("final"));
         return;
       }
       this.setAttribute("state", "draft");
-      await wait(Math.min(2 ** turn, 30));
+      await sleep(Math.min(2 ** turn, 30));
     }
   }
 
@@ -223,20 +225,20 @@ class SmartImage extends Told {
     this.setAttribute("state", "error");
     if (!box.style.aspectRatio) box.style.aspectRatio = "3/2";
     const alt = this.getAttribute("alt");
-    const shown = make("span", { textContent: alt ? `${alt} (${text})` : text });
-    box.replaceChildren(make("div", { className: "error", part: "error" }, shown));
+    const message = make("span", { textContent: alt ? `${alt} (${text})` : text });
+    box.replaceChildren(make("div", { className: "error", part: "error" }, message));
     this.dispatchEvent(new Event("error"));
   }
 }
 
-class SmartImageAnalysis extends Told {
+class SmartImageAnalysis extends MediaElement {
   async show(current) {
-    const told = await info(this.getAttribute("media-id"), this.base).catch(() => null);
-    if (!told || !current()) return;
-    const { style, medium, quality_score: quality, mood_keywords: mood } = told.analysis;
+    const image = await info(this.getAttribute("media-id"), this.base).catch(() => null);
+    if (!image || !current()) return;
+    const { style, medium, quality_score: quality, mood_keywords: mood } = image.analysis;
     const colours = make("span", { className: "colours", role: "img" });
-    colours.setAttribute("aria-label", told.dominant_colors.map((one) => one.hex).join(", "));
-    for (const { hex, percent } of told.dominant_colors) {
+    colours.setAttribute("aria-label", image.dominant_colors.map((one) => one.hex).join(", "));
+    for (const { hex, percent } of image.dominant_colors) {
       const swatch = make("i", { title: hex });
       Object.assign(swatch.style, { background: hex, flexGrow: percent });
       colours.append(swatch);
@@ -244,7 +246,7 @@ class SmartImageAnalysis extends Told {
     const rows = {
       Style: [style, medium].filter(Boolean).join(", "),
       Colours: colours,
-      Quality: `${quality} of 100`,
+      Quality: `${quality} / 100`,
       Mood: mood.join(", "),
     };
     const list = make("dl", { part: "analysis" });

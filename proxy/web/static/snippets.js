@@ -1,4 +1,4 @@
-// Ready-made pieces of pages for a picture.
+// Code snippets that embed an image in a page.
 
 import { byId, chosen, segments } from "./dom.js";
 
@@ -16,18 +16,18 @@ let current;
 const absolute = (text) => text.replaceAll("/serve/", `${location.origin}/serve/`);
 const candidates = (text, indent) => absolute(text).replaceAll(", ", `,\n${indent}`);
 const quoted = (text) => (text ?? "").replaceAll("&", "&amp;").replaceAll('"', "&quot;");
-const last = (text) => text.split(", ").at(-1).split(" ")[0];
+const lastUrl = (text) => text.split(", ").at(-1).split(" ")[0];
 
-function box(picture) {
-  return `width="${picture.width}" height="${picture.height}" alt="${quoted(picture.alt)}"`;
+function attributes(image) {
+  return `width="${image.width}" height="${image.height}" alt="${quoted(image.alt)}"`;
 }
 
-const WRITE = {
+const TEMPLATES = {
   img: (one) => `<img
-  src="${absolute(last(one.srcset.auto))}"
+  src="${absolute(lastUrl(one.srcset.auto))}"
   srcset="${candidates(one.srcset.auto, "          ")}"
   sizes="${one.sizes}"
-  ${box(one)}
+  ${attributes(one)}
   loading="lazy" decoding="async">`,
 
   picture: (one) => {
@@ -39,8 +39,8 @@ const WRITE = {
     );
     return `<picture>
 ${sources.join("\n")}
-  <img src="${absolute(last(one.srcset[fallback]))}"
-    ${box(one)} loading="lazy" decoding="async">
+  <img src="${absolute(lastUrl(one.srcset[fallback]))}"
+    ${attributes(one)} loading="lazy" decoding="async">
 </picture>`;
   },
 
@@ -63,7 +63,7 @@ export default {
 import { smartserveLoader } from "smartserve-image/next";
 export default smartserveLoader("${location.origin}");
 
-// where the picture is shown
+// in the component
 import Image from "next/image";
 
 <Image src="${one.id}" width={${one.width}} height={${one.height}} alt=${JSON.stringify(one.alt ?? "")} sizes="100vw" />`,
@@ -84,17 +84,17 @@ ${set.join(",\n")}
   },
 };
 
-function write() {
+function update() {
   const kind = chosen(byId("snippet-kind")) ?? "img";
-  if (current) byId("snippet").textContent = WRITE[kind](current);
+  if (current) byId("snippet").textContent = TEMPLATES[kind](current);
 }
 
-export function show(picture) {
-  current = picture;
-  write();
+export function show(image) {
+  current = image;
+  update();
 }
 
 export function start() {
   segments(byId("snippet-kind"), "snippet-kind", KINDS, "img");
-  byId("snippet-kind").onchange = write;
+  byId("snippet-kind").onchange = update;
 }

@@ -1,4 +1,4 @@
-// ThumbHash: some 25 bytes decoded to a blurred picture, after the reference implementation
+// ThumbHash: decodes about 25 bytes to a blurred image, after the reference implementation
 // (E. Wallace, 2023, MIT).
 
 const LONGER_SIDE = 32;
@@ -28,7 +28,7 @@ function header(hash) {
   };
 }
 
-// The terms of a channel in the order of the format: [column, row, value].
+// Return a function that reads the terms of the next channel: [column, row, value].
 function reader(hash, start) {
   let index = 0;
   return (across, down, scale) => {
@@ -81,7 +81,7 @@ export function decode(base64) {
   return pixels;
 }
 
-// Paint a placeholder onto a canvas; a hash that is none leaves it empty.
+// Paint a placeholder onto a canvas; an invalid hash leaves it empty.
 export function paint(canvas, base64) {
   try {
     const pixels = decode(base64);

@@ -1,24 +1,25 @@
-// The drop zone: a file goes the way of every upload, and is watched on it.
+// The drop zone: uploads files and shows their progress.
 
-import { byId, json, make, pause, say } from "./dom.js";
+import { announce, byId, json, make, sleep } from "./dom.js";
 
-const EVERY_MS = 800;
+const POLL_MS = 800;
 const STEPS = [
-  ["sent", "sent"],
-  ["pending", "in the queue"],
+  ["sent", "uploaded"],
+  ["pending", "queued"],
   ["processed", "processed"],
   ["served", "served"],
 ];
 
-let trial = false;
-let arrived = async () => {};
+// Whether this page gets an upload token from the server: only on the server's own machine.
+let local = false;
+let onServed = async () => {};
 
 async function token() {
-  if (!trial) return byId("token").value.trim();
+  if (!local) return byId("token").value.trim();
   return (await json("/api/page/token", { cache: "no-store" })).token;
 }
 
-function row(file) {
+function makeRow(file) {
   const preview = make("img", { alt: "", src: URL.createObjectURL(file) });
   const steps = make("div", { className: "steps" }, ...STEPS.map(([key, text]) => make("span", { "data-step": key, textContent: text })));
   const link = make("span");
@@ -27,54 +28,54 @@ function row(file) {
   return { item, steps, link };
 }
 
-function reach({ steps }, key) {
+function markStep({ steps }, key) {
   const upTo = STEPS.findIndex(([name]) => name === key);
   [...steps.children].forEach((one, at) => one.classList.toggle("done", at <= upTo));
 }
 
 function fail({ steps }, text) {
   steps.append(make("span", { className: "bad", textContent: text }));
-  say(text);
+  announce(text);
 }
 
-async function send(file, where) {
+async function send(file, row) {
   const form = new FormData();
   form.append("product_image", file, file.name);
-  const answer = await fetch("/users/me", {
+  const response = await fetch("/users/me", {
     method: "PATCH",
     headers: { Authorization: `Bearer ${await token()}` },
     body: form,
   });
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.detail ?? `${answer.status} ${answer.statusText}`);
-  reach(where, "sent");
-  return told.images[0].id;
+  const value = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(value.detail ?? `${response.status} ${response.statusText}`);
+  markStep(row, "sent");
+  return value.images[0].id;
 }
 
-async function watch(id, where) {
+async function waitForImage(id, row) {
   for (;;) {
     const { status, media_id: mediaId } = await json(`/api/page/uploads/${id}`, { cache: "no-store" });
-    if (status === "failed") throw new Error("it could not be taken in; the log says why");
+    if (status === "failed") throw new Error("processing failed; see the server's log");
     if (mediaId) return mediaId;
-    reach(where, "pending");
-    await pause(EVERY_MS);
+    markStep(row, "pending");
+    await sleep(POLL_MS);
   }
 }
 
-async function take(file) {
-  const where = row(file);
+async function upload(file) {
+  const row = makeRow(file);
   try {
-    const id = await send(file, where);
-    if (!trial) return;
-    const mediaId = await watch(id, where);
-    reach(where, "processed");
+    const id = await send(file, row);
+    if (!local) return;
+    const mediaId = await waitForImage(id, row);
+    markStep(row, "processed");
     await fetch(`/serve/${mediaId}?size=thumbnail`);
-    reach(where, "served");
-    const picture = await arrived(mediaId);
-    where.link.append(make("button", { type: "button", textContent: "Inspect", onclick: picture }));
-    say(`${file.name} is served`);
+    markStep(row, "served");
+    const open = await onServed(mediaId);
+    row.link.append(make("button", { type: "button", textContent: "Inspect", onclick: open }));
+    announce(`${file.name} is served`);
   } catch (error) {
-    fail(where, error.message);
+    fail(row, error.message);
   }
 }
 
@@ -88,22 +89,22 @@ function listen() {
   zone.ondragleave = over(false);
   zone.ondrop = (event) => {
     over(false)(event);
-    for (const file of event.dataTransfer.files) take(file);
+    for (const file of event.dataTransfer.files) upload(file);
   };
   zone.onsubmit = (event) => event.preventDefault();
   byId("file").onchange = (event) => {
-    for (const file of event.target.files) take(file);
+    for (const file of event.target.files) upload(file);
     event.target.value = "";
   };
 }
 
-// Whether uploads are taken here, and whether a token is to be had, the description tells.
-export async function start(onArrival) {
-  arrived = onArrival;
+// The OpenAPI document says whether the server accepts uploads, and from this page without a token.
+export async function start(served) {
+  onServed = served;
   const { paths } = await json("/openapi.json");
   if (!("/users/me" in paths)) return;
-  trial = "/api/page/token" in paths;
-  byId("token-row").hidden = trial;
+  local = "/api/page/token" in paths;
+  byId("token-row").hidden = local;
   byId("upload").hidden = false;
   listen();
 }

@@ -1,4 +1,4 @@
-// Figures and headers in words.
+// Formats numbers and headers as text.
 
 export const NAMES = { avif: "AVIF", webp: "WebP", jpeg: "JPEG", png: "PNG", gif: "GIF" };
 
@@ -29,22 +29,22 @@ export function formatOf(mediaType) {
 const ORIGINS = {
   memory: "from memory",
   disk: "from the disk cache",
-  render: "rendered just now",
-  coalesced: "rendered just now, together with others who asked for the same",
-  fallback: "the nearest size that was there, as this one could not be had in time",
-  "not-modified": "unchanged: only the headers went out",
+  render: "rendered for this request",
+  coalesced: "rendered once for several concurrent requests",
+  fallback: "fallback: the nearest stored size, because this one was not available in time",
+  "not-modified": "not modified: only headers were sent",
 };
 
-// Cache-Status (RFC 9211) as a sentence.
+// Return Cache-Status (RFC 9211) and Server-Timing as a sentence.
 export function origin(cacheStatus, timing) {
   const detail = /detail=([a-z-]+)/.exec(cacheStatus ?? "")?.[1];
   const stored = /;\s*hit/.test(cacheStatus ?? "");
-  const spent = [...(timing ?? "").matchAll(/([a-z_]+);dur=([0-9.]+)/g)];
-  const inside = spent.map(([, stage, ms]) => `${stage} ${time(ms / 1000)}`).join(", ");
-  let where = ORIGINS[detail];
-  if (detail === "draft") where = stored ? "a draft that was kept" : "a draft, rendered just now";
-  if (!where) return "";
-  return `${where[0].toUpperCase()}${where.slice(1)}${inside ? `; on the server: ${inside}` : ""}.`;
+  const stages = [...(timing ?? "").matchAll(/([a-z_]+);dur=([0-9.]+)/g)];
+  const timings = stages.map(([, stage, ms]) => `${stage} ${time(ms / 1000)}`).join(", ");
+  let text = ORIGINS[detail];
+  if (detail === "draft") text = stored ? "draft from the cache" : "draft, rendered for this request";
+  if (!text) return "";
+  return `${text[0].toUpperCase()}${text.slice(1)}${timings ? `; server time: ${timings}` : ""}.`;
 }
 
 export const isDraft = (cacheStatus) => /detail=draft/.test(cacheStatus ?? "");
