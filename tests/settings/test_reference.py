@@ -12,7 +12,7 @@ from proxy.settings import Settings, load_settings
 from proxy.settings.load import RENAMED
 from proxy.settings.reference import tables
 from proxy.settings.sections import SizeSettings
-from tests.cli.test_cli import run
+from tests.support.commands import run
 from tests.support.server import ROOT
 
 FILE = ROOT / "config" / "smartserve.toml"

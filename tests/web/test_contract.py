@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.test_cli import KEY, running
+from tests.support.commands import KEY, running
 from tests.support.server import Library
 
 

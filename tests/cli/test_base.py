@@ -1,0 +1,80 @@
+"""Shared functions of the commands: settings, errors, and concurrent processing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.base import fail, print_error, process_all, process_each, read_settings
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+
+
+@pytest.fixture(autouse=True)
+def unconfigured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the logging of the test process as it is."""
+    monkeypatch.setattr("proxy.cli.base.configure_logs", lambda _section: None)
+
+
+def test_options_override_settings_unless_they_are_missing(tmp_path: Path) -> None:
+    settings = read_settings(None, tmp_path, host="127.0.0.2", port=None)
+    assert (settings.server.host, settings.server.port) == ("127.0.0.2", 8080)
+    assert settings.data_path == tmp_path
+
+
+def test_an_error_of_the_settings_exits_with_2_and_one_line_for_each_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        fail(ConfigurationError(["a: wrong", "b: [red]wrong[/red]"]))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: a: wrong\nerror: b: [red]wrong[/red]\n"
+
+
+def test_every_other_error_exits_with_1() -> None:
+    with pytest.raises(SystemExit) as end:
+        fail(DatabaseUnavailable("away"))
+    assert end.value.code == 1
+
+
+def test_markup_in_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("skipped", "odd[/b] [1].txt")
+    assert capsys.readouterr().err == "skipped odd[/b] [1].txt\n"
+
+
+async def test_at_most_so_many_items_are_processed_at_a_time() -> None:
+    active = most = 0
+    processed: list[int] = []
+
+    async def process(item: int) -> None:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        await asyncio.sleep(0)
+        active -= 1
+        processed.append(item)
+
+    await process_each(range(20), process, concurrency=3)
+    assert most <= 3
+    assert sorted(processed) == list(range(20))
+
+
+async def test_the_first_error_cancels_the_other_items() -> None:
+    processed: list[int] = []
+
+    async def process(item: int) -> None:
+        if item == 2:
+            raise DatabaseUnavailable("away")
+        processed.append(item)
+
+    with pytest.raises(DatabaseUnavailable):
+        await process_each(range(20), process, concurrency=1)
+    assert processed == [0, 1]
+
+
+async def test_failures_are_counted() -> None:
+    async def process(item: int) -> bool:
+        return item % 2 == 0
+
+    assert await process_all("testing", range(5), process, concurrency=2) == 2

@@ -1,0 +1,56 @@
+"""The command line as a whole: lazy imports, usage errors, help, version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from proxy.cli import MODULES, app, load
+from tests.cli.conftest import Invoke
+from tests.support.commands import run
+
+
+def test_each_command_is_imported_from_the_module_that_defines_it() -> None:
+    load()
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    found = {
+        name: "installation" if name == "db" else command.callback.__module__.rpartition(".")[2]
+        for name, command in commands.commands.items()
+        if name == "db" or command.callback is not None
+    }
+    assert found == MODULES
+
+
+def test_a_short_command_does_not_import_the_modules_of_the_server() -> None:
+    script = "import sys, proxy.cli; proxy.cli.load('purge'); sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_command_runs_as_a_module_and_prints_its_version() -> None:
+    assert run("--version").stdout.startswith("smartserve 0.")
+
+
+@pytest.mark.parametrize(
+    "wrong", [["serve", "--nonsense"], ["serve", "--port", "x"], ["import"], ["nonsense"]]
+)
+def test_a_usage_error_exits_with_2_and_no_traceback(wrong: list[str], invoke: Invoke) -> None:
+    done = invoke(*wrong)
+    assert done.code == 2
+    assert "Usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(MODULES))
+def test_every_command_has_help(command: str, invoke: Invoke) -> None:
+    done = invoke(command, "--help")
+    assert done.code == 0
+    assert "Usage:" in done.stdout
+
+
+def test_help_shows_the_default_of_options_that_replace_settings(invoke: Invoke) -> None:
+    assert "(server.port)" in invoke("serve", "--help").stdout
+    assert "(all images)" in invoke("warm", "--help").stdout

@@ -1,0 +1,129 @@
+"""``smartserve import``, ``warm`` and ``analyse``."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Invoke
+from tests.support.commands import SMARTSERVE, fetch, running
+from tests.support.server import SAMPLES, Library
+from tests.support.waiting import wait_until
+
+QUICK = {"SMARTSERVE_WORKERS__COUNT": "1", "SMARTSERVE_ENCODERS__TARGET": "0"}
+"""One worker, and no search for the quality of a final."""
+
+
+def test_import_adds_a_folder_and_names_the_files_that_it_skips(
+    data: Path, folder: Path, invoke: Invoke
+) -> None:
+    done = invoke(
+        *("import", folder, "--data-dir", data, "--user-id", "5", "--type", "logo", "--json")
+    )
+    lines = {Path(line["path"]).name: line for line in map(json.loads, done.stdout.splitlines())}
+    assert done.code == 1
+    images = {"logo.png", "Schöne Grüße [1].png", "same.png"}
+    assert set(lines) == images | {"notes.txt", "icon.svg", "cut.png"}
+    assert {name for name, line in lines.items() if "error" in line} == set(lines) - images
+    assert lines["logo.png"]["id"] == lines["same.png"]["id"]
+    assert {lines["logo.png"]["known"], lines["same.png"]["known"]} == {False, True}
+    assert lines["logo.png"]["url"].endswith(f"/serve/{lines['logo.png']['id']}")
+    originals = [path for path in (data / "originals").rglob("*") if path.is_file()]
+    assert len(originals) == 2, "no part of a skipped file stays"
+
+
+def test_import_prints_id_url_and_path(data: Path, invoke: Invoke) -> None:
+    done = invoke("import", SAMPLES / "logo.png", "--data-dir", data)
+    assert done.code == 0
+    assert re.match(r"1\thttp://127.0.0.1:8080/serve/1\t.*logo.png\n", done.stdout)
+    again = invoke("import", SAMPLES / "logo.png", "--data-dir", data)
+    assert (again.code, "(known)" in again.stdout) == (0, True)
+
+
+def test_import_names_a_missing_path(data: Path, tmp_path: Path, invoke: Invoke) -> None:
+    done = invoke("import", tmp_path / "nothing [1]", "--data-dir", data)
+    assert done.code == 1
+    assert "nothing [1]: No such file" in done.stderr
+
+
+@pytest.mark.slow
+def test_warm_renders_every_size_and_format_once(data: Path, invoke: Invoke) -> None:
+    invoke("import", SAMPLES / "logo.png", "--data-dir", data)
+    first = invoke("warm", "--data-dir", data, **QUICK)
+    assert (first.code, first.stdout) == (0, "1\t25 rendered, 0 present\n")
+    assert invoke("warm", "1", "--data-dir", data, **QUICK).stdout == (
+        "1\t0 rendered, 25 present\n"
+    )
+    with running("--data-dir", data, **QUICK) as (_, base):
+        for accept in ("image/webp", "image/avif,image/webp,*/*;q=0.8", "image/webp,*/*", "*/*"):
+            for size in ("thumbnail", "grid", "zoom"):
+                status = fetch(f"{base}/serve/1?size={size}", accept)[2]
+                assert status.startswith("smartserve; hit"), (accept, size)
+                assert not status.endswith("draft")
+
+
+def test_warm_names_an_image_that_it_cannot_render(data: Path, invoke: Invoke) -> None:
+    done = invoke("warm", "77", "--data-dir", data, **QUICK)
+    assert (done.code, done.stdout) == (1, "")
+    assert done.stderr.startswith("failed 77: ")
+
+
+def test_analyse_prints_one_json_object_for_each_image(data_dir: Path, invoke: Invoke) -> None:
+    done = invoke("analyse", "2", "3", "--data-dir", data_dir)
+    assert done.code == 0, done.stderr
+    found = {one["id"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == {2, 3}
+    for one in found.values():
+        assert 0 < one["quality_score"] <= 100
+        assert one["dominant_colors"]
+        assert one["style"] is None
+        assert "none is configured" in one["reasons"]["style"]
+
+
+@pytest.mark.slow
+def test_analyse_processes_all_images_by_default(
+    data_dir: Path, library: Library, invoke: Invoke
+) -> None:
+    done = invoke("analyse", "--data-dir", data_dir)
+    ids = {json.loads(line)["id"] for line in done.stdout.splitlines()}
+    assert (done.code, ids) == (0, set(library.ids.values()))
+
+
+def test_analyse_names_an_unknown_image(data: Path, invoke: Invoke) -> None:
+    done = invoke("analyse", "77", "--data-dir", data)
+    assert done.code == 1
+    assert "failed 77: there is no image with this id" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_output_that_is_closed_ends_the_command_without_a_traceback(
+    data: Path, folder: Path
+) -> None:
+    command = [*SMARTSERVE, "import", str(folder), "--data-dir", str(data), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        output = process.stderr.read()
+        process.wait(30)
+    assert b"Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("created", ["smartserve.db", "originals/bulk", "originals/bulk/*/*"])
+def test_ctrl_c_ends_an_import_without_a_traceback(data: Path, folder: Path, created: str) -> None:
+    command = [*SMARTSERVE, "import", str(folder), "--data-dir", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        wait_until(lambda: any(data.glob(created)))
+        process.send_signal(signal.SIGINT)
+        output = process.stderr.read()
+        code = process.wait(30)
+    assert b"Traceback" not in output
+    # 1 if it had finished: the folder has a file that is not an image.
+    assert code in (130, 1)

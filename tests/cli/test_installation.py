@@ -1,0 +1,88 @@
+"""``smartserve check-config``, ``db upgrade`` and ``openapi``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Invoke
+from tests.support.commands import KEY
+
+
+def test_check_config_prints_every_fault(tmp_path: Path, invoke: Invoke) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text("[server]\nport = 99999\ncolour = 'red'\n[workers]\ncount = -1\n")
+    done = invoke("check-config", "--config", config)
+    assert done.code == 2
+    for fault in ("server.port", "99999", "server.colour", "workers.count"):
+        assert fault in done.stderr
+
+
+def test_check_config_names_faults_of_variables(invoke: Invoke) -> None:
+    done = invoke("check-config", SMARTSERVE_ENCODERS__ORDER="avif", SMARTSERVE_SERVER__PROT="9")
+    assert done.code == 2
+    assert "encoders.order" in done.stderr
+    assert "server.prot" in done.stderr
+
+
+def test_check_config_names_faults_of_this_machine_without_passwords(invoke: Invoke) -> None:
+    done = invoke(
+        "check-config",
+        SMARTSERVE_DATABASE__URL="postgres://user:secret@host/x",
+        SMARTSERVE_STORAGE__ROOT="/nowhere",
+    )
+    assert done.code == 2
+    assert "database.url" in done.stderr
+    assert "storage.root: /nowhere" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_check_config_names_a_public_address_without_a_key(invoke: Invoke) -> None:
+    done = invoke("check-config", SMARTSERVE_SERVER__HOST="::")
+    assert (done.code, "admin.key" in done.stderr) == (2, True)
+
+
+def test_check_config_accepts_lists_with_commas_and_prints_the_versions(invoke: Invoke) -> None:
+    done = invoke("check-config", SMARTSERVE_ENCODERS__ORDER="webp, avif,jpeg")
+    first, libvips, packages = done.stdout.splitlines()
+    assert (done.code, first.startswith("ok")) == (0, True)
+    assert re.match(r"libvips 8\.\d+\.\d+; opens jpeg, png, webp, avif, gif", libvips)
+    for name in ("pyvips", "pyvips-binary"):
+        assert re.search(rf"\b{name} \d+\.\d+", packages)
+
+
+@pytest.mark.parametrize(
+    ("environment", "code"),
+    [
+        ({"SMARTSERVE_ADMIN__KEY": KEY}, 0),
+        ({"SMARTSERVE_ADMIN__KEY_FILE": "{file}"}, 0),
+        ({"SMARTSERVE_ADMIN__KEY": KEY, "SMARTSERVE_SERVER__PORT": "x"}, 2),
+        ({"SMARTSERVE_ADMIN__KEY": KEY[:15]}, 2),
+        ({"SMARTSERVE_ADMIN__KEY": f"{KEY} {KEY}"}, 2),
+        ({"SMARTSERVE_ADMIN__KEY_FILE": KEY}, 2),
+        ({"SMARTSERVE_ADMIN": KEY}, 2),
+        ({"SMARTSERVE_ADMIN_KEY": KEY}, 2),
+    ],
+)
+def test_check_config_never_prints_the_key(
+    environment: dict[str, str], code: int, tmp_path: Path, invoke: Invoke
+) -> None:
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    given = {name: value.format(file=file) for name, value in environment.items()}
+    done = invoke("check-config", **given)
+    assert done.code == code
+    assert KEY[:15] not in done.stdout + done.stderr
+
+
+def test_db_upgrade_changes_the_database_once(data: Path, invoke: Invoke) -> None:
+    assert invoke("db", "upgrade", "--data-dir", data).stdout == "upgraded\n"
+    assert invoke("db", "upgrade", "--data-dir", data).stdout == "up to date\n"
+
+
+def test_openapi_prints_the_description(invoke: Invoke) -> None:
+    described = json.loads(invoke("openapi").stdout)
+    assert "/serve/{name}" in described["paths"]

@@ -1,0 +1,100 @@
+"""``smartserve serve``, as a process."""
+
+from __future__ import annotations
+
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Invoke
+from tests.support.commands import KEY, fetch, run, running
+from tests.support.waiting import wait_until
+
+
+def test_serve_prints_urls_that_answer_and_exits_on_sigterm(data: Path) -> None:
+    with running("--data-dir", data, "--samples") as (process, base):
+        assert process.stdout is not None
+        sample = process.stdout.readline().strip()
+        assert sample.startswith(f"{base}/serve/")
+        assert fetch(sample, "image/avif")[0] == "image/avif"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_serve_refuses_a_public_address_without_a_key(data: Path, invoke: Invoke) -> None:
+    done = invoke("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", data)
+    assert done.code == 2
+    assert "admin.key: other machines can reach server.host = '0.0.0.0'" in done.stderr
+    assert not data.exists(), "it was refused before anything was created"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{"SMARTSERVE_ADMIN__KEY": KEY}, {"SMARTSERVE_ADMIN__ENABLED": "false"}]
+)
+def test_serve_accepts_a_public_address_with_a_key_or_without_admin_routes(
+    settings: dict[str, str], data: Path
+) -> None:
+    with (
+        running("--data-dir", data, "--host", "0.0.0.0", **settings) as (_, base),
+        urllib.request.urlopen(f"{base}/healthz", timeout=20) as answer,
+    ):
+        assert answer.status == 200
+
+
+@pytest.mark.slow
+def test_a_restart_after_a_kill_serves_the_same_bytes(data: Path) -> None:
+    with running("--data-dir", data, "--samples") as (process, base):
+        before = fetch(f"{base}/serve/1?size=thumbnail")
+        process.kill()
+        process.wait(10)
+    with running("--data-dir", data) as (_, base):
+        after = fetch(f"{base}/serve/1?size=thumbnail")
+    assert after[:2] == before[:2]
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_server(data: Path) -> None:
+    with running("--data-dir", data) as (process, _):
+        children = _children(process.pid)
+        process.kill()
+        process.wait(10)
+    assert children
+    wait_until(lambda: not any(_alive(pid) for pid in children))
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_reported_without_a_traceback(data: Path) -> None:
+    with running("--data-dir", data) as (_, base):
+        done = run("serve", "--port", base.rpartition(":")[2], "--data-dir", data)
+    assert done.returncode == 2
+    assert "cannot listen on 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_nothing_starts_with_a_package_below_its_minimum_version(
+    command: str, data: Path, tmp_path: Path
+) -> None:
+    # The record of an older version precedes the installed one on the path.
+    record = tmp_path / "older" / "aiohttp-3.14.3.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: aiohttp\nVersion: 3.14.3\n")
+    done = run(command, "--data-dir", data, PYTHONPATH=str(record.parent))
+    assert done.returncode == 2
+    assert "aiohttp: 3.14.3 is below 3.14.4" in done.stderr
+    assert "Traceback" not in done.stderr
