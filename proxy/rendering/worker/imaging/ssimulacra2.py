@@ -1,23 +1,22 @@
-"""Perceived quality of an encoding: an estimate of SSIMULACRA2 from libvips operations.
+"""Estimates SSIMULACRA2, a measure of perceived quality, with libvips operations.
 
-SSIMULACRA2 (J. Sneyers, Cloudinary, 2022; in libjxl since 0.8) compares two pictures at six scales
-in XYB, an opponent space of cone responses: the structural similarity under Gaussian windows of
-sigma 1.5 (Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment, 2004) without its
-luminance term, the edges that came and the edges that went, each as a mean and as a 4-norm, which
-listens to the worst windows. Of its 108 terms the 19 that make up more than 99 % of the distance
-on photographs are computed here: full size only for luma, half size only for luma and red-green.
-That and tables in place of cube roots take 0.17 s for 0.4 megapixels, half of it for building the
-pipelines; the PyPI package takes 1 s.
+SSIMULACRA2 (J. Sneyers, Cloudinary, 2022; in libjxl since 0.8) compares two images at six scales in
+XYB, an opponent space of cone responses. Its terms are the structural similarity under Gaussian
+windows of sigma 1.5 (Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment, 2004) without
+the luminance term, the edges that were added and the edges that were lost, each as a mean and as a
+4-norm, which emphasises the worst windows. Of its 108 terms, this module computes the 19 that make
+up more than 99 % of the distance on photographs: full size only for luma, half size only for luma
+and red-green. With that, and tables instead of cube roots, 0.4 megapixels take 0.17 s, half of it
+to build the pipelines; the PyPI package takes 1 s.
 
-Calibrated against the PyPI package ``ssimulacra2`` 0.3.0 by
-``tests/rendering/worker/imaging/calibrate.py``: six Kodak pictures at 300, 500 and 768 pixels
-and three photographs at 1000 and 1200, each in 23 encodings as AVIF, WebP and JPEG that score 14
-to 95. Error, each picture left out of its own calibration: mean absolute 0.06 points, worst
-0.76.
+Calibrated against the PyPI package ``ssimulacra2`` 0.3.0 with
+``tests/rendering/worker/imaging/calibrate.py``: six Kodak images at 300, 500 and 768 pixels and
+three photographs at 1000 and 1200, each in 23 encodings as AVIF, WebP and JPEG with scores of 14 to
+95. Error, leaving each image out of its own calibration: mean absolute 0.06 points, worst 0.76.
 
-The package (as the reference tool, whose loops it copies) misplaces its weights where the shorter
-side is below 225 pixels, for it then leaves the sixth scale out and reads the table on from the
-fifth. Such pictures are extended by their mirror image to `_LEAST_SIDE`, and were for it too.
+The package, like the reference tool whose loops it copies, misplaces its weights if the shorter
+side is below 225 pixels: it omits the sixth scale and then reads the table from the fifth on. Such
+images are extended by their mirror image to `_MIN_SIDE`, also for the calibration.
 """
 
 from __future__ import annotations
@@ -33,38 +32,38 @@ import pyvips
 _BIAS = 0.0037930732552754493
 _C2 = 0.0009
 _SIGMA = 1.5
-_LEAST_AMPLITUDE = 0.01
-"""Ends the window at 4 pixels from its middle."""
+_MIN_AMPLITUDE = 0.01
+"""Limits the window to 4 pixels from its centre."""
 _OPSIN = [
     [0.3, 0.622, 0.078],
     [0.23, 0.692, 0.078],
     [0.24342268924547819, 0.20476744424496821, 0.55180986650955360],
 ]
-"""Linear sRGB to the mixed responses of three cones (libjxl, ``opsin_params.h``)."""
+"""From linear sRGB to the mixed responses of three cones (libjxl, ``opsin_params.h``)."""
 _OPPONENTS = [[7.0, -7.0, 0.0], [0.5, 0.5, 0.0], [-0.5, -0.5, 1.0]]
 _OFFSETS = [0.42, 0.01, 0.55]
-"""With `_OPPONENTS`: X, Y and B - Y, scaled and moved to be positive (``MakePositiveXYB``)."""
+"""With `_OPPONENTS`: X, Y and B - Y, scaled and shifted to be positive (``MakePositiveXYB``)."""
 _X, _Y, _B = range(3)
 _USHORT = 65535
 _HIGH = 1e9
-"""Above all that is computed here."""
+"""Greater than any value computed here."""
 _MEAN = 4
-"""Column of the mean in what ``vips_stats`` gives; its first row is of all bands together."""
+"""Column of the mean in the output of ``vips_stats``, whose first row is for all bands together."""
 
 _GAIN, _POWER = 1.00275, 0.99774
-"""Of the calibration: ``100 - _GAIN * (100 - raw) ** _POWER``, monotone, 100 stays 100."""
-_LEAST_SIDE = 256
-"""Of a picture that has all six scales of at least 8 pixels."""
+"""Calibration: ``100 - _GAIN * (100 - raw) ** _POWER``; monotone, maps 100 to 100."""
+_MIN_SIDE = 256
+"""Side from which on all six scales have at least 8 pixels."""
 _FULL = 255
 _DARK, _LIGHT = 26, 230
-"""Grounds under a picture with transparency, as the reference tool has them; the worse counts."""
+"""Backgrounds for transparent images, as in the reference tool; the worse result is used."""
 
 FLAT_GRAPHIC = 0.5
-"""Share of pixels equal to all their eight neighbours that makes a graphic: the logos that this
-was tried on have 0.94 and more, photographs 0.23 and less."""
+"""Share of pixels equal to all eight neighbours from which on an image is a graphic: test logos
+have 0.94 and more, photographs 0.23 and less."""
 RINGING_LEVELS = 3.0
-"""Mean deviation that `Fidelity.ringing` may reach. Photographs at a score of 75 have 1 to 4, AVIF
-logos at Q60 about 2, JPEG logos at Q75 7 to 11."""
+"""Limit of `Fidelity.ringing`. Photographs at a score of 75 have 1 to 4, AVIF logos at Q60 about 2,
+JPEG logos at Q75 7 to 11."""
 _WINDOW = 4
 _NEIGHBOURHOOD = 3
 
@@ -74,9 +73,9 @@ class _Terms:
     """Weights of one channel at one scale, from SSIMULACRA2's table (BSD 3-clause, Cloudinary)."""
 
     similarity: float = 0
-    """Of the mean of ``1 - SSIM``."""
+    """Weight of the mean of ``1 - SSIM``."""
     similarity_worst: float = 0
-    """Of its 4-norm, as are those below."""
+    """Weight of its 4-norm; the weights below are for 4-norms, too."""
     edges_new: float = 0
     edges_lost: float = 0
 
@@ -101,22 +100,22 @@ _WEIGHTS: Sequence[Mapping[int, _Terms]] = (
         _B: _Terms(similarity=95.10804988, edges_new=171.2667256),
     },
 )
-"""By scale, then by channel; the channels of a scale are neighbours."""
+"""By scale, then by channel; the channels of a scale are adjacent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How near an encoding is to its picture."""
+    """How close an encoding is to its image."""
 
     score: float
-    """In points of SSIMULACRA2: 100 identical, 90 no visible difference, 70 high quality."""
+    """SSIMULACRA2: 100 is identical, 90 has no visible difference, 70 is high quality."""
     ringing: float
-    """Mean deviation in levels of 255 in the worst flat window of a graphic; 0 for others."""
+    """Mean deviation, in levels of 255, in the worst flat window of a graphic; 0 for others."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    """The channels of one scale: values, their local mean and variance; float, in memory."""
+    """The channels of one scale with their local mean and variance; float, in memory."""
 
     values: Any
     mean: Any
@@ -128,48 +127,50 @@ class _Plane:
 
 
 class Reference:
-    """A picture before encoding, with what each comparison with it needs, computed once.
+    """An image before encoding, with everything that comparisons with it have in common.
 
-    It holds some 13 bytes a pixel for an opaque picture, and twice that with transparency.
+    It uses about 13 bytes per pixel for an opaque image, and twice that with transparency.
     """
 
     def __init__(self, image: Any) -> None:
-        """Take 8 bits in sRGB or grey, with or without alpha, in memory."""
+        """Accept 8-bit sRGB or grey, with or without alpha, in memory."""
         self._image = _srgb(image)
-        self._grounds = (_DARK, _LIGHT) if image.hasalpha() else (_FULL,)
-        opaque = [_opaque(self._image, ground) for ground in self._grounds]
-        self._planes = [_planes(picture) for picture in opaque]
+        self._backgrounds = (_DARK, _LIGHT) if image.hasalpha() else (_FULL,)
+        opaque = [_opaque(self._image, background) for background in self._backgrounds]
+        self._planes = [_planes(image) for image in opaque]
         self._flat = _flat(opaque[0])
 
     def compare(self, decoded: Any) -> Fidelity:
-        """Hold a decoded encoding, of the same size, against the picture."""
+        """Compare a decoded encoding of the same size with the image."""
         theirs = _srgb(decoded)
         raw = [
-            _raw(planes, _planes(_opaque(theirs, ground)))
-            for planes, ground in zip(self._planes, self._grounds, strict=True)
+            _raw(planes, _planes(_opaque(theirs, background)))
+            for planes, background in zip(self._planes, self._backgrounds, strict=True)
         ]
         return Fidelity(_calibrated(min(raw)), self._ringing(theirs))
 
     def _ringing(self, decoded: Any) -> float:
         if self._flat is None:
             return 0.0
-        ground = self._grounds[0]
-        deviation = (_opaque(self._image, ground).cast("float") - _opaque(decoded, ground)).abs()
+        background = self._backgrounds[0]
+        deviation = (
+            _opaque(self._image, background).cast("float") - _opaque(decoded, background)
+        ).abs()
         flat = self._flat.ifthenelse(deviation.bandmean(), 0)
         return float(flat.shrink(_WINDOW, _WINDOW, ceil=True).max())
 
 
 def _srgb(image: Any) -> Any:
-    """8 bits of sRGB, for a decoder may give 16 or grey."""
+    """Convert to 8-bit sRGB: a decoder may return 16 bits or grey."""
     return image.colourspace("srgb").copy_memory()
 
 
-def _opaque(image: Any, ground: int) -> Any:
-    return image.flatten(background=ground) if image.hasalpha() else image
+def _opaque(image: Any, background: int) -> Any:
+    return image.flatten(background=background) if image.hasalpha() else image
 
 
 def _flat(image: Any) -> Any | None:
-    """Mask of the pixels that equal all their neighbours, if that makes a graphic of it."""
+    """Return a mask of the pixels that equal all neighbours, or None if this is not a graphic."""
     if min(image.width, image.height) < _NEIGHBOURHOOD:
         return None
     side = _NEIGHBOURHOOD
@@ -186,7 +187,7 @@ def _planes(image: Any) -> list[_Plane]:
 
 
 def _pyramid(image: Any) -> Iterator[Any]:
-    """XYB at each scale; halving is done in linear light."""
+    """Yield XYB at each scale; images are halved in linear light."""
     linear = _extended(image).maplut(_linear_table()).copy_memory()
     for scale in range(len(_WEIGHTS)):
         yield _xyb(linear)
@@ -195,13 +196,13 @@ def _pyramid(image: Any) -> Iterator[Any]:
 
 
 def _extended(image: Any) -> Any:
-    width, height = max(image.width, _LEAST_SIDE), max(image.height, _LEAST_SIDE)
+    width, height = max(image.width, _MIN_SIDE), max(image.height, _MIN_SIDE)
     left, top = (width - image.width) // 2, (height - image.height) // 2
     return image.embed(left, top, width, height, extend="mirror")
 
 
 def _xyb(linear: Any) -> Any:
-    """Opponent channels of linear sRGB; the cube root is read from a table of 16 bits."""
+    """Convert linear sRGB to opponent channels; the cube root is read from a 16-bit table."""
     cones = (linear.recomb(pyvips.Image.new_from_array(_OPSIN)) * _USHORT).cast("ushort")
     roots = cones.maplut(_root_table())
     return (roots.recomb(pyvips.Image.new_from_array(_OPPONENTS)) + _OFFSETS).cast("float")
@@ -209,7 +210,7 @@ def _xyb(linear: Any) -> Any:
 
 @cache
 def _linear_table() -> Any:
-    """The curve of sRGB (IEC 61966-2-1) for 8 bits."""
+    """Return the transfer function of sRGB (IEC 61966-2-1) for 8 bits."""
     level = pyvips.Image.identity() / float(_FULL)
     low = level <= 0.04045  # noqa: PLR2004 - of the standard, as is all below
     curve = low.ifthenelse(level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
@@ -230,10 +231,8 @@ def _plane(values: Any) -> _Plane:
 
 
 def _blurred(values: Any) -> Any:
-    """Sums under a Gaussian window; left and right of the picture is nothing.
-
-    The reference implementations pad so; below 500 pixels its trace in the score is a point.
-    """
+    """Return sums under a Gaussian window; the image is padded with 0 on the left and right."""
+    # The reference implementations pad this way. Below 500 pixels it changes the score by a point.
     window = _window()
     reach = window.width // 2
     padded = values.embed(reach, 0, values.width + 2 * reach, values.height, extend="black")
@@ -243,12 +242,12 @@ def _blurred(values: Any) -> Any:
 
 @cache
 def _window() -> Any:
-    gauss = pyvips.Image.gaussmat(_SIGMA, _LEAST_AMPLITUDE, separable=True, precision="float")
+    gauss = pyvips.Image.gaussmat(_SIGMA, _MIN_AMPLITUDE, separable=True, precision="float")
     return gauss.copy_memory()
 
 
 def _raw(ours: Sequence[_Plane], theirs: Sequence[_Plane]) -> float:
-    """The score before calibration: SSIMULACRA2's own curve over the sum of the terms."""
+    """Return the score before calibration: SSIMULACRA2's curve of the sum of the terms."""
     scales = zip(_WEIGHTS, ours, theirs, strict=True)
     total = sum(_distance(list(weights.values()), *planes) for weights, *planes in scales)
     distance = 0.9562382616834844 * total
@@ -261,7 +260,7 @@ def _raw(ours: Sequence[_Plane], theirs: Sequence[_Plane]) -> float:
 
 
 def _distance(terms: Sequence[_Terms], ours: _Plane, theirs: _Plane) -> float:
-    """The weighted terms of one scale, in one pass over its pixels."""
+    """Return the sum of the weighted terms of one scale, from one pass over its pixels."""
     unlike = _dissimilarity(ours, theirs)
     edges = theirs.edges / ours.edges - 1
     kinds = (
@@ -280,7 +279,7 @@ def _distance(terms: Sequence[_Terms], ours: _Plane, theirs: _Plane) -> float:
 
 
 def _means(maps: Sequence[Any]) -> Sequence[float]:
-    """The mean of each band of some images."""
+    """Return the mean of each band of all images."""
     joined = maps[0].bandjoin(list(maps[1:]))
     column = joined.stats().crop(_MEAN, 1, 1, joined.bands)
     return memoryview(column.write_to_memory()).cast("d")

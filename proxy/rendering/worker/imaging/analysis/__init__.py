@@ -1,1 +1,1 @@
-"""Analysis without a model: what the pixels of a picture tell by themselves."""
+"""Image analysis by statistics, without a machine-learning model."""

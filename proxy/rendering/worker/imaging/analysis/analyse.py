@@ -1,4 +1,4 @@
-"""Examine: all that is found out about a picture without a model, from two views of it."""
+"""Analyses an image from two views of it: a small version, and its middle at full size."""
 
 from __future__ import annotations
 
@@ -25,46 +25,43 @@ from proxy.rendering.worker.imaging.analysis import (
     sharpness,
     thumbhash,
 )
-from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 from proxy.rendering.worker.imaging.error_translation import answered
 
 _T = TypeVar("_T")
 _FULL = 255
-_THUMB_SIDE = 64
-"""Pixels on the longer side that a ThumbHash is made of; the format allows `thumbhash.MAX_SIDE`."""
-_BLUR_SIDE = 32
-"""Pixels on the longer side that a BlurHash is made of: more than its terms can tell apart."""
+_THUMBHASH_SIDE = 64
+"""Longer side in pixels of the input of a ThumbHash; the format allows `thumbhash.MAX_SIDE`."""
+_BLURHASH_SIDE = 32
+"""Longer side in pixels of the input of a BlurHash: more than its terms can resolve."""
 
 
 def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult | JobFailure:
-    """Analyse the seekable file behind a descriptor; of an animation its first page."""
-    return answered(lambda: _Examiner(job, source_fd).result())
+    """Analyse the first page of the seekable file behind a descriptor."""
+    return answered(lambda: _Analyser(job, source_fd).result())
 
 
-class _Examiner:
-    """One picture, its views, and the processor time that each measure took."""
+class _Analyser:
+    """The views of one image, and the processor time of each measure."""
 
     def __init__(self, job: AnalyseJob, source_fd: int) -> None:
         self._stages: dict[str, float] = {}
         self._opened = load.open_source(source_fd, job.limits)
-        self._look = self._timed("look", lambda: probe.preview(self._opened))
+        self._preview = self._timed("look", lambda: probe.preview(self._opened))
         self._detail = self._timed("detail", lambda: sampling.detail(self._opened))
-        self._opaque = probe.opaque(self._look).copy_memory()
-        self._has_alpha = bool(self._look.hasalpha() and self._look[-1].min() < _FULL)
+        self._opaque = probe.opaque(self._preview).copy_memory()
+        self._has_alpha = bool(self._preview.hasalpha() and self._preview[-1].min() < _FULL)
 
     def result(self) -> AnalysisResult:
-        """All measures."""
-        width, height = self._opened.header.upright
-        found = self._timed("colours", lambda: colour_histogram.count(self._look))
-        clusters = self._timed("colours", lambda: palette.clusters(found))
-        kind = self._timed("kind", lambda: self._kind(found))
+        """Compute all measures."""
+        bins = self._timed("colours", lambda: colour_histogram.count(self._preview))
+        clusters = self._timed("colours", lambda: palette.clusters(bins))
+        kind = self._timed("kind", lambda: self._kind(bins))
         return AnalysisResult(
-            width,
-            height,
+            *self._opened.header.upright,
             dominant_colours=palette.dominant(clusters),
-            brand_colours=palette.brand(clusters, self._ground()),
+            brand_colours=palette.brand(clusters, self._background()),
             quality=self._quality(kind),
-            mood_keywords=mood.keywords(found),
+            mood_keywords=mood.keywords(bins),
             kind=kind,
             thumbhash=self._timed("placeholders", self._thumbhash),
             blurhash=self._timed("placeholders", self._blurhash),
@@ -74,31 +71,32 @@ class _Examiner:
         )
 
     def _timed(self, name: str, work: Callable[[], _T]) -> _T:
-        began = time.process_time()
-        found = work()
-        self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - began
-        return found
+        started = time.process_time()
+        result = work()
+        self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - started
+        return result
 
-    def _kind(self, found: list[ColourBin]) -> Kind:
-        grounded = self._has_alpha or background_removal.is_flat(self._opaque)
-        measured = classification.traits(
-            self._detail, found, grounded=grounded, has_alpha=self._has_alpha
+    def _kind(self, bins: list[colour_histogram.ColourBin]) -> Kind:
+        isolated = self._has_alpha or background_removal.is_flat(self._opaque)
+        traits = classification.traits(
+            self._detail, bins, isolated=isolated, has_alpha=self._has_alpha
         )
-        return classification.decide(measured)
+        return classification.decide(traits)
 
-    def _ground(self) -> colour_histogram.Rgb | None:
-        """The colour of a flat ground; what stands on nothing has none."""
-        ground = None if self._has_alpha else background_removal.find_ground(self._opaque)
-        if ground is None:
+    def _background(self) -> colour_histogram.Rgb | None:
+        """Return the colour of a flat background, or None; a transparent image has none."""
+        colour = None if self._has_alpha else background_removal.background_colour(self._opaque)
+        if colour is None:
             return None
-        red, green, blue = (round(level) for level in ground.rgb)
+        red, green, blue = (round(level) for level in colour.rgb)
         return red, green, blue
 
     def _quality(self, kind: Kind) -> Quality:
         sigma = self._timed("noise", lambda: noise.sigma(self._detail))
         frequency = self._timed("sharpness", lambda: sharpness.frequency(self._detail, sigma))
         excess = self._timed("blockiness", lambda: blockiness.excess(self._detail))
-        shares = self._timed("tone", lambda: exposure.histogram(sampling.luma(self._look)))
+        luma = sampling.luma(self._preview)
+        shares = self._timed("tone", lambda: exposure.histogram(luma))
         parts = {
             "sharpness": sharpness.score(frequency),
             "noise": noise.score(sigma),
@@ -110,13 +108,13 @@ class _Examiner:
         return quality_score.quality(parts, kind.name)
 
     def _thumbhash(self) -> str:
-        small = _within(self._look, _THUMB_SIDE)
+        small = _within(self._preview, _THUMBHASH_SIDE)
         rgba = small if small.hasalpha() else small.bandjoin(_FULL)
         encoded = thumbhash.encode(small.width, small.height, bytes(rgba.write_to_memory()))
         return base64.b64encode(encoded).decode("ascii")
 
     def _blurhash(self) -> str:
-        small = _within(self._opaque, _BLUR_SIDE)
+        small = _within(self._opaque, _BLURHASH_SIDE)
         return blurhash.encode(small.width, small.height, bytes(small.write_to_memory()))
 
     def _phash(self) -> str:

@@ -1,8 +1,8 @@
-"""BlurHash: some 30 characters that decode to a blurred picture.
+"""BlurHash: about 30 characters that decode to a blurred image.
 
-After the algorithm of the format (D. Agren, Wolt, 2018, ``Algorithm.md``): cosine terms of linear
-light in base 83. The largest term is taken by its absolute value, as there and in the reference in
-C; the TypeScript one forgets the sign.
+Implements the specification (D. Agren, Wolt, 2018, ``Algorithm.md``): cosine terms of linear light
+in base 83. The maximum is that of absolute values, as in the specification and the C reference; the
+TypeScript reference ignores negative terms.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def _linear(level: int) -> float:
 
 
 _LINEAR = [_linear(level) for level in range(256)]
-"""The curve of sRGB (IEC 61966-2-1)."""
+"""Transfer function of sRGB (IEC 61966-2-1)."""
 
 
 def encode(width: int, height: int, rgb: bytes, *, across: int = 4, down: int = 3) -> str:
-    """The hash of 8-bit sRGB pixels, row by row, with 1 to 9 terms across and down."""
+    """Return the hash of 8-bit sRGB pixels, row by row, with 1 to 9 terms across and down."""
     first, *others = _transform(width, height, rgb, across=across, down=down)
     size = _base83((across - 1) + (down - 1) * 9, 1)
     step = _steps(max((abs(value) for term in others for value in term), default=0.0))
@@ -37,7 +37,7 @@ def encode(width: int, height: int, rgb: bytes, *, across: int = 4, down: int = 
 
 
 def _transform(width: int, height: int, rgb: bytes, *, across: int, down: int) -> list[_Terms]:
-    """The cosine terms of each channel; rows first, then columns."""
+    """Return the cosine terms of each channel; rows first, then columns."""
     bands = [[_LINEAR[level] for level in rgb[band::3]] for band in range(3)]
     lines = [[one[at : at + width] for at in range(0, len(one), width)] for one in bands]
     flat, upright = _waves(across, width), _waves(down, height)
@@ -70,7 +70,7 @@ def _level(linear: float) -> int:
 
 
 def _packed(term: Sequence[float], scale: float) -> int:
-    """Three values of -1 to 1 of the scale as one number, their square roots in 19 steps."""
+    """Pack three values of -1 to 1 of the scale: their square roots in 19 steps."""
     number = 0
     for value in term:
         root = math.copysign(math.sqrt(abs(value / scale)), value)

@@ -1,7 +1,7 @@
-"""Kind of picture: only what statistics can decide, each with its reason.
+"""Classifies an image as far as statistics can, with a reason.
 
-What tells drawings from photographs: a drawing is flat and made of few colours, which a JPEG blurs
-but does not hide; text on paper is bright, grey, and full of strokes.
+A drawing is flat and has few colours, which JPEG compression blurs but does not hide. Text on paper
+is bright, grey and full of strokes.
 """
 
 from __future__ import annotations
@@ -14,53 +14,53 @@ from proxy.domain.image_analysis import Kind
 from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 
 _FLAT_LEVELS = 2
-"""Range within 3 x 3 pixels up to which a place is flat."""
+"""Range of levels within 3 x 3 pixels up to which a pixel is flat."""
 _NEIGHBOURHOOD = 3
 _STROKE_LEVELS = 48
-"""Step between neighbours that is the edge of a stroke."""
+"""Step between neighbours from which on it is the edge of a stroke."""
 _MOST = 0.9
 _FULL = 255
 
 _PLAIN_SHARE = 0.95
 _FLAT_GRAPHIC = 0.7
-"""Drawings that this was tried on have 0.75 and more, as JPEG too; photographs 0.54 and less."""
+"""Test drawings have 0.75 and more, also as JPEG; photographs 0.54 and less."""
 _FEW_COLOURS = 50
-"""Bins; those drawings need 44 at most, photographs on a white ground 57 and more."""
+"""Bins; test drawings need at most 44, photographs on white 57 and more."""
 _TOP_GRAPHIC = 0.5
-"""Share of the eight most frequent colours: drawings have 0.66 and more, smooth gradients 0.1."""
+"""Share of the eight most frequent colours: drawings have 0.66 and more, gradients 0.1."""
 _TOP = 8
 _PAPER_LIGHTNESS, _PAPER_SHARE, _PAPER_CHROMA = 80.0, 0.5, 8.0
 _WRITTEN = 0.02
-"""Share of steps that are strokes: pages of text have 0.04 and more, drawings 0.01 and less."""
+"""Share of steps that are strokes: text has 0.04 and more, drawings 0.01 and less."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTraits:
-    """What the kind is decided by; shares are 0 to 1."""
+    """The statistics that decide the kind; shares are 0 to 1."""
 
     flat: float
-    """Of the pixels that are as their neighbours."""
+    """Share of pixels that equal their neighbours."""
     strokes: float
-    """Of the steps from one pixel to the next that are edges of strokes."""
+    """Share of steps between neighbours that are edges of strokes."""
     fullest: float
-    """Of the fullest bin."""
+    """Share of the fullest bin."""
     top: float
-    """Of the eight most frequent colours."""
+    """Share of the eight most frequent colours."""
     variety: int
-    """Bins that hold nine tenths of what is not in the fullest one."""
+    """Number of bins that hold 90 % of the pixels outside the fullest one."""
     lightness: float
-    """Of the fullest bin, L* of 0 to 100."""
+    """L* of the fullest bin, 0 to 100."""
     chroma: float
-    """Mean of all."""
-    grounded: bool
-    """Whether it stands on a flat ground or on nothing."""
+    """Mean C*ab."""
+    isolated: bool
+    """The background is flat or transparent."""
     has_alpha: bool
 
 
 def traits(
-    detail: Any, bins: Sequence[ColourBin], *, grounded: bool, has_alpha: bool
+    detail: Any, bins: Sequence[ColourBin], *, isolated: bool, has_alpha: bool
 ) -> ImageTraits:
-    """Measure a picture: its middle in full size and the colours of all of it."""
+    """Measure the middle of an image at full size and the colours of the whole image."""
     total = sum(one.pixels for one in bins) or 1
     return ImageTraits(
         flat=_flat(detail),
@@ -70,31 +70,31 @@ def traits(
         variety=_variety([one.pixels for one in bins[1:]]),
         lightness=bins[0].lab[0] if bins else 0.0,
         chroma=sum(one.chroma * one.pixels for one in bins) / total,
-        grounded=grounded,
+        isolated=isolated,
         has_alpha=has_alpha,
     )
 
 
 def decide(found: ImageTraits) -> Kind:
-    """The kind of a picture with these traits."""
+    """Return the kind of an image with these traits."""
     if found.fullest == 0:
-        return Kind("graphic", "it is made of transparency alone")
-    if found.fullest >= _PLAIN_SHARE and not found.grounded:
+        return Kind("graphic", "it has no opaque pixels")
+    if found.fullest >= _PLAIN_SHARE and not found.isolated:
         return Kind("plain", f"{found.fullest:.0%} of it has one colour")
     if _is_page(found):
         return Kind("document", f"grey strokes on bright paper, {found.strokes:.1%} of it edges")
     if not _is_drawn(found):
         return Kind("photo", f"{found.variety} groups of colours, {found.flat:.0%} of it flat")
-    if found.grounded:
-        ground = "nothing" if found.has_alpha else "a flat ground"
-        return Kind("logo", f"{found.flat:.0%} of it flat, on {ground}")
+    if found.isolated:
+        background = "transparent" if found.has_alpha else "flat"
+        return Kind("logo", f"{found.flat:.0%} of it flat, on a {background} background")
     return Kind("graphic", f"{found.flat:.0%} of it flat, {found.variety + 1} groups of colours")
 
 
 def _is_page(found: ImageTraits) -> bool:
     paper = found.lightness >= _PAPER_LIGHTNESS and found.fullest >= _PAPER_SHARE
     grey = found.chroma <= _PAPER_CHROMA and not found.has_alpha
-    return paper and grey and found.grounded and found.strokes >= _WRITTEN
+    return paper and grey and found.isolated and found.strokes >= _WRITTEN
 
 
 def _is_drawn(found: ImageTraits) -> bool:
@@ -121,7 +121,7 @@ def _strokes(detail: Any) -> float:
 
 
 def _variety(pixels: Iterable[int]) -> int:
-    """How many of the bins, the fullest first, hold most of their pixels."""
+    """Return how many bins, fullest first, hold `_MOST` of their pixels."""
     counts = list(pixels)
     left = sum(counts) * _MOST
     for number, one in enumerate(counts):

@@ -1,4 +1,4 @@
-"""Bins: the colours of a picture, counted and put together in some hundred bins."""
+"""Counts the colours of an image in some hundred bins."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ Lab = tuple[float, float, float]
 """CIE L*a*b* under D65."""
 
 _SIDE = 128
-"""Pixels on the longer side that are counted: every n-th of them, for means are other colours."""
+"""Pixels counted on the longer side. Every n-th pixel is used, because means are new colours."""
 _SHIFT = 4
-"""16 levels of each channel make a bin."""
+"""A bin has 16 levels of each channel."""
 _OPAQUE = 128
 
 
 @dataclass(frozen=True, slots=True)
 class ColourBin:
-    """Colours that are much the same."""
+    """A group of similar colours."""
 
     lab: Lab
-    """Of their mean."""
+    """Of the mean colour."""
     pixels: int
     top: Rgb
-    """The colour that most of its pixels have."""
+    """The most frequent colour."""
     top_pixels: int
 
     @property
     def chroma(self) -> float:
-        """Distance from grey, C*ab."""
+        """Return the distance from grey, C*ab."""
         return math.hypot(*self.lab[1:])
 
 
-def count(look: Any) -> list[ColourBin]:
-    """The bins of an 8-bit sRGB picture, the fullest first; see-through pixels do not count."""
+def count(image: Any) -> list[ColourBin]:
+    """Return the bins of an 8-bit sRGB image, fullest first; transparent pixels are ignored."""
     groups: dict[Rgb, list[tuple[Rgb, int]]] = {}
-    for colour, pixels in _colours(look).items():
+    for colour, pixels in _colours(image).items():
         red, green, blue = colour
         key = red >> _SHIFT, green >> _SHIFT, blue >> _SHIFT
         groups.setdefault(key, []).append((colour, pixels))
@@ -53,7 +53,7 @@ def count(look: Any) -> list[ColourBin]:
 
 
 def to_lab(colours: Sequence[Rgb]) -> list[Lab]:
-    """CIE Lab of some sRGB colours."""
+    """Convert sRGB colours to CIE Lab."""
     if not colours:
         return []
     row = pyvips.Image.new_from_memory(
@@ -64,7 +64,7 @@ def to_lab(colours: Sequence[Rgb]) -> list[Lab]:
 
 
 def to_rgb(labs: Sequence[Lab]) -> list[Rgb]:
-    """The nearest sRGB colours of 8 bits."""
+    """Convert CIE Lab to the nearest 8-bit sRGB colours."""
     if not labs:
         return []
     values = array("f", (value for lab in labs for value in lab)).tobytes()
@@ -73,15 +73,15 @@ def to_rgb(labs: Sequence[Lab]) -> list[Rgb]:
     return list(_triples(levels))
 
 
-def _colours(look: Any) -> Counter[Rgb]:
-    step = -(-max(look.width, look.height) // _SIDE)
-    thinned = look.subsample(min(step, look.width), min(step, look.height))
+def _colours(image: Any) -> Counter[Rgb]:
+    step = -(-max(image.width, image.height) // _SIDE)
+    thinned = image.subsample(min(step, image.width), min(step, image.height))
     raw, bands = bytes(thinned.write_to_memory()), thinned.bands
     channels = zip(raw[0::bands], raw[1::bands], raw[2::bands], strict=True)
     if bands == 3:  # noqa: PLR2004 - red, green, blue
         return Counter(channels)
-    seen = zip(channels, raw[3::bands], strict=True)
-    return Counter(colour for colour, alpha in seen if alpha >= _OPAQUE)
+    pixels = zip(channels, raw[3::bands], strict=True)
+    return Counter(colour for colour, alpha in pixels if alpha >= _OPAQUE)
 
 
 def _mean(group: Iterable[tuple[Rgb, int]]) -> Rgb:

@@ -1,8 +1,8 @@
-"""Moods: words for the colours of a picture, and for nothing but its colours.
+"""Mood keywords, derived from the colours of an image alone.
 
-A table of thresholds over CIE Lab and LCh statistics. That warm hues, chroma and lightness carry
-feeling is old (J. Itten, The Art of Color, 1961; P. Valdez and A. Mehrabian, Effects of color on
-emotions, 1994), but what a picture shows is not looked at: a sunny funeral is warm and bright.
+A table of thresholds on CIE Lab and LCh statistics. The effect of warm hues, chroma and lightness
+on emotions is established (J. Itten, The Art of Color, 1961; P. Valdez and A. Mehrabian, Effects of
+color on emotions, 1994), but the content is not considered: a sunny funeral is warm and bright.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 
 _WARM = (-30.0, 112.0)
-"""Hue angles in degrees: from magenta-red through orange to yellow."""
+"""Hue angles in degrees, from magenta-red through orange to yellow."""
 _COOL = (130.0, 300.0)
 """From green through cyan to blue."""
 _TURN = 360.0
-_LEAST_CHROMA = 5.0
-"""Mean below which hue is left alone."""
+_MIN_CHROMA = 5.0
+"""Mean chroma below which hue is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColourStatistics:
-    """Of all opaque pixels."""
+    """Statistics of all opaque pixels."""
 
     lightness: float
     """Mean L*, 0 to 100."""
@@ -33,14 +33,14 @@ class ColourStatistics:
     chroma: float
     """Mean C*ab."""
     strongest: float
-    """C*ab that one pixel in twenty exceeds."""
+    """C*ab that 5 % of the pixels exceed."""
     warm: float
-    """Share of warm hues, weighed by chroma, 0 to 1."""
+    """Share of warm hues weighted by chroma, 0 to 1."""
     cool: float
 
 
 def statistics(bins: Sequence[ColourBin]) -> ColourStatistics:
-    """Of some bins, of which there is at least one."""
+    """Return the statistics of at least one bin."""
     total = sum(one.pixels for one in bins)
     lightness = sum(one.lab[0] * one.pixels for one in bins) / total
     squares = sum((one.lab[0] - lightness) ** 2 * one.pixels for one in bins) / total
@@ -50,8 +50,8 @@ def statistics(bins: Sequence[ColourBin]) -> ColourStatistics:
         math.sqrt(squares),
         chroma,
         _strongest(bins, total),
-        warm=_share(bins, _WARM) if chroma > _LEAST_CHROMA else 0.0,
-        cool=_share(bins, _COOL) if chroma > _LEAST_CHROMA else 0.0,
+        warm=_share(bins, _WARM) if chroma > _MIN_CHROMA else 0.0,
+        cool=_share(bins, _COOL) if chroma > _MIN_CHROMA else 0.0,
     )
 
 
@@ -72,7 +72,7 @@ KEYWORDS = tuple(word for word, _ in _TABLE)
 
 
 def keywords(bins: Sequence[ColourBin]) -> tuple[str, ...]:
-    """The words that hold, in the order of the table; none where nothing is opaque."""
+    """Return the keywords that apply, in the order of the table; none without opaque pixels."""
     if not bins:
         return ()
     found = statistics(bins)

@@ -1,9 +1,9 @@
-"""Palette: the dominant colours by k-means in CIELAB, and those of a brand.
+"""The dominant colours of an image by k-means in CIELAB, and the colours of a brand.
 
-k-means (S. Lloyd, Least squares quantization in PCM, 1982) over the bins of a picture, weighted by
-their pixels. It is seeded as k-means++ (Arthur and Vassilvitskii, 2007) weighs its draws, but takes
-the likeliest in place of drawing: so a picture has the same palette each time. Clusters that an eye
-would call the same colour are merged.
+k-means (S. Lloyd, Least squares quantization in PCM, 1982) on the bins of an image, weighted by
+their pixels. Seeds are chosen by the weights of k-means++ (Arthur and Vassilvitskii, 2007), but the
+most probable one is used instead of a random one, so the palette is deterministic. Clusters that
+look like the same colour are merged.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from proxy.rendering.worker.imaging.analysis.colour_histogram import (
 _CLUSTERS = 10
 _ROUNDS = 12
 _SAME = 14.0
-"""CIE76 distance up to which two clusters are one: six times what is just visible side by side."""
-_MOST_COLOURS = 8
-_LEAST_SHARE = 0.01
+"""CIE76 distance up to which clusters are merged: six times a just noticeable difference."""
+_MAX_COLOURS = 8
+_MIN_SHARE = 0.01
 _PURE = 0.5
-"""Share of a cluster's pixels that makes one exact colour of them the cluster's, as in drawings."""
+"""If one exact colour has this share of a cluster, it is the cluster's colour, as in drawings."""
 
-_LEAST_BRAND_SHARE = 0.03
-"""Of what is not ground; less are the mixed colours of soft edges."""
+_MIN_BRAND_SHARE = 0.03
+"""Share of the foreground; smaller clusters are mixed colours of soft edges."""
 _COLOURFUL = 14.0
-"""Chroma from which a colour is none of the greys, near-white and near-black among them."""
-_MOST_BRAND_COLOURS = 8
+"""Chroma from which on a colour is not a grey, near-white or near-black."""
+_MAX_BRAND_COLOURS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Colours that an eye would call one, and their share of the opaque pixels, 0 to 1."""
+    """Colours that look the same, and their share of the opaque pixels, 0 to 1."""
 
     lab: Lab
     rgb: Rgb
@@ -47,12 +47,12 @@ class Cluster:
 
     @property
     def chroma(self) -> float:
-        """Distance from grey, C*ab."""
+        """Return the distance from grey, C*ab."""
         return math.hypot(*self.lab[1:])
 
 
 def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
-    """The clusters of a picture, the largest first; none where it is see-through."""
+    """Return the clusters of an image, largest first; none if it is transparent."""
     if not bins:
         return []
     groups = _merged(_grouped(bins))
@@ -66,23 +66,23 @@ def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
 
 
 def dominant(found: Sequence[Cluster]) -> tuple[Colour, ...]:
-    """At most eight colours, the most frequent first."""
-    return _colours([one for one in found if one.share >= _LEAST_SHARE][:_MOST_COLOURS])
+    """Return at most eight colours, most frequent first."""
+    return _colours([one for one in found if one.share >= _MIN_SHARE][:_MAX_COLOURS])
 
 
-def brand(found: Sequence[Cluster], ground: Rgb | None) -> tuple[Colour, ...]:
-    """The colours that a logo is told by: without its ground, and without greys if there are more.
+def brand(found: Sequence[Cluster], background: Rgb | None) -> tuple[Colour, ...]:
+    """Return the colours that identify a logo: without its background, greys only as a last resort.
 
-    ``ground`` is the colour of a flat background; None where there is none.
+    ``background`` is the colour of a flat background, or None.
     """
     shapes = list(found)
-    if ground is not None:
-        (lab,) = to_lab([ground])
+    if background is not None:
+        (lab,) = to_lab([background])
         shapes = [one for one in found if math.dist(one.lab, lab) > _SAME]
-    least = sum(one.share for one in shapes) * _LEAST_BRAND_SHARE
+    least = sum(one.share for one in shapes) * _MIN_BRAND_SHARE
     shapes = [one for one in shapes if one.share >= least]
     colourful = [one for one in shapes if one.chroma >= _COLOURFUL]
-    return _colours((colourful or shapes)[:_MOST_BRAND_COLOURS])
+    return _colours((colourful or shapes)[:_MAX_BRAND_COLOURS])
 
 
 def _colours(found: Sequence[Cluster]) -> tuple[Colour, ...]:
@@ -104,7 +104,7 @@ def _grouped(bins: Sequence[ColourBin]) -> list[list[ColourBin]]:
 
 
 def _seeds(bins: Sequence[ColourBin]) -> list[Lab]:
-    """The fullest bin, then again and again the one of greatest weight times squared distance."""
+    """Start with the fullest bin; add the one with the largest weight times squared distance."""
     seeds = [bins[0].lab]
     distances = [math.dist(one.lab, seeds[0]) ** 2 for one in bins]
     while len(seeds) < _CLUSTERS:
@@ -121,7 +121,7 @@ def _seeds(bins: Sequence[ColourBin]) -> list[Lab]:
 
 
 def _assigned(bins: Sequence[ColourBin], centres: Sequence[Lab]) -> list[list[ColourBin]]:
-    """Each bin with its nearest centre; centres that get none are dropped."""
+    """Assign each bin to the nearest centre; drop centres without bins."""
     groups: list[list[ColourBin]] = [[] for _ in centres]
     for one in bins:
         distances = [math.dist(one.lab, centre) for centre in centres]
@@ -130,7 +130,7 @@ def _assigned(bins: Sequence[ColourBin], centres: Sequence[Lab]) -> list[list[Co
 
 
 def _merged(groups: list[list[ColourBin]]) -> list[list[ColourBin]]:
-    """Join the nearest two until no two are the same to the eye."""
+    """Merge the nearest two clusters until no two look the same."""
     groups = list(groups)
     centres = [_centre(group) for group in groups]
     while len(groups) > 1:
@@ -160,6 +160,6 @@ def _pixels(group: Sequence[ColourBin]) -> int:
 
 
 def _pure(group: Sequence[ColourBin]) -> Rgb | None:
-    """The one colour that most pixels of a group have, if there is one."""
+    """Return the exact colour of most pixels of a group, or None."""
     fullest = max(group, key=lambda one: one.top_pixels)
     return fullest.top if fullest.top_pixels >= _PURE * _pixels(group) else None

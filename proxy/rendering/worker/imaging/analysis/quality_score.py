@@ -1,7 +1,7 @@
-"""The score of a picture: a weighted geometric mean of its parts.
+"""The quality score of an image: a weighted geometric mean of its parts.
 
-A geometric mean falls with every part, and most with the worst: a picture that is sharp, quiet and
-black is a bad one. Of pictures that are no photographs exposure and contrast say nothing.
+A geometric mean falls with every part and most with the worst: an image that is sharp, free of
+noise and black is a bad one. Exposure and contrast are only meaningful for photographs.
 """
 
 from __future__ import annotations
@@ -19,32 +19,28 @@ _WEIGHTS: Mapping[str, float] = {
     "resolution": 0.1,
     "contrast": 0.05,
 }
-_OF_PHOTOGRAPHS = ("exposure", "contrast")
-_LEAST_PART = 1.0
-"""So that a part of nothing does not make nothing of the whole."""
+_PHOTOGRAPHS_ONLY = ("exposure", "contrast")
+_MIN_PART = 1.0
+"""Lower limit of a part, so that a part of 0 does not make the whole score 0."""
 _SMALL_SIDE, _LARGE_SIDE = 100.0, 2000.0
-"""Root of the pixels that scores 0 and 100: 4 megapixels are more than any size is served in."""
+"""Square root of the pixels that scores 0 and 100: no size is served with over 4 megapixels."""
 
 
 def resolution(width: int, height: int) -> float:
-    """0 to 100, by the logarithm of the pixels."""
+    """Return a score of 0 to 100, logarithmic in the pixels."""
     side = max(_SMALL_SIDE, math.sqrt(width * height))
     return 100 * min(1.0, math.log(side / _SMALL_SIDE) / math.log(_LARGE_SIDE / _SMALL_SIDE))
 
 
 def quality(parts: Mapping[str, float], kind: str) -> Quality:
-    """All parts, each 0 to 100, and what a picture of this kind scores."""
+    """Return all parts, each 0 to 100, with the score of an image of this kind."""
     weights = {
         name: weight
         for name, weight in _WEIGHTS.items()
-        if kind == "photo" or name not in _OF_PHOTOGRAPHS
+        if kind == "photo" or name not in _PHOTOGRAPHS_ONLY
     }
     logs = math.fsum(
-        weight * math.log(max(_LEAST_PART, parts[name])) for name, weight in weights.items()
+        weight * math.log(max(_MIN_PART, parts[name])) for name, weight in weights.items()
     )
     score = math.exp(logs / math.fsum(weights.values()))
-    return Quality(score=_rounded(score), **{name: _rounded(parts[name]) for name in _WEIGHTS})
-
-
-def _rounded(value: float) -> float:
-    return round(value, 1)
+    return Quality(score=round(score, 1), **{name: round(parts[name], 1) for name in _WEIGHTS})

@@ -1,4 +1,4 @@
-"""The two views that are measured: the whole picture in small, and its middle at full size."""
+"""Pixels that the measures read: luma, the middle of an image at full size, and raw values."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 from proxy.rendering.worker.imaging import load
 
 DETAIL_SIDE = 512
-"""Pixels on a side of the middle: a multiple of `GRID`."""
+"""Side of the middle in pixels, a multiple of `GRID`."""
 GRID = 8
-"""The side of a JPEG's blocks, to which the middle is aligned."""
+"""Side of a JPEG block; the middle is aligned to the blocks."""
 _LUMA = [[0.299, 0.587, 0.114]]
 """Rec. ITU-R BT.601, as in JPEG."""
 _WHITE = 255
 
 
 def luma(page: Any) -> Any:
-    """One band of 8 bits from sRGB, alpha laid on white."""
+    """Return one 8-bit band from sRGB, with transparency on white."""
     opaque = page.flatten(background=_WHITE) if page.hasalpha() else page
     return opaque.recomb(_LUMA).rint().cast("uchar")
 
 
 def detail(opened: load.OpenedSource) -> Any:
-    """Luma of the middle of the first page at full size, as stored, in memory.
+    """Return luma of the middle of the first page at full size, as stored, in memory.
 
-    Its corner is on the grid of `GRID`, so that the blocks of a JPEG are where they were made. An
-    ICC profile is left aside: it changes little of sharpness and noise.
+    Its corner lies on the grid of `GRID`, so block borders keep their positions. The ICC profile is
+    ignored: it hardly affects sharpness and noise.
     """
     left, width = _middle(opened.header.width)
     top, height = _middle(opened.header.height)
@@ -34,11 +34,11 @@ def detail(opened: load.OpenedSource) -> Any:
 
 
 def _middle(length: int) -> tuple[int, int]:
-    """Where the middle part begins, and how long it is."""
+    """Return the start and the length of the middle part."""
     part = min(length, DETAIL_SIDE)
     return (length - part) // 2 // GRID * GRID, part
 
 
 def levels(row: Any, kind: str) -> memoryview:
-    """The values of a one-band image; ``kind`` is its format as `memoryview.cast` names it."""
+    """Return the values of a one-band image; ``kind`` is its format for `memoryview.cast`."""
     return memoryview(row.write_to_memory()).cast(kind)  # type: ignore[call-overload,no-any-return]

@@ -1,7 +1,7 @@
-"""ThumbHash: some 25 bytes that decode to a blurred picture with its proportions and its alpha.
+"""ThumbHash: about 25 bytes that decode to a blurred image with its proportions and its alpha.
 
-After the reference implementation (E. Wallace, 2023, MIT), bit by bit: it divides by the largest of
-the terms, and where all of them are rounding the order of additions shows.
+Bit-exact port of the reference implementation (E. Wallace, 2023, MIT). It divides by the largest
+term; if all terms are rounding errors, the order of additions affects the result.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from functools import reduce
 from operator import add, mul
 
 MAX_SIDE = 100
-"""Pixels on the longer side that a picture may have to be encoded."""
+"""Limit of the longer side of the input in pixels."""
 
 _Rgba = tuple[int, int, int, int]
 
 
 def encode(width: int, height: int, rgba: bytes) -> bytes:
-    """The hash of 8-bit sRGB pixels with alpha, not premultiplied, row by row."""
+    """Return the hash of 8-bit sRGB pixels with alpha, not premultiplied, row by row."""
     pixels = list(zip(rgba[0::4], rgba[1::4], rgba[2::4], rgba[3::4], strict=True))
     opacity = _sum(alpha / 255 for *_, alpha in pixels)
-    see_through = opacity < width * height
+    transparent = opacity < width * height
     channels = _channels(pixels, _average(pixels, opacity))
-    limit = 5 if see_through else 7
+    limit = 5 if transparent else 7
     across = max(1, _round(limit * width / max(width, height)))
     down = max(1, _round(limit * height / max(width, height)))
     luma = _Terms(channels[0], width, across=max(3, across), down=max(3, down))
     yellow, red = (_Terms(one, width, across=3, down=3) for one in channels[1:3])
-    alpha = [_Terms(channels[3], width, across=5, down=5)] if see_through else []
-    head = _head(luma, yellow, red, see_through=see_through)
+    alpha = [_Terms(channels[3], width, across=5, down=5)] if transparent else []
+    head = _head(luma, yellow, red, transparent=transparent)
     short = down if width > height else across
     shape = short | _round(63 * yellow.scale) << 3 | _round(63 * red.scale) << 9
     shape |= (width > height) << 15
@@ -41,7 +41,7 @@ def encode(width: int, height: int, rgba: bytes) -> bytes:
 
 
 class _Terms:
-    """The DCT of one channel: its constant, and the others scaled to 0 to 1."""
+    """The DCT of one channel: the constant term, and the others scaled to 0 to 1."""
 
     def __init__(self, channel: Sequence[float], width: int, *, across: int, down: int) -> None:
         self.dc, *terms = _transform(channel, width, across=across, down=down)
@@ -49,18 +49,18 @@ class _Terms:
         self.ac = [0.5 + 0.5 / self.scale * term for term in terms] if self.scale else terms
 
 
-def _head(luma: _Terms, yellow: _Terms, red: _Terms, *, see_through: bool) -> int:
+def _head(luma: _Terms, yellow: _Terms, red: _Terms, *, transparent: bool) -> int:
     return (
         _round(63 * luma.dc)
         | _round(31.5 + 31.5 * yellow.dc) << 6
         | _round(31.5 + 31.5 * red.dc) << 12
         | _round(31 * luma.scale) << 18
-        | see_through << 23
+        | transparent << 23
     )
 
 
 def _average(pixels: Sequence[_Rgba], opacity: float) -> list[float]:
-    """The mean colour of what is not see-through, 0 to 1."""
+    """Return the mean colour weighted by alpha, 0 to 1."""
     if not opacity:
         return [0.0, 0.0, 0.0]
     return [
@@ -69,7 +69,7 @@ def _average(pixels: Sequence[_Rgba], opacity: float) -> list[float]:
 
 
 def _channels(pixels: Sequence[_Rgba], average: Sequence[float]) -> list[list[float]]:
-    """Luma, yellow against blue, red against green, alpha: laid on the average colour."""
+    """Return luma, yellow-blue, red-green and alpha, composited on the average colour."""
     luma, yellow, red, opacity = [], [], [], []
     for pixel in pixels:
         alpha = pixel[3] / 255
@@ -85,7 +85,7 @@ def _channels(pixels: Sequence[_Rgba], average: Sequence[float]) -> list[list[fl
 
 
 def _transform(channel: Sequence[float], width: int, *, across: int, down: int) -> list[float]:
-    """The terms of the triangle of low frequencies, in the order of the format."""
+    """Return the terms of the triangle of low frequencies, in the order of the format."""
     height = len(channel) // width
     rows = [wave * height for wave in _waves(across, width)]
     columns = [[one for one in wave for _ in range(width)] for wave in _waves(down, height)]
@@ -106,12 +106,12 @@ def _waves(count: int, length: int) -> list[list[float]]:
 
 
 def _sum(values: Iterable[float]) -> float:
-    """One after the other; `sum` mends rounding in some versions of Python."""
+    """Add in order; the built-in `sum` compensates rounding errors since Python 3.12."""
     return reduce(add, values, 0.0)
 
 
 def _round(value: float) -> int:
-    """To the nearest, halves up: as JavaScript rounds, in which the format is defined."""
+    """Round halves up, as JavaScript does: the reference is written in it."""
     return math.floor(value + 0.5)
 
 

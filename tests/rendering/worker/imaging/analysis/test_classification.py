@@ -56,13 +56,13 @@ def test_a_logo_is_one(logo: Logo, quality: int | None) -> None:
     )
     kind = analysed(source).kind
     assert kind.name == "logo", kind.reason
-    assert "flat ground" in kind.reason
+    assert "flat background" in kind.reason
 
 
 def test_the_bundled_drawings_are_logos() -> None:
     assert analysed(draw_logo()).kind.name == "logo"
     badge = analysed(draw_badge()).kind
-    assert (badge.name, "on nothing" in badge.reason) == ("logo", True)
+    assert (badge.name, "transparent background" in badge.reason) == ("logo", True)
 
 
 def test_a_flag_and_a_screen_are_graphics() -> None:
@@ -83,4 +83,4 @@ def test_a_picture_of_one_colour_is_plain() -> None:
 
 def test_transparency_alone_is_a_graphic() -> None:
     kind = analysed(Image.new("RGBA", (90, 90), (1, 2, 3, 40))).kind
-    assert (kind.name, kind.reason) == ("graphic", "it is made of transparency alone")
+    assert (kind.name, kind.reason) == ("graphic", "it has no opaque pixels")
