@@ -102,10 +102,6 @@ class TracedStore:
         if trace is not None and counted.began is not None:
             trace.part("store write", counted.began, attributes={"smartserve.bytes": counted.taken})
 
-    async def contains(self, variant: Variant) -> bool:
-        """Whether `get` would probably have it; that is no use of it."""
-        return await self._store.contains(variant)
-
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Digests of the variants of a medium that `get` would probably have; no use of them."""
         return await self._store.digests(media_id)

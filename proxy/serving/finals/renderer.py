@@ -58,7 +58,7 @@ class FinalRenderer:
 
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         """Return the plans whose renditions are not in the store."""
-        return [plan for plan in plans if not await self._store.contains(plan.variant)]
+        return [plan for plan in plans if not await self._stored(plan.variant)]
 
     async def complete(self, plans: Sequence[RenderPlan]) -> int:
         """Render what is missing and drop the drafts it replaces; return how many were rendered.
@@ -119,10 +119,10 @@ class FinalRenderer:
 
     async def retire(self, plan: RenderPlan) -> int:
         """Drop the draft that a final has replaced; return its bytes, 0 if there was none."""
-        if plan.draft is None or not await self._store.contains(plan.draft):
+        if plan.draft is None or not await self._stored(plan.draft):
             return 0
         # A store that cannot write drops renditions without an error: keep the draft then.
-        if not await self._store.contains(plan.variant):
+        if not await self._stored(plan.variant):
             return 0
         draft = await self._store.get(plan.draft)
         if draft is None:
@@ -130,6 +130,9 @@ class FinalRenderer:
         draft.close()
         await self._store.delete(plan.draft)
         return draft.length
+
+    async def _stored(self, variant: Variant) -> bool:
+        return variant.digest in await self._store.digests(variant.media_id)
 
     async def _store_when_done(self, variant: Variant, body: asyncio.Future[bytes]) -> None:
         async with self._store.writer(variant) as writer:

@@ -17,8 +17,6 @@ from proxy.storage.database.engine import check_url, dispose, open_engine, singl
 from proxy.storage.database.leased_writer import DatabaseClock
 from proxy.storage.database.transactions import transaction
 
-_PINGS = 5
-
 _SERVING: Mapping[str, str] = MappingProxyType(
     {
         "read media_files": "SELECT id FROM media_files WHERE 1 = 0",
@@ -58,21 +56,19 @@ def sqlite_file(url: str) -> Path | None:
 
 
 async def describe_server(url: str, settings: DatabaseSettings) -> tuple[str, float]:
-    """Return kind and version of the database, and the median time of a query in seconds.
+    """Return kind and version of the database, and the time of a query in seconds.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached or does not answer in time.
     """
     async with single_connection(url, settings) as connection:
-        times = []
-        for _ in range(_PINGS):
-            began = time.monotonic()
-            await connection.execute(select(literal_column("1")))
-            times.append(time.monotonic() - began)
+        began = time.monotonic()
+        await connection.execute(select(literal_column("1")))
+        latency_s = time.monotonic() - began
         kind = connection.dialect.name
         function = "sqlite_version()" if kind == "sqlite" else "VERSION()"
         version = await connection.scalar(text(f"SELECT {function}"))
-        return f"{kind} {version}", sorted(times)[_PINGS // 2]
+        return f"{kind} {version}", latency_s
 
 
 async def clock_offset_s(url: str, settings: DatabaseSettings) -> float:

@@ -10,24 +10,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from sqlalchemy import (
-    Executable,
-    Row,
-    Select,
-    String,
-    Table,
-    TextClause,
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    text,
-    type_coerce,
-)
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.domain.errors import DatabaseUnavailable
@@ -59,57 +42,57 @@ _files = media_files.c
 _facts = media_facts.c
 _fallbacks = media_fallbacks.c
 
-_has_bulk = func.nullif(_files.bulk_path, "").is_not(None)
-_has_library = func.nullif(_files.library_path, "").is_not(None)
+_has_bulk = sa.func.nullif(_files.bulk_path, "").is_not(None)
+_has_library = sa.func.nullif(_files.library_path, "").is_not(None)
 # `Media.servable` in SQL.
-_servable = or_(
-    and_(_files.status == MediaStatus.COMPLETED, or_(_has_bulk, _has_library)),
-    and_(_files.status.in_((MediaStatus.DOWNLOADING, MediaStatus.PROCESSING)), _has_bulk),
+_servable = sa.or_(
+    sa.and_(_files.status == MediaStatus.COMPLETED, sa.or_(_has_bulk, _has_library)),
+    sa.and_(_files.status.in_((MediaStatus.DOWNLOADING, MediaStatus.PROCESSING)), _has_bulk),
 )
 
 
-def _page(query: Select[Any]) -> Select[Any]:
-    rows = query.where(_files.id > bindparam("after")).order_by(_files.id)
-    return rows.limit(bindparam("limit"))
+def _page(query: sa.Select[Any]) -> sa.Select[Any]:
+    rows = query.where(_files.id > sa.bindparam("after")).order_by(_files.id)
+    return rows.limit(sa.bindparam("limit"))
 
 
-def _replace_into(table: Table, *omitted: str) -> TextClause:
+def _replace_into(table: sa.Table, *omitted: str) -> sa.TextClause:
     # REPLACE is one statement that SQLite, MariaDB and MySQL all accept. DELETE and INSERT would
     # deadlock in InnoDB: two deletes of a missing row lock the same gap, and then neither
     # transaction may insert into it.
     names = [column.name for column in table.c if column.name not in omitted]
     values = ", ".join(f":{name}" for name in names)
-    return text(f"REPLACE INTO {table.name} ({', '.join(names)}) VALUES ({values})")  # noqa: S608
+    return sa.text(f"REPLACE INTO {table.name} ({', '.join(names)}) VALUES ({values})")  # noqa: S608
 
 
-_SELECT: Select[Any] = select(
+_SELECT: sa.Select[Any] = sa.select(
     # ENUM columns are read as text: the ENUM type raises on a value that another version of the
     # table added.
     *(
-        type_coerce(_files[name], String).label(name) if name in _ENUMS else _files[name]
+        sa.type_coerce(_files[name], sa.String).label(name) if name in _ENUMS else _files[name]
         for name in _MEDIA_FIELDS
     ),
     *(_facts[name] for name in (*_FACT_FIELDS, "focus_x", "focus_y", "row_version")),
     _facts.source_path.label("facts_path"),
     # Few media have fallbacks. For all others this flag saves the second query.
-    exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
+    sa.exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
 
-BY_ID = _SELECT.where(_files.id == bindparam("media_id"))
+BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
 """Selects the row that `media_of` converts."""
-_BY_HASH = _SELECT.where(_facts.content_hash == bindparam("content_hash"), _servable).order_by(
+_BY_HASH = _SELECT.where(_facts.content_hash == sa.bindparam("content_hash"), _servable).order_by(
     _files.id
 )
-_IDS = _page(select(_files.id).where(_servable))
-_IDS_OF_USER = _page(select(_files.id).where(_files.user_id == bindparam("user_id")))
-_PATHS = _page(select(_files.id, _files.bulk_path, _files.library_path))
+_IDS = _page(sa.select(_files.id).where(_servable))
+_IDS_OF_USER = _page(sa.select(_files.id).where(_files.user_id == sa.bindparam("user_id")))
+_PATHS = _page(sa.select(_files.id, _files.bulk_path, _files.library_path))
 _NEWEST = (
-    _SELECT.where(_files.id < bindparam("before"), _servable)
+    _SELECT.where(_files.id < sa.bindparam("before"), _servable)
     .order_by(_files.id.desc())
-    .limit(bindparam("limit"))
+    .limit(sa.bindparam("limit"))
 )
-_FALLBACKS = select(media_fallbacks).where(_fallbacks.media_id == bindparam("media_id"))
-_DELETE_FACTS = delete(media_facts).where(_facts.media_id == bindparam("media_id"))
+_FALLBACKS = sa.select(media_fallbacks).where(_fallbacks.media_id == sa.bindparam("media_id"))
+_DELETE_FACTS = sa.delete(media_facts).where(_facts.media_id == sa.bindparam("media_id"))
 SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
 
@@ -188,7 +171,7 @@ class SqlMediaRepository:
     async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         """Insert a row and its facts in one transaction; return the new id."""
         async with self._transaction() as connection:
-            result = await connection.execute(insert(media_files), asdict(new))
+            result = await connection.execute(sa.insert(media_files), asdict(new))
             media_id: int = result.lastrowid
             # The facts store the version of the row, which only the database can generate.
             row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
@@ -231,7 +214,7 @@ class SqlMediaRepository:
         """Return the number of queries and transactions, of failed ones, and their duration."""
         return {"queries": self._queries, "errors": self._errors, "seconds": self._seconds}
 
-    async def _execute(self, statement: Executable, values: Mapping[str, Any]) -> None:
+    async def _execute(self, statement: sa.Executable, values: Mapping[str, Any]) -> None:
         async with self._transaction() as connection:
             await connection.execute(statement, values)
 
@@ -241,7 +224,7 @@ class SqlMediaRepository:
             async with transaction(self._engine, self._settings) as connection:
                 yield connection
 
-    async def _read(self, query: Executable, **values: Any) -> Sequence[Row[Any]]:
+    async def _read(self, query: sa.Executable, **values: Any) -> Sequence[sa.Row[Any]]:
         with self._counted(), translated(self._settings):
             async with asyncio.timeout(self._settings.query_timeout_s):
                 return await self._reader.rows(query, values)
@@ -266,7 +249,7 @@ def fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
     return values | {"focus_x": focus["x"], "focus_y": focus["y"]}
 
 
-def media_of(row: Row[Any]) -> Media:
+def media_of(row: sa.Row[Any]) -> Media:
     """Convert a row of `BY_ID`."""
     values = {name: getattr(row, name) for name in _MEDIA_FIELDS}
     facts = None
@@ -276,7 +259,7 @@ def media_of(row: Row[Any]) -> Media:
     return Media(**values, facts=facts)
 
 
-def _facts_of(row: Row[Any], path: str) -> MediaFacts:
+def _facts_of(row: sa.Row[Any], path: str) -> MediaFacts:
     has_focus = row.focus_x is not None and row.focus_y is not None
     return MediaFacts(
         **{name: getattr(row, name) for name in _FACT_FIELDS},

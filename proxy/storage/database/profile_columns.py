@@ -6,51 +6,39 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Executable,
-    MetaData,
-    String,
-    Table,
-    inspect,
-    literal,
-    select,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 
 from proxy.domain.pending_image import PendingStatus
 from proxy.storage.database.tables import (
-    MYSQL_OPTIONS,
     auto_id,
     created_at,
+    define_table,
     foreign_id,
     one_of,
     required,
     updated_at,
 )
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
-pending_images = Table(
+pending_images = define_table(
     "pending_images",
-    metadata,
     auto_id(),
-    required("user_id", BigInteger),
-    required("image_path", String(255), index=True),
-    Column("original_name", String(255)),
-    Column("mime_type", String(100)),
-    Column("permanent_url", String(500)),
-    Column("thumbnail_url", String(500)),
-    Column(
+    required("user_id", sa.BigInteger),
+    required("image_path", sa.String(255), index=True),
+    sa.Column("original_name", sa.String(255)),
+    sa.Column("mime_type", sa.String(100)),
+    sa.Column("permanent_url", sa.String(500)),
+    sa.Column("thumbnail_url", sa.String(500)),
+    sa.Column(
         "status", one_of(*PendingStatus), server_default=PendingStatus.PENDING.value, index=True
     ),
     created_at(),
     updated_at(),
     sqlite_autoincrement=True,
-    **MYSQL_OPTIONS,
+    target=metadata,
 )
 
 
@@ -84,32 +72,31 @@ COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = MappingProxyType(
 """The columns that a field of the upload form sets. Fields without an entry set none."""
 
 
-def _profile(name: str, *paths: str) -> Table:
-    columns = (Column(path, String(500)) for path in paths)
-    return Table(name, metadata, foreign_id("user_id"), *columns, **MYSQL_OPTIONS)
+def _profile(name: str, *paths: str) -> sa.Table:
+    columns = (sa.Column(path, sa.String(500)) for path in paths)
+    return define_table(name, foreign_id("user_id"), *columns, target=metadata)
 
 
-PROFILE_TABLES: Mapping[str, Table] = MappingProxyType(
+PROFILE_TABLES: Mapping[str, sa.Table] = MappingProxyType(
     {
         "user_profiles": _profile("user_profiles", "profile_image_path", "header_image_path"),
         "artist_profiles": _profile("artist_profiles", "logo_path"),
         "promoter_profiles": _profile("promoter_profiles", "logo_path"),
-        "site_media": Table(
+        "site_media": define_table(
             "site_media",
-            metadata,
             auto_id(),
-            required("user_id", BigInteger),
-            Column("media_path", String(500)),
+            required("user_id", sa.BigInteger),
+            sa.Column("media_path", sa.String(500)),
             created_at(),
-            **MYSQL_OPTIONS,
+            target=metadata,
         ),
     }
 )
 
 
-def existing_columns(connection: Connection) -> frozenset[ProfileColumn]:
+def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:
     """Return the columns that the database has; one of another program may lack some."""
-    inspector = inspect(connection)
+    inspector = sa.inspect(connection)
     found = set()
     for table in PROFILE_TABLES:
         try:
@@ -120,26 +107,28 @@ def existing_columns(connection: Connection) -> frozenset[ProfileColumn]:
     return frozenset(found)
 
 
-def replace_value(column: ProfileColumn, old: str, new: str | None) -> Executable:
+def replace_value(column: ProfileColumn, old: str, new: str | None) -> sa.Executable:
     """Build an UPDATE of every row whose column equals ``old``."""
     table = PROFILE_TABLES[column.table]
     target = table.c[column.name]
     return table.update().where(target == old).values({target: new})
 
 
-def profile_exists(column: ProfileColumn, user_id: int) -> Executable:
+def profile_exists(column: ProfileColumn, user_id: int) -> sa.Executable:
     """Build a SELECT that returns a row if the user has a profile."""
     table = PROFILE_TABLES[column.table]
-    return select(literal(1)).select_from(table).where(table.c.user_id == user_id)
+    return sa.select(sa.literal(1)).select_from(table).where(table.c.user_id == user_id)
 
 
-def update_profile(column: ProfileColumn, user_id: int, path: str) -> Executable:
+def update_profile(column: ProfileColumn, user_id: int, path: str) -> sa.Executable:
     """Build an UPDATE of the user's profile; it changes nothing if there is none."""
     table = PROFILE_TABLES[column.table]
     return table.update().where(table.c.user_id == user_id).values({table.c[column.name]: path})
 
 
-def upsert_profile(column: ProfileColumn, user_id: int, path: str, *, dialect: str) -> Executable:
+def upsert_profile(
+    column: ProfileColumn, user_id: int, path: str, *, dialect: str
+) -> sa.Executable:
     """Build one statement that updates the user's profile or inserts it."""
     table, values = PROFILE_TABLES[column.table], {"user_id": user_id, column.name: path}
     if column is SITE:

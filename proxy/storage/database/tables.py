@@ -9,23 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    TIMESTAMP,
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
-    Double,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -36,14 +20,14 @@ from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.pending_image import Step
 
 
-class UpdatedAt(ColumnElement[datetime]):
+class UpdatedAt(sa.ColumnElement[datetime]):
     """Server default of ``updated_at``: the time of the insert and, on MySQL, of each update.
 
     SQLite has no ON UPDATE; there the migrations create a trigger.
     """
 
     inherit_cache = True
-    type = TIMESTAMP()
+    type = sa.TIMESTAMP()
 
 
 @compiles(UpdatedAt)
@@ -58,172 +42,167 @@ def _compile_mysql(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any)
 
 def one_of(*values: str) -> TypeEngine[str]:
     """Return an ENUM on MySQL and MariaDB, else text."""
-    return String(16).with_variant(mysql.ENUM(*values), "mysql")
+    return sa.String(16).with_variant(mysql.ENUM(*values), "mysql")
 
 
-def auto_id() -> Column[int]:
+def auto_id() -> sa.Column[int]:
     """Build ``id``, which counts up; in SQLite only an INTEGER does."""
-    kind = BigInteger().with_variant(Integer(), "sqlite")
-    return Column("id", kind, primary_key=True, autoincrement=True)
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    return sa.Column("id", kind, primary_key=True, autoincrement=True)
 
 
-def foreign_id(name: str) -> Column[int]:
+def foreign_id(name: str) -> sa.Column[int]:
     """Build a primary key that another table assigns.
 
     There is no foreign key: it would need InnoDB, an equal column type and a privilege on a table
     that another program owns, and it would make that program's deletes fail.
     """
-    return Column(name, BigInteger, primary_key=True, autoincrement=False)
+    return sa.Column(name, sa.BigInteger, primary_key=True, autoincrement=False)
 
 
-def required(name: str, kind: Any, **options: Any) -> Column[Any]:
+def required(name: str, kind: Any, **options: Any) -> sa.Column[Any]:
     """Build a column that is NOT NULL."""
-    return Column(name, kind, nullable=False, **options)
+    return sa.Column(name, kind, nullable=False, **options)
 
 
-def created_at(name: str = "created_at", *, nullable: bool = True) -> Column[Any]:
+def created_at(name: str = "created_at", *, nullable: bool = True) -> sa.Column[Any]:
     """Build the time of the insert."""
-    now = text("CURRENT_TIMESTAMP")
-    return Column(name, TIMESTAMP, nullable=nullable, server_default=now)
+    now = sa.text("CURRENT_TIMESTAMP")
+    return sa.Column(name, sa.TIMESTAMP, nullable=nullable, server_default=now)
 
 
-def updated_at() -> Column[Any]:
+def updated_at() -> sa.Column[Any]:
     """Build the time of the last change."""
-    return Column("updated_at", TIMESTAMP, server_default=UpdatedAt())
+    return sa.Column("updated_at", sa.TIMESTAMP, server_default=UpdatedAt())
 
 
-def _fact_columns() -> list[Column[Any]]:
+def _fact_columns() -> list[sa.Column[Any]]:
     return [
-        required("byte_size", BigInteger),
-        required("source_type", String(16)),
-        required("width", Integer),
-        required("height", Integer),
-        required("has_alpha", Boolean),
-        required("pages", Integer),
-        required("flat_background", Boolean),
-        Column("focus_x", Double),
-        Column("focus_y", Double),
+        required("byte_size", sa.BigInteger),
+        required("source_type", sa.String(16)),
+        required("width", sa.Integer),
+        required("height", sa.Integer),
+        required("has_alpha", sa.Boolean),
+        required("pages", sa.Integer),
+        required("flat_background", sa.Boolean),
+        sa.Column("focus_x", sa.Double),
+        sa.Column("focus_y", sa.Double),
     ]
 
 
-_JSON = JSON(none_as_null=True)
+_JSON = sa.JSON(none_as_null=True)
 
-# The server's default may be another engine, or a character set that cannot store every name.
-MYSQL_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
+metadata = sa.MetaData()
 
-metadata = MetaData()
 
-media_files = Table(
+def define_table(
+    name: str, *parts: sa.schema.SchemaItem, target: sa.MetaData = metadata, **options: Any
+) -> sa.Table:
+    """Define a table; on MySQL with InnoDB and utf8mb4.
+
+    The server's default may be another engine, or a character set that cannot store every name.
+    """
+    options |= {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
+    return sa.Table(name, target, *parts, **options)
+
+
+media_files = define_table(
     "media_files",
-    metadata,
     auto_id(),
-    required("main_api_id", BigInteger),
-    required("user_id", BigInteger),
+    required("main_api_id", sa.BigInteger),
+    required("user_id", sa.BigInteger),
     required("data_type", one_of(*DataType)),
-    Column("original_name", String(255)),
-    Column("mime_type", String(100)),
-    Column("file_size", BigInteger),
-    Column("bulk_path", String(500)),
-    Column("library_path", String(500)),
-    Column("status", one_of(*MediaStatus)),
+    sa.Column("original_name", sa.String(255)),
+    sa.Column("mime_type", sa.String(100)),
+    sa.Column("file_size", sa.BigInteger),
+    sa.Column("bulk_path", sa.String(500)),
+    sa.Column("library_path", sa.String(500)),
+    sa.Column("status", one_of(*MediaStatus)),
     created_at(),
     updated_at(),
     sqlite_autoincrement=True,
-    **MYSQL_OPTIONS,
 )
 
-media_facts = Table(
+media_facts = define_table(
     "media_facts",
-    metadata,
     foreign_id("media_id"),
-    required("content_hash", String(64), index=True),
+    required("content_hash", sa.String(64), index=True),
     *_fact_columns(),
-    required("source_path", String(500)),
-    required("row_version", String(64)),
+    required("source_path", sa.String(500)),
+    required("row_version", sa.String(64)),
     created_at("learned_at", nullable=False),
-    **MYSQL_OPTIONS,
 )
 
-processing_checklist = Table(
+processing_checklist = define_table(
     "processing_checklist",
-    metadata,
     auto_id(),
-    required("media_id", BigInteger, unique=True),
-    required("worker_id", String(50)),
-    *(Column(step, one_of(*StepState), server_default=StepState.PENDING) for step in Step),
-    *(Column(f"{step}_attempts", Integer, server_default=text("0")) for step in Step),
+    required("media_id", sa.BigInteger, unique=True),
+    required("worker_id", sa.String(50)),
+    *(sa.Column(step, one_of(*StepState), server_default=StepState.PENDING) for step in Step),
+    *(sa.Column(f"{step}_attempts", sa.Integer, server_default=sa.text("0")) for step in Step),
     created_at(),
     updated_at(),
-    **MYSQL_OPTIONS,
 )
 
-media_ai_analysis = Table(
+media_ai_analysis = define_table(
     "media_ai_analysis",
-    metadata,
     auto_id(),
-    required("media_id", BigInteger, unique=True),
-    Column("dominant_colors", _JSON),
-    Column("detected_objects", _JSON),
-    Column("detected_text", Text),
-    Column("style_classification", String(255)),
-    Column("medium_detected", String(255)),
-    Column("subject_matter", Text),
-    Column("quality_score", Integer),
-    Column("mood_keywords", _JSON),
-    Column("confidence_score", Float),
-    Column("raw_google_response", _JSON),
-    Column("raw_gpt4_response", _JSON),
+    required("media_id", sa.BigInteger, unique=True),
+    sa.Column("dominant_colors", _JSON),
+    sa.Column("detected_objects", _JSON),
+    sa.Column("detected_text", sa.Text),
+    sa.Column("style_classification", sa.String(255)),
+    sa.Column("medium_detected", sa.String(255)),
+    sa.Column("subject_matter", sa.Text),
+    sa.Column("quality_score", sa.Integer),
+    sa.Column("mood_keywords", _JSON),
+    sa.Column("confidence_score", sa.Float),
+    sa.Column("raw_google_response", _JSON),
+    sa.Column("raw_gpt4_response", _JSON),
     created_at(),
-    **MYSQL_OPTIONS,
 )
 
-media_analysis_details = Table(
+media_analysis_details = define_table(
     "media_analysis_details",
-    metadata,
     foreign_id("media_id"),
     required("details", _JSON),
-    **MYSQL_OPTIONS,
 )
 
-ingest_items = Table(
+ingest_items = define_table(
     "ingest_items",
-    metadata,
     foreign_id("main_api_id"),
-    Column("media_id", BigInteger, index=True),
-    required("user_id", BigInteger),
-    required("image_path", String(500)),
-    Column("original_name", String(255)),
-    Column("mime_type", String(100)),
-    required("data_type", String(16)),
-    required("state", String(16)),
-    Column("reason", Text),
+    sa.Column("media_id", sa.BigInteger, index=True),
+    required("user_id", sa.BigInteger),
+    required("image_path", sa.String(500)),
+    sa.Column("original_name", sa.String(255)),
+    sa.Column("mime_type", sa.String(100)),
+    required("data_type", sa.String(16)),
+    required("state", sa.String(16)),
+    sa.Column("reason", sa.Text),
     # True once no step is tried again; only the report to the main API may still be due.
-    required("final", Boolean),
-    Column("worker_id", String(50)),
-    Column("lease", String(32)),
+    required("final", sa.Boolean),
+    sa.Column("worker_id", sa.String(50)),
+    sa.Column("lease", sa.String(32)),
     # Times that are compared: seconds since 1970 on the database's clock, with fractions.
-    Column("lease_until", Double),
+    sa.Column("lease_until", sa.Double),
     # When the item is due next; NULL if it never is.
-    Column("not_before", Double),
-    required("heals", Integer),
-    required("takeovers", Integer),
-    required("created_at", Double),
-    required("updated_at", Double),
-    Column("finished_at", Double),
-    Index("ix_ingest_items_due", "state", "not_before"),
-    **MYSQL_OPTIONS,
+    sa.Column("not_before", sa.Double),
+    required("heals", sa.Integer),
+    required("takeovers", sa.Integer),
+    required("created_at", sa.Double),
+    required("updated_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Index("ix_ingest_items_due", "state", "not_before"),
 )
 
 # Smaller files of a medium, from which it is rendered while its source is missing. The key is the
 # content and not the path: a path of 500 characters makes a long key, and the collation of the
 # table would decide which names are equal.
-media_fallbacks = Table(
+media_fallbacks = define_table(
     "media_fallbacks",
-    metadata,
     foreign_id("media_id"),
-    Column("content_hash", String(64), primary_key=True),
-    required("source_path", String(500)),
+    sa.Column("content_hash", sa.String(64), primary_key=True),
+    required("source_path", sa.String(500)),
     *_fact_columns(),
     created_at("adopted_at", nullable=False),
-    **MYSQL_OPTIONS,
 )

@@ -16,21 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from proxy.domain.errors import PendingConflict, PendingNotFound
 from proxy.domain.pending_image import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
+from proxy.storage.database import profile_columns as profiles
 from proxy.storage.database.engine import bounded_connection, open_engine
 from proxy.storage.database.media_repository import utc_timestamp
-from proxy.storage.database.profile_columns import (
-    ARTIST_LOGO,
-    COLUMNS,
-    COLUMNS_OF,
-    SITE,
-    ProfileColumn,
-    existing_columns,
-    pending_images,
-    profile_exists,
-    replace_value,
-    update_profile,
-    upsert_profile,
-)
+from proxy.storage.database.profile_columns import ProfileColumn, pending_images
 from proxy.storage.database.transactions import SqlDatabase
 
 _POOL = 4
@@ -227,7 +216,9 @@ class UploadRepository(SqlDatabase):
                 return None
             # All processes lock the tables in the same order, which prevents deadlocks.
             for column in sorted(columns):
-                done = await connection.execute(replace_value(column, pending.image_path, address))
+                done = await connection.execute(
+                    profiles.replace_value(column, pending.image_path, address)
+                )
                 changed[column] += done.rowcount
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
             return changed
@@ -246,7 +237,11 @@ class UploadRepository(SqlDatabase):
         return {status: rows.get(status, 0) for status in PendingStatus}
 
     async def _columns(self, connection: AsyncConnection) -> frozenset[ProfileColumn]:
-        return frozenset(COLUMNS) if self._own else await connection.run_sync(existing_columns)
+        return (
+            frozenset(profiles.COLUMNS)
+            if self._own
+            else await connection.run_sync(profiles.existing_columns)
+        )
 
     async def _set_profiles(
         self,
@@ -255,30 +250,34 @@ class UploadRepository(SqlDatabase):
         upload: NewUpload,
         existing: Collection[ProfileColumn],
     ) -> None:
-        columns = [one for one in COLUMNS_OF.get(upload.field, ()) if one in existing]
+        columns = [one for one in profiles.COLUMNS_OF.get(upload.field, ()) if one in existing]
         path = upload.image_path
         if not self._own:
             # Rows of another program are only updated: which other values a new row needs is
             # unknown. `site_media` has many rows per user, so there is none to update.
             for column in columns:
-                if column is not SITE:
-                    await connection.execute(update_profile(column, user_id, path))
+                if column is not profiles.SITE:
+                    await connection.execute(profiles.update_profile(column, user_id, path))
             return
-        if ARTIST_LOGO in columns:
+        if profiles.ARTIST_LOGO in columns:
             # A logo belongs to the profiles that the user has; without any, to a new artist.
             exist = [
-                one for one in columns if await connection.scalar(profile_exists(one, user_id))
+                one
+                for one in columns
+                if await connection.scalar(profiles.profile_exists(one, user_id))
             ]
-            columns = exist or [ARTIST_LOGO]
+            columns = exist or [profiles.ARTIST_LOGO]
         for column in columns:
             dialect = connection.dialect.name
-            await connection.execute(upsert_profile(column, user_id, path, dialect=dialect))
+            await connection.execute(
+                profiles.upsert_profile(column, user_id, path, dialect=dialect)
+            )
 
     async def _clear_profiles(self, connection: AsyncConnection, path: str) -> None:
         for column in sorted(await self._columns(connection)):
             # Another program's column may be NOT NULL. The error undoes only this statement.
             with suppress(IntegrityError):
-                await connection.execute(replace_value(column, path, None))
+                await connection.execute(profiles.replace_value(column, path, None))
 
 
 async def _lock_row(connection: AsyncConnection, pending_id: int) -> PendingImage:

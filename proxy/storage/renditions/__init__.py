@@ -55,9 +55,6 @@ class RenditionStore(Protocol):
     def writer(self, variant: Variant) -> AbstractAsyncContextManager[RenditionWriter]:
         """Write a rendition; it is stored only if the block ends without an error."""
 
-    async def contains(self, variant: Variant) -> bool:
-        """Return whether `get` would probably find it; does not count as a use."""
-
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium that `get` would probably find; counts as no use."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.storage.renditions.paths import SHARDS, RenditionPaths, cost
+from proxy.runtime.tempfiles import TempFile, tempfile_name
+from proxy.storage.renditions.eviction import shard_files
+from proxy.storage.renditions.paths import SHARDS, RenditionPaths
 
 _BLOCK = bytes(4096)
 _COUNT_S = 1.0
@@ -36,15 +35,13 @@ def write_probe(root: str) -> None:
     """
     paths = RenditionPaths(root)
     directory = paths.temporary if Path(paths.temporary).is_dir() else paths.root
-    descriptor, name = tempfile.mkstemp(dir=directory)
-    target = Path(paths.root, Path(name).name)
+    target = Path(paths.root, tempfile_name())
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_BLOCK)
-        Path(name).rename(target)
+        with TempFile(directory) as file:
+            os.write(file.descriptor, _BLOCK)
+            file.replace(str(target))
     finally:
-        for path in (Path(name), target):
-            path.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
 
 
 def inspect_disk(root: str) -> RenditionDisk:
@@ -73,17 +70,7 @@ def _count(paths: RenditionPaths) -> tuple[int, int, float]:
     for shard in range(SHARDS):
         if shard and time.monotonic() > deadline:
             return used_bytes, files, shard / SHARDS
-        for size in _sizes(paths.shard(shard)):
-            used_bytes += cost(size)
+        for one in shard_files(paths.shard(shard)):
+            used_bytes += one.cost
             files += 1
     return used_bytes, files, 1.0
-
-
-def _sizes(shard: str) -> Iterator[int]:
-    """Yield the sizes of a shard's files, except of those deleted meanwhile."""
-    with suppress(FileNotFoundError), os.scandir(shard) as media:
-        for medium in media:
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(medium.path) as files:
-                for file in files:
-                    with suppress(FileNotFoundError):
-                        yield file.stat(follow_symlinks=False).st_size

@@ -38,15 +38,6 @@ _FIRST_ROUND_AFTER_S = 1.0
 _T = TypeVar("_T")
 
 
-def _ignore(purge: PurgeEntry) -> None:
-    del purge
-
-
-def _never(digest: str) -> bool:
-    del digest
-    return False
-
-
 class DiskStore:
     """A `RenditionStore` in a directory that several processes may share.
 
@@ -61,8 +52,8 @@ class DiskStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        on_purge: Callable[[PurgeEntry], None] = _ignore,
-        in_memory: Callable[[str], bool] = _never,
+        on_purge: Callable[[PurgeEntry], None] = lambda _: None,
+        in_memory: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         timeout_s: float = 5.0,
@@ -138,12 +129,11 @@ class DiskStore:
             self._state.counters.hits += 1
         return rendition
 
-    async def contains(self, variant: Variant) -> bool:
-        """Return whether the file exists. It is not opened, so `get` may still be a miss."""
-        return variant.digest in await self.digests(variant.media_id)
-
     async def digests(self, media_id: int) -> AbstractSet[str]:
-        """Return the digests of a medium's files; simultaneous calls share a thread hop."""
+        """Return the digests of a medium's files; simultaneous calls share a thread hop.
+
+        The files are not opened, so `get` may still be a miss.
+        """
         nothing: AbstractSet[str] = frozenset()
         return await self._read(partial(self._listing.ask, self._paths.medium(media_id)), nothing)
 

@@ -57,6 +57,13 @@ def survey(shard: str, *, in_memory: Callable[[str], bool], now: float) -> Usage
     return UsageChange(total_bytes, total_items)
 
 
+def shard_files(shard: str) -> Iterator[EvictionCandidate]:
+    """Yield the files of a shard."""
+    for path in _media(shard):
+        for file, status in _files(path):
+            yield EvictionCandidate(last_use(status), file.path, cost(status.st_size))
+
+
 class EvictionPlan:
     """Selects the least recently used files that together have ``need`` bytes.
 
@@ -79,11 +86,7 @@ class EvictionPlan:
 
     def add_shard(self, shard: str) -> None:
         """Consider the files of a shard."""
-        self.add(
-            EvictionCandidate(last_use(status), file.path, cost(status.st_size))
-            for path in _media(shard)
-            for file, status in _files(path)
-        )
+        self.add(shard_files(shard))
 
     def candidates(self) -> list[EvictionCandidate]:
         """Return the files to evict, least recently used first."""

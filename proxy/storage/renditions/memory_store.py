@@ -109,10 +109,6 @@ class MemoryStore:
             self._counters.misses += 1
         return rendition
 
-    async def contains(self, variant: Variant) -> bool:
-        """Return whether `get` would find it; does not count as a use."""
-        return variant.digest in self
-
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium's stored variants; does not count as a use."""
         return frozenset(self._digests.get(media_id, ()))

@@ -83,10 +83,6 @@ class TieredStore:
         """End the background work."""
         await self.disk.__aexit__(*error)
 
-    def peek(self, variant: Variant | str) -> MemoryRendition | None:
-        """Return the rendition of a variant, or of its digest, if it is in memory."""
-        return self.memory.peek(variant if isinstance(variant, str) else variant.digest)
-
     async def get(self, variant: Variant) -> Rendition | None:
         """Return the rendition from memory or from disk; the caller closes it.
 
@@ -101,10 +97,6 @@ class TieredStore:
         # The shield keeps a cancelled waiter from cancelling the future of the others.
         shared, rendition = await asyncio.shield(read.result)
         return rendition if shared else await self.disk.get(variant)
-
-    async def contains(self, variant: Variant) -> bool:
-        """Return whether `get` would probably find it; does not count as a use."""
-        return variant.digest in self.memory or await self.disk.contains(variant)
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium in either tier; does not count as a use."""

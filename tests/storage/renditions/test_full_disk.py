@@ -136,7 +136,7 @@ async def test_a_hanging_disk_costs_one_deadline_and_is_then_left_alone(
         try:
             assert await store.get(variant()) is None
             assert await store.get(variant()) is None
-            assert not await store.contains(variant())
+            assert not await store.digests(variant().media_id)
             await put(store, variant(2), body())
             await put(store, variant(3), body())
             assert counts(store)["failures_timeout"] == 2

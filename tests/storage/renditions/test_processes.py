@@ -69,5 +69,5 @@ async def test_a_purge_in_another_process_empties_the_memory_of_this_one(root: P
         _, errors = await process.communicate()
         assert process.returncode == 0, errors.decode()
 
-        await eventually(lambda: store.peek(variant(1)) is None)
-        assert store.peek(variant(2)) is not None
+        await eventually(lambda: store.memory.peek(variant(1).digest) is None)
+        assert store.memory.peek(variant(2).digest) is not None

@@ -23,11 +23,11 @@ def count(store: TieredStore, tier: str, name: str) -> float:
 async def test_a_write_is_in_memory_at_once(store: TieredStore) -> None:
     await put(store, variant(), body())
 
-    held = store.peek(variant())
+    held = store.memory.peek(variant().digest)
 
     assert held is not None
     assert held.body == body()
-    assert store.peek(variant().digest) is held
+    assert store.memory.peek(variant().digest) is held
 
 
 async def test_a_disk_hit_that_fits_is_promoted(store: TieredStore) -> None:
@@ -44,7 +44,7 @@ async def test_a_disk_hit_too_long_for_memory_is_not_promoted(store: TieredStore
     await put(store, variant(), body(MIB))
 
     assert await read(store, variant()) == body(MIB)
-    assert store.peek(variant()) is None
+    assert store.memory.peek(variant().digest) is None
 
 
 async def test_many_who_ask_at_once_share_one_read(store: TieredStore) -> None:
@@ -113,7 +113,7 @@ async def test_what_was_read_before_a_purge_is_not_promoted_after_it(store: Tier
     await store.purge(1)
     await reading
 
-    assert store.peek(variant()) is None
+    assert store.memory.peek(variant().digest) is None
     assert await store.get(variant()) is None
 
 
@@ -126,8 +126,8 @@ async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: Tie
     await store.purge(1, {variant(width=300).geometry.shape})
     await asyncio.gather(*reads)
 
-    assert store.peek(variant(width=300)) is None
-    assert store.peek(variant(width=480)) is not None
+    assert store.memory.peek(variant(width=300).digest) is None
+    assert store.memory.peek(variant(width=480).digest) is not None
 
 
 async def test_nobody_joins_a_read_that_began_before_a_purge(store: TieredStore) -> None:
