@@ -1,6 +1,6 @@
-"""Analysis: what is known of a picture, from its pixels and from those who were asked.
+"""Analysis of an image: results of its statistics, the providers and text recognition, merged.
 
-What nobody could tell is null and has a reason; nothing is made up.
+A value that nobody could determine is null and has a reason; no value is invented.
 """
 
 from __future__ import annotations
@@ -13,21 +13,29 @@ from proxy.domain.image_analysis import DetectedObject, ProviderGap, ReadText, V
 from proxy.domain.media import DataType
 from proxy.domain.worker_protocol import AnalysisResult
 
-NEAR = 10
-"""Bits, of 64, up to which two perceptual hashes are of the same picture; different photographs
-are 20 apart and more."""
-
 NO_MODEL = "needs a vision model; none is configured"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
 PENDING_PROVIDERS = "awaited"
-"""In `Analysis.own`, and for ourselves alone: who is to be asked again."""
-_BY_MODEL = ("style", "medium", "subject")
+"""Key of the providers to retry in `Analysis.own`; it is not published."""
+
+_PUBLIC_COLUMNS = {
+    "style": "style_classification",
+    "medium": "medium_detected",
+    "subject": "subject_matter",
+    "quality_score": "quality_score",
+    "mood_keywords": "mood_keywords",
+    "dominant_colors": "dominant_colors",
+    "detected_objects": "detected_objects",
+    "detected_text": "detected_text",
+    "confidence_score": "confidence_score",
+}
+"""Columns of ``media_ai_analysis`` by the name under which `public` returns them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All that is known of a picture."""
+    """The merged analysis of an image."""
 
     local: AnalysisResult
     data_type: str
@@ -35,24 +43,24 @@ class Analysis:
     medium: str | None
     subject: str | None
     objects: tuple[DetectedObject, ...] | None
-    """None where nobody has looked for objects."""
+    """None if no provider searched for objects."""
     text: str | None
-    """Empty where somebody has looked for text and found none."""
+    """Empty if a search found no text; None if there was no search."""
     mood_keywords: tuple[str, ...]
     confidence: float | None
     raw_google: Mapping[str, Any] | None
     raw_model: Mapping[str, Any] | None
     reasons: Mapping[str, str]
-    """Why something is null, by its name in `public`; and who failed, by name."""
+    """Reasons of null values by their name in `public`, and of failures by provider."""
     site_context: Mapping[str, Any] | None = None
     pending_providers: tuple[str, ...] = ()
-    """Providers that could not answer now, and may later."""
+    """Providers that failed temporarily and should be retried."""
 
     def columns(self) -> dict[str, Any]:
-        """The columns of ``media_ai_analysis``; JSON columns as the values that JSON has."""
+        """Return the columns of ``media_ai_analysis``, with JSON values."""
         return {
             "dominant_colors": [asdict(one) for one in self.local.dominant_colours],
-            "detected_objects": _plain(self.objects),
+            "detected_objects": self._plain_objects(),
             "detected_text": self.text,
             "style_classification": self.style,
             "medium_detected": self.medium,
@@ -65,12 +73,14 @@ class Analysis:
         }
 
     def own(self) -> dict[str, Any]:
-        """What that table has no column for, as the values that JSON has."""
+        """Return the values that the table has no column for, as JSON values."""
         local = self.local
+        logo = self.data_type == DataType.LOGO or local.kind.name == "logo"
+        pending = {PENDING_PROVIDERS: list(self.pending_providers)}
         return {
             "width": local.width,
             "height": local.height,
-            "brand_colors": self._brand_colours(),
+            "brand_colors": [one.hex for one in local.brand_colours] if logo else None,
             "quality": asdict(local.quality),
             "kind": asdict(local.kind),
             "thumbhash": local.thumbhash,
@@ -79,30 +89,23 @@ class Analysis:
             "focus": None if local.focus is None else asdict(local.focus),
             "site_context": self.site_context,
             "reasons": dict(self.reasons),
-            **({PENDING_PROVIDERS: list(self.pending_providers)} if self.pending_providers else {}),
+            **(pending if self.pending_providers else {}),
         }
 
     def public(self) -> dict[str, Any]:
-        """The ``analysis`` of ``GET /api/media/analysis/{media_id}``."""
+        """Return the ``analysis`` of ``GET /api/media/analysis/{media_id}``."""
         return public(self.columns(), self.own())
 
-    def _brand_colours(self) -> list[str] | None:
-        wanted = self.data_type == DataType.LOGO or self.local.kind.name == "logo"
-        return [one.hex for one in self.local.brand_colours] if wanted else None
+    def _plain_objects(self) -> list[dict[str, Any]] | None:
+        if self.objects is None:
+            return None
+        return [{**asdict(one), "box": one.box and list(one.box)} for one in self.objects]
 
 
 def public(columns: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer about a picture, from what was stored; the reverse of `Analysis.columns`."""
+    """Return the published analysis from the stored `Analysis.columns` and `Analysis.own`."""
     return {
-        "style": columns["style_classification"],
-        "medium": columns["medium_detected"],
-        "subject": columns["subject_matter"],
-        "quality_score": columns["quality_score"],
-        "mood_keywords": columns["mood_keywords"],
-        "dominant_colors": columns["dominant_colors"],
-        "detected_objects": columns["detected_objects"],
-        "detected_text": columns["detected_text"],
-        "confidence_score": columns["confidence_score"],
+        **{name: columns[column] for name, column in _PUBLIC_COLUMNS.items()},
         **{name: value for name, value in own.items() if name != PENDING_PROVIDERS},
     }
 
@@ -115,50 +118,44 @@ def merge(
     data_type: str,
     site_context: Mapping[str, Any] | None = None,
 ) -> Analysis:
-    """Put together what the pixels tell, what each provider answered, and what was read.
+    """Merge the statistics, the answers of all providers, and the recognised text.
 
-    A model that was asked for style, medium and subject goes before one that labels; the text of
-    a provider before what was read here.
+    A model that answers with style, medium and subject precedes one that returns labels. The text
+    of a provider precedes that of Tesseract.
     """
     found = {one.provider: one for one in answers if isinstance(one, VisionResult)}
+    gaps = [one for one in answers if isinstance(one, ProviderGap)]
     ranked = [found[name] for name in (_OPENAI, _GOOGLE) if name in found]
-    values = {name: _first(getattr(one, name) for one in ranked) for name in _BY_MODEL}
+    values = {
+        name: _first(getattr(one, name) for one in ranked)
+        for name in ("style", "medium", "subject")
+    }
     confidence = _first(one.confidence for one in ranked)
-    read = _text(found, text)
+    merged_text = _text(found, text)
     known = {**values, "confidence_score": confidence, "detected_objects": found or None}
+    reasons = {
+        **{one.provider: one.reason for one in gaps},
+        # A provider may explain under its own name why its answer is incomplete.
+        **{name: one.reasons[name] for name, one in found.items() if name in one.reasons},
+        **{name: _reason(name, answers) for name, value in known.items() if value is None},
+    }
+    if merged_text is None:
+        failed = [*gaps, *([text] if isinstance(text, ProviderGap) else [])]
+        reasons["detected_text"] = "; ".join(one.reason for one in failed) or _NO_TEXT
     return Analysis(
         local,
         data_type,
         **values,
         objects=_objects(found) if found else None,
-        text=read,
+        text=merged_text,
         mood_keywords=_moods(local, ranked),
         confidence=confidence,
         raw_google=found[_GOOGLE].raw if _GOOGLE in found else None,
         raw_model=found[_OPENAI].raw if _OPENAI in found else None,
-        reasons={
-            **_failures(answers),
-            **{name: _why(name, answers) for name, value in known.items() if value is None},
-            **({"detected_text": _why_no_text(answers, text)} if read is None else {}),
-        },
+        reasons=reasons,
         site_context=site_context,
-        pending_providers=tuple(
-            one.provider for one in answers if isinstance(one, ProviderGap) and one.temporary
-        ),
+        pending_providers=tuple(one.provider for one in gaps if one.temporary),
     )
-
-
-def distance(one: str, other: str) -> int:
-    """Hamming distance of two perceptual hashes of 16 hexadecimal digits, 0 to 64."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
-
-
-def are_near_duplicates(one: str, other: str) -> bool:
-    """Whether two perceptual hashes are of the same picture, resized or encoded anew.
-
-    Pictures of one colour have no features, and none is taken for another.
-    """
-    return int(one, 16) != 0 and int(other, 16) != 0 and distance(one, other) <= NEAR
 
 
 def _first(values: Iterable[Any]) -> Any:
@@ -166,13 +163,16 @@ def _first(values: Iterable[Any]) -> Any:
 
 
 def _moods(local: AnalysisResult, ranked: Sequence[VisionResult]) -> tuple[str, ...]:
-    """Those of the models first, then those of the colours; each once."""
+    """Return the keywords of the models, then those of the colours, without duplicates."""
     words = [word.strip().lower() for one in ranked for word in one.mood_keywords]
     return tuple(dict.fromkeys(word for word in (*words, *local.mood_keywords) if word))
 
 
 def _objects(found: Mapping[str, VisionResult]) -> tuple[DetectedObject, ...]:
-    """Of all providers, the surest first; of two that name the same the one that says where."""
+    """Return the objects of all providers by descending confidence.
+
+    If two providers name the same object, the one with a position replaces the other.
+    """
     best: dict[str, DetectedObject] = {}
     placed: list[DetectedObject] = []
     for one in (one for answer in found.values() for one in answer.objects):
@@ -186,48 +186,21 @@ def _objects(found: Mapping[str, VisionResult]) -> tuple[DetectedObject, ...]:
 
 
 def _text(found: Mapping[str, VisionResult], text: ReadText | ProviderGap) -> str | None:
-    """The first text that anybody found; empty where all who looked found none."""
+    """Return the first text that was found; empty if every search found none."""
     read = text.text if isinstance(text, ReadText) else None
-    seen = [found[name].text for name in (_GOOGLE, _OPENAI) if name in found]
-    looked = [one for one in (*seen, read) if one is not None]
-    return next(filter(None, looked), "") if looked else None
+    searched = [found[name].text for name in (_GOOGLE, _OPENAI) if name in found]
+    texts = [one for one in (*searched, read) if one is not None]
+    return next(filter(None, texts), "") if texts else None
 
 
-def _failures(answers: Sequence[VisionResult | ProviderGap]) -> dict[str, str]:
-    """Who gave no answer, or a part of one."""
-    failed = {one.provider: one.reason for one in answers if isinstance(one, ProviderGap)}
-    parts = {
-        one.provider: one.reasons[one.provider]
-        for one in answers
-        if isinstance(one, VisionResult) and one.provider in one.reasons
-    }
-    return {**failed, **parts}
-
-
-def _why(name: str, answers: Sequence[VisionResult | ProviderGap]) -> str:
-    """Why something that takes a model is missing."""
+def _reason(name: str, answers: Sequence[VisionResult | ProviderGap]) -> str:
+    """Return why a value that needs a model is missing."""
     if not answers:
         return NO_MODEL
-    told = [one.reason for one in answers if isinstance(one, ProviderGap)]
+    gaps = [one.reason for one in answers if isinstance(one, ProviderGap)]
     own = [
         one.reasons[name]
         for one in answers
         if isinstance(one, VisionResult) and name in one.reasons
     ]
-    return "; ".join([*told, *own]) or "no provider could tell"
-
-
-def _why_no_text(
-    answers: Sequence[VisionResult | ProviderGap], text: ReadText | ProviderGap
-) -> str:
-    told = [one.reason for one in (*answers, text) if isinstance(one, ProviderGap)]
-    return "; ".join(told) or _NO_TEXT
-
-
-def _plain(objects: tuple[DetectedObject, ...] | None) -> list[dict[str, Any]] | None:
-    if objects is None:
-        return None
-    return [
-        {"name": one.name, "confidence": one.confidence, "box": one.box and list(one.box)}
-        for one in objects
-    ]
+    return "; ".join([*gaps, *own]) or "no provider could tell"

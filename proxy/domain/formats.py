@@ -1,4 +1,4 @@
-"""The picture formats: what goes out, what may come in, and how each is encoded."""
+"""Image formats: those that are sent, those that are accepted, and how each is encoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 
 class Format(StrEnum):
-    """A format that the proxy writes."""
+    """A format that is sent to clients."""
 
     AVIF = "avif"
     WEBP = "webp"
@@ -20,7 +20,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FormatTraits:
-    """What a format can carry, and its names on the wire and on disk."""
+    """Features of a format, and its names in headers and files."""
 
     media_type: str
     suffix: str
@@ -47,15 +47,15 @@ NAMES: Mapping[str, Format] = MappingProxyType(
         "png": Format.PNG,
     }
 )
-"""The names a client may ask for, in ``format=`` or as an extension; GIF is only a fallback."""
+"""Names in ``format=`` and file extensions. GIF is excluded: it is only sent as the fallback."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
-    """How a format is encoded: the libvips save options that matter, as plain values.
+    """Save options of a format's libvips encoder.
 
-    ``options`` holds ``(name, value)`` pairs of the libvips saver, sorted by name, so that equal
-    profiles have equal text and the text can be a part of a rendition's key.
+    ``options`` are pairs of name and value, sorted by name: equal profiles have equal text, which
+    is a part of the rendition's key.
     """
 
     format: Format
@@ -63,14 +63,14 @@ class EncoderProfile:
 
     @property
     def streams(self) -> bool:
-        """Whether bytes leave the encoder while it still asks for pixels.
+        """Whether the encoder writes bytes before it has read all pixels.
 
-        Only a baseline JPEG does; better Huffman tables, trellis quantisation and progressive
-        scans all need the whole picture before the first byte.
+        Only baseline JPEG does.
         """
-        whole = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
+        # With any of these, libjpeg needs the whole image before the first byte.
+        whole_image = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
         options = dict(self.options)
-        return self.format is Format.JPEG and not any(options.get(name) for name in whole)
+        return self.format is Format.JPEG and not any(options.get(name) for name in whole_image)
 
     @property
     def text(self) -> str:
@@ -80,17 +80,17 @@ class EncoderProfile:
 
 @dataclass(frozen=True, slots=True)
 class QualitySearch:
-    """Find the smallest quality of an encoder that reaches a target of perceived quality.
+    """Search for the lowest encoder quality that reaches a perceptual score.
 
-    It replaces the ``Q`` of a profile, from which the search starts. Pictures that are animated
-    and formats without a lossy quality are encoded as their profile says.
+    The search starts at the ``Q`` of the profile and replaces it. Animations and lossless formats
+    are encoded by their profile without a search.
     """
 
     target: float
-    """SSIMULACRA2 score as estimated by `worker.imaging.ssimulacra2`; 100 is identical."""
+    """SSIMULACRA2 score as `rendering.worker.imaging.ssimulacra2` estimates it; 100: identical."""
     low: int
     high: int
-    """Bounds of ``Q``, both allowed."""
+    """Bounds of ``Q``, inclusive."""
     max_encodes: int = 4
 
     @property
@@ -101,7 +101,7 @@ class QualitySearch:
 
 @dataclass(frozen=True, slots=True)
 class EncodingStage:
-    """One way of encoding a format, with the search of its quality where one is made."""
+    """One encoding of a format, with its quality search, if any."""
 
     profile: EncoderProfile
     search: QualitySearch | None = None
@@ -115,7 +115,7 @@ class EncodingStage:
 
 @dataclass(frozen=True, slots=True)
 class EncodingStages:
-    """How a format is encoded at once, and how when there is time; equal where one is enough."""
+    """Draft and final encoding of a format; equal if it has only one."""
 
     draft: EncodingStage
     final: EncodingStage
@@ -129,44 +129,37 @@ SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
         "bmp": "image/bmp",
     }
 )
-"""Media types of what may come in, by the names that `sniff` gives."""
+"""Media types of accepted files, by the names that `sniff` returns."""
 
 
 _HEIF_BRANDS: Mapping[bytes, str] = MappingProxyType(
-    {
-        b"avif": "avif",
-        b"avis": "avif",
-        b"heic": "heic",
-        b"heix": "heic",
-        b"heim": "heic",
-        b"heis": "heic",
-        b"hevc": "heic",
-        b"hevx": "heic",
-    }
+    dict.fromkeys((b"avif", b"avis"), "avif")
+    | dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "heic")
 )
 _MIF_BRANDS = (b"mif1", b"msf1", b"miaf")
 
 
 def _sniff_heif(head: bytes) -> str | None:
-    """Brand of an ISO base media file: the major one, or for ``mif1`` a compatible one."""
+    """Return the type of an ISO base media file by its major brand or a compatible one."""
     if head[4:8] != b"ftyp":
         return None
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
+    # A generic major brand such as mif1 is followed by the specific ones.
     if brands[0] not in _HEIF_BRANDS and brands[0] not in _MIF_BRANDS:
         return None
     return next((_HEIF_BRANDS[brand] for brand in brands if brand in _HEIF_BRANDS), None)
 
 
 SNIFF_BYTES = 512
-"""How much of a file's beginning `sniff` wants to see."""
+"""Number of leading bytes that `sniff` needs."""
 
 
 def sniff(head: bytes) -> str | None:  # noqa: PLR0911 - a flat table
-    """Name the type of a file by its first bytes, or None where it is no picture we know.
+    """Return the type of a file by its first bytes, or None if it is not a known image type.
 
-    Gives one of ``jpeg png webp avif heic gif tiff bmp svg``; the declared type of an upload and
-    the name of a file are never asked. SVG is named so that it can be refused by name.
+    The result is one of ``jpeg png webp avif heic gif tiff bmp svg``. Declared media types and file
+    names are ignored: clients choose them. SVG is detected so that it can be rejected by name.
     """
     match head[:4]:
         case _ if head[:3] == b"\xff\xd8\xff":

@@ -1,7 +1,7 @@
-"""Boxes, and where the pixels of a picture go in them; pure.
+"""Geometry: how an image is scaled and cropped into a box. Pure.
 
-A variant holds the very pixels that go out, so that two requests for the same pixels share one
-rendition: a picture smaller than its box has one rendition for all larger boxes.
+A variant is described by its resulting pixels, not by the box. An image that is smaller than its
+box therefore has one rendition for all larger boxes.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from hashlib import blake2b
 from proxy.domain.media import Focus, MediaFacts
 
 MAX_SIDE = 16383
-"""The longest side that WebP can hold; AVIF and JPEG hold a little more."""
+"""Longest side of a WebP; AVIF and JPEG allow slightly more."""
 SHAPE_DIGITS = 8
-"""Hexadecimal digits that stand for a shape; the digest of a variant begins with them."""
+"""Number of hexadecimal digits of a shape, with which the digest of a variant starts."""
 
 
 class Fit(StrEnum):
-    """How a picture meets its box."""
+    """How an image is fitted into its box."""
 
     CONTAIN = "contain"
-    """Whole picture inside the box."""
+    """The whole image inside the box."""
     COVER = "cover"
-    """Box filled, the rest cut off."""
+    """The box filled, the rest cropped."""
 
 
 class Gravity(StrEnum):
-    """What a cover crop keeps in view."""
+    """The part of the image that a cover crop keeps."""
 
     ATTENTION = "attention"
-    """The focal point of the picture, or its centre while none is known."""
+    """The focal point, or the centre if none is known."""
     CENTRE = "centre"
 
 
 @dataclass(frozen=True, slots=True)
 class SizeSpec:
-    """A box in pixels; a side of None is as long as the picture makes it."""
+    """A box in pixels. A side that is None follows from the aspect ratio of the image."""
 
     name: str
     width: int | None
@@ -48,7 +48,7 @@ class SizeSpec:
     gravity: Gravity = Gravity.ATTENTION
 
     def scaled(self, dpr: float) -> SizeSpec:
-        """The same box for a screen with ``dpr`` device pixels to a CSS pixel."""
+        """Return the box for a screen with ``dpr`` device pixels per CSS pixel."""
         return SizeSpec(
             self.name,
             None if self.width is None else round(self.width * dpr),
@@ -60,10 +60,10 @@ class SizeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where the pixels come from and go to, in whole pixels, width before height.
+    """Scaling and crop in whole pixels.
 
-    The picture is resized to ``scaled_width`` x ``scaled_height``, then the box of ``width`` x
-    ``height`` is cut out of it at ``left``, ``top``.
+    The image is resized to ``scaled_width`` x ``scaled_height``. Then ``width`` x ``height`` pixels
+    are cropped from it at ``left``, ``top``.
     """
 
     width: int
@@ -75,7 +75,7 @@ class Geometry:
 
     @property
     def text(self) -> str:
-        """Canonical text, a part of the key."""
+        """Canonical text, a part of the variant's key."""
         return (
             f"{self.width}x{self.height}"
             f"@{self.scaled_width}x{self.scaled_height}+{self.left}+{self.top}"
@@ -83,15 +83,15 @@ class Geometry:
 
     @property
     def shape(self) -> str:
-        """8 hexadecimal digits of the text, with which the digest of every such variant begins."""
+        """Hash of the text in 8 hexadecimal digits, with which the variant's digest starts."""
         return blake2b(self.text.encode(), digest_size=SHAPE_DIGITS // 2).hexdigest()
 
 
 def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
-    """Fit a picture into a box without ever enlarging it.
+    """Fit an image into a box without enlarging it.
 
-    Contain gives the source's own size where the box is larger; cover crops to the shape of the
-    box at the largest size that the source has.
+    If the box is larger than the image, contain keeps the image's size, and cover crops the largest
+    area with the aspect ratio of the box.
     """
     if box.fit is Fit.COVER and box.width is not None and box.height is not None:
         return _cover(box.width, box.height, facts, _focus(box.gravity, facts.focus))
@@ -131,16 +131,16 @@ def _side(length: float) -> int:
 
 
 def _offset(focus: float, length: int, whole: int) -> int:
-    """Start of a stretch of ``length`` inside ``whole``, its middle as near ``focus`` as can be."""
+    """Return the start of a section of ``whole``, with its centre as near ``focus`` as possible."""
     return min(max(0, round(focus * whole - length / 2)), whole - length)
 
 
 def base_size(boxes: Iterable[SizeSpec], facts: MediaFacts) -> tuple[int, int]:
-    """The largest size that a picture has in these boxes, whose pixels serve for the others."""
+    """Return the largest size of an image in these boxes; the others can be scaled from it."""
     geometries = (plan_geometry(box, facts) for box in boxes)
     return max((one.scaled_width, one.scaled_height) for one in geometries)
 
 
 def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
-    """The shapes that a picture has in these boxes; two boxes may give it the same."""
+    """Return the shapes of an image in these boxes; several boxes may give the same one."""
     return frozenset(plan_geometry(box, facts).shape for box in boxes)

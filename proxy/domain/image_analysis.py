@@ -1,4 +1,4 @@
-"""Findings: what a look at a picture tells, by statistics here or by a model elsewhere."""
+"""Results of image analysis: by statistics in a worker, and by external providers."""
 
 from __future__ import annotations
 
@@ -9,90 +9,87 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """A colour of a picture and how much of it has that colour."""
+    """A colour and its share of the image."""
 
     hex: str
     """sRGB as ``#RRGGBB``."""
     percent: float
-    """Of the opaque pixels, 0 to 100."""
+    """Percentage of the opaque pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How good a picture is technically; each figure is 0 (poor) to 100 (faultless)."""
+    """Technical quality; each figure is 0 (poor) to 100 (best)."""
 
     score: float
-    """Of all parts that count for its kind."""
+    """Weighted mean of the figures that matter for the kind of image."""
     sharpness: float
     exposure: float
     contrast: float
     noise: float
-    """100 is none."""
+    """100: no noise."""
     resolution: float
     blockiness: float
-    """100 is no trace of a JPEG's blocks."""
+    """100: no visible JPEG blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What sort of picture it is, as far as statistics tell, and why."""
+    """Kind of image by statistics, with the reason."""
 
     name: str
-    """One of `KINDS`."""
+    """``photo``, ``logo``, ``graphic``, ``document`` or ``plain``. A graphic on a transparent or
+    flat background is a logo; an image of one colour is plain."""
     reason: str
-
-
-KINDS = ("photo", "logo", "graphic", "document", "plain")
-"""A graphic on nothing or on a flat ground is a logo; plain is a picture of one colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectedObject:
-    """A thing that a model sees."""
+    """An object that a provider detected."""
 
     name: str
     confidence: float
     """0 to 1."""
     box: tuple[float, float, float, float] | None = None
-    """Left, top, right, bottom as fractions of width and height; None where it says nothing."""
+    """Left, top, right, bottom as fractions of width and height; None if not located."""
 
 
 @dataclass(frozen=True, slots=True)
 class VisionResult:
-    """What a provider says of a picture; None and empty where it says nothing."""
+    """Answer of a provider. Fields that it does not cover are None or empty."""
 
     provider: str
     raw: Mapping[str, Any]
-    """Its answer as it came, without the picture."""
+    """The unchanged answer, without the image."""
     style: str | None = None
     medium: str | None = None
     subject: str | None = None
     mood_keywords: tuple[str, ...] = ()
     objects: tuple[DetectedObject, ...] = ()
     text: str | None = None
-    """Empty where it looked for text and found none."""
+    """Empty if the image contains no text; None if the provider did not search for text."""
     logos: tuple[str, ...] = ()
-    """Marks that it recognises."""
+    """Recognised brand logos."""
     unsafe: Mapping[str, str] = field(default_factory=dict)
-    """Its likelihoods by category: ``adult``, ``violence`` and others."""
+    """Likelihood by category, such as ``adult`` and ``violence``."""
     confidence: float | None = None
     """0 to 1."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Why something is missing, by its field."""
+    """Reasons for missing values, by field."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderGap:
-    """Why a provider or a reader of text has nothing to say of a picture."""
+    """Reason why a provider, or text recognition, gave no answer."""
 
     provider: str
     reason: str
     temporary: bool = False
-    """Whether it may have something to say later."""
+    """Whether a later request may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadText:
-    """What a reader of text found; empty where it found none."""
+    """Recognised text; empty if the image contains none."""
 
     text: str

@@ -1,4 +1,4 @@
-"""Intake: uploads on their way through a worker: what is queued, held, and has become of it."""
+"""Ingest items: uploads in the queue of the ingest workers, their leases and outcomes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from proxy.domain.pending_image import Step
 
 
 class ItemState(StrEnum):
-    """How far an upload has come in the worker's own queue."""
+    """State of an upload in the ingest queue."""
 
     QUEUED = "queued"
-    """Waits, or is worked on: then it has a lease."""
+    """Waiting, or being processed under a lease."""
     DONE = "done"
     INCOMPLETE = "incomplete"
-    """Done, but for somebody who could not look at it: it is served, and he is asked again."""
+    """Done and served, but an analysis provider did not answer; it is retried."""
     FAILED = "failed"
-    """Tried again later, unless it is final."""
+    """Retried later, unless the failure is permanent."""
 
 
 class ItemOutcome(StrEnum):
-    """What became of an upload that a worker had."""
+    """Result of one run of an upload. The values are labels of a metric."""
 
     DONE = "done"
     RETRY = "later"
-    """It failed, and is tried again."""
+    """Failed; it is retried later."""
     FAILED = "failed"
-    """For good."""
+    """Failed permanently."""
     REPORTED = "owed"
-    """It had failed for good before; the main API was, or could not be, told."""
+    """Had failed permanently before; the report to the main API was sent or attempted."""
     ANALYSED = "seen"
-    """It was done before; who could not look at it then has."""
+    """Was done before; the missing analysis is complete now."""
     ANALYSIS_MISSING = "unseen"
-    """It was done before; who could not look at it then still cannot."""
+    """Was done before; the analysis is still missing."""
 
 
 class StepState(StrEnum):
-    """How far a step has come, as ``processing_checklist`` has it."""
+    """State of a step, with the values of ``processing_checklist``."""
 
     PENDING = "pending"
     COMPLETED = "completed"
@@ -49,13 +49,13 @@ class StepState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A picture that the main API has for a worker."""
+    """An upload as the main API lists it."""
 
     id: int
-    """Of ``pending_images``, from 1."""
+    """Id in ``pending_images``, at least 1."""
     user_id: int
     image_path: str
-    """As the main API told it: not checked."""
+    """As the main API sent it; not validated."""
     original_name: str | None
     mime_type: str | None
     data_type: DataType
@@ -63,7 +63,10 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on an upload, and to write down what became of it, until it runs out."""
+    """The exclusive right to process an upload until the lease expires.
+
+    Every write is fenced by ``token``: it fails if another worker has taken the upload over.
+    """
 
     main_api_id: int
     media_id: int
@@ -72,7 +75,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What is written down of a step."""
+    """Stored progress of a step."""
 
     state: StepState
     attempts: int
@@ -80,31 +83,31 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class LeasedItem:
-    """An upload that this worker holds."""
+    """An upload that this worker has leased."""
 
     upload: Upload
     lease: Lease
     day: date
-    """When its medium was made: the day of the original's folder."""
+    """Creation date of the media row, which names the directory of the original."""
     steps: Mapping[Step, StepRecord]
     retries: int
-    """How often it was tried again after a failure."""
+    """Number of runs after a failure; for `analysis_only` those of the analysis."""
     taken_over: bool
-    """From a worker whose lease had run out."""
+    """Whether it was taken over from a worker whose lease expired."""
     report_due: bool
-    """It has failed for good, and the main API is to hear of it: that is all there is to do."""
+    """Whether it has failed permanently and only the report to the main API remains."""
     reason: str | None = None
     analysis_only: bool = False
-    """It is done; ``heals`` times it was asked again what its analysis lacks, with this."""
+    """Whether it is done and only the missing part of the analysis is retried."""
 
     def is_done(self, step: Step) -> bool:
-        """Whether a step need not be done again."""
+        """Return whether a step is completed and must not run again."""
         return self.steps[step].state is StepState.COMPLETED
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An upload that failed, and why."""
+    """A failed upload with the reason."""
 
     main_api_id: int
     media_id: int | None
@@ -114,24 +117,24 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """What the queue looks like now."""
+    """Statistics of the ingest queue."""
 
     states: Mapping[str, int]
-    """Items by `ItemState`."""
+    """Number of items by `ItemState`."""
     steps: Mapping[str, Mapping[str, int]]
-    """By `Step`, then by `StepState`: of all items that are not done, and of those done."""
+    """Number of items by `Step` and `StepState`."""
     attempts: Mapping[str, int]
-    """By `Step`, those of all items together."""
+    """Number of attempts by `Step`, of all items."""
     stuck: int
-    """Neither done nor failed for good an hour after they came."""
+    """Items that are neither done nor failed permanently one hour after their arrival."""
     oldest_s: float
-    """Since the oldest of those came that are neither done nor failed for good; 0 for none."""
+    """Age of the oldest item that is neither done nor failed permanently; 0 if there is none."""
     failed_for_good: int
     held: int
-    """Leases that run."""
+    """Number of valid leases."""
     expired: int
-    """Leases that have run out and were not given back."""
+    """Number of leases that expired without being released."""
     takeovers: int
     finished_last_hour: int
     failures: tuple[Failure, ...]
-    """The latest ones."""
+    """The most recent ones."""

@@ -1,4 +1,4 @@
-"""Media: a row of the media database, and the facts about its source that decide rendering."""
+"""Media: a row of the media database, and the facts about its source that rendering depends on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import datetime
 from enum import StrEnum
 
 MAX_MEDIA_ID = 2**63 - 1
-"""The largest BIGINT; a larger id of 19 digits names no row."""
+"""Largest BIGINT. No row has a larger id, although it may have 19 digits too."""
 
 
 class DataType(StrEnum):
-    """What a picture is for, as the requirements document has it."""
+    """Purpose of an image, with the names of the requirements document."""
 
     PRODUCT = "product"
     PROFILE = "profile"
@@ -21,7 +21,7 @@ class DataType(StrEnum):
 
 
 class MediaStatus(StrEnum):
-    """How far a medium has come."""
+    """Processing state of a media row."""
 
     DOWNLOADING = "downloading"
     PROCESSING = "processing"
@@ -31,7 +31,7 @@ class MediaStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """The point of interest of a picture, as fractions 0 to 1 of its width and height."""
+    """Point of interest of an image, as fractions 0 to 1 of width and height."""
 
     x: float
     y: float
@@ -39,18 +39,18 @@ class Focus:
 
 @dataclass(frozen=True, slots=True)
 class MediaFacts:
-    """What the proxy learned from the bytes of a source.
+    """Facts that were read from the bytes of a source.
 
-    Width and height are those of one page after EXIF orientation. ``has_alpha`` is true only where
-    some pixel really is not opaque. ``flat_background`` tells whether a matte can be cut out of
-    it, or whether it has one already.
+    Width and height are those of one page after EXIF orientation. ``has_alpha`` is true only if at
+    least one pixel is not opaque. ``flat_background`` is true if the background can be removed, or
+    is transparent already.
     """
 
     content_hash: str
-    """SHA-256 of the source, 64 hexadecimal digits: the version in every key."""
+    """SHA-256 of the source in 64 hexadecimal digits; the version in every key."""
     byte_size: int
     source_type: str
-    """As `proxy.domain.formats.sniff` names it."""
+    """As returned by `proxy.domain.formats.sniff`."""
     width: int
     height: int
     has_alpha: bool
@@ -58,20 +58,20 @@ class MediaFacts:
     flat_background: bool
     focus: Focus | None
     source_path: str
-    """The path these facts were read from; another path in the row makes them stale."""
+    """The path that the facts were read from. If the row has another path, they are stale."""
     row_version: str = ""
-    """`Media.row_version` when they were read: a row that has moved on makes them stale. Empty for
-    facts that were read apart from any row."""
+    """`Media.row_version` when the facts were read. If the row has another version, they are stale.
+    Empty for facts that do not belong to a row."""
 
     @property
     def animated(self) -> bool:
-        """Whether the picture moves."""
+        """Whether the image has several pages."""
         return self.pages > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A row of ``media_files``, with the facts about its source where they are known."""
+    """A row of ``media_files``, with the facts about its source if they are known."""
 
     id: int
     user_id: int
@@ -83,54 +83,53 @@ class Media:
     library_path: str | None
     status: str | None
     updated_at: datetime
-    """Always aware, in UTC."""
+    """Timezone-aware, in UTC."""
     facts: MediaFacts | None = None
     fallbacks: tuple[MediaFacts, ...] = ()
-    """Lesser files of the same picture, made elsewhere, from which it is rendered when its own
-    source cannot be had; in no order."""
+    """Smaller files of the same image, made by another system. If the source is not available, the
+    image is rendered from one of them. Unordered."""
 
     @property
     def source_path(self) -> str | None:
-        """The original where there is one, else the processed file; below the storage root."""
+        """Path of the original, or else of the processed file, relative to the storage root."""
         return self.bulk_path or self.library_path or None
 
     @property
     def source_paths(self) -> tuple[str, ...]:
-        """Where its bytes may be, the first that is there counts."""
+        """Paths that may exist; the first that does is the source."""
         return tuple(path for path in (self.bulk_path, self.library_path) if path)
 
     @property
     def completed(self) -> bool:
-        """Whether processing is complete, so that answers may live for a year."""
+        """Whether processing is complete, so that responses may be cached for a year."""
         return self.status == MediaStatus.COMPLETED
 
     @property
     def in_progress(self) -> bool:
-        """Whether the medium is on its way."""
+        """Whether processing has started and not ended."""
         return self.status in (MediaStatus.DOWNLOADING, MediaStatus.PROCESSING)
 
     @property
     def servable(self) -> bool:
-        """Whether there is something to serve: settled, or under way with its original there."""
+        """Whether the image can be served: completed, or in progress with its original stored."""
         if self.completed:
             return self.source_path is not None
         return self.in_progress and bool(self.bulk_path)
 
     @property
     def row_version(self) -> str:
-        """What changes whenever somebody changes the row; with the status within a second too.
-
-        An original that was served while it came in is looked at again when it is there.
-        """
+        """Text that changes with every change of the row."""
+        # updated_at has a resolution of one second. The status tells apart an original that was
+        # served while it was written, and the complete one.
         return f"{self.status} {self.updated_at.isoformat()}"
 
     def with_source(self, facts: MediaFacts) -> Media:
-        """The medium as if one of its stand-ins were its source."""
+        """Return the media row with one of its fallbacks as the source."""
         return replace(self, bulk_path=facts.source_path, library_path=None, facts=facts)
 
     @property
     def known_facts(self) -> MediaFacts | None:
-        """The facts, unless the row names another file now or was changed since."""
+        """The facts, or None if the row names another file now or was changed since."""
         facts = self.facts
         if facts is None or facts.source_path != self.source_path:
             return None

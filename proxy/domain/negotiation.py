@@ -1,8 +1,8 @@
-"""Content negotiation: an Accept header to the format that goes out (RFC 9110, 12.5.1).
+"""Content negotiation: from an Accept header to formats (RFC 9110, 12.5.1). Pure; never raises.
 
-Only an explicit ``image/avif`` or ``image/webp`` with q > 0 can select those two: ``*/*`` and
-``image/*`` are sent by clients that cannot show them (old Safari, curl, crawlers). Everything else
-comes down to the fallback, which every client shows. Nothing here raises.
+AVIF and WebP are only sent if the header names ``image/avif`` or ``image/webp`` with q > 0. The
+ranges ``*/*`` and ``image/*`` do not count for them: old Safari, curl and crawlers send these and
+cannot display the formats. Every client can display the fallback.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from proxy.domain.formats import TRAITS, Format
 
 _EXPLICIT_ONLY = frozenset({Format.AVIF, Format.WEBP})
 
-# One element of a comma-separated list: quoted strings may hold commas and semicolons. One that
-# is never closed swallows the rest, so that each character is looked at once: hostile quotes cost
-# no more than others.
+# One element of a comma-separated list. Quoted strings may contain commas and semicolons. The
+# possessive quantifier makes an unclosed quote consume the rest without backtracking: parsing takes
+# linear time for hostile input too.
 _QUOTED = r'"(?:[^"\\]|\\.)*+"?'
 _ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})+', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:[^;"]|{_QUOTED})+', re.DOTALL)
@@ -27,22 +27,22 @@ _BLANK = " \t"
 _QVALUE = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
 
 _MAX_ACCEPT = 2048
-"""Longer headers are cut, between two elements: no browser comes near, and the work per request
-stays bounded."""
+"""Longer headers are cut between two elements, to bound the work per request. Browsers send about
+100 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptRanges:
-    """A parsed Accept header: the q-value of each media range that it names."""
+    """A parsed Accept header: the q-value of each media range in it."""
 
     ranges: Mapping[str, float]
 
     def explicit(self, fmt: Format) -> float:
-        """The q-value that the header gives to exactly this format; 0 where it does not name it."""
+        """Return the q-value of exactly this format; 0 if the header does not name it."""
         return self.ranges.get(TRAITS[fmt].media_type, 0.0)
 
     def quality(self, fmt: Format) -> float:
-        """The q-value of a format by the most specific range that matches it."""
+        """Return the q-value of a format by the most specific range that matches it."""
         if fmt in _EXPLICIT_ONLY:
             return self.explicit(fmt)
         for media_range in (TRAITS[fmt].media_type, "image/*", "*/*"):
@@ -52,16 +52,13 @@ class AcceptRanges:
 
 
 def _element(text: str) -> tuple[str, float] | None:
-    """Parse one element; None where it is malformed or carries parameters other than q.
-
-    A range with parameters of its own matches only a representation that has them, and ours have
-    none.
-    """
+    """Parse one element; None if it is malformed or has a parameter other than q."""
     media_range, _, rest = text.partition(";")
     parameters = (part.strip(_BLANK) for part in _PARAMETER.findall(rest))
     quality = 1.0
     for parameter in filter(None, parameters):
         name, _, value = (part.strip(_BLANK) for part in parameter.partition("="))
+        # A range with parameters matches only representations that have them; ours have none.
         if name.lower() != "q" or not _QVALUE.fullmatch(value):
             return None
         quality = float(value)
@@ -69,8 +66,11 @@ def _element(text: str) -> tuple[str, float] | None:
 
 
 def parse_accept(header: str) -> AcceptRanges:
-    """Parse an Accept header; a range named twice counts with its lowest q-value."""
-    return _parse(_cut(header))
+    """Parse an Accept header; a range that occurs twice has the lower q-value."""
+    if len(header) > _MAX_ACCEPT:
+        # The last element may have lost its q-value and would then have another meaning.
+        header = header[:_MAX_ACCEPT].rpartition(",")[0]
+    return _parse(header)
 
 
 @lru_cache(maxsize=1024)
@@ -83,29 +83,11 @@ def _parse(header: str) -> AcceptRanges:
     return AcceptRanges(MappingProxyType(ranges))
 
 
-def _cut(header: str) -> str:
-    """As much of a header as is read; an element without its q would say something else."""
-    if len(header) <= _MAX_ACCEPT:
-        return header
-    return header[:_MAX_ACCEPT].rpartition(",")[0]
-
-
 def fallback(*, transparent: bool, animated: bool) -> Format:
-    """The format that every client shows and that loses nothing of the picture."""
+    """Return the format that every client displays and that keeps transparency and animation."""
     if animated:
         return Format.GIF
     return Format.PNG if transparent else Format.JPEG
-
-
-def negotiate(
-    accept: str | None,
-    *,
-    order: Sequence[Format],
-    transparent: bool,
-    animated: bool,
-) -> Format:
-    """The best of what `acceptable` gives."""
-    return acceptable(accept, order=order, transparent=transparent, animated=animated)[0]
 
 
 def acceptable(
@@ -115,32 +97,29 @@ def acceptable(
     transparent: bool,
     animated: bool,
 ) -> tuple[Format, ...]:
-    """The formats that may go out, the highest q-value first; the server's ``order`` breaks ties.
+    """Return the formats that may be sent, by descending q-value; ``order`` breaks ties.
 
-    ``transparent`` and ``animated`` describe the picture that goes out: what cannot carry it is no
-    candidate. The fallback goes out where nothing else is asked for, and also where the header
-    excludes everything: a picture is of more use than a 406.
+    ``transparent`` and ``animated`` describe the resulting image: formats that cannot represent it
+    are excluded. The result is never empty. If the header excludes everything, it is the fallback:
+    an image is more useful than a 406 response.
     """
     accepted = parse_accept(accept or "")
     last = fallback(transparent=transparent, animated=animated)
-    asked = [
+    named = [
         fmt
         for fmt in order
         if fmt in _EXPLICIT_ONLY
         and accepted.explicit(fmt) > 0
         and (TRAITS[fmt].animation or not animated)
     ]
-    if not asked:
+    if not named:
         return (last,)
-    welcome = [last] if accepted.quality(last) > 0 else []
-    best_first = sorted(
-        [*asked, *welcome], key=lambda fmt: (-accepted.quality(fmt), _rank(fmt, order))
-    )
-    return tuple(best_first)
+    candidates = [*named, last] if accepted.quality(last) > 0 else named
+    return tuple(sorted(candidates, key=lambda fmt: (-accepted.quality(fmt), _rank(fmt, order))))
 
 
 def _rank(fmt: Format, order: Sequence[Format]) -> int:
-    """Place in the server's order; PNG and GIF stand in for JPEG and share its place."""
+    """Return the position in the server's order; PNG and GIF have the position of JPEG."""
     if fmt in (Format.PNG, Format.GIF):
         fmt = Format.JPEG
     return order.index(fmt) if fmt in order else len(order)

@@ -1,4 +1,4 @@
-"""The outcome of a request: what metrics, traces and the access log record about a response."""
+"""Outcome of a request: the labels that metrics, traces and the access log record."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from proxy.domain.variant import Variant
 
 
 class Origin(StrEnum):
-    """Where an answer came from."""
+    """Source of a response body."""
 
     MEMORY = "memory"
     DISK = "disk"
     RENDER = "render"
     COALESCED = "coalesced"
+    """Rendered by another request that was already running (single flight)."""
     FALLBACK = "fallback"
     NOT_MODIFIED = "not_modified"
     NONE = "none"
 
 
 class Outcome(NamedTuple):
-    """What the metrics and the access log say of an answer; all but the id from closed sets."""
+    """Record of one response.
+
+    Every field except ``media_id`` and ``variant`` has a closed set of values: they are labels of
+    metrics, whose number must not depend on what clients send.
+    """
 
     route: str
     size: str = "none"
@@ -29,8 +34,8 @@ class Outcome(NamedTuple):
     source: Origin = Origin.NONE
     media_id: int | None = None
     variant: Variant | None = None
-    """What went out, for traces; no label."""
+    """The variant that was sent, for traces only."""
     stage: str = ""
-    """``draft`` or ``final``, where the variant is what was asked for."""
+    """``draft`` or ``final`` of the requested variant; empty for any other."""
     error: str | None = None
-    """The kind of error that the answer tells of."""
+    """Class name of the error that was sent."""

@@ -1,4 +1,4 @@
-"""Pending images: uploads on their way to become media, as ``pending_images`` has them."""
+"""Pending images: uploads in the table ``pending_images`` of the main database."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import MappingProxyType
 from proxy.domain.media import DataType
 
 TEMP_PREFIX = "/temp_images/"
-"""What ``image_path`` begins with; below it are the folders of `UploadField`."""
+"""Prefix of every ``image_path``, followed by the folder of an `UploadField`."""
 
 
 class PendingStatus(StrEnum):
-    """How far an upload has come: pending, processed, complete; or pending, failed."""
+    """State of an upload: pending, processed, complete; or pending, failed."""
 
     PENDING = "pending"
     PROCESSED = "processed"
-    """A medium is there; the profiles still name the temporary file."""
+    """The media row exists; the profiles still contain the address of the temporary file."""
     COMPLETE = "complete"
     FAILED = "failed"
 
 
 class Step(StrEnum):
-    """What a worker does with an upload, in order; columns of ``processing_checklist``."""
+    """Steps of an ingest worker, in their order; columns of ``processing_checklist``."""
 
     RETRIEVE_FILE = "retrieve_file"
     AI_VISUAL_ANALYSIS = "ai_visual_analysis"
@@ -36,11 +36,11 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UploadField:
-    """A field of the upload form."""
+    """A file field of the upload form."""
 
     name: str
     kind: str
-    """In the name of the temporary file."""
+    """Part of the temporary file's name."""
     folder: str
     data_type: DataType
 
@@ -58,10 +58,10 @@ UPLOAD_FIELDS: Mapping[str, UploadField] = MappingProxyType(
         )
     }
 )
-"""By name; the requirements document's MEDIA_TYPE_MAPPING."""
+"""By name: MEDIA_TYPE_MAPPING of the requirements document."""
 
 _KINDS: Mapping[str, DataType] = MappingProxyType(
-    # The document names sites both ways.
+    # The requirements document uses both "site" and "sites".
     {field.kind: field.data_type for field in UPLOAD_FIELDS.values()} | {"sites": DataType.SITES}
 )
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -80,25 +80,25 @@ class PendingImage:
     mime_type: str | None
     status: PendingStatus
     created_at: datetime
-    """Aware, in UTC."""
+    """Timezone-aware, in UTC."""
     updated_at: datetime
     permanent_url: str | None = None
-    """The id of the medium once it is processed, as the document has it."""
+    """Id of the media row once the upload is processed."""
 
 
 def media_id_of(permanent_url: str | None) -> str | None:
-    """The id of a medium in ``permanent_url``: itself, or the last step of a URL; None for others.
+    """Return the media id in ``permanent_url``, which is the id itself or a URL that ends in it.
 
-    Leading zeros go, as they do in a number.
+    Leading zeros are removed. The result is None if there is no id.
     """
     last = (permanent_url or "").partition("?")[0].partition("#")[0].rpartition("/")[2]
     return str(int(last)) if _NUMBER.fullmatch(last) else None
 
 
 def data_type_of(image_path: str) -> DataType | None:
-    """What an upload is for, by its path: its name, or else its folder; None where neither tells.
+    """Return the purpose of an upload by its file name, or else by its folder; None if unknown.
 
-    Whatever stands in a database of another program is read here, so it is looked at only.
+    The path comes from another program's database and may be any text.
     """
     match = _NAME.fullmatch(image_path.rpartition("/")[2])
     if match is not None and match[1].lower() in _KINDS:

@@ -1,4 +1,4 @@
-"""From a query to what is asked for, checked and closed; pure."""
+"""Parsing of request parameters into a validated request. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from proxy.domain.geometry import SizeSpec
 DEFAULT_SIZE = "detail"
 DPRS: Mapping[str, float] = {"1": 1.0, "1.5": 1.5, "2": 2.0, "3": 3.0}
 WIDTHS = (16, 32, 48, 64, 96, 128, 256, 384, 640, 750, 828, 1080, 1200, 1920, 2048, 3840)
-"""The ladder that ``w`` snaps up to: the image and device sizes that Next.js asks for."""
+"""Widths to which ``w`` is rounded up: the default image and device sizes of Next.js.
+
+A closed set limits how many renditions an image can have."""
 
 _T = TypeVar("_T")
 
@@ -25,29 +27,29 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class VariantRequest:
-    """What a client asked for, checked and closed: a box, a format or auto, a background."""
+    """A validated request: box, format or negotiation, background."""
 
     box: SizeSpec
     label: str
-    """The name of the size as it stands in cache tags and metrics: ``detail``, ``w640``."""
+    """Name of the size in cache tags and metrics: ``detail``, ``w640``."""
     format: Format | None = None
-    """None asks for negotiation."""
+    """None: negotiated by the Accept header."""
     remove_background: bool = False
     version: str | None = None
-    """The ``v`` token; only its presence counts."""
+    """The ``v`` token. Only its presence has an effect, on the cache lifetime."""
 
     @property
     def negotiated(self) -> bool:
-        """Whether the answer depends on the Accept header."""
+        """Whether the response depends on the Accept header."""
         return self.format is None
 
 
 def last_values(raw_query: str) -> dict[str, str]:
-    """Split a raw query; the last value wins, and a ``?`` counts as ``&``, encoded or not.
+    """Return the parameters of a raw query, the last value of each, in the order of those.
 
-    Frontends append ``?size=thumbnail`` to URLs that already end in ``?size=detail``, and some
-    encode what they have put together once more. The order of
-    the result is that of the last mention, so that ``size`` and ``w`` can be told apart by it too.
+    The order decides between ``size`` and ``w``. A ``?`` separates parameters like ``&``, also
+    percent-encoded: front ends append ``?size=thumbnail`` to URLs that end in ``?size=detail``, and
+    some encode the result once more.
     """
     values: dict[str, str] = {}
     for pair in _SEPARATORS.split(raw_query):
@@ -63,13 +65,13 @@ def parse_request(
     sizes: Mapping[str, SizeSpec],
     extension: str | None = None,
 ) -> VariantRequest:
-    """Read a raw query string, and the extension of the path, into a checked request.
+    """Parse a raw query string and the extension of the path.
 
-    An empty value counts as not given; unknown parameters are ignored. Of ``size`` and ``w`` the
-    one named last wins, and ``format`` in the query wins over the extension.
+    Empty values and unknown parameters are ignored. The last of ``size`` and ``w`` applies, and
+    ``format`` overrides the extension.
 
     Raises:
-        BadParameter: a value is not allowed; it says which are.
+        BadParameter: a value is not allowed.
     """
     values = {name: value for name, value in last_values(raw_query).items() if value}
     dpr = _choice("dpr", values.get("dpr", "1"), DPRS)
@@ -90,13 +92,13 @@ def parse_request(
 
 
 def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
-    """Read which sizes a purge names into boxes: named ones at every dpr, rungs of widths; or none.
+    """Parse the sizes of a purge into boxes: named sizes at every dpr, and widths.
 
-    Each that is named counts, and nothing is passed over, as a request for a picture does: what is
-    not understood would purge more than was meant.
+    Every parameter counts, and unlike in an image request unknown ones are rejected: ignoring them
+    would purge more than intended.
 
     Raises:
-        BadParameter: a parameter or its value is not allowed; it says which are.
+        BadParameter: a parameter or its value is not allowed.
     """
     pairs = (unquote_plus(pair).partition("=") for pair in _SEPARATORS.split(raw_query) if pair)
     return tuple(box for name, _, value in pairs for box in _boxes(name, value, sizes))
@@ -106,16 +108,16 @@ def _boxes(name: str, value: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSp
     if name == "size":
         return named_boxes(value, sizes)
     if name != "w":
-        raise BadParameter("query", "empty, or made of size= and w= alone")
+        raise BadParameter("query", "empty, or contain only size= and w=")
     width = snap(_width(value))
     return (SizeSpec(f"w{width}", width, None),)
 
 
 def named_boxes(name: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
-    """The boxes that a named size has, one for each dpr.
+    """Return the boxes of a named size, one for each dpr.
 
     Raises:
-        BadParameter: there is no such size; it says which there are.
+        BadParameter: there is no such size.
     """
     size = _choice("size", name, sizes)
     return tuple(size.scaled(dpr) for dpr in DPRS.values())
@@ -139,5 +141,5 @@ def _width(value: str) -> int:
 
 
 def snap(width: float) -> int:
-    """The smallest width of the ladder that is not below ``width``; its top for all beyond."""
-    return next((rung for rung in WIDTHS if rung >= width), WIDTHS[-1])
+    """Return the smallest of `WIDTHS` that is at least ``width``, or the largest of all."""
+    return next((allowed for allowed in WIDTHS if allowed >= width), WIDTHS[-1])

@@ -1,7 +1,7 @@
-"""Planning: a request and the facts of its picture, resolved to variants. Pure.
+"""Planning: from a request and the facts of its image to variants. Pure.
 
-A format may have two stages. What is asked for is the final; until that is there its draft may
-stand in. Both are variants like any other, with keys and ETags of their own.
+A format may have two stages. The request resolves to the final; until that is rendered, its draft
+may be sent instead. Both are ordinary variants with their own keys and ETags.
 """
 
 from __future__ import annotations
@@ -22,71 +22,71 @@ from proxy.domain.query import DPRS, WIDTHS, VariantRequest
 from proxy.domain.variant import Variant, resolve
 from proxy.domain.worker_protocol import Limits
 
-_BASES = 10_000
-"""Sizes of pictures whose base is remembered: it is asked for with every plan."""
+_BASE_SIZES = 10_000
+"""Cached base sizes: every plan needs one."""
 
 _SAME_SHAPE = 0.05
-"""Up to here the ratios of two sides count as equal, by their logarithm."""
+"""Maximum difference of the logarithms of two aspect ratios that count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderRules:
-    """What decides a variant besides the request and the picture."""
+    """Everything besides request and image that determines a variant."""
 
     stages: Mapping[Format, EncodingStages]
     order: tuple[Format, ...]
-    """The server's preference, which breaks ties."""
+    """The server's preference, which breaks ties of q-values."""
     sizes: Mapping[str, SizeSpec]
     limits: Limits
     recipe: str
     copyright_notice: str | None = None
     """Written into every rendition."""
     prefer_smallest: bool = False
-    """Whether a final gives way to the next format that the client takes, where that is smaller."""
+    """Whether the client's second format replaces a final if its file is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderPlan:
-    """A request resolved against its medium."""
+    """A request that is resolved for an image."""
 
     media: Media
     facts: MediaFacts
     request: VariantRequest
     variant: Variant
     draft: Variant | None = None
-    """What may stand in until the variant is there; None where it has but one stage."""
+    """May be sent until the variant is rendered; None if the format has one stage."""
     is_fallback: bool = False
-    """Whether a lesser file takes the place of the picture's own source."""
+    """Whether the image is rendered from one of its fallbacks instead of its source."""
 
     @property
     def background_kept(self) -> bool:
-        """Whether the background was to be removed and cannot be."""
+        """Whether the request removes the background and the image does not allow it."""
         return self.request.remove_background and not self.facts.flat_background
 
     @property
     def stages(self) -> tuple[Variant, ...]:
-        """The final, and its draft where it has one."""
+        """The final, and the draft if there is one."""
         return (self.variant,) if self.draft is None else (self.variant, self.draft)
 
 
 class RenderPlanner:
-    """Makes plans by the rules of one server."""
+    """Resolves requests by the rules of one server."""
 
     def __init__(self, rules: RenderRules) -> None:
         self.rules = rules
         self._boxes = tuple(_all_boxes(rules.sizes.values()))
-        self._bases: LRUCache[tuple[int, int], tuple[int, int]] = LRUCache(_BASES)
+        self._bases: LRUCache[tuple[int, int], tuple[int, int]] = LRUCache(_BASE_SIZES)
 
     def plan(
         self, media: Media, facts: MediaFacts, request: VariantRequest, accept: str | None
     ) -> RenderPlan:
-        """Resolve a request against a picture: pick the format, and what may replace it."""
+        """Resolve a request: select the format, and the one that may replace it."""
         if request.format is not None:
             return self._plan(media, facts, request, (request.format,))
         formats = acceptable(
             accept,
             order=self.rules.order,
-            transparent=_transparent(request, facts),
+            transparent=_is_transparent(request, facts),
             animated=facts.animated,
         )
         return self._plan(media, facts, request, formats)
@@ -98,7 +98,7 @@ class RenderPlanner:
         request: VariantRequest,
         formats: tuple[Format, ...],
     ) -> RenderPlan:
-        """``formats``: the one that goes out, then those that might in its place."""
+        """``formats``: the selected one, then those that may replace it."""
         stages = self.rules.stages[formats[0]]
         recipe = self.rules.recipe
         draft = resolve(request, media, facts, stage=stages.draft, recipe=recipe)
@@ -110,7 +110,7 @@ class RenderPlanner:
             facts,
             stage=stages.final,
             recipe=recipe,
-            alternative=self._rival(facts, formats[1:]),
+            alternative=self._alternative(facts, formats[1:]),
             base=self._base(facts),
         )
         return RenderPlan(media, facts, request, final, draft)
@@ -121,8 +121,10 @@ class RenderPlanner:
             self._bases[size] = base_size(self.rules.sizes.values(), facts)
         return self._bases[size]
 
-    def _rival(self, facts: MediaFacts, following: tuple[Format, ...]) -> EncodingStage | None:
-        """The next format's final; animations are left alone, for no other format carries them."""
+    def _alternative(
+        self, facts: MediaFacts, following: tuple[Format, ...]
+    ) -> EncodingStage | None:
+        # An animation has no alternative: besides WebP only the fallback GIF can represent it.
         if not following or facts.animated or not self.rules.prefer_smallest:
             return None
         return self.rules.stages[following[0]].final
@@ -130,22 +132,24 @@ class RenderPlanner:
     def all_plans(
         self, media: Media, facts: MediaFacts, *, remove_background: bool = False
     ) -> list[RenderPlan]:
-        """All named sizes of a picture, in all that browsers can be given, with one ``bg``.
+        """Return plans of all named sizes in all formats that browsers can receive.
 
-        Once as negotiation gives them to the three generations of browsers, and once in each
-        format by its name.
+        The formats are those of negotiation with three generations of browsers, and each format by
+        its name. Duplicates are removed.
         """
         plans = [
             self.plan(media, facts, VariantRequest(size, name, fmt, remove_background), accept)
             for name, size in self.rules.sizes.items()
-            for fmt, accept in self._asked(facts, transparent=facts.has_alpha or remove_background)
+            for fmt, accept in self._requested(
+                facts, transparent=facts.has_alpha or remove_background
+            )
         ]
         return list({plan.variant.digest: plan for plan in plans}.values())
 
-    def _asked(
+    def _requested(
         self, facts: MediaFacts, *, transparent: bool
     ) -> Iterator[tuple[Format | None, str]]:
-        """Formats by name, and Accept headers: each with one format less than the one before."""
+        """Yield format parameters with Accept headers, each header with one format less."""
         last = fallback(transparent=transparent, animated=facts.animated)
         named = [fmt for fmt in self.rules.order if fmt is not Format.JPEG]
         for at in range(len(named) + 1):
@@ -155,27 +159,28 @@ class RenderPlanner:
                 yield fmt, ""
 
     def formats(self, facts: MediaFacts) -> tuple[Format, ...]:
-        """The formats that a picture goes out in by negotiation, in the server's order."""
+        """Return the formats that negotiation selects for an image, in the server's order."""
         last = fallback(transparent=facts.has_alpha, animated=facts.animated)
         order = (last if fmt is Format.JPEG else fmt for fmt in self.rules.order)
         able = (fmt for fmt in order if TRAITS[fmt].animation or not facts.animated)
         return tuple(dict.fromkeys((*able, last)))
 
     def available(
-        self, media: Media, facts: MediaFacts, held: AbstractSet[str]
+        self, media: Media, facts: MediaFacts, digests: AbstractSet[str]
     ) -> dict[str, dict[Format, bool]]:
-        """Of the renditions that there are: by named size and format, whether it is the final.
+        """Return the stored renditions by named size and format; True for a final.
 
-        Only the sizes whose shape is among the digests are worked out.
+        ``digests`` are those of all renditions that are stored for the image.
         """
-        shapes = {digest[:SHAPE_DIGITS] for digest in held}
+        shapes = {digest[:SHAPE_DIGITS] for digest in digests}
         found: dict[str, dict[Format, bool]] = {}
         for name, size in self.rules.sizes.items():
+            # Planning is expensive; sizes without any rendition are skipped.
             if plan_geometry(size, facts).shape not in shapes:
                 continue
-            for fmt, accept in self._asked(facts, transparent=facts.has_alpha):
+            for fmt, accept in self._requested(facts, transparent=facts.has_alpha):
                 plan = self.plan(media, facts, VariantRequest(size, name, fmt), accept)
-                stages = [stage for stage in plan.stages if stage.digest in held]
+                stages = [stage for stage in plan.stages if stage.digest in digests]
                 if stages:
                     by_format = found.setdefault(name, {})
                     final = stages[0] is plan.variant or by_format.get(plan.variant.format, False)
@@ -190,10 +195,9 @@ class RenderPlanner:
         *,
         known: MediaFacts | None = None,
     ) -> list[RenderPlan]:
-        """Plans that answer a request from the lesser files of a picture, the best first.
+        """Return plans that answer a request from the image's fallbacks, the best one first.
 
-        ``known`` are the facts in whose place they stand, where those are known. Such a plan has
-        one stage, the quick one.
+        ``known`` are the facts of the unavailable source. Each plan has only its draft.
         """
         if not media.fallbacks:
             return []
@@ -201,7 +205,7 @@ class RenderPlanner:
         wanted = plan_geometry(request.box, like)
         ranked = sorted(
             (facts for facts in media.fallbacks if facts != known),
-            key=lambda facts: _lesser(facts, plan_geometry(request.box, facts), wanted, like),
+            key=lambda facts: _mismatch(facts, plan_geometry(request.box, facts), wanted, like),
         )
         plans = (self.plan(media.with_source(facts), facts, request, accept) for facts in ranked)
         return [
@@ -209,79 +213,77 @@ class RenderPlanner:
         ]
 
     def fallbacks_for(self, plan: RenderPlan) -> list[RenderPlan]:
-        """Plans that may answer in place of one, in its format: see `fallback_plans`."""
+        """Return `fallback_plans` that can replace a plan, in its format."""
         accept = TRAITS[plan.variant.format].media_type
         return self.fallback_plans(plan.media, plan.request, accept, known=plan.facts)
 
-    def nearest_variants(self, plan: RenderPlan, held: AbstractSet[str]) -> list[Variant]:
-        """Of the renditions that a picture has, by their digests, those that may stand in.
+    def nearest_variants(self, plan: RenderPlan, digests: AbstractSet[str]) -> list[Variant]:
+        """Return the stored variants that can replace a plan, the most similar one first.
 
-        The nearest first; ties go to the larger. Those of its lesser files count as well.
+        ``digests`` are those of the image's stored renditions. Variants of its fallbacks are
+        included; of two equally similar ones the larger comes first.
         """
         variants: dict[str, Variant] = {}
         for one in (plan, *self.fallbacks_for(plan)):
-            variants |= self._among(held, one)
+            variants |= self._stored(digests, one)
         for stage in plan.stages:
             variants.pop(stage.digest, None)
         return sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))
 
-    def _among(self, held: AbstractSet[str], plan: RenderPlan) -> dict[str, Variant]:
-        """Renditions of one source that are there, in formats that may be shown.
-
-        Under overload this is asked for most requests, so only the sizes whose shape is among the
-        digests are worked out.
-        """
-        shapes = {digest[:SHAPE_DIGITS] for digest in held}
+    def _stored(self, digests: AbstractSet[str], plan: RenderPlan) -> dict[str, Variant]:
+        """Return the stored variants of one source in formats that the client can display."""
+        shapes = {digest[:SHAPE_DIGITS] for digest in digests}
+        # Under overload most requests come here; boxes without any rendition are skipped.
         boxes = (box for box in self._boxes if plan_geometry(box, plan.facts).shape in shapes)
         requests = [replace(plan.request, box=box) for box in boxes]
         return {
             variant.digest: variant
-            for request, formats in product(requests, _showable(plan))
+            for request, formats in product(requests, _displayable(plan))
             for variant in self._plan(plan.media, plan.facts, request, formats).stages
-            if variant.digest in held
+            if variant.digest in digests
         }
 
 
 def _all_boxes(sizes: Iterable[SizeSpec]) -> Iterator[SizeSpec]:
-    """Every box that a request can name."""
+    """Yield every box that a request can name."""
     for size in sizes:
         yield from (size.scaled(dpr) for dpr in DPRS.values())
     yield from (SizeSpec(f"w{width}", width, None) for width in WIDTHS)
 
 
-def _transparent(request: VariantRequest, facts: MediaFacts) -> bool:
-    """Whether the picture that goes out has transparency."""
+def _is_transparent(request: VariantRequest, facts: MediaFacts) -> bool:
+    """Return whether the resulting image has transparency."""
     return facts.has_alpha or (request.remove_background and facts.flat_background)
 
 
-def _showable(plan: RenderPlan) -> list[tuple[Format, ...]]:
-    """Formats that may stand in: the chosen one, and where it was negotiated the fallback."""
+def _displayable(plan: RenderPlan) -> list[tuple[Format, ...]]:
+    """Return the planned format, and if it was negotiated the fallback format."""
     variant = plan.variant
     alternative = () if variant.alternative is None else (variant.alternative.profile.format,)
     chosen = (variant.format, *alternative)
     if not plan.request.negotiated:
         return [chosen]
-    transparent = _transparent(plan.request, plan.facts)
+    transparent = _is_transparent(plan.request, plan.facts)
     return [chosen, (fallback(transparent=transparent, animated=plan.facts.animated),)]
 
 
 def _distance(variant: Variant, wanted: Variant) -> tuple[bool, float, int]:
-    """How unlike two variants are: in shape and scale, then a smaller one is further off."""
-    here, there = variant.geometry, wanted.geometry
-    unlike = abs(math.log(here.width / there.width)) + abs(math.log(here.height / there.height))
-    return (variant.format is not wanted.format, round(unlike, 3), -here.width)
+    """Return how much two variants differ: by format, shape and scale, then a smaller width."""
+    have, want = variant.geometry, wanted.geometry
+    unlike = abs(math.log(have.width / want.width)) + abs(math.log(have.height / want.height))
+    return (variant.format is not wanted.format, round(unlike, 3), -have.width)
 
 
-def _lesser(
+def _mismatch(
     facts: MediaFacts, given: Geometry, wanted: Geometry, like: MediaFacts
 ) -> tuple[bool, bool, bool, int, int]:
-    """How far a lesser file is from giving what is wanted, ``like`` the picture itself would.
+    """Return how much a fallback's result ``given`` differs from ``wanted``, as a sort key.
 
-    One of another shape, a square thumbnail say, comes last. Then a larger one stands in for a
-    smaller, and only then a smaller for a larger; of those the nearest.
+    A result of another shape, such as a square thumbnail, comes last. A larger fallback precedes a
+    smaller one, and among each the nearest in size is first. ``like`` are the facts of the image.
     """
     unlike = abs(math.log(given.width / given.height * wanted.height / wanted.width))
-    # A pixel less is a matter of how the other system rounded.
+    # One pixel less comes from the rounding of the other system.
     small = given.width < wanted.width - 1 or given.height < wanted.height - 1
     pixels = facts.width * facts.height
     opaque = like.has_alpha and not facts.has_alpha

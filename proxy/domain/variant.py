@@ -1,4 +1,4 @@
-"""A variant: one picture as it goes out, fully resolved, with its key and its ETag; pure."""
+"""Variants: fully resolved requests for one rendition, with key, digest and ETag. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.domain.query import VariantRequest
 
 _RECIPE = 2
-"""Raised whenever the same variant would come out as other pixels: it is a part of every key."""
+"""Version of the rendering code, a part of every key. Increase it if a change of the code gives
+different pixels for the same variant."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One picture as it goes out, fully resolved; equal variants have equal keys."""
+    """Everything that determines the bytes of one rendition. Equal variants have equal keys."""
 
     media_id: int
     version: str
@@ -28,32 +29,32 @@ class Variant:
     background_removed: bool
     animated: bool
     recipe: str
-    """Version of this code's own parameters and of libvips."""
+    """From `recipe`: versions of the rendering code and of libvips."""
     search: QualitySearch | None = None
-    """How the quality is found, where the profile does not fix it."""
+    """The quality search; None if the profile fixes the quality."""
     alternative: EncodingStage | None = None
-    """Another format that goes out in place of this one where it comes out smaller."""
+    """Another format that is sent instead if its file is smaller."""
     base: tuple[int, int] | None = None
-    """The size whose pixels this one is made of; None where it is made of the source's own."""
+    """Width and height of the intermediate image that this one is scaled from; None: the source."""
 
     @property
     def stage(self) -> EncodingStage:
-        """How it is encoded."""
+        """Profile and search."""
         return EncodingStage(self.profile, self.search)
 
     @property
     def pixels(self) -> int:
-        """Of one page."""
+        """Pixels of one page."""
         return self.geometry.width * self.geometry.height
 
     @property
     def format(self) -> Format:
-        """The format that goes out, unless the alternative is smaller."""
+        """The format of the profile; the alternative is sent instead if its file is smaller."""
         return self.profile.format
 
     @cached_property
     def key(self) -> str:
-        """Canonical text of the variant: a pure function of all that decides its bytes."""
+        """Canonical text of everything that determines the bytes."""
         return "/".join(
             (
                 str(self.media_id),
@@ -75,11 +76,9 @@ class Variant:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits of the key: a file name, and the ETag's content.
-
-        The first 8 are the shape: so a store finds what a medium has in one size, whatever the
-        format, the stage and the release that made it.
-        """
+        """Hash of the key in 32 hexadecimal digits: the file name and the content of the ETag."""
+        # The first 8 digits are the shape. A store finds the renditions of one size by them,
+        # whatever their format, stage and release.
         return self.geometry.shape + blake2b(self.key.encode(), digest_size=12).hexdigest()
 
     @cached_property
@@ -89,16 +88,16 @@ class Variant:
 
 
 Shapes = Collection[str] | None
-"""Of which shapes renditions are purged; None for all."""
+"""Shapes whose renditions are purged; None: all."""
 
 
 def has_shape(digest: str, shapes: Shapes) -> bool:
-    """Whether the digest of a variant is one of these shapes."""
+    """Return whether the digest of a variant has one of these shapes."""
     return shapes is None or digest[:SHAPE_DIGITS] in shapes
 
 
 def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:
-    """The part of every key that stands for the code that made the pixels, and its mark on them."""
+    """Return the part of a key that identifies the rendering code and the copyright notice."""
     code = f"r{_RECIPE}-vips{libvips_version}"
     if not copyright_notice:
         return code
@@ -115,19 +114,17 @@ def resolve(
     alternative: EncodingStage | None = None,
     base: tuple[int, int] | None = None,
 ) -> Variant:
-    """Resolve a checked request against a picture and the encoding that was chosen for it.
-
-    ``bg=removed`` on a picture without a flat background resolves to the original, so that the
-    two share one rendition. What is as large as the ``base`` is made of the source itself.
-    """
+    """Resolve a validated request for an image and the encoding chosen for it."""
     animated = facts.animated and stage.profile.format in (Format.WEBP, Format.GIF)
     geometry = plan_geometry(request.box, facts)
+    # An image as large as the base gains nothing from it and is scaled from the source.
     within = base is not None and geometry.scaled_width < base[0]
     return Variant(
         media_id=media.id,
         version=facts.content_hash,
         geometry=geometry,
         profile=stage.profile,
+        # Without a flat background nothing is removed: both values of bg share one rendition.
         background_removed=request.remove_background and facts.flat_background,
         animated=animated,
         recipe=recipe,

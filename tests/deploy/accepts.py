@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from proxy.domain.formats import Format
-from proxy.domain.negotiation import acceptable, fallback, negotiate, parse_accept
+from proxy.domain.negotiation import acceptable, fallback, parse_accept
 from tests.domain.test_negotiation import CLIENTS, ORDER
 
 SENT = {
@@ -95,12 +95,12 @@ def faults(classes: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _out(name: str, *, clear: bool, moves: bool) -> Format:
-    return negotiate(SENT[name], order=ORDER, transparent=clear, animated=moves)
+    return acceptable(SENT[name], order=ORDER, transparent=clear, animated=moves)[0]
 
 
 def _right(accept: str, *, clear: bool, moves: bool) -> tuple[Format, ...]:
     """What may go out: of a plain header the very format that the server would choose."""
     if plain(accept):
-        return (negotiate(accept, order=ORDER, transparent=clear, animated=moves),)
+        return acceptable(accept, order=ORDER, transparent=clear, animated=moves)[:1]
     asked = acceptable(accept, order=ORDER, transparent=clear, animated=moves)
     return (*asked, fallback(transparent=clear, animated=moves))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.domain.analysis import NO_MODEL, Analysis, are_near_duplicates, distance, merge, public
+from proxy.domain.analysis import NO_MODEL, Analysis, merge, public
 from proxy.domain.image_analysis import DetectedObject, ProviderGap, ReadText, VisionResult
 from tests.domain.test_worker_protocol import ANALYSED
 
@@ -140,10 +140,3 @@ def test_the_answer_has_what_the_requirements_name() -> None:
 def test_brand_colours_are_told_of_logos() -> None:
     assert merged().public()["brand_colors"] is None
     assert merged(data_type="logo").public()["brand_colors"] == ["#33A1FF"]
-
-
-def test_near_duplicates_are_few_bits_apart() -> None:
-    assert distance("00000000000000ff", "0000000000000000") == 8
-    assert are_near_duplicates("ffffffffffffff00", "ffffffffffffffff")
-    assert not are_near_duplicates("ffffffffffff0000", "ffffffffffffffff")
-    assert not are_near_duplicates("0" * 16, "0" * 16), "nothing is like nothing"

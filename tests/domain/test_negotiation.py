@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.domain.formats import Format
-from proxy.domain.negotiation import fallback, negotiate
+from proxy.domain.negotiation import acceptable, fallback
 
 AVIF, WEBP, JPEG, PNG, GIF = Format.AVIF, Format.WEBP, Format.JPEG, Format.PNG, Format.GIF
 ORDER = (AVIF, WEBP, JPEG)
@@ -106,7 +106,7 @@ def chosen(
     transparent: bool = False,
     animated: bool = False,
 ) -> Format:
-    return negotiate(accept, order=order, transparent=transparent, animated=animated)
+    return acceptable(accept, order=order, transparent=transparent, animated=animated)[0]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

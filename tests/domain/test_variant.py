@@ -16,7 +16,7 @@ from proxy.domain.errors import BadParameter
 from proxy.domain.formats import NAMES, EncoderProfile, EncodingStage, Format, QualitySearch
 from proxy.domain.geometry import Geometry, SizeSpec
 from proxy.domain.media import Focus
-from proxy.domain.negotiation import negotiate
+from proxy.domain.negotiation import acceptable
 from proxy.domain.query import DPRS, WIDTHS, VariantRequest
 from proxy.domain.variant import Variant, has_shape, recipe, resolve
 from proxy.settings import EncoderSettings
@@ -227,11 +227,14 @@ def test_a_hundred_thousand_random_urls_leave_no_more_renditions_than_the_sets_a
             request = parsed(query, extension)
         except BadParameter:
             continue
-        fmt = request.format or negotiate(
-            accept,
-            order=(Format.AVIF, Format.WEBP, Format.JPEG),
-            transparent=request.remove_background,
-            animated=False,
+        fmt = (
+            request.format
+            or acceptable(
+                accept,
+                order=(Format.AVIF, Format.WEBP, Format.JPEG),
+                transparent=request.remove_background,
+                animated=False,
+            )[0]
         )
         seen.add(
             resolve(request, media(), source, stage=EncodingStage(PROFILES[fmt]), recipe=RECIPE)

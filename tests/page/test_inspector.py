@@ -120,7 +120,7 @@ async def test_the_accept_header_of_this_browser_is_explained(visit: Visit) -> N
     accept = await page.locator("#why-accept").inner_text()
     assert "image/avif" in accept
     assert "does not report" not in accept
-    await expect(page.locator("#why-formats .chosen")).to_contain_text("goes out")
+    await expect(page.locator("#why-formats .chosen")).to_contain_text("sent")
 
 
 async def test_what_is_known_of_a_picture_is_told(visit: Visit) -> None:

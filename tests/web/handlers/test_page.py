@@ -11,7 +11,6 @@ import jwt
 import pytest
 
 from proxy.domain.formats import Format
-from proxy.domain.negotiation_explained import explain
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.web.handlers.page import CSP
 from proxy.web.static_files import STATIC
@@ -188,35 +187,6 @@ async def test_the_format_is_explained(shared: Serving) -> None:
     ).json()
     assert told["chosen"] == "webp"
     assert [one["format"] for one in told["formats"]] == ["avif", "webp", "jpeg"]
-
-
-@pytest.mark.parametrize(
-    ("accept", "chosen", "why"),
-    [
-        (CHROME, "avif", "the server prefers AVIF"),
-        ("image/webp", "webp", "WebP is the only format"),
-        ("image/avif;q=0.5,image/webp", "webp", "by its q-value"),
-        ("*/*", "jpeg", "No newer format is named, so JPEG goes out"),
-        ("", "jpeg", "No newer format"),
-        ("image/avif;q=0,image/*", "jpeg", "No newer format"),
-    ],
-)
-def test_a_reason_is_given_for_each_choice(accept: str, chosen: str, why: str) -> None:
-    told = explain(accept, ORDER)
-    assert told["chosen"] == chosen
-    assert why in told["why"]
-    out = [one["format"] for one in told["formats"] if one["verdict"] == "goes out"]
-    assert out == [chosen]
-
-
-def test_what_is_transparent_is_explained_with_png() -> None:
-    told = explain("*/*", ORDER, transparent=True)
-    assert told["chosen"] == "png"
-
-
-def test_a_format_that_is_refused_is_told_so() -> None:
-    told = explain("image/avif;q=0,image/webp", ORDER)
-    assert told["formats"][0]["verdict"] == "named with q=0: refused"
 
 
 async def test_a_token_uploads_for_a_quarter_of_an_hour(serve: Serve) -> None:

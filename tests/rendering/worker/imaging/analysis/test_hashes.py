@@ -10,7 +10,6 @@ from itertools import combinations
 import pytest
 from PIL import Image
 
-from proxy.domain.analysis import NEAR, distance
 from proxy.rendering.worker.imaging.analysis import blurhash, phash, thumbhash
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import (
@@ -23,6 +22,14 @@ from tests.rendering.worker.imaging.analysis.bench import (
 from tests.support.photos import photo
 
 Pixel = Callable[[int, int], list[int]]
+
+NEAR = 10
+"""Maximum distance of two hashes of the same photograph."""
+
+
+def distance(one: str, other: str) -> int:
+    """Return the Hamming distance of two hashes of 16 hexadecimal digits, 0 to 64."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def ramp(x: int, y: int) -> list[int]:
