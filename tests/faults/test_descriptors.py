@@ -61,7 +61,12 @@ async def one_answer(reader: asyncio.StreamReader) -> Answer:
         assert status[1] == b"200" or b"\r\nRetry-After: " in head
         headers = {"Cache-Status": "detail=fallback"} if b"detail=fallback" in head else {}
         return Answer(int(status[1]), await reader.readexactly(int(length[1])), headers)
-    except (ConnectionError, asyncio.IncompleteReadError):
+    except ConnectionError:
+        # The server closed before the request was sent, which made the kernel report a reset. asyncio
+        # then raises although the answer had arrived.
+        early = _STATUS.match(bytes(reader._buffer))  # type: ignore[attr-defined]
+        return Answer(int(early[1]) if early is not None else 0)
+    except asyncio.IncompleteReadError:
         return Answer(0)
 
 

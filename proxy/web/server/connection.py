@@ -104,7 +104,8 @@ def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
     Unread bytes would make the close a reset, which some clients see before the answer. To linger
     would hold a descriptor when there are too few.
     """
-    transport.write(answer)
+    if answer:
+        transport.write(answer)
     sock = transport.get_extra_info("socket")
     if sock is not None:
         with suppress(OSError):
