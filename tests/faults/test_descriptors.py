@@ -62,7 +62,7 @@ async def one_answer(reader: asyncio.StreamReader) -> Answer:
         headers = {"Cache-Status": "detail=fallback"} if b"detail=fallback" in head else {}
         return Answer(int(status[1]), await reader.readexactly(int(length[1])), headers)
     except ConnectionError:
-        # The server closed before the request was sent, which made the kernel report a reset. asyncio
+        # The server closed before the request was sent, so the kernel reports a reset. asyncio
         # then raises although the answer had arrived.
         early = _STATUS.match(bytes(reader._buffer))  # type: ignore[attr-defined]
         return Answer(int(early[1]) if early is not None else 0)
