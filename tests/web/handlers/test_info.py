@@ -350,3 +350,31 @@ async def test_answers_are_counted_by_their_route(server: Serving) -> None:
     assert server.metric("smartserve_requests_total", route="info") == 1
     assert server.metric("smartserve_requests_total", route="info_many") == 2
     assert server.metric("smartserve_requests_total", route="preflight") == 1
+
+
+async def test_the_gallery_lists_images_in_pages_newest_first(server: Serving) -> None:
+    answer = await server.client.get("/api/gallery?limit=3")
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    first = await answer.json()
+    assert [one["id"] for one in first["pictures"]] == [4, 3, 2]
+    assert first["next"] == 2
+    rest = await (await server.client.get("/api/gallery?limit=3&before=2")).json()
+    assert [one["id"] for one in rest["pictures"]] == [1]
+    assert rest["next"] is None
+    assert rest["pictures"][0]["width"] == 2400
+
+
+async def test_the_gallery_lists_placeholders_that_are_known(server: Serving) -> None:
+    before = await (await server.client.get("/api/gallery")).json()
+    assert {one["thumbhash"] for one in before["pictures"]} == {None}
+    found = await (await server.client.get("/info/2")).json()
+    after = await (await server.client.get("/api/gallery")).json()
+    hashes = {one["id"]: one["thumbhash"] for one in after["pictures"]}
+    assert hashes[2] == found["placeholders"]["thumbhash"]
+    assert hashes[3] is None
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "before=x", "before=-1"])
+async def test_an_invalid_limit_or_id_of_the_gallery_is_a_400(query: str, shared: Serving) -> None:
+    assert (await shared.client.get(f"/api/gallery?{query}")).status == 400
