@@ -176,6 +176,7 @@ def _objects(found: Mapping[str, VisionResult]) -> tuple[DetectedObject, ...]:
     best: dict[str, DetectedObject] = {}
     placed: list[DetectedObject] = []
     for one in (one for answer in found.values() for one in answer.objects):
+        # Several objects with a position may have one name, for example two birds.
         if one.box is not None:
             placed.append(one)
         else:
@@ -203,4 +204,4 @@ def _reason(name: str, answers: Sequence[VisionResult | ProviderGap]) -> str:
         for one in answers
         if isinstance(one, VisionResult) and name in one.reasons
     ]
-    return "; ".join([*gaps, *own]) or "no provider could tell"
+    return "; ".join([*gaps, *own]) or "no provider gave an answer"

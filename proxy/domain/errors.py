@@ -82,6 +82,7 @@ class SmartserveError(Exception):
     ) -> None:
         """Override the class attributes that are given."""
         super().__init_subclass__()
+        # Reading cls.status returns the value of the parent class.
         cls.status = cls.status if status is None else status
         cls.title = cls.title if title is None else title
         cls.reported = cls.reported if reported is None else reported

@@ -143,6 +143,7 @@ def _sniff_heif(head: bytes) -> str | None:
     """Return the type of an ISO base media file by its major brand or a compatible one."""
     if head[4:8] != b"ftyp":
         return None
+    # The first four bytes are the length of the box; the file may declare any value.
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
     # A generic major brand such as mif1 is followed by the specific ones.
@@ -170,8 +171,10 @@ def sniff(head: bytes) -> str | None:  # noqa: PLR0911 - a flat table
             return "webp"
         case b"GIF8" if head[:6] in (b"GIF87a", b"GIF89a"):
             return "gif"
+        # Classic TIFF and BigTIFF in both byte orders.
         case b"II*\0" | b"MM\0*" | b"II+\0" | b"MM\0+":
             return "tiff"
+        # Two letters alone would match any text that starts with them.
         case _ if head[:2] == b"BM" and len(head) > 26:  # noqa: PLR2004 - header of a BMP
             return "bmp"
         case _:
@@ -179,6 +182,8 @@ def sniff(head: bytes) -> str | None:  # noqa: PLR0911 - a flat table
 
 
 def _sniff_svg(head: bytes) -> str | None:
+    # A byte order mark and blanks may precede the markup.
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    # Text that mentions <svg somewhere is not an SVG, and neither is XML without it.
     is_markup = text.startswith((b"<svg", b"<?xml", b"<!doctype", b"<!--"))
     return "svg" if is_markup and b"<svg" in text else None

@@ -99,6 +99,7 @@ def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
         1.0,
         math.inf if box.width is None else box.width / facts.width,
         math.inf if box.height is None else box.height / facts.height,
+        # A limit of WebP. All formats have it, so that negotiation never changes the size.
         MAX_SIDE / max(facts.width, facts.height),
     )
     width, height = _side(facts.width * scale), _side(facts.height * scale)
@@ -106,10 +107,12 @@ def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
 
 
 def _cover(width: int, height: int, facts: MediaFacts, focus: Focus) -> Geometry:
+    # Scale the box down, never the image up, and keep the aspect ratio of the box.
     longest = MAX_SIDE / max(width, height)
     shrink = min(1.0, facts.width / width, facts.height / height, longest)
     width, height = _side(width * shrink), _side(height * shrink)
     scale = max(width / facts.width, height / facts.height)
+    # Rounding could make the scaled image one pixel smaller than the crop.
     scaled_width = max(width, _side(facts.width * scale))
     scaled_height = max(height, _side(facts.height * scale))
     return Geometry(
@@ -127,11 +130,13 @@ def _focus(gravity: Gravity, focus: Focus | None) -> Focus:
 
 
 def _side(length: float) -> int:
+    # A very long image may be thinner than a pixel in a small box.
     return max(1, round(length))
 
 
 def _offset(focus: float, length: int, whole: int) -> int:
     """Return the start of a section of ``whole``, with its centre as near ``focus`` as possible."""
+    # A focal point near the edge would place the crop beyond it.
     return min(max(0, round(focus * whole - length / 2)), whole - length)
 
 

@@ -114,6 +114,7 @@ class Media:
         """Whether the image can be served: completed, or in progress with its original stored."""
         if self.completed:
             return self.source_path is not None
+        # The processed file of an image in progress is not finished; only the original is served.
         return self.in_progress and bool(self.bulk_path)
 
     @property
@@ -131,6 +132,7 @@ class Media:
     def known_facts(self) -> MediaFacts | None:
         """The facts, or None if the row names another file now or was changed since."""
         facts = self.facts
+        # A change within the same second keeps the version, but may have changed the path.
         if facts is None or facts.source_path != self.source_path:
             return None
         return facts if facts.row_version in ("", self.row_version) else None

@@ -120,6 +120,7 @@ def acceptable(
 
 def _rank(fmt: Format, order: Sequence[Format]) -> int:
     """Return the position in the server's order; PNG and GIF have the position of JPEG."""
+    # They replace JPEG for transparent and animated images.
     if fmt in (Format.PNG, Format.GIF):
         fmt = Format.JPEG
     return order.index(fmt) if fmt in order else len(order)

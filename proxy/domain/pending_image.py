@@ -91,6 +91,7 @@ def media_id_of(permanent_url: str | None) -> str | None:
 
     Leading zeros are removed. The result is None if there is no id.
     """
+    # The callback contains both the id and a URL; a main API may store either.
     last = (permanent_url or "").partition("?")[0].partition("#")[0].rpartition("/")[2]
     return str(int(last)) if _NUMBER.fullmatch(last) else None
 
@@ -100,6 +101,7 @@ def data_type_of(image_path: str) -> DataType | None:
 
     The path comes from another program's database and may be any text.
     """
+    # Names have the form USER-KIND-NUMBER.EXTENSION, with an optional suffix to the number.
     match = _NAME.fullmatch(image_path.rpartition("/")[2])
     if match is not None and match[1].lower() in _KINDS:
         return _KINDS[match[1].lower()]

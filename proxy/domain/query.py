@@ -21,6 +21,7 @@ A closed set limits how many renditions an image can have."""
 
 _T = TypeVar("_T")
 
+# See `last_values` for the question mark.
 _SEPARATORS = re.compile(r"[&?]|%3[Ff]")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 
@@ -54,6 +55,7 @@ def last_values(raw_query: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for pair in _SEPARATORS.split(raw_query):
         name, _, value = unquote_plus(pair).partition("=")
+        # Assigning to an existing key would keep its old position.
         values.pop(name, None)
         values[name] = value
     return values
@@ -79,11 +81,13 @@ def parse_request(
     box, label = size.scaled(dpr), size.name
     if "w" in values:
         width = snap(_width(values["w"]) * dpr)
+        # `w` is validated even if a later `size` replaces it: a bad value is always a 400.
         if [name for name in values if name in ("size", "w")][-1] == "w":
             box, label = SizeSpec(f"w{width}", width, None), f"w{width}"
     extension_format = None if extension is None else _choice("extension", extension.lower(), NAMES)
     fmt = _format(values["format"]) if "format" in values else extension_format
     removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})
+    # Negotiation never selects JPEG for a transparent image: only an explicit format conflicts.
     if removed and fmt is Format.JPEG:
         raise BadParameter(
             "format", "avif, webp, png or auto with bg=removed: JPEG has no transparency"
@@ -127,6 +131,7 @@ def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:
     try:
         return allowed[value]
     except KeyError:
+        # Without the KeyError, which contains the text of the client.
         raise BadParameter(parameter, "one of " + ", ".join(allowed)) from None
 
 
@@ -135,6 +140,7 @@ def _format(value: str) -> Format | None:
 
 
 def _width(value: str) -> int:
+    # int() also accepts signs, underscores and non-ASCII digits; the pattern does not.
     if not _WHOLE_NUMBER.fullmatch(value) or not 1 <= int(value) <= WIDTHS[-1]:
         raise BadParameter("w", f"a whole number from 1 to {WIDTHS[-1]}")
     return int(value)

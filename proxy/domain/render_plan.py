@@ -102,6 +102,7 @@ class RenderPlanner:
         stages = self.rules.stages[formats[0]]
         recipe = self.rules.recipe
         draft = resolve(request, media, facts, stage=stages.draft, recipe=recipe)
+        # PNG and GIF, or every format if finals are disabled.
         if stages.final == stages.draft:
             return RenderPlan(media, facts, request, draft)
         final = resolve(
@@ -117,6 +118,7 @@ class RenderPlanner:
 
     def _base(self, facts: MediaFacts) -> tuple[int, int]:
         size = facts.width, facts.height
+        # The base depends only on the size of the source, which many images share.
         if size not in self._bases:
             self._bases[size] = base_size(self.rules.sizes.values(), facts)
         return self._bases[size]
@@ -155,6 +157,7 @@ class RenderPlanner:
         for at in range(len(named) + 1):
             yield None, ",".join([*(TRAITS[fmt].media_type for fmt in named[at:]), "*/*;q=0.8"])
         for fmt in (*named, last):
+            # A GIF cannot be requested by name.
             if fmt is not Format.GIF:
                 yield fmt, ""
 
@@ -226,6 +229,7 @@ class RenderPlanner:
         variants: dict[str, Variant] = {}
         for one in (plan, *self.fallbacks_for(plan)):
             variants |= self._stored(digests, one)
+        # The requested variants themselves are no replacement.
         for stage in plan.stages:
             variants.pop(stage.digest, None)
         return sorted(variants.values(), key=lambda variant: _distance(variant, plan.variant))

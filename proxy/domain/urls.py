@@ -33,6 +33,7 @@ _MAX_TEMPFILE_PATH = 500
 
 def local_base(host: str, port: int) -> str:
     """Return the address of the server for a client on the same machine."""
+    # A wildcard address cannot be connected to on every system.
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
@@ -105,6 +106,7 @@ def srcset_widths(
     parameters: dict[int, int] = {}
     for parameter in WIDTHS:
         width = plan_geometry(SizeSpec("", parameter, None), facts).width
+        # The smallest parameter of each width: a larger one gives the same image.
         parameters.setdefault(width, parameter)
     large = {width: parameter for width, parameter in parameters.items() if width >= min_width}
     return [(parameter, width) for width, parameter in (large or parameters).items()]
@@ -121,4 +123,5 @@ def srcset(media_id: int, facts: MediaFacts, fmt: str | None = None) -> str:
 
 def _with_query(path: str, query: Mapping[str, str | int | None]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
+    # "%20" for a space: the "+" of urlencode is only defined for form data.
     return f"{path}?{urlencode(given, quote_via=quote)}" if given else path

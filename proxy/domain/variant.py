@@ -101,6 +101,7 @@ def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:
     code = f"r{_RECIPE}-vips{libvips_version}"
     if not copyright_notice:
         return code
+    # The hash keeps the key short and free of characters from the notice.
     return f"{code}-c{blake2b(copyright_notice.encode(), digest_size=8).hexdigest()}"
 
 
@@ -115,6 +116,7 @@ def resolve(
     base: tuple[int, int] | None = None,
 ) -> Variant:
     """Resolve a validated request for an image and the encoding chosen for it."""
+    # Other formats show the first page of an animation.
     animated = facts.animated and stage.profile.format in (Format.WEBP, Format.GIF)
     geometry = plan_geometry(request.box, facts)
     # An image as large as the base gains nothing from it and is scaled from the source.
@@ -130,5 +132,6 @@ def resolve(
         recipe=recipe,
         search=stage.search,
         alternative=alternative,
+        # An animation is always scaled from its source, page by page.
         base=base if within and not animated else None,
     )

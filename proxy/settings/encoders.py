@@ -38,6 +38,7 @@ class JpegDraftSettings(Section):
             interlace=self.progressive,
             # Huffman tables fitted to the image save 2 %, but delay the first byte to the end.
             optimize_coding=self.progressive or self.trellis,
+            # Table 3 is mozjpeg's own default.
             **({"trellis_quant": True, "quant_table": 3} if self.trellis else {}),
         )
 
@@ -193,6 +194,7 @@ class EncoderSettings(Section):
     @classmethod
     def _check_order(cls, order: tuple[Format, ...]) -> tuple[Format, ...]:
         allowed = {Format.AVIF, Format.WEBP, Format.JPEG}
+        # JPEG is required because every negotiation may end with it.
         if len(set(order)) != len(order) or not set(order) <= allowed or Format.JPEG not in order:
             raise ValueError("must contain jpeg, and avif and webp at most once each")
         return order
@@ -216,6 +218,7 @@ class EncoderSettings(Section):
         }
         found = {}
         for fmt, profile in self.profiles().items():
+            # PNG and GIF have one encoding, which is both.
             draft = final = EncodingStage(profile)
             if finals and (section := small.get(fmt)):
                 final = EncodingStage(section.profile(), section.search(self.target))

@@ -58,6 +58,7 @@ def has_local_uploads(settings: Settings) -> bool:
 
 def is_local_only(settings: Settings) -> bool:
     """Return whether the server has its own database and serves this machine only."""
+    # A database of its own is not shared, and without a public URL no proxy is in front.
     outside = settings.database.url or settings.server.public_url
     return not outside and is_loopback(settings.server.host)
 
@@ -75,7 +76,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_loopback_address(text: str) -> bool:
+    # Link-local IPv6 addresses have a zone: fe80::1%eth0.
     address = ip_address(text.partition("%")[0])
+    # Python 3.11: is_loopback is False for ::ffff:127.0.0.1.
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback

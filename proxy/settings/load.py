@@ -74,9 +74,11 @@ def load_settings(
     """
     names = _OldNames()
     values: dict[str, Any] = {} if config is None else names.replace_in_tree(_read_file(config))
+    # The file may be shared by several installations; variables belong to one of them.
     values = _merge(values, _platform_variables())
     values = _merge(values, names.replace_in_tree(_Environment(names)()))
     values = _merge(values, overrides or {})
+    # Not raised yet: all faults are reported together.
     faults = [*_unknown_variables(), *names.faults]
     try:
         settings = Settings(**values)
@@ -128,6 +130,7 @@ def _variable(setting: str) -> str:
 def _platform_variables() -> dict[str, Any]:
     found: dict[str, dict[str, str]] = {}
     for name, (section, key) in _PLATFORM.items():
+        # An empty variable counts as not set, as for SMARTSERVE_ variables.
         if value := os.environ.get(name):
             found.setdefault(section, {})[key] = value
     return found
@@ -149,6 +152,7 @@ class _Environment(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Return decoded JSON, or the list of parts: a fault is then reported with all others."""
         try:
+            # RecursionError: JSON may nest deeper than the parser supports.
             return super().decode_complex_value(field_name, field, value)
         except (ValueError, RecursionError):
             return [part.strip() for part in value.split(",")]

@@ -145,9 +145,11 @@ def _mapping_table(
 def _field_docs(model: type[BaseModel]) -> dict[str, str]:
     """Return the docstring below each field, with those that the base classes have."""
     found = {}
+    # Base classes first: a subclass may replace the description of an inherited field.
     for base in reversed(model.__mro__):
         if not issubclass(base, BaseModel) or not base.__module__.startswith(__package__ or ""):
             continue
+        # Docstrings below fields are no attributes at run time: only the source has them.
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         body = definition.body if isinstance(definition, ast.ClassDef) else []
         for field, doc in pairwise(body):

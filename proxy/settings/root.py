@@ -96,6 +96,7 @@ class Settings(Section):
     @field_validator("sizes")
     @classmethod
     def _check_sizes(cls, sizes: dict[str, SizeSettings]) -> dict[str, SizeSettings]:
+        # Every request without size= depends on it.
         if DEFAULT_SIZE not in sizes:
             raise ValueError(f"must define {DEFAULT_SIZE!r}, the size of a request that names none")
         if wrong := [name for name in sizes if not _SIZE_NAME.fullmatch(name)]:

@@ -76,6 +76,7 @@ def stored_key(
         return key
     try:
         with Path(file).open("rb") as opened:
+            # The setting may name a device or a large file by mistake.
             key = opened.read(_MAX_KEY_BYTES).decode("utf-8", "replace").strip()
         check(key)
     except OSError as error:
@@ -96,6 +97,7 @@ def generated_key(directory: Path, name: str) -> str:
     """
     path = directory / name
     try:
+        # Two processes may both find no file; `_create_key` resolves the race.
         if not path.exists():
             _create_key(path)
         key = path.read_text(encoding="ascii").strip()
@@ -112,6 +114,7 @@ def generated_key(directory: Path, name: str) -> str:
 
 def _create_key(path: Path) -> None:
     """Write a new key atomically; a key that another process created meanwhile is kept."""
+    # Only the owner may read keys; the mode of the file alone would not hide their names.
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -119,6 +122,7 @@ def _create_key(path: Path) -> None:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32) + "\n")
             file.flush()
+            # After a power failure a name without content would be a fault at every start.
             os.fsync(file.fileno())
         # link() fails if the name exists, where rename() would replace the other process's key.
         with suppress(FileExistsError):

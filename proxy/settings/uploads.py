@@ -194,6 +194,7 @@ def token_key(section: UserSettings, key_directory: Path) -> TokenKey:
 
 def _check_public_key(text: str) -> None:
     fault = "must be an RSA public key in PEM: -----BEGIN PUBLIC KEY-----"
+    # PyJWT would also accept a private key, which does not belong on this machine.
     if "PRIVATE KEY" in text or "PUBLIC KEY" not in text:
         raise ValueError(fault)
     try:
