@@ -129,7 +129,7 @@ def _worker(
             worker_id=worker_id,
             metrics=rooms.metrics.ingest,
         ),
-        steps=rooms.tracing.steps(steps),
+        steps=steps,
         analyses=analyses,
         settings=section,
         changed=rooms.storage.changed,

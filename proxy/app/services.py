@@ -13,7 +13,6 @@ from proxy.analysis.providers.factory import open_providers
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.app.startup_checks import check_worker
 from proxy.app.storage import StorageServices, open_storage
-from proxy.app.tracing import OFF, Tracing, asking
 from proxy.domain.render_plan import RenderPlanner, RenderRules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import Limits, WorkerInfo
@@ -40,6 +39,7 @@ from proxy.settings import Settings
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import OFF, Tracing
 from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
 
 
@@ -134,7 +134,7 @@ def _join(
     supervisor: TaskSupervisor,
 ) -> Services:
     admission = Admission(settings.workers)
-    workshop = _workshop(settings, storage, pool, admission, tracing)
+    workshop = _workshop(settings, storage, pool, admission)
     costs = EncodeCostModel()
     loop_lag = LoopLagMonitor(metrics.loop_lag)
     load_shedder = LoadShedder(admission, loop_lag)
@@ -147,8 +147,8 @@ def _join(
         database=storage.database, workshop=workshop, limits=rules.limits
     )
     background = _background(settings, supervisor)
-    idle = _workshop(settings, storage, background, Admission(settings.workers), tracing)
-    finals = tracing.finals(_finisher(settings, rules, storage, idle, tracing))
+    idle = _workshop(settings, storage, background, Admission(settings.workers))
+    finals = _finisher(settings, rules, storage, idle)
     upgrader = UpgradeQueue(
         settings=settings.upgrades,
         pool=background,
@@ -160,7 +160,7 @@ def _join(
         supervisor=supervisor,
     )
     storage.forgetters.append(upgrader.forget)
-    finisher = _finisher(settings, rules, storage, uploads, tracing)
+    finisher = _finisher(settings, rules, storage, uploads)
     describer = ImageInfoService(
         workshop=workshop,
         inspector=inspector,
@@ -168,24 +168,22 @@ def _join(
         limits=rules.limits,
     )
     storage.forgetters.append(describer.forget)
-    telemetry = tracing.telemetry(metrics)
     renderer = Renderer(
         dispatcher=workshop,
         facts=inspector,
-        telemetry=telemetry,
+        telemetry=metrics,
         costs=costs,
         rules=rules,
     )
     delivery = Delivery(
-        store=tracing.store(storage.store),
+        store=storage.store,
         inspector=inspector,
         renderer=renderer,
-        telemetry=telemetry,
+        telemetry=metrics,
         planner=planner,
         budget_s=settings.upgrades.budget_s,
-        upgrade=asking(finals, upgrader.ask),
+        upgrade=upgrader.ask,
         pressure=load_shedder.reject,
-        joined=tracing.joined,
     )
     return Services(
         settings=settings,
@@ -274,15 +272,12 @@ def _workshop(
     storage: StorageServices,
     pool: WorkerPool,
     admission: Admission,
-    tracing: Tracing,
 ) -> JobDispatcher:
     """A way from pictures to the workers of a pool, with a quarantine of its own."""
     failures = FailureCache(
         failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
     )
-    return tracing.workshop(
-        sources=storage.sources, pool=pool, admission=admission, failures=failures
-    )
+    return JobDispatcher(sources=storage.sources, pool=pool, admission=admission, failures=failures)
 
 
 def _finisher(
@@ -290,10 +285,9 @@ def _finisher(
     rules: RenderRules,
     storage: StorageServices,
     workshop: JobDispatcher,
-    tracing: Tracing,
 ) -> FinalRenderer:
     return FinalRenderer(
-        store=tracing.store(storage.store),
+        store=storage.store,
         dispatcher=workshop,
         limits=rules.limits,
         copyright_notice=rules.copyright_notice,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from proxy.domain.worker_protocol import WorkerInfo
 from proxy.runtime.min_versions import FLOORS, floor_faults
 from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.storage.database.engine import check_url
+from proxy.telemetry.tracing import Tracing, open_tracing
 
 _OWN_PACKAGES = ("aiohttp", "aiomysql")
 """Those with a floor that run in the server itself."""
@@ -35,6 +37,17 @@ def tracing_faults(section: TracingSettings) -> list[str]:
     if not section.enabled or all(map(_is_there, _FOR_TRACES)):
         return []
     return ["tracing.enabled: OpenTelemetry is not installed; pip install 'smartserve[otel]'"]
+
+
+def start_tracing(section: TracingSettings) -> AbstractAsyncContextManager[Tracing]:
+    """Return a context manager that records spans; see `open_tracing`.
+
+    Raises:
+        ConfigurationError: tracing is enabled, and OpenTelemetry's SDK is not installed.
+    """
+    if faults := tracing_faults(section):
+        raise ConfigurationError(faults)
+    return open_tracing(section)
 
 
 def _is_there(module: str) -> bool:

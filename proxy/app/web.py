@@ -73,11 +73,11 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
     rooms.metrics.build(libvips=hello.libvips, codecs={"libvips": hello.libvips, **hello.codecs})
     rooms.metrics.sandbox(hello.sandbox)
     pictures = ImageHandler(
-        database=rooms.tracing.database(storage.database),
+        database=storage.database,
         delivery=rooms.delivery,
         response_cache=response_cache,
         load_shedder=rooms.load_shedder,
-        telemetry=rooms.tracing.telemetry(rooms.metrics),
+        telemetry=rooms.metrics,
         parse_query=parse_query,
         lifetimes=settings.lifetimes,
     )
@@ -86,7 +86,7 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
         response_cache=response_cache,
         metrics=rooms.metrics,
         access_log=access_log,
-        traces=rooms.tracing.requests(),
+        tracing=rooms.tracing,
     )
     handlers = Handlers(
         images=pictures,

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from proxy.app.ingest import IngestUrls, has_worker, open_ingest, open_main_api
 from proxy.app.services import open_rooms
+from proxy.app.startup_checks import start_tracing
 from proxy.app.storage import open_storage
-from proxy.app.tracing import open_tracing
 from proxy.app.uploads import open_main_side
 from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
 from proxy.domain.errors import ConfigurationError, IngestError
@@ -61,7 +61,7 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
     stopped = stop_signals()
     async with AsyncExitStack() as stack:
         async with interruptible(stopped):
-            tracing = await stack.enter_async_context(open_tracing(settings.tracing))
+            tracing = await stack.enter_async_context(start_tracing(settings.tracing))
             services = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
             worker = await stack.enter_async_context(open_ingest(services, ingest_urls(settings)))
             if once:

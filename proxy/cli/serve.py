@@ -14,8 +14,7 @@ import uvloop
 from proxy import __version__
 from proxy.app.ingest import has_worker, open_ingest
 from proxy.app.services import Services, open_rooms
-from proxy.app.startup_checks import check_start
-from proxy.app.tracing import open_tracing
+from proxy.app.startup_checks import check_start, start_tracing
 from proxy.app.uploads import UploadServices, open_main_side
 from proxy.app.web import build_surface
 from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
@@ -67,7 +66,7 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
 
 async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
     """Start all parts and print the address; ``stack`` stops them in the reverse order."""
-    tracing = await stack.enter_async_context(open_tracing(settings.tracing))
+    tracing = await stack.enter_async_context(start_tracing(settings.tracing))
     services = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
     if samples:
         await _import_samples(services)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import stamina
@@ -38,6 +38,7 @@ from proxy.domain.pending_image import Step
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.telemetry.metrics import IngestMetrics
+from proxy.telemetry.tracing import SpanChain
 
 T = TypeVar("T")
 
@@ -168,6 +169,8 @@ class StepRetrier:
     settings: IngestSettings
     worker_id: str
     metrics: IngestMetrics
+    spans: SpanChain = field(default_factory=SpanChain)
+    """Each step links to the one before it."""
 
     async def run(self, item: LeasedItem, step: Step, work: StepFunction) -> None:
         """Run a step until it succeeds. The attempts of earlier workers count too.
@@ -205,7 +208,13 @@ class StepRetrier:
     async def _timed(self, item: LeasedItem, step: Step, work: StepFunction) -> None:
         began, outcome = time.monotonic(), "failed"
         try:
-            await self.timeouts.run(step, work(item))
+            attributes: dict[str, str | float] = {
+                "smartserve.upload.id": item.upload.id,
+                "smartserve.upload.type": item.upload.data_type,
+                "smartserve.media.id": item.lease.media_id,
+            }
+            with self.spans.span(f"ingest {step}", item.upload.id, attributes):
+                await self.timeouts.run(step, work(item))
             outcome = "ok"
         except StepOverdue:
             outcome = "overdue"

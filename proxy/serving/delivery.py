@@ -32,13 +32,13 @@ from proxy.domain.media import Media
 from proxy.domain.outcome import Origin
 from proxy.domain.query import VariantRequest
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
-from proxy.domain.trace_context import Trace
 from proxy.domain.variant import Variant
 from proxy.runtime.byte_stream import ByteStream
 from proxy.runtime.single_flight import SingleFlight
 from proxy.serving.renderer import Renderer, RenderTelemetry, RunningRender
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions import Rendition, RenditionStore
+from proxy.telemetry.tracing import record
 
 _LOG_EVERY_S = 1.0
 _FALLBACK_ERRORS = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
@@ -95,7 +95,7 @@ def sends_early(variant: Variant) -> bool:
 class Delivery:
     """Turns plans into bytes."""
 
-    def __init__(  # noqa: PLR0913 - it joins the services of the serving path
+    def __init__(
         self,
         *,
         store: RenditionStore,
@@ -106,13 +106,11 @@ class Delivery:
         budget_s: float,
         upgrade: Callable[[RenderPlan], None] = lambda _: None,
         pressure: Callable[[], CapacityError | None] = lambda: None,
-        joined: Callable[[float, Trace | None], None] = lambda _began, _leader: None,
     ) -> None:
         """``pressure`` returns the error for new renders while the event loop is overloaded.
 
         If a final is predicted to take at most ``budget_s`` of processor time, it is rendered
         immediately; otherwise ``upgrade`` is called whenever its draft is delivered.
-        ``joined`` is called after a wait for another request's render, with the start of the wait.
         """
         self._store = store
         self._inspector = inspector
@@ -121,7 +119,6 @@ class Delivery:
         self._planner = planner
         self._budget_s = budget_s
         self._pressure = pressure
-        self._joined = joined
         self._flight: SingleFlight[RunningRender] = SingleFlight()
         self._rendering: Counter[int] = Counter()
         """Renders under way by media id."""
@@ -224,7 +221,7 @@ class Delivery:
         began = time.perf_counter()
         await rendering.stream.started()
         if not led:
-            self._joined(began, rendering.trace)
+            record("coalesced", began, links=[rendering.span])
         origin = Origin.RENDER if led else Origin.COALESCED
         if plan.is_fallback:
             origin = Origin.FALLBACK

@@ -18,6 +18,7 @@ from proxy.rendering.pool.pending_job import Sink
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.storage.originals import OpenSource
 from proxy.storage.originals.local_store import LocalOriginals
+from proxy.telemetry.tracing.jobs import job_span
 
 Result = TypeVar("Result")
 
@@ -105,22 +106,32 @@ class JobDispatcher:
             SourceError: the source cannot be read, or has another size (`SourceChanged`).
             CapacityError: no worker became free in time.
         """
-        key = source_key(media)
-        self._failures.check(key)
-        try:
-            # A full queue must reject the request before a file is opened for it.
-            self._admission.check()
-            # The source is opened before the wait, so no worker waits for a slow storage. The queue
-            # limits the number of files that are open at the same time.
-            async with self._opened(media) as source:
-                if byte_size not in (None, source.byte_size):
-                    raise SourceChanged("the image has changed, try again", retry_after_s=1)
-                return await self.run_on(
-                    source.descriptor, job, sink, admitted=admitted, deadline_s=deadline_s
-                )
-        except SmartserveError as error:
-            self._failures.remember(key, error)
-            raise
+        with job_span(job) as span:
+            key = source_key(media)
+            self._failures.check(key)
+
+            def on_start(queue_s: float) -> None:
+                if span is not None:
+                    span.started(queue_s)
+                admitted(queue_s)
+
+            try:
+                # A full queue must reject the request before a file is opened for it.
+                self._admission.check()
+                # The source is opened before the wait, so no worker waits for a slow storage. The
+                # queue limits the number of files that are open at the same time.
+                async with self._opened(media) as source:
+                    if byte_size not in (None, source.byte_size):
+                        raise SourceChanged("the image has changed, try again", retry_after_s=1)
+                    done = await self.run_on(
+                        source.descriptor, job, sink, admitted=on_start, deadline_s=deadline_s
+                    )
+            except SmartserveError as error:
+                self._failures.remember(key, error)
+                raise
+            if span is not None:
+                span.result = done.result
+            return done
 
     async def run_on(
         self,

@@ -8,13 +8,13 @@ from proxy.domain.errors import SourceChanged
 from proxy.domain.formats import Format
 from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan, RenderRules
-from proxy.domain.trace_context import current
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
 from proxy.runtime.byte_stream import ByteStream
 from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
+from proxy.telemetry.tracing import current_context
 
 
 class RenderTelemetry(Protocol):
@@ -37,8 +37,8 @@ class RunningRender:
         self.stream = ByteStream()
         self.queue_s: float | None = None
         """Seconds in the queue; None until a worker has started."""
-        self.trace = current.get()
-        """Trace of the request that started the render, if that is traced."""
+        self.span = current_context()
+        """The span of the request that started the render, if that is traced."""
 
     def admitted(self, queue_s: float) -> None:
         """Record that a worker has started."""

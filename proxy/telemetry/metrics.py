@@ -41,6 +41,7 @@ from proxy.telemetry.request_histograms import (
     RequestLabels,
     exemplar_labels,
 )
+from proxy.telemetry.tracing import current_trace_id
 
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
@@ -121,13 +122,15 @@ class Metrics:
             found = self._tallies[request] = RequestHistogram()
         return found
 
-    def stage(self, stage: str, seconds: float, trace_id: str = "") -> None:
-        """One stage: database, queue, decode, transform, encode, store; of a trace, if any."""
+    def stage(self, stage: str, seconds: float) -> None:
+        """Record one stage: database, queue, decode, transform, encode or store."""
+        trace_id = current_trace_id()
         example = exemplar_labels(trace_id) if trace_id else None
         self._stages.labels(stage).observe(seconds, example)
 
-    def rendered(self, label: str, fmt: Format, seconds: float, trace_id: str = "") -> None:
-        """A whole render, from the worker's start to its answer; of a trace, if any."""
+    def rendered(self, label: str, fmt: Format, seconds: float) -> None:
+        """Record a render, from its start in a worker to the reply."""
+        trace_id = current_trace_id()
         example = exemplar_labels(trace_id) if trace_id else None
         self._renders.labels(label, fmt).observe(seconds, example)
 

@@ -99,12 +99,15 @@ def test_of_several_examples_of_a_bucket_the_latest_is_told() -> None:
     assert exemplars(metrics, "smartserve_request_seconds") == {"+Inf": (OTHER, 20.0)}
 
 
-def test_stages_and_renders_have_examples_where_there_is_a_trace() -> None:
+def test_stages_and_renders_have_examples_where_there_is_a_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     metrics = Metrics()
     metrics.stage("queue", 0.002)
     metrics.rendered("grid", Format.AVIF, 0.2)
     assert exemplars(metrics, "smartserve_stage_seconds") == {}
-    metrics.stage("queue", 0.002, ONE)
-    metrics.rendered("grid", Format.AVIF, 0.2, ONE)
+    monkeypatch.setattr("proxy.telemetry.metrics.current_trace_id", lambda: ONE)
+    metrics.stage("queue", 0.002)
+    metrics.rendered("grid", Format.AVIF, 0.2)
     assert exemplars(metrics, "smartserve_stage_seconds") == {"0.0025": (ONE, 0.002)}
     assert exemplars(metrics, "smartserve_render_seconds") == {"0.25": (ONE, 0.2)}

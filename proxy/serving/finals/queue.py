@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import structlog
 from cachetools import LRUCache
@@ -24,6 +24,10 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.renderer import FinalResult
 from proxy.settings import UpgradeSettings
+from proxy.telemetry.tracing import background_span, current_context
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 _REMEMBERED = 10_000
 """Pictures of which it is known that all sizes are made."""
@@ -63,6 +67,8 @@ class _Wanted:
     """All sizes of the picture, and not only what was asked for."""
     others: tuple[RenderPlan, ...] = ()
     """More of the same picture that was wished for with it."""
+    cause: SpanContext | None = None
+    """The span of the request that got the draft."""
 
 
 class UpgradeQueue:
@@ -162,7 +168,9 @@ class UpgradeQueue:
         elif len(self._queue) >= self._settings.max_backlog:
             self._dropped += 1
         else:
-            self._queue[key] = _Wanted(plan, self._clock(), asked, whole=whole, others=others)
+            self._queue[key] = _Wanted(
+                plan, self._clock(), asked, whole=whole, others=others, cause=current_context()
+            )
             self._asked.set()
 
     async def _run(self) -> None:
@@ -224,7 +232,12 @@ class UpgradeQueue:
 
     async def _make(self, missing: Sequence[RenderPlan], wanted: _Wanted) -> None:
         began = self._clock()
-        finished = await self._finisher.finish(missing)
+        attributes = {
+            "smartserve.media.id": wanted.plan.media.id,
+            "smartserve.finals": len(missing),
+        }
+        with background_span("finals", attributes, cause=wanted.cause):
+            finished = await self._finisher.finish(missing)
         seconds = (self._clock() - began) / len(finished)
         for one in finished:
             await self._replace(one, wanted, seconds)

@@ -18,17 +18,24 @@ from proxy.storage.renditions import Rendition, RenditionWriter
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.memory_store import MemoryRendition, MemoryStore
 from proxy.storage.renditions.purge_log import PurgeEntry
+from proxy.telemetry.tracing import record, span
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TieredWriter:
     """Writes to both tiers; each ignores what it cannot store."""
 
     memory: RenditionWriter
     disk: RenditionWriter
+    began_at: float | None = None
+    """The time.perf_counter of the first bytes."""
+    length: int = 0
 
     async def write(self, chunk: bytes) -> None:
         """Append bytes."""
+        if self.began_at is None:
+            self.began_at = time.perf_counter()
+        self.length += len(chunk)
         await self.memory.write(chunk)
         await self.disk.write(chunk)
 
@@ -88,6 +95,12 @@ class TieredStore:
 
         Simultaneous calls for one variant share one read of the disk.
         """
+        with span("store read") as part:
+            found = await self._get(variant)
+            part.set_attribute("smartserve.tier", "none" if found is None else found.tier)
+            return found
+
+    async def _get(self, variant: Variant) -> Rendition | None:
         in_memory = await self.memory.get(variant)
         if in_memory is not None:
             return in_memory
@@ -110,7 +123,10 @@ class TieredStore:
             self.disk.writer(variant) as disk,
             self.memory.writer(variant) as memory,
         ):
-            yield TieredWriter(memory, disk)
+            writer = TieredWriter(memory, disk)
+            yield writer
+        if writer.began_at is not None:
+            record("store write", writer.began_at, attributes={"smartserve.bytes": writer.length})
 
     async def delete(self, variant: Variant) -> None:
         """Delete one rendition from both tiers."""

@@ -29,6 +29,7 @@ from proxy.serving.renderer import RenderTelemetry, RunningRender
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.renditions import Rendition
+from proxy.telemetry.tracing import span
 from proxy.web.conditional import ByteRange, matches, not_modified, requested_range
 from proxy.web.headers import (
     Header,
@@ -202,7 +203,9 @@ class ImageHandler:
     async def _find_media(self, media_id: int) -> Media:
         began = time.perf_counter()
         try:
-            media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+            with span("database") as part:
+                media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+                part.set_attribute("smartserve.found", media is not None)
         finally:
             self._telemetry.stage("database", time.perf_counter() - began)
         return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)

@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
+from multidict import MultiMapping
 
 from proxy.domain.outcome import Outcome
-from proxy.domain.trace_context import Trace
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.tracing import followed
+from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
 from proxy.web.headers import PRIVATE
 from proxy.web.problem_details import refused, render_problem
 from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
-from proxy.web.server.request_tracing import AnsweredRequest, RequestTraces, end
+from proxy.web.server.request_tracing import AnsweredRequest, end_request, start_request
 from proxy.web.server.request_validation import OVER_LIMIT, RequestRejection
 from proxy.web.server.response_cache import ResponseCache
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
+    from opentelemetry.trace import Span
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -46,11 +47,11 @@ class RequestPipeline:
         response_cache: ResponseCache,
         metrics: Metrics,
         access_log: AccessLog | None,
-        traces: RequestTraces | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
-        """``access_log`` gets one line for each request, ``traces`` a span for the sampled ones."""
+        """``access_log`` gets a line for each request, ``tracing`` a span for sampled ones."""
         self._response_cache = response_cache
-        self._traces = traces
+        self._tracing = tracing
         self._metrics = metrics
         self._access_log = access_log
         # A counter after a random prefix: unique among nodes, and without text of the client.
@@ -107,17 +108,19 @@ class RequestPipeline:
         request_id = self._new_id()
         seconds = time.perf_counter() - began
         answer.tally.add(seconds, seconds, len(body))
-        trace = None
-        if self._traces is not None:
-            trace = self._traces.begin(message.path, message.headers, began)
-        if trace is not None:
-            answer.tally.exemplify(seconds, seconds, trace.id)
-            told = AnsweredRequest.at_once(
+        identity = ""
+        # While tracing is off, a response from the cache costs only this comparison more.
+        if self._tracing.enabled and (
+            span := self._start_span(message.path, message.headers, began)
+        ):
+            identity = trace_id(span.get_span_context())
+            answer.tally.exemplify(seconds, seconds, identity)
+            answered = AnsweredRequest.at_once(
                 message, answer, remote, request_id=request_id, sent=len(body)
             )
-            end(trace, told)
+            end_request(span, answered)
         client = (remote, message.method, message.path)
-        self._log(request_id, client, answer.status, len(body), seconds, answer.outcome, trace)
+        self._log(request_id, client, answer.status, len(body), seconds, answer.outcome, identity)
         return framed(answer.head, request_id, body)
 
     def over_limit(self) -> bytes:
@@ -125,6 +128,10 @@ class RequestPipeline:
         answer = self._over_limit
         self._metrics.tally_of(answer.outcome, answer.status).add(0.0, 0.0, 0)
         return answer.last_bytes(self._new_id())
+
+    def _start_span(self, target: str, headers: MultiMapping[str], began: float) -> Span | None:
+        honour_parent = self._tracing.honour_parent
+        return start_request(target, headers, began, honour_parent=honour_parent)
 
     async def drain(self) -> None:
         """Return when no response is being sent."""
@@ -144,10 +151,10 @@ class RequestPipeline:
         self._active += 1
         self._idle.clear()
         try:
-            trace = None
-            if self._traces is not None:
-                trace = self._traces.begin(request.raw_path, request.headers, began)
-            with nullcontext() if trace is None else followed(trace):
+            span = None
+            if self._tracing.enabled:
+                span = self._start_span(request.raw_path, request.headers, began)
+            with nullcontext() if span is None else within(span):
                 answer = await _handle(request, handler) if cached is None else cached
                 answer.request_id = self._new_id()
                 first_byte_s = time.perf_counter() - began
@@ -157,7 +164,7 @@ class RequestPipeline:
                     answer.broken = LEFT
                     log.debug("client_left", request_id=answer.request_id)
                 finally:
-                    self._record(request, answer, began, first_byte_s, trace)
+                    self._record(request, answer, began, first_byte_s, span)
                 return answer
         finally:
             self._active -= 1
@@ -170,7 +177,7 @@ class RequestPipeline:
         answer: Answer,
         began: float,
         first_byte_s: float,
-        trace: Trace | None,
+        span: Span | None,
     ) -> None:
         """Count a response, end its span and log it."""
         last_byte_s = time.perf_counter() - began
@@ -180,11 +187,13 @@ class RequestPipeline:
         if tally is None:
             tally = self._metrics.tally_of(answer.outcome, status)
         tally.add(first_byte_s, last_byte_s, sent)
-        if trace is not None:
-            tally.exemplify(first_byte_s, last_byte_s, trace.id)
-            end(trace, AnsweredRequest.of(request, answer, sent))
+        identity = ""
+        if span is not None:
+            identity = trace_id(span.get_span_context())
+            tally.exemplify(first_byte_s, last_byte_s, identity)
+            end_request(span, AnsweredRequest.of(request, answer, sent))
         client = (request.remote, request.method, request.raw_path)
-        self._log(answer.request_id, client, status, sent, last_byte_s, answer.outcome, trace)
+        self._log(answer.request_id, client, status, sent, last_byte_s, answer.outcome, identity)
 
     def _log(
         self,
@@ -194,13 +203,13 @@ class RequestPipeline:
         sent: int,
         seconds: float,
         outcome: Outcome,
-        trace: Trace | None,
+        identity: str,
     ) -> None:
         """Write the access-log line; ``client`` is the address, the method and the target."""
         if self._access_log is None:
             return
         remote, method, target = client
-        traced = {} if trace is None else {"trace_id": trace.id}
+        traced = {"trace_id": identity} if identity else {}
         self._access_log.line(
             request_id=request_id,
             remote=remote,

@@ -10,7 +10,7 @@ from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
 from proxy.domain.outcome import Outcome
-from proxy.domain.trace_context import Trace, Tracer, read_traceparent
+from proxy.telemetry.tracing import finish, start
 from proxy.web.headers import ImageRoute
 from proxy.web.responses import LEFT, Answer
 from proxy.web.server.response_cache import CachedResponse
@@ -18,6 +18,7 @@ from proxy.web.server.response_cache import CachedResponse
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
+    from opentelemetry.trace import Span, SpanContext
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked for all day long by machines, which nobody follows."""
@@ -88,32 +89,46 @@ class AnsweredRequest(NamedTuple):
         )
 
 
-class RequestTraces:
-    """Follows requests, those that are sampled."""
+def start_request(
+    target: str, headers: MultiMapping[str], began: float, *, honour_parent: bool
+) -> Span | None:
+    """Start the span of a request that arrived at ``began``; None if it is not sampled.
 
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
+    ``honour_parent`` continues the trace of a client's ``traceparent``, and its sampling decision.
+    """
+    if target.partition("?")[0] in _PROBES:
+        return None
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415 - only if tracing is enabled
 
-    def begin(self, target: str, headers: MultiMapping[str], began: float) -> Trace | None:
-        """The trace of a request that came at ``began``; None for one that is not followed."""
-        if target.partition("?")[0] in _PROBES:
-            return None
-        parent = None
-        if self._tracer.honour_parent and "traceparent" in headers:
-            # Two of them name no one (W3C Trace Context, 3.2).
-            header, *more = headers.getall("traceparent")
-            parent = None if more else read_traceparent(header)
-        return self._tracer.begin(parent=parent, began=began)
+    remote = None
+    if honour_parent and "traceparent" in headers:
+        header, *more = headers.getall("traceparent")
+        # Several fields are invalid (W3C Trace Context, 3.2).
+        remote = None if more else _parent(header)
+    span = start("HTTP", began, root=True, remote=remote, kind=SpanKind.SERVER)
+    return span if span.get_span_context().trace_flags.sampled else None
 
 
-def end(trace: Trace, answered: AnsweredRequest) -> None:
-    """Tell the span of an answer, named as the semantic conventions for HTTP have it."""
+def _parent(traceparent: str) -> SpanContext | None:
+    from opentelemetry.context import Context  # noqa: PLC0415
+    from opentelemetry.trace import get_current_span  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    found = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
+    context = get_current_span(found).get_span_context()
+    return context if context.is_valid else None
+
+
+def end_request(span: Span, answered: AnsweredRequest) -> None:
+    """End the span of a response, named by the semantic conventions for HTTP."""
     method = answered.method if answered.method in _METHODS else "_OTHER"
-    attributes = dict(_attributes(answered))
-    attributes["http.request.method"] = method
+    span.set_attribute("http.request.method", method)
+    span.set_attributes(dict(_attributes(answered)))
     shown = "HTTP" if method == "_OTHER" else method
-    name = f"{shown} {answered.route}".rstrip()
-    trace.end(name, attributes, serves=True, error=_error(answered))
+    span.update_name(f"{shown} {answered.route}".rstrip())
+    finish(span, error=_error(answered))
 
 
 def _route(request: web.BaseRequest, outcome: Outcome) -> str:

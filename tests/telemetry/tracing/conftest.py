@@ -11,7 +11,7 @@ import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
 from proxy.app.services import open_rooms
-from proxy.app.tracing import open_tracing
+from proxy.app.startup_checks import start_tracing
 from proxy.app.web import build_surface
 from tests.support.server import Client, Serving, SmartServer, make_settings
 from tests.telemetry.tracing.collector import Collector, collecting
@@ -49,7 +49,7 @@ async def follow(
             }
             tracing = {**given, **sections.pop("tracing", {})}
             settings = make_settings(data_dir, **sections, tracing=tracing)
-            followed = await stack.enter_async_context(open_tracing(settings.tracing))
+            followed = await stack.enter_async_context(start_tracing(settings.tracing))
             rooms = await stack.enter_async_context(open_rooms(settings, tracing=followed))
             surface = build_surface(rooms)
             client: Client = await aiohttp_client(SmartServer(surface.runner))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from proxy.app.ingest import IngestUrls, open_ingest
-from proxy.app.traced_background import TracedSteps
 from proxy.domain.errors import QueueFull
-from proxy.domain.ingest_item import Lease, LeasedItem, Upload
-from proxy.domain.media import DataType
 from proxy.domain.pending_image import Step
-from proxy.domain.trace_context import Span, Tracer, current
+from proxy.settings import TracingSettings
+from proxy.telemetry.tracing import SpanChain, current_trace_id, open_tracing
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.fake_main_api import fake_main_api
 from tests.support.server import CHROME, SAMPLES, Library
@@ -87,26 +84,23 @@ async def test_the_steps_of_an_upload_are_traces_in_a_chain(
     assert "analyse" in collector.parts(analysis)
 
 
-async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next() -> None:
-    spans: list[Span] = []
-    failing = [QueueFull("full")]
-
-    async def work(_item: LeasedItem) -> None:
-        if failing:
-            raise failing.pop()
-
-    step = TracedSteps(Tracer(spans.append, ratio=1))(Step.RESIZE_OPTIMIZE, work)
-    upload = Upload(5, 4, "/temp_images/x.jpg", None, None, DataType.LOGO)
-    item = LeasedItem(
-        upload, Lease(5, 1, "token"), date(2026, 11, 27), {}, 0, taken_over=False, report_due=False
-    )
-    with pytest.raises(QueueFull):
-        await step(item)
-    await step(item)
-    failed, good = spans
-    assert (failed.error, good.error) == ("QueueFull", None)
-    assert good.links == (failed.context,)
-    assert current.get() is None
+async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    chain = SpanChain()
+    async with open_tracing(
+        TracingSettings(enabled=True, ratio=1, endpoint=collector.endpoint, flush_s=10)
+    ):
+        with pytest.raises(QueueFull), chain.span("ingest resize", 5, {}):
+            raise QueueFull("full")
+        with chain.span("ingest resize", 5, {}):
+            assert current_trace_id()
+        assert not current_trace_id()
+    failed, good = named(collector, "ingest resize")
+    assert (failed.failed, good.failed) == (True, False)
+    assert good.links == (failed.span_id,)
+    assert good.trace_id != failed.trace_id
 
 
 async def test_what_is_logged_in_a_trace_names_it(

@@ -12,7 +12,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.domain.errors import ConfigurationError
-from proxy.domain.trace_context import Trace
 from proxy.settings import TracingSettings
 from proxy.telemetry.tracing.exporter import Exporter
 from tests.benchmarks.servers import free_port
@@ -28,7 +27,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def exporting(**settings: Any) -> AsyncIterator[Exporter]:
-    exporter = Exporter(TracingSettings(enabled=True, **settings))
+    exporter = Exporter(TracingSettings(enabled=True, **{"ratio": 1, **settings}))
     try:
         yield exporter
     finally:
@@ -37,7 +36,7 @@ async def exporting(**settings: Any) -> AsyncIterator[Exporter]:
 
 def spans(exporter: Exporter, count: int) -> None:
     for number in range(count):
-        Trace(exporter.send, number + 1).end("work", {"number": number})
+        exporter.tracer.start_span("work", attributes={"number": number}).end()
 
 
 async def until(done: Callable[[], object]) -> None:

@@ -1,0 +1,113 @@
+"""Spans of a job: its wait for a worker, the work, each output and its stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    Job,
+    JobFailure,
+    ProbeJob,
+    RenderResult,
+    RenditionSet,
+    RenditionSetResult,
+)
+from proxy.telemetry.tracing import current_context, record
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+_NAMES: Mapping[type[Job[Any]], str] = {
+    ProbeJob: "probe",
+    AnalyseJob: "analyse",
+    RenditionSet: "render",
+}
+
+
+class JobSpan:
+    """Collects what the spans of a job need; outside a trace nothing is recorded."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self._job = job
+        self._queued_at = time.perf_counter()
+        self._started_at: float | None = None
+        self.result: object = None
+
+    def started(self, queue_s: float) -> None:
+        """Record that a worker has started the job, after ``queue_s`` in the queue."""
+        self._started_at = time.perf_counter()
+        record("queue", self._started_at - queue_s, self._started_at)
+
+    def record(self, error: str | None) -> None:
+        """Record the end of the job. If no worker started it, only the wait is recorded."""
+        if self._started_at is None:
+            record("queue", self._queued_at, error=error)
+            return
+        results = self.result.results if isinstance(self.result, RenditionSetResult) else ()
+        framed = isinstance(self._job, RenditionSet) and self._job.framed
+        only = results[0] if results and not framed else None
+        single = only if isinstance(only, RenderResult) else None
+        attributes = {} if single is None else _attributes(single)
+        work = record(_NAMES[type(self._job)], self._started_at, attributes=attributes, error=error)
+        if work is None:
+            return
+        if single is None:
+            _record_outputs(work, self._started_at, results)
+        else:
+            _record_stages(work, self._started_at, single)
+
+
+@contextmanager
+def job_span(job: Job[Any]) -> Iterator[JobSpan | None]:
+    """Record the job that the block runs; yield None outside a sampled trace."""
+    if current_context() is None:
+        yield None
+        return
+    span, error = JobSpan(job), None
+    try:
+        yield span
+    except BaseException as raised:
+        error = type(raised).__name__
+        raise
+    finally:
+        span.record(error)
+
+
+def _record_outputs(
+    work: Span, began: float, results: tuple[RenderResult | JobFailure, ...]
+) -> None:
+    """Record the outputs in sequence, as the worker makes them.
+
+    A failed output has no duration: the worker does not report it.
+    """
+    for result in results:
+        if isinstance(result, JobFailure):
+            record("output", began, began, parent=work, error=result.kind)
+            continue
+        ended = began + sum(result.stages.values())
+        output = record("output", began, ended, parent=work, attributes=_attributes(result))
+        if output is not None:
+            _record_stages(output, began, result)
+        began = ended
+
+
+def _record_stages(parent: Span, began: float, result: RenderResult) -> None:
+    """Record the stages end to end: a worker reports their durations, not their starts."""
+    for stage, seconds in result.stages.items():
+        record(stage, began, began + seconds, parent=parent)
+        began += seconds
+
+
+def _attributes(result: RenderResult) -> dict[str, str | int | float | bool]:
+    attributes: dict[str, str | int | float | bool] = {
+        "smartserve.width": result.width,
+        "smartserve.height": result.height,
+        "smartserve.cpu_s": result.cpu_s,
+    }
+    if result.quality is not None and result.score is not None:
+        attributes |= {"smartserve.quality": result.quality, "smartserve.score": result.score}
+    return attributes
