@@ -27,7 +27,7 @@ from proxy.settings import UpgradeSettings
 from proxy.telemetry.tracing import background_span, current_context
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+    from proxy.telemetry.tracing import SpanContext
 
 _REMEMBERED = 10_000
 """Pictures of which it is known that all sizes are made."""

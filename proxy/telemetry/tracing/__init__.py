@@ -20,7 +20,9 @@ from structlog.contextvars import bound_contextvars
 from proxy.settings import TracingSettings
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer
+    from opentelemetry.trace import Span as Span
+    from opentelemetry.trace import SpanContext as SpanContext
+    from opentelemetry.trace import SpanKind, Tracer
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -194,6 +196,31 @@ def start(
         [api.Link(link) for link in links if link is not None],
         _ns(began),
     )
+
+
+def start_server_span(began: float, traceparents: Sequence[str]) -> Span | None:
+    """Start the span of a request that arrived at ``began``; None if it is not sampled.
+
+    A valid traceparent (W3C Trace Context, 3.2) continues the client's trace and its sampling
+    decision. Several fields are invalid.
+    """
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+
+    remote = _remote(traceparents[0]) if len(traceparents) == 1 else None
+    recorded = start("HTTP", began, root=True, remote=remote, kind=SpanKind.SERVER)
+    return recorded if recorded.get_span_context().trace_flags.sampled else None
+
+
+def _remote(traceparent: str) -> SpanContext | None:
+    from opentelemetry.context import Context  # noqa: PLC0415
+    from opentelemetry.trace import get_current_span  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    found = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
+    context = get_current_span(found).get_span_context()
+    return context if context.is_valid else None
 
 
 def finish(recorded: Span, ended: float | None = None, *, error: str | None = None) -> None:

@@ -19,7 +19,7 @@ from proxy.domain.worker_protocol import (
 from proxy.telemetry.tracing import current_context, record
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from proxy.telemetry.tracing import Span
 
 _NAMES: Mapping[type[Job[Any]], str] = {
     ProbeJob: "probe",

@@ -31,7 +31,8 @@ from proxy.web.server.response_cache import ResponseCache
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
-    from opentelemetry.trace import Span
+
+    from proxy.telemetry.tracing import Span
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

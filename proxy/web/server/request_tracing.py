@@ -10,7 +10,7 @@ from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
 from proxy.domain.outcome import Outcome
-from proxy.telemetry.tracing import finish, start
+from proxy.telemetry.tracing import finish, start_server_span
 from proxy.web.headers import ImageRoute
 from proxy.web.responses import LEFT, Answer
 from proxy.web.server.response_cache import CachedResponse
@@ -18,7 +18,8 @@ from proxy.web.server.response_cache import CachedResponse
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
-    from opentelemetry.trace import Span, SpanContext
+
+    from proxy.telemetry.tracing import Span
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked for all day long by machines, which nobody follows."""
@@ -98,27 +99,8 @@ def start_request(
     """
     if target.partition("?")[0] in _PROBES:
         return None
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415 - only if tracing is enabled
-
-    remote = None
-    if honour_parent and "traceparent" in headers:
-        header, *more = headers.getall("traceparent")
-        # Several fields are invalid (W3C Trace Context, 3.2).
-        remote = None if more else _parent(header)
-    span = start("HTTP", began, root=True, remote=remote, kind=SpanKind.SERVER)
-    return span if span.get_span_context().trace_flags.sampled else None
-
-
-def _parent(traceparent: str) -> SpanContext | None:
-    from opentelemetry.context import Context  # noqa: PLC0415
-    from opentelemetry.trace import get_current_span  # noqa: PLC0415
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
-        TraceContextTextMapPropagator,
-    )
-
-    found = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
-    context = get_current_span(found).get_span_context()
-    return context if context.is_valid else None
+    parents = headers.getall("traceparent", ()) if honour_parent else ()
+    return start_server_span(began, parents)
 
 
 def end_request(span: Span, answered: AnsweredRequest) -> None:
