@@ -1,1 +1,1 @@
-"""What stands in ``deploy/`` works, as far as it can be run here."""
+"""Tests of the files in ``deploy/``, as far as they can be run here."""

@@ -1,4 +1,4 @@
-"""Accept headers, and whether a class that a cache puts one into does its client justice."""
+"""Accept headers, and whether the class that a cache assigns suits the client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SENT = {
     "webp": "image/webp",
     "none": "*/*",
 }
-"""The Accept header that the server gets for each class."""
+"""The Accept header that the server receives for each class."""
 
 BROWSERS = [accept for accept, _ in CLIENTS.values() if accept]
 CORNERS = [
@@ -47,11 +47,11 @@ CORNERS = [
 ]  # fmt: skip
 
 KINDS = tuple(product((False, True), repeat=2))
-"""Transparent or not, animated or not."""
+"""Transparency and animation of an image."""
 
 
-def made_up(count: int) -> list[str]:
-    """Headers put together by chance, the same ones each time."""
+def random_headers(count: int) -> list[str]:
+    """Return random headers, the same ones each time."""
     chance = random.Random(6)
     ranges = ("image/avif", "image/webp", "image/jpeg", "image/png", "image/*", "*/*", "text/html")
     weights = (
@@ -77,14 +77,14 @@ def made_up(count: int) -> list[str]:
 
 
 def plain(accept: str) -> bool:
-    """Whether a header says of AVIF and WebP yes or no, and nothing between."""
+    """Return whether a header gives AVIF and WebP only the weights 0 and 1."""
     accepted = parse_accept(accept)
     weights = {accepted.explicit(Format.AVIF), accepted.explicit(Format.WEBP)}
     return weights <= {0.0, 1.0} and '"' not in accept and len(accept) <= 2048
 
 
 def faults(classes: Sequence[tuple[str, str]]) -> list[str]:
-    """What is wrong with classes that headers were put into, each as a sentence."""
+    """Return what is wrong with the classes of headers, each as a sentence."""
     return [
         f"{accept!r} is in {name}: {'animated' if moves else 'still'} -> {out}"
         for accept, name in classes
@@ -99,7 +99,7 @@ def _out(name: str, *, clear: bool, moves: bool) -> Format:
 
 
 def _right(accept: str, *, clear: bool, moves: bool) -> tuple[Format, ...]:
-    """What may go out: of a plain header the very format that the server would choose."""
+    """Return the allowed formats: for a plain header exactly the one that the server chooses."""
     if plain(accept):
         return acceptable(accept, order=ORDER, transparent=clear, animated=moves)[:1]
     asked = acceptable(accept, order=ORDER, transparent=clear, animated=moves)

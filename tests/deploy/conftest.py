@@ -1,4 +1,4 @@
-"""Live servers for what stands before them and what watches them."""
+"""Live servers for the tests of proxies and of monitoring."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TWO_STAGES: Sections = {
     "encoders": {"target": 0},
     "encoders__avif__final": {"effort": 1},
 }
-"""Finals that cost little: they are made at idle priority, and the machine may be busy."""
+"""Finals that cost little: they run at idle priority, and the machine may be busy."""
 
 
 @pytest.fixture(scope="session")
 def origin(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
-    """A server with one stage, for all tests that do it no harm; its counts go on."""
+    """Run a server with one stage, shared by tests that do not change it; its counters continue."""
     data_dir = library.copy(tmp_path_factory.mktemp("origin") / "data")
     settings = {"UPGRADES__ENABLED": "false", "WORKERS__COUNT": "2"}
     with smartserve(data_dir, settings=settings) as running:
@@ -34,7 +34,7 @@ def origin(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 async def started(data_dir: Path) -> AsyncIterator[Started]:
-    """Starts servers of the test's own, over a copy of the library; they end with it."""
+    """Start servers over a copy of the library; they end with the test."""
     async with AsyncExitStack() as stack:
 
         async def start(sections: Sections) -> Server:

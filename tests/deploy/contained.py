@@ -1,4 +1,4 @@
-"""A server in a container that needs no Docker, for tests; see `tests.deploy.container`."""
+"""A server in a container that needs no Docker; see `tests.deploy.container`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.server import ROOT
 
 @dataclass(frozen=True, slots=True)
 class Contained:
-    """A running server; it is process 1 where it lives."""
+    """A running server; it is process 1 of its container."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -32,23 +32,23 @@ class Contained:
 
     @property
     def base(self) -> str:
-        """The address that requests go to."""
+        """The server's URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Its process id, as it is seen from here."""
+        """The server's process id outside the container."""
         return family(self.process.pid)[1]
 
     async def until_ready(self, client: aiohttp.ClientSession) -> None:
-        """Return when ``/readyz`` is well."""
+        """Return when ``/readyz`` answers 200."""
         async with asyncio.timeout(60):
             while (await ask(client, "/readyz")).status != 200:
                 assert self.process.poll() is None, self.log.read_text()
                 await asyncio.sleep(0.05)
 
-    async def held(self, client: aiohttp.ClientSession) -> set[str]:
-        """What locks its workers in."""
+    async def sandbox_features(self, client: aiohttp.ClientSession) -> set[str]:
+        """Return the sandbox features of its workers."""
         metrics = (await ask(client, "/metrics")).body.decode()
         return set(
             re.findall(r'^smartserve_sandbox\{feature="(\w+)"\} 1.0$', metrics, re.MULTILINE)
@@ -66,7 +66,7 @@ def contained(
 ) -> Iterator[Contained]:
     """Run a command as process 1 of a container, over a data directory, on a free port.
 
-    ``only`` are the system calls that are allowed; without them it is as with Docker.
+    ``only`` are the allowed system calls; without it those of Docker are allowed.
     """
     tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False)
     if os.geteuid() != 0 or tried.returncode:

@@ -1,9 +1,9 @@
 """A container without Docker: ``unshare --mount --pid --fork python -m tests.deploy.container``.
 
-What the Dockerfile and compose.yaml promise to live with, made by hand: a root that is read only
-and holds nothing of this machine but programs, /tmp and a data directory to write to, another user,
-no capability, no new privileges, and a filter that refuses what Docker's default profile refuses.
-The command becomes process 1.
+Implements the restrictions of the Dockerfile and of compose.yaml: a read-only root that contains
+only programs, a writable /tmp and data directory, another user, no capability, no new privileges,
+and a filter that refuses the system calls that Docker's default profile refuses. The command
+becomes process 1.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _REFUSED = """
     quotactl quotactl_fd reboot request_key set_mempolicy sethostname setdomainname setns
     settimeofday swapoff swapon syslog umount2 unshare userfaultfd vhangup
 """
-"""What Docker's default seccomp profile does not let a container do that has no capability."""
+"""System calls that Docker's default seccomp profile refuses without capabilities."""
 _NEW_NAMESPACES = 0x7E020000
 
 
 def main() -> None:
-    """Build the root, go there, give all up, and become the command."""
+    """Build the root, enter it, drop all privileges, and execute the command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)
     parser.add_argument("data", type=Path)
@@ -66,7 +66,7 @@ def _build(root: Path, data: Path) -> None:
     _mount("-t", "tmpfs", "-o", "mode=755", "root", root)
     for place in ("dev", "proc", "tmp", "var/lib/smartserve"):
         (root / place).mkdir(parents=True, exist_ok=True)
-    # Before what is shown: this repository may lie below /tmp.
+    # Before the mounts: this repository may be below /tmp.
     _mount("-t", "tmpfs", "-o", "size=64m,mode=1777", "tmp", root / "tmp")
     for place in _shown():
         target = root / place.lstrip("/")
@@ -83,7 +83,7 @@ def _build(root: Path, data: Path) -> None:
 
 
 def _shown() -> Iterator[str]:
-    """Programs: the system's, Python, its environment, and this repository."""
+    """Return the directories of the system's programs, Python, its environment, this repository."""
     yield from (place for place in _SYSTEM if Path(place).exists())
     yield from dict.fromkeys((sys.base_prefix, str(ROOT)))
 
@@ -93,7 +93,7 @@ def _mount(*arguments: str | Path) -> None:
 
 
 def _allow(names: Iterable[str]) -> None:
-    """Refuse all but these; names of other processors' system calls are left out."""
+    """Refuse all but these; names of other architectures' system calls are skipped."""
     chosen = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     for name in names:
         if pyseccomp.resolve_syscall(pyseccomp.system_arch(), name) >= 0:
@@ -102,7 +102,7 @@ def _allow(names: Iterable[str]) -> None:
 
 
 def _refuse() -> None:
-    """Refuse as Docker does; what the kernel does not know cannot be called either."""
+    """Refuse as Docker does; system calls unknown to the kernel cannot be called anyway."""
     chosen = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
     for name in _REFUSED.split():

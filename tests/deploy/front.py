@@ -1,4 +1,4 @@
-"""nginx in front, as ``deploy/nginx`` has it, with other ports and folders."""
+"""nginx with the configuration of ``deploy/nginx``, on other ports and in other folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks.servers import free_port, listening
-from tests.deploy.programs import DEPLOY, program, put, run
+from tests.deploy.programs import DEPLOY, program, replaced, run
 
 _AROUND = """
 daemon off;
@@ -33,7 +33,7 @@ http {{
 _KEPT = "/var/cache/nginx"
 
 Change = tuple[str, str, str]
-"""A file of ``deploy/nginx``, what stands there, and what is put in its place."""
+"""A file of ``deploy/nginx``, a text in it, and its replacement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Front:
 
     base: str
     cache: Path
-    """Where it keeps answers."""
+    """The directory of its cache."""
     errors: Path
 
 
@@ -55,9 +55,9 @@ def installed(
     extra: str = "",
     changes: Iterable[Change] = (),
 ) -> list[str]:
-    """Put ``deploy/nginx`` into a folder, as its files say, and give the command that starts it.
+    """Install ``deploy/nginx`` into a folder, and return the command that starts it.
 
-    ``changes`` are an operator's own.
+    ``changes`` simulate an operator's edits.
     """
     shutil.copytree(DEPLOY / "nginx", folder / "smartserve")
     for name, old, new in (
@@ -67,7 +67,7 @@ def installed(
         *changes,
     ):
         file = folder / "smartserve" / name
-        file.write_text(put(file.read_text(), old, new))
+        file.write_text(replaced(file.read_text(), old, new))
     (folder / "smartserve-files").mkdir()
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
@@ -79,7 +79,7 @@ def installed(
 def nginx(
     folder: Path, mode: str, *, upstream: int, extra: str = "", changes: Iterable[Change] = ()
 ) -> Iterator[Front]:
-    """Run nginx for the length of the block, once its own check has found nothing."""
+    """Run nginx for the length of the block, after its own configuration test has passed."""
     folder.mkdir()
     port = free_port()
     command = installed(folder, mode, port=port, upstream=upstream, extra=extra, changes=changes)
@@ -89,7 +89,7 @@ def nginx(
 
 @contextmanager
 def started(command: list[str], folder: Path, port: int) -> Iterator[None]:
-    """The same for a command that is there already."""
+    """Run a command that `installed` returned."""
     told = run(*command, "-t")
     assert "warn" not in told, told
     with listening(command, port, log=folder / "out"):

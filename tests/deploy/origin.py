@@ -1,4 +1,4 @@
-"""A server behind others, and how often it is asked."""
+"""A server behind others, and the number of requests that it receives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Origin:
     port: int
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry these labels; 0 where there are none."""
+        """Return the sum of a metric's samples that have these labels; 0 if there is none."""
         base = f"http://127.0.0.1:{self.port}"
         async with aiohttp.ClientSession(base) as client, client.get("/metrics") as answer:
             text = await answer.text()
@@ -30,19 +30,19 @@ class Origin:
 
 
 class Fetches:
-    """How often a server was asked for a picture since this began to count."""
+    """Counts the requests for images that a server has received since `begin`."""
 
     def __init__(self, server: Origin | Server) -> None:
         self._server = server
         self._before: dict[str, float] = {}
 
     async def begin(self) -> None:
-        """Count from now on."""
+        """Start counting."""
         for status in ("", "200", "304"):
             self._before[status] = await self._counted(status)
 
     async def count(self, status: str = "") -> float:
-        """All of them, or those that were answered with one status."""
+        """Return the number of all requests, or of those answered with one status."""
         return await self._counted(status) - self._before[status]
 
     async def _counted(self, status: str) -> float:

@@ -1,4 +1,4 @@
-"""The programs that read what stands in ``deploy/``: where they are, and running them."""
+"""Programs that validate the files in ``deploy/``: finding and running them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TIMEOUT_S = 60
 
 
 def program(name: str) -> str:
-    """The path of a program, of this environment's own first; the test is skipped without it.
+    """Return the path of a program, preferring this environment's; skip the test without it.
 
-    Where ``CI`` says that it has to be there, the test fails.
+    Fail if ``CI`` is set.
     """
     own = Path(sys.executable).parent
     path = f"{own}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -32,7 +32,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> str:
-    """All that a command prints; with ``check`` it has to end well."""
+    """Return the output of a command; with ``check`` it must succeed."""
     done = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -47,7 +47,7 @@ def run(
     return done.stdout
 
 
-def put(text: str, old: str, new: str) -> str:
-    """A text with a part of it replaced, which has to be there."""
+def replaced(text: str, old: str, new: str) -> str:
+    """Replace a part of a text, which must occur in it."""
     assert old in text, old
     return text.replace(old, new)

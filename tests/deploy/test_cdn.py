@@ -1,4 +1,4 @@
-"""The recipes of CDNs: edge functions under Node against the negotiation and a live server."""
+"""The CDN recipes: edge functions under Node, compared with the negotiation and a live server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.deploy.accepts import BROWSERS, CORNERS, SENT, faults, made_up
+from tests.deploy.accepts import BROWSERS, CORNERS, SENT, faults, random_headers
 from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program
 from tests.deploy.test_nginx_cache import BROWSERS as FOUR
@@ -37,7 +37,7 @@ const zone = {
 };
 export const net = {http: {servePullZone: () => zone}};
 """
-"""Stands for Bunny's SDK, which is there at Bunny alone: it takes the hooks and runs none."""
+"""Replaces Bunny's SDK, which exists at Bunny only: stores the hooks and runs none."""
 
 
 class Edge:
@@ -51,7 +51,7 @@ class Edge:
         (sdk / "package.json").write_text('{"exports": "./index.mjs"}')
 
     def run(self, kind: str, **asked: object) -> dict[str, Any]:
-        """What became of what was asked, as tests/deploy/edge.mjs has it."""
+        """Return the results of requests, as tests/deploy/edge.mjs prints them."""
         name = f"{kind}.js" if kind == "cloudfront" else f"{kind}.mjs"
         file = shutil.copy(FILES[kind], self._folder / name)
         done = subprocess.run(
@@ -66,8 +66,8 @@ class Edge:
         told: dict[str, Any] = json.loads(done.stdout)
         return told
 
-    def onward(self, kind: str, url: str, accept: str, **headers: str) -> dict[str, str]:
-        """The request that goes on to cache and server."""
+    def forwarded(self, kind: str, url: str, accept: str, **headers: str) -> dict[str, str]:
+        """Return the request that is forwarded to the cache and the server."""
         request = {"url": url, "method": "GET", "headers": {"Accept": accept, **headers}}
         (answer,) = self.run(kind, requests=[request])["requests"]
         return dict(answer)
@@ -80,13 +80,13 @@ def edge(tmp_path: Path) -> Edge:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_each_header_is_classified_as_the_server_negotiates(kind: str, edge: Edge) -> None:
-    accepts = [*BROWSERS, *CORNERS, *made_up(600), ""]
+    accepts = [*BROWSERS, *CORNERS, *random_headers(600), ""]
     classes = edge.run(kind, accepts=accepts)["classes"]
     assert faults(list(zip(accepts, classes, strict=True))) == []
     assert set(classes) == set(SENT)
 
 
-def test_the_functions_classify_with_the_same_lines() -> None:
+def test_the_functions_share_their_classification() -> None:
     def shared(file: Path) -> str:
         return file.read_text().partition("// BEGIN classify")[2].partition("// END classify")[0]
 
@@ -94,8 +94,9 @@ def test_the_functions_classify_with_the_same_lines() -> None:
     assert len(shared(FILES["bunny"])) > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
-async def test_four_browsers_come_to_two_pictures(
+async def test_four_browsers_need_two_copies(
     kind: str, edge: Edge, origin: Origin, library: Library
 ) -> None:
     base = f"http://127.0.0.1:{origin.port}"
@@ -103,9 +104,9 @@ async def test_four_browsers_come_to_two_pictures(
     keys, types = set(), []
     async with aiohttp.ClientSession(base) as client:
         for accept in FOUR:
-            onward = await asyncio.to_thread(edge.onward, kind, url, accept)
-            keys.add((onward["url"], onward["accept"]))
-            answer = await ask(client, onward["url"], Accept=onward["accept"])
+            forwarded = await asyncio.to_thread(edge.forwarded, kind, url, accept)
+            keys.add((forwarded["url"], forwarded["accept"]))
+            answer = await ask(client, forwarded["url"], Accept=forwarded["accept"])
             assert answer.headers is not None
             types.append(answer.headers["Content-Type"])
     assert len(keys) == 2
@@ -114,7 +115,7 @@ async def test_four_browsers_come_to_two_pictures(
 
 @pytest.mark.parametrize("kind", WITH_URLS)
 @pytest.mark.parametrize(
-    ("query", "onward"),
+    ("query", "forwarded"),
     [
         ("", "?cdn=both"),
         ("?size=grid", "?size=grid&cdn=both"),
@@ -122,14 +123,15 @@ async def test_four_browsers_come_to_two_pictures(
         ("?size=grid&cdn=none", "?size=grid&cdn=none&cdn=both"),
     ],
 )
-def test_the_query_goes_on_as_it_is_with_the_class_behind_it(
-    kind: str, query: str, onward: str, edge: Edge
+def test_the_query_is_forwarded_with_the_class_appended(
+    kind: str, query: str, forwarded: str, edge: Edge
 ) -> None:
-    changed = edge.onward(kind, f"https://img.example.org/serve/1{query}", CHROME)
-    assert changed["url"] == f"https://img.example.org/serve/1{onward}"
+    changed = edge.forwarded(kind, f"https://img.example.org/serve/1{query}", CHROME)
+    assert changed["url"] == f"https://img.example.org/serve/1{forwarded}"
 
 
-async def test_the_server_passes_over_the_class(origin: Origin, library: Library) -> None:
+@pytest.mark.slow
+async def test_the_server_ignores_the_class(origin: Origin, library: Library) -> None:
     target = f"/serve/{library.ids['photo']}?size=detail?size=thumbnail"
     async with aiohttp.ClientSession(f"http://127.0.0.1:{origin.port}") as client:
         tags = []
@@ -140,7 +142,7 @@ async def test_the_server_passes_over_the_class(origin: Origin, library: Library
     assert tags[0] == tags[1]
 
 
-def test_cloudflare_caches_what_has_no_extension_and_changes_nothing_else(edge: Edge) -> None:
+def test_cloudflare_caches_urls_without_extension_and_changes_nothing_else(edge: Edge) -> None:
     url = "https://img.example.org/serve/1"
     told = edge.run("cloudflare", fetched={"url": url, "method": "GET"})
     assert told["fetched"] == {"status": 200, "body": "picture"}
@@ -149,15 +151,15 @@ def test_cloudflare_caches_what_has_no_extension_and_changes_nothing_else(edge: 
     assert told["fetched"]["status"] == 405
     other = {"url": "https://img.example.org/metrics", "method": "GET"}
     assert edge.run("cloudflare", fetched=other)["fetched"]["status"] == 404
-    assert edge.onward("cloudflare", url, CHROME, Cookie="a=b")["cookie"] is None
+    assert edge.forwarded("cloudflare", url, CHROME, Cookie="a=b")["cookie"] is None
 
 
-def test_cloudfront_reads_several_lines_as_one(edge: Edge) -> None:
+def test_cloudfront_joins_several_header_lines(edge: Edge) -> None:
     several = edge.run("cloudfront", several=["image/avif", "image/webp,*/*"])["several"]
     assert several == SENT["both"]
 
 
-def test_cloudfront_keys_by_what_the_function_leaves_and_keeps_no_draft_longer() -> None:
+def test_the_cloudfront_policy_keys_by_the_class_and_extends_no_lifetime() -> None:
     policy = json.loads((FOLDER / "cloudfront" / "cache-policy.json").read_text())
     assert (policy["MinTTL"], policy["DefaultTTL"]) == (0, 0)
     key = policy["ParametersInCacheKeyAndForwardedToOrigin"]
@@ -166,14 +168,14 @@ def test_cloudfront_keys_by_what_the_function_leaves_and_keeps_no_draft_longer()
     assert key["CookiesConfig"] == {"CookieBehavior": "none"}
 
 
-def test_bunny_is_told_the_tags_by_the_name_that_it_knows(edge: Edge) -> None:
+def test_bunny_receives_the_tags_in_its_own_header(edge: Edge) -> None:
     told = edge.run("bunny", tagged={"Cache-Tag": "m-1,u-7", "ETag": '"x"'})
     assert told["tagged"]["cdn-tag"] == "m-1,u-7"
     assert told["tagged"]["etag"] == '"x"'
     assert told["hooks"] == ["onClientRequest", "onOriginResponse"]
 
 
-def test_fastly_has_the_expressions_of_nginx() -> None:
+def test_fastly_uses_the_expressions_of_nginx() -> None:
     vcl = (FOLDER / "fastly" / "smartserve.vcl").read_text()
     conf = (DEPLOY / "nginx" / "formats.conf").read_text()
     blocks = conf.partition("map $http_accept")[2].partition("map $smartserve_format")[0]
@@ -184,7 +186,7 @@ def test_fastly_has_the_expressions_of_nginx() -> None:
 
 
 @pytest.mark.parametrize("name", ["cloudflare", "cloudfront", "fastly", "bunny"])
-def test_each_recipe_tells_its_trap_and_how_to_purge(name: str) -> None:
+def test_each_recipe_describes_its_pitfall_and_how_to_purge(name: str) -> None:
     page = (FOLDER / "README.md").read_text()
     section = page.lower().partition(f"\n## {name}")[2].partition("\n## ")[0]
     for word in ("trap", "vary", "purge", "stale"):

@@ -1,4 +1,4 @@
-"""The compose file: by its schema, locked up as it says, and its parts fit to each other."""
+"""The compose file: valid by its schema, confined, and consistent."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import yaml
 from proxy.settings import Settings, access_faults, load_settings
 from tests.benchmarks.servers import free_port
 from tests.deploy.front import installed
-from tests.deploy.programs import DEPLOY, program, put, run
+from tests.deploy.programs import DEPLOY, program, replaced, run
 
 FOLDER = DEPLOY / "compose"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 _DRAINED_S = 5
-"""For what comes after the drain: the last connections, the workers, the interpreter."""
+"""Time after the drain: for the last connections, the workers and the interpreter."""
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """The folder with secrets in it, as prepare.sh makes them."""
+    """Return the folder with the secrets that prepare.sh creates."""
     folder = tmp_path / "compose"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("secrets"))
     run("sh", folder / "prepare.sh")
@@ -37,13 +37,13 @@ def seconds(text: str) -> int:
     return int(text.removesuffix("s"))
 
 
-def test_it_is_what_the_schema_of_compose_files_allows() -> None:
+def test_the_file_is_valid_by_the_schema() -> None:
     schema = "vendor.compose-spec"
     run(program("check-jsonschema"), "--builtin-schema", schema, FOLDER / "compose.yaml")
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_locked_up(name: str) -> None:
+def test_a_service_is_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -55,13 +55,13 @@ def test_a_service_is_locked_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_tells_whether_it_is_well(name: str) -> None:
-    # The one has its check in the image, the other ends when its work is done.
+def test_a_service_has_a_health_check(name: str) -> None:
+    # One has its check in the image, the other ends when its work is done.
     assert "healthcheck" in SERVICES[name] or name in ("smartserve", "migrate")
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_password_stands_in_the_file(name: str) -> None:
+def test_no_password_is_in_the_file(name: str) -> None:
     for variable, value in SERVICES[name].get("environment", {}).items():
         if re.search("PASSWORD|KEY|SECRET", variable) and "RANDOM" not in variable:
             assert variable.endswith("_FILE")
@@ -74,7 +74,7 @@ def test_every_image_has_a_version() -> None:
     assert "latest" not in tags.values()
 
 
-def test_what_is_mounted_is_there() -> None:
+def test_every_mounted_file_exists() -> None:
     for kind in ("configs", "secrets", "volumes"):
         for service in SERVICES.values():
             for one in service.get(kind, ()):
@@ -84,7 +84,7 @@ def test_what_is_mounted_is_there() -> None:
     assert [file for file in files if not (FOLDER / file).is_file()] == []
 
 
-def test_only_nginx_and_grafana_are_published_and_the_rest_is_inside() -> None:
+def test_only_nginx_and_grafana_are_published() -> None:
     published = {name for name, service in SERVICES.items() if "ports" in service}
     assert published == {"nginx", "grafana"}
     outside = {name for name, one in SERVICES.items() if "outside" in one["networks"]}
@@ -92,7 +92,7 @@ def test_only_nginx_and_grafana_are_published_and_the_rest_is_inside() -> None:
     assert COMPOSE["networks"]["inside"]["internal"] is True
 
 
-def test_traces_go_to_a_service_that_is_as_locked_up_as_the_others(
+def test_traces_are_sent_to_a_confined_service(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     schema = "vendor.compose-spec"
@@ -115,12 +115,12 @@ def test_traces_go_to_a_service_that_is_as_locked_up_as_the_others(
     assert destination["url"].startswith("http://localhost:16686/trace/")
 
 
-def test_answers_under_way_are_waited_for() -> None:
+def test_the_grace_period_covers_the_drain() -> None:
     grace_s = seconds(SERVICES["smartserve"]["stop_grace_period"])
     assert grace_s >= Settings().server.drain_s + _DRAINED_S
 
 
-def test_secrets_are_made_once_and_for_their_owner(prepared: Path) -> None:
+def test_secrets_are_created_once_and_only_for_their_owner(prepared: Path) -> None:
     secrets = prepared / "secrets"
     before = {file.name: file.read_text() for file in secrets.iterdir()}
     assert set(before) == set(COMPOSE["secrets"])
@@ -131,7 +131,7 @@ def test_secrets_are_made_once_and_for_their_owner(prepared: Path) -> None:
     assert {file.name: file.read_text() for file in secrets.iterdir()} == before
 
 
-def test_the_settings_let_it_start_on_an_address_that_others_reach(
+def test_the_settings_allow_a_public_address(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = prepared / "secrets" / "admin_key"
@@ -154,17 +154,17 @@ def test_nginx_finds_its_files_where_they_are_mounted(tmp_path: Path) -> None:
             file.unlink()
     upstream = (FOLDER / "upstream.conf").read_text()
     own = tmp_path / "smartserve" / "upstream.conf"
-    own.write_text(put(upstream, "smartserve:8080", "127.0.0.1:8080"))
+    own.write_text(replaced(upstream, "smartserve:8080", "127.0.0.1:8080"))
     site = COMPOSE["configs"]["nginx_site"]["content"]
     main = tmp_path / "nginx.conf"
-    main.write_text(put(main.read_text(), "include smartserve/cache.conf;", site))
+    main.write_text(replaced(main.read_text(), "include smartserve/cache.conf;", site))
     run(*command, "-t")
     port = re.search(r"listen (\d+);", (DEPLOY / "nginx" / "cache.conf").read_text())
     assert port is not None
     assert SERVICES["nginx"]["ports"] == [f"8000:{port[1]}"]
 
 
-def test_prometheus_asks_hosts_that_there_are() -> None:
+def test_prometheus_scrapes_existing_hosts() -> None:
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     asked = {host for host, _ in re.findall(r"(?:http://|\"|replacement: )(\w+):(\d+)", text)}
     assert asked == {"smartserve", "blackbox"}

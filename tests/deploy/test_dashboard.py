@@ -1,4 +1,4 @@
-"""The dashboard: in order as a file, and each of its queries answered by a live Prometheus."""
+"""The dashboard: valid as a file, and every query answered by a live Prometheus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNITS = {"s", "ops", "reqps", "percentunit", "bytes", "Bps", "none", "bool_yes_
 
 
 async def until(done: Callable[[], Awaitable[bool]]) -> None:
-    """Return when it is so; the clock is that of the scrapes."""
+    """Return when the condition is true; metrics change with each scrape."""
     async with asyncio.timeout(_WITHIN_S):
         while not await done():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.5)
@@ -35,7 +35,7 @@ async def until(done: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.fixture
 async def watched(started: Started, library: Library, tmp_path: Path) -> AsyncIterator[Prometheus]:
-    """A Prometheus that watches a server that is asked for pictures, and given some, on and on."""
+    """Run a Prometheus that watches a server under continuous requests and uploads."""
     server = await started({**TWO_STAGES, "users": {"jwt_secret": SECRET}})
     with prometheus(tmp_path / "prometheus", target=server.port) as one:
         users = [
@@ -50,7 +50,7 @@ async def watched(started: Started, library: Library, tmp_path: Path) -> AsyncIt
 
 
 async def _visit(base: str, ids: list[int]) -> None:
-    """A miss ten times a second, in formats that have two stages, and a hit after each."""
+    """Send ten misses a second, in formats that have two stages, and a hit after each."""
     kinds = [
         (f"/serve/{media_id}?w={width}", accept)
         for width in WIDTHS
@@ -65,7 +65,7 @@ async def _visit(base: str, ids: list[int]) -> None:
 
 
 async def _upload(base: str) -> None:
-    """A small picture a second, of all kinds in turn."""
+    """Upload a small image each second, of all purposes in turn."""
     for number, field in enumerate(cycle(UPLOAD_FIELDS), start=1):
         await send(
             base, number, Picture("small.jpg", field, jpeg(160, 120, seed=number), servable=True)
@@ -73,7 +73,8 @@ async def _upload(base: str) -> None:
         await asyncio.sleep(1)
 
 
-async def test_every_query_of_the_dashboard_has_an_answer(watched: Prometheus) -> None:
+@pytest.mark.slow
+async def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) -> None:
     left = queries()
     assert len(left) >= 65
 
@@ -87,11 +88,11 @@ async def test_every_query_of_the_dashboard_has_an_answer(watched: Prometheus) -
         await until(all_answered)
     except TimeoutError:
         pytest.fail(f"without an answer: {left}")
-    await _all_is_well(watched)
+    await _assert_healthy(watched)
 
 
-async def _all_is_well(watched: Prometheus) -> None:
-    """All targets are up, all rules can be worked out, and no alert fires."""
+async def _assert_healthy(watched: Prometheus) -> None:
+    """Assert that all targets are up, all rules evaluate, and no alert fires."""
     targets = (await watched.ask("targets"))["activeTargets"]
     assert {(one["labels"]["job"], one["health"]) for one in targets} == {
         ("smartserve", "up"),
@@ -104,7 +105,7 @@ async def _all_is_well(watched: Prometheus) -> None:
     names = [rule["name"] for rule in rules if rule["type"] == "recording"]
 
     async def all_recorded() -> bool:
-        """They are worked out at their own times, some before there was anything to rate."""
+        """Rules are evaluated at their own times, some before there is a rate."""
         return all([await watched.values(name) for name in names])
 
     await until(all_recorded)
@@ -115,7 +116,7 @@ async def _firing(watched: Prometheus) -> list[str]:
     return [one["labels"]["alertname"] for one in alerts if one["state"] == "firing"]
 
 
-def test_the_panels_lie_side_by_side() -> None:
+def test_the_panels_do_not_overlap() -> None:
     places = [panel["gridPos"] for panel in board()["panels"]]
     for one, other in combinations(places, 2):
         apart = (
@@ -128,13 +129,13 @@ def test_the_panels_lie_side_by_side() -> None:
     assert max(place["x"] + place["w"] for place in places) == 24
 
 
-def test_each_panel_has_a_name_a_number_and_a_unit_of_its_own() -> None:
+def test_each_panel_has_a_title_an_id_and_a_unit() -> None:
     assert len({panel["id"] for panel in board()["panels"]}) == len(board()["panels"])
     assert len({panel["title"] for panel in panels()}) == len(panels())
     assert {panel["fieldConfig"]["defaults"]["unit"] for panel in panels()} <= _UNITS
 
 
-def test_every_panel_asks_the_source_and_the_servers_that_are_chosen() -> None:
+def test_every_panel_uses_the_selected_source_and_servers() -> None:
     names = {variable["name"] for variable in board()["templating"]["list"]}
     assert names == {"datasource", "instance"}
     for panel in panels():
@@ -143,7 +144,7 @@ def test_every_panel_asks_the_source_and_the_servers_that_are_chosen() -> None:
             assert 'instance=~"$instance"' in target["expr"]
 
 
-def test_grafana_finds_source_and_dashboards_where_compose_puts_them() -> None:
+def test_grafana_finds_source_and_dashboards_where_compose_mounts_them() -> None:
     folder = DEPLOY / "grafana" / "provisioning"
     sources: Any = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())
     providers: Any = yaml.safe_load((folder / "dashboards" / "smartserve.yaml").read_text())

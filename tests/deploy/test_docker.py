@@ -1,4 +1,4 @@
-"""The image's Dockerfile: linted, its parts tried one by one, its promises kept without Docker."""
+"""The Dockerfile: linted, its steps tried one by one, its restrictions applied without Docker."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.benchmarks.servers import free_port
 from tests.deploy import container
@@ -28,7 +29,7 @@ IGNORED = DEPLOY / "docker" / "Dockerfile.dockerignore"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An instruction of a Dockerfile and what stands behind it."""
+    """An instruction of a Dockerfile and its arguments."""
 
     name: str
     text: str
@@ -45,7 +46,7 @@ def last(name: str) -> str:
 
 
 def variables() -> dict[str, str]:
-    """What ENV sets, but for the path."""
+    """Return the variables of ENV, except PATH."""
     found = dict(part.split("=", 1) for part in last("ENV").split())
     return {name: value for name, value in found.items() if name != "PATH"}
 
@@ -56,15 +57,15 @@ def exec_form(text: str) -> list[str]:
 
 
 def here(command: list[str]) -> list[str]:
-    """A command with the programs of this environment in place of the image's."""
+    """Replace the programs of the image in a command by those of this environment."""
     return [str(Path(sys.executable).with_name(command[0])), *command[1:]]
 
 
-def test_hadolint_finds_nothing_wrong() -> None:
+def test_hadolint_reports_nothing() -> None:
     assert run(program("hadolint"), DOCKERFILE) == ""
 
 
-def test_packages_are_installed_by_their_hashes_and_the_server_is_not_root() -> None:
+def test_packages_are_verified_by_hash_and_the_server_is_not_root() -> None:
     installs = [line.text for line in instructions() if "pip install" in line.text]
     assert ["--require-hashes -r requirements.lock" in text for text in installs] == [True, False]
     assert "--no-deps --no-build-isolation" in installs[1]
@@ -72,7 +73,7 @@ def test_packages_are_installed_by_their_hashes_and_the_server_is_not_root() -> 
     assert exec_form(last("ENTRYPOINT")) == ["smartserve"]
 
 
-def test_what_is_copied_is_let_in_and_nothing_else_is() -> None:
+def test_dockerignore_allows_exactly_the_copied_files() -> None:
     copied = {
         part
         for line in instructions()
@@ -84,7 +85,8 @@ def test_what_is_copied_is_let_in_and_nothing_else_is() -> None:
     assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
 
 
-def test_what_is_copied_is_enough_to_install_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_copied_files_are_enough_to_install_it(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for line in instructions():
@@ -103,14 +105,15 @@ def test_what_is_copied_is_enough_to_install_it(tmp_path: Path) -> None:
     assert len(list(migrations.glob("*.py"))) >= 2
 
 
-def test_the_python_of_the_image_is_one_that_is_supported() -> None:
+def test_the_python_of_the_image_is_supported() -> None:
     version = re.search(r"PYTHON=([0-9.]+)-slim", DOCKERFILE.read_text())
     assert version is not None
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert version[1] == wanted.removeprefix(">=")
 
 
-def test_the_health_check_tells_a_live_server_from_none(origin: Origin) -> None:
+@pytest.mark.slow
+def test_the_health_check_distinguishes_a_live_server_from_none(origin: Origin) -> None:
     check = here(exec_form(last("HEALTHCHECK")))
     for port, code in ((origin.port, 0), (free_port(), 1)):
         asked = os.environ | {"SMARTSERVE_SERVER__PORT": str(port)}
@@ -118,7 +121,8 @@ def test_the_health_check_tells_a_live_server_from_none(origin: Origin) -> None:
         assert done.returncode == code
 
 
-async def test_read_only_without_rights_and_as_process_1_it_serves_and_drains(
+@pytest.mark.slow
+async def test_it_serves_and_drains_as_an_unprivileged_process_1_on_a_read_only_root(
     library: Library, data_dir: Path, tmp_path: Path
 ) -> None:
     large = f"/serve/{library.ids['large']}"
@@ -127,7 +131,7 @@ async def test_read_only_without_rights_and_as_process_1_it_serves_and_drains(
         async with aiohttp.ClientSession(server.base) as client:
             await server.until_ready(client)
             wanted = {"landlock", "seccomp", "no_new_privs", "user", "capabilities"}
-            assert wanted <= await server.held(client)
+            assert wanted <= await server.sandbox_features(client)
             assert (await ask(client, f"{large}?size=grid&format=avif")).status == 200
             status = Path(f"/proc/{server.pid}/status").read_text()
             assert re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A live Prometheus keeps the traces that histograms name, and gives them back."""
+"""A live Prometheus stores the traces that histograms name, and returns them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.deploy.conftest import Started
 from tests.deploy.test_dashboard import until
@@ -23,7 +24,7 @@ NAMES = (
 
 
 async def exemplars(watched: Prometheus, query: str) -> set[str]:
-    """The traces that it gives for a query."""
+    """Return the trace ids of a query's exemplars."""
     now = time.time()
     found = await watched.ask(
         "query_exemplars", query=query, start=str(now - 600), end=str(now + 60)
@@ -31,7 +32,8 @@ async def exemplars(watched: Prometheus, query: str) -> set[str]:
     return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
 
 
-async def test_a_point_of_a_histogram_leads_to_a_trace_that_there_is(
+@pytest.mark.slow
+async def test_an_exemplar_names_an_existing_trace(
     started: Started, library: Library, tmp_path: Path
 ) -> None:
     async with collecting() as collector:
@@ -54,7 +56,7 @@ async def test_a_point_of_a_histogram_leads_to_a_trace_that_there_is(
             await collector.until(lambda: traces <= {span.trace_id for span in collector.spans})
 
 
-def test_panels_of_what_has_exemplars_show_them() -> None:
+def test_panels_of_histograms_show_exemplars() -> None:
     shown = {
         target["expr"].partition("smartserve_")[2].partition("_seconds_bucket")[0]
         for panel in panels()

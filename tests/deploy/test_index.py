@@ -1,4 +1,4 @@
-"""The index of ``deploy/``: it leads to all that is there, and to nothing that is not."""
+"""The index of ``deploy/``: its links and folders exist."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_exists(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text()) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_stands_in_the_index(folder: str) -> None:
+def test_every_folder_is_in_the_index(folder: str) -> None:
     index = (DEPLOY / "README.md").read_text()
     assert re.search(rf"^\| \[{folder}\]\({folder}", index, re.MULTILINE)
 
 
-def test_no_secret_and_nothing_unfinished_is_among_the_files() -> None:
+def test_no_secret_and_no_todo_is_in_the_files() -> None:
     for file in FILES:
         if "secrets" in file.relative_to(DEPLOY).parts:
             continue

@@ -1,4 +1,4 @@
-"""The manifests as kustomize builds them: by their schemas, and fit to the server that they run."""
+"""The manifests as kustomize builds them: valid by their schemas, consistent with the server."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ FOLDER = DEPLOY / "kubernetes"
 OVERLAYS = ("small", "production")
 _VERSIONS = ("1.33", "1.37")
 _DRAINED_S = 5
-"""For what comes after the drain: the last connections, the workers, the interpreter."""
+"""Time after the drain: for the last connections, the workers and the interpreter."""
 
 Manifest = dict[str, Any]
 
 
 @cache
 def built(overlay: str) -> tuple[Manifest, ...]:
-    # Debian has none, and who has no Go cannot build it: without it the manifests are unproven.
+    # Debian has no package, and building it needs Go: without it the manifests are not tested.
     kustomize = shutil.which("kustomize") or pytest.skip("kustomize is not to be had here")
     text = run(kustomize, "build", FOLDER / "overlays" / overlay)
     assert "Warning" not in text, text
     return tuple(yaml.safe_load_all(text))
 
 
-def one(overlay: str, kind: str) -> Manifest:
+def one_of_kind(overlay: str, kind: str) -> Manifest:
     (found,) = (manifest for manifest in built(overlay) if manifest["kind"] == kind)
     return found
 
 
 def pod(overlay: str, kind: str = "Deployment") -> Manifest:
-    spec: Manifest = one(overlay, kind)["spec"]["template"]["spec"]
+    spec: Manifest = one_of_kind(overlay, kind)["spec"]["template"]["spec"]
     return spec
 
 
@@ -49,33 +49,33 @@ def container(overlay: str, kind: str = "Deployment") -> Manifest:
 
 def settings_of(overlay: str, folder: Path) -> Settings:
     file = folder / "settings.toml"
-    file.write_text(one(overlay, "ConfigMap")["data"]["settings.toml"])
+    file.write_text(one_of_kind(overlay, "ConfigMap")["data"]["settings.toml"])
     return load_settings(file, {})
 
 
 @pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_each_manifest_is_what_its_schema_allows(overlay: str, version: str) -> None:
+def test_each_manifest_is_valid_by_its_schema(overlay: str, version: str) -> None:
     for manifest in built(overlay):
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_all_of_it_is_in_one_namespace_and_finds_the_same_pods(overlay: str) -> None:
+def test_all_manifests_share_a_namespace_and_select_the_same_pods(overlay: str) -> None:
     assert {manifest["metadata"]["namespace"] for manifest in built(overlay)} == {"smartserve"}
-    labels = one(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    labels = one_of_kind(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"]
     for selector in (
-        one(overlay, "Deployment")["spec"]["selector"]["matchLabels"],
-        one(overlay, "Service")["spec"]["selector"],
-        one(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        one(overlay, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        one_of_kind(overlay, "Deployment")["spec"]["selector"]["matchLabels"],
+        one_of_kind(overlay, "Service")["spec"]["selector"],
+        one_of_kind(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one_of_kind(overlay, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
     ):
         assert selector
         assert selector.items() <= labels.items()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_settings_in_it_let_the_server_start(
+def test_the_settings_allow_the_server_to_start(
     overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = tmp_path / "admin-key"
@@ -85,7 +85,7 @@ def test_the_settings_in_it_let_the_server_start(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_answers_under_way_are_waited_for(overlay: str, tmp_path: Path) -> None:
+def test_the_grace_period_covers_the_drain(overlay: str, tmp_path: Path) -> None:
     (sleep, before_s) = container(overlay)["lifecycle"]["preStop"]["exec"]["command"]
     assert sleep == "sleep"
     needed_s = int(before_s) + settings_of(overlay, tmp_path).server.drain_s + _DRAINED_S
@@ -93,7 +93,7 @@ def test_answers_under_way_are_waited_for(overlay: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_only_readiness_asks_for_more_than_a_sign_of_life(overlay: str) -> None:
+def test_only_the_readiness_probe_checks_dependencies(overlay: str) -> None:
     probes = {name: container(overlay)[f"{name}Probe"] for name in ("startup", "liveness")}
     assert {probe["httpGet"]["path"] for probe in probes.values()} == {"/healthz"}
     readiness = container(overlay)["readinessProbe"]
@@ -106,7 +106,7 @@ def test_only_readiness_asks_for_more_than_a_sign_of_life(overlay: str) -> None:
     ("overlay", "kind"),
     [("small", "Deployment"), ("production", "Deployment"), ("production", "Job")],
 )
-def test_a_pod_may_do_next_to_nothing(overlay: str, kind: str) -> None:
+def test_a_pod_has_minimal_privileges(overlay: str, kind: str) -> None:
     spec = pod(overlay, kind)
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -121,7 +121,7 @@ def test_a_pod_may_do_next_to_nothing(overlay: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_is_mounted_is_there_and_what_is_written_fits(overlay: str, tmp_path: Path) -> None:
+def test_mounts_exist_and_writes_fit_their_volumes(overlay: str, tmp_path: Path) -> None:
     volumes = {volume["name"]: volume for volume in pod(overlay)["volumes"]}
     mounts = {mount["mountPath"]: mount["name"] for mount in container(overlay)["volumeMounts"]}
     assert set(mounts.values()) == set(volumes)
@@ -129,7 +129,9 @@ def test_what_is_mounted_is_there_and_what_is_written_fits(overlay: str, tmp_pat
     settings = settings_of(overlay, tmp_path)
     written = settings.renditions.directory or "/var/lib/smartserve"
     volume = volumes[mounts[written]]
-    claim = one(overlay, "PersistentVolumeClaim") if overlay == "small" else volume["ephemeral"]
+    claim = (
+        one_of_kind(overlay, "PersistentVolumeClaim") if overlay == "small" else volume["ephemeral"]
+    )
     spec = claim["spec"] if overlay == "small" else claim["volumeClaimTemplate"]["spec"]
     room = int(spec["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30
     assert settings.renditions.disk_max_bytes < room
@@ -138,21 +140,21 @@ def test_what_is_mounted_is_there_and_what_is_written_fits(overlay: str, tmp_pat
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_drain_is_never_blocked(overlay: str) -> None:
-    budget = one(overlay, "PodDisruptionBudget")["spec"]
+def test_a_node_drain_is_never_blocked(overlay: str) -> None:
+    budget = one_of_kind(overlay, "PodDisruptionBudget")["spec"]
     assert budget["maxUnavailable"] == 1
     assert "minAvailable" not in budget
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_secret_is_among_the_manifests(overlay: str) -> None:
+def test_no_secret_is_in_the_manifests(overlay: str) -> None:
     assert "Secret" not in {manifest["kind"] for manifest in built(overlay)}
     for variable in container(overlay)["env"]:
         assert "valueFrom" in variable or not variable["name"].endswith(("KEY", "URL"))
 
 
-def test_more_servers_come_by_the_metric_that_is_recorded() -> None:
-    metrics = one("production", "HorizontalPodAutoscaler")["spec"]["metrics"]
+def test_the_autoscaler_uses_a_recorded_metric() -> None:
+    metrics = one_of_kind("production", "HorizontalPodAutoscaler")["spec"]["metrics"]
     by_kind = {metric["type"]: metric for metric in metrics}
     name = by_kind["Pods"]["pods"]["metric"]["name"]
     assert by_kind["Resource"]["resource"]["name"] == "cpu"
@@ -160,9 +162,9 @@ def test_more_servers_come_by_the_metric_that_is_recorded() -> None:
     assert adapter["name"]["as"] == name
     recorded = (DEPLOY / "prometheus" / "recording.yml").read_text()
     assert f"record: {adapter['seriesQuery'].partition('{')[0]}\n" in recorded
-    assert "replicas" not in one("production", "Deployment")["spec"]
+    assert "replicas" not in one_of_kind("production", "Deployment")["spec"]
 
 
-def test_two_servers_never_share_one_small_volume() -> None:
-    spec = one("small", "Deployment")["spec"]
+def test_two_servers_never_share_a_small_volume() -> None:
+    spec = one_of_kind("small", "Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})

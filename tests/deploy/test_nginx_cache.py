@@ -1,4 +1,4 @@
-"""A live nginx that caches, in front of a live server whose fetches are counted."""
+"""A live nginx cache in front of a live server whose requests are counted."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from tests.platform.pictures import uploads
 from tests.platform.sending import SECRET, send
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 AVIF_TOO = CLIENTS["Chrome 85+, Edge 121+, Opera: img"][0] or ""
 WEBP_ONLY = CLIENTS["Safari 14-15: img"][0] or ""
 BROWSERS = (
@@ -41,7 +43,7 @@ class Pair:
     client: aiohttp.ClientSession
 
     async def ask(self, target: str, accept: str = AVIF_TOO, **headers: str) -> Answer:
-        """An answer of nginx's."""
+        """Return a response of nginx."""
         return await ask(self.client, target, Accept=accept, **headers)
 
 
@@ -70,7 +72,7 @@ def told(answer: Answer, name: str) -> str:
     return ", ".join(answer.headers.getall(name, ()))
 
 
-async def test_four_browsers_with_two_formats_cost_two_fetches(pair: Pair, photo: str) -> None:
+async def test_four_browsers_with_two_formats_cost_two_requests(pair: Pair, photo: str) -> None:
     answers = [await pair.ask(photo, accept) for accept in BROWSERS for _ in range(3)]
     assert {answer.status for answer in answers} == {200}
     types = [told(answer, "Content-Type") for answer in answers]
@@ -79,33 +81,33 @@ async def test_four_browsers_with_two_formats_cost_two_fetches(pair: Pair, photo
     assert await pair.fetches.count() == 2
 
 
-async def test_a_format_that_the_url_names_costs_one_fetch(pair: Pair, photo: str) -> None:
+async def test_a_format_in_the_url_costs_one_request(pair: Pair, photo: str) -> None:
     answers = [await pair.ask(f"{photo}&format=webp", accept) for accept in (*BROWSERS, "*/*")]
     assert {told(answer, "Content-Type") for answer in answers} == {"image/webp"}
     assert await pair.fetches.count() == 1
 
 
-async def test_many_at_once_cost_one_fetch(pair: Pair, photo: str) -> None:
+async def test_concurrent_requests_cost_one_request(pair: Pair, photo: str) -> None:
     answers = await asyncio.gather(*(pair.ask(photo) for _ in range(50)))
     assert len({answer.body for answer in answers}) == 1
     assert await pair.fetches.count() == 1
 
 
-async def test_what_nginx_did_stands_behind_what_the_server_did(pair: Pair, photo: str) -> None:
+async def test_nginx_appends_its_own_cache_status(pair: Pair, photo: str) -> None:
     first, second = await pair.ask(photo), await pair.ask(photo)
     assert told(first, "Cache-Status").endswith(", nginx; fwd=uri-miss")
     assert told(second, "Cache-Status").endswith(", nginx; hit")
     assert told(second, "X-Request-Id") == ""
 
 
-async def test_who_has_the_picture_gets_a_304_without_a_fetch(pair: Pair, photo: str) -> None:
+async def test_a_revalidation_is_answered_without_a_request(pair: Pair, photo: str) -> None:
     first = await pair.ask(photo)
     again = await pair.ask(photo, **{"If-None-Match": told(first, "ETag")})
     assert (again.status, again.body, told(again, "ETag")) == (304, b"", told(first, "ETag"))
     assert await pair.fetches.count() == 1
 
 
-async def test_a_range_and_a_head_come_out_of_the_kept_copy(pair: Pair, photo: str) -> None:
+async def test_a_range_and_a_head_are_answered_from_the_cache(pair: Pair, photo: str) -> None:
     whole = await pair.ask(photo)
     part = await pair.ask(photo, Range="bytes=10-19")
     assert (part.status, part.body) == (206, whole.body[10:20])
@@ -114,7 +116,7 @@ async def test_a_range_and_a_head_come_out_of_the_kept_copy(pair: Pair, photo: s
     assert await pair.fetches.count() == 1
 
 
-async def test_what_is_stale_is_revalidated_and_not_sent_again(
+async def test_a_stale_copy_is_revalidated_and_not_sent_again(
     started: Started, photo: str, tmp_path: Path
 ) -> None:
     server = await started({"lifetimes": {"serve_s": 1}})
@@ -128,7 +130,9 @@ async def test_what_is_stale_is_revalidated_and_not_sent_again(
         assert await pair.fetches.count("304") == 1
 
 
-async def test_a_draft_gives_way_to_its_final(started: Started, photo: str, tmp_path: Path) -> None:
+async def test_a_draft_is_replaced_by_its_final(
+    started: Started, photo: str, tmp_path: Path
+) -> None:
     server = await started({**TWO_STAGES, "lifetimes": {"draft_s": 1, "draft_stale_s": 1}})
     async with in_front_of(server, tmp_path) as pair:
         draft = await pair.ask(photo)
@@ -143,9 +147,7 @@ async def test_a_draft_gives_way_to_its_final(started: Started, photo: str, tmp_
         assert (again.status, again.body) == (200, final.body)
 
 
-async def test_a_tag_purges_what_carries_it_in_all_formats(
-    pair: Pair, photo: str, library: Library
-) -> None:
+async def test_a_tag_purges_all_formats(pair: Pair, photo: str, library: Library) -> None:
     other = f"/serve/{library.ids['logo']}?size=thumbnail"
     for target in (photo, other, photo.replace("thumbnail", "small")):
         for accept in (AVIF_TOO, WEBP_ONLY):
@@ -163,13 +165,13 @@ async def test_a_tag_purges_what_carries_it_in_all_formats(
 
 
 @pytest.mark.parametrize("tag", ["m-", "m-1.*", "-m-1", "x-1", "m-1 -o", ""])
-def test_what_is_no_tag_purges_nothing(tag: str, tmp_path: Path) -> None:
+def test_an_invalid_tag_purges_nothing(tag: str, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("Cache-Tag: m-1\n")
     run(DEPLOY / "nginx" / "purge.sh", tag, tmp_path, check=False)
     assert (tmp_path / "kept").exists()
 
 
-async def test_one_url_is_fetched_anew_for_who_is_near(pair: Pair, photo: str) -> None:
+async def test_a_local_client_can_refresh_one_url(pair: Pair, photo: str) -> None:
     await pair.ask(photo)
     assert (await pair.ask(photo, **{"X-Smartserve-Refresh": "1"})).status == 200
     assert await pair.fetches.count() == 2
@@ -179,7 +181,7 @@ async def test_one_url_is_fetched_anew_for_who_is_near(pair: Pair, photo: str) -
     assert await pair.fetches.count() == 2
 
 
-async def test_with_the_server_away_what_is_kept_goes_out(
+async def test_cached_images_are_served_while_the_server_is_down(
     started: Started, photo: str, tmp_path: Path
 ) -> None:
     server = await started({"lifetimes": {"serve_s": 1}})
@@ -191,7 +193,7 @@ async def test_with_the_server_away_what_is_kept_goes_out(
         assert (await pair.ask(photo.replace("thumbnail", "zoom"))).status == 502
 
 
-async def test_what_is_not_for_strangers_is_not_passed_on(pair: Pair, photo: str) -> None:
+async def test_private_routes_are_not_forwarded(pair: Pair, photo: str) -> None:
     for target in ("/metrics", "/healthz", "/readyz", "/api/media/1/renditions"):
         assert (await pair.ask(target)).status == 404
     for method in ("DELETE", "POST", "PUT"):
@@ -200,9 +202,7 @@ async def test_what_is_not_for_strangers_is_not_passed_on(pair: Pair, photo: str
     assert (await pair.ask("/openapi.json")).status == 200
 
 
-async def test_an_upload_is_passed_on_whole_and_nothing_else_there(
-    started: Started, tmp_path: Path
-) -> None:
+async def test_only_uploads_are_forwarded_to_their_route(started: Started, tmp_path: Path) -> None:
     server = await started({"users": {"jwt_secret": SECRET}})
     picture = uploads(1)[0]
     async with in_front_of(server, tmp_path) as pair:
@@ -214,7 +214,7 @@ async def test_an_upload_is_passed_on_whole_and_nothing_else_there(
             assert answer.status == 403
 
 
-async def test_the_ids_of_many_pictures_are_passed_on_from_any_origin(
+async def test_ids_of_many_images_are_forwarded_from_any_origin(
     pair: Pair, library: Library
 ) -> None:
     ids = [library.ids["photo"], library.ids["logo"]]

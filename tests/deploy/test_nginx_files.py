@@ -1,4 +1,4 @@
-"""A live nginx that keeps finals as files, in front of a live server whose fetches are counted."""
+"""A live nginx that stores finals as files, in front of a server whose requests are counted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tests.faults.asking import Answer
 from tests.faults.server import Server
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -28,13 +30,13 @@ class Pair:
     files: Path
 
     async def ask(self, target: str, method: str = "GET", **headers: str) -> Answer:
-        """An answer of nginx's, to a target that goes out as it is."""
+        """Return a response of nginx to a target that is sent unchanged."""
         shown = URL(target, encoded=True)
         async with self.client.request(method, shown, headers=headers) as answer:
             return Answer(answer.status, await answer.read(), answer.headers)
 
-    def kept(self) -> list[str]:
-        """The files that later requests are answered from."""
+    def stored(self) -> list[str]:
+        """Return the files that later requests are answered from."""
         folder = self.files / "kept"
         return [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
 
@@ -59,11 +61,13 @@ def media_id(library: Library) -> int:
     return library.ids["photo"]
 
 
-async def test_a_final_is_fetched_once_and_then_is_a_file(pair: Pair, media_id: int) -> None:
+async def test_a_final_is_requested_once_and_then_served_as_a_file(
+    pair: Pair, media_id: int
+) -> None:
     target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
     first, second = await pair.ask(target), await pair.ask(target)
     assert await pair.fetches.count() == 1
-    assert pair.kept() == [f"{media_id}/3/size=thumbnail.avif"]
+    assert pair.stored() == [f"{media_id}/3/size=thumbnail.avif"]
     assert first.body == second.body
     assert second.headers is not None
     for name, value in (
@@ -81,25 +85,25 @@ async def test_a_new_version_is_another_file(pair: Pair, media_id: int) -> None:
     for version in ("1", "2"):
         await pair.ask(f"/serve/{media_id}.webp?w=640&dpr=2&v={version}")
     assert await pair.fetches.count() == 2
-    assert len(pair.kept()) == 2
+    assert len(pair.stored()) == 2
 
 
-async def test_a_draft_is_never_kept(started: Started, media_id: int, tmp_path: Path) -> None:
+async def test_a_draft_is_never_stored(started: Started, media_id: int, tmp_path: Path) -> None:
     server = await started(TWO_STAGES)
     async with in_front_of(server, tmp_path) as pair:
         draft = await pair.ask(f"/serve/{media_id}.avif?size=thumbnail&v=3")
         assert draft.headers is not None
         assert draft.headers["Cache-Control"].startswith("public, max-age=60")
-        assert pair.kept() == []
+        assert pair.stored() == []
 
 
-async def test_a_head_a_part_and_an_error_are_never_kept(pair: Pair, media_id: int) -> None:
+async def test_a_head_a_part_and_an_error_are_never_stored(pair: Pair, media_id: int) -> None:
     target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
     assert (await pair.ask(target, "HEAD")).status == 200
     assert (await pair.ask(target, Range="bytes=0-9")).status == 206
     assert (await pair.ask("/serve/999.avif?size=thumbnail&v=3")).status == 404
     assert (await pair.ask(f"/serve/{media_id}.avif?size=huge&v=3")).status == 400
-    assert pair.kept() == []
+    assert pair.stored() == []
     assert len((await pair.ask(target)).body) > 1000
 
 
@@ -116,11 +120,11 @@ async def test_a_head_a_part_and_an_error_are_never_kept(pair: Pair, media_id: i
         "v=3&size=thumbnail",
     ],
 )
-async def test_what_is_named_otherwise_is_passed_on(query: str, pair: Pair, media_id: int) -> None:
+async def test_other_urls_are_forwarded(query: str, pair: Pair, media_id: int) -> None:
     target = f"/serve/{media_id}.avif?{query}"
     answers = [await pair.ask(target), await pair.ask(target)]
     assert {answer.status for answer in answers} == {200}
     assert await pair.fetches.count() == 2
-    assert pair.kept() == []
+    assert pair.stored() == []
     top = {path.name for path in pair.files.iterdir()}
     assert top <= {"kept", "passing", "temporary"}

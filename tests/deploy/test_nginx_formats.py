@@ -1,4 +1,4 @@
-"""The map of Accept headers in nginx, held against the server's own negotiation."""
+"""The map of Accept headers in nginx, compared with the server's own negotiation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pytest
 from yarl import URL
 
 from tests.benchmarks.servers import free_port
-from tests.deploy.accepts import BROWSERS, CORNERS, faults, made_up
+from tests.deploy.accepts import BROWSERS, CORNERS, faults, random_headers
 from tests.deploy.front import nginx
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that answers with the class of the request's Accept header, and that of its URL."""
+    """Run a server that answers with the class of the Accept header and that of the URL."""
     port = free_port()
     answer = 'return 200 "$smartserve_format $smartserve_class"'
     extra = f"server {{ listen 127.0.0.1:{port}; location / {{ {answer}; }} }}"
@@ -38,7 +40,7 @@ async def classes(client: aiohttp.ClientSession, target: str, accept: str) -> li
 async def test_each_header_is_mapped_as_the_server_negotiates(
     mapped: aiohttp.ClientSession,
 ) -> None:
-    headers = [*BROWSERS, *CORNERS, *made_up(600)]
+    headers = [*BROWSERS, *CORNERS, *random_headers(600)]
     found = [(accept, (await classes(mapped, "/", accept))[0]) for accept in headers]
     assert faults(found) == []
     assert {name for _, name in found} == {"both", "avif", "webp", "none"}
@@ -53,7 +55,7 @@ async def test_each_header_is_mapped_as_the_server_negotiates(
         ("image/webp;q=0,image/avif;q=0", "none"),
     ],
 )
-async def test_weights_below_one_count(
+async def test_weights_below_one_are_respected(
     accept: str, name: str, mapped: aiohttp.ClientSession
 ) -> None:
     assert (await classes(mapped, "/", accept))[0] == name
@@ -69,7 +71,7 @@ async def test_weights_below_one_count(
         "/serve/1?size=detail?format=png",
     ],
 )
-async def test_a_format_that_the_url_names_needs_no_class(
+async def test_a_format_in_the_url_needs_no_class(
     target: str, mapped: aiohttp.ClientSession
 ) -> None:
     assert (await classes(mapped, target, "image/avif"))[1] == "named"
@@ -90,7 +92,5 @@ async def test_a_format_that_the_url_names_needs_no_class(
         "/serve/1?xformat=avif",
     ],
 )
-async def test_what_the_server_negotiates_has_one(
-    target: str, mapped: aiohttp.ClientSession
-) -> None:
+async def test_a_negotiated_url_has_a_class(target: str, mapped: aiohttp.ClientSession) -> None:
     assert (await classes(mapped, target, "image/avif"))[1] == "avif"

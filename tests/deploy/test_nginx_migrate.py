@@ -1,4 +1,4 @@
-"""Old addresses of imgproxy, imagor and thumbor, at a live nginx between two servers."""
+"""Old URLs of imgproxy, imagor and thumbor, at a live nginx between two servers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from yarl import URL
 from tests.benchmarks.servers import command as smartserve_command
 from tests.benchmarks.servers import environment, free_port, smartserve
 from tests.deploy.front import installed, started
-from tests.deploy.programs import DEPLOY, put
+from tests.deploy.programs import DEPLOY, replaced
 from tests.support.server import SAMPLES, Library
+
+pytestmark = pytest.mark.slow
 
 SOURCE = "https://www.example.org/pictures/"
 NAME = "2024/caps at noon.jpg"
@@ -32,7 +34,7 @@ CHROME = "image/avif,image/webp,*/*"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Who listens where: smartserve, nginx before it, nginx under the old name, the old server."""
+    """Ports of smartserve, its nginx, the nginx under the old name, and the old server."""
 
     server: int
     now: int = field(default_factory=free_port)
@@ -42,13 +44,13 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """nginx between an old server and smartserve, which has one of the pictures."""
+    """nginx between an old server and smartserve, which has one of the images."""
 
     ports: Ports
     picture: int
 
     def url(self, target: str) -> URL:
-        """An address of the old site."""
+        """Return a URL of the old site."""
         return URL(f"http://127.0.0.1:{self.ports.old_site}{target}", encoded=True)
 
 
@@ -71,7 +73,7 @@ def crossing(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def ids(pictures: Path, data_dir: Path) -> str:
-    """The map of ids, made as the configuration says."""
+    """Create the map of ids as the configuration describes."""
     taken = subprocess.run(
         smartserve_command("import", "--json", pictures, "--data-dir", data_dir),
         check=True,
@@ -92,17 +94,17 @@ def mapped(told: str, pictures: Path) -> subprocess.CompletedProcess[str]:
 
 
 def configured(folder: Path, ports: Ports) -> list[str]:
-    """What starts nginx with ``cache.conf`` and ``migrate.conf``, as the latter says."""
+    """Return the command that starts nginx with ``cache.conf`` and ``migrate.conf``."""
     old = f"listen 127.0.0.1:{ports.before}; location / {{ return 200 $request_uri; }}"
     extra = f"include smartserve/migrate.conf; server {{ {old} }}"
     command = installed(folder, "cache", port=ports.now, upstream=ports.server, extra=extra)
     file = folder / "smartserve" / "migrate.conf"
-    text = put(file.read_text(), "listen 80;", f"listen 127.0.0.1:{ports.old_site};")
-    text = put(text, "http://img.example.org", f"http://127.0.0.1:{ports.now}")
-    file.write_text(put(text, "127.0.0.1:8081", f"127.0.0.1:{ports.before}"))
+    text = replaced(file.read_text(), "listen 80;", f"listen 127.0.0.1:{ports.old_site};")
+    text = replaced(text, "http://img.example.org", f"http://127.0.0.1:{ports.now}")
+    file.write_text(replaced(text, "127.0.0.1:8081", f"127.0.0.1:{ports.before}"))
     (room,) = re.findall(r"echo '(map_hash[^']*)' > /etc/nginx/conf.d/00-", text)
     config = folder / "nginx.conf"
-    config.write_text(put(config.read_text(), "access_log off;", f"access_log off; {room}"))
+    config.write_text(replaced(config.read_text(), "access_log off;", f"access_log off; {room}"))
     return command
 
 
@@ -151,7 +153,7 @@ UNLIKE = [
 
 
 @pytest.mark.parametrize(("target", "query"), ALIKE)
-async def test_what_is_alike_is_sent_on(
+async def test_equivalent_urls_are_redirected(
     target: str, query: str, crossing: Crossing, old_site: aiohttp.ClientSession
 ) -> None:
     url = crossing.url(target)
@@ -162,7 +164,7 @@ async def test_what_is_alike_is_sent_on(
 
 
 @pytest.mark.parametrize("target", UNLIKE)
-async def test_all_else_is_the_old_servers_untouched(
+async def test_other_urls_reach_the_old_server_unchanged(
     target: str, crossing: Crossing, old_site: aiohttp.ClientSession
 ) -> None:
     url = crossing.url(target)
@@ -178,7 +180,7 @@ async def test_all_else_is_the_old_servers_untouched(
         ("/unsafe/fit-in/600x600/2024/caps%20at%20noon.jpg", (640, 427), "image/avif"),
     ],
 )
-async def test_a_browser_gets_the_picture(
+async def test_a_browser_receives_the_image(
     target: str,
     size: tuple[int, int],
     type_: str,
@@ -193,7 +195,7 @@ async def test_a_browser_gets_the_picture(
     assert picture.size == size
 
 
-def test_addresses_that_nginx_could_not_tell_apart_are_left_out(tmp_path: Path) -> None:
+def test_urls_that_nginx_cannot_distinguish_are_omitted(tmp_path: Path) -> None:
     told = "\n".join(
         f'{{"path": "{tmp_path}/{name}", "id": {number}}}'
         for number, name in ((1, "a.jpg"), (2, "A.jpg"), (3, "~b.jpg"))

@@ -1,4 +1,4 @@
-"""Rules and alerts: valid, each tried by promtool, and the same as the operator's page has."""
+"""Rules and alerts: valid, each tested by promtool, and equal to the operators' page."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def headings() -> dict[str, str]:
-    """The line under each alert of the operator's page: its expression, how long, how urgent."""
+    """Return the line below each alert of the operators' page: expression, duration, urgency."""
     page = (DEPLOY / "OPERATING.md").read_text()
     return dict(_HEADING.findall(page.partition("## Alerts")[2]))
 
 
-def test_promtool_finds_nothing_wrong_with_rules_and_configuration() -> None:
+def test_promtool_accepts_rules_and_configuration() -> None:
     promtool = program("promtool")
     told = run(promtool, "check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
     assert "FAILED" not in told
     run(promtool, "check", "config", RULES / "prometheus.yml")
 
 
-def test_in_a_cluster_the_same_job_is_found_and_labelled(tmp_path: Path) -> None:
-    """Debian's promtool does not know Kubernetes; it sees all but the discovery."""
+def test_the_cluster_configuration_labels_the_same_job(tmp_path: Path) -> None:
+    """Debian's promtool has no Kubernetes discovery; everything else is checked."""
     config = loaded("kubernetes.yml")
     (job,) = config["scrape_configs"]
     assert job["job_name"] == loaded("prometheus.yml")["scrape_configs"][0]["job_name"]
@@ -51,11 +51,12 @@ def test_in_a_cluster_the_same_job_is_found_and_labelled(tmp_path: Path) -> None
     run(program("promtool"), "check", "config", file)
 
 
-def test_each_alert_fires_on_its_fault_and_keeps_quiet_otherwise() -> None:
+@pytest.mark.slow
+def test_each_alert_fires_on_its_fault_and_otherwise_not() -> None:
     run(program("promtool"), "test", "rules", RULES / "rules_test.yml")
 
 
-def test_no_alert_is_without_a_test_of_both() -> None:
+def test_every_alert_has_a_test_of_both() -> None:
     tried = [
         (one["alertname"], bool(one["exp_alerts"]))
         for test in loaded("rules_test.yml")["tests"]
@@ -66,16 +67,16 @@ def test_no_alert_is_without_a_test_of_both() -> None:
         assert (alert["alert"], False) in tried
 
 
-def test_each_alert_of_the_operators_page_is_there_and_no_other() -> None:
+def test_the_alerts_are_those_of_the_operators_page() -> None:
     assert {alert["annotations"]["summary"] for alert in alerts()} == set(headings())
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
-def test_an_alert_is_what_the_page_says(alert: dict[str, Any]) -> None:
+def test_an_alert_agrees_with_the_page(alert: dict[str, Any]) -> None:
     line = headings()[alert["annotations"]["summary"]]
     written = [one for one in _CODE.findall(line) if "smartserve" in one]
     for one in written:
-        # The page has one expression for what is told apart by its kind here.
+        # The page has one expression for alerts that are split by kind here.
         parts = one.split(" == 0") if " or " in alert["expr"] else [one]
         bare = re.sub(r"\{kind[^}]*\}", "", alert["expr"])
         assert parts[0] in alert["expr"] or one == bare, one
@@ -85,7 +86,7 @@ def test_an_alert_is_what_the_page_says(alert: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
-def test_a_runbook_leads_to_its_heading(alert: dict[str, Any]) -> None:
+def test_a_runbook_link_has_its_heading(alert: dict[str, Any]) -> None:
     page, _, anchor = alert["annotations"]["runbook"].partition("#")
     assert (Path(DEPLOY) / page).is_file()
     assert anchor == alert["annotations"]["summary"].lower().replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Why did latency rise? In each drill the panel of its reason leaves its line, and it alone."""
+"""Reasons for latency: in each drill exactly the panel of its reason exceeds its threshold."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.drill
 
 _WITHIN_S = 60.0
 DATABASE, RENDERS, DISK, LOOP, UPLOADS = "1", "2", "3", "4", "5"
-"""With what the titles of the panels begin."""
+"""The prefix of the panels' titles."""
 
 
 def lines() -> dict[str, float]:
-    """The upper line of each panel of the row, by its title."""
+    """Return the threshold of each panel of the row, by its title."""
     return {
         panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
         for panel in panels()
@@ -40,7 +40,7 @@ def lines() -> dict[str, float]:
 
 
 async def reasons(watched: Prometheus) -> set[str]:
-    """The numbers of the panels that are above their line now."""
+    """Return the numbers of the panels above their threshold."""
     found = set()
     for title, line in lines().items():
         for query in queries(title).values():
@@ -50,7 +50,7 @@ async def reasons(watched: Prometheus) -> set[str]:
 
 
 async def seen(watched: Prometheus, reason: str) -> set[str]:
-    """What an operator sees once the panel of this reason is above its line, a minute at most."""
+    """Return the panels above their threshold, when that of this reason is, within a minute."""
     async with asyncio.timeout(_WITHIN_S):
         while reason not in (found := await reasons(watched)):  # noqa: ASYNC110 - Prometheus
             await asyncio.sleep(1)
@@ -59,7 +59,7 @@ async def seen(watched: Prometheus, reason: str) -> set[str]:
 
 @asynccontextmanager
 async def visitors(base: str, targets: Iterable[str], *, at_once: int) -> AsyncIterator[None]:
-    """Ask for one target after the other for the length of the block, so many at a time."""
+    """Request the targets in order for the length of the block, ``at_once`` at a time."""
     left = iter(targets)
 
     async def one(client: aiohttp.ClientSession) -> None:
@@ -75,7 +75,7 @@ async def visitors(base: str, targets: Iterable[str], *, at_once: int) -> AsyncI
 
 
 def misses(ids: Iterable[int]) -> Iterable[str]:
-    """Pictures that a server which keeps nothing has to render, without an end."""
+    """Yield images that a server without a cache must render, without end."""
     kinds = ("webp", "jpeg", "png")
     return cycle(
         f"/serve/{media_id}?w={width}&format={kind}"
@@ -85,7 +85,7 @@ def misses(ids: Iterable[int]) -> Iterable[str]:
     )
 
 
-async def test_a_slow_database_is_seen(
+async def test_a_slow_database_is_shown(
     mariadb: MariaDB, data_dir: Path, library: Library, started: Started, tmp_path: Path
 ) -> None:
     name = await moved_in(mariadb, data_dir, library.ids)
@@ -99,18 +99,18 @@ async def test_a_slow_database_is_seen(
                 assert await seen(watched, DATABASE) == {DATABASE}
 
 
-async def test_saturated_renders_are_seen(
+async def test_saturated_renders_are_shown(
     library: Library, started: Started, tmp_path: Path
 ) -> None:
     server = await started({"renditions": {"memory_max_bytes": 0, "disk_max_bytes": 1_048_576}})
     with prometheus(tmp_path / "prometheus", target=server.port) as watched:
         async with visitors(server.base, misses(library.ids.values()), at_once=16):
             found = await seen(watched, RENDERS)
-    # Where workers and server share two cores, the server is short of one as well.
+    # If workers and server share two cores, the server also lacks one.
     assert found - {LOOP} == {RENDERS}
 
 
-async def test_uploads_that_hold_the_workers_are_seen(
+async def test_uploads_that_occupy_the_workers_are_shown(
     library: Library, started: Started, tmp_path: Path
 ) -> None:
     """With a few visitors, who alone would not keep the workers busy."""
@@ -124,7 +124,7 @@ async def test_uploads_that_hold_the_workers_are_seen(
     assert found - {RENDERS, LOOP} == {UPLOADS}
 
 
-async def test_a_full_disk_is_seen(
+async def test_a_full_disk_is_shown(
     library: Library, started: Started, mounted: Mount, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -139,7 +139,7 @@ async def test_a_full_disk_is_seen(
         await server.stop()
 
 
-async def test_without_a_fault_nothing_is_seen(
+async def test_without_a_fault_nothing_is_shown(
     library: Library, started: Started, tmp_path: Path
 ) -> None:
     server = await started({})

@@ -1,4 +1,4 @@
-"""The units: read by systemd, and their filter of system calls put around a live server."""
+"""The systemd units: verified by systemd, and their system call filter applied to a live server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.deploy.contained import contained
-from tests.deploy.programs import DEPLOY, program, put, run
+from tests.deploy.programs import DEPLOY, program, replaced, run
 from tests.faults.asking import ask
 from tests.support.server import ROOT, Library
 
@@ -21,27 +21,27 @@ FOLDER = DEPLOY / "systemd"
 UNITS = sorted(file.name for file in FOLDER.glob("*.service"))
 
 
-def test_systemd_reads_every_unit_without_a_word(tmp_path: Path) -> None:
+def test_systemd_accepts_every_unit_without_a_warning(tmp_path: Path) -> None:
     analyze = program("systemd-analyze")
     command = Path(sys.executable).with_name("smartserve")
     for name in UNITS:
-        text = put((FOLDER / name).read_text(), "/opt/smartserve/bin/smartserve", str(command))
-        text = put(text, "file:///opt/smartserve/deploy/OPERATING.md", "https://example.org/")
+        text = replaced((FOLDER / name).read_text(), "/opt/smartserve/bin/smartserve", str(command))
+        text = replaced(text, "file:///opt/smartserve/deploy/OPERATING.md", "https://example.org/")
         (tmp_path / name).write_text(text)
-    # It warns of users and units that this machine does not have, which is none of theirs.
+    # It warns about users and units that do not exist on this machine, which is expected.
     told = run(analyze, "verify", *(tmp_path / name for name in UNITS), check=False)
     assert [line for line in told.splitlines() if any(name in line for name in UNITS)] == []
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_a_unit_is_hardly_exposed(name: str) -> None:
+def test_a_unit_has_a_low_exposure_score(name: str) -> None:
     told = run(program("systemd-analyze"), "security", "--offline=true", FOLDER / name)
     level = re.search(r"exposure level for \S+ ([0-9.]+)", told)
     assert level is not None
     assert float(level[1]) < 2
 
 
-def test_both_units_are_confined_in_the_same_way() -> None:
+def test_both_units_have_the_same_confinement() -> None:
     def confinement(name: str) -> list[str]:
         lines = (FOLDER / name).read_text().splitlines()
         last = lines.index("SystemCallErrorNumber=EPERM")
@@ -51,7 +51,7 @@ def test_both_units_are_confined_in_the_same_way() -> None:
     assert first == second
 
 
-def test_answers_under_way_are_waited_for_and_the_folders_are_its_own() -> None:
+def test_the_stop_timeout_covers_the_drain_and_the_folders_are_private() -> None:
     unit = (FOLDER / "smartserve.service").read_text()
     settings = tomllib.loads((ROOT / "config" / "production.toml").read_text())
     stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
@@ -65,7 +65,7 @@ def test_answers_under_way_are_waited_for_and_the_folders_are_its_own() -> None:
 
 
 def allowed(name: str) -> list[str]:
-    """The system calls that a unit's filter lets through, by the sets that systemd has."""
+    """Return the system calls that a unit's filter allows, by systemd's own sets."""
     lines = re.findall(r"^SystemCallFilter=(.+)$", (FOLDER / name).read_text(), re.MULTILINE)
     found: set[str] = set()
     for line in lines:
@@ -75,7 +75,7 @@ def allowed(name: str) -> list[str]:
 
 
 def expanded(part: str) -> set[str]:
-    """A system call, or all of a set and of the sets in it."""
+    """Return a system call, or all of a set and of its subsets."""
     if not part.startswith("@"):
         return {part}
     told = run(program("systemd-analyze"), "syscall-filter", part)
@@ -84,7 +84,8 @@ def expanded(part: str) -> set[str]:
     return {call for member in members for call in expanded(member)}
 
 
-async def test_it_serves_with_the_system_calls_that_the_unit_allows(
+@pytest.mark.slow
+async def test_it_serves_with_the_system_calls_that_a_unit_allows(
     library: Library, data_dir: Path, tmp_path: Path
 ) -> None:
     command = [str(Path(sys.executable).with_name("smartserve")), "serve"]
@@ -95,7 +96,7 @@ async def test_it_serves_with_the_system_calls_that_the_unit_allows(
     with contained(tmp_path, data_dir, command, settings=settings, only=only) as server:
         async with aiohttp.ClientSession(server.base) as client:
             await server.until_ready(client)
-            assert {"landlock", "seccomp", "capabilities"} <= await server.held(client)
+            assert {"landlock", "seccomp", "capabilities"} <= await server.sandbox_features(client)
             for kind in ("avif", "webp", "jpeg", "png"):
                 target = f"/serve/{library.ids['photo']}?size=thumbnail&format={kind}"
                 assert (await ask(client, target)).status == 200

@@ -17,12 +17,12 @@ from typing import Any
 import aiohttp
 
 from tests.benchmarks.servers import free_port, listening
-from tests.deploy.programs import DEPLOY, program, put
+from tests.deploy.programs import DEPLOY, program, replaced
 
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "smartserve.json"
 _START_S = 30.0
 _SCRAPE = "1s"
-"""The blackbox exporter keeps half a second of it for itself."""
+"""The blackbox exporter reserves 0.5 s of it for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Prometheus:
     base: str
 
     async def ask(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of its API."""
+        """Return the data of a response of its API."""
         async with (
             aiohttp.ClientSession(self.base) as client,
             client.get(f"/api/v1/{path}", params=parameters) as answer,
@@ -42,7 +42,7 @@ class Prometheus:
         return told["data"]
 
     async def values(self, query: str) -> list[float]:
-        """The values of a query now, those that are numbers."""
+        """Return the current values of a query, without NaN."""
         found = await self.ask("query", query=query)
         values = [float(series["value"][1]) for series in found["result"]]
         return [value for value in values if not math.isnan(value)]
@@ -50,13 +50,13 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, *, target: int) -> Iterator[Prometheus]:
-    """Watch a server for the length of the block, as ``prometheus.yml`` has it but quicker."""
+    """Watch a server with the configuration of ``prometheus.yml`` and shorter intervals."""
     shutil.copytree(DEPLOY / "prometheus", folder)
     port, prober = free_port(), free_port()
     config = folder / "prometheus.yml"
-    text = put(config.read_text(), "15s", _SCRAPE)
-    text = put(text, "smartserve:8080", f"127.0.0.1:{target}")
-    config.write_text(put(text, "blackbox:9115", f"127.0.0.1:{prober}"))
+    text = replaced(config.read_text(), "15s", _SCRAPE)
+    text = replaced(text, "smartserve:8080", f"127.0.0.1:{target}")
+    config.write_text(replaced(text, "blackbox:9115", f"127.0.0.1:{prober}"))
     blackbox = [
         program("prometheus-blackbox-exporter"),
         f"--config.file={folder / 'blackbox.yml'}",
@@ -78,7 +78,7 @@ def prometheus(folder: Path, *, target: int) -> Iterator[Prometheus]:
 
 
 def _await_ready(port: int) -> None:
-    """Return when it takes queries; it listens before that."""
+    """Return when it accepts queries; it listens before that."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         with suppress(urllib.error.URLError):
@@ -89,18 +89,18 @@ def _await_ready(port: int) -> None:
 
 
 def panels() -> list[dict[str, Any]]:
-    """The panels of the dashboard, without the rows that they stand in."""
+    """Return the panels of the dashboard, without the rows that contain them."""
     return [panel for panel in board()["panels"] if panel["type"] != "row"]
 
 
 def board() -> dict[str, Any]:
-    """The dashboard."""
+    """Return the dashboard."""
     loaded: dict[str, Any] = json.loads(DASHBOARD.read_text())
     return loaded
 
 
 def queries(title: str = "") -> dict[str, str]:
-    """What the panels ask, by panel and legend; of those whose title begins so."""
+    """Return the queries by panel and legend, of panels whose title begins with ``title``."""
     return {
         f"{panel['title']}: {target['legendFormat']}": filled(target["expr"])
         for panel in panels()
@@ -110,5 +110,5 @@ def queries(title: str = "") -> dict[str, str]:
 
 
 def filled(query: str) -> str:
-    """A query as Grafana sends it, over fifteen seconds."""
+    """Return a query as Grafana sends it, over fifteen seconds."""
     return query.replace("$__rate_interval", "15s").replace("$instance", ".*")

@@ -1,4 +1,4 @@
-"""Ask a server in trouble: answers as plain values, and what its process spends meanwhile."""
+"""Requests to a faulty server: responses as plain values, and the resources that it uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: status 0 where the connection was closed before a whole answer was there."""
+    """A response; status 0 if the connection was closed before it was complete."""
 
     status: int
     body: bytes = b""
@@ -25,7 +25,7 @@ class Answer:
 
 
 async def ask(client: aiohttp.ClientSession, target: str, **headers: str) -> Answer:
-    """One answer; a TimeoutError where none comes within half a minute."""
+    """Return one response; TimeoutError if there is none within 30 s."""
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     try:
         async with client.get(target, headers=headers, timeout=timeout) as answer:
@@ -37,7 +37,7 @@ async def ask(client: aiohttp.ClientSession, target: str, **headers: str) -> Ans
 async def ask_all(
     client: aiohttp.ClientSession, targets: Iterable[str], *, at_once: int = 8
 ) -> dict[str, Answer]:
-    """The answer to each target, a few at a time."""
+    """Return the response to each target, requested a few at a time."""
     gate = asyncio.Semaphore(at_once)
 
     async def one(target: str) -> tuple[str, Answer]:
@@ -48,18 +48,18 @@ async def ask_all(
 
 
 def bodies(answers: Mapping[str, Answer]) -> dict[str, bytes]:
-    """The bodies of answers all of which have to be pictures."""
+    """Return the bodies of responses, all of which must be images."""
     assert {answer.status for answer in answers.values()} == {200}, statuses(answers)
     return {target: answer.body for target, answer in answers.items()}
 
 
 def statuses(answers: Mapping[str, Answer]) -> dict[str, int]:
-    """The status of each answer that was no picture."""
+    """Return the status of each response that is not an image."""
     return {target: answer.status for target, answer in answers.items() if answer.status != 200}
 
 
 def unavailable(what: str) -> NoReturn:
-    """Skip a test for want of something; where all has to be there, fail."""
+    """Skip a test because something is missing; fail if CI requires it."""
     reason = f"{what} is not to be had here"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -67,11 +67,11 @@ def unavailable(what: str) -> NoReturn:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time that a process has taken so far, in seconds (proc_pid_stat(5))."""
+    """Return the processor time that a process has used, in seconds (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def descriptors(pid: int) -> int:
-    """How many files a process has open."""
+    """Return how many files a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,4 +1,4 @@
-"""Fixtures of the faults: real servers to harm, and the table of what came of it."""
+"""Fixtures of the fault tests: real servers, and the table of results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Launch(Protocol):
 
 @pytest.fixture
 async def launch(data_dir: Path) -> AsyncIterator[Launch]:
-    """Starts servers over a copy of the library; whatever is left of them ends with the test."""
+    """Start servers over a copy of the library; kill those that run at the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -44,12 +44,12 @@ async def launch(data_dir: Path) -> AsyncIterator[Launch]:
             await server.start()
             return server
 
-        yield start  # type: ignore[misc]  # a default in place of None
+        yield start  # type: ignore[misc]  # None selects the default
 
 
 @pytest.fixture
 def record(record_property: Callable[[str, object], None]) -> Record:
-    """Takes a figure for the table; to be called when all that it says has been asserted."""
+    """Record a figure for the table; call it after all assertions about it."""
 
     def take(figure: Figure) -> None:
         assert figure.times > 0
@@ -62,15 +62,15 @@ def record(record_property: Callable[[str, object], None]) -> Record:
 def _the_machine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> Iterator[None]:
-    """The machine is for one test alone where it measures times, and for several otherwise.
+    """Give the machine to one test alone if it measures times, otherwise to several.
 
-    Drills mostly wait, so two run at once (xdist); whoever is ``alone`` waits for the others.
+    Drills mostly wait, so two run at once (xdist); a test marked ``alone`` waits for the others.
     """
     base = tmp_path_factory.getbasetemp()
     base = base if worker_id == "master" else base.parent
     alone = request.node.get_closest_marker("alone") is not None
     with (base / "machine").open("w") as machine:
-        # Through the gate one by one: else the others would pass by one that waits to be alone.
+        # One test at a time passes this gate: otherwise others would overtake a test that waits.
         with (base / "gate").open("w") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
@@ -78,7 +78,7 @@ def _the_machine(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of those drills that passed, where none was left out by its mark."""
+    """Print the table of the drills that passed, if none was deselected by its mark."""
     if terminalreporter.config.option.markexpr:
         return
     figures = [

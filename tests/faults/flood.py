@@ -1,7 +1,7 @@
-"""An open-loop client in a process of its own: asks at its own pace, however the answers come.
+"""An open-loop client in a process of its own: its request rate does not depend on responses.
 
-``python -m tests.faults.flood``; the `Order` comes as JSON on standard input, the `Report` goes out
-the same way.
+``python -m tests.faults.flood``. The `Order` is JSON on standard input, the `Report` JSON on
+standard output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to ask for, over and over, and how often."""
+    """What to request repeatedly, and at which rate."""
 
     port: int
     targets: Sequence[str]
@@ -33,18 +33,18 @@ class Order:
 
 @dataclass(slots=True)
 class Report:
-    """What was answered, by kind: ``whole``, ``fallback``, ``refused`` or what else it was."""
+    """Responses by kind: ``whole``, ``fallback``, ``refused``, or the status."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    """From the moment at which a request was due, by kind."""
+    """Seconds from the moment at which a request was due, by kind."""
 
     @property
     def counts(self) -> Counter[str]:
-        """Answers by kind."""
+        """Return the number of responses by kind."""
         return Counter({kind: len(times) for kind, times in self.seconds.items()})
 
     def part_ms(self, kind: str, part: float) -> float:
-        """Within how many milliseconds this part of the answers of a kind came; 0 for none."""
+        """Return the latency quantile of a kind in milliseconds; 0 if there is no response."""
         times = sorted(self.seconds.get(kind, []))
         return 1000 * times[min(len(times) - 1, int(part * len(times)))] if times else 0.0
 
@@ -57,11 +57,11 @@ class _Client(asyncio.Protocol):
         self._answer: asyncio.Future[str] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's are no subclass of it.
+        # uvloop's transports are not a subclass of it.
         self._transport = cast(asyncio.Transport, transport)
 
     def ask(self, request: bytes) -> asyncio.Future[str]:
-        """The kind of the answer, once all of it is there."""
+        """Return the kind of the response when it is complete."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
@@ -114,7 +114,7 @@ async def _ask(order: Order, idle: deque[_Client], target: str, report: Report) 
 
 
 async def flood(order: Order) -> Report:
-    """Carry an order out; returns when the last answer is there."""
+    """Execute an order; return when the last response is complete."""
     report = Report()
     idle: deque[_Client] = deque()
     targets = cycle(order.targets)
@@ -131,7 +131,7 @@ async def flood(order: Order) -> Report:
 
 
 async def apart(order: Order) -> Report:
-    """As `flood`, in another process."""
+    """Execute an order in another process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__),
         stdin=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A server whose database is a real MariaDB behind a network that can be harmed."""
+"""A server whose database is a real MariaDB behind a network that can fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
 
 FRESH = range(1001, 4001)
-"""Ids of rows that show the photo, and that no server has asked for."""
+"""Ids of rows that show the photo, and that no server has read."""
 WIDTH, OTHER_WIDTH = 64, 96
 _SETTINGS = DatabaseSettings()
 _COPIES = f"""
@@ -40,9 +40,9 @@ _COPIES = f"""
 
 
 async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str:
-    """A database with the library's rows, their ids as they were, and `FRESH` ones; its name.
+    """Create a database with the library's rows and the `FRESH` ones; return its name.
 
-    An account ``proxy`` may do everything in it, and nothing elsewhere.
+    The account ``proxy`` has all rights in it, and none elsewhere.
     """
     name = await asyncio.to_thread(mariadb.create_database)
     await upgrade(mariadb.url(name), _SETTINGS)
@@ -73,7 +73,7 @@ async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -81,7 +81,7 @@ class Answer:
 
 
 class Site:
-    """The server, its database and the network in between, with counts of what was answered."""
+    """The server, its database and the network between them."""
 
     def __init__(self, server: Server, mariadb: MariaDB, proxy: TcpProxy, database: str) -> None:
         self.server = server
@@ -90,26 +90,26 @@ class Site:
         self.database = database
         self.answers = 0
         self.bodies: dict[int, bytes] = {}
-        """The photo by width, as it was before any harm was done."""
+        """The photo by width, as it was before the fault."""
         self._fresh: Iterator[int] = iter(FRESH)
 
     async def sql(self, statements: str) -> str:
-        """Run statements as root, past the network."""
+        """Run statements as root, not through the network."""
         return await asyncio.to_thread(self.mariadb.execute, statements, database=self.database)
 
     async def sessions(self) -> list[str]:
-        """Ids of the connections that the server has to its database, as the database sees it."""
+        """Return the ids of the server's database connections, as the database sees them."""
         query = "SELECT id FROM information_schema.processlist WHERE user = 'proxy'"
         return (await self.sql(query)).split()
 
     async def until_sessions(self, most: int) -> None:
-        """Return when no more are left; the database needs a second to see that one has gone."""
+        """Return when at most ``most`` connections are left; it takes the database a second."""
         async with asyncio.timeout(5):
             while len(await self.sessions()) > most:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.1)
 
     async def ask(self, client: aiohttp.ClientSession, media_id: int, width: int = WIDTH) -> Answer:
-        """The answer to a request for a picture; none may take longer than a browser waits."""
+        """Return the response to a request for an image, within the time that a browser waits."""
         async with (
             asyncio.timeout(20),
             client.get(f"/serve/{media_id}?w={width}&format=jpeg") as answer,
@@ -119,19 +119,19 @@ class Site:
         return Answer(answer.status, dict(answer.headers), body)
 
     async def look(self, client: aiohttp.ClientSession, photo: int) -> None:
-        """See what the photo looks like, in one width under its own id, so that this is known."""
+        """Request the photo in one width, so that its row is cached, and store its bytes."""
         for media_id, width in ((photo, WIDTH), (self.fresh(), OTHER_WIDTH)):
             answer = await self.ask(client, media_id, width)
             assert answer.status == 200
             self.bodies[width] = answer.body
 
     def fresh(self) -> int:
-        """An id that exists and that the server does not know yet."""
+        """Return an id that exists and that the server has not read."""
         return next(self._fresh)
 
     @asynccontextmanager
     async def held(self, count: int, *, user: str) -> AsyncIterator[list[aiomysql.Connection]]:
-        """Connections of others to the same database, past the network."""
+        """Hold ``count`` connections to the same database, not through the network."""
         async with AsyncExitStack() as stack:
             connections = []
             for _ in range(count):

@@ -1,6 +1,6 @@
-"""Pictures that were never imported: files below the root and rows that name them.
+"""Images that were not imported: files below the root, and rows that name them.
 
-So another system's database may hold them, or one whose files have been changed since.
+The database of another system may contain such rows, or rows whose files have changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ROW = (
 
 
 def plant(data_dir: Path, sources: Mapping[str, bytes]) -> dict[str, int]:
-    """Put sources where a server finds them; gives their media ids by their names."""
+    """Store sources where a server finds them; return their media ids by name."""
     ids = {name: _FIRST_ID + number for number, name in enumerate(sources)}
     folder = data_dir / "originals" / "planted"
     folder.mkdir(exist_ok=True)

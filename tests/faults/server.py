@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110, ASYNC220 - other processes have no events; starting one is quick
-"""A real server to do harm to: ``smartserve serve`` in a process of its own, and its children."""
+"""A real server for fault injection: ``smartserve serve`` as a process, and its children."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _STOP_S = 40.0
 _ANNOUNCED = re.compile(rb"^smartserve \S+ on http://[^:]+:(\d+)$", re.MULTILINE)
 
 Sections = Mapping[str, Mapping[str, Any]]
-"""Settings by section and key, as they stand in a file."""
+"""Settings by section and key, as in a settings file."""
 
 
 def variables(sections: Sections) -> dict[str, str]:
-    """Settings as environment variables, without their prefix."""
+    """Return settings as environment variables, without their prefix."""
     return {
         f"{section}__{key}".upper(): str(value).lower() if isinstance(value, bool) else str(value)
         for section, values in sections.items()
@@ -40,8 +40,8 @@ def variables(sections: Sections) -> dict[str, str]:
 class Server:
     """A server over a data directory; it may be killed and started again on the same port.
 
-    What it prints goes into ``log``. Upgrades are off where a drill does not ask for them, so that
-    a first answer is the last.
+    Its output is stored in ``log``. Upgrades are disabled unless a drill enables them, so that the
+    first response is final.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Server:
         prefix: Sequence[str] = (),
         extra: Mapping[str, str] | None = None,
     ) -> None:
-        """``prefix`` is a command that starts the server, ``extra`` variables of its own."""
+        """``prefix`` is a command that starts the server, ``extra`` are further variables."""
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
         self.port = 0
         self.starts_s: list[float] = []
-        """Seconds that each start took until the server announced itself."""
+        """Seconds from each start until the server printed its address."""
         sections = {"upgrades": {"enabled": False}, "workers": {"count": 2}, **sections}
         self._environment = {**environment(**variables(sections)), **(extra or {})}
         self._prefix = list(prefix)
@@ -65,28 +65,28 @@ class Server:
 
     @property
     def base(self) -> str:
-        """The address that requests go to."""
+        """The server's URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Process id of the server itself."""
+        """The process id of the server."""
         first: dict[tuple[str, ...], int] = {}
         for pid in self._family():
             arguments = tuple(_arguments(pid))
             if "serve" in arguments:
-                # A worker has the server's own command line until it becomes one.
+                # A worker has the server's command line until it calls exec.
                 first.setdefault(arguments, pid)
         if not first:
             raise ProcessLookupError
-        # A command before it may have it as its child.
+        # The prefix command may have the server as its child.
         return list(first.values())[-1]
 
     def workers(self) -> list[int]:
-        """Process ids of the worker processes that live.
+        """Return the process ids of the live workers.
 
-        While it comes up, a worker asks ldconfig where libseccomp is: for a moment the child that
-        it forks for that has its command line.
+        A starting worker forks to run ldconfig, which finds libseccomp: for a moment that child has
+        the worker's command line.
         """
         alike = [pid for pid in self._family() if "proxy.rendering.worker" in _arguments(pid)]
         return [pid for pid in alike if _parent(pid) not in alike]
@@ -95,7 +95,7 @@ class Server:
         return [] if self._process is None else family(self._process.pid)
 
     async def start(self, *, fails: bool = False) -> None:
-        """Start, and return when it has announced itself, or with ``fails`` when it has ended."""
+        """Start; return when the address is printed, or with ``fails`` when it has ended."""
         at = self.log.stat().st_size if self.log.exists() else 0
         serve = command("serve", "--port", str(self.port), "--data-dir", self.data_dir)
         with self.log.open("ab") as log:
@@ -121,15 +121,15 @@ class Server:
         raise AssertionError(self.log.read_text(errors="replace"))
 
     def told(self) -> str:
-        """All that it has printed so far."""
+        """Return all that it has printed."""
         return self.log.read_text(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the server itself a signal."""
+        """Send a signal to the server process."""
         os.kill(self.pid, number)
 
     async def ended(self, within_s: float = _STOP_S) -> int:
-        """Its exit code, once it has ended."""
+        """Return the exit code when the process has ended."""
         assert self._process is not None
         async with asyncio.timeout(within_s):
             while self._process.poll() is None:
@@ -137,12 +137,12 @@ class Server:
         return int(self._process.returncode)
 
     async def kill(self) -> None:
-        """End it as a power cut does."""
+        """Kill the server and its children, as a power failure does."""
         self.signal(signal.SIGKILL)
         await self.ended()
 
     async def stop(self) -> int:
-        """End it in order, and whatever is left of it by force; its exit code."""
+        """Stop the server with SIGTERM, and kill what remains; return its exit code."""
         members = self._family()
         with suppress(ProcessLookupError):
             self.signal(signal.SIGTERM)
@@ -155,13 +155,13 @@ class Server:
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[aiohttp.ClientSession]:
-        """A client that takes each picture as JPEG where nothing else is asked for."""
+        """Return a client that accepts JPEG by default."""
         connector = aiohttp.TCPConnector(limit=0, force_close=options.pop("force_close", False))
         async with aiohttp.ClientSession(self.base, connector=connector, **options) as session:
             yield session
 
     async def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry these labels; 0 where there are none."""
+        """Return the sum of a metric's samples that have these labels; 0 if there is none."""
         async with self.client() as client, client.get("/metrics") as answer:
             text = await answer.text()
         return sum(
@@ -172,13 +172,13 @@ class Server:
         )
 
     async def until_workers(self, count: int, within_s: float = 10.0) -> None:
-        """Return when so many worker processes live."""
+        """Return when ``count`` worker processes live."""
         async with asyncio.timeout(within_s):
             while len(self.workers()) < count:
                 await asyncio.sleep(0.001)
 
     async def until_ready(self, within_s: float = 10.0) -> float:
-        """Seconds until ``/readyz`` is well."""
+        """Return the seconds until ``/readyz`` answers 200."""
         began = time.monotonic()
         async with asyncio.timeout(within_s), self.client(force_close=True) as client:
             while True:
@@ -190,7 +190,7 @@ class Server:
 
 
 def _arguments(pid: int) -> list[str]:
-    """The command line of a process; empty for one that has ended."""
+    """Return the command line of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     except (FileNotFoundError, ProcessLookupError):
@@ -198,7 +198,7 @@ def _arguments(pid: int) -> list[str]:
 
 
 def _parent(pid: int) -> int:
-    """Process id of a process's parent; 0 for one that has ended."""
+    """Return the parent of a process; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
@@ -206,7 +206,7 @@ def _parent(pid: int) -> int:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that its parent has yet to bury."""
+    """Return whether a process has ended; it may be a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -215,7 +215,7 @@ def ended(pid: int) -> bool:
 
 
 async def until_ended(pids: Iterable[int], within_s: float = 2.0) -> None:
-    """Return when all these processes are gone."""
+    """Return when all these processes have ended."""
     async with asyncio.timeout(within_s):
         while not all(ended(pid) for pid in pids):
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What strangers ask for: random targets and Accept headers, most of them fit to be served."""
+"""Requests of untrusted clients: random targets and Accept headers, most of them valid."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _RANGES = ("image/avif", "image/webp", "image/*", "*/*", "image/jpeg", "image/pn
 _WEIGHTS = ("", "", ";q=1", ";q=0.3", ";q=0", ";q=x", ";v=b3;q=0.7")
 _EXTENSIONS = ("", "", "", ".webp", ".avif", ".jpg", ".png", ".WEBP", ".gif", ".php")
 _LONGEST = 6_000
-"""Characters of an unknown parameter: a request line may have some 8,000."""
+"""Length of an unknown parameter in characters; a request line may have about 8,000."""
 _UNKNOWN_ID = 10**12
 
 
 def asked(chance: Random, ids: Sequence[int], count: int) -> Iterator[tuple[str, str]]:
-    """Targets of these media, with an Accept header each."""
+    """Return random targets of these images, with an Accept header each."""
     for _ in range(count):
         route = chance.choice(("/serve", "/serve", "/api/images"))
         media_id = chance.choice(ids)
@@ -52,14 +52,14 @@ def _pair(chance: Random) -> str:
 
 
 def _unknown(chance: Random) -> str:
-    """A parameter that means nothing, now and then a very long one."""
+    """Return a parameter without a meaning, sometimes a very long one."""
     length = _LONGEST if chance.random() < 0.02 else 8
     name = chance.choice(("utm_source", "Size", "width", "quality", "sig", ""))
     return f"{name}={chance.randbytes(length // 2).hex()}"
 
 
 def _encoded(text: str, chance: Random) -> str:
-    """The same text, now and then with some letters percent-encoded."""
+    """Return the same text, sometimes with percent-encoded letters."""
     if chance.random() < 0.8 or "%" in text:
         return text
     return "".join(f"%{ord(one):02x}" if chance.random() < 0.4 else one for one in text)

@@ -1,4 +1,4 @@
-"""The table of drills: what each row of the hardening document was shown by, as a figure."""
+"""The table of drills: a figure for each row of the hardening document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 PROPERTY = "drill"
-"""Under what name a test's report carries its figures."""
+"""The key under which a test's report contains its figures."""
 
 ROWS: Mapping[int, str] = MappingProxyType(
     {
@@ -36,38 +36,38 @@ ROWS: Mapping[int, str] = MappingProxyType(
         22: "clock jumps",
     }
 )
-"""The rows of the hardening document, in a few words each."""
+"""The rows of the hardening document in short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What a drill did, how often, and what was lost by it."""
+    """What a drill did, how often, and what it lost."""
 
     row: int
     done: str
-    """What was done, in a few words."""
+    """The action, in a few words."""
     times: int
     lost: int
-    """Answers that were wrong or missing, files left over, processes orphaned."""
+    """Wrong or missing responses, files left over, orphaned processes."""
     measured: str = ""
-    """What else was measured, with its unit."""
+    """Further measurements, with units."""
 
 
 Record = Callable[[Figure], None]
 
 
 def packed(figure: Figure) -> str:
-    """A figure as a report carries it, from an xdist worker too."""
+    """Return a figure as text for a report, which may come from an xdist worker."""
     return json.dumps(asdict(figure))
 
 
 def unpacked(text: str) -> Figure:
-    """The reverse of `packed`."""
+    """Return the figure of a text that `packed` returned."""
     return Figure(**json.loads(text))
 
 
 def table(figures: Iterable[Figure]) -> list[str]:
-    """The lines of the table; a row that nothing was recorded for says so."""
+    """Return the lines of the table; a row without a figure says so."""
     by_row: dict[int, list[Figure]] = {row: [] for row in ROWS}
     for figure in figures:
         by_row[figure.row].append(figure)

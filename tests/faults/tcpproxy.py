@@ -1,4 +1,4 @@
-"""A TCP proxy that does to connections what networks do: delay, throttle, cut, reset, go silent."""
+"""A TCP proxy that simulates network faults: delay, throttle, close, reset, silence."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Self
 
 _READ_BYTES = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER without time to linger: closing then sends RST in place of FIN (socket(7))."""
+"""SO_LINGER with a time of 0: closing sends RST and not FIN (socket(7))."""
 
 
 class TcpProxy:
-    """Passes connections on to a port of this machine; how well may be changed while it runs.
+    """Forwards connections to a port of this machine; faults may be changed while it runs.
 
-    ``async with`` listens on `port` for the length of the block.
+    ``async with`` listens on `port`.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.delay_s = 0.0
-        """Seconds that all bytes take, each way."""
+        """Delay of all bytes in seconds, in each direction."""
         self.bytes_per_s = 0
-        """How much goes through a connection each way; 0 sets no limit."""
+        """Rate limit of a connection in bytes per second, in each direction; 0 means unlimited."""
         self._target = target
         self._silent = False
         self._healed = asyncio.Event()
@@ -44,7 +44,7 @@ class TcpProxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take no more connections and end those that are open."""
+        """Stop listening and close the open connections."""
         self._deafen()
         tasks = [link.task for link in self._links]
         for task in tasks:
@@ -53,23 +53,23 @@ class TcpProxy:
 
     @property
     def connections(self) -> int:
-        """How many are open, the dead ones among them."""
+        """The number of open connections, including silent ones."""
         return len(self._links)
 
     def cut(self) -> None:
-        """End the open connections in order, with FIN."""
+        """Close the open connections with FIN."""
         for link in tuple(self._links):
             link.cut()
 
     def reset(self) -> None:
-        """End the open connections with RST."""
+        """Close the open connections with RST."""
         for link in tuple(self._links):
             link.reset()
 
     def go_silent(self) -> None:
-        """Swallow what comes from now on: a link that is dead without either end being told.
+        """Discard all bytes from now on: neither end is informed that the link is dead.
 
-        Connections that are open, or opened until `heal`, stay dead.
+        Connections that are open now, or are opened until `heal`, stay silent.
         """
         self._silent = True
         for link in self._links:
@@ -81,7 +81,7 @@ class TcpProxy:
         self.reset()
 
     async def heal(self) -> None:
-        """Pass on at once all that comes, and what is being held back."""
+        """Remove all faults, and forward delayed bytes at once."""
         self.delay_s, self.bytes_per_s, self._silent = 0.0, 0, False
         self._healed.set()
         self._healed = asyncio.Event()
@@ -89,7 +89,7 @@ class TcpProxy:
             await self._listen()
 
     async def wait(self) -> None:
-        """Hold back for as long as the delay is, or until healed."""
+        """Wait for the delay, or until the faults are removed."""
         if self.delay_s:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._healed.wait(), self.delay_s)
@@ -107,7 +107,7 @@ class TcpProxy:
         link = _Link(self, reader, writer, dead=self._silent)
         self._links.add(link)
         try:
-            # By the proxy's own end; asyncio would report it as a fault of this handler.
+            # Closed by the proxy itself; asyncio would report it as an error of this callback.
             with suppress(asyncio.CancelledError):
                 await link.run(self._target)
         finally:
@@ -115,7 +115,7 @@ class TcpProxy:
 
 
 class _Link:
-    """One connection and, unless it is dead from the start, the one that it is passed on to."""
+    """One connection, and its forwarded connection unless it is silent from the start."""
 
     def __init__(
         self, proxy: TcpProxy, reader: StreamReader, writer: StreamWriter, *, dead: bool
@@ -129,7 +129,7 @@ class _Link:
         self._writers = [writer]
 
     async def run(self, target: int) -> None:
-        """Carry bytes until either end is gone."""
+        """Forward bytes until either end is closed."""
         try:
             with suppress(OSError):
                 await self._carry(target)
@@ -177,6 +177,6 @@ class _Link:
 
 
 def _pieces(chunk: bytes, bytes_per_s: int) -> list[bytes]:
-    """A chunk in parts of a twentieth of a second, where its speed is limited."""
+    """Split a chunk into parts of 50 ms if the rate is limited."""
     length = max(1, bytes_per_s // 20) if bytes_per_s else len(chunk)
     return [chunk[start : start + length] for start in range(0, len(chunk), length)]

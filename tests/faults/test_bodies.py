@@ -1,4 +1,4 @@
-"""Row 12, as far as there is no upload yet: a body of any kind is refused, and kept nowhere."""
+"""Row 12 without uploads: a request body of any kind is refused and not stored."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 from tests.web.wire import answers, exchange
 
+pytestmark = pytest.mark.slow
+
 _MIB = 1024 * 1024
 _BOMB = gzip.compress(bytes(64 * _MIB))
 _FLAT_BYTES = 24 * _MIB
-"""By so much a server may grow while a gigabyte is sent at it: what 40 sockets are read into."""
+"""Allowed growth of the server while a gigabyte is sent: the read buffers of 40 sockets."""
 _PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\nx\r\n'
 
 
@@ -49,7 +53,7 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_a_body_of_any_kind_is_refused_and_the_connection_ends(
+async def test_a_request_body_is_refused_and_the_connection_is_closed(
     launch: Launch, record: Record
 ) -> None:
     server = await launch()
@@ -67,10 +71,10 @@ async def test_a_body_of_any_kind_is_refused_and_the_connection_ends(
     record(Figure(12, "bodies of seven kinds on each route, by each method", times, lost))
 
 
-async def test_what_is_sent_all_the_same_fills_no_memory(
+async def test_a_body_that_is_sent_anyway_uses_no_memory(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """Each of forty clients sends 25 MiB as fast as it is let, whatever it is told."""
+    """Each of forty clients sends 25 MiB as fast as it can, and ignores responses."""
     server = await launch()
     await _flood(server, clients=4)
     before = resident_bytes(server.pid)
@@ -90,7 +94,7 @@ async def test_what_is_sent_all_the_same_fills_no_memory(
 
 
 async def _flood(server: Server, *, clients: int) -> int:
-    """Bytes that went out."""
+    """Return the number of bytes sent."""
     return sum(await asyncio.gather(*(_pour(server) for _ in range(clients))))
 
 

@@ -1,4 +1,4 @@
-"""Rows 1 and 2: bombs are refused by their headers, at once and without memory."""
+"""Rows 1 and 2: decompression bombs are refused by their headers, at once and without memory."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.rendering.worker.imaging import crafted
 from tests.support.server import Library
+
+pytestmark = pytest.mark.slow
 
 FLOODS: Mapping[str, bytes] = {
     "a PNG of 41 bytes and 30,000 a side": crafted.headless_png(30_000, 30_000),
@@ -44,14 +46,14 @@ GROWTH_BYTES = 10 * 1024 * 1024
 COPIES = 20
 
 
-def numbered(bomb: bytes) -> Iterator[bytes]:
-    """Copies that are other files: bytes behind the end, which nobody reads."""
+def numbered_copies(bomb: bytes) -> Iterator[bytes]:
+    """Yield copies with different content: bytes behind the end, which no decoder reads."""
     for number in range(COPIES):
         yield bomb + b"%04d" % number
 
 
 async def refused(server: Server, media_id: int) -> float:
-    """Milliseconds that a 422 took."""
+    """Return the milliseconds that a 422 took."""
     async with server.client() as client:
         began = time.perf_counter()
         async with client.get(f"/serve/{media_id}?size=thumbnail&format=webp") as answer:
@@ -63,8 +65,8 @@ async def refused(server: Server, media_id: int) -> float:
     return 1000 * seconds
 
 
-async def warmed(launch: Launch, library: Library) -> Server:
-    """A server of one worker that has rendered a picture: what it costs at rest is there."""
+async def warm_server(launch: Launch, library: Library) -> Server:
+    """Start a server of one worker that has rendered an image, so that its memory is stable."""
     server = await launch({"workers": {"count": 1}})
     async with server.client() as client:
         for name in ("photo", "large"):
@@ -74,11 +76,11 @@ async def warmed(launch: Launch, library: Library) -> Server:
 
 
 @pytest.mark.parametrize("bombs", [FLOODS, ANIMATIONS], ids=["floods", "animations"])
-async def test_bombs_are_refused_with_the_workers_memory_flat(
+async def test_bombs_are_refused_without_growth_of_the_workers(
     bombs: Mapping[str, bytes], data_dir: Path, launch: Launch, library: Library
 ) -> None:
     ids = plant(data_dir, bombs)
-    server = await warmed(launch, library)
+    server = await warm_server(launch, library)
     (worker,) = server.workers()
     before = peak_bytes(worker)
     for name, media_id in ids.items():
@@ -103,10 +105,10 @@ async def test_bombs_are_refused_within_50_ms(
     copies = {
         f"{name} {number}": copy
         for name, bomb in bombs.items()
-        for number, copy in enumerate(numbered(bomb))
+        for number, copy in enumerate(numbered_copies(bomb))
     }
     ids = plant(data_dir, copies)
-    server = await warmed(launch, library)
+    server = await warm_server(launch, library)
     (worker,) = server.workers()
     before = peak_bytes(worker)
     taken = sorted([await refused(server, media_id) for media_id in ids.values()])

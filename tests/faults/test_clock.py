@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - other processes have no events
-"""Row 22: the wall clock jumps while the server serves; it is libfaketime that makes it jump."""
+"""Row 22: the wall clock jumps while the server runs (libfaketime)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from tests.faults.asking import Answer, ask, ask_all, bodies, unavailable
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
-from tests.faults.test_kill import drawn, fill, imported
+from tests.faults.test_kill import draw, fill, import_all
 from tests.support.server import Library
+
+pytestmark = pytest.mark.slow
 
 _DAY_S = 86400
 _JUMPS_S = (365 * _DAY_S, -365 * _DAY_S, _DAY_S, -_DAY_S, 0)
@@ -31,11 +33,11 @@ _REMEMBERING: Sections = {
     "lifetimes": {"failure_s": 3600},
     "renditions": {"memory_max_bytes": 0, "scan_interval_s": 0.2},
 }
-"""What is known stays known for an hour of the monotonic clock; the disk is tended all the time."""
+"""Cached rows are fresh for an hour of the monotonic clock; disk maintenance never pauses."""
 
 
-class Wall:
-    """The wall clock of one server; the monotonic one and the times of files stay as they are."""
+class WallClock:
+    """The wall clock of one server; the monotonic clock and file times are unchanged."""
 
     def __init__(self, place: Path) -> None:
         if not _LIBRARIES:
@@ -51,15 +53,15 @@ class Wall:
         }
 
     def jump(self, seconds: int) -> None:
-        """Let it be so far ahead of the true time, at once."""
+        """Set the clock ``seconds`` ahead of the true time."""
         new = self._stamp.with_suffix(".new")
         new.write_text(f"{seconds:+d}\n")
         new.rename(self._stamp)
 
 
 @pytest.fixture
-def wall(tmp_path: Path) -> Wall:
-    return Wall(tmp_path)
+def wall(tmp_path: Path) -> WallClock:
+    return WallClock(tmp_path)
 
 
 def targets(library: Library, *names: str) -> list[str]:
@@ -72,7 +74,7 @@ def targets(library: Library, *names: str) -> list[str]:
 
 
 def ahead_s(answer: Answer) -> float:
-    """By how much an answer's Date is ahead of the true time."""
+    """Return how far a response's Date is ahead of the true time."""
     assert answer.headers is not None
     return parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
 
@@ -88,17 +90,17 @@ _COUNTS: Mapping[str, Mapping[str, str]] = {
 
 
 async def counts(server: Server) -> dict[str, float]:
-    """What an expiry of all that is known would show in."""
+    """Return the counters that an expiry of cached data would increase."""
     return {name: await server.metric(name, **labels) for name, labels in _COUNTS.items()}
 
 
 async def jumped(
-    launch: Launch, library: Library, wall: Wall, settings: Sections, *, jumps: int
+    launch: Launch, library: Library, wall: WallClock, settings: Sections, *, jumps: int
 ) -> int:
-    """Let the clock jump to and fro under a warm server; gives how many answers went out.
+    """Move the clock back and forth under a warm server; return the number of responses.
 
-    Asserts that all were as before, dated by the clock, and that nothing was asked, rendered or
-    evicted anew; a picture that cannot be decoded stays refused, an unknown one unknown.
+    Asserts that all responses are as before and dated by the clock, and that nothing was queried,
+    rendered or evicted again. An undecodable image stays refused, an unknown one unknown.
     """
     server = await launch(settings, extra=wall.variables)
     (spoilt,) = (server.data_dir / "originals").rglob("logo*")
@@ -121,14 +123,14 @@ async def jumped(
 
 
 async def until_written(server: Server, count: int) -> None:
-    """Return when so many renditions are on the disk, and a round of housekeeping is over."""
+    """Return when ``count`` renditions are on the disk and a maintenance run is complete."""
     async with asyncio.timeout(60):
         while await server.metric("smartserve_cache_items", tier="disk") < count:
             await asyncio.sleep(0.05)
 
 
-async def test_nothing_that_is_known_expires_when_the_clock_jumps(
-    launch: Launch, library: Library, wall: Wall
+async def test_cached_data_does_not_expire_when_the_clock_jumps(
+    launch: Launch, library: Library, wall: WallClock
 ) -> None:
     await jumped(launch, library, wall, _REMEMBERING, jumps=2)
 
@@ -136,10 +138,10 @@ async def test_nothing_that_is_known_expires_when_the_clock_jumps(
 @pytest.mark.drill
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("memory_max_bytes", [0, 64 * _MIB])
-async def test_clocks_that_jump_to_and_fro_cost_no_query_and_no_render(
-    launch: Launch, library: Library, wall: Wall, record: Record, memory_max_bytes: int
+async def test_a_clock_that_jumps_repeatedly_causes_no_query_and_no_render(
+    launch: Launch, library: Library, wall: WallClock, record: Record, memory_max_bytes: int
 ) -> None:
-    """From the disk, and as hot answers from memory."""
+    """With renditions on disk, and in the response cache."""
     renditions = {"memory_max_bytes": memory_max_bytes, "scan_interval_s": 0.2}
     settings = {**_REMEMBERING, "renditions": renditions}
     answers = await jumped(launch, library, wall, settings, jumps=20)
@@ -150,10 +152,10 @@ async def test_clocks_that_jump_to_and_fro_cost_no_query_and_no_render(
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_what_is_under_way_when_the_clock_jumps_comes_to_its_end(
-    launch: Launch, library: Library, wall: Wall, tmp_path: Path, record: Record
+async def test_renders_in_progress_complete_when_the_clock_jumps(
+    launch: Launch, library: Library, wall: WallClock, tmp_path: Path, record: Record
 ) -> None:
-    """No deadline strikes, and no temporary file is swept under a running write."""
+    """No deadline expires, and no temporary file is deleted while it is written."""
     large = library.ids["large"]
     asked = [f"/serve/{large}?w={width}&format=jpeg" for width in (1080, 1200, 1920, 2048)]
     quiet = await launch(_REMEMBERING, data_dir=library.copy(tmp_path / "reference"))
@@ -179,7 +181,7 @@ async def test_what_is_under_way_when_the_clock_jumps_comes_to_its_end(
 
 
 async def until_stored(server: Server, count: int) -> None:
-    """Files are there a moment before their renders end, which would answer who comes meanwhile."""
+    """Wait for the files: a render ends a moment later, and later requests would join it."""
     async with asyncio.timeout(60):
         while await server.metric("smartserve_stage_seconds_count", stage="store") < count:
             await asyncio.sleep(0.02)
@@ -187,18 +189,18 @@ async def until_stored(server: Server, count: int) -> None:
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_evictions_take_what_is_due_when_the_clock_jumps(
-    launch: Launch, library: Library, wall: Wall, tmp_path: Path, record: Record
+async def test_the_least_recently_used_renditions_are_evicted_when_the_clock_jumps(
+    launch: Launch, library: Library, wall: WallClock, tmp_path: Path, record: Record
 ) -> None:
-    """What was used last is kept, and no more goes than has to; dead writers' files do go."""
-    pictures = drawn(tmp_path / "pictures", 5)
-    imported(library.copy(tmp_path / "data2"), pictures)
+    """Recently used renditions stay, only what is necessary is evicted, stale tempfiles go."""
+    pictures = draw(tmp_path / "pictures", 5)
+    import_all(library.copy(tmp_path / "data2"), pictures)
     renditions = {"memory_max_bytes": 0, "scan_interval_s": 0.2, "disk_max_bytes": _MIB}
     settings = {**_REMEMBERING, "renditions": renditions}
     data_dir = tmp_path / "data2"
     fill(data_dir / "renditions", 60, byte_size=16_000)
-    # It looks at the clock for each file: libfaketime reads it once a second here, or takes as long
-    # as all the rest.
+    # The eviction reads the clock for each file: libfaketime reads its file once a second here, or
+    # it would take as long as all the rest.
     cached = {"FAKETIME_NO_CACHE": "0", "FAKETIME_CACHE_DURATION": "1"}
     server = await launch(settings, data_dir=data_dir, extra=wall.variables | cached)
     await until_written(server, 60)
@@ -228,7 +230,7 @@ async def test_evictions_take_what_is_due_when_the_clock_jumps(
 
 
 async def until_ahead(client: aiohttp.ClientSession, seconds: int) -> None:
-    """Return when the server has seen the clock jump."""
+    """Return when the server has observed the jump."""
     async with asyncio.timeout(60):
         while abs(ahead_s(await ask(client, "/healthz")) - seconds) > 30:
             await asyncio.sleep(0.1)

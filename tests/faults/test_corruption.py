@@ -1,4 +1,4 @@
-"""Row 4: of a damaged source what is there is rendered; a render that breaks off is no picture."""
+"""Row 4: the intact part of a damaged source is rendered; an interrupted render is not an image."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from tests.faults.table import Figure, Record
 from tests.support.photos import photo
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 DAMAGED = ("flowers.jpg", "kodak-03.png", "photo.webp", "photo.avif", "animated.gif", "scan.tiff")
 CUTS = (0.05, 0.3, 0.6, 0.9, 0.999)
 FLIPS = 5
 IDLE_DESCRIPTORS = 4
-"""Of a worker: the standard ones and its socket."""
+"""Descriptors of an idle worker: the standard streams and its socket."""
 
 
 def damaged() -> dict[str, bytes]:
-    """Real pictures cut short, and with bits flipped behind their heads."""
+    """Return real images, truncated or with bits flipped behind the header."""
     chance = random.Random(4)
     found = {"truncated.jpg": photo("truncated.jpg").read_bytes()}
     for name in DAMAGED:
@@ -43,11 +45,11 @@ def damaged() -> dict[str, bytes]:
 
 
 def kept(data_dir: Path) -> list[Path]:
-    """The files of the rendition store."""
+    """Return the files of the rendition store."""
     return [path for path in (data_dir / "renditions").rglob("*") if path.is_file()]
 
 
-async def test_damage_ends_as_a_whole_picture_or_as_a_problem(
+async def test_a_damaged_source_is_answered_with_a_whole_image_or_a_problem(
     data_dir: Path, launch: Launch, library: Library, record: Record
 ) -> None:
     sources = damaged()
@@ -74,7 +76,7 @@ async def test_damage_ends_as_a_whole_picture_or_as_a_problem(
     record(Figure(4, "damaged pictures asked for", len(ids), 0, shown))
 
 
-async def test_a_known_failure_is_answered_without_asking_a_worker(
+async def test_a_known_failure_is_answered_without_a_worker(
     data_dir: Path, launch: Launch, library: Library
 ) -> None:
     ids = plant(data_dir, {"corrupt": photo("corrupt-header.jpg").read_bytes()})
@@ -89,11 +91,11 @@ async def test_a_known_failure_is_answered_without_asking_a_worker(
 
 
 async def _interrupted(server: Server, target: str, *, kills: int) -> bytes | None:
-    """The answer to a request whose workers are killed while it streams; None if it broke off."""
+    """Return a response whose workers are killed while it streams; None if it was cut."""
     async with server.client() as client, client.get(target) as answer:
         assert answer.status == 200
         if "Content-Length" in answer.headers:
-            return b""  # it was whole before the first byte went out
+            return b""  # The response was complete before its first byte was sent.
         first = await answer.content.readany()
         rest = asyncio.create_task(answer.read())
         killed: set[int] = set()
@@ -107,7 +109,7 @@ async def _interrupted(server: Server, target: str, *, kills: int) -> bytes | No
 
 
 def _killed_at_work(server: Server) -> set[int]:
-    """Kill the workers that are up and have a job's descriptors open; gives their process ids."""
+    """Kill the workers that have a job's descriptors open; return their process ids."""
     killed = set()
     for worker in server.workers():
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -119,10 +121,10 @@ def _killed_at_work(server: Server) -> set[int]:
 
 
 @pytest.mark.drill
-async def test_an_answer_goes_on_when_its_worker_dies_half_way(
+async def test_a_response_is_completed_when_its_worker_dies(
     data_dir: Path, launch: Launch, library: Library, record: Record
 ) -> None:
-    """Another worker makes the same bytes; those that went out already are left out."""
+    """Another worker renders the same bytes; those already sent are skipped."""
     ids = plant(data_dir, copies(data_dir, library))
     server = await launch({"workers": {"count": 1}})
     async with server.client() as client:
@@ -135,7 +137,7 @@ async def test_an_answer_goes_on_when_its_worker_dies_half_way(
 
 
 @pytest.mark.drill
-async def test_an_answer_whose_workers_die_twice_is_aborted_and_not_kept(
+async def test_a_response_whose_workers_die_twice_is_aborted_and_not_stored(
     data_dir: Path, launch: Launch, library: Library, record: Record
 ) -> None:
     ids = plant(data_dir, copies(data_dir, library))
@@ -157,7 +159,7 @@ ZOOM = "?size=zoom&format=jpeg"
 
 
 def copies(data_dir: Path, library: Library) -> dict[str, bytes]:
-    """The library's picture of noise, whose renditions are long, as several other files."""
+    """Copy the library's image of noise, whose renditions are long, into several files."""
     files = [path for path in (data_dir / "originals").rglob("*") if path.is_file()]
     large = max(files, key=lambda path: path.stat().st_size).read_bytes()
     return {f"copy {at}": large + b"%d" % at for at in range(5)}

@@ -1,9 +1,9 @@
-"""Row 15: damaged files of the disk cache are never served, are deleted and made again.
+"""Row 15: damaged files of the disk cache are never served; they are deleted and rendered again.
 
-What holds when: length and key are checked at every open, and the checksum too, but for a file too
-long to be read at once (`memory_max_item_bytes`, 256 KiB at least): of that the first open by a
-process verifies the checksum, and later ones only where inode, size or time of change differ. So
-what rots under a running server, with nothing of that changed, is noticed at its next start.
+Length and key are verified at every open. The checksum is verified too, but for a file too long to
+be read at once (`memory_max_item_bytes`, at least 256 KiB) only at the first open by a process,
+and later if its inode, size or time of change differ. Damage that leaves those unchanged is
+therefore found at the next start.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 _DISK_ONLY: Sections = {
     "log": {"access": False},
     "renditions": {"memory_max_bytes": 0, "memory_max_item_bytes": 0},
     "database": {"row_ttl_s": 3600},
 }
-"""Each hit is read from the disk; of those over 256 KiB the checksum is computed once."""
+"""Every hit is read from disk; the checksum of files over 256 KiB is computed once."""
 
 Damage = Callable[[Path, Sequence[Path], random.Random], None]
 
@@ -51,7 +53,7 @@ def long(library: Library) -> str:
 
 
 def rewritten(file: Path, content: bytes | bytearray) -> None:
-    """Change the bytes in place: the same inode, as a bad block or a stray write leaves it."""
+    """Overwrite the bytes in place: the same inode, as after a bad block or a stray write."""
     with file.open("r+b") as opened:
         opened.write(content)
         opened.truncate()
@@ -85,30 +87,30 @@ def lengthened(file: Path, _others: Sequence[Path], chance: random.Random) -> No
 
 
 def swapped(file: Path, others: Sequence[Path], chance: random.Random) -> None:
-    """The whole and good file of another size, format or medium."""
+    """Return the intact file of another size, format or image."""
     other = chance.choice([one for one in others if one != file and one.is_file()])
     aside = file.with_suffix(".aside")
     shutil.copy(other, aside)
     aside.rename(file)
 
 
-def a_directory(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
+def as_directory(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
     file.unlink()
     file.mkdir()
     (file / "something").touch()
 
 
-def a_link(file: Path, others: Sequence[Path], chance: random.Random) -> None:
+def as_link(file: Path, others: Sequence[Path], chance: random.Random) -> None:
     file.unlink()
     file.symlink_to(chance.choice(others))
 
 
-def a_fifo(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
+def as_fifo(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
     file.unlink()
     os.mkfifo(file)
 
 
-def a_socket(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
+def as_socket(file: Path, _others: Sequence[Path], _chance: random.Random) -> None:
     file.unlink()
     with socket.socket(socket.AF_UNIX) as listener:
         # By the descriptor of its directory: the path of a socket has at most 108 bytes.
@@ -118,7 +120,7 @@ def a_socket(file: Path, _others: Sequence[Path], _chance: random.Random) -> Non
 
 
 _IN_PLACE: Sequence[Damage] = (cut, flipped, flipped_in_the_trailer, zeroed, lengthened, swapped)
-_REPLACED: Sequence[Damage] = (a_directory, a_link, a_fifo, a_socket)
+_REPLACED: Sequence[Damage] = (as_directory, as_link, as_fifo, as_socket)
 _DAMAGES = (*_IN_PLACE, *_REPLACED)
 
 
@@ -141,7 +143,7 @@ async def damaged(
     seed: int = 0,
     down: bool = False,
 ) -> int:
-    """Harm each file in some way; each has to be noticed and made again. Gives how many."""
+    """Damage each file; each must be detected and rendered again. Return their number."""
     files, chance = await until_stored(server, len(right)), random.Random(seed)
     good = {file: file.read_bytes() for file in files}
     if down:
@@ -153,7 +155,7 @@ async def damaged(
     if down:
         before = 0.0
         await server.start()
-    # A link may lead to a copy of what was there.
+    # A link may lead to a copy of the former content.
     spoilt = [f for f in files if f.is_symlink() or not f.is_file() or f.read_bytes() != good[f]]
     harmed = len(spoilt)
     async with server.client() as client:
@@ -163,8 +165,8 @@ async def damaged(
     return harmed
 
 
-async def well(server: Server, right: dict[str, bytes]) -> None:
-    """All is served, and from the disk."""
+async def assert_on_disk(server: Server, right: dict[str, bytes]) -> None:
+    """Assert that every target is served from disk."""
     await until_stored(server, len(right))
     hits = await server.metric("smartserve_cache_hits_total", tier="disk")
     async with server.client() as client:
@@ -175,8 +177,8 @@ async def well(server: Server, right: dict[str, bytes]) -> None:
         assert not file.is_symlink()
 
 
-async def filled(launch: Launch, wanted: Sequence[str]) -> tuple[Server, dict[str, bytes]]:
-    """A server all of whose pictures are on disk, and what it answered when it rendered them."""
+async def filled_server(launch: Launch, wanted: Sequence[str]) -> tuple[Server, dict[str, bytes]]:
+    """Return a server with all images on disk, and its responses from when it rendered them."""
     server = await launch(_DISK_ONLY)
     async with server.client() as client:
         right = bodies(await ask_all(client, wanted))
@@ -185,20 +187,20 @@ async def filled(launch: Launch, wanted: Sequence[str]) -> tuple[Server, dict[st
     return server, right
 
 
-async def test_damaged_files_are_never_served_and_made_again(
+async def test_damaged_files_are_not_served_and_are_rendered_again(
     launch: Launch, library: Library
 ) -> None:
-    server, right = await filled(launch, targets(library, widths=(64, 128)))
+    server, right = await filled_server(launch, targets(library, widths=(64, 128)))
     await damaged(server, _DAMAGES, right)
-    await well(server, right)
+    await assert_on_disk(server, right)
 
 
-async def test_what_rots_in_a_long_file_with_its_times_as_they_were_is_seen_at_the_next_start(
+async def test_damage_of_a_long_file_with_unchanged_times_is_detected_at_the_next_start(
     launch: Launch, library: Library
 ) -> None:
-    """The exception that the checksum of long files is for the first open of a process."""
-    server, right = await filled(launch, [long(library)])
-    await well(server, right)  # the first open
+    """The checksum of a long file is verified at the first open by a process only."""
+    server, right = await filled_server(launch, [long(library)])
+    await assert_on_disk(server, right)  # the first open
     (file,) = stored(server)
     before = file.stat()
     flipped(file, [], random.Random(1))
@@ -212,16 +214,16 @@ async def test_what_rots_in_a_long_file_with_its_times_as_they_were_is_seen_at_t
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_thousands_of_damaged_files_are_noticed(
+async def test_thousands_of_damaged_files_are_detected(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """Every fourth round the harm is done while the server is down."""
+    """In every fourth round the files are damaged while the server is stopped."""
     widths = (16, 32, 48, 64, 96, 128)
-    server, right = await filled(launch, targets(library, widths=widths))
+    server, right = await filled_server(launch, targets(library, widths=widths))
     chance, harmed = random.Random(15), 0
     for turn in range(32):
         damages = chance.sample(_DAMAGES, len(_DAMAGES))
         harmed += await damaged(server, damages, right, seed=turn, down=turn % 4 == 3)
-    await well(server, right)
+    await assert_on_disk(server, right)
     assert harmed > 1600
     record(Figure(15, "files cut, flipped, zeroed, swapped, replaced", harmed, 0, "all counted"))

@@ -1,4 +1,4 @@
-"""Row 17: what a database that fails does to a server, and how soon it is over."""
+"""Row 17: the effect of a failing database on a server, and how fast it recovers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 Fault = Callable[[Site], AbstractAsyncContextManager[None]]
 Open = Callable[..., Awaitable[Site]]
 
 _RECOVERED_S = 5.0
-"""In what time a pool has to be of use again."""
+"""Maximum seconds until a pool is usable again."""
 _ROW_TTL_S = 1
 _BREAKER_S = 1.1
-"""Past the time for which a database that has failed is left alone."""
+"""Longer than the circuit breaker stays open."""
 _POOL_SIZE = 4
 _FOR_UPLOADS = 7
-"""Four of the main side, three of the worker."""
+"""Four connections of the main API, three of the worker."""
 _AT_ONCE = 8
 """More than the pool has connections."""
 _HURRIED: Mapping[str, Any] = {"query_timeout_s": 0.8, "connect_timeout_s": 0.5, "breaker_s": 0.3}
@@ -42,7 +44,7 @@ _HURRIED: Mapping[str, Any] = {"query_timeout_s": 0.8, "connect_timeout_s": 0.5,
 async def open_site(
     launch: Launch, library: Library, mariadb: MariaDB, data_dir: Path
 ) -> AsyncIterator[Open]:
-    """Opens sites; whatever was done to the database is mended in the end."""
+    """Open sites; the database is repaired at the end."""
     async with AsyncExitStack() as stack:
         name = await moved_in(mariadb, data_dir, library.ids)
         proxy = await stack.enter_async_context(TcpProxy(mariadb.port))
@@ -104,7 +106,7 @@ async def locked(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def used_up(site: Site) -> AsyncIterator[None]:
-    """All connections that the database allows are others'."""
+    """Other clients hold all connections that the database allows."""
     await site.sql("SET GLOBAL max_connections = 10")
     await hang_up(site)
     async with site.held(10, user="proxy"):
@@ -113,7 +115,7 @@ async def used_up(site: Site) -> AsyncIterator[None]:
 
 
 async def hang_up(site: Site) -> None:
-    """End all that is idle, as the database itself does after wait_timeout."""
+    """Close all idle connections, as the database itself does after wait_timeout."""
     await site.sql("".join(f"KILL {session};" for session in await site.sessions()))
 
 
@@ -137,7 +139,7 @@ async def hung_up(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def forgotten(site: Site) -> AsyncIterator[None]:
-    """Open connections are dead without a word, new ones are not: a firewall has lost its state."""
+    """Open connections are silently dead, new ones work: a firewall has lost its state."""
     site.proxy.go_silent()
     await site.proxy.heal()
     yield
@@ -175,13 +177,13 @@ def _refused(answer: Answer) -> bool:
 
 
 async def _served(site: Site, client: ClientSession, body: bytes, count: int) -> int:
-    """Ask for unknown pictures at once; how many answers were wrong."""
+    """Request unknown images concurrently; return the number of wrong responses."""
     answers = await asyncio.gather(*(site.ask(client, site.fresh()) for _ in range(count)))
     return sum((answer.status, answer.body) != (200, body) for answer in answers)
 
 
 async def _without_database(site: Site, client: ClientSession, known: int) -> int:
-    """What is known is served, also when its row is past its lifetime; how much was wrong."""
+    """Request cached images, also with expired rows; return the number of wrong responses."""
     wrong = 0
     ready = asyncio.create_task(client.get("/readyz"))
     for width in (WIDTH, OTHER_WIDTH):
@@ -196,7 +198,7 @@ async def _without_database(site: Site, client: ClientSession, known: int) -> in
 
 
 async def _recovered(site: Site, client: ClientSession) -> tuple[int, float]:
-    """Seconds until an unknown picture is served, and how much was wrong until then."""
+    """Return the seconds until an unknown image is served, and the wrong responses until then."""
     began = time.monotonic()
     wrong = 0
     async with asyncio.timeout(_RECOVERED_S):
@@ -208,10 +210,10 @@ async def _recovered(site: Site, client: ClientSession) -> tuple[int, float]:
 
 
 async def _endure(site: Site, client: ClientSession, known: int, fault: Fault) -> tuple[int, float]:
-    """Live through an outage; how much was wrong, and seconds from its end until all is well."""
+    """Return the wrong responses during an outage, and the seconds from its end until recovery."""
     async with fault(site):
         wrong = await _without_database(site, client, known)
-        # The worst moment for it to end: a question was asked just now, and is lost.
+        # The worst moment for recovery: a query was sent just now, and is lost.
         await asyncio.sleep(_BREAKER_S)
         lost = asyncio.create_task(site.ask(client, site.fresh()))
         await asyncio.sleep(0.05)
@@ -223,8 +225,10 @@ async def _endure(site: Site, client: ClientSession, known: int, fault: Fault) -
 
 @pytest.mark.drill
 @pytest.mark.timeout(180)
-async def test_outages_are_outlived(open_site: Open, library: Library, record: Record) -> None:
-    """Some 50 s. The limits are below the defaults; these would let a recovery take 4 s."""
+async def test_the_server_recovers_from_every_outage(
+    open_site: Open, library: Library, record: Record
+) -> None:
+    """About 50 s. Limits are below the defaults, which would allow a recovery to take 4 s."""
     site = await open_site(query_timeout_s=3, connect_timeout_s=2)
     known = library.ids["photo"]
     async with site.server.client() as client:
@@ -240,10 +244,10 @@ async def test_outages_are_outlived(open_site: Open, library: Library, record: R
 
 
 @pytest.mark.drill
-async def test_a_database_that_is_there_is_of_use_whatever_came_in_between(
+async def test_dead_connections_cost_no_response_while_the_database_is_up(
     open_site: Open, library: Library, record: Record
 ) -> None:
-    """Not one answer tells of it: connections are looked at before they are used."""
+    """No response shows it: connections are tested before use."""
     site = await open_site()
     async with site.server.client() as client:
         await site.look(client, library.ids["photo"])
@@ -257,7 +261,7 @@ async def test_a_database_that_is_there_is_of_use_whatever_came_in_between(
     record(Figure(17, f"connections {names}"[:70], site.answers, 0))
 
 
-async def test_a_server_started_without_its_database_prepares_and_serves_it_later(
+async def test_a_server_started_without_its_database_creates_the_tables_later(
     open_site: Open, mariadb: MariaDB, library: Library, record: Record
 ) -> None:
     await asyncio.to_thread(mariadb.stop)
@@ -274,10 +278,10 @@ async def test_a_server_started_without_its_database_prepares_and_serves_it_late
 
 
 @pytest.mark.drill
-async def test_an_account_that_may_only_read_is_enough(
+async def test_an_account_with_read_access_is_enough(
     open_site: Open, library: Library, record: Record
 ) -> None:
-    """Facts that cannot be kept in the database are learned, and kept in memory."""
+    """Facts that cannot be stored in the database are computed and cached in memory."""
     site = await open_site()
     await site.sql(f"REVOKE ALL ON {site.database}.* FROM proxy; DELETE FROM media_facts")
     await site.sql(f"GRANT SELECT ON {site.database}.* TO proxy")
@@ -291,7 +295,7 @@ async def test_an_account_that_may_only_read_is_enough(
 
 
 @pytest.mark.drill
-async def test_writers_and_readers_together_stay_within_the_pool(
+async def test_readers_and_writers_together_stay_within_the_pool(
     open_site: Open, library: Library
 ) -> None:
     site = await open_site()
@@ -314,10 +318,10 @@ sys.stdin.read()
 """
 
 
-async def test_an_sqlite_file_held_by_another_process_is_served(
+async def test_an_sqlite_file_locked_by_another_process_is_served(
     launch: Launch, data_dir: Path, library: Library, record: Record
 ) -> None:
-    """Nothing can be written meanwhile: what is learned of a picture is kept in memory."""
+    """Nothing can be written meanwhile: facts about an image are cached in memory."""
     file = data_dir / "smartserve.db"
     with closing(sqlite3.connect(file)) as database:
         database.execute("DELETE FROM media_facts")

@@ -1,7 +1,7 @@
-"""The served description holds: schemathesis makes requests from it, and finds nothing.
+"""The served OpenAPI description is accurate: schemathesis derives requests from it.
 
-Drawn from the schema: what it allows, what it forbids, other methods; the answers are held to the
-statuses, media types, headers and schemas that it promises.
+The requests include allowed and forbidden values and other methods. Responses are compared with the
+statuses, media types, headers and schemas of the description.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from proxy.web.openapi.document import describe
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 
+pytestmark = pytest.mark.slow
+
 _SEED = 4
 _KEY = "a-key-that-is-for-these-tests-alone"
 _WITH_KEY: Sections = {
     "admin": {"key": _KEY, "max_failures": 10_000},
     "main": {"key": _KEY},
 }
-"""The checks also ask without the key, and with wrong ones. For users it is none."""
+"""Checks that also send no key, or a wrong one. Routes of users have no key."""
 _PATIENCE_S = 110
-# They are tried with the body of the address's own method. With others, such as TRACE, that is a
-# 400 before anybody asks what methods there are. And no schema can say that of two parameters each
-# may have a value, and not both: `bg=removed` and `format=jpeg` is a 400.
+# They use the body of the route's own method. With others, such as TRACE, that is a 400 before the
+# method is checked. And no schema can express that two parameters exclude each other: `bg=removed`
+# with `format=jpeg` is a 400.
 _CONFIGURATION = """
 [phases.coverage]
 unexpected-methods = ["PUT", "POST", "PATCH", "QUERY"]
@@ -46,14 +48,14 @@ checks.positive_data_acceptance.expected-statuses = [
 async def schemathesis(
     server: Server, place: Path, *options: str, description: str = ""
 ) -> tuple[int, str]:
-    """The exit code and the report of a run against a server, by its own description or another."""
+    """Return the exit code and the report of a run, by the server's description or another one."""
     place.mkdir(exist_ok=True)
     (place / "schemathesis.toml").write_text(_CONFIGURATION)
     process = await asyncio.create_subprocess_exec(
         *(str(Path(sys.executable).with_name("schemathesis")), "run"),
         *(description or f"{server.base}/openapi.json", "--url", server.base),
         *("--checks", "all", "--seed", str(_SEED), "--generation-database", "none"),
-        # Of uploads there are none, and the key is no user's token: which is told as a warning.
+        # There are no uploads, and the key is not a user's token: schemathesis warns about it.
         *("--warnings", "off"),
         *("--header", f"Authorization: Bearer {_KEY}", "--no-color", *options),
         stdout=asyncio.subprocess.PIPE,
@@ -65,15 +67,13 @@ async def schemathesis(
 
 
 def analyse(server: Server) -> None:
-    """Let the first medium have an analysis: where all is 404 schemathesis warns."""
+    """Store an analysis of the first image: schemathesis warns if all responses are 404."""
     with closing(sqlite3.connect(server.data_dir / "smartserve.db")) as connection:
         connection.execute("INSERT INTO media_ai_analysis (media_id, quality_score) VALUES (1, 5)")
         connection.commit()
 
 
-async def test_what_is_drawn_from_the_description_is_answered_as_it_says(
-    launch: Launch, tmp_path: Path
-) -> None:
+async def test_responses_agree_with_the_description(launch: Launch, tmp_path: Path) -> None:
     server = await launch(_WITH_KEY)
     analyse(server)
     options = ("--phases", "examples,fuzzing", "--max-examples", "5")
@@ -83,10 +83,8 @@ async def test_what_is_drawn_from_the_description_is_answered_as_it_says(
     assert "Traceback" not in server.told()
 
 
-async def test_a_description_that_does_not_hold_is_found_out(
-    launch: Launch, tmp_path: Path
-) -> None:
-    """A status that is missing, a media type and a header that are promised wrongly."""
+async def test_a_wrong_description_is_detected(launch: Launch, tmp_path: Path) -> None:
+    """A missing status, and a wrong media type and header."""
     server = await launch(_WITH_KEY)
     description = json.loads(json.dumps(describe(Settings())))
     picture = description["paths"]["/serve/{name}"]
@@ -109,8 +107,8 @@ async def test_a_description_that_does_not_hold_is_found_out(
 
 
 @pytest.mark.drill
-async def test_the_whole_run_finds_nothing(launch: Launch, tmp_path: Path) -> None:
-    """All phases but the stateful one, for which there is nothing to change; half a minute."""
+async def test_a_full_run_finds_nothing(launch: Launch, tmp_path: Path) -> None:
+    """All phases but the stateful one, which has nothing to change; 30 s."""
     server = await launch(_WITH_KEY)
     analyse(server)
     options = ("--phases", "examples,coverage,fuzzing", "--max-examples", "40")

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - other processes have no events
-"""Row 16: more connections than descriptors get a 503, without a busy loop, and it recovers."""
+"""Row 16: connections beyond the descriptor limit get a 503, without a busy loop."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
 _QUIET: Sections = {
@@ -26,7 +28,7 @@ _QUIET: Sections = {
     "renditions": {"memory_max_bytes": 0},
     "database": {"pool_size": 2},
 }
-"""Hits are read from the disk, so that they need descriptors as well."""
+"""Hits are read from disk, so that they need descriptors too."""
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -45,14 +47,14 @@ def targets(library: Library) -> list[str]:
 
 
 async def arrive(server: Server, target: str) -> Stream:
-    """Connect and ask at once, while others do: so accepting and opening files come together."""
+    """Connect and send a request at once, while others do: accepting and opening files coincide."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     return reader, writer
 
 
 async def one_answer(reader: asyncio.StreamReader) -> Answer:
-    """The answer on a connection that stays open; status 0 where it is closed instead."""
+    """Return the response on a connection that stays open; status 0 if it is closed."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
         status, length = _STATUS.match(head), _LENGTH.search(head)
@@ -74,7 +76,7 @@ async def one_answer(reader: asyncio.StreamReader) -> Answer:
 async def herd(
     server: Server, targets: Sequence[str], count: int
 ) -> AsyncIterator[list[tuple[str, Answer]]]:
-    """So many connections that ask for a picture at once and then stay; nobody waits for ever."""
+    """Open ``count`` connections that request images at once and stay open; none waits for ever."""
     asked = [targets[place % len(targets)] for place in range(count)]
     streams = await asyncio.gather(*[arrive(server, target) for target in asked])
     try:
@@ -93,23 +95,23 @@ async def until_fewer(server: Server, count: int) -> None:
 
 
 def in_order(target: str, answer: Answer, right: Mapping[str, bytes]) -> bool:
-    """Whether an answer is a refusal, the picture asked for, or one that says it stands in."""
+    """Return whether a response is a refusal, the requested image, or a declared fallback."""
     stands_in = answer.status == 200 and answer.headers
     return answer.status != 200 or answer.body in (right.values() if stands_in else [right[target]])
 
 
 def forget(server: Server, *, part: int) -> None:
-    """One in ``part`` of the pictures has to be rendered again, the others are on disk."""
+    """Delete every ``part``-th rendition, so that it must be rendered again."""
     for path in list((server.data_dir / "renditions").glob("??/*/*"))[::part]:
         path.unlink()
 
 
 async def starved(server: Server, targets: Sequence[str], *, limit: int, turns: int) -> list[int]:
-    """Take all descriptors, then nearly all, so often; gives the statuses that came of it.
+    """Use up all descriptors, then nearly all, repeatedly; return the statuses.
 
-    Asserts that pictures were right, that the server slept while starved, and is well again.
+    Asserts that images are correct, that the server sleeps while starved, and recovers.
     """
-    # Two connections to the database and the pipes of the background worker come and stay.
+    # Two connections to the database and the pipes of the background worker come and go.
     idle = descriptors(server.pid) + 14
     found: list[tuple[str, Answer]] = []
     for _ in range(turns):
@@ -144,7 +146,7 @@ async def test_a_server_out_of_descriptors_refuses_and_recovers(
     assert await server.metric("smartserve_requests_total", route="over_limit", status="503") > 100
 
 
-async def test_a_server_that_could_not_even_start_its_workers_says_so_and_ends(
+async def test_a_server_without_descriptors_for_its_workers_exits_with_a_message(
     data_dir: Path,
 ) -> None:
     server = Server(data_dir, {}, prefix=limited(16))
@@ -156,7 +158,7 @@ async def test_a_server_that_could_not_even_start_its_workers_says_so_and_ends(
 @pytest.mark.drill
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("limit", [40, 256])
-async def test_herds_on_few_descriptors_make_no_busy_loop(
+async def test_many_connections_on_few_descriptors_cause_no_busy_loop(
     launch: Launch, library: Library, record: Record, limit: int
 ) -> None:
     server = await launch(_QUIET, prefix=limited(limit))

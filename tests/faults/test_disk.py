@@ -1,4 +1,4 @@
-"""Row 14: disks that are full, read-only, gone or broken: each answer goes out, and it heals."""
+"""Row 14: a disk that is full, read-only, missing or faulty costs no response, and recovers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from tests.faults.table import Figure, Record
 from tests.support.mounts import Mount, remount
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 _DISK_ONLY: Sections = {
     "log": {"access": False},
     "renditions": {"memory_max_bytes": 0},
     "database": {"row_ttl_s": 3600},
 }
-"""What is not stored has to be rendered each time."""
+"""Renditions that are not stored must be rendered for each request."""
 
 Harm = Callable[[Path], AbstractContextManager[None]]
 
@@ -44,7 +46,7 @@ def targets(library: Library) -> list[str]:
 
 
 async def reference(launch: Launch, library: Library, place: Path) -> Mapping[str, bytes]:
-    """What an undisturbed server answers."""
+    """Return the responses of an undisturbed server."""
     server = await launch(_DISK_ONLY, data_dir=library.copy(place))
     async with server.client() as client:
         right = bodies(await ask_all(client, targets(library)))
@@ -53,7 +55,7 @@ async def reference(launch: Launch, library: Library, place: Path) -> Mapping[st
 
 
 async def undisturbed(server: Server, library: Library) -> Mapping[str, bytes]:
-    """What a server answers before harm is done to it; nothing of it is on the disk any more."""
+    """Return the responses before a fault; the disk cache is empty afterwards."""
     async with server.client() as client:
         right = bodies(await ask_all(client, targets(library)))
     await until_all_stored(server, right)
@@ -66,8 +68,8 @@ def stored(root: Path) -> list[Path]:
     return list(root.glob("??/*/*"))
 
 
-def whole(path: Path) -> bool:
-    """Whether a file is what its trailer says."""
+def is_intact(path: Path) -> bool:
+    """Return whether a file agrees with its trailer."""
     content = path.read_bytes()
     body, mark = content[:-TRAILER_BYTES], FileTrailer.parse(content[-TRAILER_BYTES:])
     assert mark is not None
@@ -75,8 +77,8 @@ def whole(path: Path) -> bool:
 
 
 @contextmanager
-def no_room(root: Path) -> Iterator[None]:
-    """No block is left."""
+def fill_blocks(root: Path) -> Iterator[None]:
+    """Leave no free block."""
     filler = root / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -87,8 +89,8 @@ def no_room(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def no_inodes(root: Path) -> Iterator[None]:
-    """There is room, but not for one more name."""
+def fill_inodes(root: Path) -> Iterator[None]:
+    """Leave free blocks, but no inode."""
     folder = root / "names"
     folder.mkdir()
     with suppress(OSError):
@@ -107,8 +109,8 @@ def read_only(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def a_file_instead(root: Path) -> Iterator[None]:
-    """The directory is gone, and cannot be made."""
+def replace_by_file(root: Path) -> Iterator[None]:
+    """Replace the directory by a file, so that it cannot be created."""
     root.rename(root.with_suffix(".old"))
     root.touch()
     yield
@@ -128,7 +130,7 @@ async def failures(server: Server, kind: str) -> float:
 
 
 async def until_stored(server: Server, targets: Sequence[str]) -> None:
-    """Ask until the next miss is on the disk again."""
+    """Send requests until the next miss is stored."""
     root = server.data_dir / "renditions"
     before = len(stored(root))
     async with asyncio.timeout(30), server.client() as client:
@@ -137,13 +139,13 @@ async def until_stored(server: Server, targets: Sequence[str]) -> None:
             await ask_all(client, targets)
 
 
-async def harmed(
+async def with_fault(
     server: Server, right: Mapping[str, bytes], harm: Harm, *, kind: str, at_most: int = 12
 ) -> int:
-    """Do harm while pictures are asked for, and mend it; gives how many answers went out.
+    """Cause a fault during requests, and repair it; return the number of responses.
 
-    Asserts that all were right, that the breaker spared the disk, that nothing half-written is
-    there, and that without a restart all is stored again.
+    Asserts that all responses are correct, that the circuit breaker spares the disk, that there is
+    no incomplete file, and that everything is stored again without a restart.
     """
     root, pid = server.data_dir / "renditions", server.pid
     misses = list(right)
@@ -153,7 +155,7 @@ async def harmed(
             for _ in range(3):
                 assert bodies(await ask_all(client, misses)) == right
             counted = await failures(server, kind)
-            # Some writes had begun when the first one failed; those that came later held off.
+            # Some writes had begun when the first one failed; later ones are held off.
             assert 1 <= counted <= at_most
         await until_stored(server, misses)
         assert bodies(await ask_all(client, misses)) == right
@@ -161,7 +163,7 @@ async def harmed(
             while len(stored(root)) < len(misses):
                 await asyncio.sleep(0.5)
                 assert bodies(await ask_all(client, misses)) == right
-        assert [path for path in stored(root) if not whole(path)] == []
+        assert [path for path in stored(root) if not is_intact(path)] == []
         assert list((root / "tmp").iterdir()) == []
         hits = await server.metric("smartserve_cache_hits_total", tier="disk")
         assert bodies(await ask_all(client, misses)) == right
@@ -171,7 +173,7 @@ async def harmed(
     return 3 * len(misses)
 
 
-async def test_a_full_disk_costs_no_answer_and_heals(
+async def test_a_full_disk_costs_no_response_and_recovers(
     launch: Launch,
     library: Library,
     data_dir: Path,
@@ -182,7 +184,7 @@ async def test_a_full_disk_costs_no_answer_and_heals(
     with mounted(data_dir / "renditions", "size=4m"):
         server = await launch(_DISK_ONLY)
         right = await undisturbed(server, library)
-        answers = await harmed(server, right, no_room, kind="no_space")
+        answers = await with_fault(server, right, fill_blocks, kind="no_space")
         await server.stop()
     record(Figure(14, "renditions: no room", answers, 0, "stored again without a restart"))
 
@@ -191,9 +193,9 @@ async def test_a_full_disk_costs_no_answer_and_heals(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("harm", "kind"),
-    [(no_inodes, "no_space"), (read_only, "read_only")],
+    [(fill_inodes, "no_space"), (read_only, "read_only")],
 )
-async def test_harm_to_the_disk_of_renditions_costs_no_answer(
+async def test_a_fault_of_the_rendition_disk_costs_no_response(
     launch: Launch,
     library: Library,
     tmp_path: Path,
@@ -206,7 +208,7 @@ async def test_harm_to_the_disk_of_renditions_costs_no_answer(
     with mounted(data_dir / "renditions", "size=4m,nr_inodes=100"):
         server = await launch(_DISK_ONLY, data_dir=data_dir)
         right = await undisturbed(server, library)
-        answers = await harmed(server, right, harm, kind=kind)
+        answers = await with_fault(server, right, harm, kind=kind)
         await server.stop()
     name = harm.__name__.replace("_", " ")
     record(Figure(14, f"renditions: {name}", answers, 0, "stored again without a restart"))
@@ -214,21 +216,21 @@ async def test_harm_to_the_disk_of_renditions_costs_no_answer(
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_a_directory_of_renditions_that_cannot_be_made_costs_no_answer(
+async def test_a_rendition_directory_that_cannot_be_created_costs_no_response(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
     server = await launch(_DISK_ONLY)
     right = await undisturbed(server, library)
-    # Reads are not held off where they fail at once, and each is counted; where many miss at once
-    # the directory is listed first.
+    # Reads are not held off if they fail at once, and each is counted; if many miss at once the
+    # directory is listed first.
     reads = 2 * 3 * len(right)
-    answers = await harmed(server, right, a_file_instead, kind="missing", at_most=12 + reads)
+    answers = await with_fault(server, right, replace_by_file, kind="missing", at_most=12 + reads)
     record(Figure(14, "renditions: a file in place of the directory", answers, 0))
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_a_directory_removed_while_serving_is_made_again(
+async def test_a_directory_removed_while_serving_is_created_again(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
     server = await launch(_DISK_ONLY)
@@ -244,15 +246,15 @@ async def test_a_directory_removed_while_serving_is_made_again(
             answers += len(right)
         await until_stored(server, list(right))
         assert bodies(await ask_all(client, right)) == right
-    assert [path for path in stored(root) if not whole(path)] == []
+    assert [path for path in stored(root) if not is_intact(path)] == []
     record(Figure(14, "renditions: rm -rf while serving, 20 times", answers, 0))
 
 
 class Fiu:
-    """Faults of system calls in a server that was started by fiu-run(1), as they are asked for.
+    """Faults of system calls in a server started by fiu-run(1).
 
-    Of its calls, ``pread`` and ``pwrite`` reach files alone, and ``rename`` as well: what uvloop
-    does to sockets and pipes goes by others. Workers get nothing of the server's environment.
+    Of its calls ``pread``, ``pwrite`` and ``rename`` apply to files only: uvloop uses others for
+    sockets and pipes. Workers do not inherit the server's environment.
     """
 
     def __init__(self, place: Path) -> None:
@@ -264,7 +266,7 @@ class Fiu:
 
     @contextmanager
     def _failing(self, server: Server, point: str, code: int) -> Iterator[None]:
-        """Every third call fails, by chance, for the length of the block."""
+        """Let every third call on average fail for the length of the block."""
         name = f"name=posix/io/{point}"
         self._send(server, f"enable_random {name},probability=0.3,failinfo={code}")
         yield
@@ -287,7 +289,7 @@ class Fiu:
         ("rw/pread", errno.EIO, "io"),
     ],
 )
-async def test_calls_that_fail_by_chance_cost_no_answer(
+async def test_system_calls_that_fail_randomly_cost_no_response(
     launch: Launch,
     library: Library,
     tmp_path: Path,
@@ -313,7 +315,7 @@ async def test_calls_that_fail_by_chance_cost_no_answer(
         counted = await failures(server, kind)
         assert counted >= 1
         await until_all_stored(server, right)
-    assert [path for path in stored(root) if not whole(path)] == []
+    assert [path for path in stored(root) if not is_intact(path)] == []
     assert list((root / "tmp").iterdir()) == []
     name = f"{errno.errorcode[code]} from {point.rpartition('/')[2]}, by libfiu"
     record(Figure(14, name, int(counted), 0, f"{5 * len(right)} answers"))
@@ -321,10 +323,10 @@ async def test_calls_that_fail_by_chance_cost_no_answer(
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_without_originals_what_is_cached_goes_on(
+async def test_cached_images_are_served_without_originals(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
-    """An other size of a cached picture stands in; a picture of which nothing is there is a 503."""
+    """Another size of a cached image is the fallback; an image without any rendition is a 503."""
     right = await reference(launch, library, tmp_path / "reference")
     server = await launch(_DISK_ONLY)
     originals = server.data_dir / "originals"
@@ -367,10 +369,10 @@ def facts(database: Path) -> int:
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_a_full_disk_of_the_database_costs_no_answer(
+async def test_a_full_disk_of_the_database_costs_no_response(
     launch: Launch, library: Library, tmp_path: Path, mounted: Mount, record: Record
 ) -> None:
-    """What is learned about pictures is kept in memory, and saved when there is room again."""
+    """Facts about images are cached in memory, and stored when there is space again."""
     right = await reference(launch, library, tmp_path / "reference")
     place = tmp_path / "database"
     with mounted(place, "size=1m"):
@@ -383,7 +385,7 @@ async def test_a_full_disk_of_the_database_costs_no_answer(
         server = await launch({**_DISK_ONLY, "database": {"url": url, "row_ttl_s": 0.2}})
         async with server.client() as client:
             assert (await ask(client, "/readyz")).status == 200
-            with no_room(place):
+            with fill_blocks(place):
                 for _ in range(3):
                     assert bodies(await ask_all(client, right)) == right
                 assert facts(database) == 0

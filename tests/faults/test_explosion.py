@@ -1,4 +1,4 @@
-"""Row 7: whatever strangers ask for, a picture has no more renditions than the sets allow."""
+"""Row 7: no requests create more renditions than the sizes and formats allow."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ from tests.fuzz.storage import FIRST_ID, Storage
 from tests.support.photos import photo
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 PICTURES = ("sketch.jpg", "sketch-alpha.png", "sketch-moving.gif")
 _CLIENTS = 4
 _MOST_GROWTH_BYTES = 24 * 2**20
-"""Of the server in the second half of the requests; 50,000 keys of theirs would be 40 MB more."""
+"""Allowed growth of the server in the second half; 50,000 keys would be 40 MB more."""
 
 
 def allowed(facts: MediaFacts) -> int:
-    """How many renditions a picture may have: by pixels, format and background."""
+    """Return how many renditions an image may have: by pixels, format and background."""
     sizes = Settings().size_specs().values()
     boxes = [size.scaled(dpr) for size, dpr in product(sizes, DPRS.values())]
     boxes += [SizeSpec(f"w{width}", width, None) for width in WIDTHS]
@@ -53,13 +55,13 @@ def allowed(facts: MediaFacts) -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process has in memory now."""
+    """Return the resident memory of a process in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
 
 def ask(server: Server, requests: Iterable[tuple[str, str]]) -> Counter[int]:
-    """The answers to all requests, by status; each client takes the next when it is free."""
+    """Return the responses to all requests by status; clients share the requests."""
     waiting = iter(list(requests))
     with ThreadPoolExecutor(_CLIENTS) as executor:
         asking = [executor.submit(_ask, server.port, waiting) for _ in range(_CLIENTS)]
@@ -67,7 +69,7 @@ def ask(server: Server, requests: Iterable[tuple[str, str]]) -> Counter[int]:
 
 
 def _ask(port: int, waiting: Iterator[tuple[str, str]]) -> Counter[int]:
-    """One client; the server closes its connection behind a line that is too long."""
+    """Run one client; the server closes its connection after a line that is too long."""
     statuses: Counter[int] = Counter()
     with ExitStack() as stack:
         connection = stack.enter_context(Connection(("127.0.0.1", port)))
@@ -80,24 +82,24 @@ def _ask(port: int, waiting: Iterator[tuple[str, str]]) -> Counter[int]:
 
 
 def renditions(server: Server, media_id: int) -> list[Path]:
-    """The files that the disk cache has of a medium."""
+    """Return the files that the disk cache has of an image."""
     return list((server.data_dir / "renditions").glob(f"*/{media_id}/*"))
 
 
 @dataclass(frozen=True, slots=True)
-class Exploded:
-    """What came of the requests of strangers."""
+class FloodResult:
+    """The result of random requests."""
 
     statuses: Counter[int]
     files: int
-    """On disk in the end."""
+    """Renditions on disk at the end."""
     allowed: int
     grown_bytes: int
-    """By how much the second half of the requests made the server grow."""
+    """Growth of the server in the second half of the requests, in bytes."""
 
 
-async def exploded(server: Server, logo: int, count: int) -> Exploded:
-    """Ask so many times for a logo on a flat ground and for small pictures of three kinds."""
+async def flooded(server: Server, logo: int, count: int) -> FloodResult:
+    """Request a logo on a flat background and small images of three kinds, ``count`` times."""
     storage = Storage(server.data_dir)
     ids = [logo, *_put(storage)]
     requests = asked(Random(7), ids, count)
@@ -109,7 +111,7 @@ async def exploded(server: Server, logo: int, count: int) -> Exploded:
     files = {media_id: len(renditions(server, media_id)) for media_id in ids}
     assert all(0 < files[media_id] <= bounds[media_id] for media_id in ids), (files, bounds)
     assert statuses.keys() == {200, 400, 404}
-    return Exploded(statuses, sum(files.values()), sum(bounds.values()), grown)
+    return FloodResult(statuses, sum(files.values()), sum(bounds.values()), grown)
 
 
 def _put(storage: Storage) -> list[int]:
@@ -126,26 +128,26 @@ def _known(storage: Storage, media_id: int) -> MediaFacts:
     return facts
 
 
-async def test_two_thousand_random_urls_leave_no_more_files_than_the_sets_allow(
+async def test_two_thousand_random_urls_create_no_more_files_than_allowed(
     launch: Launch, library: Library
 ) -> None:
     photo("kodak-23.png")
     server = await launch()
-    came = await exploded(server, library.ids["logo"], 2_000)
+    came = await flooded(server, library.ids["logo"], 2_000)
     assert came.statuses[200] > 500
 
 
 @pytest.mark.drill
-async def test_a_hundred_thousand_random_urls_leave_no_more_files_than_the_sets_allow(
+async def test_a_hundred_thousand_random_urls_create_no_more_files_than_allowed(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """Some 40 s."""
+    """About 40 s."""
     photo("kodak-23.png")
     server = await launch()
-    came = await exploded(server, library.ids["logo"], 100_000)
+    came = await flooded(server, library.ids["logo"], 100_000)
     assert came.statuses.total() == 100_000
     assert came.grown_bytes < _MOST_GROWTH_BYTES
-    # What is random reaches most of what there is, so that the bound is really tried.
+    # The random requests reach most of the allowed renditions, so the bound is really tested.
     assert came.files > came.allowed * 0.8
     grown_mib = came.grown_bytes / 2**20
     measured = f"{came.files} files of {came.allowed} allowed, {grown_mib:+.0f} MiB in its 2nd half"

@@ -1,13 +1,17 @@
-"""Row 6: where the limit of open files is low, the cap is lowered, and it is said so."""
+"""Row 6: a low limit of open files lowers the connection limit, with a log line."""
 
 from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.faults.conftest import Launch
 
+pytestmark = pytest.mark.slow
 
-async def test_a_low_limit_of_open_files_lowers_the_cap(launch: Launch) -> None:
+
+async def test_a_low_limit_of_open_files_lowers_the_connection_limit(launch: Launch) -> None:
     server = await launch(prefix=["prlimit", "--nofile=256"])
     assert '"event":"fewer_connections"' in server.told()
     assert '"allowed":128' in server.told()

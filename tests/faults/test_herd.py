@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - other processes have no events
-"""Row 20: equal misses that come at once share one render, whatever becomes of its leader."""
+"""Row 20: concurrent equal misses share one render, whatever happens to its first client."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 _HERD = 500
 _ONE_WORKER = {"workers": {"count": 1}}
 _DRAFTS = {"workers": {"count": 1}, "upgrades": {"enabled": True, "budget_s": 0}}
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a member of the herd was answered."""
+class ClientResponse:
+    """The response that one client received."""
 
     status: int
     body: bytes
 
 
-class Herd:
-    """Connections that are open already, so that what they ask comes at once."""
+class ClientGroup:
+    """Open connections, so that their requests arrive at once."""
 
     def __init__(self, server: Server, target: str, opened: Sequence[Connected]) -> None:
         self.server = server
@@ -41,14 +43,14 @@ class Herd:
         self._opened = list(opened)
 
     def ask(self, count: int = _HERD) -> list[Connected]:
-        """Let so many of those that have not asked yet ask; gives their connections."""
+        """Send requests on ``count`` unused connections, and return these."""
         asking, self._opened = self._opened[:count], self._opened[count:]
         for _, writer in asking:
             writer.write(self._request)
         return asking
 
     async def at_work(self) -> int:
-        """The worker that has the render, once it has it."""
+        """Return the worker that has the render, when one has it."""
         async with asyncio.timeout(10):
             while await self.server.metric("smartserve_renders_in_flight") < 1:
                 await asyncio.sleep(0.005)
@@ -57,21 +59,21 @@ class Herd:
 
 
 Connected = tuple[StreamReader, StreamWriter]
-Harm = Callable[[Herd], Awaitable[list[Connected]]]
-"""Lets a herd ask, does something to it or to the render, and gives those who wait for answers."""
+Harm = Callable[[ClientGroup], Awaitable[list[Connected]]]
+"""Sends requests, disturbs a client or the render, and returns the connections that wait."""
 
 
 @asynccontextmanager
-async def _gathered(server: Server, target: str, count: int) -> AsyncIterator[Herd]:
+async def _gathered(server: Server, target: str, count: int) -> AsyncIterator[ClientGroup]:
     opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(count)]
     try:
-        yield Herd(server, target, opened)
+        yield ClientGroup(server, target, opened)
     finally:
         for _, writer in opened:
             writer.close()
 
 
-async def _told(reader: StreamReader) -> Told:
+async def _told(reader: StreamReader) -> ClientResponse:
     head = await reader.readuntil(b"\r\n\r\n")
     body = bytearray()
     if b"transfer-encoding: chunked" in head.lower():
@@ -82,29 +84,29 @@ async def _told(reader: StreamReader) -> Told:
         body += await reader.read()
         length = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
         assert len(body) == int(length.split(b":")[1])
-    return Told(int(head[9:12]), bytes(body))
+    return ClientResponse(int(head[9:12]), bytes(body))
 
 
-async def _answers(server: Server, target: str, harm: Harm) -> set[Told]:
-    """All different answers that a herd is given, but for the line that numbers each."""
+async def _answers(server: Server, target: str, harm: Harm) -> set[ClientResponse]:
+    """Return all different responses of the clients, but for the header that numbers each."""
     async with _gathered(server, target, _HERD) as herd:
         waiting = await harm(herd)
         async with asyncio.timeout(60):
             return set(await asyncio.gather(*(_told(reader) for reader, _ in waiting)))
 
 
-async def unharmed(herd: Herd) -> list[Connected]:
+async def unharmed(herd: ClientGroup) -> list[Connected]:
     return herd.ask()
 
 
-async def worker_killed(herd: Herd) -> list[Connected]:
+async def worker_killed(herd: ClientGroup) -> list[Connected]:
     asking = herd.ask()
     os.kill(await herd.at_work(), signal.SIGKILL)
     return asking
 
 
-async def leader_gone(herd: Herd) -> list[Connected]:
-    """The first who asked leaves when all others wait for what it began."""
+async def leader_gone(herd: ClientGroup) -> list[Connected]:
+    """The first client disconnects when all others wait for the render that it started."""
     (leader,) = herd.ask(1)
     await herd.at_work()
     asking = herd.ask()
@@ -112,7 +114,7 @@ async def leader_gone(herd: Herd) -> list[Connected]:
     return asking
 
 
-async def leader_gone_in_its_answer(herd: Herd) -> list[Connected]:
+async def leader_gone_in_its_answer(herd: ClientGroup) -> list[Connected]:
     (leader,) = herd.ask(1)
     asking = herd.ask()
     await leader[0].readexactly(100)
@@ -121,7 +123,7 @@ async def leader_gone_in_its_answer(herd: Herd) -> list[Connected]:
 
 
 HARMS: tuple[tuple[Harm, str], ...] = (
-    # First, as long as there is one worker alone: drafts bring up another.
+    # First, while there is only one worker: drafts start another.
     (worker_killed, "w=1080&format=avif"),
     (unharmed, "w=1080&format=webp"),
     (leader_gone, "w=1920&format=avif"),
@@ -131,10 +133,10 @@ HARMS: tuple[tuple[Harm, str], ...] = (
 
 @pytest.mark.drill
 @pytest.mark.parametrize("sections", [_ONE_WORKER, _DRAFTS], ids=["final", "draft"])
-async def test_a_herd_is_answered_by_one_render(
+async def test_concurrent_equal_misses_are_answered_by_one_render(
     launch: Launch, library: Library, record: Record, tmp_path: Path, sections: Sections
 ) -> None:
-    """Some 8 s each, in one stage and with drafts; only the leader notices what befalls it."""
+    """About 8 s each, in one stage and with drafts; only the first client notices its own fault."""
     targets = [f"/serve/{library.ids['large']}?{form}" for _, form in HARMS]
     first = await launch(sections, data_dir=library.copy(tmp_path / "first"))
     references = [await _alone(first, target) for target in targets]
@@ -152,14 +154,14 @@ async def test_a_herd_is_answered_by_one_render(
     record(Figure(20, f"{stage}: {names}"[:70], _HERD * len(HARMS), 0, "one render each"))
 
 
-async def _alone(server: Server, target: str) -> Told:
+async def _alone(server: Server, target: str) -> ClientResponse:
     async with _gathered(server, target, 1) as herd:
         ((reader, _),) = herd.ask(1)
         return await _told(reader)
 
 
-async def killed_twice(herd: Herd) -> list[Connected]:
-    """A render whose second worker dies as well."""
+async def killed_twice(herd: ClientGroup) -> list[Connected]:
+    """Kill the second worker of a render too."""
     asking = herd.ask()
     first = await herd.at_work()
     os.kill(first, signal.SIGKILL)
@@ -171,7 +173,7 @@ async def killed_twice(herd: Herd) -> list[Connected]:
     return asking
 
 
-async def test_a_herd_whose_picture_kills_its_workers_costs_two_of_them(
+async def test_concurrent_misses_of_a_crashing_image_cost_two_workers(
     launch: Launch, library: Library, record: Record
 ) -> None:
     server = await launch(_ONE_WORKER)
@@ -185,10 +187,10 @@ async def test_a_herd_whose_picture_kills_its_workers_costs_two_of_them(
 
 
 @pytest.mark.drill
-async def test_a_herd_after_a_corrupt_picture_is_refused_by_one_attempt(
+async def test_concurrent_misses_of_a_corrupt_image_are_refused_after_one_attempt(
     launch: Launch, library: Library, data_dir: Path, record: Record
 ) -> None:
-    """Those who come when the attempt has failed are told what is remembered of it."""
+    """Requests after the failure are answered from the failure cache."""
     for path in (data_dir / "originals").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:200] + bytes(path.stat().st_size - 200))

@@ -1,4 +1,4 @@
-"""Row 10: a stranger's text leaves its place in no header, no log line and no metric."""
+"""Row 10: text of a request cannot break out of a header, a log line or a metric."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 
+import pytest
 from prometheus_client import parser
 
 from tests.faults.conftest import Launch
@@ -13,6 +14,8 @@ from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 from tests.web.wire import answers, exchange
+
+pytestmark = pytest.mark.slow
 
 _TEXTS = [
     b"%0d%0aSet-Cookie:%20injected=1",
@@ -57,8 +60,8 @@ _NAMES = [
 _LABEL = re.compile(r"[A-Za-z0-9_.+: -]{1,60}")
 
 
-def loose(server: Server) -> list[str]:
-    """What was printed and is neither the announcement nor one whole JSON object a line."""
+def stray_output(server: Server) -> list[str]:
+    """Return output that is neither the address nor one complete JSON object per line."""
     found = []
     for line in server.told().split("\n"):
         if not line or re.fullmatch(r"(smartserve \S+ on |  )http://[0-9.:]+\S*", line):
@@ -73,12 +76,12 @@ def loose(server: Server) -> list[str]:
     return found
 
 
-async def test_no_text_of_a_strangers_leaves_its_place(
+async def test_text_of_a_request_cannot_break_out_of_its_place(
     launch: Launch, library: Library, record: Record
 ) -> None:
     server = await launch()
     async with server.client() as client:
-        # Afterwards no answer is made while it is sent, and none is in chunks.
+        # Rendered before, so that no response is streamed and none is chunked.
         for target in ("/serve/1?w=64", "/serve/1"):
             await (await client.get(target)).read()
     lost = times = 0
@@ -98,12 +101,12 @@ async def test_no_text_of_a_strangers_leaves_its_place(
                 assert _LABEL.fullmatch(value), sample
                 assert "injected" not in value.lower()
     await server.stop()
-    assert loose(server) == []
+    assert stray_output(server) == []
     assert server.told().count('"event":"request"') >= times
     record(Figure(10, f"{len(_TEXTS)} texts in {len(_PLACES)} places of a request", times, lost))
 
 
-async def test_the_name_of_an_upload_leaves_its_place_in_no_header(
+async def test_the_name_of_an_upload_cannot_break_out_of_a_header(
     launch: Launch, library: Library, record: Record
 ) -> None:
     server = await launch({"database": {"row_ttl_s": 0}})

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - other processes have no events
-"""Row 11: keys are guessed in vain, secrets are told nowhere, and no key means no public start."""
+"""Row 11: guessing keys is futile, secrets are not printed, no key means no public start."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 KEY = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 NAMED = "a-name-in-the-database-url"
@@ -28,7 +30,7 @@ AT_ONCE = 40
 
 
 def guesses() -> list[str]:
-    """Nearly right keys, random ones, and text of all lengths that is none."""
+    """Yield nearly correct keys, random ones, and invalid text of all lengths."""
     near = [KEY[:-1], KEY + "a", KEY.upper(), KEY[::-1], f"{KEY}=", f"{KEY}/{KEY}"]
     near += [KEY[:at] + "x" + KEY[at + 1 :] for at in range(len(KEY))]
     rest = [secrets.token_urlsafe(1 + number % 90) for number in range(GUESSES - len(near))]
@@ -45,19 +47,19 @@ async def attempt(client: aiohttp.ClientSession, path: str, headers: dict[str, s
 
 
 async def guess_all(server: Server, path: str, keys: Sequence[str], **headers: str) -> Counter[int]:
-    """Try keys from this address, many at once; how often each status came."""
+    """Try keys from this address concurrently; return the number of responses by status."""
     left = iter(keys)
     statuses: Counter[int] = Counter()
     async with server.client() as client:
 
-        async def take_turns() -> None:
+        async def guess_remaining() -> None:
             for key in left:
                 named = {"Authorization": f"Bearer {key}", **headers}
                 statuses[await attempt(client, path, named)] += 1
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
-                group.create_task(take_turns())
+                group.create_task(guess_remaining())
     return statuses
 
 
@@ -67,17 +69,17 @@ async def get(server: Server, target: str) -> tuple[str, bytes]:
 
 
 async def stored(server: Server, target: str) -> None:
-    """Return when a picture is served from memory."""
+    """Return when an image is served from memory."""
     async with asyncio.timeout(20):
         while not (await get(server, target))[0].endswith("memory"):
             await asyncio.sleep(0.02)
 
 
 @pytest.mark.drill
-async def test_thousands_of_wrong_keys_open_nothing_and_cost_pictures_nothing(
+async def test_thousands_of_wrong_keys_open_nothing_and_do_not_delay_images(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """Ten are compared, the rest is not looked at; who has not failed is heard all the while."""
+    """Ten are compared, the rest are refused; clients without failures are not affected."""
     server = await launch({"admin": {"key": KEY, "failure_window_s": 3000}})
     photo = f"/serve/{library.ids['photo']}?size=grid"
     path = f"/api/media/{library.ids['photo']}/renditions"
@@ -130,10 +132,10 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-async def test_secrets_are_told_nowhere(
+async def test_secrets_are_printed_nowhere(
     launch: Launch, data_dir: Path, library: Library, record: Record
 ) -> None:
-    """Neither the key nor the database's URL: in no answer, no log, no worker."""
+    """Neither the key nor the database's URL appears in a response, a log line, or a worker."""
     named = {"admin": {"key": KEY}, "database": {"url": _renamed(data_dir)}}
     server = await launch({**named, "log": {"level": "debug"}})
     media = library.ids["photo"]
@@ -166,7 +168,7 @@ async def test_secrets_are_told_nowhere(
 
 
 def _renamed(data_dir: Path) -> str:
-    """The library's database under a name that can be searched for."""
+    """Return the library's database under a name that can be searched for."""
     named = data_dir / f"{NAMED}.db"
     with (
         closing(sqlite3.connect(data_dir / "smartserve.db")) as source,
@@ -177,7 +179,7 @@ def _renamed(data_dir: Path) -> str:
 
 
 async def _check_config(data_dir: Path) -> bytes:
-    """All that ``check-config`` prints, with good settings and with bad ones."""
+    """Return the output of ``check-config`` with valid and with invalid settings."""
     printed = b""
     for port in ("8080", "x"):
         process = await asyncio.create_subprocess_exec(
@@ -193,7 +195,7 @@ async def _check_config(data_dir: Path) -> bytes:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-async def test_no_start_on_an_address_of_others_without_a_key(
+async def test_no_start_on_a_public_address_without_a_key(
     host: str, data_dir: Path, record: Record
 ) -> None:
     refused = Server(data_dir, {"server": {"host": host}})

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - other processes have no events; starting one is quick
-"""Row 18: the server, and imports beside it, killed at any moment: nothing wrong, nothing left."""
+"""Row 18: a server and imports, killed at any moment: no wrong response, nothing left over."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from tests.faults.server import Sections, Server, ended
 from tests.faults.table import Figure, Record
 from tests.support.server import CHROME, WEBP_ONLY, Library
 
+pytestmark = pytest.mark.slow
+
 _KILLS = 30
 _STAGED: Sections = {
     "log": {"access": False},
@@ -43,13 +45,13 @@ _MANY = 100_000
 _PER_MEDIUM = 20
 _READY_S = 2.0
 _SEGMENT = b"\xff\xfe\xff\xff" + bytes(65533)
-"""A comment of a JPEG: any number of them makes a good file long."""
+"""A JPEG comment segment: many of them make a valid file long."""
 
 Asked = tuple[str, str]
-"""A target, and an Accept header."""
+"""A target and an Accept header."""
 
 Seen = Mapping[str, bytes]
-"""Bodies by their ETag."""
+"""Response bodies by ETag."""
 
 
 def asked_for(library: Library) -> list[Asked]:
@@ -78,7 +80,7 @@ async def until_finals(server: Server) -> None:
 
 
 async def reference(launch: Launch, library: Library, place: Path) -> dict[str, bytes]:
-    """Drafts and finals as a server makes them that nobody disturbs."""
+    """Return the drafts and finals of an undisturbed server."""
     server = await launch(_STAGED, data_dir=library.copy(place))
     drafts = by_etag(await ask_each(server, asked_for(library)))
     await until_finals(server)
@@ -88,8 +90,8 @@ async def reference(launch: Launch, library: Library, place: Path) -> dict[str, 
     return drafts | finals
 
 
-def wrong(answers: Sequence[Answer], right: Seen) -> list[Answer]:
-    """Answers other than an undisturbed server's; one that does not come at all is none."""
+def wrong_responses(answers: Sequence[Answer], right: Seen) -> list[Answer]:
+    """Return responses that differ from an undisturbed server's; missing ones do not count."""
     return [
         answer
         for answer in answers
@@ -99,7 +101,7 @@ def wrong(answers: Sequence[Answer], right: Seen) -> list[Answer]:
 
 @contextmanager
 def running(data_dir: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command over a data directory, killed with all below it at the end of the block."""
+    """Run a command over a data directory; kill it with its children at the end of the block."""
     with data_dir.with_suffix(".commands").open("ab") as log:
         process = subprocess.Popen(
             [*command(*arguments), "--data-dir", str(data_dir)],
@@ -114,8 +116,8 @@ def running(data_dir: Path, *arguments: str | Path) -> Iterator[subprocess.Popen
         process.wait()
 
 
-def imported(data_dir: Path, folder: Path) -> None:
-    """Import a folder to its end; asserts that all of it was taken."""
+def import_all(data_dir: Path, folder: Path) -> None:
+    """Import a folder completely; asserts that every file was accepted."""
     done = subprocess.run(
         [*command("import", folder), "--data-dir", str(data_dir)],
         env=environment(),
@@ -126,8 +128,8 @@ def imported(data_dir: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def drawn(folder: Path, count: int) -> Path:
-    """A folder of pictures, each another."""
+def draw(folder: Path, count: int) -> Path:
+    """Create a folder of different images."""
     folder.mkdir()
     for number in range(count):
         Image.effect_noise((640, 480), 10 + number).save(folder / f"{number}.jpg", quality=95)
@@ -142,7 +144,7 @@ def ids(data_dir: Path) -> list[int]:
 
 
 def temporary(data_dir: Path) -> list[Path]:
-    """What is being written, or was left by what was killed."""
+    """Return the temporary files, in progress or left over."""
     return [*data_dir.glob("renditions/tmp/*"), *data_dir.glob("originals/**/.smartserve-*")]
 
 
@@ -152,15 +154,17 @@ async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
             await asyncio.sleep(0.001)
 
 
-async def killed(server: Server) -> None:
-    """Kill the server, maybe while it starts; its workers go by themselves, and soon."""
+async def kill_with_workers(server: Server) -> None:
+    """Kill the server, maybe while it starts; its workers end by themselves, soon after."""
     members = family(server.pid)
     await server.kill()
     await until(lambda: all(map(ended, members)))
 
 
-async def ask_on(server: Server, asked: Sequence[Asked], chance: random.Random) -> list[Answer]:
-    """Ask for this and that for as long as the server lives."""
+async def keep_requesting(
+    server: Server, asked: Sequence[Asked], chance: random.Random
+) -> list[Answer]:
+    """Send requests for as long as the server lives."""
     answers: list[Answer] = []
     async with server.client() as client:
         while not answers or answers[-1].status:
@@ -169,26 +173,26 @@ async def ask_on(server: Server, asked: Sequence[Asked], chance: random.Random) 
     return answers
 
 
-async def disturbed(
+async def kill_while_busy(
     server: Server, asked: Sequence[Asked], chance: random.Random, *beside: str | Path
 ) -> list[Answer]:
-    """Keep a server busy with misses, hits and finals, a command beside it, and kill both."""
-    asking = [asyncio.create_task(ask_on(server, asked, chance)) for _ in range(4)]
+    """Keep a server busy with misses, hits and finals and a command beside it, and kill both."""
+    asking = [asyncio.create_task(keep_requesting(server, asked, chance)) for _ in range(4)]
     with running(server.data_dir, *beside):
         await asyncio.sleep(chance.uniform(0.02, 1.5))
-        await killed(server)
+        await kill_with_workers(server)
     return [answer for answers in await asyncio.gather(*asking) for answer in answers]
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(600)
-async def test_a_server_killed_at_any_moment_serves_the_same_bytes_afterwards(
+async def test_a_killed_server_serves_the_same_bytes_after_its_restart(
     launch: Launch, library: Library, tmp_path: Path, record: Record
 ) -> None:
-    """Misses and finals, and a purge or an import; each third turn begins with an empty cache."""
+    """Misses and finals, and a purge or an import; every third round begins with an empty cache."""
     right = await reference(launch, library, tmp_path / "reference")
     asked, chance = asked_for(library), random.Random(18)
-    pictures = drawn(tmp_path / "pictures", 40)
+    pictures = draw(tmp_path / "pictures", 40)
     server = await launch(_STAGED)
     answers: list[Answer] = []
     starting = 0
@@ -198,20 +202,20 @@ async def test_a_server_killed_at_any_moment_serves_the_same_bytes_afterwards(
                 path.unlink()
         purged = str(library.ids["photo"])
         beside = ("import", pictures) if turn % 2 else ("purge", purged)
-        answers += await disturbed(server, asked, chance, *beside)
+        answers += await kill_while_busy(server, asked, chance, *beside)
         if turn % 5 == 4:
             start = asyncio.create_task(server.start(fails=True))
             await asyncio.sleep(chance.uniform(0.05, 0.6))
-            await killed(server)
+            await kill_with_workers(server)
             await start
             starting += 1
         await server.start()
         answers += await ask_each(server, chance.sample(asked, 5))
     answers += await ask_each(server, asked)
-    assert wrong(answers, right) == []
+    assert wrong_responses(answers, right) == []
     assert len(answers) > 7 * _KILLS
 
-    imported(server.data_dir, pictures)
+    import_all(server.data_dir, pictures)
     served = ids(server.data_dir)
     assert len(served) == len(library.ids) + 40
     kept = await ask_each(server, [(f"/serve/{one}?w=64", "*/*") for one in served])
@@ -222,10 +226,10 @@ async def test_a_server_killed_at_any_moment_serves_the_same_bytes_afterwards(
     record(Figure(18, "kill -9 of server and import at work", _KILLS + starting, 0, measured))
 
 
-async def test_what_a_killed_import_was_copying_is_swept_and_can_be_imported_again(
+async def test_a_partial_copy_of_a_killed_import_is_deleted_and_imported_again(
     launch: Launch, data_dir: Path, tmp_path: Path
 ) -> None:
-    picture = drawn(tmp_path / "pictures", 1) / "0.jpg"
+    picture = draw(tmp_path / "pictures", 1) / "0.jpg"
     jpeg = picture.read_bytes()
     picture.write_bytes(jpeg[:2] + 400 * _SEGMENT + jpeg[2:])
     before = len(ids(data_dir))
@@ -235,18 +239,18 @@ async def test_what_a_killed_import_was_copying_is_swept_and_can_be_imported_aga
             process.send_signal(signal.SIGKILL)
             process.wait()
         if temporary(data_dir) or len(ids(data_dir)) > before:
-            break  # else the kill came between the look and the copy's end
+            break  # otherwise the kill came between the check and the end of the copy
     assert len(temporary(data_dir)) == 1
     assert len(ids(data_dir)) == before
 
     server = await launch()
     await until(lambda: temporary(data_dir) == [])
-    imported(data_dir, picture)
+    import_all(data_dir, picture)
     (answer,) = await ask_each(server, [(f"/serve/{ids(data_dir)[-1]}?w=64", "*/*")])
     assert answer.status == 200
 
 
-async def test_what_a_killed_server_was_rendering_is_swept_and_its_workers_go(
+async def test_tempfiles_of_a_killed_server_are_deleted_and_its_workers_end(
     launch: Launch, library: Library
 ) -> None:
     server = await launch()
@@ -256,12 +260,12 @@ async def test_what_a_killed_server_was_rendering_is_swept_and_its_workers_go(
         target = (f"/serve/{library.ids['large']}?{query}", "*/*")
         asking = asyncio.create_task(ask_each(server, [target]))
         await until(lambda: temporary(server.data_dir) != [] or asking.done())  # noqa: B023
-        await killed(server)
+        await kill_with_workers(server)
         (answer,) = await asking
         if answer.status == 0:
             cut_off = target
             break
-        await server.start()  # the render was quicker than the kill
+        await server.start()  # the render was faster than the kill
     assert cut_off is not None
     assert len(temporary(server.data_dir)) == 1
 
@@ -271,26 +275,26 @@ async def test_what_a_killed_server_was_rendering_is_swept_and_its_workers_go(
     assert answer.status == 200
 
 
-async def test_a_worker_that_hangs_ends_with_a_killed_server(launch: Launch) -> None:
+async def test_a_hanging_worker_ends_with_its_killed_server(launch: Launch) -> None:
     server = await launch()
-    # Up, not only begun: a worker asks for that as the first thing it does.
+    # Ready, not only started: a worker sets its parent-death signal first of all.
     async with asyncio.timeout(10):
         while await server.metric("smartserve_workers") < 2:
             await asyncio.sleep(0.01)
     for worker in server.workers():
         os.kill(worker, signal.SIGSTOP)
-    await killed(server)
+    await kill_with_workers(server)
 
 
 def fill(root: Path, count: int, *, byte_size: int = 100) -> None:
-    """So many files as the store makes them, whole and with right trailers."""
+    """Create files as the store does, complete and with correct trailers."""
     layout = RenditionPaths(str(root))
     body = bytes(byte_size)
     checksum = xxhash.xxh3_128_digest(body)
     for start in range(0, count, _PER_MEDIUM):
         media_id = 1_000_000 + start
         medium = f"{layout.shard(shard_of(media_id))}/{media_id}"
-        os.makedirs(medium)  # noqa: PTH103 - a path object for each takes as long as the rest
+        os.makedirs(medium)  # noqa: PTH103 - creating Path objects would take as long as the rest
         for number in range(start, start + _PER_MEDIUM):
             digest = number.to_bytes(16)
             name = f"{medium}/{digest.hex()}.avif"
@@ -311,7 +315,7 @@ async def test_a_killed_server_serves_again_within_two_seconds_with_100_000_file
     (before,) = await ask_each(server, [target])
     taken_s = []
     for _ in range(5):
-        await killed(server)
+        await kill_with_workers(server)
         began = time.monotonic()
         await server.start()
         (after,) = await ask_each(server, [target])
@@ -324,7 +328,7 @@ async def test_a_killed_server_serves_again_within_two_seconds_with_100_000_file
 
 
 async def until_counted(server: Server, count: int) -> None:
-    """Return when the survey has seen all files: they are really those of the store."""
+    """Return when the scan has counted all files, which proves that the store accepts them."""
     async with asyncio.timeout(60):
         while await server.metric("smartserve_cache_items", tier="disk") < count:
             await asyncio.sleep(0.1)

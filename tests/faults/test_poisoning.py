@@ -1,15 +1,19 @@
-"""Row 8: no header of a stranger's reaches what others are given, nor the key it is kept by."""
+"""Row 8: no request header affects the response to another client, or the cache key."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 from tests.web.wire import Told, answers, exchange
+
+pytestmark = pytest.mark.slow
 
 _MARK = "poison"
 _OTHERS = [
@@ -41,7 +45,7 @@ _OWN_EACH_TIME = frozenset(("date", "x-request-id", "server-timing", "cache-stat
 
 
 def essence(answer: Told) -> tuple[int, dict[str, str], bytes]:
-    """All of an answer but for what differs each time."""
+    """Return a response without the parts that differ each time."""
     kept = {name: value for name, value in answer.headers.items() if name not in _OWN_EACH_TIME}
     return answer.status, kept, answer.body
 
@@ -57,18 +61,18 @@ def files(directory: Path) -> set[Path]:
     return {path for path in (directory / "renditions").rglob("*") if path.is_file()}
 
 
-async def settled(directory: Path) -> set[Path]:
-    """The same once none is being written any more: answers go out before they are stored."""
+async def settled_files(directory: Path) -> set[Path]:
+    """Return the files when no write is in progress: responses are sent before they are stored."""
     async with asyncio.timeout(10):
         while any(path.parent.name == "tmp" for path in files(directory)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return files(directory)
 
 
-async def test_no_header_reaches_another_answer_or_the_key(
+async def test_no_header_affects_another_response_or_the_key(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """Each header alone and all of them at once, on a miss, on hits, and on an error.
+    """Each header alone and all of them together, on a miss, on hits and on an error.
 
     The poisoned request comes first, when it would fill the cache.
     """
@@ -80,7 +84,7 @@ async def test_no_header_reaches_another_answer_or_the_key(
     poisoned = await asked(server, first, poison)
     assert essence(poisoned) == essence(await asked(server, first, {}))
     clean = {target: essence(await asked(server, target, {})) for target in targets}
-    before = await settled(server.data_dir)
+    before = await settled_files(server.data_dir)
     lost = times = 0
     for target in targets:
         for headers in ways:
@@ -89,12 +93,12 @@ async def test_no_header_reaches_another_answer_or_the_key(
             lost += essence(answer) != clean[target] or _MARK in told
             times += 1
     assert lost == 0
-    assert await settled(server.data_dir) == before
+    assert await settled_files(server.data_dir) == before
     record(Figure(8, f"requests with {len(poison)} headers, each alone and all", times, lost))
 
 
-async def test_a_range_does_not_reach_the_key(launch: Launch, library: Library) -> None:
-    """Who asks for a part first leaves the whole for those who come after."""
+async def test_a_range_does_not_affect_the_key(launch: Launch, library: Library) -> None:
+    """After a request for a range, later clients receive the whole image."""
     server = await launch()
     target = f"/serve/{library.ids['photo']}?w=64&format=jpeg"
     part = await asked(server, target, {"Range": "bytes=2-9"})

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - another process has no events
-"""Row 6: slow clients in all three ways hold no place for long, and nobody else waits for them."""
+"""Row 6: clients that are slow in any of three ways are closed in time and delay nobody."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 _HEADER_S, _WRITE_S, _KEEPALIVE_S = 2.0, 2.0, 3.0
 _SHORT = {
     "header_timeout_s": _HEADER_S,
@@ -27,31 +29,31 @@ _SHORT = {
 }
 _CLIENTS = 300
 _TOOLS_LEAST = 50
-"""Of slowhttptest's connections those that we have to have closed ourselves."""
+"""The share of slowhttptest's connections that the server must have closed itself."""
 
 
 def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-class Slow:
-    """Clients that dribble: each sends its request a byte at a time."""
+class SlowClients:
+    """Clients that send their request one byte at a time."""
 
     def __init__(self, server: Server, request: bytes, *, at_once: int) -> None:
-        """``at_once`` bytes go out together, then one each tenth of a second."""
+        """``at_once`` bytes are sent together, then one each 100 ms."""
         self._address = "127.0.0.1", server.port
         self._request = request
         self._at_once = at_once
         self.lasted_s: list[float] = []
 
     async def run(self, count: int) -> None:
-        """So many of them at once; returns when the server has closed the last."""
+        """Run ``count`` clients; return when the server has closed the last."""
         await asyncio.gather(*(self._one() for _ in range(count)))
 
     async def _one(self) -> None:
         loop = asyncio.get_running_loop()
         with socket.socket() as client:
-            client.setblocking(False)  # noqa: FBT003 - the socket's own way
+            client.setblocking(False)  # noqa: FBT003 - setblocking has a positional flag
             await loop.sock_connect(client, self._address)
             began = time.monotonic()
             with suppress(ConnectionError):
@@ -69,7 +71,7 @@ class Slow:
 
 
 def _is_over(client: socket.socket) -> bool:
-    """Whether the server has answered or closed."""
+    """Return whether the server has answered or closed."""
     try:
         client.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
@@ -78,8 +80,8 @@ def _is_over(client: socket.socket) -> bool:
 
 
 @asynccontextmanager
-async def asking(server: Server, target: str) -> AsyncIterator[list[float]]:
-    """An honest client that asks on meanwhile; the seconds that each of its answers took."""
+async def normal_client(server: Server, target: str) -> AsyncIterator[list[float]]:
+    """Run a normal client meanwhile; yields the seconds of its responses."""
     took: list[float] = []
 
     async def ask() -> None:
@@ -110,7 +112,7 @@ async def closed(server: Server, reason: str) -> int:
 
 
 async def until_quiet(server: Server) -> None:
-    """Return when the one that asks for the metrics is the only one connected."""
+    """Return when the client that reads the metrics is the only one connected."""
     async with asyncio.timeout(20):
         while await server.metric("smartserve_connections") > 1:
             await asyncio.sleep(0.05)
@@ -118,10 +120,10 @@ async def until_quiet(server: Server) -> None:
 
 @pytest.mark.drill
 @pytest.mark.parametrize("way", ["header", "body", "read"])
-async def test_slow_clients_are_closed_in_time_and_others_do_not_notice(
+async def test_slow_clients_are_closed_in_time_and_delay_nobody(
     launch: Launch, library: Library, record: Record, way: str
 ) -> None:
-    """Three hundred at once in each way; some seconds."""
+    """Three hundred clients at once in each way; some seconds."""
     server = await launch({"server": _SHORT})
     small = f"/serve/{library.ids['photo']}?size=thumbnail&format=webp"
     large = f"/serve/{library.ids['large']}?size=detail&format=png"
@@ -132,13 +134,16 @@ async def test_slow_clients_are_closed_in_time_and_others_do_not_notice(
     post = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     whole = f"GET {large} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     clients, reason = {
-        "header": (Slow(server, head + b"X: " + b"y" * 500, at_once=len(head)), "header_timeout"),
-        "body": (Slow(server, post + b"y" * 1000, at_once=len(post)), "refused"),
+        "header": (
+            SlowClients(server, head + b"X: " + b"y" * 500, at_once=len(head)),
+            "header_timeout",
+        ),
+        "body": (SlowClients(server, post + b"y" * 1000, at_once=len(post)), "refused"),
         "read": (None, "write_timeout"),
     }[way]
     await until_quiet(server)
     before = descriptors(server.pid)
-    async with asking(server, small) as took:
+    async with normal_client(server, small) as took:
         began = time.monotonic()
         if clients is None:
             await _read_nothing(server, whole, _CLIENTS)
@@ -164,9 +169,9 @@ async def test_slow_clients_are_closed_in_time_and_others_do_not_notice(
 
 
 async def _read_nothing(server: Server, request: bytes, count: int) -> None:
-    """Ask on so many connections, read nothing, and return when the server has cut them all.
+    """Send requests without reading; return when the server has closed all connections.
 
-    A client that has no room is told of nothing, so this is to be seen at the server alone.
+    A client with a full receive buffer is not informed, so this is visible at the server only.
     """
     with ExitStack() as stack:
         for _ in range(count):
@@ -191,10 +196,10 @@ async def _read_nothing(server: Server, request: bytes, count: int) -> None:
         ),
     ],
 )
-async def test_slowhttptest_does_not_keep_the_server_from_others(
+async def test_slowhttptest_does_not_delay_other_clients(
     launch: Launch, library: Library, record: Record, reasons: list[str], options: list[str]
 ) -> None:
-    """The tool's own ways, with 300 connections against a cap of 50; ten seconds each."""
+    """The tool's own methods, with 300 connections and a limit of 50; ten seconds each."""
     server = await launch({"server": {**_SHORT, "max_connections": 50}})
     large = f"/serve/{library.ids['large']}?size=detail&format=png"
     async with server.client() as client:

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - other processes have no events
-"""Row 19: what a server that is told to stop owes to those it serves, and what it leaves behind."""
+"""Row 19: a server that is stopped completes its responses and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ from tests.faults.server import Server, ended, variables
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 _DRAIN_S = 20
 _LITTLE_S = 5.0
-"""What a server may take beyond its time to drain, on a busy machine."""
+"""Time that a server may need beyond its drain time, on a busy machine."""
 _WIDTHS = (48, 64, 96, 128, 256, 384, 640)
 _SLOW_READER_S = 3.0
 _TWO_STAGES = {
-    # No final is quick enough to be made at once: so a first answer is a draft, here and there.
+    # No final is fast enough to be rendered at once, so the first response is a draft everywhere.
     "upgrades": {"enabled": True, "budget_s": 0},
     "workers": {"count": 2, "max_queue": 200, "max_queue_wait_s": 60},
 }
 
 
 def _targets(library: Library) -> list[str]:
-    """A hundred pictures, five of which are large and come out while they are made."""
+    """Return a hundred targets; five are large and are streamed while they are rendered."""
     many = [
         f"/serve/{library.ids[name]}?w={width}&format={fmt}"
         for width in _WIDTHS
@@ -65,7 +67,7 @@ async def _references(server: Server, targets: Sequence[str]) -> dict[str, bytes
 async def _outcome(
     client: aiohttp.ClientSession, target: str, references: Mapping[str, bytes]
 ) -> str:
-    """What became of a request: whole, refused, unanswered, or truncated or wrong."""
+    """Return the outcome of a request: whole, refused, unanswered, or truncated or wrong."""
     try:
         answer = await client.get(target)
     except aiohttp.ClientError:
@@ -80,7 +82,7 @@ async def _outcome(
 
 
 async def _slow_reader(port: int, target: str, reference: bytes) -> str:
-    """As `_outcome`, for a client that leaves its answer waiting before it reads it."""
+    """Return the outcome for a client that lets its response wait before it reads it."""
     reader, writer = await _asked(port, target)
     with closing(writer):
         await asyncio.sleep(_SLOW_READER_S)
@@ -91,7 +93,7 @@ async def _slow_reader(port: int, target: str, reference: bytes) -> str:
 
 
 def _unchunked(answer: bytes) -> bytes:
-    """The body of an answer that was sent in chunks or with a length; what is there of it."""
+    """Return the body of a response, chunked or with a length, as far as it was received."""
     head, _, rest = answer.partition(b"\r\n\r\n")
     if b"chunked" not in head.lower():
         return rest
@@ -107,10 +109,10 @@ def _unchunked(answer: bytes) -> bytes:
 
 
 async def _asked(port: int, target: str) -> tuple[StreamReader, StreamWriter]:
-    """A connection with little room that has asked and read nothing yet."""
+    """Return a connection with a small buffer that has sent its request and read nothing."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    narrow.setblocking(False)  # noqa: FBT003 - the method's own
+    narrow.setblocking(False)  # noqa: FBT003 - setblocking has a positional flag
     await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", port))
     reader, writer = await asyncio.open_connection(sock=narrow, limit=4096)
     writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -134,17 +136,17 @@ async def _until_refused(port: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def _left_over(data_dir: Path, workers: Sequence[int]) -> list[str]:
-    """Processes and temporary files that a server which has ended leaves behind."""
+def _leftovers(data_dir: Path, workers: Sequence[int]) -> list[str]:
+    """Return the processes and temporary files that a stopped server leaves behind."""
     processes = [str(pid) for pid in workers if not ended(pid)]
     return processes + [str(path) for path in (data_dir / "renditions" / "tmp").rglob("*")]
 
 
 @pytest.mark.drill
-async def test_a_hundred_renders_outlive_the_order_to_stop(
+async def test_a_hundred_renders_complete_after_sigterm(
     launch: Launch, library: Library, record: Record, tmp_path: Path
 ) -> None:
-    """Some 15 s."""
+    """About 15 s."""
     targets = _targets(library)
     big = f"/serve/{library.ids['large']}?w=1920&format=png"
     first = await launch(_TWO_STAGES, data_dir=library.copy(tmp_path / "first"))
@@ -170,15 +172,15 @@ async def test_a_hundred_renders_outlive_the_order_to_stop(
     took_s = time.monotonic() - began
     assert outcomes == {"whole": len(targets) + 1}
     assert code == 0
-    assert _left_over(server.data_dir, workers) == []
+    assert _leftovers(server.data_dir, workers) == []
     record(Figure(19, "SIGTERM with a hundred renders running", 1, 0, f"ended in {took_s:.1f} s"))
 
 
 @pytest.mark.drill
-async def test_a_client_that_never_reads_does_not_keep_a_server_from_ending(
+async def test_a_client_that_never_reads_does_not_prevent_the_exit(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """However often it is told; those who wait for renders get a whole answer or none at all."""
+    """Also after repeated signals; waiting clients receive a whole response or none."""
     sections = {"server": {"drain_s": 1}, "workers": {"count": 1, "max_queue": 200}}
     server = await launch(sections)
     large = library.ids["large"]
@@ -199,12 +201,12 @@ async def test_a_client_that_never_reads_does_not_keep_a_server_from_ending(
                 truncated += answer.status == 200 and not await answer.read()
     stuck.transport.abort()
     assert (code, truncated) == (0, 0)
-    assert _left_over(server.data_dir, workers) == []
+    assert _leftovers(server.data_dir, workers) == []
     record(Figure(19, "SIGTERM, twice, with a client that never reads", 1, truncated))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_server_told_to_stop_while_it_starts_ends_in_order(
+async def test_a_server_stopped_while_it_starts_exits_cleanly(
     data_dir: Path, record: Record, number: signal.Signals
 ) -> None:
     server = Server(data_dir, {})
@@ -216,13 +218,13 @@ async def test_a_server_told_to_stop_while_it_starts_ends_in_order(
     assert await server.ended(_LITTLE_S) == 0
     assert "Traceback" not in server.told()
     async with asyncio.timeout(_LITTLE_S):
-        while left := _left_over(data_dir, workers):
+        while left := _leftovers(data_dir, workers):
             await asyncio.sleep(0.01)
     assert left == []
     record(Figure(19, f"{number.name} while it starts", 1, 0))
 
 
-async def test_a_service_that_is_hung_up_says_so_and_serves_on(
+async def test_a_service_logs_sighup_and_keeps_running(
     launch: Launch, library: Library, record: Record
 ) -> None:
     server = await launch()
@@ -235,7 +237,7 @@ async def test_a_service_that_is_hung_up_says_so_and_serves_on(
     record(Figure(19, "SIGHUP to a service", 1, 0))
 
 
-async def test_a_server_whose_terminal_goes_ends_in_order(data_dir: Path) -> None:
+async def test_a_server_exits_cleanly_when_its_terminal_closes(data_dir: Path) -> None:
     ours, terminal = pty.openpty()
     settings = environment(**variables({"workers": {"count": 1}}))
     server = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""The table of drills tells what was shown, and what was not."""
+"""The table of drills: what was recorded, and what was not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.table import ROWS, Figure, packed, table, unpacked
 HARDENING = Path(__file__).resolve().parents[3] / "shared" / "hardening.md"
 
 
-def test_each_row_has_its_figures_or_says_that_it_has_none() -> None:
+def test_each_row_has_its_figures_or_says_that_there_are_none() -> None:
     lines = table([Figure(5, "workers killed", 30, 0, "restart 40 ms")])
     assert [line for line in lines if "workers killed" in line] == [
         f"       {'workers killed':<70} {30:>7} {0:>5}  restart 40 ms"
@@ -17,12 +17,12 @@ def test_each_row_has_its_figures_or_says_that_it_has_none() -> None:
     assert sum("NOT SHOWN" in line for line in lines) == len(ROWS) - 1
 
 
-def test_a_figure_travels_with_a_report() -> None:
+def test_a_figure_survives_its_report() -> None:
     figure = Figure(1, "bombs", 5, 0)
     assert unpacked(packed(figure)) == figure
 
 
-def test_the_rows_are_those_of_the_hardening_document() -> None:
+def test_the_rows_agree_with_the_hardening_document() -> None:
     if not HARDENING.exists():
         return
     numbers = [

@@ -1,4 +1,4 @@
-"""The TCP proxy of the drills does what it says."""
+"""The TCP proxy of the drills."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def _echo(reader: StreamReader, writer: StreamWriter) -> None:
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[TcpProxy]:
-    """A proxy before a server that gives back what it gets."""
+    """Run a proxy in front of an echo server."""
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     async with server, TcpProxy(server.sockets[0].getsockname()[1]) as proxy:
         yield proxy
@@ -35,7 +35,7 @@ async def proxy() -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 async def connect(proxy: TcpProxy) -> AsyncIterator[Connect]:
-    """Connects through the proxy; where that is not silent, something has gone through already."""
+    """Connect through the proxy; unless it is silent, bytes have passed already."""
     writers: list[StreamWriter] = []
 
     async def connect() -> tuple[StreamReader, StreamWriter]:
@@ -53,14 +53,14 @@ async def connect(proxy: TcpProxy) -> AsyncIterator[Connect]:
             await writer.wait_closed()
 
 
-async def test_bytes_go_through(proxy: TcpProxy, connect: Connect) -> None:
+async def test_bytes_are_forwarded_in_both_directions(proxy: TcpProxy, connect: Connect) -> None:
     reader, writer = await connect()
     writer.write(bytes(1_000_000))
     assert await reader.readexactly(1_000_000) == bytes(1_000_000)
     assert proxy.connections == 1
 
 
-async def test_a_delay_counts_each_way(proxy: TcpProxy, connect: Connect) -> None:
+async def test_a_delay_applies_to_each_direction(proxy: TcpProxy, connect: Connect) -> None:
     reader, writer = await connect()
     proxy.delay_s = 0.1
     began = time.monotonic()
@@ -69,7 +69,7 @@ async def test_a_delay_counts_each_way(proxy: TcpProxy, connect: Connect) -> Non
     assert time.monotonic() - began >= 0.2
 
 
-async def test_a_throttle_slows(proxy: TcpProxy, connect: Connect) -> None:
+async def test_a_rate_limit_delays_bytes(proxy: TcpProxy, connect: Connect) -> None:
     reader, writer = await connect()
     proxy.bytes_per_s = 10_000
     began = time.monotonic()
@@ -78,20 +78,20 @@ async def test_a_throttle_slows(proxy: TcpProxy, connect: Connect) -> None:
     assert time.monotonic() - began >= 0.15
 
 
-async def test_a_cut_is_an_end(proxy: TcpProxy, connect: Connect) -> None:
+async def test_a_cut_connection_ends(proxy: TcpProxy, connect: Connect) -> None:
     reader, _ = await connect()
     proxy.cut()
     assert await reader.read() == b""
 
 
-async def test_a_reset_is_an_error(proxy: TcpProxy, connect: Connect) -> None:
+async def test_a_reset_connection_raises_an_error(proxy: TcpProxy, connect: Connect) -> None:
     reader, _ = await connect()
     proxy.reset()
     with pytest.raises(ConnectionResetError):
         await reader.read()
 
 
-async def test_silence_outlasts_its_cause_on_open_connections(
+async def test_silent_connections_stay_silent_after_the_fault(
     proxy: TcpProxy, connect: Connect
 ) -> None:
     before = await connect()
@@ -105,7 +105,9 @@ async def test_silence_outlasts_its_cause_on_open_connections(
     await connect()
 
 
-async def test_what_refuses_listens_again_once_healed(proxy: TcpProxy, connect: Connect) -> None:
+async def test_a_refusing_proxy_accepts_connections_again_after_the_fault(
+    proxy: TcpProxy, connect: Connect
+) -> None:
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
         await connect()

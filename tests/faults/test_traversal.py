@@ -23,13 +23,15 @@ from tests.faults.trace import traced
 from tests.support.server import Library
 from tests.support.swapping import swapped
 
+pytestmark = pytest.mark.slow
+
 INSIDE, OUTSIDE = (40, 30), (50, 50)
-"""Sizes of the picture that may be served and of the one that may not."""
+"""Sizes of the image that may be served and of the one that may not."""
 FIRST_ID = 5_000_000
 RACES = 40
 
 OF_LIBC = {"/sys/devices/system/cpu/online"}
-"""malloc(3) reads it for each new thread, to know how many arenas make sense."""
+"""malloc(3) reads it for each new thread, to determine the number of arenas."""
 
 STEPS = (
     "..",
@@ -89,7 +91,7 @@ ODD_IDS = (
 
 
 def hostile_targets() -> Iterator[str]:
-    """Addresses that try to lead elsewhere; none is that of a picture."""
+    """Yield targets that try to leave the root; none is that of an image."""
     for route in ("/serve/", "/api/images/"):
         yield from (route + odd for odd in ODD_IDS)
         for step in STEPS:
@@ -100,14 +102,14 @@ def hostile_targets() -> Iterator[str]:
 
 
 def picture(side: tuple[int, int], colour: str) -> bytes:
-    """A picture of one colour."""
+    """Return an image of one colour."""
     target = io.BytesIO()
     Image.new("RGB", side, colour).save(target, "PNG")
     return target.getvalue()
 
 
-class Ground:
-    """A storage root with traps in it, beside something that is nobody's business."""
+class TrappedRoot:
+    """A storage root with traps, beside files that must stay private."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
@@ -145,7 +147,7 @@ class Ground:
             (self.root / name).write_bytes(picture(INSIDE, "green"))
 
     def paths(self) -> Mapping[str, int]:
-        """Paths for the database, and the status that a request for each is answered with."""
+        """Return paths for the database, with the status that a request for each must return."""
         root, secret = self.root, self.secret
         outside = (
             "../secret/x.png",
@@ -187,7 +189,7 @@ class Ground:
         return dict.fromkeys(outside, 404) | dict.fromkeys((*inside, f"{root}/in/x.png"), 200)
 
     def announce(self, paths: list[str]) -> dict[int, str]:
-        """Rows of new media at these paths, by id."""
+        """Insert rows with these paths; return the paths by media id."""
         rows = {next(self._ids): path for path in paths}
         with closing(sqlite3.connect(self.data_dir / "smartserve.db", timeout=30)) as database:
             database.executemany(
@@ -200,7 +202,7 @@ class Ground:
 
     @contextmanager
     def swapping(self) -> Iterator[list[str]]:
-        """Paths whose file or directory is a link to the secret half of the time."""
+        """Yield paths whose file or directory is a link to the secret half of the time."""
         for place in ("race", "race-in/here"):
             (self.root / place).mkdir(parents=True)
             (self.root / place / "x.png").write_bytes(picture(INSIDE, "green"))
@@ -210,13 +212,13 @@ class Ground:
 
 
 def ask(server: Server, target: str) -> Answer:
-    """One answer, on a connection of its own."""
+    """Return one response, on a connection of its own."""
     with Connection(("127.0.0.1", server.port)) as connection:
         return connection.get(target)
 
 
-def asked_for_each(server: Server, ground: Ground) -> int:
-    """Ask for every path of the ground; how many there were."""
+def asked_for_each(server: Server, ground: TrappedRoot) -> int:
+    """Request every path of the root; return their number."""
     rows = ground.announce(list(ground.paths()))
     for media_id, path in rows.items():
         answer = ask(server, f"/serve/{media_id}?size=thumbnail")
@@ -227,7 +229,7 @@ def asked_for_each(server: Server, ground: Ground) -> int:
 
 
 def asked_for_hostile_ids(server: Server) -> int:
-    """Ask for every hostile address; how many there were."""
+    """Request every hostile target; return their number."""
     targets = list(hostile_targets())
     for target in targets:
         answer = ask(server, target)
@@ -237,8 +239,8 @@ def asked_for_hostile_ids(server: Server) -> int:
     return len(targets)
 
 
-def raced(server: Server, ground: Ground) -> Counter[int]:
-    """Statuses of requests for files that are swapped meanwhile; no answer is of the secret."""
+def statuses_while_swapping(server: Server, ground: TrappedRoot) -> Counter[int]:
+    """Return the statuses of requests for swapped files; no body is the secret."""
     statuses: Counter[int] = Counter()
     with ground.swapping() as paths:
         for media_id in ground.announce(paths * RACES):
@@ -249,34 +251,36 @@ def raced(server: Server, ground: Ground) -> Counter[int]:
     return statuses
 
 
-async def test_no_id_leads_anywhere_but_to_a_problem(launch: Launch) -> None:
+async def test_every_hostile_id_is_answered_with_a_problem(launch: Launch) -> None:
     server = await launch()
     assert await asyncio.to_thread(asked_for_hostile_ids, server) > 600
 
 
-async def test_no_path_of_the_database_leads_out_of_the_root(launch: Launch) -> None:
+async def test_no_path_in_the_database_leads_out_of_the_root(launch: Launch) -> None:
     server = await launch()
-    ground = Ground(server.data_dir)
+    ground = TrappedRoot(server.data_dir)
     assert await asyncio.to_thread(asked_for_each, server, ground) > 30
 
 
-async def test_a_file_that_is_swapped_for_a_link_is_the_file_or_missing(launch: Launch) -> None:
+async def test_a_file_swapped_for_a_link_never_reveals_the_secret(launch: Launch) -> None:
     server = await launch()
-    statuses = await asyncio.to_thread(raced, server, Ground(server.data_dir))
+    statuses = await asyncio.to_thread(
+        statuses_while_swapping, server, TrappedRoot(server.data_dir)
+    )
     assert statuses.keys() == {200, 404}
 
 
 @pytest.mark.drill
-async def test_nothing_outside_is_opened_whatever_is_asked_for(
+async def test_no_request_opens_a_file_outside_the_root(
     launch: Launch, library: Library, record: Record, tmp_path: Path
 ) -> None:
-    """Some 15 s."""
+    """About 15 s."""
     server = await launch()
-    ground = Ground(server.data_dir)
+    ground = TrappedRoot(server.data_dir)
     acts: list[Callable[[], object]] = [
         lambda: asked_for_hostile_ids(server),
         lambda: asked_for_each(server, ground),
-        lambda: raced(server, ground),
+        lambda: statuses_while_swapping(server, ground),
         lambda: ask(server, f"/serve/{library.ids['photo']}?size=grid"),
     ]
     await asyncio.to_thread(ask, server, f"/serve/{library.ids['logo']}?size=grid")
@@ -285,7 +289,7 @@ async def test_nothing_outside_is_opened_whatever_is_asked_for(
             await asyncio.to_thread(act)
         opened = trace.opened()
     inside = [path for path in opened if Path(path).is_relative_to(server.data_dir)]
-    # The trace does see what is opened: the pictures that may be, by themselves.
+    # The trace works: the images that may be opened are in it.
     assert sum(path.startswith(str(ground.root)) for path in inside) > 10
     assert set(opened) - set(inside) <= OF_LIBC
     asked = len(list(hostile_targets())) + len(ground.paths()) + 2 * RACES

@@ -1,4 +1,4 @@
-"""Row 3: a file is what its bytes are, and nothing but five loaders ever reads it."""
+"""Row 3: the type of a file is decided by its bytes, and only the allowed loaders read it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import pyvips
 from PIL import Image
 
@@ -19,19 +20,21 @@ from tests.faults.table import Figure, Record
 from tests.support.photos import photo
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 LOADED = ("jpegload", "pngload", "webpload", "heifload", "gifload", "tiffload")
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9"/></svg>'
 SCRIPT = b"<html><script>alert(document.domain)</script></html>"
 
 
-def drawn(kind: str) -> bytes:
+def draw(kind: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (200, 30, 30)).save(file, kind)
     return file.getvalue()
 
 
 def disguised() -> dict[str, bytes]:
-    """Files that libvips, or another program, would read as something that is not served."""
+    """Return files that libvips, or another program, would read as a type that is not served."""
     image = pyvips.Image.black(20, 10)
     return {
         "SVG": SVG,
@@ -58,21 +61,21 @@ def disguised() -> dict[str, bytes]:
 
 
 def polyglots() -> dict[str, bytes]:
-    """Pictures that are something else as well to who looks for it."""
+    """Return images that are also valid files of another type."""
     return {
-        "a JPEG with a page behind it": drawn("JPEG") + SCRIPT,
-        "a PNG with a page behind it": drawn("PNG") + SCRIPT,
-        "a GIF with a page behind it": drawn("GIF") + SCRIPT,
-        "a WebP with a ZIP behind it": drawn("WEBP") + b"PK\x03\x04" + bytes(64),
+        "a JPEG with a page behind it": draw("JPEG") + SCRIPT,
+        "a PNG with a page behind it": draw("PNG") + SCRIPT,
+        "a GIF with a page behind it": draw("GIF") + SCRIPT,
+        "a WebP with a ZIP behind it": draw("WEBP") + b"PK\x03\x04" + bytes(64),
         "a JPEG with a script as its comment": (
-            b"\xff\xd8\xff\xfe\x00\x36" + SCRIPT.ljust(52) + drawn("JPEG")[2:]
+            b"\xff\xd8\xff\xfe\x00\x36" + SCRIPT.ljust(52) + draw("JPEG")[2:]
         ),
         "a JPEG with a picture of its own inside": photo("gain-map.jpg").read_bytes(),
     }
 
 
 async def answers(server: Server, ids: Mapping[str, int]) -> dict[str, tuple[int, str, bytes]]:
-    """Status, type and body of each."""
+    """Return status, media type and body of each image."""
     found = {}
     async with server.client(headers={"Accept": "*/*"}) as client:
         for name, media_id in ids.items():
@@ -83,7 +86,7 @@ async def answers(server: Server, ids: Mapping[str, int]) -> dict[str, tuple[int
     return found
 
 
-async def test_what_is_no_picture_is_415_and_polyglots_lose_their_other_half(
+async def test_files_that_are_not_images_are_415_and_polyglots_are_served_as_images_only(
     data_dir: Path, launch: Launch, library: Library, record: Record
 ) -> None:
     strange, double = disguised(), polyglots()
@@ -103,18 +106,18 @@ async def test_what_is_no_picture_is_415_and_polyglots_lose_their_other_half(
     record(Figure(3, "files that are not what they seem asked for", len(found), 0))
 
 
-async def test_a_declared_type_and_a_name_are_not_believed(
+async def test_a_declared_type_and_a_file_name_are_ignored(
     data_dir: Path, launch: Launch, library: Library
 ) -> None:
-    """The row says nothing, or anything; the bytes decide."""
-    ids = plant(data_dir, {"image.svg": drawn("PNG"), "page.jpg": SCRIPT})
+    """The row declares nothing, or any type; the bytes decide."""
+    ids = plant(data_dir, {"image.svg": draw("PNG"), "page.jpg": SCRIPT})
     server = await launch({"workers": {"count": 1}})
     found = await answers(server, ids)
     assert [found[name][0] for name in ids] == [200, 415]
 
 
-def test_only_the_loaders_on_the_list_are_open() -> None:
-    """What libvips itself says, of all that it has."""
+def test_only_allowed_loaders_are_enabled() -> None:
+    """As libvips itself reports for all loaders that it has."""
     lock_loaders(LimitSettings().source_types)
     families = {name.removesuffix("_source").removesuffix("_buffer") for name in open_loaders()}
     assert families == set(LOADED)

@@ -1,4 +1,4 @@
-"""Row 12 where a body belongs, and row 18 for uploads: a real server, hostile forms, real kills."""
+"""Rows 12 and 18 for uploads: hostile forms and kills of a real server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_bodies import resident_bytes
 from tests.support.uploads import BOUNDED, KEY, KEYED, PHOTO, SECRET, form, parts, signed
+
+pytestmark = pytest.mark.slow
 
 _MIB = 1024 * 1024
 _FLAT_BYTES = 24 * _MIB
@@ -32,7 +35,7 @@ def temp_files(data_dir: Path) -> list[str]:
 
 
 async def queued(server: Server) -> list[str]:
-    """Paths of the queue, in order."""
+    """Return the paths of the queue, in order."""
     async with (
         server.client() as client,
         client.get("/api/media/pending/all", headers=KEYED) as answer,
@@ -41,7 +44,7 @@ async def queued(server: Server) -> list[str]:
     return sorted(image["image_path"] for image in images)
 
 
-async def test_hostile_forms_fill_neither_memory_nor_disk(launch: Launch, record: Record) -> None:
+async def test_hostile_forms_use_up_neither_memory_nor_disk(launch: Launch, record: Record) -> None:
     server = await launch(_MAIN)
     large = PHOTO.ljust(6 * _MIB, b"\0")
     forms: list[tuple[int, bytes, dict[str, str]]] = [
@@ -82,13 +85,13 @@ async def _ask(
         return answer.status
 
 
-async def test_an_upload_that_was_answered_outlives_a_kill(launch: Launch, record: Record) -> None:
-    """What was answered is there, row and file; each row has its file; the rest is swept later."""
+async def test_an_answered_upload_survives_a_kill(launch: Launch, record: Record) -> None:
+    """An answered upload has its row and file; every row has its file; others are deleted."""
     server = await launch(_MAIN)
     answered: set[str] = set()
     kills = 4
     for turn in range(kills):
-        uploading = [asyncio.create_task(_upload_on(server, answered)) for _ in range(4)]
+        uploading = [asyncio.create_task(_keep_uploading(server, answered)) for _ in range(4)]
         await asyncio.sleep(0.2 + turn * 0.13)
         server.signal(signal.SIGKILL)
         await asyncio.gather(*uploading)
@@ -108,8 +111,8 @@ async def test_an_upload_that_was_answered_outlives_a_kill(launch: Launch, recor
     record(Figure(18, "kills while uploads come in", kills, lost, measured))
 
 
-async def _upload_on(server: Server, answered: set[str]) -> None:
-    """Upload until the server is gone."""
+async def _keep_uploading(server: Server, answered: set[str]) -> None:
+    """Upload until the server has ended."""
     with suppress(aiohttp.ClientError, OSError):
         async with server.client() as client:
             while True:

@@ -1,4 +1,4 @@
-"""Row 5: workers that crash, hang or eat memory cost one job, and nobody else's."""
+"""Row 5: workers that crash, hang or use too much memory cost one job, and nobody else's."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ from tests.faults.table import Figure, Record
 from tests.rendering.worker.imaging import crafted
 from tests.support.server import Library
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 UNCACHED = {"memory_max_bytes": 0}
 
 
 async def body_of(client: aiohttp.ClientSession, target: str) -> bytes:
-    """The bytes of a picture."""
+    """Return the bytes of an image."""
     async with client.get(target) as answer:
         body = await answer.read()
         assert answer.status == 200, body
         return body
 
 
-def forget(data_dir: Path) -> None:
-    """Drop all renditions: the next who asks has them rendered."""
+def delete_renditions(data_dir: Path) -> None:
+    """Delete all renditions, so that the next requests render."""
     for path in (data_dir / "renditions").rglob("*.webp"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A worker that stands still, as one that hangs does."""
+def paused(pid: int) -> Iterator[None]:
+    """Stop a worker with SIGSTOP, so that it hangs."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -52,17 +54,17 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 @pytest.mark.drill
-async def test_workers_killed_at_random_lose_no_answer(
+async def test_randomly_killed_workers_cost_no_response(
     launch: Launch, library: Library, data_dir: Path, record: Record
 ) -> None:
-    """Each answer is right although workers die under it: a job is tried once more."""
+    """Every response is correct although workers die: a job is tried once more."""
     server = await launch({"renditions": UNCACHED})
     targets = [f"/serve/{library.ids['photo']}?w={width}&format=webp" for width in (256, 384, 640)]
     restarts = []
     async with server.client() as client:
         bodies = [await body_of(client, target) for target in targets]
         for turn in range(30):
-            forget(data_dir)
+            delete_renditions(data_dir)
             asked = [asyncio.create_task(body_of(client, target)) for target in targets]
             await asyncio.sleep(0.003 * (turn % 10))
             victim = server.workers()[turn % 2]
@@ -77,17 +79,17 @@ async def test_workers_killed_at_random_lose_no_answer(
     record(Figure(5, "a worker killed while pictures are asked for", len(restarts), 0, shown))
 
 
-async def test_a_worker_that_hangs_is_killed_at_its_deadline_and_the_job_done_by_another(
+async def test_a_hanging_worker_is_killed_at_its_deadline_and_another_does_the_job(
     launch: Launch, library: Library, record: Record
 ) -> None:
     server = await launch({"workers": {"count": 1, "deadline_s": 1}})
     (hanging,) = server.workers()
     async with server.client() as client:
-        with stopped(hanging):
+        with paused(hanging):
             await body_of(client, f"/serve/{library.ids['photo']}?w=256&format=webp")
             assert ended(hanging)
     assert await server.metric("smartserve_worker_restarts_total", reason="deadline") == 1
-    record(Figure(5, "a worker stopped in the middle of a job", 1, 0, "killed at its deadline"))
+    record(Figure(5, "a worker hanging in the middle of a job", 1, 0, "killed at its deadline"))
 
 
 async def test_others_are_served_while_a_worker_hangs(launch: Launch, library: Library) -> None:
@@ -95,7 +97,7 @@ async def test_others_are_served_while_a_worker_hangs(launch: Launch, library: L
     async with server.client() as client:
         target = f"/serve/{library.ids['photo']}?w="
         await body_of(client, f"{target}64")
-        with stopped(server.workers()[0]):
+        with paused(server.workers()[0]):
             asked = [asyncio.create_task(body_of(client, f"{target}{w}")) for w in (96, 128, 256)]
             done, _ = await asyncio.wait(asked, timeout=2)
             assert len(done) >= 2, "the other worker goes on"
@@ -104,7 +106,7 @@ async def test_others_are_served_while_a_worker_hangs(launch: Launch, library: L
 
 
 @pytest.mark.drill
-async def test_a_picture_that_kills_twice_is_quarantined_and_given_another_chance(
+async def test_an_image_that_kills_two_workers_is_quarantined_for_a_time(
     launch: Launch, library: Library, record: Record
 ) -> None:
     sections = {"workers": {"count": 1, "quarantine_s": 3}, "renditions": UNCACHED}
@@ -136,10 +138,10 @@ async def test_a_picture_that_kills_twice_is_quarantined_and_given_another_chanc
     record(Figure(5, "requests for a picture that killed two workers", 51, 0, "422, then served"))
 
 
-async def test_a_picture_that_needs_more_memory_than_there_is_costs_that_answer_alone(
+async def test_an_image_that_needs_too_much_memory_costs_only_its_own_response(
     launch: Launch, library: Library, data_dir: Path, record: Record
 ) -> None:
-    """A picture within all limits, but interlaced: its decoder wants all of it at once."""
+    """An image within all limits, but interlaced: its decoder needs all of it in memory."""
     greedy = {
         f"greedy {at}": crafted.png(8_000, 8_000, depth=8, colour=6, interlace=1) + bytes([at])
         for at in range(5)
@@ -155,7 +157,7 @@ async def test_a_picture_that_needs_more_memory_than_there_is_costs_that_answer_
     record(Figure(5, "pictures that want more memory than a worker has", len(ids), 0))
 
 
-async def test_workers_are_replaced_after_so_many_jobs_and_nobody_notices(
+async def test_workers_are_replaced_after_a_number_of_jobs_without_an_error(
     launch: Launch, library: Library
 ) -> None:
     server = await launch({"workers": {"count": 2, "max_jobs": 3}})
@@ -168,14 +170,14 @@ async def test_workers_are_replaced_after_so_many_jobs_and_nobody_notices(
     assert await server.metric("smartserve_worker_restarts_total", reason="crash") == 0
 
 
-async def test_no_worker_outlives_its_server_not_even_one_that_hangs(
+async def test_no_worker_outlives_its_server_even_if_it_hangs(
     launch: Launch, library: Library, record: Record
 ) -> None:
-    """It asks the kernel to be killed with its parent: a socket that closes it would not see."""
+    """The kernel kills a worker with its parent: a hanging one would not see a closed socket."""
     server = await launch({"workers": {"count": 2}})
     workers = server.workers()
     assert len(workers) == 2
-    with stopped(workers[0]):
+    with paused(workers[0]):
         await server.kill()
         await until_ended(workers)
     record(Figure(5, "a server killed whose worker hangs", 1, 0, "no worker left"))

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC110 - another process has no events
-"""strace on a running process: which files it opens, and where they really are."""
+"""strace on a running process: the files that it opens, by their real paths."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _START_S = 10.0
 
 
 class Trace:
-    """What was opened since the trace began."""
+    """The files opened since the trace began."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
 
     def opened(self) -> list[str]:
-        """The real paths of all files that could be opened, as the kernel has them."""
+        """Return the real paths of all files that were opened, as the kernel reports them."""
         return _OPENED.findall(self._output.read_text(errors="replace"))
 
 
 @asynccontextmanager
 async def traced(pid: int, output: Path) -> AsyncIterator[Trace]:
-    """Trace a process with its threads, and what it starts, for the length of the block."""
+    """Trace a process with its threads and children for the length of the block."""
     # -y names descriptors by their path;
     arguments = (_strace(), "-f", "-y", "-e", "trace=open,openat,openat2", "-o", str(output))
     process = await asyncio.create_subprocess_exec(
@@ -47,7 +47,7 @@ async def traced(pid: int, output: Path) -> AsyncIterator[Trace]:
 
 
 def _strace() -> str:
-    """The program; without it the test is skipped, or fails where ``CI=true``."""
+    """Return the program; without it skip the test, or fail if ``CI=true``."""
     found = shutil.which("strace")
     if found is not None:
         return found

@@ -1,1 +1,1 @@
-"""Mutants of real pictures, sent through a real server; ``make fuzz`` runs it."""
+"""Mutated images, sent through a real server; ``make fuzz`` runs it."""

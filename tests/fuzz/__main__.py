@@ -1,4 +1,4 @@
-"""Entry of ``python -m tests.fuzz``: a run of mutants, its figures, and its reproducers."""
+"""Entry point of ``python -m tests.fuzz``: sends mutants, prints figures, stores reproducers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.faults.server import Server
-from tests.fuzz.campaign import Campaign, Plan, Report
+from tests.fuzz.campaign import FuzzRun, Plan, Report
 from tests.fuzz.mutants import Mutant, mutant
 
 _KEPT = Path.home() / ".cache" / "smartserve-fuzz"
 
 
 def main() -> int:
-    """Print what came of it; 1 where something was that must not be."""
+    """Print the result; return 1 if a response was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--mutants", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
@@ -29,14 +29,14 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=_KEPT, help="folder of reproducers")
     given = parser.parse_args()
     if given.write is not None:
-        _keep(given.keep, given.seed, [mutant(given.seed, given.write)])
+        _store(given.keep, given.seed, [mutant(given.seed, given.write)])
         return 0
     plan = Plan(given.seed, given.mutants, given.first, given.clients, given.finals)
     began = time.monotonic()
     report = asyncio.run(_run(plan))
     _print(plan, report, time.monotonic() - began)
     wrong = [*report.tally.faults, *(shot for shot, _ in report.costly)]
-    _keep(given.keep, plan.seed, [*report.killers, *(shot.mutant for shot in wrong)])
+    _store(given.keep, plan.seed, [*report.killers, *(shot.mutant for shot in wrong)])
     return int(bool(report.lost or report.costly))
 
 
@@ -45,7 +45,7 @@ async def _run(plan: Plan) -> Report:
         server = Server(Path(directory) / "data", plan.sections)
         await server.start()
         try:
-            return await Campaign(server, plan).run(lambda line: print(line, flush=True))
+            return await FuzzRun(server, plan).run(lambda line: print(line, flush=True))
         finally:
             await server.stop()
 
@@ -73,7 +73,7 @@ def _print(plan: Plan, report: Report, seconds: float) -> None:
         print(f"WRONG: {line}")
 
 
-def _keep(folder: Path, seed: int, mutants: Iterable[Mutant]) -> None:
+def _store(folder: Path, seed: int, mutants: Iterable[Mutant]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for one in mutants:
         path = folder / f"{seed}-{one.number}-{one.origin}"

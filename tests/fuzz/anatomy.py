@@ -1,4 +1,4 @@
-"""Where the bones of a picture file are: the fields that parsers believe, and blocks to move."""
+"""The structure of image files: the fields that parsers trust, and blocks to move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.domain.formats import SNIFF_BYTES, sniff
 Order = Literal["big", "little"]
 
 _MOST_BLOCKS = 2_000
-"""Of one file; a mutant with more is taken apart no further."""
+"""Limit of fields and blocks of one file; the rest of a mutant is not parsed."""
 _PNG_SIGNATURE = 8
 _BOXES = (b"meta", b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl", b"iinf")
 _FULL_BOXES = (b"meta", b"iinf")
@@ -25,17 +25,17 @@ _SOS = 0xDA
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A number in a file: a length, a side, an offset, a kind."""
+    """A number in a file: a length, a side, an offset, a type."""
 
     at: int
     size: int
-    """Bytes."""
+    """In bytes."""
     order: Order
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of a file that means something by itself: a chunk, a segment, a frame."""
+    """A part of a file with a meaning of its own: a chunk, a segment, a frame."""
 
     start: int
     stop: int
@@ -45,15 +45,15 @@ Bone = Field | Block
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """All that was found in a file."""
+class FileStructure:
+    """All fields and blocks found in a file."""
 
     fields: tuple[Field, ...]
     blocks: tuple[Block, ...]
 
 
-def dissect(body: bytes) -> Anatomy:
-    """The bones of a file by its first bytes; none for a type that is not known."""
+def parse_structure(body: bytes) -> FileStructure:
+    """Return the structure of a file by its first bytes; empty for an unknown type."""
     walk = _WALKS.get(sniff(body[:SNIFF_BYTES]) or "", _nothing)
     fields: list[Field] = []
     blocks: list[Block] = []
@@ -64,11 +64,11 @@ def dissect(body: bytes) -> Anatomy:
             fields.append(bone)
         if len(blocks) >= _MOST_BLOCKS:
             break
-    return Anatomy(tuple(fields), tuple(blocks))
+    return FileStructure(tuple(fields), tuple(blocks))
 
 
 def repaired(body: bytes) -> bytes:
-    """The file with its checksums and its outermost length made right, so that parsers go on."""
+    """Return the file with correct checksums and total length, so that parsers continue."""
     match sniff(body[:SNIFF_BYTES]):
         case "png":
             return _with_checksums(body)
@@ -83,7 +83,7 @@ def _nothing(_body: bytes) -> Iterator[Bone]:
 
 
 def _fields(at: int, sizes: str, order: Order) -> Iterator[Field]:
-    """Fields that lie one behind the other; ``sizes`` has a digit for each."""
+    """Yield consecutive fields; ``sizes`` has a digit for each."""
     for size in map(int, sizes):
         yield Field(at, size, order)
         at += size
@@ -138,7 +138,7 @@ def _jpeg_fields(at: int, marker: int) -> Iterator[Field]:
 
 
 def _scan_end(body: bytes, at: int) -> int:
-    """Where the next marker stands that ends entropy-coded data."""
+    """Return the offset of the next marker that ends entropy-coded data."""
     while (at := body.find(b"\xff", at)) >= 0:
         if body[at + 1 : at + 2] not in (b"\0", *(bytes([code]) for code in range(0xD0, 0xD8))):
             return at

@@ -1,4 +1,4 @@
-"""Mutants sent through a server by a few clients with keep-alive, and what came of it."""
+"""Mutants sent through a server by a few keep-alive clients, and the results."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from http.client import HTTPConnection, HTTPException, IncompleteRead
 from threading import Lock
 
 from tests.fuzz.judge import Answer, fault
-from tests.fuzz.mutants import Mutant, Question
+from tests.fuzz.mutants import FuzzRequest, Mutant
 from tests.fuzz.storage import FIRST_ID, Storage
 
 ABORTED = 0
-"""The status of an answer that was cut off: a render failed when bytes had gone out."""
+"""The status of a truncated response: a render failed after the first bytes were sent."""
 
 _TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One question that was answered, and what was wrong with the answer, if anything."""
+class FuzzResult:
+    """A response to one request, and what is wrong with it, if anything."""
 
     mutant: Mutant
-    question: Question
+    request: FuzzRequest
     status: int
     seconds: float
     fault: str | None
 
     def __str__(self) -> str:
-        """One line for a report."""
-        asked = f"#{self.mutant.number} {self.mutant.origin} {self.question.query}"
+        """Return one line for a report."""
+        asked = f"#{self.mutant.number} {self.mutant.origin} {self.request.query}"
         told = "" if self.fault is None else f": {self.fault}"
-        return f"{asked} [{self.question.accept[:12]}] {self.status} {self.seconds:.2f} s{told}"
+        return f"{asked} [{self.request.accept[:12]}] {self.status} {self.seconds:.2f} s{told}"
 
 
 @dataclass(slots=True)
-class Tally:
-    """Shots, counted; those worth a look are kept."""
+class FuzzCounts:
+    """Results, counted; the interesting ones are stored."""
 
     slow_s: float
-    """Answers that took longer are kept."""
+    """Slower responses are stored."""
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    faults: list[Shot] = field(default_factory=list)
-    slow: list[Shot] = field(default_factory=list)
+    faults: list[FuzzResult] = field(default_factory=list)
+    slow: list[FuzzResult] = field(default_factory=list)
 
-    def add(self, shot: Shot) -> None:
-        """Count one."""
+    def add(self, shot: FuzzResult) -> None:
+        """Count one result."""
         self.statuses[shot.status] += 1
         self.seconds.append(shot.seconds)
         if shot.fault is not None:
@@ -58,35 +58,35 @@ class Tally:
             self.slow.append(shot)
 
     def quantile(self, share: float) -> float:
-        """The time within which this share of the answers was whole."""
+        """Return the response time quantile in seconds."""
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-class Client:
-    """Asks for mutants over one connection, which it opens anew where it was cut off."""
+class FuzzClient:
+    """Requests mutants over one connection, and opens another if it was closed."""
 
     def __init__(self, port: int, storage: Storage) -> None:
         self._connection = HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
         self._storage = storage
 
-    def shots(self, mutant: Mutant, media_id: int) -> Iterator[Shot]:
-        """Put a mutant into its place, ask all its questions, and take it away."""
+    def results(self, mutant: Mutant, media_id: int) -> Iterator[FuzzResult]:
+        """Store a mutant, send all its requests, and delete it."""
         self._storage.put(media_id, mutant.body)
-        for question in mutant.questions:
-            yield self._shot(mutant, question, media_id)
+        for request in mutant.requests:
+            yield self._result(mutant, request, media_id)
         self._storage.remove(media_id)
 
-    def _shot(self, mutant: Mutant, question: Question, media_id: int) -> Shot:
+    def _result(self, mutant: Mutant, request: FuzzRequest, media_id: int) -> FuzzResult:
         began = time.monotonic()
         try:
-            answer = self._get(f"/serve/{media_id}?{question.query}", question.accept)
+            answer = self._get(f"/serve/{media_id}?{request.query}", request.accept)
         except (HTTPException, OSError) as error:
             self.close()
             wrong = None if isinstance(error, IncompleteRead) else repr(error)
-            return Shot(mutant, question, ABORTED, time.monotonic() - began, wrong)
-        wrong = fault(answer, question.query, self._storage.facts(media_id))
-        return Shot(mutant, question, answer.status, answer.seconds, wrong)
+            return FuzzResult(mutant, request, ABORTED, time.monotonic() - began, wrong)
+        wrong = fault(answer, request.query, self._storage.facts(media_id))
+        return FuzzResult(mutant, request, answer.status, answer.seconds, wrong)
 
     def _get(self, target: str, accept: str) -> Answer:
         began = time.monotonic()
@@ -97,22 +97,22 @@ class Client:
         return Answer(response.status, headers, body, time.monotonic() - began)
 
     def close(self) -> None:
-        """Close the connection; the next question opens another."""
+        """Close the connection; the next request opens another."""
         self._connection.close()
 
 
-def fire(
+def send_mutants(
     port: int,
     storage: Storage,
     mutants: Iterable[Mutant],
-    note: Callable[[Shot], None],
+    note: Callable[[FuzzResult], None],
     *,
     clients: int,
     first_id: int = FIRST_ID,
 ) -> None:
-    """Send all mutants, whose rows are there; media ids are ``first_id`` and their number.
+    """Send all mutants, whose rows exist; the media id is ``first_id`` plus the number.
 
-    ``note`` hears of each shot, of one at a time.
+    ``note`` is called for each result, one at a time.
     """
     lock = Lock()
     waiting = iter(mutants)
@@ -121,13 +121,13 @@ def fire(
         with lock:
             return next(waiting, None)
 
-    def shoot(_place: int) -> None:
-        client = Client(port, storage)
+    def run_client(_place: int) -> None:
+        client = FuzzClient(port, storage)
         while (mutant := take()) is not None:
-            for shot in client.shots(mutant, first_id + mutant.number):
+            for shot in client.results(mutant, first_id + mutant.number):
                 with lock:
                     note(shot)
         client.close()
 
     with ThreadPoolExecutor(clients) as executor:
-        list(executor.map(shoot, range(clients)))
+        list(executor.map(run_client, range(clients)))

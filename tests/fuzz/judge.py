@@ -1,4 +1,4 @@
-"""What an answer has to be: the promised picture, or a problem of a kind that is allowed."""
+"""Validation of a response: the correct image, or an allowed problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SIZES = Settings().size_specs()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it came; names of headers are in lower case."""
+    """A response; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,17 +32,17 @@ class Answer:
 
 
 def fault(answer: Answer, query: str, facts: MediaFacts | None) -> str | None:
-    """What is wrong with an answer to a query, or None; ``facts`` are what the server learned."""
+    """Return what is wrong with a response, or None; ``facts`` are those that the server stored."""
     if answer.status != 200:
         return _fault_of_problem(answer)
     if facts is None:
         return "a picture without facts"
     fallback = "detail=fallback" in answer.headers["cache-status"]
-    return _fault_of_picture(answer, None if fallback else promised(query, facts))
+    return _fault_of_picture(answer, None if fallback else expected_size(query, facts))
 
 
-def promised(query: str, facts: MediaFacts) -> tuple[int, int]:
-    """The size that a query is answered in."""
+def expected_size(query: str, facts: MediaFacts) -> tuple[int, int]:
+    """Return the size of the response to a query."""
     geometry = plan_geometry(parse_request(query, sizes=_SIZES).box, facts)
     return geometry.width, geometry.height
 
@@ -72,7 +72,7 @@ def _fault_of_picture(answer: Answer, size: tuple[int, int] | None) -> str | Non
 
 
 def _decoded(body: bytes) -> tuple[str, tuple[int, int]]:
-    """Format and size, once another decoder has read every pixel of every frame."""
+    """Return format and size, after another decoder has read every pixel of every frame."""
     with warnings.catch_warnings(), Image.open(io.BytesIO(body)) as picture:
         warnings.simplefilter("error")
         for frame in range(getattr(picture, "n_frames", 1)):

@@ -1,4 +1,4 @@
-"""Mutants by number: what is sent, and what is asked of it, all of it decided by the seed."""
+"""Mutants by number: what is sent and which requests are made, all decided by the seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.server import CHROME, WEBP_ONLY
 _SKETCH_SIDE = 120
 _FRAMES = 4
 _REAL_SHARE = 0.4
-"""Of mutants that are made from the photographs themselves."""
+"""Percentage of mutants that are made from the photographs themselves."""
 _HEAVY = ("giant.jpg", "photo-6mp.jpg", "gain-map.jpg", "alpha-2048.png")
 _HEAVY_SHARE = 0.1
 
@@ -42,8 +42,8 @@ _ACCEPTS = (CHROME, WEBP_ONLY, "*/*")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of a mutant."""
+class FuzzRequest:
+    """A request for a mutant."""
 
     query: str
     accept: str
@@ -51,38 +51,39 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A spoilt picture and what is asked of it."""
+    """A damaged image and the requests for it."""
 
     number: int
     origin: str
-    """Which picture it was made from."""
+    """The name of the source image."""
     body: bytes
-    questions: tuple[Question, ...]
+    requests: tuple[FuzzRequest, ...]
 
 
-def mutant(seed: int, number: int, *, questions: int = 2) -> Mutant:
-    """The mutant of this number; the same for the same seed, here and elsewhere."""
+def mutant(seed: int, number: int, *, requests: int = 2) -> Mutant:
+    """Return the mutant of this number; the same seed gives the same mutant everywhere."""
     chance = Random(f"{seed}/{number}")
     origin, body = _picture(chance)
     other = body if chance.random() < 0.3 else _picture(chance)[1]
-    return Mutant(number, origin, mutated(body, other, chance), _asked(chance, questions))
+    return Mutant(number, origin, mutated(body, other, chance), _random_requests(chance, requests))
 
 
 def originals() -> list[Mutant]:
-    """The photographs as they are, with negative numbers."""
+    """Return the undamaged photographs, with negative numbers."""
     chance = Random(0)
     return [
-        Mutant(-1 - place, name, _read(name), _asked(chance, 3)) for place, name in enumerate(NAMES)
+        Mutant(-1 - place, name, _read(name), _random_requests(chance, 3))
+        for place, name in enumerate(NAMES)
     ]
 
 
-def _asked(chance: Random, count: int) -> tuple[Question, ...]:
+def _random_requests(chance: Random, count: int) -> tuple[FuzzRequest, ...]:
     queries = chance.choices(QUERIES, _WEIGHTS, k=count)
-    return tuple(Question(query, chance.choice(_ACCEPTS)) for query in queries)
+    return tuple(FuzzRequest(query, chance.choice(_ACCEPTS)) for query in queries)
 
 
 def _picture(chance: Random) -> tuple[str, bytes]:
-    """A photograph, the heavy ones rarely, or one of the small sketches in all layouts."""
+    """Return a photograph, rarely a heavy one, or a sketch in one of the layouts."""
     if chance.random() >= _REAL_SHARE:
         name = chance.choice(tuple(sketches()))
         return name, sketches()[name]
@@ -98,7 +99,7 @@ def _read(name: str) -> bytes:
 
 @cache
 def sketches() -> Mapping[str, bytes]:
-    """Small crops of the photographs in layouts that no photograph here has."""
+    """Return small crops of the photographs in layouts that no photograph has."""
     with Image.open(PHOTOS / "kodak-23.png") as picture:
         colour = picture.convert("RGB").crop((200, 100, 200 + _SKETCH_SIDE, 100 + _SKETCH_SIDE))
     return MappingProxyType(dict(_encoded(colour)))
@@ -139,7 +140,7 @@ def _encoded(colour: Image.Image) -> Sequence[tuple[str, bytes]]:
 
 
 def _exif() -> Image.Exif:
-    """An orientation that swaps width and height."""
+    """Return an orientation that swaps width and height."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif

@@ -1,4 +1,4 @@
-"""Ways to spoil a picture file: blind ones, and those that know its anatomy. All are seeded."""
+"""Ways to damage an image file: blind ones, and those that use its structure. All are seeded."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ from collections.abc import Callable, Mapping
 from random import Random
 from types import MappingProxyType
 
-from tests.fuzz.anatomy import Block, Field, dissect, repaired
+from tests.fuzz.anatomy import Block, Field, parse_structure, repaired
 
 Mutator = Callable[[bytes, bytes, Random], bytes]
-"""A file, another one to take from, and chance, to a spoilt file."""
+"""A function from a file, another file and a random generator to a damaged file."""
 
 MAX_BYTES = 4 * 1024 * 1024
-"""A mutant is cut off here, so that doubled blocks do not add up."""
+"""Mutants are truncated to this size, so that duplicated blocks do not accumulate."""
 
 _HEAD_BYTES = 256
-"""Most parsers have read their headers by then."""
+"""Most parsers have read their headers by this offset."""
 _PLAUSIBLE = (4096, 8192, 10_000, 12_000, 16_383, 16_384)
-"""Sides that are within the limits and make work."""
+"""Sides within the limits that cause much work."""
 _REPEATS = (2, 10, 100, 600)
 
 
 def _place(body: bytes, chance: Random) -> int:
-    """A position, mostly near the head."""
+    """Return an offset, usually near the head."""
     if not body:
         return 0
     reach = chance.choice((32, _HEAD_BYTES, _HEAD_BYTES, 16 * _HEAD_BYTES, len(body)))
     return chance.randrange(min(reach, len(body)))
 
 
-def _stretch(body: bytes, chance: Random) -> Block:
-    """A block of up to a quarter of the file, anywhere."""
+def _random_block(body: bytes, chance: Random) -> Block:
+    """Return a block of up to a quarter of the file, anywhere."""
     start = _place(body, chance)
     longest = max(1, chance.choice((4, 64, 1024, len(body) // 4)))
     return Block(start, min(len(body), start + 1 + chance.randrange(longest)))
 
 
-def _bone(body: bytes, chance: Random) -> Block:
-    """A block that means something, or any where the file has none."""
-    blocks = dissect(body).blocks
-    return chance.choice(blocks) if blocks else _stretch(body, chance)
+def _meaningful_block(body: bytes, chance: Random) -> Block:
+    """Return a meaningful block, or any block if the file has none."""
+    blocks = parse_structure(body).blocks
+    return chance.choice(blocks) if blocks else _random_block(body, chance)
 
 
 def flip(body: bytes, _other: bytes, chance: Random) -> bytes:
@@ -52,7 +52,7 @@ def flip(body: bytes, _other: bytes, chance: Random) -> bytes:
 
 
 def overwrite(body: bytes, _other: bytes, chance: Random) -> bytes:
-    """Put bytes of one's own in place of others."""
+    """Replace bytes by random ones."""
     at = _place(body, chance)
     filling = chance.choice((b"\0", b"\xff", b"\x80", chance.randbytes(1)))
     length = chance.choice((1, 1, 2, 4, 8, 64))
@@ -65,54 +65,54 @@ def truncate(body: bytes, _other: bytes, chance: Random) -> bytes:
 
 
 def remove(body: bytes, _other: bytes, chance: Random) -> bytes:
-    """Leave a block out."""
-    block = chance.choice((_bone, _stretch))(body, chance)
+    """Remove a block."""
+    block = chance.choice((_meaningful_block, _random_block))(body, chance)
     return body[: block.start] + body[block.stop :]
 
 
 def zero(body: bytes, _other: bytes, chance: Random) -> bytes:
-    """Empty a block and leave its room."""
-    block = chance.choice((_bone, _stretch))(body, chance)
+    """Fill a block with zeros."""
+    block = chance.choice((_meaningful_block, _random_block))(body, chance)
     return body[: block.start] + bytes(block.stop - block.start) + body[block.stop :]
 
 
 def duplicate(body: bytes, _other: bytes, chance: Random) -> bytes:
     """Repeat a block, a few times or very often."""
-    block = chance.choice((_bone, _bone, _stretch))(body, chance)
+    block = chance.choice((_meaningful_block, _meaningful_block, _random_block))(body, chance)
     piece = body[block.start : block.stop]
     times = min(chance.choice(_REPEATS), 1 + MAX_BYTES // max(1, len(piece)))
     return body[: block.start] + piece * times + body[block.stop :]
 
 
 def move(body: bytes, _other: bytes, chance: Random) -> bytes:
-    """Put a block where another one begins."""
-    block, goal = _bone(body, chance), _bone(body, chance)
+    """Move a block to the start of another one."""
+    block, goal = _meaningful_block(body, chance), _meaningful_block(body, chance)
     piece = body[block.start : block.stop]
     rest = body[: block.start] + body[block.stop :]
     return rest[: goal.start] + piece + rest[goal.start :]
 
 
 def splice(body: bytes, other: bytes, chance: Random) -> bytes:
-    """The beginning of one file and the end of another."""
+    """Join the beginning of one file and the end of another."""
     at = chance.choice((_place(body, chance), chance.randrange(len(body) + 1)))
     return body[:at] + other[chance.choice((at, _place(other, chance))) :]
 
 
 def transplant(body: bytes, other: bytes, chance: Random) -> bytes:
-    """A block of another file in place of a block of this one."""
-    block, given = _bone(body, chance), _bone(other, chance)
+    """Replace a block by a block of another file."""
+    block, given = _meaningful_block(body, chance), _meaningful_block(other, chance)
     return body[: block.start] + other[given.start : given.stop] + body[block.stop :]
 
 
 def boundary(body: bytes, _other: bytes, chance: Random) -> bytes:
-    """A value at the edge of what fits, in 16 or 32 bits somewhere near the head."""
+    """Write a boundary value of 16 or 32 bits near the head."""
     field = Field(_place(body, chance), chance.choice((2, 4)), chance.choice(("big", "little")))
     return _with_field(body, field, chance)
 
 
 def header(body: bytes, other: bytes, chance: Random) -> bytes:
-    """A value at the edge of what fits, in a field that parsers believe."""
-    fields = dissect(body).fields
+    """Write a boundary value into a field that parsers trust."""
+    fields = parse_structure(body).fields
     if not fields:
         return boundary(body, other, chance)
     first = fields[: chance.choice((8, 24, len(fields)))]
@@ -144,13 +144,13 @@ MUTATORS: Mapping[Mutator, int] = MappingProxyType(
         transplant: 6,
     }
 )
-"""How often each is chosen, in a hundred."""
+"""The weight of each, in percent."""
 
 _REPAIRED = 0.8
 
 
 def mutated(body: bytes, other: bytes, chance: Random) -> bytes:
-    """Spoil a file once to three times; most are repaired so far that parsers go on."""
+    """Damage a file one to three times; most results are repaired so far that parsers continue."""
     kinds, weights = list(MUTATORS), list(MUTATORS.values())
     for mutator in chance.choices(kinds, weights, k=chance.choice((1, 1, 2, 3))):
         body = mutator(body, other, chance)[:MAX_BYTES]

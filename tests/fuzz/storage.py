@@ -1,4 +1,4 @@
-"""The storage and the database of a server under fire, reached past the server."""
+"""Storage and database of a server during a run, accessed directly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from proxy.domain.media import Focus, MediaFacts
 
 FIRST_ID = 1_000_000
-"""Media ids are this and the number of the mutant."""
+"""Media ids are this plus the number of the mutant."""
 
 _ROW = (
     "INSERT INTO media_files "
@@ -24,29 +24,29 @@ _FACTS = (
 
 
 class Storage:
-    """Puts pictures into a data directory that a server is running on."""
+    """Stores images in the data directory of a running server."""
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "originals"
         self._database = data_dir / "smartserve.db"
 
     def announce(self, media_ids: Iterable[int]) -> None:
-        """Write the rows of media whose files are put there later."""
+        """Insert the rows of media whose files are stored later."""
         with closing(sqlite3.connect(self._database, timeout=30)) as connection, connection:
             connection.executemany(_ROW, ((one, one, self._name(one)) for one in media_ids))
 
     def put(self, media_id: int, body: bytes) -> None:
-        """Put the original of a medium where its row says."""
+        """Store the original of a medium where its row names it."""
         path = self._root / self._name(media_id)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(body)
 
     def remove(self, media_id: int) -> None:
-        """Take an original away again."""
+        """Delete an original."""
         (self._root / self._name(media_id)).unlink()
 
     def facts(self, media_id: int) -> MediaFacts | None:
-        """What the server has learned of a medium."""
+        """Return the facts that the server has stored about a medium."""
         with closing(sqlite3.connect(self._database, timeout=30)) as connection:
             connection.row_factory = sqlite3.Row
             row = connection.execute(_FACTS, (media_id,)).fetchone()

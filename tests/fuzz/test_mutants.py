@@ -1,4 +1,4 @@
-"""Mutants are what their numbers say, spoil what they mean to, and are judged by their answers."""
+"""Mutants are reproducible, damage what they should, and their responses are validated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from proxy.domain.formats import sniff
 from proxy.domain.media import MediaFacts
-from tests.fuzz.anatomy import Anatomy, Field, dissect, repaired
+from tests.fuzz.anatomy import Field, FileStructure, parse_structure, repaired
 from tests.fuzz.campaign import Report
 from tests.fuzz.judge import Answer, fault
 from tests.fuzz.mutants import mutant, originals, sketches
@@ -26,12 +26,12 @@ FACTS = MediaFacts("ab" * 32, 1, "png", 400, 300, False, 1, False, None, "path")
 
 @pytest.fixture(autouse=True)
 def _photos() -> None:
-    """Mutants are made of the shared pictures."""
+    """Mutants are made from the shared photographs."""
     photo("kodak-23.png")
 
 
 def encoded(side: tuple[int, int], fmt: str) -> bytes:
-    """A picture as the server might answer with."""
+    """Return an image as the server might send it."""
     target = io.BytesIO()
     Image.new("RGB", side, (200, 30, 90)).save(target, fmt)
     return target.getvalue()
@@ -47,32 +47,32 @@ PROBLEM = answered(
 )
 
 
-def test_a_number_is_the_same_mutant_each_time_and_another_seed_another() -> None:
+def test_a_number_is_always_the_same_mutant_and_differs_by_seed() -> None:
     assert mutant(1, 17) == mutant(1, 17)
     assert mutant(1, 17) != mutant(2, 17)
     assert len({mutant(1, number).body for number in range(50)}) == 50
 
 
-def test_all_photographs_are_sent_as_they_are() -> None:
+def test_all_photographs_are_sent_unchanged() -> None:
     assert [one.origin for one in originals()] == list(NAMES)
     assert all(one.body == photo(one.origin).read_bytes() for one in originals())
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0"])
-def test_what_is_hardly_a_file_is_spoilt_all_the_same(body: bytes) -> None:
+def test_a_tiny_file_is_damaged_too(body: bytes) -> None:
     for turn in range(300):
         assert len(mutated(body, b"other", Random(turn))) <= MAX_BYTES
 
 
 @pytest.mark.parametrize("mutator", MUTATORS)
-def test_each_way_to_spoil_changes_most_files(mutator: object) -> None:
+def test_each_mutator_changes_most_files(mutator: object) -> None:
     (way,) = (one for one in MUTATORS if one is mutator)
     body, other = sketches()["sketch-moving.gif"], sketches()["sketch.jpg"]
     changed = sum(way(body, other, Random(turn)) != body for turn in range(100))
     assert changed > 60
 
 
-def test_most_mutants_are_still_taken_for_pictures() -> None:
+def test_most_mutants_are_still_recognised_as_images() -> None:
     kinds = [sniff(mutant(1, number).body) for number in range(300)]
     assert kinds.count(None) < 60
     assert {"png", "jpeg", "gif", "webp", "avif", "tiff"} <= set(kinds)
@@ -85,22 +85,22 @@ def value(body: bytes, field: Field) -> int:
 @pytest.mark.parametrize("name", ["sketch.png", "sketch.jpg", "sketch.gif", "sketch.avif"])
 def test_width_and_height_are_among_the_fields(name: str) -> None:
     body = sketches()[name]
-    values = [value(body, field) for field in dissect(body).fields]
+    values = [value(body, field) for field in parse_structure(body).fields]
     assert (120, 120) in pairwise(values)
 
 
 @pytest.mark.parametrize("name", ["sketch-moving.webp", "sketch-lzw.tiff"])
-def test_other_types_are_taken_apart_too(name: str) -> None:
-    bones = dissect(sketches()[name])
+def test_other_types_are_parsed_too(name: str) -> None:
+    bones = parse_structure(sketches()[name])
     assert len(bones.fields) > 20
     assert len(bones.blocks) > 8
 
 
-def test_what_is_no_picture_has_no_bones() -> None:
-    assert dissect(b"plain text") == Anatomy((), ())
+def test_a_file_that_is_not_an_image_has_no_structure() -> None:
+    assert parse_structure(b"plain text") == FileStructure((), ())
 
 
-def test_a_repaired_png_has_right_checksums_again() -> None:
+def test_a_repaired_png_has_correct_checksums() -> None:
     body = bytearray(sketches()["sketch.png"])
     body[18] = 1
     with pytest.raises((OSError, SyntaxError)):
@@ -108,7 +108,7 @@ def test_a_repaired_png_has_right_checksums_again() -> None:
     assert Image.open(io.BytesIO(repaired(bytes(body)))).width == 376
 
 
-def test_the_promised_picture_and_a_known_problem_are_right() -> None:
+def test_the_expected_image_and_an_allowed_problem_are_correct() -> None:
     assert fault(RIGHT, "size=thumbnail", FACTS) is None
     assert fault(PROBLEM, "size=thumbnail", None) is None
 
@@ -126,15 +126,15 @@ def test_the_promised_picture_and_a_known_problem_are_right() -> None:
         replace(PROBLEM, headers={"content-type": "application/json"}),
     ],
 )
-def test_any_other_answer_is_wrong(wrong: Answer) -> None:
+def test_any_other_response_is_wrong(wrong: Answer) -> None:
     assert fault(wrong, "size=thumbnail", FACTS) is not None
 
 
-def test_a_death_that_was_not_counted_is_lost() -> None:
+def test_an_uncounted_crash_is_reported() -> None:
     counted = Report(deaths=2, restarts=Counter({"recycled": 1, "crash": 1}))
     assert not counted.lost
     assert replace(counted, deaths=3).lost
 
 
-def test_a_picture_of_which_nothing_was_learned_is_wrong() -> None:
+def test_an_image_without_facts_is_wrong() -> None:
     assert fault(RIGHT, "size=thumbnail", None) is not None
