@@ -239,8 +239,8 @@ def _markdown_table(table: Table) -> str:
     head = ["setting", "default", *(["allowed", "description"] if described else [])]
     rows = [head, ["---"] * len(head)]
     for one in table.settings:
-        told = [_cell(one.allowed), _cell(one.description)] if described else []
-        rows.append([f"`{one.name}`", f"`{one.default}`{one.amount}", *told])
+        texts = [_cell(one.allowed), _cell(one.description)] if described else []
+        rows.append([f"`{one.name}`", f"`{one.default}`{one.amount}", *texts])
     title = f"[{'.'.join(table.path)}]" if table.path else "Outside all tables"
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"## {title}\n\n{table.description} `{table.variables}…`\n\n{lines}"

@@ -1,4 +1,4 @@
-"""What is known of a picture, put together: who goes first, and what is null for which reason."""
+"""Merging of statistics, providers and text, and the reasons of null values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def merged(*answers: VisionResult | ProviderGap, text: Any = NO_TESSERACT, **mor
     return merge(ANALYSED, answers, text, data_type=more.pop("data_type", "product"), **more)
 
 
-def test_without_a_model_what_needs_one_is_null_with_a_reason() -> None:
+def test_without_a_model_its_values_are_null_with_a_reason() -> None:
     found = merged().public()
     for name in ("style", "medium", "subject", "confidence_score", "detected_objects"):
         assert found[name] is None
@@ -49,7 +49,7 @@ def test_without_a_model_what_needs_one_is_null_with_a_reason() -> None:
     assert found["mood_keywords"] == ["warm", "vibrant"]
 
 
-def test_every_null_has_a_reason_and_nothing_else() -> None:
+def test_exactly_the_null_values_have_a_reason() -> None:
     for answers in ([], [GOOGLE], [MODEL], [GOOGLE, MODEL], [ProviderGap("google", "it was down")]):
         found = merged(*answers).public()
         nulls = {name for name, value in found.items() if value is None}
@@ -57,7 +57,7 @@ def test_every_null_has_a_reason_and_nothing_else() -> None:
         assert explained == set(found["reasons"]) - {"google", "openai"}
 
 
-def test_the_model_goes_before_labels() -> None:
+def test_a_model_precedes_labels() -> None:
     found = merged(GOOGLE, MODEL)
     assert (found.style, found.medium, found.subject) == (
         "Impressionist",
@@ -70,7 +70,7 @@ def test_the_model_goes_before_labels() -> None:
     assert merged(GOOGLE).reasons == {"style": "no styles", "medium": "no media"}
 
 
-def test_an_object_that_two_name_is_one_with_its_place() -> None:
+def test_an_object_of_two_providers_is_listed_once_with_its_position() -> None:
     found = merged(GOOGLE, MODEL).columns()["detected_objects"]
     assert found == [
         {"name": "Parrot", "confidence": 0.9, "box": [0.1, 0.2, 0.3, 0.4]},
@@ -91,13 +91,13 @@ def test_an_object_that_two_name_is_one_with_its_place() -> None:
         ([ProviderGap("google", "down")], ReadText("here"), "here"),
     ],
 )
-def test_the_first_text_that_anybody_found_counts(
+def test_the_first_text_that_was_found_is_used(
     answers: list[VisionResult | ProviderGap], text: ReadText | ProviderGap, expected: str
 ) -> None:
     assert merged(*answers, text=text).text == expected
 
 
-def test_a_provider_that_failed_is_told() -> None:
+def test_a_failed_provider_is_reported() -> None:
     found = merged(ProviderGap("google", "google answered 503"), MODEL)
     assert found.reasons == {"google": "google answered 503"}
     assert (found.style, found.raw_google) == ("Impressionist", None)
@@ -105,7 +105,7 @@ def test_a_provider_that_failed_is_told() -> None:
     assert alone.reasons["style"] == "the limit is spent"
 
 
-def test_columns_are_those_of_the_table_and_json_throughout() -> None:
+def test_the_columns_are_those_of_the_table_as_json() -> None:
     found = merged(GOOGLE, MODEL)
     assert list(found.columns()) == [
         "dominant_colors",
@@ -126,7 +126,7 @@ def test_columns_are_those_of_the_table_and_json_throughout() -> None:
     assert public(*stored) == json.loads(json.dumps(found.public()))
 
 
-def test_the_answer_has_what_the_requirements_name() -> None:
+def test_the_answer_has_the_fields_of_the_requirements_document() -> None:
     found = merged(GOOGLE, MODEL, site_context={"tenant": "gallery"}).public()
     named = {
         *("style", "medium", "quality_score", "mood_keywords", "brand_colors", "site_context"),
@@ -137,6 +137,6 @@ def test_the_answer_has_what_the_requirements_name() -> None:
     assert "raw_google_response" not in found
 
 
-def test_brand_colours_are_told_of_logos() -> None:
+def test_only_logos_have_brand_colours() -> None:
     assert merged().public()["brand_colors"] is None
     assert merged(data_type="logo").public()["brand_colors"] == ["#33A1FF"]

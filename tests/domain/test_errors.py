@@ -1,4 +1,4 @@
-"""The error tree: as drawn, so built."""
+"""The error tree and its drawing in the docstring."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES: dict[str, type[SmartserveError]] = {
 
 
 def drawn() -> dict[str, tuple[str, int | None]]:
-    """Parent and status of each class, as the docstring of the module draws them."""
+    """Return parent and status of each class as the module docstring draws them."""
     tree: dict[str, tuple[str, int | None]] = {}
     above = ["SmartserveError"]
     for line in _DRAWN.finditer(inspect.cleandoc(errors.__doc__ or "")):
@@ -51,7 +51,7 @@ def test_every_class_is_drawn_below_its_parent() -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_class_has_the_status_that_is_drawn_beside_it_or_its_parent(name: str) -> None:
+def test_every_class_has_the_drawn_status_or_that_of_its_parent(name: str) -> None:
     tree = drawn()
     parent, status = tree[name]
     expected = status or (tree[parent][1] if parent in tree else None)
@@ -59,36 +59,51 @@ def test_every_class_has_the_status_that_is_drawn_beside_it_or_its_parent(name: 
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_class_has_a_status_of_http_and_a_title(name: str) -> None:
+def test_every_class_has_an_http_status_and_a_title(name: str) -> None:
     assert HTTPStatus(CLASSES[name].status) >= HTTPStatus.BAD_REQUEST
     assert CLASSES[name].title[0].isupper()
 
 
-def test_what_the_client_did_is_never_reported_as_a_fault_of_ours() -> None:
+def test_faults_of_the_client_are_not_reported_to_the_operator() -> None:
     assert not any(
         kind.reported for kind in CLASSES.values() if issubclass(kind, errors.RequestError)
     )
     assert not MediaNotFound.reported
 
 
-def test_an_error_carries_the_public_sentence_and_the_time_to_wait() -> None:
-    error = QueueFull("too many pictures are waiting", retry_after_s=2)
-    assert str(error) == error.detail == "too many pictures are waiting"
+def test_an_error_has_a_public_sentence_and_a_retry_delay() -> None:
+    error = QueueFull("the render queue is full", retry_after_s=2)
+    assert str(error) == error.detail == "the render queue is full"
     assert error.retry_after_s == 2
     assert QueueFull("again").retry_after_s is None
 
 
-def test_a_bad_parameter_names_itself_and_what_is_allowed() -> None:
+def test_a_bad_parameter_names_itself_and_the_allowed_values() -> None:
     error = BadParameter("size", "one of a, b")
     assert (error.parameter, error.allowed) == ("size", "one of a, b")
     assert error.detail == "size must be one of a, b"
 
 
-def test_a_range_that_lies_outside_tells_the_length() -> None:
+def test_an_unsatisfiable_range_has_the_full_length() -> None:
     assert RangeNotSatisfiable(1234).length == 1234
 
 
-def test_a_configuration_tells_all_its_faults_in_lines() -> None:
+def test_a_configuration_error_has_one_line_for_each_fault() -> None:
     error = ConfigurationError(["a: one", "b: two"])
     assert error.faults == ("a: one", "b: two")
     assert str(error).splitlines() == ["a: one", "b: two"]
+
+
+def test_a_class_inherits_what_it_does_not_set() -> None:
+    assert (errors.CommitUncertain.status, errors.CommitUncertain.reported) == (503, True)
+    assert errors.MediaNotReady.status == errors.SourceError.status
+
+
+def test_a_class_may_clear_the_report_of_its_parent() -> None:
+    assert errors.MainApiRefused.reported
+    assert not errors.UploadGone.reported
+
+
+def test_setting_a_class_does_not_change_its_parent() -> None:
+    assert errors.RequestError.status == 400
+    assert SmartserveError.status == 500

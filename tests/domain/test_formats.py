@@ -1,4 +1,4 @@
-"""The table of formats, and types by first bytes: on real pictures, fakes and fragments."""
+"""The table of formats, and detection of types by first bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SNIFFED = {*SOURCE_MEDIA_TYPES, "svg"}
 
 
 def ftyp(major: bytes, *compatible: bytes, size: int | None = None) -> bytes:
-    """The first box of an ISO base media file."""
+    """Return the first box of an ISO base media file."""
     brands = b"".join(compatible)
     length = 16 + len(brands) if size is None else size
     return struct.pack(">I", length) + b"ftyp" + major + bytes(4) + brands
@@ -44,7 +44,7 @@ HEADS = {
 }
 
 
-def test_each_format_has_its_traits() -> None:
+def test_every_format_has_traits() -> None:
     assert set(TRAITS) == set(Format)
 
 
@@ -53,12 +53,12 @@ def test_media_types_and_suffixes_are_all_different() -> None:
     assert len({traits.suffix for traits in TRAITS.values()}) == len(Format)
 
 
-def test_every_format_but_gif_can_be_asked_for_by_name() -> None:
+def test_every_format_except_gif_can_be_requested_by_name() -> None:
     assert set(NAMES.values()) == set(Format) - {Format.GIF}
     assert NAMES["jpg"] is NAMES["jpeg"] is Format.JPEG
 
 
-def test_jpeg_alone_has_no_transparency() -> None:
+def test_only_jpeg_has_no_transparency() -> None:
     assert [fmt for fmt in Format if not TRAITS[fmt].alpha] == [Format.JPEG]
 
 
@@ -68,7 +68,7 @@ def test_a_profile_has_a_canonical_text() -> None:
 
 
 @pytest.mark.parametrize("name", PHOTO_NAMES)
-def test_a_real_picture_is_named_by_its_bytes(name: str) -> None:
+def test_the_type_of_a_real_image_is_detected(name: str) -> None:
     suffix = name.rpartition(".")[2]
     with photo(name).open("rb") as file:
         head = file.read(SNIFF_BYTES)
@@ -76,7 +76,7 @@ def test_a_real_picture_is_named_by_its_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_each_kind_is_known_by_its_first_bytes(kind: str) -> None:
+def test_every_type_is_detected_by_its_first_bytes(kind: str) -> None:
     assert sniff(HEADS[kind].ljust(SNIFF_BYTES, b"\0")) == kind
 
 
@@ -101,7 +101,7 @@ def test_each_kind_is_known_by_its_first_bytes(kind: str) -> None:
         (b"<!-- Generator: a drawing program --><svg>", "svg"),
     ],
 )
-def test_relatives_of_a_kind_are_known_too(head: bytes, kind: str) -> None:
+def test_variants_of_a_type_are_detected(head: bytes, kind: str) -> None:
     assert sniff(head) == kind
 
 
@@ -138,25 +138,25 @@ def test_relatives_of_a_kind_are_known_too(head: bytes, kind: str) -> None:
         ftyp(b"mif1", b"avif", size=0),
     ],
 )
-def test_what_is_no_picture_that_is_served_has_no_name(head: bytes) -> None:
+def test_other_content_has_no_type(head: bytes) -> None:
     assert sniff(head) is None
 
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("tail", [HEADS["png"], b"<script>alert(1)</script>", b"%PDF-1.7", b"PK"])
-def test_a_polyglot_is_what_its_first_bytes_say(kind: str, tail: bytes) -> None:
+def test_the_first_bytes_determine_the_type_of_a_polyglot(kind: str, tail: bytes) -> None:
     assert sniff(HEADS[kind] + tail) == kind
 
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("lead", [b" ", b"\0", b"GIF", b"\xff"])
-def test_a_signature_that_is_not_at_the_very_start_does_not_count(kind: str, lead: bytes) -> None:
+def test_a_signature_that_is_not_at_the_start_is_ignored(kind: str, lead: bytes) -> None:
     if (kind, lead) != ("svg", b" "):
         assert sniff(lead + HEADS[kind]) is None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HEADS if kind != "svg"])
-def test_part_of_a_signature_is_not_enough(kind: str) -> None:
+def test_a_part_of_a_signature_is_not_enough(kind: str) -> None:
     short = {
         "jpeg": 3,
         "png": 8,
@@ -172,18 +172,18 @@ def test_part_of_a_signature_is_not_enough(kind: str) -> None:
         assert sniff(HEADS[kind][:length]) is None
 
 
-def test_a_brand_is_read_no_further_than_the_head_goes() -> None:
+def test_brands_are_read_only_within_the_head() -> None:
     head = ftyp(b"mif1", *[b"mif1"] * 200, b"avif")
     assert sniff(head[:SNIFF_BYTES]) is None
     assert sniff(head) == "avif"
 
 
-def test_svg_has_a_name_and_no_media_type_that_may_come_in() -> None:
+def test_svg_is_detected_but_not_accepted() -> None:
     assert sniff(HEADS["svg"]) == "svg"
     assert "svg" not in SOURCE_MEDIA_TYPES
 
 
-def test_every_format_that_goes_out_may_come_in() -> None:
+def test_every_format_that_is_sent_is_also_accepted() -> None:
     assert {traits.media_type for traits in TRAITS.values()} < set(SOURCE_MEDIA_TYPES.values())
 
 
@@ -194,5 +194,5 @@ def test_every_format_that_goes_out_may_come_in() -> None:
 )
 @example(b"\x00\x00\x00\x01ftypavif")
 @example(b"\xff\xff\xff\xffftypmif1\x00\x00\x00\x00avi")
-def test_any_bytes_have_a_known_name_or_none(head: bytes) -> None:
+def test_any_bytes_have_a_known_type_or_none(head: bytes) -> None:
     assert sniff(head) in {*SNIFFED, None}

@@ -1,4 +1,4 @@
-"""Where the pixels of a picture go."""
+"""Scaling and cropping of images into boxes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CONTAINS = st.builds(
         ("header", 1600, 100, (320, 100)),
     ],
 )
-def test_a_picture_meets_its_box_without_being_enlarged(
+def test_an_image_is_fitted_into_its_box_without_enlarging(
     size: str, width: int, height: int, expected: tuple[int, int]
 ) -> None:
     geometry = plan_geometry(SIZES[size], facts(width, height))
@@ -76,9 +76,7 @@ def test_a_picture_meets_its_box_without_being_enlarged(
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("width", "height"), [(1, 16384), (16384, 1), (1, 1), (16384, 16384)])
-def test_extreme_shapes_have_a_geometry_of_at_least_a_pixel(
-    size: str, width: int, height: int
-) -> None:
+def test_extreme_shapes_have_at_least_one_pixel(size: str, width: int, height: int) -> None:
     for dpr in DPRS.values():
         _check(plan_geometry(SIZES[size].scaled(dpr), facts(width, height)), width, height)
 
@@ -92,37 +90,35 @@ def _check(geometry: Geometry, width: int, height: int) -> None:
 
 
 @given(FACTS, COVERS | CONTAINS)
-def test_what_is_cut_out_lies_inside_the_scaled_picture_and_never_enlarges_it(
-    source: MediaFacts, box: SizeSpec
-) -> None:
+def test_a_crop_lies_inside_the_scaled_image(source: MediaFacts, box: SizeSpec) -> None:
     _check(plan_geometry(box, source), source.width, source.height)
 
 
 @given(FACTS, COVERS | CONTAINS)
-def test_no_picture_is_larger_than_its_box(source: MediaFacts, box: SizeSpec) -> None:
+def test_no_result_is_larger_than_its_box(source: MediaFacts, box: SizeSpec) -> None:
     geometry = plan_geometry(box, source)
     assert box.width is None or geometry.width <= box.width
     assert box.height is None or geometry.height <= box.height
 
 
 def _scales(part: int, whole: int) -> tuple[float, float]:
-    """Between which scales ``whole`` rounds to ``part``; whatever is less than a pixel is one."""
+    """Return the range of scales that round ``whole`` to ``part``, which is at least one pixel."""
     return (0 if part == 1 else (part - 0.5) / whole), (part + 0.5) / whole
 
 
 def _same_shape(geometry: Geometry, width: int, height: int) -> bool:
-    """Whether one scale gives both sides, to the nearest pixel."""
+    """Return whether one scale gives both sides, to the nearest pixel."""
     (least, most), (low, high) = _scales(geometry.width, width), _scales(geometry.height, height)
     return max(least, low) <= min(most, high) * (1 + 1e-9)
 
 
 @given(FACTS, CONTAINS)
-def test_a_contained_picture_keeps_its_shape_to_a_pixel(source: MediaFacts, box: SizeSpec) -> None:
+def test_a_contained_image_keeps_its_aspect_ratio(source: MediaFacts, box: SizeSpec) -> None:
     assert _same_shape(plan_geometry(box, source), source.width, source.height)
 
 
 @given(FACTS, CONTAINS)
-def test_a_contained_picture_is_as_large_as_source_and_box_allow(
+def test_a_contained_image_is_as_large_as_source_and_box_allow(
     source: MediaFacts, box: SizeSpec
 ) -> None:
     geometry = plan_geometry(box, source)
@@ -133,34 +129,32 @@ def test_a_contained_picture_is_as_large_as_source_and_box_allow(
 
 
 @given(FACTS, COVERS)
-def test_a_covering_crop_has_the_shape_of_its_box_to_a_pixel(
-    source: MediaFacts, box: SizeSpec
-) -> None:
+def test_a_cover_crop_has_the_aspect_ratio_of_its_box(source: MediaFacts, box: SizeSpec) -> None:
     assert box.width is not None
     assert box.height is not None
     assert _same_shape(plan_geometry(box, source), box.width, box.height)
 
 
 @given(FACTS, COVERS)
-def test_a_covering_crop_cuts_off_along_one_side_only(source: MediaFacts, box: SizeSpec) -> None:
+def test_a_cover_crop_cuts_along_one_side_only(source: MediaFacts, box: SizeSpec) -> None:
     geometry = plan_geometry(box, source)
     spare_width = geometry.scaled_width - geometry.width
     spare_height = geometry.scaled_height - geometry.height
     assert min(spare_width, spare_height) <= 1
 
 
-def test_a_crop_larger_than_webp_can_hold_is_brought_down_in_shape() -> None:
+def test_a_crop_beyond_the_limit_of_webp_is_scaled_down() -> None:
     box = SizeSpec("wall", 16000, 8000, Fit.COVER).scaled(3)
     geometry = plan_geometry(box, facts(65535, 65535))
     assert (geometry.width, geometry.height) == (MAX_SIDE, 8192)
 
 
-def test_a_picture_longer_than_webp_can_hold_is_brought_down() -> None:
+def test_an_image_beyond_the_limit_of_webp_is_scaled_down() -> None:
     geometry = plan_geometry(SizeSpec("x", 500, None), facts(1, 16384))
     assert (geometry.width, geometry.height) == (1, MAX_SIDE)
 
 
-def test_a_crop_keeps_the_middle_while_no_focus_is_known() -> None:
+def test_a_crop_without_a_focus_keeps_the_centre() -> None:
     geometry = plan_geometry(SIZES["thumbnail"], facts(600, 300))
     assert geometry == Geometry(300, 300, 600, 300, left=150, top=0)
 
@@ -169,31 +163,31 @@ def test_a_crop_keeps_the_middle_while_no_focus_is_known() -> None:
     ("x", "left"),
     [(0.0, 0), (0.1, 0), (0.25, 0), (0.4, 90), (0.5, 150), (0.75, 300), (1.0, 300)],
 )
-def test_a_crop_lies_about_the_focus_and_stays_inside(x: float, left: int) -> None:
+def test_a_crop_is_centred_on_the_focus_within_the_image(x: float, left: int) -> None:
     geometry = plan_geometry(SIZES["thumbnail"], facts(600, 300, focus=Focus(x, 0.9)))
     assert (geometry.left, geometry.top) == (left, 0)
 
 
 @pytest.mark.parametrize(("x", "left"), [(-7.0, 0), (12.5, 300)])
-def test_a_focus_outside_the_picture_means_its_edge(x: float, left: int) -> None:
+def test_a_focus_outside_the_image_means_its_edge(x: float, left: int) -> None:
     geometry = plan_geometry(SIZES["thumbnail"], facts(600, 300, focus=Focus(x, x)))
     assert (geometry.left, geometry.top) == (left, 0)
 
 
-def test_gravity_centre_leaves_the_focus_aside() -> None:
+def test_gravity_centre_ignores_the_focus() -> None:
     box = replace(SIZES["thumbnail"], gravity=Gravity.CENTRE)
     geometry = plan_geometry(box, facts(600, 300, focus=Focus(0, 0)))
     assert geometry.left == 150
 
 
 @given(FACTS)
-def test_a_contained_picture_is_never_cropped(source: MediaFacts) -> None:
+def test_a_contained_image_is_never_cropped(source: MediaFacts) -> None:
     geometry = plan_geometry(SIZES["detail"], source)
     assert (geometry.scaled_width, geometry.scaled_height) == (geometry.width, geometry.height)
     assert (geometry.left, geometry.top) == (0, 0)
 
 
-def test_all_boxes_larger_than_the_picture_share_one_rendition() -> None:
+def test_all_boxes_larger_than_the_image_share_one_geometry() -> None:
     small = facts(200, 150)
     digests = {
         resolved(query, of=small).digest for query in ("", "size=zoom", "w=640", "dpr=3", "w=3840")
@@ -202,13 +196,13 @@ def test_all_boxes_larger_than_the_picture_share_one_rendition() -> None:
 
 
 @pytest.mark.parametrize("query", ["size=grid", "size=grid&dpr=2", "w=640", "size=thumbnail&dpr=3"])
-def test_what_is_asked_for_has_the_shape_that_a_purge_of_its_size_names(query: str) -> None:
+def test_a_purge_of_a_size_matches_the_shape_of_its_renditions(query: str) -> None:
     shapes = shapes_of(parse_boxes(query.partition("&")[0], sizes=SIZES), facts())
     for fmt, bg in product((Format.AVIF, Format.WEBP, Format.PNG), ("original", "removed")):
         assert has_shape(resolved(f"{query}&bg={bg}", fmt=fmt).digest, shapes)
 
 
-def test_a_purge_of_a_size_names_no_other_size_but_where_they_share_their_pixels() -> None:
+def test_a_purge_of_a_size_matches_other_sizes_only_if_they_share_pixels() -> None:
     large = facts(16000, 12000)
     shapes = {name: shapes_of(parse_boxes(f"size={name}", sizes=SIZES), large) for name in SIZES}
     assert all(len(each) == len(DPRS) for each in shapes.values())

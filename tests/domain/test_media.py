@@ -1,4 +1,4 @@
-"""Which rows are served, from which file, and whether their facts still hold."""
+"""Which rows are served, from which file, and whether their facts are current."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MEDIA = Media(
         ("", "", None),
     ],
 )
-def test_the_source_is_the_original_where_there_is_one(
+def test_the_source_is_the_original_if_there_is_one(
     bulk: str | None, library: str | None, source: str | None
 ) -> None:
     assert replace(MEDIA, bulk_path=bulk, library_path=library).source_path == source
@@ -68,7 +68,7 @@ def test_the_source_is_the_original_where_there_is_one(
         (None, "bulk/a.jpg", None, False),
     ],
 )
-def test_what_is_complete_or_has_its_original_on_the_way_is_served(
+def test_completed_images_and_stored_originals_in_progress_are_served(
     status: str | None, bulk: str | None, library: str | None, *, servable: bool
 ) -> None:
     row = replace(MEDIA, status=status, bulk_path=bulk, library_path=library)
@@ -76,17 +76,17 @@ def test_what_is_complete_or_has_its_original_on_the_way_is_served(
 
 
 @pytest.mark.parametrize("status", MediaStatus)
-def test_only_a_complete_medium_is_settled(status: MediaStatus) -> None:
+def test_only_the_status_completed_is_complete(status: MediaStatus) -> None:
     assert replace(MEDIA, status=status).completed == (status is MediaStatus.COMPLETED)
 
 
 @pytest.mark.parametrize("status", [*MediaStatus, None])
-def test_a_medium_is_on_its_way_while_it_is_loaded_or_processed(status: str | None) -> None:
+def test_downloading_and_processing_are_in_progress(status: str | None) -> None:
     expected = status in ("downloading", "processing")
     assert replace(MEDIA, status=status).in_progress == expected
 
 
-def test_facts_hold_for_the_file_that_they_were_read_from() -> None:
+def test_facts_of_the_named_file_are_known() -> None:
     assert MEDIA.known_facts is FACTS
 
 
@@ -99,11 +99,11 @@ def test_facts_hold_for_the_file_that_they_were_read_from() -> None:
         {"facts": None},
     ],
 )
-def test_facts_of_another_file_are_none(changed: dict[str, str | None]) -> None:
+def test_facts_of_another_file_or_version_are_stale(changed: dict[str, str | None]) -> None:
     assert replace(MEDIA, **changed).known_facts is None  # type: ignore[arg-type]
 
 
-def test_a_picture_of_several_pages_moves() -> None:
+def test_an_image_of_several_pages_is_animated() -> None:
     assert not FACTS.animated
     assert replace(FACTS, pages=2).animated
 

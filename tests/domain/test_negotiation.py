@@ -1,4 +1,4 @@
-"""Accept headers, those of real clients first, then the corners of RFC 9110, 12.5.1."""
+"""Accept headers of real clients, and the details of RFC 9110, 12.5.1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ORDER = (AVIF, WEBP, JPEG)
 PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,"
 
 MODERN = (AVIF, AVIF, WEBP)
-"""AVIF for what stands still; it is never animated here, so what moves goes out as WebP."""
+"""Clients that accept AVIF; an animation is sent as WebP, because AVIF is never animated."""
 WITH_WEBP = (WEBP, WEBP, WEBP)
 OLD = (JPEG, PNG, GIF)
 
@@ -110,19 +110,19 @@ def chosen(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_an_opaque_picture_goes_out_as_the_client_can_show_it(client: str) -> None:
+def test_an_opaque_image_is_sent_in_the_best_format_of_the_client(client: str) -> None:
     accept, (opaque, _, _) = CLIENTS[client]
     assert chosen(accept) is opaque
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_transparent_picture_stays_transparent(client: str) -> None:
+def test_a_transparent_image_is_sent_in_a_format_with_transparency(client: str) -> None:
     accept, (_, transparent, _) = CLIENTS[client]
     assert chosen(accept, transparent=True) is transparent
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_moving_picture_goes_on_moving(client: str) -> None:
+def test_an_animation_is_sent_in_an_animated_format(client: str) -> None:
     accept, (_, _, animated) = CLIENTS[client]
     assert chosen(accept, animated=True) is animated
     assert chosen(accept, animated=True, transparent=True) is animated
@@ -137,7 +137,7 @@ def test_a_moving_picture_goes_on_moving(client: str) -> None:
         ("image/avif,image/webp;q=0", AVIF),
     ],
 )
-def test_a_weight_of_zero_excludes(accept: str, expected: Format) -> None:
+def test_a_q_value_of_zero_excludes_a_format(accept: str, expected: Format) -> None:
     assert chosen(accept) is expected
 
 
@@ -153,7 +153,7 @@ def test_a_weight_of_zero_excludes(accept: str, expected: Format) -> None:
         ("image/avif;q=0.001", AVIF),
     ],
 )
-def test_the_highest_weight_wins(accept: str, expected: Format) -> None:
+def test_the_highest_q_value_is_selected(accept: str, expected: Format) -> None:
     assert chosen(accept) is expected
 
 
@@ -169,20 +169,20 @@ def test_the_highest_weight_wins(accept: str, expected: Format) -> None:
         ("*/*;q=0.1,image/*,image/avif;q=0.5", JPEG),
     ],
 )
-def test_the_most_specific_range_gives_the_weight(accept: str, expected: Format) -> None:
+def test_the_most_specific_range_gives_the_q_value(accept: str, expected: Format) -> None:
     assert chosen(accept) is expected
 
 
-def test_the_weight_of_png_decides_for_a_transparent_picture() -> None:
+def test_the_q_value_of_png_applies_to_a_transparent_image() -> None:
     assert chosen("image/webp;q=0.6,image/png;q=0.9", transparent=True) is PNG
     assert chosen("image/webp;q=0.6,image/png;q=0.9") is WEBP
 
 
-def test_the_weight_of_gif_decides_for_a_moving_picture() -> None:
+def test_the_q_value_of_gif_applies_to_an_animation() -> None:
     assert chosen("image/webp;q=0.6,image/gif;q=0.9", animated=True) is GIF
 
 
-def test_a_client_that_shows_only_avif_gets_a_moving_picture_as_gif() -> None:
+def test_a_client_of_avif_alone_receives_an_animation_as_gif() -> None:
     assert chosen("image/avif", animated=True) is GIF
 
 
@@ -244,24 +244,24 @@ def test_case_blanks_and_quoted_strings_do_not_matter(accept: str) -> None:
         "=image/webp",
     ],
 )
-def test_what_is_malformed_never_selects(accept: str) -> None:
+def test_a_malformed_element_never_selects_a_format(accept: str) -> None:
     assert chosen(accept) is JPEG
 
 
 @pytest.mark.parametrize("accept", [";", ";;", ",;", ";q=1", '"', '";', "=", "/", "*", "*/", "/*"])
-def test_fragments_of_a_header_give_the_fallback(accept: str) -> None:
+def test_fragments_of_a_header_select_the_fallback(accept: str) -> None:
     assert chosen(accept) is JPEG
 
 
-def test_a_malformed_element_does_not_spoil_the_others() -> None:
+def test_a_malformed_element_does_not_affect_the_others() -> None:
     assert chosen("image/avif;q=banana,image/webp") is WEBP
 
 
-def test_parameters_of_a_range_that_our_pictures_do_not_have_never_match() -> None:
+def test_a_range_with_parameters_never_matches() -> None:
     assert chosen("image/avif;codecs=av01,image/webp") is WEBP
 
 
-def test_a_range_named_twice_counts_with_its_lowest_weight() -> None:
+def test_a_repeated_range_has_its_lowest_q_value() -> None:
     assert chosen("image/avif,image/webp,image/avif;q=0") is WEBP
     assert chosen("image/avif;q=0,image/webp,image/avif") is WEBP
 
@@ -270,7 +270,7 @@ def test_a_range_named_twice_counts_with_its_lowest_weight() -> None:
     "accept",
     ["text/html", "image/svg+xml", "*/*;q=0", "image/*;q=0", "image/jpeg;q=0,image/png;q=0", "a/b"],
 )
-def test_a_header_that_excludes_everything_gets_the_fallback(accept: str) -> None:
+def test_a_header_that_excludes_everything_selects_the_fallback(accept: str) -> None:
     assert chosen(accept) is JPEG
     assert chosen(accept, transparent=True) is PNG
     assert chosen(accept, animated=True) is GIF
@@ -295,21 +295,21 @@ def test_the_order_of_the_settings_breaks_ties(order: tuple[Format, ...], expect
     assert chosen("image/jpeg,image/avif,image/webp,*/*", order=order) is expected
 
 
-def test_png_and_gif_stand_in_for_jpeg_in_the_order() -> None:
+def test_png_and_gif_have_the_position_of_jpeg_in_the_order() -> None:
     order = (WEBP, JPEG, AVIF)
     assert chosen("image/avif,image/png", order=order, transparent=True) is PNG
     assert chosen("image/webp,image/gif", order=(JPEG, WEBP), animated=True) is GIF
 
 
-def test_a_weight_goes_before_the_order_of_the_settings() -> None:
+def test_a_q_value_precedes_the_order_of_the_settings() -> None:
     assert chosen("image/webp;q=0.9,image/jpeg;q=0.8", order=(JPEG, WEBP, AVIF)) is WEBP
 
 
-def test_a_format_that_the_settings_leave_out_never_goes_out() -> None:
+def test_a_format_outside_the_order_is_never_selected() -> None:
     assert chosen("image/avif", order=(WEBP, JPEG)) is JPEG
 
 
-def test_the_fallback_loses_nothing_of_the_picture() -> None:
+def test_the_fallback_keeps_transparency_and_animation() -> None:
     assert fallback(transparent=False, animated=False) is JPEG
     assert fallback(transparent=True, animated=False) is PNG
     assert fallback(transparent=True, animated=True) is GIF
@@ -320,7 +320,7 @@ def test_an_element_beyond_the_longest_header_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("padding", range(2045, 2060))
-def test_a_long_header_is_never_cut_between_a_range_and_its_weight(padding: int) -> None:
+def test_a_long_header_is_never_cut_between_a_range_and_its_q_value(padding: int) -> None:
     blanks = " " * (padding - len("image/webp;q=0"))
     assert chosen(f"{blanks}image/webp;q=0,text/html" + ",text/html" * 10) is JPEG
 
@@ -329,11 +329,12 @@ def test_a_long_header_is_never_cut_between_a_range_and_its_weight(padding: int)
     "hostile",
     ['"' + '\\"' * 4000, ';"\\' * 2000, '"' * 8000, 'a;"' + '\\"' * 4000, ",;" * 4000, "=" * 8000],
 )
-def test_a_hostile_header_costs_no_more_than_others(hostile: str) -> None:
+def test_a_hostile_header_is_parsed_in_linear_steps(hostile: str) -> None:
+    # CPU time, so that other processes do not matter. Backtracking would take minutes.
     began = time.process_time()
     for number in range(20):
         assert chosen(f"{number}{hostile}") is JPEG
-    assert time.process_time() - began < 0.2
+    assert time.process_time() - began < 2
 
 
 RANGES = st.sampled_from(
@@ -364,7 +365,7 @@ ORDERS = st.permutations(ORDER).map(tuple)
 @given(accept=HEADERS, order=ORDERS, transparent=st.booleans(), animated=st.booleans())
 @example(accept=";", order=ORDER, transparent=False, animated=False)
 @example(accept='";"', order=ORDER, transparent=True, animated=True)
-def test_any_header_gives_a_format_that_the_client_named_or_that_every_client_shows(
+def test_any_header_selects_a_named_format_or_the_fallback(
     *, accept: str | None, order: tuple[Format, ...], transparent: bool, animated: bool
 ) -> None:
     fmt = chosen(accept, order=order, transparent=transparent, animated=animated)
@@ -387,7 +388,7 @@ def test_the_order_within_a_header_does_not_matter(elements: list[str]) -> None:
 
 
 @given(accept=HEADERS, order=ORDERS, excluded=st.sampled_from([AVIF, WEBP]))
-def test_a_format_of_weight_zero_never_goes_out_whatever_follows(
+def test_a_format_with_q_zero_is_never_selected(
     *, accept: str | None, order: tuple[Format, ...], excluded: Format
 ) -> None:
     header = f"image/{excluded.value};q=0,{accept or ''}"

@@ -1,4 +1,4 @@
-"""What an upload is for, told by its path."""
+"""The fields of the upload form, and what paths and URLs of uploads contain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proxy.domain.media import DataType
 from proxy.domain.pending_image import UPLOAD_FIELDS, data_type_of, media_id_of
 
 
-def test_the_fields_are_those_of_the_requirements() -> None:
+def test_the_fields_are_those_of_the_requirements_document() -> None:
     assert {name: field.data_type for name, field in UPLOAD_FIELDS.items()} == {
         "profile_image": "profile",
         "header_image": "profile",
@@ -36,7 +36,7 @@ def test_the_fields_are_those_of_the_requirements() -> None:
         ("", None),
     ],
 )
-def test_the_type_is_told_by_the_name_or_else_by_the_folder(
+def test_the_data_type_follows_from_the_name_or_else_the_folder(
     path: str, data_type: DataType | None
 ) -> None:
     assert data_type_of(path) is data_type
@@ -55,5 +55,5 @@ def test_the_type_is_told_by_the_name_or_else_by_the_folder(
         (None, None),
     ],
 )
-def test_a_media_id_is_read_from_what_stands_there(text: str | None, media_id: str | None) -> None:
+def test_a_media_id_is_read_from_an_id_or_a_url(text: str | None, media_id: str | None) -> None:
     assert media_id_of(text) == media_id

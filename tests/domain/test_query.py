@@ -1,4 +1,4 @@
-"""From queries to requests."""
+"""Parsing of request parameters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from proxy.domain.query import DPRS, WIDTHS, VariantRequest, last_values, parse_
 from tests.support.requests import SIZES, parsed
 
 
-def test_a_request_that_names_nothing_is_for_detail_in_a_negotiated_format() -> None:
+def test_an_empty_query_requests_detail_in_a_negotiated_format() -> None:
     assert parsed("") == VariantRequest(SIZES["detail"], "detail")
     assert parsed("").negotiated
 
 
 @pytest.mark.parametrize("name", ["thumbnail", "small", "grid", "detail", "header", "zoom"])
-def test_each_named_size_can_be_asked_for(name: str) -> None:
+def test_every_named_size_can_be_requested(name: str) -> None:
     assert parsed(f"size={name}") == VariantRequest(SIZES[name], name)
 
 
@@ -38,11 +38,11 @@ def test_each_named_size_can_be_asked_for(name: str) -> None:
         "size=%74humbnail",
     ],
 )
-def test_the_last_value_wins_and_a_question_mark_counts_as_an_ampersand(query: str) -> None:
+def test_the_last_value_applies_and_a_question_mark_separates(query: str) -> None:
     assert parsed(query).label == "thumbnail"
 
 
-def test_values_are_told_in_the_order_of_their_last_mention() -> None:
+def test_values_are_ordered_by_their_last_occurrence() -> None:
     assert list(last_values("size=a&w=1&size=b").items()) == [("w", "1"), ("size", "b")]
 
 
@@ -55,17 +55,17 @@ def test_values_are_told_in_the_order_of_their_last_mention() -> None:
         "%73ize=thumbnail",
     ],
 )
-def test_what_frontends_put_together_means_what_they_meant(query: str) -> None:
+def test_urls_that_front_ends_append_to_are_understood(query: str) -> None:
     assert parsed(query) == parsed("size=thumbnail")
 
 
 @pytest.mark.parametrize("query", ["format=WEBP", "format=Webp"])
-def test_formats_are_known_in_any_case(query: str) -> None:
+def test_the_case_of_a_format_does_not_matter(query: str) -> None:
     assert parsed(query) == parsed("format=webp") == parsed("", "WEBP")
 
 
 @pytest.mark.parametrize("name", ["size", "w", "dpr", "format", "bg", "v"])
-def test_an_empty_value_counts_as_not_given(name: str) -> None:
+def test_an_empty_value_is_ignored(name: str) -> None:
     assert parsed(f"{name}=") == parsed(name) == parsed("")
 
 
@@ -113,7 +113,7 @@ def test_unknown_parameters_are_ignored(query: str) -> None:
         ("format=webp", "gif", "extension", "avif"),
     ],
 )
-def test_a_bad_value_is_told_with_its_parameter_and_what_is_allowed(
+def test_a_bad_value_is_reported_with_parameter_and_allowed_values(
     query: str, extension: str | None, parameter: str, allowed: str
 ) -> None:
     with pytest.raises(BadParameter) as caught:
@@ -122,7 +122,7 @@ def test_a_bad_value_is_told_with_its_parameter_and_what_is_allowed(
     assert allowed in caught.value.allowed
 
 
-def test_what_the_client_wrote_is_not_repeated_to_it() -> None:
+def test_the_text_of_the_client_is_not_repeated() -> None:
     with pytest.raises(BadParameter) as caught:
         parsed("size=%3Cscript%3E")
     assert "script" not in caught.value.detail
@@ -141,21 +141,21 @@ def test_any_query_is_a_request_or_a_bad_parameter(query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "rung"),
+    ("requested", "allowed"),
     [(1, 16), (16, 16), (17, 32), (300, 384), (640, 640), (641, 750), (2049, 3840), (3840, 3840)],
 )
-def test_a_width_snaps_up_to_the_ladder(asked: int, rung: int) -> None:
-    assert parsed(f"w={asked}").box == SizeSpec(f"w{rung}", rung, None)
-    assert parsed(f"w={asked}").label == f"w{rung}"
+def test_a_width_is_rounded_up_to_an_allowed_one(requested: int, allowed: int) -> None:
+    assert parsed(f"w={requested}").box == SizeSpec(f"w{allowed}", allowed, None)
+    assert parsed(f"w={requested}").label == f"w{allowed}"
 
 
 @given(st.floats(min_value=0.1, max_value=100_000))
-def test_a_snapped_width_is_on_the_ladder_and_no_smaller_than_asked(width: float) -> None:
+def test_a_rounded_width_is_allowed_and_not_smaller(width: float) -> None:
     assert snap(width) in WIDTHS
     assert snap(width) >= min(width, WIDTHS[-1])
 
 
-def test_a_width_and_its_screen_snap_together() -> None:
+def test_a_width_is_rounded_after_the_dpr_is_applied() -> None:
     assert parsed("w=320&dpr=2").box.width == 640
     assert parsed("w=300&dpr=1.5").box.width == 640
     assert parsed("w=3840&dpr=3").box.width == 3840
@@ -164,12 +164,12 @@ def test_a_width_and_its_screen_snap_together() -> None:
 @pytest.mark.parametrize(
     ("dpr", "side"), [("1", 300), ("1.5", 450), ("2", 600), ("3", 900), ("", 300)]
 )
-def test_a_named_size_grows_with_the_screen(dpr: str, side: int) -> None:
+def test_a_named_size_grows_with_the_dpr(dpr: str, side: int) -> None:
     box = parsed(f"size=thumbnail&dpr={dpr}").box
     assert (box.width, box.height, box.fit) == (side, side, Fit.COVER)
 
 
-def test_an_open_side_stays_open_on_any_screen() -> None:
+def test_an_open_side_stays_open_at_any_dpr() -> None:
     assert parsed("size=small&dpr=2").box == replace(SIZES["small"], width=960)
 
 
@@ -185,7 +185,7 @@ def test_an_open_side_stays_open_on_any_screen() -> None:
         ("size=detail?w=640", "w640"),
     ],
 )
-def test_of_width_and_size_the_one_named_last_counts(query: str, label: str) -> None:
+def test_the_last_of_width_and_size_applies(query: str, label: str) -> None:
     assert parsed(query).label == label
 
 
@@ -205,7 +205,7 @@ def test_an_extension_means_the_same_as_a_format(name: str, fmt: Format) -> None
     assert not parsed("", name).negotiated
 
 
-def test_a_format_in_the_query_wins_over_the_extension() -> None:
+def test_a_format_in_the_query_overrides_the_extension() -> None:
     assert parsed("format=png", "webp").format is Format.PNG
     assert parsed("format=auto", "webp").negotiated
     assert parsed("format=", "webp").format is Format.WEBP
@@ -220,7 +220,7 @@ def test_a_format_in_the_query_wins_over_the_extension() -> None:
         ("bg=removed&format=jpeg", "png"),
     ],
 )
-def test_jpeg_without_its_background_is_refused(query: str, extension: str | None) -> None:
+def test_jpeg_with_a_removed_background_is_rejected(query: str, extension: str | None) -> None:
     with pytest.raises(BadParameter, match="no transparency") as caught:
         parsed(query, extension)
     assert caught.value.parameter == "format"
@@ -233,17 +233,17 @@ def test_a_background_can_be_removed_in_every_format_that_has_transparency(fmt: 
 
 
 @pytest.mark.parametrize(("query", "label"), [("w=1", "w16"), ("w=640", "w640"), ("w=641", "w750")])
-def test_a_purge_by_width_names_the_rung_that_it_snaps_to(query: str, label: str) -> None:
+def test_a_purge_by_width_means_the_rounded_width(query: str, label: str) -> None:
     assert [box.name for box in parse_boxes(query, sizes=SIZES)] == [label]
 
 
 @pytest.mark.parametrize("query", ["", "&", "?"])
-def test_a_purge_that_names_no_size_has_no_boxes(query: str) -> None:
+def test_a_purge_without_a_size_has_no_boxes(query: str) -> None:
     assert parse_boxes(query, sizes=SIZES) == ()
 
 
 @pytest.mark.parametrize("query", ["size=grid&w=640", "w=640?size=grid", "size%3Dgrid&w=600"])
-def test_a_purge_may_name_several_sizes_and_each_counts(query: str) -> None:
+def test_a_purge_may_name_several_sizes(query: str) -> None:
     names = [box.name for box in parse_boxes(query, sizes=SIZES)]
     assert sorted(names) == ["grid"] * len(DPRS) + ["w640"]
 
@@ -265,9 +265,7 @@ def test_a_purge_may_name_several_sizes_and_each_counts(query: str) -> None:
         ("=grid", "query"),
     ],
 )
-def test_a_purge_passes_over_nothing_that_it_does_not_understand(
-    query: str, parameter: str
-) -> None:
+def test_a_purge_rejects_unknown_parameters_and_values(query: str, parameter: str) -> None:
     with pytest.raises(BadParameter) as caught:
         parse_boxes(query, sizes=SIZES)
     assert caught.value.parameter == parameter

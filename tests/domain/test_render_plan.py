@@ -1,4 +1,4 @@
-"""Planning: which lesser file of a picture stands in for which size."""
+"""Plans: formats, drafts and finals, stored renditions, and fallbacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.query import parse_request
-from proxy.domain.render_plan import RenderPlanner, RenderRules
+from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
 from proxy.settings import Settings
 from tests.web.plans import FACTS, MEDIA
 
@@ -25,7 +25,7 @@ PLANNER = RenderPlanner(
 )
 
 
-def lesser(name: str, width: int, height: int, *, has_alpha: bool = False) -> MediaFacts:
+def smaller(name: str, width: int, height: int, *, has_alpha: bool = False) -> MediaFacts:
     return replace(
         FACTS,
         content_hash=name,
@@ -37,9 +37,9 @@ def lesser(name: str, width: int, height: int, *, has_alpha: bool = False) -> Me
     )
 
 
-# The picture itself has 4000 x 3000.
-THUMBNAIL, SMALL = lesser("thumbnail", 300, 300), lesser("small", 480, 360)
-GRID, DETAIL = lesser("grid", 500, 375), lesser("detail", 1200, 900)
+# The image itself has 4000 x 3000 pixels.
+THUMBNAIL, SMALL = smaller("thumbnail", 300, 300), smaller("small", 480, 360)
+GRID, DETAIL = smaller("grid", 500, 375), smaller("detail", 1200, 900)
 ALL = (GRID, THUMBNAIL, DETAIL, SMALL)
 
 
@@ -53,9 +53,9 @@ def order(query: str, *fallbacks: MediaFacts, known: MediaFacts | None = FACTS) 
 
 @pytest.mark.parametrize("known", [FACTS, None])
 @pytest.mark.parametrize(
-    ("query", "due"),
+    ("query", "expected"),
     [
-        # The square comes first where a square is asked for, and last where none is.
+        # The square comes first if a square is requested, and else last.
         ("size=thumbnail", ["thumbnail", "small", "grid", "detail"]),
         ("size=small", ["small", "grid", "detail", "thumbnail"]),
         # Larger ones first, the nearest of them; then smaller ones.
@@ -64,47 +64,161 @@ def order(query: str, *fallbacks: MediaFacts, known: MediaFacts | None = FACTS) 
         ("w=64", ["small", "grid", "detail", "thumbnail"]),
     ],
 )
-def test_a_larger_file_stands_in_before_a_smaller_one(
-    query: str, due: list[str], known: MediaFacts | None
+def test_a_larger_fallback_precedes_a_smaller_one(
+    query: str, expected: list[str], known: MediaFacts | None
 ) -> None:
-    assert order(query, *ALL, known=known) == due
+    assert order(query, *ALL, known=known) == expected
 
 
-def test_transparency_goes_before_nearness() -> None:
+def test_transparency_precedes_a_similar_size() -> None:
     icon = replace(FACTS, has_alpha=True)
-    flat, clear = lesser("flat", 500, 375), lesser("clear", 1200, 900, has_alpha=True)
+    flat, clear = smaller("flat", 500, 375), smaller("clear", 1200, 900, has_alpha=True)
     assert order("size=grid", flat, clear, known=icon) == ["clear", "flat"]
 
 
-def test_of_equal_files_the_one_with_more_bytes_stands_in() -> None:
-    poor = replace(lesser("poor", 500, 375), byte_size=10)
+def test_of_equal_fallbacks_the_one_with_more_bytes_comes_first() -> None:
+    poor = replace(smaller("poor", 500, 375), byte_size=10)
     assert order("size=grid", poor, GRID) == ["grid", "poor"]
 
 
-def test_a_picture_without_lesser_files_has_no_plans() -> None:
+def test_an_image_without_fallbacks_has_no_fallback_plans() -> None:
     assert order("size=grid") == []
 
 
-def test_a_file_does_not_stand_in_for_itself() -> None:
+def test_the_unavailable_source_is_not_its_own_fallback() -> None:
     assert order("size=grid", GRID, SMALL, known=GRID) == ["small"]
 
 
-def test_a_plan_that_stands_in_is_of_the_lesser_file_in_the_same_format() -> None:
+def test_a_fallback_plan_renders_the_smaller_file_in_the_same_format() -> None:
     media = replace(MEDIA, fallbacks=(GRID,))
     request = parse_request("size=detail", sizes=SETTINGS.size_specs())
     plan = PLANNER.plan(media, FACTS, request, "image/avif")
-    (instead,) = PLANNER.fallbacks_for(plan)
-    assert instead.media.source_paths == ("grid",)
-    assert instead.media.known_facts == GRID
-    assert (instead.variant.version, instead.variant.format) == ("grid", Format.AVIF)
-    assert (instead.variant.geometry.width, instead.variant.geometry.height) == (500, 375)
+    (found,) = PLANNER.fallbacks_for(plan)
+    assert found.media.source_paths == ("grid",)
+    assert found.media.known_facts == GRID
+    assert (found.variant.version, found.variant.format) == ("grid", Format.AVIF)
+    assert (found.variant.geometry.width, found.variant.geometry.height) == (500, 375)
 
 
-def test_what_is_there_of_lesser_files_is_a_neighbour() -> None:
+def test_stored_renditions_of_fallbacks_are_near_variants() -> None:
     media = replace(MEDIA, fallbacks=(GRID, SMALL))
     request = parse_request("size=detail", sizes=SETTINGS.size_specs())
     plan = PLANNER.plan(media, FACTS, request, "image/webp,*/*")
-    held = {one.variant.digest for one in PLANNER.fallback_plans(media, request, None, known=FACTS)}
-    neighbours = PLANNER.nearest_variants(plan, held)
-    assert [variant.version for variant in neighbours] == ["grid", "small"]
-    assert PLANNER.nearest_variants(replace(plan, media=MEDIA), held) == []
+    digests = {
+        one.variant.digest for one in PLANNER.fallback_plans(media, request, None, known=FACTS)
+    }
+    nearest = PLANNER.nearest_variants(plan, digests)
+    assert [variant.version for variant in nearest] == ["grid", "small"]
+    assert PLANNER.nearest_variants(replace(plan, media=MEDIA), digests) == []
+
+
+def plan_of(
+    query: str, accept: str = "image/avif,image/webp,*/*", facts: MediaFacts = FACTS
+) -> RenderPlan:
+    return PLANNER.plan(MEDIA, facts, parse_request(query, sizes=SETTINGS.size_specs()), accept)
+
+
+def test_a_negotiated_plan_has_a_final_and_a_draft_of_one_format() -> None:
+    plan = plan_of("size=grid")
+    assert plan.draft is not None
+    assert plan.stages == (plan.variant, plan.draft)
+    assert {stage.format for stage in plan.stages} == {Format.AVIF}
+    assert plan.variant.search is not None
+    assert plan.draft.search is None
+
+
+def test_png_has_one_stage() -> None:
+    plan = plan_of("size=grid&format=png")
+    assert plan.draft is None
+    assert plan.stages == (plan.variant,)
+
+
+def test_a_smaller_size_is_scaled_from_the_base_of_the_image() -> None:
+    base = plan_of("size=zoom").variant
+    assert base.base is None
+    scaled = (base.geometry.scaled_width, base.geometry.scaled_height)
+    assert plan_of("size=grid").variant.base == scaled
+
+
+def test_a_draft_is_scaled_from_the_source() -> None:
+    draft = plan_of("size=grid").draft
+    assert draft is not None
+    assert draft.base is None
+
+
+def prefers_smallest() -> RenderPlanner:
+    return RenderPlanner(replace(PLANNER.rules, prefer_smallest=True))
+
+
+def test_the_second_accepted_format_is_the_alternative_of_a_final() -> None:
+    request = parse_request("size=grid", sizes=SETTINGS.size_specs())
+    plan = prefers_smallest().plan(MEDIA, FACTS, request, "image/avif,image/webp")
+    assert plan.variant.alternative == SETTINGS.encoders.stages()[Format.WEBP].final
+    assert plan.draft is not None
+    assert plan.draft.alternative is None
+
+
+def test_an_animation_has_no_alternative() -> None:
+    request = parse_request("size=grid", sizes=SETTINGS.size_specs())
+    plan = prefers_smallest().plan(MEDIA, replace(FACTS, pages=2), request, "image/webp,*/*")
+    assert plan.variant.alternative is None
+
+
+def test_an_explicit_format_has_no_alternative() -> None:
+    request = parse_request("format=avif", sizes=SETTINGS.size_specs())
+    plan = prefers_smallest().plan(MEDIA, FACTS, request, "image/avif,image/webp")
+    assert plan.variant.alternative is None
+
+
+def test_a_background_is_kept_if_it_cannot_be_removed() -> None:
+    assert plan_of("bg=removed", facts=replace(FACTS, flat_background=False)).background_kept
+    assert not plan_of("bg=removed", facts=replace(FACTS, flat_background=True)).background_kept
+    assert not plan_of("").background_kept
+
+
+def test_all_plans_cover_every_size_and_format_once() -> None:
+    plans = PLANNER.all_plans(MEDIA, FACTS)
+    digests = [plan.variant.digest for plan in plans]
+    assert len(set(digests)) == len(digests)
+    found = {(plan.request.label, plan.variant.format) for plan in plans}
+    formats = (Format.AVIF, Format.WEBP, Format.JPEG)
+    assert found == {(name, fmt) for name in SETTINGS.sizes for fmt in formats}
+
+
+@pytest.mark.parametrize(
+    ("facts", "formats"),
+    [
+        (FACTS, ("avif", "webp", "jpeg")),
+        (replace(FACTS, has_alpha=True), ("avif", "webp", "png")),
+        (replace(FACTS, pages=2), ("webp", "gif")),
+    ],
+)
+def test_the_formats_of_an_image_can_represent_it(
+    facts: MediaFacts, formats: tuple[str, ...]
+) -> None:
+    assert PLANNER.formats(facts) == formats
+
+
+def test_stored_drafts_and_finals_are_listed_by_size_and_format() -> None:
+    grid, detail = plan_of("size=grid"), plan_of("size=detail", "image/webp")
+    assert grid.draft is not None
+    digests = {grid.draft.digest, detail.variant.digest}
+    assert PLANNER.available(MEDIA, FACTS, digests) == {
+        "grid": {Format.AVIF: False},
+        "detail": {Format.WEBP: True},
+    }
+
+
+def test_a_final_hides_its_draft_in_the_list() -> None:
+    grid = plan_of("size=grid")
+    digests = {stage.digest for stage in grid.stages}
+    assert PLANNER.available(MEDIA, FACTS, digests) == {"grid": {Format.AVIF: True}}
+
+
+def test_the_nearest_variant_is_similar_in_size_and_displayable() -> None:
+    plan = plan_of("size=grid")
+    near, far = plan_of("size=small"), plan_of("size=zoom")
+    other_format = plan_of("size=small&format=webp")
+    digests = {one.variant.digest for one in (plan, near, far, other_format)}
+    nearest = PLANNER.nearest_variants(plan, digests)
+    assert nearest == [near.variant, far.variant]

@@ -1,4 +1,4 @@
-"""Variants: what they resolve to, and their keys."""
+"""Variants: how requests resolve to them, and their keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_unknown_parameters_never_reach_the_key() -> None:
     assert resolved("size=grid&utm_source=x").key == resolved("size=grid").key
 
 
-def test_any_version_token_is_taken_and_none_reaches_the_key() -> None:
+def test_any_version_token_is_accepted_and_none_reaches_the_key() -> None:
     assert parsed("v=1").version == "1"
     assert parsed("v=%22%0D%0A..%2F").version == '"\r\n../'
     assert resolved("v=1").key == resolved("v=2").key == resolved("").key
@@ -87,7 +87,7 @@ def test_equal_variants_have_equal_keys_on_every_node() -> None:
     assert (twin.key, twin.digest, twin.etag) == (VARIANT.key, VARIANT.digest, VARIANT.etag)
 
 
-def test_a_key_is_the_same_in_every_release_until_the_recipe_is_raised() -> None:
+def test_a_key_does_not_change_between_releases_of_one_recipe() -> None:
     # Whoever has to change these figures makes every cache in front of every server cold.
     assert VARIANT.key == (
         f"789/{'ab' * 32}/300x300@400x300+50+0/avif:Q=63,bitdepth=8,effort=0"
@@ -97,12 +97,12 @@ def test_a_key_is_the_same_in_every_release_until_the_recipe_is_raised() -> None
     assert len(VARIANT.digest) == 32
 
 
-def test_every_part_of_a_variant_is_tried_out() -> None:
+def test_the_cases_cover_every_part_of_a_variant() -> None:
     assert {field.name for field in fields(Variant)} == set(OTHER)
 
 
 @pytest.mark.parametrize("part", OTHER)
-def test_a_variant_that_differs_in_a_part_has_another_etag(part: str) -> None:
+def test_a_variant_that_differs_in_one_part_has_another_etag(part: str) -> None:
     etags = {VARIANT.etag, *(replace(VARIANT, **{part: value}).etag for value in OTHER[part])}
     assert len(etags) == 1 + len(OTHER[part])
 
@@ -113,14 +113,14 @@ MEANINGS = st.tuples(
     st.sampled_from(["format=avif", "format=webp", "format=png"]),
     st.sampled_from(["bg=original", "bg=removed"]),
 )
-"""What may be asked for, each by one pair of every kind."""
+"""Every parameter with each of its values."""
 NOISE = st.sampled_from(
     ["", "utm_source=x", "Size=zoom", "size[]=grid", "v=1", "v=%00", "=", "%3D"]
 )
 
 
 def _encoded(text: str, letters: set[int]) -> str:
-    """The same text with some letters percent-encoded, but for the equals sign."""
+    """Return the text with some letters percent-encoded, except for the equals sign."""
     return "".join(
         f"%{ord(one):02x}" if place in letters and one != "=" else one
         for place, one in enumerate(text)
@@ -128,7 +128,7 @@ def _encoded(text: str, letters: set[int]) -> str:
 
 
 @given(MEANINGS, st.data())
-def test_what_means_the_same_has_the_same_key_however_it_is_written(
+def test_queries_of_the_same_meaning_have_the_same_key(
     meaning: tuple[str, ...], draw: st.DataObject
 ) -> None:
     pairs = draw.draw(st.permutations(meaning))
@@ -144,7 +144,7 @@ def test_what_means_the_same_has_the_same_key_however_it_is_written(
 
 
 @given(MEANINGS, MEANINGS)
-def test_what_goes_out_as_other_pixels_or_another_format_has_another_key(
+def test_other_pixels_or_another_format_have_another_key(
     one: tuple[str, ...], other: tuple[str, ...]
 ) -> None:
     variants = [
@@ -165,14 +165,14 @@ def test_the_copyright_is_a_part_of_the_recipe() -> None:
     assert all("/" not in text and "\n" not in text for text in marked)
 
 
-def test_a_background_that_cannot_be_removed_shares_the_rendition_with_it() -> None:
+def test_an_irremovable_background_shares_the_rendition_of_the_original() -> None:
     busy = replace(facts(), flat_background=False)
     assert resolved("bg=removed", of=busy) == resolved("", of=busy)
     assert resolved("bg=removed") != resolved("")
 
 
 @pytest.mark.parametrize("fmt", Format)
-def test_only_webp_and_gif_go_on_moving(fmt: Format) -> None:
+def test_only_webp_and_gif_are_animated(fmt: Format) -> None:
     variant = resolved(fmt=fmt, of=facts(pages=5))
     assert variant.animated == (fmt in (Format.WEBP, Format.GIF))
     assert variant.format is fmt
@@ -193,7 +193,7 @@ VALUES: dict[str, tuple[str, ...]] = {
 
 
 def _random_requests(source: random.Random, count: int) -> Iterator[tuple[str, str | None, str]]:
-    """Raw queries, extensions and Accept headers; most are fit to be served."""
+    """Yield raw queries, extensions and Accept headers, most of them valid."""
     pick, number = source.choice, source.randrange
     names = list(VALUES)
     ranges = ("image/avif", "image/webp", "image/*", "*/*", "image/jpeg", "image/png", "a/b")
@@ -205,7 +205,7 @@ def _random_requests(source: random.Random, count: int) -> Iterator[tuple[str, s
         yield query, pick((None, None, None, "webp", "jpg", "gif")), accept
 
 
-def test_a_hundred_thousand_random_urls_leave_no_more_renditions_than_the_sets_allow() -> None:
+def test_random_urls_give_no_more_renditions_than_the_closed_sets() -> None:
     """Hardening, row 7."""
     source = facts(5000, 4000, focus=Focus(0.3, 0.6))
     boxes = {size.scaled(dpr) for size in SIZES.values() for dpr in DPRS.values()}
