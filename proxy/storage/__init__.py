@@ -1,1 +1,1 @@
-"""Where data is kept: the database, originals, renditions and uploaded files."""
+"""Stores data: the database, originals, renditions and uploaded files."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -19,13 +19,12 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
 from proxy.storage.database.engine import (
     QueryReader,
-    dispose,
     open_engine,
     open_reader,
     translated,
 )
 from proxy.storage.database.tables import media_facts, media_fallbacks, media_files
-from proxy.storage.database.transactions import transaction
+from proxy.storage.database.transactions import SqlDatabase, transaction
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MEDIA_FIELDS = (
@@ -114,7 +113,7 @@ def _with_pool(settings: DatabaseSettings, size: int) -> DatabaseSettings:
     return settings.model_copy(update={"pool_size": size})
 
 
-class SqlMediaRepository:
+class SqlMediaRepository(SqlDatabase):
     """The rows of the database; implements `proxy.storage.database.MediaRepository`.
 
     Each call uses one pooled connection and ends within ``query_timeout_s``, including the wait for
@@ -125,24 +124,15 @@ class SqlMediaRepository:
         self, engine: AsyncEngine, reader: QueryReader, settings: DatabaseSettings
     ) -> None:
         """Take ownership of the engine and the reader; `aclose` closes both."""
-        self._engine = engine
+        super().__init__(engine, settings)
         self._reader = reader
-        self._settings = settings
         self._queries = 0
         self._errors = 0
         self._seconds = 0.0
 
-    async def __aenter__(self) -> Self:
-        """Return the repository; connects to nothing yet."""
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        """Close the connections."""
-        await self.aclose()
-
     async def aclose(self) -> None:
         """Close the pooled connections."""
-        await dispose(self._engine)
+        await super().aclose()
         await self._reader.aclose()
 
     async def find(self, media_id: int) -> Media | None:
@@ -221,12 +211,12 @@ class SqlMediaRepository:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         with self._counted():
-            async with transaction(self._engine, self._settings) as connection:
+            async with transaction(self.engine, self.settings) as connection:
                 yield connection
 
     async def _read(self, query: sa.Executable, **values: Any) -> Sequence[sa.Row[Any]]:
-        with self._counted(), translated(self._settings):
-            async with asyncio.timeout(self._settings.query_timeout_s):
+        with self._counted(), translated(self.settings):
+            async with asyncio.timeout(self.settings.query_timeout_s):
                 return await self._reader.rows(query, values)
 
     @contextmanager

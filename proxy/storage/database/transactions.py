@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import stamina
 from sqlalchemy import Executable, Row
@@ -96,6 +96,14 @@ class SqlDatabase:
         self.engine = engine
         self.settings = settings
         self._lock = lock
+
+    async def __aenter__(self) -> Self:
+        """Return the database; connects to nothing yet."""
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Close the connections."""
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close the pooled connections."""

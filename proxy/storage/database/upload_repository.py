@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Row, Select, String, bindparam, func, select, type_coerce
 from sqlalchemy.exc import IntegrityError
@@ -97,14 +97,6 @@ class UploadRepository(SqlDatabase):
         lock = {"lock": asyncio.Lock()} if engine.dialect.name == "sqlite" else {}
         super().__init__(engine, settings, **lock)
         self._own = own
-
-    async def __aenter__(self) -> Self:
-        """Return the repository; connects to nothing yet."""
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        """Close the connections."""
-        await self.aclose()
 
     async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
         """Queue all uploads and set the user's profile columns, or do nothing; return the ids.
