@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 
 from proxy.runtime.thread_pool import ThreadPool
-from tests.storage.renditions.variants import eventually
+from tests.support.waiting import eventually
 
 
 class Slow:

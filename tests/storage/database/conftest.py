@@ -10,9 +10,13 @@ import pytest
 from proxy.domain.media import DataType, Focus, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
+from proxy.storage.database.ingest_progress import IngestProgress
+from proxy.storage.database.ingest_queue import IngestQueue
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.schema import upgrade
 from tests.storage.database.backends import Backend, MariaDBBackend, SqliteBackend
+from tests.storage.database.items import LEASE_S
 
 
 @pytest.fixture
@@ -68,3 +72,20 @@ async def url(backend: Backend, settings: DatabaseSettings) -> str:
 async def database(url: str, settings: DatabaseSettings) -> AsyncIterator[SqlMediaRepository]:
     async with open_media_repository(url, settings) as database:
         yield database
+
+
+@pytest.fixture
+async def writer(url: str, settings: DatabaseSettings) -> AsyncIterator[LeasedWriter]:
+    writer = LeasedWriter(url, settings, lease_s=LEASE_S)
+    yield writer
+    await writer.aclose()
+
+
+@pytest.fixture
+def queue(writer: LeasedWriter) -> IngestQueue:
+    return IngestQueue(writer)
+
+
+@pytest.fixture
+def progress(writer: LeasedWriter) -> IngestProgress:
+    return IngestProgress(writer)

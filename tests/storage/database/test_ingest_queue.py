@@ -6,62 +6,21 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
-from proxy.domain.analysis import public
-from proxy.domain.errors import LeaseLost
-from proxy.domain.ingest_item import ItemState, LeasedItem, StepState, Upload
-from proxy.domain.media import DataType, Focus, MediaFacts
+from proxy.domain.ingest_item import ItemState, StepState
 from proxy.domain.pending_image import Step
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.analysis_repository import AnalysisRepository
-from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
+from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.storage.database.backends import Backend
-
-LEASE_S = 30.0
-
-
-def upload(number: int) -> Upload:
-    path = f"/temp_images/profiles/4-logo-{number}.png"
-    return Upload(number, 4, path, "Käse.png", "image/png", DataType.LOGO)
-
-
-@pytest.fixture
-async def writer(url: str, settings: DatabaseSettings) -> AsyncIterator[LeasedWriter]:
-    writer = LeasedWriter(url, settings, lease_s=LEASE_S)
-    yield writer
-    await writer.aclose()
-
-
-@pytest.fixture
-def queue(writer: LeasedWriter) -> IngestQueue:
-    return IngestQueue(writer)
-
-
-@pytest.fixture
-def progress(writer: LeasedWriter) -> IngestProgress:
-    return IngestProgress(writer)
-
-
-async def offer(queue: IngestQueue, *numbers: int) -> int:
-    return await queue.enqueue([upload(one) for one in numbers], settled_before=await queue.now())
-
-
-async def claimed(
-    queue: IngestQueue, worker: str = "w1", state: ItemState = ItemState.QUEUED
-) -> LeasedItem:
-    item = await queue.claim(worker, state)
-    assert item is not None
-    return item
+from tests.storage.database.items import LEASE_S, claimed, offer, run_out, upload
 
 
 async def test_what_is_offered_twice_is_queued_once(queue: IngestQueue) -> None:
@@ -106,6 +65,7 @@ async def test_a_medium_that_another_worker_completed_is_only_told(
     assert not item.is_done(Step.UPDATE_CALLBACK)
 
 
+@pytest.mark.slow
 async def test_eight_workers_claim_two_hundred_none_twice_none_lost(
     url: str, settings: DatabaseSettings, queue: IngestQueue
 ) -> None:
@@ -134,10 +94,6 @@ async def test_eight_workers_claim_two_hundred_none_twice_none_lost(
     assert await queue.claim("late") is None
 
 
-async def run_out(backend: Backend, url: str) -> None:
-    backend.run(url, "UPDATE ingest_items SET lease_until = 1; SELECT 1")
-
-
 async def test_a_lease_that_ran_out_is_taken_over_and_counted(
     queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
@@ -156,36 +112,6 @@ async def test_a_lease_that_ran_out_is_taken_over_and_counted(
     assert second.steps[Step.RETRIEVE_FILE].attempts == 1
     report = await queue_report(writer)
     assert (report.takeovers, report.held, report.expired) == (1, 1, 0)
-
-
-async def test_who_has_lost_the_lease_writes_nothing_more(
-    queue: IngestQueue,
-    progress: IngestProgress,
-    database: SqlMediaRepository,
-    facts: MediaFacts,
-    backend: Backend,
-    url: str,
-) -> None:
-    await offer(queue, 1)
-    old = (await claimed(queue)).lease
-    await run_out(backend, url)
-    await claimed(queue, "w2")
-    filed = StoredOriginal("bulk/a.jpg", "image/jpeg", facts)
-    for write in (
-        progress.save_original(old, filed),
-        progress.start_attempt(old, Step.RETRIEVE_FILE, worker_id="w1"),
-        progress.save_library_file(old, "library/x.jpg"),
-        queue.finish(old),
-        queue.fail(old, "no", again_in_s=1),
-        queue.fail_permanently(old, "no"),
-        queue.release(old),
-        queue.renew(old),
-    ):
-        with pytest.raises(LeaseLost):
-            await write
-    media = await database.find(old.media_id)
-    assert media is not None
-    assert media.status == "downloading"
 
 
 async def test_a_lease_that_is_renewed_is_not_taken_over(
@@ -332,103 +258,6 @@ async def test_what_failed_and_is_pending_there_again_is_told_again(queue: Inges
     await queue.mark_reported(item.lease)
     assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     assert (await claimed(queue, state=ItemState.FAILED)).report_due
-
-
-async def test_facts_are_known_from_filing_to_the_end(
-    queue: IngestQueue, progress: IngestProgress, database: SqlMediaRepository, facts: MediaFacts
-) -> None:
-    await offer(queue, 1)
-    lease = (await claimed(queue)).lease
-    media_id = lease.media_id
-    await progress.save_original(lease, StoredOriginal(facts.source_path, "image/jpeg", facts))
-    filed = await database.find(media_id)
-    assert filed is not None
-    assert filed.servable
-    assert not filed.completed
-    assert filed.known_facts is not None
-    focus = Focus(0.25, 0.75)
-    await progress.save_analysis(lease, COLUMNS, OWN, focus=focus)
-    await progress.save_library_file(lease, "library/user_4/logo/img/1.png")
-    rendered = await database.find(media_id)
-    assert rendered is not None
-    assert rendered.completed
-    assert rendered.library_path == "library/user_4/logo/img/1.png"
-    assert rendered.known_facts is not None
-    assert rendered.known_facts.focus == focus
-
-
-COLUMNS = {
-    "dominant_colors": [{"hex": "#FF5733", "percent": 61.5}],
-    "detected_objects": None,
-    "detected_text": "Grüße 🚢",
-    "style_classification": "x" * 300,
-    "medium_detected": None,
-    "subject_matter": None,
-    "quality_score": 85,
-    "mood_keywords": ["vibrant"],
-    "confidence_score": 0.5,
-    "raw_google_response": {"a": [1]},
-    "raw_gpt4_response": None,
-}
-OWN = {"brand_colors": ["#FF5733"], "reasons": {"medium": "nobody was asked"}}
-
-
-async def test_an_analysis_is_read_as_it_was_kept(
-    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter
-) -> None:
-    analyses = AnalysisRepository(writer)
-    await offer(queue, 1)
-    lease = (await claimed(queue)).lease
-    assert await analyses.find(lease.media_id) is None
-    assert await analyses.find_brand(4) is None
-    for _ in range(2):
-        await progress.save_analysis(lease, COLUMNS, OWN, focus=None)
-    stored = await analyses.find(lease.media_id)
-    assert stored is not None
-    kept = {name: stored.columns[name] for name in COLUMNS}
-    assert kept == COLUMNS | {"style_classification": "x" * 255}
-    assert public(stored.columns, stored.own)["brand_colors"] == ["#FF5733"]
-    brand = await analyses.find_brand(4)
-    assert brand == {"brand_colors": ["#FF5733"], "logo_media_id": lease.media_id}
-
-
-async def test_thumbhashes_are_read_of_many_and_only_where_there_are_any(
-    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter
-) -> None:
-    analyses = AnalysisRepository(writer)
-    await offer(queue, 1, 2)
-    leases = [(await claimed(queue)).lease for _ in range(2)]
-    await progress.save_analysis(leases[0], COLUMNS, {**OWN, "thumbhash": "aGFzaA=="}, focus=None)
-    await progress.save_analysis(leases[1], COLUMNS, OWN, focus=None)
-    asked = [one.media_id for one in leases]
-    assert await analyses.thumbhashes([*asked, 99]) == {asked[0]: "aGFzaA=="}
-    assert await analyses.thumbhashes([]) == {}
-
-
-async def test_the_report_counts_by_state_and_step(
-    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter, backend: Backend, url: str
-) -> None:
-    await offer(queue, 1, 2, 3)
-    done = await claimed(queue)
-    await progress.start_attempt(done.lease, Step.RETRIEVE_FILE, worker_id="w1")
-    await progress.set_step(done.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
-    await queue.finish(done.lease)
-    await queue.fail((await claimed(queue)).lease, "down", again_in_s=60)
-    backend.run(url, "UPDATE ingest_items SET created_at = 1; SELECT 1")
-    report = await queue_report(writer)
-    assert report.states == {"queued": 1, "done": 1, "incomplete": 0, "failed": 1}
-    assert report.steps[Step.RETRIEVE_FILE] == {"pending": 1, "completed": 1, "failed": 0}
-    assert report.attempts[Step.RETRIEVE_FILE] == 1
-    assert (report.stuck, report.failed_for_good, report.finished_last_hour) == (2, 0, 1)
-    assert report.oldest_s == pytest.approx(time.time(), abs=600)
-
-
-async def test_a_report_on_nothing_has_no_oldest(queue: IngestQueue, writer: LeasedWriter) -> None:
-    assert (await queue_report(writer)).oldest_s == 0
-    await offer(queue, 1)
-    assert 0 <= (await queue_report(writer)).oldest_s < 60
-    await queue.finish((await claimed(queue)).lease)
-    assert (await queue_report(writer)).oldest_s == 0
 
 
 async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: IngestQueue) -> None:

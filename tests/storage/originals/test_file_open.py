@@ -5,7 +5,6 @@ import resource
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
@@ -21,6 +20,7 @@ from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.naming import names_below
 from tests.storage.originals.conftest import MAX_BYTES
 from tests.support.swapping import swapped
+from tests.support.waiting import eventually
 
 PATH = "bulk/2025-01-15/x.jpg"
 
@@ -32,15 +32,6 @@ async def read(sources: LocalOriginals, path: str) -> bytes:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what a thread does."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not happen within ten seconds")
 
 
 async def test_a_source_is_a_descriptor_at_its_beginning_and_its_size(

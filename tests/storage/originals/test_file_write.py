@@ -8,7 +8,8 @@ from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.settings import StorageSettings
 from proxy.storage.originals.local_store import LocalOriginals
 from tests.storage.originals.conftest import MAX_BYTES
-from tests.storage.originals.test_file_open import descriptors, eventually, read
+from tests.storage.originals.test_file_open import descriptors, read
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

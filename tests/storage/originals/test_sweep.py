@@ -11,8 +11,8 @@ import pytest
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.runtime.tempfiles import STALE_S, tempfile_name
 from proxy.storage.originals.sweep import SweepResult, sweep, sweeping
-from tests.storage.renditions.variants import eventually
 from tests.support.restarts import Restarts, holds
+from tests.support.waiting import eventually
 
 
 def part(directory: Path, *, age_s: float = 2 * STALE_S) -> Path:

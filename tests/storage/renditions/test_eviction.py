@@ -19,12 +19,12 @@ from tests.storage.renditions.variants import (
     KIB,
     MIB,
     body,
-    eventually,
     put,
     read,
     settings,
     variant,
 )
+from tests.support.waiting import eventually
 
 ITEM = 60 * KIB  # 64 KiB on the disk: sixteen make up the limit of 1 MiB
 

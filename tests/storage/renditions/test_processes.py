@@ -7,7 +7,8 @@ from pathlib import Path
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.neighbour import MEDIA, content
-from tests.storage.renditions.variants import MIB, body, eventually, put, read, settings, variant
+from tests.storage.renditions.variants import MIB, body, put, read, settings, variant
+from tests.support.waiting import eventually
 
 
 async def neighbour(act: str, root: Path, seed: int = 0) -> Process:

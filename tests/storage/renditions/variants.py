@@ -1,8 +1,6 @@
 """Variants and bodies for the tests of rendition stores."""
 
-import asyncio
 import random
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -70,12 +68,3 @@ async def write_and_fail(store: RenditionStore, key: Variant, content: bytes) ->
         async with _writer(store, key) as writer:
             await writer.write(content)
             raise RuntimeError
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads or processes do."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not happen within ten seconds")

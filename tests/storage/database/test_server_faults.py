@@ -1,18 +1,19 @@
-"""What a failing server does to us: a real MariaDB, killed and paused."""
+"""A real MariaDB that is killed, paused or cut off: every query ends with its deadline.
+
+Without the deadlines these tests would hang, so they measure no times.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
-from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
+from sqlalchemy import event
 
-from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
@@ -20,10 +21,12 @@ from proxy.storage.database.media_repository import SqlMediaRepository, open_med
 from proxy.storage.database.schema import needs_upgrade, upgrade
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 _CONNECT_TIMEOUT_S = 0.4
 _QUERY_TIMEOUT_S = 0.6
-_SLACK_S = 0.4
 
 
 @pytest.fixture
@@ -61,10 +64,8 @@ async def test_a_killed_server_is_unavailable_in_time(
     database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.kill()
-    started = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
         await database.find(1)
-    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
 
 
 async def test_unavailable_says_when_to_come_back(
@@ -98,21 +99,20 @@ async def test_a_server_killed_in_a_query_is_unavailable(
     database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
-    asking = asyncio.create_task(database.find(1))
-    await asyncio.sleep(0.05)
+    pool = database._reader._engine.pool  # type: ignore[attr-defined]
+    query = asyncio.create_task(database.find(1))
+    await eventually(lambda: pool.checkedout() == 1)
     server.kill()
     with pytest.raises(DatabaseUnavailable):
-        await asking
+        await query
 
 
 async def test_a_paused_server_is_unavailable_in_time(
     database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
-    started = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
         await database.find(1)
-    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
 
 
 async def test_a_paused_server_is_unavailable_in_time_to_a_new_connection(
@@ -120,21 +120,17 @@ async def test_a_paused_server_is_unavailable_in_time_to_a_new_connection(
 ) -> None:
     url = server.url(server.create_database())
     server.pause()
-    started = time.monotonic()
     async with open_media_repository(url, settings) as database:
         with pytest.raises(DatabaseUnavailable):
             await database.ping()
-    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
 
 
 async def test_many_who_wait_for_a_paused_server_are_all_refused_in_time(
     database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
-    started = time.monotonic()
     ends = await asyncio.gather(*(database.find(n) for n in range(20)), return_exceptions=True)
     assert all(isinstance(end, DatabaseUnavailable) for end in ends)
-    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
 
 
 async def test_a_resumed_server_is_used_at_once(
@@ -192,11 +188,9 @@ async def test_a_write_that_waits_for_a_lock_is_refused_in_time(
     async with open_media_repository(url, settings) as database, engine.connect() as other:
         await database.save_facts(1, facts)
         await other.exec_driver_sql("SELECT media_id FROM media_facts FOR UPDATE")
-        started = time.monotonic()
         with pytest.raises(DatabaseUnavailable):
             await database.save_facts(1, facts)
     await engine.dispose()
-    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
 
 
 @pytest.mark.parametrize(
@@ -219,9 +213,7 @@ async def test_writes_that_gave_up_on_a_lock_leave_no_session_behind(
         for _ in range(3):
             with pytest.raises(DatabaseUnavailable):
                 await database.save_facts(1, facts)
-        async with asyncio.timeout(5):
-            while server.execute(count).strip() != "1":  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.05)
+        await eventually(lambda: server.execute(count).strip() == "1")
     await engine.dispose()
 
 
@@ -251,64 +243,13 @@ def test_connections_that_were_reset_are_replaced_in_one_query(
         async with TcpProxy(mariadb.port) as network:
             url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
             async with open_media_repository(url, settings) as database:
+                engine = database._reader._engine.sync_engine  # type: ignore[attr-defined]
+                opened: list[Any] = []
+                event.listen(engine, "connect", lambda one, _: opened.append(one))
                 await database.ping()
                 network.reset()
-                await asyncio.sleep(0.05)  # until the loop has seen it
+                transport = opened[0].driver_connection._writer.transport
+                await eventually(transport.is_closing)
                 await database.ping()
 
     uvloop.run(outlive())
-
-
-async def test_a_locked_sqlite_file_refuses_writes_in_time(
-    tmp_path: Path, settings: DatabaseSettings, facts: MediaFacts
-) -> None:
-    file = tmp_path / "media.db"
-    url = f"sqlite+aiosqlite:///{file}"
-    await upgrade(url, settings)
-    started = time.monotonic()
-    with closing(sqlite3.connect(file)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        async with open_media_repository(url, settings) as database:
-            with pytest.raises(DatabaseUnavailable):
-                await database.save_facts(1, facts)
-    assert time.monotonic() - started < _QUERY_TIMEOUT_S + _SLACK_S
-
-
-async def test_a_locked_sqlite_file_is_still_read(
-    tmp_path: Path, settings: DatabaseSettings
-) -> None:
-    file = tmp_path / "media.db"
-    url = f"sqlite+aiosqlite:///{file}"
-    await upgrade(url, settings)
-    with closing(sqlite3.connect(file)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        async with open_media_repository(url, settings) as database:
-            assert await database.find(1) is None
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "nonsense",
-        "postgresql+asyncpg://u:secret@h/d",
-        "mysql+pymysql://u:secret@h/d",
-        "mysql+aiomysql://u:secret@h",
-        "sqlite+aiosqlite://",
-        "sqlite+aiosqlite:///:memory:",
-    ],
-)
-def test_a_url_of_another_kind_is_refused_without_being_told(
-    url: str, settings: DatabaseSettings
-) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        open_media_repository(url, settings)
-    assert "secret" not in caught.value.detail
-
-
-def test_a_folder_that_cannot_be_made_is_a_fault_of_the_settings(
-    tmp_path: Path, settings: DatabaseSettings
-) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"database\.url"):
-        open_media_repository(f"sqlite+aiosqlite:///{tmp_path}/file/below/media.db", settings)

@@ -1,0 +1,103 @@
+"""Leases: who has lost one writes nothing; the clock is the database's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.domain.errors import LeaseLost
+from proxy.domain.ingest_item import Lease
+from proxy.domain.media import MediaFacts
+from proxy.domain.pending_image import Step
+from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
+from proxy.storage.database.ingest_queue import IngestQueue
+from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
+from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.tables import media_files
+from tests.storage.database.backends import Backend
+from tests.storage.database.items import LEASE_S, claimed, offer, run_out
+
+
+async def test_who_has_lost_the_lease_writes_nothing_more(
+    queue: IngestQueue,
+    progress: IngestProgress,
+    database: SqlMediaRepository,
+    facts: MediaFacts,
+    backend: Backend,
+    url: str,
+) -> None:
+    await offer(queue, 1)
+    old = (await claimed(queue)).lease
+    await run_out(backend, url)
+    await claimed(queue, "w2")
+    filed = StoredOriginal("bulk/a.jpg", "image/jpeg", facts)
+    for write in (
+        progress.save_original(old, filed),
+        progress.start_attempt(old, Step.RETRIEVE_FILE, worker_id="w1"),
+        progress.save_library_file(old, "library/x.jpg"),
+        queue.finish(old),
+        queue.fail(old, "no", again_in_s=1),
+        queue.fail_permanently(old, "no"),
+        queue.release(old),
+        queue.renew(old),
+    ):
+        with pytest.raises(LeaseLost):
+            await write
+    media = await database.find(old.media_id)
+    assert media is not None
+    assert media.status == "downloading"
+
+
+async def test_the_clock_is_in_seconds_since_1970(writer: LeasedWriter) -> None:
+    theirs = float((await writer.read(select(DatabaseClock())))[0][0])
+    assert theirs == pytest.approx(time.time(), abs=60)
+
+
+async def test_the_clock_has_fractions_of_a_second(writer: LeasedWriter) -> None:
+    async def read_until_fraction() -> None:
+        while float((await writer.read(select(DatabaseClock())))[0][0]) % 1 == 0:
+            pass
+
+    async with asyncio.timeout(10):
+        await read_until_fraction()
+
+
+async def test_a_write_renews_the_lease(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    await run_out(backend, url)
+    await writer.fenced_execute(lease)
+    left = await queue.due_in_s(retries=True)
+    assert left == pytest.approx(LEASE_S, abs=5)
+
+
+async def test_the_statements_of_a_lost_lease_are_not_executed(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    lost = Lease(lease.main_api_id, lease.media_id, "another token")
+    with pytest.raises(LeaseLost):
+        await writer.fenced_execute(lost, update(media_files).values(user_id=99))
+    assert backend.run(url, "SELECT user_id FROM media_files") == ["4"]
+
+
+async def test_an_error_in_a_fenced_block_undoes_all_of_it(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(update(media_files).values(user_id=99))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await writer.fenced(lease, work)
+    assert backend.run(url, "SELECT user_id FROM media_files") == ["4"]

@@ -1,0 +1,171 @@
+"""Transactions: what is stored after an error, and what is retried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
+from proxy.domain.media import MediaFacts
+from proxy.settings import DatabaseSettings
+from proxy.storage.database import NewMedia
+from proxy.storage.database.engine import open_engine
+from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.schema import upgrade
+from proxy.storage.database.transactions import SqlDatabase, transaction
+from tests.support.mounts import Mount
+
+
+async def add_many(database: SqlMediaRepository, new: NewMedia, facts: MediaFacts) -> None:
+    """Until there is no room: some is left in what SQLite has taken already."""
+    for _ in range(1000):
+        await database.insert(new, facts)
+
+
+async def test_a_row_that_found_no_room_does_not_stand_for_certain(
+    tmp_path: Path, mounted: Mount, settings: DatabaseSettings, new: NewMedia, facts: MediaFacts
+) -> None:
+    """So who filed its original first takes that away, and nothing is left over."""
+    place = tmp_path / "place"
+    with mounted(place, "size=2m"):
+        url = f"sqlite+aiosqlite:///{place}/smartserve.db"
+        await upgrade(url, settings)
+        async with open_media_repository(url, settings) as database:
+            await database.insert(new, facts)
+            filler = place / "filler"
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            with pytest.raises(DatabaseUnavailable) as refused:
+                await add_many(database, new, facts)
+            assert not isinstance(refused.value, CommitUncertain)
+            filler.unlink()
+            assert await database.insert(new, facts) > 1
+
+
+@pytest.fixture
+async def counters(tmp_path: Path, settings: DatabaseSettings) -> AsyncIterator[SqlDatabase]:
+    """A database with one table of one column."""
+    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/numbers.db", settings)
+    async with SqlDatabase(engine, settings) as database:
+        await database.run(_statement("CREATE TABLE numbers (number INTEGER)"))
+        yield database
+
+
+def _statement(statement: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.exec_driver_sql(statement)
+
+    return work
+
+
+async def numbers(database: SqlDatabase) -> list[int]:
+    return [row.number for row in await database.read(text("SELECT number FROM numbers"))]
+
+
+async def test_a_block_is_committed_at_its_end(counters: SqlDatabase) -> None:
+    await counters.run(_statement("INSERT INTO numbers VALUES (1)"))
+    assert await numbers(counters) == [1]
+
+
+async def test_an_error_in_the_block_rolls_back(counters: SqlDatabase) -> None:
+    with pytest.raises(LookupError):  # noqa: PT012 - the block is what is tested
+        async with transaction(counters.engine, counters.settings) as connection:
+            await connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+            raise LookupError
+    assert await numbers(counters) == []
+
+
+async def test_a_dry_run_is_rolled_back(counters: SqlDatabase) -> None:
+    await counters.run(_statement("INSERT INTO numbers VALUES (1)"), dry_run=True)
+    assert await numbers(counters) == []
+
+
+async def test_a_cancelled_transaction_is_rolled_back(counters: SqlDatabase) -> None:
+    inserted = asyncio.Event()
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        inserted.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(counters.run(work))
+    await inserted.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await numbers(counters) == []
+
+
+def _collision(code: int) -> DBAPIError:
+    return DBAPIError("UPDATE", {}, Exception(code, "deadlock"))
+
+
+@pytest.mark.parametrize("code", [1205, 1213])
+async def test_a_collision_is_retried(counters: SqlDatabase, code: int) -> None:
+    attempts = count(1)
+
+    async def work(connection: AsyncConnection) -> int:
+        await connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        if (attempt := next(attempts)) < 3:
+            raise _collision(code)
+        return attempt
+
+    assert await counters.run(work) == 3
+    assert await numbers(counters) == [1]
+
+
+async def test_a_transaction_that_always_collides_is_unavailable(counters: SqlDatabase) -> None:
+    attempts = count()
+
+    async def work(_connection: AsyncConnection) -> None:
+        next(attempts)
+        raise _collision(1213)
+
+    with pytest.raises(DatabaseUnavailable):
+        await counters.run(work)
+    assert next(attempts) == 5
+
+
+async def test_another_error_is_not_retried(counters: SqlDatabase) -> None:
+    attempts = count()
+
+    async def work(_connection: AsyncConnection) -> None:
+        next(attempts)
+        raise _collision(1054)
+
+    with pytest.raises(DatabaseUnavailable):
+        await counters.run(work)
+    assert next(attempts) == 1
+
+
+async def test_an_error_of_the_commit_is_uncertain(
+    counters: SqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_connection: AsyncConnection) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(AsyncConnection, "commit", fail)
+    with pytest.raises(CommitUncertain):
+        await counters.run(_statement("INSERT INTO numbers VALUES (1)"))
+
+
+async def test_the_lock_is_held_during_the_whole_transaction(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    lock, engine = asyncio.Lock(), open_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db", settings)
+
+    async def work(_connection: AsyncConnection) -> bool:
+        return lock.locked()
+
+    async with SqlDatabase(engine, settings, lock=lock) as database:
+        assert await database.run(work)
+    assert not lock.locked()
