@@ -117,7 +117,7 @@ def _ingest(queue: Statistics) -> Iterator[MetricReading]:
     yield _gauge("ingest_failed", text, queue, "failed_for_good")
     yield _gauge("ingest_leases_held", "Leases that run.", queue, "held")
     text = "Leases that ran out; their uploads wait to be taken over."
-    yield _gauge("ingest_leases_run_out", text, queue, "expired")
+    yield _gauge("ingest_leases_run_out", text, queue, "run_out")
     text = "Uploads taken over from workers that were gone."
     yield _counter("ingest_takeovers", text, queue, "takeovers")
 

@@ -137,7 +137,7 @@ def _overview(report: QueueReport, uploads: Uploads) -> Mapping[str, object]:
         "age of the oldest in minutes": round(report.oldest_s / 60),
         "finished in the last hour": report.finished_last_hour,
         "leases held": report.held,
-        "leases expired": report.expired,
+        "leases expired": report.run_out,
         "leases taken over by another worker": report.takeovers,
     }
 

@@ -60,9 +60,9 @@ def judge_queue(report: QueueReport) -> Finding:
         )
         stuck = f"{counted(report.stuck, 'upload')} unfinished for more than an hour"
         return fail(f"{stuck}; {text}", advice)
-    if report.expired:
+    if report.run_out:
         advice = "workers were killed, usually out of memory: see dmesg and 'smartserve status'"
-        return warn(f"{counted(report.expired, 'lease')} expired; {text}", advice)
+        return warn(f"{counted(report.run_out, 'lease')} expired; {text}", advice)
     if report.failed_for_good:
         advice = "'smartserve status' lists the reasons; most are faults of the uploaded files"
         return warn(f"{counted(report.failed_for_good, 'upload')} failed; {text}", advice)

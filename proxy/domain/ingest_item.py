@@ -117,7 +117,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """Statistics of the ingest queue."""
+    """Statistics of the ingest queue; the fields are the keys of ``smartserve status --json``."""
 
     states: Mapping[str, int]
     """Number of items by `ItemState`."""
@@ -132,7 +132,7 @@ class QueueReport:
     failed_for_good: int
     held: int
     """Number of valid leases."""
-    expired: int
+    run_out: int
     """Number of leases that expired without being released."""
     takeovers: int
     finished_last_hour: int

@@ -11,7 +11,7 @@ from proxy.domain.pending_image import Step
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 
 _REFRESH_S = 15.0
-_COUNTS = ("stuck", "oldest_s", "failed_for_good", "held", "expired", "takeovers")
+_COUNTS = ("stuck", "oldest_s", "failed_for_good", "held", "run_out", "takeovers")
 
 
 class QueueMetrics:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from proxy.cli.base import fail, print_error, process_all, process_each, read_settings
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
@@ -21,6 +22,16 @@ def test_options_override_settings_unless_they_are_missing(tmp_path: Path) -> No
     settings = read_settings(None, tmp_path, host="127.0.0.2", port=None)
     assert (settings.server.host, settings.server.port) == ("127.0.0.2", 8080)
     assert settings.data_path == tmp_path
+
+
+def test_an_old_name_of_a_setting_is_logged_with_the_new_one(tmp_path: Path) -> None:
+    config = tmp_path / "smartserve.toml"
+    config.write_text("[ingest]\nat_once = 2\n")
+    with capture_logs() as logged:
+        assert read_settings(config).ingest.concurrency == 2
+    (entry,) = [one for one in logged if one["event"] == "setting_renamed"]
+    assert (entry["log_level"], entry["setting"]) == ("warning", "ingest.at_once")
+    assert entry["new_name"] == "ingest.concurrency"
 
 
 def test_an_error_of_the_settings_exits_with_2_and_one_line_for_each_fault(

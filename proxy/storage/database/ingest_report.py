@@ -38,7 +38,7 @@ async def queue_report(writer: LeasedWriter) -> QueueReport:
         oldest_s=max(0.0, totals.oldest or 0.0),
         failed_for_good=totals.failed or 0,
         held=totals.held or 0,
-        expired=totals.expired or 0,
+        run_out=totals.run_out or 0,
         takeovers=int(totals.takeovers or 0),
         finished_last_hour=totals.finished or 0,
         failures=tuple(
@@ -58,7 +58,7 @@ _TOTALS = select(
     (DatabaseClock() - func.min(case((_unfinished, _items.created_at)))).label("oldest"),
     _count(_failed).label("failed"),
     _count(_items.lease_until > DatabaseClock()).label("held"),
-    _count(_items.lease_until <= DatabaseClock()).label("expired"),
+    _count(_items.lease_until <= DatabaseClock()).label("run_out"),
     _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
         "finished"
     ),

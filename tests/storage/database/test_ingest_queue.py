@@ -104,14 +104,14 @@ async def test_a_lease_that_ran_out_is_taken_over_and_counted(
     assert await queue.due_in_s(retries=True) == pytest.approx(LEASE_S, abs=5)
     await run_out(backend, url)
     assert await queue.due_in_s(retries=True) == 0
-    assert (await queue_report(writer)).expired == 1
+    assert (await queue_report(writer)).run_out == 1
     second = await claimed(queue, "w2")
     assert second.taken_over
     assert second.lease.media_id == first.lease.media_id
     assert second.is_done(Step.RETRIEVE_FILE)
     assert second.steps[Step.RETRIEVE_FILE].attempts == 1
     report = await queue_report(writer)
-    assert (report.takeovers, report.held, report.expired) == (1, 1, 0)
+    assert (report.takeovers, report.held, report.run_out) == (1, 1, 0)
 
 
 async def test_a_lease_that_is_renewed_is_not_taken_over(
