@@ -26,12 +26,11 @@ from proxy.rendering.pool.pool import WorkerPool
 from proxy.runtime.min_versions import FLOORS
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.serving.delivery import Delivery
-from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.image_info import ImageInfoService
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.serving.renderer import Renderer
+from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import SourceFactsService
 from proxy.serving.warm import RenditionWarmer

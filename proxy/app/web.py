@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from proxy.app.collectors import MetricSources, readings
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices
-from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import Media
-from proxy.domain.query import VariantRequest, parse_request
+from proxy.domain.query import parse_request
 from proxy.settings import (
     NO_KEY_ADVICE,
     Settings,
@@ -51,7 +50,7 @@ def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpSe
     """Join the rooms, and the main side where there is one, with the HTTP surface and metrics."""
     settings, storage = rooms.settings, rooms.storage
     # The cache and the handler parse the same query of a miss: once, by way of this small cache.
-    parse_query = lru_cache(maxsize=256)(partial(_parse_query, settings.size_specs()))
+    parse_query = lru_cache(maxsize=256)(partial(parse_request, sizes=settings.size_specs()))
     response_cache = ResponseCache(
         store=storage.store,
         metrics=rooms.metrics,
@@ -168,12 +167,6 @@ def _page_local(settings: Settings, main: UploadServices | None) -> LocalPageHan
     if main is None or not has_local_uploads(settings):
         return None
     return LocalPageHandler(key=main.token_key, users=settings.users, database=main.queue.database)
-
-
-def _parse_query(
-    sizes: Mapping[str, SizeSpec], raw_query: str, extension: str | None
-) -> VariantRequest:
-    return parse_request(raw_query, sizes=sizes, extension=extension)
 
 
 def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:

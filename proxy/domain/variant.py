@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 
 from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
@@ -59,7 +59,7 @@ class Variant:
             (
                 str(self.media_id),
                 self.version,
-                self.geometry.text,
+                _geometry_text(self.geometry)[0],
                 *self._encoding(),
                 "removed" if self.background_removed else "original",
                 "animated" if self.animated else "still",
@@ -68,7 +68,7 @@ class Variant:
         )
 
     def _encoding(self) -> Iterable[str]:
-        yield self.stage.text
+        yield _stage_text(self.profile, self.search)
         if self.alternative is not None:
             yield f"or:{self.alternative.text}"
         if self.base is not None:
@@ -79,12 +79,24 @@ class Variant:
         """Hash of the key in 32 hexadecimal digits: the file name and the content of the ETag."""
         # The first 8 digits are the shape. A store finds the renditions of one size by them,
         # whatever their format, stage and release.
-        return self.geometry.shape + blake2b(self.key.encode(), digest_size=12).hexdigest()
+        shape = _geometry_text(self.geometry)[1]
+        return shape + blake2b(self.key.encode(), digest_size=12).hexdigest()
 
     @cached_property
     def etag(self) -> str:
         """Strong ETag (RFC 9110, 8.8.3), equal on every node."""
         return f'"{self.digest}"'
+
+
+@lru_cache(maxsize=1024)
+def _geometry_text(geometry: Geometry) -> tuple[str, str]:
+    """Return the text and the shape of a geometry, which draft and final share."""
+    return geometry.text, geometry.shape
+
+
+@lru_cache(maxsize=64)
+def _stage_text(profile: EncoderProfile, search: QualitySearch | None) -> str:
+    return EncodingStage(profile, search).text
 
 
 Shapes = Collection[str] | None

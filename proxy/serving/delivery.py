@@ -131,10 +131,10 @@ class Delivery:
         If the source cannot be read, plan with the best lesser file of the image.
 
         Raises:
-            SmartserveError: as `SourceFactsService.facts` does.
+            SmartserveError: as `SourceFactsService.learn` does.
         """
         try:
-            facts = await self._inspector.facts(media)
+            facts = media.known_facts or await self._inspector.learn(media)
         except SmartserveError as error:
             plans = self._planner.fallback_plans(media, request, accept)
             if not plans:
@@ -183,7 +183,8 @@ class Delivery:
     ) -> DeliveryResult:
         """Find the rendition, or render it; return a fallback if neither succeeds.
 
-        A render is returned when it has its first byte. ``stored`` is as for `find`; ``on_wait`` is
+        A render that `sends_early` is returned with its first byte, all others with the last.
+        ``stored`` is as for `find`; ``on_wait`` is
         called before the wait for a render.
 
         Raises:
@@ -219,7 +220,11 @@ class Delivery:
         rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
         on_wait()
         began = time.perf_counter()
-        await rendering.stream.started()
+        if sends_early(variant):
+            await rendering.stream.started()
+        else:
+            # The encoder writes everything at its end, so one wait replaces two.
+            await rendering.stream.whole()
         if not led:
             record("coalesced", began, links=[rendering.span])
         origin = Origin.RENDER if led else Origin.COALESCED
@@ -301,8 +306,11 @@ class Delivery:
         """Copy a stream into the store; a stream that fails is not stored."""
         try:
             async with self._store.writer(variant) as writer:
-                async for chunk in stream.chunks():
-                    await writer.write(chunk)
+                if sends_early(variant):
+                    async for chunk in stream.chunks():
+                        await writer.write(chunk)
+                else:
+                    await writer.write(await stream.whole())
                 finished = time.perf_counter()
         except SmartserveError:
             return

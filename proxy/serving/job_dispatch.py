@@ -169,7 +169,7 @@ class JobDispatcher:
     async def _opened(self, media: Media) -> AsyncIterator[OpenSource]:
         """Open the original, or the processed file if the storage has no original."""
         async with AsyncExitStack() as stack:
-            missing = SourceMissing("the medium has no file")
+            missing: SourceMissing | None = None
             for path in media.source_paths:
                 try:
                     source = await stack.enter_async_context(self._sources.open(path))
@@ -178,4 +178,4 @@ class JobDispatcher:
                 else:
                     yield source
                     return
-            raise missing
+            raise missing or SourceMissing("the medium has no file")

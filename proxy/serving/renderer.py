@@ -1,8 +1,10 @@
-"""Renders one variant of an image into a byte stream."""
+"""Renders one variant of an image into a byte stream, and predicts what renders cost."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+from cachetools import LRUCache
 
 from proxy.domain.errors import SourceChanged
 from proxy.domain.formats import Format
@@ -11,10 +13,42 @@ from proxy.domain.render_plan import RenderPlan, RenderRules
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
 from proxy.runtime.byte_stream import ByteStream
-from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
 from proxy.telemetry.tracing import current_context
+
+_MAX_KINDS = 1000
+_WEIGHT = 0.3
+"""Weight of the latest measurement: after six more, an old one counts for a tenth."""
+
+_Kind = tuple[str, str, int]
+
+
+class EncodeCostModel:
+    """Predicts processor time per pixel from earlier renders, by encoding and octave of the size.
+
+    The octave matters because opening and shrinking the source costs a small image the same as a
+    large one.
+    """
+
+    def __init__(self) -> None:
+        self._per_pixel: LRUCache[_Kind, float] = LRUCache(_MAX_KINDS)
+
+    def learn(self, variant: Variant, cpu_s: float) -> None:
+        """Record the processor time of a rendition."""
+        kind, latest = _kind(variant), cpu_s / variant.pixels
+        before = self._per_pixel.get(kind, latest)
+        self._per_pixel[kind] = before + _WEIGHT * (latest - before)
+
+    def estimate_s(self, variant: Variant) -> float | None:
+        """Return the predicted processor time in seconds; None without an earlier render."""
+        per_pixel = self._per_pixel.get(_kind(variant))
+        return None if per_pixel is None else per_pixel * variant.pixels
+
+
+def _kind(variant: Variant) -> _Kind:
+    alternative = "" if variant.alternative is None else variant.alternative.text
+    return variant.stage.text, alternative, variant.pixels.bit_length()
 
 
 class RenderTelemetry(Protocol):

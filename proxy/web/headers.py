@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from email.utils import format_datetime, formatdate
+from email.utils import format_datetime
 from enum import StrEnum
-from http import HTTPStatus
 from pathlib import PureWindowsPath
 from urllib.parse import quote
 
@@ -140,7 +138,7 @@ def validators(
     # compares dates only would be sent 304 for ever and never get the final.
     if not (draft or plan.is_fallback or origin is Origin.FALLBACK):
         headers.append(("Last-Modified", http_date(plan.media.updated_at)))
-    if plan.request.negotiated:
+    if plan.request.format is None:
         headers.append(("Vary", "Accept"))
     return headers
 
@@ -155,6 +153,25 @@ def content_headers(plan: RenderPlan, fmt: Format) -> list[Header]:
     if plan.background_kept:
         headers.append(("Smartserve-Background", "original; reason=border-not-uniform"))
     return headers
+
+
+def image_headers(
+    plan: RenderPlan,
+    variant: Variant,
+    fmt: Format,
+    origin: Origin,
+    *,
+    route: ImageRoute,
+    lifetimes: LifetimeSettings,
+    timings: Iterable[tuple[str, float]],
+) -> list[Header]:
+    """Return all headers of a 200 except its length."""
+    return [
+        *content_headers(plan, fmt),
+        *validators(plan, variant, origin, route=route, lifetimes=lifetimes),
+        ("Cache-Status", cache_status(origin, draft=variant is plan.draft)),
+        ("Server-Timing", server_timing(timings)),
+    ]
 
 
 def content_disposition(plan: RenderPlan, fmt: Format) -> str:
@@ -177,26 +194,3 @@ def content_disposition(plan: RenderPlan, fmt: Format) -> str:
 def server_timing(timings: Iterable[tuple[str, float]]) -> str:
     """Return Server-Timing for pairs of stage and seconds."""
     return ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in timings)
-
-
-def to_head(status: int, headers: Iterable[Header]) -> bytes:
-    """Encode the status line and header lines, without the empty line that ends them."""
-    status_line = f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}"
-    lines = [status_line, f"Server: {SERVER}", *(f"{name}: {value}" for name, value in headers)]
-    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
-
-
-class DateLine:
-    """The Date header line, encoded once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._line = b""
-
-    def now(self) -> bytes:
-        """Return ``Date: ...`` with its line end."""
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._line = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
-        return self._line

@@ -1,9 +1,12 @@
-"""Responses: a whole picture in one write, or a stream of pieces."""
+"""Responses: a complete body in one write, or a stream of pieces."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,30 +16,55 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.domain.errors import SmartserveError
 from proxy.domain.outcome import Outcome
 from proxy.telemetry.request_histograms import RequestHistogram
-from proxy.web.headers import SERVER, DateLine, Header, to_head
+from proxy.web.headers import SERVER, Header
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
 
 JOINED_BYTES = 64 * 1024
-"""Up to this size copying the body behind the head costs less than a second buffer to send."""
+"""Up to this size, copying the body behind the head costs less than sending a second buffer."""
 
 LEFT = "client_left"
-"""Why an answer broke off whose client did not wait for its end."""
+"""Value of `broken` if the client closed the connection before the end of the response."""
 
 _PIECE_BYTES = 256 * 1024
-"""A larger body goes out in pieces of this size, each when the client has taken the one before."""
+"""A larger body is sent in pieces of this size, each after the client has read the one before."""
 
-_date = DateLine()
 log = structlog.get_logger(__name__)
 
 
-class BufferedResponse(web.StreamResponse):
-    """A response that is complete: head and body leave in one write.
+class DateLine:
+    """The Date header line, encoded once a second."""
 
-    The head is ready bytes without the lines that differ each time (Date, X-Request-Id,
-    Connection), so that a hit builds no header objects. ``aiohttp``'s own ``Response`` costs about
-    half of the requests per second here.
+    def __init__(self) -> None:
+        self._second = 0
+        self._line = b""
+
+    def now(self) -> bytes:
+        """Return ``Date: ...`` with its line end."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._line = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+        return self._line
+
+
+_date = DateLine()
+
+
+def to_head(status: int, headers: Iterable[Header]) -> bytes:
+    """Encode the status line and header lines, without the empty line that ends them."""
+    status_line = f"HTTP/1.1 {int(status)} {HTTPStatus(status).phrase}"
+    lines = [status_line, f"Server: {SERVER}", *(f"{name}: {value}" for name, value in headers)]
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
+
+
+class BufferedResponse(web.StreamResponse):
+    """A complete response, whose head and body are sent in one write.
+
+    The head is encoded, without the lines that differ per request (Date, X-Request-Id,
+    Connection), so a hit builds no header objects. aiohttp's own ``Response`` halves the requests
+    per second here.
     """
 
     def __init__(
@@ -48,11 +76,11 @@ class BufferedResponse(web.StreamResponse):
         outcome: Outcome,
         tally: RequestHistogram | None = None,
     ) -> None:
-        """``head`` as `to_head` makes it, Content-Length included; HEAD leaves the body out.
+        """``head`` is the result of `to_head`, with Content-Length; HEAD omits the body.
 
-        ``tally`` is where the answer is counted, if that is known already.
+        ``tally`` counts the response, if it was looked up already.
         """
-        # Not super().__init__: it makes the header objects that this class exists to spare.
+        # super().__init__ would create the header objects that this class avoids.
         self._status = status
         self._head = head
         self._whole = body
@@ -68,38 +96,33 @@ class BufferedResponse(web.StreamResponse):
         return self._status
 
     def body_bytes(self, request: BaseRequest) -> int:
-        """Bytes of the body that this request gets."""
+        """Return the length of the body for this request."""
         return 0 if request.method == "HEAD" else len(self._whole)
-
-    @property
-    def large(self) -> bool:
-        """Whether the body is sent in pieces, which takes as long as the client does."""
-        return len(self._whole) > JOINED_BYTES
 
     def last_bytes(self, request_id: str) -> bytes:
         """Return all bytes, for a connection that is closed after them."""
-        return framed(self._head, request_id, self._whole, connection=_connection(False))  # noqa: FBT003
+        return framed(self._head, request_id, self._whole, connection=_CLOSE)
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
-        """Write the response, unless `send` has; returns when the transport has room again.
+        """Write the response unless `send` has; return when the transport has room again.
 
-        A client that asks on and on and reads nothing is waited for here.
+        A client that sends requests and reads nothing is waited for here.
         """
         if not self._written:
             await self.send(request)
         return None
 
     def without_body(self) -> BufferedResponse:
-        """The same for HEAD, where the request that it answers cannot tell."""
+        """Return the response to HEAD, if the request object cannot say that it is HEAD."""
         return BufferedResponse(
             self._status, self._head, b"", outcome=self.outcome, tally=self.tally
         )
 
     async def send(self, request: BaseRequest) -> None:
-        """Write head and body; returns when the client has taken nearly all of it.
+        """Write head and body; return when the client has read nearly all of it.
 
         Raises:
-            ConnectionError: the client has left, or was cut off as it took nothing.
+            ConnectionError: the client has left, or was disconnected because it read nothing.
         """
         self._written = True
         self._keep_alive = keep_alive = request.keep_alive
@@ -107,9 +130,10 @@ class BufferedResponse(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         body = b"" if request.method == "HEAD" else self._whole
-        connection = (
-            b"" if keep_alive and request.version == HttpVersion11 else _connection(keep_alive)
-        )
+        connection = _CLOSE
+        if keep_alive:
+            # HTTP/1.0 needs the header to keep a connection, HTTP/1.1 to end it.
+            connection = b"" if request.version == HttpVersion11 else _KEEP_ALIVE
         if len(body) <= JOINED_BYTES:
             transport.write(framed(self._head, self.request_id, body, connection=connection))
             await request.writer.drain()
@@ -123,42 +147,37 @@ class BufferedResponse(web.StreamResponse):
             await request.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """All is written by `prepare`."""
+        """Do nothing: `prepare` has written everything."""
+
+
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
 
 def framed(head: bytes, request_id: str, body: bytes, *, connection: bytes = b"") -> bytes:
-    """Head and body as they go out, with the lines that differ each time."""
+    """Return head and body as they are sent, with the lines that differ per request."""
     lines = (_date.now(), b"X-Request-Id: ", request_id.encode(), b"\r\n", connection, b"\r\n")
     return b"".join((head, *lines, body))
-
-
-def _connection(keep_alive: bool) -> bytes:  # noqa: FBT001 - the one thing it tells
-    """The header that HTTP/1.0 needs to keep a connection, and HTTP/1.1 to end it."""
-    return b"Connection: keep-alive\r\n" if keep_alive else b"Connection: close\r\n"
 
 
 def whole(
     status: int, headers: Iterable[Header], body: bytes, *, outcome: Outcome
 ) -> BufferedResponse:
-    """A complete response; Content-Length is added to the headers, but not to a 304."""
-    length = [] if status == web.HTTPNotModified.status_code else [_length(len(body))]
+    """Return a complete response; Content-Length is added, except to a 304."""
+    length = [] if status == HTTPStatus.NOT_MODIFIED else [("Content-Length", str(len(body)))]
     return BufferedResponse(status, to_head(status, [*headers, *length]), body, outcome=outcome)
-
-
-def _length(count: int) -> Header:
-    return ("Content-Length", str(count))
 
 
 def bodiless(
     status: int, headers: Iterable[Header], *, outcome: Outcome, length: int | None = None
 ) -> BufferedResponse:
-    """The answer to HEAD: all headers, with the length where it is known, and no body."""
-    known = [] if length is None else [_length(length)]
+    """Return the response to HEAD: all headers, with the length if it is known, and no body."""
+    known = [] if length is None else [("Content-Length", str(length))]
     return BufferedResponse(status, to_head(status, [*headers, *known]), b"", outcome=outcome)
 
 
 class StreamedResponse(web.StreamResponse):
-    """A response whose body comes in pieces: from a file, or from a render under way."""
+    """A response whose body is sent in pieces: from a file or from a running render."""
 
     def __init__(
         self,
@@ -170,9 +189,9 @@ class StreamedResponse(web.StreamResponse):
         length: int | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without a ``length`` the body goes out chunked, its end marked only when it is whole.
+        """Without a ``length`` the body is chunked; the last chunk is sent only if it is complete.
 
-        ``release`` is called once `send` has ended, however it ends.
+        ``release`` is called when `send` has ended, also with an error.
         """
         super().__init__(status=status)
         self.headers["Server"] = SERVER
@@ -186,41 +205,38 @@ class StreamedResponse(web.StreamResponse):
         self.tally: RequestHistogram | None = None
         self.request_id = ""
         self.broken: str | None = None
-        """Why it did not go out to its end, where it did not."""
+        """Why it was not sent completely, if it was not."""
 
     def body_bytes(self, _request: BaseRequest) -> int:
-        """Bytes of the body that have gone out."""
+        """Return the bytes of the body that were sent."""
         return self._sent
 
     async def send(self, request: BaseRequest) -> None:
-        """Send head and pieces; a failure on the way aborts the connection.
+        """Send head and pieces; an error after the head aborts the connection.
 
-        The client of an aborted connection sees a broken transfer, never a short picture that
-        looks whole: Content-Length is not reached, or the last chunk is missing.
+        The client then sees a broken transfer: Content-Length is not reached, or the last chunk is
+        missing. It never sees a short body that looks complete.
         """
         if self.content_length is None:
             self.enable_chunked_encoding()
         self.headers["X-Request-Id"] = self.request_id
         try:
             await self.prepare(request)
-            await self._send_pieces()
+            async with aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    await self.write(piece)
+                    self._sent += len(piece)
+            await self.write_eof()
         except ConnectionError:
             self.broken = LEFT
             log.debug("client_left", request_id=self.request_id)
         except SmartserveError as error:
             self.broken = type(error).__name__
-            log.warning("answer_aborted", request_id=self.request_id, detail=error.detail)
+            log.warning("response_aborted", request_id=self.request_id, detail=error.detail)
             if request.transport is not None:
                 request.transport.abort()
         finally:
             self._release()
-
-    async def _send_pieces(self) -> None:
-        async with aclosing(self._pieces) as pieces:
-            async for piece in pieces:
-                await self.write(piece)
-                self._sent += len(piece)
-        await self.write_eof()
 
 
 Answer = BufferedResponse | StreamedResponse

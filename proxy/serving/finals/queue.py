@@ -21,8 +21,8 @@ from proxy.domain.formats import Format
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.worker_protocol import RenderResult
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
-from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.renderer import FinalResult
+from proxy.serving.renderer import EncodeCostModel
 from proxy.settings import UpgradeSettings
 from proxy.telemetry.tracing import background_span, current_context
 

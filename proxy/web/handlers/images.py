@@ -36,12 +36,18 @@ from proxy.web.headers import (
     ImageRoute,
     cache_status,
     content_headers,
-    server_timing,
-    to_head,
+    image_headers,
     validators,
 )
 from proxy.web.problem_details import problem
-from proxy.web.responses import Answer, BufferedResponse, StreamedResponse, bodiless, whole
+from proxy.web.responses import (
+    Answer,
+    BufferedResponse,
+    StreamedResponse,
+    bodiless,
+    to_head,
+    whole,
+)
 from proxy.web.server.load_shedding import LoadShedder, SheddingTicket
 from proxy.web.server.response_cache import (
     ImageTarget,
@@ -126,7 +132,7 @@ class ImageHandler:
         media_id: int | None = None
         try:
             media_id, extension = parse_name(request.match_info["name"])
-            wanted = self._parse_query(request.rel_url.raw_query_string, extension)
+            wanted = self._parse_query(request.rel_url.raw_query_string, extension=extension)
             target = ImageTarget(route, media_id, wanted)
             try:
                 return await self._respond(request, target)
@@ -385,11 +391,15 @@ class ImageResponder:
         if queue_s is not None:
             # The wait for a worker is shown apart from the work.
             timings = [("queue", queue_s), (str(origin), max(0.0, spent - queue_s))]
-        return [
-            *content_headers(self.plan, fmt),
-            *self._validators(variant, origin),
-            ("Server-Timing", server_timing(timings)),
-        ]
+        return image_headers(
+            self.plan,
+            variant,
+            fmt,
+            origin,
+            route=self._route,
+            lifetimes=self._lifetimes,
+            timings=timings,
+        )
 
     def _outcome(self, variant: Variant | None, fmt: Format | None, origin: Origin) -> Outcome:
         """Return what is recorded; a fallback of another size is neither draft nor final."""

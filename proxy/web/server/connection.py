@@ -31,7 +31,7 @@ from proxy.web.server.connection_limits import (
     ConnectionSlot,
 )
 from proxy.web.server.parser import Parser, RejectedRequest
-from proxy.web.server.request_pipeline import Handler, RequestPipeline
+from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.request_validation import (
     MALFORMED,
     OVER_LIMIT,
@@ -65,7 +65,7 @@ class ConnectionServer(web.Server):
     ) -> None:
         """``behind`` answers what the pipeline does not; ``options`` are aiohttp's."""
         super().__init__(
-            _lingering(pipeline.wrap(behind.request_handler)),
+            pipeline.wrap(behind.request_handler, on_last=_linger_after_last),
             request_factory=_without_expect(behind.request_factory),
             **options,
         )
@@ -113,17 +113,10 @@ def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
     transport.close()
 
 
-def _lingering(handler: Handler) -> Handler:
-    """Linger after a response that ends a connection although the client did not ask for that."""
-
-    async def respond(request: web.BaseRequest) -> web.StreamResponse:
-        answer = await handler(request)
-        connection = request.protocol
-        if not answer.keep_alive and isinstance(connection, Connection):
-            connection.linger_after_last()
-        return answer
-
-    return respond
+def _linger_after_last(request: web.BaseRequest) -> None:
+    connection = request.protocol
+    if isinstance(connection, Connection):
+        connection.linger_after_last()
 
 
 def _without_expect(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:

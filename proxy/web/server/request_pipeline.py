@@ -63,8 +63,16 @@ class RequestPipeline:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def wrap(self, handler: Handler) -> Handler:
-        """Return a handler that answers from the response cache, else by ``handler``."""
+    def wrap(
+        self,
+        handler: Handler,
+        *,
+        on_last: Callable[[web.BaseRequest], None] = lambda _: None,
+    ) -> Handler:
+        """Return a handler that answers from the response cache, else by ``handler``.
+
+        ``on_last`` is called after a response that is the last one of its connection.
+        """
 
         async def respond(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
@@ -76,7 +84,10 @@ class RequestPipeline:
                 cached = BufferedResponse(
                     ready.status, ready.head, ready.body, outcome=ready.outcome, tally=ready.tally
                 )
-            return await self._respond(request, handler, cached, began)
+            answer = await self._respond(request, handler, cached, began)
+            if not answer.keep_alive:
+                on_last(request)
+            return answer
 
         return respond
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # Multidict look-ups by these constants take a third of the time: their hashes are stored.
 from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
@@ -40,8 +40,6 @@ from proxy.web.headers import ImageRoute
 
 FreshUntil = Callable[[Media], float]
 """Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""
-ParseQuery = Callable[[str, str | None], VariantRequest]
-"""Parses a raw query string and the extension of the path; raises `BadParameter`."""
 
 _MAX_ITEMS = 20_000
 _MAX_ACCEPT = 1024
@@ -60,6 +58,13 @@ _TARGET = re.compile(
 )
 _ROUTES = {"serve": ImageRoute.SERVE, "api/images": ImageRoute.API_IMAGES}
 _PLAIN_QUERY = re.compile(r"(?:(?:size|w|dpr|format|bg|v)=[\w.-]{0,64}(?:&|\Z))*", re.ASCII)
+
+
+class ParseQuery(Protocol):
+    """Parses a raw query string."""
+
+    def __call__(self, raw_query: str, /, *, extension: str | None) -> VariantRequest:
+        """``extension`` is that of the path; raises `BadParameter`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +302,7 @@ class ResponseCache:
         if media_id not in self._by_media:
             return None
         try:
-            request = self._parse_query(query or "", extension)
+            request = self._parse_query(query or "", extension=extension)
         except BadParameter:
             return None
         entry = self._entries.get(self._key(ImageTarget(_ROUTES[route], media_id, request), accept))

@@ -15,9 +15,9 @@ from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
 from proxy.domain.worker_protocol import RenderResult
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
-from proxy.serving.encode_cost import EncodeCostModel
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalResult
+from proxy.serving.renderer import EncodeCostModel
 from proxy.settings import Settings, UpgradeSettings
 from tests.support.restarts import Restarts
 from tests.web.plans import FACTS, MEDIA

@@ -52,7 +52,7 @@ async def test_a_loop_that_is_blocked_is_late_before_the_overdue_timer_fires(loo
     monitor = LoopLagMonitor()
     async with monitor.running():
         assert monitor.late_s <= 0
-        loop.now += 0.11
+        loop.now += 0.15
         assert monitor.late_s == pytest.approx(0.1)
 
 
@@ -75,10 +75,10 @@ async def test_a_monitor_that_does_not_run_reports_no_lag(loop: Loop) -> None:
     assert loop.timers == []
 
 
-async def test_every_fiftieth_lag_is_reported(loop: Loop) -> None:
+async def test_every_tenth_lag_is_reported(loop: Loop) -> None:
     reported: list[float] = []
     async with LoopLagMonitor(reported.append).running():
-        for _ in range(49):
+        for _ in range(9):
             loop.fire(late_s=1.0)
         assert reported == []
         loop.fire(late_s=0.5)
@@ -162,7 +162,7 @@ async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_awa
 
 async def test_who_asks_for_what_is_being_made_waits_for_it(serve: Serve, library: Library) -> None:
     server = await serve(workers={"count": 1, "max_queue": 0})
-    target = f"/serve/{library.ids['large']}.png?size=zoom"
+    target = f"/serve/{library.ids['large']}.png?w=640"
     first = asyncio.create_task(server.client.get(target))
     async with asyncio.timeout(10):
         while not server.rooms.delivery.statistics()["under_way"]:  # noqa: ASYNC110 - no event

@@ -73,9 +73,7 @@ class Bench:
             store=self.store,
             metrics=Metrics(),
             fresh_until=lambda _media: self.fresh_until,
-            parse_query=lambda query, extension: parse_request(
-                query, sizes=SIZES, extension=extension
-            ),
+            parse_query=partial(parse_request, sizes=SIZES),
             order=ORDER,
             request_final=self.finals.append,
             max_items=self.max_items,

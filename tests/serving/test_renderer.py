@@ -8,7 +8,7 @@ import pytest
 
 from proxy.domain.formats import EncodingStage, Format
 from proxy.domain.geometry import Geometry
-from proxy.serving.encode_cost import EncodeCostModel
+from proxy.serving.renderer import EncodeCostModel
 from proxy.settings import EncoderSettings
 from tests.web.plans import plan
 
