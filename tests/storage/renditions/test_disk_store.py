@@ -1,6 +1,4 @@
 import asyncio
-import os
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -9,10 +7,8 @@ import pytest
 from proxy.domain.errors import StorageError
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.file_read import touch
 from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.paths import RenditionPaths
-from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.variants import (
     KIB,
     MIB,
@@ -21,8 +17,6 @@ from tests.storage.renditions.variants import (
     read,
     settings,
     variant,
-    whole,
-    write_and_fail,
 )
 from tests.support.restarts import Restarts
 
@@ -95,85 +89,6 @@ async def test_nothing_stays_open_behind_hits_misses_and_writes(disk: DiskStore)
     assert descriptors() == before
 
 
-def unnamed_sizes(root: Path) -> list[int]:
-    """The lengths of the files below the root that are open and have no name."""
-    found = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            target = str(descriptor.readlink())
-            if target.startswith(str(root)) and target.endswith(" (deleted)"):
-                found.append(descriptor.stat().st_size)
-    return found
-
-
-async def test_a_long_rendition_is_on_the_disk_as_it_comes(disk: DiskStore, root: Path) -> None:
-    async with disk.writer(variant()) as writer:
-        for _ in range(4):
-            await writer.write(body(256 * KIB))
-        assert MIB in unnamed_sizes(root)
-        assert list((root / "tmp").iterdir()) == []
-
-    assert unnamed_sizes(root) == []
-
-
-async def test_an_error_in_the_block_removes_the_temporary_file(
-    disk: DiskStore, root: Path
-) -> None:
-    await write_and_fail(disk, variant(), body(MIB))
-
-    assert list((root / "tmp").iterdir()) == []
-
-
-async def test_a_rendition_past_the_limit_is_not_kept(root: Path) -> None:
-    async with DiskStore(root, settings(max_rendition_bytes=MIB)) as store:
-        await put(store, variant(), body(MIB + 1), pieces=5)
-
-        assert await store.get(variant()) is None
-        assert counts(store)["failures_too_large"] == 1
-        assert list((root / "tmp").iterdir()) == []
-
-
-async def test_an_old_use_is_recorded_anew(disk: DiskStore, root: Path, clock: Clock) -> None:
-    await put(disk, variant(), body())
-    os.utime(file_of(root), (clock.now - 2 * HOUR, clock.now - 2 * HOUR))
-
-    await read(disk, variant())
-
-    assert file_of(root).stat().st_atime == clock.now
-    assert file_of(root).stat().st_mtime == clock.now - 2 * HOUR
-
-
-async def test_a_use_is_not_recorded_twice_in_an_hour(
-    disk: DiskStore, root: Path, clock: Clock
-) -> None:
-    await put(disk, variant(), body())
-    os.utime(file_of(root), (clock.now - HOUR / 2, clock.now - 2 * HOUR))
-
-    await read(disk, variant())
-
-    assert file_of(root).stat().st_atime == clock.now - HOUR / 2
-
-
-async def test_a_use_in_the_future_is_set_right(disk: DiskStore, root: Path, clock: Clock) -> None:
-    """It was recorded by a clock that has jumped back since."""
-    await put(disk, variant(), body())
-    os.utime(file_of(root), (clock.now + 100 * HOUR, clock.now - 2 * HOUR))
-
-    await read(disk, variant())
-
-    assert file_of(root).stat().st_atime == clock.now
-
-
-def test_a_file_written_in_the_future_is_not_touched_at_each_hit(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    os.utime(file, (1000, 900_000))
-
-    touch(str(file), file.stat(), 500_000)
-
-    assert file.stat().st_atime == 1000
-
-
 async def test_usage_comes_back_to_nothing_when_all_is_purged(disk: DiskStore) -> None:
     for media_id in (1, 2, 3):
         await put(disk, variant(media_id), body())
@@ -194,44 +109,6 @@ async def test_a_purge_leaves_no_directory(disk: DiskStore, root: Path) -> None:
     await disk.purge(1)
 
     assert not file_of(root).parent.exists()
-
-
-async def test_an_open_rendition_outlives_its_file_in_the_middle_of_it(disk: DiskStore) -> None:
-    await put(disk, variant(), body(MIB))
-    rendition = await disk.get(variant())
-    assert rendition is not None
-    pieces = rendition.chunks(0, MIB)
-    first = await anext(pieces)
-
-    await disk.purge(1)
-
-    assert first + b"".join([piece async for piece in pieces]) == body(MIB)
-    rendition.close()
-
-
-async def test_a_file_cut_while_it_is_streamed_is_a_storage_error(
-    disk: DiskStore, root: Path
-) -> None:
-    await put(disk, variant(), body(MIB))
-    rendition = await disk.get(variant())
-    assert rendition is not None
-    os.truncate(file_of(root), 1000)
-
-    with pytest.raises(StorageError):
-        await whole(rendition)
-
-    rendition.close()
-
-
-async def test_reading_on_after_close_is_a_storage_error(disk: DiskStore) -> None:
-    await put(disk, variant(), body(MIB))
-    rendition = await disk.get(variant())
-    assert rendition is not None
-
-    rendition.close()
-
-    with pytest.raises(StorageError):
-        await whole(rendition)
 
 
 async def test_after_its_end_a_store_is_a_miss_and_purges_nothing(root: Path) -> None:

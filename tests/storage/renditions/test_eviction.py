@@ -1,183 +1,19 @@
-import fcntl
 import os
-import shutil
-import time
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.storage.renditions.disk_state import DiskUsage
-from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.eviction import EvictionCandidate, EvictionPlan
-from proxy.storage.renditions.paths import UsageChange
-from proxy.storage.renditions.tiered_store import TieredStore
-from tests.storage.renditions.conftest import Clock
-from tests.storage.renditions.test_disk_store import HOUR, counts, file_of
-from tests.storage.renditions.variants import (
-    KIB,
-    MIB,
-    body,
-    put,
-    read,
-    settings,
-    variant,
+from proxy.storage.renditions.eviction import (
+    EvictionCandidate,
+    EvictionPlan,
+    evict,
+    shard_files,
+    shards_present,
+    survey,
 )
-from tests.support.waiting import eventually
-
-ITEM = 60 * KIB  # 64 KiB on the disk: sixteen make up the limit of 1 MiB
-
-
-async def fill(disk: DiskStore, root: Path, clock: Clock, *, items: int) -> None:
-    """Put so many renditions, the first one last used so many days ago."""
-    for media_id in range(1, items + 1):
-        await put(disk, variant(media_id), body(ITEM))
-        used = clock.now - (items - media_id + 1) * 24 * HOUR
-        os.utime(file_of(root, media_id), (used, used))
-
-
-def kept(root: Path, *, items: int) -> list[int]:
-    return [media_id for media_id in range(1, items + 1) if file_of(root, media_id).exists()]
-
-
-async def test_nothing_goes_while_usage_is_within_the_limit(
-    disk: DiskStore, root: Path, clock: Clock
-) -> None:
-    await fill(disk, root, clock, items=16)
-
-    await disk.maintain()
-
-    assert kept(root, items=16) == list(range(1, 17))
-    assert counts(disk)["bytes"] == MIB
-
-
-async def test_past_the_limit_the_least_recently_used_go_until_low_water(
-    disk: DiskStore, root: Path, clock: Clock
-) -> None:
-    await fill(disk, root, clock, items=20)
-
-    await disk.maintain()
-
-    assert kept(root, items=20) == list(range(7, 21))
-    assert counts(disk)["evictions"] == 6
-    assert counts(disk)["items"] == 14
-    assert counts(disk)["bytes"] == 14 * 64 * KIB
-
-
-async def test_a_use_keeps_a_file(disk: DiskStore, root: Path, clock: Clock) -> None:
-    await fill(disk, root, clock, items=20)
-    await read(disk, variant(1))
-
-    await disk.maintain()
-
-    assert kept(root, items=20) == [1, *range(8, 21)]
-
-
-async def test_a_file_that_is_hit_in_memory_is_kept(root: Path, clock: Clock) -> None:
-    limits = settings(disk_max_bytes=MIB, memory_max_bytes=100 * KIB)
-    async with TieredStore(root, limits, clock=clock) as store:
-        await fill(store.disk, root, clock, items=20)
-        assert await read(store, variant(1)) is not None
-        os.utime(file_of(root, 1), (0, 0))
-
-        await store.disk.maintain()
-
-        assert kept(root, items=20) == [1, *range(8, 21)]
-
-
-async def test_an_eviction_leaves_no_empty_directories(
-    disk: DiskStore, root: Path, clock: Clock
-) -> None:
-    await fill(disk, root, clock, items=20)
-
-    await disk.maintain()
-
-    assert not file_of(root, 1).parent.exists()
-    assert file_of(root, 20).parent.exists()
-
-
-async def test_of_two_processes_only_one_evicts_at_a_time(
-    disk: DiskStore, root: Path, clock: Clock
-) -> None:
-    await fill(disk, root, clock, items=20)
-    other = os.open(root, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-
-    await disk.maintain()
-    assert counts(disk)["evictions"] == 0
-
-    os.close(other)
-    await disk.maintain()
-    assert counts(disk)["evictions"] == 6
-
-
-async def test_what_others_did_to_the_directory_is_counted_by_a_survey(
-    disk: DiskStore, root: Path
-) -> None:
-    for media_id in (1, 2, 3):
-        await put(disk, variant(media_id), body())
-    file_of(root, 1).unlink()
-    async with DiskStore(root, settings()) as other:
-        await put(other, variant(4), body())
-        await put(other, variant(5), body())
-
-    await disk.maintain()
-
-    assert counts(disk)["items"] == 4
-    assert counts(disk)["bytes"] == 4 * 16 * KIB
-
-
-async def test_a_removed_directory_counts_as_empty(disk: DiskStore, root: Path) -> None:
-    await put(disk, variant(), body())
-    shutil.rmtree(root)
-
-    await disk.maintain()
-
-    assert counts(disk)["items"] == 0
-
-
-async def test_eviction_happens_by_itself(root: Path) -> None:
-    async with DiskStore(root, settings(disk_max_bytes=MIB)) as store:
-        for media_id in range(1, 21):
-            await put(store, variant(media_id), body(ITEM))
-
-        await eventually(lambda: counts(store)["evictions"] == 6)
-        assert counts(store)["bytes"] <= 0.9 * MIB
-
-
-async def test_writes_beyond_the_slack_make_a_survey_due(disk: DiskStore) -> None:
-    """Other processes may have written as much: their part shows only in a survey."""
-    for _ in range(3):
-        await put(disk, variant(), body(ITEM))
-        await disk.purge(1)
-
-    assert disk._state.maintenance_due.is_set()
-
-
-async def test_temporary_files_are_swept_when_they_have_not_changed_for_an_hour(
-    disk: DiskStore, root: Path, clock: Clock
-) -> None:
-    left = root / "tmp" / "left-behind"
-    left.touch()
-    os.utime(left, (clock.now, clock.now))
-    clock.now += HOUR - 1
-    await disk.maintain()
-    assert left.exists()
-    clock.now += 1
-    await disk.maintain()
-    assert not left.exists()
-
-
-@pytest.mark.parametrize("jump_s", [0, 10_000 * HOUR, -10_000 * HOUR])
-async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jump_s: int) -> None:
-    async with disk.writer(variant()) as writer:
-        await writer.write(body(MIB))
-        clock.now = time.time() + jump_s
-        await disk.maintain()
-
-    assert await read(disk, variant()) == body(MIB)
-
+from proxy.storage.renditions.paths import RenditionPaths, UsageChange, cost, shard_of
+from tests.storage.renditions.variants import variant
 
 _entries = st.lists(
     st.builds(
@@ -209,10 +45,55 @@ def test_the_plan_takes_the_oldest_and_no_more_than_needed(
     assert all(entry.last_use >= newest for entry in left)
 
 
-def test_usage_keeps_shards_apart() -> None:
-    usage = DiskUsage()
-    usage.add(3, UsageChange(100, 1))
-    usage.add(4, UsageChange(200, 2))
-    usage.set(3, UsageChange(50, 5))
+def stored(root: Path, media_id: int, used: float, size: int = 5000) -> Path:
+    path = Path(RenditionPaths(str(root)).rendition(variant(media_id)))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(size))
+    os.utime(path, (used, used))
+    return path
 
-    assert (usage.bytes, usage.items) == (250, 7)
+
+def never(_digest: str) -> bool:
+    return False
+
+
+def test_a_survey_counts_files_and_deletes_empty_directories(tmp_path: Path) -> None:
+    path = stored(tmp_path, 1, used=1000)
+    empty = path.parent.parent / "99"
+    empty.mkdir()
+    found = survey(str(path.parent.parent), in_memory=never, now=2000)
+    assert found == UsageChange(cost(5000), 1)
+    assert not empty.exists()
+    assert path.stat().st_atime == 1000
+
+
+def test_a_survey_marks_files_in_memory_as_used(tmp_path: Path) -> None:
+    path = stored(tmp_path, 1, used=1000)
+    survey(str(path.parent.parent), in_memory={variant(1).digest}.__contains__, now=10_000)
+    assert path.stat().st_atime == 10_000
+
+
+def test_a_missing_shard_is_empty(tmp_path: Path) -> None:
+    assert survey(str(tmp_path / "00"), in_memory=never, now=0) == UsageChange(0, 0)
+    assert list(shard_files(str(tmp_path / "00"))) == []
+
+
+def test_the_shards_that_exist_are_listed(tmp_path: Path) -> None:
+    for name in ("00", "ff", "tmp", "100"):
+        (tmp_path / name).mkdir()
+    assert shards_present(RenditionPaths(str(tmp_path))) == {0, 255}
+    assert shards_present(RenditionPaths(str(tmp_path / "absent"))) == set()
+
+
+def test_a_file_knows_its_shard_and_last_use(tmp_path: Path) -> None:
+    path = stored(tmp_path, 1, used=1000)
+    (found,) = shard_files(str(path.parent.parent))
+    assert (found.last_use, found.cost, found.shard) == (1000, cost(5000), shard_of(1))
+
+
+def test_evicted_files_and_their_empty_directories_are_deleted(tmp_path: Path) -> None:
+    path = stored(tmp_path, 1, used=1000)
+    (found,) = shard_files(str(path.parent.parent))
+    assert evict([found]) == [found]
+    assert evict([found]) == [], "another process has deleted it"
+    assert not path.parent.exists()

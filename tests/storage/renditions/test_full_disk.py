@@ -1,7 +1,6 @@
 """A disk that is full, read-only, out of descriptors or hanging: counted, and it heals."""
 
 import asyncio
-import errno
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from threading import Event
 import pytest
 
 from proxy.domain.errors import StorageError
-from proxy.storage.renditions.disk_state import failure_kind
 from proxy.storage.renditions.disk_store import DiskStore
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import counts
@@ -148,36 +146,3 @@ async def test_a_hanging_disk_costs_one_deadline_and_is_then_left_alone(
         monotonic.now += 6
 
         assert await read(store, variant()) == body()
-
-
-async def test_a_write_given_up_by_its_deadline_leaves_no_temporary_file(root: Path) -> None:
-    store = DiskStore(root, settings(), timeout_s=0.05)
-    async with store:
-        answer = Event()
-        hanging = [store._threads.submit(answer.wait) for _ in range(8)]
-        await put(store, variant(), body(MIB))
-        answer.set()
-        for job in hanging:
-            assert await asyncio.wrap_future(job)
-        await store.check()
-
-    assert list((root / "tmp").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (OSError(errno.ENOSPC, ""), "no_space"),
-        (OSError(errno.EDQUOT, ""), "no_space"),
-        (OSError(errno.EROFS, ""), "read_only"),
-        (OSError(errno.EIO, ""), "io"),
-        (OSError(errno.EMFILE, ""), "descriptors"),
-        (OSError(errno.EACCES, ""), "permission"),
-        (OSError(errno.ENOENT, ""), "missing"),
-        (OSError(errno.EISCONN, ""), "other"),
-        (TimeoutError(), "timeout"),
-        (OSError(), "other"),
-    ],
-)
-def test_failures_are_counted_by_kind(error: OSError, kind: str) -> None:
-    assert failure_kind(error) == kind

@@ -4,11 +4,15 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
+import pytest
+
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.neighbour import MEDIA, content
 from tests.storage.renditions.variants import MIB, body, put, read, settings, variant
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 
 async def neighbour(act: str, root: Path, seed: int = 0) -> Process:

@@ -1,0 +1,179 @@
+"""Rounds of maintenance: usage is counted, the least recently used files are evicted."""
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from proxy.storage.renditions.disk_store import DiskStore
+from proxy.storage.renditions.tiered_store import TieredStore
+from tests.storage.renditions.conftest import Clock
+from tests.storage.renditions.test_disk_store import HOUR, counts, file_of
+from tests.storage.renditions.variants import (
+    KIB,
+    MIB,
+    body,
+    put,
+    read,
+    settings,
+    variant,
+)
+from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
+
+ITEM = 60 * KIB  # 64 KiB on the disk: sixteen make up the limit of 1 MiB
+
+
+async def fill(disk: DiskStore, root: Path, clock: Clock, *, items: int) -> None:
+    """Put so many renditions, the first one last used so many days ago."""
+    for media_id in range(1, items + 1):
+        await put(disk, variant(media_id), body(ITEM))
+        used = clock.now - (items - media_id + 1) * 24 * HOUR
+        os.utime(file_of(root, media_id), (used, used))
+
+
+def kept(root: Path, *, items: int) -> list[int]:
+    return [media_id for media_id in range(1, items + 1) if file_of(root, media_id).exists()]
+
+
+async def test_nothing_goes_while_usage_is_within_the_limit(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=16)
+
+    await disk.maintain()
+
+    assert kept(root, items=16) == list(range(1, 17))
+    assert counts(disk)["bytes"] == MIB
+
+
+async def test_past_the_limit_the_least_recently_used_go_until_low_water(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=20)
+
+    await disk.maintain()
+
+    assert kept(root, items=20) == list(range(7, 21))
+    assert counts(disk)["evictions"] == 6
+    assert counts(disk)["items"] == 14
+    assert counts(disk)["bytes"] == 14 * 64 * KIB
+
+
+async def test_a_use_keeps_a_file(disk: DiskStore, root: Path, clock: Clock) -> None:
+    await fill(disk, root, clock, items=20)
+    await read(disk, variant(1))
+
+    await disk.maintain()
+
+    assert kept(root, items=20) == [1, *range(8, 21)]
+
+
+async def test_a_file_that_is_hit_in_memory_is_kept(root: Path, clock: Clock) -> None:
+    limits = settings(disk_max_bytes=MIB, memory_max_bytes=100 * KIB)
+    async with TieredStore(root, limits, clock=clock) as store:
+        await fill(store.disk, root, clock, items=20)
+        assert await read(store, variant(1)) is not None
+        os.utime(file_of(root, 1), (0, 0))
+
+        await store.disk.maintain()
+
+        assert kept(root, items=20) == [1, *range(8, 21)]
+
+
+async def test_an_eviction_leaves_no_empty_directories(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=20)
+
+    await disk.maintain()
+
+    assert not file_of(root, 1).parent.exists()
+    assert file_of(root, 20).parent.exists()
+
+
+async def test_of_two_processes_only_one_evicts_at_a_time(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    await fill(disk, root, clock, items=20)
+    other = os.open(root, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    await disk.maintain()
+    assert counts(disk)["evictions"] == 0
+
+    os.close(other)
+    await disk.maintain()
+    assert counts(disk)["evictions"] == 6
+
+
+async def test_what_others_did_to_the_directory_is_counted_by_a_survey(
+    disk: DiskStore, root: Path
+) -> None:
+    for media_id in (1, 2, 3):
+        await put(disk, variant(media_id), body())
+    file_of(root, 1).unlink()
+    async with DiskStore(root, settings()) as other:
+        await put(other, variant(4), body())
+        await put(other, variant(5), body())
+
+    await disk.maintain()
+
+    assert counts(disk)["items"] == 4
+    assert counts(disk)["bytes"] == 4 * 16 * KIB
+
+
+async def test_a_removed_directory_counts_as_empty(disk: DiskStore, root: Path) -> None:
+    await put(disk, variant(), body())
+    shutil.rmtree(root)
+
+    await disk.maintain()
+
+    assert counts(disk)["items"] == 0
+
+
+async def test_eviction_happens_by_itself(root: Path) -> None:
+    limits = settings(disk_max_bytes=MIB)
+    async with DiskStore(root, limits) as store:
+        for media_id in range(1, 21):
+            await put(store, variant(media_id), body(ITEM))
+
+    async with DiskStore(root, limits, supervisor=Restarts().supervisor) as store:
+        await eventually(lambda: counts(store)["evictions"] == 6)
+        assert counts(store)["bytes"] <= 0.9 * MIB
+
+
+async def test_writes_beyond_the_slack_make_a_survey_due(disk: DiskStore) -> None:
+    """Other processes may have written as much: their part shows only in a survey."""
+    for _ in range(3):
+        await put(disk, variant(), body(ITEM))
+        await disk.purge(1)
+
+    assert disk._state.maintenance_due.is_set()
+
+
+async def test_temporary_files_are_swept_when_they_have_not_changed_for_an_hour(
+    disk: DiskStore, root: Path, clock: Clock
+) -> None:
+    left = root / "tmp" / "left-behind"
+    left.touch()
+    os.utime(left, (clock.now, clock.now))
+    clock.now += HOUR - 1
+    await disk.maintain()
+    assert left.exists()
+    clock.now += 1
+    await disk.maintain()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("jump_s", [0, 10_000 * HOUR, -10_000 * HOUR])
+async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jump_s: int) -> None:
+    async with disk.writer(variant()) as writer:
+        await writer.write(body(MIB))
+        clock.now = time.time() + jump_s
+        await disk.maintain()
+
+    assert await read(disk, variant()) == body(MIB)
