@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
+import pyvips
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
@@ -127,3 +129,55 @@ def _saved(levels: NDArray[np.float64]) -> bytes:
 def _png(picture: Picture) -> bytes:
     """Packed quickly: most of the time of these tests would go into it."""
     return studio.saved(picture, compress_level=1)
+
+
+Pixel = Callable[[int, int], list[int]]
+
+
+def ramp(x: int, y: int) -> list[int]:
+    """A pixel of an opaque gradient."""
+    return [x * 7 + y * 3, x * 2 + y * 11, x * y, 255]
+
+
+def clear_ramp(x: int, y: int) -> list[int]:
+    """A pixel of a gradient with varying alpha."""
+    return [x * 5 + y, 200 - x * 3, y * 9, x * 13 + y * 7]
+
+
+def blue(_x: int, _y: int) -> list[int]:
+    """An opaque blue pixel."""
+    return [30, 144, 255, 255]
+
+
+def waves(x: int, y: int) -> list[int]:
+    """A pixel of a pattern, transparent below the diagonal."""
+    return [(x * x + y) % 251, (y * y + 3 * x) % 241, (x * y + 17) % 239, 255 if x > y else 0]
+
+
+def nothing(_x: int, _y: int) -> list[int]:
+    """A transparent pixel."""
+    return [0, 0, 0, 0]
+
+
+def drawn(width: int, height: int, pixel: Pixel, bands: int = 4) -> bytes:
+    """Pixels row by row, as bytes."""
+    return bytes(
+        level & 255 for y in range(height) for x in range(width) for level in pixel(x, y)[:bands]
+    )
+
+
+def stripes(*shares: tuple[tuple[int, int, int], int]) -> Image.Image:
+    """Vertical stripes, each with a colour and a width in pixels."""
+    picture = Image.new("RGB", (sum(width for _, width in shares), 300))
+    left = 0
+    for colour, width in shares:
+        ImageDraw.Draw(picture).rectangle((left, 0, left + width, 300), fill=colour)
+        left += width
+    return picture
+
+
+def image_of(levels: NDArray[np.floating[Any]]) -> Any:
+    """A one-band image of 8 bits."""
+    height, width = levels.shape
+    raw = levels.clip(0, 255).round().astype(np.uint8).tobytes()
+    return pyvips.Image.new_from_memory(raw, width, height, 1, "uchar")

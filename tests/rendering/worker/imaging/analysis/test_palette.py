@@ -1,20 +1,22 @@
-"""Colours: the palette, a brand's own, and the words that they make."""
+"""The dominant colours of an image and the colours of a brand."""
 
 from __future__ import annotations
 
-import colorsys
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
-from proxy.rendering.worker.imaging.analysis import colour_histogram
 from tests.rendering.worker.imaging import studio
-from tests.rendering.worker.imaging.analysis.bench import PHOTOGRAPHS, analysed, photograph
+from tests.rendering.worker.imaging.analysis.bench import (
+    PHOTOGRAPHS,
+    analysed,
+    photograph,
+    stripes,
+)
 from tests.support.drawing import (
     AMBER,
     CORAL,
-    CREAM,
     LEAF,
     NAVY,
     PAPER,
@@ -26,16 +28,6 @@ from tests.support.drawing import (
 )
 
 Rgb = tuple[int, int, int]
-
-
-def stripes(*shares: tuple[Rgb, int]) -> Image.Image:
-    """Upright stripes, each of a colour and a width in pixels."""
-    picture = Image.new("RGB", (sum(width for _, width in shares), 300))
-    left = 0
-    for colour, width in shares:
-        ImageDraw.Draw(picture).rectangle((left, 0, left + width, 300), fill=colour)
-        left += width
-    return picture
 
 
 def text(colour: Rgb) -> str:
@@ -99,47 +91,3 @@ def test_a_black_logo_has_black_for_want_of_another() -> None:
     picture = Image.new("RGB", (300, 300), "white")
     ImageDraw.Draw(picture).ellipse((60, 60, 240, 240), fill="black")
     assert [one.hex for one in analysed(picture).brand_colours] == ["#000000"]
-
-
-def tinted(hue: float, saturation: float, value: float) -> Rgb:
-    red, green, blue = colorsys.hsv_to_rgb(hue / 360, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
-@pytest.mark.parametrize(
-    ("colours", "words"),
-    [
-        ([tinted(20, 0.9, 0.9), tinted(45, 0.9, 0.7)], {"warm", "vibrant", "soft"}),
-        ([tinted(200, 0.9, 0.8), tinted(230, 0.8, 0.6)], {"cool", "vibrant"}),
-        ([(20, 20, 20), (240, 240, 240)], {"monochrome", "high-contrast"}),
-        ([(12, 12, 14), (30, 30, 30)], {"monochrome", "dark", "soft"}),
-        ([(245, 245, 245), (225, 225, 225)], {"monochrome", "bright", "soft"}),
-        ([tinted(340, 0.2, 1), tinted(200, 0.15, 1)], {"pastel", "bright", "soft"}),
-        ([tinted(30, 0.25, 0.5), tinted(60, 0.2, 0.5)], {"muted", "warm", "soft"}),
-        ([CREAM, NAVY], {"cool", "high-contrast"}),
-    ],
-)
-def test_moods_are_those_of_the_colours(colours: list[Rgb], words: set[str]) -> None:
-    found = analysed(stripes(*((colour, 200) for colour in colours))).mood_keywords
-    assert set(found) == words
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("kodak-23.png", {"vibrant"}),
-        ("kodak-20.png", {"bright", "high-contrast"}),
-        ("photo-6mp.jpg", {"warm", "dark"}),
-        ("low-contrast.jpg", {"muted", "soft"}),
-    ],
-)
-def test_photographs_have_the_moods_of_their_colours(name: str, words: set[str]) -> None:
-    assert words <= set(analysed(photograph(name)).mood_keywords)
-
-
-def test_colours_go_to_lab_and_back() -> None:
-    colours = [(0, 0, 0), (255, 255, 255), CORAL, NAVY]
-    there = colour_histogram.to_lab(colours)
-    assert there[1] == pytest.approx((100, 0, 0), abs=0.1)
-    assert colour_histogram.to_rgb(there) == colours
-    assert (colour_histogram.to_lab([]), colour_histogram.to_rgb([])) == ([], [])
