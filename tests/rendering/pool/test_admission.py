@@ -1,4 +1,6 @@
-"""Admission: a bounded number at work, a bounded number waiting, the rest turned away."""
+"""A bounded number of jobs run, a bounded number wait, the rest is rejected."""
+
+from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
@@ -8,10 +10,11 @@ import pytest
 from proxy.domain.errors import QueueFull, ShuttingDown
 from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.settings import WorkerSettings
+from tests.support.waiting import eventually
 
 
 class Guest:
-    """Somebody who enters and stays until told to leave."""
+    """A job that enters and stays until it may leave."""
 
     def __init__(self, gate: Admission) -> None:
         self.leave = asyncio.Event()
@@ -28,19 +31,22 @@ class Guest:
         await self.task
 
 
+async def is_waiting(gate: Admission) -> None:
+    await eventually(lambda: gate.statistics()["waiting"] == 1)
+
+
 def gate(*, queue: int = 1, wait_s: float = 10) -> Admission:
     settings = WorkerSettings(count=1, max_queue=queue, max_queue_wait_s=wait_s, retry_after_s=7)
     return Admission(settings)
 
 
-async def test_one_works_two_wait_and_the_fourth_is_turned_away() -> None:
+async def test_one_runs_two_wait_and_the_fourth_is_rejected() -> None:
     admission = gate(queue=2)
     at_work, ready = Guest(admission), Guest(admission)
     await at_work.inside.wait()
     await ready.inside.wait()
     waiting = Guest(admission)
-    await asyncio.sleep(0)
-    assert admission.statistics()["waiting"] == 1
+    await is_waiting(admission)
     with pytest.raises(QueueFull) as refused:
         async with admission.enter():
             pass
@@ -59,28 +65,28 @@ async def test_one_works_two_wait_and_the_fourth_is_turned_away() -> None:
     }
 
 
-async def test_it_is_full_as_long_as_whoever_comes_is_turned_away() -> None:
+async def test_it_is_full_while_the_next_job_would_be_rejected() -> None:
     admission = gate(queue=1)
     at_work, ready = Guest(admission), Guest(admission)
     assert not admission.full
     await at_work.inside.wait()
     await ready.inside.wait()
     assert admission.full
-    told = admission.shed()
-    assert told.retry_after_s == 7
+    error = admission.shed()
+    assert error.retry_after_s == 7
     assert admission.statistics()["rejected_pressure"] == 1
     await at_work.go()
     assert not admission.full
     await ready.go()
 
 
-async def test_a_free_place_is_taken_also_where_nothing_may_wait() -> None:
+async def test_a_job_enters_a_free_place_even_if_none_may_wait() -> None:
     admission = gate(queue=0)
     async with admission.enter():
         assert admission.statistics()["inside"] == 1
 
 
-async def test_a_wait_that_grows_too_long_ends() -> None:
+async def test_a_wait_is_limited() -> None:
     admission = gate(queue=2, wait_s=0.01)
     first, second = Guest(admission), Guest(admission)
     await second.inside.wait()
@@ -92,12 +98,12 @@ async def test_a_wait_that_grows_too_long_ends() -> None:
     assert admission.statistics()["rejected_queue_wait"] == 1
 
 
-async def test_one_who_leaves_the_queue_gives_up_his_place() -> None:
+async def test_a_cancelled_wait_frees_its_place_in_the_queue() -> None:
     admission = gate(queue=2)
     first, second = Guest(admission), Guest(admission)
     await second.inside.wait()
     leaving = Guest(admission)
-    await asyncio.sleep(0)
+    await is_waiting(admission)
     leaving.task.cancel()
     await asyncio.gather(leaving.task, return_exceptions=True)
     assert admission.statistics()["waiting"] == 0
@@ -107,7 +113,7 @@ async def test_one_who_leaves_the_queue_gives_up_his_place() -> None:
         pass
 
 
-async def test_a_closed_gate_lets_nobody_in() -> None:
+async def test_nothing_enters_after_it_is_closed() -> None:
     admission = gate()
     admission.close()
     with pytest.raises(ShuttingDown):
@@ -115,7 +121,7 @@ async def test_a_closed_gate_lets_nobody_in() -> None:
             pass
 
 
-async def test_a_look_tells_what_entering_would() -> None:
+async def test_a_check_raises_what_entering_would() -> None:
     gate = Admission(WorkerSettings(count=1, max_queue=0))
     gate.check()
     async with gate.enter():
@@ -127,11 +133,11 @@ async def test_a_look_tells_what_entering_would() -> None:
         gate.check()
 
 
-async def test_the_room_that_is_left_is_what_may_still_come() -> None:
+async def test_free_places_are_the_jobs_that_would_be_accepted() -> None:
     admission = gate(queue=2)
     assert (admission.free_places, admission.max_waiting) == (3, 1)
     guests = [Guest(admission) for _ in range(3)]
-    await asyncio.sleep(0)
+    await is_waiting(admission)
     assert admission.free_places == 0
     assert admission.full
     for guest in guests:
@@ -139,26 +145,26 @@ async def test_the_room_that_is_left_is_what_may_still_come() -> None:
     assert admission.free_places == 3
 
 
-def test_a_job_that_waits_holds_no_worker() -> None:
-    occupancy = WorkerUsage()
-    with occupancy.job():
-        assert occupancy.statistics() == {"busy": 0}
+def test_a_job_that_waits_occupies_no_worker() -> None:
+    usage = WorkerUsage()
+    with usage.job():
+        assert usage.statistics() == {"busy": 0}
 
 
-def test_a_job_holds_one_worker_however_often_it_is_tried() -> None:
-    occupancy = WorkerUsage()
-    with occupancy.job() as taken, occupancy.job() as other:
-        taken()
-        taken()
-        assert occupancy.statistics() == {"busy": 1}
+def test_a_repeated_job_occupies_one_worker() -> None:
+    usage = WorkerUsage()
+    with usage.job() as start, usage.job() as other:
+        start()
+        start()
+        assert usage.statistics() == {"busy": 1}
         other()
-        assert occupancy.statistics() == {"busy": 2}
-    assert occupancy.statistics() == {"busy": 0}
+        assert usage.statistics() == {"busy": 2}
+    assert usage.statistics() == {"busy": 0}
 
 
-def test_a_job_that_fails_lets_go() -> None:
-    occupancy = WorkerUsage()
-    with suppress(LookupError), occupancy.job() as taken:
-        taken()
+def test_a_failed_job_frees_its_worker() -> None:
+    usage = WorkerUsage()
+    with suppress(LookupError), usage.job() as start:
+        start()
         raise LookupError
-    assert occupancy.statistics() == {"busy": 0}
+    assert usage.statistics() == {"busy": 0}

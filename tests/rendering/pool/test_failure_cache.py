@@ -1,4 +1,4 @@
-"""Quarantine: what could not be rendered is refused for a while, and longer each time."""
+"""An image that failed is refused for a while, longer after each crash."""
 
 import pytest
 
@@ -20,66 +20,66 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def quarantine(clock: Clock) -> FailureCache:
+def failures(clock: Clock) -> FailureCache:
     return FailureCache(failure_s=10, quarantine_s=60, clock=clock)
 
 
-def refused(quarantine: FailureCache, key: str = "picture") -> bool:
+def refused(failures: FailureCache, key: str = "image") -> bool:
     try:
-        quarantine.check(key)
+        failures.check(key)
     except (UndecodableSource, SourceQuarantined):
         return True
     return False
 
 
-def test_a_picture_that_never_failed_is_welcome(quarantine: FailureCache) -> None:
-    assert not refused(quarantine)
+def test_an_image_that_never_failed_is_accepted(failures: FailureCache) -> None:
+    assert not refused(failures)
 
 
 def test_a_corrupt_picture_is_refused_for_a_short_while(
-    quarantine: FailureCache, clock: Clock
+    failures: FailureCache, clock: Clock
 ) -> None:
-    quarantine.remember("picture", UndecodableSource("corrupt"))
+    failures.remember("image", UndecodableSource("corrupt"))
     with pytest.raises(UndecodableSource, match="corrupt"):
-        quarantine.check("picture")
+        failures.check("image")
     clock.now += 10
-    assert not refused(quarantine)
+    assert not refused(failures)
 
 
 def test_a_killer_is_refused_for_twice_as_long_each_time(
-    quarantine: FailureCache, clock: Clock
+    failures: FailureCache, clock: Clock
 ) -> None:
     for length_s in (60, 120, 240):
-        quarantine.remember("picture", SourceQuarantined("killer"))
+        failures.remember("image", SourceQuarantined("killer"))
         clock.now += length_s - 1
-        assert refused(quarantine)
+        assert refused(failures)
         clock.now += 1
-        assert not refused(quarantine)
+        assert not refused(failures)
 
 
-def test_the_longest_time_is_an_hour(quarantine: FailureCache, clock: Clock) -> None:
+def test_the_longest_time_is_an_hour(failures: FailureCache, clock: Clock) -> None:
     for _ in range(100):
-        quarantine.remember("picture", SourceQuarantined("killer"))
+        failures.remember("image", SourceQuarantined("killer"))
     clock.now += 3600
-    assert not refused(quarantine)
+    assert not refused(failures)
 
 
 @pytest.mark.parametrize("error", [QueueFull("busy"), SourceUnavailable("no storage")])
 def test_what_is_not_the_pictures_fault_is_not_held_against_it(
-    quarantine: FailureCache, error: QueueFull | SourceUnavailable
+    failures: FailureCache, error: QueueFull | SourceUnavailable
 ) -> None:
-    quarantine.remember("picture", error)
-    assert not refused(quarantine)
+    failures.remember("image", error)
+    assert not refused(failures)
 
 
-def test_other_pictures_are_welcome(quarantine: FailureCache) -> None:
-    quarantine.remember("picture", SourceQuarantined("killer"))
-    assert not refused(quarantine, "another")
+def test_other_pictures_are_welcome(failures: FailureCache) -> None:
+    failures.remember("image", SourceQuarantined("killer"))
+    assert not refused(failures, "another")
 
 
-def test_an_hour_in_peace_is_a_new_beginning(quarantine: FailureCache, clock: Clock) -> None:
-    quarantine.remember("picture", SourceQuarantined("killer"))
+def test_an_hour_in_peace_is_a_new_beginning(failures: FailureCache, clock: Clock) -> None:
+    failures.remember("image", SourceQuarantined("killer"))
     clock.now += 60 + 3601
-    quarantine.remember("picture", SourceQuarantined("killer"))
+    failures.remember("image", SourceQuarantined("killer"))
     clock.now += 60
-    assert not refused(quarantine)
+    assert not refused(failures)
