@@ -141,7 +141,7 @@ class AnalysisResult:
     """Base64."""
     blurhash: str
     phash: str
-    """64 bits as 16 hexadecimal digits; see `proxy.domain.analysis.distance`."""
+    """64 bits as 16 hexadecimal digits; similar images have a small Hamming distance."""
     focus: Focus | None
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds of processor time for each measure."""

@@ -9,7 +9,6 @@ from itertools import combinations
 import pytest
 from PIL import Image
 
-from proxy.domain.analysis import NEAR, distance
 from proxy.rendering.worker.imaging.analysis import phash
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import (
@@ -20,6 +19,14 @@ from tests.rendering.worker.imaging.analysis.bench import (
     photograph,
 )
 from tests.support.photos import photo
+
+NEAR = 10
+"""Maximum distance of two hashes of the same photograph."""
+
+
+def distance(one: str, other: str) -> int:
+    """Return the Hamming distance of two hashes of 16 hexadecimal digits, 0 to 64."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def _reencoded(picture: Picture, fmt: str, **options: int) -> Picture:
