@@ -10,16 +10,12 @@ from proxy.settings.exposure import access_faults as access_faults
 from proxy.settings.exposure import admin_key as admin_key
 from proxy.settings.exposure import has_local_uploads as has_local_uploads
 from proxy.settings.exposure import has_page as has_page
-from proxy.settings.load import CONFIG_VARIABLE as CONFIG_VARIABLE
 from proxy.settings.load import load_settings as load_settings
-from proxy.settings.root import ENV_PREFIX as ENV_PREFIX
 from proxy.settings.root import Settings as Settings
-from proxy.settings.sections import AdminSettings as AdminSettings
 from proxy.settings.sections import DatabaseSettings as DatabaseSettings
 from proxy.settings.sections import LifetimeSettings as LifetimeSettings
 from proxy.settings.sections import LimitSettings as LimitSettings
 from proxy.settings.sections import LogSettings as LogSettings
-from proxy.settings.sections import PageSettings as PageSettings
 from proxy.settings.sections import RenditionSettings as RenditionSettings
 from proxy.settings.sections import ServerSettings as ServerSettings
 from proxy.settings.sections import StorageSettings as StorageSettings
