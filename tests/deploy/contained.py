@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import subprocess
@@ -20,6 +19,7 @@ from tests.deploy import container
 from tests.deploy.programs import run
 from tests.faults.asking import ask, unavailable
 from tests.support.server import ROOT
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,12 @@ class Contained:
 
     async def until_ready(self, client: aiohttp.ClientSession) -> None:
         """Return when ``/readyz`` answers 200."""
-        async with asyncio.timeout(60):
-            while (await ask(client, "/readyz")).status != 200:
-                assert self.process.poll() is None, self.log.read_text()
-                await asyncio.sleep(0.05)
+
+        async def ready() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            return (await ask(client, "/readyz")).status == 200
+
+        await eventually(ready, timeout_s=60)
 
     async def sandbox_features(self, client: aiohttp.ClientSession) -> set[str]:
         """Return the sandbox features of its workers."""

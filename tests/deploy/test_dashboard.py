@@ -21,6 +21,7 @@ from tests.faults.asking import ask
 from tests.platform.pictures import Picture, jpeg
 from tests.platform.sending import SECRET, send
 from tests.support.server import CHROME, Library
+from tests.support.waiting import eventually
 
 _WITHIN_S = 100.0
 _UNITS = {"s", "ops", "reqps", "percentunit", "bytes", "Bps", "none", "bool_yes_no"}
@@ -28,9 +29,7 @@ _UNITS = {"s", "ops", "reqps", "percentunit", "bytes", "Bps", "none", "bool_yes_
 
 async def until(done: Callable[[], Awaitable[bool]]) -> None:
     """Return when the condition is true; metrics change with each scrape."""
-    async with asyncio.timeout(_WITHIN_S):
-        while not await done():  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.5)
+    await eventually(done, timeout_s=_WITHIN_S, interval_s=0.5)
 
 
 @pytest.fixture

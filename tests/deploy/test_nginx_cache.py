@@ -22,6 +22,7 @@ from tests.faults.server import Server
 from tests.platform.pictures import uploads
 from tests.platform.sending import SECRET, send
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -122,10 +123,12 @@ async def test_a_stale_copy_is_revalidated_and_not_sent_again(
     server = await started({"lifetimes": {"serve_s": 1}})
     async with in_front_of(server, tmp_path) as pair:
         first = await pair.ask(photo)
-        async with asyncio.timeout(10):
-            while await pair.fetches.count() < 2:
-                assert (await pair.ask(photo)).body == first.body
-                await asyncio.sleep(0.1)
+
+        async def requested_again() -> bool:
+            assert (await pair.ask(photo)).body == first.body
+            return await pair.fetches.count() >= 2
+
+        await eventually(requested_again, interval_s=0.1)
         assert await pair.fetches.count("200") == 1
         assert await pair.fetches.count("304") == 1
 
@@ -137,11 +140,12 @@ async def test_a_draft_is_replaced_by_its_final(
     async with in_front_of(server, tmp_path) as pair:
         draft = await pair.ask(photo)
         assert told(draft, "Cache-Control").startswith("public, max-age=1,")
-        async with asyncio.timeout(100):
-            final = draft
-            while told(final, "Cache-Control") != _YEAR:
-                await asyncio.sleep(0.2)
-                final = await pair.ask(photo)
+
+        async def is_final() -> bool:
+            return told(await pair.ask(photo), "Cache-Control") == _YEAR
+
+        await eventually(is_final, timeout_s=100, interval_s=0.2)
+        final = await pair.ask(photo)
         assert final.body != draft.body
         again = await pair.ask(photo, **{"If-None-Match": told(draft, "ETag")})
         assert (again.status, again.body) == (200, final.body)
@@ -188,6 +192,7 @@ async def test_cached_images_are_served_while_the_server_is_down(
     async with in_front_of(server, tmp_path) as pair:
         kept = await pair.ask(photo)
         await server.kill()
+        # Until the copy has expired (lifetimes.serve_s).
         await asyncio.sleep(1.1)
         assert (await pair.ask(photo)).body == kept.body
         assert (await pair.ask(photo.replace("thumbnail", "zoom"))).status == 502

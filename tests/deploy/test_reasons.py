@@ -22,6 +22,7 @@ from tests.platform.sending import SECRET, send
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.drill
 
@@ -51,9 +52,14 @@ async def reasons(watched: Prometheus) -> set[str]:
 
 async def seen(watched: Prometheus, reason: str) -> set[str]:
     """Return the panels above their threshold, when that of this reason is, within a minute."""
-    async with asyncio.timeout(_WITHIN_S):
-        while reason not in (found := await reasons(watched)):  # noqa: ASYNC110 - Prometheus
-            await asyncio.sleep(1)
+    found: set[str] = set()
+
+    async def shown() -> bool:
+        found.clear()
+        found.update(await reasons(watched))
+        return reason in found
+
+    await eventually(shown, timeout_s=_WITHIN_S, interval_s=1)
     return found
 
 
@@ -145,5 +151,6 @@ async def test_without_a_fault_nothing_is_shown(
     server = await started({})
     with prometheus(tmp_path / "prometheus", target=server.port) as watched:
         async with visitors(server.base, misses(library.ids.values()), at_once=1):
+            # Long enough for every rate of the dashboard, which needs several scrapes.
             await asyncio.sleep(15)
             assert await reasons(watched) == set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import aiohttp
 
 from tests.benchmarks.servers import free_port, listening
 from tests.deploy.programs import DEPLOY, program, replaced
+from tests.support.waiting import wait_until
 
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "smartserve.json"
 _START_S = 30.0
@@ -79,13 +79,14 @@ def prometheus(folder: Path, *, target: int) -> Iterator[Prometheus]:
 
 def _await_ready(port: int) -> None:
     """Return when it accepts queries; it listens before that."""
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
+
+    def ready() -> bool:
         with suppress(urllib.error.URLError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
-            return
-        time.sleep(0.1)
-    raise TimeoutError
+            return True
+        return False
+
+    wait_until(ready, timeout_s=_START_S)
 
 
 def panels() -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from proxy.storage.database.schema import upgrade
 from tests.faults.server import Server
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
+from tests.support.waiting import eventually
 
 FRESH = range(1001, 4001)
 """Ids of rows that show the photo, and that no server has read."""
@@ -104,9 +105,11 @@ class Site:
 
     async def until_sessions(self, most: int) -> None:
         """Return when at most ``most`` connections are left; it takes the database a second."""
-        async with asyncio.timeout(5):
-            while len(await self.sessions()) > most:  # noqa: ASYNC110 - another process
-                await asyncio.sleep(0.1)
+
+        async def reached() -> bool:
+            return len(await self.sessions()) <= most
+
+        await eventually(reached, timeout_s=5)
 
     async def ask(self, client: aiohttp.ClientSession, media_id: int, width: int = WIDTH) -> Answer:
         """Return the response to a request for an image, within the time that a browser waits."""

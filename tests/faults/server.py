@@ -1,9 +1,8 @@
-# ruff: noqa: ASYNC110, ASYNC220 - other processes have no events; starting one is quick
+# ruff: noqa: ASYNC220 - other processes have no events; starting one is quick
 """A real server for fault injection: ``smartserve serve`` as a process, and its children."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from prometheus_client import parser
 
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment
+from tests.support.waiting import eventually
 
 _START_S = 30.0
 _STOP_S = 40.0
@@ -107,18 +107,19 @@ class Server:
                 env=self._environment,
             )
         began = time.monotonic()
-        while time.monotonic() < began + _START_S:
-            ended = self._process.poll() is not None
-            told = self.log.read_bytes()[at:]
-            if match := _ANNOUNCED.search(told):
+        process = self._process
+
+        def announced_or_ended() -> bool:
+            ended = process.poll() is not None
+            output = self.log.read_bytes()[at:]
+            if match := _ANNOUNCED.search(output):
                 self.port = int(match[1])
                 self.starts_s.append(time.monotonic() - began)
-                return
-            if ended and fails:
-                return
-            assert not ended, told.decode(errors="replace")
-            await asyncio.sleep(0.01)
-        raise AssertionError(self.log.read_text(errors="replace"))
+                return True
+            assert fails or not ended, output.decode(errors="replace")
+            return ended
+
+        await eventually(announced_or_ended, timeout_s=_START_S)
 
     def told(self) -> str:
         """Return all that it has printed."""
@@ -130,11 +131,10 @@ class Server:
 
     async def ended(self, within_s: float = _STOP_S) -> int:
         """Return the exit code when the process has ended."""
-        assert self._process is not None
-        async with asyncio.timeout(within_s):
-            while self._process.poll() is None:
-                await asyncio.sleep(0.01)
-        return int(self._process.returncode)
+        process = self._process
+        assert process is not None
+        await eventually(lambda: process.poll() is not None, timeout_s=within_s)
+        return int(process.returncode)
 
     async def kill(self) -> None:
         """Kill the server and its children, as a power failure does."""
@@ -173,20 +173,21 @@ class Server:
 
     async def until_workers(self, count: int, within_s: float = 10.0) -> None:
         """Return when ``count`` worker processes live."""
-        async with asyncio.timeout(within_s):
-            while len(self.workers()) < count:
-                await asyncio.sleep(0.001)
+        await eventually(lambda: len(self.workers()) >= count, timeout_s=within_s, interval_s=0.001)
 
     async def until_ready(self, within_s: float = 10.0) -> float:
         """Return the seconds until ``/readyz`` answers 200."""
         began = time.monotonic()
-        async with asyncio.timeout(within_s), self.client(force_close=True) as client:
-            while True:
+        async with self.client(force_close=True) as client:
+
+            async def ready() -> bool:
                 with suppress(aiohttp.ClientError):
                     async with client.get("/readyz") as answer:
-                        if answer.status == 200:
-                            return time.monotonic() - began
-                await asyncio.sleep(0.02)
+                        return answer.status == 200
+                return False
+
+            await eventually(ready, timeout_s=within_s)
+        return time.monotonic() - began
 
 
 def _arguments(pid: int) -> list[str]:
@@ -216,6 +217,4 @@ def ended(pid: int) -> bool:
 
 async def until_ended(pids: Iterable[int], within_s: float = 2.0) -> None:
     """Return when all these processes have ended."""
-    async with asyncio.timeout(within_s):
-        while not all(ended(pid) for pid in pids):
-            await asyncio.sleep(0.001)
+    await eventually(lambda: all(ended(pid) for pid in pids), timeout_s=within_s, interval_s=0.001)

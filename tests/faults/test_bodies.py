@@ -81,6 +81,7 @@ async def test_a_body_that_is_sent_anyway_uses_no_memory(
     peaks: list[int] = []
     flood = asyncio.create_task(_flood(server, clients=40))
     while not flood.done():
+        # Sampled, because VmHWM would include the start.
         peaks.append(resident_bytes(server.pid))
         await asyncio.sleep(0.05)
     sent = await flood

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 - other processes have no events
 """Row 22: the wall clock jumps while the server runs (libfaketime)."""
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_kill import draw, fill, import_all
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -124,9 +124,11 @@ async def jumped(
 
 async def until_written(server: Server, count: int) -> None:
     """Return when ``count`` renditions are on the disk and a maintenance run is complete."""
-    async with asyncio.timeout(60):
-        while await server.metric("smartserve_cache_items", tier="disk") < count:
-            await asyncio.sleep(0.05)
+
+    async def reached() -> bool:
+        return await server.metric("smartserve_cache_items", tier="disk") >= count
+
+    await eventually(reached, timeout_s=60)
 
 
 async def test_cached_data_does_not_expire_when_the_clock_jumps(
@@ -182,9 +184,11 @@ async def test_renders_in_progress_complete_when_the_clock_jumps(
 
 async def until_stored(server: Server, count: int) -> None:
     """Wait for the files: a render ends a moment later, and later requests would join it."""
-    async with asyncio.timeout(60):
-        while await server.metric("smartserve_stage_seconds_count", stage="store") < count:
-            await asyncio.sleep(0.02)
+
+    async def reached() -> bool:
+        return await server.metric("smartserve_stage_seconds_count", stage="store") >= count
+
+    await eventually(reached, timeout_s=60)
 
 
 @pytest.mark.drill
@@ -215,9 +219,7 @@ async def test_the_least_recently_used_renditions_are_evicted_when_the_clock_jum
             one = f"/serve/{len(library.ids) + 1 + number}"
             wanted = [f"{one}?w={width}&format=png" for width in (64, 128, 256)]
             right = bodies(await ask_all(client, wanted))
-            async with asyncio.timeout(60):
-                while left.exists():
-                    await asyncio.sleep(0.05)
+            await until_deleted(left)
             lowest = min(lowest, int(await server.metric("smartserve_cache_bytes", tier="disk")))
             before = await server.metric("smartserve_render_seconds_count")
             assert bodies(await ask_all(client, wanted)) == right
@@ -229,8 +231,15 @@ async def test_the_least_recently_used_renditions_are_evicted_when_the_clock_jum
     record(Figure(22, "jumps while renditions are evicted", 5, 0, measured))
 
 
+async def until_deleted(file: Path) -> None:
+    """Return when the maintenance has deleted a file."""
+    await eventually(lambda: not file.exists(), timeout_s=60)
+
+
 async def until_ahead(client: aiohttp.ClientSession, seconds: int) -> None:
     """Return when the server has observed the jump."""
-    async with asyncio.timeout(60):
-        while abs(ahead_s(await ask(client, "/healthz")) - seconds) > 30:
-            await asyncio.sleep(0.1)
+
+    async def reached() -> bool:
+        return abs(ahead_s(await ask(client, "/healthz")) - seconds) <= 30
+
+    await eventually(reached, timeout_s=60)

@@ -20,6 +20,7 @@ from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.photos import photo
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +71,8 @@ async def test_a_damaged_source_is_answered_with_a_whole_image_or_a_problem(
     assert rendered > len(ids) / 2, "a picture that misses its end is shown as far as it goes"
     assert refused > 0
     assert await server.metric("smartserve_worker_restarts_total") == 0
-    await asyncio.sleep(0.2)
+    # Responses are sent before they are stored.
+    await eventually(lambda: len(kept(data_dir)) >= rendered)
     assert len(kept(data_dir)) == rendered
     shown = f"{rendered} rendered, {refused} refused"
     record(Figure(4, "damaged pictures asked for", len(ids), 0, shown))
@@ -99,9 +101,12 @@ async def _interrupted(server: Server, target: str, *, kills: int) -> bytes | No
         first = await answer.content.readany()
         rest = asyncio.create_task(answer.read())
         killed: set[int] = set()
-        while len(killed) < kills and not rest.done():
-            killed |= _killed_at_work(server)
-            await asyncio.sleep(0.01)
+
+        def killed_or_done() -> bool:
+            killed.update(_killed_at_work(server))
+            return len(killed) >= kills or rest.done()
+
+        await eventually(killed_or_done)
         try:
             return first + await rest
         except aiohttp.ClientPayloadError:

@@ -8,7 +8,6 @@ therefore found at the next start.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -129,10 +129,8 @@ def stored(server: Server) -> list[Path]:
 
 
 async def until_stored(server: Server, count: int) -> list[Path]:
-    async with asyncio.timeout(20):
-        while len(files := stored(server)) < count:  # noqa: ASYNC110 - another process writes them
-            await asyncio.sleep(0.02)
-    return files
+    await eventually(lambda: len(stored(server)) >= count)
+    return stored(server)
 
 
 async def damaged(

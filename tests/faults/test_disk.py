@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from aiohttp import ClientSession
 
 from proxy.storage.renditions.file_read import TRAILER_BYTES, FileTrailer
 from tests.benchmarks.servers import command, environment
@@ -23,6 +24,7 @@ from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.mounts import Mount, remount
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -119,10 +121,20 @@ def replace_by_file(root: Path) -> Iterator[None]:
 
 async def until_all_stored(server: Server, right: Mapping[str, bytes]) -> None:
     root = server.data_dir / "renditions"
-    async with asyncio.timeout(30), server.client() as client:
-        while len(stored(root)) < len(right):
-            await asyncio.sleep(0.5)
-            assert bodies(await ask_all(client, right)) == right
+    async with server.client() as client:
+        await _request_until(client, right, lambda: len(stored(root)) >= len(right))
+
+
+async def _request_until(
+    client: ClientSession, right: Mapping[str, bytes], condition: Callable[[], bool]
+) -> None:
+    """Request all images until the condition is true; every response must be correct."""
+
+    async def reached() -> bool:
+        assert bodies(await ask_all(client, right)) == right
+        return condition()
+
+    await eventually(reached, timeout_s=30, interval_s=0.3)
 
 
 async def failures(server: Server, kind: str) -> float:
@@ -133,10 +145,13 @@ async def until_stored(server: Server, targets: Sequence[str]) -> None:
     """Send requests until the next miss is stored."""
     root = server.data_dir / "renditions"
     before = len(stored(root))
-    async with asyncio.timeout(30), server.client() as client:
-        while len(stored(root)) <= before:
-            await asyncio.sleep(0.2)
+    async with server.client() as client:
+
+        async def another_stored() -> bool:
             await ask_all(client, targets)
+            return len(stored(root)) > before
+
+        await eventually(another_stored, timeout_s=30, interval_s=0.2)
 
 
 async def with_fault(
@@ -159,10 +174,7 @@ async def with_fault(
             assert 1 <= counted <= at_most
         await until_stored(server, misses)
         assert bodies(await ask_all(client, misses)) == right
-        async with asyncio.timeout(20):
-            while len(stored(root)) < len(misses):
-                await asyncio.sleep(0.5)
-                assert bodies(await ask_all(client, misses)) == right
+        await _request_until(client, right, lambda: len(stored(root)) >= len(misses))
         assert [path for path in stored(root) if not is_intact(path)] == []
         assert list((root / "tmp").iterdir()) == []
         hits = await server.metric("smartserve_cache_hits_total", tier="disk")
@@ -240,6 +252,7 @@ async def test_a_directory_removed_while_serving_is_created_again(
     async with server.client() as client:
         for turn in range(20):
             asking = asyncio.create_task(ask_all(client, right))
+            # The directory disappears at a different moment in each round.
             await asyncio.sleep(0.01 * turn)
             await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
             assert bodies(await asking) == right
@@ -393,10 +406,7 @@ async def test_a_full_disk_of_the_database_costs_no_response(
                 imported = await asyncio.to_thread(import_samples, server, url)
                 assert imported.returncode == 1, imported.stderr
                 assert "database" in imported.stderr
-            async with asyncio.timeout(30):
-                while facts(database) < 3:
-                    await asyncio.sleep(0.3)
-                    assert bodies(await ask_all(client, right)) == right
+            await _request_until(client, right, lambda: facts(database) >= 3)
         assert refused >= 1
         assert len(list((server.data_dir / "originals").rglob("*.*"))) == len(library.ids)
         await server.stop()

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 - other processes have no events
 """Row 20: concurrent equal misses share one render, whatever happens to its first client."""
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +51,11 @@ class ClientGroup:
 
     async def at_work(self) -> int:
         """Return the worker that has the render, when one has it."""
-        async with asyncio.timeout(10):
-            while await self.server.metric("smartserve_renders_in_flight") < 1:
-                await asyncio.sleep(0.005)
+
+        async def reached() -> bool:
+            return await self.server.metric("smartserve_renders_in_flight") >= 1
+
+        await eventually(reached, timeout_s=10)
         (worker,) = self.server.workers()[:1]
         return worker
 
@@ -165,11 +167,8 @@ async def killed_twice(herd: ClientGroup) -> list[Connected]:
     asking = herd.ask()
     first = await herd.at_work()
     os.kill(first, signal.SIGKILL)
-    async with asyncio.timeout(10):
-        while (again := herd.server.workers()[:1]) in ([], [first]):
-            await asyncio.sleep(0.005)
-    await herd.at_work()
-    os.kill(again[0], signal.SIGKILL)
+    await eventually(lambda: herd.server.workers()[:1] not in ([], [first]), timeout_s=10)
+    os.kill(await herd.at_work(), signal.SIGKILL)
     return asking
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 - other processes have no events
 """Row 11: guessing keys is futile, secrets are not printed, no key means no public start."""
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -70,9 +70,11 @@ async def get(server: Server, target: str) -> tuple[str, bytes]:
 
 async def stored(server: Server, target: str) -> None:
     """Return when an image is served from memory."""
-    async with asyncio.timeout(20):
-        while not (await get(server, target))[0].endswith("memory"):
-            await asyncio.sleep(0.02)
+
+    async def reached() -> bool:
+        return (await get(server, target))[0].endswith("memory")
+
+    await eventually(reached, timeout_s=20)
 
 
 @pytest.mark.drill
@@ -120,9 +122,11 @@ async def test_wrong_keys_are_limited_and_the_right_one_purges(
     statuses = await guess_all(server, path, ["wrong"] * 3)
     assert statuses == {401: 3}
     async with server.client() as client:
-        async with asyncio.timeout(20):
-            while await attempt(client, path, BEARER) == 429:
-                await asyncio.sleep(0.05)
+
+        async def reached() -> bool:
+            return await attempt(client, path, BEARER) != 429
+
+        await eventually(reached, timeout_s=20)
         assert await attempt(client, path, BEARER) == 200
     assert not (await get(server, photo))[0].endswith("memory"), "purged"
     record(Figure(11, "an address refused, and heard again after its window", 3, 0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
+from tests.support.waiting import eventually
 from tests.web.wire import Told, answers, exchange
 
 pytestmark = pytest.mark.slow
@@ -63,9 +63,9 @@ def files(directory: Path) -> set[Path]:
 
 async def settled_files(directory: Path) -> set[Path]:
     """Return the files when no write is in progress: responses are sent before they are stored."""
-    async with asyncio.timeout(10):
-        while any(path.parent.name == "tmp" for path in files(directory)):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: not any(path.parent.name == "tmp" for path in files(directory)), timeout_s=10
+    )
     return files(directory)
 
 

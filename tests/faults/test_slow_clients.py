@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 - another process has no events
 """Row 6: clients that are slow in any of three ways are closed in time and delay nobody."""
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -113,9 +113,11 @@ async def closed(server: Server, reason: str) -> int:
 
 async def until_quiet(server: Server) -> None:
     """Return when the client that reads the metrics is the only one connected."""
-    async with asyncio.timeout(20):
-        while await server.metric("smartserve_connections") > 1:
-            await asyncio.sleep(0.05)
+
+    async def reached() -> bool:
+        return await server.metric("smartserve_connections") <= 1
+
+    await eventually(reached, timeout_s=20)
 
 
 @pytest.mark.drill
@@ -179,9 +181,11 @@ async def _read_nothing(server: Server, request: bytes, count: int) -> None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             await asyncio.to_thread(client.connect, ("127.0.0.1", server.port))
             client.sendall(request)
-        async with asyncio.timeout(30):
-            while await closed(server, "write_timeout") < count:
-                await asyncio.sleep(0.1)
+
+        async def reached() -> bool:
+            return await closed(server, "write_timeout") >= count
+
+        await eventually(reached, timeout_s=30)
 
 
 @pytest.mark.drill

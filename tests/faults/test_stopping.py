@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 - other processes have no events
 """Row 19: a server that is stopped completes its responses and leaves nothing behind."""
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from tests.faults.conftest import Launch
 from tests.faults.server import Server, ended, variables
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -120,20 +120,22 @@ async def _asked(port: int, target: str) -> tuple[StreamReader, StreamWriter]:
 
 
 async def _until(server: Server, metric: str, least: float) -> None:
-    async with asyncio.timeout(20):
-        while await server.metric(metric) < least:
-            await asyncio.sleep(0.01)
+    async def reached() -> bool:
+        return await server.metric(metric) >= least
+
+    await eventually(reached, timeout_s=20)
 
 
 async def _until_refused(port: int) -> None:
-    async with asyncio.timeout(_LITTLE_S):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                return
-            writer.close()
-            await asyncio.sleep(0.01)
+    async def refused() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
+        return False
+
+    await eventually(refused, timeout_s=_LITTLE_S)
 
 
 def _leftovers(data_dir: Path, workers: Sequence[int]) -> list[str]:
@@ -156,7 +158,8 @@ async def test_a_hundred_renders_complete_after_sigterm(
     async with server.client() as probe, server.client() as client:
         await (await probe.get("/readyz")).read()
         slow = asyncio.create_task(_slow_reader(server.port, big, references[big]))
-        await asyncio.sleep(0.1)
+        # The probe, the slow reader and the client of the metrics.
+        await _until(server, "smartserve_connections", 3)
         asked = [asyncio.create_task(_outcome(client, one, references)) for one in targets]
         await _until(server, "smartserve_queue_depth", 60)
         workers = server.workers()
@@ -190,9 +193,11 @@ async def test_a_client_that_never_reads_does_not_prevent_the_exit(
         asked = [asyncio.create_task(client.get(target)) for target in targets]
         await _until(server, "smartserve_queue_depth", 1)
         workers = server.workers()
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-            server.signal(number)
-            await asyncio.sleep(0.1)
+        server.signal(signal.SIGTERM)
+        # A second SIGTERM would be merged with a pending one.
+        await eventually(lambda: '"stopping"' in server.told())
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
         code = await server.ended(1 + _LITTLE_S)
         truncated = 0
         for task in asked:
@@ -217,10 +222,7 @@ async def test_a_server_stopped_while_it_starts_exits_cleanly(
     await starting
     assert await server.ended(_LITTLE_S) == 0
     assert "Traceback" not in server.told()
-    async with asyncio.timeout(_LITTLE_S):
-        while left := _leftovers(data_dir, workers):
-            await asyncio.sleep(0.01)
-    assert left == []
+    await eventually(lambda: _leftovers(data_dir, workers) == [], timeout_s=_LITTLE_S)
     record(Figure(19, f"{number.name} while it starts", 1, 0))
 
 
@@ -229,9 +231,7 @@ async def test_a_service_logs_sighup_and_keeps_running(
 ) -> None:
     server = await launch()
     server.signal(signal.SIGHUP)
-    async with asyncio.timeout(_LITTLE_S):
-        while "hangup_ignored" not in server.told():
-            await asyncio.sleep(0.01)
+    await eventually(lambda: "hangup_ignored" in server.told(), timeout_s=_LITTLE_S)
     async with server.client() as client:
         assert (await client.get(f"/serve/{library.ids['photo']}?w=64")).status == 200
     record(Figure(19, "SIGHUP to a service", 1, 0))

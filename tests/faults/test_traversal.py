@@ -267,7 +267,7 @@ async def test_a_file_swapped_for_a_link_never_reveals_the_secret(launch: Launch
     statuses = await asyncio.to_thread(
         statuses_while_swapping, server, TrappedRoot(server.data_dir)
     )
-    assert statuses.keys() == {200, 404}
+    assert statuses.keys() <= {200, 404}
 
 
 @pytest.mark.drill

@@ -17,6 +17,7 @@ from tests.faults.server import Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_bodies import resident_bytes
 from tests.support.uploads import BOUNDED, KEY, KEYED, PHOTO, SECRET, form, parts, signed
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,7 @@ async def test_an_answered_upload_survives_a_kill(launch: Launch, record: Record
     kills = 4
     for turn in range(kills):
         uploading = [asyncio.create_task(_keep_uploading(server, answered)) for _ in range(4)]
+        # The kill comes at a different moment in each round.
         await asyncio.sleep(0.2 + turn * 0.13)
         server.signal(signal.SIGKILL)
         await asyncio.gather(*uploading)
@@ -102,11 +104,9 @@ async def test_an_answered_upload_survives_a_kill(launch: Launch, record: Record
     assert answered
     lost = len(answered - rows) + len(rows - files)
     assert lost == 0
-    parts_left = [path for path in files if path.endswith(".part")]
-    async with asyncio.timeout(10):
-        while parts_left:
-            await asyncio.sleep(0.1)
-            parts_left = [p for p in temp_files(server.data_dir) if p.endswith(".part")]
+    await eventually(
+        lambda: not [path for path in temp_files(server.data_dir) if path.endswith(".part")]
+    )
     measured = f"{len(answered)} answered, {len(files - rows)} files for the sweep"
     record(Figure(18, "kills while uploads come in", kills, lost, measured))
 

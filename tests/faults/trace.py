@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 - another process has no events
 """strace on a running process: the files that it opens, by their real paths."""
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import eventually
 
 _OPENED = re.compile(r"\bopen(?:at|at2)?\(.*\) = \d+<(.*?)(?:<char [\d:]+>)?>$", re.MULTILINE)
 _START_S = 10.0
@@ -58,9 +59,10 @@ def _strace() -> str:
 
 async def _attached(pid: int) -> None:
     """Return when every thread of a process is traced."""
-    async with asyncio.timeout(_START_S):
-        while not all(_is_traced(task) for task in Path(f"/proc/{pid}/task").iterdir()):
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: all(_is_traced(task) for task in Path(f"/proc/{pid}/task").iterdir()),
+        timeout_s=_START_S,
+    )
 
 
 def _is_traced(task: Path) -> bool:

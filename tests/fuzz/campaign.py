@@ -19,6 +19,7 @@ from tests.faults.server import Server
 from tests.fuzz.fire import FuzzCounts, FuzzResult, send_mutants
 from tests.fuzz.mutants import Mutant, mutant, originals
 from tests.fuzz.storage import FIRST_ID, Storage
+from tests.support.waiting import eventually
 
 SLOW_S = 2.0
 """Limit of a response time in seconds; on a busy machine it applies to processor time."""
@@ -214,8 +215,11 @@ class FuzzRun:
 
     async def _read_final_figures(self) -> None:
         """Read the final figures when the workers that were being started are ready."""
-        await self._server.until_workers(2)
-        await asyncio.sleep(1)
+
+        async def ready() -> bool:
+            return await self._server.metric("smartserve_workers") >= 2
+
+        await eventually(ready)
         report, watch = self.report, self._watch
         report.deaths = len(watch.seen) - len(watch.observe())
         for reason in RESTART_REASONS:

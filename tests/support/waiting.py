@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 INTERVAL_S = 0.01
 TIMEOUT_S = 20.0
@@ -19,9 +20,22 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float = TIMEOUT_S)
         time.sleep(INTERVAL_S)
 
 
-async def eventually(condition: Callable[[], object], *, timeout_s: float = TIMEOUT_S) -> None:
-    """Return when the condition is true; other tasks of the event loop run meanwhile."""
+async def eventually(
+    condition: Callable[[], object | Awaitable[object]],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    interval_s: float = INTERVAL_S,
+) -> None:
+    """Return when the condition is true; other tasks of the event loop run meanwhile.
+
+    For conditions in another process, and for those without an event to wait for.
+    """
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not await _true(condition):
         assert time.monotonic() < deadline, f"not true within {timeout_s:g} s"
-        await asyncio.sleep(INTERVAL_S)
+        await asyncio.sleep(interval_s)
+
+
+async def _true(condition: Callable[[], object | Awaitable[object]]) -> bool:
+    found = condition()
+    return bool(await found if inspect.isawaitable(found) else found)
