@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import HttpVersion, web
@@ -99,7 +99,10 @@ def start_request(
     """
     if target.partition("?")[0] in _PROBES:
         return None
-    parents = headers.getall("traceparent", ()) if honour_parent else ()
+    parents: Sequence[str] = ()
+    # aiohttp gives a request that it could not parse an empty dict, which has no `getall`.
+    if honour_parent and "traceparent" in headers:
+        parents = headers.getall("traceparent")
     return start_server_span(began, parents)
 
 
