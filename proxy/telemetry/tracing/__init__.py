@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext as SpanContext
     from opentelemetry.trace import SpanKind, Tracer
 
+_CLOCK_STEP_NS = 500_000_000
+
 Attributes = Mapping[str, str | int | float | bool]
 
 _MAX_LINKS = 1000
@@ -181,8 +183,11 @@ def start(
         return api.INVALID_SPAN
     context = None
     if root:
-        # Set anew for each trace: within one, spans are consistent even if the clock is stepped.
-        _state.epoch_ns = time.time_ns() - time.perf_counter_ns()
+        # Kept unless the clock was stepped: spans of one trace must be consistent, and a thread
+        # switch between these two calls would shift them against each other.
+        epoch_ns = time.time_ns() - time.perf_counter_ns()
+        if abs(epoch_ns - _state.epoch_ns) > _CLOCK_STEP_NS:
+            _state.epoch_ns = epoch_ns
         context = Context()
         if remote is not None:
             context = api.set_span_in_context(api.NonRecordingSpan(remote), context)
