@@ -14,9 +14,9 @@ from hypothesis import settings
 from PIL import Image
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.app.services import Services, open_rooms
-from proxy.app.uploads import open_main_side
-from proxy.app.web import HttpServer, build_surface
+from proxy.app.services import Services, open_services
+from proxy.app.uploads import open_uploads
+from proxy.app.web import HttpServer, build_http_server
 from tests.support.mariadb import MariaDB, private_mariadb
 from tests.support.mounts import Mount, tmpfs
 from tests.support.server import (
@@ -73,12 +73,12 @@ async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[
 
         async def start(**sections: Mapping[str, Any]) -> Serving:
             settings = make_settings(data_dir, **sections)
-            rooms = await stack.enter_async_context(open_rooms(settings))
-            main = await stack.enter_async_context(open_main_side(settings))
-            surface = build_surface(rooms, main)
+            services = await stack.enter_async_context(open_services(settings))
+            main = await stack.enter_async_context(open_uploads(settings))
+            surface = build_http_server(services, main)
             client: Client = await aiohttp_client(SmartServer(surface.runner))
             stack.push_async_callback(client.close)
-            return Serving(rooms, surface, client, main)
+            return Serving(services, surface, client, main)
 
         yield start
 
@@ -108,10 +108,10 @@ async def shared(_standing: tuple[Services, HttpServer, Standing]) -> AsyncItera
     For tests that only send requests and do not depend on earlier ones: a server of its own takes a
     third of a second.
     """
-    rooms, surface, server = _standing
+    services, surface, server = _standing
     client: Client = TestClient(server)
     async with client:
-        yield Serving(rooms, surface, client)
+        yield Serving(services, surface, client)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def series(page: Path) -> Iterator[str]:
 async def test_every_metric_that_is_named_is_one_that_is_exported(
     page: Path, server: Serving
 ) -> None:
-    families = {family.name for family in server.rooms.metrics.registry.collect()}
+    families = {family.name for family in server.services.metrics.registry.collect()}
     for one in series(page):
         name = one.partition("{")[0]
         assert name.removesuffix("_total") in families, one
@@ -46,7 +46,7 @@ async def test_every_metric_that_is_named_is_one_that_is_exported(
 async def test_every_label_value_that_is_named_is_one_that_occurs(server: Serving) -> None:
     open_ended = {"status", "source", "stage", "version"}
     samples = [
-        sample for family in server.rooms.metrics.registry.collect() for sample in family.samples
+        sample for family in server.services.metrics.registry.collect() for sample in family.samples
     ]
     for one in series(PAGES[0]):
         name = one.partition("{")[0]

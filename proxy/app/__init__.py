@@ -1,1 +1,1 @@
-"""Wiring: the only place where rooms are made and joined; server and command line begin here."""
+"""The composition root: builds all services from the settings, one module per subsystem."""

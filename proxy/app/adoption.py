@@ -1,4 +1,4 @@
-"""What adopting a tree needs, joined over the rooms: where the tree is, and how it is kept."""
+"""Builds what `smartserve adopt` needs: the location of a tree, its inventory, its adopter."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from proxy.storage.originals.naming import names_below
 
 @dataclass(frozen=True, slots=True)
 class TreePlace:
-    """A tree that is to be adopted: its files are below ``start``, a folder below ``root``."""
+    """A tree to adopt: the files below the folder ``start`` of the directory ``root``."""
 
     root: Path
     start: str
     in_place: bool
-    """Whether it is below the storage root, so that its files stay where they are."""
+    """The tree is below the storage root, so its files are not copied."""
 
 
 def place_of(settings: Settings, directory: Path) -> TreePlace:
-    """Where a tree is, seen from the storage root.
+    """Return the location of a tree relative to the storage root.
 
     Raises:
-        ConfigurationError: it is no folder, or holds the storage root itself.
+        ConfigurationError: it is not a folder, or it contains the storage root.
     """
     tree, root = directory.resolve(), settings.storage_root.resolve()
     if not tree.is_dir():
-        raise ConfigurationError([f"{directory}: is no folder"])
+        raise ConfigurationError([f"{directory} is not a folder"])
     if tree == root or root in tree.parents:
         below = tree.relative_to(root).as_posix()
         return TreePlace(root, "" if below == "." else below, in_place=True)
     if tree in root.parents:
-        fault = f"{directory}: holds storage.root, {root}; name that, or a folder beside it"
+        fault = f"{directory} contains storage.root ({root}): name that folder, or one next to it"
         raise ConfigurationError([fault])
     return TreePlace(tree, "", in_place=False)
 
 
 def open_inventory(settings: Settings, place: TreePlace) -> TreeInventory:
-    """An empty inventory for a tree; to be entered and left."""
+    """Return an empty inventory of a tree; the caller enters it."""
     reader = NameReader(tuple(settings.size_specs()))
     return TreeInventory(reader, "" if place.in_place else place.root.as_posix())
 
 
 def path_below(settings: Settings, place: TreePlace) -> Callable[[str], str | None]:
-    """Turns paths of the database into paths below the storage root; None: there is none."""
+    """Return a function from paths of the database to paths in the tree, or None."""
     prefix = settings.storage.strip_prefix or str(settings.storage_root.absolute())
     start = f"{place.start}/" if place.start else ""
 
@@ -69,20 +69,20 @@ def path_below(settings: Settings, place: TreePlace) -> Callable[[str], str | No
 
 @asynccontextmanager
 async def open_adopter(
-    rooms: Services, place: TreePlace, owner: AdoptionOwner
+    services: Services, place: TreePlace, owner: AdoptionOwner
 ) -> AsyncIterator[TreeAdopter]:
-    """Who takes the pictures of a tree over."""
-    section = rooms.settings.storage
+    """Build the adopter of a tree."""
+    section = services.settings.storage
     tree = LocalOriginals(place.root, section.model_copy(update={"strip_prefix": ""}))
     try:
         yield TreeAdopter(
-            catalogue=rooms.storage.catalogue,
+            catalogue=services.storage.repository,
             tree=tree,
-            placement=FilePlacement(tree, None if place.in_place else rooms.storage.sources),
-            checker=rooms.checker,
-            sizes=rooms.settings.size_specs(),
+            placement=FilePlacement(tree, None if place.in_place else services.storage.originals),
+            checker=services.checker,
+            sizes=services.settings.size_specs(),
             owner=owner,
-            below=path_below(rooms.settings, place),
+            below=path_below(services.settings, place),
         )
     finally:
         await tree.aclose()

@@ -32,7 +32,7 @@ class MetricSources:
 
 
 def readings(sources: MetricSources) -> Iterator[MetricReading]:
-    """All figures that the rooms keep themselves."""
+    """All figures that the services keep themselves."""
     yield from _connections(sources.connections)
     yield from _workers(sources)
     yield from _renditions(sources.store)

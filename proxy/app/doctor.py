@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from proxy.app.ingest import has_worker, open_main_api
-from proxy.app.services import one_worker
+from proxy.app.rendering import one_worker
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
 from proxy.doctor.http_client import HttpProbe

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
-from proxy.app.services import Services, open_analyst
+from proxy.analysis.analyst import Analyst
+from proxy.analysis.providers.factory import open_providers
+from proxy.analysis.providers.tesseract import TextReader
+from proxy.app.services import Services
 from proxy.domain.pending_image import Step
 from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.main_api import MainApi
@@ -56,8 +59,26 @@ def open_main_api(settings: Settings, address: str) -> HttpMainApi:
 
 
 @asynccontextmanager
+async def open_analyst(services: Services) -> AsyncIterator[Analyst]:
+    """Build an analyst with the providers that have a key.
+
+    Raises:
+        ConfigurationError: a key file cannot be read.
+    """
+    section = services.settings.vision
+    async with open_providers(section) as providers:
+        yield Analyst(
+            dispatcher=services.rendering.upload_dispatcher,
+            limits=services.rendering.rules.limits,
+            providers=providers,
+            reader=TextReader(section.text),
+            image_side=section.image_side,
+        )
+
+
+@asynccontextmanager
 async def open_ingest(
-    rooms: Services, addresses: IngestUrls, *, local_queue: UploadQueue | None = None
+    services: Services, addresses: IngestUrls, *, local_queue: UploadQueue | None = None
 ) -> AsyncIterator[WorkerLoop]:
     """Build a worker that does not run yet; see `proxy.ingest.worker_loop.running_worker`.
 
@@ -66,33 +87,33 @@ async def open_ingest(
     Raises:
         ConfigurationError: a key cannot be read.
     """
-    settings, storage = rooms.settings, rooms.storage
+    settings, storage = services.settings, services.storage
     opened: AbstractAsyncContextManager[MainApi] = (
         open_main_api(settings, addresses.main_api)
         if local_queue is None
         else nullcontext(LocalMainApi(local_queue))
     )
-    async with opened as api, open_analyst(rooms) as analyst:
+    async with opened as api, open_analyst(services) as analyst:
         progress, analyses = IngestProgress(storage.writer), AnalysisRepository(storage.writer)
         context = StepContext(
-            media=storage.catalogue,
-            facts=rooms.inspector,
+            media=storage.repository,
+            facts=services.serving.facts,
             progress=progress,
             changed=storage.changed,
         )
         analyse = AnalyseStep(context=context, analyst=analyst, analyses=analyses)
         steps: dict[Step, StepFunction] = {
             Step.RETRIEVE_FILE: DownloadStep(
-                context=context, api=api, checker=rooms.checker, originals=storage.sources
+                context=context, api=api, checker=services.checker, originals=storage.originals
             ),
             Step.AI_VISUAL_ANALYSIS: analyse,
             Step.RESIZE_OPTIMIZE: RenderStep(
                 context=context,
-                dispatcher=rooms.workshop,
-                planner=rooms.planner,
-                finals=rooms.finisher,
-                finals_queue=rooms.upgrader,
-                originals=storage.sources,
+                dispatcher=services.rendering.upload_dispatcher,
+                planner=services.serving.planner,
+                finals=services.serving.finals,
+                finals_queue=services.serving.finals_queue,
+                originals=storage.originals,
                 storage_root=settings.storage_root,
                 renditions=settings.ingest.renditions,
             ),
@@ -100,48 +121,48 @@ async def open_ingest(
                 context=context,
                 api=api,
                 analyses=analyses,
-                planner=rooms.planner,
+                planner=services.serving.planner,
                 base_url=addresses.media_backend,
             ),
         }
         if not settings.ingest.analyse:
             # Not recorded as completed: the checklist must not claim an analysis that is absent.
             del steps[Step.AI_VISUAL_ANALYSIS]
-        yield _worker(rooms, api, steps, progress, analyse if settings.ingest.analyse else None)
+        yield _worker(services, api, steps, progress, analyse if settings.ingest.analyse else None)
 
 
 def _worker(
-    rooms: Services,
+    services: Services,
     api: MainApi,
     steps: dict[Step, StepFunction],
     progress: IngestProgress,
     analyses: AnalyseStep | None,
 ) -> WorkerLoop:
-    section, worker_id = rooms.settings.ingest, new_worker_id()
-    queue = IngestQueue(rooms.storage.writer)
+    section, worker_id = services.settings.ingest, new_worker_id()
+    queue = IngestQueue(services.storage.writer)
     runner = ItemRunner(
         api=api,
         queue=queue,
         retrier=StepRetrier(
             progress=progress,
-            timeouts=rooms.deadlines,
+            timeouts=services.step_timeouts,
             settings=section,
             worker_id=worker_id,
-            metrics=rooms.metrics.ingest,
+            metrics=services.metrics.ingest,
         ),
         steps=steps,
         analyses=analyses,
         settings=section,
-        changed=rooms.storage.changed,
+        changed=services.storage.changed,
     )
     return WorkerLoop(
         api=api,
         queue=queue,
         runner=runner,
-        timeouts=rooms.deadlines,
+        timeouts=services.step_timeouts,
         settings=section,
         worker_id=worker_id,
-        woken=rooms.woken,
-        metrics=rooms.metrics.ingest,
-        supervisor=rooms.supervisor,
+        woken=services.upload_arrived,
+        metrics=services.metrics.ingest,
+        supervisor=services.supervisor,
     )

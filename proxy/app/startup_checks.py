@@ -1,4 +1,4 @@
-"""Starting: what has to hold before anything is opened, each fault told as a sentence."""
+"""Checks before a start: exposure without keys, versions, missing packages and folders."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from proxy.storage.database.engine import check_url
 from proxy.telemetry.tracing import Tracing, open_tracing
 
 _OWN_PACKAGES = ("aiohttp", "aiomysql")
-"""Those with a floor that run in the server itself."""
-_FOR_TRACES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+"""Packages with a minimum version that run in the server process."""
+_TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 
 def check_start(settings: Settings) -> None:
-    """Return where the server may listen with these settings.
+    """Return if the server may listen with these settings.
 
     Raises:
-        ConfigurationError: strangers could reach what has no key, or the server's own packages are
-            below their floors.
+        ConfigurationError: a route without a key is reachable by others, or a package of the server
+            is older than its minimum version.
     """
     if faults := [*access_faults(settings), *_package_faults(), *tracing_faults(settings.tracing)]:
         raise ConfigurationError(faults)
 
 
 def tracing_faults(section: TracingSettings) -> list[str]:
-    """That traces are switched on and what they need is not installed, as a sentence."""
-    if not section.enabled or all(map(_is_there, _FOR_TRACES)):
+    """Return a sentence if tracing is enabled and OpenTelemetry is not installed."""
+    if not section.enabled or all(map(_is_installed, _TRACING_MODULES)):
         return []
     return ["tracing.enabled: OpenTelemetry is not installed; pip install 'smartserve[otel]'"]
 
@@ -50,8 +50,8 @@ def start_tracing(section: TracingSettings) -> AbstractAsyncContextManager[Traci
     return open_tracing(section)
 
 
-def _is_there(module: str) -> bool:
-    """Whether a module could be imported; it is not."""
+def _is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:
@@ -63,17 +63,17 @@ def _package_faults() -> list[str]:
 
 
 def check_worker(hello: WorkerInfo, floors: Mapping[str, str] = FLOORS) -> None:
-    """Return for a worker whose libvips is safe to decode strangers' pictures with.
+    """Return if the worker's libvips is recent enough to decode untrusted images.
 
     Raises:
-        ConfigurationError: it, or pyvips, is below its floor.
+        ConfigurationError: libvips or pyvips is older than its minimum version.
     """
     if faults := floor_faults({"libvips": hello.libvips, **hello.codecs}, floors):
         raise ConfigurationError(faults)
 
 
 def installation_faults(settings: Settings) -> list[str]:
-    """What the settings name and this machine does not have, each as a sentence."""
+    """Return a sentence for each setting that this machine does not satisfy."""
     faults = [*access_faults(settings), *_package_faults()]
     urls = {"database.url": settings.database_url, "main.url": settings.main.url}
     for setting, url in urls.items():

@@ -1,4 +1,4 @@
-"""What keeps things, opened: database, originals, renditions; and the schema brought up to date."""
+"""Builds the storage subsystem and brings the database schema up to date."""
 
 from __future__ import annotations
 
@@ -24,36 +24,37 @@ from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.tiered_store import TieredStore
 
 _PREPARE_AGAIN_S = 1.0
-"""How often a database that was away at the start is looked for."""
+"""Interval for retrying a database that was unavailable at the start."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StorageServices:
-    """The rooms that keep things: database, originals, renditions."""
+    """The database, the originals and the renditions."""
 
-    catalogue: SqlMediaRepository
+    repository: SqlMediaRepository
     database: CachedMediaRepository
-    sources: LocalOriginals
-    store: TieredStore
-    forgetters: list[Callable[[int], None]]
-    """Called with each medium that was purged, here or by another process."""
+    """`repository` behind the row cache."""
+    originals: LocalOriginals
+    renditions: TieredStore
+    invalidators: list[Callable[[int], None]]
+    """Called with a media id after its row, source or renditions changed, in any process."""
     purger: PurgeService
     writer: LeasedWriter
-    """For the tables of the ingest worker."""
+    """For the tables that only the holder of a lease may write."""
 
     async def purge(self, media_id: int) -> int:
-        """Forget all that was made of a medium and learned about it; gives the files dropped."""
+        """Delete everything derived from a medium; return the number of files."""
         return await self.purger.medium(media_id)
 
     def changed(self, media_id: int) -> None:
-        """A row was written here: whatever of it is in memory is forgotten."""
-        for forget in self.forgetters:
-            forget(media_id)
+        """Drop a medium from all caches of this process, after its row was written."""
+        for invalidate in self.invalidators:
+            invalidate(media_id)
 
     async def current(self, media_id: int) -> Media | None:
-        """The row as it stands in the database now."""
+        """Read a row from the database, past the row cache."""
         self.database.invalidate(media_id)
         return await self.database.find(media_id)
 
@@ -62,7 +63,7 @@ class StorageServices:
 async def open_storage(
     settings: Settings, supervisor: TaskSupervisor = UNCOUNTED
 ) -> AsyncIterator[StorageServices]:
-    """Open database, originals and renditions; close them in the end."""
+    """Open the database, the originals and the renditions; close them after the block."""
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_directories, settings)
         await stack.enter_async_context(database_prepared(settings, supervisor))
@@ -74,36 +75,36 @@ async def open_storage(
         sources = LocalOriginals(settings.storage_root, settings.storage)
         stack.push_async_callback(sources.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
-        forgetters: list[Callable[[int], None]] = [database.invalidate]
+        invalidators: list[Callable[[int], None]] = [database.invalidate]
 
-        def forget(media_id: int) -> None:
-            for one in forgetters:
+        def invalidate(media_id: int) -> None:
+            for one in invalidators:
                 one(media_id)
 
         store = TieredStore(
             settings.rendition_directory,
             settings.renditions,
-            on_purge=forget,
+            on_purge=invalidate,
             supervisor=supervisor,
         )
         await stack.enter_async_context(store)
         purger = PurgeService(
-            rows=database, catalogue=catalogue, store=store, forgetters=forgetters
+            rows=database, catalogue=catalogue, store=store, forgetters=invalidators
         )
         writer = _writer(settings)
         stack.push_async_callback(writer.aclose)
-        yield StorageServices(catalogue, database, sources, store, forgetters, purger, writer)
+        yield StorageServices(catalogue, database, sources, store, invalidators, purger, writer)
 
 
 def _writer(settings: Settings) -> LeasedWriter:
-    """Its connections: one for each upload at work, for its lease, and for a question beside."""
+    # A connection for each concurrent upload, one for leases, and one for reports.
     size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
     section = settings.database.model_copy(update={"pool_size": size})
     return LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
 
 
 def _make_directories(settings: Settings) -> None:
-    """What lies in the data directory is made; places of the operator's own have to be there."""
+    """Create the directories below the data directory; configured ones must already exist."""
     for own, path in (
         (not settings.database.url, settings.data_path),
         (not settings.storage.root, settings.storage_root),
@@ -118,13 +119,13 @@ def _make_directories(settings: Settings) -> None:
 async def database_prepared(
     settings: Settings, supervisor: TaskSupervisor = UNCOUNTED
 ) -> AsyncIterator[None]:
-    """Bring the schema up to date, or refuse to start with one that is not.
+    """Bring the schema up to date before the block, or refuse to start.
 
-    A database that cannot be reached is no reason not to start: it is prepared within the block
-    once it is back, and pictures are served from then on.
+    If the database cannot be reached, the block runs anyway, and a background task upgrades the
+    schema as soon as the database is back. Images are served from then on.
 
     Raises:
-        ConfigurationError: the schema is old, and `upgrade_on_start` is off or not allowed.
+        ConfigurationError: the schema is old, and `upgrade_on_start` is off or not permitted.
     """
     later: list[asyncio.Task[None]] = []
     try:
@@ -141,8 +142,8 @@ async def database_prepared(
 
 
 async def _prepare_later(settings: Settings) -> None:
-    """Try until it is done, by this process or by `db upgrade`; why it may not be is told once."""
-    told: tuple[str, ...] = ()
+    """Retry until the schema is current; each reason that prevents it is logged once."""
+    logged: tuple[str, ...] = ()
     while True:
         await asyncio.sleep(_PREPARE_AGAIN_S)
         try:
@@ -150,21 +151,21 @@ async def _prepare_later(settings: Settings) -> None:
         except DatabaseUnavailable:
             continue
         except ConfigurationError as error:
-            if error.faults != told:
+            if error.faults != logged:
                 log.warning("database_not_prepared", faults=error.faults)
-            told = error.faults
+            logged = error.faults
         else:
             return
 
 
 def schemas(settings: Settings) -> list[tuple[str, DatabaseSchema]]:
-    """Which tables are to be in which database, by its URL."""
+    """Return the required schemas with the URL of their database."""
     main = (settings.main_url, main_schema(own=not settings.main.url))
     return [(settings.database_url, MEDIA), *([main] if settings.main.enabled else [])]
 
 
 async def _prepare_database(settings: Settings) -> None:
-    """As `database_prepared`; raises DatabaseUnavailable where one cannot be reached."""
+    """As `database_prepared`, but raise DatabaseUnavailable if a database cannot be reached."""
     for url, schema in schemas(settings):
         await _prepare(url, settings.database, schema)
 
@@ -172,13 +173,13 @@ async def _prepare_database(settings: Settings) -> None:
 async def _prepare(url: str, section: DatabaseSettings, schema: DatabaseSchema) -> None:
     if not await needs_upgrade(url, section, schema=schema):
         return
-    advice = "run 'smartserve db upgrade' with an account that may change it"
+    advice = "run 'smartserve db upgrade' with an account that may change the schema"
     if not section.upgrade_on_start:
-        raise ConfigurationError([f"database: its schema is not up to date; {advice}"])
+        raise ConfigurationError([f"database: the schema is not up to date; {advice}"])
     try:
         await upgrade(url, section, schema=schema)
     except DatabaseUnavailable as error:
         cause = error.__cause__
         raise ConfigurationError(
-            [f"database: its schema cannot be brought up to date ({cause}); {advice}"]
+            [f"database: the schema cannot be upgraded ({cause}); {advice}"]
         ) from error

@@ -1,4 +1,4 @@
-"""The main side: uploads, their queue, and what is done about both from time to time."""
+"""Builds the main API: the upload routes, the queue of uploads, and its background tasks."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from proxy.web.auth.jwt import TokenVerifier
 from proxy.web.handlers.upload_queue import MediaApiHandler
 from proxy.web.handlers.uploads import REASONS, UploadHandler
 
-_TIDY_S = 600.0
+_SWEEP_EVERY_S = 600.0
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class UploadServices:
-    """What the main side is made of."""
+    """The services of the main API."""
 
     settings: Settings
     queue: UploadQueue
     replacer: UrlReplacer
-    tidier: TempfileSweeper
+    sweeper: TempfileSweeper
     media_key: str = field(repr=False)
     token_key: TokenKey
     on_upload: list[Callable[[], None]]
-    """Called when something new stands in the queue."""
+    """Called after new uploads were added to the queue."""
 
     def uploads(self, metrics: Metrics) -> UploadHandler:
-        """The upload route."""
+        """Return the handler of uploads."""
         section = self.settings.main
         uploader = Uploader(
             files=self.queue.files,
@@ -53,7 +53,7 @@ class UploadServices:
             source_types=self.settings.limits.source_types,
             max_file_bytes=section.max_file_bytes,
             metrics=metrics,
-            on_upload=self._told,
+            on_upload=self._notify,
         )
         users = TokenVerifier(
             self.token_key,
@@ -70,7 +70,7 @@ class UploadServices:
         )
 
     def media_api(self, metrics: Metrics) -> MediaApiHandler:
-        """The routes of the workers."""
+        """Return the handler of the routes for ingest workers."""
         guard = KeyGuard(
             self.media_key,
             advice="no key is set: set SMARTSERVE_MAIN__KEY or main.key_file",
@@ -85,12 +85,12 @@ class UploadServices:
         )
 
     @asynccontextmanager
-    async def at_work(
+    async def running(
         self, base_url: str, metrics: Metrics, supervisor: TaskSupervisor = UNCOUNTED
     ) -> AsyncIterator[None]:
-        """Replace addresses and sweep, at once and from time to time, for the length of a block.
+        """Replace URLs and sweep temporary files, now and periodically, while the block runs.
 
-        ``base_url`` is where this server is reached, its port being known now.
+        ``base_url`` is the server's own address, with the port it listens on.
         """
         self.replacer.base_url = images_base(self.settings.main.smart_media_base_url, base_url)
 
@@ -98,27 +98,27 @@ class UploadServices:
             await self.replacer.run()
             metrics.pending_images(await self.queue.database.count_by_status())
 
-        async def tidy() -> None:
-            await self.tidier.run()
+        async def sweep() -> None:
+            await self.sweeper.run()
 
         replacing = supervisor.running(
             BackgroundTask.URL_REPLACEMENT,
             partial(_try_round, "replacement", replace),
             every_s=self.settings.main.replace_interval_s,
         )
-        tidying = supervisor.running(
-            BackgroundTask.UPLOAD_SWEEP, partial(_try_round, "sweep", tidy), every_s=_TIDY_S
+        sweeping = supervisor.running(
+            BackgroundTask.UPLOAD_SWEEP, partial(_try_round, "sweep", sweep), every_s=_SWEEP_EVERY_S
         )
-        async with replacing, tidying:
+        async with replacing, sweeping:
             yield
 
-    def _told(self) -> None:
-        for one in self.on_upload:
-            one()
+    def _notify(self) -> None:
+        for callback in self.on_upload:
+            callback()
 
 
 async def _try_round(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Run one round; a foreseen error is logged, and the next round tries again."""
+    """Run one round. An expected error is logged, and the next round tries again."""
     try:
         await work()
     except SmartserveError as error:
@@ -126,13 +126,13 @@ async def _try_round(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | None]:
-    """Open queue and temporary files, and close them in the end; None where it is not enabled.
+async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | None]:
+    """Open the upload queue and its files, or yield None if the main API is disabled.
 
-    The schema is brought up to date by `open_storage`.
+    `open_storage` must have brought the schema up to date.
 
     Raises:
-        ConfigurationError: the database's URL or a key cannot be used.
+        ConfigurationError: the URL of the database is invalid, or a key cannot be read.
     """
     section = settings.main
     if not section.enabled:
@@ -155,7 +155,7 @@ async def open_main_side(settings: Settings) -> AsyncIterator[UploadServices | N
             settings=settings,
             queue=queue,
             replacer=UrlReplacer(queue, settings.images_base()),
-            tidier=TempfileSweeper(queue=queue),
+            sweeper=TempfileSweeper(queue=queue),
             media_key=media_key,
             token_key=users_key,
             on_upload=[],

@@ -1,4 +1,4 @@
-"""The HTTP side of the rooms, with the metrics that watch them."""
+"""Builds the HTTP server: handlers, request pipeline and the metrics of all subsystems."""
 
 from __future__ import annotations
 
@@ -39,134 +39,136 @@ from proxy.web.static_files import read_files
 
 @dataclass(frozen=True, slots=True)
 class HttpServer:
-    """The HTTP side of the rooms."""
+    """The HTTP server, not listening yet."""
 
     runner: ServerRunner
     health: HealthHandler
     access_log: AccessLog | None
 
 
-def build_surface(rooms: Services, main: UploadServices | None = None) -> HttpServer:
-    """Join the rooms, and the main side where there is one, with the HTTP surface and metrics."""
-    settings, storage = rooms.settings, rooms.storage
-    # The cache and the handler parse the same query of a miss: once, by way of this small cache.
+def build_http_server(services: Services, uploads: UploadServices | None = None) -> HttpServer:
+    """Build the server; with ``uploads`` it also has the routes for uploads and their queue."""
+    settings, storage = services.settings, services.storage
+    # On a miss, the response cache and the handler parse the same query: this cache parses it once.
     parse_query = lru_cache(maxsize=256)(partial(parse_request, sizes=settings.size_specs()))
     response_cache = ResponseCache(
-        store=storage.store,
-        metrics=rooms.metrics,
+        store=storage.renditions,
+        metrics=services.metrics,
         fresh_until=_fresh_until(storage.database),
         parse_query=parse_query,
         order=settings.encoders.order,
-        request_final=rooms.delivery.request_final,
+        request_final=services.serving.delivery.request_final,
     )
-    storage.forgetters.append(response_cache.forget)
+    storage.invalidators.append(response_cache.forget)
     health = HealthHandler(
         {
             "database": storage.database.ping,
-            "storage": storage.sources.check,
-            "renditions": storage.store.check,
-            "workers": rooms.pool.check,
+            "storage": storage.originals.check,
+            "renditions": storage.renditions.check,
+            "workers": services.rendering.pool.check,
         }
     )
-    hello = rooms.pool.hello
-    rooms.metrics.build(libvips=hello.libvips, codecs={"libvips": hello.libvips, **hello.codecs})
-    rooms.metrics.sandbox(hello.sandbox)
-    pictures = ImageHandler(
+    hello = services.rendering.pool.hello
+    services.metrics.build(libvips=hello.libvips, codecs={"libvips": hello.libvips, **hello.codecs})
+    services.metrics.sandbox(hello.sandbox)
+    images_handler = ImageHandler(
         database=storage.database,
-        delivery=rooms.delivery,
+        delivery=services.serving.delivery,
         response_cache=response_cache,
-        load_shedder=rooms.load_shedder,
-        telemetry=rooms.metrics,
+        load_shedder=services.serving.load_shedder,
+        telemetry=services.metrics,
         parse_query=parse_query,
         lifetimes=settings.lifetimes,
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
     pipeline = RequestPipeline(
         response_cache=response_cache,
-        metrics=rooms.metrics,
+        metrics=services.metrics,
         access_log=access_log,
-        tracing=rooms.tracing,
+        tracing=services.tracing,
     )
     handlers = Handlers(
-        images=pictures,
+        images=images_handler,
         health=health,
-        metrics=rooms.metrics,
-        admin=_admin(rooms),
-        analyses=_analyses(rooms),
-        info=_info(rooms),
-        oembed=_oembed(rooms),
+        metrics=services.metrics,
+        admin=_admin(services),
+        analyses=_analyses(services),
+        info=_info(services),
+        oembed=_oembed(services),
         page=PageHandler(read_files(), order=settings.encoders.order),
-        page_local=_page_local(settings, main),
-        uploads=None if main is None else main.uploads(rooms.metrics),
-        media_api=None if main is None else main.media_api(rooms.metrics),
+        page_local=_page_local(settings, uploads),
+        uploads=None if uploads is None else uploads.uploads(services.metrics),
+        media_api=None if uploads is None else uploads.media_api(services.metrics),
     )
     app = create_app(settings, handlers)
     runner = ServerRunner(
-        app, pipeline, settings.server, rooms.loop_lag, supervisor=rooms.supervisor
+        app, pipeline, settings.server, services.serving.loop_lag, supervisor=services.supervisor
     )
-    rooms.metrics.watch(readings(_statistics(rooms, runner)))
+    services.metrics.watch(readings(_statistics(services, runner)))
     return HttpServer(runner, health, access_log)
 
 
-def _admin(rooms: Services) -> AdminHandler | None:
-    section = rooms.settings.admin
+def _admin(services: Services) -> AdminHandler | None:
+    section = services.settings.admin
     if not section.enabled:
         return None
     guard = KeyGuard(
         admin_key(section),
         advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
-        on_refusal=rooms.metrics.refusals(AuthFailure),
+        on_refusal=services.metrics.refusals(AuthFailure),
     )
-    sizes = rooms.settings.size_specs()
-    return AdminHandler(guard=guard, purger=rooms.storage.purger, sizes=sizes)
+    sizes = services.settings.size_specs()
+    return AdminHandler(guard=guard, purger=services.storage.purger, sizes=sizes)
 
 
-def _analyses(rooms: Services) -> AnalysisHandler:
-    settings = rooms.settings
+def _analyses(services: Services) -> AnalysisHandler:
+    settings = services.settings
     guard = KeyGuard(
         media_api_key(settings.main, settings.key_directory),
         advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=FailureLimit(
             max_failures=settings.admin.max_failures, window_s=settings.admin.failure_window_s
         ),
-        on_refusal=rooms.metrics.refusals(AuthFailure),
+        on_refusal=services.metrics.refusals(AuthFailure),
     )
     return AnalysisHandler(
         guard=guard,
-        database=rooms.storage.database,
-        analyses=AnalysisRepository(rooms.storage.writer),
+        database=services.storage.database,
+        analyses=AnalysisRepository(services.storage.writer),
         retry_after_s=settings.lifetimes.not_ready_retry_s,
     )
 
 
-def _info(rooms: Services) -> InfoHandler:
-    server = rooms.settings.server
+def _info(services: Services) -> InfoHandler:
+    server = services.settings.server
     return InfoHandler(
-        database=rooms.storage.database,
-        listing=rooms.storage.catalogue,
-        delivery=rooms.delivery,
-        describer=rooms.describer,
-        planner=rooms.planner,
-        lifetimes=rooms.settings.lifetimes,
+        database=services.storage.database,
+        listing=services.storage.repository,
+        delivery=services.serving.delivery,
+        describer=services.serving.image_info,
+        planner=services.serving.planner,
+        lifetimes=services.settings.lifetimes,
         stall_s=server.header_timeout_s or server.keepalive_s,
     )
 
 
-def _oembed(rooms: Services) -> OembedHandler:
+def _oembed(services: Services) -> OembedHandler:
     return OembedHandler(
-        database=rooms.storage.database,
-        inspector=rooms.inspector,
-        public_url=rooms.settings.server.public_url,
-        lifetimes=rooms.settings.lifetimes,
+        database=services.storage.database,
+        inspector=services.serving.facts,
+        public_url=services.settings.server.public_url,
+        lifetimes=services.settings.lifetimes,
     )
 
 
-def _page_local(settings: Settings, main: UploadServices | None) -> LocalPageHandler | None:
-    """Only where nobody but who sits at this machine is served, and we sign the tokens."""
-    if main is None or not has_local_uploads(settings):
+def _page_local(settings: Settings, uploads: UploadServices | None) -> LocalPageHandler | None:
+    """Return the page for local uploads, if only this machine is served and signs the tokens."""
+    if uploads is None or not has_local_uploads(settings):
         return None
-    return LocalPageHandler(key=main.token_key, users=settings.users, database=main.queue.database)
+    return LocalPageHandler(
+        key=uploads.token_key, users=settings.users, database=uploads.queue.database
+    )
 
 
 def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
@@ -179,19 +181,19 @@ def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     return until
 
 
-def _statistics(rooms: Services, runner: ServerRunner) -> MetricSources:
+def _statistics(services: Services, runner: ServerRunner) -> MetricSources:
     return MetricSources(
         connections=runner.connection_limiter.statistics,
-        admission=rooms.admission.statistics,
-        pool=rooms.pool.statistics,
-        delivery=rooms.delivery.statistics,
-        upgrader=rooms.upgrader.statistics,
-        originals=rooms.storage.sources.statistics,
-        queries=rooms.storage.catalogue.statistics,
-        rows=rooms.storage.database.statistics,
-        store=rooms.storage.store,
-        ingest=rooms.watch.statistics,
-        spans=rooms.tracing.statistics,
-        uploads=rooms.occupancy.statistics,
-        deadlines=rooms.deadlines.statistics,
+        admission=services.rendering.admission.statistics,
+        pool=services.rendering.pool.statistics,
+        delivery=services.serving.delivery.statistics,
+        upgrader=services.serving.finals_queue.statistics,
+        originals=services.storage.originals.statistics,
+        queries=services.storage.repository.statistics,
+        rows=services.storage.database.statistics,
+        store=services.storage.renditions,
+        ingest=services.queue_metrics.statistics,
+        spans=services.tracing.statistics,
+        uploads=services.rendering.upload_usage.statistics,
+        deadlines=services.step_timeouts.statistics,
     )

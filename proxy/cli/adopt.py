@@ -11,7 +11,7 @@ import typer
 import uvloop
 
 from proxy.app.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
-from proxy.app.services import open_rooms
+from proxy.app.services import open_services
 from proxy.app.storage import StorageServices, open_storage
 from proxy.cli.base import (
     ConfigOption,
@@ -76,7 +76,7 @@ async def _adopt(
     *,
     reserve: bool,
 ) -> None:
-    async with open_rooms(settings) as services, open_adopter(services, place, owner) as adopter:
+    async with open_services(settings) as services, open_adopter(services, place, owner) as adopter:
         with open_inventory(settings, place) as inventory:
             stems = await _fill(inventory, settings, place, services.storage, report)
             with progress_bar("adopting", stems) as progress:
@@ -84,7 +84,7 @@ async def _adopt(
                 async def adopt_group(group: FileGroup) -> None:
                     for outcome in await adopter.adopt(group):
                         if reserve and isinstance(outcome, AdoptedMedia):
-                            await services.reserve.fill(outcome.media_id)
+                            await services.fallback_renderer.fill(outcome.media_id)
                         report.add(outcome)
                     progress.advance(progress.task_ids[0])
 
@@ -117,7 +117,7 @@ async def _fill(
         async for one in skipped:
             report.add(one)
     if place.in_place:
-        await enter_rows(inventory, storage.catalogue, below)
+        await enter_rows(inventory, storage.repository, below)
     return inventory.finish()
 
 

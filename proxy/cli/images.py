@@ -10,7 +10,8 @@ import typer
 import uvloop
 
 from proxy.analysis.analyst import Analyst
-from proxy.app.services import Services, open_analyst, open_rooms
+from proxy.app.ingest import open_analyst
+from proxy.app.services import Services, open_services
 from proxy.cli.base import (
     ConfigOption,
     DataDirOption,
@@ -52,7 +53,7 @@ def import_(
 async def _import(
     settings: Settings, paths: list[Path], user_id: int, data_type: DataType, *, as_json: bool
 ) -> int:
-    async with open_rooms(settings) as services:
+    async with open_services(settings) as services:
 
         async def import_one(path: Path) -> bool:
             outcome = await services.importer.import_file(
@@ -98,11 +99,11 @@ def warm(
 
 
 async def _warm(settings: Settings, ids: list[int]) -> int:
-    async with open_rooms(settings) as services:
+    async with open_services(settings) as services:
 
         async def warm_one(media_id: int) -> bool:
             try:
-                warmed = await services.warmer.warm(media_id)
+                warmed = await services.serving.warmer.warm(media_id)
             except SmartserveError as error:
                 print_error("failed", f"{media_id}: {error.detail}")
                 return False
@@ -112,14 +113,14 @@ async def _warm(settings: Settings, ids: list[int]) -> int:
         wanted = ids or await _all_ids(services)
         concurrency = settings.workers.processes
         failures = await process_all("warming", wanted, warm_one, concurrency=concurrency)
-        await services.delivery.drain()
+        await services.serving.delivery.drain()
     return failures
 
 
 async def _all_ids(services: Services) -> list[int]:
     """Return the ids of all images that can be served, ascending."""
     found: list[int] = []
-    while page := await services.storage.catalogue.ids(after=found[-1] if found else 0):
+    while page := await services.storage.repository.ids(after=found[-1] if found else 0):
         found.extend(page)
     return found
 
@@ -140,7 +141,7 @@ def analyse(
 
 
 async def _analyse(settings: Settings, ids: list[int]) -> int:
-    async with open_rooms(settings) as services, open_analyst(services) as analyst:
+    async with open_services(settings) as services, open_analyst(services) as analyst:
 
         async def analyse_one(media_id: int) -> bool:
             return await _analyse_one(services, analyst, media_id)
@@ -155,7 +156,7 @@ async def _analyse_one(services: Services, analyst: Analyst, media_id: int) -> b
     try:
         if media is None:
             raise MediaNotFound("there is no image with this id")
-        analysis = await analyst.analyse(media, await services.inspector.facts(media))
+        analysis = await analyst.analyse(media, await services.serving.facts.facts(media))
     except SmartserveError as error:
         print_error("failed", f"{media_id}: {error.detail}")
         return False

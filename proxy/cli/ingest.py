@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.app.ingest import IngestUrls, has_worker, open_ingest, open_main_api
-from proxy.app.services import open_rooms
+from proxy.app.services import open_services
 from proxy.app.startup_checks import start_tracing
 from proxy.app.storage import open_storage
-from proxy.app.uploads import open_main_side
+from proxy.app.uploads import open_uploads
 from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.ingest_item import QueueReport, StepState
@@ -62,7 +62,7 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
     async with AsyncExitStack() as stack:
         async with interruptible(stopped):
             tracing = await stack.enter_async_context(start_tracing(settings.tracing))
-            services = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
+            services = await stack.enter_async_context(open_services(settings, tracing=tracing))
             worker = await stack.enter_async_context(open_ingest(services, ingest_urls(settings)))
             if once:
                 return await worker.run_once()
@@ -101,7 +101,7 @@ async def _uploads(settings: Settings) -> Uploads:
                 return {"pending": len(await api.pending())}
             except IngestError as error:
                 return {"pending": error.detail}
-    async with open_main_side(settings) as main:
+    async with open_uploads(settings) as main:
         if main is None:
             return {"pending": "no main API is set"}
         return {

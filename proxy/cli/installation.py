@@ -7,7 +7,7 @@ import sys
 
 import uvloop
 
-from proxy.app.services import ask_worker
+from proxy.app.rendering import worker_info
 from proxy.app.startup_checks import check_worker, installation_faults
 from proxy.app.storage import schemas
 from proxy.cli.base import ConfigOption, DataDirOption, app, database_app, read_settings
@@ -26,7 +26,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
     settings = read_settings(config, data_dir)
     if faults := installation_faults(settings):
         raise ConfigurationError(faults)
-    worker = uvloop.run(ask_worker(settings))
+    worker = uvloop.run(worker_info(settings))
     check_worker(worker)
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
     print(f"libvips {worker.libvips}; opens {', '.join(worker.source_types)}")

@@ -13,10 +13,10 @@ import uvloop
 
 from proxy import __version__
 from proxy.app.ingest import has_worker, open_ingest
-from proxy.app.services import Services, open_rooms
+from proxy.app.services import Services, open_services
 from proxy.app.startup_checks import check_start, start_tracing
-from proxy.app.uploads import UploadServices, open_main_side
-from proxy.app.web import build_surface
+from proxy.app.uploads import UploadServices, open_uploads
+from proxy.app.web import build_http_server
 from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
 from proxy.cli.ingest import ingest_urls
 from proxy.domain.errors import DatabaseUnavailable
@@ -67,13 +67,13 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
 async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
     """Start all parts and print the address; ``stack`` stops them in the reverse order."""
     tracing = await stack.enter_async_context(start_tracing(settings.tracing))
-    services = await stack.enter_async_context(open_rooms(settings, tracing=tracing))
+    services = await stack.enter_async_context(open_services(settings, tracing=tracing))
     if samples:
         await _import_samples(services)
-    main = await stack.enter_async_context(open_main_side(settings))
+    main = await stack.enter_async_context(open_uploads(settings))
     if main is not None:
-        main.on_upload.append(services.woken.set)
-    surface = build_surface(services, main)
+        main.on_upload.append(services.upload_arrived.set)
+    surface = build_http_server(services, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
     port = await stack.enter_async_context(
@@ -82,14 +82,14 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     await _start_ingest(stack, services, main, port)
     if main is not None:
         await stack.enter_async_context(
-            main.at_work(settings.base_url(port), services.metrics, services.supervisor)
+            main.running(settings.base_url(port), services.metrics, services.supervisor)
         )
     # No client waits for finals: the rest of server.drain_s is left to responses.
-    stack.push_async_callback(services.upgrader.stop)
+    stack.push_async_callback(services.serving.finals_queue.stop)
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
     notified = supervised(
-        manager, alive=lambda: bool(services.pool.pids), supervisor=services.supervisor
+        manager, alive=lambda: bool(services.rendering.pool.pids), supervisor=services.supervisor
     )
     await stack.enter_async_context(notified)
     await _announce(services, port)
@@ -99,7 +99,7 @@ async def _start_ingest(
     stack: AsyncExitStack, services: Services, main: UploadServices | None, port: int
 ) -> None:
     """Start the embedded worker and the metrics of the queue."""
-    await stack.enter_async_context(services.watch.running(services.supervisor))
+    await stack.enter_async_context(services.queue_metrics.running(services.supervisor))
     settings = services.settings
     if settings.ingest.embedded and has_worker(settings):
         urls = ingest_urls(settings, port)
@@ -115,7 +115,7 @@ async def _start_ingest(
 
 
 async def _import_samples(services: Services) -> None:
-    if not await services.storage.catalogue.ids(limit=1):
+    if not await services.storage.repository.ids(limit=1):
         for path in walk([SAMPLES]):
             if path.suffix in (".jpg", ".png"):
                 await services.importer.import_file(path, user_id=1, data_type=DataType.PRODUCT)
@@ -128,5 +128,5 @@ async def _announce(services: Services, port: int) -> None:
     if not settings.database.url:
         # The server already runs: an unavailable database is not a reason to stop it.
         with suppress(DatabaseUnavailable):
-            for media_id in await services.storage.catalogue.ids(limit=10):
+            for media_id in await services.storage.repository.ids(limit=10):
                 print(f"  {image_url(media_id, base=base)}", flush=True)

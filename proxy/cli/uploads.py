@@ -10,7 +10,7 @@ import typer
 import uvloop
 
 from proxy.app.storage import database_prepared
-from proxy.app.uploads import open_main_side
+from proxy.app.uploads import open_uploads
 from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
@@ -78,7 +78,7 @@ def replace_urls(
 
 
 async def _replace(settings: Settings, *, dry: bool) -> ReplacementReport:
-    async with database_prepared(settings), open_main_side(settings) as main:
+    async with database_prepared(settings), open_uploads(settings) as main:
         if main is None:
             raise AssertionError
         main.replacer.base_url = settings.images_base()

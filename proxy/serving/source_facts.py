@@ -32,7 +32,7 @@ class SourceFactsService:
     def __init__(
         self, *, database: MediaRepository, workshop: JobDispatcher, limits: Limits
     ) -> None:
-        """The rooms it works with; it owns none of them."""
+        """The services it works with; it owns none of them."""
         self._database = database
         self._workshop = workshop
         self._limits = limits

@@ -198,7 +198,7 @@ class Metrics:
             held.labels(feature).set(state == HOLDS)
 
     def watch(self, readings: Iterable[MetricReading]) -> None:
-        """Read the rooms' own statistics at each scrape."""
+        """Read the services' own statistics at each scrape."""
         self.registry.register(_ReadingsCollector(tuple(readings)))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:

@@ -65,10 +65,10 @@ class Blind:
 def analyst(
     server: Serving, *providers: VisionProvider, reader: TextReader | None = None
 ) -> Analyst:
-    rooms = server.rooms
+    services = server.services
     return Analyst(
-        dispatcher=rooms.inspector._workshop,
-        limits=rooms.settings.limits.to_limits(),
+        dispatcher=services.serving.facts._workshop,
+        limits=services.settings.limits.to_limits(),
         providers=providers,
         reader=reader or TextReader(TextSettings(enabled=False)),
         image_side=500,
@@ -81,9 +81,9 @@ def analyst(
 async def test_a_medium_is_analysed_by_its_pixels(
     name: str, kind: str, server: Serving, library: Library
 ) -> None:
-    media = await server.rooms.storage.database.find(library.ids[name])
+    media = await server.services.storage.database.find(library.ids[name])
     assert media is not None
-    facts = await server.rooms.inspector.facts(media)
+    facts = await server.services.serving.facts.facts(media)
     found = await analyst(server).analyse(media, facts)
     assert found.local.kind.name == kind
     assert (found.local.width, found.local.height) == (facts.width, facts.height)
@@ -93,10 +93,10 @@ async def test_a_medium_is_analysed_by_its_pixels(
 async def test_providers_get_a_small_picture_and_one_may_fail(
     server: Serving, library: Library
 ) -> None:
-    media = await server.rooms.storage.database.find(library.ids["large"])
+    media = await server.services.storage.database.find(library.ids["large"])
     assert media is not None
     seer = Seer()
-    facts = await server.rooms.inspector.facts(media)
+    facts = await server.services.serving.facts.facts(media)
     found = await analyst(server, seer, Blind()).analyse(media, facts)
     ((picture, media_type, context),) = seer.shown
     with Image.open(io.BytesIO(picture)) as opened:
@@ -106,9 +106,9 @@ async def test_providers_get_a_small_picture_and_one_may_fail(
 
 
 async def test_who_has_told_before_is_not_asked_again(server: Serving, library: Library) -> None:
-    media = await server.rooms.storage.database.find(library.ids["photo"])
+    media = await server.services.storage.database.find(library.ids["photo"])
     assert media is not None
-    facts = await server.rooms.inspector.facts(media)
+    facts = await server.services.serving.facts.facts(media)
     seer = Seer()
     one = analyst(server, seer, Blind())
     first = await one.analyse(media, facts)
@@ -122,9 +122,9 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
 
 async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Library) -> None:
     """A key may be taken out, and Tesseract too, while another is still waited for."""
-    media = await server.rooms.storage.database.find(library.ids["photo"])
+    media = await server.services.storage.database.find(library.ids["photo"])
     assert media is not None
-    facts = await server.rooms.inspector.facts(media)
+    facts = await server.services.serving.facts.facts(media)
     first = await analyst(server, Seer(), Blind()).analyse(media, facts)
     columns = {**first.columns(), "detected_text": "EXIT"}
     without = analyst(server, Blind())
@@ -147,9 +147,9 @@ async def test_text_is_read_in_a_png_of_the_picture(
     note, program = tmp_path / "seen.png", tmp_path / "tesseract"
     program.write_text(WRITER.format(note=str(note)))
     program.chmod(0o755)
-    media = await server.rooms.storage.database.find(library.ids["large"])
+    media = await server.services.storage.database.find(library.ids["large"])
     assert media is not None
-    facts = await server.rooms.inspector.facts(media)
+    facts = await server.services.serving.facts.facts(media)
     reader = TextReader(TextSettings(program=str(program)))
     found = await analyst(server, reader=reader).analyse(media, facts)
     assert found.text == "HELLO"
@@ -160,8 +160,8 @@ async def test_text_is_read_in_a_png_of_the_picture(
 async def test_a_picture_that_is_gone_is_an_error_of_its_own(
     server: Serving, library: Library
 ) -> None:
-    media = await server.rooms.storage.database.find(library.ids["photo"])
+    media = await server.services.storage.database.find(library.ids["photo"])
     assert media is not None
-    facts = await server.rooms.inspector.facts(media)
+    facts = await server.services.serving.facts.facts(media)
     with pytest.raises(SourceMissing):
         await analyst(server).analyse(replace(media, bulk_path="gone", library_path=None), facts)

@@ -46,7 +46,7 @@ def services(**parts: object) -> UploadServices:
         "settings": Settings(),
         "queue": UploadQueue(cast("UploadRepository", Database()), anything),
         "replacer": Round(),
-        "tidier": Round(),
+        "sweeper": Round(),
         "media_key": "",
         "token_key": anything,
         "on_upload": [],
@@ -57,12 +57,12 @@ def services(**parts: object) -> UploadServices:
 
 @pytest.mark.parametrize(
     ("part", "task"),
-    [("replacer", BackgroundTask.URL_REPLACEMENT), ("tidier", BackgroundTask.UPLOAD_SWEEP)],
+    [("replacer", BackgroundTask.URL_REPLACEMENT), ("sweeper", BackgroundTask.UPLOAD_SWEEP)],
 )
 async def test_an_unforeseen_error_restarts_the_round(part: str, task: BackgroundTask) -> None:
     failing, restarts = Round(LookupError("unforeseen")), Restarts()
     main = services(**{part: failing})
-    async with main.at_work("http://example.org", Metrics(), restarts.supervisor):
+    async with main.running("http://example.org", Metrics(), restarts.supervisor):
         await holds(lambda: failing.runs > 1)
     assert restarts.tasks == [task]
 
@@ -70,6 +70,6 @@ async def test_an_unforeseen_error_restarts_the_round(part: str, task: Backgroun
 async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:
     failing, restarts = Round(DatabaseUnavailable("away")), Restarts()
     main = services(replacer=failing)
-    async with main.at_work("http://example.org", Metrics(), restarts.supervisor):
+    async with main.running("http://example.org", Metrics(), restarts.supervisor):
         await holds(lambda: failing.runs > 1)
     assert not restarts.tasks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.app.ingest import IngestUrls, open_ingest
-from proxy.app.services import open_rooms
+from proxy.app.services import open_services
 from proxy.settings import load_settings
 from proxy.telemetry.logging import configure_logs
 from tests.benchmarks.originals import kodak, large
@@ -67,11 +67,11 @@ async def _seconds(fake: FakeMainApi, folder: str, ingest: Mapping[str, Any]) ->
     }
     settings = load_settings(None, given)
     configure_logs(settings.log)
-    async with open_rooms(settings) as rooms:
+    async with open_services(settings) as services:
         # Finals of earlier uploads would use processor time of this turn.
-        await rooms.upgrader.stop()
+        await services.serving.finals_queue.stop()
         addresses = IngestUrls(fake.base, "http://127.0.0.1")
-        async with open_ingest(rooms, addresses) as worker:
+        async with open_ingest(services, addresses) as worker:
             began = time.perf_counter()
             if await worker.run_once():
                 raise Unmeasurable("an upload failed")

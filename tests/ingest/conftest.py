@@ -1,4 +1,4 @@
-"""A worker over real rooms, and a main API of the tests' own that it asks."""
+"""A worker over real services, and a main API of the tests' own that it asks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Worker:
 
     async def media(self, media_id: str | None) -> Media:
         """A row as it stands."""
-        found = await self.server.rooms.storage.catalogue.find(int(media_id or 0))
+        found = await self.server.services.storage.repository.find(int(media_id or 0))
         assert found is not None
         return found
 
@@ -70,8 +70,8 @@ async def work(serve: Serve, fake: FakeMainApi) -> AsyncIterator[Work]:
         async def start(sections: Mapping[str, Any] | None = None, **ingest: Any) -> Worker:
             server = await serve(**(sections or {}), ingest={**QUICK, **ingest})
             addresses = IngestUrls(fake.base, BACKEND)
-            worker = await stack.enter_async_context(open_ingest(server.rooms, addresses))
-            settings = server.rooms.settings
+            worker = await stack.enter_async_context(open_ingest(server.services, addresses))
+            settings = server.services.settings
             sql = SqliteBackend(settings.data_path).run
             return Worker(server, worker, lambda text: sql(settings.database_url, text))
 

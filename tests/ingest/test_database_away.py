@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from proxy.app.ingest import IngestUrls, open_ingest
-from proxy.app.services import open_rooms
+from proxy.app.services import open_services
 from proxy.ingest.worker_loop import running_worker
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.fake_main_api import FakeMainApi
@@ -30,8 +30,8 @@ async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(
     for number in range(8):
         fake.add(picture(number))
     async with (
-        open_rooms(settings) as rooms,
-        open_ingest(rooms, IngestUrls(fake.base, BACKEND)) as worker,
+        open_services(settings) as services,
+        open_ingest(services, IngestUrls(fake.base, BACKEND)) as worker,
         running_worker(worker, drain_s=5),
     ):
         await until(lambda: fake.count("processed") >= 2)

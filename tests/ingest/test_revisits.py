@@ -222,7 +222,7 @@ async def test_a_picture_that_is_gone_meanwhile_is_left_alone_in_the_end(
     image = fake.add(PHOTO)
     await place.work()
     media = await place.worker.media(image.media_id)
-    root = place.worker.server.rooms.settings.storage_root
+    root = place.worker.server.services.settings.storage_root
     for path in filter(None, (media.bulk_path, media.library_path)):
         (root / path).unlink()
     place.worker.due()

@@ -94,7 +94,7 @@ async def test_an_upload_that_was_deleted_there_fails_with_that_reason(
     media = await worker.media(worker.row("media_id")[0])
     assert media.status == MediaStatus.COMPLETED, "it is served already"
     assert media.bulk_path is not None
-    assert (worker.server.rooms.settings.storage_root / media.bulk_path).exists()
+    assert (worker.server.services.settings.storage_root / media.bulk_path).exists()
 
 
 @pytest.mark.parametrize("route", ["file", "complete"])
@@ -270,7 +270,7 @@ async def test_a_rest_is_ended_by_an_upload(fake: FakeMainApi, worker: Worker) -
         await until(lambda: fake.asked["pending"])
         await asyncio.sleep(0.1)
         fake.add(PHOTO)
-        worker.server.rooms.woken.set()
+        worker.server.services.upload_arrived.set()
         await until(lambda: fake.count("processed"))
 
 

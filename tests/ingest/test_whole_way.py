@@ -19,7 +19,7 @@ BADGE = (SAMPLES / "badge.png").read_bytes()
 
 
 def files(worker: Worker) -> set[str]:
-    root = worker.server.rooms.settings.storage_root
+    root = worker.server.services.settings.storage_root
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
@@ -57,7 +57,7 @@ async def test_all_named_sizes_are_there_before_anybody_asks(
 ) -> None:
     image = fake.add(PHOTO)
     await worker.ingest.run_once()
-    for size in worker.server.rooms.settings.sizes:
+    for size in worker.server.services.settings.sizes:
         for accept in (CHROME, "image/webp", "*/*"):
             url = f"/serve/{image.media_id}?size={size}"
             answer = await worker.server.client.get(url, headers={"Accept": accept})
@@ -124,7 +124,7 @@ async def test_the_processed_file_is_upright_and_says_nothing_of_its_camera(
     await worker.ingest.run_once()
     media = await worker.media(image.media_id)
     assert media.library_path is not None
-    with Image.open(worker.server.rooms.settings.storage_root / media.library_path) as made:
+    with Image.open(worker.server.services.settings.storage_root / media.library_path) as made:
         assert made.size == (200, 300)
         assert not made.getexif()
 
@@ -136,7 +136,7 @@ async def test_a_picture_with_transparency_keeps_it_in_the_processed_file(
     await worker.ingest.run_once()
     media = await worker.media(image.media_id)
     assert media.library_path is not None
-    with Image.open(worker.server.rooms.settings.storage_root / media.library_path) as made:
+    with Image.open(worker.server.services.settings.storage_root / media.library_path) as made:
         assert made.format == "PNG"
         assert made.mode in ("RGBA", "PA", "LA", "P")
 
@@ -192,7 +192,7 @@ async def test_without_renditions_a_picture_is_complete_all_the_same(
 
 
 def stages(worker: Worker, media_id: str | None) -> Iterable[str]:
-    folder = worker.server.rooms.settings.rendition_directory
+    folder = worker.server.services.settings.rendition_directory
     return [path.name for path in folder.rglob("*") if path.is_file() and media_id]
 
 

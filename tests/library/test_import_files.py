@@ -17,11 +17,11 @@ from tests.support.server import SAMPLES, Serve, Serving
 
 
 def originals(server: Serving) -> set[Path]:
-    return {path for path in server.rooms.settings.storage_root.rglob("*") if path.is_file()}
+    return {path for path in server.services.settings.storage_root.rglob("*") if path.is_file()}
 
 
 async def take(server: Serving, path: Path) -> ImportedFile | RejectedFile:
-    return await server.rooms.importer.import_file(path, user_id=3, data_type=DataType.EVENT)
+    return await server.services.importer.import_file(path, user_id=3, data_type=DataType.EVENT)
 
 
 async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
@@ -31,7 +31,7 @@ async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     taken = await take(server, path)
     assert isinstance(taken, ImportedFile)
-    media = await server.rooms.storage.database.find(taken.media_id)
+    media = await server.services.storage.database.find(taken.media_id)
     assert media is not None
     assert media.known_facts is not None
     assert media.bulk_path is not None
@@ -50,7 +50,7 @@ async def test_the_type_is_that_of_the_bytes_not_of_the_name(
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     taken = await take(server, path)
     assert isinstance(taken, ImportedFile)
-    media = await server.rooms.storage.database.find(taken.media_id)
+    media = await server.services.storage.database.find(taken.media_id)
     assert media is not None
     assert media.mime_type == "image/jpeg"
 
@@ -96,8 +96,8 @@ async def test_nothing_stays_where_the_database_refuses(server: Serving, tmp_pat
     before = originals(server)
     path = tmp_path / "new.jpg"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
-    await server.rooms.storage.catalogue.aclose()
-    (server.rooms.settings.data_path / "smartserve.db").write_bytes(b"no database at all" * 99)
+    await server.services.storage.repository.aclose()
+    (server.services.settings.data_path / "smartserve.db").write_bytes(b"no database at all" * 99)
     with pytest.raises(DatabaseUnavailable):
         await take(server, path)
     assert originals(server) == before
@@ -116,13 +116,13 @@ class Refusing(SqlMediaRepository):
 
 
 async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> None:
-    settings, rooms = server.rooms.settings.database, server.rooms
-    url = settings.url or f"sqlite+aiosqlite:///{rooms.settings.data_path / 'smartserve.db'}"
+    settings, services = server.services.settings.database, server.services
+    url = settings.url or f"sqlite+aiosqlite:///{services.settings.data_path / 'smartserve.db'}"
     catalogue = Refusing(open_engine(url, settings), open_reader(url, settings), settings)
     catalogue.error = error
     async with catalogue:
         importer = FileImporter(
-            catalogue=catalogue, originals=rooms.storage.sources, checker=rooms.checker
+            catalogue=catalogue, originals=services.storage.originals, checker=services.checker
         )
         with pytest.raises(DatabaseUnavailable):
             await importer.import_file(path, user_id=3, data_type=DataType.EVENT)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.services import ask_worker, open_rooms
+from proxy.app.rendering import worker_info
+from proxy.app.services import open_services
 from proxy.app.startup_checks import check_worker
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
@@ -80,11 +81,11 @@ def test_a_worker_at_the_floors_is_taken() -> None:
 async def test_nothing_opens_over_workers_that_are_below_a_floor(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "data", workers={"count": 1})
     with pytest.raises(ConfigurationError, match=r"libvips: .* is below 999"):
-        async with open_rooms(settings, floors={"libvips": "999"}):
+        async with open_services(settings, floors={"libvips": "999"}):
             pytest.fail("it opened")
 
 
 async def test_a_worker_tells_what_it_is_made_of(tmp_path: Path) -> None:
-    hello = await ask_worker(make_settings(tmp_path / "data"))
+    hello = await worker_info(make_settings(tmp_path / "data"))
     check_worker(hello)
     assert {"pyvips", "pyvips-binary"} == set(hello.codecs)

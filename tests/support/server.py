@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestClient
 
-from proxy.app.services import Services, open_rooms
-from proxy.app.uploads import UploadServices, open_main_side
-from proxy.app.web import HttpServer, build_surface
+from proxy.app.services import Services, open_services
+from proxy.app.uploads import UploadServices, open_uploads
+from proxy.app.web import HttpServer, build_http_server
 from proxy.domain.media import DataType
 from proxy.library.import_files import ImportedFile
 from proxy.settings import Settings, load_settings
@@ -46,7 +46,7 @@ class SmartServer(BaseTestServer):
 class Serving:
     """A running server, and its services."""
 
-    rooms: Services
+    services: Services
     surface: HttpServer
     client: Client
     main: UploadServices | None = None
@@ -55,7 +55,7 @@ class Serving:
         """Return the sum of a metric's samples with these labels, or 0."""
         return sum(
             sample.value
-            for family in self.rooms.metrics.registry.collect()
+            for family in self.services.metrics.registry.collect()
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
@@ -96,9 +96,9 @@ class Library:
 
 async def _fill(directory: Path, files: Mapping[str, Path]) -> dict[str, int]:
     ids: dict[str, int] = {}
-    async with open_rooms(make_settings(directory)) as rooms:
+    async with open_services(make_settings(directory)) as services:
         for name, path in files.items():
-            taken = await rooms.importer.import_file(path, user_id=7, data_type=DataType.PRODUCT)
+            taken = await services.importer.import_file(path, user_id=7, data_type=DataType.PRODUCT)
             assert isinstance(taken, ImportedFile), taken
             ids[name] = taken.media_id
     return ids
@@ -118,12 +118,12 @@ class Standing(SmartServer):
 @asynccontextmanager
 async def standing(settings: Settings) -> AsyncIterator[tuple[Services, HttpServer, Standing]]:
     """Run a server for the length of the block."""
-    async with open_rooms(settings) as rooms, open_main_side(settings) as main:
-        surface = build_surface(rooms, main)
+    async with open_services(settings) as services, open_uploads(settings) as main:
+        surface = build_http_server(services, main)
         server = Standing(surface.runner)
         await server.start_server()
         try:
-            yield rooms, surface, server
+            yield services, surface, server
         finally:
             await server.end()
 

@@ -68,7 +68,7 @@ async def queue(server: Serving) -> dict[str, Any]:
 
 def temp_files(server: Serving) -> list[Path]:
     """Return all files below the root of uploads, hidden ones too."""
-    root = server.rooms.settings.temp_root
+    root = server.services.settings.temp_root
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 

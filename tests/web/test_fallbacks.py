@@ -13,7 +13,7 @@ import pytest
 from aiohttp import ClientResponse
 from PIL import Image
 
-from proxy.app.services import open_rooms
+from proxy.app.services import open_services
 from proxy.domain.errors import CapacityError
 from tests.library.adoption.trees import BULK, LIBRARY, LOGOS, adopt, adopted, whole_tree
 from tests.support.mariadb import MariaDB
@@ -45,8 +45,8 @@ def adopted_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def _adopt(directory: Path) -> None:
     settings = make_settings(directory)
     whole_tree(settings.storage_root)
-    async with open_rooms(settings) as rooms:
-        found = adopted(await adopt(rooms, settings.storage_root, reserve=True))
+    async with open_services(settings) as services:
+        found = adopted(await adopt(services, settings.storage_root, reserve=True))
     assert [one.media_id for one in found] == [LOGO, PHOTO]
 
 
@@ -56,11 +56,11 @@ def data_dir(adopted_dir: Path, tmp_path: Path) -> Path:
 
 
 def original(server: Serving, name: str = "sunset-123.jpg") -> Path:
-    return server.rooms.settings.storage_root / BULK / name
+    return server.services.settings.storage_root / BULK / name
 
 
 def forget_renditions(server: Serving) -> None:
-    shutil.rmtree(server.rooms.settings.rendition_directory)
+    shutil.rmtree(server.services.settings.rendition_directory)
 
 
 async def get(
@@ -116,14 +116,14 @@ async def test_a_corrupt_original_is_stood_in_for(server: Serving, *, known: boo
     path = original(server)
     path.write_bytes(b"\xff\xd8\xff" + bytes(path.stat().st_size - 3))
     if not known:
-        await server.rooms.storage.database.delete_facts(PHOTO)
+        await server.services.storage.database.delete_facts(PHOTO)
     answer, picture = await get(server, f"/serve/{PHOTO}?size=detail")
     assert (stood_in(answer), picture.size) == (True, DUE["detail"])
 
 
 async def test_it_stands_in_where_nothing_is_known_of_the_original(server: Serving) -> None:
     original(server).unlink()
-    await server.rooms.storage.database.delete_facts(PHOTO)
+    await server.services.storage.database.delete_facts(PHOTO)
     for size, due in DUE.items():
         answer, picture = await get(server, f"/serve/{PHOTO}?size={size}")
         assert (stood_in(answer), picture.size) == (True, due)
@@ -147,7 +147,7 @@ async def test_a_logo_keeps_its_transparency(server: Serving) -> None:
 async def test_the_next_size_stands_in_where_one_is_gone_too(server: Serving) -> None:
     original(server).unlink()
     forget_renditions(server)
-    library = server.rooms.settings.storage_root / LIBRARY
+    library = server.services.settings.storage_root / LIBRARY
     for path in library.glob("*-grid.*"):
         path.unlink()
     answer, picture = await get(server, f"/serve/{PHOTO}?size=grid")
@@ -161,7 +161,7 @@ async def test_the_next_size_stands_in_where_one_is_gone_too(server: Serving) ->
 async def test_where_all_is_gone_the_original_is_what_is_missing(server: Serving) -> None:
     original(server).unlink()
     forget_renditions(server)
-    shutil.rmtree(server.rooms.settings.storage_root / LIBRARY)
+    shutil.rmtree(server.services.settings.storage_root / LIBRARY)
     answer = await server.client.get(f"/serve/{PHOTO}")
     assert answer.status == 404
     assert "missing" in (await answer.json())["detail"]
@@ -178,7 +178,7 @@ async def test_the_original_counts_again_once_it_is_back(server: Serving) -> Non
 @asynccontextmanager
 async def no_worker_free(server: Serving) -> AsyncIterator[None]:
     """Every worker is taken, and every place in the queue."""
-    admission = server.rooms.admission
+    admission = server.services.rendering.admission
 
     async def wait() -> None:
         async with admission.enter():
@@ -229,11 +229,11 @@ async def _in_time(server: Serving, path: str) -> ClientResponse:
 async def test_a_purge_of_one_size_takes_what_stands_in_for_it(server: Serving) -> None:
     original(server).unlink()
     await get(server, f"/serve/{PHOTO}?size=grid")
-    boxes = [server.rooms.settings.size_specs()["grid"]]
+    boxes = [server.services.settings.size_specs()["grid"]]
     # Also the square of 300 pixels, which has that size in the box of a grid: each in JPEG, and
     # what was just made.
-    assert await server.rooms.storage.purger.medium(PHOTO, boxes) >= 2
-    assert await server.rooms.storage.purger.medium(PHOTO, boxes) == 0
+    assert await server.services.storage.purger.medium(PHOTO, boxes) >= 2
+    assert await server.services.storage.purger.medium(PHOTO, boxes) == 0
 
 
 async def test_it_is_all_the_same_on_mariadb(
@@ -241,10 +241,10 @@ async def test_it_is_all_the_same_on_mariadb(
 ) -> None:
     shutil.rmtree(tmp_path / "data" / "renditions")
     server = await serve(database={"url": mariadb.url(mariadb.create_database())})
-    found = adopted(await adopt(server.rooms, server.rooms.settings.storage_root))
+    found = adopted(await adopt(server.services, server.services.settings.storage_root))
     assert [one.media_id for one in found] == [LOGO, PHOTO]
     original(server).unlink()
-    shutil.rmtree(server.rooms.settings.storage_root / LOGOS)
+    shutil.rmtree(server.services.settings.storage_root / LOGOS)
     for size, due in DUE.items():
         answer, picture = await get(server, f"/serve/{PHOTO}?size={size}")
         assert (stood_in(answer), picture.size) == (True, due)

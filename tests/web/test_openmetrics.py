@@ -30,7 +30,7 @@ async def test_both_formats_tell_the_same_under_the_same_names(
 ) -> None:
     for _ in range(2):
         await server.client.get(f"/serve/{library.ids['photo']}", headers={"Accept": CHROME})
-    registry = server.rooms.metrics
+    registry = server.services.metrics
     plain, opened = registry.exposition(), registry.exposition(PROMETHEUS)
     assert plain[1] == "text/plain; version=0.0.4; charset=utf-8"
     assert opened[1] == "application/openmetrics-text; version=1.0.0; charset=utf-8"

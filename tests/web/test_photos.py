@@ -22,7 +22,7 @@ TRANSPARENT = {"alpha-2048.png", "drawing-alpha.png", "grey16-alpha.png"}
 @pytest.mark.parametrize("name", NAMES)
 async def test_every_kind_is_served_in_every_format_or_refused(server: Serving, name: str) -> None:
     path = photo(name)
-    taken = await server.rooms.importer.import_file(path, user_id=1, data_type=DataType.EVENT)
+    taken = await server.services.importer.import_file(path, user_id=1, data_type=DataType.EVENT)
     if path.name in REFUSED:
         assert isinstance(taken, RejectedFile)
         assert taken.reason
@@ -57,14 +57,14 @@ def _check(body: bytes, media_type: str, name: str, accept: str) -> None:
 async def test_a_damaged_original_that_is_known_already_gets_a_clear_answer(
     server: Serving, name: str
 ) -> None:
-    taken = await server.rooms.importer.import_file(
+    taken = await server.services.importer.import_file(
         photo("flowers.jpg"), user_id=1, data_type=DataType.EVENT
     )
     assert isinstance(taken, ImportedFile)
-    media = await server.rooms.storage.database.find(taken.media_id)
+    media = await server.services.storage.database.find(taken.media_id)
     assert media is not None
     assert media.source_path is not None
-    root = server.rooms.settings.storage_root
+    root = server.services.settings.storage_root
     (root / media.source_path).write_bytes(photo(name).read_bytes())
     answer = await server.client.get(f"/serve/{taken.media_id}?size=small")
     body = await answer.read()

@@ -32,7 +32,7 @@ def described(settings: Settings) -> set[tuple[str, str]]:
 
 async def test_every_route_is_described_and_every_description_has_a_route(server: Serving) -> None:
     found = routes(server.surface)
-    documented = described(server.rooms.settings)
+    documented = described(server.services.settings)
     assert documented <= found
     # aiohttp adds HEAD to each GET; it is described only where it does something else.
     undocumented = {(method, path) for method, path in found - documented if method != "head"}
@@ -42,7 +42,7 @@ async def test_every_route_is_described_and_every_description_has_a_route(server
 async def test_the_document_is_served_as_json_that_nobody_stores(shared: Serving) -> None:
     async with shared.client.get("/openapi.json") as answer:
         assert answer.headers["Cache-Control"] == "no-store"
-        assert await answer.json() == describe(shared.rooms.settings)
+        assert await answer.json() == describe(shared.services.settings)
 
 
 async def test_metrics_are_served_in_the_text_format(shared: Serving) -> None:
@@ -55,7 +55,7 @@ async def test_disabled_parts_have_neither_routes_nor_a_description(serve: Serve
     disabled = {"enabled": False}
     server = await serve(page=disabled, admin=disabled, main=disabled)
     paths = {path for _, path in routes(server.surface)}
-    assert paths - {path for _, path in described(server.rooms.settings)} == {
+    assert paths - {path for _, path in described(server.services.settings)} == {
         "/static/smart-image.js"
     }
     for path in ("/api/gallery", "/users/me", "/api/media/{id}/renditions"):

@@ -113,9 +113,9 @@ async def test_who_has_the_draft_is_told_so_while_there_is_nothing_better(
 async def held_back(server: Serving) -> int:
     """Stop the background worker in the middle of what it does; gives its process id."""
     async with asyncio.timeout(120):
-        while not server.rooms.background.pids:  # noqa: ASYNC110 - it is being started
+        while not server.services.rendering.background_pool.pids:  # noqa: ASYNC110 - it is being started
             await asyncio.sleep(0.01)
-    (pid,) = server.rooms.background.pids
+    (pid,) = server.services.rendering.background_pool.pids
     os.kill(pid, signal.SIGSTOP)
     return pid
 
@@ -143,7 +143,7 @@ async def test_a_draft_found_on_disk_is_upgraded_after_its_next_hit(
     first = await serve(upgrades={**ASKED_ONLY, "max_backlog": 1})
     await get(first, path)
     await held_back(first)
-    await first.rooms.delivery.drain()
+    await first.services.serving.delivery.drain()
     (left,) = files(data_dir)
     second = await serve(upgrades=ASKED_ONLY, encoders=QUICK)
     found = await get(second, path)
@@ -215,17 +215,19 @@ async def test_the_background_worker_gets_what_nobody_else_wants(
     serve: Serve, library: Library
 ) -> None:
     server = await serve(upgrades=ASKED_ONLY)
-    assert server.rooms.background.statistics()["up"] == 0, (
+    assert server.services.rendering.background_pool.statistics()["up"] == 0, (
         "it is started when there is something to do"
     )
     await get(server, thumbnail(library))
     await settled(server)
-    (pid,) = server.rooms.background.pids
+    (pid,) = server.services.rendering.background_pool.pids
     assert os.sched_getscheduler(pid) == os.SCHED_IDLE
     autogroup = Path(f"/proc/{pid}/autogroup")
     if autogroup.exists():
         assert autogroup.read_text().endswith("nice 19\n")
-    assert {os.sched_getscheduler(pid) for pid in server.rooms.pool.pids} == {os.SCHED_OTHER}
+    assert {os.sched_getscheduler(pid) for pid in server.services.rendering.pool.pids} == {
+        os.SCHED_OTHER
+    }
 
 
 async def test_stopping_drops_the_queue_and_kills_what_runs(serve: Serve, library: Library) -> None:
@@ -235,7 +237,7 @@ async def test_stopping_drops_the_queue_and_kills_what_runs(serve: Serve, librar
     pid = await held_back(server)
     assert server.metric("smartserve_upgrade_backlog") == 3
     began = time.monotonic()
-    await server.rooms.upgrader.__aexit__(None, None, None)
+    await server.services.serving.finals_queue.__aexit__(None, None, None)
     assert time.monotonic() - began < 5, "a stopped worker would never have ended"
     assert not Path(f"/proc/{pid}").exists()
     assert server.metric("smartserve_upgrade_backlog") == 0
@@ -285,7 +287,7 @@ async def test_the_rest_of_a_picture_is_made_once_one_of_it_was_asked_for(
     await get(server, thumbnail(library))
     await settled(server)
     renders = server.renders()
-    for size in server.rooms.settings.sizes:
+    for size in server.services.settings.sizes:
         for accept in (CHROME, "image/webp,*/*", "*/*"):
             answer = await get(server, f"/serve/{library.ids['photo']}?size={size}", accept=accept)
             assert not is_draft(answer)
@@ -328,7 +330,7 @@ async def test_a_final_that_cannot_be_made_leaves_the_draft(
     path = thumbnail(library)
     alone = await serve()
     draft = await get(alone, path)
-    await alone.rooms.delivery.drain()
+    await alone.services.serving.delivery.drain()
     (original,) = (data_dir / "originals").rglob("kodak-*")
     original.unlink()
     server = await serve(upgrades=ASKED_ONLY)
@@ -346,8 +348,8 @@ async def test_a_purge_is_not_undone_by_the_upgrade_under_way(
     server = await serve(upgrades={**ASKED_ONLY, "all_sizes": True}, encoders=QUICK)
     await get(server, thumbnail(library))
     pid = await held_back(server)
-    await server.rooms.delivery.drain()
-    await server.rooms.storage.purge(library.ids["photo"])
+    await server.services.serving.delivery.drain()
+    await server.services.storage.purge(library.ids["photo"])
     assert server.metric("smartserve_upgrade_backlog") <= 1, "the wishes went with it"
     os.kill(pid, signal.SIGCONT)
     await settled(server)
@@ -363,7 +365,7 @@ async def test_a_draft_stays_where_its_final_cannot_be_kept(
     path = thumbnail(library)
     draft = await get(server, path)
     pid = await held_back(server)
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     before = files(data_dir)
     temporary = data_dir / "renditions" / "tmp"
     temporary.rmdir()
@@ -417,5 +419,5 @@ async def test_many_sizes_are_made_in_more_than_one_order(serve: Serve, library:
 async def test_warm_gives_each_final_the_time_of_a_final(serve: Serve, library: Library) -> None:
     """The deadline of what visitors wait for is far too short for them."""
     server = await serve(workers={"deadline_s": 0.02}, upgrades={"enabled": True}, encoders=QUICK)
-    warmed = await server.rooms.warmer.warm(library.ids["photo"])
+    warmed = await server.services.serving.warmer.warm(library.ids["photo"])
     assert (warmed.rendered, warmed.present) == (25, 0)

@@ -137,7 +137,9 @@ async def test_facts_are_learned_where_an_old_database_has_none(
     server = await serve(workers={"count": 2})
     answers = await asyncio.gather(*(get(server, f"/serve/{photo}?size=small") for _ in range(20)))
     assert [answer.status for answer in answers] == [200] * 20
-    assert server.rooms.pool.statistics()["jobs"] == 2, "one look at the picture, one render"
+    assert server.services.rendering.pool.statistics()["jobs"] == 2, (
+        "one look at the picture, one render"
+    )
     with sqlite3.connect(data_dir / "smartserve.db") as database:
         row = database.execute("SELECT width, height, pages FROM media_facts").fetchall()
     database.close()
@@ -181,7 +183,7 @@ async def test_the_nearest_size_stands_in_for_a_source_that_cannot_be_read(
         size: await (await get(server, f"/serve/{photo}?size={size}")).read()
         for size in ("thumbnail", "small")
     }
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     original(data_dir, photo).unlink()
     answer = await get(server, f"/serve/{photo}?size=grid")
     assert (answer.status, await answer.read()) == (200, cached["small"])
@@ -196,7 +198,7 @@ async def test_a_full_queue_gives_the_nearest_size_or_a_time_to_come_back(
     monkeypatch.setattr(LoopLagMonitor, "late_s", 0.0)
     server = await serve(workers={"count": 1, "max_queue": 0, "retry_after_s": 3})
     await get(server, f"/serve/{photo}?size=small")
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     large = f"/serve/{library.ids['large']}.avif?size=zoom"
     slow = asyncio.create_task(get(server, large))
     async with asyncio.timeout(10):
@@ -240,7 +242,7 @@ async def test_a_source_that_is_no_picture_is_refused_with_its_reason(
     answers = [await get(server, f"/serve/{photo}?size={size}") for size in ("small", "grid")]
     assert [answer.status for answer in answers] == [status, status]
     assert answers[0].headers["Cache-Control"] == "no-store"
-    assert server.rooms.pool.statistics()["jobs"] == 1, "the second is refused unheard"
+    assert server.services.rendering.pool.statistics()["jobs"] == 1, "the second is refused unheard"
 
 
 async def test_a_picture_that_takes_too_long_times_out(serve: Serve, library: Library) -> None:
@@ -255,7 +257,7 @@ async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
     large = library.ids["large"]
     first = await serve()
     await get(first, f"/serve/{large}.avif?size=thumbnail")
-    await first.rooms.delivery.drain()
+    await first.services.serving.delivery.drain()
     second = await serve(workers={"count": 1, "deadline_s": 0.05})
     answer = await get(second, f"/serve/{large}.avif?size=zoom")
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=fallback"
@@ -270,7 +272,7 @@ async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo:
             await asyncio.sleep(0.001)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     answer = await get(server, f"/serve/{photo}.avif?size=zoom")
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=memory"
 
@@ -284,7 +286,7 @@ async def test_workers_killed_under_load_cost_no_answer(serve: Serve, photo: int
         for suffix in ("avif", "webp")
     ]
     await asyncio.sleep(0.05)
-    os.kill(server.rooms.pool.pids[0], signal.SIGKILL)
+    os.kill(server.services.rendering.pool.pids[0], signal.SIGKILL)
     answers = await asyncio.gather(*requests)
     assert {answer.status for answer in answers} == {200}
 
@@ -296,7 +298,7 @@ async def test_with_the_database_away_known_pictures_go_on(
         url = mariadb.url(await asyncio.to_thread(mariadb.create_database))
         section = {"url": url, "row_ttl_s": 0.05, "connect_timeout_s": 1, "query_timeout_s": 1}
         server = await serve(database=section)
-        taken = await server.rooms.importer.import_file(
+        taken = await server.services.importer.import_file(
             original(data_dir, library.ids["photo"]), user_id=1, data_type=DataType.PRODUCT
         )
         assert isinstance(taken, ImportedFile)

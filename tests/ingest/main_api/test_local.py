@@ -28,7 +28,7 @@ async def api(server: Serving, request: pytest.FixtureRequest) -> AsyncIterator[
     if request.param == "local":
         yield LocalMainApi(server.main.queue)
         return
-    async with open_main_api(server.rooms.settings, str(server.client.make_url(""))) as client:
+    async with open_main_api(server.services.settings, str(server.client.make_url(""))) as client:
         yield client
 
 

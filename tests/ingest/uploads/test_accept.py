@@ -103,7 +103,7 @@ class SlowCommit(UploadRepository):
 
 async def test_a_commit_that_comes_late_finds_its_files(server: Serving) -> None:
     assert server.main is not None
-    settings = server.rooms.settings
+    settings = server.services.settings
     engine = open_engine(settings.main_url, settings.database)
     async with SlowCommit(engine, settings.database, own=True) as slow:
         uploader = Uploader(
@@ -111,7 +111,7 @@ async def test_a_commit_that_comes_late_finds_its_files(server: Serving) -> None
             database=slow,
             source_types=["jpeg"],
             max_file_bytes=1_000_000,
-            metrics=server.rooms.metrics,
+            metrics=server.services.metrics,
             on_upload=asyncio.Event().set,
         )
         with pytest.raises(CommitUncertain):
@@ -233,7 +233,7 @@ async def test_a_file_whose_row_has_ended_is_swept_at_once(
 async def test_a_file_that_no_row_names_is_swept_after_an_hour(
     server: Serving, tidier: TempfileSweeper, clocks: Clocks
 ) -> None:
-    folder = server.rooms.settings.temp_root / "profiles"
+    folder = server.services.settings.temp_root / "profiles"
     folder.mkdir(parents=True)
     (folder / "1-profile-1-1.jpg").write_bytes(PHOTO)
     (folder / "of somebody's own").write_bytes(b"x")
@@ -249,7 +249,7 @@ async def test_a_file_that_no_row_names_is_swept_after_an_hour(
 async def test_unfinished_files_are_swept_when_they_have_not_changed_for_an_hour(
     server: Serving, tidier: TempfileSweeper, clocks: Clocks
 ) -> None:
-    folder = server.rooms.settings.temp_root / "sites"
+    folder = server.services.settings.temp_root / "sites"
     folder.mkdir(parents=True)
     for age_s in (HOUR, HOUR - 60):
         path = folder / tempfile_name()
@@ -267,7 +267,7 @@ async def test_a_server_at_work_does_it_by_itself(server: Serving) -> None:
         pass
     main = server.main
     assert main is not None
-    async with main.at_work("http://pictures.example.org:81/", server.rooms.metrics):
+    async with main.running("http://pictures.example.org:81/", server.services.metrics):
         await until(lambda: not temp_files(server))
         await until(lambda: server.metric("smartserve_pending_images", status="complete") == 1)
     assert main.replacer.base_url == "http://pictures.example.org:81/api/images"

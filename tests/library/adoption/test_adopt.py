@@ -43,7 +43,7 @@ async def kind(request: pytest.FixtureRequest, serve: Serve) -> Serving:
 
 
 def root(server: Serving) -> Path:
-    return server.rooms.settings.storage_root
+    return server.services.settings.storage_root
 
 
 def files(folder: Path) -> set[str]:
@@ -51,13 +51,13 @@ def files(folder: Path) -> set[str]:
 
 
 async def row(server: Serving, media_id: int) -> Media:
-    media = await server.rooms.storage.catalogue.find(media_id)
+    media = await server.services.storage.repository.find(media_id)
     assert media is not None
     return media
 
 
 async def rows(server: Serving) -> list[Media]:
-    places = await server.rooms.storage.catalogue.paths()
+    places = await server.services.storage.repository.paths()
     return [await row(server, place.media_id) for place in places]
 
 
@@ -68,7 +68,7 @@ def sizes(media: Media) -> set[tuple[int, int]]:
 async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> None:
     whole_tree(root(kind))
     before = files(root(kind))
-    outcomes = await adopt(kind.rooms, root(kind))
+    outcomes = await adopt(kind.services, root(kind))
     assert skipped(outcomes) == {}
     assert files(root(kind)) == before
     icon, picture = await rows(kind)
@@ -90,9 +90,9 @@ async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> N
 
 async def test_a_second_run_finds_all_known_and_changes_nothing(kind: Serving) -> None:
     whole_tree(root(kind))
-    await adopt(kind.rooms, root(kind))
+    await adopt(kind.services, root(kind))
     before = await rows(kind)
-    again = adopted(await adopt(kind.rooms, root(kind)))
+    again = adopted(await adopt(kind.services, root(kind)))
     assert [one.known for one in again] == [True, True]
     assert await rows(kind) == before
 
@@ -100,11 +100,11 @@ async def test_a_second_run_finds_all_known_and_changes_nothing(kind: Serving) -
 async def test_another_tree_is_copied_once(server: Serving, tmp_path: Path) -> None:
     tree = tmp_path / "other"
     whole_tree(tree)
-    assert not any(one.known for one in adopted(await adopt(server.rooms, tree)))
+    assert not any(one.known for one in adopted(await adopt(server.services, tree)))
     copied, before = files(root(server)), await rows(server)
     assert len(copied) == len(files(tree))
     assert {name.rpartition("/")[0] for name in copied if name.startswith("bulk")} == {BULK}
-    assert all(one.known for one in adopted(await adopt(server.rooms, tree)))
+    assert all(one.known for one in adopted(await adopt(server.services, tree)))
     assert files(root(server)) == copied
     assert await rows(server) == before
 
@@ -119,7 +119,7 @@ async def test_a_copy_that_was_made_before_the_row_is_used_by_the_next_run(
     copy = root(server) / BULK / f"a-{digest[:16]}.jpeg"
     copy.parent.mkdir(parents=True)
     copy.write_bytes(path.read_bytes())
-    (one,) = adopted(await adopt(server.rooms, tree))
+    (one,) = adopted(await adopt(server.services, tree))
     assert root(server) / str((await row(server, one.media_id)).bulk_path) == copy
     assert files(root(server)) == {str(copy.relative_to(root(server)))}
 
@@ -131,7 +131,7 @@ async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_go
 ) -> None:
     path = f"{BULK}/old-name.jpg"
     named = written.format(path=path, root=root(kind))
-    media_id = await kind.rooms.storage.catalogue.insert(
+    media_id = await kind.services.storage.repository.insert(
         NewMedia(
             user_id=5,
             data_type=DataType.EVENT,
@@ -143,26 +143,26 @@ async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_go
         ),
         FACTS,
     )
-    await kind.rooms.storage.catalogue.delete_facts(media_id)
+    await kind.services.storage.repository.delete_facts(media_id)
     premade(photo(), root(kind) / LIBRARY / "old-name", ("webp",))
     if there:
         save(photo(), root(kind) / path)
-    (one,) = adopted(await adopt(kind.rooms, root(kind)))
+    (one,) = adopted(await adopt(kind.services, root(kind)))
     assert one.media_id == media_id
     (media,) = await rows(kind)
     assert len(media.fallbacks) == 4
     assert (media.known_facts is not None) is there
-    (again,) = adopted(await adopt(kind.rooms, root(kind)))
+    (again,) = adopted(await adopt(kind.services, root(kind)))
     assert (again.known, again.source is not None) == (True, there)
 
 
 async def test_sizes_without_an_original_are_a_picture_by_their_largest(server: Serving) -> None:
     premade(photo(), root(server) / LIBRARY / "alone", ("webp",))
-    (one,) = adopted(await adopt(server.rooms, root(server)))
+    (one,) = adopted(await adopt(server.services, root(server)))
     media = await row(server, one.media_id)
     assert (media.bulk_path, media.library_path) == (None, f"{LIBRARY}/alone-detail.webp")
     assert sizes(media) == {(300, 300), (480, 320), (500, 333)}
-    (again,) = adopted(await adopt(server.rooms, root(server)))
+    (again,) = adopted(await adopt(server.services, root(server)))
     assert (again.known, again.media_id) == (True, one.media_id)
 
 
@@ -171,7 +171,7 @@ async def test_the_processed_file_in_the_library_is_the_second_place_to_look(
 ) -> None:
     save(photo(), root(server) / BULK / "a.jpg")
     save(photo(1200), root(server) / LIBRARY / "a.jpg")
-    await adopt(server.rooms, root(server))
+    await adopt(server.services, root(server))
     (media,) = await rows(server)
     assert media.source_paths == (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg")
 
@@ -182,7 +182,7 @@ async def test_a_damaged_original_is_skipped_and_the_best_size_is_the_picture(
     original = save(photo(), root(server) / BULK / "a.jpg")
     original.write_bytes(original.read_bytes()[:5000])
     premade(photo(), root(server) / LIBRARY / "a", ("webp",))
-    outcomes = await adopt(server.rooms, root(server))
+    outcomes = await adopt(server.services, root(server))
     assert list(skipped(outcomes)) == [f"{BULK}/a.jpg"]
     (media,) = await rows(server)
     assert media.source_path == f"{LIBRARY}/a-detail.webp"
@@ -193,7 +193,7 @@ async def test_a_close_up_is_not_lost_behind_the_picture(server: Serving) -> Non
     save(photo(3000, name="kodak-05.jpg"), root(server) / LIBRARY / "painting-detail.jpg")
     save(photo(600), root(server) / LIBRARY / "painting-small.jpg")
     for known in (False, True):
-        outcomes = adopted(await adopt(server.rooms, root(server)))
+        outcomes = adopted(await adopt(server.services, root(server)))
         assert {(one.path, one.known) for one in outcomes} == {
             (f"{LIBRARY}/painting.jpg", known),
             (f"{LIBRARY}/painting-detail.jpg", known),
@@ -206,14 +206,14 @@ async def test_originals_of_one_name_are_not_mixed(server: Serving) -> None:
     for day, name in (("2024-05-01", "kodak-05.jpg"), ("2024-05-02", "kodak-23.jpg")):
         save(photo(name=name), root(server) / f"bulk/{day}" / "image.jpg")
     premade(photo(), root(server) / LIBRARY / "image", ("webp",))
-    await adopt(server.rooms, root(server))
+    await adopt(server.services, root(server))
     assert [len(media.fallbacks) for media in await rows(server)] == [0, 0, 3]
 
 
 async def test_equal_originals_are_one_medium(server: Serving) -> None:
     for name in ("a.jpg", "b.jpg"):
         save(photo(), root(server) / BULK / name)
-    outcomes = adopted(await adopt(server.rooms, root(server)))
+    outcomes = adopted(await adopt(server.services, root(server)))
     assert [(one.media_id, one.known) for one in outcomes] == [(1, False), (1, True)]
 
 
@@ -229,7 +229,7 @@ async def test_what_is_no_picture_is_named_and_what_is_hidden_is_not(server: Ser
     (folder / os.fsdecode(b"\xff.jpg")).write_bytes((SAMPLES / "logo.png").read_bytes())
     for hidden in (".hidden.jpg", "b.jpg.part", ".git/c.jpg"):
         save(photo(300), folder / "x.jpg").rename(_made(folder / hidden))
-    outcomes = await adopt(server.rooms, root(server))
+    outcomes = await adopt(server.services, root(server))
     assert [one.path for one in adopted(outcomes)] == [f"{LIBRARY}/a.jpg"]
     reasons = {path.rpartition("/")[2]: reason for path, reason in skipped(outcomes).items()}
     assert reasons == {
@@ -251,6 +251,6 @@ def _made(path: Path) -> Path:
 async def test_a_format_is_that_of_the_bytes(server: Serving) -> None:
     path = save(logo(), root(server) / LIBRARY / "a.png")
     path.rename(path.with_suffix(".jpg"))
-    await adopt(server.rooms, root(server))
+    await adopt(server.services, root(server))
     (media,) = await rows(server)
     assert media.mime_type == "image/png"

@@ -56,22 +56,22 @@ def whole_tree(root: Path) -> None:
     premade(logo(), root / LOGOS / "456-logo-789", ("png", "webp"))
 
 
-async def adopt(rooms: Services, directory: Path, *, reserve: bool = False) -> list[Outcome]:
+async def adopt(services: Services, directory: Path, *, reserve: bool = False) -> list[Outcome]:
     """What the command does, without its lines."""
-    settings = rooms.settings
+    settings = services.settings
     place, owner = place_of(settings, directory), AdoptionOwner(1, DataType.EVENT)
     outcomes: list[Outcome] = []
     with open_inventory(settings, place) as inventory:
         outcomes += [one async for one in enter_files(inventory, place.root, place.start)]
-        await enter_rows(inventory, rooms.storage.catalogue, path_below(settings, place))
+        await enter_rows(inventory, services.storage.repository, path_below(settings, place))
         inventory.finish()
-        async with open_adopter(rooms, place, owner) as adopter:
+        async with open_adopter(services, place, owner) as adopter:
             async for page in groups(inventory):
                 for group in page:
                     outcomes += await adopter.adopt(group)
     if reserve:
         for one in adopted(outcomes):
-            await rooms.reserve.fill(one.media_id)
+            await services.fallback_renderer.fill(one.media_id)
     return outcomes
 
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.app.services import open_rooms
+from proxy.app.services import open_services
 from proxy.app.startup_checks import start_tracing
-from proxy.app.web import build_surface
+from proxy.app.web import build_http_server
 from tests.support.server import Client, Serving, SmartServer, make_settings
 from tests.telemetry.tracing.collector import Collector, collecting
 
@@ -50,10 +50,10 @@ async def follow(
             tracing = {**given, **sections.pop("tracing", {})}
             settings = make_settings(data_dir, **sections, tracing=tracing)
             followed = await stack.enter_async_context(start_tracing(settings.tracing))
-            rooms = await stack.enter_async_context(open_rooms(settings, tracing=followed))
-            surface = build_surface(rooms)
+            services = await stack.enter_async_context(open_services(settings, tracing=followed))
+            surface = build_http_server(services)
             client: Client = await aiohttp_client(SmartServer(surface.runner))
             stack.push_async_callback(client.close)
-            return Serving(rooms, surface, client)
+            return Serving(services, surface, client)
 
         yield start

@@ -61,7 +61,7 @@ async def test_finals_of_a_request_that_is_not_followed_are_not_either(
     server = await follow(**FINALS, tracing={"ratio": 0})
     await server.client.get(f"/serve/{library.ids['logo']}", headers={"Accept": CHROME})
     await collector.until(lambda: server.metric("smartserve_upgrade_seconds_count"))
-    assert sum(server.rooms.tracing.statistics().values()) == 0
+    assert sum(server.services.tracing.statistics().values()) == 0
 
 
 async def test_the_steps_of_an_upload_are_traces_in_a_chain(
@@ -70,7 +70,7 @@ async def test_the_steps_of_an_upload_are_traces_in_a_chain(
     async with fake_main_api() as fake:
         server = await follow(ingest={**QUICK, "renditions": "none"})
         fake.add((SAMPLES / "logo.png").read_bytes(), kind="logo", suffix="png")
-        async with open_ingest(server.rooms, IngestUrls(fake.base, BACKEND)) as ingest:
+        async with open_ingest(server.services, IngestUrls(fake.base, BACKEND)) as ingest:
             assert await ingest.run_once() == 0
     await collector.until(lambda: named(collector, f"ingest {Step.UPDATE_CALLBACK}"))
     steps = [named(collector, f"ingest {step}") for step in Step]

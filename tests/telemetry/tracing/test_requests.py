@@ -30,7 +30,7 @@ async def miss_and_hit(server: Serving, path: str, headers: Mapping[str, str] = 
     """Ask twice; the second time it is stored."""
     for _ in range(2):
         assert (await server.client.get(path, headers=headers)).status == 200
-        await server.rooms.delivery.drain()
+        await server.services.serving.delivery.drain()
 
 
 def lengths(spans: list[Seen]) -> int:
@@ -146,7 +146,7 @@ async def test_who_is_turned_away_is_an_error_with_its_kind(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
     server = await follow()
-    server.rooms.admission.close()
+    server.services.rendering.admission.close()
     answer = await server.client.get(f"/serve/{library.ids['large']}")
     assert answer.status == 503
     root = await collector.root(SERVE, http_response_status_code=503)
@@ -160,7 +160,7 @@ async def test_a_client_that_goes_away_leaves_its_trace(
     _, writer = await asyncio.open_connection(server.client.host, server.client.port)
     path = f"/serve/{library.ids['large']}?size=zoom"
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    await collector.until(lambda: server.rooms.delivery.statistics()["under_way"])
+    await collector.until(lambda: server.services.serving.delivery.statistics()["under_way"])
     writer.transport.abort()
     root = await collector.root(SERVE, smartserve_client_left=True)
     assert not root.failed
@@ -208,8 +208,8 @@ async def test_strangers_decide_nothing_where_they_are_not_to(
     server = await follow(tracing={"ratio": 0, "honour_parent": by_default})
     path = f"/serve/{library.ids['logo']}"
     await miss_and_hit(server, path, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    assert server.rooms.tracing.enabled
-    exporter = server.rooms.tracing.statistics
+    assert server.services.tracing.enabled
+    exporter = server.services.tracing.statistics
     assert exporter() == {"sent": 0, "queue_full": 0, "failed": 0}
     assert collector.asked == 0
 
@@ -243,7 +243,7 @@ async def test_histograms_carry_the_traces_as_exemplars(
     await miss_and_hit(server, f"/serve/{library.ids['logo']}?size=grid")
     roots = [await collector.root(SERVE, smartserve_source=one) for one in ("render", "memory")]
     known = {root.trace_id for root in roots}
-    text = server.rooms.metrics.exposition("application/openmetrics-text")[0].decode()
+    text = server.services.metrics.exposition("application/openmetrics-text")[0].decode()
     for name, labels in (
         ("first_byte_seconds", 'source="memory"'),
         ("first_byte_seconds", 'source="render"'),

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpClient
 
-from proxy.app.services import open_rooms
-from proxy.app.web import build_surface
+from proxy.app.services import open_services
+from proxy.app.web import build_http_server
 from proxy.domain.media import DataType
 from tests.support.server import (
     CHROME,
@@ -56,7 +56,7 @@ async def origin(server: Serving, target: str, accept: str = "*/*") -> str:
 
 
 async def settle(server: Serving) -> None:
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
 
 
 async def test_a_purge_drops_all_of_a_picture_and_says_how_many(
@@ -136,7 +136,9 @@ async def test_a_purge_reaches_drafts_finals_and_upgrades_under_way(
 
     assert status == 200
     assert counts["dropped"] >= 1
-    assert server.rooms.upgrader.statistics()["backlog"] <= 1, "what is at work may end"
+    assert server.services.serving.finals_queue.statistics()["backlog"] <= 1, (
+        "what is at work may end"
+    )
     assert await origin(server, target, CHROME) == "draft", "made anew"
 
 
@@ -144,7 +146,7 @@ async def test_a_purge_by_user_reaches_all_media_of_the_user(
     server: Serving, library: Library
 ) -> None:
     everybody = list(library.ids.values())
-    stranger = await server.rooms.importer.import_file(
+    stranger = await server.services.importer.import_file(
         _another(server), user_id=8, data_type=DataType.PRODUCT
     )
     targets = [f"/serve/{one}?size={size}" for one in everybody for size in ("grid", "thumbnail")]
@@ -168,7 +170,7 @@ async def test_a_purge_by_user_reaches_all_media_of_the_user(
 
 def _another(server: Serving) -> Path:
     """A picture that the library has not."""
-    path = server.rooms.settings.data_path / "another.jpg"
+    path = server.services.settings.data_path / "another.jpg"
     path.write_bytes(sorted(SAMPLES.glob("*.jpg"))[1].read_bytes())
     return path
 
@@ -177,9 +179,9 @@ async def test_a_purge_reaches_the_memory_of_other_servers(
     serve: Serve, data_dir: Path, aiohttp_client: AiohttpClient, photo: int
 ) -> None:
     here = await serve(admin={"key": KEY})
-    async with open_rooms(make_settings(data_dir)) as rooms:
-        surface = build_surface(rooms)
-        there = Serving(rooms, surface, await aiohttp_client(SmartServer(surface.runner)))
+    async with open_services(make_settings(data_dir)) as services:
+        surface = build_http_server(services)
+        there = Serving(services, surface, await aiohttp_client(SmartServer(surface.runner)))
         grid, small = (f"/serve/{photo}?size={size}" for size in ("grid", "small"))
         for target in (grid, small, grid, small):
             await origin(there, target)
@@ -328,7 +330,7 @@ async def test_pages_of_other_origins_get_nothing_of_it(
 
 
 async def test_a_purge_that_the_disk_refuses_is_a_503(server: Serving) -> None:
-    directory = server.rooms.settings.rendition_directory
+    directory = server.services.settings.rendition_directory
     moved = directory.with_name("moved")
     directory.rename(moved)
     directory.touch()

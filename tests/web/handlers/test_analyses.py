@@ -75,7 +75,7 @@ async def test_while_it_is_processed_the_answer_says_when_to_come_back(serve: Se
 
 
 def _set_status(server: Serving, status: str) -> None:
-    path = server.rooms.settings.data_path / "smartserve.db"
+    path = server.services.settings.data_path / "smartserve.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE media_files SET status = ? WHERE id = 1", [status])
         connection.commit()

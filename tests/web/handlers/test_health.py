@@ -43,7 +43,7 @@ async def test_a_storage_that_is_gone_is_named(serve: Serve, data_dir: Path) -> 
 
 async def test_workers_that_do_not_answer_are_named(serve: Serve) -> None:
     server = await serve(workers={"count": 1})
-    os.kill(server.rooms.pool.pids[0], signal.SIGSTOP)
+    os.kill(server.services.rendering.pool.pids[0], signal.SIGSTOP)
     ready = await server.client.get("/readyz")
     assert ready.status == 503
     assert (await ready.json())["checks"]["workers"] == "a worker process did not answer"
@@ -75,7 +75,7 @@ async def test_all_metrics_are_there_and_parse(
 ) -> None:
     for _ in range(3):
         await server.client.get(f"/serve/{library.ids['photo']}", headers={"Accept": CHROME})
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     answer = await server.client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = {f.name: f for f in text_string_to_metric_families(await answer.text())}
@@ -85,7 +85,7 @@ async def test_all_metrics_are_there_and_parse(
 
 
 async def test_the_codecs_are_told_with_their_versions(server: Serving) -> None:
-    hello = server.rooms.pool.hello
+    hello = server.services.rendering.pool.hello
     codecs = {"libvips": hello.libvips, **hello.codecs}
     assert "pyvips" in codecs
     for codec, version in codecs.items():

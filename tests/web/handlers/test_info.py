@@ -86,14 +86,14 @@ async def test_the_formats_that_are_there_are_told_with_their_stage(serve: Serve
     answer = await server.client.get("/serve/2?size=thumbnail", headers={"Accept": CHROME})
     assert "draft" in answer.headers["Cache-Status"]
     await answer.read()
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     after = await told(server, 2)
     assert after["formats"]["ready"]["thumbnail"]["avif"] in ("draft", "final")
 
 
 async def test_one_stage_is_always_final(server: Serving) -> None:
     await (await server.client.get("/serve/2?size=small&format=webp")).read()
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     assert (await told(server, 2))["formats"]["ready"]["small"]["webp"] == "final"
 
 
@@ -317,11 +317,11 @@ async def test_a_corrupt_original_is_told_as_the_picture_route_does(
     serve: Serve, data_dir: Path
 ) -> None:
     server = await serve()
-    media = await server.rooms.storage.catalogue.find(2)
+    media = await server.services.storage.repository.find(2)
     assert media is not None
     assert media.source_path is not None
     (data_dir / "originals" / media.source_path).write_bytes(b"\xff\xd8\xff but no picture" * 99)
-    await server.rooms.storage.purge(2)
+    await server.services.storage.purge(2)
     answer = await server.client.get("/info/2")
     assert answer.status == 422
     many = await server.client.get("/info?ids=1,2")

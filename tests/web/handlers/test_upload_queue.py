@@ -240,7 +240,7 @@ async def test_a_download_goes_on_where_it_broke_off(server: Serving) -> None:
 
 async def test_only_regular_files_of_our_folders_are_given(server: Serving, tmp_path: Path) -> None:
     await upload(server, {"profile_image": PHOTO, "site_image": PHOTO})
-    root = server.rooms.settings.temp_root
+    root = server.services.settings.temp_root
     secret = tmp_path / "secret.jpg"
     secret.write_bytes(PHOTO)
     (root / "profiles" / "link.jpg").symlink_to(secret)

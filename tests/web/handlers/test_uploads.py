@@ -235,7 +235,7 @@ async def test_a_body_that_drips_is_cut_as_a_whole(serve: Serve) -> None:
 
 async def test_a_form_that_came_in_time_is_taken_by_a_slow_database(serve: Serve) -> None:
     server = await serve(main={**MAIN, "upload_timeout_s": 0.5}, users=USERS)
-    file = server.rooms.settings.main_url.removeprefix("sqlite+aiosqlite:///")
+    file = server.services.settings.main_url.removeprefix("sqlite+aiosqlite:///")
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         sending = asyncio.create_task(upload(server))

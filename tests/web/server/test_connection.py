@@ -174,7 +174,7 @@ async def test_a_purge_reaches_hot_answers_of_either_kind(
         old = await server.client.get(target)
     (original,) = (data_dir / "originals").rglob("kodak-*")
     Image.open(original).convert("RGB").rotate(180).save(original, "JPEG", quality=77)
-    await server.rooms.storage.purge(library.ids["photo"])
+    await server.services.storage.purge(library.ids["photo"])
     conditional = {"If-None-Match": old.headers["ETag"]}
     new = await server.client.get(target, headers=conditional)
     assert (new.status, new.headers["ETag"] == old.headers["ETag"]) == (200, False)
@@ -195,7 +195,7 @@ async def test_a_disk_hit_makes_the_next_one_hot(serve: Serve, library: Library)
     target = f"/serve/{library.ids['photo']}?size=thumbnail"
     first = await serve()
     await (await first.client.get(target)).read()
-    await first.rooms.delivery.drain()
+    await first.services.serving.delivery.drain()
     server = await serve()
     found = await server.client.get(target, headers={"Accept": ""})
     assert found.headers["Cache-Status"] == "smartserve; hit; detail=disk"
@@ -213,7 +213,7 @@ async def test_a_file_too_long_for_one_piece_is_opened_once_a_hit(
     server = await serve(renditions={"memory_max_bytes": 0, "memory_max_item_bytes": 0})
     target = f"/serve/{library.ids['large']}?size=detail&format=png"
     await (await server.client.get(target)).read()
-    await server.rooms.delivery.drain()
+    await server.services.serving.delivery.drain()
     before = server.metric("smartserve_cache_hits_total", tier="disk")
     for _ in range(4):
         assert len(await (await server.client.get(target)).read()) > 256 * 1024

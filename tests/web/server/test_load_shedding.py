@@ -142,10 +142,10 @@ async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_awa
     stored, missing = (f"/serve/{library.ids['photo']}?w={width}" for width in (64, 96))
     unknown = f"/serve/{library.ids['badge']}?w=64"
     etag = (await server.client.get(stored)).headers["ETag"]
-    await server.rooms.delivery.drain()
-    server.rooms.storage.store.memory.purge_now(library.ids["photo"])
-    async with server.rooms.admission.enter():
-        looked_at(server.rooms.load_shedder, 10)
+    await server.services.serving.delivery.drain()
+    server.services.storage.renditions.memory.purge_now(library.ids["photo"])
+    async with server.services.rendering.admission.enter():
+        looked_at(server.services.serving.load_shedder, 10)
         answer = await server.client.get(stored)
         assert (answer.status, answer.headers["Cache-Status"]) == (
             200,
@@ -165,9 +165,9 @@ async def test_who_asks_for_what_is_being_made_waits_for_it(serve: Serve, librar
     target = f"/serve/{library.ids['large']}.png?w=640"
     first = asyncio.create_task(server.client.get(target))
     async with asyncio.timeout(10):
-        while not server.rooms.delivery.statistics()["under_way"]:  # noqa: ASYNC110 - no event
+        while not server.services.serving.delivery.statistics()["under_way"]:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.001)
-    looked_at(server.rooms.load_shedder, 10)
+    looked_at(server.services.serving.load_shedder, 10)
     second = await server.client.get(target)
     assert ((await first).status, second.status) == (200, 200)
     assert server.renders() == 1
@@ -178,7 +178,7 @@ async def test_no_look_is_left_when_all_are_answered(serve: Serve, library: Libr
     photo = library.ids["photo"]
     for target in (f"/serve/{photo}?w=64", f"/serve/{photo}?w=64", "/serve/999999", "/serve/x"):
         await (await server.client.get(target)).read()
-    assert server.rooms.load_shedder.resolving == 0
+    assert server.services.serving.load_shedder.resolving == 0
 
 
 @pytest.mark.parametrize(("full", "late_s"), [(True, 0.1), (True, 0.0), (False, 0.1)])
@@ -189,7 +189,7 @@ async def test_a_late_server_with_a_full_queue_turns_misses_away_and_serves_hits
     there, missing = (f"/serve/{library.ids['photo']}?w={width}" for width in (64, 96))
     await (await server.client.get(there)).read()
     monkeypatch.setattr(LoopLagMonitor, "late_s", property(lambda _: late_s))
-    async with server.rooms.admission.enter() if full else asyncio.timeout(None):
+    async with server.services.rendering.admission.enter() if full else asyncio.timeout(None):
         assert (await server.client.get(there)).status == 200
         answer = await server.client.get(missing)
         stands_in = "fallback" in answer.headers["Cache-Status"] if answer.status == 200 else None

@@ -87,7 +87,7 @@ async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
 ) -> None:
     server = await serve()
     settings = ServerSettings(port=0, drain_s=drain_s)
-    metrics = server.rooms.metrics
+    metrics = server.services.metrics
     hot = server.surface.runner.pipeline._response_cache
     desk = RequestPipeline(response_cache=hot, metrics=metrics, access_log=None)
     app = server.surface.runner.app

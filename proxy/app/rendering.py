@@ -1,0 +1,137 @@
+"""Builds the rendering subsystem: worker pools, admission, and the job dispatchers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from proxy.app.startup_checks import check_worker
+from proxy.domain.render_plan import RenderRules
+from proxy.domain.variant import recipe
+from proxy.domain.worker_protocol import WorkerInfo
+from proxy.rendering.pool.admission import Admission, WorkerUsage
+from proxy.rendering.pool.failure_cache import FailureCache
+from proxy.rendering.pool.pool import WorkerPool
+from proxy.runtime.min_versions import FLOORS
+from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
+from proxy.serving.job_dispatch import JobDispatcher
+from proxy.settings import Settings
+from proxy.storage.originals.local_store import LocalOriginals
+
+
+@dataclass(frozen=True, slots=True)
+class RenderingServices:
+    """The worker pools, and one dispatcher for each kind of work."""
+
+    pool: WorkerPool
+    """For clients and uploads; running."""
+    background_pool: WorkerPool
+    """One worker at idle priority for finals; started by the queue of finals."""
+    admission: Admission
+    rules: RenderRules
+    dispatcher: JobDispatcher
+    """For the requests of clients."""
+    upload_dispatcher: JobDispatcher
+    """As `dispatcher`, for uploads: counts in `upload_usage`."""
+    background_dispatcher: JobDispatcher
+    upload_usage: WorkerUsage
+
+
+@asynccontextmanager
+async def open_rendering(
+    settings: Settings,
+    originals: LocalOriginals,
+    supervisor: TaskSupervisor,
+    *,
+    floors: Mapping[str, str] = FLOORS,
+) -> AsyncIterator[RenderingServices]:
+    """Start the worker pool and end it after the block.
+
+    Raises:
+        ConfigurationError: no worker starts, or its libvips is older than ``floors`` allow.
+    """
+    async with _new_pool(settings, supervisor) as pool:
+        check_worker(pool.hello, floors)
+        admission, usage = Admission(settings.workers), WorkerUsage()
+        background = _new_background_pool(settings, supervisor)
+        dispatcher = _new_dispatcher(settings, originals, pool, admission)
+        yield RenderingServices(
+            pool=pool,
+            background_pool=background,
+            admission=admission,
+            rules=_render_rules(settings, pool.hello),
+            dispatcher=dispatcher,
+            upload_dispatcher=dispatcher.counted_by(usage),
+            background_dispatcher=_new_dispatcher(
+                settings, originals, background, Admission(settings.workers)
+            ),
+            upload_usage=usage,
+        )
+
+
+def one_worker(settings: Settings) -> WorkerPool:
+    """Return a pool of one worker, configured as for rendering; the caller enters it."""
+    workers = settings.workers.model_copy(update={"count": 1})
+    return _new_pool(settings.model_copy(update={"workers": workers}), UNCOUNTED)
+
+
+async def worker_info(settings: Settings) -> WorkerInfo:
+    """Start a worker, and return the versions and formats that it reports.
+
+    Raises:
+        ConfigurationError: the worker does not start.
+    """
+    async with one_worker(settings) as pool:
+        return pool.hello
+
+
+def _new_pool(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
+    return WorkerPool(
+        settings.workers,
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        max_cpu_s=_max_cpu_s(settings),
+        supervisor=supervisor,
+    )
+
+
+def _new_background_pool(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
+    return WorkerPool(
+        settings.workers.model_copy(update={"count": 1}),
+        source_types=settings.limits.source_types,
+        max_output_bytes=settings.renditions.max_rendition_bytes,
+        max_cpu_s=_max_cpu_s(settings),
+        idle=True,
+        supervisor=supervisor,
+    )
+
+
+def _max_cpu_s(settings: Settings) -> float:
+    # Above every deadline: the kernel's limit only matters if the server cannot enforce them.
+    return 2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s)
+
+
+def _new_dispatcher(
+    settings: Settings, originals: LocalOriginals, pool: WorkerPool, admission: Admission
+) -> JobDispatcher:
+    failures = FailureCache(
+        failure_s=settings.lifetimes.failure_s, quarantine_s=settings.workers.quarantine_s
+    )
+    return JobDispatcher(sources=originals, pool=pool, admission=admission, failures=failures)
+
+
+def _render_rules(settings: Settings, worker: WorkerInfo) -> RenderRules:
+    """Return what decides a variant, limited to the source types that libvips can load."""
+    limits, encoders = settings.limits.to_limits(), settings.encoders
+    loadable = tuple(kind for kind in limits.source_types if kind in worker.source_types)
+    notice = encoders.copyright or None
+    return RenderRules(
+        stages=encoders.stages(finals=settings.upgrades.enabled),
+        order=encoders.order,
+        sizes=settings.size_specs(),
+        limits=replace(limits, source_types=loadable),
+        recipe=recipe(worker.libvips, copyright_notice=notice),
+        copyright_notice=notice,
+        prefer_smallest=encoders.prefer_smallest,
+    )

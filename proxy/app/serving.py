@@ -1,0 +1,133 @@
+"""Builds the serving subsystem: the way from a request to the bytes of a rendition."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from proxy.app.rendering import RenderingServices
+from proxy.app.storage import StorageServices
+from proxy.domain.render_plan import RenderPlanner
+from proxy.runtime.supervised_task import TaskSupervisor
+from proxy.serving.delivery import Delivery
+from proxy.serving.finals.queue import UpgradeQueue
+from proxy.serving.finals.renderer import FinalRenderer
+from proxy.serving.image_info import ImageInfoService
+from proxy.serving.job_dispatch import JobDispatcher
+from proxy.serving.renderer import EncodeCostModel, Renderer
+from proxy.serving.source_facts import SourceFactsService
+from proxy.serving.warm import RenditionWarmer
+from proxy.settings import Settings
+from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.telemetry.metrics import Metrics
+from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
+
+
+@dataclass(frozen=True, slots=True)
+class ServingServices:
+    """The services that plan, find, render and replace renditions."""
+
+    planner: RenderPlanner
+    facts: SourceFactsService
+    delivery: Delivery
+    finals_queue: UpgradeQueue
+    finals: FinalRenderer
+    """Renders finals of uploads and of `warm`, with the workers of the main pool."""
+    image_info: ImageInfoService
+    warmer: RenditionWarmer
+    loop_lag: LoopLagMonitor
+    """Measures while the server listens."""
+    load_shedder: LoadShedder
+
+
+@asynccontextmanager
+async def open_serving(
+    settings: Settings,
+    storage: StorageServices,
+    rendering: RenderingServices,
+    *,
+    metrics: Metrics,
+    supervisor: TaskSupervisor,
+) -> AsyncIterator[ServingServices]:
+    """Build the services, and end the work under way after the block."""
+    rules, costs = rendering.rules, EncodeCostModel()
+    planner = RenderPlanner(rules)
+    loop_lag = LoopLagMonitor(metrics.loop_lag)
+    load_shedder = LoadShedder(rendering.admission, loop_lag)
+    facts = SourceFactsService(
+        database=storage.database, workshop=rendering.dispatcher, limits=rules.limits
+    )
+
+    async def learn_again(media_id: int) -> None:
+        media = await storage.current(media_id)
+        if media is not None and media.servable:
+            await facts.learn(media)
+
+    finals_queue = UpgradeQueue(
+        settings=settings.upgrades,
+        pool=rendering.background_pool,
+        finisher=_final_renderer(settings, storage, rendering, rendering.background_dispatcher),
+        planner=planner,
+        costs=costs,
+        telemetry=metrics,
+        learn=learn_again,
+        supervisor=supervisor,
+    )
+    image_info = ImageInfoService(
+        workshop=rendering.dispatcher,
+        inspector=facts,
+        known=AnalysisRepository(storage.writer),
+        limits=rules.limits,
+    )
+    delivery = Delivery(
+        store=storage.renditions,
+        inspector=facts,
+        renderer=Renderer(
+            dispatcher=rendering.dispatcher,
+            facts=facts,
+            telemetry=metrics,
+            costs=costs,
+            rules=rules,
+        ),
+        telemetry=metrics,
+        planner=planner,
+        budget_s=settings.upgrades.budget_s,
+        upgrade=finals_queue.ask,
+        pressure=load_shedder.reject,
+    )
+    finals = _final_renderer(settings, storage, rendering, rendering.upload_dispatcher)
+    storage.invalidators.extend((finals_queue.forget, image_info.forget))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(finals_queue)
+        stack.push_async_callback(facts.aclose)
+        stack.push_async_callback(image_info.aclose)
+        stack.push_async_callback(delivery.aclose)
+        yield ServingServices(
+            planner=planner,
+            facts=facts,
+            delivery=delivery,
+            finals_queue=finals_queue,
+            finals=finals,
+            image_info=image_info,
+            warmer=RenditionWarmer(
+                database=storage.database, inspector=facts, planner=planner, finisher=finals
+            ),
+            loop_lag=loop_lag,
+            load_shedder=load_shedder,
+        )
+
+
+def _final_renderer(
+    settings: Settings,
+    storage: StorageServices,
+    rendering: RenderingServices,
+    dispatcher: JobDispatcher,
+) -> FinalRenderer:
+    return FinalRenderer(
+        store=storage.renditions,
+        dispatcher=dispatcher,
+        limits=rendering.rules.limits,
+        copyright_notice=rendering.rules.copyright_notice,
+        deadline_s=settings.upgrades.deadline_s,
+    )
