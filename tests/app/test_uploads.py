@@ -36,7 +36,7 @@ class Round:
 class Database:
     """Holds no uploads."""
 
-    async def counts(self) -> Mapping[PendingStatus, int]:
+    async def count_by_status(self) -> Mapping[PendingStatus, int]:
         return {}
 
 

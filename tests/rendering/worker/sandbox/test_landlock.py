@@ -76,4 +76,4 @@ async def test_with_require_sandbox_such_a_kernel_is_a_reason_not_to_start(
 
 async def test_with_require_sandbox_a_whole_one_starts(serve: Serve) -> None:
     server = await serve(workers={"require_sandbox": True})
-    assert server.rooms.pool.gaps == {}
+    assert server.services.rendering.pool.gaps == {}

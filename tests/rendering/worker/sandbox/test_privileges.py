@@ -19,7 +19,7 @@ def test_workers_that_remain_root_are_reported() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 async def test_workers_of_root_change_to_an_unprivileged_user(server: Serving) -> None:
-    for pid in server.rooms.pool.pids:
+    for pid in server.services.rendering.pool.pids:
         for status in threads(pid):
             assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65534"}
             assert status["Groups"] == ""

@@ -12,7 +12,7 @@ from tests.support.server import Library, Serve, Serving
 
 
 async def test_every_worker_has_limits(server: Serving) -> None:
-    for pid in server.rooms.pool.pids:
+    for pid in server.services.rendering.pool.pids:
         found = limits(pid)
         assert found["Max address space"] == (str(1536 * MIB),) * 2
         assert found["Max open files"] == ("32", "32")
@@ -21,7 +21,7 @@ async def test_every_worker_has_limits(server: Serving) -> None:
 
 async def test_a_job_has_a_limit_of_processor_time(serve: Serve, library: Library) -> None:
     server = await serve(workers={"count": 1, "deadline_s": 20}, upgrades={"deadline_s": 10})
-    (pid,) = server.rooms.pool.pids
+    (pid,) = server.services.rendering.pool.pids
     assert limits(pid)["Max cpu time"][0] == "unlimited"
     target = f"/serve/{library.ids['photo']}?w=64"
     assert (await server.client.get(target)).status == 200

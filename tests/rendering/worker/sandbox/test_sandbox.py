@@ -56,6 +56,6 @@ async def test_the_metrics_show_the_features(server: Serving) -> None:
 async def test_a_sandbox_that_is_switched_off_shows(serve: Serve) -> None:
     server = await serve(workers={"sandbox": False})
     assert server.metric("smartserve_sandbox") == 0
-    assert set(server.rooms.pool.gaps) == set(FEATURES)
-    (pid, *_) = server.rooms.pool.pids
+    assert set(server.services.rendering.pool.gaps) == set(FEATURES)
+    (pid, *_) = server.services.rendering.pool.pids
     assert all(status["Seccomp"] == "0" for status in threads(pid))

@@ -22,7 +22,7 @@ def test_a_machine_without_libseccomp_is_reported_and_the_rest_holds() -> None:
 
 
 async def test_every_thread_of_every_worker_is_filtered(server: Serving) -> None:
-    pids = server.rooms.pool.pids
+    pids = server.services.rendering.pool.pids
     found = [status for pid in pids for status in threads(pid)]
     assert len(found) > len(pids), "libvips has threads of its own"
     for status in found:
