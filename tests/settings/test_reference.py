@@ -10,9 +10,8 @@ import pytest
 
 from proxy.settings import Settings, load_settings
 from proxy.settings.load import RENAMED
-from proxy.settings.reference import tables
+from proxy.settings.reference import SettingEntry, Table, markdown, settings_file, tables
 from proxy.settings.sections import SizeSettings
-from tests.support.commands import run
 from tests.support.server import ROOT
 
 FILE = ROOT / "config" / "smartserve.toml"
@@ -21,16 +20,12 @@ BY_NAME = {one.name: one for one in LISTED}
 
 
 def test_the_committed_page_is_what_the_code_generates() -> None:
-    output = run("settings")
-    assert output.returncode == 0
     page = (ROOT / "config" / "README.md").read_text()
-    assert page[page.index("\n## Outside all tables") + 1 :] == output.stdout
+    assert page[page.index("\n## Outside all tables") + 1 :] == markdown(tables())
 
 
 def test_the_committed_settings_file_is_what_the_code_generates() -> None:
-    output = run("settings", "--toml")
-    assert output.returncode == 0
-    assert FILE.read_text() == output.stdout
+    assert FILE.read_text() == settings_file(tables())
 
 
 def test_the_settings_file_sets_exactly_the_defaults() -> None:
@@ -92,14 +87,26 @@ def test_bytes_are_given_in_a_larger_unit_if_that_is_exact() -> None:
     assert BY_NAME["server.max_header_bytes"].amount == ""
 
 
-def test_one_table_and_those_below_it_can_be_selected() -> None:
-    output = run("settings", "encoders.avif", "log").stdout
-    headings = [line for line in output.splitlines() if line.startswith("## ")]
-    assert headings == ["## [log]", "## [encoders.avif.draft]", "## [encoders.avif.final]"]
+def test_a_table_contains_those_below_it() -> None:
+    names = [".".join(table.path) for table in tables() if table.within("encoders.avif")]
+    assert names == ["encoders.avif.draft", "encoders.avif.final"]
 
 
-@pytest.mark.parametrize("arguments", [["encoder"], ["--tomls"]])
-def test_an_unknown_table_or_option_is_a_usage_error(arguments: list[str]) -> None:
-    output = run("settings", *arguments, TERM="dumb")
-    assert output.returncode == 2
-    assert output.stdout == ""
+def test_a_table_names_the_prefix_of_its_variables() -> None:
+    prefixes = {".".join(table.path): table.variables for table in tables()}
+    assert prefixes["encoders.avif.final"] == "SMARTSERVE_ENCODERS__AVIF__FINAL__"
+    assert prefixes[""] == "SMARTSERVE_"
+
+
+def test_markup_in_a_description_is_escaped() -> None:
+    entry = SettingEntry(("a", "b"), "1", "x | y", "see [upgrades] and *")
+    page = markdown([Table(("a",), "Text.", (entry,))])
+    assert r"| x \| y | see \[upgrades\] and \* |" in page
+
+
+def test_a_settings_file_gives_bounds_and_sizes_in_comments() -> None:
+    entry = SettingEntry(("a", "max_bytes"), "1_048_576", "at least 1", "Maximum.")
+    text = settings_file([Table(("a",), "Text.", (entry,))])
+    assert text.endswith(
+        "# Text.\n[a]\n# Maximum. Allowed: at least 1. Default: 1 MiB.\nmax_bytes = 1_048_576\n"
+    )
