@@ -1,0 +1,36 @@
+"""The path of a request does not grow: modules that it crosses, and switches between them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+LIMITS = {
+    # name: modules, switches between modules
+    "cold miss": (60, 400),
+    "draft hit": (20, 60),
+    "final hit": (20, 60),
+}
+"""Some above what was measured on two busy cores: timers of other tasks run in between."""
+
+
+@pytest.mark.slow
+def test_a_request_crosses_no_more_modules_than_allowed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.walk", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    walks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    counts = {walk["name"]: (walk["modules"], walk["switches"]) for walk in walks}
+    assert counts.keys() >= LIMITS.keys()
+    grown = {
+        name: counts[name]
+        for name, limits in LIMITS.items()
+        if any(count > limit for count, limit in zip(counts[name], limits, strict=True))
+    }
+    assert grown == {}
