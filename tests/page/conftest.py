@@ -1,4 +1,4 @@
-"""A real browser before a real server. Chromium is Debian's; Playwright drives it."""
+"""A real browser and a real server: Debian's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 )
-"""As root, and without looking for anything outside of this machine."""
+"""Runs as root, and sends no requests of its own to other machines."""
 
 SETTINGS = {
     # Drafts always go first, and finals cost little: they are made at idle priority.
@@ -35,7 +35,7 @@ SETTINGS = {
 }
 PATIENCE_MS = 30_000
 FINAL_MS = 240_000
-"""Finals are made when the machine has nothing else to do, which may take a while."""
+"""Finals are rendered at idle priority, which may take a while on a busy machine."""
 WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -46,7 +46,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 @dataclass
 class Visit:
-    """A tab, and what went wrong in it."""
+    """A tab, and the errors that occurred in it."""
 
     page: Page
     base: str
@@ -54,7 +54,7 @@ class Visit:
     elsewhere: list[str] = field(default_factory=list)
 
     async def watch(self) -> None:
-        """Note errors of the console and of scripts, and requests to other hosts."""
+        """Record console errors, script errors, and requests to other hosts."""
         await self.page.add_init_script(WATCH)
         self.page.on(
             "console",
@@ -68,18 +68,18 @@ class Visit:
             self.elsewhere.append(url)
 
     async def faults(self) -> list[str]:
-        """All of it, refusals by the content security policy included."""
+        """Return all errors, including violations of the content security policy."""
         violations: list[str] = await self.page.evaluate("window.violations")
         return [*self.complaints, *self.elsewhere, *violations]
 
     async def home(self) -> Page:
-        """Open the page, and wait for its pictures."""
+        """Open the page, and wait for its images."""
         await self.page.goto(self.base)
         await self.page.wait_for_selector(".tile img.there")
         return self.page
 
     async def inspect(self, name: str) -> Page:
-        """Open the page and one of its pictures, and wait for an answer."""
+        """Open the page and one of its images, and wait for the response."""
         page = await self.home()
         await page.get_by_role("button", name=f"Inspect {name}").click()
         await page.wait_for_selector("#image.there")
@@ -87,11 +87,13 @@ class Visit:
 
 
 async def until(page: Page, script: str) -> None:
-    """Return when a script gives true; `wait_for_function` has the page evaluate text, which it
-    must not.
+    """Return when a script returns true.
+
+    `wait_for_function` cannot be used: it evaluates text in the page, which the content security
+    policy forbids.
 
     Raises:
-        TimeoutError: it never does.
+        TimeoutError: it did not return true in time.
     """
     async with asyncio.timeout(PATIENCE_MS / 1000):
         while not await page.evaluate(script):
@@ -100,7 +102,7 @@ async def until(page: Page, script: str) -> None:
 
 @asynccontextmanager
 async def tab(browser: Browser, base: str, **options: Any) -> AsyncIterator[Visit]:
-    """A tab of a fresh profile; whatever goes wrong in it is a failure of the test."""
+    """Open a tab with a fresh profile; any error in it fails the test."""
     async with await browser.new_context(**options) as context:
         context.set_default_timeout(PATIENCE_MS)
         visit = Visit(await context.new_page(), base)
@@ -110,11 +112,11 @@ async def tab(browser: Browser, base: str, **options: Any) -> AsyncIterator[Visi
 
 
 def chromium() -> str:
-    """The path of Chromium; without it tests are skipped, or fail where ``CI=true``."""
+    """Return the path of Chromium. Without it tests are skipped, or fail if ``CI=true``."""
     found = shutil.which("chromium")
     if found is not None:
         return found
-    reason = "chromium is not installed: nothing is tried in a browser"
+    reason = "chromium is not installed: the browser tests cannot run"
     if os.environ.get("CI", "").lower() in {"1", "true"}:
         pytest.fail(reason)
     pytest.skip(reason)
@@ -141,7 +143,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 def site(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smartserve]:
-    """A server as it starts without settings, with two stages, for all tests here."""
+    """Run a server with the default settings and two stages, shared by all tests here."""
     data_dir = library.copy(tmp_path_factory.mktemp("site") / "data")
     with smartserve(data_dir, settings=SETTINGS) as running:
         yield running

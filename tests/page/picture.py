@@ -1,7 +1,7 @@
-"""Makes the picture of the page that the README shows: ``python -m tests.page.picture``.
+"""Takes the screenshot of the page that the README shows: ``python -m tests.page.picture``.
 
-A server with the samples, a Chromium before it: the gallery above, a picture in the inspector with
-its final below. It takes half a minute, most of it the server's finals.
+Starts a server with the samples and a Chromium. The gallery is above; below it is an image in the
+inspector, with its final. It takes half a minute, mostly for rendering the finals.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _ALONE = """
 body > :not(dialog) { visibility: hidden }
 dialog::backdrop { background: none; backdrop-filter: none }
 """
-"""What shows the inspector without the page that it lies on."""
+"""Shows the inspector without the page behind it."""
 
 
 async def photograph(base: str) -> Image.Image:
-    """The gallery, and below it the inspector, as a browser shows them by day."""
+    """Return the gallery and, below it, the inspector, in the light colour scheme."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=list(QUIET))
         viewport = ViewportSize(width=_WIDE, height=_INSPECTOR)
@@ -51,24 +51,24 @@ async def photograph(base: str) -> Image.Image:
 
 
 async def _inspect(page: Page, base: str) -> None:
-    """Look at one picture once all finals are there that were asked for."""
+    """Open one image and wait until all requested finals are rendered."""
     await page.goto(base)
     await page.get_by_role("button", name=f"Inspect {SHOWN}").click()
     for _ in range(3):
         await expect(page.locator("#stage")).to_have_text("Final", timeout=FINAL_MS)
         await page.wait_for_load_state("networkidle")
         await _finished(page, base)
-        # What is open stands in the address, and is opened again.
+        # The URL names the open image, so a reload opens it again.
         await page.reload()
     await expect(page.locator("#stage")).to_have_text("Final", timeout=FINAL_MS)
     await page.wait_for_load_state("networkidle")
 
 
 async def _finished(page: Page, base: str) -> None:
-    """Return when no final waits to be made."""
+    """Return when no final is queued."""
     while True:
-        told = await (await page.request.get(f"{base}/metrics")).text()
-        if re.search(r"^smartserve_upgrade_backlog 0\.0$", told, re.MULTILINE):
+        text = await (await page.request.get(f"{base}/metrics")).text()
+        if re.search(r"^smartserve_upgrade_backlog 0\.0$", text, re.MULTILINE):
             return
         await page.wait_for_timeout(1000)
 
@@ -79,8 +79,8 @@ async def _shot(page: Page, height: int) -> Image.Image:
 
 
 def main() -> None:
-    """Write the picture beside this file."""
-    # Finals of what is shown, and not of all sizes: those would take minutes.
+    """Write the screenshot beside this file."""
+    # Finals of the requested sizes only: those of all sizes would take minutes.
     settings = {"UPGRADES__ALL_SIZES": "false"}
     with (
         tempfile.TemporaryDirectory() as folder,

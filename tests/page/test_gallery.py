@@ -1,4 +1,4 @@
-"""The gallery, the panel of figures and the drop zone, in a real browser."""
+"""The gallery, the metrics panel and the drop zone, in a real browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.server import SAMPLES, Library
 PHOTO = min(SAMPLES.glob("*.jpg"))
 
 
-async def test_the_newest_pictures_are_shown_and_nothing_is_asked_of_anybody_else(
+async def test_the_newest_images_are_shown_without_requests_to_other_hosts(
     visit: Visit,
 ) -> None:
     page = await visit.home()
@@ -28,7 +28,7 @@ async def test_the_newest_pictures_are_shown_and_nothing_is_asked_of_anybody_els
     )
 
 
-async def test_placeholders_are_painted_before_the_pictures_are_there(visit: Visit) -> None:
+async def test_placeholders_are_painted_before_the_images_load(visit: Visit) -> None:
     await visit.home()
     # The page requests the missing hashes; the listing has them once they are computed.
     listed = "fetch('/api/gallery').then((response) => response.json())"
@@ -43,10 +43,10 @@ async def test_placeholders_are_painted_before_the_pictures_are_there(visit: Vis
     )
     assert max(painted) == 32
     await visit.page.wait_for_selector(".tile.broken")
-    visit.complaints.clear()  # those of the requests that were cut off here
+    visit.complaints.clear()  # of the requests that were aborted here
 
 
-async def test_the_panel_tells_what_the_metrics_say(visit: Visit) -> None:
+async def test_the_panel_shows_the_metrics(visit: Visit) -> None:
     page = await visit.home()
     await expect(page.locator('[data-live="hits"]')).to_contain_text("%", timeout=PATIENCE_MS)
     await expect(page.locator('[data-live="latency"]')).to_contain_text("s")
@@ -54,7 +54,7 @@ async def test_the_panel_tells_what_the_metrics_say(visit: Visit) -> None:
     await expect(page.locator('[data-note="hits"]')).to_contain_text("since the server started")
 
 
-async def test_quantiles_and_hits_are_worked_out_of_the_text_format(visit: Visit) -> None:
+async def test_quantiles_and_hit_rate_are_computed_from_the_text_format(visit: Visit) -> None:
     await visit.page.goto(visit.base)
     told = await visit.page.evaluate(
         """async () => {
@@ -77,7 +77,7 @@ async def test_quantiles_and_hits_are_worked_out_of_the_text_format(visit: Visit
     assert told["p95"] == pytest.approx(0.091)
 
 
-async def test_a_file_goes_through_the_queue_to_a_served_picture(
+async def test_an_uploaded_file_is_queued_processed_and_served(
     browser: Browser, library: Library, tmp_path: Path
 ) -> None:
     with smartserve(library.copy(tmp_path / "data"), settings=SETTINGS) as running:
@@ -94,7 +94,9 @@ async def test_a_file_goes_through_the_queue_to_a_served_picture(
             await expect(page.locator("#inspector-title")).to_have_text("kodak-05.jpg")
 
 
-async def test_what_is_no_picture_is_refused_with_the_reason(visit: Visit, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_image_is_rejected_with_the_reason(
+    visit: Visit, tmp_path: Path
+) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("not a picture")
     page = await visit.home()
@@ -105,12 +107,12 @@ async def test_what_is_no_picture_is_refused_with_the_reason(visit: Visit, tmp_p
 
 
 @pytest.mark.drill
-async def test_without_uploads_there_is_no_drop_zone(
+async def test_without_uploads_the_drop_zone_is_hidden(
     browser: Browser, library: Library, tmp_path: Path
 ) -> None:
     settings = {**SETTINGS, "MAIN__ENABLED": "false"}
     with smartserve(library.copy(tmp_path / "data"), settings=settings) as running:
         async with tab(browser, f"http://127.0.0.1:{running.address[1]}") as visit:
             page = await visit.home()
-            await page.wait_for_timeout(500)
+            await page.wait_for_load_state("networkidle")
             assert await page.locator("#upload").is_hidden()

@@ -1,4 +1,4 @@
-"""The inspector in a real browser: asking, drafts and finals, formats, snippets."""
+"""The inspector in a real browser: requests, drafts and finals, formats, snippets."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ async def fact(page: Page, name: str) -> str:
 
 
 async def ask(page: Page, name: str, value: str) -> None:
-    """Choose a radio button as a person does, and wait for the answer."""
+    """Click a radio button, and wait for the response."""
     await page.locator(f'#{name} label:has([value="{value}"])').click()
     await settled(page)
 
 
 async def settled(page: Page) -> None:
-    """Wait until an answer is shown."""
+    """Wait until a response is shown."""
     await expect(page.locator("#stage")).to_have_text(
         re.compile("Draft|Final"), timeout=PATIENCE_MS
     )
 
 
-async def test_a_picture_is_shown_with_all_that_the_answer_says(visit: Visit) -> None:
+async def test_an_image_is_shown_with_the_facts_of_its_response(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await settled(page)
     assert await fact(page, "format") == "AVIF"
@@ -39,7 +39,7 @@ async def test_a_picture_is_shown_with_all_that_the_answer_says(visit: Visit) ->
     assert await page.evaluate("document.querySelector('#image').naturalWidth") == 768
 
 
-async def test_size_width_dpr_format_and_background_are_asked_for(visit: Visit) -> None:
+async def test_the_controls_change_the_request(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await page.select_option("#size", "thumbnail")
     await expect(page.locator('[data-fact="pixels"]')).to_have_text("300 × 300")
@@ -55,7 +55,7 @@ async def test_size_width_dpr_format_and_background_are_asked_for(visit: Visit) 
     await expect(page.locator("#url")).to_contain_text("?w=384&")
 
 
-async def test_a_picture_keeps_its_shape_however_little_room_there_is(visit: Visit) -> None:
+async def test_an_image_keeps_its_shape_in_a_small_window(visit: Visit) -> None:
     await visit.page.set_viewport_size({"width": 1000, "height": 420})
     page = await visit.inspect("logo.png")
     await settled(page)
@@ -66,7 +66,7 @@ async def test_a_picture_keeps_its_shape_however_little_room_there_is(visit: Vis
     assert fit == "contain"
 
 
-async def test_a_background_that_is_cut_out_has_no_jpeg(visit: Visit) -> None:
+async def test_jpeg_is_disabled_while_the_background_is_removed(visit: Visit) -> None:
     page = await visit.inspect("logo.png")
     await ask(page, "format", "jpeg")
     await ask(page, "bg", "removed")
@@ -76,7 +76,7 @@ async def test_a_background_that_is_cut_out_has_no_jpeg(visit: Visit) -> None:
     await expect(page.locator("#frame")).to_have_class(re.compile("transparent"))
 
 
-async def test_a_draft_is_followed_by_its_final_while_one_looks(visit: Visit) -> None:
+async def test_a_visible_draft_is_replaced_by_its_final(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await page.select_option("#size", "small")
     await expect(page.locator("#stage")).to_have_text("Draft")
@@ -87,7 +87,7 @@ async def test_a_draft_is_followed_by_its_final_while_one_looks(visit: Visit) ->
     await expect(page.locator("#announcement")).to_have_text(re.compile("The final is ready"))
 
 
-async def test_all_formats_stand_side_by_side(visit: Visit) -> None:
+async def test_all_formats_are_listed_with_their_file_sizes(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await expect(page.locator("#bars li")).to_have_count(3)
     await expect(page.locator("#bars li.best")).to_have_count(1, timeout=PATIENCE_MS)
@@ -123,14 +123,14 @@ async def test_the_accept_header_of_this_browser_is_explained(visit: Visit) -> N
     await expect(page.locator("#why-formats .chosen")).to_contain_text("sent")
 
 
-async def test_what_is_known_of_a_picture_is_told(visit: Visit) -> None:
+async def test_the_analysis_is_shown(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     await page.get_by_text("Analysis", exact=True).click()
     await expect(page.locator("#analysis")).to_contain_text("photo")
     assert await page.locator("#colours span").count() >= 3
 
 
-async def test_snippets_work_as_they_are_written(visit: Visit) -> None:
+async def test_snippets_work_as_written(visit: Visit) -> None:
     page = await visit.inspect("kodak-03.jpg")
     for kind in ("img", "picture"):
         await page.locator(f'#snippet-kind label:has([value="{kind}"])').click()
@@ -165,7 +165,7 @@ async def test_a_snippet_is_copied(visit: Visit) -> None:
     assert copied == visit.base + await page.locator("#url").inner_text()
 
 
-async def test_a_picture_has_an_address_of_its_own(visit: Visit) -> None:
+async def test_an_image_has_its_own_url(visit: Visit) -> None:
     await visit.page.goto(f"{visit.base}/#2")
     await visit.page.wait_for_selector("#image.there")
     await expect(visit.page.locator("#inspector-title")).to_have_text("kodak-03.jpg")
@@ -173,7 +173,7 @@ async def test_a_picture_has_an_address_of_its_own(visit: Visit) -> None:
     await until(visit.page, "location.hash === ''")
 
 
-async def test_what_cannot_be_had_is_told_in_words(visit: Visit) -> None:
+async def test_an_error_shows_the_detail_of_the_problem(visit: Visit) -> None:
     await visit.page.goto(f"{visit.base}/#99")
     await expect(visit.page.locator("#error")).to_have_text("there is no picture with this id")
     assert "404" in visit.complaints.pop()

@@ -1,4 +1,4 @@
-"""For everybody: by keyboard alone, at three widths, in light and dark, without motion."""
+"""Accessibility: keyboard, three widths, light and dark, reduced motion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNNAMED = """() => [...document.querySelectorAll(
   .filter((one) => !(one.ariaLabel || one.labels?.length || one.textContent.trim() ||
     one.getAttribute("aria-labelledby")))
   .map((one) => one.outerHTML)"""
-"""What has no name for who cannot see it."""
+"""Controls without an accessible name."""
 
 _CONTRASTS = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -54,7 +54,7 @@ async def focused(page: Page) -> str:
     return told
 
 
-async def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
+async def test_everything_is_reachable_by_keyboard(visit: Visit) -> None:
     page = await visit.home()
     await page.keyboard.press("Tab")
     assert await focused(page) == "Skip to the images"
@@ -77,7 +77,7 @@ async def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     await expect(page.get_by_role("button", name="Inspect logo.png")).to_be_focused()
 
 
-async def test_arrows_go_from_picture_to_picture(visit: Visit) -> None:
+async def test_arrow_keys_move_between_images(visit: Visit) -> None:
     page = await visit.inspect("logo.png")
     await page.keyboard.press("ArrowRight")
     await expect(page.locator("#inspector-title")).to_have_text("kodak-03.jpg")
@@ -89,7 +89,7 @@ async def test_arrows_go_from_picture_to_picture(visit: Visit) -> None:
     await expect(page.get_by_role("button", name="Inspect badge.png")).to_be_focused()
 
 
-async def test_everything_has_a_name_for_who_cannot_see_it(visit: Visit) -> None:
+async def test_every_control_has_an_accessible_name(visit: Visit) -> None:
     page = await visit.home()
     assert await page.evaluate(_UNNAMED) == []
     await page.get_by_role("button", name="Inspect logo.png").click()
@@ -103,7 +103,7 @@ def _landmark(role: str) -> str:
     return {"banner": "header", "main": "main", "navigation": "nav"}[role]
 
 
-async def test_who_wants_no_motion_gets_none(browser: Browser, base: str) -> None:
+async def test_reduced_motion_is_respected(browser: Browser, base: str) -> None:
     async with tab(browser, base, reduced_motion="reduce") as visit:
         page = await visit.home()
         durations = await page.evaluate(
@@ -124,10 +124,10 @@ async def test_who_wants_no_motion_gets_none(browser: Browser, base: str) -> Non
     ],
     ids=lambda value: str(value[0]) if isinstance(value, tuple) else value,
 )
-async def test_it_fits_and_can_be_read(
+async def test_the_page_fits_the_width_and_has_enough_contrast(
     size: tuple[int, int], scheme: str, browser: Browser, base: str, tmp_path: Path
 ) -> None:
-    """The screenshots are left in the test's folder for whoever wants to look."""
+    """The screenshots remain in the test's folder."""
     width, height = size
     viewport = {"width": width, "height": height}
     async with tab(browser, base, viewport=viewport, color_scheme=scheme) as visit:
@@ -142,7 +142,7 @@ async def test_it_fits_and_can_be_read(
         await page.evaluate(
             "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
         )
-        await page.wait_for_timeout(300)
+        await page.wait_for_load_state("networkidle")
         body = await page.evaluate(
             "(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])"
             "(document.querySelector('#inspector .body'))"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import re
 import threading
@@ -16,6 +15,7 @@ from playwright.async_api import Browser, Page, Request, expect
 
 from proxy.web.static_files import STATIC
 from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
+from tests.support.waiting import eventually
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Elsewhere</title>
 <link rel="icon" href="data:,">
@@ -30,7 +30,7 @@ new PerformanceObserver((list) => {{
 
 
 class Elsewhere:
-    """A server of somebody else's page, at a port and so an origin of its own."""
+    """Serves a page of another origin, on its own port."""
 
     def __init__(self, base: str) -> None:
         self._base = base
@@ -47,7 +47,7 @@ class Elsewhere:
                 self.wfile.write(page)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -67,7 +67,7 @@ async def elsewhere(base: str) -> AsyncIterator[Elsewhere]:
 
 
 class Host:
-    """Somebody else's page in a tab."""
+    """A page of another origin in a tab."""
 
     def __init__(self, visit: Visit, site: Elsewhere) -> None:
         self.visit = visit
@@ -102,17 +102,17 @@ async def host(browser: Browser, base: str) -> AsyncIterator[Host]:
         visit.elsewhere = [url for url in visit.elsewhere if not url.startswith(site.url)]
 
 
-def test_it_takes_four_kilobytes_at_most() -> None:
+def test_the_component_has_at_most_four_kilobytes() -> None:
     assert len(gzip.compress((STATIC / "smart-image.js").read_bytes())) <= 4096
 
 
-def test_it_needs_nothing_else() -> None:
+def test_the_component_has_no_dependencies() -> None:
     text = (STATIC / "smart-image.js").read_text()
     assert re.search(r"^import |\bimport\(|eval\(|innerHTML", text, re.MULTILINE) is None
 
 
 async def image(page: Page, script: str) -> object:
-    """What a script says of the picture in the first component."""
+    """Return the result of a script about the image of the first component."""
     found: object = await page.evaluate(
         f"(() => {{ const host = document.querySelector('smart-image');"
         f" const image = host.shadowRoot.querySelector('.image'); return {script}; }})()"
@@ -120,7 +120,7 @@ async def image(page: Page, script: str) -> object:
     return found
 
 
-async def test_a_picture_is_shown_in_the_best_format_and_size(host: Host) -> None:
+async def test_an_image_is_shown_in_the_best_format_and_size(host: Host) -> None:
     page = await host.show('<smart-image media-id="2" alt="Caps on a wall"></smart-image>')
     assert await image(page, "image.naturalWidth > 0 && image.complete")
     assert await image(page, "image.alt") == "Caps on a wall"
@@ -129,8 +129,8 @@ async def test_a_picture_is_shown_in_the_best_format_and_size(host: Host) -> Non
     assert re.search(r"/serve/2\?w=828&v=[0-9a-f]{16}$", url)
 
 
-async def test_a_script_there_may_post_the_ids_of_many_pictures(host: Host, base: str) -> None:
-    """The browser asks by OPTIONS first, and hands the answer on, which another origin gave."""
+async def test_a_script_of_another_origin_may_post_ids(host: Host, base: str) -> None:
+    """The browser sends a CORS preflight first, and lets the script read the response."""
     page = await host.show("")
     told = await page.evaluate(
         """async (url) => {
@@ -145,15 +145,15 @@ async def test_a_script_there_may_post_the_ids_of_many_pictures(host: Host, base
     assert [one["id"] for one in told["missing"]] == [9999]
 
 
-async def test_the_page_does_not_jump_where_its_shape_is_written(host: Host) -> None:
+async def test_there_is_no_layout_shift_with_an_aspect_ratio(host: Host) -> None:
     shape = 'style="display: block; aspect-ratio: 768/512"'
     page = await host.show(f'<smart-image media-id="2" {shape} alt=""></smart-image><p>below</p>')
-    await page.wait_for_timeout(400)
+    await page.wait_for_load_state("networkidle")
     assert await page.evaluate("window.shift") == 0
     assert await image(page, "host.clientHeight") == pytest.approx(800 * 512 / 768, abs=1)
 
 
-async def test_its_shape_is_that_of_the_picture_before_a_byte_of_it_is_there(host: Host) -> None:
+async def test_the_placeholder_has_the_shape_of_the_image(host: Host) -> None:
     await host.page.route("**/serve/**", lambda route: None)
     page = await host.show('<smart-image media-id="2" alt=""></smart-image>', state="loading")
     await until(
@@ -165,7 +165,7 @@ async def test_its_shape_is_that_of_the_picture_before_a_byte_of_it_is_there(hos
     await page.unroute_all(behavior="ignoreErrors")
 
 
-async def test_its_shape_may_be_told_by_attributes(host: Host) -> None:
+async def test_width_and_height_set_the_shape(host: Host) -> None:
     await host.page.route("**/info/**", lambda route: None)
     page = await host.show(
         '<smart-image media-id="2" width="768" height="512" alt=""></smart-image>', state="loading"
@@ -175,7 +175,7 @@ async def test_its_shape_may_be_told_by_attributes(host: Host) -> None:
     await page.unroute_all(behavior="ignoreErrors")
 
 
-async def test_a_named_size_has_its_box_and_its_second_density(host: Host) -> None:
+async def test_a_preset_sets_the_box_and_offers_two_densities(host: Host) -> None:
     page = await host.show('<smart-image media-id="2" size="thumbnail" alt=""></smart-image>')
     assert await image(page, "image.clientWidth") == 300
     assert await image(page, "image.clientHeight") == 300
@@ -184,29 +184,29 @@ async def test_a_named_size_has_its_box_and_its_second_density(host: Host) -> No
     assert srcset.endswith("&dpr=2 2x")
 
 
-async def test_preferred_formats_are_asked_for_by_their_names(host: Host) -> None:
+async def test_preferred_formats_are_requested_by_name(host: Host) -> None:
     await host.show('<smart-image media-id="2" preferred-formats="webp" alt=""></smart-image>')
     (url,) = host.pictures()
     assert "format=webp" in url
 
 
-async def test_a_background_is_cut_out(host: Host) -> None:
+async def test_the_background_is_removed_on_request(host: Host) -> None:
     await host.show('<smart-image media-id="3" background="removed" alt=""></smart-image>')
     assert all("bg=removed" in url for url in host.pictures())
 
 
-async def test_priority_is_loaded_at_once(host: Host) -> None:
+async def test_priority_disables_lazy_loading(host: Host) -> None:
     page = await host.show('<smart-image media-id="2" priority alt=""></smart-image>')
     assert await image(page, "image.loading") == "eager"
     assert await image(page, "image.fetchPriority") == "high"
 
 
-async def test_what_is_far_below_is_not_loaded_yet(host: Host) -> None:
+async def test_an_image_far_below_is_loaded_lazily(host: Host) -> None:
     host._site.body = (
         '<div style="height: 9000px"></div><smart-image media-id="2" alt=""></smart-image>'
     )
     await host.page.goto(host._site.url)
-    await host.page.wait_for_timeout(800)
+    await host.page.wait_for_load_state("networkidle")
     assert host.pictures() == []
     await host.page.locator("smart-image").scroll_into_view_if_needed()
     await expect(host.page.locator("smart-image")).to_have_attribute(
@@ -214,7 +214,7 @@ async def test_what_is_far_below_is_not_loaded_yet(host: Host) -> None:
     )
 
 
-async def test_many_are_asked_about_in_one_request(host: Host) -> None:
+async def test_descriptions_are_requested_in_one_batch(host: Host) -> None:
     body = "".join(
         f'<smart-image media-id="{one}" size="thumbnail" alt=""></smart-image>'
         for one in (1, 2, 3, 2)
@@ -231,16 +231,14 @@ async def test_a_draft_is_replaced_by_its_final(host: Host) -> None:
     await until(
         page, "document.querySelector('smart-image').shadowRoot.querySelector('.image').complete"
     )
-    # What the browser has asked for is told here a moment later.
-    async with asyncio.timeout(PATIENCE_MS / 1000):
-        while not any(re.search(r"v=[0-9a-f]{16}f", url) for url in host.pictures()):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    # Playwright reports the browser's requests a moment later.
+    await eventually(lambda: any(re.search(r"v=[0-9a-f]{16}f", url) for url in host.pictures()))
     first = host.pictures()[0]
     assert "size=grid" in first
     assert not re.search(r"v=[0-9a-f]{16}f", first), "that was the draft"
 
 
-async def test_what_is_not_there_says_so_in_its_place(host: Host) -> None:
+async def test_a_missing_image_shows_the_reason(host: Host) -> None:
     page = await host.show('<smart-image media-id="99" alt="A harbour"></smart-image>', state="err")
     told = await page.evaluate(
         "document.querySelector('smart-image').shadowRoot.querySelector('.error').textContent"
@@ -249,13 +247,13 @@ async def test_what_is_not_there_says_so_in_its_place(host: Host) -> None:
     assert "404" in host.visit.complaints.pop()
 
 
-async def test_a_picture_that_breaks_says_so_too(host: Host) -> None:
+async def test_a_failed_image_sets_the_error_state(host: Host) -> None:
     await host.page.route("**/serve/**", lambda route: route.fulfill(status=500, body=""))
     await host.show('<smart-image media-id="2" alt=""></smart-image>', state="error")
     assert "500" in host.visit.complaints.pop()
 
 
-async def test_another_id_shows_another_picture(host: Host) -> None:
+async def test_changing_the_id_shows_another_image(host: Host) -> None:
     page = await host.show('<smart-image media-id="2" size="small" alt=""></smart-image>')
     await page.evaluate("document.querySelector('smart-image').setAttribute('media-id', '4')")
     await until(
@@ -265,7 +263,7 @@ async def test_another_id_shows_another_picture(host: Host) -> None:
     )
 
 
-async def test_what_is_known_is_told_below_it(host: Host) -> None:
+async def test_show_analysis_adds_the_panel(host: Host) -> None:
     page = await host.show(
         '<smart-image media-id="3" size="small" show-analysis alt=""></smart-image>'
     )
@@ -275,7 +273,7 @@ async def test_what_is_known_is_told_below_it(host: Host) -> None:
     assert await panel.locator(".colours i").count() > 1
 
 
-async def test_the_panel_stands_alone_as_well(host: Host) -> None:
+async def test_the_panel_can_be_used_alone(host: Host) -> None:
     host._site.body = '<smart-image-analysis media-id="2"></smart-image-analysis>'
     await host.page.goto(host._site.url)
     await expect(host.page.locator("smart-image-analysis dl")).to_contain_text("/ 100")

@@ -1,22 +1,26 @@
-# ruff: noqa: ASYNC110 - a server tells by its metrics, which have no events
-"""Requests as bytes on a connection of our own, and what comes back."""
+"""Sends requests as bytes on a connection, and parses the responses."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from tests.support.waiting import eventually
+
+until = eventually
 
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) [A-Za-z -]+\r\n")
 _PATIENCE_S = 15.0
 
 
 async def exchange(host: str, port: int, *parts: bytes, pause_s: float = 0.02) -> bytes:
-    """Send the parts one after the other; all that comes back until the server closes.
+    """Send the parts and return all bytes until the server closes the connection.
+
+    ``pause_s`` between the parts makes them arrive separately.
 
     Raises:
-        TimeoutError: the server does not close.
+        TimeoutError: the server does not close the connection.
     """
     reader, writer = await asyncio.open_connection(host, port)
     try:
@@ -32,27 +36,16 @@ async def exchange(host: str, port: int, *parts: bytes, pause_s: float = 0.02) -
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer taken apart."""
+    """A parsed response."""
 
     status: int
     headers: dict[str, str]
-    """By their names in small letters."""
+    """By lower-case name."""
     body: bytes
 
 
-async def until(met: Callable[[], bool]) -> None:
-    """Return when something is as it should be, looked at again and again.
-
-    Raises:
-        TimeoutError: it never is.
-    """
-    async with asyncio.timeout(_PATIENCE_S):
-        while not met():
-            await asyncio.sleep(0.01)
-
-
 def answers(told: bytes, *, to_head: bool = False) -> list[Told]:
-    """The answers in what came back, none of them chunked; fails where bytes are left over."""
+    """Parse responses that are not chunked; fail if bytes remain."""
     found: list[Told] = []
     while told:
         head, end, rest = told.partition(b"\r\n\r\n")

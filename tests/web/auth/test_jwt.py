@@ -1,4 +1,4 @@
-"""Users' tokens, on the real application."""
+"""Tokens of users, over HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def public_key(tmp_path: Path) -> str:
 
 
 async def asked(server: Serving, shown: str, **headers: str) -> tuple[int, str, str]:
-    """Status, challenge and detail; 400 is what a user without a file gets."""
+    """Return status, challenge and detail. An accepted user without a file gets a 400."""
     sent = {"Authorization": f"Bearer {shown}", **headers}
     async with server.client.patch("/users/me", data=form({}, bio="x"), headers=sent) as answer:
         detail = (await answer.json())["detail"]
@@ -60,7 +60,7 @@ def unsigned(header: dict[str, object], claims: dict[str, object], signature: st
         {"sub": "auth0|x", "id": 456, "aud": "anybody"},
     ],
 )
-async def test_a_user_is_told_by_the_first_claim_that_is_a_number(
+async def test_the_user_is_the_first_claim_with_a_valid_id(
     server: Serving, claims: dict[str, object]
 ) -> None:
     assert (await asked(server, jwt.encode(claims, SECRET)))[0] == 400
@@ -82,7 +82,7 @@ async def test_a_user_is_told_by_the_first_claim_that_is_a_number(
         {"sub": 456, "exp": "soon"},
     ],
 )
-async def test_a_token_that_names_no_user_is_refused(
+async def test_a_token_without_a_user_id_is_rejected(
     server: Serving, claims: dict[str, object]
 ) -> None:
     status, challenge, _ = await asked(server, jwt.encode(claims, SECRET))
@@ -90,12 +90,12 @@ async def test_a_token_that_names_no_user_is_refused(
     assert 'error="invalid_token"' in challenge
 
 
-async def test_clocks_may_be_apart_a_little(server: Serving) -> None:
+async def test_small_clock_differences_are_tolerated(server: Serving) -> None:
     now = int(time.time())
     assert (await asked(server, token(exp=now - 10, iat=now + 10, nbf=now + 10)))[0] == 400
 
 
-async def test_a_token_that_has_expired_is_refused_and_says_so(server: Serving) -> None:
+async def test_an_expired_token_is_rejected_with_the_reason(server: Serving) -> None:
     status, challenge, detail = await asked(server, token(exp=int(time.time()) - 60))
     assert (status, detail) == (401, "the token has expired; request a new one")
     assert "invalid_token" in challenge
@@ -118,11 +118,11 @@ async def test_a_token_that_has_expired_is_refused_and_says_so(server: Serving) 
         "e30." + "A" * 7000 + ".e30",
     ],
 )
-async def test_what_is_not_signed_with_the_key_is_refused(server: Serving, shown: str) -> None:
+async def test_a_token_with_another_signature_is_rejected(server: Serving, shown: str) -> None:
     assert (await asked(server, shown))[0] == 401
 
 
-async def test_without_a_token_one_is_asked_for(server: Serving) -> None:
+async def test_a_missing_token_is_answered_with_a_challenge(server: Serving) -> None:
     async with server.client.patch("/users/me", data=form({"profile_image": PHOTO})) as answer:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == 'Bearer realm="smartserve"'
@@ -131,10 +131,8 @@ async def test_without_a_token_one_is_asked_for(server: Serving) -> None:
         )
 
 
-async def test_with_a_public_key_its_private_one_signs_and_nothing_else(
-    serve: Serve, public_key: str
-) -> None:
-    """A server that took the key's text for a secret would take a token signed with it."""
+async def test_with_a_public_key_only_its_private_key_signs(serve: Serve, public_key: str) -> None:
+    """A server that used the public key as an HMAC secret would accept a token signed with it."""
     server = await serve(users={"jwt_public_key_file": public_key})
     good = jwt.encode({"sub": "456"}, PRIVATE, algorithm="RS256")
     assert (await asked(server, good))[0] == 400
@@ -150,7 +148,7 @@ async def test_with_a_public_key_its_private_one_signs_and_nothing_else(
 
 
 def _signed_with_text(claims: dict[str, object], text: bytes) -> str:
-    """As HS256 with a public key for its secret, which the library itself refuses to make."""
+    """Sign as HS256 with a public key as the secret, which PyJWT itself refuses."""
     import hashlib  # noqa: PLC0415
     import hmac  # noqa: PLC0415
 
@@ -159,7 +157,7 @@ def _signed_with_text(claims: dict[str, object], text: bytes) -> str:
     return f"{body}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
-async def test_issuer_and_audience_are_asked_for_where_they_are_set(serve: Serve) -> None:
+async def test_configured_issuer_and_audience_are_required(serve: Serve) -> None:
     server = await serve(users={**USERS, "jwt_issuer": "me", "jwt_audience": "pictures"})
     assert (await asked(server, token(iss="me", aud="pictures")))[0] == 400
     assert (await asked(server, token(iss="me", aud=["x", "pictures"])))[0] == 400
@@ -167,7 +165,7 @@ async def test_issuer_and_audience_are_asked_for_where_they_are_set(serve: Serve
         assert (await asked(server, token(**claims)))[0] == 401
 
 
-async def test_who_shows_wrong_tokens_is_slowed_down_and_others_are_not(serve: Serve) -> None:
+async def test_wrong_tokens_block_direct_clients_but_not_those_behind_a_proxy(serve: Serve) -> None:
     server = await serve(users=USERS, admin={"max_failures": 3})
     passed_on = {"X-Forwarded-For": "192.0.2.1"}
     for _ in range(5):
@@ -179,7 +177,7 @@ async def test_who_shows_wrong_tokens_is_slowed_down_and_others_are_not(serve: S
     assert (await asked(server, token(), **passed_on))[0] == 400
 
 
-async def test_the_key_of_workers_is_no_token_of_a_user(serve: Serve) -> None:
+async def test_the_media_key_is_not_accepted_as_a_token(serve: Serve) -> None:
     server = await serve(users=USERS, main={"key": "k" * 32})
     assert (await asked(server, "k" * 32))[0] == 401
     async with server.client.get("/api/media/pending/all", headers=signed()) as answer:
@@ -187,7 +185,7 @@ async def test_the_key_of_workers_is_no_token_of_a_user(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
-async def test_who_shows_nothing_is_told_whether_a_proxy_passed_him_on(
+async def test_a_401_says_whether_a_proxy_forwarded_the_request(
     header: str, server: Serving
 ) -> None:
     told = []

@@ -1,4 +1,4 @@
-"""The analysis of a picture over HTTP, as section 12 of the requirements document writes it."""
+"""The analysis of an image over HTTP, as in section 12 of the requirements document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 LOGO = (SAMPLES / "logo.png").read_bytes()
 
 
-async def test_an_analysis_is_told_to_who_has_the_key(
+async def test_the_analysis_is_returned_with_the_key(
     fake: FakeMainApi,  # noqa: F811 - a fixture
     work: Work,  # noqa: F811 - a fixture
 ) -> None:
@@ -40,7 +40,7 @@ async def test_an_analysis_is_told_to_who_has_the_key(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong-wrong-wrong"}])
-async def test_without_the_key_nothing_is_told(serve: Serve, headers: dict[str, str]) -> None:
+async def test_without_the_key_nothing_is_returned(serve: Serve, headers: dict[str, str]) -> None:
     server = await serve(main={"key": KEY})
     for media_id in ("1", "999999", "x"):
         answer = await server.client.get(f"/api/media/analysis/{media_id}", headers=headers)
@@ -51,14 +51,16 @@ async def test_without_the_key_nothing_is_told(serve: Serve, headers: dict[str, 
 @pytest.mark.parametrize(
     ("media_id", "status"), [("999999", 404), ("9" * 19, 404), ("9" * 20, 400), ("x", 400)]
 )
-async def test_what_is_no_medium_is_told_as_such(serve: Serve, media_id: str, status: int) -> None:
+async def test_unknown_and_invalid_ids_are_problems(
+    serve: Serve, media_id: str, status: int
+) -> None:
     server = await serve(main={"key": KEY})
     answer = await server.client.get(f"/api/media/analysis/{media_id}", headers=BEARER)
     assert answer.status == status
     assert "Retry-After" not in answer.headers
 
 
-async def test_a_picture_that_was_never_analysed_has_none(serve: Serve) -> None:
+async def test_an_image_without_an_analysis_is_a_404(serve: Serve) -> None:
     server = await serve(main={"key": KEY})
     answer = await server.client.get("/api/media/analysis/1", headers=BEARER)
     assert answer.status == 404
@@ -66,7 +68,7 @@ async def test_a_picture_that_was_never_analysed_has_none(serve: Serve) -> None:
     assert "Retry-After" not in answer.headers
 
 
-async def test_while_it_is_processed_the_answer_says_when_to_come_back(serve: Serve) -> None:
+async def test_during_processing_the_404_has_retry_after(serve: Serve) -> None:
     server = await serve(main={"key": KEY})
     _set_status(server, "processing")
     answer = await server.client.get("/api/media/analysis/1", headers=BEARER)

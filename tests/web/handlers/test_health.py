@@ -1,4 +1,4 @@
-"""Health, readiness and metrics, as an orchestrator and Prometheus see them."""
+"""Liveness, readiness and metrics, for an orchestrator and Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.server import CHROME, Library, Serve, Serving
 
 
-async def test_a_fit_server_is_alive_and_ready(shared: Serving) -> None:
+async def test_a_working_server_is_alive_and_ready(shared: Serving) -> None:
     alive = await shared.client.get("/healthz")
     ready = await shared.client.get("/readyz")
     assert (alive.status, ready.status) == (200, 200)
@@ -24,14 +24,14 @@ async def test_a_fit_server_is_alive_and_ready(shared: Serving) -> None:
     assert ready.headers["Cache-Control"] == "no-store"
 
 
-async def test_a_server_that_is_stopping_is_alive_and_not_ready(server: Serving) -> None:
+async def test_a_draining_server_is_alive_and_not_ready(server: Serving) -> None:
     server.surface.health.drain()
     assert (await server.client.get("/healthz")).status == 200
     ready = await server.client.get("/readyz")
     assert (ready.status, (await ready.json())["status"]) == (503, "draining")
 
 
-async def test_a_storage_that_is_gone_is_named(serve: Serve, data_dir: Path) -> None:
+async def test_readiness_names_a_missing_storage(serve: Serve, data_dir: Path) -> None:
     server = await serve(storage={"root": str(data_dir / "originals")})
     (data_dir / "originals").rename(data_dir / "gone")
     ready = await server.client.get("/readyz")
@@ -41,7 +41,7 @@ async def test_a_storage_that_is_gone_is_named(serve: Serve, data_dir: Path) -> 
     assert (checks["database"], checks["workers"]) == ("ok", "ok")
 
 
-async def test_workers_that_do_not_answer_are_named(serve: Serve) -> None:
+async def test_readiness_names_workers_that_do_not_respond(serve: Serve) -> None:
     server = await serve(workers={"count": 1})
     os.kill(server.services.rendering.pool.pids[0], signal.SIGSTOP)
     ready = await server.client.get("/readyz")
@@ -51,7 +51,7 @@ async def test_workers_that_do_not_answer_are_named(serve: Serve) -> None:
 
 @pytest.fixture
 def names() -> set[str]:
-    """Every metric that the issue promises."""
+    """All metrics that are documented."""
     histograms = {"request_seconds", "first_byte_seconds", "stage_seconds", "render_seconds"}
     gauges = {"queue_depth", "renders_in_flight", "cache_bytes", "cache_items", "workers"}
     counters = {
@@ -70,7 +70,7 @@ def names() -> set[str]:
     return {f"smartserve_{name}" for name in every}
 
 
-async def test_all_metrics_are_there_and_parse(
+async def test_all_metrics_are_exported_and_parse(
     server: Serving, library: Library, names: set[str]
 ) -> None:
     for _ in range(3):
@@ -84,7 +84,7 @@ async def test_all_metrics_are_there_and_parse(
     assert stages == {"database", "queue", "decode", "transform", "encode", "store"}
 
 
-async def test_the_codecs_are_told_with_their_versions(server: Serving) -> None:
+async def test_the_metrics_have_the_versions_of_the_codecs(server: Serving) -> None:
     hello = server.services.rendering.pool.hello
     codecs = {"libvips": hello.libvips, **hello.codecs}
     assert "pyvips" in codecs
@@ -106,7 +106,7 @@ async def test_histogram_buckets_are_cumulative_from_a_quarter_millisecond(
     assert counts[-1] == 4
 
 
-async def test_a_stranger_cannot_make_new_label_values(shared: Serving, library: Library) -> None:
+async def test_clients_cannot_create_label_values(shared: Serving, library: Library) -> None:
     async def labels() -> set[str]:
         text = await (await shared.client.get("/metrics")).text()
         return set(re.findall(r"smartserve_requests_total\{[^}]*\}", text))

@@ -1,4 +1,4 @@
-"""``/info``: what a page wants to know of a picture, over HTTP, by the real workers."""
+"""``/info`` and the gallery over HTTP, with real workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def told(server: Serving, media_id: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_picture_is_told_as_the_description_says(
+async def test_the_description_matches_its_openapi_schema(
     name: str, shared: Serving, library: Library
 ) -> None:
     found = await told(shared, library.ids[name])
@@ -49,7 +49,7 @@ async def test_a_picture_is_told_as_the_description_says(
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_the_tiny_picture_is_one_of_the_same_shape(
+async def test_the_data_uri_is_a_tiny_webp_of_the_same_shape(
     name: str, shared: Serving, library: Library
 ) -> None:
     found = await told(shared, library.ids[name])
@@ -60,7 +60,7 @@ async def test_the_tiny_picture_is_one_of_the_same_shape(
     assert picture.width / picture.height == pytest.approx(found["ratio"], rel=0.1)
 
 
-async def test_every_address_in_it_is_served_with_the_width_that_it_tells(
+async def test_every_url_is_served_with_the_stated_dimensions(
     shared: Serving, library: Library
 ) -> None:
     found = await told(shared, library.ids["badge"])
@@ -79,7 +79,7 @@ async def test_every_address_in_it_is_served_with_the_width_that_it_tells(
         assert size == tuple(found["dimensions"][name].values())
 
 
-async def test_the_formats_that_are_there_are_told_with_their_stage(serve: Serve) -> None:
+async def test_stored_formats_are_listed_with_their_stage(serve: Serve) -> None:
     server = await serve(upgrades={"enabled": True, "budget_s": 0.0, "all_sizes": False})
     before = await told(server, 2)
     assert before["formats"] == {"served": ["avif", "webp", "jpeg"], "ready": {}}
@@ -91,20 +91,20 @@ async def test_the_formats_that_are_there_are_told_with_their_stage(serve: Serve
     assert after["formats"]["ready"]["thumbnail"]["avif"] in ("draft", "final")
 
 
-async def test_one_stage_is_always_final(server: Serving) -> None:
+async def test_without_upgrades_every_stored_format_is_final(server: Serving) -> None:
     await (await server.client.get("/serve/2?size=small&format=webp")).read()
     await server.services.serving.delivery.drain()
     assert (await told(server, 2))["formats"]["ready"]["small"]["webp"] == "final"
 
 
-async def test_what_is_transparent_has_no_jpeg(shared: Serving, library: Library) -> None:
+async def test_a_transparent_image_has_no_jpeg(shared: Serving, library: Library) -> None:
     found = await told(shared, library.ids["badge"])
     assert found["transparent"] is True
     assert found["formats"]["served"] == ["avif", "webp", "png"]
     assert set(found["srcset"]) == {"auto", "avif", "webp", "png"}
 
 
-async def test_it_may_be_kept_as_long_as_a_picture_of_api_images(shared: Serving) -> None:
+async def test_a_description_is_cached_as_long_as_an_image_of_api_images(shared: Serving) -> None:
     answer = await shared.client.get("/info/1")
     assert answer.headers["Cache-Control"] == "public, max-age=3600, stale-while-revalidate=86400"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -112,7 +112,7 @@ async def test_it_may_be_kept_as_long_as_a_picture_of_api_images(shared: Serving
     assert "Vary" not in answer.headers
 
 
-async def test_who_has_it_gets_a_304(shared: Serving) -> None:
+async def test_a_client_with_the_current_description_gets_a_304(shared: Serving) -> None:
     first = await shared.client.get("/info/1")
     again = await shared.client.get("/info/1", headers={"If-None-Match": first.headers["ETag"]})
     assert again.status == 304
@@ -122,7 +122,7 @@ async def test_who_has_it_gets_a_304(shared: Serving) -> None:
     assert other.status == 200
 
 
-async def test_head_says_what_get_does_without_the_body(shared: Serving) -> None:
+async def test_head_returns_the_headers_of_get(shared: Serving) -> None:
     get = await shared.client.get("/info/1")
     head = await shared.client.head("/info/1")
     assert head.status == 200
@@ -146,7 +146,7 @@ async def test_head_says_what_get_does_without_the_body(shared: Serving) -> None
         (f"/info?ids={','.join(map(str, range(MAX_IDS + 1)))}", 400),
     ],
 )
-async def test_what_is_not_there_or_not_allowed_is_a_problem(
+async def test_missing_images_and_invalid_ids_are_problems(
     target: str, status: int, shared: Serving
 ) -> None:
     answer = await shared.client.get(target)
@@ -156,7 +156,7 @@ async def test_what_is_not_there_or_not_allowed_is_a_problem(
     assert answer.headers["Cache-Control"] == kept
 
 
-async def test_many_are_told_in_their_order_and_what_is_missing_with_its_reason(
+async def test_many_ids_are_answered_in_order_and_missing_ones_with_a_reason(
     shared: Serving,
 ) -> None:
     answer = await shared.client.get("/info?ids=3,99,1,3,01")
@@ -170,20 +170,20 @@ async def test_many_are_told_in_their_order_and_what_is_missing_with_its_reason(
     assert body["pictures"][1] == await told(shared, 1)
 
 
-async def test_a_comma_may_be_encoded(shared: Serving) -> None:
+async def test_commas_may_be_percent_encoded(shared: Serving) -> None:
     answer = await shared.client.get("/info?ids=3%2C1")
     assert [one["id"] for one in (await answer.json())["pictures"]] == [3, 1]
     assert "max-age=3600" in answer.headers["Cache-Control"]
 
 
-async def test_many_are_told_to_who_posts_their_ids_as_to_who_gets_them(shared: Serving) -> None:
+async def test_post_returns_the_same_as_get(shared: Serving) -> None:
     answer = await shared.client.post("/info", json={"ids": [3, 99, 1, 3, 1.0], "more": None})
     assert (answer.status, answer.content_type) == (200, "application/json")
     got = await shared.client.get("/info?ids=3,99,1,3,01")
     assert await answer.json() == await got.json()
 
 
-async def test_what_was_posted_is_kept_by_nobody_and_read_by_pages_of_any_origin(
+async def test_the_response_to_a_post_is_not_stored_and_readable_by_all_origins(
     shared: Serving,
 ) -> None:
     answer = await shared.client.post("/info", json={"ids": [1]})
@@ -203,7 +203,7 @@ IDS = f"ids must be a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to 19
     ],
     ids=repr,
 )
-async def test_a_list_of_ids_that_is_none_is_told_what_it_has_to_be(
+async def test_an_invalid_list_of_ids_is_answered_with_the_allowed_form(
     ids: object, shared: Serving
 ) -> None:
     answer = await shared.client.post("/info", json={"ids": ids})
@@ -213,7 +213,7 @@ async def test_a_list_of_ids_that_is_none_is_told_what_it_has_to_be(
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-async def test_the_longest_ids_fit_into_a_body_however_it_is_written(shared: Serving) -> None:
+async def test_a_hundred_of_the_longest_ids_fit_into_a_body(shared: Serving) -> None:
     ids = list(range(10**19 - MAX_IDS, 10**19))
     body = json.dumps({"ids": ids}, indent=8).encode()
     answer = await posted(shared, body)
@@ -236,15 +236,13 @@ async def posted(server: Serving, body: bytes, **headers: str) -> ClientResponse
         (b'{"ids": [1, 2]}' + b" " * MAX_BODY_BYTES, 413),
     ],
 )
-async def test_a_body_that_is_not_what_it_has_to_be_is_a_problem(
-    body: bytes, status: int, shared: Serving
-) -> None:
+async def test_an_invalid_body_is_a_problem(body: bytes, status: int, shared: Serving) -> None:
     answer = await posted(shared, body)
     assert (answer.status, answer.content_type) == (status, "application/problem+json")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-async def test_a_body_that_comes_in_pieces_is_counted(shared: Serving) -> None:
+async def test_a_chunked_body_is_limited_too(shared: Serving) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b'{"ids": [1, 2]'
         for _ in range(MAX_BODY_BYTES // 1024):
@@ -265,18 +263,18 @@ async def test_a_body_that_comes_in_pieces_is_counted(shared: Serving) -> None:
         {"Content-Encoding": "gzip"},
     ],
 )
-async def test_a_body_of_another_kind_is_refused(headers: dict[str, str], shared: Serving) -> None:
+async def test_other_content_types_are_rejected(headers: dict[str, str], shared: Serving) -> None:
     answer = await posted(shared, b'{"ids": [1]}', **headers)
     assert answer.status == 415
     assert "Content-" in (await answer.json())["detail"]
 
 
-async def test_json_may_name_its_charset(shared: Serving) -> None:
+async def test_json_may_have_a_charset_parameter(shared: Serving) -> None:
     kind = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert (await posted(shared, b'{"ids": [1]}', **kind)).status == 200
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
+async def test_a_body_that_does_not_arrive_times_out(serve: Serve) -> None:
     server = await serve(server={"header_timeout_s": 0.5})
     head = b"POST /info HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     sent = head + b"Content-Length: 99\r\n\r\n{"
@@ -284,7 +282,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None
     assert (answer.status, answer.headers["connection"]) == (408, "close")
 
 
-async def test_a_page_of_another_origin_may_ask_whether_it_may_post(shared: Serving) -> None:
+async def test_a_cors_preflight_is_answered(shared: Serving) -> None:
     asked = {
         "Origin": "https://elsewhere.example",
         "Access-Control-Request-Method": "POST",
@@ -300,12 +298,14 @@ async def test_a_page_of_another_origin_may_ask_whether_it_may_post(shared: Serv
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-async def test_other_methods_are_told_what_is_allowed(method: str, shared: Serving) -> None:
+async def test_other_methods_are_answered_with_the_allowed_ones(
+    method: str, shared: Serving
+) -> None:
     answer = await shared.client.request(method, "/info")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD,OPTIONS,POST")
 
 
-async def test_one_picture_is_looked_at_once(server: Serving) -> None:
+async def test_an_image_is_analysed_once_for_concurrent_requests(server: Serving) -> None:
     for _ in range(3):
         await told(server, 1)
     jobs = server.metric("smartserve_jobs_total")
@@ -313,7 +313,7 @@ async def test_one_picture_is_looked_at_once(server: Serving) -> None:
     assert server.metric("smartserve_jobs_total") == jobs
 
 
-async def test_a_corrupt_original_is_told_as_the_picture_route_does(
+async def test_a_corrupt_original_has_the_status_of_the_image_route(
     serve: Serve, data_dir: Path
 ) -> None:
     server = await serve()
@@ -329,7 +329,7 @@ async def test_a_corrupt_original_is_told_as_the_picture_route_does(
     assert (await many.json())["missing"][0]["status"] == 422
 
 
-async def test_a_stored_analysis_lends_its_words(serve: Serve, data_dir: Path) -> None:
+async def test_the_description_uses_a_stored_analysis(serve: Serve, data_dir: Path) -> None:
     with closing(sqlite3.connect(data_dir / "smartserve.db")) as database, database:
         database.execute(
             "INSERT INTO media_ai_analysis (media_id, subject_matter, style_classification,"
@@ -342,7 +342,7 @@ async def test_a_stored_analysis_lends_its_words(serve: Serve, data_dir: Path) -
     assert found["analysis"]["mood_keywords"] == ["calm"]
 
 
-async def test_answers_are_counted_by_their_route(server: Serving) -> None:
+async def test_responses_are_counted_by_route(server: Serving) -> None:
     await told(server, 1)
     await server.client.get("/info?ids=1")
     await server.client.post("/info", json={"ids": [1]})

@@ -1,4 +1,4 @@
-"""``/oembed``: photos by their addresses."""
+"""``/oembed``: photos by their URLs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def photo(server: Serving, url: str, more: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize(
     "path", ["/serve/2", "/serve/2.webp?size=grid", "/api/images/2", "/info/2"]
 )
-async def test_a_photo_is_told_with_what_is_served(path: str, shared: Serving) -> None:
+async def test_the_photo_matches_what_is_served(path: str, shared: Serving) -> None:
     told = await photo(shared, base(shared) + path, "&format=json")
     assert (told["version"], told["type"]) == ("1.0", "photo")
     assert told["provider_url"] == base(shared)
@@ -55,7 +55,7 @@ async def test_a_photo_is_told_with_what_is_served(path: str, shared: Serving) -
         ("&maxwidth=", 768),
     ],
 )
-async def test_it_is_the_largest_that_the_consumer_takes(
+async def test_the_photo_is_the_largest_within_the_limits(
     more: str, width: int, shared: Serving
 ) -> None:
     told = await photo(shared, f"{base(shared)}/serve/2", more)
@@ -63,7 +63,7 @@ async def test_it_is_the_largest_that_the_consumer_takes(
     assert told["thumbnail_width"] == min(width, 384)
 
 
-async def test_the_public_address_is_known_as_well(serve: Serve) -> None:
+async def test_urls_with_the_public_host_are_accepted(serve: Serve) -> None:
     server = await serve(server={"public_url": "https://img.example.org"})
     told = await photo(server, "https://img.example.org/serve/2")
     assert told["url"].startswith("https://img.example.org/serve/2?w=")
@@ -82,7 +82,7 @@ async def test_the_public_address_is_known_as_well(serve: Serve) -> None:
         ("http://[::1/serve/2", 400),
     ],
 )
-async def test_what_is_no_picture_of_ours_is_a_problem(
+async def test_urls_of_no_image_of_this_server_are_problems(
     url: str, status: int, shared: Serving
 ) -> None:
     asked = quote(url.format(base=base(shared)), safe="")
@@ -91,7 +91,7 @@ async def test_what_is_no_picture_of_ours_is_a_problem(
     assert answer.content_type == "application/problem+json"
 
 
-async def test_xml_is_not_spoken(shared: Serving) -> None:
+async def test_xml_is_not_implemented(shared: Serving) -> None:
     answer = await shared.client.get("/oembed?url=http://localhost/serve/1&format=xml")
     assert answer.status == 501
 
@@ -99,12 +99,14 @@ async def test_xml_is_not_spoken(shared: Serving) -> None:
 @pytest.mark.parametrize(
     "more", ["maxwidth=0", "maxwidth=x", "maxheight=-1", "maxwidth=123456", "format=yaml"]
 )
-async def test_a_parameter_that_cannot_be_is_a_400(more: str, shared: Serving) -> None:
+async def test_an_invalid_parameter_is_a_400(more: str, shared: Serving) -> None:
     answer = await shared.client.get(f"/oembed?url={base(shared)}/serve/2&{more}")
     assert answer.status == 400
 
 
-async def test_it_may_be_kept_and_read_by_any_page(server: Serving, library: Library) -> None:
+async def test_the_photo_may_be_cached_and_read_by_all_origins(
+    server: Serving, library: Library
+) -> None:
     url = f"/oembed?url={base(server)}/serve/{library.ids['badge']}"
     answer = await server.client.get(url)
     assert answer.headers["Cache-Control"] == "public, max-age=3600"

@@ -1,4 +1,4 @@
-"""The media API on the real application, asked as the requirements document writes it."""
+"""The media API, with requests as in the requirements document."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def cleanup(server: Serving, pending_id: int) -> tuple[int, dict[str, Any]
     return await ask(server, "DELETE", f"/api/media/cleanup/{pending_id}?reason=corrupt")
 
 
-async def test_the_queue_is_as_the_document_has_it(server: Serving) -> None:
+async def test_the_queue_has_the_members_of_the_requirements_document(server: Serving) -> None:
     (image,) = await upload(server)
     told = await queue(server)
     (row,) = told["images"]
@@ -75,9 +75,7 @@ async def test_the_queue_is_as_the_document_has_it(server: Serving) -> None:
 @pytest.mark.parametrize(
     "body", [{"media_id": "789"}, {"media_id": 789}, RICH, RICH | {"media_id": "789"}]
 )
-async def test_the_same_completion_twice_is_one_and_answers_the_same(
-    server: Serving, body: dict[str, Any]
-) -> None:
+async def test_repeating_a_completion_has_no_effect(server: Serving, body: dict[str, Any]) -> None:
     (image,) = await upload(server)
     expected = {
         "success": True,
@@ -92,7 +90,7 @@ async def test_the_same_completion_twice_is_one_and_answers_the_same(
     assert len(temp_files(server)) == 1
 
 
-async def test_another_end_than_the_one_that_was_told_is_refused(server: Serving) -> None:
+async def test_a_different_completion_is_a_conflict(server: Serving) -> None:
     done, failed = await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
     await complete(server, done["id"], {"media_id": "789"})
     status, told = await complete(server, done["id"], {"media_id": "790"})
@@ -106,7 +104,7 @@ async def test_another_end_than_the_one_that_was_told_is_refused(server: Serving
     assert [path.name in done["image_path"] for path in temp_files(server)] == [True]
 
 
-async def test_ids_are_numbers_of_uploads(server: Serving) -> None:
+async def test_unknown_and_invalid_upload_ids_are_problems(server: Serving) -> None:
     for pending_id, status in (("x", 400), ("-1", 400), ("9" * 19, 404), ("77", 404)):
         assert (await complete(server, pending_id, {"media_id": "1"}))[0] == status  # type: ignore[arg-type]
         assert (await cleanup(server, pending_id))[0] == status  # type: ignore[arg-type]
@@ -130,7 +128,7 @@ async def test_ids_are_numbers_of_uploads(server: Serving) -> None:
         RICH | {"media_id": None, "permanent_url": "x"},
     ],
 )
-async def test_a_body_without_a_medium_is_refused(server: Serving, body: object) -> None:
+async def test_a_completion_without_a_media_id_is_rejected(server: Serving, body: object) -> None:
     (image,) = await upload(server)
     status, told = await complete(server, image["id"], body)
     assert status == 400
@@ -138,13 +136,13 @@ async def test_a_body_without_a_medium_is_refused(server: Serving, body: object)
     assert (await queue(server))["total"] == 1
 
 
-async def test_a_body_that_names_two_media_is_refused(server: Serving) -> None:
+async def test_a_completion_with_two_media_ids_is_a_conflict(server: Serving) -> None:
     (image,) = await upload(server)
     assert (await complete(server, image["id"], RICH | {"media_id": "790"}))[0] == 409
     assert (await queue(server))["total"] == 1
 
 
-async def test_wrong_large_and_packed_bodies_are_refused(server: Serving) -> None:
+async def test_invalid_large_and_compressed_bodies_are_rejected(server: Serving) -> None:
     (image,) = await upload(server)
     target = f"/api/media/complete/{image['id']}"
     for data, headers, status in (
@@ -163,7 +161,7 @@ async def test_wrong_large_and_packed_bodies_are_refused(server: Serving) -> Non
     assert (await complete(server, image["id"], {"media_id": "1", "x": "y" * 200_000}))[0] == 200
 
 
-async def test_a_body_that_stalls_is_cut(serve: Serve) -> None:
+async def test_a_stalled_body_times_out(serve: Serve) -> None:
     server = await serve(main={**MAIN, "upload_stall_s": 0.2}, users=USERS)
     head = (
         f"POST /api/media/complete/1 HTTP/1.1\r\nHost: x\r\nAuthorization: {KEYED['Authorization']}"
@@ -182,7 +180,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "target"), ROUTES)
-async def test_nobody_passes_without_the_key(server: Serving, method: str, target: str) -> None:
+async def test_all_routes_require_the_key(server: Serving, method: str, target: str) -> None:
     await upload(server)
     for headers in ({}, {"Authorization": "Bearer wrong"}, signed()):
         async with server.client.request(
@@ -193,7 +191,9 @@ async def test_nobody_passes_without_the_key(server: Serving, method: str, targe
     assert (await queue(server))["total"] == 1
 
 
-async def test_a_key_is_made_and_kept_where_none_is_set(serve: Serve, data_dir: Path) -> None:
+async def test_without_a_configured_key_one_is_generated_and_stored(
+    serve: Serve, data_dir: Path
+) -> None:
     server = await serve()
     key = (data_dir / "keys" / "media_api").read_text().strip()
     headers = {"Authorization": f"Bearer {key}"}
@@ -202,7 +202,7 @@ async def test_a_key_is_made_and_kept_where_none_is_set(serve: Serve, data_dir: 
     assert key not in repr(server.main)
 
 
-async def test_a_temporary_file_is_given_as_bytes_to_be_kept(server: Serving) -> None:
+async def test_a_temporary_file_is_sent_as_an_attachment(server: Serving) -> None:
     (image,) = await upload(server)
     async with server.client.get(image["image_path"], headers=KEYED) as answer:
         assert await answer.read() == PHOTO
@@ -219,7 +219,7 @@ async def test_a_temporary_file_is_given_as_bytes_to_be_kept(server: Serving) ->
         assert answer.status == 304
 
 
-async def test_a_download_goes_on_where_it_broke_off(server: Serving) -> None:
+async def test_a_download_can_be_resumed(server: Serving) -> None:
     (image,) = await upload(server)
     path = image["image_path"]
     async with server.client.get(path, headers=KEYED) as answer:
@@ -238,7 +238,9 @@ async def test_a_download_goes_on_where_it_broke_off(server: Serving) -> None:
         assert answer.headers["Content-Range"] == f"bytes */{len(PHOTO)}"
 
 
-async def test_only_regular_files_of_our_folders_are_given(server: Serving, tmp_path: Path) -> None:
+async def test_only_regular_files_of_the_upload_folders_are_sent(
+    server: Serving, tmp_path: Path
+) -> None:
     await upload(server, {"profile_image": PHOTO, "site_image": PHOTO})
     root = server.services.settings.temp_root
     secret = tmp_path / "secret.jpg"
@@ -257,7 +259,7 @@ async def test_only_regular_files_of_our_folders_are_given(server: Serving, tmp_
             assert answer.status == 404, name
 
 
-async def test_a_file_that_is_removed_meanwhile_is_still_given_whole(server: Serving) -> None:
+async def test_a_file_deleted_during_the_download_is_still_sent_completely(server: Serving) -> None:
     body = PHOTO.ljust(4_000_000, b"\0")
     (image,) = await upload(server, {"profile_image": body})
     async with server.client.get(image["image_path"], headers=KEYED) as answer:
@@ -265,7 +267,7 @@ async def test_a_file_that_is_removed_meanwhile_is_still_given_whole(server: Ser
         assert await answer.read() == body
 
 
-async def test_workers_at_once_see_one_end(server: Serving) -> None:
+async def test_concurrent_completions_have_one_winner(server: Serving) -> None:
     (image,) = await upload(server)
     told = await asyncio.gather(
         *(complete(server, image["id"], {"media_id": str(one)}) for one in range(1, 11))

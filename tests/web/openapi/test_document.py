@@ -1,4 +1,4 @@
-"""The description of the HTTP surface: sound, and true to the settings."""
+"""The OpenAPI document: it is valid, and follows the settings."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def _operations(description: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in description["paths"].values() for operation in path.values()]
 
 
-def test_it_is_sound_by_the_schema_of_openapi_3_1(description: dict[str, Any]) -> None:
+def test_the_document_is_valid_openapi_3_1(description: dict[str, Any]) -> None:
     assert description["openapi"].startswith("3.1.")
     faults = Draft202012Validator(OPENAPI_31).iter_errors(description)
     assert [fault.message for fault in faults] == []
 
 
-def test_the_schema_of_openapi_does_find_faults(description: dict[str, Any]) -> None:
+def test_the_openapi_schema_rejects_an_invalid_document(description: dict[str, Any]) -> None:
     spoilt = {**description, "info": {"title": "smartserve"}, "paths": {"serve": {}}}
     assert not Draft202012Validator(OPENAPI_31).is_valid(spoilt)
 
 
-def test_every_schema_in_it_is_a_json_schema(description: dict[str, Any]) -> None:
+def test_every_schema_is_a_valid_json_schema(description: dict[str, Any]) -> None:
     for path in PICTURES:
         for schema in _parameters(description, path).values():
             Draft202012Validator.check_schema(schema)
@@ -79,10 +79,10 @@ UPLOADS = (
     errors.PendingConflict,
     errors.UploadStorageError,
 )
-"""What no picture route answers with."""
+"""Errors that no image route has."""
 
 
-def test_schemathesis_reads_every_operation_of_it(description: dict[str, Any]) -> None:
+def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None:
     found = schemathesis.openapi.from_dict(description).get_all_operations()
     labels = sorted(one.ok().label for one in found if isinstance(one, Ok))
     assert labels == sorted(
@@ -97,21 +97,21 @@ def test_schemathesis_reads_every_operation_of_it(description: dict[str, Any]) -
     )
 
 
-def test_it_is_the_same_after_a_way_through_json(description: dict[str, Any]) -> None:
+def test_the_document_consists_of_json_values(description: dict[str, Any]) -> None:
     assert json.loads(json.dumps(description)) == description
 
 
-def test_it_tells_the_version(description: dict[str, Any]) -> None:
+def test_the_document_has_the_version(description: dict[str, Any]) -> None:
     assert description["info"]["version"] == __version__
 
 
-def test_operations_have_names_of_their_own(description: dict[str, Any]) -> None:
+def test_operation_ids_are_unique(description: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in _operations(description)]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("path", PICTURES)
-def test_every_parameter_takes_what_the_parser_takes(
+def test_parameters_and_their_values_are_those_of_the_parser(
     path: str, description: dict[str, Any]
 ) -> None:
     parameters = _parameters(description, path)
@@ -123,9 +123,7 @@ def test_every_parameter_takes_what_the_parser_takes(
 
 
 @pytest.mark.parametrize("path", PICTURES)
-def test_every_value_that_is_named_is_one_that_the_parser_takes(
-    path: str, description: dict[str, Any]
-) -> None:
+def test_the_parser_accepts_every_described_value(path: str, description: dict[str, Any]) -> None:
     sizes = Settings().size_specs()
     for name, schema in _parameters(description, path).items():
         for value in schema.get("enum", ()):
@@ -137,7 +135,7 @@ def test_every_value_that_is_named_is_one_that_the_parser_takes(
     ("width", "allowed"),
     [(1, True), (640, True), (WIDTHS[-1], True), ("", True), (0, False), (WIDTHS[-1] + 1, False)],
 )
-def test_a_width_is_described_as_it_is_parsed(
+def test_widths_are_limited_as_by_the_parser(
     path: str, width: int | str, *, allowed: bool, description: dict[str, Any]
 ) -> None:
     schema = _parameters(description, path)["w"]
@@ -145,18 +143,18 @@ def test_a_width_is_described_as_it_is_parsed(
 
 
 @pytest.mark.parametrize("path", PICTURES)
-def test_the_sizes_are_those_of_the_settings(path: str) -> None:
+def test_sizes_are_those_of_the_settings(path: str) -> None:
     assert set(_parameters(describe(SETTINGS), path)["size"]["enum"]) == {"detail", "hero", ""}
 
 
 @pytest.mark.parametrize("path", PICTURES)
-def test_a_default_is_one_of_the_values(path: str, description: dict[str, Any]) -> None:
+def test_a_default_is_an_allowed_value(path: str, description: dict[str, Any]) -> None:
     for schema in _parameters(description, path).values():
         assert schema.get("default", "") in schema.get("enum", [""])
 
 
 @pytest.mark.parametrize("path", PICTURES)
-def test_a_name_is_an_id_with_an_extension_or_none(path: str, description: dict[str, Any]) -> None:
+def test_a_name_is_an_id_with_an_optional_extension(path: str, description: dict[str, Any]) -> None:
     pattern = _parameters(description, path)["name"]["pattern"]
     good = ["1", "7" * 19, *(f"789.{name}" for name in NAMES)]
     bad = ["", "8" * 20, "a", "1.gif", "1.", "1.webp.png", "-1", "1/2", "1.WEBP"]
@@ -166,7 +164,7 @@ def test_a_name_is_an_id_with_an_extension_or_none(path: str, description: dict[
 
 @pytest.mark.parametrize("path", PICTURES)
 @pytest.mark.parametrize("status", ["200", "206"])
-def test_every_format_that_goes_out_is_named(
+def test_every_output_format_is_described(
     path: str, status: str, description: dict[str, Any]
 ) -> None:
     content = description["paths"][path]["get"]["responses"][status]["content"]
@@ -190,14 +188,14 @@ def test_every_status_of_the_error_tree_is_described(
 
 
 @pytest.mark.parametrize("path", PICTURES)
-def test_an_error_is_a_problem(path: str, description: dict[str, Any]) -> None:
+def test_errors_are_described_as_problem_details(path: str, description: dict[str, Any]) -> None:
     for status, response in description["paths"][path]["get"]["responses"].items():
         if int(status) >= 400:
             assert list(response["content"]) == [MEDIA_TYPE]
 
 
 @pytest.mark.parametrize("path", ADMIN)
-def test_an_admin_route_asks_for_the_key_and_describes_each_refusal(
+def test_admin_routes_require_the_key_and_describe_each_rejection(
     path: str, description: dict[str, Any]
 ) -> None:
     operation = description["paths"][path]["delete"]
@@ -209,7 +207,7 @@ def test_an_admin_route_asks_for_the_key_and_describes_each_refusal(
 
 
 @pytest.mark.parametrize("path", ADMIN)
-def test_what_a_purge_may_name_is_what_the_parser_takes(
+def test_the_parameters_of_a_purge_are_those_of_the_parser(
     path: str, description: dict[str, Any]
 ) -> None:
     parameters = _parameters(description, path)
@@ -219,17 +217,17 @@ def test_what_a_purge_may_name_is_what_the_parser_takes(
         assert parse_boxes(f"size={name}", sizes=Settings().size_specs())
 
 
-def test_without_admin_routes_none_are_described() -> None:
+def test_disabled_admin_routes_are_not_described() -> None:
     described = describe(Settings.model_validate({"admin": {"enabled": False}}))
     assert not set(ADMIN) & set(described["paths"])
 
 
-def test_without_the_page_nothing_of_it_is_described() -> None:
+def test_the_routes_of_a_disabled_page_are_not_described() -> None:
     described = describe(Settings.model_validate({"page": {"enabled": False}}))
     assert not set(PAGE) & set(described["paths"])
 
 
-def test_an_answer_to_head_has_no_content(description: dict[str, Any]) -> None:
+def test_responses_to_head_have_no_content(description: dict[str, Any]) -> None:
     for path in PICTURES:
         responses = description["paths"][path]["head"]["responses"].values()
         assert not any("content" in response for response in responses)
