@@ -203,7 +203,7 @@ WHOLE = _HEAD + PHOTO + b"\r\n--b--\r\n"
 
 def open_temp_files(server: Serving) -> list[str]:
     """Return the open files below the root of uploads; an incomplete file has no name there."""
-    root = str(server.rooms.settings.temp_root)
+    root = str(server.services.settings.temp_root)
     links = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
