@@ -12,23 +12,9 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 from proxy.domain.geometry import Fit, SizeSpec
 from proxy.domain.query import DEFAULT_SIZE
 from proxy.domain.urls import images_base, local_base
+from proxy.settings import sections
 from proxy.settings.encoders import EncoderSettings
-from proxy.settings.sections import (
-    AdminSettings,
-    DatabaseSettings,
-    LifetimeSettings,
-    LimitSettings,
-    LogSettings,
-    PageSettings,
-    RenditionSettings,
-    Section,
-    ServerSettings,
-    SizeSettings,
-    StorageSettings,
-    TracingSettings,
-    UpgradeSettings,
-    WorkerSettings,
-)
+from proxy.settings.sections import Section, SizeSettings
 from proxy.settings.uploads import IngestSettings, MainSettings, UserSettings
 from proxy.settings.vision import VisionSettings
 
@@ -56,16 +42,16 @@ class Settings(Section):
     data_dir: str = "var"
     """Directory of everything that has no directory of its own below: the SQLite database, the
     originals, the renditions, the keys. Created if it does not exist."""
-    server: ServerSettings = ServerSettings()
-    admin: AdminSettings = AdminSettings()
-    page: PageSettings = PageSettings()
-    log: LogSettings = LogSettings()
-    tracing: TracingSettings = TracingSettings()
-    database: DatabaseSettings = DatabaseSettings()
-    storage: StorageSettings = StorageSettings()
-    renditions: RenditionSettings = RenditionSettings()
-    workers: WorkerSettings = WorkerSettings()
-    limits: LimitSettings = LimitSettings()
+    server: sections.ServerSettings = sections.ServerSettings()
+    admin: sections.AdminSettings = sections.AdminSettings()
+    page: sections.PageSettings = sections.PageSettings()
+    log: sections.LogSettings = sections.LogSettings()
+    tracing: sections.TracingSettings = sections.TracingSettings()
+    database: sections.DatabaseSettings = sections.DatabaseSettings()
+    storage: sections.StorageSettings = sections.StorageSettings()
+    renditions: sections.RenditionSettings = sections.RenditionSettings()
+    workers: sections.WorkerSettings = sections.WorkerSettings()
+    limits: sections.LimitSettings = sections.LimitSettings()
     sizes: dict[str, SizeSettings] = Field(default_factory=_default_sizes)
     """Sizes for the parameter `size`. If this section is present, it must define every size,
     including `detail`, which is used if a request names none. A name consists of ASCII letters,
@@ -74,8 +60,8 @@ class Settings(Section):
     box and crops the rest; it needs width and height. `gravity` is what "cover" keeps: "attention"
     keeps the point of interest, "centre" the centre."""
     encoders: EncoderSettings = EncoderSettings()
-    upgrades: UpgradeSettings = UpgradeSettings()
-    lifetimes: LifetimeSettings = LifetimeSettings()
+    upgrades: sections.UpgradeSettings = sections.UpgradeSettings()
+    lifetimes: sections.LifetimeSettings = sections.LifetimeSettings()
     vision: VisionSettings = VisionSettings()
     main: MainSettings = MainSettings()
     users: UserSettings = UserSettings()

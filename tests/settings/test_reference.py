@@ -83,7 +83,7 @@ def test_allowed_values_are_given_in_words(name: str, allowed: str) -> None:
 
 
 def test_bytes_are_given_in_a_larger_unit_if_that_is_exact() -> None:
-    assert BY_NAME["workers.max_memory_bytes"].amount == " (1.5 GiB)"
+    assert BY_NAME["workers.max_memory_bytes"].amount == "1.5 GiB"
     assert BY_NAME["server.max_header_bytes"].amount == ""
 
 
