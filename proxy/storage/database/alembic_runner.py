@@ -50,6 +50,7 @@ def create_missing(*tables: Table) -> None:
         has_timestamp = "updated_at" in table.c and table.c.updated_at.server_default is not None
         if created and has_timestamp and bind.dialect.name == "sqlite":
             op.execute(_TRIGGER.replace("TABLE", table.name))
+        # An interrupted upgrade may have created the table without its indexes.
         for index in table.indexes:
             index.create(bind, checkfirst=True)
 

@@ -39,6 +39,7 @@ class AnalysisRepository:
             select(media_ai_analysis, _details.details)
             .outerjoin(media_analysis_details, _details.media_id == _analyses.media_id)
             .where(_analyses.media_id == media_id)
+            # A table that another program created may have several rows for a medium.
             .order_by(_analyses.id.desc())
             .limit(1)
         )
@@ -65,6 +66,7 @@ class AnalysisRepository:
             .limit(_LOGOS)
         )
         for row in await self._writer.read(query):
+            # A logo that is not analysed yet, or has no distinct colours, is skipped.
             if colours := row.details.get("brand_colors"):
                 return {"brand_colors": colours, "logo_media_id": row.id}
         return None

@@ -100,6 +100,7 @@ async def denied_operations(
 async def _refusal(engine: AsyncEngine, settings: DatabaseSettings, query: str) -> str:
     """Run a statement and roll it back; return why it was refused, or an empty string."""
     try:
+        # No row matches; the rollback is a second safeguard.
         async with transaction(engine, settings, dry_run=True) as connection:
             await connection.execute(text(query))
     except DatabaseUnavailable as error:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import aiomysql
 from sqlalchemy import URL, Executable, QueuePool, Row, create_engine, event, make_url
@@ -243,18 +243,8 @@ def translated(settings: DatabaseSettings) -> Iterator[None]:
         ) from error
 
 
-class QueryReader(Protocol):
-    """Runs queries that need no transaction; raises what the driver raises."""
-
-    async def rows(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
-        """Return all rows."""
-
-    async def aclose(self) -> None:
-        """Close the pooled connections."""
-
-
 class EngineReader:
-    """A `QueryReader` over an async engine."""
+    """Runs queries that need no transaction; raises what the driver raises."""
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
         """Take ownership of the engine."""
@@ -272,7 +262,7 @@ class EngineReader:
 
 
 class ThreadReader:
-    """A `QueryReader` of an SQLite file that uses its own threads, one thread hop per query.
+    """Runs queries on an SQLite file in its own threads, one thread hop per query.
 
     aiosqlite uses four hops per query (cursor, statement, rows, close), and each wakes a thread
     that competes with the loop for the GIL. With four hops a cold render took 2.1 ms of the loop's
@@ -305,3 +295,6 @@ class ThreadReader:
         """Wait for the running queries, then close the connections."""
         await self._threads.aclose()
         self._engine.dispose()
+
+
+QueryReader = EngineReader | ThreadReader

@@ -51,6 +51,8 @@ class IngestProgress:
         column = processing_checklist.c[f"{step}_attempts"]
 
         async def work(connection: AsyncConnection) -> int:
+            # A worker that crashes during the step has used up an attempt too. NULL occurs in
+            # tables of other programs.
             counted = {column.name: func.coalesce(column, 0) + 1, "worker_id": worker_id}
             await connection.execute(_checklist(lease, counted))
             query = select(func.max(column)).where(_steps.media_id == lease.media_id)
@@ -89,6 +91,7 @@ class IngestProgress:
         """Replace the stored analysis; ``focus`` becomes the centre of cropped renditions."""
 
         async def work(connection: AsyncConnection) -> None:
+            # Not an upsert: the tables of another program need no unique key.
             for table in (media_ai_analysis, media_analysis_details):
                 await connection.execute(delete(table).where(table.c.media_id == lease.media_id))
             row = {"media_id": lease.media_id, **_truncated(columns)}
@@ -144,6 +147,7 @@ async def _rebind_facts(
     """Keep the facts valid although the row has changed: the file is the same."""
     row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
     media = media_of(row)
+    # A row whose source path has changed has another file; its facts must expire.
     if media.facts is not None and media.facts.source_path == media.source_path:
         facts = media.facts if focus is None else replace(media.facts, focus=focus)
         await _save_facts(connection, media_id, facts)

@@ -34,7 +34,9 @@ async def queue_report(writer: LeasedWriter) -> QueueReport:
         states=states,
         steps=steps,
         attempts=attempts,
+        # SUM and MIN over no rows are NULL.
         stuck=totals.stuck or 0,
+        # The database clock may be set back between insert and report.
         oldest_s=max(0.0, totals.oldest or 0.0),
         failed_for_good=totals.failed or 0,
         held=totals.held or 0,

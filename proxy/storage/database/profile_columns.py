@@ -101,6 +101,7 @@ def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:
     for table in PROFILE_TABLES:
         try:
             names = {column["name"] for column in inspector.get_columns(table)}
+        # Another program may lack the table.
         except NoSuchTableError:
             continue
         found |= {one for one in COLUMNS if one.table == table and one.name in names}

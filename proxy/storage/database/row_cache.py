@@ -100,11 +100,13 @@ class CachedMediaRepository:
         entry = self._rows.get(media_id)
         if entry is None:
             return None
+        # While reads fail, an expired row is returned until the breaker allows a query.
         until = max(entry.valid_until, self._reads.open_until)
         return (entry.media, until) if self._clock() < until else None
 
     def invalidate(self, media_id: int) -> None:
         """Drop everything that is cached of a row, so that it is read again."""
+        # Unregistering a running query keeps its result from being cached.
         for cache in (self._queries, self._rows, self._absent, self._unsaved):
             cache.pop(media_id, None)
 
@@ -189,6 +191,7 @@ class CachedMediaRepository:
     def _store(self, media_id: int, media: Media | None) -> None:
         if media is None:
             self._rows.pop(media_id, None)
+            # Cached for seconds only: the row may be about to be inserted.
             self._absent[media_id] = True
         else:
             self._rows[media_id] = _Entry(media, self._clock() + self._settings.row_ttl_s)

@@ -100,13 +100,16 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # The name contains the database: several installations may share a server.
     elif not await connection.scalar(_GET_LOCK, {"timeout_s": timeout_s}):
         raise TimeoutError("another process is upgrading the database")
 
 
 def _upgrade(connection: Connection, schema: DatabaseSchema) -> bool:
+    # Checked under the lock: another process may have upgraded meanwhile.
     if not _outdated(connection, schema):
         return False
+    # Imported here: alembic takes 0.1 s to import, and most starts have nothing to upgrade.
     from proxy.storage.database import alembic_runner  # noqa: PLC0415
 
     alembic_runner.run(
@@ -130,8 +133,10 @@ def _outdated(connection: Connection, schema: DatabaseSchema) -> bool:
     inspector = inspect(connection)
     current = _version(connection, schema)
     versioned = inspector.has_table(schema.version_table)
+    # The queue exists and belongs to another program: nothing is missing.
     if not versioned and not schema.own and inspector.has_table(schema.required_table):
         return False
+    # An older program does not know what a newer schema requires, so it must not write.
     if current not in {None, *schema.revisions}:
         raise ConfigurationError(
             [f"database: schema version {current} was created by a newer smartserve; install that"]

@@ -47,6 +47,7 @@ async def transaction(
     committing = False
     try:
         with translated(settings):
+            # Lock, connection and block share one deadline.
             async with (
                 asyncio.timeout(settings.query_timeout_s),
                 lock,

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Row, Select, String, bindparam, func, select, type_coerce
@@ -108,13 +108,8 @@ class UploadRepository(SqlDatabase):
             columns = await self._columns(connection)
             ids = []
             for upload in uploads:
-                values = {
-                    "user_id": user_id,
-                    "image_path": upload.image_path,
-                    "original_name": upload.original_name,
-                    "mime_type": upload.mime_type,
-                    "status": PendingStatus.PENDING,
-                }
+                values = asdict(upload) | {"user_id": user_id, "status": PendingStatus.PENDING}
+                del values["field"]
                 added = await connection.execute(pending_images.insert().values(values))
                 ids.append(added.lastrowid)
                 await self._set_profiles(connection, user_id, upload, columns)
@@ -127,6 +122,7 @@ class UploadRepository(SqlDatabase):
         async with bounded_connection(self.engine, self.settings) as connection:
             rows = (await connection.execute(_QUEUE, {"limit": limit})).all()
             total = len(rows)
+            # A short page is the whole queue, so no COUNT is needed.
             if total == limit:
                 total = await connection.scalar(_LENGTH) or total
             return [_pending(row) for row in rows], total
@@ -147,6 +143,7 @@ class UploadRepository(SqlDatabase):
         async def work(connection: AsyncConnection) -> PendingImage:
             row = await _lock_row(connection, pending_id)
             if row.status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE):
+                # Another program may store the address instead of the id.
                 if media_id_of(row.permanent_url) != media_id:
                     raise PendingConflict("this upload already has another medium")
                 return row
@@ -204,6 +201,7 @@ class UploadRepository(SqlDatabase):
         async def work(connection: AsyncConnection) -> Mapping[ProfileColumn, int] | None:
             changed: Counter[ProfileColumn] = Counter()
             row = (await connection.execute(_TO_CHANGE, {"id": pending.id})).one_or_none()
+            # The row is locked: no other process can replace the path at the same time.
             if row is None or _pending(row) != pending:
                 return None
             # All processes lock the tables in the same order, which prevents deadlocks.

@@ -44,6 +44,8 @@ def add_below(
     """
     *parents, name = names
     with root_opened(root) as top, translated():
+        # Each new directory is synchronised, so that a durable file is never below a lost
+        # directory.
         make_directories(top, parents)
         with parent_opened(top, parents) as parent:
             added = _link_unnamed(source, parent, name, max_bytes=max_bytes)
@@ -78,6 +80,8 @@ def _copy_below(
 ) -> bool:
     with TempFile(".", dir_fd=parent, mode=_FILE_MODE) as file:
         _copy(source, file.descriptor, max_bytes=max_bytes, abandoned=abandoned)
+        # Content, then name, then directory: after a power cut the name never refers to an
+        # incomplete file.
         os.fsync(file.descriptor)
         try:
             file.link(name, dir_fd=parent)
@@ -93,6 +97,7 @@ def remove_below(root: str, names: Sequence[str]) -> bool:
         try:
             with parent_opened(top, parents) as parent:
                 os.unlink(name, dir_fd=parent)
+                # Without this, a removed original could reappear after a power cut.
                 sync_directory(parent)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
@@ -106,6 +111,7 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
     while piece := os.read(source, _PIECE_BYTES):
         if abandoned():
             raise CopyCancelled
+        # Counted while copying: the source may still grow after its size was read.
         copied += len(piece)
         require_within(copied, max_bytes)
         write_all(target, piece)

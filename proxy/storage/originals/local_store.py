@@ -63,6 +63,8 @@ class LocalOriginals:
             SourceUnavailable: the storage itself cannot be read.
             SourceTimeout: the storage did not answer in time.
         """
+        # After a time-out or a cancellation the thread may still open the file: `release` closes
+        # it.
         source = await self._run(partial(self._open, path), release=_close)
         self._opened += 1
         try:
@@ -107,6 +109,7 @@ class LocalOriginals:
         await self._threads.aclose(wait_s=0)
 
     def _open(self, path: str) -> OpenSource:
+        # Parsed in the thread, so that an invalid path is counted like a missing file.
         names = names_below(path, prefix=self._prefix)
         return open_below(self._root, names, max_bytes=self._max_bytes)
 

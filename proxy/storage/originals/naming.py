@@ -44,6 +44,7 @@ def _valid(name: str) -> bool:
         return False
     try:
         return len(os.fsencode(name)) <= _MAX_NAME_BYTES
+    # A lone surrogate cannot be encoded, so no file can have this name.
     except UnicodeEncodeError:
         return False
 
@@ -51,6 +52,7 @@ def _valid(name: str) -> bool:
 def readable(name: str) -> str:
     """Return a file's name without its suffix in ASCII letters, digits, dots and dashes."""
     stem = PurePosixPath(name).stem
+    # NFKD separates letters from accents, which are then dropped: ä becomes a.
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     return _UNREADABLE.sub("-", plain).strip("-.")[:_MAX_STEM] or "picture"
 

@@ -97,6 +97,7 @@ def _throttled(steps: Iterator[_T], stopped: Event) -> Iterator[_T]:
     began = time.monotonic()
     for step in steps:
         yield step
+        # Waiting on the event ends the pause as soon as the server stops.
         if stopped.wait(time.monotonic() - began):
             return
         began = time.monotonic()

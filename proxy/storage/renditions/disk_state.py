@@ -18,26 +18,18 @@ _PAUSE_S = 5.0
 # to once in this time, or the other program would consume the whole cache.
 _FORCED_EVERY_S = 60.0
 
-FAILURE_KINDS = (
-    *("no_space", "read_only", "io", "descriptors", "permission"),
-    *("missing", "timeout", "too_large", "other"),
-)
-"""The labels that failures are counted by."""
-
-_KINDS: Mapping[int, str] = {
-    errno.ENOSPC: "no_space",
-    errno.EDQUOT: "no_space",
-    errno.EROFS: "read_only",
-    errno.EIO: "io",
-    errno.EMFILE: "descriptors",
-    errno.ENFILE: "descriptors",
-    errno.EACCES: "permission",
-    errno.EPERM: "permission",
-    errno.ENOENT: "missing",
-    errno.ENOTDIR: "missing",
-    errno.ESTALE: "missing",
-    errno.ETIMEDOUT: "timeout",
+_CODES: Mapping[str, tuple[int, ...]] = {
+    "no_space": (errno.ENOSPC, errno.EDQUOT),
+    "read_only": (errno.EROFS,),
+    "io": (errno.EIO,),
+    "descriptors": (errno.EMFILE, errno.ENFILE),
+    "permission": (errno.EACCES, errno.EPERM),
+    "missing": (errno.ENOENT, errno.ENOTDIR, errno.ESTALE),
+    "timeout": (errno.ETIMEDOUT,),
 }
+_KINDS = {code: kind for kind, codes in _CODES.items() for code in codes}
+FAILURE_KINDS = (*_CODES, "too_large", "other")
+"""The labels that failures are counted by."""
 
 
 def failure_kind(error: OSError) -> str:

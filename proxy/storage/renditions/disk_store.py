@@ -70,7 +70,9 @@ class DiskStore:
         self._purges = PurgeLog(self._paths.purges)
         self._state = DiskState(settings, monotonic=monotonic)
         self._reader = RenditionReader(
-            whole_bytes=max(settings.memory_max_item_bytes, PIECE_BYTES), clock=clock
+            # What fits into memory is read as a whole, so that it can be promoted.
+            whole_bytes=max(settings.memory_max_item_bytes, PIECE_BYTES),
+            clock=clock,
         )
         self._maintenance = DiskMaintenance(
             self._paths,
@@ -89,6 +91,7 @@ class DiskStore:
         """
         try:
             await self._threads.run(partial(probe, self._paths))
+            # This process has nothing in memory yet that an earlier purge could concern.
             await self._purge_threads.run(self._purges.skip_to_end)
         except OSError as error:
             self._state.record_failure(error)
@@ -110,6 +113,7 @@ class DiskStore:
     async def __aexit__(self, *_error: object) -> None:
         """End the background tasks. Open renditions can only be closed from now on."""
         tasks, self._tasks = self._tasks, []
+        # The tasks use the thread pools, so they end first.
         await cancel(*tasks)
         await self._maintenance.aclose()
         await self._purge_threads.aclose()
@@ -153,6 +157,7 @@ class DiskStore:
             except BaseException:
                 await writer.discard()
                 raise
+            # The ticket is registered until the file has its name: a purge before that voids it.
             change = await writer.publish()
             if change is not None:
                 self._state.record_write(shard_of(variant.media_id), change)
@@ -161,6 +166,7 @@ class DiskStore:
         """Delete one file if it exists; a cancellation does not stop the thread."""
         try:
             path = self._paths.rendition(variant)
+            # `finish` and not `run`: a cancelled caller has already dropped it from memory.
             change = await self._threads.finish(partial(delete_entry, path))
         except OSError as error:
             self._state.record_failure(error)
@@ -207,6 +213,7 @@ class DiskStore:
             self._state.record_failure(error)
             return
         for purge in purges:
+            # Running writes are voided first: the callback may cause new ones, which are valid.
             self._writes.purge(purge.media_id, purge.shapes)
             self._on_purge(purge)
 

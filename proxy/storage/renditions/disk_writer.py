@@ -37,6 +37,7 @@ class DiskWriter:
         self._length += len(chunk)
         if self._length > self._max_bytes:
             self._accepting = False
+            # Only this tier gives up: the caller continues to write for the response.
             self._state.counters.failures["too_large"] += 1
         elif self._pending_bytes >= PIECE_BYTES:
             await self._flush()
@@ -68,6 +69,7 @@ class DiskWriter:
                 await self._threads.finish(self._file.discard)
 
     async def _flush(self) -> None:
+        # Handed over before the await: after a cancellation they must not be written a second time.
         pieces, self._pieces, self._pending_bytes = self._pieces, [], 0
         self._flushed = True
         try:

@@ -78,6 +78,7 @@ class EvictionPlan:
     def add(self, candidates: Iterable[EvictionCandidate]) -> None:
         """Consider files."""
         for one in candidates:
+            # heapq is a min-heap; the negated time puts the newest file on top.
             heapq.heappush(self._newest_first, (-one.last_use, one))
             self._bytes += one.cost
             # The newest file is dropped while the others suffice without it.
@@ -98,6 +99,7 @@ def evict(candidates: Iterable[EvictionCandidate]) -> list[EvictionCandidate]:
     deleted = []
     for one in candidates:
         with suppress(FileNotFoundError):
+            # A missing file was evicted or purged by another process, and is not counted here.
             Path(one.path).unlink()
             deleted.append(one)
     for directory in {str(Path(one.path).parent) for one in deleted}:

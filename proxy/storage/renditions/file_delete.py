@@ -18,6 +18,7 @@ def delete_entry(path: str) -> UsageChange:
     try:
         status = file.lstat()
         if stat.S_ISDIR(status.st_mode):
+            # Usage never counted it, because a survey counts files only.
             rmtree(file)
             return NO_CHANGE
         file.unlink()

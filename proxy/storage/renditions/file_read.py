@@ -106,6 +106,8 @@ class RenditionReader:
         length = status.st_size - TRAILER_BYTES
         if not stat.S_ISREG(status.st_mode) or length <= 0:
             raise _InvalidFile
+        # The trailer is read first: a truncated or foreign file is rejected without reading its
+        # body.
         trailer = FileTrailer.parse(os.pread(descriptor, TRAILER_BYTES, length))
         if trailer is None or trailer.length != length or trailer.digest != digest:
             raise _InvalidFile
@@ -124,8 +126,11 @@ class RenditionReader:
         identity = (status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             if identity in self._verified:
+                # Marks the entry as recently used.
                 self._verified[identity] = None
                 return
+        # Without the lock: two readers may verify a file twice, but none waits for the disk reads
+        # of another.
         checksum = xxhash.xxh3_128()
         for offset in range(0, trailer.length, PIECE_BYTES):
             checksum.update(os.pread(descriptor, min(PIECE_BYTES, trailer.length - offset), offset))

@@ -47,6 +47,7 @@ class AtomicFileWriter:
         """Write bytes; the first call creates the file."""
         with self._lock:
             if not self._ended:
+                # One system call for all pieces of a flush.
                 self._append(b"".join(pieces))
 
     def publish(self, pieces: Sequence[bytes]) -> UsageChange | None:
@@ -98,6 +99,7 @@ class AtomicFileWriter:
         self._ended = True
         if self._file is not None:
             with suppress(OSError):
+                # Deletes a file that was not published. An error leaves nothing that could be done.
                 self._file.close()
 
 

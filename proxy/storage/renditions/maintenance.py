@@ -54,7 +54,9 @@ class DiskMaintenance:
         while True:
             began = loop.time()
             await self.run_round()
+            # A long round is followed by a pause of the same length.
             await asyncio.sleep(max(_SPACING_S, loop.time() - began))
+            # The time-out means that the interval has passed and nothing made a round due earlier.
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._state.maintenance_due.wait()
@@ -65,6 +67,8 @@ class DiskMaintenance:
         try:
             async with self._directory_lock() as acquired:
                 await self._threads.run(partial(sweep, self._paths.temporary, clock=self._clock))
+                # Every process counts, because each reports its usage. Only the eviction needs the
+                # lock.
                 present = await self._survey()
                 need = self._state.bytes_to_free()
                 if acquired and need > 0:
@@ -103,6 +107,7 @@ class DiskMaintenance:
             await self._throttled(partial(plan.add_shard, self._paths.shard(shard)))
         candidates = plan.candidates()
         for start in range(0, len(candidates), _BATCH):
+            # A batch is deleted in one thread hop; the counters are updated after each.
             batch = candidates[start : start + _BATCH]
             for one in await self._throttled(partial(evict, batch)):
                 self._state.record_eviction(one.shard, UsageChange(-one.cost, -1))

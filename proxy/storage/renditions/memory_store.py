@@ -69,6 +69,7 @@ class _Items(LRUCache[str, _Item]):
         self._on_evict = on_evict
 
     def popitem(self) -> tuple[str, _Item]:
+        # cachetools calls popitem for evictions only; `pop` does not use it.
         digest, item = super().popitem()
         self._on_evict(digest, item)
         return digest, item
@@ -123,6 +124,7 @@ class MemoryStore:
         If it does not fit, it is not stored, and an older body of the variant is removed.
         """
         if not self.fits(len(body)):
+            # An older body must not be served in place of the new one, which does not fit.
             self._remove(variant)
             return
         self._items[variant.digest] = _Item(variant.media_id, MemoryRendition(body))
@@ -135,6 +137,7 @@ class MemoryStore:
         with self._writes.ticket(variant) as ticket:
             writer = MemoryWriter(self.fits)
             yield writer
+            # A purge during the block voids the ticket: the rendition may show the old source.
             if not ticket.void:
                 self.put(variant, b"".join(writer.pieces))
 
@@ -190,4 +193,5 @@ class MemoryWriter:
         if self._fits(self._length):
             self.pieces.append(chunk)
         else:
+            # Released at once; the disk may still store the rendition.
             self.pieces.clear()

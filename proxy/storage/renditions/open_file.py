@@ -26,6 +26,7 @@ class OpenFile:
     def __init__(self, descriptor: int, length: int) -> None:
         """Take ownership of the descriptor."""
         self.length = length
+        # Read now, so that `head` needs no thread and cannot fail later.
         self.head = os.pread(descriptor, SNIFF_BYTES, 0)
         self.descriptor = descriptor
         self._lock = Lock()
@@ -37,6 +38,7 @@ class OpenFile:
         with self._lock:
             if self._closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            # Counted under the lock: from here on `close` leaves the descriptor open.
             self._reads += 1
         try:
             return os.pread(self.descriptor, length, offset)

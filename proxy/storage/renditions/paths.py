@@ -72,5 +72,6 @@ class RenditionPaths:
 
     def rendition(self, variant: Variant) -> str:
         """Return the file of a variant."""
+        # The suffix is for people; the digest alone identifies the variant.
         suffix = TRAITS[variant.format].suffix
         return f"{self.medium(variant.media_id)}/{variant.digest}.{suffix}"

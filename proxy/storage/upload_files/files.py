@@ -142,6 +142,7 @@ def remove(root: str, where: TempName) -> bool:
 
 def list_uploads(root: str) -> TempfileListing:
     """Return all regular files in the folders of uploads."""
+    # Only our folders are listed: the root may contain files of other programs.
     files: dict[TempName, os.stat_result] = {}
     unfinished: dict[TempName, os.stat_result] = {}
     for folder in FOLDERS:

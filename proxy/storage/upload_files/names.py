@@ -17,6 +17,7 @@ SUFFIXES: Mapping[str, str] = MappingProxyType(
 )
 """Suffixes by the type that `proxy.domain.formats.sniff` returns."""
 
+# No leading dot: hidden names belong to unfinished files and to other programs.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
 
 
@@ -34,6 +35,8 @@ class TempName(NamedTuple):
 
 def new_temp_name(field: UploadField, *, user_id: int, source_type: str, at: float) -> TempName:
     """Return ``{userId}-{type}-{timestamp}-{random}.{ext}``; ``at`` is in seconds since 1970."""
+    # With 10**12 values two equal names in one second are practically impossible; publishing one
+    # would raise FileExistsError.
     number = secrets.randbelow(10**12)
     name = f"{user_id}-{field.kind}-{int(at)}-{number:012}.{SUFFIXES[source_type]}"
     return TempName(field.folder, name)

@@ -45,6 +45,7 @@ class IncomingFile:
             UploadStorageError: the disk is full, failed or did not answer in time.
         """
         self.byte_size += len(chunk)
+        # Chunks from the network are small; one thread hop writes many of them.
         self._pending += chunk
         if len(self._pending) >= _PIECE_BYTES:
             await self._flush()
@@ -55,6 +56,7 @@ class IncomingFile:
         await self._files.run(partial(self._writer.publish, where.name))
 
     async def _flush(self) -> None:
+        # Handed over before the await: a cancelled flush must not be repeated.
         content, self._pending = bytes(self._pending), bytearray()
         await self._files.run(partial(self._writer.write, content))
 
@@ -81,6 +83,7 @@ class OpenUpload:
         while start < stop:
             count = min(_PIECE_BYTES, stop - start)
             piece = await self._files.run(partial(self._file.pread, count, start))
+            # pread returns nothing behind the end of the file.
             if not piece:
                 raise UploadStorageError("The uploaded file was truncated while it was read.")
             start += len(piece)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
-from sqlalchemy import event
+from sqlalchemy import QueuePool, event
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import open_engine
+from proxy.storage.database.engine import EngineReader, open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.schema import needs_upgrade, upgrade
 from tests.faults.tcpproxy import TcpProxy
@@ -99,7 +99,7 @@ async def test_a_server_killed_in_a_query_is_unavailable(
     database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
-    pool = database._reader._engine.pool  # type: ignore[attr-defined]
+    pool = cast(QueuePool, database._reader._engine.pool)
     query = asyncio.create_task(database.find(1))
     await eventually(lambda: pool.checkedout() == 1)
     server.kill()
@@ -243,7 +243,9 @@ def test_connections_that_were_reset_are_replaced_in_one_query(
         async with TcpProxy(mariadb.port) as network:
             url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
             async with open_media_repository(url, settings) as database:
-                engine = database._reader._engine.sync_engine  # type: ignore[attr-defined]
+                reader = database._reader
+                assert isinstance(reader, EngineReader)
+                engine = reader._engine.sync_engine
                 opened: list[Any] = []
                 event.listen(engine, "connect", lambda one, _: opened.append(one))
                 await database.ping()
