@@ -42,6 +42,7 @@ def private_route(route: str) -> Callable[[_Work[_Handlers]], _Route[_Handlers]]
                 value = await work(self, request)
             except SmartserveError as error:
                 return problem(error, outcome=outcome, security=PRIVATE)
+            # A complete response: a stream, or JSON with an ETag.
             if isinstance(value, BufferedResponse | StreamedResponse):
                 return value
             return uncached_json(value, outcome, security=PRIVATE)

@@ -76,6 +76,8 @@ class Form:
         kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if (kind.type, kind.subtype) != ("multipart", "form-data"):
             raise UnsupportedBody("the body must be multipart/form-data")
+        # aiohttp accepts any boundary. One that RFC 2046, 5.1.1 does not allow could be read
+        # differently by a proxy in front of this server.
         if not _BOUNDARY.fullmatch(kind.parameters.get("boundary", "")):
             raise RequestError("Content-Type has no boundary, or one that RFC 2046 does not allow")
         self._reader = MultipartReader(request.headers, request.content)
@@ -126,6 +128,7 @@ class Form:
             return None
         if not isinstance(part, BodyPartReader):
             raise RequestError("nested forms are not accepted")
+        # Decoding could expand a few bytes to gigabytes. RFC 7578, 4.7 deprecates the other one.
         encoded = hdrs.CONTENT_ENCODING in part.headers
         transfer = part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "").lower()
         if encoded or transfer not in _UNENCODED:
@@ -138,6 +141,7 @@ class Form:
             result = await read_with_timeout(reading, self._limits.stall_s)
         except _PARSER_ERRORS as error:
             raise RequestError("the form is malformed") from error
+        # A chunked body has no Content-Length, so its size is checked after each read.
         self._require_within(self._request.content.total_bytes)
         return result
 

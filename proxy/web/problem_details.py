@@ -54,6 +54,7 @@ def problem(
     image would have been ``negotiated``, it has the same Vary header.
     """
     headers = [("Cache-Control", _cache_control(error, not_found_s))]
+    # Without Retry-After many clients retry a 503 at once, which prolongs the overload.
     wait = error.retry_after_s
     if wait is None and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         wait = _RETRY_AFTER_S
@@ -64,8 +65,10 @@ def problem(
         case BadParameter():
             members = {"parameter": error.parameter, "allowed": error.allowed}
         case RangeNotSatisfiable():
+            # RFC 9110, 15.5.17: tells the client the length that it assumed wrongly.
             headers.append(("Content-Range", f"bytes */{error.length}"))
         case Unauthorized():
+            # RFC 9110, 15.5.2: a 401 must have a challenge.
             headers.append(("WWW-Authenticate", error.challenge))
             members = {} if error.forwarded is None else {"forwarded": error.forwarded}
     return render_problem(
@@ -92,6 +95,8 @@ def refused(rejection: RequestRejection) -> BufferedResponse:
 
 
 def _cache_control(error: SmartserveError, not_found_s: int) -> str:
+    # Any other error may be over at the next request. A cached 404 keeps requests for ids that do
+    # not exist away from the database.
     if error.status != HTTPStatus.NOT_FOUND or not_found_s == 0:
         return NO_STORE
     if isinstance(error, MediaNotReady) and error.retry_after_s is not None:

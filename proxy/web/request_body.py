@@ -20,6 +20,7 @@ _T = TypeVar("_T")
 
 def refuse_encoded(request: web.BaseRequest) -> None:
     """Raise UnsupportedBody if the body is compressed."""
+    # A compressed body of a few kilobytes could expand past any limit.
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedBody(
             "compressed bodies are not accepted; send it without Content-Encoding"
@@ -74,12 +75,14 @@ async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float)
     """
     refuse_encoded(request)
     too_large = BodyTooLarge(f"the body may have at most {max_bytes} bytes")
+    # Rejected before "100 Continue", so that the client does not send the body at all.
     if (request.content_length or 0) > max_bytes:
         raise too_large
     send_continue(request)
     body = await read_with_timeout(read_bounded(request, max_bytes), stall_s)
     if body is None:
         raise too_large
+    # A malformed chunk also ends the stream: what arrived before it is not the whole body.
     require_complete(request)
     try:
         value = orjson.loads(body)

@@ -76,6 +76,7 @@ class FailureLimit:
     def blocked_s(self, caller: Caller) -> float:
         """Return for how many seconds a caller stays blocked; 0 if it is not."""
         failures = self._callers.get(caller)
+        # A botnet has thousands of addresses with `max_failures` guesses each.
         distributed = self._recent().number >= self._max_failures * _DISTRIBUTED_FACTOR
         allowed = 1 if distributed else self._max_failures
         if failures is None or failures.number < allowed:
@@ -86,6 +87,8 @@ class FailureLimit:
         """Count a failure; return whether the caller has just used up ``max_failures``."""
         previous = self._callers.get(caller)
         count = 1 if previous is None else previous.number + 1
+        # Each failure restarts the caller's window. The window of all callers is fixed, so that the
+        # end of an attack is noticed although single failures continue.
         self._callers[caller] = _Failures(count, self._clock() + self._window_s)
         total = self._recent()
         self._total = total._replace(number=total.number + 1)
@@ -124,6 +127,7 @@ class BearerGuard:
             missing = self._unauthorized(AuthFailure.MISSING, detail)
             missing.forwarded = caller_of(request).forwarded
             raise missing
+        # With two headers, a proxy and this server could each check a different one.
         match = _BEARER.fullmatch(lines[0])
         if match is None or len(lines) > 1:
             detail = f"exactly one Authorization header is needed, of the form {form}"
@@ -181,6 +185,7 @@ class KeyGuard(BearerGuard):
         if self._digest is None:
             self._on_refusal(AuthFailure.NO_KEY_SET)
             raise AccessDisabled(self._advice)
+        # A missing or malformed header is not a guess and does not count as a failure.
         token = self._token(request)
         caller = caller_of(request)
         self._check_limit(caller)

@@ -55,6 +55,7 @@ class TokenVerifier(BearerGuard):
         except jwt.ExpiredSignatureError:
             detail = "the token has expired; request a new one"
             raise self._unauthorized(AuthFailure.EXPIRED, detail, error="invalid_token") from None
+        # ValueError and RecursionError: hostile JSON inside the token.
         except (jwt.PyJWTError, ValueError, RecursionError):
             claims = {}
         user_id = _user(claims)

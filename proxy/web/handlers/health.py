@@ -40,6 +40,7 @@ class HealthHandler:
         """``/readyz``: database, originals, renditions and a worker process respond."""
         if self._draining:
             return _answer("readyz", HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
+        # Concurrently, so that all checks together take at most the timeout of one.
         results = await asyncio.gather(*map(_result, self._checks.values()))
         checks = dict(zip(self._checks, results, strict=True))
         if all(result == "ok" for result in results):

@@ -159,6 +159,7 @@ class InfoHandler:
         hashes = await self.describer.thumbhashes(media)
         page = GalleryPage(
             [_listed(one, hashes.get(one.id)) for one in media],
+            # A full page: there may be older images.
             media[-1].id if len(media) == limit else None,
         )
         outcome = Outcome("gallery")
@@ -183,6 +184,7 @@ class InfoHandler:
 
     async def _describe(self, media: Media) -> ImageDescription:
         info = await self.describer.describe(media)
+        # None during a render of the image; then no format is reported as ready.
         stored = await self.delivery.stored(media.id) or ()
         return describe_image(
             media.id,
@@ -235,6 +237,7 @@ def _listed(media: Media, thumbhash: str | None) -> ListedImage:
 
 def _parse_ids(text: str) -> list[int]:
     """Return each id once, in the order of the query."""
+    # Duplicates do not count: a page may show one image several times.
     parts = list(dict.fromkeys(text.split(",")))
     if len(parts) > MAX_IDS or not all(map(ID.fullmatch, parts)):
         allowed = f"1 to {MAX_IDS} media ids of 1 to {DIGITS} digits, separated by commas"
@@ -253,6 +256,7 @@ def _listed_ids(value: object) -> list[int]:
 
 
 def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:
+    # An empty value counts as not given.
     before = parse_id("before", values.get("before") or str(MAX_MEDIA_ID))
     limit = values.get("limit") or str(_DEFAULT_LIMIT)
     if not _LIMIT.fullmatch(limit):

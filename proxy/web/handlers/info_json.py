@@ -138,12 +138,14 @@ def describe_image(
             analysis.style,
             analysis.medium,
             pixels.quality_score,
+            # A vision model describes moods better than the colours do.
             list(analysis.mood_keywords or pixels.mood_keywords),
         ),
         urls={name: image_url(media_id, size=name, version=version) for name in sizes},
         dimensions={name: dimensions(size, facts) for name, size in sizes.items()},
         srcset={
             "auto": srcset(media_id, facts),
+            # GIF is served for animations but cannot be requested by name.
             **{fmt.value: srcset(media_id, facts, fmt) for fmt in formats if fmt in NAMES.values()},
         },
         sizes=sizes_advice(facts),

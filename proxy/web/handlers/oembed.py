@@ -77,6 +77,7 @@ class OembedHandler:
             photo = _photo(base, media_id, facts, values, self.lifetimes.api_s)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
+        # An unsettled image is still being processed, so its size may change.
         max_age = self.lifetimes.api_s if media.completed else self.lifetimes.processing_s
         lifetime = f"public, max-age={max_age}"
         return cached_json(request, photo, lifetime=lifetime, outcome=outcome)
@@ -95,6 +96,7 @@ class OembedHandler:
             netloc = ""
         if not netloc or parts.scheme not in ("http", "https"):
             raise BadParameter("url", f"the URL of an image: http://HOST{image_url(1)}")
+        # Foreign URLs are never fetched, so this route cannot be used to probe other servers.
         known = {host.lower(), urlsplit(self.public_url).netloc.lower()}
         found = parse_image_path(parts.path)
         if netloc not in known or found is None:

@@ -74,6 +74,7 @@ class PageHandler:
 
     async def static(self, request: web.Request) -> BufferedResponse:
         """``/static/{name}``: scripts, styles and the icon of the page."""
+        # A look-up by name in memory: no path of the client reaches the file system.
         file = self.files.get(request.match_info["name"])
         if file is None:
             raise web.HTTPNotFound
@@ -92,6 +93,7 @@ class PageHandler:
         A script cannot read the headers of an image request or of its response. It can read
         Server-Timing in the browser's performance entry, so the value is returned there.
         """
+        # Quoted, because the header is the client's text and could end the string.
         value = quote(accept_header(request)[:_MAX_ACCEPT], safe="")
         headers = [
             ("Content-Type", "image/gif"),

@@ -70,18 +70,20 @@ def check_local(request: web.BaseRequest) -> None:
     """Return if the request comes from this server's own page in a browser on this machine.
 
     A reverse proxy on this machine also connects from a loopback address, but forwards requests
-    of strangers. It is recognised by its headers (X-Forwarded-For and the like), by a public name
-    in Host, or by HTTP/1.0, which nginx uses by default. A foreign page whose name resolves to
-    127.0.0.1 (DNS rebinding) is recognised by its Host header.
+    of strangers. So several signs are checked.
 
     Raises:
-        AccessDisabled: one of these signs is present.
+        AccessDisabled: the request is not local.
     """
     local = (
+        # X-Forwarded-For and the like: a proxy that identifies itself.
         not caller_of(request).forwarded
+        # nginx uses HTTP/1.0 unless `proxy_http_version` is set.
         and request.version >= HttpVersion11
         and _is_loopback(request.remote or "")
+        # A public name: a silent proxy, or a page that resolves to 127.0.0.1 (DNS rebinding).
         and _names_loopback(request.headers.get("Host", ""))
+        # A foreign page that requests localhost. Clients that are no browsers omit the header.
         and request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
     )
     if not local:

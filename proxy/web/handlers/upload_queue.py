@@ -124,6 +124,7 @@ class MediaApiHandler:
     async def cleanup(self, request: web.Request) -> CleanupResponse:
         """``DELETE /api/media/cleanup/{id}``: record that an upload has failed."""
         self.guard.check(request)
+        # The reason is the client's text: without line breaks it cannot forge log lines.
         reason = _UNPRINTABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
         await self.queue.fail(_pending_id(request), reason=reason)
         return CleanupResponse()
@@ -137,6 +138,7 @@ class MediaApiHandler:
         try:
             return await _file_answer(request, opened, parts["name"])
         except BaseException:
+            # Including cancellation: no response closes the file then.
             opened.close()
             raise
 
@@ -150,6 +152,7 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
         ("Accept-Ranges", "bytes"),
         *PRIVATE,
     ]
+    # RFC 9110, 13.2.2: If-None-Match precedes Range.
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         opened.close()
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=_OUTCOME)
@@ -208,6 +211,7 @@ def _media_id(body: Mapping[str, Any]) -> str:
         PendingConflict: they name two different images.
     """
     plain, url = body.get("media_id"), body.get("permanent_url")
+    # Workers of different versions send one member, the other, or both.
     found = set()
     if plain is not None:
         text = plain if isinstance(plain, str) else str(whole_number(plain))

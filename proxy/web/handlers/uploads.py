@@ -60,6 +60,7 @@ class UploadHandler:
             raise
 
     async def _store(self, request: web.Request) -> list[AcceptedUpload]:
+        # Before the body: strangers should not make the server read gigabytes.
         user_id = self.users.identify(request)
         refuse_encoded(request)
         form = Form(request, FormLimits(self.uploader.max_file_bytes, self.stall_s))

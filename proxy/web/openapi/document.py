@@ -85,6 +85,7 @@ def describe(settings: Settings) -> Json:
 
 
 def _images(settings: Settings) -> Operations:
+    # The patterns repeat the parsers of the handlers; tests compare both.
     names = text(rf"^{ID_PATTERN}(\.({'|'.join(NAMES)}))?$")
     examples = {**_ONE, "webp": {"value": "1.webp"}}
     bg = "`removed` makes a uniform background transparent; not with JPEG."

@@ -135,6 +135,7 @@ def resolve(document: Json) -> Json:
     """Replace each type in the document by a reference to its schema in ``components``."""
     modes: dict[type, Any] = {}
 
+    # A member with a default is optional in a request, but always present in a response.
     def collect(value: Any, mode: str) -> None:
         if isinstance(value, type):
             modes[value] = mode
@@ -149,6 +150,7 @@ def resolve(document: Json) -> Json:
             return {key: replaced(member) for key, member in value.items()}
         return [*value] if isinstance(value, tuple) else value
 
+    # One call for all types: schemas that several of them use are defined once.
     collect(document, "serialization")
     references, definitions = TypeAdapter.json_schemas(
         [(model, mode, TypeAdapter(model)) for model, mode in modes.items()],
