@@ -56,7 +56,7 @@ async def open_serving(
     loop_lag = LoopLagMonitor(metrics.loop_lag)
     load_shedder = LoadShedder(rendering.admission, loop_lag)
     facts = SourceFactsService(
-        database=storage.database, workshop=rendering.dispatcher, limits=rules.limits
+        database=storage.database, dispatcher=rendering.dispatcher, limits=rules.limits
     )
 
     async def learn_again(media_id: int) -> None:
@@ -67,7 +67,7 @@ async def open_serving(
     finals_queue = UpgradeQueue(
         settings=settings.upgrades,
         pool=rendering.background_pool,
-        finisher=_final_renderer(settings, storage, rendering, rendering.background_dispatcher),
+        renderer=_final_renderer(settings, storage, rendering, rendering.background_dispatcher),
         planner=planner,
         costs=costs,
         telemetry=metrics,
@@ -75,14 +75,14 @@ async def open_serving(
         supervisor=supervisor,
     )
     image_info = ImageInfoService(
-        workshop=rendering.dispatcher,
-        inspector=facts,
-        known=AnalysisRepository(storage.writer),
+        dispatcher=rendering.dispatcher,
+        facts=facts,
+        analyses=AnalysisRepository(storage.writer),
         limits=rules.limits,
     )
     delivery = Delivery(
         store=storage.renditions,
-        inspector=facts,
+        facts=facts,
         renderer=Renderer(
             dispatcher=rendering.dispatcher,
             facts=facts,
@@ -93,7 +93,7 @@ async def open_serving(
         telemetry=metrics,
         planner=planner,
         budget_s=settings.upgrades.budget_s,
-        upgrade=finals_queue.ask,
+        upgrade=finals_queue.request,
         pressure=load_shedder.reject,
     )
     finals = _final_renderer(settings, storage, rendering, rendering.upload_dispatcher)
@@ -111,7 +111,7 @@ async def open_serving(
             finals=finals,
             image_info=image_info,
             warmer=RenditionWarmer(
-                database=storage.database, inspector=facts, planner=planner, finisher=finals
+                database=storage.database, facts=facts, planner=planner, renderer=finals
             ),
             loop_lag=loop_lag,
             load_shedder=load_shedder,

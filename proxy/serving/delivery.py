@@ -99,7 +99,7 @@ class Delivery:
         self,
         *,
         store: RenditionStore,
-        inspector: SourceFactsService,
+        facts: SourceFactsService,
         renderer: Renderer,
         telemetry: RenderTelemetry,
         planner: RenderPlanner,
@@ -113,7 +113,7 @@ class Delivery:
         immediately; otherwise ``upgrade`` is called whenever its draft is delivered.
         """
         self._store = store
-        self._inspector = inspector
+        self._facts = facts
         self._renderer = renderer
         self._telemetry = telemetry
         self._planner = planner
@@ -134,7 +134,7 @@ class Delivery:
             SmartserveError: as `SourceFactsService.learn` does.
         """
         try:
-            facts = media.known_facts or await self._inspector.learn(media)
+            facts = media.known_facts or await self._facts.learn(media)
         except SmartserveError as error:
             plans = self._planner.fallback_plans(media, request, accept)
             if not plans:

@@ -1,7 +1,7 @@
-"""Describing: what a page wants to know of a picture before the picture itself is there.
+"""Image info: placeholders, colours, quality and texts of an image, without the image itself.
 
-What a stored analysis has is taken from it; the rest is found out in a worker, once for all who
-ask, and kept in memory for as long as the picture has the same bytes.
+A stored analysis is used where there is one. The rest is computed in a worker, once for all
+simultaneous requests, and cached by the content hash of the source.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
@@ -28,48 +28,29 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
+from proxy.serving.source_facts import SourceFactsService
+from proxy.storage.database.analysis_repository import AnalysisRepository, StoredAnalysis
 
 MAX_DATA_URI = 700
-"""Characters of a placeholder in a ``data:`` address."""
+"""Characters of a placeholder as a ``data:`` URI."""
 
 _TRIES = ((32, 30), (24, 20), (16, 10), (8, 1))
-"""Longer side in pixels and quality of WebP; the first that fits into `MAX_DATA_URI` is taken."""
-_KEPT = 4096
-_TOLD_S = 60.0
-"""For how long it is believed what is stored, and that nothing is."""
-
-
-class StoredAnalysisColumns(Protocol):
-    """An analysis that was stored: its columns, and what they have no place for."""
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """As `proxy.domain.analysis.Analysis.columns` gave them."""
-
-    @property
-    def own(self) -> Mapping[str, Any]:
-        """The value of `proxy.domain.analysis.Analysis.own`; empty if another program analysed."""
-
-
-class AnalysisSource(Protocol):
-    """Where analyses are stored."""
-
-    async def find(self, media_id: int) -> StoredAnalysisColumns | None:
-        """The latest analysis of a medium, or None; raises DatabaseUnavailable."""
-
-    async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
-        """Of these media, the stored ThumbHashes; raises DatabaseUnavailable."""
+"""Longer side in pixels and WebP quality. The first placeholder within `MAX_DATA_URI` is used;
+the last one is far below it, even for noise."""
+_MAX_ITEMS = 4096
+_STORED_S = 60.0
+"""Time for which a stored analysis, or that there is none, is cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelFacts:
-    """What the pixels of a picture tell."""
+    """What is computed from the pixels of an image."""
 
     thumbhash: str
-    """In base 64."""
+    """Base64."""
     blurhash: str
     data_uri: str
-    """A tiny WebP, `MAX_DATA_URI` characters at most."""
+    """A tiny WebP of at most `MAX_DATA_URI` characters."""
     dominant_colours: Sequence[Mapping[str, Any]]
     """``hex`` and ``percent``, the most frequent first."""
     quality_score: int
@@ -79,7 +60,7 @@ class PixelFacts:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisFacts:
-    """What those who were asked about a picture told; None where nobody could."""
+    """What the analysis providers said about an image; None if none of them did."""
 
     alt: str | None = None
     style: str | None = None
@@ -89,158 +70,138 @@ class AnalysisFacts:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """A picture in words and figures."""
+    """Everything known about an image."""
 
     facts: MediaFacts
-    looks: PixelFacts
-    told: AnalysisFacts
-
-
-class SourceFactsLoader(Protocol):
-    """Who knows the facts of media."""
-
-    async def facts(self, media: Media) -> MediaFacts:
-        """The facts of a medium, learned now if they are not known."""
-
-    async def learn(self, media: Media) -> MediaFacts:
-        """The same, read anew whatever is known."""
-
-
-_Key = tuple[int, str]
+    pixels: PixelFacts
+    analysis: AnalysisFacts
 
 
 class ImageInfoService:
-    """Describes media; it owns the work that it has begun, until `aclose`."""
+    """Describes images; owns the running computations until `aclose`."""
 
     def __init__(
         self,
         *,
-        workshop: JobDispatcher,
-        inspector: SourceFactsLoader,
-        known: AnalysisSource,
+        dispatcher: JobDispatcher,
+        facts: SourceFactsService,
+        analyses: AnalysisRepository,
         limits: Limits,
-        at_once: int = 2,
+        concurrency: int = 2,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``at_once`` pictures are looked at, so that a list of them leaves workers to visitors."""
-        self._workshop = workshop
-        self._inspector = inspector
-        self._known = known
+        """``concurrency`` limits the workers in use, so that a list leaves some to renders."""
+        self._dispatcher = dispatcher
+        self._facts = facts
+        self._analyses = analyses
         self._limits = limits
-        self._room = asyncio.Semaphore(at_once)
-        self._looks: LRUCache[_Key, PixelFacts] = LRUCache(_KEPT)
-        self._stored: TTLCache[int, StoredAnalysisColumns | None] = TTLCache(
-            _KEPT, _TOLD_S, timer=clock
+        self._semaphore = asyncio.Semaphore(concurrency)
+        self._pixels: LRUCache[tuple[int, str], PixelFacts] = LRUCache(_MAX_ITEMS)
+        self._stored: TTLCache[int, StoredAnalysis | None] = TTLCache(
+            _MAX_ITEMS, _STORED_S, timer=clock
         )
         self._shared: SharedResults[PixelFacts] = SharedResults()
 
     async def describe(self, media: Media) -> ImageInfo:
-        """Describe a medium.
+        """Return the info of an image.
 
         Raises:
-            RenderError: the picture cannot be decoded, or is past a limit.
+            RenderError: the image cannot be decoded, or exceeds a limit.
             SourceError: its file cannot be read.
-            CapacityError: no worker is free in time.
+            CapacityError: no worker became free in time.
         """
-        media, facts = await self._facts(media)
-        stored = await self._find(media.id)
+        media, facts = await self._readable(media)
+        stored = await self._find_stored(media.id)
         try:
-            looks = await self._look_of(media, facts, stored)
+            pixels = await self._pixel_facts(media, facts, stored)
         except SourceChanged:
-            facts = await self._inspector.learn(media)
-            looks = await self._look_of(media, facts, stored)
-        return ImageInfo(facts, looks, AnalysisFacts() if stored is None else _told(stored))
+            facts = await self._facts.learn(media)
+            pixels = await self._pixel_facts(media, facts, stored)
+        return ImageInfo(facts, pixels, _analysis_facts(stored))
 
-    async def thumbhashes(self, pictures: Sequence[Media]) -> Mapping[int, str]:
-        """Of these media, the ThumbHashes that are known already; nothing is worked out."""
+    async def thumbhashes(self, images: Sequence[Media]) -> Mapping[int, str]:
+        """Return the known ThumbHashes by media id; computes nothing."""
         found: dict[int, str] = {}
-        for media in pictures:
+        for media in images:
             facts = media.known_facts
-            if facts is not None and (looks := self._looks.get((media.id, facts.content_hash))):
-                found[media.id] = looks.thumbhash
-        missing = [media.id for media in pictures if media.id not in found]
+            if facts is not None and (known := self._pixels.get((media.id, facts.content_hash))):
+                found[media.id] = known.thumbhash
+        missing = [media.id for media in images if media.id not in found]
         try:
-            return {**(await self._known.thumbhashes(missing) if missing else {}), **found}
+            return {**(await self._analyses.thumbhashes(missing) if missing else {}), **found}
         except DatabaseUnavailable:
             return found
 
     def forget(self, media_id: int) -> None:
-        """What is stored about a medium may be something else now."""
+        """Drop the cached analysis of a medium, which may have changed."""
         self._stored.pop(media_id, None)
 
     async def aclose(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the running computations."""
         await self._shared.aclose()
 
-    async def _facts(self, media: Media) -> tuple[Media, MediaFacts]:
-        """The facts of a medium, or of the largest lesser file where its source has none."""
+    async def _readable(self, media: Media) -> tuple[Media, MediaFacts]:
+        """Return a medium with its facts, or its largest lesser file if the source is missing."""
         try:
-            return media, await self._inspector.facts(media)
+            return media, await self._facts.facts(media)
         except SmartserveError:
             if not media.fallbacks:
                 raise
         largest = max(media.fallbacks, key=lambda facts: facts.width * facts.height)
         return media.with_source(largest), largest
 
-    async def _find(self, media_id: int) -> StoredAnalysisColumns | None:
-        """What is stored; a database that cannot be asked costs the words, not the answer."""
+    async def _find_stored(self, media_id: int) -> StoredAnalysis | None:
         if media_id not in self._stored:
             try:
-                self._stored[media_id] = await self._known.find(media_id)
+                self._stored[media_id] = await self._analyses.find(media_id)
             except DatabaseUnavailable:
+                # The response then lacks the texts, which is better than no response.
                 return None
         return self._stored.get(media_id)
 
-    async def _look_of(
-        self, media: Media, facts: MediaFacts, stored: StoredAnalysisColumns | None
+    async def _pixel_facts(
+        self, media: Media, facts: MediaFacts, stored: StoredAnalysis | None
     ) -> PixelFacts:
-        looks = self._looks.get((media.id, facts.content_hash))
-        if looks is not None:
-            return looks
+        known = self._pixels.get((media.id, facts.content_hash))
+        if known is not None:
+            return known
         key = f"{media.id}/{facts.content_hash}"
-        return await self._shared.result(key, lambda: self._learn(media, facts, stored))
+        return await self._shared.result(key, lambda: self._compute(media, facts, stored))
 
-    async def _learn(
-        self, media: Media, facts: MediaFacts, stored: StoredAnalysisColumns | None
+    async def _compute(
+        self, media: Media, facts: MediaFacts, stored: StoredAnalysis | None
     ) -> PixelFacts:
-        async with self._room:
-            looks = await self._look(media, facts, stored)
-        self._looks[media.id, facts.content_hash] = looks
-        return looks
-
-    async def _look(
-        self, media: Media, facts: MediaFacts, stored: StoredAnalysisColumns | None
-    ) -> PixelFacts:
-        data_uri = await self._data_uri(media, facts)
-        if stored is not None and _complete(stored):
-            return _looks_of(stored, data_uri)
-        done = await self._workshop.run(media, AnalyseJob(self._limits))
-        return _looks(done.result, data_uri)
+        async with self._semaphore:
+            data_uri = await self._data_uri(media, facts)
+            if stored is not None and _is_complete(stored):
+                pixels = _pixels_of_stored(stored, data_uri)
+            else:
+                done = await self._dispatcher.run(media, AnalyseJob(self._limits))
+                pixels = _pixels_of_result(done.result, data_uri)
+        self._pixels[media.id, facts.content_hash] = pixels
+        return pixels
 
     async def _data_uri(self, media: Media, facts: MediaFacts) -> str:
-        """A tiny picture that fits; of the last and smallest not even noise comes near."""
         text = ""
         for side, quality in _TRIES:
-            encoded = base64.b64encode(await self._tiny(media, facts, side, quality)).decode()
+            profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
+            geometry = plan_geometry(SizeSpec("tiny", side, side), facts)
+            job = RenditionSet(self._limits, (RenderOutput(geometry, profile),))
+            image = await self._dispatcher.encoded(media, job, byte_size=facts.byte_size)
+            encoded = base64.b64encode(image).decode()
             text = f"data:{TRAITS[Format.WEBP].media_type};base64,{encoded}"
             if len(text) <= MAX_DATA_URI:
                 break
         return text
 
-    async def _tiny(self, media: Media, facts: MediaFacts, side: int, quality: int) -> bytes:
-        profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
-        geometry = plan_geometry(SizeSpec("tiny", side, side), facts)
-        job = RenditionSet(self._limits, (RenderOutput(geometry, profile),))
-        return await self._workshop.encoded(media, job, byte_size=facts.byte_size)
 
-
-def _complete(stored: StoredAnalysisColumns) -> bool:
-    """Whether a stored analysis has all that the pixels tell; those of other programs have not."""
+def _is_complete(stored: StoredAnalysis) -> bool:
+    """Return whether a stored analysis has all pixel facts; those of other programs do not."""
     own = stored.own
     return bool(own.get("thumbhash") and own.get("blurhash") and stored.columns["dominant_colors"])
 
 
-def _looks(result: AnalysisResult, data_uri: str) -> PixelFacts:
+def _pixels_of_result(result: AnalysisResult, data_uri: str) -> PixelFacts:
     return PixelFacts(
         thumbhash=result.thumbhash,
         blurhash=result.blurhash,
@@ -252,7 +213,7 @@ def _looks(result: AnalysisResult, data_uri: str) -> PixelFacts:
     )
 
 
-def _looks_of(stored: StoredAnalysisColumns, data_uri: str) -> PixelFacts:
+def _pixels_of_stored(stored: StoredAnalysis, data_uri: str) -> PixelFacts:
     columns, own = stored.columns, stored.own
     return PixelFacts(
         thumbhash=own["thumbhash"],
@@ -265,7 +226,9 @@ def _looks_of(stored: StoredAnalysisColumns, data_uri: str) -> PixelFacts:
     )
 
 
-def _told(stored: StoredAnalysisColumns) -> AnalysisFacts:
+def _analysis_facts(stored: StoredAnalysis | None) -> AnalysisFacts:
+    if stored is None:
+        return AnalysisFacts()
     columns = stored.columns
     return AnalysisFacts(
         alt=columns["subject_matter"] or None,

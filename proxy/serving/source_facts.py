@@ -1,4 +1,4 @@
-"""Inspection: learn the facts of a picture from its bytes when they are first needed."""
+"""Source facts: reads dimensions, hash and other properties of a source when they are needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from proxy.storage.database import MediaRepository
 
 
 def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") -> MediaFacts:
-    """The facts as the database keeps them."""
+    """Return the result of a probe in the form that the database stores."""
     return MediaFacts(
         content_hash=result.content_hash,
         byte_size=result.byte_size,
@@ -27,37 +27,36 @@ def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") ->
 
 
 class SourceFactsService:
-    """Gives the facts of media, from the database or from a worker."""
+    """Reads the facts of sources in a worker and stores them in the database."""
 
     def __init__(
-        self, *, database: MediaRepository, workshop: JobDispatcher, limits: Limits
+        self, *, database: MediaRepository, dispatcher: JobDispatcher, limits: Limits
     ) -> None:
-        """The services it works with; it owns none of them."""
         self._database = database
-        self._workshop = workshop
+        self._dispatcher = dispatcher
         self._limits = limits
         self._shared: SharedResults[MediaFacts] = SharedResults()
 
     async def facts(self, media: Media) -> MediaFacts:
-        """The facts of a medium, learned now if they are not known.
-
-        Raises:
-            RenderError: the picture cannot be decoded, or is past a limit.
-            SourceError: its file cannot be read.
-            CapacityError: no worker is free in time.
-        """
+        """Return the known facts, else read them as `learn` does."""
         return media.known_facts or await self.learn(media)
 
     async def learn(self, media: Media) -> MediaFacts:
-        """Read the facts from the source whatever is known, and save them; once for all who ask."""
+        """Read and store the facts, also if they are known; simultaneous calls share one read.
+
+        Raises:
+            RenderError: the image cannot be decoded, or exceeds a limit.
+            SourceError: its file cannot be read.
+            CapacityError: no worker became free in time.
+        """
         return await self._shared.result(str(media.id), lambda: self._learn(media))
 
     async def _learn(self, media: Media) -> MediaFacts:
-        done = await self._workshop.run(media, ProbeJob(self._limits))
+        done = await self._dispatcher.run(media, ProbeJob(self._limits))
         facts = to_facts(done.result, media.source_path or "", row_version=media.row_version)
         await self._database.save_facts(media.id, facts)
         return facts
 
     async def aclose(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the running reads."""
         await self._shared.aclose()

@@ -1,4 +1,4 @@
-"""Conditional and range requests (RFC 9110, 13 and 14): pure decisions on header text."""
+"""Conditional and range requests (RFC 9110, 13 and 14): pure functions of header text."""
 
 from __future__ import annotations
 
@@ -18,29 +18,26 @@ _BYTE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.AS
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A stretch of a rendition: from ``start`` up to, not including, ``stop``."""
+    """A range of bytes from ``start`` up to, not including, ``stop``."""
 
     start: int
     stop: int
 
     def content_range(self, length: int) -> str:
-        """The value of Content-Range; the header counts its last byte in."""
+        """Return the value of Content-Range, whose last position is inclusive."""
         return f"bytes {self.start}-{self.stop - 1}/{length}"
 
 
 def matches(if_none_match: str, etag: str) -> bool:
-    """Whether a list of entity tags holds this one, by weak comparison; ``*`` holds all."""
+    """Return whether a list of entity tags contains this one, by weak comparison; ``*`` matches."""
     return if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
 
 
 def not_modified(headers: MultiMapping[str], etag: str, last_modified: datetime) -> bool:
-    """Whether a GET or HEAD with these headers is answered with 304.
-
-    If-Modified-Since counts only where there is no If-None-Match (RFC 9110, 13.1.3); a malformed
-    date counts as none.
-    """
+    """Return whether a GET or HEAD with these headers gets a 304; a malformed date is ignored."""
     if_none_match = headers.getall("If-None-Match", ())
     if if_none_match:
+        # If-Modified-Since is ignored beside If-None-Match (RFC 9110, 13.1.3).
         return matches(", ".join(if_none_match), etag)
     since = _parse_date(headers.get("If-Modified-Since"))
     return since is not None and last_modified.replace(microsecond=0) <= since
@@ -57,16 +54,15 @@ def _parse_date(text: str | None) -> datetime | None:
 
 
 def requested_range(headers: Mapping[str, str], *, length: int, etag: str) -> ByteRange | None:
-    """The range that a GET asks for, or None where all of it goes out.
+    """Return the range that a GET requests, or None if the whole body is sent.
 
-    Several ranges, other units, a malformed header, and an If-Range that does not hold are all
-    answered with the whole. A date in If-Range never holds: the formats, the fallback and the next
-    release's rendition of one picture share their Last-Modified, which is thus no strong
-    validator (RFC 9110, 8.8.2.2).
+    That is for several ranges, other units, a malformed header, and an If-Range that fails.
 
     Raises:
         RangeNotSatisfiable: the range lies outside the rendition.
     """
+    # A date in If-Range never matches: all formats, the fallback and the next release's rendition
+    # of an image share their Last-Modified, so it is not a strong validator (RFC 9110, 8.8.2.2).
     match = _BYTE_RANGE.fullmatch(headers.get("Range", "").strip())
     if match is None or headers.get("If-Range", etag).strip() != etag:
         return None

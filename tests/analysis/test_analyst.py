@@ -67,7 +67,7 @@ def analyst(
 ) -> Analyst:
     services = server.services
     return Analyst(
-        dispatcher=services.serving.facts._workshop,
+        dispatcher=services.serving.facts._dispatcher,
         limits=services.settings.limits.to_limits(),
         providers=providers,
         reader=reader or TextReader(TextSettings(enabled=False)),

@@ -105,7 +105,7 @@ class Bench:
     delivery: Delivery = field(init=False)
 
     def __post_init__(self) -> None:
-        collaborators: dict[str, Any] = {"inspector": self.facts, "renderer": self.renderer}
+        collaborators: dict[str, Any] = {"facts": self.facts, "renderer": self.renderer}
         self.delivery = Delivery(
             store=self.store,
             telemetry=Telemetry(),

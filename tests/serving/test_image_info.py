@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -144,11 +144,11 @@ def bench(workers: Workers | None = None, known: Known | None = None, at_once: i
     stored = known or Known(there=False)
     facts, now = Facts(), [0.0]
     describer = ImageInfoService(
-        workshop=made,  # type: ignore[arg-type]  # takes the two kinds of jobs that there are
-        inspector=facts,
-        known=stored,
+        dispatcher=cast("Any", made),
+        facts=cast("Any", facts),
+        analyses=cast("Any", stored),
         limits=LimitSettings().to_limits(),
-        at_once=at_once,
+        concurrency=at_once,
         clock=lambda: now[0],
     )
     return Bench(describer, made, stored, facts, now)
@@ -156,28 +156,32 @@ def bench(workers: Workers | None = None, known: Known | None = None, at_once: i
 
 async def test_what_nobody_told_is_none_and_the_rest_comes_from_the_pixels() -> None:
     portrait = await bench().describer.describe(MEDIA)
-    assert portrait.looks.thumbhash == RESULT.thumbhash
-    assert portrait.looks.quality_score == 72
-    assert portrait.looks.dominant_colours[0] == {"hex": "#AABBCC", "percent": 60.0}
-    assert (portrait.told.alt, portrait.told.style, portrait.told.medium) == (None, None, None)
+    assert portrait.pixels.thumbhash == RESULT.thumbhash
+    assert portrait.pixels.quality_score == 72
+    assert portrait.pixels.dominant_colours[0] == {"hex": "#AABBCC", "percent": 60.0}
+    assert (portrait.analysis.alt, portrait.analysis.style, portrait.analysis.medium) == (
+        None,
+        None,
+        None,
+    )
 
 
 async def test_what_is_stored_is_not_analysed_again() -> None:
     at = bench(known=Known())
     portrait = await at.describer.describe(MEDIA)
     assert at.workers.analysed() == 0
-    assert portrait.looks.thumbhash == OWN["thumbhash"]
-    assert portrait.looks.kind == "graphic"
-    assert portrait.told.alt == "a boat on a lake"
-    assert portrait.told.style == "watercolour"
+    assert portrait.pixels.thumbhash == OWN["thumbhash"]
+    assert portrait.pixels.kind == "graphic"
+    assert portrait.analysis.alt == "a boat on a lake"
+    assert portrait.analysis.style == "watercolour"
 
 
 async def test_an_analysis_of_another_program_lends_its_words_only() -> None:
     at = bench(known=Known(own={}))
     portrait = await at.describer.describe(MEDIA)
     assert at.workers.analysed() == 1
-    assert portrait.looks.thumbhash == RESULT.thumbhash
-    assert portrait.told.alt == "a boat on a lake"
+    assert portrait.pixels.thumbhash == RESULT.thumbhash
+    assert portrait.analysis.alt == "a boat on a lake"
 
 
 async def test_those_who_ask_at_once_share_the_work_and_later_ones_its_result() -> None:
@@ -203,7 +207,7 @@ async def test_one_who_leaves_takes_the_work_from_nobody() -> None:
     await asyncio.sleep(0)
     first.cancel()
     at.workers.open.set()
-    assert (await second).looks.thumbhash == RESULT.thumbhash
+    assert (await second).pixels.thumbhash == RESULT.thumbhash
 
 
 async def test_no_more_pictures_are_looked_at_than_may_be_at_once() -> None:
@@ -216,7 +220,7 @@ async def test_no_more_pictures_are_looked_at_than_may_be_at_once() -> None:
 async def test_a_tiny_picture_is_made_smaller_until_it_fits(sizes: tuple[int, ...]) -> None:
     at = bench(Workers(*sizes))
     portrait = await at.describer.describe(MEDIA)
-    assert len(portrait.looks.data_uri) <= MAX_DATA_URI
+    assert len(portrait.pixels.data_uri) <= MAX_DATA_URI
     rendered = [job for job in at.workers.jobs if isinstance(job, RenditionSet)]
     assert len(rendered) == len(sizes)
     widths = [job.outputs[0].geometry.width for job in rendered]
@@ -238,7 +242,7 @@ async def test_a_failure_is_told_to_all_who_wait_and_is_not_kept() -> None:
         *(at.describer.describe(MEDIA) for _ in range(3)), return_exceptions=True
     )
     assert [type(one) for one in told] == [UndecodableSource] * 3
-    assert (await at.describer.describe(MEDIA)).looks.kind == "photo"
+    assert (await at.describer.describe(MEDIA)).pixels.kind == "photo"
 
 
 async def test_a_missing_source_is_described_by_the_largest_lesser_file() -> None:
@@ -254,8 +258,8 @@ async def test_a_missing_source_is_described_by_the_largest_lesser_file() -> Non
 async def test_with_the_database_down_only_the_words_are_missing() -> None:
     at = bench(known=Known(down=True))
     portrait = await at.describer.describe(MEDIA)
-    assert portrait.looks.thumbhash == RESULT.thumbhash
-    assert portrait.told.alt is None
+    assert portrait.pixels.thumbhash == RESULT.thumbhash
+    assert portrait.analysis.alt is None
     assert await at.describer.thumbhashes([MEDIA]) == {MEDIA.id: RESULT.thumbhash}
 
 

@@ -56,7 +56,7 @@ class House:
         self.broken = broken
         self.told: list[tuple[Any, ...]] = []
         self.purger = PurgeService(
-            rows=self,
+            rows=cast(Any, self),
             catalogue=cast(SqlMediaRepository, self),
             store=cast(RenditionStore, self),
             forgetters=[lambda media_id: self.told.append(("answers", media_id))],

@@ -54,7 +54,7 @@ class RenderStep:
         await self.context.progress.save_library_file(item.lease, path)
         self.context.changed(media.id)
         if self.renditions == "draft":
-            self.finals_queue.ask_all(plans)
+            self.finals_queue.request_all(plans)
 
     async def _store_master(self, item: LeasedItem, media: Media, facts: MediaFacts) -> str:
         """Store the processed file, and return its path.

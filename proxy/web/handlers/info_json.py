@@ -120,7 +120,7 @@ def describe_image(
     ready: Mapping[str, Mapping[Format, bool]],
 ) -> ImageDescription:
     """Return the description; ``ready`` says for each stored rendition whether it is final."""
-    facts, pixels, analysis = info.facts, info.looks, info.told
+    facts, pixels, analysis = info.facts, info.pixels, info.analysis
     version = version_of(facts)
     return ImageDescription(
         id=media_id,

@@ -1,4 +1,4 @@
-"""The server's life: listen, serve until told to stop, finish what runs, go."""
+"""Server lifecycle: listen, serve until a signal, drain, stop."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ log = structlog.get_logger(__name__)
 async def listening(
     runner: ServerRunner, health: HealthHandler, settings: ServerSettings
 ) -> AsyncIterator[int]:
-    """Listen for the length of the block; gives the port.
+    """Listen within the block; yields the port.
 
-    In the end readiness fails first, then no more connections are taken, and answers under way
-    have ``drain_s`` to finish.
+    At the end readiness fails first. Then no more connections are accepted, and responses being
+    sent have ``drain_s`` to finish.
 
     Raises:
-        ConfigurationError: the address cannot be listened on.
+        ConfigurationError: the address cannot be bound.
     """
     await runner.setup()
     try:
         try:
             await runner.listen(settings.host, settings.port)
         except OSError as error:
-            where = f"{settings.host}:{settings.port}"
+            address = f"{settings.host}:{settings.port}"
             raise ConfigurationError(
-                [f"server: cannot listen on {where}: {error.strerror}"]
+                [f"server: cannot listen on {address}: {error.strerror}"]
             ) from error
         freeze()
         yield runner.addresses[0][1]
@@ -51,50 +51,50 @@ async def listening(
 
 
 def freeze() -> None:
-    """Keep the garbage collector off what is there by now, until the process ends.
+    """Exclude all existing objects from garbage collection.
 
-    That is mostly modules, which last as long as the process: to walk them all, every few seconds
-    under load, held up the loop, and with it all hits, for 70 to 80 ms each time; and at the end it
-    took most of a second.
+    Most are modules, which live as long as the process. To scan them blocked the loop, and so all
+    hits, for 70 to 80 ms every few seconds under load, and took most of a second at the end.
     """
     gc.collect()
     gc.freeze()
 
 
 def stop_signals() -> asyncio.Event:
-    """Set at SIGTERM or SIGINT, from now on; once it is set, further ones change nothing.
+    """Return an event that SIGTERM or SIGINT sets; later signals have no effect.
 
-    SIGHUP stops a server whose terminal has gone. To a service it means that settings should be
-    read anew, which takes a restart: it is told in the log, and serving goes on.
+    SIGHUP stops the server if it runs at a terminal, which has gone. To a service it means "reload
+    the settings", which needs a restart: that is logged and serving continues.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     at_terminal = os.isatty(_STDIN)
-    loop.add_signal_handler(signal.SIGHUP, stopped.set if at_terminal else _note_hangup)
+    loop.add_signal_handler(signal.SIGHUP, stopped.set if at_terminal else _log_hangup)
     return stopped
 
 
-def _note_hangup() -> None:
+def _log_hangup() -> None:
     log.warning("hangup_ignored", detail="settings are read at the start: restart to change them")
 
 
 @asynccontextmanager
 async def interruptible(stopped: asyncio.Event) -> AsyncIterator[None]:
-    """Leave the block where it is, and go on behind it, when the event is set."""
+    """Abort the block when the event is set, and continue after it."""
     limit = asyncio.timeout(None)
-    watch = asyncio.create_task(_cut_short(limit, stopped))
+    watch = asyncio.create_task(_expire_when_set(limit, stopped))
     try:
         async with limit:
             yield
     except TimeoutError:
+        # A timeout inside the block is the block's own.
         if not limit.expired():
             raise
     finally:
         watch.cancel()
 
 
-async def _cut_short(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
+async def _expire_when_set(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
     await stopped.wait()
     limit.reschedule(asyncio.get_running_loop().time())

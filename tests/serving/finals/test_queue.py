@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -100,10 +101,10 @@ class Desk:
         self.upgrader = UpgradeQueue(
             settings=UpgradeSettings.model_validate({"all_sizes": False, **settings}),
             pool=nullcontext(),
-            finisher=self.finals,
+            renderer=cast("Any", self.finals),
             planner=PLANNER,
             costs=self.costs,
-            telemetry=self.notes,
+            telemetry=cast("Any", self.notes),
             learn=self._learn,
             supervisor=TaskSupervisor(clock=lambda: self.now),
         )
@@ -129,10 +130,10 @@ async def working(desk: Desk) -> AsyncIterator[Desk]:
 
 async def test_what_is_asked_for_most_often_comes_first_and_else_the_oldest() -> None:
     async with working(Desk()) as desk:
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         await desk.finals.had(1)
         for media_id in (2, 3, 4, 3, 4, 5, 4):
-            desk.upgrader.ask(wish(media_id))
+            desk.upgrader.request(wish(media_id))
         for _ in range(5):
             desk.finals.leave.release()
         assert await desk.finals.had(5) == [1, 4, 3, 2, 5]
@@ -141,10 +142,10 @@ async def test_what_is_asked_for_most_often_comes_first_and_else_the_oldest() ->
 
 async def test_a_full_queue_forgets_what_is_new() -> None:
     async with working(Desk(max_backlog=2)) as desk:
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         await desk.finals.had(1)
         for media_id in (2, 3, 4, 2):
-            desk.upgrader.ask(wish(media_id))
+            desk.upgrader.request(wish(media_id))
         assert (desk.counts["backlog"], desk.counts["dropped"]) == (3, 1)
         for _ in range(3):
             desk.finals.leave.release()
@@ -154,7 +155,7 @@ async def test_a_full_queue_forgets_what_is_new() -> None:
 async def test_the_draft_goes_and_what_it_saved_is_told() -> None:
     async with working(Desk()) as desk:
         plan = wish(1)
-        desk.upgrader.ask(plan)
+        desk.upgrader.request(plan)
         await desk.finals.had(1)
         desk.now += 7.0
         desk.finals.leave.release()
@@ -167,27 +168,27 @@ async def test_the_draft_goes_and_what_it_saved_is_told() -> None:
 async def test_what_is_there_already_is_not_made_again() -> None:
     async with working(Desk()) as desk:
         desk.finals.present.add(wish(1).variant.digest)
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         await desk.until_empty()
         assert desk.finals.asked == []
 
 
 async def test_a_plan_of_one_stage_is_no_wish() -> None:
     desk = Desk()
-    desk.upgrader.ask(replace(wish(1), draft=None))
+    desk.upgrader.request(replace(wish(1), draft=None))
     assert desk.counts["backlog"] == 0
 
 
 async def test_a_failure_is_counted_and_the_next_is_done() -> None:
     async with working(Desk()) as desk:
         desk.finals.failure = RenderTimeout("too long")
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         desk.finals.leave.release()
         await desk.finals.had(1)
         await desk.until_empty()
         assert desk.counts["failed"] == 1
         desk.finals.failure = None
-        desk.upgrader.ask(wish(2))
+        desk.upgrader.request(wish(2))
         desk.finals.leave.release()
         assert await desk.finals.had(2) == [1, 2]
         await desk.until_empty()
@@ -197,7 +198,7 @@ async def test_a_failure_is_counted_and_the_next_is_done() -> None:
 async def test_a_source_that_has_changed_is_looked_at_again() -> None:
     async with working(Desk()) as desk:
         desk.finals.failure = SourceChanged("another file")
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         desk.finals.leave.release()
         await desk.finals.had(1)
         await desk.until_empty()
@@ -222,19 +223,19 @@ async def test_a_worker_that_does_not_come_up_is_tried_again() -> None:
     desk = Desk()
     desk.upgrader._pool, desk.upgrader._retry_s = Late(2), 0.0
     async with working(desk):
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         assert await desk.finals.had(1) == [1]
 
 
 async def test_an_unexpected_fault_ends_one_upgrade_and_not_all() -> None:
     async with working(Desk()) as desk:
         desk.finals.failure = OSError(24, "Too many open files")
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         desk.finals.leave.release()
         await desk.finals.had(1)
         await desk.until_empty()
         desk.finals.failure = None
-        desk.upgrader.ask(wish(2))
+        desk.upgrader.request(wish(2))
         desk.finals.leave.release()
         assert await desk.finals.had(2) == [1, 2]
         await desk.until_empty()
@@ -243,10 +244,10 @@ async def test_an_unexpected_fault_ends_one_upgrade_and_not_all() -> None:
 
 async def test_the_wishes_for_a_medium_that_was_purged_are_forgotten() -> None:
     async with working(Desk(all_sizes=True)) as desk:
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         await desk.finals.had(1)
         for media_id in (2, 3):
-            desk.upgrader.ask(wish(media_id))
+            desk.upgrader.request(wish(media_id))
         desk.upgrader.forget(2)
         for _ in range(4):
             desk.finals.leave.release()
@@ -257,7 +258,7 @@ async def test_the_wishes_for_a_medium_that_was_purged_are_forgotten() -> None:
 async def test_a_target_that_was_missed_is_told() -> None:
     async with working(Desk()) as desk:
         desk.finals.result = RenderResult(1, 1, 1, target_missed=True)
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         desk.finals.leave.release()
         await desk.finals.had(1)
         await desk.until_empty()
@@ -267,7 +268,7 @@ async def test_a_target_that_was_missed_is_told() -> None:
 async def test_the_rest_of_a_picture_comes_after_all_that_was_asked_for_and_once() -> None:
     async with working(Desk(all_sizes=True)) as desk:
         for media_id in (1, 2):
-            desk.upgrader.ask(wish(media_id))
+            desk.upgrader.request(wish(media_id))
         for _ in range(4):
             desk.finals.leave.release()
         await desk.until_empty()
@@ -276,7 +277,7 @@ async def test_the_rest_of_a_picture_comes_after_all_that_was_asked_for_and_once
         assert {plan.request.label for plan in rest} == set(PLANNER.rules.sizes)
         assert {plan.variant.format for plan in rest} == {Format.AVIF, Format.WEBP, Format.JPEG}
         assert len({plan.variant.digest for plan in rest}) == len(rest)
-        desk.upgrader.ask(wish(1, "size=grid"))
+        desk.upgrader.request(wish(1, "size=grid"))
         await desk.until_empty()
         assert len(desk.finals.asked) == 4
 
@@ -285,7 +286,7 @@ async def test_stopping_forgets_the_queue() -> None:
     desk = Desk()
     async with working(desk):
         for media_id in (1, 2, 3):
-            desk.upgrader.ask(wish(media_id))
+            desk.upgrader.request(wish(media_id))
         await desk.finals.had(1)
     assert desk.counts["backlog"] == 0
     assert len(desk.finals.asked) == 1
@@ -304,6 +305,6 @@ async def test_an_unforeseen_error_restarts_the_queue(monkeypatch: pytest.Monkey
     monkeypatch.setattr(desk.upgrader, "_next", fail_once)
     monkeypatch.setattr(desk.upgrader, "_supervisor", restarts.supervisor)
     async with working(desk):
-        desk.upgrader.ask(wish(1))
+        desk.upgrader.request(wish(1))
         assert await desk.finals.had(1) == [1]
     assert restarts.tasks == [BackgroundTask.FINALS_QUEUE]
