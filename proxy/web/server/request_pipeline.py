@@ -127,7 +127,7 @@ class RequestPipeline:
         ):
             identity = trace_id(span.get_span_context())
             answer.tally.exemplify(seconds, seconds, identity)
-            answered = AnsweredRequest.at_once(
+            answered = AnsweredRequest.cached(
                 message, answer, remote, request_id=request_id, sent=len(body)
             )
             end_request(span, answered)

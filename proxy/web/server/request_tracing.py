@@ -1,4 +1,4 @@
-"""Requests: the span of an answer, told by the front desk once it is out."""
+"""Request tracing: the span of a request, with its attributes when the response was sent."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Span
 
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked for all day long by machines, which nobody follows."""
+"""Not traced: orchestrators and scrapers send them all day long."""
 _MAX_TEXT = 256
-"""Of a stranger's text, in characters."""
+"""Characters of client text in an attribute."""
 _METHODS = frozenset(METH_ALL)
-_PICTURES = frozenset(ImageRoute)
+_IMAGE_ROUTES = frozenset(ImageRoute)
 _SERVER_ERROR = 500
 
 
 class AnsweredRequest(NamedTuple):
-    """An answer that is out, and what it answers."""
+    """A sent response with its request."""
 
     remote: str | None
     method: str
@@ -39,18 +39,18 @@ class AnsweredRequest(NamedTuple):
     version: HttpVersion
     headers: MultiMapping[str]
     route: str
-    """The template that the path was told by; empty where there is none."""
+    """The template of the matched route; empty if none matched."""
     request_id: str
     status: int
     sent: int
-    """Bytes of its body."""
+    """Bytes of the body."""
     outcome: Outcome
     broken: str | None = None
-    """Why it did not go out to its end, where it did not."""
+    """Why it was not sent completely, if it was not."""
 
     @classmethod
     def of(cls, request: web.BaseRequest, answer: Answer, sent: int) -> AnsweredRequest:
-        """An answer that went aiohttp's way."""
+        """Return the values of a response that aiohttp sent."""
         return cls(
             request.remote,
             request.method,
@@ -66,7 +66,7 @@ class AnsweredRequest(NamedTuple):
         )
 
     @classmethod
-    def at_once(
+    def cached(
         cls,
         message: RawRequestMessage,
         ready: CachedResponse,
@@ -75,7 +75,7 @@ class AnsweredRequest(NamedTuple):
         request_id: str,
         sent: int,
     ) -> AnsweredRequest:
-        """A hot answer, for which no request was made."""
+        """Return the values of a cached response, for which no request object exists."""
         return cls(
             remote,
             message.method,
@@ -117,18 +117,18 @@ def end_request(span: Span, answered: AnsweredRequest) -> None:
 
 
 def _route(request: web.BaseRequest, outcome: Outcome) -> str:
-    """The template of an address; empty where the router knew none, or was not asked."""
-    if outcome.route in _PICTURES:
-        # The router is not asked for an answer that was ready.
+    """Return the route template; empty if no route matched or none was looked up."""
+    if outcome.route in _IMAGE_ROUTES:
+        # A cached response is sent before the router runs.
         return ImageRoute(outcome.route).path
-    # aiohttp's own property falls over a request that was refused before it was routed.
+    # aiohttp's property raises for a request that was rejected before it was routed.
     found: UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
     resource = None if found is None else found.route.resource
     return "" if resource is None else resource.canonical
 
 
 def _error(answered: AnsweredRequest) -> str | None:
-    """What is no client's doing; one that leaves is free to."""
+    """Return the error if it is the server's; a client that leaves is none."""
     if answered.status >= _SERVER_ERROR:
         return answered.outcome.error or str(answered.status)
     return None if answered.broken in (None, LEFT) else answered.broken
@@ -156,11 +156,11 @@ def _attributes(answered: AnsweredRequest) -> Iterator[tuple[str, str | int | bo
     yield "smartserve.request_id", answered.request_id
     if answered.broken == LEFT:
         yield "smartserve.client_left", True
-    yield from _ours(answered.outcome)
+    yield from _image_attributes(answered.outcome)
 
 
-def _ours(outcome: Outcome) -> Iterator[tuple[str, str | int]]:
-    """Of the picture, where there is one."""
+def _image_attributes(outcome: Outcome) -> Iterator[tuple[str, str | int]]:
+    """Yield the attributes of an image response."""
     if outcome.media_id is None:
         return
     yield "smartserve.media.id", outcome.media_id
