@@ -1,159 +1,179 @@
-"""Readings: which figures of which room Prometheus sees, and under what name."""
+"""The metrics that the services count themselves, read at each scrape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import structlog
 
 from proxy.domain.pending_image import Step
 from proxy.storage.renditions import RenditionStore
 from proxy.telemetry.metrics import MetricReading, Statistics
 
-_TIERS = ("memory", "disk")
+log = structlog.get_logger(__name__)
+
+RENAMED: Mapping[str, str] = {
+    "ingest_leases_held": "ingest_leases_active",
+    "ingest_leases_run_out": "ingest_leases_expired",
+}
+"""Metrics by their old name, which is exposed for one more release."""
 
 
-@dataclass(frozen=True, slots=True)
-class MetricSources:
-    """Where the figures come from: the ``statistics`` of each room."""
+class _Row(NamedTuple):
+    """A metric: the figure ``key`` of a service's statistics.
 
-    connections: Statistics
-    admission: Statistics
-    pool: Statistics
-    delivery: Statistics
-    upgrader: Statistics
-    originals: Statistics
-    queries: Statistics
-    rows: Statistics
-    store: RenditionStore
-    ingest: Statistics
-    spans: Statistics
-    uploads: Statistics
-    deadlines: Statistics
+    With a label, the figures whose names begin with ``key``: the rest of the name is its value.
+    """
+
+    name: str
+    text: str
+    source: str
+    key: str
+    counter: bool = False
+    label: str | None = None
 
 
-def readings(sources: MetricSources) -> Iterator[MetricReading]:
-    """All figures that the services keep themselves."""
-    yield from _connections(sources.connections)
-    yield from _workers(sources)
-    yield from _renditions(sources.store)
-    yield from _storage(sources)
-    yield from _ingest(sources.ingest)
-    yield _counters("spans", "Spans of traces.", "outcome", _by(sources.spans, ""))
-    text = "Jobs of pictures that come in, of those at work in a worker."
-    yield _gauge("ingest_renders_in_flight", text, sources.uploads, "busy")
-    text = "Steps of uploads that were given up and have not come back."
-    yield _gauge("ingest_steps_hanging", text, sources.deadlines, "hanging")
+_GAUGES = (
+    _Row("connections", "Open connections.", "connections", "open"),
+    _Row("renders_in_flight", "Jobs that workers process now.", "pool", "busy"),
+    _Row("workers", "Running worker processes.", "pool", "up"),
+    _Row("upgrade_backlog", "Finals that are queued or being rendered.", "finals", "backlog"),
+    _Row("cache_bytes", "Bytes of stored renditions.", "tiers", "bytes_", label="tier"),
+    _Row("cache_items", "Stored renditions.", "tiers", "items_", label="tier"),
+    _Row("row_items", "Rows in the row cache.", "rows", "items"),
+    _Row("ingest_items", "Uploads in the ingest queue.", "ingest", "items_", label="state"),
+    *(
+        _Row(
+            f"ingest_{step}",
+            f"Uploads, unfinished or finished within the last hour, by state of the step {step}.",
+            "ingest",
+            f"{step}_",
+            label="state",
+        )
+        for step in Step
+    ),
+    _Row(
+        "ingest_stuck",
+        "Uploads neither finished nor finally failed one hour after they arrived.",
+        "ingest",
+        "stuck",
+    ),
+    _Row(
+        "ingest_oldest_seconds",
+        "Age of the oldest unfinished upload; 0 if there is none.",
+        "ingest",
+        "oldest_s",
+    ),
+    _Row("ingest_failed", "Uploads that failed finally.", "ingest", "failed_for_good"),
+    _Row("ingest_leases_active", "Leases held by ingest workers.", "ingest", "held"),
+    _Row(
+        "ingest_leases_expired",
+        "Leases that expired; any worker may take over their uploads.",
+        "ingest",
+        "run_out",
+    ),
+    _Row(
+        "ingest_renders_in_flight",
+        "Jobs for uploads that workers process now.",
+        "upload_usage",
+        "busy",
+    ),
+    _Row(
+        "ingest_steps_hanging",
+        "Steps that exceeded their time limit and cannot be cancelled.",
+        "step_timeouts",
+        "hanging",
+    ),
+)
+
+_COUNTERS = (
+    _Row("connections_closed", "Closed connections.", "connections", "closed_", label="reason"),
+    _Row("jobs", "Jobs passed to the worker pool.", "pool", "jobs"),
+    _Row("rejections", "Jobs rejected by admission.", "admission", "rejected_", label="reason"),
+    _Row("coalesced", "Requests that waited for a render in progress.", "delivery", "joined"),
+    _Row("upgrades_dropped", "Finals not queued because the queue was full.", "finals", "dropped"),
+    _Row("upgrades_failed", "Finals that could not be rendered.", "finals", "failed"),
+    _Row("worker_restarts", "Worker processes replaced.", "pool", "restarts_", label="reason"),
+    _Row("cache_hits", "Renditions found in a tier.", "tiers", "hits_", label="tier"),
+    _Row("cache_misses", "Renditions not found in a tier.", "tiers", "misses_", label="tier"),
+    _Row("cache_evictions", "Renditions evicted from a tier.", "tiers", "evictions_", label="tier"),
+    _Row("cache_corrupt", "Rendition files deleted after a failed check.", "disk", "corrupt"),
+    _Row(
+        "cache_failures",
+        "Failed file operations of the rendition disk.",
+        "disk",
+        "failures_",
+        label="kind",
+    ),
+    _Row(
+        "source_errors",
+        "Originals that could not be opened.",
+        "originals",
+        "failures_",
+        label="kind",
+    ),
+    _Row("database_errors", "Failed queries.", "queries", "errors"),
+    _Row("database_queries", "Queries sent to the database.", "queries", "queries"),
+    _Row("row_hits", "Rows found in the row cache.", "rows", "hits"),
+    _Row("row_misses", "Rows read from the database.", "rows", "misses"),
+    _Row("row_stale", "Expired rows served while the database failed.", "rows", "stale_answers"),
+    _Row("ingest_takeovers", "Uploads taken over after a lease expired.", "ingest", "takeovers"),
+    _Row("spans", "Spans of traces.", "spans", "", label="outcome"),
+)
 
 
-def _connections(statistics: Statistics) -> Iterator[MetricReading]:
-    yield _gauge("connections", "Connections that are open.", statistics, "open")
-    closed = _by(statistics, "closed_")
-    yield _counters("connections_closed", "Connections closed.", "reason", closed)
-
-
-def _workers(sources: MetricSources) -> Iterator[MetricReading]:
-    gate, pool = sources.admission, sources.pool
-    waiting = _figure(gate, "waiting"), _figure(pool, "waiting")
-    depth = {"": lambda: sum(figure() for figure in waiting)}
-    yield _gauges("queue_depth", "Jobs waiting for a worker.", None, depth)
-    yield _gauge("renders_in_flight", "Jobs at work in a worker.", pool, "busy")
-    yield _counter("jobs", "Jobs given to the workers.", pool, "jobs")
-    yield _counters("rejections", "Jobs turned away.", "reason", _by(gate, "rejected_"))
-    yield _counter(
-        "coalesced", "Requests that joined a render under way.", sources.delivery, "joined"
+def readings(sources: Mapping[str, Statistics]) -> Iterator[MetricReading]:
+    """Yield all metrics. ``sources`` has the statistics of the services by the names used above."""
+    for row in (*_GAUGES, *(row._replace(counter=True) for row in _COUNTERS)):
+        yield _reading(row, sources[row.source])
+    yield MetricReading(
+        "queue_depth",
+        "Jobs that wait for a worker.",
+        counter=False,
+        label=None,
+        read=lambda: {"": sources["admission"]()["waiting"] + sources["pool"]()["waiting"]},
     )
-    yield _gauge("workers", "Worker processes that are up.", pool, "up")
-    text = "Finals wished for and not yet made."
-    yield _gauge("upgrade_backlog", text, sources.upgrader, "backlog")
-    text = "Wishes for finals forgotten as the queue was full."
-    yield _counter("upgrades_dropped", text, sources.upgrader, "dropped")
-    text = "Finals that could not be made."
-    yield _counter("upgrades_failed", text, sources.upgrader, "failed")
-    restarts = _by(pool, "restarts_")
-    yield _counters("worker_restarts", "Worker processes replaced.", "reason", restarts)
 
 
-def _renditions(store: RenditionStore) -> Iterator[MetricReading]:
-    def tier(name: str) -> Statistics:
-        return lambda: store.statistics()[name]
-
-    def tiers(key: str) -> Mapping[str, Callable[[], float]]:
-        return {name: _figure(tier(name), key) for name in _TIERS}
-
-    yield _gauges("cache_bytes", "Bytes kept.", "tier", tiers("bytes"))
-    yield _gauges("cache_items", "Renditions kept.", "tier", tiers("items"))
-    yield _counters("cache_hits", "Renditions found.", "tier", tiers("hits"))
-    yield _counters("cache_misses", "Renditions not found.", "tier", tiers("misses"))
-    yield _counters("cache_evictions", "Renditions dropped for room.", "tier", tiers("evictions"))
-    disk = tier("disk")
-    yield _counter("cache_corrupt", "Files that failed their check.", disk, "corrupt")
-    text = "File operations of the disk cache that failed."
-    yield _counters("cache_failures", text, "kind", _by(disk, "failures_"))
-
-
-def _storage(sources: MetricSources) -> Iterator[MetricReading]:
-    queries, rows = sources.queries, sources.rows
-    text = "Originals that could not be opened."
-    yield _counters("source_errors", text, "kind", _by(sources.originals, "failures_"))
-    yield _counter("database_errors", "Queries that failed.", queries, "errors")
-    yield _counter("database_queries", "Queries asked.", queries, "queries")
-    yield _counter("row_hits", "Rows found in the row cache.", rows, "hits")
-    yield _counter("row_misses", "Rows that the database was asked for.", rows, "misses")
-    text = "Rows served as last seen while the database was down."
-    yield _counter("row_stale", text, rows, "stale_answers")
-    yield _gauge("row_items", "Rows in the row cache.", rows, "items")
-
-
-def _ingest(queue: Statistics) -> Iterator[MetricReading]:
-    yield _gauges("ingest_items", "Uploads in the queue.", "state", _by(queue, "items_"))
-    for step in Step:
-        text = f"Uploads not done, or done within the hour, by how {step} stands."
-        yield _gauges(f"ingest_{step}", text, "state", _by(queue, f"{step}_"))
-    text = "Uploads neither done nor failed for good an hour after they came."
-    yield _gauge("ingest_stuck", text, queue, "stuck")
-    text = "How long the oldest upload that is not done has been there; 0 where there is none."
-    yield _gauge("ingest_oldest_seconds", text, queue, "oldest_s")
-    text = "Uploads that failed for good."
-    yield _gauge("ingest_failed", text, queue, "failed_for_good")
-    yield _gauge("ingest_leases_held", "Leases that run.", queue, "held")
-    text = "Leases that ran out; their uploads wait to be taken over."
-    yield _gauge("ingest_leases_run_out", text, queue, "run_out")
-    text = "Uploads taken over from workers that were gone."
-    yield _counter("ingest_takeovers", text, queue, "takeovers")
-
-
-def _gauge(name: str, text: str, statistics: Statistics, key: str) -> MetricReading:
-    return MetricReading(
-        name, text, counter=False, label=None, figures={"": _figure(statistics, key)}
+def with_old_names(metrics: Iterator[MetricReading]) -> Iterator[MetricReading]:
+    """Yield each metric, and after it the metric under its old name; log which are renamed."""
+    log.warning(
+        "metrics_renamed",
+        advice="the next release exposes only the new names",
+        **{f"smartserve_{old}": f"smartserve_{new}" for old, new in RENAMED.items()},
     )
+    old_names = {new: old for old, new in RENAMED.items()}
+    for metric in metrics:
+        yield metric
+        if old := old_names.get(metric.name):
+            text = f"Deprecated, removed in the next release: use smartserve_{metric.name}."
+            yield replace(metric, name=old, text=text)
 
 
-def _counter(name: str, text: str, statistics: Statistics, key: str) -> MetricReading:
-    return MetricReading(
-        name, text, counter=True, label=None, figures={"": _figure(statistics, key)}
-    )
-
-
-def _gauges(
-    name: str, text: str, label: str | None, figures: Mapping[str, Callable[[], float]]
-) -> MetricReading:
-    return MetricReading(name, text, counter=False, label=label, figures=figures)
-
-
-def _counters(
-    name: str, text: str, label: str, figures: Mapping[str, Callable[[], float]]
-) -> MetricReading:
-    return MetricReading(name, text, counter=True, label=label, figures=figures)
-
-
-def _by(statistics: Statistics, prefix: str) -> Mapping[str, Callable[[], float]]:
-    """A label value for each figure that begins with ``prefix``; a room's figures never change."""
+def by_tier(store: RenditionStore) -> Mapping[str, float]:
+    """Return the statistics of all tiers in one mapping, as ``<figure>_<tier>``."""
     return {
-        name.removeprefix(prefix): _figure(statistics, name)
-        for name in statistics()
-        if name.startswith(prefix)
+        f"{key}_{tier}": value
+        for tier, statistics in store.statistics().items()
+        for key, value in statistics.items()
     }
 
 
-def _figure(statistics: Statistics, key: str) -> Callable[[], float]:
-    return lambda: statistics()[key]
+def _reading(row: _Row, statistics: Statistics) -> MetricReading:
+    read = partial(_labelled if row.label else _single, statistics, row.key)
+    return MetricReading(row.name, row.text, counter=row.counter, label=row.label, read=read)
+
+
+def _single(statistics: Statistics, key: str) -> Mapping[str, float]:
+    return {"": statistics()[key]}
+
+
+def _labelled(statistics: Statistics, prefix: str) -> Mapping[str, float]:
+    return {
+        name.removeprefix(prefix): figure
+        for name, figure in statistics().items()
+        if name.startswith(prefix)
+    }

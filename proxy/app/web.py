@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from proxy.app.collectors import MetricSources, readings
+from proxy.app.collectors import by_tier, readings, with_old_names
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices
 from proxy.domain.media import Media
@@ -21,6 +21,7 @@ from proxy.settings import (
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import AccessLog
+from proxy.telemetry.metrics import Statistics
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
@@ -104,7 +105,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     runner = ServerRunner(
         app, pipeline, settings.server, services.serving.loop_lag, supervisor=services.supervisor
     )
-    services.metrics.watch(readings(_statistics(services, runner)))
+    services.metrics.watch(with_old_names(readings(_statistics(services, runner))))
     return HttpServer(runner, health, access_log)
 
 
@@ -181,19 +182,21 @@ def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     return until
 
 
-def _statistics(services: Services, runner: ServerRunner) -> MetricSources:
-    return MetricSources(
-        connections=runner.connection_limiter.statistics,
-        admission=services.rendering.admission.statistics,
-        pool=services.rendering.pool.statistics,
-        delivery=services.serving.delivery.statistics,
-        upgrader=services.serving.finals_queue.statistics,
-        originals=services.storage.originals.statistics,
-        queries=services.storage.repository.statistics,
-        rows=services.storage.database.statistics,
-        store=services.storage.renditions,
-        ingest=services.queue_metrics.statistics,
-        spans=services.tracing.statistics,
-        uploads=services.rendering.upload_usage.statistics,
-        deadlines=services.step_timeouts.statistics,
-    )
+def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statistics]:
+    storage, rendering, serving = services.storage, services.rendering, services.serving
+    return {
+        "connections": runner.connection_limiter.statistics,
+        "admission": rendering.admission.statistics,
+        "pool": rendering.pool.statistics,
+        "upload_usage": rendering.upload_usage.statistics,
+        "delivery": serving.delivery.statistics,
+        "finals": serving.finals_queue.statistics,
+        "originals": storage.originals.statistics,
+        "queries": storage.repository.statistics,
+        "rows": storage.database.statistics,
+        "tiers": partial(by_tier, storage.renditions),
+        "disk": lambda: storage.renditions.statistics()["disk"],
+        "ingest": services.queue_metrics.statistics,
+        "step_timeouts": services.step_timeouts.statistics,
+        "spans": services.tracing.statistics,
+    }

@@ -1,7 +1,7 @@
-"""Metrics: the only module that makes what Prometheus reads.
+"""The Prometheus metrics of a process and their text formats.
 
-Rooms count for themselves and are read when a scrape comes; what has a duration is told here as it
-happens. All label values come from closed sets.
+Services count events themselves; `MetricReading` reads their counts at each scrape. Durations are
+recorded here when they are known. Label values come from closed sets.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from proxy.telemetry.tracing import current_trace_id
 
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-"""Seconds: background work waits for idle processors."""
+"""Seconds: background work waits until processors are idle."""
 STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds: from a callback to a model that thinks."""
+"""Seconds: from an HTTP callback to the analysis by a large model."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -55,47 +55,53 @@ Statistics = Callable[[], Mapping[str, float]]
 
 
 class Metrics:
-    """All metrics of one server, in a registry of its own."""
+    """All metrics of one process, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._stages = self._histogram(
-            "stage_seconds", "Parts of a request and of a render.", ["stage"]
+            "stage_seconds", "Duration of a stage of a request or of a render.", ["stage"]
         )
         self._renders = self._histogram(
-            "render_seconds", "Whole renders in a worker.", ["size", "format"]
+            "render_seconds", "Duration of a render in a worker.", ["size", "format"]
         )
         self._loop_lag = self._histogram(
-            "loop_lag_seconds", "By how much the event loop was late.", []
+            "loop_lag_seconds", "Delay of a timer of the event loop, measured every 0.5 s.", []
         )
-        self._upgrades = self._histogram("upgrade_seconds", "Finals made in the background.", [])
+        self._upgrades = self._histogram(
+            "upgrade_seconds", "Time to render a final in the background.", []
+        )
         self._upgrade_lag = self._histogram(
             "upgrade_lag_seconds",
-            "From the first wish for a final until it was there.",
+            "Time from the first request for a final until it is stored.",
             [],
             buckets=LAG_BUCKETS,
         )
         self._saved = self._counter(
-            "bytes_saved", "By how much finals are smaller than their drafts.", ["format"]
+            "bytes_saved", "Bytes by which finals are smaller than their drafts.", ["format"]
         )
         self._missed = self._counter(
-            "quality_target_missed", "Finals below their target of perceived quality.", []
+            "quality_target_missed",
+            "Finals that did not reach their target of perceived quality.",
+            [],
         )
-        self._refused = self._counter("auth_failures", "Requests without the key.", ["reason"])
+        self._refused = self._counter(
+            "auth_failures", "Requests rejected for a missing or invalid key or token.", ["reason"]
+        )
         self._restarts = self._counter(
             "background_restarts",
-            "Background tasks restarted after an unforeseen error; the log has its traceback.",
+            "Background tasks restarted after an unexpected error (background_task_failed).",
             ["task"],
         )
         for task in BackgroundTask:
             self._restarts.labels(task)
         self.ingest = IngestMetrics(self.registry)
-        self._uploads = self._counter("uploads", "Files that were uploaded.", [])
-        self._uploaded = self._counter("upload_bytes", "Bytes of files that were uploaded.", [])
-        self._upload_refusals = self._counter("upload_refusals", "Uploads refused.", ["reason"])
+        self._uploads = self._counter("uploads", "Uploaded files.", [])
+        self._uploaded = self._counter("upload_bytes", "Bytes of uploaded files.", [])
+        self._upload_refusals = self._counter("upload_refusals", "Rejected uploads.", ["reason"])
         self._pending = Gauge(
             "smartserve_pending_images",
-            "Uploads in the main database by status, looked at in each round of replacement.",
+            "Uploads in the main database by status, read in each round of URL replacement.",
             ["status"],
             registry=self.registry,
         )
@@ -115,7 +121,7 @@ class Metrics:
         return Counter(f"smartserve_{name}", text, labels, registry=self.registry)
 
     def tally_of(self, outcome: Outcome, status: int) -> RequestHistogram:
-        """Where such answers are counted; the labels are closed sets, so these are few."""
+        """Return the counts of the responses with these labels; the label sets are bounded."""
         request = RequestLabels(outcome.route, outcome.size, outcome.format, status, outcome.source)
         found = self._tallies.get(request)
         if found is None:
@@ -135,13 +141,13 @@ class Metrics:
         self._renders.labels(label, fmt).observe(seconds, example)
 
     def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
-        """A final has replaced a draft: how long it took, how late it came, what it saved."""
+        """Record a final that replaced a draft; ``lag_s`` is the time since it was requested."""
         self._upgrades.observe(seconds)
         self._upgrade_lag.observe(lag_s)
         self._saved.labels(fmt).inc(saved)
 
     def missed_target(self) -> None:
-        """A final did not reach its target of perceived quality within its bounds."""
+        """Count a final that did not reach its target quality within the bounds of the search."""
         self._missed.inc()
 
     def background_restarted(self, task: BackgroundTask) -> None:
@@ -149,41 +155,41 @@ class Metrics:
         self._restarts.labels(task).inc()
 
     def refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
-        """A counter of requests that were refused; all its reasons stand there from the start."""
+        """Return a counter of rejected requests; all its reasons are exposed from the start."""
         counters = {str(reason): self._refused.labels(reason) for reason in reasons}
         return lambda reason: counters[reason].inc()
 
     def uploaded(self, files: int, byte_size: int) -> None:
-        """Files of one upload stand in the queue."""
+        """Count the files of one upload after they were queued."""
         self._uploads.inc(files)
         self._uploaded.inc(byte_size)
 
     def upload_refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
-        """A counter of uploads that were refused; all its reasons stand there from the start."""
+        """Return a counter of rejected uploads; all its reasons are exposed from the start."""
         counters = {reason: self._upload_refusals.labels(reason) for reason in reasons}
         return lambda reason: counters[reason].inc()
 
     def pending_images(self, counts: Mapping[PendingStatus, int]) -> None:
-        """How many uploads there are by status, as the main database last said."""
+        """Set the number of uploads by status."""
         for status, count in counts.items():
             self._pending.labels(status).set(count)
 
     def loop_lag(self, seconds: float) -> None:
-        """By how much a timer of the event loop came late."""
+        """Record the delay of a timer of the event loop."""
         self._loop_lag.observe(seconds)
 
     def build(self, *, libvips: str, codecs: Mapping[str, str]) -> None:
-        """Tell which build this is, and the versions of what is inside libvips."""
+        """Expose the versions of this package, Python, libvips and its codecs."""
         info = Gauge(
             "smartserve_build_info",
-            "1, with the versions as labels.",
+            "1, with versions as labels.",
             ["version", "libvips", "python"],
             registry=self.registry,
         )
         info.labels(__version__, libvips, platform.python_version()).set(1)
         inside = Gauge(
             "smartserve_codec_info",
-            "1, with a codec that libvips uses and its version, or unknown.",
+            "1, with the name and version of a library that workers use.",
             ["codec", "version"],
             registry=self.registry,
         )
@@ -191,22 +197,24 @@ class Metrics:
             inside.labels(codec, version).set(1)
 
     def sandbox(self, states: Mapping[str, str]) -> None:
-        """Tell which features lock the workers in."""
-        text = "1 where this locks the workers in, 0 where it does not hold here."
+        """Expose which features of the sandbox are active."""
+        text = "1 if this feature confines the workers, 0 if it is not available here."
         held = Gauge("smartserve_sandbox", text, ["feature"], registry=self.registry)
         for feature, state in states.items():
             held.labels(feature).set(state == HOLDS)
 
     def watch(self, readings: Iterable[MetricReading]) -> None:
-        """Read the services' own statistics at each scrape."""
+        """Add metrics that are read at each scrape."""
         self.registry.register(_ReadingsCollector(tuple(readings)))
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics and their media type: OpenMetrics, which has exemplars, for who names it.
+        """Return all metrics and their media type.
 
-        Prometheus does; all others get its text format. `choose_encoder` is not for strangers: it
-        repeats a version that they make up, and falls over one that is no number.
+        Clients that accept OpenMetrics, as Prometheus does, get that format with exemplars; all
+        others get the text format.
         """
+        # Not `choose_encoder`: it echoes any version from the header, and fails if that is not a
+        # number.
         named = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
         if _OPENMETRICS in named:
             text: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
@@ -215,23 +223,23 @@ class Metrics:
 
 
 class IngestMetrics:
-    """What the ingest worker tells as it happens; its queue is read at a scrape."""
+    """Metrics of the ingest worker; those of its queue are read at each scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._steps = Histogram(
             "smartserve_ingest_step_seconds",
-            "Attempts at a step of an upload.",
+            "Duration of an attempt at a step of an upload.",
             ["step", "type"],
             buckets=STEP_BUCKETS,
             registry=registry,
         )
         self._attempts = self._counter(
-            registry, "attempts", "Attempts at a step.", ["step", "outcome"]
+            registry, "attempts", "Attempts at a step of an upload.", ["step", "outcome"]
         )
         self._polls = self._counter(
-            registry, "polls", "Times that the main API was asked what is pending.", ["outcome"]
+            registry, "polls", "Requests to the main API for pending uploads.", ["outcome"]
         )
-        self._taken = self._counter(registry, "uploads", "Uploads worked on.", ["outcome"])
+        self._taken = self._counter(registry, "uploads", "Uploads processed.", ["outcome"])
         for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
         for step, outcome in product(Step, ("ok", "failed", "overdue")):
@@ -244,35 +252,33 @@ class IngestMetrics:
         return Counter(f"smartserve_ingest_{name}", text, labels, registry=registry)
 
     def step(self, step: Step, data_type: DataType, *, seconds: float, outcome: str) -> None:
-        """An attempt at a step has ended: ``ok``, ``failed`` or ``overdue``."""
+        """Record an attempt at a step with its outcome: ``ok``, ``failed`` or ``overdue``."""
         self._steps.labels(step, data_type).observe(seconds)
         self._attempts.labels(step, outcome).inc()
 
     def polled(self, outcome: str) -> None:
-        """The main API was asked: ``ok``, or ``failed``."""
+        """Count a request for pending uploads: ``ok`` or ``failed``."""
         self._polls.labels(outcome).inc()
 
     def taken(self, outcome: str) -> None:
-        """An upload was brought to an end: ``done``, ``later``, ``failed``, ``owed``."""
+        """Count a processed upload; ``outcome`` is an `ItemOutcome`."""
         self._taken.labels(outcome).inc()
 
 
 @dataclass(frozen=True, slots=True)
 class MetricReading:
-    """A metric that is read from a room: for each label value the figure of that name.
-
-    ``figures`` maps a label value (empty where there is no label) to a function that gives it now.
-    """
+    """A metric that is read at each scrape."""
 
     name: str
     text: str
     counter: bool
     label: str | None
-    figures: Mapping[str, Callable[[], float]]
+    read: Callable[[], Mapping[str, float]]
+    """Returns the value for each label value; for "" if there is no label."""
 
 
 class _ReadingsCollector:
-    """A Prometheus collector over the readings."""
+    """A Prometheus collector of metrics that are read at each scrape."""
 
     def __init__(self, readings: tuple[MetricReading, ...]) -> None:
         self._readings = readings
@@ -286,6 +292,6 @@ def _family(reading: MetricReading) -> Metric:
     labels = [reading.label] if reading.label is not None else []
     kind = CounterMetricFamily if reading.counter else GaugeMetricFamily
     family = kind(f"smartserve_{reading.name}", reading.text, labels=labels)
-    for value, figure in reading.figures.items():
-        family.add_metric([value] if labels else [], figure())
+    for label, value in reading.read().items():
+        family.add_metric([label] if labels else [], value)
     return family

@@ -1,0 +1,89 @@
+"""The metrics that services count themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from proxy.app.collectors import RENAMED, readings, with_old_names
+from proxy.domain.pending_image import Step
+from proxy.telemetry.metrics import Metrics, Statistics
+
+INGEST = dict.fromkeys(
+    ("stuck", "oldest_s", "failed_for_good", "held", "run_out", "takeovers", "items_queued"), 1.0
+)
+
+
+def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
+    figures: dict[str, Mapping[str, float]] = {
+        "connections": {"open": 3, "closed_ended": 5, "closed_idle_timeout": 6},
+        "admission": {"waiting": 2, "rejected_queue_full": 0},
+        "pool": {"busy": 1, "up": 2, "waiting": 4, "jobs": 9, "restarts_crash": 0},
+        "upload_usage": {"busy": 0},
+        "delivery": {"joined": 0},
+        "finals": {"backlog": 0, "dropped": 0, "failed": 0},
+        "originals": {"failures_missing": 0},
+        "queries": {"errors": 0, "queries": 0},
+        "rows": {"hits": 0, "misses": 0, "stale_answers": 0, "items": 0},
+        "tiers": {"bytes_memory": 10, "bytes_disk": 20},
+        "disk": {"corrupt": 0, "failures_io": 0},
+        "ingest": {**INGEST, **{f"{step}_pending": 0.0 for step in Step}},
+        "step_timeouts": {"hanging": 0},
+        "spans": {"sent": 0, "queue_full": 0, "failed": 0},
+        **changed,
+    }
+    return {name: lambda values=values: values for name, values in figures.items()}  # type: ignore[misc]
+
+
+def registry(**changed: Mapping[str, float]) -> CollectorRegistry:
+    metrics = Metrics()
+    metrics.watch(with_old_names(readings(sources(**changed))))
+    return metrics.registry
+
+
+def test_a_figure_is_the_value_of_its_metric() -> None:
+    assert registry().get_sample_value("smartserve_connections") == 3
+
+
+def test_figures_with_a_prefix_are_the_label_values_of_one_metric() -> None:
+    found = registry()
+    for reason, count in (("ended", 5), ("idle_timeout", 6)):
+        value = found.get_sample_value("smartserve_connections_closed_total", {"reason": reason})
+        assert value == count
+    assert found.get_sample_value("smartserve_cache_bytes", {"tier": "disk"}) == 20
+
+
+def test_the_queue_depth_counts_jobs_before_and_behind_the_admission() -> None:
+    assert registry().get_sample_value("smartserve_queue_depth") == 6
+
+
+def test_figures_are_read_at_each_scrape() -> None:
+    pool = {"busy": 1.0, "up": 2, "waiting": 0, "jobs": 9, "restarts_crash": 0}
+    found = registry(pool=pool)
+    pool["up"] = 1
+    assert found.get_sample_value("smartserve_workers") == 1
+
+
+def test_a_renamed_metric_is_exposed_under_both_names_and_logged_once() -> None:
+    with capture_logs() as logs:
+        found = registry()
+    for old, new in RENAMED.items():
+        assert found.get_sample_value(f"smartserve_{old}") == 1
+        assert found.get_sample_value(f"smartserve_{new}") == 1
+    (line,) = logs
+    assert line["event"] == "metrics_renamed"
+    assert line["smartserve_ingest_leases_held"] == "smartserve_ingest_leases_active"
+
+
+def test_the_help_text_of_an_old_name_says_what_to_use() -> None:
+    metrics = Metrics()
+    metrics.watch(with_old_names(readings(sources())))
+    text = metrics.exposition()[0].decode()
+    (line,) = [
+        line
+        for line in text.splitlines()
+        if line.startswith("# HELP smartserve_ingest_leases_held ")
+    ]
+    assert "use smartserve_ingest_leases_active" in line
