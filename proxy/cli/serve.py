@@ -24,7 +24,7 @@ from proxy.domain.media import DataType
 from proxy.domain.urls import image_url
 from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
-from proxy.runtime.systemd_notify import ServiceManager, supervised
+from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from proxy.settings import Settings
 from proxy.web.server.lifecycle import interruptible, listening, stop_signals
 
@@ -88,7 +88,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     stack.push_async_callback(services.serving.finals_queue.stop)
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
-    notified = supervised(
+    notified = service_notifications(
         manager, alive=lambda: bool(services.rendering.pool.pids), supervisor=services.supervisor
     )
     await stack.enter_async_context(notified)

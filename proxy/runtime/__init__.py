@@ -1,1 +1,1 @@
-"""What asyncio and the operating system lack: threads, streams, batches, safe file access."""
+"""Additions to asyncio and os: supervised tasks, threads, streams, batches, safe file access."""

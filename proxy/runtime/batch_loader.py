@@ -1,7 +1,7 @@
-"""Together: a blocking question that many ask at once, answered for all of them in one thread hop.
+"""Batches blocking look-ups: calls made while a batch runs are answered by the next one.
 
-A hop wakes a thread that wants the interpreter while the loop has it. That is dear, and under
-overload there would be hundreds a second of them.
+Each thread hop wakes a thread that competes with the event loop for the interpreter. Under
+overload there would be hundreds of hops a second; batches bound their number.
 """
 
 from __future__ import annotations
@@ -15,88 +15,89 @@ from typing import Generic, TypeVar
 
 from proxy.runtime.thread_pool import ThreadPool
 
-_HOPS = 2
-"""At once, so that one slow directory does not hold up all the others."""
+_MAX_BATCHES = 2
+"""Concurrent batches, so that one slow directory does not delay all other look-ups."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class BatchLoader(Generic[K, V]):
-    """Asks a question of many keys; who comes while all hops are under way shares the next."""
+    """Answers many concurrent look-ups with few thread jobs (a DataLoader)."""
 
-    def __init__(self, threads: ThreadPool, question: Callable[[K], V]) -> None:
-        """``question`` blocks, and is asked in one of ``threads``."""
+    def __init__(self, threads: ThreadPool, look_up: Callable[[K], V]) -> None:
+        """``look_up`` blocks and runs in one of ``threads``; an OSError fails its key only."""
         self._threads = threads
-        self._question = question
-        self._asked: deque[tuple[K, asyncio.Future[V]]] = deque()
-        self._hops = 0
-        self._due = False
+        self._look_up = look_up
+        self._queued: deque[tuple[K, asyncio.Future[V]]] = deque()
+        self._batches = 0
+        self._scheduled = False
 
     @property
     def waiting(self) -> int:
-        """How many wait for a hop, those included who gave up and are not forgotten yet."""
-        return len(self._asked)
+        """Return the number of queued look-ups, some of which may be cancelled already."""
+        return len(self._queued)
 
-    async def ask(self, key: K) -> V:
-        """The answer for one key.
+    async def load(self, key: K) -> V:
+        """Return the value of one key.
 
         Raises:
-            OSError: the question raised it for this key, or was not answered in time.
+            OSError: the look-up raised it for this key, or did not finish in time.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[V] = loop.create_future()
-        self._drop_who_left()
-        self._asked.append((key, answer))
-        if not self._due and self._hops < _HOPS:
-            # Not at once: whoever asks in the same turn of the loop is to come along.
-            self._due = True
-            loop.call_soon(self._go, loop)
+        result: asyncio.Future[V] = loop.create_future()
+        self._drop_cancelled()
+        self._queued.append((key, result))
+        if not self._scheduled and self._batches < _MAX_BATCHES:
+            # Not at once: calls in the same iteration of the event loop join this batch.
+            self._scheduled = True
+            loop.call_soon(self._start_batch, loop)
         async with asyncio.timeout(self._threads.timeout_s):
-            return await answer
+            return await result
 
-    def _drop_who_left(self) -> None:
-        """So that they do not pile up while all hops hang in a dead file system."""
-        while self._asked and self._asked[0][1].done():
-            self._asked.popleft()
+    def _drop_cancelled(self) -> None:
+        """Remove cancelled look-ups, so they do not pile up while the file system hangs."""
+        while self._queued and self._queued[0][1].done():
+            self._queued.popleft()
 
-    def _go(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due = False
-        asked = [(key, answer) for key, answer in self._asked if not answer.done()]
-        self._asked.clear()
-        if not asked:
+    def _start_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = False
+        batch = [(key, result) for key, result in self._queued if not result.done()]
+        self._queued.clear()
+        if not batch:
             return
         try:
-            job = self._threads.submit(partial(self._answers, [key for key, _ in asked]))
+            job = self._threads.submit(partial(self._load_all, [key for key, _ in batch]))
         except OSError as error:
-            for _, answer in asked:
-                answer.set_exception(error)
+            for _, result in batch:
+                result.set_exception(error)
             return
-        self._hops += 1
-        job.add_done_callback(lambda done: loop.call_soon_threadsafe(self._back, asked, done, loop))
+        self._batches += 1
+        job.add_done_callback(
+            lambda done: loop.call_soon_threadsafe(self._finish, batch, done, loop)
+        )
 
-    def _answers(self, keys: Sequence[K]) -> list[V | OSError]:
-        return [self._answer(key) for key in keys]
+    def _load_all(self, keys: Sequence[K]) -> list[V | OSError]:
+        return [self._load_one(key) for key in keys]
 
-    def _answer(self, key: K) -> V | OSError:
+    def _load_one(self, key: K) -> V | OSError:
         try:
-            return self._question(key)
+            return self._look_up(key)
         except OSError as error:
             return error
 
-    def _back(
+    def _finish(
         self,
-        asked: Sequence[tuple[K, asyncio.Future[V]]],
+        batch: Sequence[tuple[K, asyncio.Future[V]]],
         done: Future[list[V | OSError]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Hand out what a hop has brought; who has left gets nothing."""
-        self._hops -= 1
-        for (_, answer), found in zip(asked, done.result(), strict=True):
-            if answer.done():
+        self._batches -= 1
+        for (_, result), found in zip(batch, done.result(), strict=True):
+            if result.done():
                 continue
             if isinstance(found, OSError):
-                answer.set_exception(found)
+                result.set_exception(found)
             else:
-                answer.set_result(found)
-        self._go(loop)
+                result.set_result(found)
+        self._start_batch(loop)

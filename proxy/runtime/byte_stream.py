@@ -1,4 +1,4 @@
-"""A stream of bytes that grows, for many readers at once, each at its own pace."""
+"""A growing byte stream with one writer and any number of concurrent readers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 
 
 class ByteStream:
-    """Encoded bytes on their way from one worker to all who wait for them.
+    """Passes the bytes of one render to all requests that wait for it.
 
-    Fed and ended by one owner; readers may come at any time, also after the end, and read from the
-    beginning. A reader that leaves changes nothing for the others.
+    One owner feeds and ends the stream. Readers may start at any time, even after the end, and get
+    all bytes from the beginning. Readers do not affect each other.
     """
 
     def __init__(self) -> None:
@@ -23,27 +23,27 @@ class ByteStream:
 
     @property
     def length(self) -> int:
-        """Bytes so far; the whole length once `complete`."""
+        """Return the number of bytes so far; the total once `complete`."""
         return self._length
 
     @property
     def complete(self) -> bool:
-        """Whether the stream has ended well."""
+        """Return whether the stream ended without an error."""
         return self._ended and self._error is None
 
     def feed(self, chunk: bytes) -> None:
-        """Append bytes and wake the readers."""
+        """Append bytes and wake all readers."""
         self._chunks.append(chunk)
         self._length += len(chunk)
         self._wake()
 
     def finish(self) -> None:
-        """End the stream: all of it is there."""
+        """End the stream: all bytes were fed."""
         self._ended = True
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """End the stream: every reader gets the bytes so far and then ``error``."""
+        """End the stream: readers get the bytes so far, then ``error`` is raised."""
         self._ended = True
         self._error = error
         self._wake()
@@ -53,14 +53,14 @@ class ByteStream:
         self._changed = asyncio.Event()
 
     async def started(self) -> None:
-        """Return when there is a first byte; raises where the stream failed before it."""
+        """Wait for the first byte. If the stream fails before it, raise that error."""
         while not self._length and not self._ended:
             await self._changed.wait()
         if not self._length and self._error is not None:
             raise self._error
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """All bytes from the beginning, as they come; raises where the stream fails."""
+        """Yield all bytes from the beginning as they arrive; raise the error of the stream."""
         position = 0
         while True:
             while position < len(self._chunks):
@@ -73,7 +73,7 @@ class ByteStream:
             raise self._error
 
     async def whole(self) -> bytes:
-        """All bytes once the stream has ended, the same object for all; raises where it failed."""
+        """Wait for the end and return all bytes, the same object for all callers."""
         while not self._ended:
             await self._changed.wait()
         if self._error is not None:

@@ -1,4 +1,4 @@
-"""Descriptors: how many connections the process's limit of open files leaves room for."""
+"""Derives the maximum number of connections from the process's limit of open files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import resource
 
 import structlog
 
-_OWN = 512
-"""Descriptors for all else: workers and their pipes, the database, files that are read."""
-_LEAST_OWN = 48
-"""With two workers 30 are open at rest; renders and reads need the others for a moment."""
-_OWN_SHARE = 2
-"""One part in so many is kept for that where the limit is low."""
+_RESERVED = 512
+"""Open files for everything else: workers and their pipes, the database, files that are read."""
+_MIN_RESERVED = 48
+"""With two workers 30 files are open at rest; renders and reads open more for a moment."""
+_RESERVED_SHARE = 2
+"""If the limit is low, one part in this many is reserved instead."""
 
 log = structlog.get_logger(__name__)
 
 
-def make_room(connections: int) -> int:
-    """Raise the process's soft limit to its hard one; how many connections fit below it.
+def raise_limit(connections: int) -> int:
+    """Raise the soft limit of open files to the hard limit; return how many connections fit.
 
-    That is ``connections``, or fewer, with a warning; 0 asks for as many as fit.
+    That is ``connections`` or, with a warning in the log, fewer. 0 means as many as fit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    allowed = fitting(connections, hard)
+    allowed = max_connections(connections, hard)
     if allowed < connections:
         log.warning("fewer_connections", wanted=connections, allowed=allowed, open_files=hard)
     return allowed
 
 
-def fitting(connections: int, descriptors: int) -> int:
-    """Return how many of ``connections`` fit below ``descriptors``; 0 asks for as many as fit."""
-    if descriptors == resource.RLIM_INFINITY:
+def max_connections(connections: int, open_files: int) -> int:
+    """Return how many of ``connections`` the limit ``open_files`` allows; 0 means all that fit."""
+    if open_files == resource.RLIM_INFINITY:
         return connections
-    own = min(_OWN, max(_LEAST_OWN, descriptors // _OWN_SHARE))
-    room = max(1, descriptors - own)
-    return min(connections, room) if connections else room
+    reserved = min(_RESERVED, max(_MIN_RESERVED, open_files // _RESERVED_SHARE))
+    available = max(1, open_files - reserved)
+    return min(connections, available) if connections else available

@@ -1,8 +1,8 @@
-"""Descend from a root by descriptors, one name at a time, through no symbolic link. Blocking.
+"""Opens files below a root without following symbolic links. Blocking; raises OSError.
 
-A parent is opened relative to the one before it, so nothing that is renamed or replaced meanwhile
-leads out of the root: what ``openat2`` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS gives, which
-the standard library does not have. All raises OSError, as the system has it.
+Each directory is opened relative to the descriptor of its parent, so a directory that is renamed or
+replaced meanwhile cannot lead out of the root. openat2(2) with RESOLVE_BENEATH and
+RESOLVE_NO_SYMLINKS does the same, but the standard library does not have it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _DIRECTORY_MODE = 0o755
 
 
 class NotRegular(OSError):
-    """What stands there is no regular file."""
+    """The name exists, but is not a regular file."""
 
 
 @contextmanager
 def descended(root: str) -> Iterator[int]:
-    """The root's descriptor, for walking; the root itself may be a symbolic link."""
+    """Open the root as a starting point (O_PATH); the root itself may be a symbolic link."""
     descriptor = os.open(root, os.O_PATH | DIRECTORY)
     try:
         yield descriptor
@@ -33,7 +33,7 @@ def descended(root: str) -> Iterator[int]:
 
 @contextmanager
 def parent_opened(root: int, names: Sequence[str]) -> Iterator[int]:
-    """The descriptor of the directory that ``names`` lead to."""
+    """Open the directory ``names`` below ``root`` (O_PATH)."""
     descriptor = os.dup(root)
     try:
         for name in names:
@@ -46,12 +46,12 @@ def parent_opened(root: int, names: Sequence[str]) -> Iterator[int]:
 
 
 def open_regular(parent: int, name: str) -> tuple[int, os.stat_result]:
-    """Open a regular file for reading; the caller closes its descriptor.
+    """Open a regular file for reading; the caller closes the descriptor.
 
     Raises:
-        NotRegular: it is something else.
+        NotRegular: it is not a regular file.
     """
-    # Looked at first: opening a device may do something.
+    # Checked before open(2) as well: opening a device can have side effects.
     _require_regular(os.stat(name, dir_fd=parent, follow_symlinks=False))
     descriptor = os.open(name, _FILE, dir_fd=parent)
     try:
@@ -62,7 +62,7 @@ def open_regular(parent: int, name: str) -> tuple[int, os.stat_result]:
 
 
 def make_directories(root: int, names: Sequence[str]) -> None:
-    """Make what is missing on the way, durably."""
+    """Create the missing directories, and synchronise each parent with the disk."""
     for depth, name in enumerate(names):
         with parent_opened(root, names[:depth]) as parent, suppress(FileExistsError):
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=parent)
@@ -70,7 +70,8 @@ def make_directories(root: int, names: Sequence[str]) -> None:
 
 
 def sync_directory(parent: int) -> None:
-    """Make the names in a directory durable; one opened by O_PATH cannot be synchronised."""
+    """Synchronise the names in a directory with the disk."""
+    # fsync(2) rejects descriptors that were opened with O_PATH.
     descriptor = os.open(".", os.O_RDONLY | DIRECTORY, dir_fd=parent)
     try:
         os.fsync(descriptor)

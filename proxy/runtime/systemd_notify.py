@@ -1,8 +1,7 @@
-"""Supervision: what the service manager is told of this process (sd_notify(3)).
+"""Notifies systemd of readiness and liveness (sd_notify(3)).
 
-A service of systemd with ``Type=notify`` counts as started once it says so, and with
-``WatchdogSec=`` is killed and started anew when it is not heard of for so long. Where nothing
-listens, nothing is told.
+With ``Type=notify`` a service counts as started once it sends READY=1. With ``WatchdogSec=`` it is
+killed and restarted if it sends no WATCHDOG=1 for that long. Outside systemd nothing is sent.
 """
 
 from __future__ import annotations
@@ -24,58 +23,58 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServiceManager:
-    """Who started this process, where that wants to hear from it."""
+    """The service manager that started this process, if it expects notifications."""
 
     address: str = ""
-    """A datagram socket: a path, or a name with ``@`` before it; empty: nobody listens."""
+    """A datagram socket: a path, or ``@`` and an abstract name. Empty: send nothing."""
     watchdog_s: float = 0.0
-    """For how long it bears to hear nothing; 0: for ever."""
+    """The service is killed after this time without a message; 0: never."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str], *, pid: int | None = None) -> ServiceManager:
-        """As the variables say; what is meant for another process than ``pid`` is left out.
+        """Read the variables that systemd sets; ignore those meant for another process.
 
-        A number that is none counts as not given: that is no reason not to serve.
+        An invalid number is ignored: it must not prevent the start.
         """
         address = environment.get("NOTIFY_SOCKET", "")
-        meant_for = environment.get("WATCHDOG_PID", "")
-        if meant_for not in ("", str(os.getpid() if pid is None else pid)):
+        intended_pid = environment.get("WATCHDOG_PID", "")
+        if intended_pid not in ("", str(os.getpid() if pid is None else pid)):
             return cls(address)
         interval = environment.get("WATCHDOG_USEC", "")
-        readable = interval.isascii() and interval.isdigit()
-        return cls(address, int(interval) * _MICROSECONDS if readable else 0.0)
+        valid = interval.isascii() and interval.isdigit()
+        return cls(address, int(interval) * _MICROSECONDS if valid else 0.0)
 
-    def tell(self, state: str) -> None:
-        """Tell it, without waiting; that it does not hear is logged, and no more."""
+    def notify(self, state: str) -> None:
+        """Send a state without waiting; a failure is logged."""
         if not self.address:
             return
         name = self.address
-        where = f"\0{name[1:]}" if name.startswith("@") else name
+        address = f"\0{name[1:]}" if name.startswith("@") else name
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as post:
-                post.settimeout(0)
-                post.sendto(state.encode(), where)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.settimeout(0)
+                connection.sendto(state.encode(), address)
         except OSError as error:
-            log.warning("service_manager_deaf", state=state, error=error.strerror or str(error))
+            log.warning("systemd_notify_failed", state=state, error=error.strerror or str(error))
 
 
 @asynccontextmanager
-async def supervised(
+async def service_notifications(
     manager: ServiceManager,
     *,
     alive: Callable[[], bool],
     supervisor: TaskSupervisor = UNCOUNTED,
 ) -> AsyncIterator[None]:
-    """Ready for the length of the block, and stopping behind it, as the manager is told.
+    """Send READY=1 before the block, STOPPING=1 after it, and WATCHDOG=1 in between.
 
-    Its watchdog is fed from the event loop, twice in each of its intervals, while ``alive``: a
-    loop that hangs, or a server without workers, goes hungry.
+    The watchdog messages are sent from the event loop, twice per interval, while ``alive`` returns
+    True. If the loop hangs or no worker runs, systemd restarts the service.
     """
-    manager.tell("READY=1")
+    manager.notify("READY=1")
 
     async def feed() -> None:
         if alive():
-            manager.tell("WATCHDOG=1")
+            manager.notify("WATCHDOG=1")
         else:
             log.warning("watchdog_not_fed", detail="no worker process is up")
 
@@ -87,4 +86,4 @@ async def supervised(
         async with supervisor.running(BackgroundTask.WATCHDOG, feed, every_s=every_s):
             yield
     finally:
-        manager.tell("STOPPING=1")
+        manager.notify("STOPPING=1")

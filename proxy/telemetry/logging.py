@@ -1,4 +1,4 @@
-"""Logs: structured lines on standard error, as JSON or for a person's eyes."""
+"""Structured logs on standard error, as JSON or for a console, and the access log."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from structlog.typing import Processor
 
 from proxy.settings import LogSettings
 
-_GATHER_S = 0.25
+_FLUSH_S = 0.25
 
 
 def configure_logs(settings: LogSettings) -> None:
-    """Set structlog up for the process; other libraries' warnings go the same way."""
+    """Configure structlog for the process, and send warnings of other libraries through it."""
     level = getattr(logging, settings.level.upper())
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -34,7 +34,7 @@ def configure_logs(settings: LogSettings) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    # Whether to colour, and what a traceback looks like, is decided where our own lines are made.
+    # The same processors as for structlog, so that colours and tracebacks look the same.
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
@@ -44,20 +44,20 @@ def configure_logs(settings: LogSettings) -> None:
             foreign_pre_chain=[*common, structlog.stdlib.add_logger_name],
         )
     )
-    handler.addFilter(_worth_telling)
+    handler.addFilter(_is_relevant)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
 
 
 def _as_text(fields: object, **options: Any) -> str:
-    """JSON as the standard library's handlers take it."""
+    """Return JSON as str, which handlers of the standard library need."""
     return orjson.dumps(fields, **options).decode()
 
 
-def _worth_telling(record: logging.LogRecord) -> bool:
-    """Leave out the tracebacks of a stranger's malformed request, and those of being stopped.
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Return False for tracebacks of malformed requests and of cancelled work.
 
-    The first would fill the log; the second come from the database's pool, whose connections end
-    with the work that was cancelled.
+    Clients could fill the log with the former. The latter come from the database pool, whose
+    connections are closed when the work that uses them is cancelled.
     """
     kind = record.exc_info[0] if record.exc_info else None
     if kind is None:
@@ -84,14 +84,14 @@ def _factory(settings: LogSettings) -> structlog.PrintLoggerFactory | structlog.
 
 
 class AccessLog:
-    """One line for each request, through structlog's renderers, written in batches.
+    """Writes one line per request, rendered by structlog's renderer, in batches.
 
-    A line and a system call each would cost a hit more than all else together; so lines are
-    gathered for a quarter of a second. A kill loses that much of them, a stop nothing.
+    One system call per line would cost a cache hit more time than everything else together, so
+    lines are collected for 0.25 s. If the process is killed, these lines are lost.
     """
 
     def __init__(self, settings: LogSettings, stream: BinaryIO | None = None) -> None:
-        """``stream`` is standard error where none is given."""
+        """``stream`` defaults to standard error."""
         self._stream = stream or sys.stderr.buffer
         self._render = _rendering(settings)[-1]
         self._timestamp = _Timestamp()
@@ -99,16 +99,16 @@ class AccessLog:
         self._due: asyncio.TimerHandle | None = None
 
     def line(self, **fields: object) -> None:
-        """Take a line in; to be called on the event loop."""
+        """Add a line. Call it on the event loop."""
         event = {"event": "request", "level": "info", "timestamp": self._timestamp.now(), **fields}
         rendered = self._render(None, "info", event)
         text = rendered if isinstance(rendered, bytes) else str(rendered).encode()
         self._lines.append(text)
         if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(_GATHER_S, self.flush)
+            self._due = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
-        """Write what is gathered; a stream that is gone takes its lines with it."""
+        """Write the collected lines; if the stream is closed or broken, they are dropped."""
         if self._due is not None:
             self._due.cancel()
             self._due = None
@@ -120,7 +120,7 @@ class AccessLog:
 
 
 class _Timestamp:
-    """ISO 8601 in UTC with milliseconds; all but these is made once a second."""
+    """Formats the time as ISO 8601 in UTC with milliseconds; strftime runs once a second."""
 
     def __init__(self) -> None:
         self._second = 0

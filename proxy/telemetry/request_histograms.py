@@ -1,4 +1,4 @@
-"""Tallies: what is counted of requests, as plain numbers, and how Prometheus reads them."""
+"""Request counts and durations as plain numbers, and their Prometheus collector."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-"""Seconds: from a hit in memory to a render that has waited."""
+"""Seconds: from a hit in memory to a render that waited in the queue."""
 _BOUNDS = [*map(str, BUCKETS), "+Inf"]
 
 
 class RequestLabels(NamedTuple):
-    """What an answered request is counted under."""
+    """The labels of a finished request."""
 
     route: str
     size: str
@@ -33,10 +33,10 @@ class RequestLabels(NamedTuple):
 
 
 class RequestHistogram:
-    """The counts of equal requests: plain numbers, as a hit has no microseconds to spare.
+    """Counts the requests with one set of labels.
 
-    A Prometheus child takes a lock for each of four updates; this is read out at a scrape instead.
-    Changed on the event loop only.
+    Updated on the event loop only, so without locks: a Prometheus child takes a lock for each of
+    the four updates, which is measurable on a cache hit.
     """
 
     __slots__ = (
@@ -55,7 +55,7 @@ class RequestHistogram:
         self.last_byte_examples: dict[int, Exemplar] = {}
 
     def add(self, first_byte_s: float, last_byte_s: float, body_bytes: int) -> None:
-        """Count a request: seconds until the first byte and the last, and how many there were."""
+        """Count a request: seconds until its first and last byte, and the bytes of its body."""
         self.count += 1
         self.body_bytes += body_bytes
         self.first_byte_s += first_byte_s
@@ -64,7 +64,7 @@ class RequestHistogram:
         self.last_byte[bisect_left(BUCKETS, last_byte_s)] += 1
 
     def exemplify(self, first_byte_s: float, last_byte_s: float, trace_id: str) -> None:
-        """A request that was counted is the example of its buckets: its trace says why."""
+        """Make the trace of a counted request the exemplar of its buckets."""
         for examples, seconds in (
             (self.first_byte_examples, first_byte_s),
             (self.last_byte_examples, last_byte_s),
@@ -74,22 +74,22 @@ class RequestHistogram:
 
 
 def exemplar_labels(trace_id: str) -> dict[str, str]:
-    """The labels of an exemplar, as Grafana looks for them."""
+    """Return the labels of an exemplar, by the name that Grafana expects."""
     return {"trace_id": trace_id}
 
 
 class RequestHistograms:
-    """A Prometheus collector over the tallies."""
+    """A Prometheus collector of request counts and durations."""
 
     def __init__(self, tallies: Mapping[RequestLabels, RequestHistogram]) -> None:
-        """What is counted meanwhile is read at the next scrape."""
+        """``tallies`` may grow later; each scrape reads it anew."""
         self._tallies = tallies
 
     def collect(self) -> Iterator[Metric]:
-        """All families of requests, as they stand."""
+        """Yield all metric families of requests."""
         tallies = dict(self._tallies)
         requests = CounterMetricFamily(
-            "smartserve_requests", "Requests answered.", labels=RequestLabels._fields
+            "smartserve_requests", "Responses sent.", labels=RequestLabels._fields
         )
         for request, tally in tallies.items():
             requests.add_metric([str(value) for value in request], tally.count)
@@ -97,14 +97,14 @@ class RequestHistograms:
         yield _sent(tallies)
         yield _durations(
             "smartserve_request_seconds",
-            "From the request's arrival to its last byte.",
+            "Time from the arrival of a request to the last byte of its response.",
             tallies,
             labels=("route", "source"),
             read=lambda tally: (tally.last_byte, tally.last_byte_s, tally.last_byte_examples),
         )
         yield _durations(
             "smartserve_first_byte_seconds",
-            "From the request's arrival to its first byte.",
+            "Time from the arrival of a request to the first byte of its response.",
             tallies,
             labels=("source",),
             read=lambda tally: (tally.first_byte, tally.first_byte_s, tally.first_byte_examples),
@@ -113,7 +113,7 @@ class RequestHistograms:
 
 def _sent(tallies: Mapping[RequestLabels, RequestHistogram]) -> Metric:
     family = CounterMetricFamily(
-        "smartserve_sent_bytes", "Bytes of bodies sent.", labels=["format"]
+        "smartserve_sent_bytes", "Bytes of response bodies sent.", labels=["format"]
     )
     totals: Totals[str] = Totals()
     for request, tally in tallies.items():
@@ -131,9 +131,9 @@ def _durations(
     labels: tuple[str, ...],
     read: Callable[[RequestHistogram], tuple[list[int], float, dict[int, Exemplar]]],
 ) -> Metric:
-    """A histogram family: tallies with equal label values added up, buckets made cumulative.
+    """Return a histogram family: counts with equal labels are added, buckets are cumulative.
 
-    Of the examples of a bucket the latest is told.
+    Of several exemplars of a bucket the latest is used.
     """
     counts: dict[tuple[str, ...], list[int]] = {}
     sums: Totals[tuple[str, ...]] = Totals()
@@ -149,9 +149,9 @@ def _durations(
             latest[values, at] = max(known, example, key=lambda one: one.timestamp or 0)
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, buckets in counts.items():
-        told: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        rows: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
         for at, (bound, count) in enumerate(zip(_BOUNDS, accumulate(buckets), strict=True)):
             found = latest.get((values, at))
-            told.append((bound, count) if found is None else (bound, count, found))
-        family.add_metric(values, told, sums[values])
+            rows.append((bound, count) if found is None else (bound, count, found))
+        family.add_metric(values, rows, sums[values])
     return family

@@ -34,7 +34,7 @@ class Hops(ThreadPool):
 async def test_all_who_ask_in_one_turn_share_a_hop() -> None:
     hops = Hops()
     together = BatchLoader(hops, str)
-    answers = await asyncio.gather(*(together.ask(key) for key in range(50)))
+    answers = await asyncio.gather(*(together.load(key) for key in range(50)))
     assert answers == [str(key) for key in range(50)]
     assert hops.taken == 1
     await hops.aclose()
@@ -50,7 +50,7 @@ async def test_who_comes_while_two_hops_are_under_way_shares_the_next() -> None:
     together = BatchLoader(hops, question)
     asking = []
     for key in range(10):
-        asking.append(asyncio.create_task(together.ask(key)))
+        asking.append(asyncio.create_task(together.load(key)))
         await asyncio.sleep(0.001)
     assert hops.taken == 2
     release.set()
@@ -66,25 +66,25 @@ async def test_a_fault_is_that_of_its_key_alone(threads: ThreadPool) -> None:
         return key
 
     together = BatchLoader(threads, question)
-    answers = await asyncio.gather(*map(together.ask, range(3)), return_exceptions=True)
+    answers = await asyncio.gather(*map(together.load, range(3)), return_exceptions=True)
     assert (answers[0], answers[2]) == (0, 2)
     assert isinstance(answers[1], PermissionError)
 
 
 async def test_who_leaves_takes_nobody_along(threads: ThreadPool) -> None:
     together = BatchLoader(threads, str)
-    leaving, staying = (asyncio.create_task(together.ask(key)) for key in (1, 2))
+    leaving, staying = (asyncio.create_task(together.load(key)) for key in (1, 2))
     await asyncio.sleep(0)
     leaving.cancel()
     assert await staying == "2"
-    assert await together.ask(3) == "3"
+    assert await together.load(3) == "3"
 
 
 async def test_a_question_that_hangs_ends_in_time() -> None:
     hops, release = Hops(timeout_s=0.05), threading.Event()
     together: BatchLoader[int, bool] = BatchLoader(hops, lambda _: release.wait())
     with pytest.raises(TimeoutError):
-        await together.ask(1)
+        await together.load(1)
     release.set()
     await hops.aclose()
 
@@ -92,7 +92,7 @@ async def test_a_question_that_hangs_ends_in_time() -> None:
 async def test_a_closed_store_says_so(threads: ThreadPool) -> None:
     await threads.aclose()
     with pytest.raises(OSError, match="have ended"):
-        await BatchLoader(threads, str).ask(1)
+        await BatchLoader(threads, str).load(1)
 
 
 async def test_those_who_gave_up_do_not_pile_up_while_all_hops_hang() -> None:
@@ -100,7 +100,7 @@ async def test_those_who_gave_up_do_not_pile_up_while_all_hops_hang() -> None:
     together: BatchLoader[int, bool] = BatchLoader(hops, lambda _: release.wait())
     for key in range(20):
         with pytest.raises(TimeoutError):
-            await together.ask(key)
+            await together.load(key)
     assert hops.taken == 2
     assert together.waiting <= 1
     release.set()

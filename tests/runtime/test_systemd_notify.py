@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.runtime.supervised_task import BackgroundTask
-from proxy.runtime.systemd_notify import ServiceManager, supervised
+from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from tests.faults.server import Server
 from tests.support.restarts import Restarts, holds
 
@@ -59,14 +59,14 @@ def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listene
 
 
 async def test_it_is_told_of_the_start_and_of_the_end(listener: Listener) -> None:
-    async with supervised(ServiceManager(listener.address), alive=lambda: True):
+    async with service_notifications(ServiceManager(listener.address), alive=lambda: True):
         assert listener.heard() == ["READY=1"]
     assert listener.heard() == ["STOPPING=1"]
 
 
 async def test_its_watchdog_is_fed_twice_in_each_interval(listener: Listener) -> None:
     loop = asyncio.get_running_loop()
-    async with supervised(ServiceManager(listener.address, 0.1), alive=lambda: True):
+    async with service_notifications(ServiceManager(listener.address, 0.1), alive=lambda: True):
         began = loop.time()
         told = [await listener.hear() for _ in range(5)]
         assert told == ["READY=1", *["WATCHDOG=1"] * 4]
@@ -81,7 +81,7 @@ async def test_without_workers_its_watchdog_goes_hungry(listener: Listener) -> N
         return False
 
     with capture_logs() as logs:
-        async with supervised(ServiceManager(listener.address, 0.02), alive=alive):
+        async with service_notifications(ServiceManager(listener.address, 0.02), alive=alive):
             await asked.wait()
         assert listener.heard() == ["READY=1", "STOPPING=1"]
     assert logs[0]["event"] == "watchdog_not_fed"
@@ -89,22 +89,24 @@ async def test_without_workers_its_watchdog_goes_hungry(listener: Listener) -> N
 
 async def test_a_manager_that_does_not_hear_stops_nobody(tmp_path: Path) -> None:
     with capture_logs() as logs:
-        async with supervised(ServiceManager(str(tmp_path / "gone"), 1.0), alive=lambda: True):
+        async with service_notifications(
+            ServiceManager(str(tmp_path / "gone"), 1.0), alive=lambda: True
+        ):
             pass
-    assert {line["event"] for line in logs} == {"service_manager_deaf"}
+    assert {line["event"] for line in logs} == {"systemd_notify_failed"}
 
 
 async def test_a_manager_whose_queue_is_full_is_not_waited_for(listener: Listener) -> None:
     manager = ServiceManager(listener.address)
     with capture_logs() as logs:
         while not logs:
-            manager.tell("WATCHDOG=1")
-    assert logs[0]["event"] == "service_manager_deaf"
+            manager.notify("WATCHDOG=1")
+    assert logs[0]["event"] == "systemd_notify_failed"
 
 
 def test_where_nothing_listens_nothing_is_told() -> None:
     assert ServiceManager.of({}) == ServiceManager()
-    ServiceManager().tell("READY=1")
+    ServiceManager().notify("READY=1")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,6 @@ async def test_an_unforeseen_error_does_not_end_the_watchdog_messages(listener: 
         return True
 
     manager = ServiceManager(listener.address, 1.0)
-    async with supervised(manager, alive=alive, supervisor=restarts.supervisor):
+    async with service_notifications(manager, alive=alive, supervisor=restarts.supervisor):
         await holds(lambda: "WATCHDOG=1" in listener.heard())
     assert restarts.tasks == [BackgroundTask.WATCHDOG]

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.http_exceptions import BadStatusLine
 
 from proxy.settings import LogSettings
-from proxy.telemetry.logging import AccessLog, _worth_telling
+from proxy.telemetry.logging import AccessLog, _is_relevant
 
 
 class Stream(io.BytesIO):
@@ -70,9 +70,9 @@ def test_a_strangers_malformed_request_fills_no_log() -> None:
         info = (type(error), error, None)
         return logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "", None, info)
 
-    assert not _worth_telling(record(BadStatusLine()))
-    assert not _worth_telling(record(asyncio.CancelledError()))
-    assert _worth_telling(record(ZeroDivisionError()))
+    assert not _is_relevant(record(BadStatusLine()))
+    assert not _is_relevant(record(asyncio.CancelledError()))
+    assert _is_relevant(record(ZeroDivisionError()))
 
 
 @pytest.mark.parametrize("fmt", ["json", "console"])

@@ -139,7 +139,7 @@ class DiskStore:
         The files are not opened, so `get` may still be a miss.
         """
         nothing: AbstractSet[str] = frozenset()
-        return await self._read(partial(self._listing.ask, self._paths.medium(media_id)), nothing)
+        return await self._read(partial(self._listing.load, self._paths.medium(media_id)), nothing)
 
     @asynccontextmanager
     async def writer(self, variant: Variant) -> AsyncIterator[DiskWriter]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.runtime.open_file_limit import make_room
+from proxy.runtime.open_file_limit import raise_limit
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.server.connection import ConnectionServer
@@ -60,7 +60,7 @@ class ServerRunner(web.AppRunner):
         limiter = self.connection_limiter
         # Descriptors must not run out: libuv gives up its spare one then, another thread may get
         # it, and the listening socket stays readable while nothing can be accepted.
-        limiter.max_connections = make_room(limiter.max_connections)
+        limiter.max_connections = raise_limit(limiter.max_connections)
         await super().setup()
         await self._background.enter_async_context(limiter.watching(self._supervisor))
         await self._background.enter_async_context(self._loop_lag.running())

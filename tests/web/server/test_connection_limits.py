@@ -1,12 +1,9 @@
-"""The doorkeeper's rules, and how many connections the limit of open files has room for."""
+"""The limit of connections, and the review of their deadlines."""
 
 from __future__ import annotations
 
-import resource
-
 import pytest
 
-from proxy.runtime.open_file_limit import fitting, make_room
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import ServerSettings
 from proxy.web.server.connection_limits import CloseReason, ConnectionLimiter, ConnectionSlot
@@ -85,34 +82,6 @@ async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> N
         assert door.enter(guest) is ConnectionSlot.SEAT
     await door._review_all()
     assert [len(guest.reviewed) for guest in guests] == [1] * 1200
-
-
-@pytest.mark.parametrize(
-    ("wanted", "descriptors", "allowed"),
-    [
-        (10_000, 1_048_576, 10_000),
-        (10_000, resource.RLIM_INFINITY, 10_000),
-        (10_000, 4096, 3584),
-        (10_000, 64, 16),
-        (0, 64, 16),
-        (0, 40, 1),
-        (20, 1024, 20),
-    ],
-)
-def test_connections_fit_below_the_limit_of_open_files(
-    wanted: int, descriptors: int, allowed: int
-) -> None:
-    assert fitting(wanted, descriptors) == allowed
-
-
-def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
-    try:
-        assert make_room(10) == 10
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class FailingGuest(Guest):
