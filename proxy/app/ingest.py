@@ -58,6 +58,14 @@ def open_main_api(settings: Settings, address: str) -> HttpMainApi:
     )
 
 
+def local_queue(
+    settings: Settings, urls: IngestUrls, queue: UploadQueue | None, port: int
+) -> UploadQueue | None:
+    """Return the queue of this server if it is the main API of its own worker; ``port`` is ours."""
+    own = urls.main_api in (settings.local_url(port), settings.base_url(port))
+    return queue if own else None
+
+
 @asynccontextmanager
 async def open_analyst(services: Services) -> AsyncIterator[Analyst]:
     """Build an analyst with the providers that have a key.
@@ -78,11 +86,11 @@ async def open_analyst(services: Services) -> AsyncIterator[Analyst]:
 
 @asynccontextmanager
 async def open_ingest(
-    services: Services, addresses: IngestUrls, *, local_queue: UploadQueue | None = None
+    services: Services, addresses: IngestUrls, *, queue: UploadQueue | None = None
 ) -> AsyncIterator[WorkerLoop]:
     """Build a worker that does not run yet; see `proxy.ingest.worker_loop.running_worker`.
 
-    With ``local_queue`` it works on this queue and sends no HTTP requests.
+    With ``queue`` it works on the uploads of this process and sends no HTTP requests.
 
     Raises:
         ConfigurationError: a key cannot be read.
@@ -90,8 +98,8 @@ async def open_ingest(
     settings, storage = services.settings, services.storage
     opened: AbstractAsyncContextManager[MainApi] = (
         open_main_api(settings, addresses.main_api)
-        if local_queue is None
-        else nullcontext(LocalMainApi(local_queue))
+        if queue is None
+        else nullcontext(LocalMainApi(queue))
     )
     async with opened as api, open_analyst(services) as analyst:
         progress, analyses = IngestProgress(storage.writer), AnalysisRepository(storage.writer)

@@ -12,7 +12,7 @@ import typer
 import uvloop
 
 from proxy import __version__
-from proxy.app.ingest import has_worker, open_ingest
+from proxy.app.ingest import has_worker, local_queue, open_ingest
 from proxy.app.services import Services, open_services
 from proxy.app.startup_checks import check_start, start_tracing
 from proxy.app.uploads import UploadServices, open_uploads
@@ -103,10 +103,8 @@ async def _start_ingest(
     settings = services.settings
     if settings.ingest.embedded and has_worker(settings):
         urls = ingest_urls(settings, port)
-        # If the main API is this server, the worker uses its queue directly and not HTTP.
-        own = urls.main_api in (settings.local_url(port), settings.base_url(port))
-        queue = main.queue if main is not None and own else None
-        ingest = await stack.enter_async_context(open_ingest(services, urls, local_queue=queue))
+        queue = local_queue(settings, urls, None if main is None else main.queue, port)
+        ingest = await stack.enter_async_context(open_ingest(services, urls, queue=queue))
         # The other half of the time is left to responses in progress.
         drain_s = settings.server.drain_s / 2
         await stack.enter_async_context(

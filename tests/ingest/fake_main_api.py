@@ -1,4 +1,4 @@
-"""A main API of the tests' own: as the requirements document writes it, with every way to fail."""
+"""A fake main API: as the requirements document defines it, with every way to fail."""
 
 from __future__ import annotations
 
@@ -31,36 +31,46 @@ class Image:
 
 
 class FakeMainApi:
-    """The platform's Node server, as far as a worker sees it."""
+    """The Node server of the platform, as a worker sees it."""
 
     def __init__(self) -> None:
         self.images: dict[int, Image] = {}
         self.asked: Counter[str] = Counter()
-        """Requests by the name of their route."""
+        """Requests by name of route."""
         self.ranges: list[str | None] = []
         self.status: dict[str, int] = {}
-        """By route, what is answered in place of an answer."""
+        """Status to answer, by route."""
         self.headers: dict[str, str] = {}
-        """Of those answers."""
+        """Headers of these answers."""
         self.text: dict[str, str] = {}
-        """By route, what a success says in place of JSON."""
-        self.delay_s: dict[str, float] = {}
+        """HTML to answer with status 200, by route."""
+        self._gates: dict[str, asyncio.Event] = {}
         self.cuts: list[int] = []
-        """The next downloads break off after so many bytes, each once."""
+        """Each of the next downloads breaks off after so many bytes."""
         self.replaced: dict[int, bytes] = {}
-        """By upload, the file that is there after the next download that breaks off."""
+        """By upload id: the file after the next broken download."""
         self.etag = True
         self.base = ""
 
     def add(
         self, body: bytes, *, kind: str = "profile", user_id: int = 4, suffix: str = "jpg"
     ) -> Image:
-        """An upload that waits for a worker."""
+        """Add a pending upload."""
         number = max(self.images, default=0) + 1
         folder = "sites" if kind == "site" else "profiles"
         path = f"/temp_images/{folder}/{user_id}-{kind}-17041104{number:02}-98765432.{suffix}"
         self.images[number] = Image(number, user_id, path, body)
         return self.images[number]
+
+    def hold(self, route: str) -> asyncio.Event:
+        """Answer no request to a route until the event is set."""
+        self._gates[route] = asyncio.Event()
+        return self._gates[route]
+
+    def release(self) -> None:
+        """Answer all held requests."""
+        for gate in self._gates.values():
+            gate.set()
 
     def app(self) -> web.Application:
         """The routes of the requirements document, sections 2 and 8."""
@@ -75,7 +85,8 @@ class FakeMainApi:
     async def _answering(self, request: web.Request, handler: Any) -> web.StreamResponse:
         name = request.match_info.route.name or ""
         self.asked[name] += 1
-        await asyncio.sleep(self.delay_s.get(name, 0))
+        if name in self._gates:
+            await self._gates[name].wait()
         if name in self.status:
             return web.Response(status=self.status[name], headers=self.headers)
         if name != "file" and request.headers.get("Authorization") != f"Bearer {KEY}":
@@ -148,8 +159,8 @@ class FakeMainApi:
         if self.cuts:
             await response.write(body[start : start + self.cuts.pop(0)])
             assert request.transport is not None
-            await asyncio.sleep(0.05)
-            request.transport.abort()
+            # Sends what was written, then closes, although more bytes were announced.
+            request.transport.close()
             for number, other in self.replaced.items():
                 self.images[number].body = other
             return response
@@ -157,14 +168,15 @@ class FakeMainApi:
         return response
 
     def count(self, status: str) -> int:
-        """Rows of a status."""
+        """Return the number of uploads with a status."""
         return sum(one.status == status for one in self.images.values())
 
 
 @asynccontextmanager
 async def fake_main_api() -> AsyncIterator[FakeMainApi]:
-    """One that listens for the length of the block."""
+    """Run a fake main API while the block runs."""
     fake = FakeMainApi()
     async with TestServer(fake.app()) as server:
         fake.base = f"http://127.0.0.1:{server.port}"
         yield fake
+        fake.release()

@@ -1,55 +1,52 @@
-"""Steps and their order, with steps of the tests' own: what fails, and what goes on."""
+"""Uploads with scripted steps: order, failures and their outcome."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.domain.analysis import Analysis, merge
 from proxy.domain.errors import (
-    MainApiRefused,
     QueueFull,
     RenderFault,
-    RenderTimeout,
     SmartserveError,
-    SourceQuarantined,
     SourceUnavailable,
     UndecodableSource,
-    UploadGone,
 )
-from proxy.domain.image_analysis import DetectedObject, Kind, ProviderGap, Quality
 from proxy.domain.ingest_item import ItemOutcome, ItemState, LeasedItem, StepState, Upload
-from proxy.domain.media import DataType, Focus
+from proxy.domain.media import DataType
 from proxy.domain.pending_image import Step
-from proxy.domain.worker_protocol import AnalysisResult
 from proxy.ingest.item_runner import ItemRunner, retry_wait_s
 from proxy.ingest.step_retry import (
     StepFunction,
     StepRetrier,
     StepTimeouts,
-    failure_reason,
-    is_retried_later,
 )
-from proxy.ingest.steps.analyse import AnalyseStep, focus_of
+from proxy.ingest.steps.analyse import AnalyseStep
 from proxy.settings import DatabaseSettings, IngestSettings
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.schema import upgrade
+from proxy.storage.database.tables import ingest_items
 from proxy.telemetry.metrics import Metrics
+from tests.ingest.conftest import PLAIN, Work, Worker
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.ingest.quiet import QuietApi
+from tests.support.server import SAMPLES
+
+PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 
 UPLOAD = Upload(1, 4, "/temp_images/profiles/4-logo-1.png", None, None, DataType.LOGO)
 
 
 class Script:
-    """Steps that do what they are told, and what was done."""
+    """Scripted steps, and a record of what ran."""
 
     def __init__(self, progress: IngestProgress) -> None:
         self._progress = progress
@@ -66,8 +63,8 @@ class Script:
         return work
 
 
-class Looks:
-    """Who is asked again, and what comes of it."""
+class FakeAnalyses:
+    """A scripted analysis step."""
 
     def __init__(self) -> None:
         self.pending_providers = False
@@ -84,7 +81,7 @@ class Looks:
 
 
 class Bench:
-    """A queue with one upload, and a taker over scripted steps."""
+    """A queue with one upload, and a runner with scripted steps."""
 
     def __init__(self, writer: LeasedWriter, settings: IngestSettings) -> None:
         self.writer = writer
@@ -92,8 +89,8 @@ class Bench:
         self.script = Script(self.progress)
         self.metrics = Metrics()
         self.api = QuietApi()
-        self.looks = Looks()
-        self.taker = ItemRunner(
+        self.analyses = FakeAnalyses()
+        self.runner = ItemRunner(
             api=self.api,
             queue=self.queue,
             retrier=StepRetrier(
@@ -104,16 +101,24 @@ class Bench:
                 metrics=self.metrics.ingest,
             ),
             steps={step: self.script.step(step) for step in Step},
-            analyses=cast("AnalyseStep", self.looks),
+            analyses=cast("AnalyseStep", self.analyses),
             settings=settings,
             changed=lambda _: None,
         )
 
-    async def take(self) -> ItemOutcome:
+    async def run(self) -> ItemOutcome:
         await self.queue.enqueue([UPLOAD], settled_before=0)
         item = await self.queue.claim("w")
         assert item is not None
-        return await self.taker.run(item)
+        return await self.runner.run(item)
+
+    async def make_due(self) -> None:
+        """Make the upload due without waiting."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(update(ingest_items).values(not_before=1))
+
+        await self.writer.run(work)
 
     async def again(self) -> LeasedItem:
         item = await self.queue.claim("w", ItemState.FAILED)
@@ -136,29 +141,29 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await writer.aclose()
 
 
-async def test_steps_are_done_in_their_order(bench: Bench) -> None:
-    assert await bench.take() is ItemOutcome.DONE
+async def test_steps_run_in_order(bench: Bench) -> None:
+    assert await bench.run() is ItemOutcome.DONE
     assert bench.script.done == list(Step)
 
 
-async def test_what_passes_is_tried_again_at_once(bench: Bench) -> None:
+async def test_a_transient_error_is_retried_at_once(bench: Bench) -> None:
     bench.script.errors[Step.RESIZE_OPTIMIZE] = [QueueFull("full"), RenderFault("ours")]
-    assert await bench.take() is ItemOutcome.DONE
+    assert await bench.run() is ItemOutcome.DONE
     assert bench.script.done.count(Step.RESIZE_OPTIMIZE) == 3
 
 
-async def test_what_does_not_pass_is_not_tried_again(bench: Bench) -> None:
+async def test_a_permanent_error_is_not_retried(bench: Bench) -> None:
     bench.script.errors[Step.RETRIEVE_FILE] = [UndecodableSource("corrupt")] * 3
-    assert await bench.take() is ItemOutcome.FAILED
+    assert await bench.run() is ItemOutcome.FAILED
     assert bench.script.done == [Step.RETRIEVE_FILE]
     assert bench.api.cleaned == [1]
 
 
-async def test_an_analysis_that_fails_for_good_fails_that_step_and_not_the_picture(
+async def test_a_failed_analysis_does_not_fail_the_upload(
     bench: Bench,
 ) -> None:
     bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [UndecodableSource("no"), QueueFull("full")]
-    assert await bench.take() is ItemOutcome.DONE
+    assert await bench.run() is ItemOutcome.DONE
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
 
@@ -167,91 +172,73 @@ async def test_an_analysis_that_fails_for_good_fails_that_step_and_not_the_pictu
     ("error", "state"),
     [(QueueFull("full"), ItemState.INCOMPLETE), (UndecodableSource("no"), ItemState.DONE)],
 )
-async def test_an_analysis_that_is_missing_is_made_later_where_that_may_help(
+async def test_a_missing_analysis_is_retried_later_if_that_may_help(
     bench: Bench, error: SmartserveError, state: ItemState
 ) -> None:
     bench.script.errors[Step.AI_VISUAL_ANALYSIS] = [error] * 3
-    assert await bench.take() is ItemOutcome.DONE
+    assert await bench.run() is ItemOutcome.DONE
     assert (await queue_report(bench.writer)).states[state] == 1
 
 
-async def test_looks_go_on_for_as_long_as_the_settings_say(bench: Bench) -> None:
-    """Whether nobody answers or something fails, the picture stays as it is."""
-    bench.looks.pending_providers = True
-    bench.looks.answers = [False, SourceUnavailable("away")]
-    assert await bench.take() is ItemOutcome.DONE
+async def test_analyses_are_retried_as_often_as_configured(bench: Bench) -> None:
+    """Whether no provider answers or the step fails: the upload stays done."""
+    bench.analyses.pending_providers = True
+    bench.analyses.answers = [False, SourceUnavailable("away")]
+    assert await bench.run() is ItemOutcome.DONE
     for _ in range(2):
-        await asyncio.sleep(0.01)
+        await bench.make_due()
         item = await bench.queue.claim("w", ItemState.INCOMPLETE)
         assert item is not None
-        assert await bench.taker.run(item) is ItemOutcome.ANALYSIS_MISSING
+        assert await bench.runner.run(item) is ItemOutcome.ANALYSIS_MISSING
     assert (await queue_report(bench.writer)).states[ItemState.DONE] == 1
     assert bench.script.done == list(Step)
     assert bench.api.cleaned == []
 
 
-async def test_what_is_healed_begins_at_the_step_that_failed(bench: Bench) -> None:
+async def test_a_retried_upload_continues_at_the_failed_step(bench: Bench) -> None:
     bench.script.errors[Step.RESIZE_OPTIMIZE] = [SourceUnavailable("full")] * 3
-    assert await bench.take() is ItemOutcome.RETRY
+    assert await bench.run() is ItemOutcome.RETRY
     bench.script.done.clear()
-    await asyncio.sleep(0.01)
-    assert await bench.taker.run(await bench.again()) is ItemOutcome.DONE
+    await bench.make_due()
+    assert await bench.runner.run(await bench.again()) is ItemOutcome.DONE
     assert bench.script.done == [Step.RESIZE_OPTIMIZE, Step.UPDATE_CALLBACK]
 
 
-async def test_who_asks_for_a_long_rest_is_left_alone_until_it_is_healed(bench: Bench) -> None:
+async def test_a_long_retry_after_ends_the_attempts(bench: Bench) -> None:
     bench.script.errors[Step.UPDATE_CALLBACK] = [QueueFull("busy", retry_after_s=3600)] * 3
-    assert await bench.take() is ItemOutcome.RETRY
+    assert await bench.run() is ItemOutcome.RETRY
     assert bench.script.done.count(Step.UPDATE_CALLBACK) == 1
 
 
-def test_waits_between_heals_double_up_to_a_limit() -> None:
+def test_waits_double_up_to_a_maximum() -> None:
     settings = IngestSettings()
     assert [retry_wait_s(settings, n) for n in (0, 1, 2, 6, 4000)] == [60, 120, 240, 3600, 3600]
 
 
-def test_a_refused_callback_heals_and_a_refused_download_does_not() -> None:
-    refused = MainApiRefused("400")
-    assert is_retried_later(Step.UPDATE_CALLBACK, refused)
-    assert not is_retried_later(Step.RETRIEVE_FILE, refused)
-
-
-@pytest.mark.parametrize("step", [Step.RETRIEVE_FILE, Step.UPDATE_CALLBACK])
-@pytest.mark.parametrize(
-    "error",
-    [SourceQuarantined("q"), RenderTimeout("t"), RenderFault("f"), UploadGone("404")],
-)
-def test_what_may_be_a_passing_fault_has_the_benefit_of_the_doubt_three_times(
-    step: Step, error: SmartserveError
+async def test_a_permanent_failure_is_reported_until_the_main_api_accepts_it(
+    fake: FakeMainApi, plain: Worker
 ) -> None:
-    tried = [is_retried_later(step, error, retries=times) for times in range(5)]
-    assert tried == [True, True, True, False, False]
+    image = fake.add(b"no picture")
+    fake.status["cleanup"] = 500
+    await plain.ingest.run_once()
+    assert image.status == "pending"
+    plain.due()
+    await plain.ingest.run_once()
+    del fake.status["cleanup"]
+    plain.due()
+    await plain.ingest.run_once()
+    assert image.status == "failed"
+    assert fake.asked["file"] == 1
+    assert plain.row("not_before") == ["None"]
 
 
-def test_a_reason_says_what_the_system_said() -> None:
-    error = SourceUnavailable("cannot be written")
-    error.__cause__ = OSError(28, "No space left on device")
-    told = failure_reason(Step.RETRIEVE_FILE, error)
-    assert told == "retrieve_file: cannot be written (No space left on device)"
-
-
-def _analysis(*objects: DetectedObject) -> Analysis:
-    quality = Quality(1, 1, 1, 1, 1, 1, 1)
-    local = AnalysisResult(
-        1, 1, (), (), quality, (), Kind("photo", ""), "", "", "0" * 16, Focus(0.1, 0.1)
-    )
-    found = merge(local, [], ProviderGap("tesseract", "no"), data_type="profile")
-    return replace(found, objects=objects)
-
-
-def test_the_focus_is_the_middle_of_the_surest_and_largest_object() -> None:
-    small = DetectedObject("cup", 0.9, (0, 0, 0.1, 0.1))
-    large = DetectedObject("person", 0.8, (0.4, 0.2, 0.8, 1.0))
-    nowhere = DetectedObject("sky", 1.0)
-    focus = focus_of(_analysis(small, large, nowhere))
-    assert focus is not None
-    assert (focus.x, focus.y) == pytest.approx((0.6, 0.6))
-
-
-def test_without_a_place_there_is_no_focus() -> None:
-    assert focus_of(_analysis(DetectedObject("sky", 1.0))) is None
+async def test_after_the_last_retry_an_upload_fails_permanently(
+    fake: FakeMainApi, work: Work
+) -> None:
+    plain = await work(**PLAIN, max_retries=1)
+    image = fake.add(PHOTO)
+    fake.status["file"] = 500
+    await plain.ingest.run_once()
+    plain.due()
+    await plain.ingest.run_once()
+    assert image.status == "failed"

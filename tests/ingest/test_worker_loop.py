@@ -1,13 +1,24 @@
-"""The loop of the ingest worker."""
+"""The loop of the ingest worker: polling, leases, retries, rests, and its end."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import cast
 
-from proxy.ingest.worker_loop import WorkerLoop, running_worker
+import pytest
+
+from proxy.domain.errors import DatabaseUnavailable, LeaseLost
+from proxy.domain.ingest_item import Lease
+from proxy.ingest.worker_loop import WorkerLoop, new_worker_id, renewed, running_worker
 from proxy.runtime.supervised_task import BackgroundTask
+from proxy.storage.database.ingest_queue import IngestQueue
+from tests.ingest.conftest import PLAIN, Work, Worker
+from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.restarts import Restarts, holds
+from tests.support.server import SAMPLES
+from tests.support.waiting import eventually
+
+PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 
 
 class FailingLoop:
@@ -36,3 +47,147 @@ async def test_an_unforeseen_error_restarts_the_worker() -> None:
         assert not task.done()
     assert task.done()
     assert restarts.tasks == [BackgroundTask.INGEST_WORKER]
+
+
+LEASE = cast("Lease", object())
+
+
+class FakeQueue:
+    """Answers renewals with the given errors, then with success."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.renewals = 0
+        self._errors = list(errors)
+
+    async def renew(self, lease: Lease) -> None:
+        assert lease is LEASE
+        self.renewals += 1
+        if self._errors:
+            raise self._errors.pop(0)
+
+
+async def test_an_unforeseen_error_does_not_end_the_renewals() -> None:
+    queue, restarts = FakeQueue(KeyError("row")), Restarts()
+    async with renewed(
+        cast("IngestQueue", queue), LEASE, lease_s=0.0, supervisor=restarts.supervisor
+    ):
+        await holds(lambda: queue.renewals > 1)
+    assert restarts.tasks == [BackgroundTask.LEASE_HEARTBEAT]
+
+
+async def test_an_unavailable_database_does_not_end_the_work() -> None:
+    queue = FakeQueue(DatabaseUnavailable("away"))
+    async with renewed(cast("IngestQueue", queue), LEASE, lease_s=0.0):
+        await holds(lambda: queue.renewals > 1)
+
+
+async def test_a_lost_lease_cancels_the_work() -> None:
+    queue = FakeQueue(LeaseLost("another worker"))
+    with pytest.raises(LeaseLost):
+        async with renewed(cast("IngestQueue", queue), LEASE, lease_s=0.0):
+            await asyncio.Event().wait()
+
+
+async def test_a_timeout_of_the_work_itself_is_not_a_lost_lease() -> None:
+    with pytest.raises(TimeoutError):
+        async with renewed(cast("IngestQueue", FakeQueue()), LEASE, lease_s=60):
+            raise TimeoutError
+
+
+async def test_after_a_lost_lease_nothing_is_reported(fake: FakeMainApi, work: Work) -> None:
+    plain = await work(**PLAIN, lease_s=1)
+    image = fake.add(PHOTO)
+    fake.hold("complete")
+    async with running_worker(plain.ingest, drain_s=5):
+        await eventually(lambda: fake.asked["complete"])
+        polls = fake.asked["pending"]
+        plain.sql("UPDATE ingest_items SET lease = 'another', lease_until = 9e9; SELECT 1")
+        # The worker has abandoned the upload when it polls again.
+        await eventually(lambda: fake.asked["pending"] > polls)
+    assert plain.row("state, lease") == ["queued", "another"]
+    assert image.completions == []
+
+
+async def test_at_the_end_an_unfinished_upload_is_released(
+    fake: FakeMainApi, plain: Worker
+) -> None:
+    fake.add(PHOTO)
+    fake.hold("file")
+    async with running_worker(plain.ingest, drain_s=0.0):
+        await eventually(lambda: fake.asked["file"])
+    assert plain.row("state, lease, lease_until") == ["queued", "None", "None"]
+
+
+async def test_at_the_end_the_current_upload_is_finished_and_no_other_begun(
+    fake: FakeMainApi, plain: Worker
+) -> None:
+    fake.add(PHOTO)
+    fake.add(PHOTO)
+    gate = fake.hold("file")
+    async with running_worker(plain.ingest, drain_s=20):
+        await eventually(lambda: fake.asked["file"])
+        gate.set()
+    assert (fake.count("processed"), fake.count("pending")) == (1, 1)
+
+
+async def test_an_upload_ends_a_rest(fake: FakeMainApi, plain: Worker) -> None:
+    """Without it the rest would last ten minutes."""
+    async with running_worker(plain.ingest, drain_s=5):
+        await eventually(lambda: fake.asked["pending"])
+        fake.add(PHOTO)
+        plain.server.services.upload_arrived.set()
+        await eventually(lambda: fake.count("processed"))
+
+
+async def test_an_unavailable_main_api_is_polled_again(fake: FakeMainApi, plain: Worker) -> None:
+    fake.add(PHOTO)
+    fake.status["pending"] = 500
+    assert await plain.ingest.run_once() == 1
+    assert plain.sql("SELECT * FROM ingest_items") == []
+    async with running_worker(plain.ingest, drain_s=5):
+        await eventually(lambda: fake.asked["pending"] > 3)
+        del fake.status["pending"]
+        await eventually(lambda: fake.count("processed"))
+
+
+async def test_an_invalid_row_does_not_end_the_worker(fake: FakeMainApi, plain: Worker) -> None:
+    image = fake.add(PHOTO)
+    await plain.ingest.run_once()
+    image.status = "pending"
+    plain.sql(
+        "UPDATE ingest_items SET state = 'queued', data_type = 'of a newer version'; SELECT 1"
+    )
+    async with running_worker(plain.ingest, drain_s=5) as task:
+        before = fake.asked["pending"]
+        await eventually(lambda: fake.asked["pending"] > before + 1)
+        assert not task.done()
+
+
+async def test_concurrent_tasks_process_different_uploads(fake: FakeMainApi, work: Work) -> None:
+    plain = await work(concurrency=3, renditions="none", analyse=False)
+    for _ in range(9):
+        fake.add(PHOTO)
+    assert await plain.ingest.run_once() == 0
+    assert fake.count("processed") == 9
+    assert len({one.media_id for one in fake.images.values()}) == 9
+    assert all(len(one.completions) == 1 for one in fake.images.values())
+
+
+async def test_a_cycle_retries_only_a_few_failed_uploads(fake: FakeMainApi, work: Work) -> None:
+    plain = await work(**PLAIN, retries_per_cycle=2, max_attempts=1)
+    for _ in range(5):
+        fake.add(PHOTO)
+    fake.status["file"] = 500
+    await plain.ingest.run_once()
+    assert fake.asked["file"] == 5
+    plain.due()
+    healed: list[int] = []
+    while await plain.ingest._cycle():
+        healed.append(fake.asked["file"] - 5 - sum(healed))
+    assert healed == [2, 2, 1]
+
+
+def test_worker_ids_are_unique_and_fit_their_column() -> None:
+    names = {new_worker_id() for _ in range(50)}
+    assert len(names) == 50
+    assert max(map(len, names)) <= 50

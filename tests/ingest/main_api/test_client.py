@@ -171,7 +171,8 @@ async def test_nobody_there_is_unavailable(connect: Connect) -> None:
 
 
 async def test_a_slow_answer_is_given_up(fake: FakeMainApi, client: HttpMainApi) -> None:
-    fake.delay_s = {"pending": 5, "file": 5}
+    fake.hold("pending")
+    fake.hold("file")
     image = fake.add(BODY)
     for work in (client.pending(), fetched(client, image.image_path)):
         with pytest.raises(MainApiUnavailable, match="in time"):

@@ -1,5 +1,4 @@
-# ruff: noqa: ASYNC110 - other processes have no events
-"""Workers as processes of their own: several on one queue, killed at random, stopped in order."""
+"""Ingest workers as processes: several on one queue, killed at random, stopped in order."""
 
 from __future__ import annotations
 
@@ -25,6 +24,9 @@ from proxy.storage.originals.sweep import sweep
 from tests.ingest.fake_main_api import KEY, FakeMainApi
 from tests.support.mariadb import MariaDB
 from tests.support.server import SAMPLES
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 SMARTSERVE = (sys.executable, "-m", "proxy.cli")
 QUICK = {
@@ -38,8 +40,8 @@ QUICK = {
 Process = asyncio.subprocess.Process
 
 
-def picture(number: int) -> bytes:
-    """A small photograph that is like no other."""
+def image_of(number: int) -> bytes:
+    """Return a small photograph with unique content."""
     out = io.BytesIO()
     with Image.open(SAMPLES / "kodak-23.jpg") as photo:
         photo.resize((320 + number, 240)).save(out, "jpeg", quality=85)
@@ -70,41 +72,33 @@ async def start(environment: Mapping[str, str], *arguments: str) -> Process:
     )
 
 
-async def until(condition: Callable[[], object], *, limit_s: float = 60) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-async def test_once_ends_when_nothing_is_due_and_says_whether_all_went_well(
+async def test_once_ends_when_nothing_is_due_and_its_exit_code_tells_failures(
     fake: FakeMainApi, environment: dict[str, str]
 ) -> None:
-    image = fake.add(picture(1))
+    image = fake.add(image_of(1))
     assert await (await start(environment, "ingest", "--once")).wait() == 0
     assert image.status == "processed"
     fake.add(b"no picture")
     assert await (await start(environment, "ingest", "--once")).wait() == 1
 
 
-async def test_a_worker_ends_in_order_at_sigterm(
+async def test_sigterm_ends_a_worker_after_its_current_upload(
     fake: FakeMainApi, environment: dict[str, str]
 ) -> None:
     worker = await start(environment, "ingest")
-    await until(lambda: fake.asked["pending"])
-    image = fake.add(picture(1))
-    await until(lambda: fake.asked["file"])
+    await eventually(lambda: fake.asked["pending"], timeout_s=60)
+    image = fake.add(image_of(1))
+    await eventually(lambda: fake.asked["file"])
     worker.terminate()
     assert await worker.wait() == 0
     assert image.status == "processed"
 
 
-async def test_status_tells_how_uploads_stand(
-    fake: FakeMainApi, environment: dict[str, str]
-) -> None:
-    fake.add(picture(1))
+async def test_status_reports_the_queue(fake: FakeMainApi, environment: dict[str, str]) -> None:
+    fake.add(image_of(1))
     fake.add(b"no picture")
     await (await start(environment, "ingest", "--once")).wait()
-    fake.add(picture(2))
+    fake.add(image_of(2))
     told, _ = await (await start(environment, "status", "--json")).communicate()
     report = json.loads(told)
     assert report["states"] == {"queued": 0, "done": 1, "incomplete": 0, "failed": 1}
@@ -118,13 +112,13 @@ async def test_status_tells_how_uploads_stand(
     assert "500" in json.loads(told)["main_api"]["pending"]
 
 
-async def test_a_server_has_a_worker_of_its_own(
+async def test_a_server_has_an_embedded_worker(
     fake: FakeMainApi, environment: dict[str, str]
 ) -> None:
-    image = fake.add(picture(1))
+    image = fake.add(image_of(1))
     server = await start(environment, "serve", "--port", "0")
     try:
-        await until(lambda: image.status == "processed")
+        await eventually(lambda: image.status == "processed", timeout_s=60)
         assert image.completions[0]["permanent_url"].endswith(f"/serve/{image.media_id}")
     finally:
         server.terminate()
@@ -132,21 +126,21 @@ async def test_a_server_has_a_worker_of_its_own(
 
 
 def uploads(fake: FakeMainApi, count: int) -> None:
-    """Each tenth is no picture."""
+    """Add uploads; each tenth is not an image."""
     for number in range(count):
-        fake.add(picture(number) if number % 10 else b"no picture")
+        fake.add(image_of(number) if number % 10 else b"no picture")
 
 
 async def settled(environment: Mapping[str, str], fake: FakeMainApi) -> None:
-    """Let one worker, that nobody kills, bring all to an end."""
+    """Let one worker, which is not killed, finish everything."""
     worker = await start(environment, "ingest")
-    await until(lambda: not fake.count("pending"))
+    await eventually(lambda: not fake.count("pending"), timeout_s=120)
     worker.terminate()
     await worker.wait()
 
 
 def check(fake: FakeMainApi, data: Path, rows: list[tuple[int, str, str]]) -> None:
-    """None lost, no medium twice, no part of a file; all that are processed have their files."""
+    """Require that nothing is lost, duplicated or incomplete, and that every file is known."""
     assert Counter(one.status for one in fake.images.values()) == {
         "processed": len(fake.images) * 9 // 10,
         "failed": len(fake.images) // 10,
@@ -218,7 +212,7 @@ async def test_two_workers_on_mariadb_share_the_work(
     environment["SMARTSERVE_DATABASE__URL"] = mariadb.url(name)
     uploads(fake, 20)
     workers = [await start(environment, "ingest") for _ in range(2)]
-    await until(lambda: not fake.count("pending"))
+    await eventually(lambda: not fake.count("pending"), timeout_s=120)
     for worker in workers:
         worker.terminate()
         assert await worker.wait() == 0

@@ -1,14 +1,19 @@
-"""Providers that could not look at a picture are asked again: over HTTP, by the real worker."""
+"""The analysis step: what is stored, and when providers are requested again."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
+from proxy.domain.analysis import Analysis, merge
+from proxy.domain.image_analysis import DetectedObject, Kind, ProviderGap, Quality
+from proxy.domain.media import Focus
+from proxy.domain.worker_protocol import AnalysisResult
+from proxy.ingest.steps.analyse import focus_of
 from tests.analysis.providers.service import (
     GOOGLE_ANSWER,
     KEY,
@@ -82,7 +87,7 @@ def places(work: Work, aiohttp_server: AiohttpServer) -> Places:
     return Places(work, aiohttp_server)
 
 
-async def test_a_provider_that_was_down_is_asked_again_and_what_it_says_is_kept(
+async def test_an_unavailable_provider_is_requested_again_later(
     fake: FakeMainApi, places: Places
 ) -> None:
     place = await places.start(fails(500), fails(500), DESCRIBES, google=says(GOOGLE_ANSWER))
@@ -94,7 +99,7 @@ async def test_a_provider_that_was_down_is_asked_again_and_what_it_says_is_kept(
     assert "500" in before["reasons"]["openai"]
     assert before["subject"] == "Macaw, Bird"
     await place.work()
-    assert len(place.openai.requests) == 2, "it is not due"
+    assert len(place.openai.requests) == 2, "not due yet"
     place.worker.due()
     assert await place.work() == 0
     after = await place.analysis(image.media_id)
@@ -108,7 +113,7 @@ async def test_a_provider_that_was_down_is_asked_again_and_what_it_says_is_kept(
     assert (await info.json())["alt"] == SEEN["subject"]
 
 
-async def test_the_main_api_is_told_once(fake: FakeMainApi, places: Places) -> None:
+async def test_the_main_api_gets_one_callback(fake: FakeMainApi, places: Places) -> None:
     """What it does with a second completion the contract does not say."""
     place = await places.start(fails(500), fails(500), DESCRIBES)
     image = fake.add(PHOTO)
@@ -119,7 +124,7 @@ async def test_the_main_api_is_told_once(fake: FakeMainApi, places: Places) -> N
     assert len(image.completions) == 1
 
 
-async def test_it_is_asked_a_few_times_and_what_is_known_stays(
+async def test_requests_end_after_a_few_and_known_results_stay(
     fake: FakeMainApi, places: Places
 ) -> None:
     place = await places.start(fails(503), google=says(GOOGLE_ANSWER))
@@ -129,7 +134,7 @@ async def test_it_is_asked_a_few_times_and_what_is_known_stays(
     seen = []
     for _ in range(4):
         place.worker.due()
-        assert await place.work() == 0, "the picture has not failed"
+        assert await place.work() == 0, "the upload has not failed"
         seen.append(place.standing())
     assert seen == [["incomplete", "1"], *[["done", "0"]] * 3]
     assert len(place.openai.requests) == 2 * 3
@@ -138,7 +143,7 @@ async def test_it_is_asked_a_few_times_and_what_is_known_stays(
 
 
 @pytest.mark.parametrize("act", [fails(400), fails(401), fails(429, code="insufficient_quota")])
-async def test_one_that_refuses_is_not_asked_again(
+async def test_a_provider_that_rejects_the_image_is_not_requested_again(
     act: Act, fake: FakeMainApi, places: Places
 ) -> None:
     place = await places.start(act)
@@ -147,16 +152,16 @@ async def test_one_that_refuses_is_not_asked_again(
     assert place.standing() == ["done", "0"]
 
 
-async def test_nonsense_may_pass(fake: FakeMainApi, places: Places) -> None:
+async def test_an_answer_of_unknown_form_is_requested_again(
+    fake: FakeMainApi, places: Places
+) -> None:
     place = await places.start(talks_nonsense)
     fake.add(PHOTO)
     await place.work()
     assert place.standing() == ["incomplete", "0"]
 
 
-async def test_a_spent_budget_is_waited_for_and_not_overdrawn(
-    fake: FakeMainApi, places: Places
-) -> None:
+async def test_a_spent_budget_is_not_exceeded(fake: FakeMainApi, places: Places) -> None:
     place = await places.start(DESCRIBES, max_requests_per_day=1)
     first, second = fake.add(PHOTO), fake.add(PHOTO)
     await place.work()
@@ -166,10 +171,10 @@ async def test_a_spent_budget_is_waited_for_and_not_overdrawn(
         await place.work()
     assert len(place.openai.requests) == 1
     told = await place.analysis(second.media_id)
-    assert "the limit of 1 requests a day is spent" in told["reasons"]["openai"]
+    assert "reached the limit of 1 requests a day" in told["reasons"]["openai"]
 
 
-async def test_of_many_one_is_looked_at_while_the_provider_is_down(
+async def test_one_upload_is_tried_while_the_provider_is_unavailable(
     fake: FakeMainApi, places: Places
 ) -> None:
     place = await places.start(fails(500))
@@ -190,7 +195,7 @@ async def test_of_many_one_is_looked_at_while_the_provider_is_down(
     assert place.worker.server.metric(ends, outcome="seen") == 4
 
 
-async def test_what_is_new_goes_first(fake: FakeMainApi, places: Places) -> None:
+async def test_new_uploads_come_first(fake: FakeMainApi, places: Places) -> None:
     place = await places.start(fails(500))
     old = fake.add(PHOTO)
     await place.work()
@@ -200,10 +205,10 @@ async def test_what_is_new_goes_first(fake: FakeMainApi, places: Places) -> None
     await place.work()
     assert len(place.openai.requests) == 2 + 2
     rows = place.worker.sql("SELECT media_id FROM media_ai_analysis ORDER BY id")
-    assert rows == [new.media_id, old.media_id], "kept anew behind it"
+    assert rows == [new.media_id, old.media_id], "stored after it"
 
 
-async def test_without_times_nobody_is_asked_again(
+async def test_without_configured_waits_no_analysis_is_retried(
     fake: FakeMainApi, work: Work, aiohttp_server: AiohttpServer
 ) -> None:
     service = Service([fails(500)])
@@ -215,9 +220,7 @@ async def test_without_times_nobody_is_asked_again(
     assert worker.row("state") == ["done"]
 
 
-async def test_a_picture_that_is_gone_meanwhile_is_left_alone_in_the_end(
-    fake: FakeMainApi, places: Places
-) -> None:
+async def test_a_missing_original_ends_the_retries(fake: FakeMainApi, places: Places) -> None:
     place = await places.start(fails(500))
     image = fake.add(PHOTO)
     await place.work()
@@ -231,3 +234,35 @@ async def test_a_picture_that_is_gone_meanwhile_is_left_alone_in_the_end(
     place.worker.due()
     await place.work()
     assert place.standing() == ["done", "0"]
+
+
+async def test_without_analysis_the_step_stays_pending(fake: FakeMainApi, work: Work) -> None:
+    worker = await work(analyse=False)
+    image = fake.add(PHOTO)
+    assert await worker.ingest.run_once() == 0
+    assert image.completions[0]["ai_enhanced"] is False
+    assert image.completions[0]["ai_analysis"]["quality_score"] is None
+    assert worker.row("ai_visual_analysis", "processing_checklist") == ["pending"]
+    assert worker.sql("SELECT * FROM media_ai_analysis") == []
+
+
+def _analysis(*objects: DetectedObject) -> Analysis:
+    quality = Quality(1, 1, 1, 1, 1, 1, 1)
+    local = AnalysisResult(
+        1, 1, (), (), quality, (), Kind("photo", ""), "", "", "0" * 16, Focus(0.1, 0.1)
+    )
+    found = merge(local, [], ProviderGap("tesseract", "no"), data_type="profile")
+    return replace(found, objects=objects)
+
+
+def test_the_focus_is_the_centre_of_the_most_prominent_object() -> None:
+    small = DetectedObject("cup", 0.9, (0, 0, 0.1, 0.1))
+    large = DetectedObject("person", 0.8, (0.4, 0.2, 0.8, 1.0))
+    nowhere = DetectedObject("sky", 1.0)
+    focus = focus_of(_analysis(small, large, nowhere))
+    assert focus is not None
+    assert (focus.x, focus.y) == pytest.approx((0.6, 0.6))
+
+
+def test_without_a_located_object_there_is_no_focus() -> None:
+    assert focus_of(_analysis(DetectedObject("sky", 1.0))) is None

@@ -1,21 +1,26 @@
-"""A database that goes away while uploads are taken in: it is waited for, and nothing is lost."""
+"""A database that ends during ingest: the worker waits for it, and no upload is lost."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.app.services import open_services
 from proxy.ingest.worker_loop import running_worker
 from tests.ingest.conftest import BACKEND, QUICK
 from tests.ingest.fake_main_api import FakeMainApi
-from tests.ingest.test_processes import picture, until
+from tests.platform.test_ingest_processes import image_of
 from tests.support.mariadb import MariaDB
 from tests.support.server import make_settings
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 
-async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(
+async def test_ingest_continues_after_a_restart_of_the_database(
     fake: FakeMainApi, mariadb: MariaDB, tmp_path: Path
 ) -> None:
     database = {"url": mariadb.url(mariadb.create_database()), "query_timeout_s": 2}
@@ -28,18 +33,19 @@ async def test_a_database_that_is_killed_and_comes_back_is_gone_on_with(
     }
     settings = make_settings(tmp_path / "data", database=database, ingest=ingest)
     for number in range(8):
-        fake.add(picture(number))
+        fake.add(image_of(number))
     async with (
         open_services(settings) as services,
         open_ingest(services, IngestUrls(fake.base, BACKEND)) as worker,
         running_worker(worker, drain_s=5),
     ):
-        await until(lambda: fake.count("processed") >= 2)
+        await eventually(lambda: fake.count("processed") >= 2, timeout_s=60)
         await asyncio.to_thread(mariadb.kill)
         try:
-            await asyncio.sleep(1.5)
+            # The worker has noticed the outage: a claim, a renewal or a write has failed.
+            await eventually(lambda: worker.failures)
         finally:
             await asyncio.to_thread(mariadb.start)
-        await until(lambda: fake.count("processed") == 8)
+        await eventually(lambda: fake.count("processed") == 8, timeout_s=60)
     media = [one.media_id for one in fake.images.values()]
     assert len(set(media)) == 8
