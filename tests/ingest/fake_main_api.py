@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -12,6 +12,8 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
+from tests.support.waiting import eventually
 
 KEY = "the-key-of-the-media-api"
 
@@ -49,6 +51,8 @@ class FakeMainApi:
         """Each of the next downloads breaks off after so many bytes."""
         self.replaced: dict[int, bytes] = {}
         """By upload id: the file after the next broken download."""
+        self.downloaded: Callable[[], int] = lambda: 0
+        """Returns the bytes that the client has stored; set it if there are cuts."""
         self.etag = True
         self.base = ""
 
@@ -157,10 +161,11 @@ class FakeMainApi:
         response.content_length = len(body) - start
         await response.prepare(request)
         if self.cuts:
-            await response.write(body[start : start + self.cuts.pop(0)])
+            cut = self.cuts.pop(0)
+            await response.write(body[start : start + cut])
             assert request.transport is not None
-            # Sends what was written, then closes, although more bytes were announced.
-            request.transport.close()
+            await eventually(lambda: self.downloaded() >= start + cut)
+            request.transport.abort()
             for number, other in self.replaced.items():
                 self.images[number].body = other
             return response

@@ -44,6 +44,7 @@ class Hang:
 
     async def step(self) -> None:
         """Open a FIFO, which blocks its thread even after a cancellation."""
+        self.started.set()
         await in_daemon_thread(self._fifo.read_bytes)
 
     async def release(self, until: Callable[[], bool]) -> None:

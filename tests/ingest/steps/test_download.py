@@ -13,6 +13,7 @@ from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.domain.media import MediaStatus
 from proxy.domain.pending_image import PendingStatus
 from proxy.ingest.main_api import download
+from proxy.settings import Settings
 from tests.ingest.conftest import BACKEND, PLAIN, Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.mounts import Mount
@@ -33,6 +34,12 @@ class Writes:
 
     def below(self, root: Path) -> int:
         return sum(count for path, count in self._by_path if path.startswith(f"{root}/"))
+
+
+def library_bytes(settings: Settings) -> int:
+    """Return the size of the processed file, which is written once as well."""
+    folder = settings.storage_root / "library"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ async def test_an_upload_here_is_written_once_to_each_place(serve: Serve, writes
     async with open_ingest(server.services, nowhere, queue=server.main.queue) as worker:
         assert await worker.run_once() == 0
     assert writes.below(settings.temp_root) == len(PHOTO)
-    assert writes.below(settings.storage_root) == len(PHOTO)
+    assert writes.below(settings.storage_root) == len(PHOTO) + library_bytes(settings)
     counts = await server.main.queue.database.count_by_status()
     assert counts[PendingStatus.PROCESSED] == 1
 
@@ -74,7 +81,7 @@ async def test_a_download_is_written_once(fake: FakeMainApi, plain: Worker, writ
     fake.add(PHOTO)
     assert await plain.ingest.run_once() == 0
     settings = plain.server.services.settings
-    assert writes.below(settings.storage_root) == len(PHOTO)
+    assert writes.below(settings.storage_root) == len(PHOTO) + library_bytes(settings)
     assert writes.below(settings.temp_root) == 0
 
 
