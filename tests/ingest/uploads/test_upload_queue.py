@@ -11,7 +11,7 @@ from proxy.domain.errors import PendingNotFound, UploadStorageError
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.storage.database.upload_repository import UploadRepository
 from proxy.storage.upload_files.names import TempName
-from proxy.storage.upload_files.store import OpenTemp, TempFiles
+from proxy.storage.upload_files.store import OpenUpload, UploadFiles
 
 PATH = "/temp_images/profiles/1-profile-1-1.jpg"
 
@@ -23,7 +23,7 @@ class FakeFiles:
         self.removed: list[TempName] = []
         self._fails = fails
 
-    async def open(self, where: TempName) -> OpenTemp:
+    async def open(self, where: TempName) -> OpenUpload:
         raise PendingNotFound(where.name)
 
     async def remove(self, where: TempName) -> bool:
@@ -34,7 +34,7 @@ class FakeFiles:
 
 
 def queue(files: FakeFiles) -> UploadQueue:
-    return UploadQueue(cast("UploadRepository", None), cast("TempFiles", files))
+    return UploadQueue(cast("UploadRepository", None), cast("UploadFiles", files))
 
 
 async def test_the_file_of_a_finished_upload_is_deleted() -> None:

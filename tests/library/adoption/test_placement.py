@@ -14,7 +14,7 @@ from proxy.library.adoption.file_names import NameReader
 from proxy.library.adoption.inventory import FoundFile
 from proxy.library.adoption.placement import FilePlacement
 from proxy.settings import StorageSettings
-from proxy.storage.originals.local_store import LocalSources
+from proxy.storage.originals.local_store import LocalOriginals
 
 CONTENT = b"an original"
 CHECKED = ProbeResult(
@@ -32,18 +32,18 @@ HASH = "ab" * 8
 
 
 @pytest.fixture
-async def tree(tmp_path: Path) -> AsyncIterator[LocalSources]:
+async def tree(tmp_path: Path) -> AsyncIterator[LocalOriginals]:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "a b.jpg").write_bytes(CONTENT)
-    sources = LocalSources(tmp_path / "tree", StorageSettings())
+    sources = LocalOriginals(tmp_path / "tree", StorageSettings())
     yield sources
     await sources.aclose()
 
 
 @pytest.fixture
-async def originals(tmp_path: Path) -> AsyncIterator[LocalSources]:
+async def originals(tmp_path: Path) -> AsyncIterator[LocalOriginals]:
     (tmp_path / "root").mkdir()
-    sources = LocalSources(tmp_path / "root", StorageSettings())
+    sources = LocalOriginals(tmp_path / "root", StorageSettings())
     yield sources
     await sources.aclose()
 
@@ -53,7 +53,7 @@ def found(path: str = "a b.jpg") -> FoundFile:
     return FoundFile(path, reader.file(path), reader.folder(""), len(CONTENT), "2025-01-15")
 
 
-async def test_below_the_root_files_stay(tree: LocalSources) -> None:
+async def test_below_the_root_files_stay(tree: LocalOriginals) -> None:
     placement = FilePlacement(tree)
     assert not placement.copies
     assert await placement.place_original(found(), CHECKED) == "a b.jpg"
@@ -62,7 +62,7 @@ async def test_below_the_root_files_stay(tree: LocalSources) -> None:
 
 
 async def test_a_copy_is_named_after_day_and_content(
-    tree: LocalSources, originals: LocalSources, tmp_path: Path
+    tree: LocalOriginals, originals: LocalOriginals, tmp_path: Path
 ) -> None:
     placement = FilePlacement(tree, originals)
     assert placement.copies
@@ -73,14 +73,14 @@ async def test_a_copy_is_named_after_day_and_content(
     assert size == f"library/user_4/logo/img/a-b-{HASH}.jpeg"
 
 
-async def test_a_second_run_finds_the_copy(tree: LocalSources, originals: LocalSources) -> None:
+async def test_a_second_run_finds_the_copy(tree: LocalOriginals, originals: LocalOriginals) -> None:
     placement = FilePlacement(tree, originals)
     first = await placement.place_original(found(), CHECKED)
     assert await placement.place_original(found(), CHECKED) == first
 
 
 async def test_a_changed_file_is_not_copied(
-    tree: LocalSources, originals: LocalSources, tmp_path: Path
+    tree: LocalOriginals, originals: LocalOriginals, tmp_path: Path
 ) -> None:
     placement = FilePlacement(tree, originals)
     with pytest.raises(SourceChanged):
