@@ -19,6 +19,8 @@ from tests.library.adoption.trees import BULK, LIBRARY, LOGOS, adopt, adopted, w
 from tests.support.mariadb import MariaDB
 from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving, make_settings
 
+pytestmark = pytest.mark.slow  # adopts a storage tree for each test
+
 LOGO, PHOTO = 1, 2
 YEAR = "public, max-age=31536000"
 BRIEF = "public, max-age=30"
@@ -182,7 +184,7 @@ async def no_worker_free(server: Serving) -> AsyncIterator[None]:
 
     async def wait() -> None:
         async with admission.enter():
-            await asyncio.sleep(60)
+            await asyncio.Future()
 
     waiting = []
     async with AsyncExitStack() as stack:

@@ -18,6 +18,7 @@ from proxy.library.import_files import ImportedFile
 from proxy.web.server.load_shedding import LoopLagMonitor
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
+from tests.support.waiting import eventually
 
 
 async def get(server: Serving, path: str, **headers: str) -> Any:
@@ -90,9 +91,13 @@ async def test_a_half_downloaded_original_is_looked_at_again_when_it_is_whole(
     assert (half.status, half.headers["Cache-Control"]) == (200, "public, max-age=30")
     path.write_bytes(whole)
     change(data_dir, "UPDATE media_files SET status = 'completed' WHERE id = ?", photo)
-    await asyncio.sleep(0.1)
+
+    async def changed() -> bool:
+        answer = await get(server, f"/serve/{photo}?size=thumbnail")
+        return bool(answer.headers["ETag"] != half.headers["ETag"])
+
+    await eventually(changed)
     complete = await get(server, f"/serve/{photo}?size=thumbnail")
-    assert complete.headers["ETag"] != half.headers["ETag"]
     assert await complete.read() != await half.read()
 
 
@@ -103,8 +108,11 @@ async def test_a_hot_answer_is_not_given_past_its_rows_time(
     for _ in range(3):
         assert (await get(server, f"/serve/{photo}?size=small")).status == 200
     change(data_dir, "UPDATE media_files SET status = 'failed' WHERE id = ?", photo)
-    await asyncio.sleep(0.25)
-    assert (await get(server, f"/serve/{photo}?size=small")).status == 404
+
+    async def gone() -> bool:
+        return bool((await get(server, f"/serve/{photo}?size=small")).status == 404)
+
+    await eventually(gone)
 
 
 async def test_the_processed_file_is_served_where_the_original_is_missing(
@@ -201,9 +209,7 @@ async def test_a_full_queue_gives_the_nearest_size_or_a_time_to_come_back(
     await server.services.serving.delivery.drain()
     large = f"/serve/{library.ids['large']}.avif?size=zoom"
     slow = asyncio.create_task(get(server, large))
-    async with asyncio.timeout(10):
-        while not server.metric("smartserve_renders_in_flight"):  # noqa: ASYNC110 - real work
-            await asyncio.sleep(0.005)
+    await eventually(lambda: server.metric("smartserve_renders_in_flight"))
     stand_in = await get(server, f"/serve/{photo}?size=grid")
     turned_away = await get(server, f"/serve/{library.ids['logo']}?size=grid")
     assert (await slow).status == 200
@@ -267,9 +273,7 @@ async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
 async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo: int) -> None:
     server = await serve()
     leaving = asyncio.create_task(get(server, f"/serve/{photo}.avif?size=zoom"))
-    async with asyncio.timeout(10):
-        while not server.metric("smartserve_renders_in_flight"):  # noqa: ASYNC110 - real work
-            await asyncio.sleep(0.001)
+    await eventually(lambda: server.metric("smartserve_renders_in_flight"))
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     await server.services.serving.delivery.drain()
@@ -285,12 +289,13 @@ async def test_workers_killed_under_load_cost_no_answer(serve: Serve, photo: int
         for size in sizes
         for suffix in ("avif", "webp")
     ]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: server.metric("smartserve_renders_in_flight"))
     os.kill(server.services.rendering.pool.pids[0], signal.SIGKILL)
     answers = await asyncio.gather(*requests)
     assert {answer.status for answer in answers} == {200}
 
 
+@pytest.mark.slow
 async def test_with_the_database_away_known_pictures_go_on(
     serve: Serve, library: Library, data_dir: Path
 ) -> None:

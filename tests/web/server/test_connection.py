@@ -1,4 +1,4 @@
-"""Connections on the wire: hot answers whatever the framing, and what is no HTTP at all."""
+"""Connections: cached responses whatever the framing, deadlines, limits, and what is not HTTP."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from PIL import Image
 
+from proxy.settings import ServerSettings
+from proxy.web.responses import BufferedResponse
 from tests.support.server import Library, Serve, Serving
+from tests.support.waiting import eventually
+from tests.web.server.bench import Bench, Wire, healthy
 
 CLOSING = b"Connection: close\r\n"
 
@@ -218,3 +223,119 @@ async def test_a_file_too_long_for_one_piece_is_opened_once_a_hit(
     for _ in range(4):
         assert len(await (await server.client.get(target)).read()) > 256 * 1024
     assert server.metric("smartserve_cache_hits_total", tier="disk") == before + 4
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def until_written(wire: Wire, text: bytes) -> None:
+    await eventually(lambda: text in wire.written)
+
+
+class TestDeadlines:
+    """By `review`, with a time in the future instead of a wait."""
+
+    async def test_a_silent_connection_is_closed_without_a_response(self) -> None:
+        bench = Bench()
+        connection, wire = await bench.connect()
+        connection.review(now() + 9)
+        assert wire.ended is None
+        connection.review(now() + 11)
+        assert wire.ended == "closed"
+        assert not wire.written
+        connection.connection_lost(None)
+        assert bench.closed == {"header_timeout": 1}
+
+    async def test_a_head_that_does_not_end_gets_a_408(self) -> None:
+        bench = Bench()
+        connection, wire = await bench.connect()
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nHo")
+        connection.review(now() + 11)
+        await until_written(wire, b"HTTP/1.1 408 ")
+        connection.data_received(b"st: x\r\n\r\n")
+        connection.connection_lost(None)
+        assert wire.written.count(b"HTTP/1.1 ") == 1, "input after a rejection is discarded"
+        assert bench.closed == {"header_timeout": 1}
+
+    async def test_an_idle_connection_is_closed_after_its_own_deadline(self) -> None:
+        bench = Bench()
+        connection, wire = await bench.connect()
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until_written(wire, b"ok")
+        connection.review(now() + 70)
+        assert wire.ended is None, "the deadline of a head does not count between requests"
+        connection.review(now() + 76)
+        assert wire.ended == "closed"
+        connection.connection_lost(None)
+        assert bench.closed == {"idle_timeout": 1}
+
+    async def test_no_deadline_runs_while_a_response_is_computed(self) -> None:
+        done = asyncio.Event()
+
+        async def slow(request: web.BaseRequest) -> BufferedResponse:
+            await done.wait()
+            return await healthy(request)
+
+        bench = Bench(handler=slow)
+        connection, wire = await bench.connect()
+        connection.data_received(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0)
+        connection.review(now() + 10_000)
+        assert wire.ended is None
+        done.set()
+        await until_written(wire, b"ok")
+
+    async def test_a_client_that_reads_nothing_is_reset_one_that_reads_is_not(self) -> None:
+        bench = Bench()
+        connection, wire = await bench.connect()
+        start = now()
+        wire.unsent = 1000
+        for second in range(0, 300, 20):
+            connection.review(start + second)
+            wire.unsent -= 1
+        assert wire.ended is None
+        connection.review(start + 300)
+        connection.review(start + 331)
+        assert wire.ended == "reset"
+        connection.connection_lost(None)
+        assert bench.closed == {"write_timeout": 1}
+
+
+class TestLimit:
+    async def test_above_the_limit_probes_are_answered_and_others_get_503(self) -> None:
+        bench = Bench(ServerSettings(max_connections=16))
+        for _ in range(16):
+            await bench.connect()
+        probe, wire = await bench.connect()
+        probe.data_received(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until_written(wire, b"HTTP/1.1 200 ")
+        other, wire = await bench.connect()
+        other.data_received(b"GET /serve/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until_written(wire, b"HTTP/1.1 503 ")
+        assert b"Retry-After: 5\r\n" in wire.written
+
+    async def test_the_oldest_silent_one_on_a_reserve_slot_gets_503_for_the_newest(self) -> None:
+        bench = Bench(ServerSettings(max_connections=8))
+        for _ in range(8):
+            await bench.connect()
+        _, oldest = await bench.connect()
+        _, newest = await bench.connect()
+        assert oldest.written.startswith(b"HTTP/1.1 503 ")
+        assert (oldest.ended, newest.ended) == ("closed", None)
+
+    async def test_without_any_slot_a_503_is_sent_before_the_request_is_read(self) -> None:
+        async def forever(_request: web.BaseRequest) -> BufferedResponse:
+            return await asyncio.Future()
+
+        bench = Bench(ServerSettings(max_connections=8), handler=forever)
+        for _ in range(9):
+            connection, _ = await bench.connect()
+            connection.data_received(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.sleep(0)
+        connection, wire = await bench.connect()
+        assert wire.written.startswith(b"HTTP/1.1 503 ")
+        assert wire.ended == "closed"
+        connection.connection_lost(None)
+        assert bench.closed == {"over_limit": 1}
+        assert bench.limiter.statistics()["open"] == 9

@@ -13,6 +13,7 @@ from proxy.rendering.pool.admission import Admission
 from proxy.settings import WorkerSettings
 from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
 from tests.support.server import Library, Serve
+from tests.support.waiting import eventually
 
 
 class Loop:
@@ -164,9 +165,7 @@ async def test_who_asks_for_what_is_being_made_waits_for_it(serve: Serve, librar
     server = await serve(workers={"count": 1, "max_queue": 0})
     target = f"/serve/{library.ids['large']}.png?w=640"
     first = asyncio.create_task(server.client.get(target))
-    async with asyncio.timeout(10):
-        while not server.services.serving.delivery.statistics()["under_way"]:  # noqa: ASYNC110 - no event
-            await asyncio.sleep(0.001)
+    await eventually(lambda: server.services.serving.delivery.statistics()["under_way"])
     looked_at(server.services.serving.load_shedder, 10)
     second = await server.client.get(target)
     assert ((await first).status, second.status) == (200, 200)

@@ -1,25 +1,22 @@
-"""What the front desk holds against strangers, and what it tells the operator."""
+"""The request pipeline: memory, access log, draining, and how errors are answered."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
 import json
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from aiohttp import web
 
-from proxy.settings import LogSettings, ServerSettings
+from proxy.settings import LogSettings
 from proxy.telemetry.logging import AccessLog
-from proxy.web.server.lifecycle import freeze, listening
-from proxy.web.server.load_shedding import LoopLagMonitor
-from proxy.web.server.request_pipeline import RequestPipeline
-from proxy.web.server.runner import ServerRunner
+from proxy.web.responses import BufferedResponse
 from tests.support.server import Library, Serve, Serving
+from tests.support.waiting import eventually
+from tests.web.server.bench import Bench, healthy
 
 
 def resident_bytes() -> int:
@@ -39,13 +36,14 @@ async def test_a_client_that_asks_on_and_reads_nothing_fills_no_memory(
     reader, writer = await connect(server)
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-    for _ in range(20):
-        writer.write(request * 100)
-        await asyncio.sleep(0.01)
+    writer.write(request * 2000)
+    # No more is read from the connection once the server waits for its client.
+    await eventually(lambda: server.surface.runner.pipeline._active == 1)
     assert resident_bytes() - before < 1000 * len(body)
     writer.transport.abort()
 
 
+@pytest.mark.slow
 async def test_equal_waiters_share_one_body(server: Serving, library: Library) -> None:
     path = f"/serve/{library.ids['large']}.png?size=zoom"
     before = resident_bytes()
@@ -53,10 +51,8 @@ async def test_equal_waiters_share_one_body(server: Serving, library: Library) -
     for reader, writer in connections:
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    async with asyncio.timeout(30):
-        while not server.renders():  # noqa: ASYNC110 - real work
-            await asyncio.sleep(0.02)
-    await asyncio.sleep(0.5)
+    await eventually(server.renders, timeout_s=120)
+    await eventually(lambda: server.surface.runner.pipeline._active == 40)
     (body,) = {len(await (await server.client.get(path)).read())}
     assert resident_bytes() - before < 8 * body + 40 * 1024 * 1024
     for _, writer in connections:
@@ -81,47 +77,72 @@ async def test_each_request_has_one_line_with_its_id(serve: Serve, library: Libr
     ]
 
 
-@pytest.mark.parametrize("drain_s", [0.5, 5.0])
-async def test_stopping_waits_for_answers_under_way_and_no_longer_than_allowed(
-    serve: Serve, drain_s: float
-) -> None:
-    server = await serve()
-    settings = ServerSettings(port=0, drain_s=drain_s)
-    metrics = server.services.metrics
-    hot = server.surface.runner.pipeline._response_cache
-    desk = RequestPipeline(response_cache=hot, metrics=metrics, access_log=None)
-    app = server.surface.runner.app
-    assert app is not None
-    release = asyncio.Event()
-
-    async def slow(_request: Any) -> Any:
-        await release.wait()
-        return await server.surface.health.alive(_request)
-
-    runner = ServerRunner(app, desk, settings, LoopLagMonitor())
-    async with listening(runner, server.surface.health, settings) as port:
-        assert runner.server is not None
-        runner.server.request_handler = desk.wrap(slow)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        await asyncio.sleep(0.1)
-        asyncio.get_running_loop().call_later(1.0 if drain_s > 1 else 3.0, release.set)
-        stopped = time.monotonic()
-    took = time.monotonic() - stopped
-    answer = await reader.read()
-    writer.close()
-    if drain_s > 1:
-        assert b"200 OK" in answer
-        assert took < 3
-    else:
-        assert answer == b""
-        assert took < drain_s + 2
+async def ask(bench: Bench, head: bytes = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") -> bytes:
+    connection, wire = await bench.connect()
+    connection.data_received(head)
+    await eventually(lambda: wire.written.endswith((b"}", b"ok")))
+    return wire.written
 
 
-async def test_the_collector_leaves_alone_what_was_there_at_the_start() -> None:
-    gc.unfreeze()
-    freeze()
-    try:
-        assert gc.get_freeze_count() > 10_000
-    finally:
-        gc.unfreeze()
+async def test_drain_waits_for_the_responses_that_are_being_computed() -> None:
+    done = asyncio.Event()
+
+    async def slow(request: web.BaseRequest) -> BufferedResponse:
+        await done.wait()
+        return await healthy(request)
+
+    bench = Bench(handler=slow)
+    await bench.pipeline.drain()
+    asking = asyncio.create_task(ask(bench))
+    await eventually(lambda: bench.pipeline._active)
+    draining = asyncio.create_task(bench.pipeline.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    done.set()
+    await draining
+    assert (await asking).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_unforeseen_error_is_a_500_without_its_text() -> None:
+    async def fail(_request: web.BaseRequest) -> BufferedResponse:
+        raise LookupError("secret")
+
+    answer = await ask(Bench(handler=fail))
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"secret" not in answer
+
+
+async def test_an_error_of_aiohttp_is_a_problem_with_its_status() -> None:
+    async def fail(_request: web.BaseRequest) -> BufferedResponse:
+        raise web.HTTPMethodNotAllowed("GET", ["POST", "OPTIONS"])
+
+    answer = await ask(Bench(handler=fail))
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: OPTIONS,POST\r\n" in answer
+    assert b"application/problem+json" in answer
+
+
+async def test_request_ids_count_up_behind_a_prefix_of_the_process() -> None:
+    bench = Bench()
+    ids = []
+    for _ in range(2):
+        answer = await ask(bench)
+        ids.append(answer.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0].split(b"-"))
+    assert ids[0][0] == ids[1][0]
+    assert [int(number, 16) for _, number in ids] == [1, 2]
+
+
+async def test_a_response_over_the_limit_of_connections_is_counted() -> None:
+    bench = Bench()
+    assert bench.pipeline.over_limit().startswith(b"HTTP/1.1 503 ")
+    value = bench.metrics.registry.get_sample_value(
+        "smartserve_requests_total",
+        {
+            "route": "over_limit",
+            "size": "none",
+            "format": "none",
+            "status": "503",
+            "source": "none",
+        },
+    )
+    assert value == 1
