@@ -1,9 +1,11 @@
-"""Fixes for reverse proxies: the vendor in use, and which file in deploy/ has the right setting."""
+"""Reverse proxies: which one answered, and the directives that correct its faults.
+
+Each text names the file below deploy/ that has the directives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.doctor.http_client import ProbeResponse
@@ -46,58 +48,38 @@ def detect(answer: ProbeResponse) -> ReverseProxy:
     return next((vendor for vendor, mark in marks.items() if mark), ReverseProxy.OTHER)
 
 
-@dataclass(frozen=True, slots=True)
-class ReverseProxyFix:
-    """How to correct one fault of a reverse proxy."""
-
-    nginx: str
-    """The directives, and the file below deploy/ that has them right."""
-    cdn: str = ""
-    """What to set besides the vendor's file in deploy/cdn."""
-
-    def advice(self, vendor: ReverseProxy) -> str:
-        """Return the advice for a vendor; an nginx behind a CDN may also be the cause."""
-        nginx = f"nginx: {self.nginx}"
-        if vendor not in _CDN_FILES:
-            return nginx
-        more = f" ({self.cdn})" if self.cdn else ""
-        return f"{_CDN_FILES[vendor]}{more}, see deploy/cdn/README.md; behind it {nginx}"
+def advice(vendor: ReverseProxy, nginx: str) -> str:
+    """Return what to set for a vendor; an nginx behind a CDN may also be the cause."""
+    if vendor not in _CDN_FILES:
+        return f"nginx: {nginx}"
+    return f"{_CDN_FILES[vendor]}, see deploy/cdn/README.md; behind it nginx: {nginx}"
 
 
-FORMATS = ReverseProxyFix(
+FORMATS = (
     'proxy_cache_key "$smartserve_class $request_uri"; with proxy_set_header Accept'
     " $smartserve_accept; as in deploy/nginx/cache.conf, proxy.conf and formats.conf; then empty"
-    " the cache",
-    "store one copy for each class of Accept headers; then purge everything",
+    " the cache"
 )
-VARY = ReverseProxyFix(
+VARY = (
     "remove proxy_hide_header Vary; proxy_ignore_headers Vary is enough, as in"
-    " deploy/nginx/cache.conf",
-    "pass Vary on to clients",
+    " deploy/nginx/cache.conf"
 )
-ETAG = ReverseProxyFix(
+ETAG = (
     "remove image/* from gzip_types (and brotli_types) and set gzip off; for images, and remove"
-    " what rewrites ETag (etag, add_header, proxy_hide_header ETag): deploy/nginx/cache.conf",
-    "do not compress or rewrite images; respect strong ETags",
+    " what rewrites ETag (etag, add_header, proxy_hide_header ETag): deploy/nginx/cache.conf"
 )
-LIFETIME = ReverseProxyFix(
+LIFETIME = (
     "remove expires, proxy_hide_header Cache-Control, proxy_ignore_headers Cache-Control and"
-    " add_header Cache-Control for images: deploy/nginx/cache.conf has none",
-    "browser TTL: respect the origin's headers; no minimum TTL",
+    " add_header Cache-Control for images: deploy/nginx/cache.conf has none"
 )
-RANGE = ReverseProxyFix(
+RANGE = (
     "remove max_ranges 0, proxy_set_header Range and proxy_hide_header Accept-Ranges:"
-    " deploy/nginx/cache.conf has none",
-    "pass Range on, or serve parts from the cache",
+    " deploy/nginx/cache.conf has none"
 )
-CLOSED = ReverseProxyFix(
-    "include smartserve/private.conf; in the server block: deploy/nginx/private.conf",
-    "pass on only GET and HEAD of /serve/ and /api/images/, and PATCH /users/me",
+CLOSED = "include smartserve/private.conf; in the server block: deploy/nginx/private.conf"
+FORWARDED = (
+    "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; as in deploy/nginx/proxy.conf"
 )
-FORWARDED = ReverseProxyFix(
-    "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; as in deploy/nginx/proxy.conf",
-)
-REACH = ReverseProxyFix(
-    "check the address in upstream smartserve, deploy/nginx/upstream.conf, and nginx's error.log",
-    "check the origin that it requests",
+REACH = (
+    "check the address in upstream smartserve, deploy/nginx/upstream.conf, and nginx's error.log"
 )

@@ -23,7 +23,7 @@ from proxy.doctor.proxy_fixes import (
     REACH,
     VARY,
     ReverseProxy,
-    ReverseProxyFix,
+    advice,
     detect,
 )
 from proxy.domain.errors import NoAnswer
@@ -53,9 +53,9 @@ class ProxiedResponses:
     proxied: ImageResponses
     direct: ImageResponses
 
-    def fix(self, fix: ReverseProxyFix) -> str:
+    def fix(self, nginx: str) -> str:
         """Return the advice for this vendor."""
-        return fix.advice(self.vendor)
+        return advice(self.vendor, nginx)
 
 
 async def inspect(installation: Installation) -> ProxiedResponses:
@@ -72,11 +72,11 @@ async def inspect(installation: Installation) -> ProxiedResponses:
             # A final may have replaced the draft since the server was requested.
             direct = await request_image(installation.server, media.id, token)
     except NoAnswer as error:
-        advice = (
+        text = (
             "is the reverse proxy running, does its name resolve to it, and is its certificate"
-            f" valid? Otherwise {REACH.advice(ReverseProxy.NGINX)}"
+            f" valid? Otherwise {advice(ReverseProxy.NGINX, REACH)}"
         )
-        raise CheckBlocked(fail(f"{probe.base}: {error.detail}", advice)) from error
+        raise CheckBlocked(fail(f"{probe.base}: {error.detail}", text)) from error
     first = proxied.negotiated["chrome"]
     vendor = detect(first)
     if first.status != HTTPStatus.OK or not first.media_type.startswith("image/"):
@@ -84,7 +84,7 @@ async def inspect(installation: Installation) -> ProxiedResponses:
         if location := first.header("Location"):
             finding = fail(f"{text}, to {location}", "name that address with --public")
         else:
-            finding = fail(text, REACH.advice(vendor))
+            finding = fail(text, advice(vendor, REACH))
         raise CheckBlocked(finding)
     return ProxiedResponses(installation, probe, vendor, media, proxied, direct)
 

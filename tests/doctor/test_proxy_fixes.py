@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.doctor.proxy_fixes import FORMATS, FORWARDED, ReverseProxy, detect
+from proxy.doctor.proxy_fixes import FORMATS, FORWARDED, ReverseProxy, advice, detect
 from tests.doctor.conftest import response
 
 
@@ -33,10 +33,10 @@ def test_each_vendor_is_detected_and_has_its_own_file(
 ) -> None:
     found = detect(response(headers=headers))
     assert found is vendor
-    assert f"deploy/{file}" in FORMATS.advice(found)
+    assert f"deploy/{file}" in advice(found, FORMATS)
 
 
 def test_a_cdn_is_also_given_the_fix_of_the_nginx_behind_it() -> None:
-    advice = FORWARDED.advice(ReverseProxy.FASTLY)
-    assert "deploy/cdn/fastly" in advice
-    assert "behind it nginx: proxy_set_header X-Forwarded-For" in advice
+    text = advice(ReverseProxy.FASTLY, FORWARDED)
+    assert "deploy/cdn/fastly" in text
+    assert "behind it nginx: proxy_set_header X-Forwarded-For" in text
