@@ -54,6 +54,7 @@ def main() -> None:
 
     Typer handles usage errors, Ctrl-C and a closed standard output, and exits itself.
     """
+    # --version needs no command; importing them would take most of its time.
     if sys.argv[1:] != ["--version"]:
         load("".join(sys.argv[1:2]))
     try:

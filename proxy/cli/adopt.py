@@ -85,6 +85,7 @@ async def _adopt(
                     for outcome in await adopter.adopt(group):
                         if reserve and isinstance(outcome, AdoptedMedia):
                             await services.fallback_renderer.fill(outcome.media_id)
+                        # Flushed: an interrupted run has reported what it stored.
                         report.add(outcome)
                     progress.advance(progress.task_ids[0])
 
@@ -116,6 +117,7 @@ async def _fill(
     async with aclosing(enter_files(inventory, place.root, place.start)) as skipped:
         async for one in skipped:
             report.add(one)
+    # Rows name files below the storage root only.
     if place.in_place:
         await enter_rows(inventory, storage.repository, below)
     return inventory.finish()
@@ -141,6 +143,7 @@ class _AdoptionReport:
 
     def add_plan(self, group: FileGroup) -> None:
         """Print the files that would become one image, according to names and rows."""
+        # Without an original, the first of the sizes stands for the group.
         first = (group.masters or group.files)[0]
         others = [one.path for one in group.files if one is not first]
         if self._as_json:

@@ -26,6 +26,7 @@ app = typer.Typer(
     name="smartserve",
     help=_SUMMARY,
     no_args_is_help=True,
+    # A traceback with local variables could contain keys.
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     add_completion=False,
@@ -75,6 +76,7 @@ def _options(
 
 def fail(error: SmartserveError) -> NoReturn:
     """Print an error, one line for each fault, and exit: with 2 for settings, otherwise with 1."""
+    # The message of a ConfigurationError has one line for each fault.
     for line in str(error).splitlines():
         print_error("error:", line)
     raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
@@ -87,6 +89,7 @@ def print_error(label: str, text: str) -> None:
 
 def read_settings(config: Path | None, data_dir: Path | None = None, **server: object) -> Settings:
     """Load the settings and configure logging; options that are None do not override a setting."""
+    # An option that is not given must not override the file or the environment.
     given = {key: value for key, value in server.items() if value is not None}
     overrides: dict[str, Any] = {"server": given} if given else {}
     if data_dir is not None:
@@ -128,6 +131,7 @@ async def process_each(
     items: Iterable[T], process: Callable[[T], Awaitable[None]], *, concurrency: int
 ) -> None:
     """Process at most ``concurrency`` items at a time; the first error cancels the others."""
+    # Shared by all tasks: each takes the next item when it has finished one.
     remaining = iter(items)
 
     async def process_remaining() -> None:
@@ -139,13 +143,19 @@ async def process_each(
             for _ in range(concurrency):
                 group.create_task(process_remaining())
     except BaseExceptionGroup as group_error:
+        # The group cancels the other tasks at the first error, which is the only one to report.
         raise group_error.exceptions[0] from None
 
 
 def progress_bar(label: str, total: int) -> Progress:
     """Return a progress bar on standard error, with one task; hidden if it is not a terminal."""
     progress = Progress(
-        TextColumn(label), BarColumn(), MofNCompleteColumn(), console=errors, transient=True
+        # transient: the bar disappears at the end, so that only results remain.
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=errors,
+        transient=True,
     )
     progress.add_task(label, total=total)
     return progress

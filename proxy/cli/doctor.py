@@ -52,11 +52,13 @@ def doctor(
     Prints what each check found and, if something is wrong, what to do. Changes nothing. Exits
     with 1 if a check fails. Run it as the user that the server runs as.
     """
+    # Findings are the output; warnings of the libraries would repeat them.
     configure_logs(LogSettings(level="error", format="console"))
     overrides = {} if data_dir is None else {"data_dir": str(data_dir)}
     try:
         settings = load_settings(config, overrides)
     except ConfigurationError as error:
+        # Nothing else can be checked without settings.
         advice = "correct each of these settings; nothing else can be checked before"
         results: Sequence[CheckResult] = [
             CheckResult("settings", fail("; ".join(error.faults), advice))
@@ -65,7 +67,9 @@ def doctor(
         installation = open_installation(
             settings,
             config,
+            # Past the reverse proxy: its faults must not look like the server's.
             url=url or settings.local_url(),
+            # An empty --public disables the checks of the proxy.
             public=settings.server.public_url if public is None else public,
             media_id=media_id,
         )
@@ -79,6 +83,7 @@ def doctor(
 
 async def _examine(opening: AbstractAsyncContextManager[Installation]) -> list[CheckResult]:
     progress = errors.status("checking ...") if errors.is_terminal else nullcontext()
+    # Checks take seconds: show that the command works.
     with progress:
         async with opening as installation:
             return [result async for area in examine(installation) for result in area]
@@ -115,10 +120,12 @@ def _print(results: Sequence[CheckResult]) -> None:
     for result in results:
         found, advice = result.finding, _advice(result)
         if console.is_terminal:
+            # Colours need no legend; skipped checks are dim.
             verdict = f"[{_COLOURS.get(found.verdict, 'dim')}]{found.verdict}"
             bold = f"\n[bold]{escape(advice)}[/bold]" if advice else ""
             table.add_row(result.check, verdict, f"{escape(found.text)}{bold}")
         else:
+            # Tabs and newlines separate the columns and the checks, so they are replaced in texts.
             parts = (found.verdict, result.check, found.text, *([advice] if advice else []))
             print("\t".join(" ".join(part.split()) for part in parts))
     if console.is_terminal:
@@ -128,6 +135,7 @@ def _print(results: Sequence[CheckResult]) -> None:
 
 def _summary(results: Sequence[CheckResult]) -> str:
     """Return the number of checks by verdict, with the names of those that warn or fail."""
+    # The most severe first.
     named: dict[Verdict, list[str]] = {verdict: [] for verdict in reversed(Verdict)}
     for result in results:
         named[result.finding.verdict].append(result.check)
@@ -140,6 +148,7 @@ def _summary(results: Sequence[CheckResult]) -> str:
 
 def _advice(result: CheckResult) -> str:
     """Return what to do, and where it is explained."""
+    # The heading has the expression of the alert and the steps to take.
     advice = result.finding.advice
     if not advice or not result.alert:
         return advice

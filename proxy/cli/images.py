@@ -60,8 +60,10 @@ async def _import(
                 path, user_id=user_id, data_type=data_type
             )
             _report_import(outcome, settings.base_url(), as_json=as_json)
+            # A file that is stored already is no failure.
             return isinstance(outcome, ImportedFile)
 
+        # More would only wait for a worker.
         concurrency = settings.workers.processes
         return await process_all(
             "importing", list(walk(paths)), import_one, concurrency=concurrency
@@ -70,6 +72,7 @@ async def _import(
 
 def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:
     path = str(outcome.path)
+    # Standard output has only images, unless the format is JSON.
     if isinstance(outcome, RejectedFile):
         if as_json:
             print(json.dumps({"path": path, "error": outcome.reason}))
@@ -120,6 +123,7 @@ async def _warm(settings: Settings, ids: list[int]) -> int:
 async def _all_ids(services: Services) -> list[int]:
     """Return the ids of all images that can be served, ascending."""
     found: list[int] = []
+    # By pages: a library may have a million images.
     while page := await services.storage.repository.ids(after=found[-1] if found else 0):
         found.extend(page)
     return found
@@ -152,9 +156,11 @@ async def _analyse(settings: Settings, ids: list[int]) -> int:
 
 
 async def _analyse_one(services: Services, analyst: Analyst, media_id: int) -> bool:
+    # Analysis needs the row, which names the file.
     media = await services.storage.database.find(media_id)
     try:
         if media is None:
+            # Reported like any other failure; the remaining images are processed.
             raise MediaNotFound("there is no image with this id")
         analysis = await analyst.analyse(media, await services.serving.facts.facts(media))
     except SmartserveError as error:

@@ -32,6 +32,7 @@ Uploads = Mapping[str, int | str]
 
 def ingest_urls(settings: Settings, port: int | None = None) -> IngestUrls:
     """Return the URLs of the main API and of images; ``port`` is the one that ``serve`` uses."""
+    # By default this machine, past the reverse proxy, which hides the routes of the main API.
     main_api = settings.ingest.main_api_url or settings.local_url(port)
     backend = settings.ingest.media_backend_url or settings.base_url(port)
     return IngestUrls(main_api.rstrip("/"), backend.rstrip("/"))
@@ -51,6 +52,7 @@ def ingest(
     the result to the main API.
     """
     settings = read_settings(config, data_dir)
+    # Without uploads there is nothing to wait for.
     if not has_worker(settings):
         raise ConfigurationError(["ingest.main_api_url is not set: set it, or main.enabled = true"])
     failures = uvloop.run(_ingest(settings, once=once))
@@ -64,6 +66,7 @@ async def _ingest(settings: Settings, *, once: bool) -> int:
             tracing = await stack.enter_async_context(start_tracing(settings.tracing))
             services = await stack.enter_async_context(open_services(settings, tracing=tracing))
             worker = await stack.enter_async_context(open_ingest(services, ingest_urls(settings)))
+            # run_once returns when no upload is due.
             if once:
                 return await worker.run_once()
             drain_s = settings.server.drain_s
@@ -95,12 +98,15 @@ async def _status(settings: Settings) -> tuple[QueueReport, Uploads]:
 
 async def _uploads(settings: Settings) -> Uploads:
     """Count the uploads at the main API; this server's own is read from its database."""
+    # The main API of another server.
     if settings.ingest.main_api_url:
+        # Only the pending ones can be listed over HTTP.
         async with open_main_api(settings, ingest_urls(settings).main_api) as api:
             try:
                 return {"pending": len(await api.pending())}
             except IngestError as error:
                 return {"pending": error.detail}
+    # Read from the database, so that it works while the server is stopped.
     async with open_uploads(settings) as main:
         if main is None:
             return {"pending": "no main API is set"}
@@ -130,6 +136,7 @@ def _print(report: QueueReport, uploads: Uploads) -> None:
 
 def _overview(report: QueueReport, uploads: Uploads) -> Mapping[str, object]:
     return {
+        # Two queues: uploads that no worker has claimed, and those that one has.
         **{f"at the main API: {state}": count for state, count in uploads.items()},
         **{f"at the workers: {state}": count for state, count in report.states.items()},
         "of these failed permanently": report.failed_for_good,

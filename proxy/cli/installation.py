@@ -26,6 +26,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
     settings = read_settings(config, data_dir)
     if faults := installation_faults(settings):
         raise ConfigurationError(faults)
+    # Only a worker process may load libvips.
     worker = uvloop.run(worker_info(settings))
     check_worker(worker)
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
@@ -37,6 +38,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
 def db_upgrade(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
     """Create or upgrade the tables of the database; existing rows are kept."""
     settings = read_settings(config, data_dir)
+    # SQLite creates its file, but not the directory.
     settings.data_path.mkdir(parents=True, exist_ok=True)
     print("upgraded" if uvloop.run(_upgrade(settings)) else "up to date")
 

@@ -29,10 +29,12 @@ def purge(
     data_dir: DataDirOption = None,
 ) -> None:
     """Delete renditions of images, on disk and in the memory of this machine's servers."""
+    # Nothing means nothing: a purge of everything must not happen by mistake.
     if not ids and user_id is None:
         raise typer.BadParameter("name media ids, or --user-id")
     settings = read_settings(config, data_dir)
     try:
+        # A size may have several boxes: one for each device pixel ratio.
         boxes = () if size is None else named_boxes(size, settings.size_specs())
     except BadParameter as error:
         raise typer.BadParameter(error.allowed, param_hint="--size") from None
@@ -43,6 +45,7 @@ async def _purge(
     settings: Settings, ids: list[int], user_id: int | None, boxes: Sequence[SizeSpec]
 ) -> None:
     async with open_storage(settings) as storage:
+        # One by one: each is reported as soon as it is purged on disk and announced to the servers.
         for media_id in ids:
             print(f"{media_id}\t{await storage.purger.medium(media_id, boxes)} dropped")
         if user_id is not None:

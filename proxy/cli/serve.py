@@ -58,6 +58,7 @@ def serve(
 async def _serve(settings: Settings, *, samples: bool) -> None:
     stopped = stop_signals()
     async with AsyncExitStack() as stack:
+        # A signal during the start cancels it; the stack then stops what has started.
         async with interruptible(stopped):
             await _start(stack, settings, samples=samples)
         await stopped.wait()
@@ -68,9 +69,11 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     """Start all parts and print the address; ``stack`` stops them in the reverse order."""
     tracing = await stack.enter_async_context(start_tracing(settings.tracing))
     services = await stack.enter_async_context(open_services(settings, tracing=tracing))
+    # Before listening, so that the first request finds them.
     if samples:
         await _import_samples(services)
     main = await stack.enter_async_context(open_uploads(settings))
+    # An upload wakes the embedded worker, which would otherwise poll.
     if main is not None:
         main.on_upload.append(services.upload_arrived.set)
     surface = build_http_server(services, main)
@@ -123,6 +126,7 @@ async def _announce(services: Services, port: int) -> None:
     settings = services.settings
     base = settings.base_url(port)
     print(f"smartserve {__version__} on {base}", flush=True)
+    # A first try without settings: print URLs that work.
     if not settings.database.url:
         # The server already runs: an unavailable database is not a reason to stop it.
         with suppress(DatabaseUnavailable):

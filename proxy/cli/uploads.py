@@ -34,6 +34,7 @@ def token(
     Signs it with the secret of [users]; by default with the secret that the server created in
     the folder keys of the data directory.
     """
+    # fullmatch: "12hours" is not silently 12 hours.
     match = _TTL.fullmatch(ttl)
     if match is None:
         raise typer.BadParameter(
@@ -45,6 +46,7 @@ def token(
 
 def _signed(settings: Settings, user: int, ttl_s: int) -> str:
     section = settings.users
+    # Tokens are signed by another system, which has the private key.
     if section.jwt_public_key_file:
         fault = "users.jwt_public_key_file: a public key cannot sign tokens; use the private key"
         raise ConfigurationError([fault])
@@ -67,6 +69,7 @@ def replace_urls(
     upload is marked as processed but names no image.
     """
     settings = read_settings(config, data_dir)
+    # Profiles are tables of the main API.
     if not settings.main.enabled:
         raise ConfigurationError(
             ["main.enabled is false: this server has no profiles. Set it to true"]
@@ -74,6 +77,7 @@ def replace_urls(
     report = uvloop.run(_replace(settings, dry=dry_run))
     base = settings.images_base()
     _print(report, base, dry=dry_run, as_json=as_json)
+    # Such uploads stay unprocessed until somebody corrects their row.
     raise SystemExit(1 if report.unreadable else 0)
 
 

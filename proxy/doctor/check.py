@@ -102,6 +102,7 @@ async def run_checks(
                     awaited = await subject
                 finding = await _run(check, awaited)
             except (CheckBlocked, SmartserveError, OSError, TimeoutError) as error:
+                # Other errors are bugs of the program, and need their traceback.
                 finding, failed_check = finding_of(error), check.name
         results.append(CheckResult(check.name, finding, check.alert))
     return tuple(results)
@@ -124,11 +125,13 @@ def finding_of(error: Exception) -> Finding:
 
 def reason_of(error: BaseException) -> str:
     """Return an error and its cause as a short text."""
+    # str() of an OSError would add the number and the path, which the finding names already.
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, TimeoutError):
         return "no answer in time"
     cause = error.__cause__
+    # The public sentence of our errors hides the cause from clients; the operator needs it.
     if cause is None or not isinstance(error, SmartserveError):
         return str(error) or type(error).__name__
     return f"{error.detail} ({reason_of(cause)})"

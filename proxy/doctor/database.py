@@ -40,6 +40,7 @@ _ADVICE = {
 
 async def check_connection(installation: Installation) -> Finding:
     """Connect, and report the version of the server and the time that a query takes."""
+    # The URL has a password: only its file or the driver's message is reported.
     url, section = installation.settings.database_url, installation.settings.database
     file = sqlite_file(url)
     # SQLite would create the file.
@@ -48,10 +49,12 @@ async def check_connection(installation: Installation) -> Finding:
     try:
         version, latency_s = await describe_server(url, section)
     except DatabaseUnavailable as error:
+        # For SQLite the usual cause is the owner of the file, for a server that it is down.
         default = _FILE if file else _UP.format(setting="database.url")
         advice = _ADVICE.get(driver_code(error), default)
         raise CheckBlocked(fail(f"cannot connect: {driver_text(error)}", advice)) from error
     text = f"{version} answers in {as_time(latency_s)}"
+    # A miss waits for one query before its render.
     if latency_s <= _SLOW_S:
         return ok(text)
     return warn(
@@ -68,9 +71,11 @@ async def check_schema(installation: Installation) -> Finding:
         try:
             found, pending = await inspect_version(url, settings.database, schema=schema)
         except ConfigurationError as error:
+            # A newer version has upgraded the schema.
             advice = "install the version of smartserve that upgraded it; it cannot be downgraded"
             return fail(f"{name}: {'; '.join(error.faults)}", advice)
         except DatabaseUnavailable as error:
+            # The check before has just connected: the database has gone meanwhile.
             if url == settings.database_url:
                 raise
             advice = (
@@ -81,6 +86,7 @@ async def check_schema(installation: Installation) -> Finding:
             advice = "run 'smartserve db upgrade' with an account that may create tables"
             required = f"{schema.revisions[-1]} is required"
             return fail(f"{name} is at {found or 'no version'}, {required}", advice)
+        # A schema without a version table belongs to another program, and is used as it is.
         versions.append(f"{name} {found or 'of another program'}")
     return ok(", ".join(versions))
 
@@ -88,6 +94,7 @@ async def check_schema(installation: Installation) -> Finding:
 async def check_permissions(installation: Installation) -> Finding:
     """Report operations that the account may not perform."""
     settings = installation.settings
+    # Without a worker the account needs no right to write rows.
     ingest = installation.queue is not None
     denied = await denied_operations(settings.database_url, settings.database, ingest=ingest)
     if not denied:
@@ -109,6 +116,7 @@ async def check_clock(installation: Installation) -> Finding:
 def judge_offset(offset_s: float) -> Finding:
     """Return the finding for a clock that is ``offset_s`` ahead of this machine's."""
     text = f"{as_time(abs(offset_s))} {'ahead of' if offset_s > 0 else 'behind'} this machine"
+    # The offset is accurate to half of the time that the request took.
     if abs(offset_s) <= _MAX_OFFSET_S:
         return ok(text)
     advice = (

@@ -63,6 +63,7 @@ class HttpProbe:
     async def __aenter__(self) -> Self:
         """Create the session, which connects later."""
         self._session = aiohttp.ClientSession(
+            # No cookies, proxies or decompression: responses must be unchanged.
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -84,6 +85,7 @@ class HttpProbe:
             raise NoAnswer("the connection is closed")
         started = time.monotonic()
         try:
+            # encoded=True: yarl would normalise the query, which is part of cache keys.
             url = URL(f"{self.base}{target}", encoded=True)
             async with self._session.request(
                 method, url, headers=headers, allow_redirects=False
@@ -96,6 +98,7 @@ class HttpProbe:
 
     def _reason(self, error: Exception) -> str:
         """Return which part of the connection failed."""
+        # The order matters: DNS and TLS errors are also OSErrors.
         if isinstance(error, TimeoutError):
             return f"no answer within {self._timeout_s:g} s"
         if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -104,6 +107,7 @@ class HttpProbe:
             return "the address is not a URL"
         if isinstance(error, aiohttp.ClientSSLError):
             return f"TLS: {error}"
+        # aiohttp wraps the error of the socket.
         system = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         if isinstance(system, OSError):
             # Event loops put words of their own around the system's text.

@@ -51,6 +51,7 @@ class ImageSample:
 async def inspect(installation: Installation) -> ImageSample:
     """Read a row, open its file and decode every pixel; sets ``installation.media``."""
     settings, media_id = installation.settings, installation.media_id or 0
+    # Raises DatabaseUnavailable if there is no database, which blocks the area.
     async with installation.rows() as rows:
         media = installation.media = await rows.find(media_id)
     if media is None:
@@ -60,12 +61,14 @@ async def inspect(installation: Installation) -> ImageSample:
         )
         raise CheckBlocked(fail(f"media_files has no row with id {media_id}", advice))
     root, open_error = settings.storage_root, None
+    # As the server does: the first path that can be opened is used.
     for path in media.source_paths:
         try:
             async with installation.sources.open(path) as source:
                 decoded = await _decode(installation, source.descriptor)
                 return ImageSample(media, root, path, open_error, decoded=decoded)
         except SourceTooLarge as error:
+            # Refused before decoding, so the next path is not tried either.
             return ImageSample(media, root, path, open_error, decoded=error)
         except SourceError as error:
             open_error = open_error or error
@@ -74,6 +77,7 @@ async def inspect(installation: Installation) -> ImageSample:
 
 
 async def _decode(installation: Installation, source: int) -> ProbeResult | SmartserveError:
+    # strict: serving shows the intact part of a truncated file, here it is a fault.
     job = ProbeJob(installation.settings.limits.to_limits(), strict=True)
     try:
         async with installation.worker() as pool:
@@ -88,9 +92,11 @@ def check_row(sample: ImageSample) -> Finding:
     text = f"{media.id} of user {media.user_id}, {media.data_type}, {media.status}"
     if media.servable:
         return ok(text)
+    # Uploads get their path when the worker has stored the original.
     if media.in_progress:
         advice = "until it is processed it is answered 404 with Retry-After: 'smartserve status'"
         return warn(f"{text}, no original yet", advice)
+    # Completed, but with neither bulk_path nor library_path.
     if media.completed:
         return fail(f"{text}, without a path", "bulk_path or library_path must name its file")
     advice = "only rows that are completed or in progress are served: see the column status"

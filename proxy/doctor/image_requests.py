@@ -59,6 +59,7 @@ async def request_image(probe: HttpProbe, media_id: int, token: str) -> ImageRes
     # A final may replace the draft between two requests: repeat until the ETag is stable.
     for _ in range(_ATTEMPTS):
         named = await probe.request(named_url)
+        # Without an ETag the conditional request must not match anything.
         etag = named.header("ETag")
         conditional = {"If-None-Match": etag or '"none"'}
         revalidated = await probe.request(named_url, headers=conditional)
@@ -78,7 +79,9 @@ def _allowed(accept: str, encoders: EncoderSettings, media: Media) -> tuple[str,
     facts = media.known_facts
     kinds = [(facts.has_alpha, facts.animated)] if facts else _UNKNOWN
     found: dict[Format, None] = {}
+    # Transparency and animation decide the format: JPEG has neither.
     for transparent, animated in kinds:
+        # Under smallest_wins the server may send either of the two best formats.
         formats = acceptable(
             accept, order=encoders.order, transparent=transparent, animated=animated
         )

@@ -55,6 +55,7 @@ async def inspect(installation: Installation) -> OriginalsSample:
     try:
         await sources.check()
     except SourceTimeout as error:
+        # The thread that hangs in the kernel cannot be cancelled; it ends with the process.
         advice = "the network file system hangs: check its server, or mount it again"
         raise CheckBlocked(fail(f"{root} does not answer in time", advice)) from error
     except SourceUnavailable as error:
@@ -62,16 +63,19 @@ async def inspect(installation: Installation) -> OriginalsSample:
         reason = cause.strerror if isinstance(cause, OSError) else error.detail
         advice = "mount the storage, or set storage.root; the server's user must be able to list it"
         raise CheckBlocked(fail(f"{root}: {reason}", advice)) from error
+    # An empty root usually is the mount point of a file system that is not mounted.
     empty = not await asyncio.to_thread(os.listdir, root)
     try:
         async with installation.rows() as rows:
             newest = await rows.newest(before=MAX_MEDIA_ID, limit=_SAMPLE)
     except DatabaseUnavailable:
+        # The area of the database has reported it.
         return OriginalsSample(root, empty, None)
     outcomes = [(media, await _open(sources, media)) for media in newest]
     found = [media for media, error in outcomes if error is None]
     installation.media = found[0] if found else None
     missing = [media for media, error in outcomes if isinstance(error, SourceMissing)]
+    # If some files are found, the root is right and the others are lost.
     path = missing[0].source_path if missing and not found else None
     return OriginalsSample(root, empty, outcomes, await find_setting(root, path or ""))
 
@@ -84,6 +88,7 @@ async def _open(sources: LocalOriginals, media: Media) -> SourceError | None:
             async with sources.open(path):
                 return None
         except SourceTooLarge:
+            # The file exists; its size is a matter of the limits.
             return None
         except SourceError as error:
             first = first or error
@@ -108,6 +113,7 @@ def check_newest(sample: OriginalsSample) -> Finding:
     if not count:
         return skip("the database has no images")
     missing, unreadable = sample.ids(missing=True), sample.ids(missing=False)
+    # Worse than missing: permissions or the disk, which affect all other files too.
     if unreadable:
         advice = "let the server's user read them (chown, chmod a+r); otherwise the disk is failing"
         return fail(f"cannot be opened: {_listed(unreadable, count)}", advice)
@@ -131,6 +137,7 @@ async def find_setting(root: Path, path: str) -> str:
 
 
 def _find_setting(root: Path, path: str) -> str:
+    # As the server reads paths: dots and empty parts have no meaning.
     names = [name for name in path.split("/") if name not in ("", ".", "..")]
     if path.startswith("/"):
         for skipped in range(1, len(names)):

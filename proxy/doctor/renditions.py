@@ -34,6 +34,7 @@ def check_write(installation: Installation) -> Finding:
     except OSError as error:
         default = "chown it to the server's user; dmesg shows a disk that became read-only"
         finding = fail(f"{root}: {error.strerror}", _WRITE_ADVICE.get(error.errno or 0, default))
+        # There is no file system to inspect.
         if error.errno == errno.ENOENT:
             raise CheckBlocked(finding) from error
         return finding
@@ -45,12 +46,14 @@ def check_space(installation: Installation) -> Finding:
     usage = inspect_disk(str(installation.settings.rendition_directory))
     growth = max(0, installation.settings.renditions.disk_max_bytes - usage.used_bytes)
     text = f"{as_bytes(usage.free_bytes)} free, renditions may grow by {as_bytes(growth)}"
+    # 90 %: other programs, and renditions that are written before old ones are evicted.
     possible = round((usage.used_bytes + usage.free_bytes) * _SAFE / _MIB) * _MIB
     advice = (
         f"lower renditions.disk_max_bytes to {max(possible, _MIB)} and restart, or enlarge the disk"
     )
     if usage.free_bytes < _MIN_BYTES:
         return fail(text, f"free space now; then {advice}")
+    # Inodes run out first if renditions are small, whatever the free bytes are.
     average = usage.used_bytes / usage.files if usage.files else _AVERAGE_BYTES
     files = round(growth / average)
     # Some file systems (btrfs, xfs) allocate inodes as needed and report none.

@@ -65,6 +65,7 @@ async def inspect(installation: Installation) -> ProxiedResponses:
         raise CheckBlocked(skip("there is no reverse proxy (--public, server.public_url)"))
     if media is None or direct is None:
         raise CheckBlocked(skip("the server's own responses, to compare with, are missing"))
+    # New in every run: a cached response of an earlier one would hide a corrected fault.
     token = secrets.token_hex(4)
     try:
         proxied = await request_image(probe, media.id, token)
@@ -81,6 +82,7 @@ async def inspect(installation: Installation) -> ProxiedResponses:
     vendor = detect(first)
     if first.status != HTTPStatus.OK or not first.media_type.startswith("image/"):
         text = f"{probe.base}: an image is answered {first.status} {first.media_type}"
+        # A redirect from http to https, or to another host.
         if location := first.header("Location"):
             finding = fail(f"{text}, to {location}", "name that address with --public")
         else:
@@ -103,6 +105,7 @@ def check_formats(seen: ProxiedResponses) -> Finding:
     wrong = [client for client, kind in types.items() if kind not in allowed[client]]
     if not wrong:
         return ok(text)
+    # AVIF or WebP for a client that cannot show it is a broken image; JPEG is only larger.
     if broken := [client for client in wrong if types[client] in _MODERN]:
         text = f"one copy for all clients: {text}; {' and '.join(broken)} cannot show it"
         return fail(text, seen.fix(FORMATS))
@@ -139,8 +142,10 @@ def check_etag(seen: ProxiedResponses) -> Finding:
     text = f"{etag or 'no ETag'}, revalidated with {status}"
     if not etag:
         return fail(f"{text}; the server sends {expected}", seen.fix(ETAG))
+    # A proxy that compresses invalidates the ETag, or weakens it below.
     if status != HTTPStatus.NOT_MODIFIED:
         return fail(f"{text}: each visitor downloads the image again", seen.fix(ETAG))
+    # Weak ETags revalidate, but do not allow ranges (RFC 9110, 13.1.5).
     if etag.startswith("W/"):
         return warn(f"{text}: weakened", seen.fix(ETAG))
     if etag != expected:
@@ -163,6 +168,7 @@ def check_range(seen: ProxiedResponses) -> Finding:
     """Report range requests that are answered with the whole image."""
     part = seen.proxied.part
     text = f"{part.status} with {as_bytes(len(part.body))} of {PART_BYTES}"
+    # Any 206 of another length would be wrong too.
     if part.status == HTTPStatus.PARTIAL_CONTENT and len(part.body) == PART_BYTES:
         return ok(text)
     return warn(f"{text}: Range is not passed on", seen.fix(RANGE))
@@ -170,6 +176,7 @@ def check_range(seen: ProxiedResponses) -> Finding:
 
 async def check_closed(seen: ProxiedResponses) -> Finding:
     """Report private routes that are reachable through the proxy."""
+    # Concurrently: a proxy that drops requests lets each of them time out.
     private, health = [
         [
             route
@@ -192,6 +199,7 @@ async def _reachable(seen: ProxiedResponses, method: str, target: str) -> str:
     answer = await _request(seen, target, method)
     if answer is None or answer.status == HTTPStatus.NOT_FOUND:
         return ""
+    # problem+json, metrics, or the status of a health check come from the server only.
     ours = answer.media_type == _PROBLEM or b"smartserve_" in answer.body
     return f"{method} {target}" if ours or "status" in answer.json() else ""
 

@@ -38,6 +38,7 @@ async def check_health(installation: Installation) -> Finding:
         )
         raise CheckBlocked(fail(f"{server.base}: {error.detail}", advice)) from error
     text = f"{server.base} answers {answer.status} in {as_time(answer.seconds)}"
+    # Another program on this port, or a proxy that answers in its place.
     if answer.json().get("status") != "alive":
         advice = (
             "this is not the server itself: name its own port with --url, and the reverse proxy"
@@ -54,6 +55,7 @@ async def check_readiness(installation: Installation) -> Finding:
     answer = await installation.server.request("/readyz")
     found = answer.json()
     parts = found.get("checks")
+    # A server that drains reports its status alone.
     if not isinstance(parts, dict):
         text = f"/readyz answers {answer.status}: {found.get('status', 'no status')}"
         return fail(text, "if it is draining, it is being stopped and accepts no new connections")
@@ -66,6 +68,7 @@ async def check_readiness(installation: Installation) -> Finding:
 
 async def check_version(installation: Installation) -> Finding:
     """Compare the version that runs with the version that is installed."""
+    # Prometheus' parser would read thousands of lines for one label.
     match = _BUILD.search((await installation.server.request("/metrics")).body)
     if match is None:
         return skip("/metrics does not report it")
@@ -96,6 +99,7 @@ async def check_formats(installation: Installation) -> Finding:
     allowed = allowed_types(installation.settings.encoders, media)
     types = ", ".join(f"{client} {kind}" for client, kind in responses.types.items())
     text = f"{image_url(media.id)}: {types}"
+    # The settings of the command may differ from those of the running server.
     if all(kind in allowed[client] for client, kind in responses.types.items()):
         return ok(text)
     if "fallback" in first.header("Cache-Status"):

@@ -36,6 +36,7 @@ def check_key_files(installation: Installation) -> Finding:
                 exposed.append(name)
         except OSError as error:
             unreadable.append(f"{name}: {error.strerror}")
+    # The server would not start, or not with this key.
     if unreadable:
         advice = "make each readable for the server's user and for nobody else: chown, chmod 400"
         return fail("; ".join(unreadable), advice)
@@ -58,6 +59,7 @@ def _key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         ("vision.google.key_file", settings.vision.google.key_file),
         ("vision.openai.key_file", settings.vision.openai.key_file),
     ):
+        # A public key (users.jwt_public_key_file) is not listed.
         if file:
             yield name, Path(file)
     # The server creates keys of its own here.
@@ -69,9 +71,11 @@ def _key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 def open_to_all(path: Path) -> bool:
     """Return whether every user can read or write a file: its parent folders must allow it too."""
+    # The mode of a link means nothing.
     resolved = path.resolve(strict=True)
     if not resolved.stat().st_mode & _OTHERS:
         return False
+    # Without search permission on every parent, others cannot reach the file.
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in resolved.parents)
 
 

@@ -101,5 +101,6 @@ async def examine(installation: Installation) -> AsyncIterator[tuple[CheckResult
     Areas run one after the other, so that none is slow because of another.
     """
     for area in AREAS:
+        # An image that is displayed needs no explanation.
         if area is not IMAGE or installation.media_id is not None:
             yield await run_checks(area.inspect(installation), area.checks)

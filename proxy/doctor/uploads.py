@@ -19,10 +19,12 @@ async def check_main_api(installation: Installation) -> Finding:
     url = installation.settings.ingest.main_api_url
     if not url:
         return skip("ingest.main_api_url is not set: this server is its own main API")
+    # The client would create a key, which the other main API does not have.
     if not await asyncio.to_thread(_has_key, installation.settings):
         return fail(f"{url}: no key is set", _KEY_ADVICE)
     try:
         async with installation.main_api() as api:
+            # Listing does not claim an upload, so no worker is disturbed.
             pending = await api.pending()
     except MainApiForbidden as error:
         return fail(f"{url}: {reason_of(error)}", _KEY_ADVICE)
@@ -53,6 +55,7 @@ def judge_queue(report: QueueReport) -> Finding:
     """Return the finding for the state of the queue, the most urgent problem first."""
     states = ", ".join(f"{count} {state}" for state, count in report.states.items() if count)
     text = states or "no uploads yet"
+    # Unfinished for more than an hour, which no step takes.
     if report.stuck:
         advice = (
             "'smartserve status' shows the step and the reason; is a worker running"
@@ -60,6 +63,7 @@ def judge_queue(report: QueueReport) -> Finding:
         )
         stuck = f"{counted(report.stuck, 'upload')} unfinished for more than an hour"
         return fail(f"{stuck}; {text}", advice)
+    # An expired lease means that its worker ended without a word; another takes over.
     if report.run_out:
         advice = "workers were killed, usually out of memory: see dmesg and 'smartserve status'"
         return warn(f"{counted(report.run_out, 'lease')} expired; {text}", advice)

@@ -51,6 +51,7 @@ async def inspect(installation: Installation) -> WorkerSample:
             render_s, failures = await _render_all(settings, pool)
             return WorkerSample(settings, pool.hello, pool.gaps, start_s, render_s, failures)
     except ConfigurationError as error:
+        # The pool reports that no process came up.
         advice = (
             f"{_CHECK_CONFIG}; causes are too little memory, too few descriptors, or"
             " workers.require_sandbox on a kernel without the features"
@@ -64,11 +65,13 @@ async def _render_all(
     """Return the render time of each format in seconds, and the errors of those that fail."""
     seconds: dict[Format, float] = {}
     failures: dict[Format, str] = {}
+    # The worker refuses files of types that the settings exclude.
     source_type = next((one for one in _SAMPLE_OF if one in settings.limits.source_types), None)
     if source_type is None:
         return seconds, failures
     limits = replace(settings.limits.to_limits(), source_types=(source_type,))
     profiles = settings.encoders.profiles()
+    # PNG is the fallback for transparency, also if it is not in encoders.order.
     for fmt in dict.fromkeys((*settings.encoders.order, Format.PNG)):
         output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profiles[fmt])
         job = RenditionSet(limits, (output,))
@@ -99,6 +102,7 @@ def check_render(sample: WorkerSample) -> Finding:
         return skip("limits.source_types allows neither JPEG nor PNG")
     times = ", ".join(f"{fmt} {as_time(spent)}" for fmt, spent in sample.render_s.items())
     text = f"started in {as_time(sample.start_s)}; {_SIDE} pixels as {times}"
+    # The first render of a process loads code; it takes 20 to 300 ms on an idle machine.
     if max(sample.render_s.values()) <= _SLOW_S:
         return ok(text)
     return warn(text, "the machine is busy or short of memory: see top")
@@ -126,6 +130,7 @@ def check_formats(sample: WorkerSample) -> Finding:
     text = f"loads {', '.join(kind for kind in allowed if kind not in absent)}"
     if absent:
         text = f"{text}; not {', '.join(absent)}"
+    # Allowed by default, for a libvips that has them.
     if set(absent) <= _OPTIONAL:
         return ok(text)
     advice = (
