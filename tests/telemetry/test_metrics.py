@@ -1,4 +1,4 @@
-"""What Prometheus asks for, OpenMetrics, holds the same as its text format, and exemplars."""
+"""The metrics of a process in both text formats, with exemplars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
 from proxy.domain.formats import Format
-from proxy.domain.outcome import Origin, Outcome
+from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.metrics import Metrics
 from tests.support.server import CHROME, Library, Serving
 
@@ -19,19 +19,17 @@ PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
-"""As Prometheus 2.42 asks."""
+"""The Accept header of Prometheus 2.42."""
 text_families: Callable[[str], Iterable[Metric]] = parser.text_string_to_metric_families
 open_families: Callable[[str], Iterable[Metric]] = openmetrics.text_string_to_metric_families
-ONE, OTHER = "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"
+ONE = "0af7651916cd43dd8448eb211c80319c"
 
 
-async def test_both_formats_tell_the_same_under_the_same_names(
-    server: Serving, library: Library
-) -> None:
+async def test_both_formats_have_the_same_samples(server: Serving, library: Library) -> None:
     for _ in range(2):
         await server.client.get(f"/serve/{library.ids['photo']}", headers={"Accept": CHROME})
-    registry = server.services.metrics
-    plain, opened = registry.exposition(), registry.exposition(PROMETHEUS)
+    metrics = server.services.metrics
+    plain, opened = metrics.exposition(), metrics.exposition(PROMETHEUS)
     assert plain[1] == "text/plain; version=0.0.4; charset=utf-8"
     assert opened[1] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -60,7 +58,7 @@ async def test_both_formats_tell_the_same_under_the_same_names(
         (", ;,;;=", "text/plain; version=0.0.4"),
     ],
 )
-async def test_whatever_a_stranger_asks_for_is_one_of_the_two(
+async def test_any_accept_header_gets_one_of_the_two_formats(
     shared: Serving, accept: str, media_type: str
 ) -> None:
     answer = await shared.client.get("/metrics", headers={"Accept": accept})
@@ -69,7 +67,7 @@ async def test_whatever_a_stranger_asks_for_is_one_of_the_two(
 
 
 def exemplars(metrics: Metrics, name: str) -> dict[str, tuple[str, float]]:
-    """Trace and value of each exemplar of a histogram, by the bucket that it stands at."""
+    """Return trace and value of each exemplar of a histogram by bucket."""
     text = metrics.exposition(PROMETHEUS)[0].decode()
     return {
         sample.labels["le"]: (sample.exemplar.labels["trace_id"], sample.exemplar.value)
@@ -79,27 +77,7 @@ def exemplars(metrics: Metrics, name: str) -> dict[str, tuple[str, float]]:
     }
 
 
-def test_a_request_of_a_trace_is_the_example_of_its_bucket() -> None:
-    metrics = Metrics()
-    tally = metrics.tally_of(Outcome("serve", source=Origin.MEMORY), 200)
-    tally.add(0.0003, 0.7, 10)
-    assert exemplars(metrics, "smartserve_first_byte_seconds") == {}
-    tally.exemplify(0.0003, 0.7, ONE)
-    assert exemplars(metrics, "smartserve_first_byte_seconds") == {"0.0005": (ONE, 0.0003)}
-    assert exemplars(metrics, "smartserve_request_seconds") == {"1.0": (ONE, 0.7)}
-
-
-def test_of_several_examples_of_a_bucket_the_latest_is_told() -> None:
-    metrics = Metrics()
-    tallies = [metrics.tally_of(Outcome("serve", size), 200) for size in ("grid", "zoom")]
-    for tally, trace_id in zip(tallies, (ONE, OTHER), strict=True):
-        tally.add(0.03, 20.0, 10)
-        tally.exemplify(0.03, 20.0, trace_id)
-    assert exemplars(metrics, "smartserve_first_byte_seconds") == {"0.05": (OTHER, 0.03)}
-    assert exemplars(metrics, "smartserve_request_seconds") == {"+Inf": (OTHER, 20.0)}
-
-
-def test_stages_and_renders_have_examples_where_there_is_a_trace(
+def test_stages_and_renders_have_exemplars_in_a_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     metrics = Metrics()
@@ -111,3 +89,25 @@ def test_stages_and_renders_have_examples_where_there_is_a_trace(
     metrics.rendered("grid", Format.AVIF, 0.2)
     assert exemplars(metrics, "smartserve_stage_seconds") == {"0.0025": (ONE, 0.002)}
     assert exemplars(metrics, "smartserve_render_seconds") == {"0.25": (ONE, 0.2)}
+
+
+def test_label_values_exist_before_the_first_event() -> None:
+    registry = Metrics().registry
+    for task in BackgroundTask:
+        labels = {"task": str(task)}
+        assert registry.get_sample_value("smartserve_background_restarts_total", labels) == 0
+    refused = {"reason": "missing"}
+    metrics = Metrics()
+    metrics.refusals(["missing"])
+    assert metrics.registry.get_sample_value("smartserve_auth_failures_total", refused) == 0
+
+
+def test_finals_are_counted_with_what_they_save() -> None:
+    metrics = Metrics()
+    metrics.upgraded(Format.AVIF, seconds=2.0, lag_s=3.0, saved=100)
+    metrics.missed_target()
+    value = metrics.registry.get_sample_value
+    assert value("smartserve_upgrade_seconds_sum") == 2
+    assert value("smartserve_upgrade_lag_seconds_sum") == 3
+    assert value("smartserve_bytes_saved_total", {"format": "avif"}) == 100
+    assert value("smartserve_quality_target_missed_total") == 1
