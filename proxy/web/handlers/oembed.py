@@ -77,7 +77,7 @@ class OembedHandler:
             photo = _photo(base, media_id, facts, values, self.lifetimes.api_s)
         except SmartserveError as error:
             return problem(error, outcome=outcome, not_found_s=self.lifetimes.not_found_s)
-        # An unsettled image is still being processed, so its size may change.
+        # The size may change while the image is being processed.
         max_age = self.lifetimes.api_s if media.completed else self.lifetimes.processing_s
         lifetime = f"public, max-age={max_age}"
         return cached_json(request, photo, lifetime=lifetime, outcome=outcome)
