@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from proxy.domain.formats import EncoderProfile, Format
 from proxy.domain.geometry import Fit, Geometry, SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
 from proxy.domain.worker_protocol import (
+    FRAME_LENGTH,
     JobFailure,
     Limits,
     ProbeJob,
@@ -36,6 +38,7 @@ Pixels = NDArray[np.uint8]
 LIMITS: Limits = LimitSettings().to_limits()
 PROFILES = EncoderSettings().profiles()
 STREAMED_JPEG = EncoderProfile(Format.JPEG, (("Q", 80),))
+LOSSLESS = EncoderProfile(Format.PNG, (("compression", 1),))
 WHOLE = SizeSpec("whole", 16383, 16383)
 """The picture at its own size."""
 
@@ -157,3 +160,46 @@ def difference(left: Pixels, right: Pixels) -> float:
     """Mean absolute difference in levels of 255."""
     assert left.shape == right.shape
     return float(np.abs(left.astype(int) - right.astype(int)).mean())
+
+
+def output(
+    source: Source, box: SizeSpec, fmt: Format | EncoderProfile = LOSSLESS, **options: object
+) -> RenderOutput:
+    """One output as the server would order it."""
+    profile = fmt if isinstance(fmt, EncoderProfile) else PROFILES[fmt]
+    return replace(RenderOutput(geometry(source, box), profile), **options)  # type: ignore[arg-type]
+
+
+def framed(*outputs: RenderOutput) -> RenditionSet:
+    """A set whose outputs come as frames."""
+    return RenditionSet(LIMITS, outputs, framed=True)
+
+
+def attempted(
+    source: Source, *outputs: RenderOutput, notice: str | None = None
+) -> tuple[RenditionSetResult | JobFailure, list[bytes]]:
+    """What a set says, and its frames."""
+    job = RenditionSet(LIMITS, outputs, notice, framed=True)
+    with descriptor(source) as opened, descriptor(b"") as target:
+        result = render_set(job, opened, target)
+        return result, split(os.pread(target, os.fstat(target).st_size, 0))
+
+
+def split(stream: bytes) -> list[bytes]:
+    """The frames of a stream that holds nothing else."""
+    frames, at = [], 0
+    while at < len(stream):
+        (length,) = FRAME_LENGTH.unpack_from(stream, at)
+        at += FRAME_LENGTH.size
+        frames.append(stream[at : at + length])
+        assert len(frames[-1]) == length
+        at += length
+    return frames
+
+
+def made(source: Source, *outputs: RenderOutput) -> list[bytes]:
+    """The frames of a set of which nothing fails."""
+    result, frames = attempted(source, *outputs)
+    assert isinstance(result, RenditionSetResult), result
+    assert all(isinstance(one, RenderResult) for one in result.results), result
+    return frames

@@ -161,8 +161,8 @@ def test_the_ground_of_an_animation_is_that_of_its_first_frame() -> None:
     assert all(frame[..., 3].min() == 255 for frame in studio.frames(kept))
 
 
-def test_a_cut_of_1200_pixels_takes_a_fraction_of_a_second() -> None:
+def test_the_removal_from_1200_pixels_takes_little_processor_time() -> None:
     source = studio.saved(draw_logo().resize((1200, 1200)))
     result, _ = studio.attempt(source, Format.PNG, remove_background=True)
     assert isinstance(result, RenderResult)
-    assert result.stages["transform"] < 0.6
+    assert result.cpu_s < 2

@@ -174,3 +174,8 @@ def test_a_broken_source_is_still_blamed_on_the_source() -> None:
     result, _ = studio.attempt(b"\xff\xd8\xff", JPEG, plan=known, search=SEARCH)
     assert isinstance(result, JobFailure)
     assert result.kind == "undecodable"
+
+
+def test_a_profile_with_another_quality_keeps_its_other_options() -> None:
+    profile = EncoderProfile(Format.WEBP, (("Q", 79), ("effort", 6), ("smart_subsample", True)))
+    assert with_quality(profile, 50).text == "webp:Q=50,effort=6,smart_subsample=True"

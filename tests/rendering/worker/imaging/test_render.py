@@ -1,0 +1,297 @@
+"""The outputs of a set: geometry, frames, streaming and failures."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageDraw, ImageOps
+
+from proxy.domain.formats import (
+    SNIFF_BYTES,
+    EncoderProfile,
+    EncodingStage,
+    Format,
+    QualitySearch,
+    sniff,
+)
+from proxy.domain.geometry import Geometry
+from proxy.domain.worker_protocol import (
+    JobFailure,
+    RenderOutput,
+    RenderResult,
+    RenditionSetResult,
+)
+from proxy.rendering.worker.imaging.render import render_set
+from tests.rendering.worker.imaging import studio
+from tests.support.photos import photo
+
+TOO_WIDE = Geometry(16384, 2, 16384, 2)
+"""libwebp holds 16,383 pixels a side."""
+
+
+def test_frames_come_in_the_order_of_the_outputs() -> None:
+    source = photo("kodak-23.png")
+    wanted = [(60, Format.AVIF), (200, Format.WEBP), (120, Format.JPEG), (200, Format.PNG)]
+    frames = studio.made(
+        source, *(studio.output(source, studio.contain(side, side), fmt) for side, fmt in wanted)
+    )
+    assert [sniff(frame[:SNIFF_BYTES]) for frame in frames] == [fmt for _, fmt in wanted]
+    assert [studio.opened(frame).width for frame in frames] == [side for side, _ in wanted]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_rival_goes_out_where_it_is_smaller(swapped: bool) -> None:  # noqa: FBT001
+    source, box = photo("kodak-23.png"), studio.contain(200, 200)
+    webp, png = (studio.output(source, box, fmt) for fmt in (Format.WEBP, Format.PNG))
+    first, second = (png, webp) if swapped else (webp, png)
+    alternative = EncodingStage(second.profile)
+    alone = studio.made(source, webp)[0]
+    assert studio.made(source, replace(first, alternative=alternative)) == [alone]
+
+
+def test_an_output_that_fails_is_an_empty_frame_among_the_others() -> None:
+    source = photo("kodak-23.png")
+    good = studio.output(source, studio.contain(64, 64), Format.WEBP)
+    bad = replace(good, geometry=TOO_WIDE)
+    result, frames = studio.attempted(source, good, bad, good)
+    assert isinstance(result, RenditionSetResult)
+    first, failed, last = result.results
+    assert isinstance(failed, JobFailure)
+    assert failed.kind == "fault"
+    assert isinstance(first, RenderResult)
+    assert isinstance(last, RenderResult)
+    assert frames[1] == b""
+    assert frames[0] == frames[2] != b""
+
+
+def test_the_failure_of_an_only_output_is_that_of_the_job() -> None:
+    source = photo("kodak-23.png")
+    bad = replace(studio.output(source, studio.contain(64, 64), Format.WEBP), geometry=TOO_WIDE)
+    result, frames = studio.attempted(source, bad)
+    assert isinstance(result, JobFailure)
+    assert result.kind == "fault"
+    assert frames == []
+
+
+def test_a_source_that_cannot_be_opened_is_one_failure_and_no_frames() -> None:
+    good = RenderOutput(Geometry(10, 10, 10, 10), studio.PROFILES[Format.JPEG])
+    result, frames = studio.attempted(b"nonsense", good, good)
+    assert isinstance(result, JobFailure)
+    assert result.kind == "unsupported"
+    assert frames == []
+
+
+def test_a_set_of_nothing_is_an_empty_result() -> None:
+    assert studio.attempted(photo("kodak-23.png")) == (RenditionSetResult(()), [])
+
+
+def test_a_closed_target_is_a_failure_of_the_whole() -> None:
+    source = photo("kodak-23.png")
+    job = studio.framed(studio.output(source, studio.contain(300, 300)))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with studio.descriptor(source) as opened:
+        result = render_set(job, opened, writer)
+    os.close(writer)
+    assert isinstance(result, JobFailure)
+    assert result.kind == "fault"
+
+
+def test_an_animation_moves_beside_stills_of_its_first_frame() -> None:
+    source = photo("animated.webp")
+    box = studio.contain(40, 40)
+    moving, still = studio.made(
+        source,
+        studio.output(source, box, Format.WEBP, animated=True),
+        studio.output(source, box, Format.JPEG, animated=True),
+    )
+    assert getattr(studio.opened(moving), "n_frames", 1) > 1
+    assert getattr(studio.opened(still), "n_frames", 1) == 1
+
+
+def test_each_output_may_search_and_lose_its_background() -> None:
+    source = photo("kodak-23.png")
+    box = studio.contain(200, 200)
+    search = QualitySearch(70, 30, 95)
+    result, frames = studio.attempted(
+        source,
+        studio.output(source, box, Format.JPEG, search=search),
+        studio.output(source, box, Format.WEBP, remove_background=True),
+        notice="(c) me",
+    )
+    assert isinstance(result, RenditionSetResult)
+    first, second = result.results
+    assert isinstance(first, RenderResult)
+    assert isinstance(second, RenderResult)
+    assert first.quality is not None
+    assert second.quality is None
+    assert all(studio.opened(frame).getexif()[0x8298] == "(c) me" for frame in frames)
+
+
+def test_frames_go_through_a_pipe_that_is_smaller_than_they_are() -> None:
+    source = photo("kodak-23.png")
+    job = studio.framed(studio.output(source, studio.WHOLE), studio.output(source, studio.WHOLE))
+    reader, writer = os.pipe()
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        while chunk := os.read(reader, 1 << 16):
+            chunks.append(chunk)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    with studio.descriptor(source) as opened:
+        assert isinstance(render_set(job, opened, writer), RenditionSetResult)
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+    first, second = studio.split(b"".join(chunks))
+    assert first == second
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def ends(reader: int) -> bool:
+    """Whether a pipe gives its end now; what is in it is read and dropped."""
+    while select.select([reader], [], [], 0)[0]:
+        if not os.read(reader, 1 << 20):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("fmt", list(Format))
+@pytest.mark.parametrize(
+    "source", [studio.saved(Image.new("RGB", (50, 50), "navy")), b"\xff\xd8\xff"]
+)
+def test_the_reader_sees_the_end_once_the_caller_closes_its_own(source: bytes, fmt: Format) -> None:
+    job = studio.job_of(Geometry(20, 20, 20, 20), studio.PROFILES[fmt], notice="me")
+    reader, writer = os.pipe()
+    with studio.descriptor(source) as opened:
+        before = open_descriptors()
+        studio.render(job, opened, writer)
+        assert open_descriptors() == before
+    os.close(writer)
+    assert ends(reader)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_only_a_baseline_jpeg_leaves_the_encoder_while_the_source_is_decoded(
+    *, progressive: bool
+) -> None:
+    """The encoder blocks on the full pipe: by then it has read a part of the source, or all."""
+    path = photo("photo-6mp.jpg")
+    plan = studio.geometry(path, studio.contain(2400, 2400))
+    profile = EncoderProfile(Format.JPEG, (("Q", 90), ("interlace", progressive)))
+    reader, writer = os.pipe()
+    with studio.descriptor(path) as source:
+        job = studio.job_of(plan, profile)
+        thread = threading.Thread(target=studio.render, args=(job, source, writer), daemon=True)
+        thread.start()
+        assert os.read(reader, 1000).startswith(b"\xff\xd8")
+        # libvips reads through a duplicate of the descriptor, which shares its offset, and rewinds
+        # it at the end.
+        offset = os.lseek(source, 0, os.SEEK_CUR)
+        while thread.is_alive():
+            if select.select([reader], [], [], 0.1)[0]:
+                os.read(reader, 1 << 20)
+    os.close(writer)
+    os.close(reader)
+    assert (0 < offset < path.stat().st_size) == (not progressive)
+
+
+def upright(name: str) -> Image.Image:
+    """A photograph as Pillow has it: turned as EXIF says, and in sRGB."""
+    picture = Image.open(photo(name))
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"]))
+    turned = ImageOps.exif_transpose(picture)
+    srgb = ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(turned, profile, srgb, ImageCms.Intent(1))
+    assert converted is not None
+    return converted
+
+
+def quadrants(width: int, height: int) -> Image.Image:
+    """Red, green, blue and white quarters."""
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, width // 2 - 1, height // 2 - 1), fill=(255, 0, 0))
+    draw.rectangle((width // 2, 0, width - 1, height // 2 - 1), fill=(0, 255, 0))
+    draw.rectangle((0, height // 2, width // 2 - 1, height - 1), fill=(0, 0, 255))
+    return picture
+
+
+@pytest.mark.parametrize("name", ["exif-orientation-5.jpg", "exif-orientation-6.jpg"])
+def test_exif_orientation_is_applied(name: str) -> None:
+    ours = studio.pixels(studio.rendered(photo(name)))
+    assert studio.difference(ours, studio.pixels(upright(name))) < 2
+
+
+@pytest.mark.parametrize("name", ["exif-orientation-5.jpg", "exif-orientation-6.jpg"])
+def test_a_turned_source_keeps_its_shape_when_it_shrinks(name: str) -> None:
+    box = studio.contain(200, 200)
+    ours = studio.pixels(studio.rendered(photo(name), box=box))
+    whole = upright(name)
+    plan = studio.geometry(photo(name), box)
+    theirs = whole.resize((plan.width, plan.height), Image.Resampling.LANCZOS)
+    assert studio.difference(ours, studio.pixels(theirs)) < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_comes_out_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    source = studio.saved(quadrants(64, 40), exif=exif)
+    theirs = ImageOps.exif_transpose(studio.opened(source))
+    assert np.array_equal(studio.pixels(studio.rendered(source)), studio.pixels(theirs))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_cover_crop_cuts_the_planned_box_out_of_the_scaled_picture(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    source = studio.saved(Image.open(photo("kodak-23.png")), exif=exif)
+    plan = studio.geometry(source, studio.cover(150, 90))
+    ours = studio.pixels(studio.rendered(source, plan=plan))
+    turned = ImageOps.exif_transpose(studio.opened(source))
+    scaled = turned.resize((plan.scaled_width, plan.scaled_height), Image.Resampling.LANCZOS)
+    box = (plan.left, plan.top, plan.left + plan.width, plan.top + plan.height)
+    assert ours.shape == (90, 150, 3)
+    assert studio.difference(ours, studio.pixels(scaled.crop(box))) < 2
+
+
+def test_shrinking_while_a_jpeg_loads_looks_like_lanczos() -> None:
+    box = studio.contain(300, 300)
+    source = photo("photo-6mp.jpg")
+    plan = studio.geometry(source, box)
+    ours = studio.pixels(studio.rendered(source, box=box))
+    theirs = Image.open(source).resize((plan.width, plan.height), Image.Resampling.LANCZOS)
+    assert studio.difference(ours, studio.pixels(theirs)) < 2
+
+
+@pytest.mark.parametrize("fmt", list(Format))
+@pytest.mark.parametrize("name", ["photo-6mp.jpg", "photo.webp", "photo.avif", "scan.tiff"])
+def test_the_size_is_the_planned_one_to_the_pixel(name: str, fmt: Format) -> None:
+    plan = studio.geometry(photo(name), studio.cover(123, 45))
+    result, encoded = studio.attempt(photo(name), fmt, plan=plan)
+    assert isinstance(result, RenderResult)
+    assert (result.width, result.height) == studio.opened(encoded).size == (123, 45)
+
+
+def test_the_offset_of_the_source_descriptor_does_not_matter() -> None:
+    source = studio.saved(quadrants(20, 20))
+    job = studio.job_of(studio.geometry(source), studio.PROFILES[Format.PNG])
+    with studio.descriptor(source) as descriptor:
+        for _ in range(2):
+            with studio.descriptor(b"") as target:
+                assert isinstance(studio.render(job, descriptor, target), RenderResult)
