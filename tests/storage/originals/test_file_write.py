@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
+from proxy.runtime.tempfiles import fill, scratch_file
 from proxy.settings import StorageSettings
 from proxy.storage.originals.local_store import LocalOriginals
 from tests.storage.originals.conftest import MAX_BYTES
@@ -167,3 +168,14 @@ async def test_nothing_is_removed_through_a_symbolic_link(
     assert not await sources.remove("link/x.jpg")
 
     assert names(tmp_path / "secret") == ["x.jpg"]
+
+
+async def test_an_original_from_a_scratch_file_is_readable_as_any_other(
+    sources: LocalOriginals, original: Path, root: Path
+) -> None:
+    async with scratch_file(root) as file:
+        fill(file, b"downloaded")
+        assert await sources.add("linked.jpg", file.fileno())
+    assert await sources.add("copied.jpg", original)
+    assert await read(sources, "linked.jpg") == b"downloaded"
+    assert (root / "linked.jpg").stat().st_mode == (root / "copied.jpg").stat().st_mode
