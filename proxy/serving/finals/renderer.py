@@ -57,8 +57,9 @@ class FinalRenderer:
         self._deadline_s = deadline_s
 
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
-        """Return the plans whose renditions are not in the store."""
-        return [plan for plan in plans if not await self._stored(plan.variant)]
+        """Return the plans, all for one medium, whose renditions are not in the store."""
+        stored = await self._store.digests(plans[0].media.id) if plans else ()
+        return [plan for plan in plans if plan.variant.digest not in stored]
 
     async def complete(self, plans: Sequence[RenderPlan]) -> int:
         """Render what is missing and drop the drafts it replaces; return how many were rendered.
@@ -119,10 +120,10 @@ class FinalRenderer:
 
     async def retire(self, plan: RenderPlan) -> int:
         """Drop the draft that a final has replaced; return its bytes, 0 if there was none."""
-        if plan.draft is None or not await self._stored(plan.draft):
+        if plan.draft is None:
             return 0
         # A store that cannot write drops renditions without an error: keep the draft then.
-        if not await self._stored(plan.variant):
+        if not {plan.draft.digest, plan.variant.digest} <= await self._store.digests(plan.media.id):
             return 0
         draft = await self._store.get(plan.draft)
         if draft is None:
@@ -130,9 +131,6 @@ class FinalRenderer:
         draft.close()
         await self._store.delete(plan.draft)
         return draft.length
-
-    async def _stored(self, variant: Variant) -> bool:
-        return variant.digest in await self._store.digests(variant.media_id)
 
     async def _store_when_done(self, variant: Variant, body: asyncio.Future[bytes]) -> None:
         async with self._store.writer(variant) as writer:
