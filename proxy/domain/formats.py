@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 
 
@@ -62,20 +63,21 @@ class EncoderProfile:
     options: tuple[tuple[str, int | bool | str], ...]
 
     @property
-    def streams(self) -> bool:
-        """Whether the encoder writes bytes before it has read all pixels.
-
-        Only baseline JPEG does.
-        """
-        # With any of these, libjpeg needs the whole image before the first byte.
-        whole_image = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
-        options = dict(self.options)
-        return self.format is Format.JPEG and not any(options.get(name) for name in whole_image)
-
-    @property
     def text(self) -> str:
         """Canonical text: ``avif:Q=63,effort=1``."""
         return f"{self.format}:" + ",".join(f"{name}={value}" for name, value in self.options)
+
+
+@lru_cache(maxsize=64)
+def streams(profile: EncoderProfile) -> bool:
+    """Return whether the encoder writes bytes before it has read all pixels.
+
+    Only baseline JPEG does.
+    """
+    # With any of these, libjpeg needs the whole image before the first byte.
+    whole_image = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
+    options = dict(profile.options)
+    return profile.format is Format.JPEG and not any(options.get(name) for name in whole_image)
 
 
 @dataclass(frozen=True, slots=True)

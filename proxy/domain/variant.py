@@ -68,9 +68,9 @@ class Variant:
         )
 
     def _encoding(self) -> Iterable[str]:
-        yield _stage_text(self.profile, self.search)
+        yield stage_text(self.profile, self.search)
         if self.alternative is not None:
-            yield f"or:{self.alternative.text}"
+            yield f"or:{stage_text(self.alternative.profile, self.alternative.search)}"
         if self.base is not None:
             yield f"of:{self.base[0]}x{self.base[1]}"
 
@@ -95,7 +95,8 @@ def _geometry_text(geometry: Geometry) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _stage_text(profile: EncoderProfile, search: QualitySearch | None) -> str:
+def stage_text(profile: EncoderProfile, search: QualitySearch | None) -> str:
+    """Return the text of `EncodingStage`. Cached: each key contains it, and there are few."""
     return EncodingStage(profile, search).text
 
 

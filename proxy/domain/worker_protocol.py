@@ -20,7 +20,7 @@ from proxy.domain.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
+from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch, streams
 from proxy.domain.geometry import Geometry
 from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Focus
@@ -208,7 +208,7 @@ class RenderOutput:
     @property
     def streams(self) -> bool:
         """Return whether bytes leave the encoder before all pixels are decoded."""
-        return self.profile.streams and self.search is None and self.alternative is None
+        return streams(self.profile) and self.search is None and self.alternative is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class ByteStream:
         self._ended = False
         self._error: Exception | None = None
         self._changed = asyncio.Event()
+        self._finished = asyncio.Event()
 
     @property
     def length(self) -> int:
@@ -39,13 +40,16 @@ class ByteStream:
 
     def finish(self) -> None:
         """End the stream: all bytes were fed."""
-        self._ended = True
-        self._wake()
+        self._end()
 
     def fail(self, error: Exception) -> None:
         """End the stream: readers get the bytes so far, then ``error`` is raised."""
-        self._ended = True
         self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._finished.set()
         self._wake()
 
     def _wake(self) -> None:
@@ -74,8 +78,8 @@ class ByteStream:
 
     async def whole(self) -> bytes:
         """Wait for the end and return all bytes, the same object for all callers."""
-        while not self._ended:
-            await self._changed.wait()
+        # An event of its own: readers of the whole are not woken by each chunk.
+        await self._finished.wait()
         if self._error is not None:
             raise self._error
         if self._joined is None:

@@ -25,11 +25,9 @@ class CircuitBreaker:
         self._clock = clock
         self._trial = False
         self._open_until: float | None = None
-
-    @property
-    def failing(self) -> bool:
-        """Return whether the last reported result was a failure."""
-        return self._open_until is not None
+        self.failing = False
+        """Whether the last reported result was a failure. A plain attribute: callers on the request
+        path check it first, and call the breaker only if it is set."""
 
     @property
     def open_until(self) -> float:
@@ -64,9 +62,11 @@ class CircuitBreaker:
         if not self.failing:
             log.warning("circuit_opened", circuit=self._name, reason=reason, pause_s=self._pause_s)
         self._open_until = self._clock() + self._pause_s
+        self.failing = True
 
     def succeed(self) -> None:
         """Report a success."""
         if self.failing:
             log.info("circuit_closed", circuit=self._name)
         self._open_until = None
+        self.failing = False

@@ -27,7 +27,7 @@ from proxy.domain.errors import (
     SourceError,
     SourceQuarantined,
 )
-from proxy.domain.formats import Format, sniff
+from proxy.domain.formats import Format, sniff, streams
 from proxy.domain.media import Media
 from proxy.domain.outcome import Origin
 from proxy.domain.query import VariantRequest
@@ -89,7 +89,7 @@ def sends_early(variant: Variant) -> bool:
     could read its first part, and is better sent with a Content-Length.
     """
     large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
-    return variant.profile.streams and large
+    return streams(variant.profile) and large
 
 
 class Delivery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
@@ -18,6 +18,7 @@ from proxy.rendering.pool.pending_job import Sink
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.storage.originals import OpenSource
 from proxy.storage.originals.local_store import LocalOriginals
+from proxy.telemetry.tracing import STATE
 from proxy.telemetry.tracing.jobs import job_span
 
 Result = TypeVar("Result")
@@ -106,7 +107,7 @@ class JobDispatcher:
             SourceError: the source cannot be read, or has another size (`SourceChanged`).
             CapacityError: no worker became free in time.
         """
-        with job_span(job) as span:
+        with nullcontext() if STATE.tracer is None else job_span(job) as span:
             key = source_key(media)
             self._failures.check(key)
 

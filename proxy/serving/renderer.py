@@ -10,12 +10,12 @@ from proxy.domain.errors import SourceChanged
 from proxy.domain.formats import Format
 from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan, RenderRules
-from proxy.domain.variant import Variant
+from proxy.domain.variant import Variant, stage_text
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
 from proxy.runtime.byte_stream import ByteStream
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
-from proxy.telemetry.tracing import current_context
+from proxy.telemetry.tracing import STATE, current_context
 
 _MAX_KINDS = 1000
 _WEIGHT = 0.3
@@ -47,8 +47,9 @@ class EncodeCostModel:
 
 
 def _kind(variant: Variant) -> _Kind:
-    alternative = "" if variant.alternative is None else variant.alternative.text
-    return variant.stage.text, alternative, variant.pixels.bit_length()
+    other = variant.alternative
+    alternative = "" if other is None else stage_text(other.profile, other.search)
+    return stage_text(variant.profile, variant.search), alternative, variant.pixels.bit_length()
 
 
 class RenderTelemetry(Protocol):
@@ -71,7 +72,7 @@ class RunningRender:
         self.stream = ByteStream()
         self.queue_s: float | None = None
         """Seconds in the queue; None until a worker has started."""
-        self.span = current_context()
+        self.span = None if STATE.tracer is None else current_context()
         """The span of the request that started the render, if that is traced."""
 
     def admitted(self, queue_s: float) -> None:

@@ -41,7 +41,7 @@ from proxy.telemetry.request_histograms import (
     RequestLabels,
     exemplar_labels,
 )
-from proxy.telemetry.tracing import current_trace_id
+from proxy.telemetry.tracing import STATE, current_trace_id
 
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
@@ -52,6 +52,14 @@ STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Statistics = Callable[[], Mapping[str, float]]
+
+
+def _exemplar() -> dict[str, str] | None:
+    """Return the labels of an exemplar inside a sampled trace."""
+    if STATE.tracer is None:
+        return None
+    trace_id = current_trace_id()
+    return exemplar_labels(trace_id) if trace_id else None
 
 
 class Metrics:
@@ -130,15 +138,11 @@ class Metrics:
 
     def stage(self, stage: str, seconds: float) -> None:
         """Record one stage: database, queue, decode, transform, encode or store."""
-        trace_id = current_trace_id()
-        example = exemplar_labels(trace_id) if trace_id else None
-        self._stages.labels(stage).observe(seconds, example)
+        self._stages.labels(stage).observe(seconds, _exemplar())
 
     def rendered(self, label: str, fmt: Format, seconds: float) -> None:
         """Record a render, from its start in a worker to the reply."""
-        trace_id = current_trace_id()
-        example = exemplar_labels(trace_id) if trace_id else None
-        self._renders.labels(label, fmt).observe(seconds, example)
+        self._renders.labels(label, fmt).observe(seconds, _exemplar())
 
     def upgraded(self, fmt: Format, *, seconds: float, lag_s: float, saved: int) -> None:
         """Record a final that replaced a draft; ``lag_s`` is the time since it was requested."""

@@ -23,7 +23,7 @@ from proxy.serving.finals.renderer import FinalRenderer, FinalResult
 from proxy.serving.renderer import EncodeCostModel
 from proxy.settings import UpgradeSettings
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.tracing import background_span, current_context
+from proxy.telemetry.tracing import STATE, background_span, current_context
 
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import SpanContext
@@ -145,8 +145,9 @@ class UpgradeQueue:
         elif len(self._queue) >= self._settings.max_backlog:
             self._dropped += 1
         else:
+            cause = None if STATE.tracer is None else current_context()
             self._queue[key] = _Request(
-                plan, self._clock(), by_visitor, whole=whole, others=others, cause=current_context()
+                plan, self._clock(), by_visitor, whole=whole, others=others, cause=cause
             )
             self._pending.set()
 

@@ -137,7 +137,8 @@ class DiskState:
 
     def record_write(self, shard: int, change: UsageChange) -> None:
         """Count a stored rendition."""
-        self.writes.succeed()
+        if self.writes.failing:
+            self.writes.succeed()
         self.counters.writes += 1
         self.usage.add(shard, change)
         self._written_bytes += max(0, change.bytes)

@@ -235,14 +235,15 @@ class DiskStore:
 
     async def _read(self, work: Callable[[], Awaitable[_T]], default: _T) -> _T:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""
-        if self._state.reads.open:
+        if self._state.reads.failing and self._state.reads.open:
             return default
         try:
             result = await work()
         except OSError as error:
             self._state.record_read_failure(error)
             return default
-        self._state.reads.succeed()
+        if self._state.reads.failing:
+            self._state.reads.succeed()
         return result
 
     def _purge(self, purge: PurgeEntry) -> UsageChange:

@@ -26,7 +26,7 @@ class DiskWriter:
         self._pending_bytes = 0
         self._length = 0
         self._flushed = False
-        self._accepting = not state.writes.open
+        self._accepting = not (state.writes.failing and state.writes.open)
 
     async def write(self, chunk: bytes) -> None:
         """Append bytes; after a disk error, or above the size limit, this does nothing."""

@@ -18,7 +18,7 @@ from proxy.storage.renditions import Rendition, RenditionWriter
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.memory_store import MemoryRendition, MemoryStore
 from proxy.storage.renditions.purge_log import PurgeEntry
-from proxy.telemetry.tracing import record, span
+from proxy.telemetry.tracing import STATE, record, span
 
 
 @dataclass(slots=True)
@@ -95,6 +95,8 @@ class TieredStore:
 
         Simultaneous calls for one variant share one read of the disk.
         """
+        if STATE.tracer is None:
+            return await self._get(variant)
         with span("store read") as part:
             found = await self._get(variant)
             part.set_attribute("smartserve.tier", "none" if found is None else found.tier)
@@ -125,7 +127,7 @@ class TieredStore:
         ):
             writer = TieredWriter(memory, disk)
             yield writer
-        if writer.began_at is not None:
+        if STATE.tracer is not None and writer.began_at is not None:
             record("store write", writer.began_at, attributes={"smartserve.bytes": writer.length})
 
     async def delete(self, variant: Variant) -> None:

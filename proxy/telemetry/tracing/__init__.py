@@ -33,15 +33,19 @@ _MAX_LINKS = 1000
 
 
 @dataclass(slots=True)
-class _State:
-    """What is set while tracing is enabled."""
+class TracingState:
+    """Set while tracing is enabled.
+
+    Code on the request path checks `tracer` before it calls a function of this module, so that a
+    server without tracing makes no such call.
+    """
 
     tracer: Tracer | None = None
     epoch_ns: int = 0
     """Nanoseconds since 1970 at the zero of time.perf_counter."""
 
 
-_state = _State()
+STATE = TracingState()
 
 
 def _none_sent() -> Mapping[str, float]:
@@ -74,7 +78,7 @@ async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracing]:
     from proxy.telemetry.tracing.exporter import Exporter  # noqa: PLC0415 - see above
 
     exporter = Exporter(settings)
-    before, _state.tracer = _state.tracer, exporter.tracer
+    before, STATE.tracer = STATE.tracer, exporter.tracer
     try:
         yield Tracing(
             enabled=True,
@@ -82,13 +86,13 @@ async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracing]:
             statistics=exporter.statistics,
         )
     finally:
-        _state.tracer = before
+        STATE.tracer = before
         await exporter.aclose()
 
 
 def current_context() -> SpanContext | None:
     """Return the identity of the sampled request or job that runs now, or None."""
-    if _state.tracer is None:
+    if STATE.tracer is None:
         return None
     from opentelemetry.trace import get_current_span  # noqa: PLC0415 - imported by now
 
@@ -179,21 +183,21 @@ def start(
     from opentelemetry import trace as api  # noqa: PLC0415
     from opentelemetry.context import Context  # noqa: PLC0415
 
-    if _state.tracer is None:
+    if STATE.tracer is None:
         return api.INVALID_SPAN
     context = None
     if root:
         # Kept unless the clock was stepped: spans of one trace must be consistent, and a thread
         # switch between these two calls would shift them against each other.
         epoch_ns = time.time_ns() - time.perf_counter_ns()
-        if abs(epoch_ns - _state.epoch_ns) > _CLOCK_STEP_NS:
-            _state.epoch_ns = epoch_ns
+        if abs(epoch_ns - STATE.epoch_ns) > _CLOCK_STEP_NS:
+            STATE.epoch_ns = epoch_ns
         context = Context()
         if remote is not None:
             context = api.set_span_in_context(api.NonRecordingSpan(remote), context)
     elif parent is not None:
         context = api.set_span_in_context(parent)
-    return _state.tracer.start_span(
+    return STATE.tracer.start_span(
         name,
         context,
         kind or api.SpanKind.INTERNAL,
@@ -238,7 +242,7 @@ def finish(recorded: Span, ended: float | None = None, *, error: str | None = No
 
 
 def _ns(moment: float) -> int:
-    return _state.epoch_ns + int(moment * 1e9)
+    return STATE.epoch_ns + int(moment * 1e9)
 
 
 @contextmanager
@@ -262,7 +266,7 @@ def background_span(
 
     A span with a cause is always sampled, as its cause was; otherwise the ratio decides.
     """
-    if _state.tracer is None:
+    if STATE.tracer is None:
         yield None
         return
     root = start(name, time.perf_counter(), root=True, attributes=attributes, links=[cause])

@@ -29,7 +29,7 @@ from proxy.serving.renderer import RenderTelemetry, RunningRender
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.renditions import Rendition
-from proxy.telemetry.tracing import span
+from proxy.telemetry.tracing import STATE, span
 from proxy.web.conditional import ByteRange, matches, not_modified, requested_range
 from proxy.web.headers import (
     Header,
@@ -209,12 +209,18 @@ class ImageHandler:
     async def _find_media(self, media_id: int) -> Media:
         began = time.perf_counter()
         try:
-            with span("database") as part:
-                media = await self._database.find(media_id) if media_id <= MAX_MEDIA_ID else None
-                part.set_attribute("smartserve.found", media is not None)
+            media = await self._look_up(media_id) if media_id <= MAX_MEDIA_ID else None
         finally:
             self._telemetry.stage("database", time.perf_counter() - began)
         return servable(media, retry_after_s=self._lifetimes.not_ready_retry_s)
+
+    async def _look_up(self, media_id: int) -> Media | None:
+        if STATE.tracer is None:
+            return await self._database.find(media_id)
+        with span("database") as part:
+            media = await self._database.find(media_id)
+            part.set_attribute("smartserve.found", media is not None)
+            return media
 
     def _log(self, error: SmartserveError, media_id: int | None) -> None:
         """Log an error that is the server's fault, each kind once a second."""

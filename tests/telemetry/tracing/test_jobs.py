@@ -44,7 +44,7 @@ class Recorded:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing._state, "tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(tracing.STATE, "tracer", provider.get_tracer("test"))
     yield Recorded(exporter)
     provider.shutdown()
 
