@@ -175,5 +175,5 @@ async def test_an_image_has_its_own_url(visit: Visit) -> None:
 
 async def test_an_error_shows_the_detail_of_the_problem(visit: Visit) -> None:
     await visit.page.goto(f"{visit.base}/#99")
-    await expect(visit.page.locator("#error")).to_have_text("there is no picture with this id")
+    await expect(visit.page.locator("#error")).to_have_text("there is no image with this id")
     assert "404" in visit.complaints.pop()

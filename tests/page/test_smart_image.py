@@ -243,7 +243,7 @@ async def test_a_missing_image_shows_the_reason(host: Host) -> None:
     told = await page.evaluate(
         "document.querySelector('smart-image').shadowRoot.querySelector('.error').textContent"
     )
-    assert told == "A harbour (there is no picture with this id)"
+    assert told == "A harbour (there is no image with this id)"
     assert "404" in host.visit.complaints.pop()
 
 

@@ -88,12 +88,12 @@ def servable(media: Media | None, *, retry_after_s: int) -> Media:
         MediaNotReady: it is still being processed; the client may retry after ``retry_after_s``.
     """
     if media is None:
-        raise MediaNotFound("there is no picture with this id")
+        raise MediaNotFound("there is no image with this id")
     if media.servable:
         return media
     if media.in_progress:
-        raise MediaNotReady("the picture is still being processed", retry_after_s=retry_after_s)
-    raise MediaNotFound("there is no picture to serve under this id")
+        raise MediaNotReady("the image is still being processed", retry_after_s=retry_after_s)
+    raise MediaNotFound("there is no image to serve under this id")
 
 
 class ImageHandler:

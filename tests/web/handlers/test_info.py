@@ -165,7 +165,7 @@ async def test_many_ids_are_answered_in_order_and_missing_ones_with_a_reason(
     body = await answer.json()
     assert [one["id"] for one in body["pictures"]] == [3, 1]
     assert body["missing"] == [
-        {"id": 99, "status": 404, "detail": "there is no picture with this id"}
+        {"id": 99, "status": 404, "detail": "there is no image with this id"}
     ]
     assert body["pictures"][1] == await told(shared, 1)
 
