@@ -1,7 +1,7 @@
-"""REDbot on one address, as a process of its own: ``python -m tests.web.redbot_notes URL``.
+"""Runs REDbot on one URL, in its own process: ``python -m tests.web.redbot_notes URL``.
 
-REDbot asks on its own account what it can of an address (ranges, conditions, negotiation), and has
-a loop of its own for that; so a test runs it beside its server. Prints one note a line, as JSON.
+REDbot sends its own requests (ranges, conditions, negotiation) and has its own event loop, so a
+test runs it in another process than the server. Prints one note per line, as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redbot.resource import HttpResource  # type: ignore[import-untyped]
 
 
 def main(url: str) -> None:
-    """Print the status and all notes on an address."""
+    """Print the status and all notes about a URL."""
     config = ConfigParser()
     config.read_dict({"redbot": {"enable_local_access": "True"}})
     resource = HttpResource(config["redbot"])
@@ -26,8 +26,8 @@ def main(url: str) -> None:
     print(json.dumps({"status": resource.response.status_code}))  # noqa: T201
     for fetched in (resource, *resource.subreqs.values()):
         for note in fetched.response.notes:
-            told = {"note": type(note).__name__, "level": note.level.value, "says": note.summary}
-            print(json.dumps({name: str(value) for name, value in told.items()}))  # noqa: T201
+            members = {"note": type(note).__name__, "level": note.level.value, "says": note.summary}
+            print(json.dumps({name: str(value) for name, value in members.items()}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What REDbot and its linter say of our answers: no warning, and nothing bad."""
+"""REDbot and its linter report neither warnings nor errors about the responses."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TOLERATED: Mapping[str, tuple[bytes, str]] = MappingProxyType(
     {
         "STORE_PUBLIC_UNNECESSARY": (
             b"Cache-Control: public, ",
-            "shared caches may keep what was asked for with Authorization: it reaches no answer",
+            "Authorization does not influence the response, so shared caches may store it",
         ),
         "CONTENT_TYPE_MISMATCH": (
             b"Content-Type: image/avif",
             "the linter's sniffer does not know AVIF and takes its container for video/mp4",
         ),
-        "STATUS_BAD_REQUEST": (b"HTTP/1.1 400 ", "the request is bad, which is what is tested"),
+        "STATUS_BAD_REQUEST": (b"HTTP/1.1 400 ", "the request is invalid on purpose"),
     }
 )
-"""Notes that are wrong for us, by their class: what the answer has in it, and the reason."""
+"""Notes that do not apply, by class: what the response contains, and the reason."""
 
 
 def tolerated(note: str, answer: bytes) -> bool:
@@ -38,24 +38,24 @@ def tolerated(note: str, answer: bytes) -> bool:
 
 
 def objections(request: bytes, answer: bytes) -> dict[str, str]:
-    """The linter's warnings on an exchange as it went over the wire, by the notes' classes."""
-    asked = HttpRequestLinter(start_time=time.time())
+    """Return the linter's warnings about a request and its response, by class of the note."""
+    sent = HttpRequestLinter(start_time=time.time())
     line, *_ = request.split(b"\r\n", 1)
     method, target, _version = line.split(b" ")
-    asked.process_request_topline(method, b"http://img.example.org" + target, b"1.1")
-    asked.process_headers(_fields(request))
-    asked.finish_content(complete=True)
-    told = HttpResponseLinter(start_time=time.time(), no_content=method == b"HEAD")
-    told.request = asked
+    sent.process_request_topline(method, b"http://img.example.org" + target, b"1.1")
+    sent.process_headers(_fields(request))
+    sent.finish_content(complete=True)
+    received = HttpResponseLinter(start_time=time.time(), no_content=method == b"HEAD")
+    received.request = sent
     head, _, body = answer.partition(b"\r\n\r\n")
     _version, status, phrase = head.split(b"\r\n", 1)[0].split(b" ", 2)
-    told.process_response_topline(b"1.1", status, phrase)
-    told.process_headers(_fields(answer))
-    told.feed_content(body)
-    told.finish_content(complete=True)
+    received.process_response_topline(b"1.1", status, phrase)
+    received.process_headers(_fields(answer))
+    received.feed_content(body)
+    received.finish_content(complete=True)
     return {
         type(note).__name__: str(note.summary)
-        for note in told.notes
+        for note in received.notes
         if note.level.value in OBJECTIONS and not tolerated(type(note).__name__, answer)
     }
 
@@ -65,10 +65,10 @@ def _fields(message: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
 
 
-async def asked(
+async def fetch(
     server: Serving, target: str, *lines: str, method: str = "GET"
 ) -> tuple[bytes, bytes]:
-    """A request on a connection of its own, and its answer."""
+    """Send a request on its own connection; return it and the response."""
     head = [f"{method} {target} HTTP/1.1", "Host: img.example.org", f"Accept: {CHROME}", *lines]
     request = ("\r\n".join([*head, "Connection: close"]) + "\r\n\r\n").encode()
     return request, await exchange(server.client.host, server.client.port or 0, request)
@@ -78,38 +78,36 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-async def test_the_linter_has_no_objection_to_a_picture(server: Serving, library: Library) -> None:
-    """A miss, a hit, their HEAD, a 304 and a 206, negotiated and not."""
+async def test_image_responses_pass_the_linter(server: Serving, library: Library) -> None:
+    """A miss, a hit, HEAD, 304 and 206, with and without negotiation."""
     for query in ("size=thumbnail", "size=thumbnail&format=jpeg&v=1"):
         target = f"/serve/{library.ids['photo']}?{query}"
-        miss = await asked(server, target)
+        miss = await fetch(server, target)
         etag = miss[1].partition(b"ETag: ")[2].partition(b"\r\n")[0].decode()
         date = miss[1].partition(b"Last-Modified: ")[2].partition(b"\r\n")[0].decode()
         exchanges = {
             "miss": (200, miss),
-            "hit": (200, await asked(server, target)),
-            "head": (200, await asked(server, target, method="HEAD")),
-            "etag": (304, await asked(server, target, f"If-None-Match: {etag}")),
-            "date": (304, await asked(server, target, f"If-Modified-Since: {date}")),
-            "range": (206, await asked(server, target, "Range: bytes=100-199")),
-            "suffix": (206, await asked(server, target, "Range: bytes=-100")),
-            "ranges": (200, await asked(server, target, "Range: bytes=0-9,20-29")),
+            "hit": (200, await fetch(server, target)),
+            "head": (200, await fetch(server, target, method="HEAD")),
+            "etag": (304, await fetch(server, target, f"If-None-Match: {etag}")),
+            "date": (304, await fetch(server, target, f"If-Modified-Since: {date}")),
+            "range": (206, await fetch(server, target, "Range: bytes=100-199")),
+            "suffix": (206, await fetch(server, target, "Range: bytes=-100")),
+            "ranges": (200, await fetch(server, target, "Range: bytes=0-9,20-29")),
         }
         for name, (status, (request, answer)) in exchanges.items():
             assert status_of(answer) == status, name
             assert objections(request, answer) == {}, name
 
 
-async def test_the_linter_has_no_objection_to_an_answer_that_is_streamed(
-    serve: Serve, library: Library
-) -> None:
+async def test_streamed_responses_pass_the_linter(serve: Serve, library: Library) -> None:
     server = await serve(renditions={"memory_max_bytes": 0, "memory_max_item_bytes": 0})
     target = f"/serve/{library.ids['large']}?size=detail&format=jpeg"
     for name in ("a render", "a file"):
-        request, answer = await asked(server, target)
+        request, answer = await fetch(server, target)
         assert status_of(answer) == 200
         assert b"Transfer-Encoding: chunked\r\n" not in answer or name == "a render"
-        # The linter is fed the message as its framing leaves it.
+        # The linter expects the body without the chunked framing.
         plain = answer if b"Transfer-Encoding" not in answer else unchunked(answer)
         assert objections(request, plain) == {}, name
 
@@ -124,34 +122,36 @@ def unchunked(answer: bytes) -> bytes:
         body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
 
 
-async def test_the_linter_has_no_objection_to_an_error(serve: Serve, library: Library) -> None:
+async def test_error_responses_pass_the_linter(serve: Serve, library: Library) -> None:
     server = await serve(workers={"max_queue": 0, "count": 1}, server={"max_connections": 8})
     target = f"/serve/{library.ids['photo']}"
     exchanges = {
-        400: await asked(server, f"{target}?size=nonsense"),
-        404: await asked(server, "/serve/999999?size=thumbnail"),
-        405: await asked(server, target, method="DELETE"),
-        413: await asked(server, target, "Content-Length: 5", method="POST"),
-        416: await asked(server, f"{target}?size=thumbnail", "Range: bytes=99999999-"),
-        431: await asked(server, target, *(f"X{one}: {'y' * 8000}" for one in range(5))),
+        400: await fetch(server, f"{target}?size=nonsense"),
+        404: await fetch(server, "/serve/999999?size=thumbnail"),
+        405: await fetch(server, target, method="DELETE"),
+        413: await fetch(server, target, "Content-Length: 5", method="POST"),
+        416: await fetch(server, f"{target}?size=thumbnail", "Range: bytes=99999999-"),
+        431: await fetch(server, target, *(f"X{one}: {'y' * 8000}" for one in range(5))),
     }
-    held = [await asyncio.open_connection(server.client.host, server.client.port) for _ in range(8)]
-    exchanges[503] = await asked(server, target)
-    for _, writer in held:
+    connections = [
+        await asyncio.open_connection(server.client.host, server.client.port) for _ in range(8)
+    ]
+    exchanges[503] = await fetch(server, target)
+    for _, writer in connections:
         writer.transport.abort()
     for status, (request, answer) in exchanges.items():
         assert status_of(answer) == status
         assert objections(request, answer) == {}, status
 
 
-async def test_the_linter_has_no_objection_to_the_other_pages(server: Serving) -> None:
+async def test_other_routes_pass_the_linter(server: Serving) -> None:
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
-        assert objections(*await asked(server, path)) == {}, path
+        assert objections(*await fetch(server, path)) == {}, path
 
 
-async def test_the_linter_does_object_to_what_is_spoilt(server: Serving, library: Library) -> None:
-    """Each part of an answer that it looks at, made wrong once."""
-    request, answer = await asked(server, f"/serve/{library.ids['photo']}?size=thumbnail")
+async def test_the_linter_detects_damaged_headers(server: Serving, library: Library) -> None:
+    """Each header that it checks is damaged once."""
+    request, answer = await fetch(server, f"/serve/{library.ids['photo']}?size=thumbnail")
     for good, bad in (
         (b'ETag: "', b"ETag: "),
         (b"Cache-Control: public", b"Cache-Control: public, public, max-age=x"),
@@ -164,11 +164,10 @@ async def test_the_linter_does_object_to_what_is_spoilt(server: Serving, library
         assert objections(request, answer.replace(good, bad)), bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["size=thumbnail", "size=thumbnail&format=webp"])
-async def test_redbot_itself_has_no_objection(
-    server: Serving, library: Library, query: str
-) -> None:
-    """It asks for more than we thought of: in parts, under conditions, compressed."""
+async def test_images_pass_redbot(server: Serving, library: Library, query: str) -> None:
+    """REDbot also sends conditional requests, and requests for ranges and compression."""
     target = f"/serve/{library.ids['photo']}?{query}"
     await (await server.client.get(target)).read()
     url = f"http://{server.client.host}:{server.client.port}{target}"
@@ -180,7 +179,7 @@ async def test_redbot_itself_has_no_objection(
     assert process.returncode == 0
     assert status == {"status": 200}
     assert len(notes) > 5
-    fetched = (await asked(server, target))[1]
+    fetched = (await fetch(server, target))[1]
     assert [
         note
         for note in notes
