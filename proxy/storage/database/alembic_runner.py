@@ -29,7 +29,7 @@ def run(connection: Connection, *, scripts: str, version_table: str, own: bool) 
     command.upgrade(config, "head")
 
 
-def revisions(scripts: str = "migrations") -> list[str]:
+def revisions(scripts: str) -> list[str]:
     """Return all versions of a schema, oldest first."""
     directory = ScriptDirectory.from_config(_config(scripts))
     return [script.revision for script in directory.walk_revisions()][::-1]
@@ -58,5 +58,9 @@ def create_missing(*tables: Table) -> None:
 def _config(scripts: str) -> Config:
     config = Config()
     # ConfigParser interpolates %, so a % in the path must be doubled.
-    config.set_main_option("script_location", str(_HERE / scripts).replace("%", "%%"))
+    location = str(_HERE / "migrations").replace("%", "%%")
+    config.set_main_option("script_location", location)
+    # The default separator is a space, which the path may contain.
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", f"{location}/{scripts}")
     return config

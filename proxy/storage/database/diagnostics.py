@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from sqlalchemy import literal_column, make_url, select, text
 from sqlalchemy.exc import DBAPIError
@@ -17,30 +16,26 @@ from proxy.storage.database.engine import check_url, dispose, open_engine, singl
 from proxy.storage.database.leased_writer import DatabaseClock
 from proxy.storage.database.transactions import transaction
 
-_SERVING: Mapping[str, str] = MappingProxyType(
-    {
-        "read media_files": "SELECT id FROM media_files WHERE 1 = 0",
-        "read media_fallbacks": "SELECT media_id FROM media_fallbacks WHERE 1 = 0",
-        "read media_facts": "SELECT media_id FROM media_facts WHERE 1 = 0",
-        "write media_facts": "REPLACE INTO media_facts SELECT * FROM media_facts WHERE 1 = 0",
-        "delete from media_facts": "DELETE FROM media_facts WHERE media_id = -1",
-    }
-)
+_SERVING: Mapping[str, str] = {
+    "read media_files": "SELECT id FROM media_files WHERE 1 = 0",
+    "read media_fallbacks": "SELECT media_id FROM media_fallbacks WHERE 1 = 0",
+    "read media_facts": "SELECT media_id FROM media_facts WHERE 1 = 0",
+    "write media_facts": "REPLACE INTO media_facts SELECT * FROM media_facts WHERE 1 = 0",
+    "delete from media_facts": "DELETE FROM media_facts WHERE media_id = -1",
+}
 """Operations of serving; none of the statements matches a row."""
-_INGEST: Mapping[str, str] = MappingProxyType(
-    {
-        "write media_files": "INSERT INTO media_files SELECT * FROM media_files WHERE 1 = 0",
-        "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
-        **{
-            f"write {table}": f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"  # noqa: S608 - ours
-            for table in (
-                *("ingest_items", "processing_checklist"),
-                *("media_ai_analysis", "media_analysis_details"),
-            )
-        },
-        "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",
-    }
-)
+_INGEST: Mapping[str, str] = {
+    "write media_files": "INSERT INTO media_files SELECT * FROM media_files WHERE 1 = 0",
+    "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
+    **{
+        f"write {table}": f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"  # noqa: S608 - ours
+        for table in (
+            *("ingest_items", "processing_checklist"),
+            *("media_ai_analysis", "media_analysis_details"),
+        )
+    },
+    "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",
+}
 """Further operations of processing uploads."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -61,14 +60,12 @@ SITE = ProfileColumn("site_media", "media_path")
 COLUMNS = (PROFILE, HEADER, ARTIST_LOGO, PROMOTER_LOGO, SITE)
 """All five columns of section 4 of the requirements document."""
 
-COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = MappingProxyType(
-    {
-        "profile_image": (PROFILE,),
-        "header_image": (HEADER,),
-        "logo_image": (ARTIST_LOGO, PROMOTER_LOGO),
-        "site_image": (SITE,),
-    }
-)
+COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = {
+    "profile_image": (PROFILE,),
+    "header_image": (HEADER,),
+    "logo_image": (ARTIST_LOGO, PROMOTER_LOGO),
+    "site_image": (SITE,),
+}
 """The columns that a field of the upload form sets. Fields without an entry set none."""
 
 
@@ -77,21 +74,19 @@ def _profile(name: str, *paths: str) -> sa.Table:
     return define_table(name, foreign_id("user_id"), *columns, target=metadata)
 
 
-PROFILE_TABLES: Mapping[str, sa.Table] = MappingProxyType(
-    {
-        "user_profiles": _profile("user_profiles", "profile_image_path", "header_image_path"),
-        "artist_profiles": _profile("artist_profiles", "logo_path"),
-        "promoter_profiles": _profile("promoter_profiles", "logo_path"),
-        "site_media": define_table(
-            "site_media",
-            auto_id(),
-            required("user_id", sa.BigInteger),
-            sa.Column("media_path", sa.String(500)),
-            created_at(),
-            target=metadata,
-        ),
-    }
-)
+PROFILE_TABLES: Mapping[str, sa.Table] = {
+    "user_profiles": _profile("user_profiles", "profile_image_path", "header_image_path"),
+    "artist_profiles": _profile("artist_profiles", "logo_path"),
+    "promoter_profiles": _profile("promoter_profiles", "logo_path"),
+    "site_media": define_table(
+        "site_media",
+        auto_id(),
+        required("user_id", sa.BigInteger),
+        sa.Column("media_path", sa.String(500)),
+        created_at(),
+        target=metadata,
+    ),
+}
 
 
 def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:

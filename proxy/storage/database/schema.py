@@ -26,7 +26,7 @@ class DatabaseSchema:
     """A set of tables with its own migrations and versions."""
 
     scripts: str
-    """Name of the folder with its migrations, beside this module."""
+    """Name of the folder with its migrations, below ``migrations``."""
     version_table: str
     """Differs from alembic's default, which another program in the same database may use."""
     revisions: tuple[str, ...]
@@ -36,14 +36,12 @@ class DatabaseSchema:
     """The one table that must exist in a database of another program."""
 
 
-MEDIA = DatabaseSchema("migrations", "smartserve_version", REVISIONS)
+MEDIA = DatabaseSchema("media", "smartserve_version", REVISIONS)
 
 
 def main_schema(*, own: bool) -> DatabaseSchema:
     """Return the schema of the main database: the upload queue and, if it is our own, profiles."""
-    return DatabaseSchema(
-        "migrations_main", "smartserve_main_version", MAIN_REVISIONS, own, "pending_images"
-    )
+    return DatabaseSchema("main", "smartserve_main_version", MAIN_REVISIONS, own, "pending_images")
 
 
 async def upgrade(

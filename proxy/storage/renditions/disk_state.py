@@ -6,7 +6,7 @@ import asyncio
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.circuit_breaker import CircuitBreaker
@@ -52,9 +52,9 @@ class StoreCounters:
 
     def flat(self) -> dict[str, float]:
         """Return the counts by name; failures as ``failures_<kind>``."""
-        names = ("hits", "misses", "writes", "evictions", "corrupt")
-        failures = {f"failures_{kind}": count for kind, count in self.failures.items()}
-        return {**{name: getattr(self, name) for name in names}, **failures}
+        counts = asdict(self)
+        failures = counts.pop("failures")
+        return counts | {f"failures_{kind}": count for kind, count in failures.items()}
 
 
 class WriteTicket:

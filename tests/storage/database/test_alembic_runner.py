@@ -13,9 +13,7 @@ from proxy.storage.database.engine import single_connection
 from proxy.storage.database.schema import MAIN_REVISIONS, REVISIONS, main_schema
 
 
-@pytest.mark.parametrize(
-    ("listed", "scripts"), [(REVISIONS, "migrations"), (MAIN_REVISIONS, "migrations_main")]
-)
+@pytest.mark.parametrize(("listed", "scripts"), [(REVISIONS, "media"), (MAIN_REVISIONS, "main")])
 def test_the_versions_are_those_of_the_migrations(listed: tuple[str, ...], scripts: str) -> None:
     assert list(listed) == alembic_runner.revisions(scripts)
 
