@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 from structlog.contextvars import bound_contextvars
@@ -118,18 +122,8 @@ class _NoSpan:
     def set_attribute(self, key: str, value: str | float) -> None:
         """Do nothing."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-
-_NO_SPAN = _NoSpan()
+_NO_SPAN = nullcontext(_NoSpan())
 
 
 def span(name: str) -> AbstractContextManager[Span | _NoSpan]:

@@ -22,10 +22,10 @@ from proxy.domain.outcome import Outcome
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
-from proxy.web.headers import PRIVATE
+from proxy.web.headers import PRIVATE, ImageRoute
 from proxy.web.problem_details import refused, render_problem
 from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
-from proxy.web.server.request_tracing import AnsweredRequest, end_request, start_request
+from proxy.web.server.request_tracing import AnsweredRequest, end_request, route_of, start_request
 from proxy.web.server.request_validation import OVER_LIMIT, RequestRejection
 from proxy.web.server.response_cache import ResponseCache
 
@@ -127,8 +127,16 @@ class RequestPipeline:
         ):
             identity = trace_id(span.get_span_context())
             answer.tally.exemplify(seconds, seconds, identity)
-            answered = AnsweredRequest.cached(
-                message, answer, remote, request_id=request_id, sent=len(body)
+            route = ImageRoute(answer.outcome.route).path
+            answered = AnsweredRequest(
+                message,
+                target=message.path,
+                remote=remote,
+                route=route,
+                request_id=request_id,
+                status=answer.status,
+                sent=len(body),
+                outcome=answer.outcome,
             )
             end_request(span, answered)
         client = (remote, message.method, message.path)
@@ -203,7 +211,18 @@ class RequestPipeline:
         if span is not None:
             identity = trace_id(span.get_span_context())
             tally.exemplify(first_byte_s, last_byte_s, identity)
-            end_request(span, AnsweredRequest.of(request, answer, sent))
+            answered = AnsweredRequest(
+                request,
+                target=request.raw_path,
+                remote=request.remote,
+                route=route_of(request, answer.outcome),
+                request_id=answer.request_id,
+                status=status,
+                sent=sent,
+                outcome=answer.outcome,
+                broken=answer.broken,
+            )
+            end_request(span, answered)
         client = (request.remote, request.method, request.raw_path)
         self._log(answer.request_id, client, status, sent, last_byte_s, answer.outcome, identity)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import HttpVersion, web
+from aiohttp import web
 from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
 from proxy.domain.outcome import Outcome
 from proxy.telemetry.tracing import finish, start_server_span
 from proxy.web.headers import ImageRoute
-from proxy.web.responses import LEFT, Answer
-from proxy.web.server.response_cache import CachedResponse
+from proxy.web.responses import LEFT
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -33,11 +32,10 @@ _SERVER_ERROR = 500
 class AnsweredRequest(NamedTuple):
     """A sent response with its request."""
 
-    remote: str | None
-    method: str
+    request: web.BaseRequest | RawRequestMessage
+    """Parsed only, if the response came from the cache."""
     target: str
-    version: HttpVersion
-    headers: MultiMapping[str]
+    remote: str | None
     route: str
     """The template of the matched route; empty if none matched."""
     request_id: str
@@ -47,47 +45,6 @@ class AnsweredRequest(NamedTuple):
     outcome: Outcome
     broken: str | None = None
     """Why it was not sent completely, if it was not."""
-
-    @classmethod
-    def of(cls, request: web.BaseRequest, answer: Answer, sent: int) -> AnsweredRequest:
-        """Return the values of a response that aiohttp sent."""
-        return cls(
-            request.remote,
-            request.method,
-            request.raw_path,
-            request.version,
-            request.headers,
-            _route(request, answer.outcome),
-            answer.request_id,
-            int(answer.status),
-            sent,
-            answer.outcome,
-            answer.broken,
-        )
-
-    @classmethod
-    def cached(
-        cls,
-        message: RawRequestMessage,
-        ready: CachedResponse,
-        remote: str | None,
-        *,
-        request_id: str,
-        sent: int,
-    ) -> AnsweredRequest:
-        """Return the values of a cached response, for which no request object exists."""
-        return cls(
-            remote,
-            message.method,
-            message.path,
-            message.version,
-            message.headers,
-            ImageRoute(ready.outcome.route).path,
-            request_id,
-            ready.status,
-            sent,
-            ready.outcome,
-        )
 
 
 def start_request(
@@ -108,15 +65,15 @@ def start_request(
 
 def end_request(span: Span, answered: AnsweredRequest) -> None:
     """End the span of a response, named by the semantic conventions for HTTP."""
-    method = answered.method if answered.method in _METHODS else "_OTHER"
-    span.set_attribute("http.request.method", method)
-    span.set_attributes(dict(_attributes(answered)))
+    method = answered.request.method if answered.request.method in _METHODS else "_OTHER"
+    attributes = {"http.request.method": method, **_attributes(answered)}
+    span.set_attributes({key: value for key, value in attributes.items() if value is not None})
     shown = "HTTP" if method == "_OTHER" else method
     span.update_name(f"{shown} {answered.route}".rstrip())
     finish(span, error=_error(answered))
 
 
-def _route(request: web.BaseRequest, outcome: Outcome) -> str:
+def route_of(request: web.BaseRequest, outcome: Outcome) -> str:
     """Return the route template; empty if no route matched or none was looked up."""
     if outcome.route in _IMAGE_ROUTES:
         # A cached response is sent before the router runs.
@@ -134,40 +91,34 @@ def _error(answered: AnsweredRequest) -> str | None:
     return None if answered.broken in (None, LEFT) else answered.broken
 
 
-def _attributes(answered: AnsweredRequest) -> Iterator[tuple[str, str | int | bool]]:
+def _attributes(answered: AnsweredRequest) -> dict[str, str | int | bool | None]:
     path, asked, query = answered.target.partition("?")
-    yield "url.scheme", "http"
-    yield "url.path", path[:_MAX_TEXT]
-    if asked:
-        yield "url.query", query[:_MAX_TEXT]
-    if answered.route:
-        yield "http.route", answered.route
-    yield "http.response.status_code", answered.status
-    yield "http.response.body.size", answered.sent
-    yield "network.protocol.name", "http"
-    yield "network.protocol.version", f"{answered.version.major}.{answered.version.minor}"
-    if answered.remote:
-        yield "network.peer.address", answered.remote
-        yield "client.address", answered.remote
-    if agent := answered.headers.get(USER_AGENT):
-        yield "user_agent.original", agent[:_MAX_TEXT]
-    if error := _error(answered):
-        yield "error.type", error
-    yield "smartserve.request_id", answered.request_id
-    if answered.broken == LEFT:
-        yield "smartserve.client_left", True
-    yield from _image_attributes(answered.outcome)
-
-
-def _image_attributes(outcome: Outcome) -> Iterator[tuple[str, str | int]]:
-    """Yield the attributes of an image response."""
+    version, agent = answered.request.version, answered.request.headers.get(USER_AGENT)
+    outcome = answered.outcome
+    attributes: dict[str, str | int | bool | None] = {
+        "url.scheme": "http",
+        "url.path": path[:_MAX_TEXT],
+        "url.query": query[:_MAX_TEXT] if asked else None,
+        "http.route": answered.route or None,
+        "http.response.status_code": answered.status,
+        "http.response.body.size": answered.sent,
+        "network.protocol.name": "http",
+        "network.protocol.version": f"{version.major}.{version.minor}",
+        "network.peer.address": answered.remote,
+        "client.address": answered.remote,
+        "user_agent.original": agent[:_MAX_TEXT] if agent else None,
+        "error.type": _error(answered),
+        "smartserve.request_id": answered.request_id,
+        "smartserve.client_left": True if answered.broken == LEFT else None,
+    }
     if outcome.media_id is None:
-        return
-    yield "smartserve.media.id", outcome.media_id
-    yield "smartserve.size", outcome.size
-    yield "smartserve.format", outcome.format
-    yield "smartserve.source", outcome.source
-    if outcome.variant is not None:
-        yield "smartserve.variant.key", outcome.variant.key
-    if outcome.stage:
-        yield "smartserve.stage", outcome.stage
+        return attributes
+    return {
+        **attributes,
+        "smartserve.media.id": outcome.media_id,
+        "smartserve.size": outcome.size,
+        "smartserve.format": outcome.format,
+        "smartserve.source": outcome.source,
+        "smartserve.variant.key": None if outcome.variant is None else outcome.variant.key,
+        "smartserve.stage": outcome.stage or None,
+    }
