@@ -15,7 +15,8 @@ from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings
 from proxy.storage.database.upload_repository import UploadRepository
 from proxy.telemetry.metrics import Metrics
-from tests.support.restarts import Restarts, holds
+from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
 
 
 class Round:
@@ -63,7 +64,7 @@ async def test_an_unforeseen_error_restarts_the_round(part: str, task: Backgroun
     failing, restarts = Round(LookupError("unforeseen")), Restarts()
     main = services(**{part: failing})
     async with main.running("http://example.org", Metrics(), restarts.supervisor):
-        await holds(lambda: failing.runs > 1)
+        await eventually(lambda: failing.runs > 1)
     assert restarts.tasks == [task]
 
 
@@ -71,5 +72,5 @@ async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:
     failing, restarts = Round(DatabaseUnavailable("away")), Restarts()
     main = services(replacer=failing)
     async with main.running("http://example.org", Metrics(), restarts.supervisor):
-        await holds(lambda: failing.runs > 1)
+        await eventually(lambda: failing.runs > 1)
     assert not restarts.tasks

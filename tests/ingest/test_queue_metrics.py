@@ -6,7 +6,8 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.ingest_item import QueueReport
 from proxy.ingest.queue_metrics import QueueMetrics
 from proxy.runtime.supervised_task import BackgroundTask
-from tests.support.restarts import Restarts, holds
+from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
 
 
 async def test_an_unforeseen_error_does_not_end_the_refreshing() -> None:
@@ -17,7 +18,7 @@ async def test_an_unforeseen_error_does_not_end_the_refreshing() -> None:
         raise KeyError("in_progress")
 
     async with QueueMetrics(report).running(restarts.supervisor):
-        await holds(lambda: len(calls) > 1)
+        await eventually(lambda: len(calls) > 1)
     assert restarts.tasks[0] is BackgroundTask.INGEST_QUEUE_METRICS
 
 
@@ -30,6 +31,6 @@ async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:
 
     watch = QueueMetrics(report)
     async with watch.running(restarts.supervisor):
-        await holds(lambda: len(calls) > 1)
+        await eventually(lambda: len(calls) > 1)
     assert not restarts.tasks
     assert watch.statistics()["stuck"] == 0

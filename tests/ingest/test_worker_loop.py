@@ -14,7 +14,7 @@ from proxy.runtime.supervised_task import BackgroundTask
 from proxy.storage.database.ingest_queue import IngestQueue
 from tests.ingest.conftest import PLAIN, Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi
-from tests.support.restarts import Restarts, holds
+from tests.support.restarts import Restarts
 from tests.support.server import SAMPLES
 from tests.support.waiting import eventually
 
@@ -43,7 +43,7 @@ async def test_an_unforeseen_error_restarts_the_worker() -> None:
     async with running_worker(
         cast("WorkerLoop", loop), drain_s=5, supervisor=restarts.supervisor
     ) as task:
-        await holds(lambda: loop.runs > 1)
+        await eventually(lambda: loop.runs > 1)
         assert not task.done()
     assert task.done()
     assert restarts.tasks == [BackgroundTask.INGEST_WORKER]
@@ -71,14 +71,14 @@ async def test_an_unforeseen_error_does_not_end_the_renewals() -> None:
     async with renewed(
         cast("IngestQueue", queue), LEASE, lease_s=0.0, supervisor=restarts.supervisor
     ):
-        await holds(lambda: queue.renewals > 1)
+        await eventually(lambda: queue.renewals > 1)
     assert restarts.tasks == [BackgroundTask.LEASE_HEARTBEAT]
 
 
 async def test_an_unavailable_database_does_not_end_the_work() -> None:
     queue = FakeQueue(DatabaseUnavailable("away"))
     async with renewed(cast("IngestQueue", queue), LEASE, lease_s=0.0):
-        await holds(lambda: queue.renewals > 1)
+        await eventually(lambda: queue.renewals > 1)
 
 
 async def test_a_lost_lease_cancels_the_work() -> None:

@@ -1,107 +1,123 @@
-"""Questions that many ask at once are asked in few hops; each gets an answer of its own."""
+"""Batching of concurrent blocking look-ups."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 import pytest
 
 from proxy.runtime.batch_loader import BatchLoader
 from proxy.runtime.thread_pool import ThreadPool
+from tests.support.waiting import eventually
+
+T = TypeVar("T")
+
+
+class CountedThreads(ThreadPool):
+    """Counts the jobs that are submitted."""
+
+    def __init__(self, *, timeout_s: float = 5) -> None:
+        super().__init__("counted", count=4, timeout_s=timeout_s)
+        self.jobs = 0
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        self.jobs += 1
+        return super().submit(work)
 
 
 @pytest.fixture
-async def threads() -> AsyncIterator[ThreadPool]:
-    threads = ThreadPool("asked", count=4, timeout_s=5)
+async def threads() -> AsyncIterator[CountedThreads]:
+    threads = CountedThreads()
     yield threads
     await threads.aclose()
 
 
-class Hops(ThreadPool):
-    """Counts the work that is handed to threads."""
-
-    def __init__(self, *, timeout_s: float = 5) -> None:
-        super().__init__("counted", count=4, timeout_s=timeout_s)
-        self.taken = 0
-
-    def submit(self, work):  # type: ignore[no-untyped-def]  # as it is there
-        self.taken += 1
-        return super().submit(work)
+@pytest.fixture
+async def hanging() -> AsyncIterator[tuple[CountedThreads, threading.Event]]:
+    """Threads with a short time-out, and the event that ends their look-ups."""
+    threads, release = CountedThreads(timeout_s=0.05), threading.Event()
+    yield threads, release
+    release.set()
+    await threads.aclose()
 
 
-async def test_all_who_ask_in_one_turn_share_a_hop() -> None:
-    hops = Hops()
-    together = BatchLoader(hops, str)
-    answers = await asyncio.gather(*(together.load(key) for key in range(50)))
-    assert answers == [str(key) for key in range(50)]
-    assert hops.taken == 1
-    await hops.aclose()
+async def test_calls_in_one_iteration_of_the_loop_share_a_thread_job(
+    threads: CountedThreads,
+) -> None:
+    loader = BatchLoader(threads, str)
+    values = await asyncio.gather(*(loader.load(key) for key in range(50)))
+    assert values == [str(key) for key in range(50)]
+    assert threads.jobs == 1
 
 
-async def test_who_comes_while_two_hops_are_under_way_shares_the_next() -> None:
-    hops, release = Hops(), threading.Event()
+async def test_calls_made_while_two_batches_run_share_the_next(threads: CountedThreads) -> None:
+    release = threading.Event()
 
-    def question(key: int) -> int:
+    def look_up(key: int) -> int:
         release.wait()
         return key
 
-    together = BatchLoader(hops, question)
-    asking = []
-    for key in range(10):
-        asking.append(asyncio.create_task(together.load(key)))
-        await asyncio.sleep(0.001)
-    assert hops.taken == 2
+    loader = BatchLoader(threads, look_up)
+    calls = [asyncio.create_task(loader.load(0))]
+    await eventually(lambda: threads.jobs == 1)
+    calls.append(asyncio.create_task(loader.load(1)))
+    await eventually(lambda: threads.jobs == 2)
+    calls += [asyncio.create_task(loader.load(key)) for key in range(2, 10)]
+    await eventually(lambda: loader.waiting == 8)
+    assert threads.jobs == 2
     release.set()
-    assert await asyncio.gather(*asking) == list(range(10))
-    assert hops.taken == 3
-    await hops.aclose()
+    assert await asyncio.gather(*calls) == list(range(10))
+    assert threads.jobs == 3
 
 
-async def test_a_fault_is_that_of_its_key_alone(threads: ThreadPool) -> None:
-    def question(key: int) -> int:
+async def test_an_error_fails_its_key_only(threads: CountedThreads) -> None:
+    def look_up(key: int) -> int:
         if key == 1:
             raise PermissionError(key)
         return key
 
-    together = BatchLoader(threads, question)
-    answers = await asyncio.gather(*map(together.load, range(3)), return_exceptions=True)
-    assert (answers[0], answers[2]) == (0, 2)
-    assert isinstance(answers[1], PermissionError)
+    loader = BatchLoader(threads, look_up)
+    first, failed, last = await asyncio.gather(*map(loader.load, range(3)), return_exceptions=True)
+    assert (first, last) == (0, 2)
+    assert isinstance(failed, PermissionError)
 
 
-async def test_who_leaves_takes_nobody_along(threads: ThreadPool) -> None:
-    together = BatchLoader(threads, str)
-    leaving, staying = (asyncio.create_task(together.load(key)) for key in (1, 2))
+async def test_the_cancellation_of_a_call_does_not_affect_the_others(
+    threads: CountedThreads,
+) -> None:
+    loader = BatchLoader(threads, str)
+    cancelled, other = (asyncio.create_task(loader.load(key)) for key in (1, 2))
     await asyncio.sleep(0)
-    leaving.cancel()
-    assert await staying == "2"
-    assert await together.load(3) == "3"
+    cancelled.cancel()
+    assert await other == "2"
+    assert await loader.load(3) == "3"
 
 
-async def test_a_question_that_hangs_ends_in_time() -> None:
-    hops, release = Hops(timeout_s=0.05), threading.Event()
-    together: BatchLoader[int, bool] = BatchLoader(hops, lambda _: release.wait())
+async def test_a_look_up_that_hangs_times_out(
+    hanging: tuple[CountedThreads, threading.Event],
+) -> None:
+    threads, release = hanging
+    loader: BatchLoader[int, bool] = BatchLoader(threads, lambda _: release.wait())
     with pytest.raises(TimeoutError):
-        await together.load(1)
-    release.set()
-    await hops.aclose()
+        await loader.load(1)
 
 
-async def test_a_closed_store_says_so(threads: ThreadPool) -> None:
+async def test_cancelled_calls_do_not_pile_up_behind_a_hanging_file_system(
+    hanging: tuple[CountedThreads, threading.Event],
+) -> None:
+    threads, release = hanging
+    loader: BatchLoader[int, bool] = BatchLoader(threads, lambda _: release.wait())
+    for key in range(20):
+        with pytest.raises(TimeoutError):
+            await loader.load(key)
+    assert loader.waiting <= 1
+
+
+async def test_after_the_end_of_the_threads_a_call_is_an_error(threads: CountedThreads) -> None:
     await threads.aclose()
     with pytest.raises(OSError, match="have ended"):
         await BatchLoader(threads, str).load(1)
-
-
-async def test_those_who_gave_up_do_not_pile_up_while_all_hops_hang() -> None:
-    hops, release = Hops(timeout_s=0.02), threading.Event()
-    together: BatchLoader[int, bool] = BatchLoader(hops, lambda _: release.wait())
-    for key in range(20):
-        with pytest.raises(TimeoutError):
-            await together.load(key)
-    assert hops.taken == 2
-    assert together.waiting <= 1
-    release.set()
-    await hops.aclose()

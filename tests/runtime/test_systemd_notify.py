@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from tests.faults.server import Server
-from tests.support.restarts import Restarts, holds
+from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
 
 _WATCHDOG_S = 0.4
 
@@ -158,5 +159,5 @@ async def test_an_unforeseen_error_does_not_end_the_watchdog_messages(listener: 
 
     manager = ServiceManager(listener.address, 1.0)
     async with service_notifications(manager, alive=alive, supervisor=restarts.supervisor):
-        await holds(lambda: "WATCHDOG=1" in listener.heard())
+        await eventually(lambda: "WATCHDOG=1" in listener.heard())
     assert restarts.tasks == [BackgroundTask.WATCHDOG]

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import BadStatusLine
 
 from proxy.settings import LogSettings
 from proxy.telemetry.logging import AccessLog, _is_relevant
+from tests.support.waiting import eventually
 
 
 class Stream(io.BytesIO):
@@ -26,13 +27,14 @@ class Stream(io.BytesIO):
         return super().write(data)
 
 
-async def test_lines_are_gathered_and_written_together() -> None:
+async def test_lines_are_collected_and_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.telemetry.logging._FLUSH_S", 0)
     stream = Stream()
     access_log = AccessLog(LogSettings(), stream)
     for number in range(100):
         access_log.line(status=200, number=number)
     assert stream.writes == 0
-    await asyncio.sleep(0.3)
+    await eventually(lambda: stream.writes)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert stream.writes == 1
     assert [line["number"] for line in lines] == list(range(100))

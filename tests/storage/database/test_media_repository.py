@@ -12,7 +12,7 @@ from proxy.domain.media import MAX_MEDIA_ID, DataType, Media, MediaFacts, MediaS
 from proxy.storage.database import MediaPaths, NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.storage.database.backends import Backend
-from tests.support.restarts import holds
+from tests.support.waiting import eventually
 
 _OLD_ROW = "INSERT INTO media_files (main_api_id, user_id, data_type) VALUES (1, 2, 'logo')"
 
@@ -247,7 +247,7 @@ async def test_a_cancelled_query_leaves_a_database_that_answers(
     database: SqlMediaRepository,
 ) -> None:
     asking = [asyncio.create_task(database.find(1)) for _ in range(20)]
-    await holds(lambda: database.statistics()["queries"] == 20)
+    await eventually(lambda: database.statistics()["queries"] == 20)
     for task in asking:
         task.cancel()
     ends = await asyncio.gather(*asking, return_exceptions=True)

@@ -13,7 +13,7 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
-from tests.support.restarts import holds
+from tests.support.waiting import eventually
 
 
 class FakeDatabase:
@@ -186,7 +186,7 @@ async def test_those_who_ask_at_once_share_one_query(
 ) -> None:
     inner.gate.clear()
     asking = [asyncio.create_task(cache.find(1)) for _ in range(10)]
-    await holds(lambda: inner.asked)
+    await eventually(lambda: inner.asked)
     inner.gate.set()
     assert await asyncio.gather(*asking) == [_media(1)] * 10
     assert inner.asked == [1]
@@ -197,9 +197,9 @@ async def test_a_waiter_that_leaves_does_not_end_the_query_of_the_others(
 ) -> None:
     inner.gate.clear()
     first, second = (asyncio.create_task(cache.find(1)) for _ in range(2))
-    await holds(lambda: inner.asked)
+    await eventually(lambda: inner.asked)
     first.cancel()
-    await holds(first.done)
+    await eventually(first.done)
     inner.gate.set()
     assert await second == _media(1)
     assert inner.asked == [1]
@@ -216,7 +216,7 @@ async def test_a_failed_query_that_nobody_waits_for_passes_in_silence(
     await cache.find(1)
     clock.now += 1
     await cache.find(1)
-    await holds(lambda: not cache._tasks)
+    await eventually(lambda: not cache._tasks)
     gc.collect()
     assert inner.asked == [1, 1, 1]
     assert complaints == []
@@ -227,7 +227,7 @@ async def test_close_ends_queries_under_way(
 ) -> None:
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
-    await holds(lambda: inner.asked)
+    await eventually(lambda: inner.asked)
     await cache.aclose()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -293,7 +293,7 @@ async def test_after_a_rest_one_query_at_a_time_finds_out(
     clock.now += 1
     inner.gate.clear()
     asking = [asyncio.create_task(cache.find(media_id)) for media_id in (2, 3, 4)]
-    await holds(lambda: [task.done() for task in asking] == [False, True, True])
+    await eventually(lambda: [task.done() for task in asking] == [False, True, True])
     assert [task.done() for task in asking] == [False, True, True]
     assert inner.asked == [1, 2]
     inner.gate.set()
@@ -310,7 +310,7 @@ async def test_a_known_row_does_not_wait_for_the_query_that_finds_out(
     clock.now += 1
     inner.gate.clear()
     assert await cache.find(1) == _media(1)
-    await holds(lambda: inner.asked == [1, 1, 1])
+    await eventually(lambda: inner.asked == [1, 1, 1])
     assert inner.asked == [1, 1, 1]
 
 
@@ -325,7 +325,7 @@ async def test_a_stale_row_is_fresh_again_once_the_database_is_back(
     inner.rows[1] = changed = replace(_media(1), user_id=2)
     clock.now += 1
     await cache.find(1)
-    await holds(lambda: not cache._tasks)
+    await eventually(lambda: not cache._tasks)
     assert await cache.find(1) == changed
 
 
@@ -339,7 +339,7 @@ async def test_a_cancelled_trial_lets_another_through(
     clock.now += 1
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
-    await holds(lambda: len(inner.asked) == 2)
+    await eventually(lambda: len(inner.asked) == 2)
     await cache.aclose()
     await asyncio.wait([asking])
     inner.gate.set()
@@ -398,7 +398,7 @@ async def test_an_answer_from_before_a_forget_is_not_kept(
 ) -> None:
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
-    await holds(lambda: inner.asked)
+    await eventually(lambda: inner.asked)
     cache.invalidate(1)
     inner.gate.set()
     await asking
@@ -420,7 +420,7 @@ async def test_facts_are_seen_while_they_are_being_written(
     await cache.find(1)
     inner.gate.clear()
     saving = asyncio.create_task(cache.save_facts(1, facts))
-    await holds(lambda: inner.writes)
+    await eventually(lambda: inner.writes)
     assert await cache.find(1) == replace(_media(1), facts=facts)
     inner.gate.set()
     await saving
@@ -431,9 +431,9 @@ async def test_an_answer_from_before_a_save_does_not_undo_it(
 ) -> None:
     inner.gate.clear()
     asking = asyncio.create_task(cache.find(1))
-    await holds(lambda: inner.asked)
+    await eventually(lambda: inner.asked)
     saving = asyncio.create_task(cache.save_facts(1, facts))
-    await holds(lambda: inner.writes)
+    await eventually(lambda: inner.writes)
     inner.gate.set()
     await asyncio.gather(asking, saving)
     assert await cache.find(1) == replace(_media(1), facts=facts)
@@ -468,7 +468,7 @@ async def test_refused_facts_are_offered_again_when_the_row_is_read(
     inner.read_only = False
     clock.now += 60
     await cache.find(1)
-    await holds(lambda: inner.saved)
+    await eventually(lambda: inner.saved)
     assert inner.saved == [facts]
     assert cache.statistics()["unsaved_items"] == 0
 

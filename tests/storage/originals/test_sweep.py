@@ -11,7 +11,7 @@ import pytest
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.runtime.tempfiles import STALE_S, tempfile_name
 from proxy.storage.originals.sweep import SweepResult, sweep, sweeping
-from tests.support.restarts import Restarts, holds
+from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
 
@@ -82,5 +82,5 @@ async def test_an_unforeseen_error_restarts_the_sweep(
 
     monkeypatch.setattr("proxy.storage.originals.sweep.sweep", fail_once)
     async with sweeping(str(root), restarts.supervisor):
-        await holds(swept.is_set)
+        await eventually(swept.is_set)
     assert restarts.tasks == [BackgroundTask.ORIGINALS_SWEEP]

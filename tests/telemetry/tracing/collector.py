@@ -17,6 +17,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from tests.benchmarks.servers import free_port
+from tests.support.waiting import eventually
 
 _WITHIN_S = 100.0
 """Finals are made at idle priority, and the machine may be busy."""
@@ -74,10 +75,8 @@ class Collector:
         )
 
     async def until(self, done: Callable[[], object]) -> None:
-        """Return when it is so."""
-        async with asyncio.timeout(_WITHIN_S):
-            while not done():  # noqa: ASYNC110 - another thread or process sends
-                await asyncio.sleep(0.02)
+        """Return when the condition is true; another thread or process sends the spans."""
+        await eventually(done, timeout_s=_WITHIN_S)
 
     async def root(self, route: str, **attributes: Any) -> Seen:
         """The span of an answer with these attributes (dots as underscores), once it is there."""

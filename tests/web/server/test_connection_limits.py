@@ -7,7 +7,8 @@ import pytest
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import ServerSettings
 from proxy.web.server.connection_limits import CloseReason, ConnectionLimiter, ConnectionSlot
-from tests.support.restarts import Restarts, holds
+from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
 
 
 class Guest:
@@ -98,5 +99,5 @@ async def test_a_review_that_fails_neither_ends_the_reviews_nor_skips_other_conn
     for guest in guests:
         door.enter(guest)
     async with door.watching(restarts.supervisor):
-        await holds(lambda: all(len(guest.reviewed) > 1 for guest in guests))
+        await eventually(lambda: all(len(guest.reviewed) > 1 for guest in guests))
     assert BackgroundTask.CONNECTION_TIMEOUTS in restarts.tasks
