@@ -30,7 +30,7 @@ def test_a_photograph_is_bundled_whole(name: str) -> None:
     assert {known.width, known.height} == {768, 512}
 
 
-def test_the_samples_are_small_and_their_origin_is_told() -> None:
+def test_the_samples_are_small_and_their_origin_is_reported() -> None:
     files = [path for path in SAMPLES.iterdir() if path.suffix != ".md"]
     assert sum(path.stat().st_size for path in files) < 1_400_000
     origin = (SAMPLES / "ORIGIN.md").read_text(encoding="utf-8")

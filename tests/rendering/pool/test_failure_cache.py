@@ -36,9 +36,7 @@ def test_an_image_that_never_failed_is_accepted(failures: FailureCache) -> None:
     assert not refused(failures)
 
 
-def test_a_corrupt_picture_is_refused_for_a_short_while(
-    failures: FailureCache, clock: Clock
-) -> None:
+def test_a_corrupt_image_is_refused_for_a_short_while(failures: FailureCache, clock: Clock) -> None:
     failures.remember("image", UndecodableSource("corrupt"))
     with pytest.raises(UndecodableSource, match="corrupt"):
         failures.check("image")
@@ -46,7 +44,7 @@ def test_a_corrupt_picture_is_refused_for_a_short_while(
     assert not refused(failures)
 
 
-def test_a_killer_is_refused_for_twice_as_long_each_time(
+def test_an_image_that_crashes_workers_is_refused_for_twice_as_long_each_time(
     failures: FailureCache, clock: Clock
 ) -> None:
     for length_s in (60, 120, 240):
@@ -65,19 +63,19 @@ def test_the_longest_time_is_an_hour(failures: FailureCache, clock: Clock) -> No
 
 
 @pytest.mark.parametrize("error", [QueueFull("busy"), SourceUnavailable("no storage")])
-def test_what_is_not_the_pictures_fault_is_not_held_against_it(
+def test_an_error_that_the_image_did_not_cause_is_not_remembered(
     failures: FailureCache, error: QueueFull | SourceUnavailable
 ) -> None:
     failures.remember("image", error)
     assert not refused(failures)
 
 
-def test_other_pictures_are_welcome(failures: FailureCache) -> None:
+def test_other_images_are_accepted(failures: FailureCache) -> None:
     failures.remember("image", SourceQuarantined("killer"))
     assert not refused(failures, "another")
 
 
-def test_an_hour_in_peace_is_a_new_beginning(failures: FailureCache, clock: Clock) -> None:
+def test_an_hour_without_failures_resets_the_back_off(failures: FailureCache, clock: Clock) -> None:
     failures.remember("image", SourceQuarantined("killer"))
     clock.now += 60 + 3601
     failures.remember("image", SourceQuarantined("killer"))

@@ -1,4 +1,4 @@
-"""Sources made by hand: small files that claim to be very large, and what Pillow will not write."""
+"""Hand-made sources: small files that claim to be very large, and files Pillow cannot write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the imaging tests share: run a job on a file or on bytes, and decode with Pillow."""
+"""Helpers of the imaging tests: run a job on a file or on bytes, and decode with Pillow."""
 
 from __future__ import annotations
 

@@ -77,12 +77,12 @@ def test_an_alpha_of_the_sources_own_is_kept_as_it_is() -> None:
     assert np.array_equal(cut(badge)[..., 3], np.asarray(badge)[..., 3])
 
 
-def test_an_opaque_alpha_does_not_stand_in_the_way() -> None:
+def test_an_opaque_alpha_does_not_prevent_it() -> None:
     logo = logos()[0]
     assert np.array_equal(cut(logo.picture.convert("RGBA")), cut(logo.picture))
 
 
-def test_a_picture_without_a_flat_background_stays() -> None:
+def test_an_image_without_a_flat_background_is_unchanged() -> None:
     source = photo("kodak-23.png")
     ours = studio.pixels(studio.rendered(source, remove_background=True))
     assert np.array_equal(ours, studio.pixels(Image.open(source)))

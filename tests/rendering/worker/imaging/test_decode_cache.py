@@ -33,7 +33,7 @@ def based(source: studio.Source, box: SizeSpec, base: SizeSpec) -> RenderOutput:
 
 @pytest.mark.parametrize("name", ["photo-6mp.jpg", "kodak-13.png", "drawing-alpha.png"])
 @pytest.mark.parametrize("box", [studio.cover(640, 400), studio.contain(100, 100)])
-def test_without_a_base_it_is_what_a_render_of_its_own_gives(name: str, box: SizeSpec) -> None:
+def test_an_output_without_a_base_equals_a_render_of_its_own(name: str, box: SizeSpec) -> None:
     frames = studio.made(
         photo(name), studio.output(photo(name), box), studio.output(photo(name), studio.WHOLE)
     )
@@ -42,7 +42,7 @@ def test_without_a_base_it_is_what_a_render_of_its_own_gives(name: str, box: Siz
 
 
 @pytest.mark.parametrize("name", ["photo-6mp.jpg", "kodak-05.png"])
-def test_with_a_base_it_is_the_same_alone_and_among_others(name: str) -> None:
+def test_an_output_with_a_base_is_the_same_alone_and_in_a_set(name: str) -> None:
     base = studio.contain(700, 700)
     small = based(photo(name), studio.contain(150, 150), base)
     other = based(photo(name), studio.cover(200, 100), base)
@@ -54,7 +54,9 @@ def test_with_a_base_it_is_the_same_alone_and_among_others(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["photo-6mp.jpg", "kodak-05.png", "flowers.jpg"])
 @pytest.mark.parametrize("side", [300, 150, 80])
-def test_a_thumbnail_from_shared_pixels_is_the_one_rendered_directly(name: str, side: int) -> None:
+def test_a_thumbnail_from_shared_pixels_is_close_to_the_one_rendered_directly(
+    name: str, side: int
+) -> None:
     box = studio.contain(side, side)
     (shared,) = studio.made(photo(name), based(photo(name), box, studio.contain(700, 700)))
     alone = studio.rendered(photo(name), studio.LOSSLESS, box=box)

@@ -48,7 +48,7 @@ def header_bytes(encoded: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_picture_is_rendered_to_every_format_or_refused_with_a_reason(name: str) -> None:
+def test_every_image_is_rendered_to_every_format_or_refused_with_a_reason(name: str) -> None:
     known = studio.refused_or_known(photo(name))
     if isinstance(known, JobFailure):
         assert known.kind in ("unsupported", "undecodable", "too_large")
@@ -162,7 +162,7 @@ def test_a_higher_quality_makes_more_bytes(fmt: Format) -> None:
     assert len(high) > 2 * len(low)
 
 
-def test_a_picture_that_the_encoder_cannot_hold_is_our_own_fault() -> None:
+def test_an_image_that_the_encoder_cannot_hold_is_a_fault_of_the_server() -> None:
     """libwebp holds 16,383 pixels a side; `plan_geometry` never asks for more."""
     source = studio.saved(Image.new("RGB", (16384, 2)))
     plan = Geometry(16384, 2, 16384, 2)
@@ -172,7 +172,7 @@ def test_a_picture_that_the_encoder_cannot_hold_is_our_own_fault() -> None:
 
 
 @pytest.mark.parametrize("fmt", list(Format))
-def test_the_time_of_each_stage_is_told(fmt: Format) -> None:
+def test_the_time_of_each_stage_is_reported(fmt: Format) -> None:
     result, _ = studio.attempt(photo("kodak-23.png"), fmt)
     assert isinstance(result, RenderResult)
     assert list(result.stages) == ["decode", "transform", "encode"]
@@ -223,6 +223,7 @@ def score(name: str, encoded: bytes) -> float:
     return Reference(exact).compare(pyvips.Image.new_from_buffer(encoded, "")).score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", FINAL.values(), ids=FINAL)
 @pytest.mark.parametrize("name", ["kodak-05.png", "kodak-23.png"])
 def test_a_final_is_smaller_than_a_draft_at_no_lower_score(
@@ -265,7 +266,7 @@ def test_each_option_reaches_the_encoder(fmt: Format, option: str, value: int | 
 @pytest.mark.parametrize(
     "options", [(("Q", 60), ("tune", "ssimulacra2")), (("Q", 60), ("no_such_option", 1))]
 )
-def test_an_option_that_the_encoder_does_not_take_is_our_own_fault(
+def test_an_option_that_the_encoder_does_not_take_is_a_fault_of_the_server(
     options: tuple[tuple[str, int | str], ...],
 ) -> None:
     profile = EncoderProfile(Format.AVIF, options)
@@ -283,7 +284,7 @@ def test_tune_iq_is_what_the_encoder_does_anyway() -> None:
     assert plain == studio.rendered(photo("kodak-23.png"), tuned, box=box)
 
 
-def test_webp_with_transparency_is_spared_the_slowest_effort() -> None:
+def test_webp_with_transparency_is_encoded_without_the_slowest_effort() -> None:
     """It takes twenty times as long there, for one percent."""
     slowest = FINAL["WebP"]
     options = dict(slowest.options) | {"effort": 5}

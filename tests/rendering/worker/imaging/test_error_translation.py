@@ -1,4 +1,4 @@
-"""Failures: each comes back as a value that says whose doing it is."""
+"""Each failure is returned with the kind that names its cause."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def small_job(fmt: Format = Format.JPEG) -> RenditionSet:
         (b"\0\0\0\x14ftypavif\0\0\0\0avif" + bytes(40), "undecodable"),
     ],
 )
-def test_what_is_no_picture_is_told_apart_from_a_broken_one(source: bytes, kind: str) -> None:
+def test_what_is_not_an_image_is_distinguished_from_a_broken_one(source: bytes, kind: str) -> None:
     assert kind_of(studio.refused_or_known(source)) == kind
     with studio.descriptor(source) as opened, studio.descriptor(b"") as target:
         assert kind_of(studio.render(small_job(), opened, target)) == kind
@@ -60,14 +60,14 @@ def test_a_corrupt_header_is_undecodable() -> None:
 
 
 @pytest.mark.parametrize("fmt", list(Format))
-def test_what_is_left_of_a_truncated_picture_is_rendered(fmt: Format) -> None:
+def test_the_readable_part_of_a_truncated_image_is_rendered(fmt: Format) -> None:
     result, encoded = studio.attempt(photo("truncated.jpg"), fmt, box=studio.contain(300, 300))
     assert isinstance(result, RenderResult)
     whole = studio.pixels(studio.rendered(photo("photo-6mp.jpg"), box=studio.contain(300, 300)))
     assert studio.difference(studio.pixels(encoded)[:3], whole[:3]) < 12
 
 
-def test_a_strict_probe_takes_no_truncated_picture() -> None:
+def test_a_strict_probe_rejects_a_truncated_image() -> None:
     assert kind_of(studio.refused_or_known(photo("truncated.jpg"), strict=True)) == "undecodable"
 
 
@@ -92,7 +92,7 @@ def test_a_source_that_cannot_be_read_is_unreadable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("notice", [None, "Example"])
 @pytest.mark.parametrize("fmt", list(Format))
-def test_a_reader_that_went_away_is_a_fault_and_not_the_sources_doing(
+def test_a_closed_pipe_is_a_fault_and_not_blamed_on_the_source(
     fmt: Format, notice: str | None
 ) -> None:
     source = studio.saved(Image.effect_noise((300, 300), 90).convert("RGB"))

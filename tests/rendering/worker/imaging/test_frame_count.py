@@ -1,4 +1,4 @@
-"""Frames are counted on the structure of a file, as a decoder counts them, up to a limit."""
+"""The frame count equals that of a decoder, up to the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loaders: the allow-list, and the proof that it holds."""
+"""Only loaders on the allow-list are enabled."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_libvips_itself_refuses_a_closed_loader(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_restored")
-def test_a_loader_that_stays_open_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loader_that_remains_enabled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     # csvload has no family of its own here: as if libvips had not blocked it.
     monkeypatch.setattr(loader_allowlist, "open_loaders", lambda: ("csvload", "pngload"))
     with pytest.raises(ConfigurationError, match="csvload"):
         lock_loaders(("png",))
 
 
-def test_hello_names_the_types_that_truly_decode() -> None:
+def test_the_capabilities_name_the_types_that_decode() -> None:
     said = hello()
     assert said.libvips == ".".join(str(pyvips.version(part)) for part in range(3))
     assert set(said.source_types) >= {"jpeg", "png", "webp", "avif", "gif", "tiff"}

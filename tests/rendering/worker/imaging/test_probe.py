@@ -1,4 +1,4 @@
-"""Probe: the facts of a source."""
+"""The facts of a source."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_type_upright_size_and_pages_are_known(
 
 
 @pytest.mark.parametrize("name", ["alpha-2048.png", "drawing-alpha.png", "animated.gif"])
-def test_transparent_pictures_have_alpha_and_need_no_matte(name: str) -> None:
+def test_transparent_images_have_alpha_and_need_no_matte(name: str) -> None:
     known = studio.looked_at(photo(name))
     assert known.has_alpha
     assert known.flat_background
@@ -97,7 +97,7 @@ def test_a_logo_has_a_flat_background(logo: Logo, quality: int | None) -> None:
     assert studio.looked_at(source).flat_background
 
 
-def test_a_picture_of_one_colour_has_nothing_to_cut_out() -> None:
+def test_an_image_of_one_colour_has_nothing_to_cut_out() -> None:
     assert not studio.looked_at(studio.saved(Image.new("RGB", (90, 90), "teal"))).flat_background
 
 
@@ -115,7 +115,7 @@ def test_the_focus_is_on_the_one_salient_spot(width: int, height: int, x: float,
     assert (focus.x, focus.y) == pytest.approx((x, y), abs=0.04)
 
 
-def test_the_focus_of_a_turned_picture_is_that_of_the_upright_one() -> None:
+def test_the_focus_of_a_rotated_image_is_that_of_the_upright_one() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = studio.opened(spotted(800, 600, x=0.2, y=0.3))
@@ -125,7 +125,7 @@ def test_the_focus_of_a_turned_picture_is_that_of_the_upright_one() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5000])
-def test_a_picture_of_few_pixels_has_facts_too(width: int) -> None:
+def test_an_image_of_few_pixels_has_facts(width: int) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (1, width, 3), np.uint8)
     known = studio.refused_or_known(studio.saved(Image.fromarray(noise)))
     assert isinstance(known, ProbeResult)

@@ -98,7 +98,7 @@ def test_a_photograph_just_reaches_the_target(profile: EncoderProfile) -> None:
     assert encoded == same
 
 
-def test_a_rough_picture_needs_another_quality_than_a_smooth_one() -> None:
+def test_a_rough_image_needs_another_quality_than_a_smooth_one() -> None:
     rough, smooth = (
         searched(photo(name), WEBP, box=studio.contain(260, 260))[0].quality or 0
         for name in ("kodak-15.png", "kodak-13.png")
@@ -106,7 +106,7 @@ def test_a_rough_picture_needs_another_quality_than_a_smooth_one() -> None:
     assert abs(rough - smooth) > 2
 
 
-def test_a_missed_target_is_told() -> None:
+def test_a_missed_target_is_reported() -> None:
     low = QualitySearch(85, 30, 50)
     result, _ = searched(photo("kodak-13.png"), JPEG, low, box=studio.contain(300, 300))
     assert (result.quality, result.target_missed) == (50, True)
@@ -156,7 +156,7 @@ def test_a_logo_that_rings_at_every_quality_keeps_the_upper_bound() -> None:
     assert worst_flat_window(logo, encoded) < worst_flat_window(logo, without) * 0.7
 
 
-def test_a_picture_with_transparency_is_searched_too() -> None:
+def test_an_image_with_transparency_is_searched() -> None:
     badge = SAMPLES / "badge.png"
     result, encoded = searched(badge, AVIF, box=studio.contain(128, 128))
     assert result.quality is not None
@@ -169,7 +169,7 @@ def test_a_searched_rendition_carries_the_copyright() -> None:
     assert studio.opened(encoded).getexif()[0x8298] == "(c) me"
 
 
-def test_a_broken_source_is_still_blamed_on_the_source() -> None:
+def test_a_broken_source_is_reported_as_such() -> None:
     known = studio.geometry(photo("kodak-23.png"), studio.contain(64, 64))
     result, _ = studio.attempt(b"\xff\xd8\xff", JPEG, plan=known, search=SEARCH)
     assert isinstance(result, JobFailure)

@@ -48,7 +48,7 @@ def test_frames_come_in_the_order_of_the_outputs() -> None:
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_rival_goes_out_where_it_is_smaller(swapped: bool) -> None:  # noqa: FBT001
+def test_the_smaller_of_two_encodings_is_used(swapped: bool) -> None:  # noqa: FBT001
     source, box = photo("kodak-23.png"), studio.contain(200, 200)
     webp, png = (studio.output(source, box, fmt) for fmt in (Format.WEBP, Format.PNG))
     first, second = (png, webp) if swapped else (webp, png)
@@ -238,7 +238,7 @@ def test_exif_orientation_is_applied(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["exif-orientation-5.jpg", "exif-orientation-6.jpg"])
-def test_a_turned_source_keeps_its_shape_when_it_shrinks(name: str) -> None:
+def test_a_rotated_source_keeps_its_shape_when_it_shrinks(name: str) -> None:
     box = studio.contain(200, 200)
     ours = studio.pixels(studio.rendered(photo(name), box=box))
     whole = upright(name)
@@ -257,7 +257,7 @@ def test_every_orientation_comes_out_as_pillow_turns_it(orientation: int) -> Non
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_cover_crop_cuts_the_planned_box_out_of_the_scaled_picture(orientation: int) -> None:
+def test_a_cover_crop_cuts_the_planned_box_out_of_the_scaled_image(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     source = studio.saved(Image.open(photo("kodak-23.png")), exif=exif)

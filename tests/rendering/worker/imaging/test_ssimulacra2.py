@@ -1,4 +1,4 @@
-"""The estimate of perceived quality: near SSIMULACRA2, monotone, and awake to ringing."""
+"""The estimate is close to SSIMULACRA2, monotone, and detects ringing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_estimate_is_as_near_to_ssimulacra2_as_is_stated(
 
 
 @pytest.mark.parametrize("name", ["kodak-05.png", "scan.tiff", "drawing-alpha.png"])
-def test_a_picture_compared_with_itself_scores_100(name: str) -> None:
+def test_an_image_compared_with_itself_scores_100(name: str) -> None:
     picture = loaded(name, 300)
     assert Reference(picture).compare(picture) == Fidelity(100.0, 0.0)
 
@@ -79,7 +79,7 @@ def test_the_score_rises_with_the_quality_of_the_encoder(saver: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (17, 9), (100, 75)])
-def test_a_picture_smaller_than_the_windows_has_a_score(size: tuple[int, int]) -> None:
+def test_an_image_smaller_than_the_windows_has_a_score(size: tuple[int, int]) -> None:
     picture = loaded("kodak-23.png", 768).crop(300, 200, *size).copy_memory()
     assert 60 < fidelity(picture, "jpegsave", 98).score <= 100
 

@@ -1,4 +1,4 @@
-"""What the tests of the analysis share: analyse bytes, and spoil a photograph by degrees."""
+"""Helpers of the analysis tests: analyse bytes, and degrade a photograph in steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The analysis as a whole: what it takes, what it refuses, and that it lives in a worker."""
+"""The whole analysis: accepted sources, failures, and that it runs in a sandbox."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def test_what_cannot_be_rendered_cannot_be_analysed(name: str) -> None:
     "name",
     ["animated.gif", "animated.webp", "grey16-alpha.png", "display-p3.png", "truncated.jpg"],
 )
-def test_pictures_of_all_sorts_are_analysed(name: str) -> None:
+def test_images_of_all_sorts_are_analysed(name: str) -> None:
     found = analysed(photo(name))
     assert len(encode(found)) < MAX_DATAGRAM / 16
     assert set(found.stages) >= {"look", "detail", "colours", "sharpness", "phash", "focus"}
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 900), (900, 1), (7, 5), (17, 17)])
-def test_a_picture_of_few_pixels_is_analysed_too(width: int, height: int) -> None:
+def test_an_image_of_few_pixels_is_analysed(width: int, height: int) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (height, width, 3), np.uint8)
     found = analysed(Image.fromarray(noise))
     assert (found.width, found.height) == (width, height)
     assert 0 <= found.quality.score <= 100
 
 
-def test_size_and_focus_are_those_of_the_upright_picture() -> None:
+def test_size_and_focus_are_those_of_the_upright_image() -> None:
     found, known = analysed(photo("exif-orientation-6.jpg")), photo("exif-orientation-6.jpg")
     facts = studio.looked_at(known)
     assert (found.width, found.height, found.focus) == (facts.width, facts.height, facts.focus)

@@ -1,4 +1,4 @@
-"""Kinds: photographs, logos, graphics, pages and plain ground, told apart by statistics."""
+"""Photographs, logos, graphics, pages and plain images are distinguished by statistics."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PHOTOGRAPHS = (
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_a_photograph_is_one(name: str) -> None:
+def test_a_photograph_is_recognised(name: str) -> None:
     kind = analysed(photo(name)).kind
     assert kind.name == "photo", kind.reason
 
 
 @pytest.mark.parametrize("quality", [10, 20, 50])
 @pytest.mark.parametrize("name", ["kodak-03.png", "kodak-20.png", "kodak-23.png"])
-def test_a_photograph_stays_one_however_it_is_compressed(name: str, quality: int) -> None:
+def test_a_photograph_is_recognised_at_any_compression(name: str, quality: int) -> None:
     source = studio.saved(photograph(name), "JPEG", quality=quality)
     assert analysed(source).kind.name == "photo"
 
 
 @pytest.mark.parametrize("name", ["kodak-03.png", "kodak-20.png", "kodak-23.png"])
-def test_a_photograph_on_a_white_ground_is_no_logo(name: str) -> None:
+def test_a_photograph_on_a_white_background_is_no_logo(name: str) -> None:
     kind = analysed(studio.saved(on_white(photograph(name)), "JPEG", quality=85)).kind
     assert kind.name == "photo", kind.reason
 
@@ -48,7 +48,7 @@ def test_a_grey_photograph_is_a_photograph() -> None:
 
 @pytest.mark.parametrize("logo", logos(), ids=lambda logo: logo.name)
 @pytest.mark.parametrize("quality", [None, 90, 60])
-def test_a_logo_is_one(logo: Logo, quality: int | None) -> None:
+def test_a_logo_is_recognised(logo: Logo, quality: int | None) -> None:
     source = (
         studio.saved(logo.picture)
         if quality is None
@@ -76,7 +76,7 @@ def test_a_typed_page_is_a_document(noise: float) -> None:
     assert kind.name == "document", kind.reason
 
 
-def test_a_picture_of_one_colour_is_plain() -> None:
+def test_an_image_of_one_colour_is_plain() -> None:
     assert analysed(Image.new("RGB", (300, 200), "teal")).kind.name == "plain"
     assert analysed(photo("prophoto.png")).kind.name == "plain"
 

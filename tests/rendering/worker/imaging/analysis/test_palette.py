@@ -43,7 +43,7 @@ def near(one: str, other: Rgb) -> bool:
     return max(abs(a - b) for a, b in zip(levels(one), other, strict=True)) <= 4
 
 
-def test_stripes_are_told_by_their_exact_colours_and_widths() -> None:
+def test_stripes_are_found_with_their_exact_colours_and_widths() -> None:
     found = analysed(stripes((NAVY, 250), (AMBER, 150), (CORAL, 100))).dominant_colours
     assert [one.hex for one in found] == [text(NAVY), text(AMBER), text(CORAL)]
     assert [one.percent for one in found] == pytest.approx([50, 30, 20], abs=1.5)
@@ -58,12 +58,12 @@ def test_a_photograph_has_some_colours_that_are_unlike_each_other(name: str) -> 
     assert len({one.hex for one in found}) == len(found)
 
 
-def test_the_same_picture_has_the_same_palette_each_time() -> None:
+def test_the_same_image_has_the_same_palette_each_time() -> None:
     picture = photograph("kodak-23.png")
     assert analysed(picture).dominant_colours == analysed(picture).dominant_colours
 
 
-def test_what_is_see_through_has_no_colour() -> None:
+def test_what_is_transparent_has_no_colour() -> None:
     picture = stripes((TEAL, 200), (CORAL, 200)).convert("RGBA")
     picture.paste((255, 0, 0, 0), (200, 0, 400, 300))
     assert [one.hex for one in analysed(picture).dominant_colours] == [text(TEAL)]
@@ -80,14 +80,14 @@ def test_a_brand_has_the_colours_of_its_logo_and_not_the_paper(quality: int | No
     assert not any(near(one.hex, PAPER) for one in found)
 
 
-def test_black_and_white_are_no_brand_colours_where_there_are_others() -> None:
+def test_black_and_white_are_no_brand_colours_if_there_are_others() -> None:
     logo = next(one for one in logos() if one.name == "yellow with a dark rim on white")
     found = analysed(logo.picture).brand_colours
     assert near(found[0].hex, (255, 214, 64))
     assert not any(near(one.hex, (20, 20, 20)) or near(one.hex, (255, 255, 255)) for one in found)
 
 
-def test_a_black_logo_has_black_for_want_of_another() -> None:
+def test_a_black_logo_has_black_if_there_is_no_other_colour() -> None:
     picture = Image.new("RGB", (300, 300), "white")
     ImageDraw.Draw(picture).ellipse((60, 60, 240, 240), fill="black")
     assert [one.hex for one in analysed(picture).brand_colours] == ["#000000"]
