@@ -17,7 +17,7 @@ from tests.benchmarks.processes import family
 from tests.benchmarks.servers import environment, free_port
 from tests.deploy import container
 from tests.deploy.programs import run
-from tests.faults.asking import ask, unavailable
+from tests.faults.responses import fetch, unavailable
 from tests.support.server import ROOT
 from tests.support.waiting import eventually
 
@@ -45,13 +45,13 @@ class Contained:
 
         async def ready() -> bool:
             assert self.process.poll() is None, self.log.read_text()
-            return (await ask(client, "/readyz")).status == 200
+            return (await fetch(client, "/readyz")).status == 200
 
         await eventually(ready, timeout_s=60)
 
     async def sandbox_features(self, client: aiohttp.ClientSession) -> set[str]:
         """Return the sandbox features of its workers."""
-        metrics = (await ask(client, "/metrics")).body.decode()
+        metrics = (await fetch(client, "/metrics")).body.decode()
         return set(
             re.findall(r'^smartserve_sandbox\{feature="(\w+)"\} 1.0$', metrics, re.MULTILINE)
         )
@@ -86,13 +86,13 @@ def contained(
     apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     inside = [sys.executable, "-m", "tests.deploy.container", f"--only={','.join(only)}"]
     log = folder / "log"
-    with log.open("wb") as told:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [*apart, *inside, str(folder / "root"), str(data_dir), "--", *command],
             env=environment() | given,
             cwd=ROOT,
-            stdout=told,
-            stderr=told,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield Contained(process, port, log)

@@ -90,7 +90,7 @@ def nginx(
 @contextmanager
 def started(command: list[str], folder: Path, port: int) -> Iterator[None]:
     """Run a command that `installed` returned."""
-    told = run(*command, "-t")
-    assert "warn" not in told, told
+    output = run(*command, "-t")
+    assert "warn" not in output, output
     with listening(command, port, log=folder / "out"):
         yield

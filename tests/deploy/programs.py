@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.faults.asking import unavailable
+from tests.faults.responses import unavailable
 from tests.support.server import ROOT
 
 DEPLOY = ROOT / "deploy"

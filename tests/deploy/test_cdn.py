@@ -18,7 +18,7 @@ from tests.deploy.accepts import BROWSERS, CORNERS, SENT, faults, random_headers
 from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program
 from tests.deploy.test_nginx_cache import BROWSERS as FOUR
-from tests.faults.asking import ask
+from tests.faults.responses import fetch
 from tests.support.server import CHROME, Library
 
 FOLDER = DEPLOY / "cdn"
@@ -63,8 +63,8 @@ class Edge:
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
     def forwarded(self, kind: str, url: str, accept: str, **headers: str) -> dict[str, str]:
         """Return the request that is forwarded to the cache and the server."""
@@ -106,7 +106,7 @@ async def test_four_browsers_need_two_copies(
         for accept in FOUR:
             forwarded = await asyncio.to_thread(edge.forwarded, kind, url, accept)
             keys.add((forwarded["url"], forwarded["accept"]))
-            answer = await ask(client, forwarded["url"], Accept=forwarded["accept"])
+            answer = await fetch(client, forwarded["url"], Accept=forwarded["accept"])
             assert answer.headers is not None
             types.append(answer.headers["Content-Type"])
     assert len(keys) == 2
@@ -144,11 +144,11 @@ async def test_the_server_ignores_the_class(origin: Origin, library: Library) ->
 
 def test_cloudflare_caches_urls_without_extension_and_changes_nothing_else(edge: Edge) -> None:
     url = "https://img.example.org/serve/1"
-    told = edge.run("cloudflare", fetched={"url": url, "method": "GET"})
-    assert told["fetched"] == {"status": 200, "body": "picture"}
-    assert told["options"] == {"cf": {"cacheEverything": True}}
-    told = edge.run("cloudflare", fetched={"url": url, "method": "DELETE"})
-    assert told["fetched"]["status"] == 405
+    found = edge.run("cloudflare", fetched={"url": url, "method": "GET"})
+    assert found["fetched"] == {"status": 200, "body": "picture"}
+    assert found["options"] == {"cf": {"cacheEverything": True}}
+    found = edge.run("cloudflare", fetched={"url": url, "method": "DELETE"})
+    assert found["fetched"]["status"] == 405
     other = {"url": "https://img.example.org/metrics", "method": "GET"}
     assert edge.run("cloudflare", fetched=other)["fetched"]["status"] == 404
     assert edge.forwarded("cloudflare", url, CHROME, Cookie="a=b")["cookie"] is None
@@ -169,10 +169,10 @@ def test_the_cloudfront_policy_keys_by_the_class_and_extends_no_lifetime() -> No
 
 
 def test_bunny_receives_the_tags_in_its_own_header(edge: Edge) -> None:
-    told = edge.run("bunny", tagged={"Cache-Tag": "m-1,u-7", "ETag": '"x"'})
-    assert told["tagged"]["cdn-tag"] == "m-1,u-7"
-    assert told["tagged"]["etag"] == '"x"'
-    assert told["hooks"] == ["onClientRequest", "onOriginResponse"]
+    found = edge.run("bunny", tagged={"Cache-Tag": "m-1,u-7", "ETag": '"x"'})
+    assert found["tagged"]["cdn-tag"] == "m-1,u-7"
+    assert found["tagged"]["etag"] == '"x"'
+    assert found["hooks"] == ["onClientRequest", "onOriginResponse"]
 
 
 def test_fastly_uses_the_expressions_of_nginx() -> None:

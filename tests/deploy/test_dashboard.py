@@ -17,7 +17,7 @@ from proxy.domain.query import WIDTHS
 from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.programs import DEPLOY
 from tests.deploy.watch import Prometheus, board, panels, prometheus, queries
-from tests.faults.asking import ask
+from tests.faults.responses import fetch
 from tests.platform.pictures import Picture, jpeg
 from tests.platform.sending import SECRET, send
 from tests.support.server import CHROME, Library
@@ -59,7 +59,7 @@ async def _visit(base: str, ids: list[int]) -> None:
     async with aiohttp.ClientSession(base) as client:
         for target, accept in cycle(kinds):
             for _ in range(2):
-                await ask(client, target, Accept=accept)
+                await fetch(client, target, Accept=accept)
             await asyncio.sleep(0.1)
 
 
@@ -92,13 +92,13 @@ async def test_every_query_of_the_dashboard_returns_data(watched: Prometheus) ->
 
 async def _assert_healthy(watched: Prometheus) -> None:
     """Assert that all targets are up, all rules evaluate, and no alert fires."""
-    targets = (await watched.ask("targets"))["activeTargets"]
+    targets = (await watched.fetch("targets"))["activeTargets"]
     assert {(one["labels"]["job"], one["health"]) for one in targets} == {
         ("smartserve", "up"),
         ("smartserve-readyz", "up"),
     }
     assert await watched.values('probe_success{job="smartserve-readyz"}') == [1]
-    rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
+    rules = [rule for group in (await watched.fetch("rules"))["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     assert [one for one in await _firing(watched) if one != "SmartserveSandboxGap"] == []
     names = [rule["name"] for rule in rules if rule["type"] == "recording"]
@@ -111,7 +111,7 @@ async def _assert_healthy(watched: Prometheus) -> None:
 
 
 async def _firing(watched: Prometheus) -> list[str]:
-    alerts = (await watched.ask("alerts"))["alerts"]
+    alerts = (await watched.fetch("alerts"))["alerts"]
     return [one["labels"]["alertname"] for one in alerts if one["state"] == "firing"]
 
 

@@ -20,7 +20,7 @@ from tests.deploy import container
 from tests.deploy.contained import contained
 from tests.deploy.origin import Origin
 from tests.deploy.programs import DEPLOY, program, run
-from tests.faults.asking import ask
+from tests.faults.responses import fetch
 from tests.support.server import ROOT, Library
 
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
@@ -96,10 +96,10 @@ def test_the_copied_files_are_enough_to_install_it(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     run(*pip, "--target", target, source)
     described = {"PYTHONPATH": str(target)}
-    told = run(
+    output = run(
         sys.executable, "-m", "proxy.cli", "openapi", environment=described, directory=target
     )
-    assert json.loads(told)["info"]["title"]
+    assert json.loads(output)["info"]["title"]
     assert (target / "proxy" / "samples" / "logo.png").is_file()
     migrations = target / "proxy" / "storage" / "database" / "migrations" / "versions"
     assert len(list(migrations.glob("*.py"))) >= 2
@@ -132,7 +132,7 @@ async def test_it_serves_and_drains_as_an_unprivileged_process_1_on_a_read_only_
             await server.until_ready(client)
             wanted = {"landlock", "seccomp", "no_new_privs", "user", "capabilities"}
             assert wanted <= await server.sandbox_features(client)
-            assert (await ask(client, f"{large}?size=grid&format=avif")).status == 200
+            assert (await fetch(client, f"{large}?size=grid&format=avif")).status == 200
             status = Path(f"/proc/{server.pid}/status").read_text()
             assert re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE)
             assert re.search(rf"^Uid:\s+{container.UID}\s", status, re.MULTILINE)

@@ -11,7 +11,7 @@ import pytest
 from tests.deploy.conftest import Started
 from tests.deploy.test_dashboard import until
 from tests.deploy.watch import Prometheus, panels, prometheus
-from tests.faults.asking import ask
+from tests.faults.responses import fetch
 from tests.support.server import Library
 from tests.telemetry.tracing.collector import collecting
 
@@ -26,7 +26,7 @@ NAMES = (
 async def exemplars(watched: Prometheus, query: str) -> set[str]:
     """Return the trace ids of a query's exemplars."""
     now = time.time()
-    found = await watched.ask(
+    found = await watched.fetch(
         "query_exemplars", query=query, start=str(now - 600), end=str(now + 60)
     )
     return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
@@ -43,7 +43,7 @@ async def test_an_exemplar_names_an_existing_trace(
             async with aiohttp.ClientSession(server.base) as client:
                 for size in ("grid", "small", "thumbnail"):
                     for _ in range(2):
-                        await ask(client, f"/serve/{library.ids['logo']}?size={size}")
+                        await fetch(client, f"/serve/{library.ids['logo']}?size={size}")
             known: dict[str, set[str]] = {}
 
             async def all_known() -> bool:

@@ -17,7 +17,7 @@ from tests.deploy.front import Front, nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.deploy.programs import DEPLOY, run
 from tests.domain.test_negotiation import CLIENTS
-from tests.faults.asking import Answer, ask
+from tests.faults.responses import Answer, fetch
 from tests.faults.server import Server
 from tests.platform.pictures import uploads
 from tests.platform.sending import SECRET, send
@@ -43,9 +43,9 @@ class Pair:
     fetches: Fetches
     client: aiohttp.ClientSession
 
-    async def ask(self, target: str, accept: str = AVIF_TOO, **headers: str) -> Answer:
+    async def fetch(self, target: str, accept: str = AVIF_TOO, **headers: str) -> Answer:
         """Return a response of nginx."""
-        return await ask(self.client, target, Accept=accept, **headers)
+        return await fetch(self.client, target, Accept=accept, **headers)
 
 
 @asynccontextmanager
@@ -68,49 +68,49 @@ def photo(library: Library) -> str:
     return f"/serve/{library.ids['photo']}?size=thumbnail"
 
 
-def told(answer: Answer, name: str) -> str:
+def header(answer: Answer, name: str) -> str:
     assert isinstance(answer.headers, CIMultiDictProxy)
     return ", ".join(answer.headers.getall(name, ()))
 
 
 async def test_four_browsers_with_two_formats_cost_two_requests(pair: Pair, photo: str) -> None:
-    answers = [await pair.ask(photo, accept) for accept in BROWSERS for _ in range(3)]
+    answers = [await pair.fetch(photo, accept) for accept in BROWSERS for _ in range(3)]
     assert {answer.status for answer in answers} == {200}
-    types = [told(answer, "Content-Type") for answer in answers]
+    types = [header(answer, "Content-Type") for answer in answers]
     assert types == ["image/avif"] * 6 + ["image/webp"] * 6
-    assert {told(answer, "Vary") for answer in answers} == {"Accept"}
+    assert {header(answer, "Vary") for answer in answers} == {"Accept"}
     assert await pair.fetches.count() == 2
 
 
 async def test_a_format_in_the_url_costs_one_request(pair: Pair, photo: str) -> None:
-    answers = [await pair.ask(f"{photo}&format=webp", accept) for accept in (*BROWSERS, "*/*")]
-    assert {told(answer, "Content-Type") for answer in answers} == {"image/webp"}
+    answers = [await pair.fetch(f"{photo}&format=webp", accept) for accept in (*BROWSERS, "*/*")]
+    assert {header(answer, "Content-Type") for answer in answers} == {"image/webp"}
     assert await pair.fetches.count() == 1
 
 
 async def test_concurrent_requests_cost_one_request(pair: Pair, photo: str) -> None:
-    answers = await asyncio.gather(*(pair.ask(photo) for _ in range(50)))
+    answers = await asyncio.gather(*(pair.fetch(photo) for _ in range(50)))
     assert len({answer.body for answer in answers}) == 1
     assert await pair.fetches.count() == 1
 
 
 async def test_nginx_appends_its_own_cache_status(pair: Pair, photo: str) -> None:
-    first, second = await pair.ask(photo), await pair.ask(photo)
-    assert told(first, "Cache-Status").endswith(", nginx; fwd=uri-miss")
-    assert told(second, "Cache-Status").endswith(", nginx; hit")
-    assert told(second, "X-Request-Id") == ""
+    first, second = await pair.fetch(photo), await pair.fetch(photo)
+    assert header(first, "Cache-Status").endswith(", nginx; fwd=uri-miss")
+    assert header(second, "Cache-Status").endswith(", nginx; hit")
+    assert header(second, "X-Request-Id") == ""
 
 
 async def test_a_revalidation_is_answered_without_a_request(pair: Pair, photo: str) -> None:
-    first = await pair.ask(photo)
-    again = await pair.ask(photo, **{"If-None-Match": told(first, "ETag")})
-    assert (again.status, again.body, told(again, "ETag")) == (304, b"", told(first, "ETag"))
+    first = await pair.fetch(photo)
+    again = await pair.fetch(photo, **{"If-None-Match": header(first, "ETag")})
+    assert (again.status, again.body, header(again, "ETag")) == (304, b"", header(first, "ETag"))
     assert await pair.fetches.count() == 1
 
 
 async def test_a_range_and_a_head_are_answered_from_the_cache(pair: Pair, photo: str) -> None:
-    whole = await pair.ask(photo)
-    part = await pair.ask(photo, Range="bytes=10-19")
+    whole = await pair.fetch(photo)
+    part = await pair.fetch(photo, Range="bytes=10-19")
     assert (part.status, part.body) == (206, whole.body[10:20])
     async with pair.client.head(photo, headers={"Accept": AVIF_TOO}) as head:
         assert head.content_length == len(whole.body)
@@ -122,10 +122,10 @@ async def test_a_stale_copy_is_revalidated_and_not_sent_again(
 ) -> None:
     server = await started({"lifetimes": {"serve_s": 1}})
     async with in_front_of(server, tmp_path) as pair:
-        first = await pair.ask(photo)
+        first = await pair.fetch(photo)
 
         async def requested_again() -> bool:
-            assert (await pair.ask(photo)).body == first.body
+            assert (await pair.fetch(photo)).body == first.body
             return await pair.fetches.count() >= 2
 
         await eventually(requested_again, interval_s=0.1)
@@ -138,16 +138,16 @@ async def test_a_draft_is_replaced_by_its_final(
 ) -> None:
     server = await started({**TWO_STAGES, "lifetimes": {"draft_s": 1, "draft_stale_s": 1}})
     async with in_front_of(server, tmp_path) as pair:
-        draft = await pair.ask(photo)
-        assert told(draft, "Cache-Control").startswith("public, max-age=1,")
+        draft = await pair.fetch(photo)
+        assert header(draft, "Cache-Control").startswith("public, max-age=1,")
 
         async def is_final() -> bool:
-            return told(await pair.ask(photo), "Cache-Control") == _YEAR
+            return header(await pair.fetch(photo), "Cache-Control") == _YEAR
 
         await eventually(is_final, timeout_s=100, interval_s=0.2)
-        final = await pair.ask(photo)
+        final = await pair.fetch(photo)
         assert final.body != draft.body
-        again = await pair.ask(photo, **{"If-None-Match": told(draft, "ETag")})
+        again = await pair.fetch(photo, **{"If-None-Match": header(draft, "ETag")})
         assert (again.status, again.body) == (200, final.body)
 
 
@@ -155,14 +155,14 @@ async def test_a_tag_purges_all_formats(pair: Pair, photo: str, library: Library
     other = f"/serve/{library.ids['logo']}?size=thumbnail"
     for target in (photo, other, photo.replace("thumbnail", "small")):
         for accept in (AVIF_TOO, WEBP_ONLY):
-            await pair.ask(target, accept)
+            await pair.fetch(target, accept)
     assert await pair.fetches.count() == 6
     purge = DEPLOY / "nginx" / "purge.sh"
     tag = f"m-{library.ids['photo']}"
     assert await asyncio.to_thread(run, purge, tag, pair.front.cache) == "4 dropped\n"
-    await pair.ask(other)
+    await pair.fetch(other)
     assert await pair.fetches.count() == 6
-    assert (await pair.ask(photo)).status == 200
+    assert (await pair.fetch(photo)).status == 200
     assert await pair.fetches.count() == 7
     assert await asyncio.to_thread(run, purge, "u-7", pair.front.cache) == "3 dropped\n"
     assert await asyncio.to_thread(run, purge, "m-1000", pair.front.cache) == "0 dropped\n"
@@ -176,12 +176,12 @@ def test_an_invalid_tag_purges_nothing(tag: str, tmp_path: Path) -> None:
 
 
 async def test_a_local_client_can_refresh_one_url(pair: Pair, photo: str) -> None:
-    await pair.ask(photo)
-    assert (await pair.ask(photo, **{"X-Smartserve-Refresh": "1"})).status == 200
+    await pair.fetch(photo)
+    assert (await pair.fetch(photo, **{"X-Smartserve-Refresh": "1"})).status == 200
     assert await pair.fetches.count() == 2
     far = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
     async with aiohttp.ClientSession(pair.front.base, connector=far) as client:
-        await ask(client, photo, Accept=AVIF_TOO, **{"X-Smartserve-Refresh": "1"})
+        await fetch(client, photo, Accept=AVIF_TOO, **{"X-Smartserve-Refresh": "1"})
     assert await pair.fetches.count() == 2
 
 
@@ -190,21 +190,21 @@ async def test_cached_images_are_served_while_the_server_is_down(
 ) -> None:
     server = await started({"lifetimes": {"serve_s": 1}})
     async with in_front_of(server, tmp_path) as pair:
-        kept = await pair.ask(photo)
+        kept = await pair.fetch(photo)
         await server.kill()
         # Until the copy has expired (lifetimes.serve_s).
         await asyncio.sleep(1.1)
-        assert (await pair.ask(photo)).body == kept.body
-        assert (await pair.ask(photo.replace("thumbnail", "zoom"))).status == 502
+        assert (await pair.fetch(photo)).body == kept.body
+        assert (await pair.fetch(photo.replace("thumbnail", "zoom"))).status == 502
 
 
 async def test_private_routes_are_not_forwarded(pair: Pair, photo: str) -> None:
     for target in ("/metrics", "/healthz", "/readyz", "/api/media/1/renditions"):
-        assert (await pair.ask(target)).status == 404
+        assert (await pair.fetch(target)).status == 404
     for method in ("DELETE", "POST", "PUT"):
         async with pair.client.request(method, photo) as answer:
             assert answer.status == 403
-    assert (await pair.ask("/openapi.json")).status == 200
+    assert (await pair.fetch("/openapi.json")).status == 200
 
 
 async def test_only_uploads_are_forwarded_to_their_route(started: Started, tmp_path: Path) -> None:

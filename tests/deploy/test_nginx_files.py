@@ -14,7 +14,7 @@ from yarl import URL
 from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.front import nginx
 from tests.deploy.origin import Fetches, Origin
-from tests.faults.asking import Answer
+from tests.faults.responses import Answer
 from tests.faults.server import Server
 from tests.support.server import Library
 
@@ -29,7 +29,7 @@ class Pair:
     client: aiohttp.ClientSession
     files: Path
 
-    async def ask(self, target: str, method: str = "GET", **headers: str) -> Answer:
+    async def fetch(self, target: str, method: str = "GET", **headers: str) -> Answer:
         """Return a response of nginx to a target that is sent unchanged."""
         shown = URL(target, encoded=True)
         async with self.client.request(method, shown, headers=headers) as answer:
@@ -65,7 +65,7 @@ async def test_a_final_is_requested_once_and_then_served_as_a_file(
     pair: Pair, media_id: int
 ) -> None:
     target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
-    first, second = await pair.ask(target), await pair.ask(target)
+    first, second = await pair.fetch(target), await pair.fetch(target)
     assert await pair.fetches.count() == 1
     assert pair.stored() == [f"{media_id}/3/size=thumbnail.avif"]
     assert first.body == second.body
@@ -77,13 +77,13 @@ async def test_a_final_is_requested_once_and_then_served_as_a_file(
         ("Cache-Tag", f"m-{media_id}"),
     ):
         assert second.headers[name] == value
-    again = await pair.ask(target, **{"If-None-Match": second.headers["ETag"]})
+    again = await pair.fetch(target, **{"If-None-Match": second.headers["ETag"]})
     assert again.status == 304
 
 
 async def test_a_new_version_is_another_file(pair: Pair, media_id: int) -> None:
     for version in ("1", "2"):
-        await pair.ask(f"/serve/{media_id}.webp?w=640&dpr=2&v={version}")
+        await pair.fetch(f"/serve/{media_id}.webp?w=640&dpr=2&v={version}")
     assert await pair.fetches.count() == 2
     assert len(pair.stored()) == 2
 
@@ -91,7 +91,7 @@ async def test_a_new_version_is_another_file(pair: Pair, media_id: int) -> None:
 async def test_a_draft_is_never_stored(started: Started, media_id: int, tmp_path: Path) -> None:
     server = await started(TWO_STAGES)
     async with in_front_of(server, tmp_path) as pair:
-        draft = await pair.ask(f"/serve/{media_id}.avif?size=thumbnail&v=3")
+        draft = await pair.fetch(f"/serve/{media_id}.avif?size=thumbnail&v=3")
         assert draft.headers is not None
         assert draft.headers["Cache-Control"].startswith("public, max-age=60")
         assert pair.stored() == []
@@ -99,12 +99,12 @@ async def test_a_draft_is_never_stored(started: Started, media_id: int, tmp_path
 
 async def test_a_head_a_part_and_an_error_are_never_stored(pair: Pair, media_id: int) -> None:
     target = f"/serve/{media_id}.avif?size=thumbnail&v=3"
-    assert (await pair.ask(target, "HEAD")).status == 200
-    assert (await pair.ask(target, Range="bytes=0-9")).status == 206
-    assert (await pair.ask("/serve/999.avif?size=thumbnail&v=3")).status == 404
-    assert (await pair.ask(f"/serve/{media_id}.avif?size=huge&v=3")).status == 400
+    assert (await pair.fetch(target, "HEAD")).status == 200
+    assert (await pair.fetch(target, Range="bytes=0-9")).status == 206
+    assert (await pair.fetch("/serve/999.avif?size=thumbnail&v=3")).status == 404
+    assert (await pair.fetch(f"/serve/{media_id}.avif?size=huge&v=3")).status == 400
     assert pair.stored() == []
-    assert len((await pair.ask(target)).body) > 1000
+    assert len((await pair.fetch(target)).body) > 1000
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_a_head_a_part_and_an_error_are_never_stored(pair: Pair, media_id:
 )
 async def test_other_urls_are_forwarded(query: str, pair: Pair, media_id: int) -> None:
     target = f"/serve/{media_id}.avif?{query}"
-    answers = [await pair.ask(target), await pair.ask(target)]
+    answers = [await pair.fetch(target), await pair.fetch(target)]
     assert {answer.status for answer in answers} == {200}
     assert await pair.fetches.count() == 2
     assert pair.stored() == []

@@ -83,10 +83,10 @@ def ids(pictures: Path, data_dir: Path) -> str:
     return mapped(taken.stdout.decode(), pictures).stdout
 
 
-def mapped(told: str, pictures: Path) -> subprocess.CompletedProcess[str]:
+def mapped(text: str, pictures: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, DEPLOY / "nginx" / "ids.py", pictures, "--source", SOURCE],
-        input=told,
+        input=text,
         check=True,
         capture_output=True,
         text=True,
@@ -196,11 +196,11 @@ async def test_a_browser_receives_the_image(
 
 
 def test_urls_that_nginx_cannot_distinguish_are_omitted(tmp_path: Path) -> None:
-    told = "\n".join(
+    text = "\n".join(
         f'{{"path": "{tmp_path}/{name}", "id": {number}}}'
         for number, name in ((1, "a.jpg"), (2, "A.jpg"), (3, "~b.jpg"))
     )
-    done = mapped(told + '\n{"path": "x.txt", "error": "is no picture"}\n', tmp_path)
+    done = mapped(text + '\n{"path": "x.txt", "error": "is no picture"}\n', tmp_path)
     lines = done.stdout.splitlines()
     assert not any("a.jpg" in line.lower() for line in lines)
     assert '"\\~b.jpg" 3;' in lines

@@ -34,8 +34,8 @@ def headings() -> dict[str, str]:
 
 def test_promtool_accepts_rules_and_configuration() -> None:
     promtool = program("promtool")
-    told = run(promtool, "check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
-    assert "FAILED" not in told
+    output = run(promtool, "check", "rules", RULES / "recording.yml", RULES / "alerts.yml")
+    assert "FAILED" not in output
     run(promtool, "check", "config", RULES / "prometheus.yml")
 
 

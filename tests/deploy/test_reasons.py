@@ -14,8 +14,8 @@ import pytest
 from proxy.domain.query import WIDTHS
 from tests.deploy.conftest import Started
 from tests.deploy.watch import Prometheus, panels, prometheus, queries
-from tests.faults.asking import ask
 from tests.faults.outage import FRESH, moved_in
+from tests.faults.responses import fetch
 from tests.faults.tcpproxy import TcpProxy
 from tests.platform.pictures import Picture, jpeg
 from tests.platform.sending import SECRET, send
@@ -70,7 +70,7 @@ async def visitors(base: str, targets: Iterable[str], *, at_once: int) -> AsyncI
 
     async def one(client: aiohttp.ClientSession) -> None:
         for target in left:
-            await ask(client, target)
+            await fetch(client, target)
 
     async with aiohttp.ClientSession(base) as client:
         tasks = [asyncio.create_task(one(client)) for _ in range(at_once)]

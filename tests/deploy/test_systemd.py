@@ -14,7 +14,7 @@ import pytest
 
 from tests.deploy.contained import contained
 from tests.deploy.programs import DEPLOY, program, replaced, run
-from tests.faults.asking import ask
+from tests.faults.responses import fetch
 from tests.support.server import ROOT, Library
 
 FOLDER = DEPLOY / "systemd"
@@ -29,14 +29,14 @@ def test_systemd_accepts_every_unit_without_a_warning(tmp_path: Path) -> None:
         text = replaced(text, "file:///opt/smartserve/deploy/OPERATING.md", "https://example.org/")
         (tmp_path / name).write_text(text)
     # It warns about users and units that do not exist on this machine, which is expected.
-    told = run(analyze, "verify", *(tmp_path / name for name in UNITS), check=False)
-    assert [line for line in told.splitlines() if any(name in line for name in UNITS)] == []
+    output = run(analyze, "verify", *(tmp_path / name for name in UNITS), check=False)
+    assert [line for line in output.splitlines() if any(name in line for name in UNITS)] == []
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_has_a_low_exposure_score(name: str) -> None:
-    told = run(program("systemd-analyze"), "security", "--offline=true", FOLDER / name)
-    level = re.search(r"exposure level for \S+ ([0-9.]+)", told)
+    output = run(program("systemd-analyze"), "security", "--offline=true", FOLDER / name)
+    level = re.search(r"exposure level for \S+ ([0-9.]+)", output)
     assert level is not None
     assert float(level[1]) < 2
 
@@ -78,8 +78,8 @@ def expanded(part: str) -> set[str]:
     """Return a system call, or all of a set and of its subsets."""
     if not part.startswith("@"):
         return {part}
-    told = run(program("systemd-analyze"), "syscall-filter", part)
-    lines = (line.strip() for line in told.splitlines()[1:])
+    output = run(program("systemd-analyze"), "syscall-filter", part)
+    lines = (line.strip() for line in output.splitlines()[1:])
     members = [line for line in lines if line and not line.startswith("#")]
     return {call for member in members for call in expanded(member)}
 
@@ -99,6 +99,6 @@ async def test_it_serves_with_the_system_calls_that_a_unit_allows(
             assert {"landlock", "seccomp", "capabilities"} <= await server.sandbox_features(client)
             for kind in ("avif", "webp", "jpeg", "png"):
                 target = f"/serve/{library.ids['photo']}?size=thumbnail&format={kind}"
-                assert (await ask(client, target)).status == 200
+                assert (await fetch(client, target)).status == 200
         os.kill(server.pid, signal.SIGTERM)
         assert server.process.wait(30) == 0

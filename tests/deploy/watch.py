@@ -31,19 +31,19 @@ class Prometheus:
 
     base: str
 
-    async def ask(self, path: str, **parameters: str) -> Any:
+    async def fetch(self, path: str, **parameters: str) -> Any:
         """Return the data of a response of its API."""
         async with (
             aiohttp.ClientSession(self.base) as client,
             client.get(f"/api/v1/{path}", params=parameters) as answer,
         ):
-            told = await answer.json()
-        assert told["status"] == "success", told
-        return told["data"]
+            found = await answer.json()
+        assert found["status"] == "success", found
+        return found["data"]
 
     async def values(self, query: str) -> list[float]:
         """Return the current values of a query, without NaN."""
-        found = await self.ask("query", query=query)
+        found = await self.fetch("query", query=query)
         values = [float(series["value"][1]) for series in found["result"]]
         return [value for value in values if not math.isnan(value)]
 

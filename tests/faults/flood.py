@@ -137,8 +137,8 @@ async def apart(order: Order) -> Report:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    told, _ = await process.communicate(json.dumps(asdict(order)).encode())
-    return Report(json.loads(told))
+    output, _ = await process.communicate(json.dumps(asdict(order)).encode())
+    return Report(json.loads(output))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,9 @@ class Site:
 
         await eventually(reached, timeout_s=5)
 
-    async def ask(self, client: aiohttp.ClientSession, media_id: int, width: int = WIDTH) -> Answer:
+    async def fetch(
+        self, client: aiohttp.ClientSession, media_id: int, width: int = WIDTH
+    ) -> Answer:
         """Return the response to a request for an image, within the time that a browser waits."""
         async with (
             asyncio.timeout(20),
@@ -121,10 +123,10 @@ class Site:
         self.answers += 1
         return Answer(answer.status, dict(answer.headers), body)
 
-    async def look(self, client: aiohttp.ClientSession, photo: int) -> None:
+    async def read_photo(self, client: aiohttp.ClientSession, photo: int) -> None:
         """Request the photo in one width, so that its row is cached, and store its bytes."""
         for media_id, width in ((photo, WIDTH), (self.fresh(), OTHER_WIDTH)):
-            answer = await self.ask(client, media_id, width)
+            answer = await self.fetch(client, media_id, width)
             assert answer.status == 200
             self.bodies[width] = answer.body
 
@@ -133,7 +135,9 @@ class Site:
         return next(self._fresh)
 
     @asynccontextmanager
-    async def held(self, count: int, *, user: str) -> AsyncIterator[list[aiomysql.Connection]]:
+    async def hold_connections(
+        self, count: int, *, user: str
+    ) -> AsyncIterator[list[aiomysql.Connection]]:
         """Hold ``count`` connections to the same database, not through the network."""
         async with AsyncExitStack() as stack:
             connections = []

@@ -121,7 +121,7 @@ class Server:
 
         await eventually(announced_or_ended, timeout_s=_START_S)
 
-    def told(self) -> str:
+    def output(self) -> str:
         """Return all that it has printed."""
         return self.log.read_text(errors="replace")
 

@@ -63,11 +63,11 @@ async def test_a_request_body_is_refused_and_the_connection_is_closed(
             head = f"{method} {route} HTTP/1.1\r\nHost: x\r\n".encode()
             asked = [exchange("127.0.0.1", server.port, head + kind) for kind in KINDS.values()]
             for raw in await asyncio.gather(*asked):
-                told = [one.status for one in answers(raw, to_head=method == "HEAD")]
-                lost += told != [status]
+                found = [one.status for one in answers(raw, to_head=method == "HEAD")]
+                lost += found != [status]
                 times += 1
     assert lost == 0
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()
     record(Figure(12, "bodies of seven kinds on each route, by each method", times, lost))
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.faults.asking import Answer, ask, ask_all, bodies, unavailable
 from tests.faults.conftest import Launch
+from tests.faults.responses import Answer, bodies, fetch, fetch_all, unavailable
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.faults.test_kill import draw, fill, import_all
@@ -108,16 +108,16 @@ async def jumped(
     warm = targets(library, "photo", "badge")
     refused = {f"/serve/{library.ids['logo']}?w=64": 422, "/serve/999999": 404}
     async with server.client() as client:
-        right = bodies(await ask_all(client, warm))
-        assert {one: (await ask(client, one)).status for one in refused} == refused
+        right = bodies(await fetch_all(client, warm))
+        assert {one: (await fetch(client, one)).status for one in refused} == refused
         await until_written(server, len(right))
         before = await counts(server)
         for _, jump_s in zip(range(jumps), cycle(_JUMPS_S), strict=False):
             wall.jump(jump_s)
-            answers = await ask_all(client, warm)
+            answers = await fetch_all(client, warm)
             assert bodies(answers) == right
             assert all(abs(ahead_s(one) - jump_s) < 30 for one in answers.values())
-            assert {one: (await ask(client, one)).status for one in refused} == refused
+            assert {one: (await fetch(client, one)).status for one in refused} == refused
         assert await counts(server) == before
     return jumps * len(warm)
 
@@ -162,13 +162,13 @@ async def test_renders_in_progress_complete_when_the_clock_jumps(
     asked = [f"/serve/{large}?w={width}&format=jpeg" for width in (1080, 1200, 1920, 2048)]
     quiet = await launch(_REMEMBERING, data_dir=library.copy(tmp_path / "reference"))
     async with quiet.client() as client:
-        right = bodies(await ask_all(client, asked, at_once=1))
+        right = bodies(await fetch_all(client, asked, at_once=1))
     await quiet.stop()
     server = await launch(_REMEMBERING, extra=wall.variables)
     root, jumps = server.data_dir / "renditions", cycle(_JUMPS_S)
     async with server.client() as client:
         for round_ in range(5):
-            asking = asyncio.create_task(ask_all(client, asked))
+            asking = asyncio.create_task(fetch_all(client, asked))
             while not asking.done():
                 wall.jump(next(jumps))
                 await asyncio.sleep(0.02)
@@ -218,11 +218,11 @@ async def test_the_least_recently_used_renditions_are_evicted_when_the_clock_jum
             os.utime(left, (0, 0))
             one = f"/serve/{len(library.ids) + 1 + number}"
             wanted = [f"{one}?w={width}&format=png" for width in (64, 128, 256)]
-            right = bodies(await ask_all(client, wanted))
+            right = bodies(await fetch_all(client, wanted))
             await until_deleted(left)
             lowest = min(lowest, int(await server.metric("smartserve_cache_bytes", tier="disk")))
             before = await server.metric("smartserve_render_seconds_count")
-            assert bodies(await ask_all(client, wanted)) == right
+            assert bodies(await fetch_all(client, wanted)) == right
             assert await server.metric("smartserve_render_seconds_count") == before
         evictions = await server.metric("smartserve_cache_evictions_total")
     assert evictions > 0
@@ -240,6 +240,6 @@ async def until_ahead(client: aiohttp.ClientSession, seconds: int) -> None:
     """Return when the server has observed the jump."""
 
     async def reached() -> bool:
-        return abs(ahead_s(await ask(client, "/healthz")) - seconds) <= 30
+        return abs(ahead_s(await fetch(client, "/healthz")) - seconds) <= 30
 
     await eventually(reached, timeout_s=60)

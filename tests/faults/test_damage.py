@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from proxy.storage.renditions.file_read import TRAILER_BYTES
-from tests.faults.asking import ask_all, bodies
 from tests.faults.conftest import Launch
+from tests.faults.responses import bodies, fetch_all
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
@@ -157,7 +157,7 @@ async def damaged(
     spoilt = [f for f in files if f.is_symlink() or not f.is_file() or f.read_bytes() != good[f]]
     harmed = len(spoilt)
     async with server.client() as client:
-        assert bodies(await ask_all(client, right)) == right
+        assert bodies(await fetch_all(client, right)) == right
     assert await server.metric("smartserve_cache_corrupt_total") - before == harmed
     assert harmed > 0.9 * len(files)
     return harmed
@@ -168,7 +168,7 @@ async def assert_on_disk(server: Server, right: dict[str, bytes]) -> None:
     await until_stored(server, len(right))
     hits = await server.metric("smartserve_cache_hits_total", tier="disk")
     async with server.client() as client:
-        assert bodies(await ask_all(client, right)) == right
+        assert bodies(await fetch_all(client, right)) == right
     assert await server.metric("smartserve_cache_hits_total", tier="disk") - hits == len(right)
     for file in stored(server):
         assert file.is_file()
@@ -179,7 +179,7 @@ async def filled_server(launch: Launch, wanted: Sequence[str]) -> tuple[Server, 
     """Return a server with all images on disk, and its responses from when it rendered them."""
     server = await launch(_DISK_ONLY)
     async with server.client() as client:
-        right = bodies(await ask_all(client, wanted))
+        right = bodies(await fetch_all(client, wanted))
     files = await until_stored(server, len(right))
     assert max(file.stat().st_size for file in files) > 256 * 1024
     return server, right
@@ -206,7 +206,7 @@ async def test_damage_of_a_long_file_with_unchanged_times_is_detected_at_the_nex
     await server.kill()
     await server.start()
     async with server.client() as client:
-        assert bodies(await ask_all(client, right)) == right
+        assert bodies(await fetch_all(client, right)) == right
     assert await server.metric("smartserve_cache_corrupt_total") == 1
 
 

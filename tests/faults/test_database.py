@@ -99,7 +99,7 @@ async def delayed(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def locked(site: Site) -> AsyncIterator[None]:
-    async with site.held(1, user="root") as (other,), other.cursor() as cursor:
+    async with site.hold_connections(1, user="root") as (other,), other.cursor() as cursor:
         await cursor.execute("LOCK TABLES media_files WRITE, media_facts WRITE")
         yield
         await cursor.execute("UNLOCK TABLES")
@@ -110,7 +110,7 @@ async def used_up(site: Site) -> AsyncIterator[None]:
     """Other clients hold all connections that the database allows."""
     await site.sql("SET GLOBAL max_connections = 10")
     await hang_up(site)
-    async with site.held(10, user="proxy"):
+    async with site.hold_connections(10, user="proxy"):
         yield
     await site.sql("SET GLOBAL max_connections = 60")
 
@@ -162,7 +162,7 @@ async def slow(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def rows_locked(site: Site) -> AsyncIterator[None]:
-    async with site.held(1, user="root") as (other,), other.cursor() as cursor:
+    async with site.hold_connections(1, user="root") as (other,), other.cursor() as cursor:
         await cursor.execute("BEGIN")
         await cursor.execute("SELECT * FROM media_files FOR UPDATE")
         await cursor.execute("SELECT * FROM media_facts FOR UPDATE")
@@ -179,7 +179,7 @@ def _refused(answer: Answer) -> bool:
 
 async def _served(site: Site, client: ClientSession, body: bytes, count: int) -> int:
     """Request unknown images concurrently; return the number of wrong responses."""
-    answers = await asyncio.gather(*(site.ask(client, site.fresh()) for _ in range(count)))
+    answers = await asyncio.gather(*(site.fetch(client, site.fresh()) for _ in range(count)))
     return sum((answer.status, answer.body) != (200, body) for answer in answers)
 
 
@@ -188,8 +188,8 @@ async def _without_database(site: Site, client: ClientSession, known: int) -> in
     wrong = 0
     ready = asyncio.create_task(client.get("/readyz"))
     for width in (WIDTH, OTHER_WIDTH):
-        unknown = [site.ask(client, site.fresh()) for _ in range(_AT_ONCE)]
-        first, *others = await asyncio.gather(site.ask(client, known, width), *unknown)
+        unknown = [site.fetch(client, site.fresh()) for _ in range(_AT_ONCE)]
+        first, *others = await asyncio.gather(site.fetch(client, known, width), *unknown)
         wrong += (first.status, first.body) != (200, site.bodies[width])
         wrong += sum(not _refused(answer) for answer in others)
         # Until the row in the server's cache has expired.
@@ -206,7 +206,7 @@ async def _recovered(site: Site, client: ClientSession) -> tuple[int, float]:
 
     async def served() -> bool:
         nonlocal wrong
-        answer = await site.ask(client, site.fresh())
+        answer = await site.fetch(client, site.fresh())
         if answer.status == 200:
             wrong += answer.body != site.bodies[WIDTH]
             return True
@@ -223,7 +223,7 @@ async def _endure(site: Site, client: ClientSession, known: int, fault: Fault) -
         wrong = await _without_database(site, client, known)
         # The worst moment for recovery: a query was sent just now, and is lost.
         await asyncio.sleep(_BREAKER_S)
-        lost = asyncio.create_task(site.ask(client, site.fresh()))
+        lost = asyncio.create_task(site.fetch(client, site.fresh()))
         await asyncio.sleep(0.05)
     late, recovered_s = await _recovered(site, client)
     last = await lost
@@ -240,7 +240,7 @@ async def test_the_server_recovers_from_every_outage(
     site = await open_site(query_timeout_s=3, connect_timeout_s=2)
     known = library.ids["photo"]
     async with site.server.client() as client:
-        await site.look(client, known)
+        await site.read_photo(client, known)
         for fault in OUTAGES:
             name, before = fault.__name__, site.answers
             await _served(site, client, site.bodies[WIDTH], _AT_ONCE)
@@ -258,7 +258,7 @@ async def test_dead_connections_cost_no_response_while_the_database_is_up(
     """No response shows it: connections are tested before use."""
     site = await open_site()
     async with site.server.client() as client:
-        await site.look(client, library.ids["photo"])
+        await site.read_photo(client, library.ids["photo"])
         for fault in HARMLESS:
             await _served(site, client, site.bodies[WIDTH], _AT_ONCE)
             async with fault(site):
@@ -276,12 +276,12 @@ async def test_a_server_started_without_its_database_creates_the_tables_later(
     site = await open_site(**_HURRIED)
     async with site.server.client() as client:
         assert (await client.get("/readyz")).status == 503
-        assert _refused(await site.ask(client, library.ids["photo"]))
+        assert _refused(await site.fetch(client, library.ids["photo"]))
         await asyncio.to_thread(mariadb.start)
         # Back, and as another program has left it: without the table that is our own.
         await site.sql("DROP TABLE media_facts; DROP TABLE smartserve_version")
         recovered_s = await site.server.until_ready(within_s=_RECOVERED_S)
-        assert (await site.ask(client, library.ids["photo"])).status == 200
+        assert (await site.fetch(client, library.ids["photo"])).status == 200
     record(Figure(17, "started without the database", 1, 0, f"ready {recovered_s:.1f} s after it"))
 
 
@@ -295,7 +295,7 @@ async def test_an_account_with_read_access_is_enough(
     await site.sql(f"GRANT SELECT ON {site.database}.* TO proxy")
     await hang_up(site)
     async with site.server.client() as client:
-        first = await site.ask(client, library.ids["photo"])
+        first = await site.fetch(client, library.ids["photo"])
         wrong = await _served(site, client, first.body, _AT_ONCE)
     assert (first.status, wrong) == (200, 0)
     assert (await site.sql("SELECT COUNT(*) FROM media_facts")).strip() == "0"
@@ -310,7 +310,7 @@ async def test_readers_and_writers_together_stay_within_the_pool(
     await site.sql("DELETE FROM media_facts")
     most = 0
     async with site.server.client() as client:
-        asked = asyncio.gather(*(site.ask(client, site.fresh()) for _ in range(40)))
+        asked = asyncio.gather(*(site.fetch(client, site.fresh()) for _ in range(40)))
         while not asked.done():
             most = max(most, len(await site.sessions()))
         assert {answer.status for answer in await asked} == {200}

@@ -80,7 +80,7 @@ async def test_responses_agree_with_the_description(launch: Launch, tmp_path: Pa
     code, report = await schemathesis(server, tmp_path / "run", *options)
     assert code == 0, report
     assert "No issues found" in report, report
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()
 
 
 async def test_a_wrong_description_is_detected(launch: Launch, tmp_path: Path) -> None:
@@ -115,4 +115,4 @@ async def test_a_full_run_finds_nothing(launch: Launch, tmp_path: Path) -> None:
     code, report = await schemathesis(server, tmp_path / "run", *options)
     assert code == 0, report
     assert "No issues found" in report
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.asking import Answer, ask_all, bodies, cpu_s, descriptors
 from tests.faults.conftest import Launch
+from tests.faults.responses import Answer, bodies, cpu_s, descriptors, fetch_all
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.server import Library
@@ -127,7 +127,7 @@ async def starved(server: Server, targets: Sequence[str], *, limit: int, turns: 
             found += answers
         await until_fewer(server, idle)
     async with server.client(force_close=True) as client:
-        right = bodies(await ask_all(client, targets, at_once=1))
+        right = bodies(await fetch_all(client, targets, at_once=1))
     await server.until_workers(2)
     await server.until_ready()
     assert [one for one, answer in found if not in_order(one, answer, right)] == []
@@ -151,7 +151,7 @@ async def test_a_server_without_descriptors_for_its_workers_exits_with_a_message
     server = Server(data_dir, {}, prefix=limited(16))
     await server.start(fails=True)
     assert await server.ended() == 2
-    assert "Too many open files" in server.told()
+    assert "Too many open files" in server.output()
 
 
 @pytest.mark.drill

@@ -18,8 +18,8 @@ from aiohttp import ClientSession
 
 from proxy.storage.renditions.file_read import TRAILER_BYTES, FileTrailer
 from tests.benchmarks.servers import command, environment
-from tests.faults.asking import ask, ask_all, bodies, statuses, unavailable
 from tests.faults.conftest import Launch
+from tests.faults.responses import bodies, fetch, fetch_all, statuses, unavailable
 from tests.faults.server import Sections, Server
 from tests.faults.table import Figure, Record
 from tests.support.mounts import Mount, remount
@@ -51,7 +51,7 @@ async def reference(launch: Launch, library: Library, place: Path) -> Mapping[st
     """Return the responses of an undisturbed server."""
     server = await launch(_DISK_ONLY, data_dir=library.copy(place))
     async with server.client() as client:
-        right = bodies(await ask_all(client, targets(library)))
+        right = bodies(await fetch_all(client, targets(library)))
     await server.stop()
     return right
 
@@ -59,7 +59,7 @@ async def reference(launch: Launch, library: Library, place: Path) -> Mapping[st
 async def undisturbed(server: Server, library: Library) -> Mapping[str, bytes]:
     """Return the responses before a fault; the disk cache is empty afterwards."""
     async with server.client() as client:
-        right = bodies(await ask_all(client, targets(library)))
+        right = bodies(await fetch_all(client, targets(library)))
     await until_all_stored(server, right)
     for path in stored(server.data_dir / "renditions"):
         path.unlink()
@@ -131,7 +131,7 @@ async def _request_until(
     """Request all images until the condition is true; every response must be correct."""
 
     async def reached() -> bool:
-        assert bodies(await ask_all(client, right)) == right
+        assert bodies(await fetch_all(client, right)) == right
         return condition()
 
     await eventually(reached, timeout_s=30, interval_s=0.3)
@@ -148,7 +148,7 @@ async def until_stored(server: Server, targets: Sequence[str]) -> None:
     async with server.client() as client:
 
         async def another_stored() -> bool:
-            await ask_all(client, targets)
+            await fetch_all(client, targets)
             return len(stored(root)) > before
 
         await eventually(another_stored, timeout_s=30, interval_s=0.2)
@@ -165,23 +165,23 @@ async def with_fault(
     root, pid = server.data_dir / "renditions", server.pid
     misses = list(right)
     async with server.client() as client:
-        await ask_all(client, misses[::4])
+        await fetch_all(client, misses[::4])
         with harm(root):
             for _ in range(3):
-                assert bodies(await ask_all(client, misses)) == right
+                assert bodies(await fetch_all(client, misses)) == right
             counted = await failures(server, kind)
             # Some writes had begun when the first one failed; later ones are held off.
             assert 1 <= counted <= at_most
         await until_stored(server, misses)
-        assert bodies(await ask_all(client, misses)) == right
+        assert bodies(await fetch_all(client, misses)) == right
         await _request_until(client, right, lambda: len(stored(root)) >= len(misses))
         assert [path for path in stored(root) if not is_intact(path)] == []
         assert list((root / "tmp").iterdir()) == []
         hits = await server.metric("smartserve_cache_hits_total", tier="disk")
-        assert bodies(await ask_all(client, misses)) == right
+        assert bodies(await fetch_all(client, misses)) == right
         assert await server.metric("smartserve_cache_hits_total", tier="disk") - hits == len(right)
-    assert (server.pid, "circuit_opened" in server.told()) == (pid, True)
-    assert "circuit_closed" in server.told()
+    assert (server.pid, "circuit_opened" in server.output()) == (pid, True)
+    assert "circuit_closed" in server.output()
     return 3 * len(misses)
 
 
@@ -251,14 +251,14 @@ async def test_a_directory_removed_while_serving_is_created_again(
     answers = 0
     async with server.client() as client:
         for turn in range(20):
-            asking = asyncio.create_task(ask_all(client, right))
+            asking = asyncio.create_task(fetch_all(client, right))
             # The directory disappears at a different moment in each round.
             await asyncio.sleep(0.01 * turn)
             await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
             assert bodies(await asking) == right
             answers += len(right)
         await until_stored(server, list(right))
-        assert bodies(await ask_all(client, right)) == right
+        assert bodies(await fetch_all(client, right)) == right
     assert [path for path in stored(root) if not is_intact(path)] == []
     record(Figure(14, "renditions: rm -rf while serving, 20 times", answers, 0))
 
@@ -319,12 +319,12 @@ async def test_system_calls_that_fail_randomly_cost_no_response(
     assert "fiu_posix_preload" in Path(f"/proc/{server.pid}/maps").read_text()
     root = server.data_dir / "renditions"
     async with server.client() as client:
-        await ask_all(client, right)
+        await fetch_all(client, right)
         for _ in range(5):
             for path in stored(root)[::2]:
                 path.unlink()
             with fiu(server, point, code):
-                assert bodies(await ask_all(client, right)) == right
+                assert bodies(await fetch_all(client, right)) == right
         counted = await failures(server, kind)
         assert counted >= 1
         await until_all_stored(server, right)
@@ -349,24 +349,24 @@ async def test_cached_images_are_served_without_originals(
     others = [target for target in right if f"/{library.ids['photo']}?" in target]
     unknown = [target for target in right if f"/{library.ids['photo']}?" not in target]
     async with server.client() as client:
-        await ask_all(client, cached)
+        await fetch_all(client, cached)
         originals.rename(originals.with_suffix(".away"))
         for _ in range(3):
-            assert {one: right[one] for one in cached} == bodies(await ask_all(client, cached))
-            near = bodies(await ask_all(client, others))
+            assert {one: right[one] for one in cached} == bodies(await fetch_all(client, cached))
+            near = bodies(await fetch_all(client, others))
             assert set(near.values()) <= {right[one] for one in cached}
-            refused = await ask_all(client, unknown)
+            refused = await fetch_all(client, unknown)
             assert set(statuses(refused).values()) == {503}
             assert len(statuses(refused)) == len(unknown)
         gone = await server.metric("smartserve_source_errors_total", kind="unavailable")
         originals.with_suffix(".away").rename(originals)
-        assert bodies(await ask_all(client, right)) == right
+        assert bodies(await fetch_all(client, right)) == right
         await until_all_stored(server, right)
         for path in originals.rglob("*.png"):
             path.unlink()
         for path in stored(server.data_dir / "renditions"):
             path.unlink()
-        found = await ask_all(client, right)
+        found = await fetch_all(client, right)
     assert set(statuses(found)) == set(unknown)
     assert set(statuses(found).values()) == {404}
     assert gone >= len(unknown)
@@ -397,10 +397,10 @@ async def test_a_full_disk_of_the_database_costs_no_response(
         url = f"sqlite+aiosqlite:///{database}"
         server = await launch({**_DISK_ONLY, "database": {"url": url, "row_ttl_s": 0.2}})
         async with server.client() as client:
-            assert (await ask(client, "/readyz")).status == 200
+            assert (await fetch(client, "/readyz")).status == 200
             with fill_blocks(place):
                 for _ in range(3):
-                    assert bodies(await ask_all(client, right)) == right
+                    assert bodies(await fetch_all(client, right)) == right
                 assert facts(database) == 0
                 refused = await server.metric("smartserve_database_errors_total")
                 imported = await asyncio.to_thread(import_samples, server, url)

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 async def test_a_low_limit_of_open_files_lowers_the_connection_limit(launch: Launch) -> None:
     server = await launch(prefix=["prlimit", "--nofile=256"])
-    assert '"event":"fewer_connections"' in server.told()
-    assert '"allowed":128' in server.told()
+    assert '"event":"fewer_connections"' in server.output()
+    assert '"allowed":128' in server.output()
     held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
     async with server.client(force_close=True) as client:
         async with client.get("/healthz") as answer:
@@ -24,4 +24,4 @@ async def test_a_low_limit_of_open_files_lowers_the_connection_limit(launch: Lau
             assert answer.headers["Retry-After"] == "5"
     for _, writer in held:
         writer.transport.abort()
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()

@@ -42,7 +42,7 @@ class ClientGroup:
         self._request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
         self._opened = list(opened)
 
-    def ask(self, count: int = _HERD) -> list[Connected]:
+    def send(self, count: int = _HERD) -> list[Connected]:
         """Send requests on ``count`` unused connections, and return these."""
         asking, self._opened = self._opened[:count], self._opened[count:]
         for _, writer in asking:
@@ -75,7 +75,7 @@ async def _gathered(server: Server, target: str, count: int) -> AsyncIterator[Cl
             writer.close()
 
 
-async def _told(reader: StreamReader) -> ClientResponse:
+async def _response(reader: StreamReader) -> ClientResponse:
     head = await reader.readuntil(b"\r\n\r\n")
     body = bytearray()
     if b"transfer-encoding: chunked" in head.lower():
@@ -94,31 +94,31 @@ async def _answers(server: Server, target: str, harm: Harm) -> set[ClientRespons
     async with _gathered(server, target, _HERD) as herd:
         waiting = await harm(herd)
         async with asyncio.timeout(60):
-            return set(await asyncio.gather(*(_told(reader) for reader, _ in waiting)))
+            return set(await asyncio.gather(*(_response(reader) for reader, _ in waiting)))
 
 
 async def unharmed(herd: ClientGroup) -> list[Connected]:
-    return herd.ask()
+    return herd.send()
 
 
 async def worker_killed(herd: ClientGroup) -> list[Connected]:
-    asking = herd.ask()
+    asking = herd.send()
     os.kill(await herd.at_work(), signal.SIGKILL)
     return asking
 
 
 async def leader_gone(herd: ClientGroup) -> list[Connected]:
     """The first client disconnects when all others wait for the render that it started."""
-    (leader,) = herd.ask(1)
+    (leader,) = herd.send(1)
     await herd.at_work()
-    asking = herd.ask()
+    asking = herd.send()
     leader[1].transport.abort()
     return asking
 
 
 async def leader_gone_in_its_answer(herd: ClientGroup) -> list[Connected]:
-    (leader,) = herd.ask(1)
-    asking = herd.ask()
+    (leader,) = herd.send(1)
+    asking = herd.send()
     await leader[0].readexactly(100)
     leader[1].transport.abort()
     return asking
@@ -158,13 +158,13 @@ async def test_concurrent_equal_misses_are_answered_by_one_render(
 
 async def _alone(server: Server, target: str) -> ClientResponse:
     async with _gathered(server, target, 1) as herd:
-        ((reader, _),) = herd.ask(1)
-        return await _told(reader)
+        ((reader, _),) = herd.send(1)
+        return await _response(reader)
 
 
 async def killed_twice(herd: ClientGroup) -> list[Connected]:
     """Kill the second worker of a render too."""
-    asking = herd.ask()
+    asking = herd.send()
     first = await herd.at_work()
     os.kill(first, signal.SIGKILL)
     await eventually(lambda: herd.server.workers()[:1] not in ([], [first]), timeout_s=10)
@@ -182,7 +182,7 @@ async def test_concurrent_misses_of_a_crashing_image_cost_two_workers(
     assert len(answers) == 1
     assert await server.metric("smartserve_worker_restarts_total", reason="crash") == 2
     assert await server.metric("smartserve_jobs_total") == 1
-    record(Figure(20, "a render that kills both its workers", _HERD, 0, "all told the same"))
+    record(Figure(20, "a render that kills both its workers", _HERD, 0, "the same response to all"))
 
 
 @pytest.mark.drill
@@ -199,4 +199,4 @@ async def test_concurrent_misses_of_a_corrupt_image_are_refused_after_one_attemp
     assert {answer.status for answer in answers} == {422}
     assert len(answers) == 1
     assert await server.metric("smartserve_jobs_total") == 1
-    record(Figure(20, "a corrupt picture", _HERD, 0, "one attempt, all told the same"))
+    record(Figure(20, "a corrupt picture", _HERD, 0, "one attempt, the same response to all"))

@@ -63,15 +63,15 @@ _LABEL = re.compile(r"[A-Za-z0-9_.+: -]{1,60}")
 def stray_output(server: Server) -> list[str]:
     """Return output that is neither the address nor one complete JSON object per line."""
     found = []
-    for line in server.told().split("\n"):
+    for line in server.output().split("\n"):
         if not line or re.fullmatch(r"(smartserve \S+ on |  )http://[0-9.:]+\S*", line):
             continue
         try:
-            told = json.loads(line)
+            event = json.loads(line)
         except ValueError:
             found.append(line)
             continue
-        if not isinstance(told, dict) or told.get("event") == "injected":
+        if not isinstance(event, dict) or event.get("event") == "injected":
             found.append(line)
     return found
 
@@ -89,8 +89,8 @@ async def test_text_of_a_request_cannot_break_out_of_its_place(
         for text in _TEXTS:
             sent = place.replace(b"%b", text).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
             (answer,) = answers(await exchange("127.0.0.1", server.port, sent, pause_s=0))
-            told = repr(answer.headers) + (repr(answer.body) if answer.status >= 400 else "")
-            lost += "injected" in told.lower() or answer.status >= 500
+            found = repr(answer.headers) + (repr(answer.body) if answer.status >= 400 else "")
+            lost += "injected" in found.lower() or answer.status >= 500
             times += 1
     assert lost == 0
     async with server.client() as client, client.get("/metrics") as metrics:
@@ -102,7 +102,7 @@ async def test_text_of_a_request_cannot_break_out_of_its_place(
                 assert "injected" not in value.lower()
     await server.stop()
     assert stray_output(server) == []
-    assert server.told().count('"event":"request"') >= times
+    assert server.output().count('"event":"request"') >= times
     record(Figure(10, f"{len(_TEXTS)} texts in {len(_PLACES)} places of a request", times, lost))
 
 

@@ -104,7 +104,7 @@ async def test_thousands_of_wrong_keys_open_nothing_and_do_not_delay_images(
     async with server.client() as client:
         assert await attempt(client, path, {**BEARER, **through}) == 429, "not even the right key"
         assert await attempt(client, path, BEARER) == 200, "past the proxy it is heard"
-    assert KEY not in server.told()
+    assert KEY not in server.output()
     record(
         Figure(11, "wrong keys through a proxy", GUESSES, lost, f"10 compared, {asked} pictures")
     )
@@ -165,9 +165,9 @@ async def test_secrets_are_printed_nowhere(
     places["log"] = server.log.read_bytes()
 
     assert len(places["log"]) > 100
-    told = [place for place, text in places.items() if KEY.encode() in text]
-    told += [place for place, text in places.items() if NAMED.encode() in text]
-    assert told == []
+    leaks = [place for place, text in places.items() if KEY.encode() in text]
+    leaks += [place for place, text in places.items() if NAMED.encode() in text]
+    assert leaks == []
     record(Figure(11, "places searched for the key and the database's URL", len(places), 0))
 
 
@@ -205,7 +205,7 @@ async def test_no_start_on_a_public_address_without_a_key(
     refused = Server(data_dir, {"server": {"host": host}})
     await refused.start(fails=True)
     assert await refused.ended() == 2
-    assert "the admin routes have no key" in refused.told()
+    assert "the admin routes have no key" in refused.output()
 
     keyed = Server(data_dir, {"server": {"host": host}, "admin": {"key": KEY}})
     try:

@@ -22,8 +22,8 @@ from proxy.storage.renditions.file_read import FileTrailer
 from proxy.storage.renditions.paths import RenditionPaths, shard_of
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment
-from tests.faults.asking import Answer, ask
 from tests.faults.conftest import Launch
+from tests.faults.responses import Answer, fetch
 from tests.faults.server import Sections, Server, ended
 from tests.faults.table import Figure, Record
 from tests.support.server import CHROME, WEBP_ONLY, Library
@@ -63,9 +63,9 @@ def asked_for(library: Library) -> list[Asked]:
     ]
 
 
-async def ask_each(server: Server, asked: Sequence[Asked]) -> list[Answer]:
+async def fetch_each(server: Server, asked: Sequence[Asked]) -> list[Answer]:
     async with server.client(force_close=True) as client:
-        return [await ask(client, target, Accept=accept) for target, accept in asked]
+        return [await fetch(client, target, Accept=accept) for target, accept in asked]
 
 
 def by_etag(answers: Sequence[Answer]) -> dict[str, bytes]:
@@ -83,9 +83,9 @@ async def until_finals(server: Server) -> None:
 async def reference(launch: Launch, library: Library, place: Path) -> dict[str, bytes]:
     """Return the drafts and finals of an undisturbed server."""
     server = await launch(_STAGED, data_dir=library.copy(place))
-    drafts = by_etag(await ask_each(server, asked_for(library)))
+    drafts = by_etag(await fetch_each(server, asked_for(library)))
     await until_finals(server)
-    finals = by_etag(await ask_each(server, asked_for(library)))
+    finals = by_etag(await fetch_each(server, asked_for(library)))
     await server.stop()
     assert len(finals.keys() - drafts.keys()) > len(asked_for(library)) / 2
     return drafts | finals
@@ -169,7 +169,7 @@ async def keep_requesting(
     async with server.client() as client:
         while not answers or answers[-1].status:
             target, accept = chance.choice(asked)
-            answers.append(await ask(client, target, Accept=accept))
+            answers.append(await fetch(client, target, Accept=accept))
     return answers
 
 
@@ -210,15 +210,15 @@ async def test_a_killed_server_serves_the_same_bytes_after_its_restart(
             await start
             starting += 1
         await server.start()
-        answers += await ask_each(server, chance.sample(asked, 5))
-    answers += await ask_each(server, asked)
+        answers += await fetch_each(server, chance.sample(asked, 5))
+    answers += await fetch_each(server, asked)
     assert wrong_responses(answers, right) == []
     assert len(answers) > 7 * _KILLS
 
     import_all(server.data_dir, pictures)
     served = ids(server.data_dir)
     assert len(served) == len(library.ids) + 40
-    kept = await ask_each(server, [(f"/serve/{one}?w=64", "*/*") for one in served])
+    kept = await fetch_each(server, [(f"/serve/{one}?w=64", "*/*") for one in served])
     assert {answer.status for answer in kept} == {200}
     await until_finals(server)
     await until(lambda: temporary(server.data_dir) == [])
@@ -243,7 +243,7 @@ async def test_a_partial_copy_of_a_killed_import_is_deleted_and_imported_again(
     server = await launch()
     await until(lambda: temporary(data_dir) == [])
     import_all(data_dir, picture)
-    (answer,) = await ask_each(server, [(f"/serve/{ids(data_dir)[-1]}?w=64", "*/*")])
+    (answer,) = await fetch_each(server, [(f"/serve/{ids(data_dir)[-1]}?w=64", "*/*")])
     assert answer.status == 200
 
 
@@ -254,7 +254,7 @@ async def test_tempfiles_of_a_killed_server_are_deleted_and_its_workers_end(
     for size in ("zoom", "w=2048", "w=1080"):
         query = size if "=" in size else f"size={size}"
         target = (f"/serve/{library.ids['large']}?{query}", "*/*")
-        asking = asyncio.create_task(ask_each(server, [target]))
+        asking = asyncio.create_task(fetch_each(server, [target]))
         await until(lambda: temporary(server.data_dir) != [] or asking.done())  # noqa: B023
         await kill_with_workers(server)
         (answer,) = await asking
@@ -262,7 +262,7 @@ async def test_tempfiles_of_a_killed_server_are_deleted_and_its_workers_end(
         assert answer.status in (200, 0)
         await server.start()
         await until(lambda: temporary(server.data_dir) == [])
-        (answer,) = await ask_each(server, [target])
+        (answer,) = await fetch_each(server, [target])
         assert answer.status == 200
 
 
@@ -305,13 +305,13 @@ async def test_a_killed_server_serves_again_within_two_seconds_with_100_000_file
     server = await launch({"renditions": {"memory_max_bytes": 0}})
     await asyncio.to_thread(fill, server.data_dir / "renditions", _MANY)
     target = (f"/serve/{library.ids['photo']}?w=256", "*/*")
-    (before,) = await ask_each(server, [target])
+    (before,) = await fetch_each(server, [target])
     taken_s = []
     for _ in range(5):
         await kill_with_workers(server)
         began = time.monotonic()
         await server.start()
-        (after,) = await ask_each(server, [target])
+        (after,) = await fetch_each(server, [target])
         taken_s.append(time.monotonic() - began)
         assert (after.status, after.body) == (200, before.body)
         await until_counted(server, _MANY)

@@ -45,11 +45,11 @@ async def test_a_single_range_is_answered_as_the_rfc_requires(
                         body = await answer.read()
                 for text in _ranges(chance, len(body)):
                     async with client.get(target, headers={"Range": text}) as answer:
-                        told = await answer.read()
+                        received = await answer.read()
                     status, expected = required(text, body)
-                    right = answer.status == status and expected in (None, told)
+                    right = answer.status == status and expected in (None, received)
                     if status == 206:
-                        right &= answer.headers["Content-Length"] == str(len(told))
+                        right &= answer.headers["Content-Length"] == str(len(received))
                         right &= answer.headers["Content-Range"].endswith(f"/{len(body)}")
                     if status == 416:
                         right &= answer.headers["Content-Range"] == f"bytes */{len(body)}"

@@ -90,11 +90,11 @@ async def normal_client(server: Server, target: str) -> AsyncIterator[list[float
             while True:
                 began = time.monotonic()
                 async with client.get(target) as answer:
-                    told = await answer.read()
+                    received = await answer.read()
                 took.append(time.monotonic() - began)
                 assert answer.status == 200
-                assert body in (None, told)
-                body = told
+                assert body in (None, received)
+                body = received
                 await asyncio.sleep(0.02)
 
     task = asyncio.create_task(ask())
@@ -156,7 +156,7 @@ async def test_slow_clients_are_closed_in_time_and_delay_nobody(
     assert await closed(server, reason) == _CLIENTS
     assert descriptors(server.pid) <= before
     assert len(took) >= 3
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()
     longest = max(took) * 1000
     record(
         Figure(

@@ -195,7 +195,7 @@ async def test_a_client_that_never_reads_does_not_prevent_the_exit(
         workers = server.workers()
         server.signal(signal.SIGTERM)
         # A second SIGTERM would be merged with a pending one.
-        await eventually(lambda: '"stopping"' in server.told())
+        await eventually(lambda: '"stopping"' in server.output())
         server.signal(signal.SIGTERM)
         server.signal(signal.SIGINT)
         code = await server.ended(1 + _LITTLE_S)
@@ -221,7 +221,7 @@ async def test_a_server_stopped_while_it_starts_exits_cleanly(
     server.signal(number)
     await starting
     assert await server.ended(_LITTLE_S) == 0
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()
     await eventually(lambda: _leftovers(data_dir, workers) == [], timeout_s=_LITTLE_S)
     record(Figure(19, f"{number.name} while it starts", 1, 0))
 
@@ -231,7 +231,7 @@ async def test_a_service_logs_sighup_and_keeps_running(
 ) -> None:
     server = await launch()
     server.signal(signal.SIGHUP)
-    await eventually(lambda: "hangup_ignored" in server.told(), timeout_s=_LITTLE_S)
+    await eventually(lambda: "hangup_ignored" in server.output(), timeout_s=_LITTLE_S)
     async with server.client() as client:
         assert (await client.get(f"/serve/{library.ids['photo']}?w=64")).status == 200
     record(Figure(19, "SIGHUP to a service", 1, 0))

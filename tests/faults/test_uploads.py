@@ -60,16 +60,16 @@ async def test_hostile_forms_use_up_neither_memory_nor_disk(launch: Launch, reco
     async with server.client() as client:
         before, peak, lost, times = resident_bytes(server.pid), 0, 0, 0
         for _ in range(3):
-            told = await asyncio.gather(*(_ask(client, *one) for one in forms))
+            found = await asyncio.gather(*(_ask(client, *one) for one in forms))
             lost += sum(
-                status != expected for status, (expected, *_) in zip(told, forms, strict=True)
+                status != expected for status, (expected, *_) in zip(found, forms, strict=True)
             )
             times += len(forms)
             peak = max(peak, resident_bytes(server.pid))
     assert lost == 0
     assert peak - before < _FLAT_BYTES
     assert temp_files(server.data_dir) == await queued(server) == []
-    assert "Traceback" not in server.told()
+    assert "Traceback" not in server.output()
     grown = f"server grew by {(peak - before) / _MIB:.0f} MiB"
     record(Figure(12, "forms too large, packed, of many parts, of other types", times, lost, grown))
 
@@ -118,6 +118,6 @@ async def _keep_uploading(server: Server, answered: set[str]) -> None:
             while True:
                 data = form({"profile_image": PHOTO})
                 async with client.patch("/users/me", data=data, headers=signed()) as answer:
-                    told = await answer.json()
-                    assert answer.status == 200, told
-                    answered.add(told["images"][0]["image_path"])
+                    found = await answer.json()
+                    assert answer.status == 200, found
+                    answered.add(found["images"][0]["image_path"])

@@ -33,8 +33,8 @@ class FuzzResult:
     def __str__(self) -> str:
         """Return one line for a report."""
         asked = f"#{self.mutant.number} {self.mutant.origin} {self.request.query}"
-        told = "" if self.fault is None else f": {self.fault}"
-        return f"{asked} [{self.request.accept[:12]}] {self.status} {self.seconds:.2f} s{told}"
+        suffix = "" if self.fault is None else f": {self.fault}"
+        return f"{asked} [{self.request.accept[:12]}] {self.status} {self.seconds:.2f} s{suffix}"
 
 
 @dataclass(slots=True)

@@ -50,7 +50,7 @@ async def test_off_nothing_of_it_is_loaded(
         assert await server.metric("smartserve_spans_total") == 0
     finally:
         assert await server.stop() == 0
-    assert "trace_id" not in server.told()
+    assert "trace_id" not in server.output()
 
 
 async def test_on_without_the_extra_it_does_not_start_and_says_what_to_install(
@@ -59,13 +59,13 @@ async def test_on_without_the_extra_it_does_not_start_and_says_what_to_install(
     server = Server(data_dir, {"tracing": {"enabled": True}}, extra=without_the_extra)
     await server.start(fails=True)
     assert await server.ended() == 2
-    assert server.told() == (
+    assert server.output() == (
         "error: tracing.enabled: OpenTelemetry is not installed; pip install 'smartserve[otel]'\n"
     )
 
 
 def lines_of(server: Server) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.told().splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in server.output().splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -93,4 +93,4 @@ async def test_at_the_stop_all_is_sent_and_the_log_names_it(
         told = [line["trace_id"] for line in lines_of(server) if line["event"] == "request"]
         assert told == [root.trace_id for root in roots]
     else:
-        assert all(f"trace_id={root.trace_id}" in server.told() for root in roots)
+        assert all(f"trace_id={root.trace_id}" in server.output() for root in roots)

@@ -59,8 +59,8 @@ async def test_a_kernel_that_lacks_a_feature_is_logged_and_exported(
         assert await server.metric("smartserve_sandbox", feature="seccomp") == 1
     finally:
         await server.stop()
-    assert '"event":"sandbox_incomplete"' in server.told()
-    assert '"landlock":"Function not implemented"' in server.told()
+    assert '"event":"sandbox_incomplete"' in server.output()
+    assert '"landlock":"Function not implemented"' in server.output()
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ async def test_with_require_sandbox_such_a_kernel_is_a_reason_not_to_start(
     server = Server(data_dir, required, prefix=old_kernel(tmp_path))
     await server.start(fails=True)
     assert await server.ended() == 2
-    assert "require_sandbox is set, but the sandbox is incomplete: landlock" in server.told()
+    assert "require_sandbox is set, but the sandbox is incomplete: landlock" in server.output()
 
 
 async def test_with_require_sandbox_a_whole_one_starts(serve: Serve) -> None:

@@ -24,7 +24,7 @@ class Answer:
     headers: Mapping[str, str] | None = None
 
 
-async def ask(client: aiohttp.ClientSession, target: str, **headers: str) -> Answer:
+async def fetch(client: aiohttp.ClientSession, target: str, **headers: str) -> Answer:
     """Return one response; TimeoutError if there is none within 30 s."""
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     try:
@@ -34,7 +34,7 @@ async def ask(client: aiohttp.ClientSession, target: str, **headers: str) -> Ans
         return Answer(0)
 
 
-async def ask_all(
+async def fetch_all(
     client: aiohttp.ClientSession, targets: Iterable[str], *, at_once: int = 8
 ) -> dict[str, Answer]:
     """Return the response to each target, requested a few at a time."""
@@ -42,7 +42,7 @@ async def ask_all(
 
     async def one(target: str) -> tuple[str, Answer]:
         async with gate:
-            return target, await ask(client, target)
+            return target, await fetch(client, target)
 
     return dict(await asyncio.gather(*map(one, targets)))
 
