@@ -56,8 +56,8 @@ class UploadServices:
             on_upload=self._notify,
         )
         users = TokenVerifier(
-            self.token_key,
-            self.settings.users,
+            key=self.token_key,
+            section=self.settings.users,
             limit=_limit(self.settings),
             on_refusal=metrics.refusals(AuthFailure),
         )
@@ -72,7 +72,7 @@ class UploadServices:
     def media_api(self, metrics: Metrics) -> MediaApiHandler:
         """Return the handler of the routes for ingest workers."""
         guard = KeyGuard(
-            self.media_key,
+            key=self.media_key,
             advice="no key is set: set SMARTSERVE_MAIN__KEY or main.key_file",
             limit=_limit(self.settings),
             on_refusal=metrics.refusals(AuthFailure),

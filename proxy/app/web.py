@@ -114,7 +114,7 @@ def _admin(services: Services) -> AdminHandler | None:
     if not section.enabled:
         return None
     guard = KeyGuard(
-        admin_key(section),
+        key=admin_key(section),
         advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
         on_refusal=services.metrics.refusals(AuthFailure),
@@ -126,7 +126,7 @@ def _admin(services: Services) -> AdminHandler | None:
 def _analyses(services: Services) -> AnalysisHandler:
     settings = services.settings
     guard = KeyGuard(
-        media_api_key(settings.main, settings.key_directory),
+        key=media_api_key(settings.main, settings.key_directory),
         advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=FailureLimit(
             max_failures=settings.admin.max_failures, window_s=settings.admin.failure_window_s

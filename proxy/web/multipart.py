@@ -40,18 +40,6 @@ warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 _T = TypeVar("_T")
 
 
-class FormLimits(NamedTuple):
-    """Limits of size and time for a form."""
-
-    max_file_bytes: int
-    stall_s: float
-
-    @property
-    def max_bytes(self) -> int:
-        """The limit for the whole body."""
-        return MAX_FILES * self.max_file_bytes + _OVERHEAD_BYTES
-
-
 class FormFile(NamedTuple):
     """A file of a form. ``chunks`` must be read before the next file is requested."""
 
@@ -63,15 +51,16 @@ class FormFile(NamedTuple):
 class Form:
     """A form body; text fields are skipped."""
 
-    def __init__(self, request: web.BaseRequest, limits: FormLimits) -> None:
-        """Check the request's headers.
+    def __init__(self, request: web.BaseRequest, *, max_file_bytes: int, stall_s: float) -> None:
+        """Check the request's headers. The next bytes must arrive within ``stall_s``.
 
         Raises:
             UnsupportedBody: the body is not a form.
             BodyTooLarge: its Content-Length exceeds the limit.
         """
         self._request = request
-        self._limits = limits
+        self._max_bytes = MAX_FILES * max_file_bytes + _OVERHEAD_BYTES
+        self._stall_s = stall_s
         self._require_within(request.content_length or 0)
         kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if (kind.type, kind.subtype) != ("multipart", "form-data"):
@@ -138,7 +127,7 @@ class Form:
     async def _parse(self, reading: Awaitable[_T]) -> _T:
         """Run one read of aiohttp's parser, which has no error class for malformed forms."""
         try:
-            result = await read_with_timeout(reading, self._limits.stall_s)
+            result = await read_with_timeout(reading, self._stall_s)
         except _PARSER_ERRORS as error:
             raise RequestError("the form is malformed") from error
         # A chunked body has no Content-Length, so its size is checked after each read.
@@ -146,5 +135,5 @@ class Form:
         return result
 
     def _require_within(self, byte_size: int) -> None:
-        if byte_size > self._limits.max_bytes:
-            raise BodyTooLarge(f"a form may have at most {self._limits.max_bytes} bytes")
+        if byte_size > self._max_bytes:
+            raise BodyTooLarge(f"a form may have at most {self._max_bytes} bytes")

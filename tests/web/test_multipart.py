@@ -5,18 +5,20 @@ from __future__ import annotations
 import pytest
 
 from proxy.domain.errors import BodyTooLarge, BodyTooSlow, RequestError, UnsupportedBody
-from proxy.web.multipart import MAX_FILES, Form, FormLimits
+from proxy.web.multipart import MAX_FILES, Form
 from tests.support.uploads import BOUNDED, parts
 from tests.web.bodies import body_request
 
-LIMITS = FormLimits(max_file_bytes=1000, stall_s=600)
+MAX_BYTES = MAX_FILES * 1000 + 1024 * 1024
 FILE = {"Content-Disposition": 'form-data; name="logo_image"; filename="a.png"'}
 TEXT = {"Content-Disposition": 'form-data; name="bio"'}
 
 
 async def read(*chunks: bytes, complete: bool = True) -> list[tuple[str, str, bytes]]:
     """Return field, file name and bytes of each file."""
-    form = Form(body_request(chunks, complete=complete, headers=BOUNDED), LIMITS)
+    form = Form(
+        body_request(chunks, complete=complete, headers=BOUNDED), max_file_bytes=1000, stall_s=600
+    )
     return [
         (file.field.name, file.filename, b"".join([chunk async for chunk in file.chunks]))
         async for file in form.files()
@@ -73,15 +75,15 @@ async def test_the_size_of_a_text_is_limited() -> None:
 
 
 async def test_the_size_of_the_whole_form_is_limited_while_it_arrives() -> None:
-    endless = parts(FILE, body=b"x" * (LIMITS.max_bytes + 1))
+    endless = parts(FILE, body=b"x" * (MAX_BYTES + 1))
     with pytest.raises(BodyTooLarge, match="form"):
         await read(endless, complete=False)
 
 
 async def test_a_declared_length_over_the_limit_is_rejected_at_once() -> None:
-    headers = {**BOUNDED, "Content-Length": str(LIMITS.max_bytes + 1)}
+    headers = {**BOUNDED, "Content-Length": str(MAX_BYTES + 1)}
     with pytest.raises(BodyTooLarge):
-        Form(body_request(complete=False, headers=headers), LIMITS)
+        Form(body_request(complete=False, headers=headers), max_file_bytes=1000, stall_s=600)
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 100, b"--b\r\nX\r\n\r\nx\r\n--b--\r\n"])
@@ -92,7 +94,7 @@ async def test_a_malformed_form_is_rejected(body: bytes) -> None:
 
 async def test_a_form_that_stops_arriving_is_too_slow() -> None:
     request = body_request([parts(FILE)[:50]], complete=False, headers=BOUNDED)
-    form = Form(request, FormLimits(max_file_bytes=1000, stall_s=0))
+    form = Form(request, max_file_bytes=1000, stall_s=0)
     with pytest.raises(BodyTooSlow):
         await anext(form.files())
 
@@ -100,7 +102,7 @@ async def test_a_form_that_stops_arriving_is_too_slow() -> None:
 @pytest.mark.parametrize("kind", ["", "application/json", "multipart/mixed; boundary=b"])
 async def test_other_content_types_are_rejected(kind: str) -> None:
     with pytest.raises(UnsupportedBody):
-        Form(body_request(headers={"Content-Type": kind}), LIMITS)
+        Form(body_request(headers={"Content-Type": kind}), max_file_bytes=1000, stall_s=600)
 
 
 @pytest.mark.parametrize(
@@ -108,4 +110,8 @@ async def test_other_content_types_are_rejected(kind: str) -> None:
 )
 async def test_a_boundary_that_is_missing_or_not_allowed_is_rejected(boundary: str) -> None:
     with pytest.raises(RequestError, match="boundary"):
-        Form(body_request(headers={"Content-Type": f"multipart/form-data{boundary}"}), LIMITS)
+        Form(
+            body_request(headers={"Content-Type": f"multipart/form-data{boundary}"}),
+            max_file_bytes=1000,
+            stall_s=600,
+        )

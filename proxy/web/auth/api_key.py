@@ -7,10 +7,11 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -100,6 +101,7 @@ class FailureLimit:
         return self._total if now < self._total.until else _Failures(0, now + self._window_s)
 
 
+@dataclass(kw_only=True)
 class BearerGuard:
     """Reads the bearer token and counts failures by caller.
 
@@ -107,23 +109,16 @@ class BearerGuard:
     down guessing.
     """
 
-    def __init__(
-        self,
-        *,
-        limit: FailureLimit,
-        on_refusal: Callable[[AuthFailure], None],
-        credential: str = "key",
-    ) -> None:
-        """``on_refusal`` counts; ``credential`` is the word for the token in messages."""
-        self._limit = limit
-        self._on_refusal = on_refusal
-        self._credential = credential
+    credential: ClassVar[str] = "key"
+    """The word for the token in messages."""
+    limit: FailureLimit
+    on_refusal: Callable[[AuthFailure], None]
 
     def _token(self, request: web.BaseRequest) -> str:
-        form = f"Authorization: Bearer {self._credential.upper()}"
+        form = f"Authorization: Bearer {self.credential.upper()}"
         lines = request.headers.getall("Authorization", [])
         if not lines:
-            detail = f"the {self._credential} is missing: send the header {form}"
+            detail = f"the {self.credential} is missing: send the header {form}"
             missing = self._unauthorized(AuthFailure.MISSING, detail)
             missing.forwarded = caller_of(request).forwarded
             raise missing
@@ -135,46 +130,43 @@ class BearerGuard:
         return match[1]
 
     def _check_limit(self, caller: Caller) -> None:
-        seconds = self._limit.blocked_s(caller)
+        seconds = self.limit.blocked_s(caller)
         if seconds > 0:
-            self._on_refusal(AuthFailure.BLOCKED)
+            self.on_refusal(AuthFailure.BLOCKED)
             raise TooManyFailures(
-                f"too many wrong {self._credential}s came from your address; it is blocked for"
+                f"too many wrong {self.credential}s came from your address; it is blocked for"
                 f" {math.ceil(seconds)} s",
                 retry_after_s=math.ceil(seconds),
             )
 
     def _add_failure(self, caller: Caller) -> None:
-        if self._limit.add(caller):
+        if self.limit.add(caller):
             log.warning("caller_blocked", network=caller.network, forwarded=caller.forwarded)
 
     def _unauthorized(
         self, reason: AuthFailure, detail: str, *, error: str | None = None
     ) -> Unauthorized:
-        self._on_refusal(reason)
+        self.on_refusal(reason)
         # A challenge to a request without a token has no error code (RFC 6750, 3.1).
         code = f', error="{error}", error_description="{detail}"' if error else ""
         return Unauthorized(detail, challenge=f'Bearer realm="smartserve"{code}')
 
 
+@dataclass(kw_only=True)
 class KeyGuard(BearerGuard):
     """Accepts requests that carry one fixed key.
 
     Only a digest of the key is stored. Digests of equal length are compared in constant time.
     """
 
-    def __init__(
-        self,
-        key: str,
-        *,
-        advice: str,
-        limit: FailureLimit,
-        on_refusal: Callable[[AuthFailure], None],
-    ) -> None:
-        """If ``key`` is empty, every request is rejected with ``advice`` on how to set one."""
-        super().__init__(limit=limit, on_refusal=on_refusal)
+    key: InitVar[str]
+    """If it is empty, every request is rejected with the advice."""
+    advice: str
+    """How to set a key."""
+
+    def __post_init__(self, key: str) -> None:
+        """Replace the key by its digest."""
         self._digest = _digest(key) if key else None
-        self._advice = advice
 
     def check(self, request: web.BaseRequest) -> None:
         """Return if the request carries the key.
@@ -183,8 +175,8 @@ class KeyGuard(BearerGuard):
             AccessError: it does not, or no key is set.
         """
         if self._digest is None:
-            self._on_refusal(AuthFailure.NO_KEY_SET)
-            raise AccessDisabled(self._advice)
+            self.on_refusal(AuthFailure.NO_KEY_SET)
+            raise AccessDisabled(self.advice)
         # A missing or malformed header is not a guess and does not count as a failure.
         token = self._token(request)
         caller = caller_of(request)

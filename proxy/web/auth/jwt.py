@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jwt
 from aiohttp import web
 
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
-from proxy.web.auth.api_key import AuthFailure, BearerGuard, FailureLimit, caller_of
+from proxy.web.auth.api_key import AuthFailure, BearerGuard, caller_of
 
 _CLAIMS = ("sub", "user_id", "id", "userId")
 """Claims that Node servers use for the user's id; the first one with a valid id counts."""
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
+@dataclass(kw_only=True)
 class TokenVerifier(BearerGuard):
     """Identifies users by their tokens.
 
@@ -26,17 +28,9 @@ class TokenVerifier(BearerGuard):
     the public key as an HMAC secret, is rejected.
     """
 
-    def __init__(
-        self,
-        key: TokenKey,
-        section: UserSettings,
-        *,
-        limit: FailureLimit,
-        on_refusal: Callable[[AuthFailure], None],
-    ) -> None:
-        super().__init__(limit=limit, on_refusal=on_refusal, credential="token")
-        self._key = key
-        self._section = section
+    credential: ClassVar[str] = "token"
+    key: TokenKey
+    section: UserSettings
 
     def identify(self, request: web.BaseRequest) -> int:
         """Return the user's id.
@@ -67,11 +61,11 @@ class TokenVerifier(BearerGuard):
         return user_id
 
     def _decode(self, token: str) -> Mapping[str, Any]:
-        section = self._section
+        section = self.section
         claims: Mapping[str, Any] = jwt.decode(
             token,
-            self._key.key,
-            algorithms=[self._key.algorithm],
+            self.key.key,
+            algorithms=[self.key.algorithm],
             issuer=section.jwt_issuer or None,
             audience=section.jwt_audience or None,
             leeway=section.jwt_leeway_s,

@@ -14,7 +14,7 @@ from proxy.domain.errors import BodyTooSlow, SmartserveError
 from proxy.ingest.uploads.accept import AcceptedUpload, Uploader, UploadIntake
 from proxy.web.auth.jwt import TokenVerifier
 from proxy.web.json_response import private_route
-from proxy.web.multipart import Form, FormLimits
+from proxy.web.multipart import Form
 from proxy.web.request_body import refuse_encoded, send_continue
 
 REASONS: Mapping[int, str] = {
@@ -63,7 +63,7 @@ class UploadHandler:
         # Before the body: strangers should not make the server read gigabytes.
         user_id = self.users.identify(request)
         refuse_encoded(request)
-        form = Form(request, FormLimits(self.uploader.max_file_bytes, self.stall_s))
+        form = Form(request, max_file_bytes=self.uploader.max_file_bytes, stall_s=self.stall_s)
         send_continue(request)
         async with self.uploader.begin(user_id) as upload:
             await self._read(form, upload)

@@ -24,7 +24,7 @@ class Harness:
         self.now = 1000.0
         self.refused: Counter[AuthFailure] = Counter()
         self.limit = FailureLimit(max_failures=max_failures, window_s=60, clock=lambda: self.now)
-        self.guard = KeyGuard(key, advice="set one", limit=self.limit, on_refusal=self._count)
+        self.guard = KeyGuard(key=key, advice="set one", limit=self.limit, on_refusal=self._count)
 
     def _count(self, reason: AuthFailure) -> None:
         self.refused[reason] += 1
