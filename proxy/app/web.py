@@ -105,7 +105,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     runner = ServerRunner(
         app, pipeline, settings.server, services.serving.loop_lag, supervisor=services.supervisor
     )
-    services.metrics.watch(with_old_names(readings(_statistics(services, runner))))
+    services.metrics.add_readings(with_old_names(readings(_statistics(services, runner))))
     return HttpServer(runner, health, access_log)
 
 

@@ -167,7 +167,7 @@ class WorkerLoop:
             log.exception("upload_abandoned", **ids)
         else:
             self.failures += outcome in (ItemOutcome.RETRY, ItemOutcome.FAILED)
-            self.metrics.taken(outcome)
+            self.metrics.processed(outcome)
             if outcome is ItemOutcome.ANALYSIS_MISSING:
                 self._provider_down = True
                 return False

@@ -29,7 +29,7 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _UNNAMED = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _NAMED = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNSUPPORTED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS))
-"""What open(2) gives for O_TMPFILE on file systems (or kernels) without it."""
+"""Errors of open(2) with O_TMPFILE on file systems and kernels without it."""
 
 
 class TempFile:
@@ -220,7 +220,7 @@ def fill(file: BinaryIO, content: bytes) -> None:
     """Write ``content`` to an unbuffered file and seek to its start.
 
     Raises:
-        SourceUnavailable: there is no room.
+        SourceUnavailable: the file system is full or fails.
     """
     try:
         write_all(file.fileno(), content)

@@ -38,7 +38,7 @@ class ThreadPool:
         self._closed = False
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
-        """Queue work that nobody needs to wait for. Call it on the event loop.
+        """Queue work and return its future. Call this on the event loop.
 
         Raises:
             OSError: the pool is closed (ESHUTDOWN).
@@ -80,7 +80,7 @@ class ThreadPool:
     async def finish(
         self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
     ) -> _T:
-        """As `run`, but the work is done even if nobody waits for it any more."""
+        """As `run`, but queued work is done even if the caller was cancelled."""
         job = self.submit(work)
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -97,7 +97,7 @@ class ThreadPool:
             waiting = [asyncio.wrap_future(job) for job in tuple(self._jobs)]
             done, _ = await asyncio.wait(waiting, timeout=wait_s)
             for one in done:
-                # Retrieved here, as asyncio logs errors that nobody has retrieved.
+                # asyncio logs errors that are never retrieved.
                 if not one.cancelled():
                     one.exception()
         self._queue.put(None)

@@ -115,8 +115,8 @@ class Metrics:
         )
         for status in PendingStatus:
             self._pending.labels(status)
-        self._tallies: dict[RequestLabels, RequestHistogram] = {}
-        self.registry.register(RequestHistograms(self._tallies))
+        self._request_histograms: dict[RequestLabels, RequestHistogram] = {}
+        self.registry.register(RequestHistograms(self._request_histograms))
 
     def _histogram(
         self, name: str, text: str, labels: list[str], *, buckets: tuple[float, ...] = BUCKETS
@@ -128,12 +128,12 @@ class Metrics:
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(f"smartserve_{name}", text, labels, registry=self.registry)
 
-    def tally_of(self, outcome: Outcome, status: int) -> RequestHistogram:
+    def histogram_of(self, outcome: Outcome, status: int) -> RequestHistogram:
         """Return the counts of the responses with these labels; the label sets are bounded."""
         request = RequestLabels(outcome.route, outcome.size, outcome.format, status, outcome.source)
-        found = self._tallies.get(request)
+        found = self._request_histograms.get(request)
         if found is None:
-            found = self._tallies[request] = RequestHistogram()
+            found = self._request_histograms[request] = RequestHistogram()
         return found
 
     def stage(self, stage: str, seconds: float) -> None:
@@ -203,11 +203,11 @@ class Metrics:
     def sandbox(self, states: Mapping[str, str]) -> None:
         """Expose which features of the sandbox are active."""
         text = "1 if this feature confines the workers, 0 if it is not available here."
-        held = Gauge("smartserve_sandbox", text, ["feature"], registry=self.registry)
+        active = Gauge("smartserve_sandbox", text, ["feature"], registry=self.registry)
         for feature, state in states.items():
-            held.labels(feature).set(state == HOLDS)
+            active.labels(feature).set(state == HOLDS)
 
-    def watch(self, readings: Iterable[MetricReading]) -> None:
+    def add_readings(self, readings: Iterable[MetricReading]) -> None:
         """Add metrics that are read at each scrape."""
         self.registry.register(_ReadingsCollector(tuple(readings)))
 
@@ -243,13 +243,13 @@ class IngestMetrics:
         self._polls = self._counter(
             registry, "polls", "Requests to the main API for pending uploads.", ["outcome"]
         )
-        self._taken = self._counter(registry, "uploads", "Uploads processed.", ["outcome"])
+        self._processed = self._counter(registry, "uploads", "Uploads processed.", ["outcome"])
         for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
         for step, outcome in product(Step, ("ok", "failed", "overdue")):
             self._attempts.labels(step, outcome)
-        for taken in ItemOutcome:
-            self._taken.labels(taken)
+        for item_outcome in ItemOutcome:
+            self._processed.labels(item_outcome)
 
     @staticmethod
     def _counter(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Counter:
@@ -264,9 +264,9 @@ class IngestMetrics:
         """Count a request for pending uploads: ``ok`` or ``failed``."""
         self._polls.labels(outcome).inc()
 
-    def taken(self, outcome: str) -> None:
+    def processed(self, outcome: str) -> None:
         """Count a processed upload; ``outcome`` is an `ItemOutcome`."""
-        self._taken.labels(outcome).inc()
+        self._processed.labels(outcome).inc()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter as Totals
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
+from operator import attrgetter
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -81,43 +82,43 @@ def exemplar_labels(trace_id: str) -> dict[str, str]:
 class RequestHistograms:
     """A Prometheus collector of request counts and durations."""
 
-    def __init__(self, tallies: Mapping[RequestLabels, RequestHistogram]) -> None:
-        """``tallies`` may grow later; each scrape reads it anew."""
-        self._tallies = tallies
+    def __init__(self, histograms: Mapping[RequestLabels, RequestHistogram]) -> None:
+        """``histograms`` may grow later; each scrape reads it anew."""
+        self._request_histograms = histograms
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families of requests."""
-        tallies = dict(self._tallies)
+        histograms = dict(self._request_histograms)
         requests = CounterMetricFamily(
             "smartserve_requests", "Responses sent.", labels=RequestLabels._fields
         )
-        for request, tally in tallies.items():
-            requests.add_metric([str(value) for value in request], tally.count)
+        for request, histogram in histograms.items():
+            requests.add_metric([str(value) for value in request], histogram.count)
         yield requests
-        yield _sent(tallies)
+        yield _sent(histograms)
         yield _durations(
             "smartserve_request_seconds",
             "Time from the arrival of a request to the last byte of its response.",
-            tallies,
+            histograms,
             labels=("route", "source"),
-            read=lambda tally: (tally.last_byte, tally.last_byte_s, tally.last_byte_examples),
+            read=attrgetter("last_byte", "last_byte_s", "last_byte_examples"),
         )
         yield _durations(
             "smartserve_first_byte_seconds",
             "Time from the arrival of a request to the first byte of its response.",
-            tallies,
+            histograms,
             labels=("source",),
-            read=lambda tally: (tally.first_byte, tally.first_byte_s, tally.first_byte_examples),
+            read=attrgetter("first_byte", "first_byte_s", "first_byte_examples"),
         )
 
 
-def _sent(tallies: Mapping[RequestLabels, RequestHistogram]) -> Metric:
+def _sent(histograms: Mapping[RequestLabels, RequestHistogram]) -> Metric:
     family = CounterMetricFamily(
         "smartserve_sent_bytes", "Bytes of response bodies sent.", labels=["format"]
     )
     totals: Totals[str] = Totals()
-    for request, tally in tallies.items():
-        totals[request.format] += tally.body_bytes
+    for request, histogram in histograms.items():
+        totals[request.format] += histogram.body_bytes
     for fmt, total in totals.items():
         family.add_metric([fmt], total)
     return family
@@ -126,7 +127,7 @@ def _sent(tallies: Mapping[RequestLabels, RequestHistogram]) -> Metric:
 def _durations(
     name: str,
     text: str,
-    tallies: Mapping[RequestLabels, RequestHistogram],
+    histograms: Mapping[RequestLabels, RequestHistogram],
     *,
     labels: tuple[str, ...],
     read: Callable[[RequestHistogram], tuple[list[int], float, dict[int, Exemplar]]],
@@ -138,9 +139,9 @@ def _durations(
     counts: dict[tuple[str, ...], list[int]] = {}
     sums: Totals[tuple[str, ...]] = Totals()
     latest: dict[tuple[tuple[str, ...], int], Exemplar] = {}
-    for request, tally in tallies.items():
+    for request, histogram in histograms.items():
         values = tuple(str(getattr(request, label)) for label in labels)
-        buckets, seconds, examples = read(tally)
+        buckets, seconds, examples = read(histogram)
         before = counts.get(values, [0] * len(buckets))
         counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
         sums[values] += seconds  # type: ignore[assignment]  # a Counter adds floats as well

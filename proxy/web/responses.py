@@ -74,18 +74,18 @@ class BufferedResponse(web.StreamResponse):
         body: bytes,
         *,
         outcome: Outcome,
-        tally: RequestHistogram | None = None,
+        histogram: RequestHistogram | None = None,
     ) -> None:
         """``head`` is the result of `to_head`, with Content-Length; HEAD omits the body.
 
-        ``tally`` counts the response, if it was looked up already.
+        ``histogram`` counts the response, if it was looked up already.
         """
         # super().__init__ would create the header objects that this class avoids.
         self._status = status
         self._head = head
         self._whole = body
         self.outcome = outcome
-        self.tally = tally
+        self.histogram = histogram
         self.request_id = ""
         self.broken: str | None = None
         self._written = False
@@ -115,7 +115,7 @@ class BufferedResponse(web.StreamResponse):
     def without_body(self) -> BufferedResponse:
         """Return the response to HEAD, if the request object cannot say that it is HEAD."""
         return BufferedResponse(
-            self._status, self._head, b"", outcome=self.outcome, tally=self.tally
+            self._status, self._head, b"", outcome=self.outcome, histogram=self.histogram
         )
 
     async def send(self, request: BaseRequest) -> None:
@@ -202,7 +202,7 @@ class StreamedResponse(web.StreamResponse):
         self._release = release
         self._sent = 0
         self.outcome = outcome
-        self.tally: RequestHistogram | None = None
+        self.histogram: RequestHistogram | None = None
         self.request_id = ""
         self.broken: str | None = None
         """Why it was not sent completely, if it was not."""

@@ -39,7 +39,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
 
 def registry(**changed: Mapping[str, float]) -> CollectorRegistry:
     metrics = Metrics()
-    metrics.watch(with_old_names(readings(sources(**changed))))
+    metrics.add_readings(with_old_names(readings(sources(**changed))))
     return metrics.registry
 
 
@@ -79,7 +79,7 @@ def test_a_renamed_metric_is_exposed_under_both_names_and_logged_once() -> None:
 
 def test_the_help_text_of_an_old_name_says_what_to_use() -> None:
     metrics = Metrics()
-    metrics.watch(with_old_names(readings(sources())))
+    metrics.add_readings(with_old_names(readings(sources())))
     text = metrics.exposition()[0].decode()
     (line,) = [
         line

@@ -13,7 +13,7 @@ def test_requests_with_equal_labels_are_counted_together() -> None:
     metrics = Metrics()
     for seconds in (0.003, 0.2):
         outcome = Outcome("serve", "grid", source=Origin.MEMORY)
-        metrics.tally_of(outcome, 200).add(seconds, 2 * seconds, 10)
+        metrics.histogram_of(outcome, 200).add(seconds, 2 * seconds, 10)
     value = metrics.registry.get_sample_value
     labels = {"route": "serve", "size": "grid", "format": "none", "status": "200"}
     assert value("smartserve_requests_total", {**labels, "source": "memory"}) == 2
@@ -24,7 +24,7 @@ def test_buckets_are_cumulative_and_add_up_over_the_labels_they_do_not_have() ->
     metrics = Metrics()
     for size, seconds in (("grid", 0.003), ("zoom", 0.2)):
         outcome = Outcome("serve", size, source=Origin.MEMORY)
-        metrics.tally_of(outcome, 200).add(seconds, seconds, 0)
+        metrics.histogram_of(outcome, 200).add(seconds, seconds, 0)
     value = metrics.registry.get_sample_value
     for bound, count in (("0.0025", 0), ("0.005", 1), ("0.25", 2), ("+Inf", 2)):
         labels = {"source": "memory", "le": bound}
@@ -34,19 +34,19 @@ def test_buckets_are_cumulative_and_add_up_over_the_labels_they_do_not_have() ->
 
 def test_a_traced_request_is_the_exemplar_of_its_buckets() -> None:
     metrics = Metrics()
-    tally = metrics.tally_of(Outcome("serve", source=Origin.MEMORY), 200)
-    tally.add(0.0003, 0.7, 10)
+    histogram = metrics.histogram_of(Outcome("serve", source=Origin.MEMORY), 200)
+    histogram.add(0.0003, 0.7, 10)
     assert exemplars(metrics, "smartserve_first_byte_seconds") == {}
-    tally.exemplify(0.0003, 0.7, ONE)
+    histogram.exemplify(0.0003, 0.7, ONE)
     assert exemplars(metrics, "smartserve_first_byte_seconds") == {"0.0005": (ONE, 0.0003)}
     assert exemplars(metrics, "smartserve_request_seconds") == {"1.0": (ONE, 0.7)}
 
 
 def test_of_several_exemplars_of_a_bucket_the_latest_is_exposed() -> None:
     metrics = Metrics()
-    tallies = [metrics.tally_of(Outcome("serve", size), 200) for size in ("grid", "zoom")]
-    for tally, trace_id in zip(tallies, (ONE, OTHER), strict=True):
-        tally.add(0.03, 20.0, 10)
-        tally.exemplify(0.03, 20.0, trace_id)
+    histograms = [metrics.histogram_of(Outcome("serve", size), 200) for size in ("grid", "zoom")]
+    for histogram, trace_id in zip(histograms, (ONE, OTHER), strict=True):
+        histogram.add(0.03, 20.0, 10)
+        histogram.exemplify(0.03, 20.0, trace_id)
     assert exemplars(metrics, "smartserve_first_byte_seconds") == {"0.05": (OTHER, 0.03)}
     assert exemplars(metrics, "smartserve_request_seconds") == {"+Inf": (OTHER, 20.0)}

@@ -137,7 +137,7 @@ class _BoundedQueue(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, or drop it if the queue is full."""
-        if self._queued - self.sender.taken >= self._max_queue:
+        if self._queued - self.sender.received >= self._max_queue:
             self.dropped += 1
             return
         self._queued += 1
@@ -160,13 +160,13 @@ class _Sender(SpanExporter):
             settings.endpoint or None, headers=settings.headers or None
         )
         self._ended = threading.Lock()
-        self.taken = 0
+        self.received = 0
         self.sent = 0
         self.failed = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch. If it fails after the exporter's own retries, it is lost."""
-        self.taken += len(spans)
+        self.received += len(spans)
         result = SpanExportResult.FAILURE
         try:
             result = self._exporter.export(spans)

@@ -82,7 +82,11 @@ class RequestPipeline:
             cached = None
             if ready is not None:
                 cached = BufferedResponse(
-                    ready.status, ready.head, ready.body, outcome=ready.outcome, tally=ready.tally
+                    ready.status,
+                    ready.head,
+                    ready.body,
+                    outcome=ready.outcome,
+                    histogram=ready.histogram,
                 )
             answer = await self._respond(request, handler, cached, began)
             if not answer.keep_alive:
@@ -119,14 +123,14 @@ class RequestPipeline:
         body = b"" if message.method == "HEAD" else answer.body
         request_id = self._new_id()
         seconds = time.perf_counter() - began
-        answer.tally.add(seconds, seconds, len(body))
+        answer.histogram.add(seconds, seconds, len(body))
         identity = ""
         # While tracing is off, a response from the cache costs only this comparison more.
         if self._tracing.enabled and (
             span := self._start_span(message.path, message.headers, began)
         ):
             identity = trace_id(span.get_span_context())
-            answer.tally.exemplify(seconds, seconds, identity)
+            answer.histogram.exemplify(seconds, seconds, identity)
             route = ImageRoute(answer.outcome.route).path
             answered = AnsweredRequest(
                 message,
@@ -146,7 +150,7 @@ class RequestPipeline:
     def over_limit(self) -> bytes:
         """Return all bytes of the 503 to a connection that found no slot, and count it."""
         answer = self._over_limit
-        self._metrics.tally_of(answer.outcome, answer.status).add(0.0, 0.0, 0)
+        self._metrics.histogram_of(answer.outcome, answer.status).add(0.0, 0.0, 0)
         return answer.last_bytes(self._new_id())
 
     def _start_span(self, target: str, headers: MultiMapping[str], began: float) -> Span | None:
@@ -203,14 +207,14 @@ class RequestPipeline:
         last_byte_s = time.perf_counter() - began
         sent = answer.body_bytes(request)
         status = int(answer.status)
-        tally = answer.tally
-        if tally is None:
-            tally = self._metrics.tally_of(answer.outcome, status)
-        tally.add(first_byte_s, last_byte_s, sent)
+        histogram = answer.histogram
+        if histogram is None:
+            histogram = self._metrics.histogram_of(answer.outcome, status)
+        histogram.add(first_byte_s, last_byte_s, sent)
         identity = ""
         if span is not None:
             identity = trace_id(span.get_span_context())
-            tally.exemplify(first_byte_s, last_byte_s, identity)
+            histogram.exemplify(first_byte_s, last_byte_s, identity)
             answered = AnsweredRequest(
                 request,
                 target=request.raw_path,

@@ -98,7 +98,7 @@ class CachedResponse(NamedTuple):
     head: bytes
     body: bytes
     outcome: Outcome
-    tally: RequestHistogram
+    histogram: RequestHistogram
 
 
 _Key = tuple[ImageRoute, int, VariantRequest, object]
@@ -112,7 +112,7 @@ class _Entry:
     """A resolved response with the values that a hit needs."""
 
     __slots__ = (
-        *("aliases", "answer", "draft", "etag", "key", "not_modified", "rendition", "tally"),
+        *("aliases", "answer", "draft", "etag", "key", "not_modified", "rendition", "histogram"),
         *("touch_at", "until"),
     )
 
@@ -132,8 +132,8 @@ class _Entry:
         self.rendition = _no_rendition if rendition is None else weakref.ref(rendition)
         self.until = until
         self.touch_at = 0.0
-        self.tally: RequestHistogram = metrics.tally_of(answer.outcome, 200)
-        self.not_modified: RequestHistogram = metrics.tally_of(answer.not_modified_outcome, 304)
+        self.histogram: RequestHistogram = metrics.histogram_of(answer.outcome, 200)
+        self.not_modified: RequestHistogram = metrics.histogram_of(answer.not_modified_outcome, 304)
 
 
 class ResponseCache:
@@ -209,7 +209,7 @@ class ResponseCache:
         if rendition is None or rendition.length > longest:
             return None
         self._mark_used(entry, now)
-        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.tally)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
 
     def _find_draft(
         self, entry: _Entry, method: str, headers: MultiMapping[str], longest: int
@@ -230,7 +230,7 @@ class ResponseCache:
         if conditional and _has(headers, entry.etag):
             return _not_modified(entry)
         self._mark_used(entry, self._clock())
-        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.tally)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
 
     async def read(
         self, target: str, method: str, headers: MultiMapping[str]
@@ -254,7 +254,7 @@ class ResponseCache:
         rendition.close()
         if rendition.body is None or rendition.length != answer.length:
             return None
-        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.tally)
+        return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
 
     def next_origin(self, variant: Variant) -> Origin:
         """Return the tier of the next hit: a rendition read from disk may have been promoted."""
