@@ -28,7 +28,7 @@ async def test_three_hundred_mutants_are_answered_correctly(
     server = await launch(plan.sections)
     report = await FuzzRun(server, plan).run()
     assert not report.lost
-    assert report.histogram.statuses[200] > plan.mutants // 2
+    assert report.tally.statuses[200] > plan.mutants // 2
 
 
 @pytest.mark.drill
@@ -38,11 +38,11 @@ async def test_mutants_are_answered_correctly_and_in_time(launch: Launch, record
     plan = Plan(seed=7, mutants=1_500)
     server = await launch(plan.sections)
     report = await FuzzRun(server, plan).run()
-    histogram = report.histogram
+    tally = report.tally
     assert not report.lost
     assert not report.costly
     measured = (
-        f"p99 {histogram.quantile(0.99):.2f} s, most {max(histogram.seconds):.2f} s, "
+        f"p99 {tally.quantile(0.99):.2f} s, most {max(tally.seconds):.2f} s, "
         f"worker deaths {dict(report.restarts) or 0}"
     )
     done = "mutants of real pictures asked for, each in two variants"

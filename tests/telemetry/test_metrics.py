@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
+from opentelemetry.trace import NoOpTracer
 from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
@@ -13,6 +14,7 @@ from prometheus_client.samples import Sample
 from proxy.domain.formats import Format
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import TracingState
 from tests.support.server import CHROME, Library, Serving
 
 PROMETHEUS = (
@@ -84,6 +86,7 @@ def test_stages_and_renders_have_exemplars_in_a_trace(
     metrics.stage("queue", 0.002)
     metrics.rendered("grid", Format.AVIF, 0.2)
     assert exemplars(metrics, "smartserve_stage_seconds") == {}
+    monkeypatch.setattr("proxy.telemetry.metrics.STATE", TracingState(tracer=NoOpTracer()))
     monkeypatch.setattr("proxy.telemetry.metrics.current_trace_id", lambda: ONE)
     metrics.stage("queue", 0.002)
     metrics.rendered("grid", Format.AVIF, 0.2)
