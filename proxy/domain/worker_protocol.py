@@ -247,6 +247,7 @@ class FrameDecoder:
         while len(self._pending) >= FRAME_LENGTH.size:
             (length,) = FRAME_LENGTH.unpack_from(self._pending)
             end = FRAME_LENGTH.size + length
+            # The rest of the frame has not arrived.
             if len(self._pending) < end:
                 return
             self._on_rendition(self._index, bytes(self._pending[FRAME_LENGTH.size : end]))
@@ -278,6 +279,7 @@ def encode(message: Any) -> bytes:
 
 def _fields(message: Any) -> dict[str, Any]:
     """Return the fields; the results of a set need their type names to be decoded."""
+    # The only field whose values can have two types.
     if isinstance(message, RenditionSetResult):
         return {"results": [[type(one).__name__, _shallow(one)] for one in message.results]}
     return _shallow(message)

@@ -22,6 +22,7 @@ class Admission:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
+        # A prepared job has an open source and a pipe, so their number is limited, too.
         prepared = min(settings.processes, settings.max_queue)
         self._settings = settings
         self._places = asyncio.Semaphore(settings.processes + prepared)
@@ -51,6 +52,7 @@ class Admission:
             raise self._rejected("queue_wait", error) from None
         finally:
             self._waiting -= 1
+        # Outside the `try` above: a failed wait must not release a place.
         self._admitted += 1
         try:
             yield

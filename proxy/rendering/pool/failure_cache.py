@@ -47,6 +47,7 @@ class FailureCache:
         """Raise the remembered error while it is valid."""
         failure = self._failures.get(key)
         if failure is not None and self._clock() < failure.until:
+            # A new instance: the traceback of the first one would keep its frames alive.
             raise type(failure.error)(failure.error.detail)
 
     def remember(self, key: str, error: SmartserveError) -> None:
@@ -54,6 +55,7 @@ class FailureCache:
         if not isinstance(error, RenderError):
             return
         before = self._failures.get(key)
+        # After a long time without failures the back-off starts anew.
         times = 1
         if before is not None and self._clock() <= before.until + _MAX_BACKOFF_S:
             times = before.times + 1

@@ -227,6 +227,7 @@ class WorkerPool:
 
     def _replace(self, worker: WorkerProcess, reason: str) -> None:
         """Close a worker and start another; later calls for the same worker have no effect."""
+        # A worker can be lost and ended at the same time, for example by its deadline.
         if worker not in self._workers:
             return
         self._restarts[reason] += 1
@@ -259,6 +260,7 @@ class WorkerPool:
             return False
         self._hello = worker.hello
         self._workers.add(worker)
+        # The pool was closed while the process started.
         if self._closed:
             await worker.aclose()
             return False
@@ -288,6 +290,7 @@ class WorkerPool:
         """
         if not any(worker.alive for worker in self._workers):
             raise ShuttingDown("no worker process is running")
+        # Busy workers prove their health by replying within the deadline.
         if not self._idle:
             return
         try:
@@ -308,6 +311,7 @@ class WorkerPool:
                 job.worker.set_exception(ShuttingDown("the server is stopping"))
         self._waiting.clear()
         for worker in self._workers:
+            # `started=False`: a stop of the server must not quarantine an image.
             worker.end(WorkerDied("cancelled", started=False))
             _track(asyncio.create_task(worker.aclose()), self._ending)
         self._workers.clear()

@@ -101,6 +101,7 @@ class WorkerProcess:
             WorkerUnfit: it reported that it cannot work.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Datagrams keep message boundaries, and a close is detected as an empty message.
         ours.settimeout(0)
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
@@ -165,6 +166,7 @@ class WorkerProcess:
             self._free(reply)
 
     def _free(self, reply: Any) -> None:
+        # Cleared first: `on_free` may give this worker its next job.
         job, self._job = self._job, None
         self.jobs += 1
         try:
@@ -180,6 +182,7 @@ class WorkerProcess:
 
     def end(self, death: WorkerDied) -> None:
         """Kill the process and fail the job in progress."""
+        # Its state is unknown, so the process is never reused.
         self.kill()
         self._stop_reading()
         job, self._job = self._job, None

@@ -76,6 +76,7 @@ def cut_out(pages: Sequence[Any]) -> list[Any]:
 
     Frames that already have transparency are not changed. Changed frames are RGBA, in memory.
     """
+    # An image with transparency has been cut out already; a second matte would spoil it.
     if any(page.hasalpha() and page[-1].min() < _FULL for page in pages):
         return list(pages)
     # The background of the first frame is used for all: otherwise an animation would flicker.
@@ -99,6 +100,7 @@ def _batches(pages: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def _cut(pages: Sequence[Any], background: BackgroundColour) -> Iterator[Any]:
     width, height = pages[0].width, pages[0].height
     column, pitch = _column([_opaque(page) for page in pages], background)
+    # Only the content is processed: a logo often covers a small part of its canvas.
     box = _content_box(column, background) or (0, 0, width, column.height)
     cut = _unmixed(column.crop(*box).copy_memory(), background)
     clear = [*background.rgb, 0]
@@ -179,6 +181,8 @@ def _extent(sums: Any, length: int) -> tuple[int, int]:
 
 def _unmixed(page: Any, background: BackgroundColour) -> Any:
     """Return RGBA: alpha 0 on the background, 1 inside shapes, mixed at the edges."""
+    # `region` is the background, `inside` is safely within shapes and `outside` safely without.
+    # Alpha is only computed between the two.
     distance = _distance(page, background).cast("uchar").copy_memory()
     region = _connected(distance <= FLAT_DISTANCE)
     shapes = region ^ _FULL
@@ -188,7 +192,9 @@ def _unmixed(page: Any, background: BackgroundColour) -> Any:
     weight = _farness(distance, shapes)
     toward = _directions(page, background, inside=inside, shapes=shapes, weight=weight)
     delta = page - list(background.rgb)
+    # 255 inside shapes, 0 outside, the projection at the edges.
     alpha = ((_alpha(delta, toward=toward) | inside) & (outside ^ _FULL)).copy_memory()
+    # F = B + (pixel - B) / alpha removes the background from the colour of edge pixels.
     share = alpha.maplut(pyvips.Image.new_from_array(_DIVISORS).cast("float"))
     colour = (delta * share + list(background.rgb)).cast("uchar")
     return colour.bandjoin(alpha).copy(interpretation="srgb").copy_memory()
@@ -217,9 +223,11 @@ def _directions(
     F is the mean colour of the nearby inside of a shape. If there is none, it is the mean of the
     colours farthest from the background, computed only in tiles that need it. Three float bands.
     """
+    # Blurred sums of colour * mask and mask: their quotient is the mean colour nearby.
     sure = _spread(_coarse((page & inside).bandjoin(inside)).copy_memory()).copy_memory()
     thin = _spread(_coarse((page * weight).bandjoin((weight * _FULL).cast("ushort"))))
     around = _coarse(shapes).gaussblur(_SPREAD_SIGMA) > 0
+    # Hairlines and text have no inside; their purest pixels are used instead.
     lonely = (around & (sure[3] < _LONELY)).copy_memory()
     shape = lonely.ifthenelse(_mean(thin), _mean(sure)).copy_memory()
     delta = shape - list(background.rgb)

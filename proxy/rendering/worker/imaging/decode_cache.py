@@ -43,6 +43,7 @@ class DecodeCache:
         """
         size = geometry.scaled_width, geometry.scaled_height
         earlier_s = self._cpu_s.get(base or size, 0.0)
+        # A single output streams: keeping its pages in memory would delay the first byte.
         if base is None and not self._shared:
             return self._decoded(size), earlier_s
         return self._cached(size, base), earlier_s
@@ -51,6 +52,7 @@ class DecodeCache:
         key = size, base
         if key not in self._pages:
             started = time.process_time()
+            # Only decodes are timed: scaling from a base is part of the output itself.
             if base is None:
                 self._pages[key] = self._decoded(size).copy_memory()
                 self._cpu_s[size] = time.process_time() - started

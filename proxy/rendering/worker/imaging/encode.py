@@ -100,6 +100,7 @@ def _prepared(
 def _palette_is_exact(image: Any, options: dict[str, Any]) -> bool:
     if not _few_colours(image):
         return False
+    # The quantiser may merge colours even if there are at most 256, so the result is compared.
     encoded = image.pngsave_buffer(keep=_KEEP_NOTHING, **options)
     decoded = pyvips.Image.pngload_buffer(encoded)
     return decoded.bands == image.bands and bool((decoded == image).min() == _FULL)
@@ -113,6 +114,7 @@ def _few_colours(image: Any) -> bool:
     for top in range(0, rgba.height, _COUNTED_ROWS):
         rows = rgba.crop(0, top, rgba.width, min(_COUNTED_ROWS, rgba.height - top))
         colours.update(memoryview(rows.write_to_memory()).cast("I"))
+        # Rows are counted in batches, so a photograph stops after the first.
         if len(colours) > _MAX_PALETTE:
             return False
     return True

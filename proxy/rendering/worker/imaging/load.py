@@ -218,6 +218,7 @@ def _distinct(pages: list[Any], delays: list[int]) -> Iterator[_Frame]:
     shown, pixels, shown_ms = pages[0], pages[0].write_to_memory(), delays[0]
     for page, delay in zip(pages[1:], delays[1:], strict=True):
         own = page.write_to_memory()
+        # Frames are compared at full size: scaling could hide a small difference.
         if own == pixels and shown_ms + delay <= _MAX_DELAY_MS:
             shown_ms += delay
             continue

@@ -106,8 +106,10 @@ def next_quality(trials: list[QualityTrial], search: QualitySearch) -> int | Non
     failed = below[-1] if below else None
     low = search.low if failed is None else failed.quality + 1
     high = search.high if passed is None else passed.quality - 1
+    # No quality left between the trials, or the passing one wastes hardly any bytes.
     if low > high or (passed is not None and passed.margin <= NEAR_ENOUGH):
         return None
+    # A miss on the last encode would leave nothing that passes.
     last_chance = passed is None and len(trials) == search.max_encodes - 1
     guess = _guess(ordered, passed, failed) + (_LAST_STEP if last_chance else 0)
     return min(max(guess, low), high)

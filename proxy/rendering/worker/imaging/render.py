@@ -53,6 +53,7 @@ def _render_set(
     results: list[RenderResult | JobFailure] = []
     for output in job.outputs:
         made = answered(partial(renderer.render, output))
+        # Without other outputs the failure is that of the job, so that it is remembered.
         if isinstance(made, JobFailure) and len(job.outputs) == 1:
             return made
         result, encoded = (made, b"") if isinstance(made, JobFailure) else made
@@ -139,6 +140,7 @@ class _SetRenderer:
                 pages = [crop(page, geometry=output.geometry) for page in cut_out(pages)]
             if not TRAITS[output.profile.format].alpha:
                 pages = [_flatten(page) for page in pages]
+            # libvips saves an animation as one column with a page height.
             if len(pages) > 1:
                 image = encode.assemble(pages, delays=frames.delays, loop=frames.loop)
             else:

@@ -138,6 +138,7 @@ class Reference:
         self._backgrounds = (_DARK, _LIGHT) if image.hasalpha() else (_FULL,)
         opaque = [_opaque(self._image, background) for background in self._backgrounds]
         self._planes = [_planes(image) for image in opaque]
+        # Ringing is only visible on flat areas, so it is only measured in graphics.
         self._flat = _flat(opaque[0])
 
     def compare(self, decoded: Any) -> Fidelity:
@@ -269,6 +270,7 @@ def _distance(terms: Sequence[_Terms], ours: _Plane, theirs: _Plane) -> float:
         ([one.edges_new for one in terms], 4, _fourth(_positive(edges))),
         ([one.edges_lost for one in terms], 4, _fourth(_positive(edges * -1))),
     )
+    # libvips computes lazily: terms with zero weight at this scale cost nothing.
     wanted = [kind for kind in kinds if any(kind[0])]
     weighted = [(weight, norm) for weights, norm, _ in wanted for weight in weights]
     means = _means([pixels for _, _, pixels in wanted])
@@ -287,6 +289,7 @@ def _means(maps: Sequence[Any]) -> Sequence[float]:
 
 def _dissimilarity(ours: _Plane, theirs: _Plane) -> Any:
     covariance = _blurred(ours.values * theirs.values) - ours.mean * theirs.mean
+    # SSIM without its luminance term; the mean shift is squared, not divided by the means.
     shift = ours.mean - theirs.mean
     structure = (covariance * 2 + _C2) / (ours.variance + theirs.variance + _C2)
     return _positive(1 - (1 - shift * shift) * structure).copy_memory()

@@ -92,6 +92,7 @@ class _Analyser:
         return red, green, blue
 
     def _quality(self, kind: Kind) -> Quality:
+        # Noise comes first: sharpness and exposure subtract its share.
         sigma = self._timed("noise", lambda: noise.sigma(self._detail))
         frequency = self._timed("sharpness", lambda: sharpness.frequency(self._detail, sigma))
         excess = self._timed("blockiness", lambda: blockiness.excess(self._detail))

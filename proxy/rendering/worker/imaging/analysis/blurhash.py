@@ -28,6 +28,7 @@ _LINEAR = [_linear(level) for level in range(256)]
 def encode(width: int, height: int, rgb: bytes, *, across: int = 4, down: int = 3) -> str:
     """Return the hash of 8-bit sRGB pixels, row by row, with 1 to 9 terms across and down."""
     first, *others = _transform(width, height, rgb, across=across, down=down)
+    # Layout: size flag, quantised maximum, mean colour, then the other terms.
     size = _base83((across - 1) + (down - 1) * 9, 1)
     step = _steps(max((abs(value) for term in others for value in term), default=0.0))
     scale = (step + 1) / 166 if others else 1.0
@@ -41,6 +42,7 @@ def _transform(width: int, height: int, rgb: bytes, *, across: int, down: int) -
     bands = [[_LINEAR[level] for level in rgb[band::3]] for band in range(3)]
     lines = [[one[at : at + width] for at in range(0, len(one), width)] for one in bands]
     flat, upright = _waves(across, width), _waves(down, height)
+    # Separable: each row once per horizontal frequency, then each column.
     rows = [[[sum(map(mul, line, wave)) for line in band] for wave in flat] for band in lines]
     terms = []
     for y in range(down):

@@ -77,6 +77,7 @@ def traits(
 
 def decide(found: ImageTraits) -> Kind:
     """Return the kind of an image with these traits."""
+    # From the most certain kind to the least: each check assumes that the ones before failed.
     if found.fullest == 0:
         return Kind("graphic", "it has no opaque pixels")
     if found.fullest >= _PLAIN_SHARE and not found.isolated:
@@ -92,12 +93,14 @@ def decide(found: ImageTraits) -> Kind:
 
 
 def _is_page(found: ImageTraits) -> bool:
+    # A scan of a photograph is bright and grey too, but has few strokes.
     paper = found.lightness >= _PAPER_LIGHTNESS and found.fullest >= _PAPER_SHARE
     grey = found.chroma <= _PAPER_CHROMA and not found.has_alpha
     return paper and grey and found.isolated and found.strokes >= _WRITTEN
 
 
 def _is_drawn(found: ImageTraits) -> bool:
+    # Transparent images are nearly always drawn; their colours may be gradients.
     few = found.top >= _TOP_GRAPHIC or found.has_alpha
     return found.flat >= _FLAT_GRAPHIC and few and found.variety <= _FEW_COLOURS
 

@@ -74,6 +74,7 @@ def to_rgb(labs: Sequence[Lab]) -> list[Rgb]:
 
 
 def _colours(image: Any) -> Counter[Rgb]:
+    # Ceiling division.
     step = -(-max(image.width, image.height) // _SIDE)
     thinned = image.subsample(min(step, image.width), min(step, image.height))
     raw, bands = bytes(thinned.write_to_memory()), thinned.bands

@@ -35,6 +35,7 @@ def histogram(luma: Any) -> list[float]:
 
 def exposure(shares: Sequence[float], noise: float) -> float:
     """Return a score of 0 to 100; ``noise`` is the standard deviation in levels."""
+    # Noise spreads a clipped level over its neighbours.
     hidden = round(_SIGMAS * noise)
     clipped = sum(shares[: _BLACK + 1 + hidden]) + sum(shares[_WHITE - hidden :])
     mean = math.fsum(level * share for level, share in enumerate(shares)) / (_LEVELS - 1)

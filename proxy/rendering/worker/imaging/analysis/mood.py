@@ -90,6 +90,7 @@ def _strongest(bins: Sequence[ColourBin], total: int) -> float:
 
 def _share(bins: Sequence[ColourBin], hues: tuple[float, float]) -> float:
     first, last = hues
+    # Weighted by chroma: the hue of a nearly grey pixel is noise.
     weights = [one.chroma * one.pixels for one in bins]
     inside = sum(
         weight

@@ -34,6 +34,7 @@ def sigma(luma: Any) -> float:
     responses = response.abs().crop(0, 0, width, height).cast("float").shrink(_BLOCK, _BLOCK)
     means = luma.crop(0, 0, width, height).shrink(_BLOCK, _BLOCK)
     blocks = zip(levels(responses, "f"), levels(means, "B"), strict=True)
+    # A low quantile: the smoothest blocks have noise but no texture.
     ordered = sorted(one for one, mean in blocks if _BLACK <= mean <= _WHITE)
     return float(ordered[int(len(ordered) * _QUANTILE)]) * _GAIN if ordered else 0.0
 

@@ -75,12 +75,14 @@ def brand(found: Sequence[Cluster], background: Rgb | None) -> tuple[Colour, ...
 
     ``background`` is the colour of a flat background, or None.
     """
+    # A cluster near the background colour is the background itself or its noise.
     shapes = list(found)
     if background is not None:
         (lab,) = to_lab([background])
         shapes = [one for one in found if math.dist(one.lab, lab) > _SAME]
     least = sum(one.share for one in shapes) * _MIN_BRAND_SHARE
     shapes = [one for one in shapes if one.share >= least]
+    # Black, white and grey are in most logos and rarely identify one.
     colourful = [one for one in shapes if one.chroma >= _COLOURFUL]
     return _colours((colourful or shapes)[:_MAX_BRAND_COLOURS])
 
@@ -108,8 +110,10 @@ def _seeds(bins: Sequence[ColourBin]) -> list[Lab]:
     seeds = [bins[0].lab]
     distances = [math.dist(one.lab, seeds[0]) ** 2 for one in bins]
     while len(seeds) < _CLUSTERS:
+        # k-means++ draws a seed with this probability; here the most probable one is used.
         weighted = [one.pixels * far for one, far in zip(bins, distances, strict=True)]
         best = max(range(len(bins)), key=weighted.__getitem__)
+        # Fewer distinct colours than clusters.
         if weighted[best] == 0:
             break
         seeds.append(bins[best].lab)

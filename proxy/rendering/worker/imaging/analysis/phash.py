@@ -28,6 +28,7 @@ def encode(grey: Sequence[int]) -> str:
     """Return the hash of `SIDE` x `SIDE` grey levels as 16 hexadecimal digits."""
     terms = _transform([grey[at : at + SIDE] for at in range(0, SIDE * SIDE, SIDE)])
     middle = median(terms)
+    # Otherwise rounding errors would decide the bits of a flat image.
     if max(map(abs, terms)) < _MIN_TERM:
         return f"{0:016x}"
     bits = "".join("1" if term > middle else "0" for term in terms)

@@ -39,6 +39,7 @@ def quality(parts: Mapping[str, float], kind: str) -> Quality:
         for name, weight in _WEIGHTS.items()
         if kind == "photo" or name not in _PHOTOGRAPHS_ONLY
     }
+    # The weights are normalised because two parts may be missing.
     logs = math.fsum(
         weight * math.log(max(_MIN_PART, parts[name])) for name, weight in weights.items()
     )

@@ -31,6 +31,7 @@ def frequency(luma: Any, noise: float) -> float:
     """Return the mean frequency in radians per pixel; 0 without detail."""
     fine = (luma - luma.cast("float").gaussblur(_DETAIL_SIGMA)).copy_memory()
     mask = pyvips.Image.new_from_array(_SOBEL)
+    # Parseval: the energy of the gradient over the variance is the mean squared frequency.
     energy = sum(_power(fine.conv(one, precision="float")) for one in (mask, mask.rot90()))
     variance = _power(fine) - noise**2
     if variance < _MIN_VARIANCE:

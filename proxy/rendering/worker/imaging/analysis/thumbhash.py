@@ -23,6 +23,7 @@ def encode(width: int, height: int, rgba: bytes) -> bytes:
     opacity = _sum(alpha / 255 for *_, alpha in pixels)
     transparent = opacity < width * height
     channels = _channels(pixels, _average(pixels, opacity))
+    # With alpha, luma has fewer terms: the bytes are needed for the alpha channel.
     limit = 5 if transparent else 7
     across = max(1, _round(limit * width / max(width, height)))
     down = max(1, _round(limit * height / max(width, height)))
@@ -31,6 +32,7 @@ def encode(width: int, height: int, rgba: bytes) -> bytes:
     alpha = [_Terms(channels[3], width, across=5, down=5)] if transparent else []
     head = _head(luma, yellow, red, transparent=transparent)
     short = down if width > height else across
+    # The header has the number of terms along the shorter side; the decoder derives the other.
     shape = short | _round(63 * yellow.scale) << 3 | _round(63 * red.scale) << 9
     shape |= (width > height) << 15
     extra = [_round(15 * one.dc) | _round(15 * one.scale) << 4 for one in alpha]
