@@ -160,14 +160,10 @@ def _make_folder(folder: Path) -> None:
 
 def _sqlite_engine(url: URL, settings: DatabaseSettings, synchronous: str) -> AsyncEngine:
     _make_folder(Path(str(url.database)).parent)
-    options = {"connect_args": {"timeout": _busy_timeout_s(settings)}}
+    options = {"connect_args": {"timeout": settings.query_timeout_s * _BUSY_PART}}
     engine = create_async_engine(url, **_pool_options(settings), **options)
     event.listen(engine.sync_engine, "connect", partial(_configure_sqlite, synchronous=synchronous))
     return engine
-
-
-def _busy_timeout_s(settings: DatabaseSettings) -> float:
-    return settings.query_timeout_s * _BUSY_PART
 
 
 def _configure_sqlite(connection: Any, _record: object, *, synchronous: str = "NORMAL") -> None:
@@ -272,7 +268,10 @@ class ThreadReader:
 
     def __init__(self, url: URL, settings: DatabaseSettings) -> None:
         """Create the pool; the first query connects."""
-        connect_args = {"timeout": _busy_timeout_s(settings), "check_same_thread": False}
+        connect_args = {
+            "timeout": settings.query_timeout_s * _BUSY_PART,
+            "check_same_thread": False,
+        }
         self._engine = create_engine(
             url.set(drivername="sqlite+pysqlite"),
             poolclass=QueuePool,

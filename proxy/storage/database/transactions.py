@@ -125,12 +125,6 @@ class SqlDatabase:
         Raises:
             DatabaseUnavailable: as `transaction` does, or each attempt collided.
         """
-
-        async def once() -> T:
-            begun = transaction(self.engine, self.settings, lock=self._lock, dry_run=dry_run)
-            async with begun as connection:
-                return await work(connection)
-
         async for attempt in stamina.retry_context(
             on=_collided,
             attempts=_ATTEMPTS,
@@ -139,8 +133,10 @@ class SqlDatabase:
             wait_max=_MAX_WAIT_S,
             wait_jitter=_FIRST_WAIT_S,
         ):
+            begun = transaction(self.engine, self.settings, lock=self._lock, dry_run=dry_run)
             with attempt:
-                return await once()
+                async with begun as connection:
+                    return await work(connection)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 

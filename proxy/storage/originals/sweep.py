@@ -82,13 +82,11 @@ def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) 
 
 
 def _delete_if_stale(name: str, directory: int, now: float) -> bool:
-    try:
+    # An error means that another process was faster, or that the storage is read-only.
+    with suppress(OSError):
         if is_stale(os.stat(name, dir_fd=directory, follow_symlinks=False), now):
             os.unlink(name, dir_fd=directory)
             return True
-    except OSError:
-        # Another process was faster, or the storage is read-only.
-        pass
     return False
 
 

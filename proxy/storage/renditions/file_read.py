@@ -92,7 +92,12 @@ class RenditionReader:
             return delete_entry(path)
 
     def _open(self, path: str, digest: bytes) -> bytes | OpenFile:
-        descriptor = _open_file(path)
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise _InvalidFile from error
+            raise
         found: bytes | OpenFile | None = None
         try:
             found = self._verify(descriptor, digest)
@@ -138,15 +143,6 @@ class RenditionReader:
             raise _InvalidFile
         with self._lock:
             self._verified[identity] = None
-
-
-def _open_file(path: str) -> int:
-    try:
-        return os.open(path, _FLAGS)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            raise _InvalidFile from error
-        raise
 
 
 def last_use(status: os.stat_result) -> float:
