@@ -9,7 +9,6 @@ from pathlib import Path
 
 from alembic import command, op
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Table, inspect
 
 _HERE = Path(__file__).parent
@@ -24,15 +23,9 @@ END
 
 def run(connection: Connection, *, scripts: str, version_table: str, own: bool) -> None:
     """Upgrade a schema to its newest version in the connection's transaction."""
-    config = _config(scripts)
+    config = script_config(scripts)
     config.attributes.update(connection=connection, version_table=version_table, own=own)
     command.upgrade(config, "head")
-
-
-def revisions(scripts: str) -> list[str]:
-    """Return all versions of a schema, oldest first."""
-    directory = ScriptDirectory.from_config(_config(scripts))
-    return [script.revision for script in directory.walk_revisions()][::-1]
 
 
 def create_missing(*tables: Table) -> None:
@@ -55,7 +48,8 @@ def create_missing(*tables: Table) -> None:
             index.create(bind, checkfirst=True)
 
 
-def _config(scripts: str) -> Config:
+def script_config(scripts: str) -> Config:
+    """Return the configuration of one series of migrations."""
     config = Config()
     # ConfigParser interpolates %, so a % in the path must be doubled.
     location = str(_HERE / "migrations").replace("%", "%%")

@@ -13,7 +13,7 @@ from proxy.domain.ingest_item import Lease, StepState
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.pending_image import Step
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import BY_ID, SAVE_FACTS, fact_values, media_of
+from proxy.storage.database.media_repository import BY_ID, media_of, save_bound_facts
 from proxy.storage.database.tables import (
     media_ai_analysis,
     media_analysis_details,
@@ -75,7 +75,7 @@ class IngestProgress:
                 "status": MediaStatus.PROCESSING,
             }
             await connection.execute(_medium(lease, values))
-            await _save_facts(connection, lease.media_id, original.facts)
+            await save_bound_facts(connection, lease.media_id, original.facts)
             await connection.execute(_completed(lease, Step.RETRIEVE_FILE))
 
         await self._writer.fenced(lease, work)
@@ -134,13 +134,6 @@ def _truncated(columns: Mapping[str, Any]) -> dict[str, Any]:
     return dict(columns) | short
 
 
-async def _save_facts(connection: AsyncConnection, media_id: int, facts: MediaFacts) -> None:
-    # Facts store the version of their row. It is read in the same transaction, after the update.
-    row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
-    bound = replace(facts, row_version=media_of(row).row_version)
-    await connection.execute(SAVE_FACTS, fact_values(media_id, bound))
-
-
 async def _rebind_facts(
     connection: AsyncConnection, media_id: int, focus: Focus | None = None
 ) -> None:
@@ -150,4 +143,4 @@ async def _rebind_facts(
     # A row whose source path has changed has another file; its facts must expire.
     if media.facts is not None and media.facts.source_path == media.source_path:
         facts = media.facts if focus is None else replace(media.facts, focus=focus)
-        await _save_facts(connection, media_id, facts)
+        await save_bound_facts(connection, media_id, facts)

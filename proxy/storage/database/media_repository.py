@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -160,13 +160,11 @@ class SqlMediaRepository(SqlDatabase):
 
     async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         """Insert a row and its facts in one transaction; return the new id."""
-        async with self._transaction() as connection:
-            result = await connection.execute(sa.insert(media_files), asdict(new))
-            media_id: int = result.lastrowid
-            # The facts store the version of the row, which only the database can generate.
-            row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
-            bound = replace(facts, row_version=media_of(row).row_version)
-            await connection.execute(SAVE_FACTS, fact_values(media_id, bound))
+        with self._counted():
+            async with transaction(self.engine, self.settings) as connection:
+                result = await connection.execute(sa.insert(media_files), asdict(new))
+                media_id: int = result.lastrowid
+                await save_bound_facts(connection, media_id, facts)
         return media_id
 
     async def ping(self) -> None:
@@ -205,14 +203,9 @@ class SqlMediaRepository(SqlDatabase):
         return {"queries": self._queries, "errors": self._errors, "seconds": self._seconds}
 
     async def _execute(self, statement: sa.Executable, values: Mapping[str, Any]) -> None:
-        async with self._transaction() as connection:
-            await connection.execute(statement, values)
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         with self._counted():
             async with transaction(self.engine, self.settings) as connection:
-                yield connection
+                await connection.execute(statement, values)
 
     async def _read(self, query: sa.Executable, **values: Any) -> Sequence[sa.Row[Any]]:
         with self._counted(), translated(self.settings):
@@ -230,6 +223,14 @@ class SqlMediaRepository(SqlDatabase):
             raise
         finally:
             self._seconds += time.monotonic() - started
+
+
+async def save_bound_facts(connection: AsyncConnection, media_id: int, facts: MediaFacts) -> None:
+    """Store facts with the version that their row has now, in the transaction that changed it."""
+    # Only the database knows the new version, so the row is read again.
+    row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
+    bound = replace(facts, row_version=media_of(row).row_version)
+    await connection.execute(SAVE_FACTS, fact_values(media_id, bound))
 
 
 def fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:

@@ -57,14 +57,12 @@ class StoreCounters:
         return counts | {f"failures_{kind}": count for kind, count in failures.items()}
 
 
+@dataclass(slots=True, eq=False)
 class WriteTicket:
     """A running write; ``void`` once its variant is purged."""
 
-    __slots__ = ("digest", "void")
-
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
-        self.void = False
+    digest: str
+    void: bool = False
 
 
 class WriteRegistry:

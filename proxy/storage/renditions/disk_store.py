@@ -112,9 +112,8 @@ class DiskStore:
 
     async def __aexit__(self, *_error: object) -> None:
         """End the background tasks. Open renditions can only be closed from now on."""
-        tasks, self._tasks = self._tasks, []
         # The tasks use the thread pools, so they end first.
-        await cancel(*tasks)
+        await cancel(*self._tasks)
         await self._maintenance.aclose()
         await self._purge_threads.aclose()
         await self._threads.aclose()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.pending_image import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
 
 FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
-SUFFIXES: Mapping[str, str] = {
-    kind: "jpg" if kind == "jpeg" else kind for kind in SOURCE_MEDIA_TYPES
-}
+SUFFIXES = dict(zip(SOURCE_MEDIA_TYPES, SOURCE_MEDIA_TYPES, strict=True)) | {"jpeg": "jpg"}
 """Suffixes by the type that `proxy.domain.formats.sniff` returns."""
 
 # No leading dot: hidden names belong to unfinished files and to other programs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from proxy.settings import DatabaseSettings
@@ -15,7 +16,9 @@ from proxy.storage.database.schema import MAIN_REVISIONS, REVISIONS, main_schema
 
 @pytest.mark.parametrize(("listed", "scripts"), [(REVISIONS, "media"), (MAIN_REVISIONS, "main")])
 def test_the_versions_are_those_of_the_migrations(listed: tuple[str, ...], scripts: str) -> None:
-    assert list(listed) == alembic_runner.revisions(scripts)
+    directory = ScriptDirectory.from_config(alembic_runner.script_config(scripts))
+    found = [script.revision for script in directory.walk_revisions()]
+    assert list(listed) == found[::-1]
 
 
 async def run_migrations(url: str, settings: DatabaseSettings, *, own: bool = True) -> list[str]:

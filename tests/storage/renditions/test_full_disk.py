@@ -126,7 +126,7 @@ async def test_a_store_without_descriptors_misses_and_heals(
 async def test_a_hanging_disk_costs_one_deadline_and_is_then_left_alone(
     root: Path, monotonic: Clock
 ) -> None:
-    store = DiskStore(root, settings(), monotonic=monotonic, timeout_s=0.05)
+    store = DiskStore(root, settings(), monotonic=monotonic, timeout_s=0.3)
     async with store:
         await put(store, variant(), body())
         answer = Event()
