@@ -22,15 +22,17 @@ from tests.support.server import make_settings
 
 
 @pytest.mark.parametrize(
-    ("libvips", "codecs", "told"),
+    ("libvips", "codecs", "reason"),
     [
         ("8.18.6", {"pyvips": "3.2.0"}, "libvips: 8.18.6 is below 8.18.7"),
         ("8.18.7-rc1", {"pyvips": "3.2.0"}, "libvips: 8.18.7-rc1 is below"),
         ("8.19.0", {"pyvips": "3.1.1"}, "pyvips: 3.1.1 is below 3.2"),
     ],
 )
-def test_a_worker_below_a_floor_is_refused(libvips: str, codecs: dict[str, str], told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+def test_a_worker_below_a_floor_is_refused(
+    libvips: str, codecs: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
         check_worker(WorkerInfo(libvips, ("jpeg",), codecs))
 
 

@@ -1,4 +1,4 @@
-"""The growing stream: many readers, each from the beginning, whatever the others do."""
+"""A growing byte stream and its concurrent readers."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ async def read(stream: ByteStream) -> list[bytes]:
     return [chunk async for chunk in stream.chunks()]
 
 
-async def test_every_reader_gets_all_bytes_whenever_it_comes() -> None:
+async def test_every_reader_gets_all_bytes_whenever_it_starts() -> None:
     stream = ByteStream()
     early = asyncio.create_task(read(stream))
     await asyncio.sleep(0)
@@ -23,7 +23,7 @@ async def test_every_reader_gets_all_bytes_whenever_it_comes() -> None:
     assert await early == await late == await read(stream) == [b"one", b"two"]
 
 
-async def test_a_reader_that_leaves_takes_nothing_from_the_others() -> None:
+async def test_a_cancelled_reader_does_not_affect_the_others() -> None:
     stream = ByteStream()
     leaving, staying = (asyncio.create_task(stream.whole()) for _ in range(2))
     await asyncio.sleep(0)
@@ -43,14 +43,14 @@ async def test_started_returns_at_the_first_byte() -> None:
     assert not stream.complete
 
 
-async def test_a_failure_before_the_first_byte_is_raised_at_once() -> None:
+async def test_an_error_before_the_first_byte_is_raised_at_once() -> None:
     stream = ByteStream()
     stream.fail(LookupError("gone"))
     with pytest.raises(LookupError, match="gone"):
         await stream.started()
 
 
-async def test_a_failure_after_bytes_is_raised_behind_them() -> None:
+async def test_an_error_after_some_bytes_is_raised_after_them() -> None:
     stream = ByteStream()
     stream.feed(b"half")
     stream.fail(LookupError("gone"))
@@ -63,7 +63,7 @@ async def test_a_failure_after_bytes_is_raised_behind_them() -> None:
         await stream.whole()
 
 
-async def test_length_counts_what_has_come() -> None:
+async def test_the_length_counts_the_bytes_so_far() -> None:
     stream = ByteStream()
     stream.feed(b"123")
     assert (stream.length, stream.complete) == (3, False)

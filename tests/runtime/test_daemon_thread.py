@@ -1,4 +1,4 @@
-"""Blocking work aside: it holds up who waits for it, and nothing else, not even a process's end."""
+"""One piece of blocking work in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pytest
 from proxy.runtime.daemon_thread import in_daemon_thread
 
 
-async def test_it_gives_what_the_work_gives() -> None:
+async def test_the_result_of_the_work_is_returned() -> None:
     assert await in_daemon_thread(lambda: 6 * 7) == 42
 
 
-async def test_it_raises_what_the_work_raises() -> None:
+async def test_the_error_of_the_work_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         await in_daemon_thread(lambda: 1 // 0)
 
 
-async def test_who_is_cancelled_waits_for_the_call_and_puts_away_what_it_gave(
+async def test_a_cancellation_waits_for_the_work_and_releases_its_result(
     tmp_path: Path,
 ) -> None:
-    """To open a FIFO hangs until somebody opens its other end."""
+    # open(2) of a FIFO blocks until the other end is opened.
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     waiting = asyncio.create_task(in_daemon_thread(fifo.open, release=lambda late: late.close()))
@@ -42,7 +42,7 @@ async def test_who_is_cancelled_waits_for_the_call_and_puts_away_what_it_gave(
     os.close(writer)
 
 
-async def test_who_is_cancelled_twice_leaves_the_call_behind(tmp_path: Path) -> None:
+async def test_a_second_cancellation_does_not_wait(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     waiting = asyncio.create_task(in_daemon_thread(fifo.read_bytes))
@@ -54,8 +54,8 @@ async def test_who_is_cancelled_twice_leaves_the_call_behind(tmp_path: Path) -> 
     os.close(await in_daemon_thread(lambda: os.open(fifo, os.O_WRONLY)))
 
 
-async def test_as_many_go_on_as_are_begun() -> None:
-    """More than the threads that all of a process share."""
+async def test_the_number_of_threads_is_not_limited() -> None:
+    # More than the default executor of asyncio has threads.
     gate = threading.Event()
     waiting = [asyncio.create_task(in_daemon_thread(gate.wait)) for _ in range(40)]
     assert await in_daemon_thread(lambda: "past them") == "past them"
@@ -70,8 +70,8 @@ HANGS = (
 
 
 @pytest.mark.parametrize("hang", HANGS)
-def test_a_process_ends_with_a_call_that_hangs(hang: str, tmp_path: Path) -> None:
-    """Cancelled at its deadline, and once more as the process ends."""
+def test_a_process_ends_while_work_hangs(hang: str, tmp_path: Path) -> None:
+    # The task is cancelled by its deadline, and again as the event loop ends.
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     script = (

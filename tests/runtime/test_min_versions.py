@@ -36,15 +36,15 @@ from proxy.runtime.min_versions import FLOORS, at_least, floor_faults
         ("latest-9", "3.14.4", False),
     ],
 )
-def test_versions_compare_by_their_numbers(version: str, floor: str, *, enough: bool) -> None:
+def test_versions_are_compared_by_pep_440(version: str, floor: str, *, enough: bool) -> None:
     assert at_least(version, floor) == enough
 
 
-def test_the_floors_are_those_below_which_nobody_should_serve() -> None:
+def test_the_minimum_versions_have_no_known_vulnerability() -> None:
     assert (FLOORS["aiohttp"], FLOORS["libvips"]) == ("3.14.4", "8.18.7")
 
 
-def test_what_is_below_its_floor_is_named_with_what_was_found_and_what_to_do() -> None:
+def test_a_version_below_its_minimum_is_a_sentence_with_advice() -> None:
     found = {"aiohttp": "3.14.3", "libvips": "8.18.7", "aom": "0.1", "aiomysql": ""}
     advice = "the oldest version that is safe; install what requirements.lock names"
     assert floor_faults(found) == [

@@ -1,4 +1,4 @@
-"""Single flight: equal work is done once, and belongs to nobody who may leave."""
+"""Request coalescing by key."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -23,7 +23,7 @@ class Work:
         self.ended += 1
 
 
-async def test_equal_keys_under_way_share_one_piece_of_work() -> None:
+async def test_concurrent_calls_with_one_key_share_the_work() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
     answers = [flight.join("key", work.launch) for _ in range(500)]
@@ -34,14 +34,14 @@ async def test_equal_keys_under_way_share_one_piece_of_work() -> None:
     assert flight.statistics() == {"under_way": 0, "led": 1, "joined": 499}
 
 
-async def test_other_keys_have_work_of_their_own() -> None:
+async def test_other_keys_start_work_of_their_own() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
     assert flight.join("a", work.launch) != flight.join("b", work.launch)
     await flight.aclose()
 
 
-async def test_after_the_end_the_key_is_free_again() -> None:
+async def test_a_call_after_the_end_starts_new_work() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
     work.go.set()
@@ -51,7 +51,7 @@ async def test_after_the_end_the_key_is_free_again() -> None:
     await flight.drain()
 
 
-async def test_work_that_raises_frees_its_key() -> None:
+async def test_work_that_raises_releases_its_key() -> None:
     flight: SingleFlight[None] = SingleFlight()
 
     async def fail() -> None:
@@ -62,7 +62,7 @@ async def test_work_that_raises_frees_its_key() -> None:
     assert flight.statistics()["under_way"] == 0
 
 
-async def test_closing_cancels_what_is_under_way() -> None:
+async def test_closing_cancels_running_work() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
     flight.join("key", work.launch)
@@ -71,7 +71,7 @@ async def test_closing_cancels_what_is_under_way() -> None:
     assert (work.ended, flight.statistics()["under_way"]) == (0, 0)
 
 
-async def test_work_that_is_released_is_joined_by_nobody_and_goes_on() -> None:
+async def test_released_work_goes_on_and_is_not_joined() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
     failed, _ = flight.join("key", work.launch)
@@ -84,7 +84,7 @@ async def test_work_that_is_released_is_joined_by_nobody_and_goes_on() -> None:
     assert work.ended == 2
 
 
-async def test_a_result_is_worked_out_once_for_all_who_ask_meanwhile() -> None:
+async def test_a_result_is_computed_once_for_concurrent_calls() -> None:
     shared: SharedResults[int] = SharedResults()
     times = 0
 
@@ -100,7 +100,7 @@ async def test_a_result_is_worked_out_once_for_all_who_ask_meanwhile() -> None:
     await shared.aclose()
 
 
-async def test_a_named_failure_reaches_all_and_is_not_remembered() -> None:
+async def test_an_error_reaches_all_callers_and_is_not_remembered() -> None:
     shared: SharedResults[int] = SharedResults()
 
     async def fail() -> int:
@@ -111,7 +111,7 @@ async def test_a_named_failure_reaches_all_and_is_not_remembered() -> None:
         return 1
 
     asking = (shared.result("a", fail) for _ in range(3))
-    told = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(one) for one in told] == [QueueFull] * 3
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(one) for one in results] == [QueueFull] * 3
     assert await shared.result("a", succeed) == 1
     await shared.aclose()

@@ -1,4 +1,4 @@
-"""What a service manager hears, on real sockets and from a real server."""
+"""Notifications to systemd, on real sockets and from a real server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WATCHDOG_S = 0.4
 
 
 class Listener:
-    """A service manager's end of the socket."""
+    """The service manager's end of the socket."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -31,20 +31,20 @@ class Listener:
         self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
         self._socket.settimeout(0)
 
-    async def hear(self, within_s: float = 30.0) -> str:
-        """The next that is told."""
+    async def receive(self, within_s: float = 30.0) -> str:
+        """Return the next message."""
         async with asyncio.timeout(within_s):
-            told = await asyncio.get_running_loop().sock_recv(self._socket, 4096)
-        return told.decode()
+            messages = await asyncio.get_running_loop().sock_recv(self._socket, 4096)
+        return messages.decode()
 
-    def heard(self) -> list[str]:
-        """All that was told and not heard yet."""
-        told = []
+    def received(self) -> list[str]:
+        """Return all messages that were not received yet."""
+        messages = []
         while True:
             try:
-                told.append(self._socket.recv(4096).decode())
+                messages.append(self._socket.recv(4096).decode())
             except BlockingIOError:
-                return told
+                return messages
 
     def close(self) -> None:
         self._socket.close()
@@ -52,43 +52,43 @@ class Listener:
 
 @pytest.fixture(params=["path", "abstract"])
 def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
-    """One that listens under a path of the file system, and one under an abstract name."""
+    """Return a listener on a path, and one on an abstract name."""
     abstract = f"@smartserve-test-{os.getpid()}"
     one = Listener(str(tmp_path / "notify") if request.param == "path" else abstract)
     yield one
     one.close()
 
 
-async def test_it_is_told_of_the_start_and_of_the_end(listener: Listener) -> None:
+async def test_the_start_and_the_end_are_notified(listener: Listener) -> None:
     async with service_notifications(ServiceManager(listener.address), alive=lambda: True):
-        assert listener.heard() == ["READY=1"]
-    assert listener.heard() == ["STOPPING=1"]
+        assert listener.received() == ["READY=1"]
+    assert listener.received() == ["STOPPING=1"]
 
 
-async def test_its_watchdog_is_fed_twice_in_each_interval(listener: Listener) -> None:
+async def test_the_watchdog_gets_two_messages_per_interval(listener: Listener) -> None:
     loop = asyncio.get_running_loop()
     async with service_notifications(ServiceManager(listener.address, 0.1), alive=lambda: True):
         began = loop.time()
-        told = [await listener.hear() for _ in range(5)]
-        assert told == ["READY=1", *["WATCHDOG=1"] * 4]
+        messages = [await listener.receive() for _ in range(5)]
+        assert messages == ["READY=1", *["WATCHDOG=1"] * 4]
         assert loop.time() - began >= 0.15
 
 
-async def test_without_workers_its_watchdog_goes_hungry(listener: Listener) -> None:
-    asked = asyncio.Event()
+async def test_without_workers_the_watchdog_gets_no_message(listener: Listener) -> None:
+    checked = asyncio.Event()
 
     def alive() -> bool:
-        asked.set()
+        checked.set()
         return False
 
     with capture_logs() as logs:
         async with service_notifications(ServiceManager(listener.address, 0.02), alive=alive):
-            await asked.wait()
-        assert listener.heard() == ["READY=1", "STOPPING=1"]
+            await checked.wait()
+        assert listener.received() == ["READY=1", "STOPPING=1"]
     assert logs[0]["event"] == "watchdog_not_fed"
 
 
-async def test_a_manager_that_does_not_hear_stops_nobody(tmp_path: Path) -> None:
+async def test_a_manager_that_does_not_listen_is_logged(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with service_notifications(
             ServiceManager(str(tmp_path / "gone"), 1.0), alive=lambda: True
@@ -97,7 +97,7 @@ async def test_a_manager_that_does_not_hear_stops_nobody(tmp_path: Path) -> None
     assert {line["event"] for line in logs} == {"systemd_notify_failed"}
 
 
-async def test_a_manager_whose_queue_is_full_is_not_waited_for(listener: Listener) -> None:
+async def test_a_full_queue_of_the_manager_does_not_block(listener: Listener) -> None:
     manager = ServiceManager(listener.address)
     with capture_logs() as logs:
         while not logs:
@@ -105,7 +105,7 @@ async def test_a_manager_whose_queue_is_full_is_not_waited_for(listener: Listene
     assert logs[0]["event"] == "systemd_notify_failed"
 
 
-def test_where_nothing_listens_nothing_is_told() -> None:
+def test_outside_systemd_nothing_is_sent() -> None:
     assert ServiceManager.of({}) == ServiceManager()
     ServiceManager().notify("READY=1")
 
@@ -121,31 +121,33 @@ def test_where_nothing_listens_nothing_is_told() -> None:
         ({}, 0.0),
     ],
 )
-def test_the_interval_is_that_of_this_process(variables: dict[str, str], watchdog_s: float) -> None:
+def test_an_interval_meant_for_another_process_is_ignored(
+    variables: dict[str, str], watchdog_s: float
+) -> None:
     manager = ServiceManager.of({"NOTIFY_SOCKET": "/run/notify", **variables}, pid=7)
     assert manager == ServiceManager("/run/notify", watchdog_s)
 
 
-async def test_a_server_that_hangs_is_not_heard_of_and_one_that_stops_says_so(
+async def test_a_server_that_hangs_sends_nothing_and_one_that_stops_says_so(
     data_dir: Path, tmp_path: Path
 ) -> None:
     listener = Listener(str(tmp_path / "notify"))
-    told = {"NOTIFY_SOCKET": listener.address, "WATCHDOG_USEC": str(int(_WATCHDOG_S * 1e6))}
-    server = Server(data_dir, {}, extra=told)
+    environment = {"NOTIFY_SOCKET": listener.address, "WATCHDOG_USEC": str(int(_WATCHDOG_S * 1e6))}
+    server = Server(data_dir, {}, extra=environment)
     try:
         await server.start()
-        assert await listener.hear() == "READY=1"
+        assert await listener.receive() == "READY=1"
         await server.until_ready()
-        assert await listener.hear() == "WATCHDOG=1"
+        assert await listener.receive() == "WATCHDOG=1"
         server.signal(signal.SIGSTOP)
-        listener.heard()
+        listener.received()
         with pytest.raises(TimeoutError):
-            await listener.hear(within_s=2 * _WATCHDOG_S)
+            await listener.receive(within_s=2 * _WATCHDOG_S)
         server.signal(signal.SIGCONT)
-        assert await listener.hear() == "WATCHDOG=1"
+        assert await listener.receive() == "WATCHDOG=1"
     finally:
         assert await server.stop() == 0
-    assert listener.heard()[-1] == "STOPPING=1"
+    assert listener.received()[-1] == "STOPPING=1"
     listener.close()
 
 
@@ -159,5 +161,5 @@ async def test_an_unforeseen_error_does_not_end_the_watchdog_messages(listener: 
 
     manager = ServiceManager(listener.address, 1.0)
     async with service_notifications(manager, alive=alive, supervisor=restarts.supervisor):
-        await eventually(lambda: "WATCHDOG=1" in listener.heard())
+        await eventually(lambda: "WATCHDOG=1" in listener.received())
     assert restarts.tasks == [BackgroundTask.WATCHDOG]

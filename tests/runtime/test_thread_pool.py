@@ -1,4 +1,11 @@
+"""Blocking work in daemon threads: time-outs, late results, and the end of the process."""
+
+from __future__ import annotations
+
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 from threading import Event
 
@@ -9,7 +16,7 @@ from tests.support.waiting import eventually
 
 
 class Slow:
-    """Work that ends when it is told to."""
+    """Work that ends when the test allows it."""
 
     def __init__(self) -> None:
         self.begun = Event()
@@ -34,64 +41,122 @@ async def threads(slow: Slow) -> AsyncIterator[ThreadPool]:
     await pool.aclose()
 
 
-async def test_a_result_that_comes_after_the_deadline_is_released(
+async def test_the_result_of_the_work_is_returned(threads: ThreadPool) -> None:
+    assert await threads.run(lambda: 6 * 7) == 42
+
+
+async def test_the_error_of_the_work_is_raised(threads: ThreadPool) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await threads.run(lambda: 1 // 0)
+    assert await threads.run(lambda: "still works") == "still works"
+
+
+async def test_no_more_threads_run_than_allowed() -> None:
+    threads, both, release = ThreadPool("test", count=2, timeout_s=5), Event(), Event()
+    running: set[int] = set()
+
+    def work() -> None:
+        running.add(threading.get_ident())
+        if len(running) == 2:
+            both.set()
+        release.wait()
+
+    calls = [asyncio.create_task(threads.run(work)) for _ in range(5)]
+    await eventually(both.is_set)
+    release.set()
+    await asyncio.gather(*calls)
+    assert len(running) == 2
+    await threads.aclose()
+
+
+async def test_an_idle_thread_is_used_again() -> None:
+    threads = ThreadPool("test", count=4, timeout_s=5)
+    used = {await threads.run(threading.get_ident) for _ in range(5)}
+    await threads.aclose()
+    # A thread announces that it is idle just after its result, so a second one may be started.
+    assert len(used) <= 2
+
+
+async def test_a_result_that_arrives_after_the_time_out_is_released(
     threads: ThreadPool, slow: Slow
 ) -> None:
     results: list[str] = []
-
     with pytest.raises(TimeoutError):
         await threads.run(slow, release=results.append)
     assert results == []
-
     slow.may_end.set()
     await eventually(lambda: results == ["result"])
 
 
-async def test_a_result_that_comes_after_a_cancellation_is_released(
+async def test_a_result_that_arrives_after_a_cancellation_is_released(
     threads: ThreadPool, slow: Slow
 ) -> None:
     results: list[str] = []
     task = asyncio.create_task(threads.run(slow, release=results.append))
     await eventually(slow.begun.is_set)
-
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
     slow.may_end.set()
     await eventually(lambda: results == ["result"])
 
 
-async def test_work_that_had_not_begun_is_dropped_at_the_deadline(
-    threads: ThreadPool, slow: Slow
-) -> None:
+async def test_queued_work_is_dropped_at_the_time_out(threads: ThreadPool, slow: Slow) -> None:
     done: list[str] = []
     blocking = threads.submit(slow)
-
     with pytest.raises(TimeoutError):
         await threads.run(lambda: done.append("run"))
-
     slow.may_end.set()
     await asyncio.wrap_future(blocking)
     await threads.run(lambda: None)
     assert done == []
 
 
-async def test_work_to_be_finished_is_done_even_after_the_deadline(
+async def test_work_to_be_finished_is_done_even_after_the_time_out(
     threads: ThreadPool, slow: Slow
 ) -> None:
     done: list[str] = []
     threads.submit(slow)
-
     with pytest.raises(TimeoutError):
         await threads.finish(lambda: done.append("finished"))
-
     slow.may_end.set()
     await eventually(lambda: done == ["finished"])
 
 
-async def test_after_the_end_there_is_no_more_work(threads: ThreadPool) -> None:
+async def test_a_closed_pool_accepts_no_work(threads: ThreadPool) -> None:
     await threads.aclose()
-
     with pytest.raises(OSError, match="have ended"):
         await threads.run(lambda: None)
+
+
+async def test_closing_waits_for_queued_work(slow: Slow) -> None:
+    threads, done = ThreadPool("test", count=1, timeout_s=None), list[str]()
+    threads.submit(slow)
+    threads.submit(lambda: done.append("queued"))
+    asyncio.get_running_loop().call_soon(slow.may_end.set)
+    await threads.aclose()
+    assert done == ["queued"]
+
+
+async def test_closing_does_not_wait_for_work_that_hangs(threads: ThreadPool, slow: Slow) -> None:
+    threads.submit(slow)
+    await threads.aclose(wait_s=0)
+    assert not slow.may_end.is_set()
+
+
+def test_a_process_ends_while_work_hangs() -> None:
+    script = (
+        "import asyncio, threading\n"
+        "from proxy.runtime.thread_pool import ThreadPool\n"
+        "async def main():\n"
+        "    threads = ThreadPool('test', count=1, timeout_s=0.05)\n"
+        "    try:\n"
+        "        await threads.run(threading.Event().wait)\n"
+        "    except TimeoutError:\n"
+        "        await threads.aclose(wait_s=0)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Logs: one line a request, in JSON that a machine reads, whatever a stranger sends."""
+"""The access log, and log lines of other libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 class Stream(io.BytesIO):
-    """Counts how often it is written to."""
+    """Counts its writes."""
 
     writes = 0
 
@@ -41,7 +41,7 @@ async def test_lines_are_collected_and_written_together(monkeypatch: pytest.Monk
     assert {line["event"] for line in lines} == {"request"}
 
 
-async def test_a_line_cannot_be_forged_from_outside() -> None:
+async def test_a_client_cannot_forge_a_line() -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(), stream)
     access_log.line(target='/serve/1\n{"event": "forged"}\x1b[31m')
@@ -50,16 +50,16 @@ async def test_a_line_cannot_be_forged_from_outside() -> None:
     assert json.loads(line)["target"].startswith("/serve/1\n")
 
 
-async def test_lines_for_a_person_hold_the_same() -> None:
+async def test_console_lines_have_the_same_fields() -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(format="console"), stream)
     access_log.line(status=404)
     access_log.flush()
     assert b"status=404" in stream.getvalue()
-    assert b"\x1b" not in stream.getvalue(), "no colours where nobody looks"
+    assert b"\x1b" not in stream.getvalue(), "no colours outside a terminal"
 
 
-async def test_a_stream_that_is_gone_takes_its_lines_with_it() -> None:
+async def test_lines_for_a_closed_stream_are_dropped() -> None:
     stream = Stream()
     access_log = AccessLog(LogSettings(), stream)
     stream.close()
@@ -67,7 +67,7 @@ async def test_a_stream_that_is_gone_takes_its_lines_with_it() -> None:
     access_log.flush()
 
 
-def test_a_strangers_malformed_request_fills_no_log() -> None:
+def test_malformed_requests_and_cancellations_are_not_logged() -> None:
     def record(error: BaseException) -> logging.LogRecord:
         info = (type(error), error, None)
         return logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "", None, info)
@@ -78,19 +78,19 @@ def test_a_strangers_malformed_request_fills_no_log() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["json", "console"])
-def test_other_libraries_lines_look_like_ours(fmt: str) -> None:
+def test_lines_of_other_libraries_have_the_same_format(fmt: str) -> None:
     script = (
         "import logging; from proxy.telemetry.logging import configure_logs;"
         " from proxy.settings import *;"
         f"configure_logs(LogSettings(format={fmt!r}));"
         "logging.getLogger('asyncio').warning('slow %s', 1)"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stderr
     if fmt == "json":
-        line = json.loads(told)
+        line = json.loads(output)
         assert (line["event"], line["level"], line["logger"]) == ("slow 1", "warning", "asyncio")
     else:
-        assert "slow 1" in told
-        assert "\x1b" not in told
+        assert "slow 1" in output
+        assert "\x1b" not in output

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import structlog
 from cachetools import LRUCache, TTLCache
 
-from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable, SmartserveError
 from proxy.domain.media import Media, MediaFacts
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import DatabaseSettings
@@ -20,6 +21,8 @@ from proxy.storage.database import MediaRepository
 
 _COUNTS = ("hits", "misses", "negative_hits", "stale_answers", "refused_saves")
 _T = TypeVar("_T")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,5 +241,6 @@ class CachedMediaRepository:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         # The error is retrieved here, because every caller may have been cancelled.
-        if not task.cancelled():
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, SmartserveError):
+            log.error("row_query_failed", exc_info=error)

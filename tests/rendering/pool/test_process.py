@@ -23,7 +23,8 @@ from proxy.rendering.pool.process import (
     WorkerUnfit,
     _log_stderr,
 )
-from proxy.runtime.supervised_task import UNCOUNTED
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask
+from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
 INFO = WorkerInfo("8.18.7", ("png",))
@@ -208,3 +209,25 @@ async def test_bytes_that_are_not_text_are_logged() -> None:
     with capture_logs() as entries:
         await _log_stderr(stream, 7)
     assert entries[0]["text"] == "\ufffd\ufffd"
+
+
+async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restarts, runs = Restarts(), iter((1, 2))
+    again = asyncio.Event()
+
+    async def fail_once(stream: asyncio.StreamReader | None, pid: int) -> None:
+        del stream, pid
+        if next(runs) == 1:
+            raise LookupError("unforeseen")
+        again.set()
+
+    monkeypatch.setattr(process_module, "_log_stderr", fail_once)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    worker = WorkerProcess(await sleeper(), ours, INFO, supervisor=restarts.supervisor)
+    await again.wait()
+    worker.kill()
+    await worker.aclose()
+    theirs.close()
+    assert restarts.tasks == [BackgroundTask.WORKER_STDERR]

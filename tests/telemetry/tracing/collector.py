@@ -55,14 +55,14 @@ class Collector:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     status: int = 200
     free: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: int = 0
+    requests: int = 0
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1/traces"
 
     async def take(self, request: web.Request) -> web.Response:
-        self.asked += 1
+        self.requests += 1
         body = await request.read()
         await self.free.wait()
         if self.status == 200:

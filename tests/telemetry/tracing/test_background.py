@@ -1,4 +1,4 @@
-"""Work in the background: traces of their own, linked to what caused them."""
+"""Traces of background work, linked to their causes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_final_is_a_trace_linked_to_the_request_that_got_its_draft(
     await collector.until(lambda: "store write" in collector.parts(finals))
 
 
-async def test_finals_of_a_request_that_is_not_followed_are_not_either(
+async def test_finals_of_a_request_that_is_not_sampled_are_not_sampled(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
     server = await follow(**FINALS, tracing={"ratio": 0})
@@ -84,7 +84,7 @@ async def test_the_steps_of_an_upload_are_traces_in_a_chain(
     assert "analyse" in collector.parts(analysis)
 
 
-async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next(
+async def test_a_failed_attempt_is_an_error_and_the_next_one_links_to_it(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
@@ -103,7 +103,7 @@ async def test_an_attempt_that_fails_says_so_and_is_linked_to_by_the_next(
     assert good.trace_id != failed.trace_id
 
 
-async def test_what_is_logged_in_a_trace_names_it(
+async def test_log_lines_in_a_trace_have_its_id(
     follow: Follow, library: Library, collector: Collector, data_dir: Path
 ) -> None:
     server = await follow()

@@ -1,4 +1,4 @@
-"""A collector that is away, slow or unwilling costs spans, which are counted, and nothing else."""
+"""The exporter: a collector that fails costs spans, which are counted, and nothing else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def spans(exporter: Exporter, count: int) -> None:
         exporter.tracer.start_span("work", attributes={"number": number}).end()
 
 
-async def test_what_waits_is_sent_at_the_stop(collector: Collector) -> None:
+async def test_queued_spans_are_sent_at_the_end(collector: Collector) -> None:
     headers = {"x-key": "secret"}
     async with exporting(endpoint=collector.endpoint, headers=headers, flush_s=10) as exporter:
         spans(exporter, 1000)
@@ -48,18 +48,18 @@ async def test_what_waits_is_sent_at_the_stop(collector: Collector) -> None:
     assert collector.spans[0].resource["service.name"] == "smartserve"
 
 
-async def test_the_queue_is_bounded_and_what_comes_on_top_is_counted(collector: Collector) -> None:
+async def test_spans_beyond_the_queue_are_dropped_and_counted(collector: Collector) -> None:
     collector.free.clear()
     async with exporting(endpoint=collector.endpoint, max_queue=10, flush_s=0.1) as exporter:
         spans(exporter, 10)
-        await eventually(lambda: collector.asked)
+        await eventually(lambda: collector.requests)
         spans(exporter, 25)
         assert exporter.statistics()["queue_full"] == 15
         collector.free.set()
         await eventually(lambda: exporter.statistics()["sent"] == 20)
 
 
-async def test_a_refusal_is_counted_and_told_once_without_a_traceback(
+async def test_a_rejected_batch_is_counted_and_logged_once_without_a_traceback(
     collector: Collector,
 ) -> None:
     collector.status = 400
@@ -68,7 +68,7 @@ async def test_a_refusal_is_counted_and_told_once_without_a_traceback(
             for batch in range(1, 4):
                 spans(exporter, 10)
                 await eventually(lambda: exporter.statistics()["failed"] == 10 * batch)  # noqa: B023
-    assert collector.asked >= 3
+    assert collector.requests >= 3
     assert exporter.statistics()["sent"] == 0
     (line,) = lines
     assert (line["event"], line["log_level"]) == ("tracing_trouble", "warning")
@@ -77,7 +77,9 @@ async def test_a_refusal_is_counted_and_told_once_without_a_traceback(
 
 
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "is away"])
-async def test_stopping_takes_no_longer_than_allowed(*, collector: Collector, hangs: bool) -> None:
+async def test_the_end_does_not_wait_for_a_collector_that_does_not_answer(
+    *, collector: Collector, hangs: bool
+) -> None:
     collector.free.clear()
     endpoint = collector.endpoint if hangs else f"http://127.0.0.1:{free_port()}/v1/traces"
     with capture_logs() as lines:
@@ -87,7 +89,7 @@ async def test_stopping_takes_no_longer_than_allowed(*, collector: Collector, ha
     assert line["left"] > 0
 
 
-async def test_a_variable_that_cannot_be_is_a_fault_of_the_settings(
+async def test_an_invalid_variable_is_a_configuration_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "0")
@@ -95,18 +97,18 @@ async def test_a_variable_that_cannot_be_is_a_fault_of_the_settings(
         Exporter(TracingSettings(enabled=True))
 
 
-async def test_headers_that_cannot_be_read_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_malformed_headers_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization hunter2")
     with capture_logs() as lines:
         async with exporting():
             pass
     # An exporter of another test may still be ending.
-    told = [line["detail"] for line in lines if line["event"] == "tracing_trouble"]
-    assert len([detail for detail in told if "Header" in detail]) == 1
+    details = [line["detail"] for line in lines if line["event"] == "tracing_trouble"]
+    assert len([detail for detail in details if "Header" in detail]) == 1
     assert "hunter2" not in str(lines)
 
 
-async def test_a_key_in_an_address_is_not_told() -> None:
+async def test_a_key_in_the_endpoint_is_not_logged() -> None:
     endpoint = f"http://127.0.0.1:{free_port()}/v1/traces?api-key=hunter2"
     with capture_logs() as lines:
         async with exporting(endpoint=endpoint) as exporter:
@@ -115,7 +117,9 @@ async def test_a_key_in_an_address_is_not_told() -> None:
     assert any("/v1/traces?..." in line.get("detail", "") for line in lines)
 
 
-async def test_a_collector_that_is_away_delays_no_answer(follow: Follow, library: Library) -> None:
+async def test_a_collector_that_is_away_costs_spans_and_no_response(
+    follow: Follow, library: Library
+) -> None:
     away = f"http://127.0.0.1:{free_port()}/v1/traces"
     server = await follow(tracing={"endpoint": away, "max_queue": 5, "flush_s": 0.1})
     path = f"/serve/{library.ids['logo']}"
@@ -137,7 +141,7 @@ async def test_a_collector_that_is_away_delays_no_answer(follow: Follow, library
         ({"service_name": "ours"}, {"OTEL_SERVICE_NAME": "images"}, "ours"),
     ],
 )
-async def test_who_tells_is_named_by_the_settings_then_by_the_environment(
+async def test_the_service_is_named_by_the_settings_or_else_by_the_environment(
     collector: Collector,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, str],
@@ -154,7 +158,7 @@ async def test_who_tells_is_named_by_the_settings_then_by_the_environment(
 
 
 @pytest.mark.parametrize("set_here", [True, False], ids=["settings", "environment"])
-async def test_the_settings_win_over_the_environment_where_they_say_something(
+async def test_settings_override_the_environment(
     *, collector: Collector, monkeypatch: pytest.MonkeyPatch, set_here: bool
 ) -> None:
     there = f"http://127.0.0.1:{free_port()}" if set_here else collector.endpoint
@@ -169,13 +173,13 @@ async def test_the_settings_win_over_the_environment_where_they_say_something(
     assert collector.headers[0]["x-key"] == ("settings" if set_here else "environment")
 
 
-async def test_an_answer_goes_on_while_a_collector_hangs(
+async def test_a_collector_that_hangs_delays_no_response(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
     collector.free.clear()
     server: Serving = await follow(tracing={"flush_s": 0.1})
     assert (await server.client.get(f"/serve/{library.ids['logo']}")).status == 200
-    await eventually(lambda: collector.asked)
+    await eventually(lambda: collector.requests)
     for _ in range(50):
         assert (await server.client.get(f"/serve/{library.ids['logo']}")).status == 200
     assert collector.spans == []

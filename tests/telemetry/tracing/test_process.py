@@ -1,4 +1,4 @@
-"""The server as a process: traces off, on, and on where what they need is not there."""
+"""Tracing in a server process: off, on, and on without the packages it needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def without_the_extra(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-async def test_off_nothing_of_it_is_loaded(
+async def test_opentelemetry_is_not_imported_while_tracing_is_off(
     data_dir: Path, library: Library, without_the_extra: Mapping[str, str]
 ) -> None:
     server = Server(data_dir, {}, extra=without_the_extra)
@@ -53,7 +53,7 @@ async def test_off_nothing_of_it_is_loaded(
     assert "trace_id" not in server.output()
 
 
-async def test_on_without_the_extra_it_does_not_start_and_says_what_to_install(
+async def test_tracing_without_the_extra_refuses_the_start(
     data_dir: Path, without_the_extra: Mapping[str, str]
 ) -> None:
     server = Server(data_dir, {"tracing": {"enabled": True}}, extra=without_the_extra)
@@ -69,7 +69,7 @@ def lines_of(server: Server) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-async def test_at_the_stop_all_is_sent_and_the_log_names_it(
+async def test_at_the_end_all_spans_are_sent(
     data_dir: Path, library: Library, collector: Collector, form: str
 ) -> None:
     tracing = {"enabled": True, "ratio": 1, "endpoint": collector.endpoint, "flush_s": 20}
@@ -90,7 +90,7 @@ async def test_at_the_stop_all_is_sent_and_the_log_names_it(
     roots = [span for span in collector.spans if not span.parent_id]
     assert [root.name for root in roots] == ["GET /serve/{name}"] * 2
     if form == "json":
-        told = [line["trace_id"] for line in lines_of(server) if line["event"] == "request"]
-        assert told == [root.trace_id for root in roots]
+        trace_ids = [line["trace_id"] for line in lines_of(server) if line["event"] == "request"]
+        assert trace_ids == [root.trace_id for root in roots]
     else:
         assert all(f"trace_id={root.trace_id}" in server.output() for root in roots)

@@ -1,4 +1,4 @@
-"""What a collector sees of requests: the tree of a miss, and a line each for all else."""
+"""The spans of requests, as a collector receives them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def server(follow: Follow) -> Serving:
 
 
 async def miss_and_hit(server: Serving, path: str, headers: Mapping[str, str] = {}) -> None:
-    """Ask twice; the second time it is stored."""
+    """Send a request twice; the second one is a hit."""
     for _ in range(2):
         assert (await server.client.get(path, headers=headers)).status == 200
         await server.services.serving.delivery.drain()
@@ -37,7 +37,7 @@ def lengths(spans: list[Seen]) -> int:
     return sum(span.ended_ns - span.began_ns for span in spans)
 
 
-async def test_a_miss_is_a_tree_of_what_it_took(
+async def test_a_miss_is_a_tree_of_spans(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     media_id = library.ids["photo"]
@@ -49,10 +49,10 @@ async def test_a_miss_is_a_tree_of_what_it_took(
     await collector.until(lambda: "store write" in collector.parts(root))
     assert root.name == "GET /serve/{name}"
     assert (root.kind, root.failed, root.parent_id) == (trace_pb2.Span.SPAN_KIND_SERVER, False, "")
-    told = dict(root.attributes)
-    key = told.pop("smartserve.variant.key")
+    attributes = dict(root.attributes)
+    key = attributes.pop("smartserve.variant.key")
     assert key.startswith(f"{media_id}/")
-    assert told == {
+    assert attributes == {
         "http.request.method": "GET",
         "url.scheme": "http",
         "url.path": f"/serve/{media_id}",
@@ -84,7 +84,7 @@ async def test_a_miss_is_a_tree_of_what_it_took(
     assert parts["render"].attributes["smartserve.width"] == 300
 
 
-async def test_a_render_has_the_stages_that_its_worker_tells(
+async def test_a_render_has_the_stages_that_its_worker_reports(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     await server.client.get(f"/serve/{library.ids['photo']}", headers={"Accept": CHROME})
@@ -116,7 +116,7 @@ async def test_a_hit_in_memory_is_one_span(
     assert same.attributes["smartserve.source"] == "not_modified"
 
 
-async def test_a_stranger_who_asks_for_nothing_is_told_of_without_an_error(
+async def test_a_client_error_is_a_span_without_error_status(
     server: Serving, collector: Collector
 ) -> None:
     await server.client.get("/serve/999999999")
@@ -130,9 +130,7 @@ async def test_a_stranger_who_asks_for_nothing_is_told_of_without_an_error(
     assert len(nowhere.attributes["url.path"]) == 256
 
 
-async def test_what_is_malformed_is_told_of_as_far_as_it_was_read(
-    server: Serving, collector: Collector
-) -> None:
+async def test_a_malformed_request_has_a_span(server: Serving, collector: Collector) -> None:
     reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
     writer.write(b"NONSENSE / HTTP/1.1\r\nHost: a b\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
@@ -142,7 +140,7 @@ async def test_what_is_malformed_is_told_of_as_far_as_it_was_read(
     assert root.attributes["http.request.method"] == "_OTHER"
 
 
-async def test_who_is_turned_away_is_an_error_with_its_kind(
+async def test_a_rejected_request_is_an_error_with_its_type(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
     server = await follow()
@@ -154,7 +152,7 @@ async def test_who_is_turned_away_is_an_error_with_its_kind(
     assert root.attributes["error.type"] == "ShuttingDown"
 
 
-async def test_a_client_that_goes_away_leaves_its_trace(
+async def test_a_client_that_disconnects_leaves_its_trace(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     _, writer = await asyncio.open_connection(server.client.host, server.client.port)
@@ -167,7 +165,7 @@ async def test_a_client_that_goes_away_leaves_its_trace(
     await collector.until(lambda: {"render", "store write"} <= set(collector.parts(root)))
 
 
-async def test_who_joins_a_render_waits_for_that_of_another(
+async def test_a_coalesced_request_links_to_the_one_that_renders(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     path = f"/serve/{library.ids['large']}?size=small"
@@ -178,7 +176,7 @@ async def test_who_joins_a_render_waits_for_that_of_another(
     assert collector.parts(other)["coalesced"].links == (leader.span_id,)
 
 
-async def test_the_trace_of_who_asks_goes_on(
+async def test_the_trace_of_the_client_is_continued(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     path = f"/serve/{library.ids['logo']}"
@@ -188,7 +186,7 @@ async def test_the_trace_of_who_asks_goes_on(
         assert (root.trace_id, root.parent_id) == (TRACE, PARENT)
 
 
-async def test_who_asks_decides_whether_he_is_followed(
+async def test_the_client_decides_about_sampling(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
     server = await follow(tracing={"ratio": 0})
@@ -201,7 +199,7 @@ async def test_who_asks_decides_whether_he_is_followed(
     assert server.metric("smartserve_spans_total", outcome="queue_full") == 0
 
 
-async def test_strangers_decide_nothing_where_they_are_not_to(
+async def test_by_default_the_client_does_not_decide_about_sampling(
     follow: Follow, library: Library, collector: Collector
 ) -> None:
     by_default = TracingSettings().honour_parent
@@ -211,19 +209,17 @@ async def test_strangers_decide_nothing_where_they_are_not_to(
     assert server.services.tracing.enabled
     exporter = server.services.tracing.statistics
     assert exporter() == {"sent": 0, "queue_full": 0, "failed": 0}
-    assert collector.asked == 0
+    assert collector.requests == 0
 
 
-async def test_what_machines_ask_all_day_is_not_followed(
-    server: Serving, collector: Collector
-) -> None:
+async def test_probes_and_scrapes_are_not_traced(server: Serving, collector: Collector) -> None:
     for path in ("/healthz", "/readyz", "/metrics", "/metrics?x=1", "/info/1"):
         await server.client.get(path)
     await collector.root("/info/{id}")
     assert len([span for span in collector.spans if not span.parent_id]) == 1
 
 
-async def test_lines_of_the_log_name_the_trace(
+async def test_access_log_lines_have_the_trace_id(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     stream = io.BytesIO()
@@ -237,7 +233,7 @@ async def test_lines_of_the_log_name_the_trace(
     assert "trace_id" not in probe
 
 
-async def test_histograms_carry_the_traces_as_exemplars(
+async def test_histograms_have_traces_as_exemplars(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     await miss_and_hit(server, f"/serve/{library.ids['logo']}?size=grid")
