@@ -23,6 +23,7 @@ from proxy.settings import DatabaseSettings
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
 # uvloop raises a RuntimeError on a write to a connection that was reset.
 _FAULTS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError, RuntimeError)
+_SQLITE = "sqlite+aiosqlite"
 _AUTOCOMMIT = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
 # SQLite must give up on a lock before the deadline of the query: its thread cannot be interrupted.
 _BUSY_PART = 0.8
@@ -48,7 +49,7 @@ def open_engine(
             does not contain the URL, which may hold a password.
     """
     parsed = _parsed(url)
-    if _in_file(parsed):
+    if parsed.drivername == _SQLITE:
         return _sqlite_engine(parsed, settings, synchronous)
     options = {} if isolation is None else {"isolation_level": isolation}
     return _mysql_engine(parsed, settings, **options)
@@ -60,14 +61,10 @@ def open_reader(url: str, settings: DatabaseSettings) -> QueryReader:
     Raises as `open_engine` does.
     """
     parsed = _parsed(url)
-    if not _in_file(parsed):
+    if parsed.drivername != _SQLITE:
         return EngineReader(_mysql_engine(parsed, settings, **_AUTOCOMMIT), settings)
     _make_folder(Path(str(parsed.database)).parent)
     return ThreadReader(parsed, settings)
-
-
-def _in_file(url: URL) -> bool:
-    return url.drivername == "sqlite+aiosqlite"
 
 
 def _mysql_engine(url: URL, settings: DatabaseSettings, **options: Any) -> AsyncEngine:
@@ -136,7 +133,7 @@ def _parsed(url: str, setting: str = "database.url") -> URL:
     # One dialect gives one set of types.
     if parsed.drivername == "mariadb+aiomysql":
         parsed = parsed.set(drivername="mysql+aiomysql")
-    in_file = parsed.drivername == "sqlite+aiosqlite" and parsed.database not in (None, ":memory:")
+    in_file = parsed.drivername == _SQLITE and parsed.database not in (None, ":memory:")
     if not (in_file or (parsed.drivername == "mysql+aiomysql" and parsed.database)):
         raise ConfigurationError([f"{setting}: {_ALLOWED}"])
     return parsed

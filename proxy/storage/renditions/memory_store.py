@@ -57,15 +57,11 @@ class _Item:
     rendition: MemoryRendition
 
 
-def _cost(item: _Item) -> int:
-    return item.rendition.length + _OVERHEAD_BYTES
-
-
 class _Items(LRUCache[str, _Item]):
     """An LRU cache by bytes that reports its evictions."""
 
     def __init__(self, max_bytes: int, on_evict: Callable[[str, _Item], None]) -> None:
-        super().__init__(max_bytes, getsizeof=_cost)
+        super().__init__(max_bytes, lambda item: item.rendition.length + _OVERHEAD_BYTES)
         self._on_evict = on_evict
 
     def popitem(self) -> tuple[str, _Item]:
