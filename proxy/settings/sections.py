@@ -67,7 +67,7 @@ class ServerSettings(Section):
     max_connections: int = Field(10_000, ge=0, le=1_000_000)
     """Maximum number of open connections. Above it the server answers 503, except that a few
     connections are reserved for /healthz, /readyz and /metrics. If the limit of open files is too
-    low, this value is lowered at start and a warning is logged. 0: no limit."""
+    low, this value is lowered at start and a warning is logged. 0: as many as that limit allows."""
     drain_s: Seconds = 20
     """Time that running requests have to finish after SIGTERM. Must be shorter than the time after
     which the service manager kills the process."""

@@ -10,7 +10,7 @@ import pytest
 
 LIMITS = {
     # name: modules, switches between modules
-    "cold miss": (60, 400),
+    "cold miss": (58, 380),
     "draft hit": (20, 60),
     "final hit": (20, 60),
 }

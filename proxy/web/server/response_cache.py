@@ -194,7 +194,8 @@ class ResponseCache:
 
         Ranges, dates and bodies of more than ``longest`` bytes are left to the handler.
         """
-        entry = self._lookup(target, headers.get(ACCEPT, ""))
+        accept = headers.get(ACCEPT, "")
+        entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
         if entry is None:
             return None
         now = self._clock()
@@ -240,7 +241,8 @@ class ResponseCache:
         Return None where `find` does, and if the rendition is now in memory, is gone, or is too
         long to be read at once.
         """
-        entry = self._lookup(target, headers.get(ACCEPT, ""))
+        accept = headers.get(ACCEPT, "")
+        entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
         if entry is None or method != "GET" or not _is_plain(method, headers):
             return None
         answer = entry.answer
@@ -289,10 +291,6 @@ class ResponseCache:
             self._drop(key)
 
     def _lookup(self, raw_target: str, accept: str) -> _Entry | None:
-        entry = self._aliases.get((raw_target, accept))
-        return entry if entry is not None else self._lookup_parsed(raw_target, accept)
-
-    def _lookup_parsed(self, raw_target: str, accept: str) -> _Entry | None:
         """Find the entry by what the target means, whatever unknown parameters it carries."""
         match = _TARGET.fullmatch(raw_target)
         if match is None or len(accept) > _MAX_ACCEPT:
