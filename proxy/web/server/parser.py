@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -21,8 +21,6 @@ from proxy.web.server.request_validation import (
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
-
-    from proxy.web.server.connection import Connection
 
 Message = tuple[Any, Any]
 """A request, or an `_ErrInfo` in its place, and its body."""
@@ -48,6 +46,19 @@ class RejectedRequest(HttpProcessingError):
         return _ErrInfo(self.rejection.status, self, self.rejection.detail), EMPTY_PAYLOAD
 
 
+class ParserListener(Protocol):
+    """The connection as its parser uses it."""
+
+    def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
+        """Answer a request from the response cache; return whether it was answered."""
+
+    def head_is_awaited(self, *, anew: bool) -> None:
+        """Note that a head is incomplete; ``anew`` if another one was complete before it."""
+
+    def head_is_complete(self) -> None:
+        """Note that no incomplete head is left."""
+
+
 class Parser:
     """A connection's parser with the interface of aiohttp's.
 
@@ -59,21 +70,21 @@ class Parser:
         "_answer",
         "_begun",
         "_body",
-        "_connection",
         "_fault",
         "_feed",
         "_is_last",
+        "_listener",
         "_max_head_bytes",
         "_parser",
         "_tail",
     )
 
-    def __init__(self, parser: Any, connection: Connection, *, max_head_bytes: int) -> None:
+    def __init__(self, parser: Any, listener: ParserListener, *, max_head_bytes: int) -> None:
         """``parser`` is aiohttp's."""
         self._parser = parser
         self._feed: Callable[[bytes], Parsed] = parser.feed_data
-        self._connection = connection
-        self._answer: Answer = connection.answer_at_once
+        self._listener = listener
+        self._answer: Answer = listener.answer_at_once
         self._fault = fault
         self._is_last: Callable[[RawRequestMessage], bool] = is_last
         self._max_head_bytes = max_head_bytes
@@ -180,7 +191,7 @@ class Parser:
         self._feed = self._feed_body
         self._body = payload
         self._begun = 0
-        self._connection.head_is_complete()
+        self._listener.head_is_complete()
 
     def _last(
         self, message: RawRequestMessage, payload: object, *, limit: int | None
@@ -210,9 +221,9 @@ class Parser:
             self._begun += len(data)
         self._tail = (self._tail + data)[1 - len(_END) :]
         if self._begun:
-            self._connection.head_is_awaited(anew=complete)
+            self._listener.head_is_awaited(anew=complete)
         else:
-            self._connection.head_is_complete()
+            self._listener.head_is_complete()
 
 
 def _never(_message: object, _payload: object, _began: float) -> bool:
