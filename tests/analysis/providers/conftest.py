@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,12 +10,25 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.analysis.providers.google import GoogleVision
 from proxy.analysis.providers.openai import OpenAIVision
+from proxy.domain.errors import AnalysisError
+from proxy.domain.image_analysis import VisionResult
 from proxy.runtime.http_client import open_session
 from proxy.settings.vision import GoogleSettings, OpenAISettings
-from tests.analysis.providers.service import KEY, Service
+from tests.analysis.providers.service import (
+    GOOGLE_ANSWER,
+    KEY,
+    SEEN,
+    Service,
+    completion,
+    says,
+)
 
 Provider = GoogleVision | OpenAIVision
 Open = Callable[..., Awaitable[Provider]]
+IMAGE = b"RIFF....WEBP" * 100
+GOOD = {"google": says(GOOGLE_ANSWER), "openai": says(completion(json.dumps(SEEN)))}
+"""By provider, an act that answers well."""
+both = pytest.mark.parametrize("name", GOOD)
 QUICK = {"timeout_s": 5, "backoff_s": 0.01}
 MAX_BYTES = 100_000
 
@@ -34,7 +48,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def open_provider(
     service: Service, session: aiohttp.ClientSession, aiohttp_server: AiohttpServer
 ) -> Open:
-    """Makes a provider, by its name, that asks the service."""
+    """Returns a function that opens a provider, by name, at the fake service."""
     server = await aiohttp_server(service.app())
 
     async def make(name: str, **options: Any) -> Provider:
@@ -46,3 +60,15 @@ async def open_provider(
         return OpenAIVision(openai, KEY, session=session, max_bytes=MAX_BYTES)
 
     return make
+
+
+async def analyse(provider: Provider) -> VisionResult:
+    return await provider.analyse(IMAGE, "image/webp", "product")
+
+
+async def failure(provider: Provider) -> AnalysisError:
+    """Return the error of a failed request. It never contains the key."""
+    with pytest.raises(AnalysisError) as caught:
+        await analyse(provider)
+    assert KEY not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
+    return caught.value

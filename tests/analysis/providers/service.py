@@ -1,4 +1,4 @@
-"""A service that speaks the APIs of the two providers, and misbehaves as it is told."""
+"""A fake service with the APIs of both providers, and scripted misbehaviour."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SEEN = {
 
 
 def completion(content: str | None, **message: Any) -> dict[str, Any]:
-    """A chat completion with this content."""
+    """Return a chat completion with this content."""
     finish = message.pop("finish_reason", "stop")
     return {
         "id": "chatcmpl-1",
@@ -84,7 +84,7 @@ def says(answer: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def fails(status: int, headers: Mapping[str, str] | None = None, **error: Any) -> Act:
-    """Answer with an error as both APIs put it; the message repeats the key, as some do."""
+    """Answer with an error in the form of both APIs. The message repeats the key, as some do."""
     return says({"error": {"message": f"bad key {KEY}", **error}}, status, headers)
 
 
@@ -94,13 +94,13 @@ async def talks_nonsense(_request: web.Request) -> web.StreamResponse:
 
 
 async def hangs(_request: web.Request) -> web.StreamResponse:
-    """Say nothing."""
-    await asyncio.sleep(60)
+    """Never answer."""
+    await asyncio.Event().wait()
     raise AssertionError
 
 
 async def dribbles(request: web.Request) -> web.StreamResponse:
-    """Begin an answer and go on with it for ever."""
+    """Send an answer without end, slowly."""
     response = web.StreamResponse()
     await response.prepare(request)
     while True:
@@ -109,7 +109,7 @@ async def dribbles(request: web.Request) -> web.StreamResponse:
 
 
 async def breaks_off(request: web.Request) -> web.StreamResponse:
-    """Close the connection in the middle of the answer."""
+    """Close the connection in the middle of an answer."""
     response = web.StreamResponse(headers={"Content-Length": "1000"})
     await response.prepare(request)
     await response.write(b'{"responses": [')
@@ -126,7 +126,7 @@ async def hangs_up(request: web.Request) -> web.StreamResponse:
 
 
 async def floods(request: web.Request) -> web.StreamResponse:
-    """Answer with more than anybody wants, of no told length."""
+    """Answer with 64 MB of unknown length."""
     response = web.StreamResponse()
     await response.prepare(request)
     for _ in range(1000):
@@ -141,7 +141,7 @@ async def sends_elsewhere(_request: web.Request) -> web.StreamResponse:
 
 @dataclass
 class Service:
-    """Does one act for each request, the last one again and again; keeps what it was sent."""
+    """Performs one act per request, then repeats the last one. Records all requests."""
 
     acts: list[Act] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
