@@ -1,4 +1,4 @@
-"""Importing: what comes in is sound and whole, and what is refused leaves nothing behind."""
+"""Import of files: sound files become media, rejected ones leave nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def take(server: Serving, path: Path) -> ImportedFile | RejectedFile:
     return await server.services.importer.import_file(path, user_id=3, data_type=DataType.EVENT)
 
 
-async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
+async def test_an_original_is_stored_by_day_with_a_readable_name(
     server: Serving, tmp_path: Path
 ) -> None:
     path = tmp_path / "Käse & Brot [shrink=2].jpg"
@@ -43,9 +43,7 @@ async def test_a_picture_is_kept_below_the_day_with_a_readable_name(
     assert (await server.client.get(f"/serve/{taken.media_id}")).status == 200
 
 
-async def test_the_type_is_that_of_the_bytes_not_of_the_name(
-    server: Serving, tmp_path: Path
-) -> None:
+async def test_the_type_is_detected_from_the_bytes(server: Serving, tmp_path: Path) -> None:
     path = tmp_path / "picture.gif"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     taken = await take(server, path)
@@ -70,7 +68,7 @@ async def known(server: Serving) -> int:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing"])
-async def test_what_is_no_regular_file_is_refused_at_once(
+async def test_a_file_that_is_not_regular_is_rejected_at_once(
     server: Serving, tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / kind
@@ -85,14 +83,14 @@ async def test_what_is_no_regular_file_is_refused_at_once(
     assert refused.reason
 
 
-async def test_a_file_past_the_limit_is_refused_with_the_figures(serve: Serve) -> None:
+async def test_a_file_over_the_limit_is_rejected_with_the_figures(serve: Serve) -> None:
     server = await serve(storage={"max_original_bytes": 10_000})
     refused = await take(server, SAMPLES / "kodak-23.jpg")
     assert isinstance(refused, RejectedFile)
     assert "10000 are allowed" in refused.reason
 
 
-async def test_nothing_stays_where_the_database_refuses(server: Serving, tmp_path: Path) -> None:
+async def test_after_a_database_error_no_file_remains(server: Serving, tmp_path: Path) -> None:
     before = originals(server)
     path = tmp_path / "new.jpg"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
@@ -128,7 +126,7 @@ async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> No
             await importer.import_file(path, user_id=3, data_type=DataType.EVENT)
 
 
-async def test_the_file_of_anothers_row_stays(server: Serving, tmp_path: Path) -> None:
+async def test_the_file_of_another_row_stays(server: Serving, tmp_path: Path) -> None:
     path = tmp_path / "new.jpg"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     before = originals(server)
@@ -140,7 +138,7 @@ async def test_the_file_of_anothers_row_stays(server: Serving, tmp_path: Path) -
     assert originals(server) == after
 
 
-async def test_a_file_whose_row_may_stand_stays(server: Serving, tmp_path: Path) -> None:
+async def test_a_file_stays_while_its_commit_is_uncertain(server: Serving, tmp_path: Path) -> None:
     path = tmp_path / "new.jpg"
     path.write_bytes((SAMPLES / "kodak-23.jpg").read_bytes())
     before = originals(server)
@@ -148,7 +146,7 @@ async def test_a_file_whose_row_may_stand_stays(server: Serving, tmp_path: Path)
     assert len(originals(server)) == len(before) + 1
 
 
-def test_folders_are_walked_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:
+def test_folders_are_walked_in_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b.jpg", "a/2.jpg", "a/1.jpg", ".git/x.jpg", "a/.thumb.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,9 @@ from tests.faults.server import Sections, Server
 from tests.platform.ledger import MariaLedger
 from tests.platform.sending import SECRET, token
 from tests.support.mariadb import MariaDB
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 KEY = "your-secure-api-key-here"
 USER = 456
@@ -99,10 +100,9 @@ class Platform:
 
     async def until(self, query: str, wanted: str, within_s: float = 60) -> None:
         """Return when a query of one value gives this one."""
-        until = time.monotonic() + within_s
-        while (found := self.ledger.rows(query)) != [(wanted,)]:
-            assert time.monotonic() < until, found
-            await asyncio.sleep(0.2)
+        await eventually(
+            lambda: self.ledger.rows(query) == [(wanted,)], timeout_s=within_s, interval_s=0.2
+        )
 
 
 def jpeg(colour: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,9 @@ from tests.platform.pictures import uploads
 from tests.platform.processes import IngestProcess, killing, workers_of
 from tests.platform.sending import SECRET, Uploaded, send_all
 from tests.support.mariadb import MariaDB
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 _KEY = "the-media-api-key-of-the-tests"
@@ -56,10 +58,11 @@ async def serving(data_dirs: Sequence[Path], sections: Sections) -> AsyncIterato
 
 async def until_all_are_through(ledger: Ledger, within_s: float) -> None:
     """Return when every upload is complete or failed, and told so by the worker."""
-    until = time.monotonic() + within_s
-    while set(statuses(ledger)) - {"complete", "failed"}:
-        assert time.monotonic() < until, statuses(ledger)
-        await asyncio.sleep(0.5)
+    await eventually(
+        lambda: not set(statuses(ledger)) - {"complete", "failed"},
+        timeout_s=within_s,
+        interval_s=0.5,
+    )
 
 
 async def check(

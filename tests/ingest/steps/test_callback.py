@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.domain.media import MediaStatus
-from tests.ingest.conftest import BACKEND, Worker
+from tests.ingest.conftest import BACKEND, Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi
 from tests.support.server import SAMPLES
 
@@ -33,8 +33,9 @@ async def test_the_callback_has_the_rich_payload(fake: FakeMainApi, worker: Work
 
 
 async def test_images_of_sites_have_the_brand_of_their_own_user(
-    fake: FakeMainApi, worker: Worker
+    fake: FakeMainApi, work: Work
 ) -> None:
+    worker = await work(renditions="none")
     logo = fake.add(LOGO, kind="logo", suffix="png", user_id=8)
     own = fake.add(BADGE, kind="site", suffix="png", user_id=8)
     strange = fake.add(BADGE, kind="site", suffix="png", user_id=9)

@@ -88,7 +88,7 @@ def stages(worker: Worker, media_id: str | None) -> Iterable[str]:
     return [path.name for path in folder.rglob("*") if path.is_file() and media_id]
 
 
-@pytest.mark.parametrize("renditions", ["draft", "final"])
+@pytest.mark.parametrize("renditions", ["draft", pytest.param("final", marks=pytest.mark.slow)])
 async def test_drafts_or_finals_are_rendered_as_configured(
     fake: FakeMainApi, work: Work, renditions: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Adopting: what names, bytes and rows say of a tree, and that a second run changes nothing."""
+"""Adoption of a tree by its names, bytes and rows; a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.web.plans import FACTS
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data directory in which nothing is yet."""
+    """An empty data directory."""
     return tmp_path / "data"
 
 
@@ -88,7 +88,7 @@ async def test_in_the_storage_root_files_stay_where_they_are(kind: Serving) -> N
     assert all(facts.has_alpha for facts in icon.fallbacks)
 
 
-async def test_a_second_run_finds_all_known_and_changes_nothing(kind: Serving) -> None:
+async def test_a_second_run_changes_nothing(kind: Serving) -> None:
     whole_tree(root(kind))
     await adopt(kind.services, root(kind))
     before = await rows(kind)
@@ -97,7 +97,7 @@ async def test_a_second_run_finds_all_known_and_changes_nothing(kind: Serving) -
     assert await rows(kind) == before
 
 
-async def test_another_tree_is_copied_once(server: Serving, tmp_path: Path) -> None:
+async def test_a_tree_elsewhere_is_copied_once(server: Serving, tmp_path: Path) -> None:
     tree = tmp_path / "other"
     whole_tree(tree)
     assert not any(one.known for one in adopted(await adopt(server.services, tree)))
@@ -109,10 +109,10 @@ async def test_another_tree_is_copied_once(server: Serving, tmp_path: Path) -> N
     assert await rows(server) == before
 
 
-async def test_a_copy_that_was_made_before_the_row_is_used_by_the_next_run(
+async def test_a_copy_without_a_row_is_used_by_the_next_run(
     server: Serving, tmp_path: Path
 ) -> None:
-    """As when the run before was killed between the two."""
+    """As after a kill between copy and commit."""
     tree = tmp_path / "other"
     path = save(photo(), tree / BULK / "a.jpg")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -126,7 +126,7 @@ async def test_a_copy_that_was_made_before_the_row_is_used_by_the_next_run(
 
 @pytest.mark.parametrize("written", ["{path}", "/{path}", "{root}/{path}"])
 @pytest.mark.parametrize("there", [True, False])
-async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_gone(
+async def test_a_row_is_recognised_even_if_its_file_is_missing(
     kind: Serving, written: str, *, there: bool
 ) -> None:
     path = f"{BULK}/old-name.jpg"
@@ -156,7 +156,7 @@ async def test_a_row_that_names_the_original_is_recognised_though_the_file_be_go
     assert (again.known, again.source is not None) == (True, there)
 
 
-async def test_sizes_without_an_original_are_a_picture_by_their_largest(server: Serving) -> None:
+async def test_without_an_original_the_largest_size_is_the_source(server: Serving) -> None:
     premade(photo(), root(server) / LIBRARY / "alone", ("webp",))
     (one,) = adopted(await adopt(server.services, root(server)))
     media = await row(server, one.media_id)
@@ -166,7 +166,7 @@ async def test_sizes_without_an_original_are_a_picture_by_their_largest(server: 
     assert (again.known, again.media_id) == (True, one.media_id)
 
 
-async def test_the_processed_file_in_the_library_is_the_second_place_to_look(
+async def test_the_processed_file_in_the_library_is_the_second_source(
     server: Serving,
 ) -> None:
     save(photo(), root(server) / BULK / "a.jpg")
@@ -176,7 +176,7 @@ async def test_the_processed_file_in_the_library_is_the_second_place_to_look(
     assert media.source_paths == (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg")
 
 
-async def test_a_damaged_original_is_skipped_and_the_best_size_is_the_picture(
+async def test_with_a_damaged_original_the_largest_size_is_the_source(
     server: Serving,
 ) -> None:
     original = save(photo(), root(server) / BULK / "a.jpg")
@@ -188,7 +188,7 @@ async def test_a_damaged_original_is_skipped_and_the_best_size_is_the_picture(
     assert media.source_path == f"{LIBRARY}/a-detail.webp"
 
 
-async def test_a_close_up_is_not_lost_behind_the_picture(server: Serving) -> None:
+async def test_a_close_up_is_a_medium_of_its_own(server: Serving) -> None:
     save(photo(3000), root(server) / LIBRARY / "painting.jpg")
     save(photo(3000, name="kodak-05.jpg"), root(server) / LIBRARY / "painting-detail.jpg")
     save(photo(600), root(server) / LIBRARY / "painting-small.jpg")
@@ -217,7 +217,9 @@ async def test_equal_originals_are_one_medium(server: Serving) -> None:
     assert [(one.media_id, one.known) for one in outcomes] == [(1, False), (1, True)]
 
 
-async def test_what_is_no_picture_is_named_and_what_is_hidden_is_not(server: Serving) -> None:
+async def test_files_that_are_not_images_are_reported_and_hidden_ones_ignored(
+    server: Serving,
+) -> None:
     folder = root(server) / LIBRARY
     save(photo(), folder / "a.jpg")
     (folder / "notes.txt").write_text("about a.jpg")
@@ -248,7 +250,7 @@ def _made(path: Path) -> Path:
     return path
 
 
-async def test_a_format_is_that_of_the_bytes(server: Serving) -> None:
+async def test_the_format_is_detected_from_the_bytes(server: Serving) -> None:
     path = save(logo(), root(server) / LIBRARY / "a.png")
     path.rename(path.with_suffix(".jpg"))
     await adopt(server.services, root(server))

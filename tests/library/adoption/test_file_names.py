@@ -49,7 +49,7 @@ READER = NameReader(SIZES)
         ("not-a-mark-123456x1.jpg", FileName("not-a-mark-123456x1")),
     ],
 )
-def test_a_name_is_taken_apart(name: str, found: FileName) -> None:
+def test_a_file_name_is_parsed(name: str, found: FileName) -> None:
     assert READER.file(name) == found
 
 
@@ -84,7 +84,7 @@ def test_only_a_mark_makes_a_file_premade() -> None:
         ("bulk/soon", Folder("bulk/soon")),
     ],
 )
-def test_a_folder_is_taken_apart(path: str, folder: Folder) -> None:
+def test_a_folder_path_is_parsed(path: str, folder: Folder) -> None:
     assert READER.folder(path) == folder
 
 
@@ -99,7 +99,7 @@ def test_a_folder_is_taken_apart(path: str, folder: Folder) -> None:
         ("1-profile", None),
     ],
 )
-def test_the_stem_of_an_upload_tells_whose_it_is(
+def test_the_stem_of_an_upload_contains_its_owner(
     stem: str, uploader: tuple[int, DataType] | None
 ) -> None:
     assert uploader_of(stem) == uploader
@@ -121,7 +121,7 @@ _marks = st.sampled_from(
 @given(
     stem=_stems, mark=_marks, suffix=st.sampled_from(["", ".jpg", ".webp", ".AVIF", ".png.webp"])
 )
-def test_what_was_put_together_is_taken_apart_again(
+def test_a_composed_name_is_parsed_back(
     stem: str, mark: tuple[str, FileName, str], suffix: str
 ) -> None:
     form, wanted, text = mark
@@ -136,12 +136,12 @@ def test_what_was_put_together_is_taken_apart_again(
 
 
 @given(st.text(max_size=60))
-def test_any_name_has_a_stem_that_it_begins_with(name: str) -> None:
+def test_every_name_starts_with_its_stem(name: str) -> None:
     found = READER.file(name)
     assert name.startswith(found.stem)
     assert bool(found.stem) == bool(name)
 
 
 @given(st.text(max_size=60))
-def test_any_folder_has_a_home_that_it_begins_with(path: str) -> None:
+def test_every_folder_starts_with_its_home(path: str) -> None:
     assert path.startswith(READER.folder(path).home)

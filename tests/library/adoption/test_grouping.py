@@ -34,31 +34,31 @@ def grouped(*paths: str, rows: dict[int, str] | None = None) -> dict[str, tuple[
     return {" ".join(sorted(one.path for one in each.files)): each.media_ids for each in groups}
 
 
-def test_sizes_beside_a_picture_are_of_it() -> None:
+def test_sizes_in_one_home_belong_to_its_original() -> None:
     paths = (f"{LIBRARY}/a.jpg", f"{LIBRARY}/a-grid.webp", f"{LIBRARY}/small/a.jpg")
     assert grouped(*paths) == {" ".join(sorted(paths)): ()}
 
 
-def test_an_original_and_its_only_home_in_the_library_are_one() -> None:
+def test_an_original_and_the_only_library_home_are_joined() -> None:
     paths = (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg", f"{LIBRARY}/a-grid.webp", "thumbnails/a.jpg")
     assert grouped(*paths) == {" ".join(sorted(paths)): ()}
 
 
-def test_several_originals_of_a_name_are_pictures_of_their_own() -> None:
+def test_several_originals_of_one_name_stay_separate() -> None:
     paths = (f"{BULK}/a.jpg", "bulk/2025-01-16/a.jpg", "thumbnails/a.jpg")
     assert grouped(*paths) == dict.fromkeys(paths, ())
 
 
-def test_several_homes_in_the_library_are_not_joined_with_an_original() -> None:
+def test_several_library_homes_are_not_joined_with_an_original() -> None:
     paths = (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg", "library/user_2/product/img/a.jpg")
     assert grouped(*paths) == dict.fromkeys(paths, ())
 
 
-def test_a_row_is_of_the_file_that_it_names() -> None:
+def test_a_row_belongs_to_the_group_of_its_file() -> None:
     assert grouped(f"{BULK}/a.jpg", rows={7: f"{BULK}/a.jpg"}) == {f"{BULK}/a.jpg": (7,)}
 
 
-def test_a_row_whose_original_is_gone_has_the_sizes() -> None:
+def test_a_row_without_its_original_gets_the_sizes() -> None:
     size = f"{LIBRARY}/a-grid.webp"
     assert grouped(size, rows={7: f"{BULK}/a.jpg"}) == {size: (7,)}
     assert grouped(size, f"{LIBRARY}/a.jpg", rows={7: f"{BULK}/a.jpg"}) == {
@@ -66,30 +66,30 @@ def test_a_row_whose_original_is_gone_has_the_sizes() -> None:
     }
 
 
-def test_two_rows_tell_two_homes_apart() -> None:
+def test_two_rows_keep_two_homes_separate() -> None:
     paths = (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg")
     rows = {7: paths[0], 8: paths[1]}
     assert grouped(*paths, rows=rows) == {paths[0]: (7,), paths[1]: (8,)}
 
 
-def test_homes_that_one_row_names_are_one() -> None:
+def test_homes_named_by_one_row_are_joined() -> None:
     paths = (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg", "library/user_2/logo/img/a.jpg")
     named = [located(7, paths[0]), located(7, paths[1])]
     groups = group([found(path) for path in paths], named)
     assert [(len(one.files), one.media_ids) for one in groups] == [(2, (7,)), (1, ())]
 
 
-def test_a_row_about_what_looks_like_a_size_sets_it_apart_from_the_picture() -> None:
+def test_a_row_of_a_file_with_a_size_mark_separates_it() -> None:
     picture, close_up = f"{LIBRARY}/a.jpg", f"{LIBRARY}/a-detail.jpg"
     assert grouped(picture, close_up, rows={8: close_up}) == {picture: (), close_up: (8,)}
 
 
-def test_a_row_about_the_largest_size_has_the_others_where_there_is_no_picture() -> None:
+def test_without_an_original_the_row_of_the_largest_size_gets_the_others() -> None:
     detail, grid = f"{LIBRARY}/a-detail.jpg", f"{LIBRARY}/a-grid.jpg"
     assert grouped(detail, grid, rows={8: detail}) == {f"{detail} {grid}": (8,)}
 
 
-def test_the_likeliest_master_is_in_bulk_then_the_largest() -> None:
+def test_masters_in_bulk_come_first_then_the_largest() -> None:
     files = (
         found(f"{LIBRARY}/a.jpg.webp", 9),
         found(f"{LIBRARY}/a.webp", 3),
@@ -130,7 +130,7 @@ def test_the_likeliest_master_is_in_bulk_then_the_largest() -> None:
         ("a.webp", (3000, 4000), False),
     ],
 )
-def test_a_file_is_a_size_only_if_its_pixels_can_be(
+def test_a_file_is_a_size_only_if_its_dimensions_fit(
     name: str, size: tuple[int, int], *, is_one: bool
 ) -> None:
     facts = replace(FACTS, width=size[0], height=size[1])

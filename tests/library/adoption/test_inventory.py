@@ -1,4 +1,4 @@
-"""The inventory of a tree: what lies in it, by stem."""
+"""The inventory of a tree: files and rows by stem."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxy.library.adoption.inventory import (
 READER = NameReader(("thumbnail", "grid"))
 
 
-def test_files_and_rows_are_found_by_stem_and_page_by_page() -> None:
+def test_files_and_rows_are_found_by_stem_in_pages() -> None:
     with TreeInventory(READER, "") as inventory:
         names = [f"x/{number:03}{mark}.jpg" for number in range(50) for mark in ("", "-grid")]
         inventory.add_files(FolderEntry(name, 7, "2025-01-15") for name in names)
@@ -29,7 +29,7 @@ def test_files_and_rows_are_found_by_stem_and_page_by_page() -> None:
     assert [(one.media_id, one.folder.day) for one in rows] == [(3, "2024-01-01")]
 
 
-def test_the_day_of_a_folder_is_that_of_its_files() -> None:
+def test_files_have_the_day_of_their_folder() -> None:
     with TreeInventory(READER, "/mnt/old") as inventory:
         inventory.add_files([FolderEntry("bulk/2020-02-02/a.jpg", 7, "2025-01-15")])
         inventory.finish()

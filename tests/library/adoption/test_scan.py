@@ -23,14 +23,14 @@ def test_a_folder_is_listed_in_order_with_its_folders(tmp_path: Path) -> None:
     ]
 
 
-def test_a_link_that_leads_back_up_ends_nothing(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to(tmp_path)
     assert list_folder(tmp_path, "") == FolderListing(
         (), (), (SkippedFile("up", "is a symbolic link"),)
     )
 
 
-def test_a_path_that_the_database_cannot_hold_is_passed_over(tmp_path: Path) -> None:
+def test_a_path_too_long_for_the_database_is_skipped(tmp_path: Path) -> None:
     folder = "/".join(["f" * 200] * 2)
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / ("n" * 120)).touch()
@@ -38,6 +38,6 @@ def test_a_path_that_the_database_cannot_hold_is_passed_over(tmp_path: Path) -> 
     assert skipped.reason == "its path has more than 500 characters"
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         list_folder(tmp_path, "gone")

@@ -1,4 +1,4 @@
-"""Storage trees as another system fills them, and their adoption within a test."""
+"""Storage trees of another system, and their adoption in a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = {"small": (480, 480), "grid": (500, 500), "detail": (1200, 1200)}
 
 
 def photo(width: int = 1536, *, name: str = "kodak-23.jpg") -> Image.Image:
-    """One of the samples, enlarged so that it has a ``detail`` below it."""
+    """Return a sample, enlarged so that ``detail`` is smaller."""
     picture = Image.open(SAMPLES / name).convert("RGB")
     return picture.resize((width, width * picture.height // picture.width))
 
@@ -37,7 +37,7 @@ def save(picture: Image.Image, path: Path) -> Path:
 
 
 def premade(picture: Image.Image, stem: Path, suffixes: tuple[str, ...]) -> None:
-    """The sizes of the document in several formats: ``<stem>-grid.webp``."""
+    """Save the sizes of the requirements document in several formats: ``<stem>-grid.webp``."""
     for suffix in suffixes:
         shown = picture if suffix != "jpg" else picture.convert("RGB")
         square = ImageOps.fit(shown, (300, 300))
@@ -49,7 +49,7 @@ def premade(picture: Image.Image, stem: Path, suffixes: tuple[str, ...]) -> None
 
 
 def whole_tree(root: Path) -> None:
-    """A photograph and a transparent logo, each with an original in ``bulk`` and all its sizes."""
+    """Save a photograph and a transparent logo: originals in ``bulk`` and all sizes."""
     save(photo(), root / BULK / "sunset-123.jpg")
     premade(photo(), root / LIBRARY / "sunset-123", ("jpg", "webp", "avif"))
     save(logo(), root / BULK / "456-logo-789.png")
@@ -57,7 +57,7 @@ def whole_tree(root: Path) -> None:
 
 
 async def adopt(services: Services, directory: Path, *, reserve: bool = False) -> list[Outcome]:
-    """What the command does, without its lines."""
+    """Adopt a tree as the command does, without its output."""
     settings = services.settings
     place, owner = place_of(settings, directory), AdoptionOwner(1, DataType.EVENT)
     outcomes: list[Outcome] = []
