@@ -100,7 +100,7 @@ async def test_other_output_is_passed_on_with_the_reply(worker: Worker, source: 
         pending.send(worker.ours)
         worker.receive()
         worker.write(b"one ")
-        await asyncio.sleep(0)
+        await eventually(lambda: pending._buffer == [b"one "])
         worker.write(b"two")
         worker.close()
         assert (received, pending.passed_on) == ([], False)
@@ -168,7 +168,7 @@ async def test_only_the_deadline_of_a_framed_set_is_extended_by_output(
         pending.send(worker.ours)
         worker.receive()
         waiting = asyncio.create_task(pending.result(HOUR_S))
-        await asyncio.sleep(0)
+        await eventually(lambda: pending._deadline)
         assert pending._deadline is not None
         before = pending._deadline.when()
         worker.write(b"piece")

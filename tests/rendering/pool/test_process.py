@@ -177,13 +177,20 @@ async def test_a_process_that_reports_nothing_is_killed() -> None:
     assert death.value.reason == "start"
 
 
-async def test_lines_that_are_printed_together_are_one_entry() -> None:
+async def test_lines_that_are_printed_together_are_one_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_module, "_STDERR_BATCH_S", HOUR_S)
     stream = asyncio.StreamReader()
+
+    def stream_is_empty() -> bool:
+        return not stream._buffer  # type: ignore[attr-defined]
+
     with capture_logs() as entries:
         logging = asyncio.create_task(_log_stderr(stream, 7))
         for line in (b"Traceback (most recent call last):\n", b"MemoryError\n"):
             stream.feed_data(line)
-            await asyncio.sleep(0)
+            await eventually(stream_is_empty)
         stream.feed_eof()
         await logging
     (entry,) = entries
