@@ -76,11 +76,13 @@ class Analyst:
         known = {} if earlier is None else earlier.answers
         missing = [one for one in self.providers if one.name not in known]
         page = image = b""
+        # Encode only what is used: each image costs a job of a worker.
         if self.reader.missing is None:
             page = await self._encoded(media, facts, _READ, _READ_SIDE)
         if missing:
             image = await self._encoded(media, facts, _SENT, self.image_side)
         requests = asyncio.gather(*(_request(one, image, media.data_type) for one in missing))
+        # Together: providers take seconds, Tesseract up to `vision.text.timeout_s`.
         text, answers = await asyncio.gather(self.reader.read(page), requests)
         if isinstance(text, ProviderGap) and earlier is not None and earlier.text is not None:
             text = ReadText(earlier.text)

@@ -49,17 +49,21 @@ class ItemRunner:
             LeaseLost: another worker owns the upload now.
             DatabaseUnavailable: nothing could be recorded; the lease expires.
         """
+        # The upload failed permanently before; only the report to the main API is missing.
         if item.report_due:
             await self._report_failure(item, retries=item.retries)
             return ItemOutcome.REPORTED
+        # The upload is done and reported; only its analysis is incomplete.
         if item.analysis_only:
             return await self._retry_analysis(item)
         analysis_pending = False
         for step in Step:
+            # Completed by this worker before a failure, or by a worker that died afterwards.
             if step not in self.steps or item.is_done(step):
                 continue
             try:
                 await self.retrier.run(item, step, self.steps[step])
+            # Fencing: without the lease, or without the database, no outcome may be recorded.
             except (LeaseLost, DatabaseUnavailable):
                 raise
             except SmartserveError as error:
@@ -77,6 +81,7 @@ class ItemRunner:
         analyses = self.analyses
         if analyses is None or wait_s is None:
             await self.queue.finish(item.lease)
+        # Either the step failed, or it succeeded without one of the providers.
         elif analysis_pending or await analyses.is_incomplete(item):
             await self.queue.finish_incomplete(item.lease, again_in_s=wait_s)
         else:
@@ -105,6 +110,7 @@ class ItemRunner:
 
     async def _fail(self, item: LeasedItem, step: Step, error: SmartserveError) -> ItemOutcome:
         reason, retries = failure_reason(step, error), item.retries
+        # The lease is freed with the failure, so any worker may run the upload again.
         if retries < self.settings.max_retries and is_retried_later(step, error, retries=retries):
             wait_s = retry_wait_s(self.settings, retries)
             log.warning("upload_failed", **_ids(item), reason=reason, again_in_s=wait_s)
@@ -112,6 +118,7 @@ class ItemRunner:
             return ItemOutcome.RETRY
         log.warning("upload_failed_permanently", **_ids(item), reason=reason)
         await self.queue.fail_permanently(item.lease, reason)
+        # Caches must not serve a medium whose row is now failed.
         self.changed(item.lease.media_id)
         await self._report_failure(item, retries=0)
         return ItemOutcome.FAILED
@@ -124,6 +131,7 @@ class ItemRunner:
             # The main API has already dropped the upload: there is nothing left to report.
             pass
         except IngestError as error:
+            # Without the report the main API keeps listing the upload and its temporary file.
             if retries < self.settings.max_retries:
                 wait_s = retry_wait_s(self.settings, retries)
                 await self.queue.retry_report(item.lease, again_in_s=wait_s)

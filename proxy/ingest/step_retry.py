@@ -119,8 +119,10 @@ class StepTimeouts:
         try:
             await asyncio.wait([task], timeout=limit_s)
         finally:
+            # Reached by the timeout, and by a cancellation of the caller (shutdown, lost lease).
             if not task.done():
                 await self._cancel(step, task)
+        # A step that was cancelled in time has freed its resources; it is overdue all the same.
         if not task.done() or task.cancelled():
             raise StepOverdue(f"did not finish within {limit_s:g} s")
         return task.result()
@@ -186,6 +188,7 @@ class StepRetrier:
             if left <= 0:
                 raise WorkerEnded("each attempt ended with the death of its worker")
             await self._try(item, step, work, left)
+        # The failure cannot be recorded without the database; the lease expires instead.
         except DatabaseUnavailable:
             raise
         except SmartserveError:
@@ -202,6 +205,7 @@ class StepRetrier:
             wait_jitter=self.settings.step_backoff_s,
         ):
             with attempt:
+                # Before the work: an attempt that kills this process must count.
                 await self.progress.start_attempt(item.lease, step, worker_id=self.worker_id)
                 await self._timed(item, step, work)
 

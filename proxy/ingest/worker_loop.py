@@ -81,12 +81,14 @@ class WorkerLoop:
 
     async def _cycle(self) -> int:
         """Poll, run everything that is due, and return how many uploads ran."""
+        # Before the poll: an upload that arrives during it sets the event again and ends the rest.
         self.woken.clear()
         self._error_in_cycle = self._provider_down = False
         self._retries_left = self.settings.retries_per_cycle
         await self._poll()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._run_due()) for _ in range(self.settings.concurrency)]
+        # 0 makes `run` rest and `run_once` end, although uploads are still due.
         if self.timeouts.too_many_hanging:
             self._error_in_cycle = True
             self.failures += 1
@@ -166,9 +168,11 @@ class WorkerLoop:
             self.failures += 1
             log.exception("upload_abandoned", **ids)
         else:
+            # Not counted: reports of earlier failures, and retried analyses of uploads that are done.
             self.failures += outcome in (ItemOutcome.RETRY, ItemOutcome.FAILED)
             self.metrics.processed(outcome)
             if outcome is ItemOutcome.ANALYSIS_MISSING:
+                # Other incomplete analyses of this cycle need the same provider.
                 self._provider_down = True
                 return False
         return True
@@ -194,6 +198,7 @@ class WorkerLoop:
             due_s = await self.queue.due_in_s(retries=self.settings.retries_per_cycle > 0)
         except DatabaseUnavailable:
             return error_pause_s
+        # Nothing waits: only a poll or a new upload can bring work.
         if due_s is None:
             return self.settings.poll_interval_s
         return min(self.settings.poll_interval_s, max(_MIN_REST_S, due_s))
@@ -231,6 +236,7 @@ async def renewed(
     except TimeoutError:
         if not limit.expired():
             raise
+        # The timeout is an implementation detail of this cancellation, not its cause.
         raise LeaseLost("another worker has taken over the upload") from None
 
 
@@ -246,8 +252,10 @@ async def running_worker(
     try:
         yield task
     finally:
+        # Running uploads may finish; the loop claims no other.
         worker.stop()
         _, unfinished = await asyncio.wait([task], timeout=drain_s)
         if unfinished:
             log.info("uploads_released")
+        # Its cancellation releases the leases, see `_run_leased`.
         await cancel(task)

@@ -84,6 +84,7 @@ class FileImporter:
         try:
             async with aiofiles.open(path, "rb", opener=_open) as file:
                 result = await self.checker.check(file.fileno())
+        # Faults of the file itself; faults of database or workers are raised.
         except OSError as error:
             return RejectedFile(path, error.strerror or "cannot be read")
         except (SourceTooLarge, UndecodableSource, UnsupportedSource) as error:

@@ -81,6 +81,7 @@ class ProviderClient:
             wait_jitter=self._settings.backoff_s,
         ):
             with attempt:
+                # Each attempt is charged: providers bill requests that fail late.
                 self.budget.reserve(expected)
                 return read(await self._send(path, encoded))
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -52,6 +52,7 @@ class TextReader:
         """Return the text of an image line by line, or the reason why there is none."""
         if self._program is None:
             return ProviderGap(NAME, str(self.missing))
+        # One process at a time: each may use `max_memory_bytes`.
         async with self._turn:
             try:
                 async with asyncio.timeout(self._settings.timeout_s):
@@ -92,6 +93,7 @@ class TextReader:
             stdout=answer,
             stderr=asyncio.subprocess.DEVNULL,
             env=_ENVIRONMENT,
+            # Ctrl-C in a terminal must not end it before the server decides so.
             start_new_session=True,
         )
 

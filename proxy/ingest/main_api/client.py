@@ -109,6 +109,8 @@ class HttpMainApi:
             async with self._request("GET", url, timeout, headers=headers) as response:
                 await download.receive(response)
         except MainApiUnavailable:
+            # A connection without progress would be repeated for ever; without a validator the rest
+            # could belong to another version of the file.
             last = download.connections >= _MAX_CONNECTIONS
             if last or download.received <= before or not download.resumable:
                 raise
@@ -146,6 +148,7 @@ class HttpMainApi:
         body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and translate every error of aiohttp. Redirects are not followed."""
+        # Not an assertion: a step may still run while the worker closes.
         if self._session is None:
             raise MainApiUnavailable("The connection to the main API is closed.")
         try:

@@ -50,6 +50,7 @@ class Download:
         """
         self.connections += 1
         await self._seek(response)
+        # Reject by Content-Length before anything is stored; it may be absent, or a lie.
         if self.received + (response.content_length or 0) > self._max_bytes:
             raise self._too_large()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
@@ -63,6 +64,7 @@ class Download:
             await self._restart()
             raise MainApiUnavailable("The file of the upload was replaced during the download.")
         check_status(response.status, response.headers)
+        # The validator matched (RFC 9110, 13.1.5): the body continues what was received.
         if response.status == _PARTIAL and self._continues(response):
             return
         if response.status != _OK:
@@ -72,6 +74,7 @@ class Download:
             # A maintenance page of a proxy, sent with status 200. No upload is HTML, and its bytes
             # must not be rejected as a damaged image.
             raise MainApiUnavailable("The main API sent an HTML page instead of the upload.")
+        # 200 to a range request: the file has changed, and is sent from its beginning.
         await self._restart()
         self._validator = _validator(response)
 

@@ -90,6 +90,7 @@ def _read_upload(found: Any) -> Upload | bool | None:
     path = found.get("image_path")
     if not main_api_id or user_id is None or not isinstance(path, str) or len(path) > _MAX_PATH:
         return None
+    # Valid, but not for a worker: another program may list uploads of any status.
     if found.get("status", PendingStatus.PENDING) != PendingStatus.PENDING:
         return False
     return new_upload(

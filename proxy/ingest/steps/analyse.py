@@ -57,6 +57,7 @@ class AnalyseStep:
 
     async def _site_context(self, item: LeasedItem) -> Mapping[str, Any] | None:
         """Return the brand colours of the user, for images of sites only."""
+        # The callback of other types has no site context.
         if item.upload.data_type is not DataType.SITES:
             return None
         return await self.analyses.find_brand(item.upload.user_id)

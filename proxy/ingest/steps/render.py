@@ -53,6 +53,7 @@ class RenderStep:
             await self.finals.complete(drafts_of(plans) if self.renditions == "draft" else plans)
         await self.context.progress.save_library_file(item.lease, path)
         self.context.changed(media.id)
+        # The finals follow at idle priority; the upload does not wait for them.
         if self.renditions == "draft":
             self.finals_queue.request_all(plans)
 

@@ -105,6 +105,7 @@ class UploadIntake:
         head = await _read_head(chunks)
         if not head:
             raise RequestError(f"The file in {field.name} is empty.")
+        # Before a file is created: a rejected upload costs no disk access.
         source_type = uploader.check_type(head)
         incoming = await self._stack.enter_async_context(uploader.files.incoming(field.folder))
         await incoming.write(head)
@@ -130,6 +131,7 @@ class UploadIntake:
         """
         if not self._received:
             raise RequestError("The form has no file in any of its upload fields.")
+        # All files are durable before the first row: a row without its file would be lost.
         for one in self._received:
             await one.incoming.publish(one.name)
         ids = await self._queue()

@@ -77,6 +77,7 @@ class TreeAdopter:
         for media_id in group.media_ids:
             if (media := await self.catalogue.find(media_id)) is not None:
                 return await self._complete(media, group, self._own_file(media, group))
+        # No row names these files, but an earlier run may have copied one of them.
         for one in (*group.masters, *group.files):
             if (media := await self._copied_medium(one)) is not None:
                 return await self._complete(media, group, one)
@@ -138,6 +139,7 @@ class TreeAdopter:
                 facts = to_facts(checked[own], media.source_path, row_version=media.row_version)
                 await self.catalogue.save_facts(media.id, facts)
             media = await self.catalogue.find(media.id) or media
+        # The row stays: it is served from its fallbacks until the original is restored.
         lost = own is None or bool(skipped)
         others = [one for one in group.files if one is not own]
         sound, damaged = await self._check(
@@ -203,6 +205,7 @@ class TreeAdopter:
     ) -> list[Outcome]:
         """Store the sizes of a medium as fallbacks, and adopt all other files on their own."""
         source = None if lost else media.known_facts
+        # Without facts of the source, the largest sound size is the measure for the others.
         master = media.known_facts or max(sound.values(), key=_pixels, default=None)
         sizes = {
             one: result
@@ -221,6 +224,7 @@ class TreeAdopter:
         outcomes: list[Outcome] = [
             AdoptedMedia(media.id, path, known and not added, source, (*media.fallbacks, *added))
         ]
+        # For example a close-up: its name suggests a size, its dimensions do not fit.
         for one in sound.keys() - sizes.keys():
             outcomes += await self.adopt(FileGroup((one,)))
         return outcomes
@@ -231,6 +235,7 @@ def _owner_of(group: FileGroup) -> AdoptionOwner | None:
     for one in group.files:
         if one.folder.user_id is not None and one.folder.data_type is not None:
             return AdoptionOwner(one.folder.user_id, one.folder.data_type)
+    # Names of uploads contain the user, also outside the library.
     uploader = uploader_of(group.files[0].name.stem)
     return None if uploader is None else AdoptionOwner(*uploader)
 

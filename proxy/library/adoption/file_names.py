@@ -102,6 +102,7 @@ class NameReader:
 
     def _stripped(self, name: FileName) -> FileName | None:
         """Return the name without its last mark, or None if it has none."""
+        # ``456-logo-789``: the number is a timestamp, not a width.
         if _UPLOADED.fullmatch(name.stem):
             return None
         for pattern in self._marks:
@@ -136,6 +137,7 @@ class NameReader:
         if day is not None:
             return Folder(home, FolderRole.BULK, size, day["day"])
         scope = _SCOPE.fullmatch(home)
+        # A folder outside the documented tree: it defines neither role nor owner.
         if scope is None or scope["type"] not in set(DataType):
             return Folder(home, size=size)
         user_id, data_type = int(scope["user"]), DataType(scope["type"])

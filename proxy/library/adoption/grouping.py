@@ -78,6 +78,7 @@ def group(files: Iterable[FoundFile], rows: Sequence[LocatedRow]) -> list[FileGr
     # Rows without a size mark first: they decide whether a home has a master.
     for row in sorted(rows, key=_looks_premade):
         home = clusters.setdefault(row.folder.home, _Cluster())
+        # ``photo-small.jpg`` with a row of its own, beside ``photo.jpg``: two images.
         if _looks_premade(row) and home.has_master:
             separate.append(_split_off(home, row))
         else:
@@ -117,6 +118,7 @@ def _pair_library(clusters: list[_Cluster]) -> list[_Cluster]:
     library = [one for one in clusters if FolderRole.LIBRARY in one.roles]
     if len(bulk) != 1 or len(library) != 1 or bulk[0] is library[0]:
         return clusters
+    # The rows decide: equal names, but two media.
     if bulk[0].media_ids and library[0].media_ids:
         return clusters
     bulk[0].absorb(library[0])
@@ -126,6 +128,7 @@ def _pair_library(clusters: list[_Cluster]) -> list[_Cluster]:
 def _attach_sizes(clusters: list[_Cluster]) -> list[_Cluster]:
     """Join homes that have only sizes with the only master of the stem."""
     masters = [one for one in clusters if one.has_master]
+    # Several masters: it is unknown to which of them the sizes belong.
     if len(masters) != 1:
         return clusters
     for one in clusters:

@@ -75,6 +75,7 @@ class TreeInventory:
         """``prefix`` is the path of the tree itself, if its folders have a meaning; else empty."""
         self._reader = reader
         self._prefix = prefix
+        # An empty name: SQLite deletes the file when the connection closes, also after a kill.
         self._index = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._index.executescript(_TABLES)
 
@@ -102,6 +103,7 @@ class TreeInventory:
 
     def finish(self) -> int:
         """Create the indexes, and return the number of stems."""
+        # After all inserts: building an index once is faster than updating it per row.
         self._index.executescript(_INDEXES)
         (count,) = self._index.execute("SELECT COUNT(DISTINCT stem) FROM files").fetchone()
         return int(count)

@@ -37,6 +37,7 @@ def list_folder(root: Path, folder: str) -> FolderListing:
     with os.scandir(root / folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = f"{folder}/{entry.name}" if folder else entry.name
+            # Not reported: hidden files are not content, ``.part`` files are still being written.
             if entry.name.startswith(".") or entry.name.endswith(".part"):
                 continue
             if reason := _reason_to_skip(entry, path):
@@ -80,6 +81,7 @@ async def enter_files(
             yield SkippedFile(folder, error.strerror or "cannot be listed")
             continue
         await asyncio.to_thread(inventory.add_files, listing.files)
+        # A stack: folders are visited in the order of their names.
         pending += reversed(listing.folders)
         for one in listing.skipped:
             yield one
