@@ -168,7 +168,7 @@ class WorkerLoop:
             self.failures += 1
             log.exception("upload_abandoned", **ids)
         else:
-            # Not counted: reports of earlier failures, and retried analyses of uploads that are done.
+            # Not counted: reports of earlier failures, and retried analyses.
             self.failures += outcome in (ItemOutcome.RETRY, ItemOutcome.FAILED)
             self.metrics.processed(outcome)
             if outcome is ItemOutcome.ANALYSIS_MISSING:
