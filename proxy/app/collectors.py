@@ -29,106 +29,64 @@ class _Row(NamedTuple):
     """
 
     name: str
-    text: str
     source: str
     key: str
-    counter: bool = False
+    text: str
     label: str | None = None
 
 
 _GAUGES = (
-    _Row("connections", "Open connections.", "connections", "open"),
-    _Row("renders_in_flight", "Jobs that workers process now.", "pool", "busy"),
-    _Row("workers", "Running worker processes.", "pool", "up"),
-    _Row("upgrade_backlog", "Finals that are queued or being rendered.", "finals", "backlog"),
-    _Row("cache_bytes", "Bytes of stored renditions.", "tiers", "bytes_", label="tier"),
-    _Row("cache_items", "Stored renditions.", "tiers", "items_", label="tier"),
-    _Row("row_items", "Rows in the row cache.", "rows", "items"),
-    _Row("ingest_items", "Uploads in the ingest queue.", "ingest", "items_", label="state"),
+    _Row("connections", "connections", "open", "Open connections."),
+    _Row("renders_in_flight", "pool", "busy", "Jobs that workers process now."),
+    _Row("workers", "pool", "up", "Running worker processes."),
+    _Row("upgrade_backlog", "finals", "backlog", "Finals that are queued or being rendered."),
+    _Row("cache_bytes", "tiers", "bytes_", "Bytes of stored renditions.", "tier"),
+    _Row("cache_items", "tiers", "items_", "Stored renditions.", "tier"),
+    _Row("row_items", "rows", "items", "Rows in the row cache."),
+    _Row("ingest_items", "ingest", "items_", "Uploads in the ingest queue.", "state"),
     *(
-        _Row(
-            f"ingest_{step}",
-            f"Uploads, unfinished or finished within the last hour, by state of the step {step}.",
-            "ingest",
-            f"{step}_",
-            label="state",
-        )
+        _Row(f"ingest_{step}", "ingest", f"{step}_", f"Recent uploads by state of {step}.", "state")
         for step in Step
     ),
-    _Row(
-        "ingest_stuck",
-        "Uploads neither finished nor finally failed one hour after they arrived.",
-        "ingest",
-        "stuck",
-    ),
-    _Row(
-        "ingest_oldest_seconds",
-        "Age of the oldest unfinished upload; 0 if there is none.",
-        "ingest",
-        "oldest_s",
-    ),
-    _Row("ingest_failed", "Uploads that failed finally.", "ingest", "failed_for_good"),
-    _Row("ingest_leases_active", "Leases held by ingest workers.", "ingest", "held"),
-    _Row(
-        "ingest_leases_expired",
-        "Leases that expired; any worker may take over their uploads.",
-        "ingest",
-        "run_out",
-    ),
-    _Row(
-        "ingest_renders_in_flight",
-        "Jobs for uploads that workers process now.",
-        "upload_usage",
-        "busy",
-    ),
-    _Row(
-        "ingest_steps_hanging",
-        "Steps that exceeded their time limit and cannot be cancelled.",
-        "step_timeouts",
-        "hanging",
-    ),
+    _Row("ingest_stuck", "ingest", "stuck", "Uploads neither done nor failed after an hour."),
+    _Row("ingest_oldest_seconds", "ingest", "oldest_s", "Age of the oldest unfinished upload."),
+    _Row("ingest_failed", "ingest", "failed_for_good", "Uploads that failed finally."),
+    _Row("ingest_leases_active", "ingest", "held", "Leases held by ingest workers."),
+    _Row("ingest_leases_expired", "ingest", "run_out", "Leases that any worker may take over."),
+    _Row("ingest_renders_in_flight", "upload_usage", "busy", "Jobs for uploads in workers now."),
+    _Row("ingest_steps_hanging", "step_timeouts", "hanging", "Overdue steps that do not end."),
 )
 
 _COUNTERS = (
-    _Row("connections_closed", "Closed connections.", "connections", "closed_", label="reason"),
-    _Row("jobs", "Jobs passed to the worker pool.", "pool", "jobs"),
-    _Row("rejections", "Jobs rejected by admission.", "admission", "rejected_", label="reason"),
-    _Row("coalesced", "Requests that waited for a render in progress.", "delivery", "joined"),
-    _Row("upgrades_dropped", "Finals not queued because the queue was full.", "finals", "dropped"),
-    _Row("upgrades_failed", "Finals that could not be rendered.", "finals", "failed"),
-    _Row("worker_restarts", "Worker processes replaced.", "pool", "restarts_", label="reason"),
-    _Row("cache_hits", "Renditions found in a tier.", "tiers", "hits_", label="tier"),
-    _Row("cache_misses", "Renditions not found in a tier.", "tiers", "misses_", label="tier"),
-    _Row("cache_evictions", "Renditions evicted from a tier.", "tiers", "evictions_", label="tier"),
-    _Row("cache_corrupt", "Rendition files deleted after a failed check.", "disk", "corrupt"),
-    _Row(
-        "cache_failures",
-        "Failed file operations of the rendition disk.",
-        "disk",
-        "failures_",
-        label="kind",
-    ),
-    _Row(
-        "source_errors",
-        "Originals that could not be opened.",
-        "originals",
-        "failures_",
-        label="kind",
-    ),
-    _Row("database_errors", "Failed queries.", "queries", "errors"),
-    _Row("database_queries", "Queries sent to the database.", "queries", "queries"),
-    _Row("row_hits", "Rows found in the row cache.", "rows", "hits"),
-    _Row("row_misses", "Rows read from the database.", "rows", "misses"),
-    _Row("row_stale", "Expired rows served while the database failed.", "rows", "stale_answers"),
-    _Row("ingest_takeovers", "Uploads taken over after a lease expired.", "ingest", "takeovers"),
-    _Row("spans", "Spans of traces.", "spans", "", label="outcome"),
+    _Row("connections_closed", "connections", "closed_", "Closed connections.", "reason"),
+    _Row("jobs", "pool", "jobs", "Jobs passed to the worker pool."),
+    _Row("rejections", "admission", "rejected_", "Jobs rejected by admission.", "reason"),
+    _Row("coalesced", "delivery", "joined", "Requests that waited for a render in progress."),
+    _Row("upgrades_dropped", "finals", "dropped", "Finals not queued, as the queue was full."),
+    _Row("upgrades_failed", "finals", "failed", "Finals that could not be rendered."),
+    _Row("worker_restarts", "pool", "restarts_", "Worker processes replaced.", "reason"),
+    _Row("cache_hits", "tiers", "hits_", "Renditions found in a tier.", "tier"),
+    _Row("cache_misses", "tiers", "misses_", "Renditions not found in a tier.", "tier"),
+    _Row("cache_evictions", "tiers", "evictions_", "Renditions evicted from a tier.", "tier"),
+    _Row("cache_corrupt", "disk", "corrupt", "Rendition files deleted after a failed check."),
+    _Row("cache_failures", "disk", "failures_", "Failed operations of the rendition disk.", "kind"),
+    _Row("source_errors", "originals", "failures_", "Originals that cannot be opened.", "kind"),
+    _Row("database_errors", "queries", "errors", "Failed queries."),
+    _Row("database_queries", "queries", "queries", "Queries sent to the database."),
+    _Row("row_hits", "rows", "hits", "Rows found in the row cache."),
+    _Row("row_misses", "rows", "misses", "Rows read from the database."),
+    _Row("row_stale", "rows", "stale_answers", "Expired rows served while the database failed."),
+    _Row("ingest_takeovers", "ingest", "takeovers", "Uploads taken over after a lease expired."),
+    _Row("spans", "spans", "", "Spans of traces.", "outcome"),
 )
 
 
 def readings(sources: Mapping[str, Statistics]) -> Iterator[MetricReading]:
     """Yield all metrics. ``sources`` has the statistics of the services by the names used above."""
-    for row in (*_GAUGES, *(row._replace(counter=True) for row in _COUNTERS)):
-        yield _reading(row, sources[row.source])
+    for rows, counter in ((_GAUGES, False), (_COUNTERS, True)):
+        for row in rows:
+            read = partial(_labelled if row.label else _single, sources[row.source], row.key)
+            yield MetricReading(row.name, row.text, counter=counter, label=row.label, read=read)
     yield MetricReading(
         "queue_depth",
         "Jobs that wait for a worker.",
@@ -160,11 +118,6 @@ def by_tier(store: RenditionStore) -> Mapping[str, float]:
         for tier, statistics in store.statistics().items()
         for key, value in statistics.items()
     }
-
-
-def _reading(row: _Row, statistics: Statistics) -> MetricReading:
-    read = partial(_labelled if row.label else _single, statistics, row.key)
-    return MetricReading(row.name, row.text, counter=row.counter, label=row.label, read=read)
 
 
 def _single(statistics: Statistics, key: str) -> Mapping[str, float]:

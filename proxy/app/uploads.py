@@ -58,7 +58,7 @@ class UploadServices:
         users = TokenVerifier(
             key=self.token_key,
             section=self.settings.users,
-            limit=_limit(self.settings),
+            limit=failure_limit(self.settings),
             on_refusal=metrics.refusals(AuthFailure),
         )
         return UploadHandler(
@@ -71,12 +71,8 @@ class UploadServices:
 
     def media_api(self, metrics: Metrics) -> MediaApiHandler:
         """Return the handler of the routes for ingest workers."""
-        guard = KeyGuard(
-            key=self.media_key,
-            advice="no key is set: set SMARTSERVE_MAIN__KEY or main.key_file",
-            limit=_limit(self.settings),
-            on_refusal=metrics.refusals(AuthFailure),
-        )
+        advice = "no key is set: set SMARTSERVE_MAIN__KEY or main.key_file"
+        guard = new_guard(self.settings, metrics, self.media_key, advice=advice)
         return MediaApiHandler(
             guard=guard,
             queue=self.queue,
@@ -162,6 +158,17 @@ async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | Non
         )
 
 
-def _limit(settings: Settings) -> FailureLimit:
+def failure_limit(settings: Settings) -> FailureLimit:
+    """Return a limit of failed attempts per client address."""
     section = settings.admin
     return FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s)
+
+
+def new_guard(settings: Settings, metrics: Metrics, key: str, *, advice: str) -> KeyGuard:
+    """Return a guard for a key. ``advice`` says how to set one, if there is none."""
+    return KeyGuard(
+        key=key,
+        advice=advice,
+        limit=failure_limit(settings),
+        on_refusal=metrics.refusals(AuthFailure),
+    )

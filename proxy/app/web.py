@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 
 from proxy.app.collectors import by_tier, readings, with_old_names
 from proxy.app.services import Services
-from proxy.app.uploads import UploadServices
+from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
 from proxy.domain.query import parse_request
 from proxy.settings import (
@@ -22,7 +22,6 @@ from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Statistics
-from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
 from proxy.web.handlers.health import HealthHandler
@@ -36,6 +35,8 @@ from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache
 from proxy.web.server.runner import ServerRunner
 from proxy.web.static_files import read_files
+
+_ADVICE = f"no key is set: {NO_KEY_ADVICE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +111,21 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
 
 
 def _admin(services: Services) -> AdminHandler | None:
-    section = services.settings.admin
-    if not section.enabled:
+    settings = services.settings
+    if not settings.admin.enabled:
         return None
-    guard = KeyGuard(
-        key=admin_key(section),
-        advice=f"no key is set: {NO_KEY_ADVICE}",
-        limit=FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s),
-        on_refusal=services.metrics.refusals(AuthFailure),
+    return AdminHandler(
+        guard=new_guard(settings, services.metrics, admin_key(settings.admin), advice=_ADVICE),
+        purger=services.storage.purger,
+        sizes=settings.size_specs(),
     )
-    sizes = services.settings.size_specs()
-    return AdminHandler(guard=guard, purger=services.storage.purger, sizes=sizes)
 
 
 def _analyses(services: Services) -> AnalysisHandler:
     settings = services.settings
-    guard = KeyGuard(
-        key=media_api_key(settings.main, settings.key_directory),
-        advice=f"no key is set: {NO_KEY_ADVICE}",
-        limit=FailureLimit(
-            max_failures=settings.admin.max_failures, window_s=settings.admin.failure_window_s
-        ),
-        on_refusal=services.metrics.refusals(AuthFailure),
-    )
+    key = media_api_key(settings.main, settings.key_directory)
     return AnalysisHandler(
-        guard=guard,
+        guard=new_guard(settings, services.metrics, key, advice=_ADVICE),
         database=services.storage.database,
         analyses=AnalysisRepository(services.storage.writer),
         retry_after_s=settings.lifetimes.not_ready_retry_s,

@@ -69,22 +69,25 @@ class ThreadPool:
             TimeoutError: the work did not end in time. It is an OSError, as file errors are.
         """
         job = self.submit(work)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await asyncio.wrap_future(job)
-        except (asyncio.CancelledError, TimeoutError):
-            if release is not None:
-                job.add_done_callback(partial(_release, release))
-            raise
+        return await self._result(job, asyncio.wrap_future(job), release)
 
     async def finish(
         self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
     ) -> _T:
         """As `run`, but queued work is done even if the caller was cancelled."""
         job = self.submit(work)
+        # Only the outer future of `shield` is cancelled, so the job stays in the queue.
+        return await self._result(job, asyncio.shield(asyncio.wrap_future(job)), release)
+
+    async def _result(
+        self,
+        job: Future[_T],
+        waiting: asyncio.Future[_T],
+        release: Callable[[_T], object] | None,
+    ) -> _T:
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await asyncio.shield(asyncio.wrap_future(job))
+                return await waiting
         except (asyncio.CancelledError, TimeoutError):
             if release is not None:
                 job.add_done_callback(partial(_release, release))
