@@ -126,38 +126,26 @@ def _killed_at_work(server: Server) -> set[int]:
 
 
 @pytest.mark.drill
-async def test_a_response_is_completed_when_its_worker_dies(
+async def test_a_response_whose_worker_dies_is_aborted_and_not_stored(
     data_dir: Path, launch: Launch, library: Library, record: Record
 ) -> None:
-    """Another worker renders the same bytes; those already sent are skipped."""
+    """The connection is closed, so no client takes the part for the whole; a retry succeeds."""
     ids = plant(data_dir, copies(data_dir, library))
     server = await launch({"workers": {"count": 1}})
     async with server.client() as client:
         whole = await (await client.get(f"/serve/{library.ids['large']}{ZOOM}")).read()
-    found = [await _interrupted(server, f"/serve/{one}{ZOOM}", kills=1) for one in ids.values()]
-    resumed = [body for body in found if body != b""]
-    assert len(resumed) >= 2
-    assert resumed == [whole] * len(resumed)
-    record(Figure(4, "answers whose worker was killed half way", len(resumed), 0, "bytes equal"))
-
-
-@pytest.mark.drill
-async def test_a_response_whose_workers_die_twice_is_aborted_and_not_stored(
-    data_dir: Path, launch: Launch, library: Library, record: Record
-) -> None:
-    ids = plant(data_dir, copies(data_dir, library))
-    server = await launch({"workers": {"count": 1}})
     aborted = 0
     for media_id in ids.values():
-        body = await _interrupted(server, f"/serve/{media_id}{ZOOM}", kills=2)
+        body = await _interrupted(server, f"/serve/{media_id}{ZOOM}", kills=1)
+        # Whole before the kill, or aborted: never a part of the image.
+        assert body in (None, b"", whole)
         if body is not None:
             continue
         aborted += 1
         assert not [path for path in kept(data_dir) if f"/{media_id}/" in str(path)]
         async with server.client() as client, client.get(f"/serve/{media_id}{ZOOM}") as answer:
-            assert answer.status == 422
-    assert aborted >= 2
-    record(Figure(4, "answers whose workers were killed twice", aborted, 0, "none looked whole"))
+            assert (answer.status, await answer.read()) == (200, whole)
+    record(Figure(4, "responses whose worker was killed half way", aborted, 0, "all aborted"))
 
 
 ZOOM = "?size=zoom&format=jpeg"

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from proxy.domain.errors import RenderError, RenderTimeout, SmartserveError, SourceQuarantined
+from proxy.domain.errors import (
+    RenderError,
+    RenderFault,
+    RenderTimeout,
+    SmartserveError,
+    SourceQuarantined,
+)
+from proxy.rendering.pool.pending_job import WorkerDied
 
 _MAX_ENTRIES = 10_000
 _MAX_BACKOFF_S = 3600.0
@@ -60,6 +67,12 @@ class FailureCache:
         if before is not None and self._clock() <= before.until + _MAX_BACKOFF_S:
             times = before.times + 1
         refused_s = self._failure_s
+        if isinstance(error, RenderFault) and isinstance(error.__cause__, WorkerDied):
+            # A job whose response is being streamed is not repeated. One death of its worker proves
+            # nothing about the image (out of memory, for example); a second one quarantines it.
+            refused_s = 0.0
+            if times > 1:
+                error = SourceQuarantined("the image made its workers crash; refused for a while")
         if isinstance(error, SourceQuarantined | RenderTimeout):
             backoff_s = self._quarantine_s * 2.0 ** min(times - 1, _MAX_DOUBLINGS)
             refused_s = min(backoff_s, _MAX_BACKOFF_S)

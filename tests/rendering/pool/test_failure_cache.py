@@ -2,8 +2,15 @@
 
 import pytest
 
-from proxy.domain.errors import QueueFull, SourceQuarantined, SourceUnavailable, UndecodableSource
+from proxy.domain.errors import (
+    QueueFull,
+    RenderFault,
+    SourceQuarantined,
+    SourceUnavailable,
+    UndecodableSource,
+)
 from proxy.rendering.pool.failure_cache import FailureCache
+from proxy.rendering.pool.pending_job import WorkerDied
 
 
 class Clock:
@@ -30,6 +37,29 @@ def refused(failures: FailureCache, key: str = "image") -> bool:
     except (UndecodableSource, SourceQuarantined):
         return True
     return False
+
+
+def death() -> RenderFault:
+    """The error of a job whose worker died while its response was streamed."""
+    error = RenderFault("the worker process ended while it was writing the image")
+    error.__cause__ = WorkerDied("crash")
+    return error
+
+
+def test_one_death_of_a_worker_during_a_response_refuses_nothing(failures: FailureCache) -> None:
+    failures.remember("image", death())
+    failures.check("image")
+
+
+def test_a_second_death_of_a_worker_quarantines_the_image(
+    failures: FailureCache, clock: Clock
+) -> None:
+    failures.remember("image", death())
+    failures.remember("image", death())
+    with pytest.raises(SourceQuarantined):
+        failures.check("image")
+    clock.now += 100
+    assert refused(failures)
 
 
 def test_an_image_that_never_failed_is_accepted(failures: FailureCache) -> None:
