@@ -184,8 +184,7 @@ class Delivery:
         """Find the rendition, or render it; return a fallback if neither succeeds.
 
         A render that `sends_early` is returned with its first byte, all others with the last.
-        ``stored`` is as for `find`; ``on_wait`` is
-        called before the wait for a render.
+        ``stored`` is as for `find`; ``on_wait`` is called before the wait for a render.
 
         Raises:
             SmartserveError: there is neither a rendition nor a fallback.

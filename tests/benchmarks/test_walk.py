@@ -10,11 +10,12 @@ import pytest
 
 LIMITS = {
     # name: modules, switches between modules
-    "cold miss": (58, 380),
+    "cold miss": (56, 350),
     "draft hit": (20, 60),
     "final hit": (20, 60),
 }
-"""Some above what was measured on two busy cores: timers of other tasks run in between."""
+"""Measured: 53 modules and 299 switches for a miss (the aim is 35 and 150), 12 and 33 for a hit on
+a draft. The rest is for timers of other tasks, which run in between on busy cores."""
 
 
 @pytest.mark.slow

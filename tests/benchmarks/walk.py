@@ -28,9 +28,8 @@ from tests.benchmarks.servers import command
 
 _ROOT = f"{Path(proxy.__file__).parent}{os.sep}"
 _ACCEPT = "Accept: image/avif,image/webp,*/*"
-_FINAL_S = 60.0
+_FINAL_S = 180.0
 """Time limit for a final: it is rendered at idle priority."""
-_INGEST_S = 60.0
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ class CloseReason(StrEnum):
 class ConnectionSlot(Enum):
     """The kind of slot that a new connection gets."""
 
-    SEAT = auto()
+    REGULAR = auto()
     RESERVE = auto()
     """Above the limit: probes are answered, all other requests get a 503."""
     NONE = auto()
@@ -89,7 +89,7 @@ class ConnectionLimiter:
         limit = self.max_connections
         if not limit or len(self._connections) < limit:
             self._connections[connection] = None
-            return ConnectionSlot.SEAT
+            return ConnectionSlot.REGULAR
         slots = min(_RESERVE, max(1, limit // _RESERVE_SHARE))
         if len(self._reserve) < slots or self._evict_oldest():
             self._connections[connection] = self._reserve[connection] = None

@@ -36,7 +36,7 @@ def test_so_many_have_a_seat_and_an_eighth_more_a_place_in_reserve() -> None:
     places = [door.enter(Guest(busy=True)) for _ in range(20)]
     assert (
         places
-        == [ConnectionSlot.SEAT] * 16 + [ConnectionSlot.RESERVE] * 2 + [ConnectionSlot.NONE] * 2
+        == [ConnectionSlot.REGULAR] * 16 + [ConnectionSlot.RESERVE] * 2 + [ConnectionSlot.NONE] * 2
     )
     assert door.statistics()["open"] == 18
 
@@ -62,7 +62,7 @@ def test_a_place_that_is_left_is_free_again() -> None:
     for guest in guests:
         door.enter(guest)
     door.leave(guests[0], CloseReason.IDLE)
-    assert door.enter(Guest()) is ConnectionSlot.SEAT
+    assert door.enter(Guest()) is ConnectionSlot.REGULAR
     assert door.statistics()["closed_idle_timeout"] == 1
 
 
@@ -80,7 +80,7 @@ async def test_each_is_reviewed_in_a_round(monkeypatch: pytest.MonkeyPatch) -> N
     door = doorkeeper(0)
     guests = [Guest() for _ in range(1200)]
     for guest in guests:
-        assert door.enter(guest) is ConnectionSlot.SEAT
+        assert door.enter(guest) is ConnectionSlot.REGULAR
     await door._review_all()
     assert [len(guest.reviewed) for guest in guests] == [1] * 1200
 
