@@ -247,7 +247,7 @@ async def test_a_cancelled_query_leaves_a_database_that_answers(
     database: SqlMediaRepository,
 ) -> None:
     asking = [asyncio.create_task(database.find(1)) for _ in range(20)]
-    await eventually(lambda: database.statistics()["queries"] == 20)
+    await eventually(lambda: database.statistics()["queries"] == 20, interval_s=0)
     for task in asking:
         task.cancel()
     ends = await asyncio.gather(*asking, return_exceptions=True)

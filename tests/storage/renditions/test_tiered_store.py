@@ -84,7 +84,7 @@ async def test_those_who_wait_get_it_when_the_first_one_leaves(store: TieredStor
     await put(store.disk, variant(), body())
     first = asyncio.create_task(store.get(variant()))
     others = [asyncio.create_task(read(store, variant())) for _ in range(3)]
-    await eventually(lambda: store._reads)
+    await eventually(lambda: store._reads, interval_s=0)
 
     first.cancel()
 
@@ -97,7 +97,7 @@ async def test_one_who_leaves_does_not_take_it_from_the_first(store: TieredStore
     await put(store.disk, variant(), body())
     first = asyncio.create_task(read(store, variant()))
     other = asyncio.create_task(store.get(variant()))
-    await eventually(lambda: store._reads)
+    await eventually(lambda: store._reads, interval_s=0)
 
     other.cancel()
 
@@ -109,7 +109,7 @@ async def test_one_who_leaves_does_not_take_it_from_the_first(store: TieredStore
 async def test_what_was_read_before_a_purge_is_not_promoted_after_it(store: TieredStore) -> None:
     await put(store.disk, variant(), body())
     reading = asyncio.create_task(store.get(variant()))
-    await eventually(lambda: store._reads)
+    await eventually(lambda: store._reads, interval_s=0)
 
     await store.purge(1)
     await reading
@@ -122,7 +122,7 @@ async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: Tie
     for width in (300, 480):
         await put(store.disk, variant(width=width), body())
     reads = [asyncio.create_task(store.get(variant(width=width))) for width in (300, 480)]
-    await eventually(lambda: len(store._reads) == 2)
+    await eventually(lambda: len(store._reads) == 2, interval_s=0)
 
     await store.purge(1, {variant(width=300).geometry.shape})
     await asyncio.gather(*reads)
@@ -134,10 +134,10 @@ async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: Tie
 async def test_nobody_joins_a_read_that_began_before_a_purge(store: TieredStore) -> None:
     await put(store.disk, variant(), body())
     before = asyncio.create_task(store.get(variant()))
-    await eventually(lambda: store._reads)
+    await eventually(lambda: store._reads, interval_s=0)
 
     purge = asyncio.create_task(store.purge(1))
-    await eventually(lambda: not store._reads)
+    await eventually(lambda: not store._reads, interval_s=0)
     joined = asyncio.create_task(store.get(variant()))
     await asyncio.gather(before, purge, joined)
 
