@@ -125,6 +125,7 @@ def _single(statistics: Statistics, key: str) -> Mapping[str, float]:
 
 
 def _labelled(statistics: Statistics, prefix: str) -> Mapping[str, float]:
+    # The figures of a service are fixed, so the label values are a closed set.
     return {
         name.removeprefix(prefix): figure
         for name, figure in statistics().items()

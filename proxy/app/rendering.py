@@ -52,6 +52,7 @@ async def open_rendering(
         ConfigurationError: no worker starts, or its libvips is older than ``floors`` allow.
     """
     async with _new_pool(settings, supervisor) as pool:
+        # Only a worker knows the version of libvips: the server process never loads it.
         check_worker(pool.hello, floors)
         admission, usage = Admission(settings.workers), WorkerUsage()
         background = _new_background_pool(settings, supervisor)
@@ -63,6 +64,7 @@ async def open_rendering(
             rules=_render_rules(settings, pool.hello),
             dispatcher=dispatcher,
             upload_dispatcher=dispatcher.counted_by(usage),
+            # With an admission of its own, so that finals take no places in the queue of clients.
             background_dispatcher=_new_dispatcher(
                 settings, originals, background, Admission(settings.workers)
             ),

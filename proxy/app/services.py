@@ -58,6 +58,7 @@ async def open_services(
     metrics = Metrics()
     supervisor = TaskSupervisor(metrics.background_restarted)
     async with AsyncExitStack() as stack:
+        # Storage first: a wrong database URL or schema is reported before a worker is started.
         storage = await stack.enter_async_context(open_storage(settings, supervisor))
         rendering = await stack.enter_async_context(
             open_rendering(settings, storage.originals, supervisor, floors=floors)

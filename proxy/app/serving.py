@@ -60,6 +60,7 @@ async def open_serving(
     )
 
     async def learn_again(media_id: int) -> None:
+        # Not from the row cache: the final failed because the cached facts are outdated.
         media = await storage.current(media_id)
         if media is not None and media.servable:
             await facts.learn(media)
@@ -97,8 +98,10 @@ async def open_serving(
         pressure=load_shedder.reject,
     )
     finals = _final_renderer(settings, storage, rendering, rendering.upload_dispatcher)
+    # A purged or replaced image must not be rendered from its old facts.
     storage.invalidators.extend((finals_queue.forget, image_info.forget))
     async with AsyncExitStack() as stack:
+        # Closed last: deliveries that end until then may still request finals.
         await stack.enter_async_context(finals_queue)
         stack.push_async_callback(facts.aclose)
         stack.push_async_callback(image_info.aclose)

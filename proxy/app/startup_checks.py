@@ -55,6 +55,7 @@ def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:
+        # find_spec imports the parent package, which may be missing as well.
         return False
 
 

@@ -66,6 +66,7 @@ async def open_storage(
     """Open the database, the originals and the renditions; close them after the block."""
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_directories, settings)
+        # Before the first query: the tables may not exist yet.
         await stack.enter_async_context(database_prepared(settings, supervisor))
         catalogue = await stack.enter_async_context(
             open_media_repository(settings.database_url, settings.database)
@@ -78,6 +79,7 @@ async def open_storage(
         invalidators: list[Callable[[int], None]] = [database.invalidate]
 
         def invalidate(media_id: int) -> None:
+            # The list grows after this point: later subsystems append their caches.
             for one in invalidators:
                 one(media_id)
 
@@ -111,6 +113,7 @@ def _make_directories(settings: Settings) -> None:
         (not settings.renditions.directory, settings.rendition_directory),
     ):
         if own:
+            # A failure is reported by the first use, which says what was needed and why.
             with suppress(OSError):
                 path.mkdir(parents=True, exist_ok=True)
 

@@ -88,6 +88,7 @@ class UploadServices:
 
         ``base_url`` is the server's own address, with the port it listens on.
         """
+        # Only now: with port 0 the system chose the port when the server began to listen.
         self.replacer.base_url = images_base(self.settings.main.smart_media_base_url, base_url)
 
         async def replace() -> None:
@@ -139,6 +140,7 @@ async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | Non
         users_key = await asyncio.to_thread(token_key, settings.users, settings.key_directory)
         if not section.temp_root:
             make = partial(settings.temp_root.mkdir, parents=True, exist_ok=True)
+            # If this fails, uploads are rejected with the reason; images are served anyway.
             with suppress(OSError):
                 await asyncio.to_thread(make)
         database = await stack.enter_async_context(

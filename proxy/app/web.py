@@ -166,6 +166,7 @@ def _page_local(settings: Settings, uploads: UploadServices | None) -> LocalPage
 def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
     def until(media: Media) -> float:
         known = database.peek(media.id)
+        # A cached response of an older row is never fresh, even if the row cache is.
         if known is None or known[0].updated_at != media.updated_at:
             return 0.0
         return known[1]

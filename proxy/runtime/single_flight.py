@@ -53,6 +53,7 @@ class SingleFlight(Generic[T]):
 
     def release(self, key: str, value: T) -> None:
         """Make the next call start new work, although this one has not ended yet."""
+        # After an earlier release the key may belong to newer work.
         if self._running.get(key) is value:
             del self._running[key]
 

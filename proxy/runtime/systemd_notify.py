@@ -52,6 +52,7 @@ class ServiceManager:
         address = f"\0{name[1:]}" if name.startswith("@") else name
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                # Never block the event loop: the queue of the manager may be full.
                 connection.settimeout(0)
                 connection.sendto(state.encode(), address)
         except OSError as error:

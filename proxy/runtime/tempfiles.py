@@ -110,6 +110,7 @@ class TempFile:
             return
         self._closed = True
         try:
+            # A file from O_TMPFILE disappears with its last descriptor; a named one is deleted.
             self._unlink()
         finally:
             os.close(self.descriptor)
