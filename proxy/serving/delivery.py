@@ -156,15 +156,14 @@ class Delivery:
 
         ``stored`` are the digests of the stored renditions, if they were looked up already.
         """
-        for variant in plan.stages:
-            if stored is not None and variant.digest not in stored:
-                continue
-            rendition = await self._store.get(variant)
-            if rendition is not None:
-                origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
-                draft = variant is plan.draft
-                return DeliveryResult(variant, origin, rendition=rendition, draft=draft)
-        return None
+        stages = [one for one in plan.stages if stored is None or one.digest in stored]
+        found = await self._store.first(stages) if stages else None
+        if found is None:
+            return None
+        variant, rendition = found
+        origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
+        draft = variant is plan.draft
+        return DeliveryResult(variant, origin, rendition=rendition, draft=draft)
 
     def first(self, plan: RenderPlan) -> Variant:
         """Return the variant to render if nothing is stored: the final if it is predicted quick."""

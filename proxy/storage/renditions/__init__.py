@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -51,6 +51,9 @@ class RenditionStore(Protocol):
 
     async def get(self, variant: Variant) -> Rendition | None:
         """Return the complete, verified rendition, or None. The caller closes it."""
+
+    async def first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
+        """Return the first of several variants that `get` finds, most wanted first, or None."""
 
     def writer(self, variant: Variant) -> AbstractAsyncContextManager[RenditionWriter]:
         """Write a rendition; it is stored only if the block ends without an error."""

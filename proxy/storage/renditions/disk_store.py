@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,7 +23,7 @@ from proxy.storage.renditions import Rendition
 from proxy.storage.renditions.disk_state import DiskState, WriteRegistry
 from proxy.storage.renditions.disk_writer import DiskWriter
 from proxy.storage.renditions.file_delete import delete_entry, delete_medium
-from proxy.storage.renditions.file_read import RenditionReader
+from proxy.storage.renditions.file_read import Found, RenditionReader
 from proxy.storage.renditions.file_write import AtomicFileWriter, probe
 from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.memory_store import PIECE_BYTES, MemoryRendition
@@ -125,12 +125,32 @@ class DiskStore:
         A rendition that fits into memory, or of up to 256 KiB, is returned as a body after one
         thread hop, a longer one as an open file.
         """
-        rendition = await self._open(variant)
-        if rendition is None:
-            self._state.counters.misses += 1
-        else:
-            self._state.counters.hits += 1
-        return rendition
+        found = await self.first((variant,))
+        return None if found is None else found[1]
+
+    async def first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
+        """Return the first of several variants that is stored, as `get` does, or None.
+
+        One thread job tries all of them: a miss of a final and of its draft costs one hop.
+        """
+        wanted = [(self._paths.rendition(one), one.digest) for one in variants]
+        work = partial(self._reader.first, wanted)
+        # A time-out or an open breaker counts as a miss of each.
+        nothing: list[Found] = []
+        results = await self._read(partial(self._threads.run, work, release=_close_last), nothing)
+        counters = self._state.counters
+        for variant, found in zip(variants, results, strict=False):
+            if isinstance(found, UsageChange):
+                self._state.record_corrupt(shard_of(variant.media_id), found)
+        last = results[-1] if results else None
+        hit = isinstance(last, bytes | OpenFile)
+        counters.hits += hit
+        counters.misses += len(results) - hit if results else len(variants)
+        if isinstance(last, bytes):
+            return variants[len(results) - 1], MemoryRendition(last, "disk")
+        if isinstance(last, OpenFile):
+            return variants[len(results) - 1], FileRendition(last, self._threads)
+        return None
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium's files; simultaneous calls share a thread hop.
@@ -221,17 +241,6 @@ class DiskStore:
         usage = {"bytes": self._state.usage.bytes, "items": self._state.usage.items}
         return {"disk": {**usage, **self._state.counters.flat()}}
 
-    async def _open(self, variant: Variant) -> Rendition | None:
-        work = partial(self._reader.read, self._paths.rendition(variant), variant.digest)
-        found = await self._read(partial(self._threads.run, work, release=_close_file), None)
-        if isinstance(found, bytes):
-            return MemoryRendition(found, "disk")
-        if isinstance(found, OpenFile):
-            return FileRendition(found, self._threads)
-        if isinstance(found, UsageChange):
-            self._state.record_corrupt(shard_of(variant.media_id), found)
-        return None
-
     async def _read(self, work: Callable[[], Awaitable[_T]], default: _T) -> _T:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""
         if self._state.reads.failing and self._state.reads.open:
@@ -265,6 +274,6 @@ def _list_digests(directory: str) -> AbstractSet[str]:
         return frozenset()
 
 
-def _close_file(found: object) -> None:
-    if isinstance(found, OpenFile):
-        found.close()
+def _close_last(results: list[Found]) -> None:
+    if isinstance(results[-1], OpenFile):
+        results[-1].close()

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -65,6 +65,10 @@ class FileTrailer:
         return cls(length, checksum, digest) if magic == _MAGIC else None
 
 
+Found = bytes | OpenFile | UsageChange | None
+"""The body of a short file, a long file opened, the change by deleting an invalid file, or None."""
+
+
 class RenditionReader:
     """Opens files and remembers which long files were verified.
 
@@ -79,7 +83,16 @@ class RenditionReader:
         self._verified: LRUCache[_Identity, None] = LRUCache(_MAX_VERIFIED)
         self._lock = Lock()
 
-    def read(self, path: str, digest: str) -> bytes | OpenFile | UsageChange | None:
+    def first(self, wanted: Sequence[tuple[str, str]]) -> list[Found]:
+        """Read paths with their digests until one is found; return the results so far."""
+        results: list[Found] = []
+        for path, digest in wanted:
+            results.append(self.read(path, digest))
+            if isinstance(results[-1], bytes | OpenFile):
+                break
+        return results
+
+    def read(self, path: str, digest: str) -> Found:
         """Return the body of a short file, a long file opened, or None if there is no file.
 
         An invalid file is deleted and the change of usage returned. All other errors are OSErrors.

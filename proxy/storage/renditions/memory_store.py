@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -105,6 +105,13 @@ class MemoryStore:
         if rendition is None:
             self._counters.misses += 1
         return rendition
+
+    async def first(self, variants: Sequence[Variant]) -> tuple[Variant, MemoryRendition] | None:
+        """Return the first of several variants that is stored, or None; never waits."""
+        for variant in variants:
+            if (rendition := await self.get(variant)) is not None:
+                return variant, rendition
+        return None
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium's stored variants; does not count as a use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -95,23 +95,47 @@ class TieredStore:
 
         Simultaneous calls for one variant share one read of the disk.
         """
+        found = await self.first((variant,))
+        return None if found is None else found[1]
+
+    async def first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
+        """Return the first of several variants that is stored, most wanted first, or None."""
         if STATE.tracer is None:
-            return await self._get(variant)
+            return await self._first(variants)
         with span("store read") as part:
-            found = await self._get(variant)
-            part.set_attribute("smartserve.tier", "none" if found is None else found.tier)
+            found = await self._first(variants)
+            part.set_attribute("smartserve.tier", "none" if found is None else found[1].tier)
             return found
 
-    async def _get(self, variant: Variant) -> Rendition | None:
-        in_memory = await self.memory.get(variant)
-        if in_memory is not None:
-            return in_memory
-        read = self._reads.get(variant.digest)
-        if read is None:
-            return await self._read_disk(variant)
-        # The shield keeps a cancelled waiter from cancelling the future of the others.
-        shared, rendition = await asyncio.shield(read.result)
-        return rendition if shared else await self.disk.get(variant)
+    async def _first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
+        missing: list[Variant] = []
+        in_memory = None
+        for variant in variants:
+            rendition = await self.memory.get(variant)
+            if rendition is not None:
+                in_memory = variant, rendition
+                break
+            missing.append(variant)
+        # A more wanted variant on disk precedes a less wanted one in memory.
+        found = await self._first_on_disk(missing) if missing else None
+        return found or in_memory
+
+    async def _first_on_disk(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
+        if not any(variant.digest in self._reads for variant in variants):
+            return await self._read_disk(variants)
+        # One of them is being read: join that read, and read the others one by one.
+        for variant in variants:
+            read = self._reads.get(variant.digest)
+            if read is None:
+                found = await self._read_disk((variant,))
+            else:
+                # The shield keeps a cancelled waiter from cancelling the future of the others.
+                shared, joined = await asyncio.shield(read.result)
+                rendition = joined if shared else await self.disk.get(variant)
+                found = None if rendition is None else (variant, rendition)
+            if found is not None:
+                return found
+        return None
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium in either tier; does not count as a use."""
@@ -150,24 +174,32 @@ class TieredStore:
         """Return the counts of ``memory`` and ``disk``."""
         return {**self.memory.statistics(), **self.disk.statistics()}
 
-    async def _read_disk(self, variant: Variant) -> Rendition | None:
-        digest = variant.digest
-        read = _Read(variant.media_id, asyncio.get_running_loop().create_future())
-        self._reads[digest] = read
-        # An open file has one owner, and a cancelled read has no result: then the others read too.
-        result: tuple[bool, MemoryRendition | None] = (False, None)
+    async def _read_disk(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
+        loop = asyncio.get_running_loop()
+        reads = {one.digest: _Read(one.media_id, loop.create_future()) for one in variants}
+        self._reads |= reads
+        # An open file has one owner, a cancelled read has no result, and what follows the found
+        # variant was not read: in these cases the others read too.
+        results: dict[str, tuple[bool, MemoryRendition | None]] = {}
         try:
-            found = await self.disk.get(variant)
-            if isinstance(found, MemoryRendition | None):
-                result = (True, found)
-            # If the variant was purged during the read, the read is no longer registered.
-            if isinstance(found, MemoryRendition) and self._reads.get(digest) is read:
-                self.memory.put(variant, found.body)
+            found = await self.disk.first(variants)
+            for variant in variants:
+                if found is None or variant is not found[0]:
+                    results[variant.digest] = (True, None)
+                    continue
+                rendition = found[1]
+                if isinstance(rendition, MemoryRendition):
+                    results[variant.digest] = (True, rendition)
+                    # If it was purged during the read, the read is no longer registered.
+                    if self._reads.get(variant.digest) is reads[variant.digest]:
+                        self.memory.put(variant, rendition.body)
+                break
             return found
         finally:
-            if self._reads.get(digest) is read:
-                del self._reads[digest]
-            read.result.set_result(result)
+            for digest, read in reads.items():
+                if self._reads.get(digest) is read:
+                    del self._reads[digest]
+                read.result.set_result(results.get(digest, (False, None)))
 
     def _purge_memory(self, media_id: int, shapes: Shapes) -> int:
         for digest, read in tuple(self._reads.items()):

@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -162,3 +163,100 @@ async def test_both_tiers_are_told_apart_in_the_statistics(store: TieredStore) -
 
     assert count(store, "memory", "items") == 1
     assert count(store, "disk", "items") == 2
+
+
+FINAL, DRAFT = variant(width=300), variant(width=480)
+"""Two variants of one image; their sizes do not matter here."""
+
+
+async def test_a_final_on_disk_precedes_a_draft_in_memory(store: TieredStore) -> None:
+    await put(store.disk, FINAL, body(seed="final"))
+    store.memory.put(DRAFT, body(seed="draft"))
+
+    found = await store.first((FINAL, DRAFT))
+
+    assert found is not None
+    assert found[0] is FINAL
+    assert found[1].body == body(seed="final")
+
+
+async def test_a_draft_in_memory_is_found_if_there_is_no_final(store: TieredStore) -> None:
+    store.memory.put(DRAFT, body())
+
+    found = await store.first((FINAL, DRAFT))
+
+    assert found is not None
+    assert (found[0], found[1].tier) == (DRAFT, "memory")
+
+
+async def test_final_and_draft_are_read_from_disk_in_one_thread_job(
+    store: TieredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store.disk, DRAFT, body())
+    jobs: list[object] = []
+    run = store.disk._threads.run
+
+    def count_job(*arguments: Any, **options: Any) -> Any:
+        jobs.append(arguments)
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(store.disk._threads, "run", count_job)
+
+    found = await store.first((FINAL, DRAFT))
+
+    assert found is not None
+    assert (found[0], found[1].tier) == (DRAFT, "disk")
+    assert len(jobs) == 1
+    assert (count(store, "disk", "hits"), count(store, "disk", "misses")) == (1, 1)
+    assert store.memory.peek(DRAFT.digest) is not None, "it is promoted"
+
+
+async def test_a_miss_of_final_and_draft_counts_as_two(store: TieredStore) -> None:
+    assert await store.first((FINAL, DRAFT)) is None
+    assert count(store, "disk", "misses") == 2
+
+
+async def test_a_running_read_of_one_variant_is_joined(store: TieredStore) -> None:
+    await put(store.disk, FINAL, body())
+    reading = asyncio.create_task(store.get(FINAL))
+    await eventually(lambda: store._reads, interval_s=0)
+
+    found = await store.first((FINAL, DRAFT))
+
+    assert found is not None
+    assert found[1] is await reading
+    assert count(store, "disk", "hits") == 1
+
+
+async def test_a_request_for_the_draft_joins_a_read_of_both(store: TieredStore) -> None:
+    await put(store.disk, DRAFT, body())
+    reading = asyncio.create_task(store.first((FINAL, DRAFT)))
+    await eventually(lambda: len(store._reads) == 2, interval_s=0)
+
+    assert await read(store, DRAFT) == body()
+    assert await reading is not None
+    assert count(store, "disk", "hits") == 1
+
+
+async def test_a_request_for_the_draft_reads_it_if_the_final_was_found(store: TieredStore) -> None:
+    await put(store.disk, FINAL, body(seed="final"))
+    await put(store.disk, DRAFT, body(seed="draft"))
+    reading = asyncio.create_task(store.first((FINAL, DRAFT)))
+    await eventually(lambda: len(store._reads) == 2, interval_s=0)
+
+    assert await read(store, DRAFT) == body(seed="draft")
+    assert await reading is not None
+
+
+async def test_a_damaged_final_does_not_hide_the_draft(store: TieredStore) -> None:
+    await put(store.disk, DRAFT, body())
+    await put(store.disk, FINAL, body(seed="final"))
+    path = Path(store.disk._paths.rendition(FINAL))
+    path.write_bytes(path.read_bytes()[:-1])
+
+    found = await store.first((FINAL, DRAFT))
+
+    assert found is not None
+    assert found[0] is DRAFT
+    assert not path.exists()
+    assert count(store, "disk", "corrupt") == 1
