@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 
 MAX_MEDIA_ID = 2**63 - 1
 """Largest BIGINT. No row has a larger id, although it may have 19 digits too."""
@@ -37,7 +38,7 @@ class Focus:
     y: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MediaFacts:
     """Facts that were read from the bytes of a source.
 
@@ -63,15 +64,18 @@ class MediaFacts:
     """`Media.row_version` when the facts were read. If the row has another version, they are stale.
     Empty for facts that do not belong to a row."""
 
-    @property
+    @cached_property
     def animated(self) -> bool:
         """Whether the image has several pages."""
         return self.pages > 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Media:
-    """A row of ``media_files``, with the facts about its source if they are known."""
+    """A row of ``media_files``, with the facts about its source if they are known.
+
+    The row cache keeps it, so what each request needs is computed once per row.
+    """
 
     id: int
     user_id: int
@@ -89,7 +93,7 @@ class Media:
     """Smaller files of the same image, made by another system. If the source is not available, the
     image is rendered from one of them. Unordered."""
 
-    @property
+    @cached_property
     def source_path(self) -> str | None:
         """Path of the original, or else of the processed file, relative to the storage root."""
         return self.bulk_path or self.library_path or None
@@ -99,7 +103,7 @@ class Media:
         """Paths that may exist; the first that does is the source."""
         return tuple(path for path in (self.bulk_path, self.library_path) if path)
 
-    @property
+    @cached_property
     def completed(self) -> bool:
         """Whether processing is complete, so that responses may be cached for a year."""
         return self.status == MediaStatus.COMPLETED
@@ -109,7 +113,7 @@ class Media:
         """Whether processing has started and not ended."""
         return self.status in (MediaStatus.DOWNLOADING, MediaStatus.PROCESSING)
 
-    @property
+    @cached_property
     def servable(self) -> bool:
         """Whether the image can be served: completed, or in progress with its original stored."""
         if self.completed:
@@ -117,7 +121,7 @@ class Media:
         # The processed file of an image in progress is not finished; only the original is served.
         return self.in_progress and bool(self.bulk_path)
 
-    @property
+    @cached_property
     def row_version(self) -> str:
         """Text that changes with every change of the row."""
         # updated_at has a resolution of one second. The status tells apart an original that was
@@ -128,7 +132,7 @@ class Media:
         """Return the media row with one of its fallbacks as the source."""
         return replace(self, bulk_path=facts.source_path, library_path=None, facts=facts)
 
-    @property
+    @cached_property
     def known_facts(self) -> MediaFacts | None:
         """The facts, or None if the row names another file now or was changed since."""
         facts = self.facts

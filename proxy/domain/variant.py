@@ -42,12 +42,12 @@ class Variant:
         """Profile and search."""
         return EncodingStage(self.profile, self.search)
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """Pixels of one page."""
         return self.geometry.width * self.geometry.height
 
-    @property
+    @cached_property
     def format(self) -> Format:
         """The format of the profile; the alternative is sent instead if its file is smaller."""
         return self.profile.format

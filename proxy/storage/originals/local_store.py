@@ -21,9 +21,8 @@ from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import StorageSettings
 from proxy.storage.originals import OpenSource
-from proxy.storage.originals.file_open import check_root, open_below
+from proxy.storage.originals.file_open import check_root, names_below, open_below
 from proxy.storage.originals.file_write import add_below, readable, remove_below
-from proxy.storage.originals.naming import names_below
 
 _THREADS = 4
 _FAILURES: Mapping[type[SmartserveError], str] = {

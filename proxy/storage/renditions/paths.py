@@ -14,6 +14,7 @@ directory occupies one block, which usage does not count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import xxhash
 
@@ -36,6 +37,7 @@ class UsageChange:
 NO_CHANGE = UsageChange(0, 0)
 
 
+@lru_cache(maxsize=4096)
 def shard_of(media_id: int) -> int:
     """Return the shard of a medium, 0 to 255; hashed, so that any series of ids spreads evenly."""
     return int(xxhash.xxh3_64_intdigest(str(media_id).encode()) % SHARDS)

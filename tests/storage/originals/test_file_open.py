@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.settings import StorageSettings
-from proxy.storage.originals.file_open import open_below, translated
+from proxy.storage.originals.file_open import names_below, open_below, translated
 from proxy.storage.originals.local_store import LocalOriginals
-from proxy.storage.originals.naming import names_below
 from tests.storage.originals.conftest import MAX_BYTES
 from tests.support.swapping import swapped
 

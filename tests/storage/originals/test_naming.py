@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from proxy.domain.errors import SourceMissing
 from proxy.domain.ingest_item import Lease, LeasedItem, Upload
 from proxy.domain.media import DataType
-from proxy.storage.originals.naming import library_path, names_below, original_path, readable
+from proxy.storage.originals.file_open import names_below
+from proxy.storage.originals.naming import library_path, original_path, readable
 
 _words = st.one_of(
     st.sampled_from(["..", ".", "", "bulk", "x.jpg", "link", "secret", "root", "\0", "~"]),
