@@ -62,6 +62,7 @@ def path_below(settings: Settings, place: TreePlace) -> Callable[[str], str | No
             found = "/".join(names_below(path, prefix=prefix))
         except SourceMissing:
             return None
+        # Rows refer to files below the storage root only, so not to a tree elsewhere.
         return found if place.in_place and found.startswith(start) else None
 
     return below

@@ -87,6 +87,7 @@ def readings(sources: Mapping[str, Statistics]) -> Iterator[MetricReading]:
         for row in rows:
             read = partial(_labelled if row.label else _single, sources[row.source], row.key)
             yield MetricReading(row.name, row.text, counter=counter, label=row.label, read=read)
+    # Not a row of the tables: jobs wait in admission first, then in the pool.
     yield MetricReading(
         "queue_depth",
         "Jobs that wait for a worker.",

@@ -40,6 +40,7 @@ async def open_installation(
     none, and ``media_id`` an image that is not displayed.
     """
     async with AsyncExitStack() as stack:
+        # Longer than any render may take: the server then responds first, with the reason.
         timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
         probe_of = partial(HttpProbe, timeout_s=timeout_s)
         server = await stack.enter_async_context(probe_of(url))

@@ -61,7 +61,8 @@ def open_main_api(settings: Settings, address: str) -> HttpMainApi:
 def local_queue(
     settings: Settings, urls: IngestUrls, queue: UploadQueue | None, port: int
 ) -> UploadQueue | None:
-    """Return the queue of this server if it is the main API of its own worker; ``port`` is ours."""
+    """Return ``queue`` if the main API of the worker is this server, which listens on ``port``."""
+    # The settings may name this server by its local or by its public address.
     own = urls.main_api in (settings.local_url(port), settings.base_url(port))
     return queue if own else None
 

@@ -63,6 +63,7 @@ async def open_rendering(
             admission=admission,
             rules=_render_rules(settings, pool.hello),
             dispatcher=dispatcher,
+            # Shares pool, admission and failure cache: uploads and clients use the same workers.
             upload_dispatcher=dispatcher.counted_by(usage),
             # With an admission of its own, so that finals take no places in the queue of clients.
             background_dispatcher=_new_dispatcher(

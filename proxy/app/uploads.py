@@ -152,6 +152,7 @@ async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | Non
         yield UploadServices(
             settings=settings,
             queue=queue,
+            # `running` sets the address again, with the port on which the server listens.
             replacer=UrlReplacer(queue, settings.images_base()),
             sweeper=TempfileSweeper(queue=queue),
             media_key=media_key,

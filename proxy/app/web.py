@@ -61,6 +61,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         order=settings.encoders.order,
         request_final=services.serving.delivery.request_final,
     )
+    # A purged or changed image must not be served from the response cache.
     storage.invalidators.append(response_cache.forget)
     health = HealthHandler(
         {
@@ -141,6 +142,7 @@ def _info(services: Services) -> InfoHandler:
         describer=services.serving.image_info,
         planner=services.serving.planner,
         lifetimes=services.settings.lifetimes,
+        # A body needs a deadline, even if 0 disables that of the head.
         stall_s=server.header_timeout_s or server.keepalive_s,
     )
 

@@ -44,4 +44,5 @@ class QueueMetrics:
             for step in Step
             for state in StepState
         }
+        # Before the first report `report` is None, so every count is 0.
         return {**items, **steps, **{name: getattr(report, name, 0) for name in _COUNTS}}

@@ -140,6 +140,7 @@ class WorkerLoop:
         item = await self.queue.claim(self.worker_id, ItemState.FAILED)
         if item is None and not self._provider_down:
             item = await self.queue.claim(self.worker_id, ItemState.INCOMPLETE)
+        # Nothing was due: the reserved retry is available again.
         self._retries_left += item is None
         return item
 
@@ -221,7 +222,7 @@ async def renewed(
             try:
                 await queue.renew(lease)
             except LeaseLost:
-                # A timeout of zero: asyncio cancels the block and can tell this from a
+                # A timeout of zero: asyncio cancels the block, and distinguishes this from a
                 # cancellation by the caller.
                 limit.reschedule(asyncio.get_running_loop().time())
                 return

@@ -69,6 +69,7 @@ class BatchLoader(Generic[K, V]):
         try:
             job = self._threads.submit(partial(self._load_all, [key for key, _ in batch]))
         except OSError as error:
+            # The pool is closed.
             for _, result in batch:
                 result.set_exception(error)
             return
@@ -94,10 +95,12 @@ class BatchLoader(Generic[K, V]):
     ) -> None:
         self._batches -= 1
         for (_, result), found in zip(batch, done.result(), strict=True):
+            # The caller was cancelled, or did not wait any longer.
             if result.done():
                 continue
             if isinstance(found, OSError):
                 result.set_exception(found)
             else:
                 result.set_result(found)
+        # For the calls that came while this batch ran.
         self._start_batch(loop)

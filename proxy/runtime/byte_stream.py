@@ -72,6 +72,7 @@ class ByteStream:
                 position += 1
             if self._ended:
                 break
+            # No await lies between the check above and this one, so no chunk is missed.
             await self._changed.wait()
         if self._error is not None:
             raise self._error

@@ -43,7 +43,7 @@ class CircuitBreaker:
     def attempt(self, failure: type[Exception]) -> Iterator[None]:
         """Report the result of the block: ``failure`` trips the breaker, a return closes it.
 
-        Other errors and a cancellation say nothing about the callee and change nothing.
+        Other errors and a cancellation do not show whether the callee works, and change nothing.
         """
         trial = self._trial = self.failing
         try:

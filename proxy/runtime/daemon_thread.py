@@ -1,4 +1,4 @@
-"""One piece of blocking work in a thread of its own, which a cancellation waits for."""
+"""Runs blocking work in a thread of its own; a cancellation waits for its end."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ async def in_daemon_thread(
     many such threads exist.
     """
     job: Future[_T] = Future()
+    # From here on the future counts as running, so nothing can cancel it.
     job.set_running_or_notify_cancel()
     threading.Thread(target=complete, args=(job, work), name="in-thread", daemon=True).start()
     working = asyncio.wrap_future(job)
@@ -34,6 +35,8 @@ async def in_daemon_thread(
         return await asyncio.shield(working)
     except asyncio.CancelledError:
         abandon()
+        # `asyncio.wait` does not cancel what it waits for; a second cancellation ends only the
+        # wait.
         await asyncio.wait([working])
         if working.exception() is None and release is not None:
             release(working.result())

@@ -45,5 +45,6 @@ def retry_after_s(headers: Mapping[str, str]) -> int | None:
         when = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
+    # HTTP dates are in GMT (RFC 9110, 5.6.7).
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return min(max(0, round((aware - datetime.now(UTC)).total_seconds())), _MAX_RETRY_AFTER_S)

@@ -37,6 +37,7 @@ def parent_opened(root: int, names: Sequence[str]) -> Iterator[int]:
     descriptor = os.dup(root)
     try:
         for name in names:
+            # O_NOFOLLOW: a symbolic link fails here, whatever it refers to.
             below = os.open(name, os.O_PATH | os.O_NOFOLLOW | DIRECTORY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = below

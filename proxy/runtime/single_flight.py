@@ -41,6 +41,7 @@ class SingleFlight(Generic[T]):
         self._led += 1
         self._running[key] = value
         task = asyncio.create_task(self._run(key, value, work))
+        # asyncio itself keeps only weak references to tasks.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return value, True

@@ -104,6 +104,8 @@ class TaskSupervisor:
             try:
                 await work()
             except (Exception, asyncio.CancelledError) as error:
+                # Only the cancellation of this task is the end; every other error is a failure of
+                # the work.
                 if _is_own_cancellation(error):
                     raise
                 # A loop that ran this long has recovered from its last failure.

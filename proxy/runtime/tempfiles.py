@@ -65,6 +65,7 @@ class TempFile:
             if os.path.lexists(_link_of(descriptor)):
                 return descriptor
             os.close(descriptor)
+        # The fallback: a hidden name, which is removed by age if this process is killed.
         name = tempfile_name()
         descriptor = os.open(name, _NAMED, mode, dir_fd=self._directory)
         self._named = name
@@ -94,6 +95,7 @@ class TempFile:
     def replace(self, path: str, *, dir_fd: int | None = None) -> None:
         """Give the file its name, in place of a file that may have it already."""
         if self._named is None:
+            # The usual case: the name is free, and one system call is enough.
             with suppress(FileExistsError):
                 self.link(path, dir_fd=dir_fd)
                 return

@@ -49,7 +49,8 @@ class ThreadPool:
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         self._queue.put((job, work))
-        # A thread that waits for work announces itself once; only if none does, one is started.
+        # A thread releases the semaphore when it becomes free. Another one is started only if none
+        # is free.
         if not self._idle.acquire(blocking=False) and self._threads < self._count:
             self._threads += 1
             threading.Thread(
@@ -111,7 +112,7 @@ def _work(queue: SimpleQueue[_Item], idle: threading.Semaphore) -> None:
         job, work = item
         if job.set_running_or_notify_cancel():
             complete(job, work)
-        # Held on to, the last result would live until the next piece of work.
+        # Otherwise the last result would stay in memory until the next piece of work.
         del item, job, work
         idle.release()
     queue.put(None)  # for the next thread

@@ -78,6 +78,7 @@ class DeliveryResult:
         if self.rendition is not None:
             head = self.rendition.head
         elif self.rendering is not None:
+            # No byte arrives before the worker has encoded both formats and compared them.
             head = await self.rendering.stream.whole()
         return Format(sniff(head) or self.variant.format)
 
@@ -156,6 +157,7 @@ class Delivery:
 
         ``stored`` are the digests of the stored renditions, if they were looked up already.
         """
+        # `stages` has the final first: a draft is only sent while there is no final.
         stages = [one for one in plan.stages if stored is None or one.digest in stored]
         found = await self._store.first(stages) if stages else None
         if found is None:
@@ -197,6 +199,7 @@ class Delivery:
                 raise late
             try:
                 result = await self._render(plan, first, on_wait)
+            # No fallback: the caller plans again, by the new facts of the source.
             except SourceChanged:
                 raise
             except SmartserveError as error:
@@ -204,6 +207,7 @@ class Delivery:
                 if result is None:
                     raise
                 self._log_fallback(plan.media, error)
+        # Also for a stored draft: the queue of finals is not persistent, so hits fill it again.
         if result.draft:
             self.request_final(plan)
         return result
@@ -258,6 +262,7 @@ class Delivery:
     def _log_fallback(self, media: Media, error: SmartserveError) -> None:
         """Log once a second which source failed: the response itself does not show it."""
         recent = time.monotonic() - self._logged_at < _LOG_EVERY_S
+        # Overload is not the fault of one source, and admission counts it.
         if recent or isinstance(error, CapacityError):
             return
         self._logged_at = time.monotonic()
@@ -287,8 +292,11 @@ class Delivery:
         try:
             await self._renderer.render(plan, variant, rendering)
         except SmartserveError as error:
+            # The requests that wait get the error; nothing awaits this task, so it is not raised
+            # here.
             self._fail(variant, rendering, error)
         except BaseException:
+            # A cancellation. Without an end of the stream, the requests would wait for ever.
             stopping = ShuttingDown("the server is stopping", retry_after_s=1)
             self._fail(variant, rendering, stopping)
             raise
@@ -310,6 +318,7 @@ class Delivery:
                 else:
                     await writer.write(await stream.whole())
                 finished = time.perf_counter()
+        # The render failed. `_feed` passes the error to the requests; the writer stores nothing.
         except SmartserveError:
             return
         self._telemetry.stage("store", time.perf_counter() - finished)

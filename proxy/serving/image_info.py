@@ -39,12 +39,12 @@ _TRIES = ((32, 30), (24, 20), (16, 10), (8, 1))
 the last one is far below it, even for noise."""
 _MAX_ITEMS = 4096
 _STORED_S = 60.0
-"""Time for which a stored analysis, or that there is none, is cached."""
+"""Time for which a stored analysis, or the lack of one, is cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelFacts:
-    """What is computed from the pixels of an image."""
+    """Facts that are computed from the pixels of an image."""
 
     thumbhash: str
     """Base64."""
@@ -60,7 +60,7 @@ class PixelFacts:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisFacts:
-    """What the analysis providers said about an image; None if none of them did."""
+    """Texts of the analysis providers about an image; None if no provider returned one."""
 
     alt: str | None = None
     style: str | None = None
@@ -70,7 +70,7 @@ class AnalysisFacts:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Everything known about an image."""
+    """The facts of an image, its pixel facts, and its texts."""
 
     facts: MediaFacts
     pixels: PixelFacts
@@ -115,6 +115,7 @@ class ImageInfoService:
         try:
             pixels = await self._pixel_facts(media, facts, stored)
         except SourceChanged:
+            # The file was replaced after its facts were stored. Read them again, but only once.
             facts = await self._facts.learn(media)
             pixels = await self._pixel_facts(media, facts, stored)
         return ImageInfo(facts, pixels, _analysis_facts(stored))
@@ -129,11 +130,13 @@ class ImageInfoService:
         missing = [media.id for media in images if media.id not in found]
         try:
             return {**(await self._analyses.thumbhashes(missing) if missing else {}), **found}
+        # A ThumbHash is a placeholder: the list is served without those that are missing.
         except DatabaseUnavailable:
             return found
 
     def forget(self, media_id: int) -> None:
         """Drop the cached analysis of a medium, which may have changed."""
+        # `_pixels` is kept: its keys contain the content hash, so a new source has a new key.
         self._stored.pop(media_id, None)
 
     async def aclose(self) -> None:
@@ -171,6 +174,7 @@ class ImageInfoService:
     async def _compute(
         self, media: Media, facts: MediaFacts, stored: StoredAnalysis | None
     ) -> PixelFacts:
+        # `SharedResults` runs this once per key, so the semaphore counts images and not requests.
         async with self._semaphore:
             data_uri = await self._data_uri(media, facts)
             if stored is not None and _is_complete(stored):

@@ -54,7 +54,7 @@ def output_of(variant: Variant) -> RenderOutput:
 
 
 class JobDispatcher:
-    """Runs jobs on media and remembers which of them cannot be rendered."""
+    """Runs jobs on media. A failure cache rejects media that could not be rendered."""
 
     def __init__(
         self,
@@ -128,6 +128,7 @@ class JobDispatcher:
                         source.descriptor, job, sink, admitted=on_start, deadline_s=deadline_s
                     )
             except SmartserveError as error:
+                # Stores only failures that the image itself caused, not overload or a missing file.
                 self._failures.remember(key, error)
                 raise
             if span is not None:
@@ -145,6 +146,7 @@ class JobDispatcher:
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
         queued_at = time.perf_counter()
+        # Set again by `on_start`, once a worker has taken the job.
         started_at = queued_at
         async with self._admission.enter():
             with self._usage.job() as count_start:

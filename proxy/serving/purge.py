@@ -53,11 +53,13 @@ class PurgeService:
             DatabaseUnavailable: nothing was deleted.
             StorageError: some may still be there.
         """
+        # No medium has such an id, so there is nothing to delete.
         if media_id > MAX_MEDIA_ID:
             return 0
         shapes = await self._shapes(media_id, boxes)
         if shapes is None:
             await self._rows.delete_facts(media_id)
+        # Before the renditions: no render that starts from now on may use the old row or facts.
         for forget in self._forgetters:
             forget(media_id)
         return await self._store.purge(media_id, shapes)
@@ -76,6 +78,7 @@ class PurgeService:
         """Return the shapes of a medium in these boxes by its current row; None means all."""
         if not boxes:
             return None
+        # A cached row may describe an earlier source, whose sizes have other shapes.
         self._rows.invalidate(media_id)
         media = await self._rows.find(media_id)
         facts = None if media is None else media.known_facts

@@ -129,6 +129,7 @@ class Renderer:
             raise
         (result,) = done.result.results
         if isinstance(result, JobFailure):
+            # A set reports failures by output, so the job itself succeeded.
             raise result.to_error()
         self._costs.learn(variant, result.cpu_s)
         self._telemetry.stage("queue", done.queue_s)

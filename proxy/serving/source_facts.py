@@ -53,6 +53,8 @@ class SourceFactsService:
 
     async def _learn(self, media: Media) -> MediaFacts:
         done = await self._dispatcher.run(media, ProbeJob(self._limits))
+        # With the path and version of the row that was probed. If the row changed during the probe,
+        # `Media.known_facts` ignores these facts.
         facts = to_facts(done.result, media.source_path or "", row_version=media.row_version)
         await self._database.save_facts(media.id, facts)
         return facts

@@ -91,6 +91,7 @@ class HttpMainApi:
             )
         async with scratch_file(self._storage_root) as file:
             download = Download(file, max_bytes=self._max_bytes)
+            # Each pass is one connection; the number of passes is limited in `_received`.
             while not await self._received(download, url):
                 pass
             yield file.fileno()

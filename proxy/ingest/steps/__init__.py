@@ -15,7 +15,7 @@ from proxy.storage.database.media_repository import SqlMediaRepository
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepContext:
-    """What all steps share. ``changed`` is called with the media id after each changed row."""
+    """Services that all steps share. ``changed`` is called with a media id when its row changed."""
 
     media: SqlMediaRepository
     """The database itself, not a cache: other processes change the same rows."""

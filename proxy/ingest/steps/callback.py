@@ -41,6 +41,8 @@ class CallbackStep:
             stored=await self.analyses.find(media.id),
         )
         await self.api.complete(item.upload.id, payload)
+        # After the request: if the worker ends in between, the callback is sent again. The main API
+        # accepts it twice.
         await self.context.progress.set_step(item.lease, Step.UPDATE_CALLBACK, StepState.COMPLETED)
 
 

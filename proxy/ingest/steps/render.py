@@ -30,7 +30,7 @@ _ANIMATION = EncoderProfile(Format.WEBP, (("Q", 90), ("effort", 4)))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderStep:
-    """Renders what is served of a medium.
+    """Renders the processed file and the renditions of a medium.
 
     ``renditions`` selects what is rendered in advance: drafts, finals, or nothing.
     """

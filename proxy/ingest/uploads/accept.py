@@ -147,6 +147,7 @@ class UploadIntake:
             for pending_id, one in zip(ids, self._received, strict=True)
         ]
         self.uploader.metrics.uploaded(len(accepted), sum(one.byte_size for one in accepted))
+        # Only now: a worker that is woken earlier would not find the rows.
         self.uploader.on_upload()
         return accepted
 

@@ -55,6 +55,7 @@ class UploadQueue:
             PendingConflict: the upload has a medium.
             DatabaseUnavailable: nothing was recorded.
         """
+        # The row first: if the process ends in between, the sweep deletes the file.
         row = await self.database.mark_failed(pending_id)
         log.info("upload_failed", pending_id=row.id, reason=reason)
         await self.discard(row.image_path)

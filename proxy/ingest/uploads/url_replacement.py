@@ -80,6 +80,7 @@ class UrlReplacer:
                     completed += 1
                     changed.update(done)
                     if not dry:
+                        # After the commit: until then the profile refers to this file.
                         await self.queue.discard(row.image_path)
         absent = tuple(column for column in COLUMNS if column not in columns)
         report = ReplacementReport(completed, changed, absent, tuple(unreadable))

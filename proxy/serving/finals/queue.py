@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import SpanContext
 
 _MAX_COMPLETE = 10_000
-"""Remembered images all of whose sizes are rendered."""
+"""Number of images that are remembered as complete, in all their sizes."""
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +99,7 @@ class UpgradeQueue:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Call `stop`."""
         await self.stop()
 
     async def stop(self) -> None:
@@ -143,6 +143,7 @@ class UpgradeQueue:
         if known is not None:
             known.times += by_visitor
         elif len(self._queue) >= self._settings.max_backlog:
+            # No error: the next hit on the draft requests its final again.
             self._dropped += 1
         else:
             cause = None if STATE.tracer is None else current_context()
@@ -153,6 +154,7 @@ class UpgradeQueue:
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
+            # The worker process is started when there is work for it, and then kept.
             await self._pending.wait()
             await self._start(stack)
             while True:
@@ -165,6 +167,7 @@ class UpgradeQueue:
             try:
                 await stack.enter_async_context(self._pool)
             except ConfigurationError as error:
+                # Drafts are served meanwhile, and requests for finals stay in the queue.
                 log.warning("finals_worker_not_started", cause=str(error), retry_s=self._retry_s)
                 await asyncio.sleep(self._retry_s)
             else:
@@ -183,6 +186,7 @@ class UpgradeQueue:
         except SmartserveError as error:
             self._failed += 1
             log.info("final_failed", media_id=request.plan.media.id, detail=error.detail)
+            # All queued plans of the image have the old facts. Later hits request the new ones.
             if isinstance(error, SourceChanged):
                 await self._relearn(request.plan.media.id)
         except Exception:
@@ -202,6 +206,7 @@ class UpgradeQueue:
         media, facts = request.plan.media, request.plan.facts
         if request.whole:
             plans = self._planner.all_plans(media, facts)
+        # A final may be stored already: by another process, or with a request for the whole image.
         missing = await self._renderer.missing(plans)
         if missing:
             await self._render(missing, request)
@@ -224,6 +229,8 @@ class UpgradeQueue:
         """Delete the draft, now that the final is stored."""
         plan, result = finished.plan, finished.outcome
         if not isinstance(result, RenderResult):
+            # One output of the set failed. Its draft stays, and its next hit requests the final
+            # again.
             self._failed += 1
             log.info("final_failed", media_id=plan.media.id, detail=result.detail)
             return

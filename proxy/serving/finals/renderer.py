@@ -20,7 +20,7 @@ from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.storage.renditions import RenditionStore
 
 _MAX_OUTPUTS = 50
-"""Renditions of one job: its message then has a third of the longest datagram."""
+"""Renditions of one job. The message of such a job takes a third of the longest datagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,8 @@ class FinalRenderer:
                 deadline_s=self._deadline_s,
             )
         finally:
+            # Ends the writers of outputs that never arrived, without storing anything. A future
+            # that has its bytes is not affected.
             for body in bodies:
                 body.cancel()
             await asyncio.gather(*writers, return_exceptions=True)
@@ -136,5 +138,6 @@ class FinalRenderer:
         async with self._store.writer(variant) as writer:
             rendition = await body
             if not rendition:
+                # The worker sends an empty frame for an output that failed.
                 raise _NotRendered
             await writer.write(rendition)

@@ -1,4 +1,4 @@
-"""The state of the disk below the rendition directory. All functions block."""
+"""Measures the disk below the rendition directory. All functions block."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def _count(paths: RenditionPaths) -> tuple[int, int, float]:
     used_bytes = files = 0
     deadline = time.monotonic() + _COUNT_S
     for shard in range(SHARDS):
+        # At least one shard is counted, so the share is never 0.
         if shard and time.monotonic() > deadline:
             return used_bytes, files, shard / SHARDS
         for one in shard_files(paths.shard(shard)):

@@ -1,4 +1,4 @@
-"""What a store counts and remembers: counters, running writes, disk usage and circuit breakers."""
+"""State of the rendition stores: counters, running writes, disk usage, circuit breakers."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class DiskState:
 
     def record_read_failure(self, error: OSError) -> None:
         """Count a failed read; a timeout opens the breaker."""
-        # Only a disk that hangs is spared. One bad block does not affect other files.
+        # Only a disk that hangs opens the breaker. One bad block does not affect other files.
         if self.record_failure(error) == "timeout":
             self.reads.trip("timeout")
 
@@ -184,6 +184,7 @@ class DiskState:
 
     def bytes_to_free(self) -> int:
         """Return how much to evict, 0 while usage is within the limit. Call it after a survey."""
+        # A full disk forces one eviction, although usage is within our own limit.
         forced, self._forced = self._forced, False
         used = self.usage.bytes
         if used <= self._high_bytes and not forced:

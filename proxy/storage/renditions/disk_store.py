@@ -64,6 +64,7 @@ class DiskStore:
         self._on_purge = on_purge
         self._threads = ThreadPool("renditions", count=_THREADS, timeout_s=timeout_s)
         self._listing = BatchLoader(self._threads, _list_digests)
+        # One thread, because `PurgeLog.read` is not thread-safe.
         self._purge_threads = ThreadPool("rendition-purges", count=1, timeout_s=None)
         self._writes = WriteRegistry()
         self._publishing = Lock()
@@ -174,6 +175,7 @@ class DiskStore:
             try:
                 yield writer
             except BaseException:
+                # Also after a cancellation: the temporary file must not stay.
                 await writer.discard()
                 raise
             # The ticket is registered until the file has its name: a purge before that voids it.
@@ -243,6 +245,7 @@ class DiskStore:
 
     async def _read(self, work: Callable[[], Awaitable[_T]], default: _T) -> _T:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""
+        # The plain attribute first: `open` reads the clock, and this runs for every look-up.
         if self._state.reads.failing and self._state.reads.open:
             return default
         try:
@@ -269,6 +272,7 @@ class DiskStore:
 def _list_digests(directory: str) -> AbstractSet[str]:
     try:
         with os.scandir(directory) as entries:
+            # The file name without its suffix is the digest.
             return frozenset(entry.name.partition(".")[0] for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()

@@ -26,6 +26,7 @@ class DiskWriter:
         self._pending_bytes = 0
         self._length = 0
         self._flushed = False
+        # While the breaker is open, the bytes would be collected in vain.
         self._accepting = not (state.writes.failing and state.writes.open)
 
     async def write(self, chunk: bytes) -> None:

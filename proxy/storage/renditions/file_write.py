@@ -99,7 +99,7 @@ class AtomicFileWriter:
         self._ended = True
         if self._file is not None:
             with suppress(OSError):
-                # Deletes a file that was not published. An error leaves nothing that could be done.
+                # Deletes a file that was not published. After an error nothing more can be done.
                 self._file.close()
 
 
@@ -122,6 +122,7 @@ def _publish(file: TempFile, target: str) -> UsageChange:
         except FileNotFoundError:
             Path(target).parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
         except (IsADirectoryError, NotADirectoryError):
+            # Something other than a rendition has the name of the file or of its directory.
             delete_entry(target)
         else:
             return before

@@ -138,4 +138,5 @@ def _lock(root: str) -> int | None:
 
 def _unlock(descriptor: int | None) -> None:
     if descriptor is not None:
+        # Closing the only descriptor of the open file releases its lock (flock(2)).
         os.close(descriptor)

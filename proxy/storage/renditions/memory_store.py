@@ -152,6 +152,7 @@ class MemoryStore:
         """Delete the renditions of a medium, void running writes, and return the number deleted."""
         self._writes.purge(media_id, shapes)
         stored = self._digests.get(media_id, ())
+        # A list, because `_unlist` changes the set.
         digests = [digest for digest in stored if has_shape(digest, shapes)]
         for digest in digests:
             self._items.pop(digest)

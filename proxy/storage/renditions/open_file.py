@@ -18,7 +18,7 @@ class OpenFile:
     """A descriptor that may be closed while a thread reads from it.
 
     `close` during a read only marks the file; the read closes the descriptor when it ends. If
-    `close` did it, the number could be assigned to another file before the thread uses it.
+    `close` closed it, its number could be assigned to another file before the thread uses it.
     """
 
     __slots__ = ("_closed", "_lock", "_reads", "descriptor", "head", "length")

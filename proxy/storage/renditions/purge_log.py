@@ -111,6 +111,8 @@ class PurgeLog:
             if not whole and len(piece) < _READ_BYTES:
                 # An incomplete line; the next call reads it.
                 return
+            # A full block without a line end is no line of this log. Without skipping it, the
+            # reader would never get past it.
             whole = whole or piece
             self._offset += len(whole)
             yield from whole.splitlines()
@@ -118,6 +120,7 @@ class PurgeLog:
 
 def _parse(line: bytes) -> tuple[PurgeEntry, str]:
     """Return the purge and the token of its store; an invalid id becomes 0, which no medium has."""
+    # The empty word takes the place of the token if a damaged line has none.
     media_id, token, *shapes = [*line.decode("ascii", "replace").split(" "), ""]
     usable = media_id.isascii() and media_id.isdecimal() and len(media_id) <= _LONGEST_ID
     named = frozenset(filter(None, shapes))

@@ -167,6 +167,7 @@ class TieredStore:
         Raises:
             StorageError: as `DiskStore.purge`; memory is purged in any case.
         """
+        # Memory first: unlike the disk, it cannot fail.
         deleted = self._purge_memory(media_id, shapes)
         return max(deleted, await self.disk.purge(media_id, shapes))
 
@@ -179,7 +180,7 @@ class TieredStore:
         reads = {one.digest: _Read(one.media_id, loop.create_future()) for one in variants}
         self._reads |= reads
         # An open file has one owner, a cancelled read has no result, and what follows the found
-        # variant was not read: in these cases the others read too.
+        # variant was not read: in these cases every waiting request reads the disk itself.
         results: dict[str, tuple[bool, MemoryRendition | None]] = {}
         try:
             found = await self.disk.first(variants)
@@ -203,6 +204,7 @@ class TieredStore:
 
     def _purge_memory(self, media_id: int, shapes: Shapes) -> int:
         for digest, read in tuple(self._reads.items()):
+            # A read that began before the purge must not promote its result.
             if read.media_id == media_id and has_shape(digest, shapes):
                 del self._reads[digest]
         return self.memory.purge_now(media_id, shapes)

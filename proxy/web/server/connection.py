@@ -1,10 +1,11 @@
 """Connections: aiohttp's, with cached responses, deadlines, and responses to rejected requests.
 
 A cached response is written in the callback that received its request, without a task, a request
-object or a response object. aiohttp has no hook for that, so `Parser` stands between a connection
-and aiohttp's parser. aiohttp also has no deadline for a request head, none for a client that does
-not read, and resets a connection whose request it rejects while data still arrives. Here
-`ConnectionLimiter` reviews each connection, and a rejected one lingers until it was read.
+object or a response object. aiohttp has no hook for that, so `Parser` wraps aiohttp's parser.
+aiohttp also has no deadline for a request head and none for a client that does not read. It resets
+a connection whose request it rejects while data still arrives. Here `ConnectionLimiter` reviews
+each connection, and after a rejection the connection lingers until the client has read the
+response.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _REASONS = {TOO_SLOW: CloseReason.HEADER, OVER_LIMIT: CloseReason.OVER_LIMIT}
 
 
 class ConnectionServer(web.Server):
-    """Makes the connections, before the server of an application."""
+    """Creates the connections; wraps the server of an application."""
 
     def __init__(
         self,
@@ -80,10 +81,10 @@ class ConnectionServer(web.Server):
 
 
 def _limit_unacknowledged(transport: asyncio.Transport, seconds: float) -> None:
-    """Have the kernel close a connection whose client acknowledges no data for so long.
+    """Make the kernel close a connection whose client acknowledges no data for ``seconds``.
 
-    The kernel buffers megabytes that look sent to this process, also of a connection that was
-    closed here (tcp(7), TCP_USER_TIMEOUT).
+    The kernel buffers megabytes, which this process cannot distinguish from data that was received.
+    It also keeps them for a connection that was closed here (tcp(7), TCP_USER_TIMEOUT).
     """
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and seconds:
@@ -99,10 +100,10 @@ def _reset(transport: asyncio.Transport) -> None:
 
 
 def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
-    """Send an answer and close, with what the client has sent so far discarded.
+    """Send an answer, discard what the client has sent so far, and close.
 
-    Unread bytes would make the close a reset, which some clients see before the answer. To linger
-    would hold a descriptor when there are too few.
+    Unread bytes would make the close a reset, which some clients see before the answer. Lingering
+    would occupy a descriptor while there are too few.
     """
     if answer:
         transport.write(answer)
@@ -178,7 +179,7 @@ class Connection(RequestHandler):
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start, if there is a slot; else send a 503 and close without reading a request."""
+        """Start if there is a slot; otherwise send a 503 and close without reading a request."""
         wire = cast("asyncio.Transport", transport)
         self._wire = wire
         self._head_since = self._loop.time()
@@ -188,6 +189,7 @@ class Connection(RequestHandler):
             _end_unread(wire, self._pipeline.over_limit())
             return
         if slot is ConnectionSlot.RESERVE:
+            # There are few of these slots, so a client without a request must leave soon.
             self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
             self._requests.restrict()
         _limit_unacknowledged(wire, self._limiter.write_timeout_s)
@@ -197,6 +199,7 @@ class Connection(RequestHandler):
         """Leave the slot."""
         if self._wire is not None:
             self._wire = None
+            # ETIMEDOUT: the client acknowledged nothing, see `_limit_unacknowledged`.
             if isinstance(exc, TimeoutError):
                 self._reason = CloseReason.WRITE
             self._limiter.leave(self, self._reason)
@@ -224,16 +227,19 @@ class Connection(RequestHandler):
         """
         waiter, transport = self._waiter, self.transport
         if (
+            # Without an idle waiter, the task of this connection is busy with an earlier request.
             payload is not EMPTY_PAYLOAD
             or waiter is None
             or waiter.done()
             or transport is None
             # Requests before this one are unanswered, and responses keep the order (RFC 9112, 9.3).
             or self._messages
+            # The client reads slowly: another write would only fill the buffer.
             or self._paused
             or message.should_close
             or message.upgrade
             or message.version != HttpVersion11
+            # The parser validates a request only if it is not answered here.
             or not is_host(message.headers[HOST])
         ):
             return False
@@ -241,6 +247,7 @@ class Connection(RequestHandler):
         if answer is None:
             return False
         transport.write(answer)
+        # The idle time begins, as after a response of aiohttp.
         self._head_since = 0.0
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
@@ -255,7 +262,8 @@ class Connection(RequestHandler):
         self._head_since = 0.0
 
     def evict(self) -> bool:
-        """Close the connection to free its slot, unless a response is due; return whether."""
+        """Free the slot by closing, unless a response is due; return whether it was closed."""
+        # No response is due while it waits for a request, or lingers after its last response.
         wire, waits = self._wire, self._waiter is not None and not self._waiter.done()
         if wire is None or not (waits or self._linger_until):
             return False
@@ -310,6 +318,7 @@ class Connection(RequestHandler):
             wire.close()
             return
         self._requests.discard_input()
+        # aiohttp's task takes the rejection like a parsed request: it sends the 408 and closes.
         self._messages.append(RejectedRequest(TOO_SLOW).as_message())
         if self._waiter is not None:
             self._waiter.set_result(None)
@@ -362,5 +371,6 @@ class Connection(RequestHandler):
         self.transport = None
         self._linger_until = self._loop.time() + _LINGER_S
         wire.write_eof()
+        # A paused transport would not notice that the client has closed its side.
         if not wire.is_reading():
             wire.resume_reading()

@@ -1,7 +1,7 @@
-"""Connection limits: how many connections are open, and the deadlines of each.
+"""Connection limits: the number of open connections, and the deadlines of each.
 
-Every connection is reviewed once a second by time stamps that it has anyway, which costs less than
-a timer for each request.
+Once a second the time stamps of every connection are reviewed, which costs less than a timer for
+each request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from proxy.settings import ServerSettings
 _ROUND_S = 1.0
 """Interval of the reviews, and so the longest time by which a deadline is exceeded."""
 _REVIEWS_PER_DEADLINE = 4
-"""A deadline shorter than a few rounds shortens the interval to this part of it."""
+"""The interval is at most the shortest deadline divided by this."""
 _BATCH = 500
 """Connections reviewed before the loop runs other work: about half a millisecond."""
 _RESERVE = 64
@@ -62,7 +62,7 @@ class LimitedConnection(Protocol):
 
 
 class ConnectionLimiter:
-    """Counts the connections and has each of them reviewed.
+    """Counts the connections and reviews each of them periodically.
 
     Above ``max_connections`` a connection gets one of the few reserve slots, where only the
     probes of an orchestrator are answered. The newest is the likeliest to be a probe, so the
@@ -97,8 +97,10 @@ class ConnectionLimiter:
         return ConnectionSlot.NONE
 
     def _evict_oldest(self) -> bool:
+        # Dicts keep the order of insertion, so the oldest comes first.
         for connection in self._reserve:
             if connection.evict():
+                # Not left to `leave`, which runs only when the transport is closed.
                 del self._reserve[connection]
                 return True
         return False
@@ -111,7 +113,7 @@ class ConnectionLimiter:
 
     @asynccontextmanager
     async def watching(self, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
-        """Review all connections from time to time while the block runs."""
+        """Review all connections periodically while the block runs."""
         async with supervisor.running(
             BackgroundTask.CONNECTION_TIMEOUTS,
             self._review_all,
@@ -127,6 +129,7 @@ class ConnectionLimiter:
             ExceptionGroup: the review of some connections failed; all others were reviewed.
         """
         loop = asyncio.get_running_loop()
+        # A copy: connections come and go while the loop runs other work.
         connections = list(self._connections)
         errors: list[Exception] = []
         for start in range(0, len(connections), _BATCH):

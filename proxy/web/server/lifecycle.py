@@ -53,8 +53,8 @@ async def listening(
 def freeze() -> None:
     """Exclude all existing objects from garbage collection.
 
-    Most are modules, which live as long as the process. To scan them blocked the loop, and so all
-    hits, for 70 to 80 ms every few seconds under load, and took most of a second at the end.
+    Most are modules, which live as long as the process. Scanning them blocked the loop, and so all
+    hits, for 70 to 80 ms every few seconds under load, and took most of a second at exit.
     """
     gc.collect()
     gc.freeze()
@@ -63,8 +63,8 @@ def freeze() -> None:
 def stop_signals() -> asyncio.Event:
     """Return an event that SIGTERM or SIGINT sets; later signals have no effect.
 
-    SIGHUP stops the server if it runs at a terminal, which has gone. To a service it means "reload
-    the settings", which needs a restart: that is logged and serving continues.
+    At a terminal SIGHUP means that the terminal was closed, and stops the server. For a service it
+    means "reload the settings", which needs a restart: a warning is logged and serving continues.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

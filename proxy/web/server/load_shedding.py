@@ -19,7 +19,7 @@ from proxy.rendering.pool.admission import Admission
 
 _SPARE = 1
 """Requests resolved beyond the room in the queue. At twice the possible load 1 found another size
-as often as 4 did; at ten times the load 4 cost the time of the hits."""
+as often as 4 did; at ten times the load 4 delayed the hits."""
 _LATE_S = 0.01
 """Lag that counts as overload: about ten requests are then waiting for the loop. A machine that is
 busy with other work causes a few milliseconds."""
@@ -89,6 +89,7 @@ class LoadShedder:
         False while less than half of the queue is taken: before that, many requests at once are
         mostly for what is on disk, or for one and the same render.
         """
+        # Each request being resolved may need a place, so the room must suffice for all of them.
         room = self._admission.free_places
         if 2 * room > self._admission.max_waiting or self.resolving <= room:
             return False
@@ -109,7 +110,7 @@ class SheddingTicket:
         self._open = False
 
     def __enter__(self) -> Self:
-        """Start to count."""
+        """Start counting."""
         self._shedder.resolving += 1
         self._open = True
         return self
@@ -120,10 +121,10 @@ class SheddingTicket:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop to count."""
+        """Stop counting."""
         self.release()
 
     def release(self) -> None:
-        """Stop to count; later calls have no effect."""
+        """Stop counting; later calls have no effect."""
         self._shedder.resolving -= self._open
         self._open = False

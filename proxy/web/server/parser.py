@@ -1,4 +1,4 @@
-"""Parser: stands before aiohttp's parser and takes out cached and rejected requests."""
+"""Parser: wraps aiohttp's parser; answers cached requests and rejects invalid ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RejectedRequest(HttpProcessingError):
 
 
 class ParserListener(Protocol):
-    """The connection as its parser uses it."""
+    """The interface of a connection that its parser calls."""
 
     def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
         """Answer a request from the response cache; return whether it was answered."""
@@ -132,6 +132,7 @@ class Parser:
         """Parse what follows a head with a body: that body, and no further request."""
         body = self._body
         if body is None:
+            # For the type checker: `_end_with` sets the body together with this method.
             raise AssertionError
         try:
             self._parser.feed_data(data)
@@ -141,6 +142,7 @@ class Parser:
                 body.set_exception(RequestPayloadError(error.message))
                 # A reader that was just woken checks for the end, not for the exception.
                 body.feed_eof()
+        # Whatever follows the body is dropped: the connection closes after this request.
         return _NOTHING
 
     def feed_data(self, data: bytes) -> Parsed:
@@ -167,8 +169,10 @@ class Parser:
     def _validated(self, data: bytes, parsed: Parsed) -> Parsed:
         """Return the parsed requests up to the first after which no further one is read."""
         messages = parsed[0]
+        # Nothing is left to validate: the input was discarded, or belongs to a body.
         if self.discards or self._body is not None:
             return parsed
+        # Heads are measured one by one only if all bytes together exceed the limit.
         large = self._begun + len(data) > self._max_head_bytes
         for at, (message, payload) in enumerate(messages):
             last = self._last(message, payload, limit=self._max_head_bytes if large else None)
@@ -176,6 +180,7 @@ class Parser:
                 self._end_with(last)
                 return [*messages[:at], last], False, b""
         self._count_head(data, complete=bool(messages))
+        # The head is incomplete, and too large already.
         if self._begun > self._max_head_bytes:
             self.discard_input()
             rejected = RejectedRequest(head_too_large(self._max_head_bytes))

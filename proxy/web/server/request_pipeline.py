@@ -78,6 +78,7 @@ class RequestPipeline:
             began = time.perf_counter()
             key = request.raw_path, request.method, request.headers
             cache = self._response_cache
+            # First what is in memory, which needs no await; then what must be read from disk.
             ready = cache.find(*key) or await cache.read(*key)
             cached = None
             if ready is not None:
@@ -123,6 +124,7 @@ class RequestPipeline:
         body = b"" if message.method == "HEAD" else answer.body
         request_id = self._new_id()
         seconds = time.perf_counter() - began
+        # The response is one write, so its first and last byte have the same time.
         answer.histogram.add(seconds, seconds, len(body))
         identity = ""
         # While tracing is off, a response from the cache costs only this comparison more.
@@ -150,6 +152,7 @@ class RequestPipeline:
     def over_limit(self) -> bytes:
         """Return all bytes of the 503 to a connection that found no slot, and count it."""
         answer = self._over_limit
+        # No request was read, so there is no duration to measure.
         self._metrics.histogram_of(answer.outcome, answer.status).add(0.0, 0.0, 0)
         return answer.last_bytes(self._new_id())
 
@@ -185,6 +188,7 @@ class RequestPipeline:
                 try:
                     await answer.send(request)
                 except ConnectionError:
+                    # The client closed the connection. That is no error of the server.
                     answer.broken = LEFT
                     log.debug("client_left", request_id=answer.request_id)
                 finally:
@@ -268,6 +272,7 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
     outcome = Outcome("other")
     try:
         answer = await handler(request)
+    # Raised by aiohttp's router, for example: no route (404), or another method (405).
     except web.HTTPException as error:
         allowed = error.headers.get("Allow")
         headers = [("Cache-Control", "no-store"), *([("Allow", allowed)] if allowed else [])]
@@ -281,10 +286,12 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
             security=PRIVATE,
         )
     except Exception:
+        # The outermost boundary: a defect costs only the request that met it.
         log.exception("request_failed", target=request.raw_path)
         return render_problem(
             500, "Internal error", "the server is at fault; its log says more", outcome=outcome
         )
+    # aiohttp declares a wider type; all handlers return an `Answer`.
     if not isinstance(answer, Answer):
         raise TypeError
     return answer

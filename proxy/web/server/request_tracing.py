@@ -33,7 +33,7 @@ class AnsweredRequest(NamedTuple):
     """A sent response with its request."""
 
     request: web.BaseRequest | RawRequestMessage
-    """Parsed only, if the response came from the cache."""
+    """Only the parsed message if the response came from the cache."""
     target: str
     remote: str | None
     route: str
@@ -44,7 +44,7 @@ class AnsweredRequest(NamedTuple):
     """Bytes of the body."""
     outcome: Outcome
     broken: str | None = None
-    """Why it was not sent completely, if it was not."""
+    """The reason if it was not sent completely; otherwise None."""
 
 
 def start_request(
@@ -98,6 +98,7 @@ def _attributes(answered: AnsweredRequest) -> dict[str, str | int | bool | None]
     attributes: dict[str, str | int | bool | None] = {
         "url.scheme": "http",
         "url.path": path[:_MAX_TEXT],
+        # An empty query is recorded as such; without a question mark there is none.
         "url.query": query[:_MAX_TEXT] if asked else None,
         "http.route": answered.route or None,
         "http.response.status_code": answered.status,

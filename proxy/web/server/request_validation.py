@@ -1,8 +1,8 @@
-"""Request validation: which well-formed requests are rejected; pure functions.
+"""Request validation: rejects well-formed requests that are unsafe to serve; pure functions.
 
-aiohttp's parser rejects what is not HTTP/1.1. These functions reject what it accepts but two
-servers in a row could read in two ways (request smuggling). Each such request gets one 4xx, and
-the connection is closed.
+aiohttp's parser rejects what is not HTTP/1.1. These functions reject what the parser accepts, but
+two servers in a row could interpret differently (request smuggling). Each such request gets one
+4xx, and the connection is closed.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def fault(message: RawRequestMessage, payload: object) -> RequestRejection | Non
         return _TARGET
     if not is_host(message.headers.get("Host", "absent")):
         return _BAD_HOST
+    # No body, neither by Content-Length nor in chunks.
     if payload is EMPTY_PAYLOAD and "Transfer-Encoding" not in message.headers:
         return None
     if _takes_body(message):

@@ -137,7 +137,7 @@ class _Entry:
 
 
 class ResponseCache:
-    """A bounded number of ready responses; the oldest entry is evicted first.
+    """Stores a bounded number of ready responses; evicts the oldest entry first.
 
     One full request restores an entry, so keeping the order of last use is not worth its cost in
     each hit.
@@ -174,7 +174,7 @@ class ResponseCache:
 
         @lru_cache(maxsize=256)
         def accept_class(accept: str) -> object:
-            """The formats that an Accept header allows for each kind of image."""
+            """Return the formats that an Accept header allows for each kind of image."""
             return tuple(
                 acceptable(accept, order=order, transparent=transparent, animated=animated)
                 for transparent, animated in product((False, True), repeat=2)
@@ -199,6 +199,7 @@ class ResponseCache:
         if entry is None:
             return None
         now = self._clock()
+        # The handler reads the row again, and `keep` then replaces an expired entry.
         if entry.until <= now or not _is_plain(method, headers):
             return None
         if entry.draft:
@@ -207,6 +208,7 @@ class ResponseCache:
         if IF_NONE_MATCH in headers and _has(headers, entry.etag):
             return _not_modified(entry)
         rendition = entry.rendition()
+        # None: the rendition is on disk, or was evicted or purged.
         if rendition is None or rendition.length > longest:
             return None
         self._mark_used(entry, now)
@@ -248,12 +250,14 @@ class ResponseCache:
         answer = entry.answer
         if answer.origin is not Origin.DISK or entry.until <= self._clock():
             return None
+        # Promoted meanwhile: the handler replaces this entry by one for the memory tier.
         if answer.variant.digest in self._memory:
             return None
         rendition = await self._store.get(answer.variant)
         if rendition is None:
             return None
         rendition.close()
+        # The encoded head has the Content-Length of the file that the handler found.
         if rendition.body is None or rendition.length != answer.length:
             return None
         return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
@@ -270,14 +274,17 @@ class ResponseCache:
         until = self._fresh_until(media)
         in_memory = answer.origin is Origin.MEMORY
         rendition = self._memory.peek(answer.variant.digest) if in_memory else None
+        # The rendition was evicted meanwhile, or the row changed: neither can be served later.
         if (in_memory and rendition is None) or until <= now or len(accept) > _MAX_ACCEPT:
             return
         draft = answer.variant is answer.plan.draft
         if draft and not in_memory:
             return
         key = self._key(target, accept)
+        # The new entry has the same key, so all targets of the old one also lead to it.
         replaced = self._drop(key)
         if len(self._entries) >= self._max_items:
+            # Dicts keep the order of insertion, so the first entry is the oldest.
             self._drop(next(iter(self._entries)))
         until = min(until, now + _DRAFT_S) if draft else until
         entry = self._entries[key] = _Entry(key, answer, rendition, until, self._metrics)
@@ -301,6 +308,7 @@ class ResponseCache:
             return None
         try:
             request = self._parse_query(query or "", extension=extension)
+        # The handler builds the 400, which lists the allowed values.
         except BadParameter:
             return None
         entry = self._entries.get(self._key(ImageTarget(_ROUTES[route], media_id, request), accept))
@@ -360,6 +368,7 @@ def _has(headers: MultiMapping[str], etag: str) -> bool:
 
 
 def _is_plain(method: str, headers: MultiMapping[str]) -> bool:
+    # `find` reads one Accept header only; several would have to be combined (RFC 9110, 5.3).
     return (
         method in ("GET", "HEAD")
         and RANGE not in headers

@@ -74,12 +74,14 @@ class ServerRunner(web.AppRunner):
         await web.TCPSite(self, host or None, port, backlog=_BACKLOG, reuse_address=True).start()
 
     async def cleanup(self) -> None:
-        """Close what is open."""
+        """Close the connections, then end the background tasks."""
         await super().cleanup()
+        # Last, because the deadlines apply until every connection is closed.
         await self._background.aclose()
 
     async def drain(self) -> None:
         """Stop accepting; return when all responses are sent, or after ``drain_s``."""
+        # Only the listening sockets are closed; open connections continue.
         for site in list(self.sites):
             await site.stop()
         with contextlib.suppress(TimeoutError):
