@@ -74,6 +74,7 @@ async def open_adopter(
 ) -> AsyncIterator[TreeAdopter]:
     """Build the adopter of a tree."""
     section = services.settings.storage
+    # Paths of the tree are relative to its root, so no prefix is stripped.
     tree = LocalOriginals(place.root, section.model_copy(update={"strip_prefix": ""}))
     try:
         yield TreeAdopter(

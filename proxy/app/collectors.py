@@ -50,7 +50,7 @@ _GAUGES = (
     ),
     _Row("ingest_stuck", "ingest", "stuck", "Uploads neither done nor failed after an hour."),
     _Row("ingest_oldest_seconds", "ingest", "oldest_s", "Age of the oldest unfinished upload."),
-    _Row("ingest_failed", "ingest", "failed_for_good", "Uploads that failed finally."),
+    _Row("ingest_failed", "ingest", "failed_for_good", "Uploads that failed permanently."),
     _Row("ingest_leases_active", "ingest", "held", "Leases held by ingest workers."),
     _Row("ingest_leases_expired", "ingest", "run_out", "Leases that any worker may take over."),
     _Row("ingest_renders_in_flight", "upload_usage", "busy", "Jobs for uploads in workers now."),
@@ -68,6 +68,7 @@ _COUNTERS = (
     _Row("cache_hits", "tiers", "hits_", "Renditions found in a tier.", "tier"),
     _Row("cache_misses", "tiers", "misses_", "Renditions not found in a tier.", "tier"),
     _Row("cache_evictions", "tiers", "evictions_", "Renditions evicted from a tier.", "tier"),
+    # Of the disk only: the memory tier has no such failures.
     _Row("cache_corrupt", "disk", "corrupt", "Rendition files deleted after a failed check."),
     _Row("cache_failures", "disk", "failures_", "Failed operations of the rendition disk.", "kind"),
     _Row("source_errors", "originals", "failures_", "Originals that cannot be opened.", "kind"),

@@ -97,6 +97,7 @@ async def open_ingest(
         ConfigurationError: a key cannot be read.
     """
     settings, storage = services.settings, services.storage
+    # A queue of this process is closed by its owner, the HTTP client by this block.
     opened: AbstractAsyncContextManager[MainApi] = (
         open_main_api(settings, addresses.main_api)
         if queue is None

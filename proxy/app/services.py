@@ -68,7 +68,7 @@ async def open_services(
         )
         step_timeouts = StepTimeouts(settings.ingest)
         stack.push_async_callback(step_timeouts.aclose)
-        # First of all at the end: requests that wait for a worker are answered then.
+        # Runs first at the end: no new job is accepted while the rest is closed.
         stack.callback(rendering.admission.close)
         checker = SourceChecker(
             dispatcher=rendering.upload_dispatcher,

@@ -1,4 +1,4 @@
-"""Builds the serving subsystem: the way from a request to the bytes of a rendition."""
+"""Builds the serving subsystem, which finds or renders the rendition for a request."""
 
 from __future__ import annotations
 

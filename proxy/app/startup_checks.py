@@ -88,6 +88,7 @@ def installation_faults(settings: Settings) -> list[str]:
         ("renditions.directory", settings.renditions.directory),
         ("main.temp_root", settings.main.temp_root),
     ):
+        # A folder without a setting is below the data directory, and is created at the start.
         if named and not Path(named).is_dir():
             faults.append(f"{key}: {named} is not a folder on this machine")
     return [*faults, *provider_faults(settings.vision), *tracing_faults(settings.tracing)]

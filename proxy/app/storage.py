@@ -154,6 +154,7 @@ async def _prepare_later(settings: Settings) -> None:
         except DatabaseUnavailable:
             continue
         except ConfigurationError as error:
+            # Not fatal any more: the server runs, and an operator may upgrade the schema meanwhile.
             if error.faults != logged:
                 log.warning("database_not_prepared", faults=error.faults)
             logged = error.faults
@@ -182,6 +183,7 @@ async def _prepare(url: str, section: DatabaseSettings, schema: DatabaseSchema) 
     try:
         await upgrade(url, section, schema=schema)
     except DatabaseUnavailable as error:
+        # The database is reachable, as `needs_upgrade` has read it: the upgrade itself failed.
         cause = error.__cause__
         raise ConfigurationError(
             [f"database: the schema cannot be upgraded ({cause}); {advice}"]

@@ -136,6 +136,7 @@ async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | Non
         yield None
         return
     async with AsyncExitStack() as stack:
+        # In threads, because both read files.
         media_key = await asyncio.to_thread(media_api_key, section, settings.key_directory)
         users_key = await asyncio.to_thread(token_key, settings.users, settings.key_directory)
         if not section.temp_root:

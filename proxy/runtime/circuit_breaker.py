@@ -45,6 +45,7 @@ class CircuitBreaker:
 
         Other errors and a cancellation do not show whether the callee works, and change nothing.
         """
+        # After a failure this call is the trial: `open` is True for all others until it ends.
         trial = self._trial = self.failing
         try:
             yield

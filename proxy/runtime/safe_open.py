@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not block. O_NOCTTY: a terminal must not become the controlling
+# terminal.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY_MODE = 0o755
 

@@ -129,6 +129,7 @@ def _is_own_cancellation(error: BaseException) -> bool:
     That is a failure of the work: treating it as the end would stop the task without a log line.
     """
     current = asyncio.current_task()
+    # `cancelling` counts calls of `cancel` on the task itself.
     return (
         isinstance(error, asyncio.CancelledError)
         and current is not None

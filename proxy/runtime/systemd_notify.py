@@ -49,6 +49,7 @@ class ServiceManager:
         if not self.address:
             return
         name = self.address
+        # The name of an abstract socket begins with a null byte (unix(7)).
         address = f"\0{name[1:]}" if name.startswith("@") else name
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
@@ -77,12 +78,13 @@ async def service_notifications(
         if alive():
             manager.notify("WATCHDOG=1")
         else:
-            log.warning("watchdog_not_fed", detail="no worker process is up")
+            log.warning("watchdog_not_fed", detail="no worker process is running")
 
     try:
         if not (manager.address and manager.watchdog_s):
             yield
             return
+        # Half the interval, as sd_watchdog_enabled(3) recommends.
         every_s = manager.watchdog_s / 2
         async with supervisor.running(BackgroundTask.WATCHDOG, feed, every_s=every_s):
             yield

@@ -83,6 +83,7 @@ class TempFile:
         if self._named is None:
             link_unnamed(self.descriptor, path, dir_fd=dir_fd)
             return
+        # A link and not a rename, which would replace an existing file.
         os.link(
             self._named,
             path,
@@ -134,7 +135,7 @@ class TempFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """As `close`."""
+        """Call `close`."""
         self.close()
 
 

@@ -1,1 +1,1 @@
-"""From a request to bytes: find a rendition, render it, replace a draft by its final."""
+"""Finds or renders the rendition for a request, and replaces drafts by their finals."""

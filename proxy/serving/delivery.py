@@ -94,7 +94,7 @@ def sends_early(variant: Variant) -> bool:
 
 
 class Delivery:
-    """Turns plans into bytes."""
+    """Finds or renders the rendition of a plan, or a fallback for it."""
 
     def __init__(
         self,
@@ -220,6 +220,7 @@ class Delivery:
             # Nothing is started that the queue or the failure cache would reject at once.
             self._renderer.check(plan.media)
         rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
+        # From here on the request waits for a worker and takes no time of the loop.
         on_wait()
         began = time.perf_counter()
         if sends_early(variant):
@@ -241,6 +242,7 @@ class Delivery:
         # A lesser file helps if the source is at fault, not if no worker is free.
         if not isinstance(error, CapacityError):
             for other in self._planner.fallbacks_for(plan):
+                # A lesser file may fail as well: then the next one is tried.
                 with suppress(SmartserveError):
                     return await self.find(other) or await self._render(other, self.first(other))
         return await self._nearest(plan, stored) if isinstance(error, _FALLBACK_ERRORS) else None

@@ -160,6 +160,7 @@ class ImageInfoService:
             except DatabaseUnavailable:
                 # The response then lacks the texts, which is better than no response.
                 return None
+        # Not by index: the entry may have expired since the check above.
         return self._stored.get(media_id)
 
     async def _pixel_facts(
@@ -187,6 +188,7 @@ class ImageInfoService:
 
     async def _data_uri(self, media: Media, facts: MediaFacts) -> str:
         text = ""
+        # The largest that fits: noise needs more bytes than a smooth image.
         for side, quality in _TRIES:
             profile = EncoderProfile(Format.WEBP, (("Q", quality), ("alpha_q", 10), ("effort", 4)))
             geometry = plan_geometry(SizeSpec("tiny", side, side), facts)

@@ -122,6 +122,8 @@ class JobDispatcher:
                 # The source is opened before the wait, so no worker waits for a slow storage. The
                 # queue limits the number of files that are open at the same time.
                 async with self._opened(media) as source:
+                    # The variant was resolved from the facts of another file: its key must not get
+                    # the bytes of this one.
                     if byte_size not in (None, source.byte_size):
                         raise SourceChanged("the image has changed, try again", retry_after_s=1)
                     done = await self.run_on(

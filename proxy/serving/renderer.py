@@ -131,6 +131,7 @@ class Renderer:
         if isinstance(result, JobFailure):
             # A set reports failures by output, so the job itself succeeded.
             raise result.to_error()
+        # Processor time, because the duration of a render also depends on the load.
         self._costs.learn(variant, result.cpu_s)
         self._telemetry.stage("queue", done.queue_s)
         for stage, seconds in result.stages.items():

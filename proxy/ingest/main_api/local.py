@@ -49,6 +49,7 @@ class LocalMainApi:
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:
         """Record the medium of an upload."""
         with _translated():
+            # Only the id, like a main API that reads the simple payload; see `callback_payload`.
             await self._queue.complete(main_api_id, str(payload["media_id"]))
 
     async def cleanup(self, main_api_id: int) -> None:

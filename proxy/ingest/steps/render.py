@@ -70,6 +70,8 @@ class RenderStep:
         master = await self.dispatcher.encoded(media, job, byte_size=facts.byte_size)
         path = library_path(item, facts.content_hash, TRAITS[profile.format].suffix)
         async with scratch_file(self.storage_root) as file:
+            # In a thread: the file is below the storage root, which may be a slow network file
+            # system.
             await in_daemon_thread(lambda: fill(file, master))
             await self.originals.add(path, file.fileno())
         return path

@@ -121,6 +121,7 @@ class UpgradeQueue:
             return
         self._add(plan.variant.digest, plan, whole=False)
         version = plan.variant.version
+        # Once per source: a changed image is rendered in all sizes again.
         if self._settings.all_sizes and self._whole.get(plan.media.id) != version:
             self._add(f"{plan.media.id}/{version}", plan, whole=True)
 

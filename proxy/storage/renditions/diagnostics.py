@@ -54,6 +54,7 @@ def inspect_disk(root: str) -> RenditionDisk:
     used_bytes, files, part = _count(RenditionPaths(root))
     return RenditionDisk(
         free_bytes=disk.f_bavail * disk.f_frsize,
+        # A file system that creates inodes on demand reports a total of 0.
         free_inodes=disk.f_favail if disk.f_files else None,
         used_bytes=round(used_bytes / part),
         files=round(files / part),

@@ -126,6 +126,7 @@ class DiskState:
         self._monotonic = monotonic
         self._written_bytes = 0
         self._forced = False
+        # In the past, so that the first full disk forces an eviction at once.
         self._forced_at = -_FORCED_EVERY_S
         self.usage = DiskUsage()
         self.counters = StoreCounters()
@@ -189,4 +190,6 @@ class DiskState:
         used = self.usage.bytes
         if used <= self._high_bytes and not forced:
             return 0
+        # Above the limit: down to the low-water mark. Below it (the disk is full): the same share
+        # of what is used.
         return used - int(self._low_water * min(used, self._high_bytes))

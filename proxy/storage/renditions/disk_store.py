@@ -143,6 +143,7 @@ class DiskStore:
         for variant, found in zip(variants, results, strict=False):
             if isinstance(found, UsageChange):
                 self._state.record_corrupt(shard_of(variant.media_id), found)
+        # Only the last result can be a hit, because the search ends with it.
         last = results[-1] if results else None
         hit = isinstance(last, bytes | OpenFile)
         counters.hits += hit

@@ -116,6 +116,7 @@ class RenditionReader:
             found = self._verify(descriptor, digest)
             return found
         finally:
+            # An `OpenFile` owns the descriptor.
             if not isinstance(found, OpenFile):
                 os.close(descriptor)
 

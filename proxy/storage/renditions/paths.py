@@ -45,6 +45,7 @@ def shard_of(media_id: int) -> int:
 
 def cost(byte_size: int) -> int:
     """Return the disk space of a file: its size in whole blocks of 4 KiB."""
+    # Negated twice, the floor division rounds up.
     return -(-byte_size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 

@@ -207,6 +207,7 @@ class Connection(RequestHandler):
 
     def force_close(self) -> None:
         """Close, also while lingering."""
+        # aiohttp closes only its own transport, which is None while lingering; see `_linger`.
         super().force_close()
         if self._wire is not None:
             self._wire.close()
@@ -325,6 +326,7 @@ class Connection(RequestHandler):
 
     def _peer(self) -> str | None:
         """Return the client's address in the form of aiohttp's requests."""
+        # Formatted once: the address of a connection does not change.
         if self._remote is None:
             peer = self.peername
             self._remote = str(peer[0]) if isinstance(peer, tuple) else peer

@@ -87,6 +87,7 @@ class ConnectionLimiter:
     def enter(self, connection: LimitedConnection) -> ConnectionSlot:
         """Return the slot of a new connection and count it."""
         limit = self.max_connections
+        # 0 means no limit.
         if not limit or len(self._connections) < limit:
             self._connections[connection] = None
             return ConnectionSlot.REGULAR
@@ -133,6 +134,7 @@ class ConnectionLimiter:
         connections = list(self._connections)
         errors: list[Exception] = []
         for start in range(0, len(connections), _BATCH):
+            # Read again for each batch, because the work in between takes time.
             now = loop.time()
             for connection in connections[start : start + _BATCH]:
                 try:

@@ -42,6 +42,7 @@ async def listening(
             raise ConfigurationError(
                 [f"server: cannot listen on {address}: {error.strerror}"]
             ) from error
+        # After the setup, so that the objects it created are included.
         freeze()
         yield runner.addresses[0][1]
     finally:
@@ -76,7 +77,9 @@ def stop_signals() -> asyncio.Event:
 
 
 def _log_hangup() -> None:
-    log.warning("hangup_ignored", detail="settings are read at the start: restart to change them")
+    log.warning(
+        "hangup_ignored", detail="settings are read only at the start; restart to apply changes"
+    )
 
 
 @asynccontextmanager
@@ -97,4 +100,5 @@ async def interruptible(stopped: asyncio.Event) -> AsyncIterator[None]:
 
 async def _expire_when_set(limit: asyncio.Timeout, stopped: asyncio.Event) -> None:
     await stopped.wait()
+    # A timeout that has expired cancels the block.
     limit.reschedule(asyncio.get_running_loop().time())

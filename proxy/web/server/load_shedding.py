@@ -45,6 +45,7 @@ class LoopLagMonitor:
         """
         if self._timer is None:
             return 0.0
+        # After a long callback, others may run before the overdue timer does.
         overdue_s = asyncio.get_running_loop().time() - self._timer.when()
         return max(self._late_s, overdue_s)
 
@@ -93,6 +94,8 @@ class LoadShedder:
         room = self._admission.free_places
         if 2 * room > self._admission.max_waiting or self.resolving <= room:
             return False
+        # A few requests beyond the room are resolved, unless the loop lags: they may find another
+        # size.
         return self.resolving > room + _SPARE or self._loop_lag.late_s > _LATE_S
 
     def reject(self) -> CapacityError | None:

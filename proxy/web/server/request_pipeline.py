@@ -213,6 +213,7 @@ class RequestPipeline:
         status = int(answer.status)
         histogram = answer.histogram
         if histogram is None:
+            # A cached response carries its histogram; for all others it is looked up.
             histogram = self._metrics.histogram_of(answer.outcome, status)
         histogram.add(first_byte_s, last_byte_s, sent)
         identity = ""
@@ -289,7 +290,10 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
         # The outermost boundary: a defect costs only the request that met it.
         log.exception("request_failed", target=request.raw_path)
         return render_problem(
-            500, "Internal error", "the server is at fault; its log says more", outcome=outcome
+            500,
+            "Internal error",
+            "an unexpected error occurred; the log of the server has the details",
+            outcome=outcome,
         )
     # aiohttp declares a wider type; all handlers return an `Answer`.
     if not isinstance(answer, Answer):

@@ -304,6 +304,7 @@ class ResponseCache:
             return None
         route, number, extension, query = match.groups()
         media_id = int(number)
+        # The cheap check first: a query is parsed only if the image has an entry.
         if media_id not in self._by_media:
             return None
         try:
