@@ -54,6 +54,7 @@ class ByteStream:
 
     def _wake(self) -> None:
         self._changed.set()
+        # An event that stays set would end the next wait at once.
         self._changed = asyncio.Event()
 
     async def started(self) -> None:

@@ -24,6 +24,7 @@ async def read_bounded(
     message: aiohttp.ClientResponse | web.BaseRequest, max_bytes: int
 ) -> bytes | None:
     """Return the whole body, or None as soon as it exceeds ``max_bytes``."""
+    # Content-Length may be absent, so the bytes are counted as they arrive.
     body = bytearray()
     async for chunk in message.content.iter_chunked(_CHUNK_BYTES):
         body += chunk

@@ -67,6 +67,7 @@ def open_regular(parent: int, name: str) -> tuple[int, os.stat_result]:
 def make_directories(root: int, names: Sequence[str]) -> None:
     """Create the missing directories, and synchronise each parent with the disk."""
     for depth, name in enumerate(names):
+        # A directory may exist already, or another process may create it at the same time.
         with parent_opened(root, names[:depth]) as parent, suppress(FileExistsError):
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=parent)
             sync_directory(parent)

@@ -43,6 +43,7 @@ class SourceChecker:
     def _check_head(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
         if size > self._max_bytes:
+            # Checked here, so that such a file occupies no worker.
             raise SourceTooLarge(f"has {size} bytes, {self._max_bytes} are allowed")
         found = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
         if found not in self._limits.source_types:

@@ -42,6 +42,7 @@ class LocalMainApi:
         with _translated():
             opened = await self._queue.open(image_path)
         try:
+            # Outside `_translated`: an error of the block is not one of the main API.
             yield opened.descriptor
         finally:
             opened.close()

@@ -33,6 +33,7 @@ class UploadQueue:
         """
         name = temp_name(image_path)
         if name is None:
+            # Not a name that an upload gets, so the path is not passed to the file system.
             raise PendingNotFound("There is no such temporary file.")
         return await self.files.open(name)
 

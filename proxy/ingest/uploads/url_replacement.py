@@ -71,6 +71,7 @@ class UrlReplacer:
             for row in page:
                 media_id = media_id_of(row.permanent_url)
                 if media_id is None:
+                    # Reported and left unchanged: one bad row must not stop the others.
                     unreadable.append(row.id)
                     continue
                 address = profile_image_url(self.base_url, media_id, size=_SIZE)

@@ -34,6 +34,7 @@ def write_probe(root: str) -> None:
         OSError: ENOENT if there is no directory, EXDEV if it spans file systems.
     """
     paths = RenditionPaths(root)
+    # A rendition directory that was never written to has no folder for temporary files.
     directory = paths.temporary if Path(paths.temporary).is_dir() else paths.root
     target = Path(paths.root, tempfile_name())
     try:

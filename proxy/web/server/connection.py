@@ -186,6 +186,7 @@ class Connection(RequestHandler):
         slot = self._limiter.enter(self)
         if slot is ConnectionSlot.NONE:
             self._reason = CloseReason.OVER_LIMIT
+            # aiohttp is not notified of this connection, so it starts no task for it.
             _end_unread(wire, self._pipeline.over_limit())
             return
         if slot is ConnectionSlot.RESERVE:

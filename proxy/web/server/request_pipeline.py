@@ -192,6 +192,7 @@ class RequestPipeline:
                     answer.broken = LEFT
                     log.debug("client_left", request_id=answer.request_id)
                 finally:
+                    # Also after an error or a cancellation: every response is counted once.
                     self._record(request, answer, began, first_byte_s, span)
                 return answer
         finally:

@@ -129,6 +129,7 @@ class _Entry:
         self.answer = answer
         self.draft = answer.variant is answer.plan.draft
         self.etag = answer.variant.etag
+        # Weak, so that the memory store alone decides how long the bytes stay.
         self.rendition = _no_rendition if rendition is None else weakref.ref(rendition)
         self.until = until
         self.touch_at = 0.0
