@@ -1,0 +1,198 @@
+"""The runner: listening, the settings of connections, draining, and what runs meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from proxy.domain.outcome import Outcome
+from proxy.runtime.supervised_task import BackgroundTask
+from proxy.settings import ServerSettings
+from proxy.telemetry.metrics import Metrics
+from proxy.web.responses import BufferedResponse, whole
+from proxy.web.server import runner as runner_module
+from proxy.web.server.load_shedding import LoopLagMonitor
+from proxy.web.server.request_pipeline import RequestPipeline
+from proxy.web.server.runner import ServerRunner
+from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
+from tests.web.server.bench import NoCache, healthy
+from tests.web.wire import answers, exchange
+
+HOST = "127.0.0.1"
+CLOSING = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+class Server:
+    """A runner of an application with one handler, by default one that answers at once."""
+
+    def __init__(self, handler: Any = healthy, **settings: Any) -> None:
+        self.restarts = Restarts()
+        self.lag = LoopLagMonitor()
+        app = web.Application()
+        app.router.add_get("/", handler)
+        app.router.add_post("/info", handler)
+        pipeline = RequestPipeline(
+            response_cache=cast("Any", NoCache()), metrics=Metrics(), access_log=None
+        )
+        self.runner = ServerRunner(
+            app,
+            pipeline,
+            ServerSettings(**settings),
+            self.lag,
+            supervisor=self.restarts.supervisor,
+        )
+
+    @property
+    def port(self) -> int:
+        return int(self.runner.addresses[0][1])
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        await self.runner.setup()
+        try:
+            await self.runner.listen(HOST, 0)
+            yield self.port
+        finally:
+            await self.runner.cleanup()
+
+    async def sent(self, *parts: bytes) -> list[int]:
+        """Return the statuses of the responses."""
+        return [one.status for one in answers(await exchange(HOST, self.port, *parts))]
+
+
+class Blocked:
+    """A handler that answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> BufferedResponse:
+        self.started.set()
+        await self.go.wait()
+        return await healthy(request)
+
+
+async def test_port_0_is_a_free_port_that_answers() -> None:
+    server = Server()
+    async with server.listening() as port:
+        assert port > 0
+        assert await server.sent(CLOSING) == [200]
+
+
+async def test_an_address_in_use_is_an_os_error() -> None:
+    first, second = Server(), Server()
+    async with first.listening() as port, second.listening():
+        with pytest.raises(OSError, match=str(port)) as raised:
+            await second.runner.listen(HOST, port)
+    assert raised.value.errno == errno.EADDRINUSE
+
+
+async def test_the_limit_of_open_files_lowers_that_of_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_module, "raise_limit", lambda wanted: wanted // 2)
+    server = Server(max_connections=64)
+    assert server.runner.connection_limiter.max_connections == 64
+    async with server.listening():
+        assert server.runner.connection_limiter.max_connections == 32
+
+
+async def test_a_header_line_and_a_head_have_their_own_limits() -> None:
+    server = Server(max_header_bytes=4096, max_head_bytes=8192)
+    line = b"X%d: " + b"y" * 3900 + b"\r\n"
+    async with server.listening():
+        assert await server.sent(CLOSING[:-2] + line % 1 + b"\r\n") == [200]
+        assert await server.sent(CLOSING[:-2] + b"X: " + b"y" * 5000 + b"\r\n\r\n") == [400]
+        lines = b"".join(line % number for number in range(3))
+        assert await server.sent(CLOSING[:-2] + lines + b"\r\n") == [431]
+
+
+async def test_a_compressed_body_reaches_the_handler_as_it_was_sent() -> None:
+    received: list[bytes] = []
+
+    async def handler(request: web.Request) -> BufferedResponse:
+        received.append(await request.read())
+        return whole(200, [], b"ok", outcome=Outcome("info"))
+
+    server = Server(handler)
+    body = gzip.compress(b"hello" * 1000)
+    head = b"POST /info HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    async with server.listening():
+        assert await server.sent(head % len(body) + body) == [200]
+    assert received == [body]
+
+
+async def test_draining_lets_responses_finish_and_accepts_no_more() -> None:
+    blocked = Blocked()
+    server = Server(blocked.handle, drain_s=30)
+    async with server.listening() as port:
+        request = asyncio.create_task(exchange(HOST, port, CLOSING))
+        await blocked.started.wait()
+        draining = asyncio.create_task(server.runner.drain())
+        await eventually(lambda: not server.runner.sites)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(HOST, port)
+        assert not draining.done()
+        blocked.go.set()
+        assert [one.status for one in answers(await request)] == [200]
+        await draining
+
+
+async def test_draining_ends_after_its_time_although_a_response_is_not_sent() -> None:
+    blocked = Blocked()
+    server = Server(blocked.handle, drain_s=0.01)
+    async with server.listening() as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(CLOSING)
+        await blocked.started.wait()
+        await server.runner.drain()
+        assert server.runner.pipeline._active == 1, "the response is not sent yet"
+        blocked.go.set()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_draining_an_idle_server_waits_for_nothing() -> None:
+    server = Server(drain_s=3600)
+    async with server.listening():
+        await asyncio.wait_for(server.runner.drain(), 60)
+
+
+async def test_lag_is_measured_while_the_server_runs_only() -> None:
+    server = Server()
+    assert server.lag._timer is None
+    async with server.listening():
+        assert server.lag._timer is not None
+    assert server.lag._timer is None
+
+
+async def test_a_failed_review_of_connections_is_restarted_and_counted() -> None:
+    class Faulty:
+        """A connection whose review fails once."""
+
+        def __init__(self) -> None:
+            self.reviews = 0
+
+        def evict(self) -> bool:
+            return False
+
+        def review(self, now: float) -> None:
+            del now
+            self.reviews += 1
+            if self.reviews == 1:
+                raise RuntimeError
+
+    server, faulty = Server(), Faulty()
+    server.runner.connection_limiter.enter(faulty)
+    async with server.listening():
+        await eventually(lambda: faulty.reviews > 1)
+    assert server.restarts.tasks == [BackgroundTask.CONNECTION_TIMEOUTS]
