@@ -1,4 +1,4 @@
-"""Waiting for a condition: polled every 10 ms, never for a fixed time."""
+"""Waiting for a condition, polled every 10 ms; and the pace of slow peers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ async def eventually(
     while not await _true(condition):
         assert time.monotonic() < deadline, f"not true within {timeout_s:g} s"
         await asyncio.sleep(interval_s)
+
+
+async def pause_between_pieces(seconds: float) -> None:
+    """Keep the pace of a slow peer: one that sends or reads piece by piece, or says nothing.
+
+    For tests about that pace, and where pieces must arrive separately: nothing reports that the
+    other end of a socket has read one. To wait for something to happen, use `eventually`.
+    """
+    await asyncio.sleep(seconds)
 
 
 async def _true(condition: Callable[[], object | Awaitable[object]]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from dataclasses import dataclass
 
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, pause_between_pieces
 
 until = eventually
 
@@ -27,7 +27,7 @@ async def exchange(host: str, port: int, *parts: bytes, pause_s: float = 0.02) -
         for part in parts:
             writer.write(part)
             await writer.drain()
-            await asyncio.sleep(pause_s)
+            await pause_between_pieces(pause_s)
         async with asyncio.timeout(_PATIENCE_S):
             return await reader.read()
     finally:

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.waiting import pause_between_pieces
+
 KEY = "sk-hunter2-0123456789"
 
 Act = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -105,7 +107,7 @@ async def dribbles(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     while True:
         await response.write(b" ")
-        await asyncio.sleep(0.02)
+        await pause_between_pieces(0.02)
 
 
 async def breaks_off(request: web.Request) -> web.StreamResponse:

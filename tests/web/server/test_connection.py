@@ -15,23 +15,15 @@ from proxy.settings import ServerSettings
 from proxy.web.responses import BufferedResponse
 from tests.support.server import Library, Serve, Serving
 from tests.support.waiting import eventually
+from tests.web import wire
 from tests.web.server.bench import Bench, Wire, healthy
 
 CLOSING = b"Connection: close\r\n"
 
 
 async def exchange(server: Serving, *parts: bytes, pause_s: float = 0.02) -> bytes:
-    """Send the parts one after the other; all that comes back until the server closes."""
-    reader, writer = await asyncio.open_connection(server.client.host, server.client.port)
-    try:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(pause_s)
-        async with asyncio.timeout(10):
-            return await reader.read()
-    finally:
-        writer.close()
+    """Send the parts to the server and return all bytes until it closes the connection."""
+    return await wire.exchange(server.client.host, server.client.port or 0, *parts, pause_s=pause_s)
 
 
 def request(target: str, *lines: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:

@@ -16,6 +16,7 @@ import pytest
 
 from proxy.settings import ServerSettings
 from tests.support.server import Library, Serve, Serving
+from tests.support.waiting import pause_between_pieces
 from tests.web.wire import Told, answers, until
 
 pytestmark = pytest.mark.slow  # real seconds; test_connection.py has the rules without a wait
@@ -80,14 +81,14 @@ async def test_a_head_that_does_not_end_is_a_408(serve: Serve, before: int) -> N
         for _ in range(before):
             writer.write(PROBE)
             await reader.readuntil(b"}")
-            await asyncio.sleep(1.2)
+            await pause_between_pieces(1.2)
         began = time.monotonic()
         task = asyncio.create_task(until_closed(reader))
         sent = 0
         while not task.done():
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: yyyyyyyyyyyyyy"[sent : sent + 1])
             sent += 1
-            await asyncio.sleep(0.1)
+            await pause_between_pieces(0.1)
         (answer,), _ = await task
     assert time.monotonic() - began >= 0.6
     assert sent < 40
@@ -203,7 +204,7 @@ async def test_who_takes_it_slowly_gets_all_of_it(serve: Serve, library: Library
         taken = b""
         while len(taken) < 1_000_000 and (piece := await reader.read(20_000)):
             taken += piece
-            await asyncio.sleep(0.02)
+            await pause_between_pieces(0.02)
         taken += await asyncio.wait_for(reader.read(), 10)
     assert taken.endswith(body)
     assert closed(server, "write_timeout") == 0
@@ -219,7 +220,7 @@ async def test_a_refused_body_that_goes_on_and_on_is_cut(serve: Serve) -> None:
         began = time.monotonic()
         while server.metric("smartserve_connections"):
             writer.write(b"x")
-            await asyncio.sleep(0.05)
+            await pause_between_pieces(0.05)
     assert time.monotonic() - began < 10
     assert closed(server, "refused") == 1
 
