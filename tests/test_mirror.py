@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 SMALL = 12
 """A module of at most so many statements needs no test file: constants, entry points."""
-LOADED_BY_PATH = frozenset({"migrations", "migrations_main"})
+LOADED_BY_PATH = frozenset({"migrations"})
 """Alembic's scripts: tests of the schema run them."""
 PROGRAMS = frozenset({"benchmarks", "deploy", "faults", "fuzz", "platform", "support"})
 """Folders whose code waits for other processes, or paces a client."""

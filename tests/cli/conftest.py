@@ -34,6 +34,17 @@ class Invoke(Protocol):
     def __call__(self, *arguments: str | Path, **environment: str) -> Completed: ...
 
 
+@pytest.fixture(autouse=True)
+def _logging_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep commands from configuring the logs of this process.
+
+    Loggers are cached when they are used first. Those of later tests would write to the captured
+    standard error of this one, which is closed by then.
+    """
+    for module in ("base", "doctor"):
+        monkeypatch.setattr(f"proxy.cli.{module}.configure_logs", lambda _section: None)
+
+
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run a command in this process: a process of its own takes a second for imports alone."""
@@ -48,9 +59,8 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
             for name, value in {"NO_COLOR": "1", "COLUMNS": "200", **environment}.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["smartserve", *map(str, arguments)])
-            # Logging and the collector belong to the process: other tests need them unchanged.
+            # The collector belongs to the process: other tests need it unchanged.
             patch.setattr(gc, "freeze", lambda: None)
-            patch.setattr("proxy.cli.base.configure_logs", lambda _section: None)
             with capture_logs(), redirect_stdout(stdout), redirect_stderr(stderr):
                 try:
                     main()

@@ -101,8 +101,8 @@ def test_the_copied_files_are_enough_to_install_it(tmp_path: Path) -> None:
     )
     assert json.loads(output)["info"]["title"]
     assert (target / "proxy" / "samples" / "logo.png").is_file()
-    migrations = target / "proxy" / "storage" / "database" / "migrations" / "versions"
-    assert len(list(migrations.glob("*.py"))) >= 2
+    migrations = target / "proxy" / "storage" / "database" / "migrations"
+    assert len(list(migrations.glob("*/*.py"))) >= 2
 
 
 def test_the_python_of_the_image_is_supported() -> None:

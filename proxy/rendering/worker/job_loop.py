@@ -19,7 +19,12 @@ def serve(connection: socket.socket, info: WorkerInfo, handle: Handler) -> None:
     """Send ``info``, then run jobs until the server closes its end."""
     connection.send(encode(info))
     while True:
-        datagram, descriptors, _, _ = socket.recv_fds(connection, MAX_DATAGRAM, _MAX_DESCRIPTORS)
+        try:
+            datagram, descriptors, _, _ = socket.recv_fds(
+                connection, MAX_DATAGRAM, _MAX_DESCRIPTORS
+            )
+        except ConnectionResetError:
+            return  # the server has ended without reading the last reply
         if not datagram:
             return
         try:
