@@ -136,7 +136,7 @@ def _import(checkout: Path, originals: Path, data_dir: Path, pairs: int) -> None
 def _table(title: str, contestants: Mapping[str, Callable[[int], float]], pairs: int) -> Table:
     for measure_once in contestants.values():
         measure_once(pairs)
-    taken = in_turns(contestants, turns=pairs)
+    taken = in_turns(contestants, turns=pairs, alternate=True)
     yardstick = next(iter(taken.values()))
     rows = [Row(name, figures, yardstick=yardstick) for name, figures in taken.items()]
     return Table(f"{title}, {pairs} alternating pairs", rows, [])
