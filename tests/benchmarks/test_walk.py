@@ -10,7 +10,7 @@ import pytest
 
 LIMITS = {
     # name: modules, switches between modules
-    "cold miss": (52, 290),
+    "cold miss": (54, 320),
     "draft hit": (20, 60),
     "final hit": (20, 60),
 }
