@@ -1,4 +1,4 @@
-"""What a purge reaches: a medium, a user's media, one size; with or without a row."""
+"""A purge deletes the renditions of an image, of a user or of one size, with or without a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans for the tests of what is said about a picture: a resolved request, without any room."""
+"""Render plans for tests of headers and cache lifetimes, made without services."""
 
 from __future__ import annotations
 

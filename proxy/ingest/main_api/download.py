@@ -50,7 +50,8 @@ class Download:
         """
         self.connections += 1
         await self._seek(response)
-        # Reject by Content-Length before anything is stored; it may be absent, or a lie.
+        # Reject by Content-Length before anything is stored. The bytes are counted too, because the
+        # header may be absent or wrong.
         if self.received + (response.content_length or 0) > self._max_bytes:
             raise self._too_large()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):

@@ -147,7 +147,7 @@ class DiskStore:
         last = results[-1] if results else None
         hit = isinstance(last, bytes | OpenFile)
         counters.hits += hit
-        counters.misses += len(results) - hit if results else len(variants)
+        counters.misses += (len(results) or len(variants)) - hit
         if isinstance(last, bytes):
             return variants[len(results) - 1], MemoryRendition(last, "disk")
         if isinstance(last, OpenFile):

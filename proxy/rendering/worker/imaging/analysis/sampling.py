@@ -34,7 +34,7 @@ def detail(opened: load.OpenedSource) -> Any:
 
 
 def _middle(length: int) -> tuple[int, int]:
-    """Return the start and the length of the middle part."""
+    """Return start and length of a centred part of a side, in pixels."""
     part = min(length, DETAIL_SIDE)
     return (length - part) // 2 // GRID * GRID, part
 
