@@ -14,8 +14,7 @@ from proxy.library.adoption.file_names import NameReader
 from proxy.library.adoption.inventory import TreeInventory
 from proxy.library.adoption.placement import FilePlacement
 from proxy.settings import Settings
-from proxy.storage.originals.file_open import names_below
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import LocalOriginals, names_below
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,7 @@ from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.originals.local_store import LocalOriginals
-from proxy.storage.originals.naming import HASH_DIGITS, readable
+from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
 
 
 @dataclass(frozen=True, slots=True)

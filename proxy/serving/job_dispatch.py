@@ -16,8 +16,7 @@ from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.pending_job import Sink
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.storage.originals import OpenSource
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 from proxy.telemetry.tracing import STATE
 from proxy.telemetry.tracing.jobs import job_span
 

@@ -12,8 +12,7 @@ from proxy.ingest.steps import StepContext
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database.ingest_progress import StoredOriginal
-from proxy.storage.originals.local_store import LocalOriginals
-from proxy.storage.originals.naming import original_path
+from proxy.storage.originals.local_store import LocalOriginals, original_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,7 @@ from proxy.runtime.tempfiles import fill, scratch_file
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.storage.originals.local_store import LocalOriginals
-from proxy.storage.originals.naming import library_path
+from proxy.storage.originals.local_store import LocalOriginals, library_path
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))
 _LOSSLESS = EncoderProfile(Format.PNG, (("compression", 6),))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from proxy.domain.errors import SourceChanged
 from proxy.domain.worker_protocol import ProbeResult
 from proxy.library.adoption.inventory import FoundFile
-from proxy.storage.originals.local_store import LocalOriginals
-from proxy.storage.originals.naming import HASH_DIGITS, readable
+from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,21 @@
-"""Originals on a local or mounted file system, below one root."""
+"""Originals on a local or mounted file system, below one root.
+
+Directories are opened one by one, through no symbolic link; see `proxy.runtime.safe_open`.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import re
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from io import FileIO
+from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import TypeVar
 
 from proxy.domain.errors import (
     SmartserveError,
@@ -17,12 +24,21 @@ from proxy.domain.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
+from proxy.domain.ingest_item import LeasedItem
 from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.safe_open import (
+    DIRECTORY,
+    NotRegular,
+    make_directories,
+    open_regular,
+    parent_opened,
+    sync_directory,
+)
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import StorageSettings
-from proxy.storage.originals import OpenSource
-from proxy.storage.originals.file_open import check_root, names_below, open_below
-from proxy.storage.originals.file_write import add_below, readable, remove_below
+from proxy.storage.originals.file_write import add_file, require_within
+
+HASH_DIGITS = 16
 
 _THREADS = 4
 _FAILURES: Mapping[type[SmartserveError], str] = {
@@ -31,8 +47,26 @@ _FAILURES: Mapping[type[SmartserveError], str] = {
     SourceTimeout: "timeout",
     SourceTooLarge: "too_large",
 }
+# The message to clients does not contain the path, which is not public.
+_MISSING = "the original of this image is missing"
+_UNAVAILABLE = "the storage of originals cannot be read; check that it is mounted"
+_OVERDUE = "the storage of originals did not answer in time; check that it is mounted"
+_ABSENT = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ),
+)
+_MAX_PATH_BYTES = 4096
+_MAX_NAME_BYTES = 255
+_UNREADABLE = re.compile(r"[^A-Za-z0-9._-]+")
+_MAX_STEM = 60
 
-_T = TypeVar("_T")
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """An open original: a descriptor for reading, at the start of the file, and the file's size."""
+
+    descriptor: int
+    byte_size: int
 
 
 class LocalOriginals:
@@ -54,17 +88,18 @@ class LocalOriginals:
     async def open(self, path: str) -> AsyncIterator[OpenSource]:
         """Open an original by its path in the database for the duration of the block.
 
-        If the thread opens it after a time-out or a cancellation, it closes it at once.
-
         Raises:
             SourceMissing: there is no such regular file below the root.
             SourceTooLarge: the file is longer than an original may be.
             SourceUnavailable: the storage itself cannot be read.
             SourceTimeout: the storage did not answer in time.
         """
-        # After a time-out or a cancellation the thread may still open the file: `release` closes
-        # it.
-        source = await self._run(partial(self._open, path), release=_close)
+        with self._counted():
+            # After a time-out or a cancellation the thread may still open the file: `release`
+            # closes it.
+            source = await self._threads.run(
+                partial(self._open, path), release=lambda late: os.close(late.descriptor)
+            )
         self._opened += 1
         try:
             yield source
@@ -73,7 +108,8 @@ class LocalOriginals:
 
     async def check(self) -> None:
         """Return if the root can be listed; raises as `open` does."""
-        await self._run(partial(check_root, self._root))
+        with self._counted():
+            await self._threads.run(self._check)
 
     async def add(self, path: str, source: int | Path) -> bool:
         """Store a file as a new original; return False if a file of that name exists.
@@ -92,11 +128,13 @@ class LocalOriginals:
         abandoned = Event()
         # A thread of its own: writes may hang while reads do not, and must not block them.
         work = partial(self._add, path, source, abandoned.is_set)
-        return await self._counted(in_daemon_thread(work, abandon=abandoned.set))
+        with self._counted():
+            return await in_daemon_thread(work, abandon=abandoned.set)
 
     async def remove(self, path: str) -> bool:
         """Delete an original durably; return False if there is none. Raises as `open` does."""
-        return await self._run(partial(self._remove, path))
+        with self._counted():
+            return await self._threads.run(partial(self._remove, path))
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of opened originals, and of failures as ``failures_<kind>``."""
@@ -112,34 +150,154 @@ class LocalOriginals:
         names = names_below(path, prefix=self._prefix)
         return open_below(self._root, names, max_bytes=self._max_bytes)
 
+    def _check(self) -> None:
+        # O_PATH, the usual flag, would succeed on a directory that may not be listed.
+        with _root_opened(self._root, flags=os.O_RDONLY):
+            return
+
     def _add(self, path: str, source: int | Path, abandoned: Callable[[], bool]) -> bool:
         names = names_below(path, prefix=self._prefix)
-        with readable(source) as descriptor:
-            return add_below(
-                self._root, names, descriptor, max_bytes=self._max_bytes, abandoned=abandoned
+        # The source is opened outside of `_directory`: its errors are the caller's.
+        with (
+            FileIO(source, closefd=isinstance(source, Path)) as file,
+            _directory(self._root, names, create=True) as (parent, name),
+        ):
+            return add_file(
+                parent, name, file.fileno(), max_bytes=self._max_bytes, abandoned=abandoned
             )
 
     def _remove(self, path: str) -> bool:
-        return remove_below(self._root, names_below(path, prefix=self._prefix))
-
-    async def _run(
-        self, work: Callable[[], _T], *, release: Callable[[_T], None] | None = None
-    ) -> _T:
+        names = names_below(path, prefix=self._prefix)
         try:
-            return await self._counted(self._threads.run(work, release=release))
+            with _directory(self._root, names) as (parent, name):
+                os.unlink(name, dir_fd=parent)
+                # Without this, a removed original could reappear after a power cut.
+                sync_directory(parent)
+        except SourceMissing:
+            return False
+        return True
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
         except TimeoutError as error:
             self._failures["timeout"] += 1
-            raise SourceTimeout(
-                "the storage of originals did not answer in time; check that it is mounted"
-            ) from error
-
-    async def _counted(self, work: Awaitable[_T]) -> _T:
-        try:
-            return await work
+            raise SourceTimeout(_OVERDUE) from error
         except SmartserveError as error:
             self._failures[_FAILURES[type(error)]] += 1
             raise
 
 
-def _close(source: OpenSource) -> None:
-    os.close(source.descriptor)
+def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource:
+    """Open a regular file for reading (blocking); the caller closes its descriptor.
+
+    Raises:
+        SourceMissing: there is no such regular file.
+        SourceTooLarge: it is longer than ``max_bytes``.
+        SourceUnavailable: the storage cannot be read.
+    """
+    with _directory(root, names) as (parent, name):
+        descriptor, status = open_regular(parent, name)
+        try:
+            require_within(status.st_size, max_bytes)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OpenSource(descriptor, status.st_size)
+
+
+@contextmanager
+def _directory(
+    root: str, names: Sequence[str], *, create: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Yield the open directory of a file and the file's name; raises as `open_below` does."""
+    *parents, name = names
+    # A missing root means that the storage is not mounted, which is not the same as a missing
+    # original: so the root is opened outside of `translated`.
+    with _root_opened(root) as top, translated():
+        if create:
+            # Each new directory is synchronised, so that a durable file is never below a lost
+            # directory.
+            make_directories(top, parents)
+        with parent_opened(top, parents) as parent:
+            yield parent, name
+
+
+@contextmanager
+def _root_opened(root: str, *, flags: int = os.O_PATH) -> Iterator[int]:
+    """Yield the root's descriptor; raises SourceUnavailable if it cannot be opened."""
+    try:
+        # Without O_NOFOLLOW: the root itself may be a symbolic link.
+        descriptor = os.open(root, flags | DIRECTORY)
+    except OSError as error:
+        raise SourceUnavailable(_UNAVAILABLE) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the `SourceError` that describes an OSError below the root."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, NotRegular) or error.errno in _ABSENT:
+            raise SourceMissing(_MISSING) from error
+        raise SourceUnavailable(_UNAVAILABLE) from error
+
+
+def names_below(path: str, *, prefix: str) -> tuple[str, ...]:
+    """Return the names of the directories below the root and of the file.
+
+    The path is relative, starts with a slash, or starts with ``prefix``, the root as the writer of
+    the path knew it. All three are below the root. Nothing in a name is expanded.
+
+    Raises:
+        SourceMissing: no file can have this path: it is empty or too long, contains NUL, ``.`` or
+            ``..``, or ends with a slash.
+    """
+    below = path.removeprefix(f"{prefix.rstrip('/')}/")
+    names = tuple(name for name in below.split("/") if name)
+    too_long = len(below) > _MAX_PATH_BYTES
+    if not names or too_long or below.endswith("/") or not all(map(_valid, names)):
+        raise SourceMissing(_MISSING)
+    return names
+
+
+def _valid(name: str) -> bool:
+    if name in (".", "..") or "\0" in name:
+        return False
+    try:
+        return len(os.fsencode(name)) <= _MAX_NAME_BYTES
+    # A lone surrogate cannot be encoded, so no file can have this name.
+    except UnicodeEncodeError:
+        return False
+
+
+def original_path(item: LeasedItem, content_hash: str, source_type: str) -> str:
+    """Return ``bulk/2025-01-15/<id>-<name>-<hash>.<type>``; equal for each attempt."""
+    return f"bulk/{item.day.isoformat()}/{_name(item, content_hash)}.{source_type}"
+
+
+def library_path(item: LeasedItem, content_hash: str, suffix: str) -> str:
+    """Return ``library/user_4/logo/img/<id>-<name>-<hash>.<suffix>``."""
+    upload = item.upload
+    folder = f"library/user_{upload.user_id}/{upload.data_type}/img"
+    return f"{folder}/{_name(item, content_hash)}.{suffix}"
+
+
+def _name(item: LeasedItem, content_hash: str) -> str:
+    # The id separates uploads of the same name, the hash the contents of one upload.
+    name = readable(item.upload.original_name or "")
+    return f"{item.upload.id}-{name}-{content_hash[:HASH_DIGITS]}"
+
+
+def readable(name: str) -> str:
+    """Return a file's name without its suffix in ASCII letters, digits, dots and dashes."""
+    stem = PurePosixPath(name).stem
+    # NFKD separates letters from accents, which are then dropped: ä becomes a.
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return _UNREADABLE.sub("-", plain).strip("-.")[:_MAX_STEM] or "picture"

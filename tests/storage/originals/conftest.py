@@ -1,3 +1,4 @@
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +8,16 @@ from proxy.settings import StorageSettings
 from proxy.storage.originals.local_store import LocalOriginals
 
 MAX_BYTES = 100_000
+PATH = "bulk/2025-01-15/x.jpg"
+
+
+async def read(sources: LocalOriginals, path: str) -> bytes:
+    async with sources.open(path) as source:
+        return os.read(source.descriptor, source.byte_size + 1)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture

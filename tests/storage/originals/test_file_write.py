@@ -8,8 +8,7 @@ from proxy.domain.errors import SourceMissing, SourceTooLarge, SourceUnavailable
 from proxy.runtime.tempfiles import fill, scratch_file
 from proxy.settings import StorageSettings
 from proxy.storage.originals.local_store import LocalOriginals
-from tests.storage.originals.conftest import MAX_BYTES
-from tests.storage.originals.test_file_open import descriptors, read
+from tests.storage.originals.conftest import MAX_BYTES, descriptors, read
 from tests.support.waiting import eventually
 
 
