@@ -11,12 +11,18 @@ import structlog
 
 from proxy.analysis.providers import VisionProvider, google, openai
 from proxy.analysis.providers.tesseract import TextReader
-from proxy.domain.analysis import PENDING_PROVIDERS, Analysis, merge
+from proxy.domain.analysis import (
+    PENDING_PROVIDERS,
+    Analysis,
+    ProviderGap,
+    ReadText,
+    VisionResult,
+    merge,
+)
 from proxy.domain.errors import AnalysisError, BudgetSpent, ProviderUnavailable
-from proxy.domain.formats import TRAITS, EncoderProfile, Format
-from proxy.domain.geometry import SizeSpec, plan_geometry
-from proxy.domain.image_analysis import ProviderGap, ReadText, VisionResult
+from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
+from proxy.domain.variant import EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.serving.job_dispatch import JobDispatcher
 

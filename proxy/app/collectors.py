@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import structlog
 
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step
 from proxy.storage.renditions import RenditionStore
 from proxy.telemetry.metrics import MetricReading, Statistics
 

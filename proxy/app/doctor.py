@@ -14,7 +14,7 @@ from proxy.app.storage import schemas
 from proxy.doctor.http_client import HttpProbe
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.ingest_item import QueueReport
+from proxy.domain.upload import QueueReport
 from proxy.settings import Settings
 from proxy.storage.database.diagnostics import sqlite_file
 from proxy.storage.database.ingest_report import queue_report

@@ -10,7 +10,7 @@ from proxy.analysis.analyst import Analyst
 from proxy.analysis.providers.factory import open_providers
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.app.services import Services
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step
 from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.main_api.client import HttpMainApi

@@ -10,7 +10,7 @@ from proxy.app.collectors import by_tier, readings, with_old_names
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
-from proxy.domain.query import parse_request
+from proxy.domain.request import parse_request
 from proxy.settings import (
     NO_KEY_ADVICE,
     Settings,

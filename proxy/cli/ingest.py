@@ -20,7 +20,7 @@ from proxy.app.storage import open_storage
 from proxy.app.uploads import open_uploads
 from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
 from proxy.domain.errors import ConfigurationError, IngestError
-from proxy.domain.ingest_item import QueueReport, StepState
+from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.worker_loop import running_worker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report

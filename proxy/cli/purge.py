@@ -11,8 +11,8 @@ import uvloop
 from proxy.app.storage import open_storage
 from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
 from proxy.domain.errors import BadParameter
-from proxy.domain.geometry import SizeSpec
-from proxy.domain.query import named_boxes
+from proxy.domain.request import named_boxes
+from proxy.domain.variant import SizeSpec
 from proxy.settings import Settings
 
 

@@ -18,8 +18,8 @@ from proxy.domain.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.domain.media import Media
-from proxy.domain.worker_protocol import ProbeJob, ProbeResult
+from proxy.domain.media import Media, ProbeResult
+from proxy.domain.worker_protocol import ProbeJob
 
 _DECODE_ADVICE: Mapping[type[SmartserveError], str] = {
     UnsupportedSource: "store it as one of limits.source_types; JPEG, PNG, WebP, AVIF, GIF and TIFF"

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from proxy.doctor.http_client import HttpProbe, ProbeResponse
 from proxy.domain.errors import NoAnswer
-from proxy.domain.formats import TRAITS, Format
+from proxy.domain.formats import TRAITS, Format, acceptable
 from proxy.domain.media import Media
-from proxy.domain.negotiation import acceptable
 from proxy.domain.urls import image_url
 from proxy.settings import EncoderSettings
 

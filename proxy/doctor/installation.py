@@ -9,8 +9,8 @@ from pathlib import Path
 
 from proxy.doctor.http_client import HttpProbe
 from proxy.doctor.image_requests import ImageResponses
-from proxy.domain.ingest_item import QueueReport
 from proxy.domain.media import Media
+from proxy.domain.upload import QueueReport
 from proxy.ingest.main_api import MainApi
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings

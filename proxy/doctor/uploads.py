@@ -8,7 +8,7 @@ from proxy.doctor.check import Finding, fail, ok, reason_of, skip, warn
 from proxy.doctor.formatting import counted
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import MainApiForbidden, SmartserveError
-from proxy.domain.ingest_item import QueueReport
+from proxy.domain.upload import QueueReport
 from proxy.settings import Settings
 
 _KEY_ADVICE = "set ingest.main_api_key (MAIN_API_KEY) to the main API's MEDIA_API_KEY"

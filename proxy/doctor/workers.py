@@ -14,7 +14,7 @@ from proxy.doctor.formatting import as_time
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import RenderOutput, RenditionSet, WorkerInfo
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings

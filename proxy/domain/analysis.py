@@ -6,12 +6,123 @@ A value that nobody could determine is null and has a reason; no value is invent
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from proxy.domain.image_analysis import DetectedObject, ProviderGap, ReadText, VisionResult
-from proxy.domain.media import DataType
-from proxy.domain.worker_protocol import AnalysisResult
+from proxy.domain.media import DataType, Focus
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """A colour and its share of the image."""
+
+    hex: str
+    """sRGB as ``#RRGGBB``."""
+    percent: float
+    """Percentage of the opaque pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Technical quality; each figure is 0 (poor) to 100 (best)."""
+
+    score: float
+    """Weighted mean of the figures that matter for the kind of image."""
+    sharpness: float
+    exposure: float
+    contrast: float
+    noise: float
+    """100: no noise."""
+    resolution: float
+    blockiness: float
+    """100: no visible JPEG blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Kind of image by statistics, with the reason."""
+
+    name: str
+    """``photo``, ``logo``, ``graphic``, ``document`` or ``plain``. A graphic on a transparent or
+    flat background is a logo; an image of one colour is plain."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisResult:
+    """Analysis of the pixels of a source's first page; width and height are upright."""
+
+    width: int
+    height: int
+    dominant_colours: tuple[Colour, ...]
+    """Sorted by frequency, highest first."""
+    brand_colours: tuple[Colour, ...]
+    """Colours that identify a logo; greys only if there are no other colours."""
+    quality: Quality
+    mood_keywords: tuple[str, ...]
+    """Derived from the colours alone."""
+    kind: Kind
+    thumbhash: str
+    """Base64."""
+    blurhash: str
+    phash: str
+    """64 bits as 16 hexadecimal digits; similar images have a small Hamming distance."""
+    focus: Focus | None
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of processor time for each measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedObject:
+    """An object that a provider detected."""
+
+    name: str
+    confidence: float
+    """0 to 1."""
+    box: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom as fractions of width and height; None if not located."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionResult:
+    """Answer of a provider. Fields that it does not cover are None or empty."""
+
+    provider: str
+    raw: Mapping[str, Any]
+    """The unchanged answer, without the image."""
+    style: str | None = None
+    medium: str | None = None
+    subject: str | None = None
+    mood_keywords: tuple[str, ...] = ()
+    objects: tuple[DetectedObject, ...] = ()
+    text: str | None = None
+    """Empty if the image contains no text; None if the provider did not search for text."""
+    logos: tuple[str, ...] = ()
+    """Recognised brand logos."""
+    unsafe: Mapping[str, str] = field(default_factory=dict)
+    """Likelihood by category, such as ``adult`` and ``violence``."""
+    confidence: float | None = None
+    """0 to 1."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Reasons for missing values, by field."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderGap:
+    """Reason why a provider, or text recognition, gave no answer."""
+
+    provider: str
+    reason: str
+    temporary: bool = False
+    """Whether a later request may succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """Recognised text; empty if the image contains none."""
+
+    text: str
+
 
 NO_MODEL = "needs a vision model; none is configured"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"

@@ -1,12 +1,20 @@
-"""Image formats: those that are sent, those that are accepted, and how each is encoded."""
+"""Image formats: their names and features, detection by content, and content negotiation.
+
+Negotiation (RFC 9110, 12.5.1) is pure and never raises. AVIF and WebP are only sent if the header
+names ``image/avif`` or ``image/webp`` with q > 0. The ranges ``*/*`` and ``image/*`` do not count
+for them: old Safari, curl and crawlers send these and cannot display the formats. Every client can
+display the fallback.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 
 class Format(StrEnum):
@@ -49,78 +57,6 @@ NAMES: Mapping[str, Format] = MappingProxyType(
     }
 )
 """Names in ``format=`` and file extensions. GIF is excluded: it is only sent as the fallback."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderProfile:
-    """Save options of a format's libvips encoder.
-
-    ``options`` are pairs of name and value, sorted by name: equal profiles have equal text, which
-    is a part of the rendition's key.
-    """
-
-    format: Format
-    options: tuple[tuple[str, int | bool | str], ...]
-
-    @property
-    def text(self) -> str:
-        """Canonical text: ``avif:Q=63,effort=1``."""
-        return f"{self.format}:" + ",".join(f"{name}={value}" for name, value in self.options)
-
-
-@lru_cache(maxsize=64)
-def streams(profile: EncoderProfile) -> bool:
-    """Return whether the encoder writes bytes before it has read all pixels.
-
-    Only baseline JPEG does.
-    """
-    # With any of these, libjpeg needs the whole image before the first byte.
-    whole_image = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
-    options = dict(profile.options)
-    return profile.format is Format.JPEG and not any(options.get(name) for name in whole_image)
-
-
-@dataclass(frozen=True, slots=True)
-class QualitySearch:
-    """Search for the lowest encoder quality that reaches a perceptual score.
-
-    The search starts at the ``Q`` of the profile and replaces it. Animations and lossless formats
-    are encoded by their profile without a search.
-    """
-
-    target: float
-    """SSIMULACRA2 score as `rendering.worker.imaging.ssimulacra2` estimates it; 100: identical."""
-    low: int
-    high: int
-    """Bounds of ``Q``, inclusive."""
-    max_encodes: int = 4
-
-    @property
-    def text(self) -> str:
-        """Canonical text, a part of the key."""
-        return f"ssimulacra2={self.target:g},Q={self.low}-{self.high},encodes={self.max_encodes}"
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingStage:
-    """One encoding of a format, with its quality search, if any."""
-
-    profile: EncoderProfile
-    search: QualitySearch | None = None
-
-    @property
-    def text(self) -> str:
-        """Canonical text, a part of the key."""
-        search = "" if self.search is None else f";{self.search.text}"
-        return f"{self.profile.text}{search}"
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingStages:
-    """Draft and final encoding of a format; equal if it has only one."""
-
-    draft: EncodingStage
-    final: EncodingStage
 
 
 SOURCE_MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
@@ -189,3 +125,169 @@ def _sniff_svg(head: bytes) -> str | None:
     # Text that mentions <svg somewhere is not an SVG, and neither is XML without it.
     is_markup = text.startswith((b"<svg", b"<?xml", b"<!doctype", b"<!--"))
     return "svg" if is_markup and b"<svg" in text else None
+
+
+_EXPLICIT_ONLY = frozenset({Format.AVIF, Format.WEBP})
+
+# One element of a comma-separated list. Quoted strings may contain commas and semicolons. The
+# possessive quantifier makes an unclosed quote consume the rest without backtracking: parsing takes
+# linear time for hostile input too.
+_QUOTED = r'"(?:[^"\\]|\\.)*+"?'
+_ELEMENT = re.compile(rf'(?:[^,"]|{_QUOTED})+', re.DOTALL)
+_PARAMETER = re.compile(rf'(?:[^;"]|{_QUOTED})+', re.DOTALL)
+_BLANK = " \t"
+_QVALUE = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
+
+_MAX_ACCEPT = 2048
+"""Longer headers are cut between two elements, to bound the work per request. Browsers send about
+100 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRanges:
+    """A parsed Accept header: the q-value of each media range in it."""
+
+    ranges: Mapping[str, float]
+
+    def explicit(self, fmt: Format) -> float:
+        """Return the q-value of exactly this format; 0 if the header does not name it."""
+        return self.ranges.get(TRAITS[fmt].media_type, 0.0)
+
+    def quality(self, fmt: Format) -> float:
+        """Return the q-value of a format by the most specific range that matches it."""
+        if fmt in _EXPLICIT_ONLY:
+            return self.explicit(fmt)
+        for media_range in (TRAITS[fmt].media_type, "image/*", "*/*"):
+            if media_range in self.ranges:
+                return self.ranges[media_range]
+        return 0.0
+
+
+def _element(text: str) -> tuple[str, float] | None:
+    """Parse one element; None if it is malformed or has a parameter other than q."""
+    media_range, _, rest = text.partition(";")
+    parameters = (part.strip(_BLANK) for part in _PARAMETER.findall(rest))
+    quality = 1.0
+    for parameter in filter(None, parameters):
+        name, _, value = (part.strip(_BLANK) for part in parameter.partition("="))
+        # A range with parameters matches only representations that have them; ours have none.
+        if name.lower() != "q" or not _QVALUE.fullmatch(value):
+            return None
+        quality = float(value)
+    return media_range.strip(_BLANK).lower(), quality
+
+
+def parse_accept(header: str) -> AcceptRanges:
+    """Parse an Accept header; a range that occurs twice has the lower q-value."""
+    if len(header) > _MAX_ACCEPT:
+        # The last element may have lost its q-value and would then have another meaning.
+        header = header[:_MAX_ACCEPT].rpartition(",")[0]
+    return _parse(header)
+
+
+@lru_cache(maxsize=1024)
+def _parse(header: str) -> AcceptRanges:
+    ranges: dict[str, float] = {}
+    for text in _ELEMENT.findall(header):
+        if (element := _element(text)) is not None:
+            media_range, quality = element
+            ranges[media_range] = min(quality, ranges.get(media_range, 1.0))
+    return AcceptRanges(MappingProxyType(ranges))
+
+
+def fallback(*, transparent: bool, animated: bool) -> Format:
+    """Return the format that every client displays and that keeps transparency and animation."""
+    if animated:
+        return Format.GIF
+    return Format.PNG if transparent else Format.JPEG
+
+
+def acceptable(
+    accept: str | None,
+    *,
+    order: Sequence[Format],
+    transparent: bool,
+    animated: bool,
+) -> tuple[Format, ...]:
+    """Return the formats that may be sent, by descending q-value; ``order`` breaks ties.
+
+    ``transparent`` and ``animated`` describe the resulting image: formats that cannot represent it
+    are excluded. The result is never empty. If the header excludes everything, it is the fallback:
+    an image is more useful than a 406 response.
+    """
+    accepted = parse_accept(accept or "")
+    last = fallback(transparent=transparent, animated=animated)
+    named = [
+        fmt
+        for fmt in order
+        if fmt in _EXPLICIT_ONLY
+        and accepted.explicit(fmt) > 0
+        and (TRAITS[fmt].animation or not animated)
+    ]
+    if not named:
+        return (last,)
+    candidates = [*named, last] if accepted.quality(last) > 0 else named
+    return tuple(sorted(candidates, key=lambda fmt: (-accepted.quality(fmt), _rank(fmt, order))))
+
+
+def _rank(fmt: Format, order: Sequence[Format]) -> int:
+    """Return the position in the server's order; PNG and GIF have the position of JPEG."""
+    # They replace JPEG for transparent and animated images.
+    if fmt in (Format.PNG, Format.GIF):
+        fmt = Format.JPEG
+    return order.index(fmt) if fmt in order else len(order)
+
+
+def explain(accept: str, order: Sequence[Format], *, transparent: bool = False) -> dict[str, Any]:
+    """Return what an Accept header says about each format, the chosen format, and the reason."""
+    accepted = parse_accept(accept)
+    candidates = acceptable(accept, order=order, transparent=transparent, animated=False)
+    last = fallback(transparent=transparent, animated=False)
+    listed = list(dict.fromkeys([last if fmt is Format.JPEG else fmt for fmt in order]))
+    return {
+        "accept": accept,
+        "chosen": candidates[0],
+        "formats": [
+            {
+                "format": fmt,
+                "media_type": TRAITS[fmt].media_type,
+                "quality": accepted.quality(fmt),
+                "named": TRAITS[fmt].media_type in accepted.ranges,
+                "verdict": _verdict(fmt, accepted, last=last, chosen=candidates[0]),
+            }
+            for fmt in listed
+        ],
+        "why": _reason(candidates, accepted, last=last),
+    }
+
+
+def _verdict(fmt: Format, accepted: AcceptRanges, *, last: Format, chosen: Format) -> str:
+    if fmt is chosen:
+        return "sent"
+    if fmt is last:
+        return "fallback for browsers that name no newer format"
+    quality = accepted.ranges.get(TRAITS[fmt].media_type)
+    if quality is None:
+        return "not named; * and image/* do not count, because old browsers send them too"
+    return "accepted, but another format has priority" if quality else "rejected with q=0"
+
+
+def _reason(candidates: Sequence[Format], accepted: AcceptRanges, *, last: Format) -> str:
+    chosen, name = candidates[0], _display_name(candidates[0])
+    if len(candidates) == 1:
+        if chosen is last:
+            return f"The header names no newer format. Every browser displays {name}."
+        return f"{name} is the only format that the header accepts."
+    quality = accepted.quality(chosen)
+    equal = [_display_name(fmt) for fmt in candidates[1:] if accepted.quality(fmt) == quality]
+    if not equal:
+        return f"The header prefers {name} by its q-value."
+    *some, final = [name, *equal]
+    return (
+        f"The header accepts {', '.join(some)} and {final} equally. The server prefers {name}"
+        " (encoders.order), which is usually the smallest."
+    )
+
+
+def _display_name(fmt: Format) -> str:
+    return "WebP" if fmt is Format.WEBP else fmt.value.upper()

@@ -38,9 +38,9 @@ class Focus:
     y: float
 
 
-@dataclass(frozen=True)
-class MediaFacts:
-    """Facts that were read from the bytes of a source.
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Facts that a worker reads from the bytes of a source.
 
     Width and height are those of one page after EXIF orientation. ``has_alpha`` is true only if at
     least one pixel is not opaque. ``flat_background`` is true if the background can be removed, or
@@ -58,6 +58,12 @@ class MediaFacts:
     pages: int
     flat_background: bool
     focus: Focus | None
+
+
+@dataclass(frozen=True)
+class MediaFacts(ProbeResult):
+    """Facts of a source and the row that they belong to."""
+
     source_path: str
     """The path that the facts were read from. If the row has another path, they are stale."""
     row_version: str = ""

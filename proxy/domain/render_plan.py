@@ -14,12 +14,19 @@ from itertools import product
 
 from cachetools import LRUCache
 
-from proxy.domain.formats import TRAITS, EncodingStage, EncodingStages, Format
-from proxy.domain.geometry import SHAPE_DIGITS, Geometry, SizeSpec, base_size, plan_geometry
+from proxy.domain.formats import TRAITS, Format, acceptable, fallback
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.negotiation import acceptable, fallback
-from proxy.domain.query import DPRS, WIDTHS, VariantRequest
-from proxy.domain.variant import Variant, resolve
+from proxy.domain.request import DPRS, WIDTHS, VariantRequest
+from proxy.domain.variant import (
+    SHAPE_DIGITS,
+    EncodingStage,
+    EncodingStages,
+    Geometry,
+    SizeSpec,
+    Variant,
+    base_size,
+    plan_geometry,
+)
 from proxy.domain.worker_protocol import Limits
 
 _BASE_SIZES = 10_000
@@ -246,6 +253,38 @@ class RenderPlanner:
             for variant in self._plan(plan.media, plan.facts, request, formats).stages
             if variant.digest in digests
         }
+
+
+def resolve(
+    request: VariantRequest,
+    media: Media,
+    facts: MediaFacts,
+    *,
+    stage: EncodingStage,
+    recipe: str,
+    alternative: EncodingStage | None = None,
+    base: tuple[int, int] | None = None,
+) -> Variant:
+    """Resolve a validated request for an image and the encoding chosen for it."""
+    # Other formats show the first page of an animation.
+    animated = facts.animated and stage.profile.format in (Format.WEBP, Format.GIF)
+    geometry = plan_geometry(request.box, facts)
+    # An image as large as the base gains nothing from it and is scaled from the source.
+    within = base is not None and geometry.scaled_width < base[0]
+    return Variant(
+        media_id=media.id,
+        version=facts.content_hash,
+        geometry=geometry,
+        profile=stage.profile,
+        # Without a flat background nothing is removed: both values of bg share one rendition.
+        background_removed=request.remove_background and facts.flat_background,
+        animated=animated,
+        recipe=recipe,
+        search=stage.search,
+        alternative=alternative,
+        # An animation is always scaled from its source, page by page.
+        base=base if within and not animated else None,
+    )
 
 
 def _all_boxes(sizes: Iterable[SizeSpec]) -> Iterator[SizeSpec]:

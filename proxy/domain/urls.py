@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import quote
 
-from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
-from proxy.domain.query import WIDTHS
+from proxy.domain.request import WIDTHS
+from proxy.domain.variant import SizeSpec, plan_geometry
 
 SERVE_ROUTE = "/serve/{name}"
 API_IMAGES_ROUTE = "/api/images/{name}"

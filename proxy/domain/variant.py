@@ -1,16 +1,229 @@
-"""Variants: fully resolved requests for one rendition, with key, digest and ETag. Pure."""
+"""Variants: fully resolved requests for one rendition, with geometry, encoding, key and ETag. Pure.
+
+A variant is described by its resulting pixels, not by the box. An image that is smaller than its
+box therefore has one rendition for all larger boxes.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 
-from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
-from proxy.domain.geometry import SHAPE_DIGITS, Geometry, plan_geometry
-from proxy.domain.media import Media, MediaFacts
-from proxy.domain.query import VariantRequest
+from proxy.domain.formats import Format
+from proxy.domain.media import Focus, MediaFacts
+
+MAX_SIDE = 16383
+"""Longest side of a WebP; AVIF and JPEG allow slightly more."""
+SHAPE_DIGITS = 8
+"""Number of hexadecimal digits of a shape, with which the digest of a variant starts."""
+
+
+class Fit(StrEnum):
+    """How an image is fitted into its box."""
+
+    CONTAIN = "contain"
+    """The whole image inside the box."""
+    COVER = "cover"
+    """The box filled, the rest cropped."""
+
+
+class Gravity(StrEnum):
+    """The part of the image that a cover crop keeps."""
+
+    ATTENTION = "attention"
+    """The focal point, or the centre if none is known."""
+    CENTRE = "centre"
+
+
+@dataclass(frozen=True, slots=True)
+class SizeSpec:
+    """A box in pixels. A side that is None follows from the aspect ratio of the image."""
+
+    name: str
+    width: int | None
+    height: int | None
+    fit: Fit = Fit.CONTAIN
+    gravity: Gravity = Gravity.ATTENTION
+
+    def scaled(self, dpr: float) -> SizeSpec:
+        """Return the box for a screen with ``dpr`` device pixels per CSS pixel."""
+        return SizeSpec(
+            self.name,
+            None if self.width is None else round(self.width * dpr),
+            None if self.height is None else round(self.height * dpr),
+            self.fit,
+            self.gravity,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Scaling and crop in whole pixels.
+
+    The image is resized to ``scaled_width`` x ``scaled_height``. Then ``width`` x ``height`` pixels
+    are cropped from it at ``left``, ``top``.
+    """
+
+    width: int
+    height: int
+    scaled_width: int
+    scaled_height: int
+    left: int = 0
+    top: int = 0
+
+    @property
+    def text(self) -> str:
+        """Canonical text, a part of the variant's key."""
+        return (
+            f"{self.width}x{self.height}"
+            f"@{self.scaled_width}x{self.scaled_height}+{self.left}+{self.top}"
+        )
+
+    @property
+    def shape(self) -> str:
+        """Hash of the text in 8 hexadecimal digits, with which the variant's digest starts."""
+        return blake2b(self.text.encode(), digest_size=SHAPE_DIGITS // 2).hexdigest()
+
+
+def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
+    """Fit an image into a box without enlarging it.
+
+    If the box is larger than the image, contain keeps the image's size, and cover crops the largest
+    area with the aspect ratio of the box.
+    """
+    if box.fit is Fit.COVER and box.width is not None and box.height is not None:
+        return _cover(box.width, box.height, facts, _focus(box.gravity, facts.focus))
+    scale = min(
+        1.0,
+        math.inf if box.width is None else box.width / facts.width,
+        math.inf if box.height is None else box.height / facts.height,
+        # A limit of WebP. All formats have it, so that negotiation never changes the size.
+        MAX_SIDE / max(facts.width, facts.height),
+    )
+    width, height = _side(facts.width * scale), _side(facts.height * scale)
+    return Geometry(width, height, width, height)
+
+
+def _cover(width: int, height: int, facts: MediaFacts, focus: Focus) -> Geometry:
+    # Scale the box down, never the image up, and keep the aspect ratio of the box.
+    longest = MAX_SIDE / max(width, height)
+    shrink = min(1.0, facts.width / width, facts.height / height, longest)
+    width, height = _side(width * shrink), _side(height * shrink)
+    scale = max(width / facts.width, height / facts.height)
+    # Rounding could make the scaled image one pixel smaller than the crop.
+    scaled_width = max(width, _side(facts.width * scale))
+    scaled_height = max(height, _side(facts.height * scale))
+    return Geometry(
+        width,
+        height,
+        scaled_width,
+        scaled_height,
+        left=_offset(focus.x, width, scaled_width),
+        top=_offset(focus.y, height, scaled_height),
+    )
+
+
+def _focus(gravity: Gravity, focus: Focus | None) -> Focus:
+    return focus if gravity is Gravity.ATTENTION and focus is not None else Focus(0.5, 0.5)
+
+
+def _side(length: float) -> int:
+    # A very long image may be thinner than a pixel in a small box.
+    return max(1, round(length))
+
+
+def _offset(focus: float, length: int, whole: int) -> int:
+    """Return the start of a section of ``whole``, with its centre as near ``focus`` as possible."""
+    # A focal point near the edge would place the crop beyond it.
+    return min(max(0, round(focus * whole - length / 2)), whole - length)
+
+
+def base_size(boxes: Iterable[SizeSpec], facts: MediaFacts) -> tuple[int, int]:
+    """Return the largest size of an image in these boxes; the others can be scaled from it."""
+    geometries = (plan_geometry(box, facts) for box in boxes)
+    return max((one.scaled_width, one.scaled_height) for one in geometries)
+
+
+def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
+    """Return the shapes of an image in these boxes; several boxes may give the same one."""
+    return frozenset(plan_geometry(box, facts).shape for box in boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderProfile:
+    """Save options of a format's libvips encoder.
+
+    ``options`` are pairs of name and value, sorted by name: equal profiles have equal text, which
+    is a part of the rendition's key.
+    """
+
+    format: Format
+    options: tuple[tuple[str, int | bool | str], ...]
+
+    @property
+    def text(self) -> str:
+        """Canonical text: ``avif:Q=63,effort=1``."""
+        return f"{self.format}:" + ",".join(f"{name}={value}" for name, value in self.options)
+
+
+@lru_cache(maxsize=64)
+def streams(profile: EncoderProfile) -> bool:
+    """Return whether the encoder writes bytes before it has read all pixels.
+
+    Only baseline JPEG does.
+    """
+    # With any of these, libjpeg needs the whole image before the first byte.
+    whole_image = ("interlace", "optimize_coding", "trellis_quant", "optimize_scans")
+    options = dict(profile.options)
+    return profile.format is Format.JPEG and not any(options.get(name) for name in whole_image)
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySearch:
+    """Search for the lowest encoder quality that reaches a perceptual score.
+
+    The search starts at the ``Q`` of the profile and replaces it. Animations and lossless formats
+    are encoded by their profile without a search.
+    """
+
+    target: float
+    """SSIMULACRA2 score as `rendering.worker.imaging.ssimulacra2` estimates it; 100: identical."""
+    low: int
+    high: int
+    """Bounds of ``Q``, inclusive."""
+    max_encodes: int = 4
+
+    @property
+    def text(self) -> str:
+        """Canonical text, a part of the key."""
+        return f"ssimulacra2={self.target:g},Q={self.low}-{self.high},encodes={self.max_encodes}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingStage:
+    """One encoding of a format, with its quality search, if any."""
+
+    profile: EncoderProfile
+    search: QualitySearch | None = None
+
+    @property
+    def text(self) -> str:
+        """Canonical text, a part of the key."""
+        search = "" if self.search is None else f";{self.search.text}"
+        return f"{self.profile.text}{search}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingStages:
+    """Draft and final encoding of a format; equal if it has only one."""
+
+    draft: EncodingStage
+    final: EncodingStage
+
 
 _RECIPE = 2
 """Version of the rendering code, a part of every key. Increase it if a change of the code gives
@@ -116,35 +329,3 @@ def recipe(libvips_version: str, *, copyright_notice: str | None = None) -> str:
         return code
     # The hash keeps the key short and free of characters from the notice.
     return f"{code}-c{blake2b(copyright_notice.encode(), digest_size=8).hexdigest()}"
-
-
-def resolve(
-    request: VariantRequest,
-    media: Media,
-    facts: MediaFacts,
-    *,
-    stage: EncodingStage,
-    recipe: str,
-    alternative: EncodingStage | None = None,
-    base: tuple[int, int] | None = None,
-) -> Variant:
-    """Resolve a validated request for an image and the encoding chosen for it."""
-    # Other formats show the first page of an animation.
-    animated = facts.animated and stage.profile.format in (Format.WEBP, Format.GIF)
-    geometry = plan_geometry(request.box, facts)
-    # An image as large as the base gains nothing from it and is scaled from the source.
-    within = base is not None and geometry.scaled_width < base[0]
-    return Variant(
-        media_id=media.id,
-        version=facts.content_hash,
-        geometry=geometry,
-        profile=stage.profile,
-        # Without a flat background nothing is removed: both values of bg share one rendition.
-        background_removed=request.remove_background and facts.flat_background,
-        animated=animated,
-        recipe=recipe,
-        search=stage.search,
-        alternative=alternative,
-        # An animation is always scaled from its source, page by page.
-        base=base if within and not animated else None,
-    )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from proxy.domain.analysis import AnalysisResult, Colour, Kind, Quality
 from proxy.domain.errors import (
     RenderFault,
     SmartserveError,
@@ -20,10 +21,9 @@ from proxy.domain.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch, streams
-from proxy.domain.geometry import Geometry
-from proxy.domain.image_analysis import Colour, Kind, Quality
-from proxy.domain.media import Focus
+from proxy.domain.formats import Format
+from proxy.domain.media import Focus, ProbeResult
+from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch, streams
 
 MAX_DATAGRAM = 64 * 1024
 """Size limit of a message in bytes. Typical messages have a few hundred bytes for each output."""
@@ -76,21 +76,6 @@ class JobFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """Facts of a source, see `proxy.domain.media.MediaFacts`."""
-
-    content_hash: str
-    byte_size: int
-    source_type: str
-    width: int
-    height: int
-    has_alpha: bool
-    pages: int
-    flat_background: bool
-    focus: Focus | None
-
-
-@dataclass(frozen=True, slots=True)
 class RenderResult:
     """Size, timing and quality of one rendition.
 
@@ -121,30 +106,6 @@ class RenditionSetResult:
     """
 
     results: tuple[RenderResult | JobFailure, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisResult:
-    """Analysis of the pixels of a source's first page; width and height are upright."""
-
-    width: int
-    height: int
-    dominant_colours: tuple[Colour, ...]
-    """Sorted by frequency, highest first."""
-    brand_colours: tuple[Colour, ...]
-    """Colours that identify a logo; greys only if there are no other colours."""
-    quality: Quality
-    mood_keywords: tuple[str, ...]
-    """Derived from the colours alone."""
-    kind: Kind
-    thumbhash: str
-    """Base64."""
-    blurhash: str
-    phash: str
-    """64 bits as 16 hexadecimal digits; similar images have a small Hamming distance."""
-    focus: Focus | None
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds of processor time for each measure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from proxy.domain.errors import (
     SmartserveError,
     UploadGone,
 )
-from proxy.domain.ingest_item import ItemOutcome, LeasedItem
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import ItemOutcome, LeasedItem, Step
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.step_retry import StepFunction, StepRetrier, failure_reason, is_retried_later
 from proxy.ingest.steps.analyse import AnalyseStep

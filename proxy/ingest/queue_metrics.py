@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.ingest_item import ItemState, QueueReport, StepState
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import ItemState, QueueReport, Step, StepState
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 
 _REFRESH_S = 15.0

@@ -33,8 +33,7 @@ from proxy.domain.errors import (
     UploadGone,
     WorkerEnded,
 )
-from proxy.domain.ingest_item import LeasedItem, StepState
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import LeasedItem, Step, StepState
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.telemetry.metrics import IngestMetrics

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
-from proxy.domain.ingest_item import ItemOutcome, ItemState, Lease, LeasedItem
+from proxy.domain.upload import ItemOutcome, ItemState, Lease, LeasedItem
 from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.step_retry import StepTimeouts

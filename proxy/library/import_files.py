@@ -21,8 +21,7 @@ from proxy.domain.errors import (
     UnsupportedSource,
 )
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.media import DataType, MediaStatus
-from proxy.domain.worker_protocol import ProbeResult
+from proxy.domain.media import DataType, MediaStatus, ProbeResult
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import NewMedia

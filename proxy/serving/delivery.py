@@ -27,12 +27,11 @@ from proxy.domain.errors import (
     SourceError,
     SourceQuarantined,
 )
-from proxy.domain.formats import Format, sniff, streams
+from proxy.domain.formats import Format, sniff
 from proxy.domain.media import Media
-from proxy.domain.outcome import Origin
-from proxy.domain.query import VariantRequest
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
-from proxy.domain.variant import Variant
+from proxy.domain.request import Origin, VariantRequest
+from proxy.domain.variant import Variant, streams
 from proxy.runtime.byte_stream import ByteStream
 from proxy.runtime.single_flight import SingleFlight
 from proxy.serving.renderer import Renderer, RenderTelemetry, RunningRender

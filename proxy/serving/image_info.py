@@ -15,17 +15,12 @@ from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
+from proxy.domain.analysis import AnalysisResult
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChanged
-from proxy.domain.formats import TRAITS, EncoderProfile, Format
-from proxy.domain.geometry import SizeSpec, plan_geometry
+from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.worker_protocol import (
-    AnalyseJob,
-    AnalysisResult,
-    Limits,
-    RenderOutput,
-    RenditionSet,
-)
+from proxy.domain.variant import EncoderProfile, SizeSpec, plan_geometry
+from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_facts import SourceFactsService

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from proxy.domain.geometry import SizeSpec, shapes_of
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.variant import Shapes
+from proxy.domain.variant import Shapes, SizeSpec, shapes_of
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.renditions import RenditionStore

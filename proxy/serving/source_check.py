@@ -7,7 +7,8 @@ import os
 
 from proxy.domain.errors import SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, sniff
-from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
+from proxy.domain.media import ProbeResult
+from proxy.domain.worker_protocol import Limits, ProbeJob
 from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.serving.job_dispatch import JobDispatcher
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.domain.media import Media, MediaFacts
-from proxy.domain.worker_protocol import Limits, ProbeJob, ProbeResult
+from proxy.domain.media import Media, MediaFacts, ProbeResult
+from proxy.domain.worker_protocol import Limits, ProbeJob
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.storage.database import MediaRepository

@@ -6,13 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from proxy.domain.formats import (
-    EncoderProfile,
-    EncodingStage,
-    EncodingStages,
-    Format,
-    QualitySearch,
-)
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, EncodingStage, EncodingStages, QualitySearch
 from proxy.settings.sections import Section
 
 Quality = Annotated[int, Field(ge=1, le=100)]

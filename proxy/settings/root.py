@@ -9,9 +9,9 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
-from proxy.domain.geometry import Fit, SizeSpec
-from proxy.domain.query import DEFAULT_SIZE
+from proxy.domain.request import DEFAULT_SIZE
 from proxy.domain.urls import images_base, local_base
+from proxy.domain.variant import Fit, SizeSpec
 from proxy.settings import sections
 from proxy.settings.encoders import EncoderSettings
 from proxy.settings.sections import Section, SizeSettings

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from proxy.domain.geometry import MAX_SIDE, Fit, Gravity
+from proxy.domain.variant import MAX_SIDE, Fit, Gravity
 from proxy.domain.worker_protocol import Limits
 from proxy.settings.secrets import Key
 

@@ -28,10 +28,9 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
 from proxy.domain.formats import Format
-from proxy.domain.ingest_item import ItemOutcome
 from proxy.domain.media import DataType
-from proxy.domain.outcome import Outcome
-from proxy.domain.pending_image import PendingStatus, Step
+from proxy.domain.request import Outcome
+from proxy.domain.upload import ItemOutcome, PendingStatus, Step
 from proxy.domain.worker_protocol import HOLDS
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.request_histograms import (

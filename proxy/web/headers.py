@@ -12,8 +12,8 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.outcome import Origin
 from proxy.domain.render_plan import RenderPlan
+from proxy.domain.request import Origin
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.domain.variant import Variant
 from proxy.settings import LifetimeSettings

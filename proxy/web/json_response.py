@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.web.conditional import matches
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.problem_details import problem

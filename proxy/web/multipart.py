@@ -19,7 +19,7 @@ from aiohttp.helpers import parse_mimetype
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
-from proxy.domain.pending_image import UPLOAD_FIELDS, UploadField
+from proxy.domain.upload import UPLOAD_FIELDS, UploadField
 from proxy.web.request_body import read_with_timeout, require_complete
 
 MAX_FILES = 10

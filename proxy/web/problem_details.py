@@ -15,7 +15,7 @@ from proxy.domain.errors import (
     SmartserveError,
     Unauthorized,
 )
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.web.headers import NO_STORE, SECURITY, Header
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server.request_validation import RequestRejection

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.domain.errors import SmartserveError
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.telemetry.request_histograms import RequestHistogram
 from proxy.web.headers import SERVER, Header
 

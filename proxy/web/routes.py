@@ -10,7 +10,7 @@ from functools import cache
 import orjson
 from aiohttp import web
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.settings import Settings, has_page
 from proxy.telemetry.metrics import Metrics
 from proxy.web.handlers.admin import AdminHandler

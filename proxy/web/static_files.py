@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from aiohttp import web
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.web.headers import Header
 from proxy.web.json_response import with_etag
 from proxy.web.responses import BufferedResponse

@@ -13,8 +13,8 @@ from PIL import Image
 from proxy.analysis.analyst import Analyst
 from proxy.analysis.providers import VisionProvider, openai
 from proxy.analysis.providers.tesseract import TextReader
+from proxy.domain.analysis import VisionResult
 from proxy.domain.errors import ProviderUnavailable, SourceMissing
-from proxy.domain.image_analysis import VisionResult
 from proxy.settings.vision import TextSettings
 from tests.support.server import Library, Serving
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from proxy.app.collectors import RENAMED, readings, with_old_names
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step
 from proxy.telemetry.metrics import Metrics, Statistics
 
 INGEST = dict.fromkeys(

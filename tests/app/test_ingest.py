@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from proxy.app.ingest import IngestUrls, has_worker, local_queue, open_analyst, open_ingest
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.settings import Settings
 from tests.support.server import Serving, make_settings

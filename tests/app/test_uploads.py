@@ -9,7 +9,7 @@ import pytest
 
 from proxy.app.uploads import UploadServices
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.pending_image import PendingStatus
+from proxy.domain.upload import PendingStatus
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 
-from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile
 from proxy.settings import load_settings
 from tests.benchmarks.client import fetched
 from tests.benchmarks.originals import copies, imported, large

@@ -15,7 +15,8 @@ from typing import Any
 
 import pyvips
 
-from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile
 from tests.benchmarks.servers import Unmeasurable
 
 _PATIENCE_S = 60

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import RenderOutput, RenderResult, RenditionSet
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import Settings, load_settings

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyvips
 
-from proxy.domain.formats import EncoderProfile
+from proxy.domain.variant import EncoderProfile
 from tests.benchmarks.peers import cache
 from tests.benchmarks.plain import encode
 from tests.rendering.worker.imaging.calibrate import true_score

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile
 from proxy.settings import load_settings
 from tests.benchmarks import plot
 from tests.benchmarks.originals import imported, kodak

@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from itertools import product
 
-from proxy.domain.formats import Format
-from proxy.domain.negotiation import acceptable, fallback, parse_accept
-from tests.domain.test_negotiation import CLIENTS, ORDER
+from proxy.domain.formats import Format, acceptable, fallback, parse_accept
+from tests.domain.test_formats import CLIENTS, ORDER
 
 SENT = {
     "both": "image/avif,image/webp",

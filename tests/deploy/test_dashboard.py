@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 import yaml
 
-from proxy.domain.pending_image import UPLOAD_FIELDS
-from proxy.domain.query import WIDTHS
+from proxy.domain.request import WIDTHS
+from proxy.domain.upload import UPLOAD_FIELDS
 from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.programs import DEPLOY
 from tests.deploy.watch import Prometheus, board, panels, prometheus, queries

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from proxy.domain.query import WIDTHS
+from proxy.domain.request import WIDTHS
 from tests.deploy.conftest import Started
 from tests.deploy.watch import Prometheus, panels, prometheus, queries
 from tests.faults.outage import FRESH, moved_in

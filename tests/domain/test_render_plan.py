@@ -8,8 +8,8 @@ import pytest
 
 from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
-from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
+from proxy.domain.request import parse_request
 from proxy.settings import Settings
 from tests.web.plans import FACTS, MEDIA
 

@@ -12,7 +12,7 @@ import pytest
 import proxy
 from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
-from proxy.domain.query import WIDTHS
+from proxy.domain.request import WIDTHS
 from proxy.domain.urls import (
     image_url,
     images_base,

@@ -10,22 +10,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.domain.formats import EncoderProfile, EncodingStage, Format, QualitySearch
-from proxy.domain.geometry import Geometry
-from proxy.domain.image_analysis import Colour, Kind, Quality
-from proxy.domain.media import Focus
+from proxy.domain.analysis import AnalysisResult, Colour, Kind, Quality
+from proxy.domain.formats import Format
+from proxy.domain.media import Focus, ProbeResult
+from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch
 from proxy.domain.worker_protocol import (
     FAILURE_KINDS,
     FRAME_LENGTH,
     MAX_DATAGRAM,
     AnalyseJob,
-    AnalysisResult,
     FrameDecoder,
     JobFailure,
     Limits,
     Ping,
     ProbeJob,
-    ProbeResult,
     RenderOutput,
     RenderResult,
     RenditionSet,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 
-from proxy.domain.query import DPRS
+from proxy.domain.request import DPRS
 from proxy.settings import Settings
 
 _VALUES: Mapping[str, Sequence[str]] = MappingProxyType(

@@ -16,9 +16,9 @@ from random import Random
 import pytest
 
 from proxy.domain.formats import NAMES, TRAITS, Format
-from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
-from proxy.domain.query import DPRS, WIDTHS
+from proxy.domain.request import DPRS, WIDTHS
+from proxy.domain.variant import SizeSpec, plan_geometry
 from proxy.settings import Settings
 from tests.benchmarks.client import Connection
 from tests.faults.conftest import Launch

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from proxy.domain.formats import TRAITS, Format, sniff
-from proxy.domain.geometry import plan_geometry
 from proxy.domain.media import MediaFacts
-from proxy.domain.query import parse_request
+from proxy.domain.request import parse_request
+from proxy.domain.variant import plan_geometry
 from proxy.settings import Settings
 
 REFUSALS = (404, 415, 422, 503, 504)

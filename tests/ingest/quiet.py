@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from proxy.domain.ingest_item import Upload
+from proxy.domain.upload import Upload
 
 
 class QuietApi:

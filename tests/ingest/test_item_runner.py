@@ -17,9 +17,8 @@ from proxy.domain.errors import (
     SourceUnavailable,
     UndecodableSource,
 )
-from proxy.domain.ingest_item import ItemOutcome, ItemState, LeasedItem, StepState, Upload
 from proxy.domain.media import DataType
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import ItemOutcome, ItemState, LeasedItem, Step, StepState, Upload
 from proxy.ingest.item_runner import ItemRunner, retry_wait_s
 from proxy.ingest.step_retry import (
     StepFunction,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.ingest_item import QueueReport
+from proxy.domain.upload import QueueReport
 from proxy.ingest.queue_metrics import QueueMetrics
 from proxy.runtime.supervised_task import BackgroundTask
 from tests.support.restarts import Restarts

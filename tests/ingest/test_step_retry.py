@@ -20,7 +20,7 @@ from proxy.domain.errors import (
     StepOverdue,
     UploadGone,
 )
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step
 from proxy.ingest.step_retry import StepTimeouts, failure_reason, is_retried_later
 from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.settings import IngestSettings

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost
-from proxy.domain.ingest_item import Lease
+from proxy.domain.upload import Lease
 from proxy.ingest.worker_loop import WorkerLoop, new_worker_id, renewed, running_worker
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.storage.database.ingest_queue import IngestQueue

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.domain.query import WIDTHS
+from proxy.domain.request import WIDTHS
 from tests.deploy.programs import program
 from tests.support.server import ROOT
 

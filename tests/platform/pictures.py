@@ -13,7 +13,7 @@ from itertools import cycle, islice
 
 from PIL import Image, ImageDraw
 
-from proxy.domain.pending_image import UPLOAD_FIELDS
+from proxy.domain.upload import UPLOAD_FIELDS
 from tests.support.photos import NAMES, photo
 
 _UNFIT = ("corrupt-header.jpg", "truncated.jpg", "giant.jpg")

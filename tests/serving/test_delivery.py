@@ -20,9 +20,8 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import Format
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.outcome import Origin
-from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
+from proxy.domain.request import Origin, parse_request
 from proxy.domain.variant import Variant
 from proxy.serving.delivery import Delivery, DeliveryResult, sends_early
 from proxy.serving.renderer import RunningRender

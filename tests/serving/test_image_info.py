@@ -9,16 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.domain.analysis import AnalysisResult, Colour, Kind, Quality
 from proxy.domain.errors import DatabaseUnavailable, SourceChanged, SourceMissing, UndecodableSource
-from proxy.domain.image_analysis import Colour, Kind, Quality
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.worker_protocol import (
-    AnalyseJob,
-    AnalysisResult,
-    RenderResult,
-    RenditionSet,
-    RenditionSetResult,
-)
+from proxy.domain.worker_protocol import AnalyseJob, RenderResult, RenditionSet, RenditionSetResult
 from proxy.serving.image_info import MAX_DATA_URI, ImageInfoService
 from proxy.serving.job_dispatch import JobResult
 from proxy.settings import LimitSettings

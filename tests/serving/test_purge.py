@@ -10,10 +10,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.domain.errors import StorageError
-from proxy.domain.geometry import shapes_of
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
-from proxy.domain.query import named_boxes
-from proxy.domain.variant import Shapes
+from proxy.domain.request import named_boxes
+from proxy.domain.variant import Shapes, shapes_of
 from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import SqlMediaRepository

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.domain.formats import EncodingStage, Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncodingStage, Geometry
 from proxy.serving.renderer import EncodeCostModel
 from proxy.settings import EncoderSettings
 from tests.web.plans import plan

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import SourceTooLarge, UndecodableSource, UnsupportedSource
-from proxy.domain.worker_protocol import ProbeJob, ProbeResult
+from proxy.domain.media import ProbeResult
+from proxy.domain.worker_protocol import ProbeJob
 from proxy.serving.job_dispatch import JobResult
 from proxy.serving.source_check import SourceChecker
 from proxy.settings import LimitSettings

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.domain.errors import SourceMissing
-from proxy.domain.media import Focus, Media, MediaFacts
-from proxy.domain.worker_protocol import ProbeJob, ProbeResult
+from proxy.domain.media import Focus, Media, MediaFacts, ProbeResult
+from proxy.domain.worker_protocol import ProbeJob
 from proxy.serving.job_dispatch import JobResult
 from proxy.serving.source_facts import SourceFactsService, to_facts
 from proxy.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.domain.errors import MediaNotFound, SourceMissing
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
+from proxy.domain.request import parse_request
 from proxy.serving.warm import RenditionWarmer, WarmResult
 from proxy.settings import Settings
 from tests.support.server import CHROME, WEBP_ONLY

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.domain.formats import Format, QualitySearch
+from proxy.domain.formats import Format
+from proxy.domain.variant import QualitySearch
 from proxy.settings import EncoderSettings, Settings
 from proxy.settings.encoders import AvifFinalSettings, JpegDraftSettings
 

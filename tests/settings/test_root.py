@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.errors import ConfigurationError
-from proxy.domain.geometry import Fit, Gravity, SizeSpec
+from proxy.domain.variant import Fit, Gravity, SizeSpec
 from proxy.settings import Settings, load_settings
 
 

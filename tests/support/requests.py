@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from proxy.domain.formats import EncodingStage, Format
+from proxy.domain.formats import Format
 from proxy.domain.media import Focus, Media, MediaFacts
-from proxy.domain.query import VariantRequest, parse_request
-from proxy.domain.variant import Variant, recipe, resolve
+from proxy.domain.render_plan import resolve
+from proxy.domain.request import VariantRequest, parse_request
+from proxy.domain.variant import EncodingStage, Variant, recipe
 from proxy.settings import EncoderSettings, Settings
 
 SIZES = Settings().size_specs()

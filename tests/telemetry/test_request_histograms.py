@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.request import Origin, Outcome
 from proxy.telemetry.metrics import Metrics
 from tests.telemetry.test_metrics import exemplars
 

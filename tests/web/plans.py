@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from proxy.domain.formats import EncodingStage, Format
+from proxy.domain.formats import Format
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.query import parse_request
-from proxy.domain.render_plan import RenderPlan
-from proxy.domain.variant import recipe, resolve
+from proxy.domain.render_plan import RenderPlan, resolve
+from proxy.domain.request import parse_request
+from proxy.domain.variant import EncodingStage, recipe
 from proxy.settings import EncoderSettings, Settings
 
 FACTS = MediaFacts(

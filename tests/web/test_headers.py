@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.domain.formats import TRAITS, Format
-from proxy.domain.outcome import Origin
 from proxy.domain.render_plan import RenderPlan
+from proxy.domain.request import Origin
 from proxy.settings import LifetimeSettings, Settings
 from proxy.web.headers import (
     SECURITY,

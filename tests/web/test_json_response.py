@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.domain.errors import MediaNotFound
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.web.json_response import (
     Answer,
     cached_json,

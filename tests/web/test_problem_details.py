@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from proxy.domain import errors
 from proxy.domain.errors import SmartserveError
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.web.headers import PRIVATE
 from proxy.web.problem_details import problem, refused, render_problem
 from proxy.web.responses import BufferedResponse

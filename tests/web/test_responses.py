@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import HttpVersion10, HttpVersion11
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.web.responses import (
     JOINED_BYTES,
     BufferedResponse,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.domain.image_analysis import VisionResult
+from proxy.domain.analysis import VisionResult
 
 
 class VisionProvider(Protocol):

@@ -13,8 +13,8 @@ import aiohttp
 
 from proxy.analysis.providers.daily_budget import RequestCost
 from proxy.analysis.providers.http_retry import ProviderClient
+from proxy.domain.analysis import DetectedObject, VisionResult
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
-from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import GoogleSettings
 
 _FEATURES = (

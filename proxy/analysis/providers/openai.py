@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from proxy.analysis.providers.daily_budget import RequestCost
 from proxy.analysis.providers.http_retry import ProviderClient
+from proxy.domain.analysis import DetectedObject, VisionResult
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
-from proxy.domain.image_analysis import DetectedObject, VisionResult
 from proxy.settings.vision import OpenAISettings
 
 _MILLION = 1_000_000

@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 
-from proxy.domain.image_analysis import ProviderGap, ReadText
+from proxy.domain.analysis import ProviderGap, ReadText
 from proxy.settings.vision import TextSettings
 
 NAME = "tesseract"

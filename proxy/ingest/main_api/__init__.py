@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from proxy.domain.ingest_item import Upload
 from proxy.domain.media import DataType
-from proxy.domain.pending_image import data_type_of
+from proxy.domain.upload import Upload, data_type_of
 
 _MAX_NAME, _MAX_TYPE = 255, 100
 

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from proxy.domain.errors import MainApiRefused, MainApiUnavailable, UploadGone
-from proxy.domain.ingest_item import Upload
+from proxy.domain.upload import Upload
 from proxy.domain.urls import tempfile_url
 from proxy.ingest.main_api.download import Download
 from proxy.ingest.main_api.responses import check_status, read_json, read_uploads

@@ -15,7 +15,7 @@ from proxy.domain.errors import (
     UploadGone,
     UploadStorageError,
 )
-from proxy.domain.ingest_item import Upload
+from proxy.domain.upload import Upload
 from proxy.ingest.main_api import new_upload
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 

@@ -14,9 +14,8 @@ from proxy.domain.errors import (
     MainApiUnavailable,
     UploadGone,
 )
-from proxy.domain.ingest_item import Upload
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.pending_image import PendingStatus
+from proxy.domain.upload import PendingStatus, Upload
 from proxy.ingest.main_api import new_upload
 from proxy.runtime.http_client import retry_after_s
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.domain.errors import MediaNotFound
-from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import Media, MediaFacts
+from proxy.domain.upload import LeasedItem
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.media_repository import SqlMediaRepository

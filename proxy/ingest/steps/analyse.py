@@ -9,8 +9,8 @@ from typing import Any
 
 from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import PENDING_PROVIDERS, Analysis
-from proxy.domain.ingest_item import LeasedItem
 from proxy.domain.media import DataType, Focus
+from proxy.domain.upload import LeasedItem
 from proxy.ingest.steps import StepContext
 from proxy.storage.database.analysis_repository import AnalysisRepository, StoredAnalysis
 

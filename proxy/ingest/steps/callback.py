@@ -8,10 +8,9 @@ from typing import Any
 
 from proxy.domain.analysis import public
 from proxy.domain.formats import Format
-from proxy.domain.ingest_item import LeasedItem, StepState
 from proxy.domain.media import DataType, Media, MediaFacts
-from proxy.domain.pending_image import Step
 from proxy.domain.render_plan import RenderPlanner
+from proxy.domain.upload import LeasedItem, Step, StepState
 from proxy.domain.urls import image_url
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.steps import StepContext

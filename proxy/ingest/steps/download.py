@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.ingest_item import LeasedItem
+from proxy.domain.upload import LeasedItem
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.steps import StepContext
 from proxy.serving.source_check import SourceChecker

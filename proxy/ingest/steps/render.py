@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from proxy.domain.formats import TRAITS, EncoderProfile, Format
-from proxy.domain.geometry import MAX_SIDE, SizeSpec, plan_geometry
-from proxy.domain.ingest_item import LeasedItem
+from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import DataType, Media, MediaFacts
-from proxy.domain.query import DPRS
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
+from proxy.domain.request import DPRS
+from proxy.domain.upload import LeasedItem
+from proxy.domain.variant import MAX_SIDE, EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import RenderOutput, RenditionSet
 from proxy.ingest.steps import StepContext
 from proxy.runtime.daemon_thread import in_daemon_thread

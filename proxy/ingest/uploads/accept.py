@@ -17,7 +17,7 @@ from proxy.domain.errors import (
     UnsupportedBody,
 )
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
-from proxy.domain.pending_image import PendingStatus, UploadField
+from proxy.domain.upload import PendingStatus, UploadField
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.upload_files.names import TempName, new_temp_name
 from proxy.storage.upload_files.store import IncomingFile, UploadFiles

@@ -13,7 +13,7 @@ from itertools import islice
 
 import structlog
 
-from proxy.domain.pending_image import PendingStatus
+from proxy.domain.upload import PendingStatus
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.tempfiles import is_stale
 from proxy.storage.upload_files.names import TempName, temp_name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from proxy.domain.pending_image import media_id_of
+from proxy.domain.upload import media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceError
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.geometry import SizeSpec
-from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
-from proxy.domain.worker_protocol import ProbeResult
+from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus, ProbeResult
+from proxy.domain.variant import SizeSpec
 from proxy.library.adoption.file_names import FolderRole, uploader_of
 from proxy.library.adoption.grouping import FileGroup, Measured, is_size_of
 from proxy.library.adoption.inventory import FoundFile, SkippedFile

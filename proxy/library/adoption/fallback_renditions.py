@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.domain.errors import CapacityError, SmartserveError
-from proxy.domain.geometry import SizeSpec
-from proxy.domain.query import WIDTHS, VariantRequest
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
+from proxy.domain.request import WIDTHS, VariantRequest
+from proxy.domain.variant import SizeSpec
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.storage.database.media_repository import SqlMediaRepository
 

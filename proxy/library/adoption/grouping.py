@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.domain.geometry import Fit, SizeSpec
-from proxy.domain.media import MediaFacts
-from proxy.domain.worker_protocol import ProbeResult
+from proxy.domain.media import MediaFacts, ProbeResult
+from proxy.domain.variant import Fit, SizeSpec
 from proxy.library.adoption.file_names import FolderRole
 from proxy.library.adoption.inventory import FoundFile, LocatedRow
 

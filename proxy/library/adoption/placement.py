@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.domain.errors import SourceChanged
-from proxy.domain.worker_protocol import ProbeResult
+from proxy.domain.media import ProbeResult
 from proxy.library.adoption.inventory import FoundFile
 from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
 

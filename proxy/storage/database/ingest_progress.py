@@ -9,9 +9,8 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.domain.ingest_item import Lease, StepState
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Lease, Step, StepState
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import BY_ID, media_of, save_bound_facts
 from proxy.storage.database.tables import (

@@ -19,9 +19,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
-from proxy.domain.ingest_item import ItemState, Lease, LeasedItem, StepRecord, StepState, Upload
 from proxy.domain.media import DataType, MediaStatus
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import ItemState, Lease, LeasedItem, Step, StepRecord, StepState, Upload
 from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
 from proxy.storage.database.tables import ingest_items, media_files, processing_checklist
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 
-from proxy.domain.ingest_item import Failure, ItemState, QueueReport, StepState
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Failure, ItemState, QueueReport, Step, StepState
 from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
 from proxy.storage.database.tables import ingest_items, processing_checklist
 

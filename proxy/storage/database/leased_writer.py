@@ -11,7 +11,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from proxy.domain.errors import LeaseLost
-from proxy.domain.ingest_item import Lease
+from proxy.domain.upload import Lease
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.tables import ingest_items

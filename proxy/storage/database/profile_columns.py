@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 
-from proxy.domain.pending_image import PendingStatus
+from proxy.domain.upload import PendingStatus
 from proxy.storage.database.tables import (
     auto_id,
     created_at,

@@ -15,9 +15,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
-from proxy.domain.ingest_item import StepState
 from proxy.domain.media import DataType, MediaStatus
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step, StepState
 
 
 class UpdatedAt(sa.ColumnElement[datetime]):

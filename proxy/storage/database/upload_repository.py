@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.domain.errors import PendingConflict, PendingNotFound
-from proxy.domain.pending_image import PendingImage, PendingStatus, media_id_of
+from proxy.domain.upload import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import profile_columns as profiles
 from proxy.storage.database.engine import bounded_connection, open_engine

@@ -24,7 +24,7 @@ from proxy.domain.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from proxy.domain.ingest_item import LeasedItem
+from proxy.domain.upload import LeasedItem
 from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.runtime.safe_open import (
     DIRECTORY,

@@ -7,7 +7,7 @@ import secrets
 from typing import NamedTuple
 
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.pending_image import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
+from proxy.domain.upload import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
 
 FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 SUFFIXES = dict(zip(SOURCE_MEDIA_TYPES, SOURCE_MEDIA_TYPES, strict=True)) | {"jpeg": "jpg"}

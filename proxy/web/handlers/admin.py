@@ -9,9 +9,9 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.query import parse_boxes
+from proxy.domain.request import parse_boxes
+from proxy.domain.variant import SizeSpec
 from proxy.serving.purge import PurgeService
 from proxy.web.auth.api_key import KeyGuard
 from proxy.web.id_params import path_id

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
-from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.request import Origin, Outcome
 from proxy.web.headers import NO_STORE
 from proxy.web.json_response import JSON
 from proxy.web.responses import BufferedResponse, whole

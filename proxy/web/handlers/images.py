@@ -20,9 +20,8 @@ from proxy.domain.errors import (
 )
 from proxy.domain.formats import Format
 from proxy.domain.media import MAX_MEDIA_ID, Media
-from proxy.domain.outcome import Origin, Outcome
-from proxy.domain.query import VariantRequest
 from proxy.domain.render_plan import RenderPlan
+from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
 from proxy.serving.delivery import Delivery, DeliveryResult, sends_early
 from proxy.serving.renderer import RenderTelemetry, RunningRender

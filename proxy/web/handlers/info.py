@@ -14,9 +14,8 @@ from pydantic import Field
 
 from proxy.domain.errors import BadParameter, SmartserveError
 from proxy.domain.media import MAX_MEDIA_ID, Media
-from proxy.domain.outcome import Outcome
-from proxy.domain.query import last_values
 from proxy.domain.render_plan import RenderPlanner
+from proxy.domain.request import Outcome, last_values
 from proxy.domain.urls import version_of
 from proxy.serving.delivery import Delivery
 from proxy.serving.image_info import ImageInfoService

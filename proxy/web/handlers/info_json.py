@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from proxy.domain.formats import NAMES, Format
-from proxy.domain.geometry import SizeSpec, plan_geometry
 from proxy.domain.media import MediaFacts
 from proxy.domain.urls import (
     COMPONENT_PATH,
@@ -20,6 +19,7 @@ from proxy.domain.urls import (
     srcset_widths,
     version_of,
 )
+from proxy.domain.variant import SizeSpec, plan_geometry
 from proxy.serving.image_info import MAX_DATA_URI, ImageInfo
 
 Stage = Literal["draft", "final"]

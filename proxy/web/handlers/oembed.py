@@ -12,11 +12,10 @@ from aiohttp import web
 from pydantic import Field
 
 from proxy.domain.errors import BadParameter, MediaNotFound, SmartserveError
-from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import MediaFacts
-from proxy.domain.outcome import Outcome
-from proxy.domain.query import last_values
+from proxy.domain.request import Outcome, last_values
 from proxy.domain.urls import image_url, parse_image_path, srcset_widths, version_of
+from proxy.domain.variant import SizeSpec
 from proxy.serving.source_facts import SourceFactsService
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository

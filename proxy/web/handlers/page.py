@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from proxy.domain.formats import Format
-from proxy.domain.negotiation_explained import explain
-from proxy.domain.outcome import Outcome
+from proxy.domain.formats import Format, explain
+from proxy.domain.request import Outcome
 from proxy.web.handlers.images import accept_header
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json

@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, web
 
 from proxy.domain.errors import AccessDisabled, PendingNotFound
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.pending_image import PendingStatus, media_id_of
+from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository
 from proxy.web.auth.api_key import caller_of

@@ -16,8 +16,8 @@ from pydantic.json_schema import SkipJsonSchema
 from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.outcome import Outcome
-from proxy.domain.pending_image import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
+from proxy.domain.request import Outcome
+from proxy.domain.upload import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from proxy import __version__
 from proxy.domain.formats import NAMES, TRAITS
-from proxy.domain.pending_image import UPLOAD_FIELDS
-from proxy.domain.query import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.upload_files.names import FOLDERS

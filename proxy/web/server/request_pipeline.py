@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 from multidict import MultiMapping
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.hdrs import METH_ALL, USER_AGENT
 from multidict import MultiMapping
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.telemetry.tracing import finish, start_server_span
 from proxy.web.headers import ImageRoute
 from proxy.web.responses import LEFT

@@ -24,12 +24,10 @@ from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
 from proxy.domain.errors import BadParameter
-from proxy.domain.formats import Format
+from proxy.domain.formats import Format, acceptable
 from proxy.domain.media import Media
-from proxy.domain.negotiation import acceptable
-from proxy.domain.outcome import Origin, Outcome
-from proxy.domain.query import VariantRequest
 from proxy.domain.render_plan import RenderPlan
+from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
 from proxy.storage.renditions.memory_store import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore

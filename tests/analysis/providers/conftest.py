@@ -10,8 +10,8 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from proxy.analysis.providers.google import GoogleVision
 from proxy.analysis.providers.openai import OpenAIVision
+from proxy.domain.analysis import VisionResult
 from proxy.domain.errors import AnalysisError
-from proxy.domain.image_analysis import VisionResult
 from proxy.runtime.http_client import open_session
 from proxy.settings.vision import GoogleSettings, OpenAISettings
 from tests.analysis.providers.service import (

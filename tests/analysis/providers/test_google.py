@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
+from proxy.domain.analysis import DetectedObject
 from proxy.domain.errors import AnalysisError, ProviderRefused, ProviderUnavailable
-from proxy.domain.image_analysis import DetectedObject
 from tests.analysis.providers.conftest import GOOD, IMAGE, Open, analyse, failure
 from tests.analysis.providers.service import (
     GOOGLE_ANSWER,

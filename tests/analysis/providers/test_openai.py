@@ -10,8 +10,8 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from proxy.analysis.providers.openai import SCHEMA
+from proxy.domain.analysis import DetectedObject
 from proxy.domain.errors import ProviderRefused
-from proxy.domain.image_analysis import DetectedObject
 from tests.analysis.providers.conftest import GOOD, IMAGE, Open, analyse, failure
 from tests.analysis.providers.service import (
     KEY,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.analysis.providers.tesseract import TextReader, text_of
-from proxy.domain.image_analysis import ProviderGap, ReadText
+from proxy.domain.analysis import ProviderGap, ReadText
 from proxy.settings.vision import TextSettings
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import page, photograph

@@ -16,8 +16,8 @@ from proxy.domain.errors import (
     SourceTooLarge,
     UploadGone,
 )
-from proxy.domain.ingest_item import Upload
 from proxy.domain.media import DataType
+from proxy.domain.upload import Upload
 from proxy.ingest.main_api import download
 from proxy.ingest.main_api.client import HttpMainApi
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api

@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 from pytest_aiohttp.plugin import AiohttpServer
 
-from proxy.domain.analysis import Analysis, merge
-from proxy.domain.image_analysis import DetectedObject, Kind, ProviderGap, Quality
+from proxy.domain.analysis import (
+    Analysis,
+    AnalysisResult,
+    DetectedObject,
+    Kind,
+    ProviderGap,
+    Quality,
+    merge,
+)
 from proxy.domain.media import Focus
-from proxy.domain.worker_protocol import AnalysisResult
 from proxy.ingest.steps.analyse import focus_of
 from tests.analysis.providers.service import (
     GOOGLE_ANSWER,

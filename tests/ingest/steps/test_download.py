@@ -11,7 +11,7 @@ from PIL import Image
 
 from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.domain.media import MediaStatus
-from proxy.domain.pending_image import PendingStatus
+from proxy.domain.upload import PendingStatus
 from proxy.ingest.main_api import download
 from proxy.settings import Settings
 from tests.ingest.conftest import BACKEND, PLAIN, Work, Worker

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from proxy.domain.formats import Format
-from proxy.domain.geometry import SizeSpec
 from proxy.domain.media import DataType, Media, MediaFacts
+from proxy.domain.variant import SizeSpec
 from proxy.ingest.steps.render import drafts_of, largest_box, master_profile
 from tests.ingest.conftest import Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi

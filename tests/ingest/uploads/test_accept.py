@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import CommitUncertain
-from proxy.domain.pending_image import UPLOAD_FIELDS
+from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.ingest.uploads.accept import Uploader
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository

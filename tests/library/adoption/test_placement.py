@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import SourceChanged, SourceMissing
-from proxy.domain.worker_protocol import ProbeResult
+from proxy.domain.media import ProbeResult
 from proxy.library.adoption.file_names import NameReader
 from proxy.library.adoption.inventory import FoundFile
 from proxy.library.adoption.placement import FilePlacement

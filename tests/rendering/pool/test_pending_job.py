@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import QueueFull, SourceTooLarge
-from proxy.domain.formats import EncoderProfile, Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import (
     JobFailure,
     Ping,

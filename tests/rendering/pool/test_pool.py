@@ -24,8 +24,8 @@ from proxy.domain.errors import (
     SourceTooLarge,
     UnsupportedSource,
 )
-from proxy.domain.formats import EncoderProfile, Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import (
     FrameDecoder,
     ProbeJob,

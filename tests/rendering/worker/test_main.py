@@ -10,17 +10,11 @@ import sys
 import pytest
 from PIL import Image
 
+from proxy.domain.analysis import AnalysisResult
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Geometry
-from proxy.domain.worker_protocol import (
-    AnalyseJob,
-    AnalysisResult,
-    Ping,
-    ProbeJob,
-    ProbeResult,
-    RenditionSetResult,
-    decode,
-)
+from proxy.domain.media import ProbeResult
+from proxy.domain.variant import Geometry
+from proxy.domain.worker_protocol import AnalyseJob, Ping, ProbeJob, RenditionSetResult, decode
 from proxy.rendering.worker.__main__ import run
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.sandbox.processes import OPTIONS, inside

@@ -12,8 +12,8 @@ import pytest
 
 from proxy.domain.errors import ConfigurationError, RenderTimeout, SourceChanged
 from proxy.domain.formats import Format
-from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
+from proxy.domain.request import parse_request
 from proxy.domain.worker_protocol import RenderResult
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.serving.finals.queue import UpgradeQueue

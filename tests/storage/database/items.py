@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.domain.ingest_item import ItemState, LeasedItem, Upload
 from proxy.domain.media import DataType
+from proxy.domain.upload import ItemState, LeasedItem, Upload
 from proxy.storage.database.ingest_queue import IngestQueue
 from tests.storage.database.backends import Backend
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.domain.ingest_item import StepState
 from proxy.domain.media import Focus, MediaFacts
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step, StepState
 from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.media_repository import SqlMediaRepository

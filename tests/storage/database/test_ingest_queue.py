@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.domain.ingest_item import ItemState, StepState
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import ItemState, Step, StepState
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue

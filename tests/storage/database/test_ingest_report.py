@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from proxy.domain.ingest_item import StepState
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step, StepState
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report

@@ -10,9 +10,8 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
-from proxy.domain.ingest_item import Lease
 from proxy.domain.media import MediaFacts
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Lease, Step
 from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter

@@ -16,7 +16,7 @@ from proxy.domain.errors import (
     PendingConflict,
     PendingNotFound,
 )
-from proxy.domain.pending_image import PendingStatus
+from proxy.domain.upload import PendingStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import bounded_connection, open_engine
 from proxy.storage.database.profile_columns import ARTIST_LOGO, COLUMNS, PROFILE, metadata

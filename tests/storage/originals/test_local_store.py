@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.errors import SourceMissing, SourceTimeout, SourceTooLarge, SourceUnavailable
-from proxy.domain.ingest_item import Lease, LeasedItem, Upload
 from proxy.domain.media import DataType
+from proxy.domain.upload import Lease, LeasedItem, Upload
 from proxy.settings import StorageSettings
 from proxy.storage.originals.local_store import (
     LocalOriginals,

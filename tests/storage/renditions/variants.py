@@ -5,9 +5,8 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from proxy.domain.formats import EncoderProfile, Format
-from proxy.domain.geometry import Geometry
-from proxy.domain.variant import Variant
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, Geometry, Variant
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.pending_image import TEMP_PREFIX, UPLOAD_FIELDS
+from proxy.domain.upload import TEMP_PREFIX, UPLOAD_FIELDS
 from proxy.storage.upload_files.names import FOLDERS, TempName, new_temp_name, temp_name
 
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from proxy.app.ingest import IngestUrls, open_ingest
 from proxy.domain.errors import QueueFull
-from proxy.domain.pending_image import Step
+from proxy.domain.upload import Step
 from proxy.settings import TracingSettings
 from proxy.telemetry.tracing import SpanChain, current_trace_id, open_tracing
 from tests.ingest.conftest import BACKEND, QUICK

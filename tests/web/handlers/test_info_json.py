@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Fit, SizeSpec
 from proxy.domain.media import MediaFacts
+from proxy.domain.variant import Fit, SizeSpec
 from proxy.serving.image_info import AnalysisFacts, ImageInfo, PixelFacts
 from proxy.web.handlers.info_json import (
     Dimensions,

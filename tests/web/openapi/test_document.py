@@ -16,7 +16,7 @@ from proxy import __version__
 from proxy.domain import errors
 from proxy.domain.errors import AccessError, SmartserveError
 from proxy.domain.formats import NAMES, TRAITS
-from proxy.domain.query import DPRS, WIDTHS, parse_boxes, parse_request
+from proxy.domain.request import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.settings import Settings
 from proxy.web.openapi.document import describe
 from proxy.web.problem_details import MEDIA_TYPE

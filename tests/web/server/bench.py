@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.settings import ServerSettings
 from proxy.telemetry.metrics import Metrics
 from proxy.web.responses import BufferedResponse, whole

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind
 
-from proxy.domain.outcome import Origin, Outcome
+from proxy.domain.request import Origin, Outcome
 from proxy.telemetry.tracing import STATE
 from proxy.web.headers import ImageRoute
 from proxy.web.responses import LEFT

@@ -10,13 +10,11 @@ from functools import partial
 import pytest
 from multidict import CIMultiDict
 
-from proxy.domain.formats import EncoderProfile, Format
-from proxy.domain.geometry import Geometry, SizeSpec
+from proxy.domain.formats import Format
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.outcome import Origin, Outcome
-from proxy.domain.query import parse_request
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.variant import Variant
+from proxy.domain.request import Origin, Outcome, parse_request
+from proxy.domain.variant import EncoderProfile, Geometry, SizeSpec, Variant
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics

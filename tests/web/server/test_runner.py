@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from proxy.domain.outcome import Outcome
+from proxy.domain.request import Outcome
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import ServerSettings
 from proxy.telemetry.metrics import Metrics

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from proxy.domain.geometry import Geometry
+from proxy.domain.variant import Geometry
 from proxy.rendering.worker.imaging import load
 
 Size = tuple[int, int]

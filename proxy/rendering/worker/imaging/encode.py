@@ -9,7 +9,8 @@ from typing import Any
 
 import pyvips
 
-from proxy.domain.formats import EncoderProfile, Format
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile
 
 _MAX_PALETTE = 256
 _MAX_COMMENT_BLOCK = 255

@@ -7,8 +7,8 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from proxy.domain.media import Focus
-from proxy.domain.worker_protocol import JobFailure, ProbeJob, ProbeResult
+from proxy.domain.media import Focus, ProbeResult
+from proxy.domain.worker_protocol import JobFailure, ProbeJob
 from proxy.rendering.worker.imaging import background_removal, load
 from proxy.rendering.worker.imaging.error_translation import answered
 

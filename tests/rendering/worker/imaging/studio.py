@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from proxy.domain.formats import EncoderProfile, Format
-from proxy.domain.geometry import Fit, Geometry, SizeSpec, plan_geometry
-from proxy.domain.media import MediaFacts
+from proxy.domain.formats import Format
+from proxy.domain.media import MediaFacts, ProbeResult
+from proxy.domain.variant import EncoderProfile, Fit, Geometry, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
     Limits,
     ProbeJob,
-    ProbeResult,
     RenderOutput,
     RenderResult,
     RenditionSet,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from proxy.domain.formats import EncoderProfile, Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import RenderResult
 from tests.rendering.worker.imaging import studio
 from tests.support.drawing import Logo, draw_badge, draw_logo, logos

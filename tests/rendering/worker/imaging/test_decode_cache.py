@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import pyvips
 
-from proxy.domain.geometry import Geometry, SizeSpec
+from proxy.domain.variant import Geometry, SizeSpec
 from proxy.domain.worker_protocol import (
     RenderOutput,
 )

@@ -11,8 +11,8 @@ import pytest
 import pyvips
 from PIL import Image
 
-from proxy.domain.formats import SNIFF_BYTES, EncoderProfile, Format, QualitySearch, sniff
-from proxy.domain.geometry import Geometry
+from proxy.domain.formats import SNIFF_BYTES, Format, sniff
+from proxy.domain.variant import EncoderProfile, Geometry, QualitySearch
 from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging.ssimulacra2 import Reference
 from tests.rendering.worker.imaging import crafted, studio

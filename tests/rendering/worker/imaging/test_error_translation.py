@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import JobFailure, ProbeJob, RenderResult, RenditionSet
 from proxy.rendering.worker.imaging.probe import probe
 from tests.rendering.worker.imaging import studio

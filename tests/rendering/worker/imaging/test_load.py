@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Geometry
+from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import JobFailure, Limits, ProbeJob, RenderResult
 from proxy.rendering.worker.imaging import render
 from proxy.rendering.worker.imaging.error_translation import SourceRefused

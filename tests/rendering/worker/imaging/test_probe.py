@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from proxy.domain.worker_protocol import ProbeResult
+from proxy.domain.media import ProbeResult
 from tests.rendering.worker.imaging import studio
 from tests.support.drawing import Logo, draw_badge, draw_logo, logos
 from tests.support.photos import photo

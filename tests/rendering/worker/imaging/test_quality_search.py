@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from proxy.domain.formats import EncoderProfile, Format, QualitySearch
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, QualitySearch
 from proxy.domain.worker_protocol import JobFailure, RenderResult
 from proxy.rendering.worker.imaging.quality_search import QualityTrial, _narrowed, with_quality
 from proxy.rendering.worker.imaging.ssimulacra2 import RINGING_LEVELS, Fidelity

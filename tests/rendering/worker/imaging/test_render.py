@@ -14,15 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
-from proxy.domain.formats import (
-    SNIFF_BYTES,
-    EncoderProfile,
-    EncodingStage,
-    Format,
-    QualitySearch,
-    sniff,
-)
-from proxy.domain.geometry import Geometry
+from proxy.domain.formats import SNIFF_BYTES, Format, sniff
+from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch
 from proxy.domain.worker_protocol import (
     JobFailure,
     RenderOutput,

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from proxy.domain.image_analysis import Kind, Quality
-from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, JobFailure
+from proxy.domain.analysis import AnalysisResult, Kind, Quality
+from proxy.domain.worker_protocol import AnalyseJob, JobFailure
 from proxy.rendering.worker.imaging import background_removal, load, probe
 from proxy.rendering.worker.imaging.analysis import (
     blockiness,

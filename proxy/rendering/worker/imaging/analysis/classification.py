@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.domain.image_analysis import Kind
+from proxy.domain.analysis import Kind
 from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
 
 _FLAT_LEVELS = 2

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.domain.image_analysis import Colour
+from proxy.domain.analysis import Colour
 from proxy.rendering.worker.imaging.analysis.colour_histogram import (
     ColourBin,
     Lab,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from proxy.domain.image_analysis import Quality
+from proxy.domain.analysis import Quality
 
 _WEIGHTS: Mapping[str, float] = {
     "sharpness": 0.3,

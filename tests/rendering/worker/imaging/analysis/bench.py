@@ -11,7 +11,8 @@ import pyvips
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult, JobFailure
+from proxy.domain.analysis import AnalysisResult
+from proxy.domain.worker_protocol import AnalyseJob, JobFailure
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo

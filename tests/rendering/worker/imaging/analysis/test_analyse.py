@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxy.domain.worker_protocol import (
-    MAX_DATAGRAM,
-    AnalyseJob,
-    AnalysisResult,
-    JobFailure,
-    encode,
-)
+from proxy.domain.analysis import AnalysisResult
+from proxy.domain.worker_protocol import MAX_DATAGRAM, AnalyseJob, JobFailure, encode
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.settings import LimitSettings, WorkerSettings
 from tests.rendering.worker.imaging import studio

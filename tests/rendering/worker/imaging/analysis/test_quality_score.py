@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.domain.image_analysis import Quality
+from proxy.domain.analysis import Quality
 from proxy.rendering.worker.imaging.analysis import quality_score
 from tests.rendering.worker.imaging.analysis.bench import (
     PHOTOGRAPHS,

@@ -1,16 +1,17 @@
-"""Parsing of request parameters into a validated request. Pure."""
+"""Requests for images: parsing of their parameters, and the recorded outcome. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from enum import StrEnum
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote_plus
 
 from proxy.domain.errors import BadParameter
 from proxy.domain.formats import NAMES, Format
-from proxy.domain.geometry import SizeSpec
+from proxy.domain.variant import SizeSpec, Variant
 
 DEFAULT_SIZE = "detail"
 DPRS: Mapping[str, float] = {"1": 1.0, "1.5": 1.5, "2": 2.0, "3": 3.0}
@@ -149,3 +150,36 @@ def _width(value: str) -> int:
 def snap(width: float) -> int:
     """Return the smallest of `WIDTHS` that is at least ``width``, or the largest of all."""
     return next((allowed for allowed in WIDTHS if allowed >= width), WIDTHS[-1])
+
+
+class Origin(StrEnum):
+    """Source of a response body."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    RENDER = "render"
+    COALESCED = "coalesced"
+    """Rendered by another request that was already running (single flight)."""
+    FALLBACK = "fallback"
+    NOT_MODIFIED = "not_modified"
+    NONE = "none"
+
+
+class Outcome(NamedTuple):
+    """Record of one response.
+
+    Every field except ``media_id`` and ``variant`` has a closed set of values: they are labels of
+    metrics, whose number must not depend on what clients send.
+    """
+
+    route: str
+    size: str = "none"
+    format: str = "none"
+    source: Origin = Origin.NONE
+    media_id: int | None = None
+    variant: Variant | None = None
+    """The variant that was sent, for traces only."""
+    stage: str = ""
+    """``draft`` or ``final`` of the requested variant; empty for any other."""
+    error: str | None = None
+    """Class name of the error that was sent."""

@@ -1,4 +1,4 @@
-"""Parsing of request parameters."""
+"""Request parameters, and the record of a response."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from proxy.domain.errors import BadParameter
 from proxy.domain.formats import Format
-from proxy.domain.geometry import Fit, SizeSpec
-from proxy.domain.query import DPRS, WIDTHS, VariantRequest, last_values, parse_boxes, snap
+from proxy.domain.request import (
+    DPRS,
+    WIDTHS,
+    Origin,
+    Outcome,
+    VariantRequest,
+    last_values,
+    parse_boxes,
+    snap,
+)
+from proxy.domain.variant import Fit, SizeSpec
 from tests.support.requests import SIZES, parsed
 
 
@@ -269,3 +278,21 @@ def test_a_purge_rejects_unknown_parameters_and_values(query: str, parameter: st
     with pytest.raises(BadParameter) as caught:
         parse_boxes(query, sizes=SIZES)
     assert caught.value.parameter == parameter
+
+
+def test_an_outcome_without_an_image_has_the_label_none() -> None:
+    outcome = Outcome("healthz")
+    assert (outcome.size, outcome.format, outcome.source) == ("none", "none", Origin.NONE)
+    assert (outcome.media_id, outcome.variant, outcome.error) == (None, None, None)
+
+
+def test_a_changed_outcome_keeps_its_other_fields() -> None:
+    outcome = Outcome("serve", media_id=5)._replace(source=Origin.DISK)
+    assert (outcome.route, outcome.media_id, outcome.source) == ("serve", 5, "disk")
+
+
+def test_the_labels_of_origins_do_not_change() -> None:
+    # Dashboards and alerts name them.
+    assert {str(one) for one in Origin} == {
+        *("memory", "disk", "render", "coalesced", "fallback", "not_modified", "none")
+    }

@@ -1,11 +1,25 @@
-"""The fields of the upload form, and what paths and URLs of uploads contain."""
+"""Uploads and the ingest queue."""
 
 from __future__ import annotations
+
+from datetime import date
 
 import pytest
 
 from proxy.domain.media import DataType
-from proxy.domain.pending_image import UPLOAD_FIELDS, data_type_of, media_id_of
+from proxy.domain.upload import (
+    UPLOAD_FIELDS,
+    ItemOutcome,
+    ItemState,
+    Lease,
+    LeasedItem,
+    Step,
+    StepRecord,
+    StepState,
+    Upload,
+    data_type_of,
+    media_id_of,
+)
 
 
 def test_the_fields_are_those_of_the_requirements_document() -> None:
@@ -57,3 +71,33 @@ def test_the_data_type_follows_from_the_name_or_else_the_folder(
 )
 def test_a_media_id_is_read_from_an_id_or_a_url(text: str | None, media_id: str | None) -> None:
     assert media_id_of(text) == media_id
+
+
+UPLOAD = Upload(5, 7, "/temp_images/profiles/7-profile-1.jpg", None, None, DataType.PROFILE)
+
+
+def item(state: StepState) -> LeasedItem:
+    steps = dict.fromkeys(Step, StepRecord(state, 1))
+    lease = Lease(5, 1, "token")
+    day = date(2026, 11, 27)
+    return LeasedItem(UPLOAD, lease, day, steps, 0, taken_over=False, report_due=False)
+
+
+@pytest.mark.parametrize("state", StepState)
+def test_only_a_completed_step_is_done(state: StepState) -> None:
+    assert item(state).is_done(Step.RETRIEVE_FILE) == (state is StepState.COMPLETED)
+
+
+def test_a_leased_item_runs_all_steps_unless_it_only_needs_analysis() -> None:
+    assert not item(StepState.PENDING).analysis_only
+
+
+def test_the_stored_states_do_not_change() -> None:
+    # Rows of the queue contain them.
+    assert [*ItemState] == ["queued", "done", "incomplete", "failed"]
+    assert [*StepState] == ["pending", "completed", "failed"]
+
+
+def test_the_labels_of_outcomes_do_not_change() -> None:
+    # Dashboards and alerts name them.
+    assert [*ItemOutcome] == ["done", "later", "failed", "owed", "seen", "unseen"]
