@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.runtime.min_versions import FLOORS, at_least
+from proxy.app.startup_checks import FLOORS, at_least
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ("requirements.lock", "requirements-dev.lock")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,6 @@ from proxy.domain.worker_protocol import WorkerInfo
 from proxy.rendering.pool.admission import Admission, WorkerUsage
 from proxy.rendering.pool.failure_cache import FailureCache
 from proxy.rendering.pool.pool import WorkerPool
-from proxy.runtime.min_versions import FLOORS
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.settings import Settings
@@ -40,22 +39,19 @@ class RenderingServices:
 
 @asynccontextmanager
 async def open_rendering(
-    settings: Settings,
-    originals: LocalOriginals,
-    supervisor: TaskSupervisor,
-    *,
-    floors: Mapping[str, str] = FLOORS,
+    settings: Settings, originals: LocalOriginals, supervisor: TaskSupervisor
 ) -> AsyncIterator[RenderingServices]:
     """Start the worker pool and end it after the block.
 
     Raises:
-        ConfigurationError: no worker starts, or its libvips is older than ``floors`` allow.
+        ConfigurationError: no worker starts, or its libvips is too old.
     """
     async with _new_pool(settings, supervisor) as pool:
         # Only a worker knows the version of libvips: the server process never loads it.
-        check_worker(pool.hello, floors)
+        check_worker(pool.hello)
         admission, usage = Admission(settings.workers), WorkerUsage()
-        background = _new_background_pool(settings, supervisor)
+        # One worker: finals must not compete with the renders that clients wait for.
+        background = _new_pool(_with_one_worker(settings), supervisor, idle=True)
         dispatcher = _new_dispatcher(settings, originals, pool, admission)
         yield RenderingServices(
             pool=pool,
@@ -75,8 +71,7 @@ async def open_rendering(
 
 def one_worker(settings: Settings) -> WorkerPool:
     """Return a pool of one worker, configured as for rendering; the caller enters it."""
-    workers = settings.workers.model_copy(update={"count": 1})
-    return _new_pool(settings.model_copy(update={"workers": workers}), UNCOUNTED)
+    return _new_pool(_with_one_worker(settings), UNCOUNTED)
 
 
 async def worker_info(settings: Settings) -> WorkerInfo:
@@ -89,30 +84,21 @@ async def worker_info(settings: Settings) -> WorkerInfo:
         return pool.hello
 
 
-def _new_pool(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
+def _with_one_worker(settings: Settings) -> Settings:
+    workers = settings.workers.model_copy(update={"count": 1})
+    return settings.model_copy(update={"workers": workers})
+
+
+def _new_pool(settings: Settings, supervisor: TaskSupervisor, *, idle: bool = False) -> WorkerPool:
     return WorkerPool(
         settings.workers,
         source_types=settings.limits.source_types,
         max_output_bytes=settings.renditions.max_rendition_bytes,
-        max_cpu_s=_max_cpu_s(settings),
+        # Above every deadline: the kernel's limit only matters if the server cannot enforce them.
+        max_cpu_s=2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s),
+        idle=idle,
         supervisor=supervisor,
     )
-
-
-def _new_background_pool(settings: Settings, supervisor: TaskSupervisor) -> WorkerPool:
-    return WorkerPool(
-        settings.workers.model_copy(update={"count": 1}),
-        source_types=settings.limits.source_types,
-        max_output_bytes=settings.renditions.max_rendition_bytes,
-        max_cpu_s=_max_cpu_s(settings),
-        idle=True,
-        supervisor=supervisor,
-    )
-
-
-def _max_cpu_s(settings: Settings) -> float:
-    # Above every deadline: the kernel's limit only matters if the server cannot enforce them.
-    return 2 * max(settings.workers.deadline_s, settings.upgrades.deadline_s)
 
 
 def _new_dispatcher(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,6 @@ from proxy.ingest.queue_metrics import QueueMetrics
 from proxy.ingest.step_retry import StepTimeouts
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
 from proxy.library.import_files import FileImporter
-from proxy.runtime.min_versions import FLOORS
 from proxy.runtime.supervised_task import TaskSupervisor
 from proxy.serving.source_check import SourceChecker
 from proxy.settings import Settings
@@ -46,14 +45,11 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(
-    settings: Settings, *, tracing: Tracing = OFF, floors: Mapping[str, str] = FLOORS
-) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, *, tracing: Tracing = OFF) -> AsyncIterator[Services]:
     """Open everything and start the workers; at the end, stop the work under way and close it.
 
     Raises:
-        ConfigurationError: the settings or the machine are unfit, or libvips is older than
-            ``floors`` allow.
+        ConfigurationError: the settings or the machine are unfit, or libvips is too old.
     """
     metrics = Metrics()
     supervisor = TaskSupervisor(metrics.background_restarted)
@@ -61,7 +57,7 @@ async def open_services(
         # Storage first: a wrong database URL or schema is reported before a worker is started.
         storage = await stack.enter_async_context(open_storage(settings, supervisor))
         rendering = await stack.enter_async_context(
-            open_rendering(settings, storage.originals, supervisor, floors=floors)
+            open_rendering(settings, storage.originals, supervisor)
         )
         serving = await stack.enter_async_context(
             open_serving(settings, storage, rendering, metrics=metrics, supervisor=supervisor)

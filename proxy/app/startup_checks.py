@@ -8,14 +8,17 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from proxy.analysis.providers.factory import provider_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
-from proxy.runtime.min_versions import FLOORS, floor_faults
 from proxy.settings import Settings, TracingSettings, access_faults
 from proxy.storage.database.engine import check_url
 from proxy.telemetry.tracing import Tracing, open_tracing
 
+FLOORS = {"aiohttp": "3.14.4", "aiomysql": "0.3.2", "libvips": "8.18.7", "pyvips": "3.2"}
+"""The oldest versions of dependencies that are safe to serve with."""
 _OWN_PACKAGES = ("aiohttp", "aiomysql")
 """Packages with a minimum version that run in the server process."""
 _TRACING_MODULES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
@@ -63,13 +66,31 @@ def _package_faults() -> list[str]:
     return floor_faults({name: metadata.version(name) for name in _OWN_PACKAGES})
 
 
-def check_worker(hello: WorkerInfo, floors: Mapping[str, str] = FLOORS) -> None:
+def floor_faults(found: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each version below its minimum; names without one are ignored."""
+    return [
+        f"{name}: {version or 'an unknown version'} is below {FLOORS[name]}, the oldest version"
+        " that is safe; install what requirements.lock names"
+        for name, version in found.items()
+        if name in FLOORS and not at_least(version, FLOORS[name])
+    ]
+
+
+def at_least(version: str, floor: str) -> bool:
+    """Return whether a version is ``floor`` or later (PEP 440); False if it cannot be parsed."""
+    try:
+        return Version(version) >= Version(floor)
+    except InvalidVersion:
+        return False
+
+
+def check_worker(hello: WorkerInfo) -> None:
     """Return if the worker's libvips is recent enough to decode untrusted images.
 
     Raises:
         ConfigurationError: libvips or pyvips is older than its minimum version.
     """
-    if faults := floor_faults({"libvips": hello.libvips, **hello.codecs}, floors):
+    if faults := floor_faults({"libvips": hello.libvips, **hello.codecs}):
         raise ConfigurationError(faults)
 
 

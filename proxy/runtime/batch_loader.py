@@ -33,11 +33,6 @@ class BatchLoader(Generic[K, V]):
         self._batches = 0
         self._scheduled = False
 
-    @property
-    def waiting(self) -> int:
-        """Return the number of queued look-ups, some of which may be cancelled already."""
-        return len(self._queued)
-
     async def load(self, key: K) -> V:
         """Return the value of one key.
 
@@ -51,7 +46,7 @@ class BatchLoader(Generic[K, V]):
         if not self._scheduled and self._batches < _MAX_BATCHES:
             # Not at once: calls in the same iteration of the event loop join this batch.
             self._scheduled = True
-            loop.call_soon(self._start_batch, loop)
+            loop.call_soon(self._start_batch)
         async with asyncio.timeout(self._threads.timeout_s):
             return await result
 
@@ -60,7 +55,7 @@ class BatchLoader(Generic[K, V]):
         while self._queued and self._queued[0][1].done():
             self._queued.popleft()
 
-    def _start_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _start_batch(self) -> None:
         self._scheduled = False
         batch = [(key, result) for key, result in self._queued if not result.done()]
         self._queued.clear()
@@ -74,9 +69,9 @@ class BatchLoader(Generic[K, V]):
                 result.set_exception(error)
             return
         self._batches += 1
-        job.add_done_callback(
-            lambda done: loop.call_soon_threadsafe(self._finish, batch, done, loop)
-        )
+        loop = asyncio.get_running_loop()
+        # The callback runs in the thread of the pool, or here if the batch has ended already.
+        job.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, batch, done))
 
     def _load_all(self, keys: Sequence[K]) -> list[V | OSError]:
         return [self._load_one(key) for key in keys]
@@ -88,10 +83,7 @@ class BatchLoader(Generic[K, V]):
             return error
 
     def _finish(
-        self,
-        batch: Sequence[tuple[K, asyncio.Future[V]]],
-        done: Future[list[V | OSError]],
-        loop: asyncio.AbstractEventLoop,
+        self, batch: Sequence[tuple[K, asyncio.Future[V]]], done: Future[list[V | OSError]]
     ) -> None:
         self._batches -= 1
         for (_, result), found in zip(batch, done.result(), strict=True):
@@ -103,4 +95,4 @@ class BatchLoader(Generic[K, V]):
             else:
                 result.set_result(found)
         # For the calls that came while this batch ran.
-        self._start_batch(loop)
+        self._start_batch()

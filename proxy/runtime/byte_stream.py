@@ -17,7 +17,6 @@ class ByteStream:
         self._chunks: list[bytes] = []
         self._length = 0
         self._joined: bytes | None = None
-        self._ended = False
         self._error: Exception | None = None
         self._changed = asyncio.Event()
         self._finished = asyncio.Event()
@@ -30,7 +29,7 @@ class ByteStream:
     @property
     def complete(self) -> bool:
         """Return whether the stream ended without an error."""
-        return self._ended and self._error is None
+        return self._finished.is_set() and self._error is None
 
     def feed(self, chunk: bytes) -> None:
         """Append bytes and wake all readers."""
@@ -40,17 +39,13 @@ class ByteStream:
 
     def finish(self) -> None:
         """End the stream: all bytes were fed."""
-        self._end()
+        self._finished.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """End the stream: readers get the bytes so far, then ``error`` is raised."""
         self._error = error
-        self._end()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._finished.set()
-        self._wake()
+        self.finish()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -59,7 +54,7 @@ class ByteStream:
 
     async def started(self) -> None:
         """Wait for the first byte. If the stream fails before it, raise that error."""
-        while not self._length and not self._ended:
+        while not self._length and not self._finished.is_set():
             await self._changed.wait()
         if not self._length and self._error is not None:
             raise self._error
@@ -71,7 +66,7 @@ class ByteStream:
             while position < len(self._chunks):
                 yield self._chunks[position]
                 position += 1
-            if self._ended:
+            if self._finished.is_set():
                 break
             # No await lies between the check above and this one, so no chunk is missed.
             await self._changed.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 import structlog
 
@@ -24,20 +25,16 @@ class CircuitBreaker:
         self._pause_s = pause_s
         self._clock = clock
         self._trial = False
-        self._open_until: float | None = None
+        self.open_until = -inf
+        """The time of the clock until which calls are refused; minus infinity if closed."""
         self.failing = False
         """Whether the last reported result was a failure. A plain attribute: callers on the request
         path check it first, and call the breaker only if it is set."""
 
     @property
-    def open_until(self) -> float:
-        """The time of the clock until which calls are refused; minus infinity if closed."""
-        return float("-inf") if self._open_until is None else self._open_until
-
-    @property
     def open(self) -> bool:
         """Return whether calls are to be refused now."""
-        return self._open_until is not None and (self._trial or self._clock() < self._open_until)
+        return self.failing and (self._trial or self._clock() < self.open_until)
 
     @contextmanager
     def attempt(self, failure: type[Exception]) -> Iterator[None]:
@@ -62,12 +59,12 @@ class CircuitBreaker:
         """Report a failure. Only the first one in a row is logged."""
         if not self.failing:
             log.warning("circuit_opened", circuit=self._name, reason=reason, pause_s=self._pause_s)
-        self._open_until = self._clock() + self._pause_s
+        self.open_until = self._clock() + self._pause_s
         self.failing = True
 
     def succeed(self) -> None:
         """Report a success."""
         if self.failing:
             log.info("circuit_closed", circuit=self._name)
-        self._open_until = None
+        self.open_until = -inf
         self.failing = False

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+from proxy.runtime.supervised_task import cancel
 
 T = TypeVar("T")
 
@@ -19,7 +22,6 @@ class SingleFlight(Generic[T]):
     def __init__(self) -> None:
         self._running: dict[str, T] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._led = 0
         self._joined = 0
 
     def __contains__(self, key: str) -> bool:
@@ -38,7 +40,6 @@ class SingleFlight(Generic[T]):
             self._joined += 1
             return self._running[key], False
         value, work = launch()
-        self._led += 1
         self._running[key] = value
         task = asyncio.create_task(self._run(key, value, work))
         # asyncio itself keeps only weak references to tasks.
@@ -71,40 +72,32 @@ class SingleFlight(Generic[T]):
         await self.drain()
 
     def statistics(self) -> Mapping[str, float]:
-        """Return the running work, and the work started and joined since the start."""
-        return {"under_way": len(self._running), "led": self._led, "joined": self._joined}
+        """Return the running work, and the calls that joined work since the start."""
+        return {"under_way": len(self._running), "joined": self._joined}
 
 
 class SharedResults(Generic[T]):
     """Computes a result once for all concurrent calls with the same key."""
 
     def __init__(self) -> None:
-        self._flight: SingleFlight[asyncio.Future[T]] = SingleFlight()
+        self._running: dict[str, asyncio.Task[T]] = {}
 
-    async def result(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def result(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return the result of the running work, or start it; an error reaches all callers."""
-        result, _ = self._flight.join(key, lambda: self._launch(work))
-        return await asyncio.shield(result)
+        task = self._running.get(key)
+        # A task stays in the table until its callback runs. What it found may be outdated by then.
+        if task is None or task.done():
+            task = self._running[key] = asyncio.create_task(work())
+            task.add_done_callback(partial(self._forget, key))
+        return await asyncio.shield(task)
 
-    def _launch(
-        self, work: Callable[[], Awaitable[T]]
-    ) -> tuple[asyncio.Future[T], Coroutine[Any, Any, None]]:
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    def _forget(self, key: str, task: asyncio.Task[T]) -> None:
+        if self._running.get(key) is task:
+            del self._running[key]
         # All callers may have been cancelled: mark the error as retrieved, or asyncio logs it.
-        result.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return result, self._settle(work, result)
-
-    async def _settle(self, work: Callable[[], Awaitable[T]], result: asyncio.Future[T]) -> None:
-        try:
-            found = await work()
-        except asyncio.CancelledError:
-            result.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001 - raised in all callers
-            result.set_exception(error)
-        else:
-            result.set_result(found)
+        if not task.cancelled():
+            task.exception()
 
     async def aclose(self) -> None:
-        """Cancel all running work."""
-        await self._flight.aclose()
+        """Cancel all running work and wait until it has ended."""
+        await cancel(*self._running.values())

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum, auto
+from typing import Any, TypedDict, Unpack
 
 import structlog
 
@@ -35,8 +36,11 @@ class BackgroundTask(StrEnum):
     WORKER_STDERR = auto()
 
 
-def _ignore(task: BackgroundTask) -> None:
-    del task
+class Schedule(TypedDict, total=False):
+    """When a task runs; see `TaskSupervisor.run`."""
+
+    every_s: float | None
+    first_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class TaskSupervisor:
     One supervisor serves any number of tasks: it keeps no state between them.
     """
 
-    restarted: Callable[[BackgroundTask], None] = _ignore
+    restarted: Callable[[BackgroundTask], None] = lambda _: None
     """Called on the event loop before each restart; must not raise."""
     first_backoff_s: float = 0.1
     max_backoff_s: float = 30.0
@@ -55,32 +59,20 @@ class TaskSupervisor:
 
     @asynccontextmanager
     async def running(
-        self,
-        task: BackgroundTask,
-        work: Work,
-        *,
-        every_s: float | None = None,
-        first_after_s: float = 0.0,
+        self, task: BackgroundTask, work: Work, **schedule: Unpack[Schedule]
     ) -> AsyncIterator[asyncio.Task[None]]:
         """Run a task while the block runs. At the end, cancel it and wait until it has ended."""
-        running = self.start(task, work, every_s=every_s, first_after_s=first_after_s)
+        running = self.start(task, work, **schedule)
         try:
             yield running
         finally:
             await cancel(running)
 
     def start(
-        self,
-        task: BackgroundTask,
-        work: Work,
-        *,
-        every_s: float | None = None,
-        first_after_s: float = 0.0,
+        self, task: BackgroundTask, work: Work, **schedule: Unpack[Schedule]
     ) -> asyncio.Task[None]:
         """Start a task that the caller owns and ends with `cancel`."""
-        return asyncio.create_task(
-            self.run(task, work, every_s=every_s, first_after_s=first_after_s), name=task
-        )
+        return asyncio.create_task(self.run(task, work, **schedule), name=task)
 
     async def run(
         self,
@@ -137,7 +129,7 @@ def _is_own_cancellation(error: BaseException) -> bool:
     )
 
 
-async def cancel(*tasks: asyncio.Task[None]) -> None:
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks and wait until all have ended; errors they end with are dropped."""
     for task in tasks:
         task.cancel()

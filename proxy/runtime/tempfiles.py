@@ -11,15 +11,13 @@ import errno
 import os
 import secrets
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from proxy.domain.errors import SourceUnavailable
-from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.thread_pool import in_daemon_thread
 
 STALE_S = 3600.0
 """A named temporary file that has not changed for this long is abandoned."""
@@ -129,12 +127,7 @@ class TempFile:
         """Return the file itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Call `close`."""
         self.close()
 
@@ -165,29 +158,20 @@ def is_tempfile_name(name: str) -> bool:
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
-def is_stale(status: os.stat_result, now: float | None = None) -> bool:
+def is_stale(status: os.stat_result, now: float) -> bool:
     """Return whether a temporary file has not changed for `STALE_S` (``now`` as time.time())."""
-    return (time.time() if now is None else now) - status.st_mtime >= STALE_S
+    return now - status.st_mtime >= STALE_S
 
 
-def list_files(directory: str) -> dict[str, os.stat_result]:
-    """Return all files of a directory by path; nothing if the directory does not exist."""
-    found = {}
+def delete_stale(directory: str, *, now: float) -> None:
+    """Delete the stale files of a directory that holds temporary files only."""
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
+            # Another process may publish or delete the file meanwhile.
             with suppress(FileNotFoundError):
-                if not entry.is_dir(follow_symlinks=False):
-                    found[entry.path] = entry.stat(follow_symlinks=False)
-    return found
-
-
-def sweep(directory: str, *, clock: Callable[[], float] = time.time) -> int:
-    """Delete the stale files of a directory that holds temporary files only; return how many."""
-    now = clock()
-    stale = [path for path, status in list_files(directory).items() if is_stale(status, now)]
-    for path in stale:
-        Path(path).unlink(missing_ok=True)
-    return len(stale)
+                is_file = not entry.is_dir(follow_symlinks=False)
+                if is_file and is_stale(entry.stat(follow_symlinks=False), now):
+                    Path(entry.path).unlink()
 
 
 @asynccontextmanager

@@ -1,4 +1,7 @@
-"""Blocking work in daemon threads: a hung file system never keeps the process from ending."""
+"""Blocking work in daemon threads: a hung file system never keeps the process from ending.
+
+`ThreadPool` bounds the number of threads; `in_daemon_thread` starts one for each call.
+"""
 
 from __future__ import annotations
 
@@ -59,40 +62,37 @@ class ThreadPool:
         return job
 
     async def run(
-        self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
+        self,
+        work: Callable[[], _T],
+        *,
+        release: Callable[[_T], object] | None = None,
+        shielded: bool = False,
     ) -> _T:
         """Run work in a thread and return its result.
 
-        After a time-out or a cancellation, work that has not begun is dropped. Work that has begun
-        runs to its end unobserved; its result is then passed to ``release``, in the thread.
+        After a time-out or a cancellation, work that has not begun is dropped, unless it is
+        ``shielded``. Work that has begun runs to its end unobserved; its result is then passed to
+        ``release``, in the thread.
 
         Raises:
             TimeoutError: the work did not end in time. It is an OSError, as file errors are.
         """
         job = self.submit(work)
-        return await self._result(job, asyncio.wrap_future(job), release)
+        waiting = asyncio.wrap_future(job)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                # Only the outer future of `shield` is cancelled, so the job stays in the queue.
+                return await (asyncio.shield(waiting) if shielded else waiting)
+        except (asyncio.CancelledError, TimeoutError):
+            if release is not None:
+                job.add_done_callback(partial(_release, release))
+            raise
 
     async def finish(
         self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
     ) -> _T:
         """As `run`, but queued work is done even if the caller was cancelled."""
-        job = self.submit(work)
-        # Only the outer future of `shield` is cancelled, so the job stays in the queue.
-        return await self._result(job, asyncio.shield(asyncio.wrap_future(job)), release)
-
-    async def _result(
-        self,
-        job: Future[_T],
-        waiting: asyncio.Future[_T],
-        release: Callable[[_T], object] | None,
-    ) -> _T:
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await waiting
-        except (asyncio.CancelledError, TimeoutError):
-            if release is not None:
-                job.add_done_callback(partial(_release, release))
-            raise
+        return await self.run(work, release=release, shielded=True)
 
     async def aclose(self, *, wait_s: float = _CLOSE_S) -> None:
         """Accept no more work and wait up to ``wait_s`` for what is queued or running."""
@@ -107,18 +107,48 @@ class ThreadPool:
         self._queue.put(None)
 
 
+async def in_daemon_thread(
+    work: Callable[[], _T],
+    *,
+    release: Callable[[_T], object] | None = None,
+    abandon: Callable[[], object] = lambda: None,
+) -> _T:
+    """Run blocking work in a new daemon thread and return its result.
+
+    In contrast to `ThreadPool.run`, a cancellation waits for the end of the work, which may use
+    what the caller is about to close: ``abandon`` is called to make the work end early, and
+    ``release`` receives its result. A second cancellation does not wait. The caller limits how
+    many such threads exist.
+    """
+    job: Future[_T] = Future()
+    # From here on the future counts as running, so nothing can cancel it.
+    job.set_running_or_notify_cancel()
+    threading.Thread(target=_complete, args=(job, work), name="in-thread", daemon=True).start()
+    working = asyncio.wrap_future(job)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        abandon()
+        # `asyncio.wait` does not cancel what it waits for; a second cancellation ends only the
+        # wait.
+        await asyncio.wait([working])
+        if working.exception() is None and release is not None:
+            release(working.result())
+        raise
+
+
 def _work(queue: SimpleQueue[_Item], idle: threading.Semaphore) -> None:
     while (item := queue.get()) is not None:
         job, work = item
         if job.set_running_or_notify_cancel():
-            complete(job, work)
+            _complete(job, work)
         # Otherwise the last result would stay in memory until the next piece of work.
         del item, job, work
         idle.release()
     queue.put(None)  # for the next thread
 
 
-def complete(job: Future[_T], work: Callable[[], _T]) -> None:
+def _complete(job: Future[_T], work: Callable[[], _T]) -> None:
     """Do the work in this thread and give a running job its result or error."""
     try:
         result = work()

@@ -9,7 +9,7 @@ from proxy.domain.errors import SourceTooLarge, UnsupportedSource
 from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.media import ProbeResult
 from proxy.domain.worker_protocol import Limits, ProbeJob
-from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.serving.job_dispatch import JobDispatcher
 
 _CHUNK_BYTES = 1024 * 1024

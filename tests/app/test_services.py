@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 
 from proxy.app.services import open_services
+from proxy.app.startup_checks import FLOORS
 from proxy.domain.errors import ConfigurationError
 from proxy.runtime.supervised_task import BackgroundTask
 from tests.support.server import make_settings
 
 
-async def test_nothing_opens_over_workers_that_are_below_a_floor(tmp_path: Path) -> None:
+async def test_nothing_opens_over_workers_that_are_below_a_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FLOORS, "libvips", "999")
     settings = make_settings(tmp_path / "data", workers={"count": 1})
     with pytest.raises(ConfigurationError, match=r"libvips: .* is below 999"):
-        async with open_services(settings, floors={"libvips": "999"}):
+        async with open_services(settings):
             pytest.fail("it opened")
 
 

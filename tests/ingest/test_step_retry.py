@@ -22,7 +22,7 @@ from proxy.domain.errors import (
 )
 from proxy.domain.upload import Step
 from proxy.ingest.step_retry import StepTimeouts, failure_reason, is_retried_later
-from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.settings import IngestSettings
 from tests.support.waiting import eventually
 

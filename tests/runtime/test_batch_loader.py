@@ -67,7 +67,7 @@ async def test_calls_made_while_two_batches_run_share_the_next(threads: CountedT
     calls.append(asyncio.create_task(loader.load(1)))
     await eventually(lambda: threads.jobs == 2)
     calls += [asyncio.create_task(loader.load(key)) for key in range(2, 10)]
-    await eventually(lambda: loader.waiting == 8)
+    await eventually(lambda: len(loader._queued) == 8)
     assert threads.jobs == 2
     release.set()
     assert await asyncio.gather(*calls) == list(range(10))
@@ -114,7 +114,7 @@ async def test_cancelled_calls_do_not_pile_up_behind_a_hanging_file_system(
     for key in range(20):
         with pytest.raises(TimeoutError):
             await loader.load(key)
-    assert loader.waiting <= 1
+    assert len(loader._queued) <= 1
 
 
 async def test_after_the_end_of_the_threads_a_call_is_an_error(threads: CountedThreads) -> None:

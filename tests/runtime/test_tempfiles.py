@@ -16,10 +16,10 @@ from proxy.domain.errors import SourceUnavailable
 from proxy.runtime.tempfiles import (
     STALE_S,
     TempFile,
+    delete_stale,
     fill,
     is_tempfile_name,
     scratch_file,
-    sweep,
     tempfile_name,
     write_all,
 )
@@ -160,12 +160,12 @@ def test_the_sweep_deletes_files_that_have_not_changed_for_an_hour(tmp_path: Pat
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (now - age_s, now - age_s))
     (tmp_path / "directory").mkdir()
-    assert sweep(str(tmp_path), clock=lambda: now) == 1
+    delete_stale(str(tmp_path), now=now)
     assert names(tmp_path) == ["ahead", "directory", "young"]
 
 
 def test_a_directory_that_is_missing_has_nothing_to_sweep(tmp_path: Path) -> None:
-    assert sweep(str(tmp_path / "missing")) == 0
+    delete_stale(str(tmp_path / "missing"), now=time.time())
 
 
 async def test_a_scratch_file_has_no_name(tmp_path: Path) -> None:

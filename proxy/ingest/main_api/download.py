@@ -10,7 +10,7 @@ import aiohttp
 
 from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
 from proxy.ingest.main_api.responses import check_status
-from proxy.runtime.daemon_thread import in_daemon_thread
+from proxy.runtime.thread_pool import in_daemon_thread
 
 _CHUNK_BYTES = 256 * 1024
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416

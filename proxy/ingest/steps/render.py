@@ -15,8 +15,8 @@ from proxy.domain.upload import LeasedItem
 from proxy.domain.variant import MAX_SIDE, EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import RenderOutput, RenditionSet
 from proxy.ingest.steps import StepContext
-from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.runtime.tempfiles import fill, scratch_file
+from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher

@@ -25,7 +25,6 @@ from proxy.domain.errors import (
     SourceUnavailable,
 )
 from proxy.domain.upload import LeasedItem
-from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.runtime.safe_open import (
     DIRECTORY,
     NotRegular,
@@ -34,7 +33,7 @@ from proxy.runtime.safe_open import (
     parent_opened,
     sync_directory,
 )
-from proxy.runtime.thread_pool import ThreadPool
+from proxy.runtime.thread_pool import ThreadPool, in_daemon_thread
 from proxy.settings import StorageSettings
 from proxy.storage.originals.file_write import add_file, require_within
 

@@ -18,10 +18,10 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from proxy.runtime.daemon_thread import in_daemon_thread
 from proxy.runtime.safe_open import descended
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.runtime.tempfiles import STALE_S, is_stale, is_tempfile_name
+from proxy.runtime.thread_pool import in_daemon_thread
 
 _FIRST_AFTER_S = 1.0
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.runtime.tempfiles import sweep
+from proxy.runtime.tempfiles import delete_stale
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.disk_state import DiskState
 from proxy.storage.renditions.eviction import EvictionPlan, evict, shards_present, survey
@@ -66,7 +66,9 @@ class DiskMaintenance:
         self._state.start_survey()
         try:
             async with self._directory_lock() as acquired:
-                await self._threads.run(partial(sweep, self._paths.temporary, clock=self._clock))
+                await self._threads.run(
+                    partial(delete_stale, self._paths.temporary, now=self._clock())
+                )
                 # Every process counts, because each reports its usage. Only the eviction needs the
                 # lock.
                 present = await self._survey()
