@@ -19,7 +19,7 @@ from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import open_upload_repository
-from proxy.storage.upload_files.store import UploadFiles
+from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.auth.jwt import TokenVerifier

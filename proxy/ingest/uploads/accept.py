@@ -19,8 +19,7 @@ from proxy.domain.errors import (
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.upload import PendingStatus, UploadField
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
-from proxy.storage.upload_files.names import TempName, new_temp_name
-from proxy.storage.upload_files.store import IncomingFile, UploadFiles
+from proxy.storage.upload_files import IncomingFile, TempName, UploadFiles, new_temp_name
 from proxy.telemetry.metrics import Metrics
 
 _MAX_NAME = 255

@@ -16,7 +16,7 @@ import structlog
 from proxy.domain.upload import PendingStatus
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.tempfiles import is_stale
-from proxy.storage.upload_files.names import TempName, temp_name
+from proxy.storage.upload_files import TempName, temp_name
 
 _BATCH = 500
 _ENDED = (PendingStatus.COMPLETE, PendingStatus.FAILED)

@@ -8,8 +8,7 @@ import structlog
 
 from proxy.domain.errors import PendingNotFound, SmartserveError
 from proxy.storage.database.upload_repository import UploadRepository
-from proxy.storage.upload_files.names import temp_name
-from proxy.storage.upload_files.store import OpenUpload, UploadFiles
+from proxy.storage.upload_files import OpenUpload, UploadFiles, temp_name
 
 MAX_LISTED = 10_000
 """Pending uploads in one list. The rest follows once these are completed."""

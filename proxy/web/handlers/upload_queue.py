@@ -21,7 +21,7 @@ from proxy.domain.upload import TEMP_PREFIX, PendingImage, PendingStatus, media_
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
-from proxy.storage.upload_files.store import OpenUpload
+from proxy.storage.upload_files import OpenUpload
 from proxy.web.auth.api_key import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import NO_STORE, PRIVATE, Header

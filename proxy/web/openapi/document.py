@@ -10,7 +10,7 @@ from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.settings import Settings, has_local_uploads, has_page
-from proxy.storage.upload_files.names import FOLDERS
+from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import PurgedMedia, PurgedUser
 from proxy.web.handlers.analyses import AnalysisResponse
 from proxy.web.handlers.info import MAX_IDS, GalleryPage, ImageDescriptions, InfoQuery

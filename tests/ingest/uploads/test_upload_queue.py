@@ -10,8 +10,7 @@ import pytest
 from proxy.domain.errors import PendingNotFound, UploadStorageError
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.storage.database.upload_repository import UploadRepository
-from proxy.storage.upload_files.names import TempName
-from proxy.storage.upload_files.store import OpenUpload, UploadFiles
+from proxy.storage.upload_files import OpenUpload, TempName, UploadFiles
 
 PATH = "/temp_images/profiles/1-profile-1-1.jpg"
 

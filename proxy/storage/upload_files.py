@@ -1,0 +1,311 @@
+"""Uploaded files: their names, and asynchronous access that never blocks the event loop.
+
+Every path is opened by descriptor from the root without following symbolic links; see
+`proxy.runtime.safe_open`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple, TypeVar
+
+from proxy.domain.errors import (
+    PendingNotFound,
+    SmartserveError,
+    UploadStorageError,
+    UploadStorageFull,
+)
+from proxy.domain.upload import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
+from proxy.runtime.safe_open import (
+    DIRECTORY,
+    NotRegular,
+    descended,
+    make_directories,
+    open_regular,
+    parent_opened,
+    sync_directory,
+)
+from proxy.runtime.tempfiles import TempFile, is_tempfile_name, write_all
+from proxy.runtime.thread_pool import ThreadPool
+from proxy.storage.renditions.open_file import OpenFile
+
+FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
+
+# No leading dot: hidden names belong to unfinished files and to other programs.
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_THREADS = 4
+_PIECE_BYTES = 256 * 1024
+
+_T = TypeVar("_T")
+
+
+class TempName(NamedTuple):
+    """The path of an uploaded file below the root. It contains no text of a client."""
+
+    folder: str
+    name: str
+
+    @property
+    def image_path(self) -> str:
+        """The path as ``pending_images`` stores it."""
+        return f"{TEMP_PREFIX}{self.folder}/{self.name}"
+
+
+def new_temp_name(field: UploadField, *, user_id: int, source_type: str, at: float) -> TempName:
+    """Return ``{userId}-{type}-{timestamp}-{random}.{ext}``; ``at`` is in seconds since 1970."""
+    # With 10**12 values two equal names in one second are practically impossible; publishing one
+    # would raise FileExistsError.
+    number = secrets.randbelow(10**12)
+    suffix = "jpg" if source_type == "jpeg" else source_type
+    return TempName(field.folder, f"{user_id}-{field.kind}-{int(at)}-{number:012}.{suffix}")
+
+
+def temp_name(image_path: str) -> TempName | None:
+    """Parse a path of ``pending_images``; return None if it is not in one of our folders."""
+    folder, _, name = image_path.removeprefix(TEMP_PREFIX).partition("/")
+    if not image_path.startswith(TEMP_PREFIX) or folder not in FOLDERS:
+        return None
+    return TempName(folder, name) if _NAME.fullmatch(name) else None
+
+
+class TempfileListing(NamedTuple):
+    """The files below the root."""
+
+    files: dict[TempName, os.stat_result]
+    unfinished: dict[TempName, os.stat_result]
+    """Files that are being written on a file system without O_TMPFILE, or were left behind."""
+
+
+class IncomingFile:
+    """An upload that is being received; it is deleted unless it is published and retained.
+
+    A call that its caller abandoned after a time-out may still run in a thread. The lock makes
+    later calls wait for it, and after `end` every call fails.
+    """
+
+    def __init__(self, files: UploadFiles, parent: int, file: TempFile, opened: ExitStack) -> None:
+        """Take ownership of ``opened``, which closes the file and its directory ``parent``."""
+        self._files = files
+        self._parent = parent
+        self._file = file
+        self._opened = opened
+        self._lock = Lock()
+        self._ended = False
+        self._published: str | None = None
+        self._pending = bytearray()
+        self.byte_size = 0
+        self.retain = False
+        """Whether to keep the published file; set it when a row names it or may name it."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes; they are written in pieces of at least 256 KiB.
+
+        Raises:
+            UploadStorageError: the disk is full, failed or did not answer in time.
+        """
+        self.byte_size += len(chunk)
+        # Chunks from the network are small; one thread hop writes many of them.
+        self._pending += chunk
+        if len(self._pending) >= _PIECE_BYTES:
+            await self._flush()
+
+    async def publish(self, where: TempName) -> None:
+        """Give the complete file its name, durably; raises as `write` does."""
+        await self._flush()
+        await self._files.run(partial(self._publish, where.name))
+
+    def end(self) -> None:
+        """Close the file (blocking), and delete it unless it is published and retained."""
+        with self._usable(), self._opened:
+            self._ended = True
+            if self._published is not None and not self.retain:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._published, dir_fd=self._parent)
+
+    async def _flush(self) -> None:
+        # Handed over before the await: a cancelled flush must not be repeated.
+        content, self._pending = bytes(self._pending), bytearray()
+        await self._files.run(partial(self._write, content))
+
+    def _write(self, content: bytes) -> None:
+        with self._usable():
+            write_all(self._file.descriptor, content)
+
+    def _publish(self, name: str) -> None:
+        with self._usable():
+            # The content is synchronised before the name exists and the directory after that, so
+            # after a power cut the name never refers to an incomplete file.
+            os.fsync(self._file.descriptor)
+            self._file.link(name, dir_fd=self._parent)
+            self._published = name
+            sync_directory(self._parent)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        with self._lock:
+            # The descriptors of an ended file may belong to another file by now.
+            if self._ended:
+                raise OSError(errno.EBADF, "the upload has ended")
+            yield
+
+
+class OpenUpload:
+    """An uploaded file that is open for reading."""
+
+    def __init__(self, files: UploadFiles, file: OpenFile, changed_ns: int) -> None:
+        self._files = files
+        self._file = file
+        self.byte_size = file.length
+        self.version = f"{changed_ns:x}-{file.length:x}"
+        """Differs if another file gets the same name."""
+        self.descriptor = file.descriptor
+        """Valid until `close`."""
+        self.close = file.close
+
+    async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from ``start`` up to ``stop`` in pieces.
+
+        Raises:
+            UploadStorageError: the file cannot be read to that end.
+        """
+        while start < stop:
+            count = min(_PIECE_BYTES, stop - start)
+            piece = await self._files.run(partial(self._file.pread, count, start))
+            # pread returns nothing behind the end of the file.
+            if not piece:
+                raise UploadStorageError("The uploaded file was truncated while it was read.")
+            start += len(piece)
+            yield piece
+
+
+class UploadFiles:
+    """Files in the folders of uploads below one root."""
+
+    def __init__(self, root: Path, *, timeout_s: float) -> None:
+        """The root may be created later; each call waits at most ``timeout_s`` for the disk."""
+        self._root = str(root.absolute())
+        self._threads = ThreadPool("uploads", count=_THREADS, timeout_s=timeout_s)
+
+    @asynccontextmanager
+    async def incoming(self, folder: str) -> AsyncIterator[IncomingFile]:
+        """Create a file in a folder for the duration of the block.
+
+        Raises:
+            UploadStorageError: the file cannot be created.
+        """
+        incoming = await self.run(partial(self._create, folder), release=IncomingFile.end)
+        try:
+            yield incoming
+        finally:
+            # Even if this await is cancelled, the thread ends the file.
+            with suppress(SmartserveError):
+                await self.run(incoming.end)
+
+    async def open(self, where: TempName) -> OpenUpload:
+        """Open an uploaded file; the caller closes it.
+
+        Raises:
+            PendingNotFound: there is no such regular file.
+            UploadStorageError: it cannot be read.
+        """
+        return await self.run(partial(self._open, where), release=lambda late: late.close())
+
+    async def remove(self, where: TempName) -> bool:
+        """Delete an uploaded file; return False if there is none.
+
+        Raises:
+            UploadStorageError: it cannot be deleted.
+        """
+        return await self.run(partial(self._remove, where))
+
+    async def list_files(self) -> TempfileListing:
+        """Return all regular files in the folders of uploads; raises UploadStorageError."""
+        return await self.run(self._list)
+
+    async def aclose(self) -> None:
+        """Reject further calls; a call that hangs in a dead file system is not waited for."""
+        await self._threads.aclose(wait_s=0)
+
+    async def run(
+        self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
+    ) -> _T:
+        """Run ``work`` in a thread, to its end even after a time-out or a cancellation.
+
+        ``release`` receives a result that nobody waits for any more.
+
+        Raises:
+            UploadStorageError: the disk failed or did not answer in time.
+        """
+        try:
+            return await self._threads.finish(work, release=release)
+        except OSError as error:
+            # A client can send the upload again later; an administrator has to free space.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UploadStorageFull("The disk for uploads is full. Retry later.") from error
+            raise UploadStorageError(
+                "The uploads cannot be read or written. Retry later."
+            ) from error
+
+    def _create(self, folder: str) -> IncomingFile:
+        with descended(self._root) as top, ExitStack() as opened:
+            make_directories(top, [folder])
+            parent = opened.enter_context(parent_opened(top, [folder]))
+            file = opened.enter_context(TempFile(".", dir_fd=parent))
+            return IncomingFile(self, parent, file, opened.pop_all())
+
+    def _open(self, where: TempName) -> OpenUpload:
+        try:
+            with self._folder(where.folder) as parent:
+                descriptor, status = open_regular(parent, where.name)
+        except OSError as error:
+            if isinstance(error, NotRegular) or error.errno in _ABSENT:
+                raise PendingNotFound("there is no such temporary file") from error
+            raise
+        return OpenUpload(self, OpenFile(descriptor, status.st_size), status.st_mtime_ns)
+
+    def _remove(self, where: TempName) -> bool:
+        try:
+            with self._folder(where.folder) as parent:
+                os.unlink(where.name, dir_fd=parent)
+        except OSError as error:
+            if error.errno in _ABSENT or error.errno == errno.EISDIR:
+                return False
+            raise
+        return True
+
+    def _list(self) -> TempfileListing:
+        listing = TempfileListing({}, {})
+        # Only our folders are listed: the root may contain files of other programs.
+        for folder in FOLDERS:
+            for name, status in self._regular_files(folder):
+                target = listing.unfinished if is_tempfile_name(name) else listing.files
+                target[TempName(folder, name)] = status
+        return listing
+
+    def _regular_files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        with suppress(FileNotFoundError), self._folder(folder) as parent:
+            # A descriptor from O_PATH cannot be listed.
+            descriptor = os.open(".", os.O_RDONLY | DIRECTORY, dir_fd=parent)
+            try:
+                with os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        # Files that disappear meanwhile are skipped.
+                        with suppress(OSError):
+                            if entry.is_file(follow_symlinks=False):
+                                yield entry.name, entry.stat(follow_symlinks=False)
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def _folder(self, folder: str) -> Iterator[int]:
+        with descended(self._root) as top, parent_opened(top, [folder]) as parent:
+            yield parent

@@ -1,1 +1,0 @@
-"""Uploaded files that wait for the ingest worker, in folders below one root."""
