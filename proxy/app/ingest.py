@@ -14,14 +14,8 @@ from proxy.domain.upload import Step
 from proxy.ingest.item_runner import ItemRunner
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.main_api.client import HttpMainApi
-from proxy.ingest.main_api.local import LocalMainApi
-from proxy.ingest.step_retry import StepFunction, StepRetrier
-from proxy.ingest.steps import StepContext
-from proxy.ingest.steps.analyse import AnalyseStep
-from proxy.ingest.steps.callback import CallbackStep
-from proxy.ingest.steps.download import DownloadStep
-from proxy.ingest.steps.render import RenderStep
-from proxy.ingest.uploads.upload_queue import UploadQueue
+from proxy.ingest.steps import IngestSteps
+from proxy.ingest.uploads.upload_queue import LocalMainApi, UploadQueue
 from proxy.ingest.worker_loop import WorkerLoop, new_worker_id
 from proxy.settings import Settings, main_api_key
 from proxy.storage.database.analysis_repository import AnalysisRepository
@@ -104,75 +98,45 @@ async def open_ingest(
         else nullcontext(LocalMainApi(queue))
     )
     async with opened as api, open_analyst(services) as analyst:
-        progress, analyses = IngestProgress(storage.writer), AnalysisRepository(storage.writer)
-        context = StepContext(
+        section, serving = settings.ingest, services.serving
+        progress = IngestProgress(storage.writer)
+        steps = IngestSteps(
+            api=api,
             media=storage.repository,
-            facts=services.serving.facts,
+            facts=serving.facts,
             progress=progress,
             changed=storage.changed,
+            checker=services.checker,
+            originals=storage.originals,
+            storage_root=settings.storage_root,
+            analyst=analyst,
+            analyses=AnalysisRepository(storage.writer),
+            dispatcher=services.rendering.upload_dispatcher,
+            planner=serving.planner,
+            finals=serving.finals,
+            finals_queue=serving.finals_queue,
+            renditions=section.renditions,
+            base_url=addresses.media_backend,
         )
-        analyse = AnalyseStep(context=context, analyst=analyst, analyses=analyses)
-        steps: dict[Step, StepFunction] = {
-            Step.RETRIEVE_FILE: DownloadStep(
-                context=context, api=api, checker=services.checker, originals=storage.originals
-            ),
-            Step.AI_VISUAL_ANALYSIS: analyse,
-            Step.RESIZE_OPTIMIZE: RenderStep(
-                context=context,
-                dispatcher=services.rendering.upload_dispatcher,
-                planner=services.serving.planner,
-                finals=services.serving.finals,
-                finals_queue=services.serving.finals_queue,
-                originals=storage.originals,
-                storage_root=settings.storage_root,
-                renditions=settings.ingest.renditions,
-            ),
-            Step.UPDATE_CALLBACK: CallbackStep(
-                context=context,
-                api=api,
-                analyses=analyses,
-                planner=services.serving.planner,
-                base_url=addresses.media_backend,
-            ),
+        functions = {
+            Step.RETRIEVE_FILE: steps.download,
+            Step.AI_VISUAL_ANALYSIS: steps.analyse,
+            Step.RESIZE_OPTIMIZE: steps.render,
+            Step.UPDATE_CALLBACK: steps.callback,
         }
-        if not settings.ingest.analyse:
+        if not section.analyse:
             # Not recorded as completed: the checklist must not claim an analysis that is absent.
-            del steps[Step.AI_VISUAL_ANALYSIS]
-        yield _worker(services, api, steps, progress, analyse if settings.ingest.analyse else None)
-
-
-def _worker(
-    services: Services,
-    api: MainApi,
-    steps: dict[Step, StepFunction],
-    progress: IngestProgress,
-    analyses: AnalyseStep | None,
-) -> WorkerLoop:
-    section, worker_id = services.settings.ingest, new_worker_id()
-    queue = IngestQueue(services.storage.writer)
-    runner = ItemRunner(
-        api=api,
-        queue=queue,
-        retrier=StepRetrier(
+            del functions[Step.AI_VISUAL_ANALYSIS]
+        runner = ItemRunner(
+            api=api,
+            queue=IngestQueue(storage.writer),
             progress=progress,
             timeouts=services.step_timeouts,
+            steps=functions,
+            analyses=steps,
             settings=section,
-            worker_id=worker_id,
+            worker_id=new_worker_id(),
             metrics=services.metrics.ingest,
-        ),
-        steps=steps,
-        analyses=analyses,
-        settings=section,
-        changed=services.storage.changed,
-    )
-    return WorkerLoop(
-        api=api,
-        queue=queue,
-        runner=runner,
-        timeouts=services.step_timeouts,
-        settings=section,
-        worker_id=worker_id,
-        woken=services.upload_arrived,
-        metrics=services.metrics.ingest,
-        supervisor=services.supervisor,
-    )
+            changed=storage.changed,
+        )
+        yield WorkerLoop(runner, services.upload_arrived, services.supervisor)

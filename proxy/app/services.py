@@ -11,8 +11,8 @@ from functools import partial
 from proxy.app.rendering import RenderingServices, open_rendering
 from proxy.app.serving import ServingServices, open_serving
 from proxy.app.storage import StorageServices, open_storage
-from proxy.ingest.queue_metrics import QueueMetrics
-from proxy.ingest.step_retry import StepTimeouts
+from proxy.ingest.item_runner import StepTimeouts
+from proxy.ingest.worker_loop import QueueMetrics
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
 from proxy.library.import_files import FileImporter
 from proxy.runtime.supervised_task import TaskSupervisor

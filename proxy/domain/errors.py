@@ -93,6 +93,15 @@ class SmartserveError(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
 
+    def retry_wait(self, max_s: float) -> bool | float:
+        """Return the seconds to wait before a retry, or True if the error does not define them.
+
+        False means that they exceed ``max_s``, so that a retry now is useless.
+        """
+        if self.retry_after_s is None:
+            return True
+        return self.retry_after_s <= max_s and float(self.retry_after_s)
+
 
 class RequestError(SmartserveError, status=400, title="Bad request"):
     """The request itself is wrong."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from proxy.domain.media import DataType
 
@@ -64,6 +65,7 @@ _KINDS: Mapping[str, DataType] = MappingProxyType(
     # The requirements document uses both "site" and "sites".
     {field.kind: field.data_type for field in UPLOAD_FIELDS.values()} | {"sites": DataType.SITES}
 )
+_MAX_NAME, _MAX_TYPE = 255, 100
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _NAME = re.compile(r"[0-9]+-([a-z]+)-[0-9]+(?:-[0-9a-z]+)?\.[a-z0-9]+", re.ASCII | re.IGNORECASE)
 
@@ -156,6 +158,22 @@ class Upload:
     original_name: str | None
     mime_type: str | None
     data_type: DataType
+
+
+def new_upload(main_api_id: int, user_id: int, path: str, name: Any, mime_type: Any) -> Upload:
+    """Return an upload; texts are shortened to the width of their columns in the queue."""
+    return Upload(
+        id=main_api_id,
+        user_id=user_id,
+        image_path=path,
+        original_name=_text(name, _MAX_NAME),
+        mime_type=_text(mime_type, _MAX_TYPE),
+        data_type=data_type_of(path) or DataType.PROFILE,
+    )
+
+
+def _text(value: Any, max_length: int) -> str | None:
+    return value[:max_length] if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,27 +6,32 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost, SmartserveError
-from proxy.domain.upload import ItemOutcome, ItemState, Lease, LeasedItem
+from proxy.domain.upload import (
+    ItemOutcome,
+    ItemState,
+    Lease,
+    LeasedItem,
+    QueueReport,
+    Step,
+    StepState,
+)
 from proxy.ingest.item_runner import ItemRunner
-from proxy.ingest.main_api import MainApi
-from proxy.ingest.step_retry import StepTimeouts
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
-from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
-from proxy.telemetry.metrics import IngestMetrics
 
 _MAX_WORKER_ID = 50
 _MIN_REST_S = 0.5
 """An upload that is due may be leased by another worker: without a minimum this loop would spin."""
 _RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease expires."""
+_REPORT_EVERY_S = 15.0
+_REPORT_COUNTS = ("stuck", "oldest_s", "failed_for_good", "held", "run_out", "takeovers")
 
 log = structlog.get_logger(__name__)
 
@@ -37,30 +42,24 @@ def new_worker_id() -> str:
     return socket.gethostname()[: _MAX_WORKER_ID - len(tail)] + tail
 
 
-@dataclass(kw_only=True)
 class WorkerLoop:
-    """Runs ``settings.concurrency`` uploads at a time until `stop` is called.
+    """Runs ``ingest.concurrency`` uploads at a time until `stop` is called."""
 
-    Setting ``woken`` ends the current rest: a new upload was accepted.
-    """
-
-    api: MainApi
-    queue: IngestQueue
-    runner: ItemRunner
-    timeouts: StepTimeouts
-    settings: IngestSettings
-    worker_id: str
-    woken: asyncio.Event
-    metrics: IngestMetrics
-    supervisor: TaskSupervisor = UNCOUNTED
-
-    failures: int = field(default=0, init=False)
-    """Failed uploads since the start, transient or permanent, plus all other errors."""
-    _stopping: bool = field(default=False, init=False)
-    _error_in_cycle: bool = field(default=False, init=False)
-    _retries_left: int = field(default=0, init=False)
-    _provider_down: bool = field(default=False, init=False)
-    """An analysis is still incomplete after a retry in this cycle."""
+    def __init__(
+        self, runner: ItemRunner, woken: asyncio.Event, supervisor: TaskSupervisor = UNCOUNTED
+    ) -> None:
+        """Setting ``woken`` ends the current rest: a new upload was accepted."""
+        self.runner = runner
+        self.failures = 0
+        """Failed uploads since the start, transient or permanent, plus all other errors."""
+        self._queue, self._settings, self._timeouts = runner.queue, runner.settings, runner.timeouts
+        self._woken = woken
+        self._supervisor = supervisor
+        self._stopping = False
+        self._error_in_cycle = False
+        self._retries_left = 0
+        self._provider_down = False
+        """An analysis is still incomplete after a retry in this cycle."""
 
     async def run(self) -> None:
         """Repeat cycles until `stop`. After an unforeseen error the supervisor calls it again."""
@@ -77,22 +76,22 @@ class WorkerLoop:
     def stop(self) -> None:
         """Start no further upload. Uploads that run now continue."""
         self._stopping = True
-        self.woken.set()
+        self._woken.set()
 
     async def _cycle(self) -> int:
         """Poll, run everything that is due, and return how many uploads ran."""
         # Before the poll: an upload that arrives during it sets the event again and ends the rest.
-        self.woken.clear()
+        self._woken.clear()
         self._error_in_cycle = self._provider_down = False
-        self._retries_left = self.settings.retries_per_cycle
+        self._retries_left = self._settings.retries_per_cycle
         await self._poll()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._run_due()) for _ in range(self.settings.concurrency)]
+            tasks = [group.create_task(self._run_due()) for _ in range(self._settings.concurrency)]
         # 0 makes `run` rest and `run_once` end, although uploads are still due.
-        if self.timeouts.too_many_hanging:
+        if self._timeouts.too_many_hanging:
             self._error_in_cycle = True
             self.failures += 1
-            log.error("paused_by_hanging_steps", **self.timeouts.statistics())
+            log.error("paused_by_hanging_steps", **self._timeouts.statistics())
             return 0
         return sum(task.result() for task in tasks)
 
@@ -100,22 +99,22 @@ class WorkerLoop:
         """Add pending uploads to the queue. If that fails, those already queued still run."""
         try:
             # Read before the list is requested: a completion after this time may be missing there.
-            listed_at = await self.queue.now()
-            uploads = await self.api.pending()
+            listed_at = await self._queue.now()
+            uploads = await self.runner.api.pending()
             # A main API that keeps listing a completed upload gets one callback per interval.
-            settled_before = listed_at - self.settings.retry_backoff_s
-            added = await self.queue.enqueue(uploads, settled_before=settled_before)
+            settled_before = listed_at - self._settings.retry_backoff_s
+            added = await self._queue.enqueue(uploads, settled_before=settled_before)
         except SmartserveError as error:
-            self.metrics.polled("failed")
+            self.runner.metrics.polled("failed")
             self._report_error("poll_failed", error)
             return
-        self.metrics.polled("ok")
+        self.runner.metrics.polled("ok")
         if added:
             log.info("uploads_queued", added=added, pending=len(uploads))
 
     async def _run_due(self) -> int:
         count = 0
-        while not (self._stopping or self.timeouts.too_many_hanging):
+        while not (self._stopping or self._timeouts.too_many_hanging):
             try:
                 item = await self._claim()
             except DatabaseUnavailable as error:
@@ -132,14 +131,14 @@ class WorkerLoop:
         Incomplete analyses come last, and only until one remains incomplete: all others would wait
         for the same provider.
         """
-        item = await self.queue.claim(self.worker_id)
+        item = await self._queue.claim(self.runner.worker_id)
         if item is not None or self._retries_left <= 0:
             return item
         # Reserve a retry before the await: the other tasks of this cycle share the limit.
         self._retries_left -= 1
-        item = await self.queue.claim(self.worker_id, ItemState.FAILED)
+        item = await self._queue.claim(self.runner.worker_id, ItemState.FAILED)
         if item is None and not self._provider_down:
-            item = await self.queue.claim(self.worker_id, ItemState.INCOMPLETE)
+            item = await self._queue.claim(self.runner.worker_id, ItemState.INCOMPLETE)
         # Nothing was due: the reserved retry is available again.
         self._retries_left += item is None
         return item
@@ -151,14 +150,13 @@ class WorkerLoop:
         """
         ids = {"main_api_id": item.upload.id, "media_id": item.lease.media_id}
         try:
-            async with renewed(
-                self.queue, item.lease, lease_s=self.settings.lease_s, supervisor=self.supervisor
-            ):
+            lease_s = self._settings.lease_s
+            async with renewed(self._queue, item.lease, lease_s, self._supervisor):
                 outcome = await self.runner.run(item)
         except asyncio.CancelledError:
             # Released, so that another worker continues now and not when the lease expires.
             with suppress(LeaseLost, DatabaseUnavailable):
-                await self.queue.release(item.lease)
+                await self._queue.release(item.lease)
             raise
         except LeaseLost:
             log.warning("lease_lost", **ids)
@@ -171,7 +169,7 @@ class WorkerLoop:
         else:
             # Not counted: reports of earlier failures, and retried analyses.
             self.failures += outcome in (ItemOutcome.RETRY, ItemOutcome.FAILED)
-            self.metrics.processed(outcome)
+            self.runner.metrics.processed(outcome)
             if outcome is ItemOutcome.ANALYSIS_MISSING:
                 # Other incomplete analyses of this cycle need the same provider.
                 self._provider_down = True
@@ -189,25 +187,22 @@ class WorkerLoop:
         pause_s = await self._pause_s()
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await self.woken.wait()
+                await self._woken.wait()
 
     async def _pause_s(self) -> float:
-        error_pause_s = min(self.settings.poll_interval_s, self.settings.max_step_backoff_s)
-        if self._error_in_cycle:
-            return error_pause_s
-        try:
-            due_s = await self.queue.due_in_s(retries=self.settings.retries_per_cycle > 0)
-        except DatabaseUnavailable:
-            return error_pause_s
-        # Nothing waits: only a poll or a new upload can bring work.
-        if due_s is None:
-            return self.settings.poll_interval_s
-        return min(self.settings.poll_interval_s, max(_MIN_REST_S, due_s))
+        poll_s = self._settings.poll_interval_s
+        if not self._error_in_cycle:
+            # Without the database the pause is that after an error.
+            with suppress(DatabaseUnavailable):
+                due_s = await self._queue.due_in_s(retries=self._settings.retries_per_cycle > 0)
+                # Nothing waits: only a poll or a new upload can bring work.
+                return poll_s if due_s is None else min(poll_s, max(_MIN_REST_S, due_s))
+        return min(poll_s, self._settings.max_step_backoff_s)
 
 
 @asynccontextmanager
 async def renewed(
-    queue: IngestQueue, lease: Lease, *, lease_s: float, supervisor: TaskSupervisor = UNCOUNTED
+    queue: IngestQueue, lease: Lease, lease_s: float, supervisor: TaskSupervisor = UNCOUNTED
 ) -> AsyncIterator[None]:
     """Renew a lease while the block runs, and cancel the block if the lease is lost.
 
@@ -260,3 +255,37 @@ async def running_worker(
             log.info("uploads_released")
         # Its cancellation releases the leases, see `_run_leased`.
         await cancel(task)
+
+
+class QueueMetrics:
+    """Statistics of the ingest queue for the metrics. Before the first report all figures are 0."""
+
+    def __init__(self, report: Callable[[], Awaitable[QueueReport]]) -> None:
+        """``report`` reads the queue, or raises DatabaseUnavailable."""
+        self._report = report
+        self._latest: QueueReport | None = None
+
+    @asynccontextmanager
+    async def running(self, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
+        """Refresh the report while the block runs."""
+        async with supervisor.running(
+            BackgroundTask.INGEST_QUEUE_METRICS, self.refresh, every_s=_REPORT_EVERY_S
+        ):
+            yield
+
+    async def refresh(self) -> None:
+        """Read the queue now. If the database is unavailable, the latest report stays."""
+        with suppress(DatabaseUnavailable):
+            self._latest = await self._report()
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return items as ``items_<state>``, steps as ``<step>_<state>``, and other counts."""
+        report = self._latest
+        items = {f"items_{one}": 0.0 if report is None else report.states[one] for one in ItemState}
+        steps = {
+            f"{step}_{state}": 0.0 if report is None else report.steps[step][state]
+            for step in Step
+            for state in StepState
+        }
+        # Before the first report `report` is None, so every count is 0.
+        return {**items, **steps, **{name: getattr(report, name, 0) for name in _REPORT_COUNTS}}

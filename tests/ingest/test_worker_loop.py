@@ -1,4 +1,4 @@
-"""The loop of the ingest worker: polling, leases, retries, rests, and its end."""
+"""The loop of the ingest worker: polling, leases, retries, rests, its end and its metrics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import cast
 import pytest
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost
-from proxy.domain.upload import Lease
-from proxy.ingest.worker_loop import WorkerLoop, new_worker_id, renewed, running_worker
+from proxy.domain.upload import Lease, QueueReport
+from proxy.ingest.worker_loop import (
+    QueueMetrics,
+    WorkerLoop,
+    new_worker_id,
+    renewed,
+    running_worker,
+)
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.storage.database.ingest_queue import IngestQueue
 from tests.ingest.conftest import PLAIN, Work, Worker
@@ -68,29 +74,27 @@ class FakeQueue:
 
 async def test_an_unforeseen_error_does_not_end_the_renewals() -> None:
     queue, restarts = FakeQueue(KeyError("row")), Restarts()
-    async with renewed(
-        cast("IngestQueue", queue), LEASE, lease_s=0.0, supervisor=restarts.supervisor
-    ):
+    async with renewed(cast("IngestQueue", queue), LEASE, 0.0, restarts.supervisor):
         await eventually(lambda: queue.renewals > 1)
     assert restarts.tasks == [BackgroundTask.LEASE_HEARTBEAT]
 
 
 async def test_an_unavailable_database_does_not_end_the_work() -> None:
     queue = FakeQueue(DatabaseUnavailable("away"))
-    async with renewed(cast("IngestQueue", queue), LEASE, lease_s=0.0):
+    async with renewed(cast("IngestQueue", queue), LEASE, 0.0):
         await eventually(lambda: queue.renewals > 1)
 
 
 async def test_a_lost_lease_cancels_the_work() -> None:
     queue = FakeQueue(LeaseLost("another worker"))
     with pytest.raises(LeaseLost):
-        async with renewed(cast("IngestQueue", queue), LEASE, lease_s=0.0):
+        async with renewed(cast("IngestQueue", queue), LEASE, 0.0):
             await asyncio.Event().wait()
 
 
 async def test_a_timeout_of_the_work_itself_is_not_a_lost_lease() -> None:
     with pytest.raises(TimeoutError):
-        async with renewed(cast("IngestQueue", FakeQueue()), LEASE, lease_s=60):
+        async with renewed(cast("IngestQueue", FakeQueue()), LEASE, 60):
             raise TimeoutError
 
 
@@ -191,3 +195,29 @@ def test_worker_ids_are_unique_and_fit_their_column() -> None:
     names = {new_worker_id() for _ in range(50)}
     assert len(names) == 50
     assert max(map(len, names)) <= 50
+
+
+async def test_an_unforeseen_error_does_not_end_the_refreshing() -> None:
+    calls, restarts = [], Restarts()
+
+    async def report() -> QueueReport:
+        calls.append(1)
+        raise KeyError("in_progress")
+
+    async with QueueMetrics(report).running(restarts.supervisor):
+        await eventually(lambda: len(calls) > 1)
+    assert restarts.tasks[0] is BackgroundTask.INGEST_QUEUE_METRICS
+
+
+async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:
+    calls, restarts = [], Restarts()
+
+    async def report() -> QueueReport:
+        calls.append(1)
+        raise DatabaseUnavailable("away")
+
+    watch = QueueMetrics(report)
+    async with watch.running(restarts.supervisor):
+        await eventually(lambda: len(calls) > 1)
+    assert not restarts.tasks
+    assert watch.statistics()["stuck"] == 0

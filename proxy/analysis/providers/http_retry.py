@@ -87,12 +87,10 @@ class ProviderClient:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _retry_wait(self, error: Exception) -> bool | float:
-        """Return whether to retry, or the seconds to wait if the provider defines them."""
+        # Refusals and spent budgets do not change within seconds.
         if not isinstance(error, ProviderUnavailable):
             return False
-        if error.retry_after_s is None:
-            return True
-        return error.retry_after_s <= self._settings.max_backoff_s and float(error.retry_after_s)
+        return error.retry_wait(self._settings.max_backoff_s)
 
     async def _send(self, path: str, body: bytes) -> Any:
         url = f"{self._settings.base_url.rstrip('/')}/{path}"

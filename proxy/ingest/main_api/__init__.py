@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from proxy.domain.media import DataType
-from proxy.domain.upload import Upload, data_type_of
-
-_MAX_NAME, _MAX_TYPE = 255, 100
+from proxy.domain.upload import Upload
 
 
 class MainApi(Protocol):
@@ -35,19 +32,3 @@ class MainApi(Protocol):
 
     async def cleanup(self, main_api_id: int) -> None:
         """Report that an upload failed permanently. Idempotent."""
-
-
-def new_upload(main_api_id: int, user_id: int, path: str, name: Any, mime_type: Any) -> Upload:
-    """Return an upload; texts are shortened to the width of their columns in the queue."""
-    return Upload(
-        id=main_api_id,
-        user_id=user_id,
-        image_path=path,
-        original_name=_text(name, _MAX_NAME),
-        mime_type=_text(mime_type, _MAX_TYPE),
-        data_type=data_type_of(path) or DataType.PROFILE,
-    )
-
-
-def _text(value: Any, max_length: int) -> str | None:
-    return value[:max_length] if isinstance(value, str) and value else None

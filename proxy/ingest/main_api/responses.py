@@ -15,8 +15,7 @@ from proxy.domain.errors import (
     UploadGone,
 )
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.upload import PendingStatus, Upload
-from proxy.ingest.main_api import new_upload
+from proxy.domain.upload import PendingStatus, Upload, new_upload
 from proxy.runtime.http_client import retry_after_s
 
 _SUCCESS, _REDIRECTION, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
