@@ -69,7 +69,7 @@ async def test_stopping_waits_for_running_responses_up_to_the_limit(*, finishes:
         await started.wait()
         if finishes:
             # As soon as the server accepts no more connections.
-            waiting = asyncio.create_task(eventually(lambda: not runner.sites))
+            waiting = asyncio.create_task(eventually(lambda: not runner.addresses))
             waiting.add_done_callback(lambda _: done.set())
     answer = await reader.read()
     writer.close()

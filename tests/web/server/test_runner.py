@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gzip
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -96,6 +97,26 @@ async def test_an_address_in_use_is_an_os_error() -> None:
     assert raised.value.errno == errno.EADDRINUSE
 
 
+async def test_without_descriptors_clients_wait_and_accepting_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    accept, tries = loop.sock_accept, []
+
+    async def failing(listener: socket.socket) -> Any:
+        tries.append(loop.time())
+        if len(tries) <= 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", failing)
+    server = Server()
+    async with server.listening():
+        assert await server.sent(CLOSING) == [200]
+    assert tries[3] - tries[0] > 0.1
+    assert server.restarts.tasks == []
+
+
 async def test_the_limit_of_open_files_lowers_that_of_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -138,7 +159,7 @@ async def test_draining_lets_responses_finish_and_accepts_no_more() -> None:
         request = asyncio.create_task(exchange(HOST, port, CLOSING))
         await blocked.started.wait()
         draining = asyncio.create_task(server.runner.drain())
-        await eventually(lambda: not server.runner.sites)
+        await eventually(lambda: not server.runner.addresses)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(HOST, port)
         assert not draining.done()
