@@ -23,7 +23,7 @@ from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
 from proxy.web.auth.jwt import TokenVerifier
-from proxy.web.handlers.upload_queue import MediaApiHandler
+from proxy.web.handlers.media_api import MediaApiHandler
 from proxy.web.handlers.uploads import REASONS, UploadHandler
 
 _SWEEP_EVERY_S = 600.0

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
+import orjson
+
 from proxy.app.collectors import by_tier, readings, with_old_names
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
@@ -24,7 +26,7 @@ from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
-from proxy.web.handlers.health import HealthHandler
+from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.oembed import OembedHandler
@@ -93,7 +95,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     handlers = Handlers(
         images=images_handler,
         health=health,
-        metrics=services.metrics,
+        server_info=ServerInfoHandler(services.metrics, partial(_describe, settings)),
         admin=_admin(services),
         analyses=_analyses(services),
         info=_info(services),
@@ -109,6 +111,13 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     )
     services.metrics.add_readings(with_old_names(readings(_statistics(services, runner))))
     return HttpServer(runner, health, access_log)
+
+
+def _describe(settings: Settings) -> bytes:
+    # Imported at the first request: making the schemas would delay every start by 50 ms.
+    from proxy.web.openapi.document import describe  # noqa: PLC0415
+
+    return orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
 
 
 def _admin(services: Services) -> AdminHandler | None:

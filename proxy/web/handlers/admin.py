@@ -45,14 +45,14 @@ class AdminHandler:
 
     @private_route("purge_media")
     async def purge_media(self, request: web.Request) -> PurgedMedia:
-        """``DELETE /api/media/{id}/renditions``."""
+        """Delete an image's renditions on all nodes that share the directory. Idempotent."""
         self.guard.check(request)
         media_id, boxes = path_id(request), self._boxes(request)
         return PurgedMedia(await self.purger.medium(media_id, boxes))
 
     @private_route("purge_user")
     async def purge_user(self, request: web.Request) -> PurgedUser:
-        """``DELETE /api/users/{id}/renditions``."""
+        """Delete the renditions of all of a user's images. Idempotent."""
         self.guard.check(request)
         user_id, boxes = path_id(request), self._boxes(request)
         media = dropped = 0

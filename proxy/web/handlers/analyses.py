@@ -54,8 +54,11 @@ class AnalysisHandler:
     """Sent as Retry-After while the image is being processed."""
 
     @private_route("analysis")
-    async def get(self, request: web.Request) -> Mapping[str, object]:
-        """Return the members of section 12 of the requirements document, and more."""
+    async def analysis(self, request: web.Request) -> Mapping[str, object]:
+        """Return the analysis of an image. Null: not determined; a reason is given.
+
+        Its members are those of section 12 of the requirements document, and more.
+        """
         self.guard.check(request)
         media_id = path_id(request, "media_id")
         media = await self.database.find(media_id) if media_id <= MAX_MEDIA_ID else None

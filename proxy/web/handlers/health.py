@@ -1,18 +1,19 @@
-"""Liveness and readiness of the server."""
+"""Liveness, readiness, metrics and the OpenAPI description of the server."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from http import HTTPStatus
 
 import orjson
 from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
-from proxy.domain.request import Origin, Outcome
+from proxy.domain.request import Outcome
+from proxy.telemetry.metrics import Metrics
 from proxy.web.headers import NO_STORE
-from proxy.web.json_response import JSON
 from proxy.web.responses import BufferedResponse, whole
 
 Check = Callable[[], Awaitable[object]]
@@ -32,21 +33,40 @@ class HealthHandler:
         """Report "not ready" from now on, so that load balancers stop sending requests."""
         self._draining = True
 
-    async def alive(self, _request: web.Request) -> BufferedResponse:
-        """``/healthz``: the event loop runs."""
-        return _answer("healthz", HTTPStatus.OK, {"status": "alive"})
+    async def health(self, _request: web.Request) -> BufferedResponse:
+        """Report that it runs."""
+        return _json("healthz", {"status": "alive"})
 
-    async def ready(self, _request: web.Request) -> BufferedResponse:
-        """``/readyz``: database, originals, renditions and a worker process respond."""
+    async def readiness(self, _request: web.Request) -> BufferedResponse:
+        """Report whether database, originals, renditions and a worker process respond."""
+        unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self._draining:
-            return _answer("readyz", HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"})
+            return _json("readyz", {"status": "draining"}, unavailable)
         # Concurrently, so that all checks together take at most the timeout of one.
         results = await asyncio.gather(*map(_result, self._checks.values()))
         checks = dict(zip(self._checks, results, strict=True))
         if all(result == "ok" for result in results):
-            return _answer("readyz", HTTPStatus.OK, {"status": "ready", "checks": checks})
-        members = {"status": "not ready", "checks": checks}
-        return _answer("readyz", HTTPStatus.SERVICE_UNAVAILABLE, members)
+            return _json("readyz", {"status": "ready", "checks": checks})
+        return _json("readyz", {"status": "not ready", "checks": checks}, unavailable)
+
+
+class ServerInfoHandler:
+    """Handles ``/metrics`` and ``/openapi.json``."""
+
+    def __init__(self, metrics: Metrics, describe: Callable[[], bytes]) -> None:
+        self._metrics = metrics
+        self._describe = cache(describe)
+
+    async def metrics(self, request: web.Request) -> BufferedResponse:
+        """Return Prometheus metrics."""
+        accept = ", ".join(request.headers.getall("Accept", ()))
+        body, media_type = self._metrics.exposition(accept)
+        return _answer("metrics", body, media_type)
+
+    async def openapi(self, _request: web.Request) -> BufferedResponse:
+        """Return this description."""
+        # In a thread: making it at the first request takes 50 ms.
+        return _answer("openapi", await asyncio.to_thread(self._describe))
 
 
 async def _result(check: Check) -> str:
@@ -60,7 +80,17 @@ async def _result(check: Check) -> str:
     return "ok"
 
 
-def _answer(route: str, status: int, members: Mapping[str, object]) -> BufferedResponse:
-    body = orjson.dumps(members, option=orjson.OPT_INDENT_2)
-    outcome = Outcome(route, source=Origin.NONE)
-    return whole(status, [JSON, ("Cache-Control", NO_STORE)], body, outcome=outcome)
+def _json(
+    route: str, members: Mapping[str, object], status: HTTPStatus = HTTPStatus.OK
+) -> BufferedResponse:
+    return _answer(route, orjson.dumps(members, option=orjson.OPT_INDENT_2), status=status)
+
+
+def _answer(
+    route: str,
+    body: bytes,
+    media_type: str = "application/json",
+    status: HTTPStatus = HTTPStatus.OK,
+) -> BufferedResponse:
+    headers = [("Content-Type", media_type), ("Cache-Control", NO_STORE)]
+    return whole(status, headers, body, outcome=Outcome(route))

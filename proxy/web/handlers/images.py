@@ -119,11 +119,11 @@ class ImageHandler:
         self._logged_at: dict[str, float] = {}
 
     async def serve(self, request: web.Request) -> Answer:
-        """Answer ``/serve/{media_id}``, whose finals have the long lifetime."""
+        """Return an image in the best format that Accept names; finals have the long lifetime."""
         return await self._handle(request, ImageRoute.SERVE)
 
     async def api_images(self, request: web.Request) -> Answer:
-        """Answer ``/api/images/{media_id}``, whose finals have a lifetime of one hour."""
+        """Return an image in the best format that Accept names; finals are fresh for an hour."""
         return await self._handle(request, ImageRoute.API_IMAGES)
 
     async def _handle(self, request: web.Request, route: ImageRoute) -> Answer:

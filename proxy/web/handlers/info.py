@@ -113,8 +113,8 @@ class InfoHandler:
     stall_s: float
     """A request body must arrive completely within this time."""
 
-    async def one(self, request: web.Request) -> BufferedResponse:
-        """``GET /info/{id}``: the description of one image."""
+    async def info(self, request: web.Request) -> BufferedResponse:
+        """Return dimensions, placeholders, colours and URLs of an image."""
         outcome = Outcome("info")
         try:
             media_id = parse_id("media_id", request.match_info["id"])
@@ -126,8 +126,8 @@ class InfoHandler:
         lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
         return cached_json(request, description, lifetime=lifetime, outcome=outcome)
 
-    async def many(self, request: web.Request) -> BufferedResponse:
-        """``GET /info?ids=1,2,3``: many descriptions; failed ids are listed with the reason."""
+    async def info_many(self, request: web.Request) -> BufferedResponse:
+        """Describe many images; ids that fail are listed with the reason."""
         try:
             ids = _parse_ids(last_values(request.rel_url.raw_query_string).get("ids", ""))
         except SmartserveError as error:
@@ -136,8 +136,8 @@ class InfoHandler:
         lifetime = self._list_lifetime(found.missing)
         return cached_json(request, found, lifetime=lifetime, outcome=_MANY)
 
-    async def posted(self, request: web.Request) -> BufferedResponse:
-        """``POST /info``: as `many`, with the ids in the body; never cached."""
+    async def info_posted(self, request: web.Request) -> BufferedResponse:
+        """Describe many images, with the ids in the body; never cached."""
         try:
             require_json(request)
             body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self.stall_s)
@@ -146,13 +146,13 @@ class InfoHandler:
             return problem(error, outcome=_MANY)
         return uncached_json(await self._describe_all(ids), _MANY)
 
-    async def preflight(self, _request: web.Request) -> BufferedResponse:
-        """``OPTIONS /info``: lets pages of other origins POST JSON (Fetch, CORS-preflight)."""
+    async def info_preflight(self, _request: web.Request) -> BufferedResponse:
+        """Answer a CORS preflight, so that pages of other origins can POST JSON."""
         return bodiless(HTTPStatus.NO_CONTENT, _PREFLIGHT, outcome=Outcome("preflight"))
 
     @private_route("gallery")
     async def gallery(self, request: web.Request) -> Answer:
-        """``GET /api/gallery``: the newest images, with what is known without rendering."""
+        """List the newest images, with what is known without rendering."""
         before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
         media = await self.listing.newest(before=before, limit=limit)
         hashes = await self.describer.thumbhashes(media)

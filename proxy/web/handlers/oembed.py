@@ -59,8 +59,11 @@ class OembedHandler:
     """The server's URL as clients see it. If empty, only the Host header is compared."""
     lifetimes: LifetimeSettings
 
-    async def get(self, request: web.Request) -> BufferedResponse:
-        """Return the photo; 404 for other URLs, 501 for XML, as the specification requires."""
+    async def oembed(self, request: web.Request) -> BufferedResponse:
+        """Return an image as a photo of oEmbed 1.0.
+
+        Other URLs are a 404 and XML is a 501, as the specification requires.
+        """
         outcome = Outcome("oembed")
         values = last_values(request.rel_url.raw_query_string)
         if values.get("format") == "xml":

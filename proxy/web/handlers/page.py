@@ -79,15 +79,15 @@ class PageHandler:
             raise web.HTTPNotFound
         return file.answer(request, _FILE, route="page")
 
-    async def accept(self, request: web.Request) -> BufferedResponse:
-        """``/api/page/accept``: explain which format this request's Accept header gets."""
+    async def explain_accept(self, request: web.Request) -> BufferedResponse:
+        """Explain which format the Accept header of this request gets."""
         explanation = explain(accept_header(request), self.order)
         return cached_json(
             request, explanation, lifetime=NO_STORE, outcome=_OUTCOME, security=PRIVATE
         )
 
-    async def pixel(self, request: web.Request) -> BufferedResponse:
-        """``/api/page/accept.gif``: return the Accept header that the browser sends for images.
+    async def show_accept(self, request: web.Request) -> BufferedResponse:
+        """Return a pixel, and the request's Accept header in Server-Timing.
 
         A script cannot read the headers of an image request or of its response. It can read
         Server-Timing in the browser's performance entry, so the value is returned there.

@@ -49,14 +49,14 @@ class LocalPageHandler:
     database: UploadRepository
 
     @private_route("trial")
-    async def token(self, request: web.Request) -> UploadToken:
-        """``/api/page/token``: a token that allows uploads for 15 minutes."""
+    async def trial_token(self, request: web.Request) -> UploadToken:
+        """Return a token for uploads, valid for 15 minutes."""
         check_local(request)
         return UploadToken(issue(self.key, self.users, user_id=_USER, ttl_s=_TTL_S), _TTL_S)
 
     @private_route("trial")
-    async def upload(self, request: web.Request) -> UploadProgress:
-        """``/api/page/uploads/{id}``: the state of an upload of the page's user."""
+    async def trial_upload(self, request: web.Request) -> UploadProgress:
+        """Return the state of an upload of the page's user."""
         check_local(request)
         upload_id = path_id(request)
         row = await self.database.find(upload_id) if upload_id <= MAX_MEDIA_ID else None

@@ -52,7 +52,7 @@ class UploadHandler:
 
     @private_route("upload")
     async def upload(self, request: web.Request) -> UploadResponse:
-        """``PATCH /users/me``: respond when the images are on the disk and in the queue."""
+        """Upload images; the response is sent when they are stored and queued."""
         try:
             return UploadResponse(success=True, images=await self._store(request))
         except SmartserveError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
@@ -12,8 +12,11 @@ from proxy.web.id_params import ID_PATTERN
 from proxy.web.problem_details import MEDIA_TYPE, Problem
 
 Json = dict[str, Any]
+Operation = tuple[str, Json]
+"""A route, as in ``GET /info/{id}``, and its operation object."""
 
 BINARY: Json = {"type": "string", "format": "binary"}
+_REFERENCE = "#/components/schemas/{model}"
 PROBLEMS = {
     400: "A parameter or the body is not valid; the response says what is allowed.",
     401: "The key or token is missing or not valid.",
@@ -28,47 +31,61 @@ PROBLEMS = {
     503: "Too busy, or the database or the storage is unavailable; see Retry-After.",
     504: "Rendering or the storage took too long.",
 }
+_BODY = (400, 408, 413, 415)
+_KEY = (401, 429, 503)
 
 
 def operation(
-    name: str,
-    summary: str,
-    responses: Mapping[str, Json] | type,
+    route: str,
+    handler: Callable[..., object],
     *parameters: Json,
-    problems: Iterable[int] = (),
-    texts: Mapping[int, str] | None = None,
-    body: Json | None = None,
+    responses: Mapping[str, Json] | type | None = None,
+    problems: Iterable[int | tuple[int, str]] = (),
+    body: Json | type | None = None,
     security: str | None = None,
-) -> Json:
-    """Return an operation. ``responses`` may be the type of a 200's JSON.
+) -> Operation:
+    """Return an operation. The handler's name and docstring become its id and summary.
 
-    ``problems`` are described as in `PROBLEMS`; ``texts`` adds others, or replaces descriptions.
+    ``responses`` may be the type of a 200's JSON, by default the one that the handler returns.
+    ``problems`` are described as in `PROBLEMS`, unless a text is given. Those of reading a body and
+    of checking a key are added.
     """
+    first, *others = handler.__name__.split("_")
+    one: Json = {
+        "operationId": first + "".join(map(str.capitalize, others)),
+        "summary": _first_line(handler),
+    }
+    if parameters:
+        one["parameters"] = [*parameters]
+    if security is not None:
+        one["security"] = [{security: []}]
+        problems = (*_KEY, *problems)
+    if body is not None:
+        content = {"application/json": {"schema": body}} if isinstance(body, type) else body
+        one["requestBody"] = {"required": True, "content": content}
+        problems = (*_BODY, *problems)
+    responses = get_type_hints(handler)["return"] if responses is None else responses
     if isinstance(responses, type):
         responses = {"200": response(responses)}
-    described = {status: PROBLEMS[status] for status in problems} | dict(texts or {})
-    content = {"content": {MEDIA_TYPE: {"schema": Problem}}}
-    errors = {str(status): {"description": text, **content} for status, text in described.items()}
-    optional: Json = {
-        "parameters": parameters,
-        "requestBody": body and {"required": True, "content": body},
-        "security": security and [{security: []}],
-    }
-    return {
-        "operationId": name,
-        "summary": summary,
-        **{key: value for key, value in optional.items() if value},
-        "responses": {**responses, **errors},
-    }
+    # Of two descriptions of one status, the later one replaces the common one.
+    texts = dict((one, PROBLEMS[one]) if isinstance(one, int) else one for one in problems)
+    errors = {str(status): response(Problem, texts[status], MEDIA_TYPE) for status in texts}
+    return route, {**one, "responses": {**responses, **errors}}
 
 
-def head_of(get: Json, name: str, summary: str) -> Json:
+def _first_line(described: object) -> str:
+    return str(described.__doc__).partition("\n")[0]
+
+
+def head_of(get: Operation, summary: str) -> Operation:
     """Return the HEAD operation of a GET operation: the same responses without content."""
+    route, one = get
     responses = {
-        status: {key: value for key, value in one.items() if key != "content"}
-        for status, one in get["responses"].items()
+        status: {key: value for key, value in found.items() if key != "content"}
+        for status, found in one["responses"].items()
     }
-    return {**get, "operationId": name, "summary": summary, "responses": responses}
+    changed = {"operationId": f"{one['operationId']}Head", "summary": summary}
+    return route.replace("GET", "HEAD"), {**one, **changed, "responses": responses}
 
 
 def response(
@@ -78,8 +95,8 @@ def response(
     **extra: Json,
 ) -> Json:
     """Return a response with a body: ``model`` is a type, whose docstring is used, or a schema."""
-    text = description or str(model.__doc__).partition("\n")[0]
-    return {"description": text, **extra, "content": {media_type: {"schema": model}}}
+    description = description or _first_line(model)
+    return {"description": description, **extra, "content": {media_type: {"schema": model}}}
 
 
 def header(pattern: str) -> Json:
@@ -102,8 +119,8 @@ def query(name: str, description: str, schema: Json, **extra: Any) -> Json:
 
 def path(name: str, description: str, schema: Json | None = None, **extra: Any) -> Json:
     """Return a path parameter, by default an id."""
-    fixed = {"name": name, "in": "path", "required": True, "description": description}
-    return {**fixed, "schema": schema or text(f"^{ID_PATTERN}$"), **extra}
+    schema = schema or text(f"^{ID_PATTERN}$")
+    return query(name, description, schema, **extra) | {"in": "path", "required": True}
 
 
 def text(pattern: str) -> Json:
@@ -135,28 +152,24 @@ def resolve(document: Json) -> Json:
     """Replace each type in the document by a reference to its schema in ``components``."""
     modes: dict[type, Any] = {}
 
-    # A member with a default is optional in a request, but always present in a response.
-    def collect(value: Any, mode: str) -> None:
+    def resolved(value: Any, mode: str) -> Any:
         if isinstance(value, type):
             modes[value] = mode
-        elif isinstance(value, dict):
-            for key, member in value.items():
-                collect(member, "validation" if key == "requestBody" else mode)
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, type):
-            return references[value, modes[value]]
+            return {"$ref": _REFERENCE.format(model=value.__name__)}
         if isinstance(value, dict):
-            return {key: replaced(member) for key, member in value.items()}
-        return [*value] if isinstance(value, tuple) else value
+            # A member with a default is optional in a request, but always present in a response.
+            return {
+                key: resolved(member, "validation" if key == "requestBody" else mode)
+                for key, member in value.items()
+            }
+        return value
 
+    found: Json = resolved(document, "serialization")
     # One call for all types: schemas that several of them use are defined once.
-    collect(document, "serialization")
-    references, definitions = TypeAdapter.json_schemas(
+    _, definitions = TypeAdapter.json_schemas(
         [(model, mode, TypeAdapter(model)) for model, mode in modes.items()],
-        ref_template="#/components/schemas/{model}",
+        ref_template=_REFERENCE,
         schema_generator=_Schemas,
     )
-    resolved: Json = replaced(document)
-    resolved["components"]["schemas"] = definitions["$defs"]
-    return resolved
+    found["components"]["schemas"] = definitions["$defs"]
+    return found

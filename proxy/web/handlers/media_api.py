@@ -103,14 +103,14 @@ class MediaApiHandler:
 
     @private_route("pending")
     async def pending(self, request: web.Request) -> PendingUploads:
-        """``GET /api/media/pending/all``: the uploads to process, oldest first."""
+        """List the uploads to process, oldest first."""
         self.guard.check(request)
         rows, total = await self.queue.database.list_pending(MAX_LISTED)
         return PendingUploads([_public(row) for row in rows], total)
 
     @private_route("complete")
     async def complete(self, request: web.Request) -> CompletionResponse:
-        """``POST /api/media/complete/{id}``: record which image an upload has become."""
+        """Record which image an upload has become. Idempotent."""
         self.guard.check(request)
         pending_id = _pending_id(request)
         body = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self.stall_s)
@@ -122,7 +122,7 @@ class MediaApiHandler:
 
     @private_route("cleanup")
     async def cleanup(self, request: web.Request) -> CleanupResponse:
-        """``DELETE /api/media/cleanup/{id}``: record that an upload has failed."""
+        """Record that an upload has failed, and delete its file. Idempotent."""
         self.guard.check(request)
         # The reason is the client's text: without line breaks it cannot forge log lines.
         reason = _UNPRINTABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
@@ -131,7 +131,7 @@ class MediaApiHandler:
 
     @private_route("temp_image")
     async def temp_image(self, request: web.Request) -> Answer:
-        """``GET /temp_images/{folder}/{name}``: the bytes of an upload, or a range of them."""
+        """Return the file of an upload; Range and If-Range resume a download."""
         self.guard.check(request)
         parts = request.match_info
         opened = await self.queue.open(f"{TEMP_PREFIX}{parts['folder']}/{parts['name']}")
