@@ -10,8 +10,7 @@ from proxy.app.startup_checks import check_worker
 from proxy.domain.render_plan import RenderRules
 from proxy.domain.variant import recipe
 from proxy.domain.worker_protocol import WorkerInfo
-from proxy.rendering.pool.admission import Admission, WorkerUsage
-from proxy.rendering.pool.failure_cache import FailureCache
+from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.serving.job_dispatch import JobDispatcher
@@ -32,9 +31,8 @@ class RenderingServices:
     dispatcher: JobDispatcher
     """For the requests of clients."""
     upload_dispatcher: JobDispatcher
-    """As `dispatcher`, for uploads: counts in `upload_usage`."""
+    """As `dispatcher`, for uploads, whose workers it counts apart."""
     background_dispatcher: JobDispatcher
-    upload_usage: WorkerUsage
 
 
 @asynccontextmanager
@@ -49,7 +47,7 @@ async def open_rendering(
     async with _new_pool(settings, supervisor) as pool:
         # Only a worker knows the version of libvips: the server process never loads it.
         check_worker(pool.hello)
-        admission, usage = Admission(settings.workers), WorkerUsage()
+        admission = Admission(settings.workers)
         # One worker: finals must not compete with the renders that clients wait for.
         background = _new_pool(_with_one_worker(settings), supervisor, idle=True)
         dispatcher = _new_dispatcher(settings, originals, pool, admission)
@@ -60,12 +58,11 @@ async def open_rendering(
             rules=_render_rules(settings, pool.hello),
             dispatcher=dispatcher,
             # Shares pool, admission and failure cache: uploads and clients use the same workers.
-            upload_dispatcher=dispatcher.counted_by(usage),
+            upload_dispatcher=dispatcher.counted_apart(),
             # With an admission of its own, so that finals take no places in the queue of clients.
             background_dispatcher=_new_dispatcher(
                 settings, originals, background, Admission(settings.workers)
             ),
-            upload_usage=usage,
         )
 
 

@@ -30,6 +30,7 @@ class ServingServices:
 
     planner: RenderPlanner
     facts: SourceFactsService
+    renderer: Renderer
     delivery: Delivery
     finals_queue: UpgradeQueue
     finals: FinalRenderer
@@ -81,21 +82,21 @@ async def open_serving(
         analyses=AnalysisRepository(storage.writer),
         limits=rules.limits,
     )
+    renderer = Renderer(
+        store=storage.renditions,
+        dispatcher=rendering.dispatcher,
+        facts=facts,
+        telemetry=metrics,
+        costs=costs,
+        rules=rules,
+    )
     delivery = Delivery(
         store=storage.renditions,
         facts=facts,
-        renderer=Renderer(
-            dispatcher=rendering.dispatcher,
-            facts=facts,
-            telemetry=metrics,
-            costs=costs,
-            rules=rules,
-        ),
-        telemetry=metrics,
+        renderer=renderer,
         planner=planner,
         budget_s=settings.upgrades.budget_s,
         upgrade=finals_queue.request,
-        pressure=load_shedder.reject,
     )
     finals = _final_renderer(settings, storage, rendering, rendering.upload_dispatcher)
     # A purged or replaced image must not be rendered from its old facts.
@@ -105,10 +106,11 @@ async def open_serving(
         await stack.enter_async_context(finals_queue)
         stack.push_async_callback(facts.aclose)
         stack.push_async_callback(image_info.aclose)
-        stack.push_async_callback(delivery.aclose)
+        stack.push_async_callback(renderer.aclose)
         yield ServingServices(
             planner=planner,
             facts=facts,
+            renderer=renderer,
             delivery=delivery,
             finals_queue=finals_queue,
             finals=finals,

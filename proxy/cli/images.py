@@ -116,7 +116,7 @@ async def _warm(settings: Settings, ids: list[int]) -> int:
         wanted = ids or await _all_ids(services)
         concurrency = settings.workers.processes
         failures = await process_all("warming", wanted, warm_one, concurrency=concurrency)
-        await services.serving.delivery.drain()
+        await services.serving.renderer.drain()
     return failures
 
 

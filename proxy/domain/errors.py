@@ -205,6 +205,10 @@ class QueueFull(CapacityError):
     """The render queue is full, or the job waited too long in it."""
 
 
+class Overloaded(QueueFull):
+    """The queue has hardly any room left, or the event loop lags: no work may be spent on it."""
+
+
 class DatabaseUnavailable(CapacityError, reported=True):
     """The media database does not answer, and the row is not cached."""
 

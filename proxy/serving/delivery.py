@@ -6,22 +6,19 @@ in time, the nearest stored size of the same image is the fallback.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from proxy.domain.errors import (
     CapacityError,
+    Overloaded,
     RenderTimeout,
-    ShuttingDown,
     SmartserveError,
     SourceChanged,
     SourceError,
@@ -31,18 +28,14 @@ from proxy.domain.formats import Format, sniff
 from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.request import Origin, VariantRequest
-from proxy.domain.variant import Variant, streams
-from proxy.runtime.byte_stream import ByteStream
-from proxy.runtime.single_flight import SingleFlight
-from proxy.serving.renderer import Renderer, RenderTelemetry, RunningRender
+from proxy.domain.variant import Variant
+from proxy.serving.renderer import Renderer, RunningRender
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions import Rendition, RenditionStore
-from proxy.telemetry.tracing import record
 
 _LOG_EVERY_S = 1.0
 _FALLBACK_ERRORS = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
 """Errors after which another size of the image, if one is stored, is sent instead."""
-_STREAMED_PIXELS = 640 * 640
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +46,8 @@ class DeliveryResult:
 
     variant: Variant
     """The plan's final or draft, or the variant of a fallback."""
+    format: Format
+    """The format of the bytes; of two competing formats, the smaller one's."""
     origin: Origin
     rendition: Rendition | None = None
     rendering: RunningRender | None = None
@@ -65,31 +60,10 @@ class DeliveryResult:
         whole = self.rendition is not None and self.rendition.body is not None
         return whole and self.origin is not Origin.FALLBACK
 
-    async def format(self) -> Format:
-        """Return the format; if two formats compete, the bytes decide and are waited for.
 
-        Raises:
-            SmartserveError: the render failed.
-        """
-        if self.variant.alternative is None:
-            return self.variant.format
-        head = b""
-        if self.rendition is not None:
-            head = self.rendition.head
-        elif self.rendering is not None:
-            # No byte arrives before the worker has encoded both formats and compared them.
-            head = await self.rendering.stream.whole()
-        return Format(sniff(head) or self.variant.format)
-
-
-def sends_early(variant: Variant) -> bool:
-    """Return whether a render is sent while it is being encoded.
-
-    Only baseline JPEG is encoded from the first byte on. A small one is complete before a client
-    could read its first part, and is better sent with a Content-Length.
-    """
-    large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
-    return streams(variant.profile) and large
+def _format(variant: Variant, head: bytes) -> Format:
+    # If two formats compete, only the bytes say which one was smaller.
+    return variant.format if variant.alternative is None else Format(sniff(head) or variant.format)
 
 
 class Delivery:
@@ -101,27 +75,19 @@ class Delivery:
         store: RenditionStore,
         facts: SourceFactsService,
         renderer: Renderer,
-        telemetry: RenderTelemetry,
         planner: RenderPlanner,
         budget_s: float,
         upgrade: Callable[[RenderPlan], None] = lambda _: None,
-        pressure: Callable[[], CapacityError | None] = lambda: None,
     ) -> None:
-        """``pressure`` returns the error for new renders while the event loop is overloaded.
+        """A final predicted to take at most ``budget_s`` of processor time is rendered at once.
 
-        If a final is predicted to take at most ``budget_s`` of processor time, it is rendered
-        immediately; otherwise ``upgrade`` is called whenever its draft is delivered.
+        For any other, ``upgrade`` is called whenever its draft is delivered.
         """
         self._store = store
         self._facts = facts
         self._renderer = renderer
-        self._telemetry = telemetry
         self._planner = planner
         self._budget_s = budget_s
-        self._pressure = pressure
-        self._flight: SingleFlight[RunningRender] = SingleFlight()
-        self._rendering: Counter[int] = Counter()
-        """Renders under way by media id."""
         self._logged_at = -math.inf
         self.request_final = upgrade
 
@@ -145,7 +111,7 @@ class Delivery:
 
     async def stored(self, media_id: int) -> AbstractSet[str] | None:
         """Return the digests of the stored renditions of an image; None during a render of it."""
-        if media_id in self._rendering:
+        if self._renderer.renders(media_id):
             return None
         return await self._store.digests(media_id)
 
@@ -163,8 +129,8 @@ class Delivery:
             return None
         variant, rendition = found
         origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
-        draft = variant is plan.draft
-        return DeliveryResult(variant, origin, rendition=rendition, draft=draft)
+        fmt, draft = _format(variant, rendition.head), variant is plan.draft
+        return DeliveryResult(variant, fmt, origin, rendition=rendition, draft=draft)
 
     def first(self, plan: RenderPlan) -> Variant:
         """Return the variant to render if nothing is stored: the final if it is predicted quick."""
@@ -179,27 +145,23 @@ class Delivery:
         plan: RenderPlan,
         *,
         stored: AbstractSet[str] | None = None,
-        on_wait: Callable[[], None] = lambda: None,
+        on_wait: Callable[[bool], None] = lambda _: None,
     ) -> DeliveryResult:
         """Find the rendition, or render it; return a fallback if neither succeeds.
 
-        A render that `sends_early` is returned with its first byte, all others with the last.
-        ``stored`` is as for `find`; ``on_wait`` is called before the wait for a render.
+        ``stored`` is as for `find`. ``on_wait`` is called before the wait for a render, with
+        whether the render is new; if it raises, that error is raised and nothing is rendered.
 
         Raises:
             SmartserveError: there is neither a rendition nor a fallback.
         """
         result = await self.find(plan, stored=stored)
         if result is None:
-            first = self.first(plan)
-            # Under pressure a new render is rejected without looking for a fallback, which would
-            # take time of the loop that is already late. To join a render costs nothing.
-            if first.digest not in self._flight and (late := self._pressure()) is not None:
-                raise late
             try:
-                result = await self._render(plan, first, on_wait)
-            # No fallback: the caller plans again, by the new facts of the source.
-            except SourceChanged:
+                result = await self._render(plan, self.first(plan), on_wait)
+            # No fallback: the caller plans again, by the new facts of the source. Under overload it
+            # would take time of a loop that is already late.
+            except (SourceChanged, Overloaded):
                 raise
             except SmartserveError as error:
                 result = await self._fallback(plan, error, stored)
@@ -212,27 +174,19 @@ class Delivery:
         return result
 
     async def _render(
-        self, plan: RenderPlan, variant: Variant, on_wait: Callable[[], None] = lambda: None
+        self,
+        plan: RenderPlan,
+        variant: Variant,
+        on_wait: Callable[[bool], None] = lambda _: None,
     ) -> DeliveryResult:
-        """Start the render of a variant, or join it if it is under way; wait for a first byte."""
-        if variant.digest not in self._flight:
-            # Nothing is started that the queue or the failure cache would reject at once.
-            self._renderer.check(plan.media)
-        rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
-        # From here on the request waits for a worker and takes no time of the loop.
-        on_wait()
-        began = time.perf_counter()
-        if sends_early(variant):
-            await rendering.stream.started()
-        else:
-            # The encoder writes everything at its end, so one wait replaces two.
-            await rendering.stream.whole()
-        if not led:
-            record("coalesced", began, links=[rendering.span])
+        """Start or join a render, and wait as `Renderer.render` does."""
+        rendering, led = await self._renderer.render(plan, variant, on_wait)
         origin = Origin.RENDER if led else Origin.COALESCED
         if plan.is_fallback:
             origin = Origin.FALLBACK
-        return DeliveryResult(variant, origin, rendering=rendering, draft=variant is plan.draft)
+        head = b"" if variant.alternative is None else await rendering.stream.whole()
+        fmt, draft = _format(variant, head), variant is plan.draft
+        return DeliveryResult(variant, fmt, origin, rendering=rendering, draft=draft)
 
     async def _fallback(
         self, plan: RenderPlan, error: SmartserveError, stored: AbstractSet[str] | None
@@ -257,7 +211,8 @@ class Delivery:
         for variant in self._planner.nearest_variants(plan, stored) if stored else ():
             rendition = await self._store.get(variant)
             if rendition is not None:
-                return DeliveryResult(variant, Origin.FALLBACK, rendition=rendition)
+                fmt = _format(variant, rendition.head)
+                return DeliveryResult(variant, fmt, Origin.FALLBACK, rendition=rendition)
         return None
 
     def _log_fallback(self, media: Media, error: SmartserveError) -> None:
@@ -269,69 +224,3 @@ class Delivery:
         self._logged_at = time.monotonic()
         kind = type(error).__name__
         log.warning("fallback_served", media_id=media.id, error=kind, detail=error.detail)
-
-    def _launch(
-        self, plan: RenderPlan, variant: Variant
-    ) -> tuple[RunningRender, Coroutine[Any, Any, None]]:
-        rendering = RunningRender()
-        return rendering, self._run(plan, variant, rendering)
-
-    async def _run(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
-        """Render and store at the same time; end when stored, so the next request finds it."""
-        media_id = plan.media.id
-        self._rendering[media_id] += 1
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._save(variant, rendering.stream))
-                await self._feed(plan, variant, rendering)
-        finally:
-            self._rendering[media_id] -= 1
-            if not self._rendering[media_id]:
-                del self._rendering[media_id]
-
-    async def _feed(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
-        try:
-            await self._renderer.render(plan, variant, rendering)
-        except SmartserveError as error:
-            # The requests that wait get the error; nothing awaits this task, so it is not raised
-            # here.
-            self._fail(variant, rendering, error)
-        except BaseException:
-            # A cancellation. Without an end of the stream, the requests would wait for ever.
-            stopping = ShuttingDown("the server is stopping", retry_after_s=1)
-            self._fail(variant, rendering, stopping)
-            raise
-        else:
-            rendering.stream.finish()
-
-    def _fail(self, variant: Variant, rendering: RunningRender, error: SmartserveError) -> None:
-        """End a render for all waiting requests; first let later ones start a new render."""
-        self._flight.release(variant.digest, rendering)
-        rendering.stream.fail(error)
-
-    async def _save(self, variant: Variant, stream: ByteStream) -> None:
-        """Copy a stream into the store; a stream that fails is not stored."""
-        try:
-            async with self._store.writer(variant) as writer:
-                if sends_early(variant):
-                    async for chunk in stream.chunks():
-                        await writer.write(chunk)
-                else:
-                    await writer.write(await stream.whole())
-                finished = time.perf_counter()
-        # The render failed. `_feed` passes the error to the requests; the writer stores nothing.
-        except SmartserveError:
-            return
-        self._telemetry.stage("store", time.perf_counter() - finished)
-
-    async def drain(self) -> None:
-        """Return when all renders under way have ended and are stored."""
-        await self._flight.drain()
-
-    async def aclose(self) -> None:
-        """Cancel all renders under way."""
-        await self._flight.aclose()
-
-    def statistics(self) -> Mapping[str, float]:
-        """Return the renders under way, and those started and joined since the start."""
-        return self._flight.statistics()

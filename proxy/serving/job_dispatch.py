@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
@@ -12,10 +12,9 @@ from proxy.domain.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.domain.media import Media
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import Job, RenderOutput, RenditionSet
-from proxy.rendering.pool.admission import Admission, WorkerUsage
-from proxy.rendering.pool.failure_cache import FailureCache
-from proxy.rendering.pool.pending_job import Sink
+from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
+from proxy.rendering.pool.process import Sink
 from proxy.storage.originals.local_store import LocalOriginals, OpenSource
 from proxy.telemetry.tracing import STATE
 from proxy.telemetry.tracing.jobs import job_span
@@ -62,23 +61,20 @@ class JobDispatcher:
         pool: WorkerPool,
         admission: Admission,
         failures: FailureCache,
-        usage: WorkerUsage | None = None,
     ) -> None:
-        """``usage`` counts the workers that the jobs of this dispatcher occupy."""
         self._sources = sources
         self._pool = pool
         self._admission = admission
         self._failures = failures
-        self._usage = usage or WorkerUsage()
+        self._busy = 0
 
-    def counted_by(self, usage: WorkerUsage) -> Self:
-        """Return a dispatcher for another kind of work, which shares everything but ``usage``."""
+    def counted_apart(self) -> Self:
+        """Return a dispatcher for another kind of work, which shares everything but the counts."""
         return type(self)(
             sources=self._sources,
             pool=self._pool,
             admission=self._admission,
             failures=self._failures,
-            usage=usage,
         )
 
     def check(self, media: Media) -> None:
@@ -93,12 +89,12 @@ class JobDispatcher:
         sink: Sink = lambda _: None,
         *,
         byte_size: int | None = None,
-        admitted: Callable[[float], None] = lambda _: None,
+        on_start: Callable[[float], None] = lambda _: None,
         deadline_s: float | None = None,
     ) -> JobResult[Result]:
         """Run a job on the source of a medium and pass the encoded bytes to ``sink``.
 
-        ``byte_size`` is the expected size of the source. ``admitted`` is called with the seconds in
+        ``byte_size`` is the expected size of the source. ``on_start`` is called with the seconds in
         the queue when a worker starts the job, again if the job is repeated.
 
         Raises:
@@ -106,18 +102,25 @@ class JobDispatcher:
             SourceError: the source cannot be read, or has another size (`SourceChanged`).
             CapacityError: no worker became free in time.
         """
+        # A full queue must reject the request before a file is opened for it.
+        self.check(media)
+        return await self.run_checked(
+            media, job, sink, byte_size=byte_size, on_start=on_start, deadline_s=deadline_s
+        )
+
+    async def run_checked(
+        self,
+        media: Media,
+        job: Job[Result],
+        sink: Sink,
+        *,
+        byte_size: int | None,
+        on_start: Callable[[float], None] = lambda _: None,
+        deadline_s: float | None = None,
+    ) -> JobResult[Result]:
+        """As `run`, for a caller that has just called `check`."""
         with nullcontext() if STATE.tracer is None else job_span(job) as span:
-            key = source_key(media)
-            self._failures.check(key)
-
-            def on_start(queue_s: float) -> None:
-                if span is not None:
-                    span.started(queue_s)
-                admitted(queue_s)
-
             try:
-                # A full queue must reject the request before a file is opened for it.
-                self._admission.check()
                 # The source is opened before the wait, so no worker waits for a slow storage. The
                 # queue limits the number of files that are open at the same time.
                 async with self._opened(media) as source:
@@ -126,11 +129,15 @@ class JobDispatcher:
                     if byte_size not in (None, source.byte_size):
                         raise SourceChanged("the image has changed, try again", retry_after_s=1)
                     done = await self.run_on(
-                        source.descriptor, job, sink, admitted=on_start, deadline_s=deadline_s
+                        source.descriptor,
+                        job,
+                        sink,
+                        on_start=on_start if span is None else span.before(on_start),
+                        deadline_s=deadline_s,
                     )
             except SmartserveError as error:
                 # Stores only failures that the image itself caused, not overload or a missing file.
-                self._failures.remember(key, error)
+                self._failures.remember(source_key(media), error)
                 raise
             if span is not None:
                 span.result = done.result
@@ -142,26 +149,31 @@ class JobDispatcher:
         job: Job[Result],
         sink: Sink = lambda _: None,
         *,
-        admitted: Callable[[float], None] = lambda _: None,
+        on_start: Callable[[float], None] = lambda _: None,
         deadline_s: float | None = None,
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
         queued_at = time.perf_counter()
-        # Set again by `on_start`, once a worker has taken the job.
-        started_at = queued_at
-        async with self._admission.enter():
-            with self._usage.job() as count_start:
+        started_at: float | None = None
 
-                def on_start() -> None:
-                    nonlocal started_at
-                    started_at = time.perf_counter()
-                    count_start()
-                    admitted(started_at - queued_at)
+        def started() -> None:
+            nonlocal started_at
+            # A repeated job still occupies one worker.
+            self._busy += started_at is None
+            started_at = time.perf_counter()
+            on_start(started_at - queued_at)
 
+        try:
+            async with self._admission.enter():
                 result = await self._pool.run(
-                    job, descriptor, sink, on_start=on_start, deadline_s=deadline_s
+                    job, descriptor, sink, on_start=started, deadline_s=deadline_s
                 )
-        return JobResult(result, started_at - queued_at, time.perf_counter() - started_at)
+        finally:
+            self._busy -= started_at is not None
+        ended_at = time.perf_counter()
+        if started_at is None:
+            started_at = ended_at
+        return JobResult(result, started_at - queued_at, ended_at - started_at)
 
     async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:
         """Return the whole rendition of a set of one output; raises as `run` does."""
@@ -183,3 +195,7 @@ class JobDispatcher:
                     yield source
                     return
             raise missing or SourceMissing("the medium has no file")
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the number of workers that the jobs of this dispatcher occupy."""
+        return {"busy": self._busy}

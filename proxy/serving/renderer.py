@@ -1,25 +1,33 @@
-"""Renders one variant of an image into a byte stream, and predicts what renders cost."""
+"""Renders variants, each once for all requests that wait for it, and stores them.
+
+Also predicts what renders cost.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from cachetools import LRUCache
 
-from proxy.domain.errors import SourceChanged
-from proxy.domain.formats import Format
-from proxy.domain.media import Media
+from proxy.domain.errors import ShuttingDown, SmartserveError, SourceChanged
 from proxy.domain.render_plan import RenderPlan, RenderRules
-from proxy.domain.variant import Variant, stage_text
+from proxy.domain.variant import Variant, stage_text, streams
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
 from proxy.runtime.byte_stream import ByteStream
+from proxy.runtime.single_flight import SingleFlight
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
-from proxy.telemetry.tracing import STATE, current_context
+from proxy.storage.renditions import RenditionStore
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.tracing import STATE, current_context, record
 
 _MAX_KINDS = 1000
 _WEIGHT = 0.3
 """Weight of the latest measurement: after six more, an old one counts for a tenth."""
+_STREAMED_PIXELS = 640 * 640
 
 _Kind = tuple[str, str, int]
 
@@ -52,76 +60,141 @@ def _kind(variant: Variant) -> _Kind:
     return stage_text(variant.profile, variant.search), alternative, variant.pixels.bit_length()
 
 
-class RenderTelemetry(Protocol):
-    """Records durations in seconds."""
+def sends_early(variant: Variant) -> bool:
+    """Return whether a render is sent while it is being encoded.
 
-    def stage(self, stage: str, seconds: float) -> None:
-        """Record one stage of a render: queue, decode, transform, encode or store."""
-
-    def rendered(self, label: str, fmt: Format, seconds: float) -> None:
-        """Record a render, from its start in a worker to the reply."""
-
-    def missed_target(self) -> None:
-        """Count a final that did not reach its target quality within the bounds of the search."""
+    Only baseline JPEG is encoded from the first byte on. A small one is complete before a client
+    could read its first part, and is better sent with a Content-Length.
+    """
+    large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
+    return streams(variant.profile) and large
 
 
 class RunningRender:
     """A render in progress, shared by all requests that wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
         self.stream = ByteStream()
         self.queue_s: float | None = None
         """Seconds in the queue; None until a worker has started."""
         self.span = None if STATE.tracer is None else current_context()
         """The span of the request that started the render, if that is traced."""
 
-    def admitted(self, queue_s: float) -> None:
+    def on_start(self, queue_s: float) -> None:
         """Record that a worker has started."""
         self.queue_s = queue_s
 
 
 class Renderer:
-    """Renders variants and updates the cost model."""
+    """Renders and stores variants; requests for the same variant share one render."""
 
     def __init__(
         self,
         *,
+        store: RenditionStore,
         dispatcher: JobDispatcher,
         facts: SourceFactsService,
-        telemetry: RenderTelemetry,
+        telemetry: Metrics,
         costs: EncodeCostModel,
         rules: RenderRules,
     ) -> None:
         """All collaborators are owned by the caller."""
+        self._store = store
         self._dispatcher = dispatcher
         self._facts = facts
         self._telemetry = telemetry
         self._costs = costs
         self._rules = rules
-
-    def check(self, media: Media) -> None:
-        """Raise what `render` would raise at once: a remembered failure or a full queue."""
-        self._dispatcher.check(media)
+        self._flight: SingleFlight[RunningRender] = SingleFlight()
+        self._media: Counter[int] = Counter()
+        """Renders under way by media id."""
 
     def estimate_s(self, variant: Variant) -> float | None:
         """Return the predicted cost in seconds of processor time, or None if unknown."""
         return self._costs.estimate_s(variant)
 
-    async def render(self, plan: RenderPlan, variant: Variant, rendering: RunningRender) -> None:
-        """Render one of a plan's variants into the stream of ``rendering``.
+    def renders(self, media_id: int) -> bool:
+        """Return whether a rendition of the image is being rendered."""
+        return media_id in self._media
+
+    async def render(
+        self, plan: RenderPlan, variant: Variant, on_wait: Callable[[bool], None] = lambda _: None
+    ) -> tuple[RunningRender, bool]:
+        """Start the render of a variant, or join it; return it and whether it was started here.
+
+        Return a render that `sends_early` with its first byte, all others with the last. Before the
+        wait, ``on_wait`` is called with whether the render is new; it may raise.
 
         Raises:
-            SmartserveError: the render failed; the stream may have received some bytes.
+            SmartserveError: the render failed, or the queue or the failure cache rejects it.
         """
-        rules = self._rules
+        new = variant.digest not in self._flight
+        on_wait(new)
+        if new:
+            # Nothing is started that would be rejected at once: a task costs more than this check.
+            self._dispatcher.check(plan.media)
+        rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
+        began = time.perf_counter()
+        if sends_early(variant):
+            await rendering.stream.started()
+        else:
+            # The encoder writes everything at its end, so one wait replaces two.
+            await rendering.stream.whole()
+        if not led:
+            record("coalesced", began, links=[rendering.span])
+        return rendering, led
+
+    def _launch(
+        self, plan: RenderPlan, variant: Variant
+    ) -> tuple[RunningRender, Coroutine[Any, Any, None]]:
+        rendering = RunningRender(variant)
+        return rendering, self._run(plan, rendering)
+
+    async def _run(self, plan: RenderPlan, rendering: RunningRender) -> None:
+        """Render, then store; end when stored, so the next request finds it."""
+        media_id, stream = plan.media.id, rendering.stream
+        self._media[media_id] += 1
+        try:
+            # Opened before the render: a purge meanwhile also discards what is being rendered.
+            async with self._store.writer(rendering.variant) as writer:
+                await self._encode(plan, rendering)
+                # The requests get the bytes now, and do not wait for the disk.
+                stream.finish()
+                finished = time.perf_counter()
+                await writer.write(await stream.whole())
+            self._telemetry.stage("store", time.perf_counter() - finished)
+        except SmartserveError as error:
+            # The requests that wait get the error; nothing awaits this task, so it is not raised
+            # here.
+            self._fail(rendering, error)
+        except BaseException:
+            # A cancellation. Without an end of the stream, the requests would wait for ever.
+            self._fail(rendering, ShuttingDown("the server is stopping", retry_after_s=1))
+            raise
+        finally:
+            self._media[media_id] -= 1
+            if not self._media[media_id]:
+                del self._media[media_id]
+
+    def _fail(self, rendering: RunningRender, error: SmartserveError) -> None:
+        """End a render for all waiting requests; first let later ones start a new render."""
+        self._flight.release(rendering.variant.digest, rendering)
+        # A stream that is complete was cancelled while it was stored: its bytes are good.
+        if not rendering.stream.complete:
+            rendering.stream.fail(error)
+
+    async def _encode(self, plan: RenderPlan, rendering: RunningRender) -> None:
+        """Have a worker encode the variant into the stream, and record what it took."""
+        rules, variant = self._rules, rendering.variant
         job = RenditionSet(rules.limits, (output_of(variant),), rules.copyright_notice)
         try:
-            done = await self._dispatcher.run(
+            done = await self._dispatcher.run_checked(
                 plan.media,
                 job,
                 rendering.stream.feed,
                 byte_size=plan.facts.byte_size,
-                admitted=rendering.admitted,
+                on_start=rendering.on_start,
             )
         except SourceChanged:
             # Save the new facts now: the next request then resolves to the changed image.
@@ -139,3 +212,15 @@ class Renderer:
         self._telemetry.rendered(plan.request.label, variant.format, done.work_s)
         if result.target_missed:
             self._telemetry.missed_target()
+
+    async def drain(self) -> None:
+        """Return when all renders under way have ended and are stored."""
+        await self._flight.drain()
+
+    async def aclose(self) -> None:
+        """Cancel all renders under way."""
+        await self._flight.aclose()
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the renders under way, and those started and joined since the start."""
+        return self._flight.statistics()

@@ -189,7 +189,7 @@ async def no_worker_free(server: Serving) -> AsyncIterator[None]:
 
     waiting = []
     async with AsyncExitStack() as stack:
-        while not admission.full:
+        while admission.free_places > 0:
             waiting.append(asyncio.create_task(wait()))
             await asyncio.sleep(0)
         stack.push_async_callback(_cancelled, waiting)

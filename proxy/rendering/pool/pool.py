@@ -21,8 +21,8 @@ from proxy.domain.errors import (
     SourceTooLarge,
 )
 from proxy.domain.worker_protocol import HOLDS, Job, JobFailure, Ping, RenditionSet, WorkerInfo
-from proxy.rendering.pool.pending_job import PendingJob, Sink, WorkerDied
-from proxy.rendering.pool.process import WorkerProcess, WorkerStartOptions, WorkerUnfit
+from proxy.rendering.pool.process import PendingJob, Sink, WorkerProcess
+from proxy.rendering.pool.worker_start import WorkerDied, WorkerStartOptions, WorkerUnfit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import WorkerSettings
 

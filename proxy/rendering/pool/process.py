@@ -1,4 +1,4 @@
-"""A worker process: spawned with a socket pair, given one job at a time.
+"""A worker process, which does one job at a time, and the jobs that it is given.
 
 A job leaves as one datagram with its descriptors; the reply is one datagram too. See
 `proxy.domain.worker_protocol`.
@@ -8,60 +8,183 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import fcntl
+import os
 import socket
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
-import structlog
-
-from proxy.domain.worker_protocol import MAX_DATAGRAM, JobFailure, WorkerInfo, decode
-from proxy.rendering.pool.pending_job import PendingJob, WorkerDied
+from proxy.domain.errors import QueueFull, SourceTooLarge
+from proxy.domain.worker_protocol import (
+    MAX_DATAGRAM,
+    Job,
+    JobFailure,
+    RenditionSet,
+    WorkerInfo,
+    encode,
+)
+from proxy.rendering.pool.worker_start import (
+    WorkerDied,
+    WorkerStartOptions,
+    decoded,
+    first_message,
+    log_stderr,
+    spawn,
+)
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
+
+Sink = Callable[[bytes], None]
+"""Receives encoded bytes. Called on the event loop, so it must neither block nor raise."""
+
+_PIPE_BYTES = 1024 * 1024
+"""Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
+_READ_BYTES = 256 * 1024
+_CLOSE_S = 1.0
 
 OnFree = Callable[["WorkerProcess"], None]
 OnLost = Callable[["WorkerProcess", str], None]
 
-_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "VIPS_CONCURRENCY": "1",
-    "VIPS_WARNING": "0",
-}
-"""The complete environment of a worker: nothing is inherited from the server. libvips reports
-errors through its API and must not also print a warning for every damaged image."""
 
-_CLOSE_S = 1.0
-_STDERR_BYTES = 16 * 1024
-_STDERR_BATCH_S = 0.1
-_STDERR_MAX_ENTRIES = 20
+class PendingJob:
+    """A job that waits for a worker, then for its reply.
 
-log = structlog.get_logger(__name__)
+    Everything is prepared before a worker is free, so no worker waits. Use it as a context manager:
+    the exit closes the pipe.
+    """
 
+    def __init__(
+        self, job: Job[Any], source: int | None, sink: Sink, *, max_bytes: int = 0
+    ) -> None:
+        """Without a ``source`` (a `Ping`) there is no pipe; the descriptor remains the caller's."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._datagram = encode(job)
+        self._source = source
+        self._sink = sink
+        self._max_bytes = max_bytes
+        streams = isinstance(job, RenditionSet) and job.streams
+        self._buffer: list[bytes] | None = None if streams else []
+        self._extends_deadline = isinstance(job, RenditionSet) and job.framed
+        self._deadline_s = 0.0
+        self._deadline: asyncio.Timeout | None = None
+        self._pipe: list[int] = []
+        """The read end, then the write end until a worker has it."""
+        self._reading = False
+        self._received = 0
+        self.worker: asyncio.Future[Any] = loop.create_future()
+        """The `WorkerProcess` that has started the job."""
+        self._reply: asyncio.Future[Any] = loop.create_future()
 
-class WorkerUnfit(Exception):
-    """The process started but reported that it cannot work; the text is the reason."""
+    @property
+    def passed_on(self) -> bool:
+        """Return whether the sink has received bytes; then the job cannot be repeated."""
+        return self._received > 0 and self._buffer is None
 
+    def __enter__(self) -> Self:
+        """Create the pipe.
 
-@dataclass(frozen=True, slots=True)
-class WorkerStartOptions:
-    """Options of a worker, passed as JSON on its command line."""
+        Raises:
+            QueueFull: the process has no free file descriptor.
+        """
+        if self._source is not None:
+            try:
+                self._pipe = list(os.pipe2(os.O_CLOEXEC))
+            except OSError as error:
+                raise QueueFull("too many files are open", retry_after_s=1) from error
+            os.set_blocking(self._pipe[0], False)
+            # The kernel refuses a size beyond the user's pipe quota; the default then has to do.
+            with contextlib.suppress(PermissionError):
+                fcntl.fcntl(self._pipe[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return self
 
-    source_types: tuple[str, ...]
-    """Types that its loaders may open."""
-    max_memory_bytes: int
-    max_cpu_s: float
-    """Processor time for one rendition."""
-    sandbox: bool
-    uid: int
-    """The user that the process changes to if it is root."""
-    nice: int
-    """Added to the server's niceness, see nice(2)."""
-    idle: bool
-    """Run only while the processor is otherwise idle."""
+    def __exit__(self, *_: object) -> None:
+        """Close the pipe."""
+        self._stop_reading()
+        for end in self._pipe:
+            os.close(end)
+        self._pipe = []
+        # Retrieve an exception that nobody awaited, or asyncio logs it as lost.
+        if not self._reply.cancel() and not self._reply.cancelled():
+            self._reply.exception()
+
+    def send(self, connection: socket.socket) -> bool:
+        """Send the job to a worker; return False if the worker is gone."""
+        descriptors = [] if self._source is None else [self._source, self._pipe[1]]
+        try:
+            socket.send_fds(connection, [self._datagram], descriptors)
+        except OSError:
+            return False
+        if self._pipe:
+            # Only the worker may hold the write end: its close is the end of the output.
+            os.close(self._pipe.pop())
+            self._loop.add_reader(self._pipe[0], self._on_readable)
+            self._reading = True
+        return True
+
+    async def result(self, deadline_s: float) -> Any:
+        """Wait for the reply, at which all output has been passed to the sink.
+
+        A framed set may take ``deadline_s`` for each piece of output, any other job in total.
+
+        Raises:
+            TimeoutError: the deadline passed.
+            SourceTooLarge: the output exceeds the limit.
+            WorkerDied: the worker ended.
+        """
+        self._deadline_s = deadline_s
+        async with asyncio.timeout(deadline_s) as self._deadline:
+            return await self._reply
+
+    def finish(self, reply: Any) -> None:
+        """Pass on the remaining output, then set the reply."""
+        # The worker closes its end before it replies, so everything can be read without waiting.
+        self._stop_reading()
+        with contextlib.suppress(BlockingIOError):
+            while self._pipe and self._read():
+                pass
+        if self._reply.done():
+            return
+        if self._buffer and not isinstance(reply, JobFailure):
+            self._sink(b"".join(self._buffer))
+        self._reply.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        """Set an exception instead of a reply."""
+        if not self._reply.done():
+            self._reply.set_exception(error)
+
+    def _on_readable(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not self._read():
+                self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._pipe[0])
+
+    def _read(self) -> bool:
+        """Process one chunk; return False when there is no more.
+
+        Raises:
+            BlockingIOError: the pipe is empty.
+        """
+        chunk = os.read(self._pipe[0], _READ_BYTES)
+        self._received += len(chunk)
+        if self._received > self._max_bytes:
+            # No more is read. The worker blocks on the full pipe until the pool kills it.
+            self.fail(SourceTooLarge("the rendition is larger than the server stores"))
+            return False
+        if not chunk:
+            return False
+        if self._buffer is None:
+            self._sink(chunk)
+        else:
+            self._buffer.append(chunk)
+        if self._extends_deadline and self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(self._loop.time() + self._deadline_s)
+        return True
 
 
 class WorkerProcess:
@@ -78,7 +201,7 @@ class WorkerProcess:
         """Use `start`, then `attend`."""
         self._process = process
         self._stderr_log = supervisor.start(
-            BackgroundTask.WORKER_STDERR, partial(_log_stderr, process.stderr, process.pid)
+            BackgroundTask.WORKER_STDERR, partial(log_stderr, process)
         )
         self._connection = connection
         self._job: PendingJob | None = None
@@ -106,8 +229,8 @@ class WorkerProcess:
         with contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             with theirs:
-                process = await _spawn(theirs.fileno(), options)
-            hello = await _first_message(process, ours, timeout_s)
+                process = await spawn(theirs.fileno(), options)
+            hello = await first_message(process, ours, timeout_s)
             undo.pop_all()
         return cls(process, ours, hello, supervisor=supervisor)
 
@@ -154,7 +277,7 @@ class WorkerProcess:
     def _on_readable(self) -> None:
         """Receive the reply to the job in progress, or detect the end of the process."""
         try:
-            reply = _message(self._connection.recv(MAX_DATAGRAM))
+            reply = decoded(self._connection.recv(MAX_DATAGRAM))
         except BlockingIOError:
             return
         except OSError:
@@ -211,73 +334,3 @@ class WorkerProcess:
         # A read that keeps failing would be restarted for ever, so the wait is limited.
         await asyncio.wait([self._stderr_log], timeout=_CLOSE_S)
         await cancel(self._stderr_log)
-
-
-async def _spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subprocess.Process:
-    # A session of its own: the terminal sends Ctrl-C to the server alone.
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-I", "-m", "proxy.rendering.worker", str(descriptor), json.dumps(asdict(options))),
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        pass_fds=(descriptor,),
-        env=_ENVIRONMENT,
-        start_new_session=True,
-    )
-
-
-async def _first_message(
-    process: asyncio.subprocess.Process, connection: socket.socket, timeout_s: float
-) -> WorkerInfo:
-    """Receive the `WorkerInfo` of a new process; if there is none, end the process."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await _receive_info(connection)
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        await _log_stderr(process.stderr, process.pid)
-        if isinstance(error, TimeoutError):
-            raise WorkerDied("start") from None
-        raise
-
-
-async def _receive_info(connection: socket.socket) -> WorkerInfo:
-    try:
-        datagram = await asyncio.get_running_loop().sock_recv(connection, MAX_DATAGRAM)
-    except OSError as error:
-        raise WorkerDied("crash", started=False) from error
-    message: WorkerInfo | JobFailure = _message(datagram)
-    if isinstance(message, JobFailure):
-        raise WorkerUnfit(message.detail)
-    return message
-
-
-def _message(datagram: bytes) -> Any:
-    """Decode a datagram; an empty one is the end of the process."""
-    if not datagram:
-        raise WorkerDied("crash")
-    try:
-        return decode(datagram)
-    except ValueError as error:
-        raise WorkerDied("protocol") from error
-
-
-async def _log_stderr(stream: asyncio.StreamReader | None, pid: int) -> None:
-    """Log what a worker prints, for example a traceback, until the process ends.
-
-    A pipe is used because the sandbox denies writes to files, which the server's own standard
-    error may be. The number of entries is limited: a worker must not fill the log.
-    """
-    entries = 0
-    while stream is not None and (text := await stream.read(_STDERR_BYTES)):
-        if entries < _STDERR_MAX_ENTRIES:
-            # The lines of a traceback arrive one by one; this joins them into one entry.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STDERR_BATCH_S):
-                    while len(text) < _STDERR_BYTES and (more := await stream.read(_STDERR_BYTES)):
-                        text += more
-            entry = text.decode(errors="replace").strip()
-            log.warning("worker_printed", pid=pid, text=entry)
-        entries += 1

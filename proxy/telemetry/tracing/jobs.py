@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,15 @@ class JobSpan:
         self._started_at: float | None = None
         self.result: object = None
 
-    def started(self, queue_s: float) -> None:
-        """Record that a worker has started the job, after ``queue_s`` in the queue."""
-        self._started_at = time.perf_counter()
-        record("queue", self._started_at - queue_s, self._started_at)
+    def before(self, on_start: Callable[[float], None]) -> Callable[[float], None]:
+        """Return a callback that records the start of the job, then calls ``on_start``."""
+
+        def started(queue_s: float) -> None:
+            self._started_at = time.perf_counter()
+            record("queue", self._started_at - queue_s, self._started_at)
+            on_start(queue_s)
+
+        return started
 
     def record(self, error: str | None) -> None:
         """Record the end of the job. If no worker started it, only the wait is recorded."""

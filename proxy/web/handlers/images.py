@@ -23,11 +23,12 @@ from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
-from proxy.serving.delivery import Delivery, DeliveryResult, sends_early
-from proxy.serving.renderer import RenderTelemetry, RunningRender
+from proxy.serving.delivery import Delivery, DeliveryResult
+from proxy.serving.renderer import sends_early
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.renditions import Rendition
+from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, span
 from proxy.web.conditional import ByteRange, matches, not_modified, requested_range
 from proxy.web.headers import (
@@ -47,7 +48,7 @@ from proxy.web.responses import (
     to_head,
     whole,
 )
-from proxy.web.server.load_shedding import LoadShedder, SheddingTicket
+from proxy.web.server.load_shedding import LoadShedder
 from proxy.web.server.response_cache import (
     ImageTarget,
     ParseQuery,
@@ -105,7 +106,7 @@ class ImageHandler:
         delivery: Delivery,
         response_cache: ResponseCache,
         load_shedder: LoadShedder,
-        telemetry: RenderTelemetry,
+        telemetry: Metrics,
         parse_query: ParseQuery,
         lifetimes: LifetimeSettings,
     ) -> None:
@@ -151,7 +152,11 @@ class ImageHandler:
     async def _respond(self, request: web.Request, target: ImageTarget) -> Answer:
         """Resolve, find, render and respond."""
         with self._load_shedder.ticket() as ticket:
-            stored = await self._shed(request, target.media_id)
+            conditional = any(name in request.headers for name in _CONDITIONS)
+            stored = None
+            # A 304 or the answer to HEAD needs neither a worker nor the bytes.
+            if ticket.overloaded and request.method == "GET" and not conditional:
+                stored = await self._shed(target.media_id)
             media = await self._find_media(target.media_id)
             if media.known_facts is None:
                 # The facts are read by a worker, and waiting for one takes no time of the loop.
@@ -159,50 +164,31 @@ class ImageHandler:
             accept = accept_header(request)
             plan = await self._delivery.plan(media, target.request, accept)
             responder = ImageResponder(request, plan, target.route, self._lifetimes)
-            if _is_conditional(request) and not_modified(
-                request.headers, plan.variant.etag, media.updated_at
-            ):
+            if conditional and not_modified(request.headers, plan.variant.etag, media.updated_at):
                 return responder.not_modified(plan.variant)
             if request.method == "HEAD":
-                return await responder.head(await self._delivery.find(plan))
-            return await self._fetch(request, target, accept, responder, stored, ticket)
+                return responder.head(await self._delivery.find(plan))
+            result = await self._delivery.fetch(plan, stored=stored, on_wait=ticket.wait_for_render)
+            answer = await responder.respond(result)
+            if result.cacheable:
+                origin = self._response_cache.next_origin(result.variant)
+                resolved = responder.resolved(result, origin)
+                self._response_cache.keep(request.raw_path, accept, target, resolved)
+            return answer
 
-    async def _fetch(
-        self,
-        request: web.Request,
-        target: ImageTarget,
-        accept: str,
-        responder: ImageResponder,
-        stored: AbstractSet[str] | None,
-        ticket: SheddingTicket,
-    ) -> Answer:
-        result = await self._delivery.fetch(responder.plan, stored=stored, on_wait=ticket.release)
-        answer = await responder.respond(result)
-        if result.cacheable and result.rendition is not None:
-            resolved = responder.resolved(
-                result.variant,
-                await result.format(),
-                self._response_cache.next_origin(result.variant),
-                result.rendition.length,
-            )
-            self._response_cache.keep(request.raw_path, accept, target, resolved)
-        return answer
-
-    async def _shed(self, request: web.Request, media_id: int) -> AbstractSet[str] | None:
+    async def _shed(self, media_id: int) -> AbstractSet[str] | None:
         """Under overload, return what is stored of the image, after one directory look-up.
 
-        Return None without overload, and while a rendition of the image is being rendered, which
-        may be the one requested. The look-up costs much less than the row and the plan, so
-        requests that cannot be served from storage are rejected here.
+        Return None while a rendition of the image is being rendered, which may be the one
+        requested. The look-up costs much less than the row and the plan, so requests that cannot
+        be served from storage are rejected here.
 
         Raises:
-            CapacityError: nothing is stored of the image.
+            Overloaded: nothing is stored of the image.
         """
-        if _is_conditional(request) or request.method != "GET" or not self._load_shedder.overloaded:
-            return None
         stored = await self._delivery.stored(media_id)
-        if stored is not None and not stored and (error := self._load_shedder.reject()) is not None:
-            raise error
+        if stored is not None and not stored:
+            self._load_shedder.check()
         return stored
 
     async def _find_media(self, media_id: int) -> Media:
@@ -233,10 +219,6 @@ class ImageHandler:
         )
 
 
-def _is_conditional(request: web.Request) -> bool:
-    return any(name in request.headers for name in _CONDITIONS)
-
-
 class ImageResponder:
     """Builds the responses to one request. Its clock for Server-Timing starts when it is made."""
 
@@ -255,7 +237,7 @@ class ImageResponder:
         outcome = self._outcome(variant, self.plan.variant.format, Origin.NOT_MODIFIED)
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
 
-    async def head(self, found: DeliveryResult | None) -> BufferedResponse:
+    def head(self, found: DeliveryResult | None) -> BufferedResponse:
         """Return the response to HEAD: the headers of GET, with the length if it is known.
 
         If nothing is stored, they describe the draft, even if GET would render the final at once:
@@ -265,13 +247,11 @@ class ImageResponder:
             first, origin = self.plan.draft or self.plan.variant, Origin.NONE
             headers = self._headers(first, first.format, origin)
             return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(None, None, origin))
-        fmt, length = await found.format(), found.rendition.length
         found.rendition.close()
         if found.draft and self._client_has(found.variant):
             return self.not_modified(found.variant)
-        headers = self._headers(found.variant, fmt, found.origin)
-        outcome = self._outcome(found.variant, fmt, found.origin)
-        return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=length)
+        headers, outcome = self._described(found)
+        return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=found.rendition.length)
 
     async def respond(self, result: DeliveryResult) -> Answer:
         """Return the response to GET: 200, 206 for a range, or 304 for a draft.
@@ -284,49 +264,39 @@ class ImageResponder:
             if rendition is not None:
                 rendition.close()
             return self.not_modified(result.variant)
-        fmt = await result.format()
         if rendering is not None:
-            return await self._from_render(result, fmt, rendering)
+            stream = rendering.stream
+            # HTTP/1.0 has no chunked coding, and a range needs the length.
+            chunked = (
+                self._request.version >= HttpVersion11 and "Range" not in self._request.headers
+            )
+            if not chunked or not sends_early(result.variant):
+                return self._from_body(result, await stream.whole())
+            headers, outcome = self._described(result)
+            return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
         if rendition is None:
             raise AssertionError
         if rendition.body is not None:
-            return self._from_body(result, fmt, rendition.body)
-        return self._from_file(result, fmt, rendition)
+            return self._from_body(result, rendition.body)
+        return self._from_file(result, rendition)
 
-    async def _from_render(
-        self, result: DeliveryResult, fmt: Format, rendering: RunningRender
-    ) -> Answer:
-        stream = rendering.stream
-        # HTTP/1.0 has no chunked coding, and a range needs the length.
-        chunked = self._request.version >= HttpVersion11 and "Range" not in self._request.headers
-        if not chunked or stream.complete or not sends_early(result.variant):
-            return self._from_body(result, fmt, await stream.whole(), rendering.queue_s)
-        headers = self._headers(result.variant, fmt, result.origin, rendering.queue_s)
-        outcome = self._outcome(result.variant, fmt, result.origin)
-        return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
-
-    def _from_body(
-        self, result: DeliveryResult, fmt: Format, body: bytes, queue_s: float | None = None
-    ) -> BufferedResponse:
+    def _from_body(self, result: DeliveryResult, body: bytes) -> BufferedResponse:
         part = self._range(result.variant, len(body))
-        headers = self._headers(result.variant, fmt, result.origin, queue_s)
-        outcome = self._outcome(result.variant, fmt, result.origin)
+        headers, outcome = self._described(result)
         if part is None:
             return whole(HTTPStatus.OK, headers, body, outcome=outcome)
         headers.append(("Content-Range", part.content_range(len(body))))
         body = body[part.start : part.stop]
         return whole(HTTPStatus.PARTIAL_CONTENT, headers, body, outcome=outcome)
 
-    def _from_file(
-        self, result: DeliveryResult, fmt: Format, rendition: Rendition
-    ) -> StreamedResponse:
+    def _from_file(self, result: DeliveryResult, rendition: Rendition) -> StreamedResponse:
         length = rendition.length
         try:
             part = self._range(result.variant, length)
         except BaseException:
             rendition.close()
             raise
-        headers = self._headers(result.variant, fmt, result.origin)
+        headers, outcome = self._described(result)
         status = HTTPStatus.OK
         if part is None:
             part = ByteRange(0, length)
@@ -337,15 +307,16 @@ class ImageResponder:
             status,
             headers,
             _read(rendition, part),
-            outcome=self._outcome(result.variant, fmt, result.origin),
+            outcome=outcome,
             length=part.stop - part.start,
             release=rendition.close,
         )
 
-    def resolved(
-        self, variant: Variant, fmt: Format, origin: Origin, length: int
-    ) -> ResolvedResponse:
+    def resolved(self, result: DeliveryResult, origin: Origin) -> ResolvedResponse:
         """Return the response for the response cache, with its 304."""
+        if result.rendition is None:
+            raise AssertionError
+        variant, fmt, length = result.variant, result.format, result.rendition.length
         shared = self._validators(variant, origin)
         status = ("Cache-Status", cache_status(Origin.NOT_MODIFIED, draft=self._is_draft(variant)))
         not_modified_headers = [*shared[:-1], status]
@@ -387,6 +358,12 @@ class ImageResponder:
         )
         headers.append(("Cache-Status", cache_status(origin, draft=self._is_draft(variant))))
         return headers
+
+    def _described(self, result: DeliveryResult) -> tuple[list[Header], Outcome]:
+        """Return the headers of a result, and what is recorded of it."""
+        queue_s = None if result.rendering is None else result.rendering.queue_s
+        headers = self._headers(result.variant, result.format, result.origin, queue_s)
+        return headers, self._outcome(result.variant, result.format, result.origin)
 
     def _headers(
         self, variant: Variant, fmt: Format, origin: Origin, queue_s: float | None = None

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from proxy.domain.errors import CapacityError
 from proxy.rendering.pool.admission import Admission
 
 _SPARE = 1
@@ -98,24 +97,28 @@ class LoadShedder:
         # size.
         return self.resolving > room + _SPARE or self._loop_lag.late_s > _LATE_S
 
-    def reject(self) -> CapacityError | None:
-        """Count a rejection and return its error; None without overload."""
-        return self._admission.shed() if self.overloaded else None
+    def check(self) -> None:
+        """Raise `Overloaded` and count the rejection if there is overload."""
+        if self.overloaded:
+            raise self._admission.shed()
 
 
 class SheddingTicket:
     """Counts a request until the block ends or `release` is called, when it waits for a worker."""
 
-    __slots__ = ("_open", "_shedder")
+    __slots__ = ("_open", "_shedder", "overloaded")
 
     def __init__(self, shedder: LoadShedder) -> None:
         self._shedder = shedder
         self._open = False
+        self.overloaded = False
+        """Whether there was overload when the block began."""
 
     def __enter__(self) -> Self:
         """Start counting."""
         self._shedder.resolving += 1
         self._open = True
+        self.overloaded = self._shedder.overloaded
         return self
 
     def __exit__(
@@ -125,6 +128,16 @@ class SheddingTicket:
         traceback: TracebackType | None,
     ) -> None:
         """Stop counting."""
+        self.release()
+
+    def wait_for_render(self, new: bool) -> None:  # noqa: FBT001 - called by `Delivery.fetch`
+        """Stop counting: from here on the request waits for a worker and takes no loop time.
+
+        Raises:
+            Overloaded: a ``new`` render would be started. To join one costs nothing.
+        """
+        if new:
+            self._shedder.check()
         self.release()
 
     def release(self) -> None:
