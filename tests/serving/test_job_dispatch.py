@@ -11,8 +11,7 @@ import pytest
 
 from proxy.domain.errors import QueueFull, SourceChanged, SourceMissing, UndecodableSource
 from proxy.domain.worker_protocol import Limits, RenditionSet, RenditionSetResult
-from proxy.rendering.pool.admission import Admission, WorkerUsage
-from proxy.rendering.pool.failure_cache import FailureCache
+from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.serving.job_dispatch import JobDispatcher, JobResult
 from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalOriginals
@@ -30,8 +29,7 @@ class Pool:
     def __init__(self, error: Exception | None = None) -> None:
         self.jobs = 0
         self.error = error
-        self.usage = WorkerUsage()
-        self.busy: list[float] = []
+        self.on_start: Callable[[], object] = lambda: None
 
     async def run(
         self,
@@ -44,7 +42,7 @@ class Pool:
     ) -> RenditionSetResult:
         self.jobs += 1
         on_start()
-        self.busy.append(self.usage.statistics()["busy"])
+        self.on_start()
         if self.error is not None:
             raise self.error
         sink(b"some ")
@@ -59,7 +57,6 @@ def dispatcher(root: Path, pool: Pool, admission: Admission | None = None) -> Jo
         pool=pool,  # type: ignore[arg-type]
         admission=admission or Admission(WorkerSettings(count=1)),
         failures=FailureCache(failure_s=10, quarantine_s=60),
-        usage=pool.usage,
     )
 
 
@@ -116,17 +113,47 @@ async def test_a_full_queue_refuses_before_the_file_is_opened(tmp_path: Path) ->
 async def test_the_start_in_a_worker_is_reported_and_counted(tmp_path: Path) -> None:
     pool = Pool()
     waits: list[float] = []
-    done = await run(dispatcher(tmp_path, pool), admitted=waits.append)
+    busy: list[float] = []
+    jobs = dispatcher(tmp_path, pool)
+    pool.on_start = lambda: busy.append(jobs.statistics()["busy"])
+    done = await run(jobs, on_start=waits.append)
     assert waits == [done.queue_s]
     assert done.work_s >= 0
-    assert pool.busy == [1]
-    assert pool.usage.statistics() == {"busy": 0}
+    assert busy == [1]
+    assert jobs.statistics() == {"busy": 0}
+
+
+async def test_a_repeated_job_occupies_one_worker_until_it_fails(tmp_path: Path) -> None:
+    class Repeating(Pool):
+        async def run(self, *arguments: Any, **options: Any) -> RenditionSetResult:
+            options["on_start"]()
+            return await super().run(*arguments, **options)
+
+    busy: list[float] = []
+    pool = Repeating(UndecodableSource("cut off"))
+    jobs = dispatcher(tmp_path, pool)
+    pool.on_start = lambda: busy.append(jobs.statistics()["busy"])
+    with pytest.raises(UndecodableSource):
+        await run(jobs)
+    assert busy == [1]
+    assert jobs.statistics() == {"busy": 0}
+
+
+async def test_a_job_that_waits_occupies_no_worker(tmp_path: Path) -> None:
+    admission = Admission(WorkerSettings(count=1, max_queue=0))
+    jobs = dispatcher(tmp_path, Pool(), admission)
+    async with admission.enter():
+        assert jobs.statistics() == {"busy": 0}
 
 
 async def test_another_kind_of_work_is_counted_apart(tmp_path: Path) -> None:
     pool = Pool()
-    await run(dispatcher(tmp_path, pool).counted_by(WorkerUsage()))
-    assert pool.busy == [0]
+    busy: list[float] = []
+    jobs = dispatcher(tmp_path, pool)
+    other = jobs.counted_apart()
+    pool.on_start = lambda: busy.append(jobs.statistics()["busy"])
+    await run(other)
+    assert busy == [0]
 
 
 async def test_a_whole_rendition_is_all_its_bytes(tmp_path: Path) -> None:

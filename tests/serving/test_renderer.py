@@ -1,16 +1,22 @@
-"""What a rendition will take, by what others took."""
+"""Renders are shared and stored; what a rendition will take is known by what others took."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import pytest
 
+from proxy.domain.errors import QueueFull, RenderTimeout, SmartserveError
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncodingStage, Geometry
-from proxy.serving.renderer import EncodeCostModel
+from proxy.domain.variant import EncodingStage
+from proxy.domain.variant import Geometry
+from proxy.domain.request import Origin
+from proxy.serving.renderer import EncodeCostModel, sends_early
 from proxy.settings import EncoderSettings
-from tests.web.plans import plan
+from tests.serving.bench import BODY, Bench, a_plan, turns
+from tests.web.plans import MEDIA, plan
 
 WEBP = plan("").variant
 PROFILES = EncoderSettings().profiles()
@@ -46,3 +52,89 @@ def test_it_follows_what_changes() -> None:
     for seconds in [1.0] * 5 + [2.0] * 12:
         costs.learn(WEBP, seconds)
     assert costs.estimate_s(WEBP) == pytest.approx(2.0, rel=0.02)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def test_simultaneous_misses_share_one_render(bench: Bench) -> None:
+    plan = a_plan()
+    tasks = [bench.fetch(plan) for _ in range(5)]
+    await turns(lambda: bench.jobs.outputs)
+    bench.jobs.go.set()
+    origins = [(await task).origin for task in tasks]
+    assert origins == [Origin.RENDER, *[Origin.COALESCED] * 4]
+    assert len(bench.jobs.outputs) == 1
+
+
+async def test_the_request_that_started_a_render_can_leave_without_ending_it(bench: Bench) -> None:
+    plan = a_plan()
+    first = bench.fetch(plan)
+    await turns(lambda: bench.jobs.outputs)
+    second = bench.fetch(plan)
+    await asyncio.sleep(0)
+    first.cancel()
+    bench.jobs.go.set()
+    assert (await second).rendering is not None
+    assert len(bench.jobs.outputs) == 1
+
+
+async def test_a_failed_render_is_stored_by_nobody_and_rendered_anew_by_the_next(
+    bench: Bench,
+) -> None:
+    plan = a_plan()
+    bench.jobs.error = RenderTimeout("too slow")
+    with pytest.raises(RenderTimeout):
+        await bench.fetched(plan)
+    await bench.renderer.drain()
+    assert await bench.store.digests(MEDIA.id) == frozenset()
+    bench.jobs.error = None
+    assert (await bench.fetched(plan)).origin is Origin.RENDER
+    assert len(bench.jobs.outputs) == 2
+
+
+async def test_nothing_is_started_that_would_be_rejected_at_once(bench: Bench) -> None:
+    bench.jobs.rejection = QueueFull("full")
+    with pytest.raises(QueueFull):
+        await bench.fetched(a_plan())
+    assert bench.rendered()
+
+
+async def test_closing_ends_running_renders_with_an_error(bench: Bench) -> None:
+    task = bench.fetch(a_plan())
+    await turns(lambda: bench.jobs.outputs)
+    await bench.renderer.aclose()
+    with pytest.raises(SmartserveError):
+        await task
+
+
+async def test_a_store_that_fails_costs_nobody_the_rendition(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        async def write(self, _chunk: bytes) -> None:
+            """Drop it, as a failing store does."""
+
+    class Writer(AbstractAsyncContextManager[Broken]):
+        async def __aenter__(self) -> Broken:
+            return Broken()
+
+        async def __aexit__(self, *_error: object) -> None:
+            pass
+
+    monkeypatch.setattr(bench.store, "writer", lambda _variant: Writer())
+    result = await bench.fetched(a_plan())
+    assert result.rendering is not None
+    assert await result.rendering.stream.whole() == BODY
+
+
+def test_only_a_large_baseline_jpeg_is_sent_while_it_is_encoded() -> None:
+    def early(query: str) -> bool:
+        plan = a_plan(query)
+        return sends_early(plan.draft or plan.variant)
+
+    assert early("w=1920&format=jpeg")
+    assert not early("size=thumbnail&format=jpeg")
+    assert not early("w=1920&format=avif")

@@ -191,7 +191,7 @@ async def test_the_nearest_size_stands_in_for_a_source_that_cannot_be_read(
         size: await (await get(server, f"/serve/{photo}?size={size}")).read()
         for size in ("thumbnail", "small")
     }
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     original(data_dir, photo).unlink()
     answer = await get(server, f"/serve/{photo}?size=grid")
     assert (answer.status, await answer.read()) == (200, cached["small"])
@@ -206,7 +206,7 @@ async def test_a_full_queue_gives_the_nearest_size_or_a_time_to_come_back(
     monkeypatch.setattr(LoopLagMonitor, "late_s", 0.0)
     server = await serve(workers={"count": 1, "max_queue": 0, "retry_after_s": 3})
     await get(server, f"/serve/{photo}?size=small")
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     large = f"/serve/{library.ids['large']}.avif?size=zoom"
     slow = asyncio.create_task(get(server, large))
     await eventually(lambda: server.metric("smartserve_renders_in_flight"))
@@ -263,7 +263,7 @@ async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
     large = library.ids["large"]
     first = await serve()
     await get(first, f"/serve/{large}.avif?size=thumbnail")
-    await first.services.serving.delivery.drain()
+    await first.services.serving.renderer.drain()
     second = await serve(workers={"count": 1, "deadline_s": 0.05})
     answer = await get(second, f"/serve/{large}.avif?size=zoom")
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=fallback"
@@ -276,7 +276,7 @@ async def test_a_client_that_leaves_does_not_end_the_render(serve: Serve, photo:
     await eventually(lambda: server.metric("smartserve_renders_in_flight"))
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     answer = await get(server, f"/serve/{photo}.avif?size=zoom")
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=memory"
 

@@ -201,7 +201,7 @@ class WorkerProcess:
         """Use `start`, then `attend`."""
         self._process = process
         self._stderr_log = supervisor.start(
-            BackgroundTask.WORKER_STDERR, partial(log_stderr, process)
+            BackgroundTask.WORKER_STDERR, partial(log_stderr, process.stderr, process.pid)
         )
         self._connection = connection
         self._job: PendingJob | None = None

@@ -89,7 +89,7 @@ async def first_message(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        await log_stderr(process)
+        await log_stderr(process.stderr, process.pid)
         if isinstance(error, TimeoutError):
             raise WorkerDied("start") from None
         raise
@@ -116,13 +116,13 @@ def decoded(datagram: bytes) -> Any:
         raise WorkerDied("protocol") from error
 
 
-async def log_stderr(process: asyncio.subprocess.Process) -> None:
+async def log_stderr(stream: asyncio.StreamReader | None, pid: int) -> None:
     """Log what a worker prints, for example a traceback, until the process ends.
 
     A pipe is used because the sandbox denies writes to files, which the server's own standard
     error may be. The number of entries is limited: a worker must not fill the log.
     """
-    entries, stream = 0, process.stderr
+    entries = 0
     while stream is not None and (text := await stream.read(_STDERR_BYTES)):
         if entries < _STDERR_MAX_ENTRIES:
             # The lines of a traceback arrive one by one; this joins them into one entry.
@@ -131,5 +131,5 @@ async def log_stderr(process: asyncio.subprocess.Process) -> None:
                     while len(text) < _STDERR_BYTES and (more := await stream.read(_STDERR_BYTES)):
                         text += more
             entry = text.decode(errors="replace").strip()
-            log.warning("worker_printed", pid=process.pid, text=entry)
+            log.warning("worker_printed", pid=pid, text=entry)
         entries += 1

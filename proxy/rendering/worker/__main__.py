@@ -1,7 +1,7 @@
 """Entry point of a worker process, started by the pool.
 
 ``python -m proxy.rendering.worker <socket descriptor> <options>``. The options are those of
-`proxy.rendering.pool.process.WorkerStartOptions` as a JSON object.
+`proxy.rendering.pool.worker_start.WorkerStartOptions` as a JSON object.
 """
 
 from __future__ import annotations

@@ -267,10 +267,8 @@ class ImageResponder:
         if rendering is not None:
             stream = rendering.stream
             # HTTP/1.0 has no chunked coding, and a range needs the length.
-            chunked = (
-                self._request.version >= HttpVersion11 and "Range" not in self._request.headers
-            )
-            if not chunked or not sends_early(result.variant):
+            whole_only = self._request.version < HttpVersion11 or "Range" in self._request.headers
+            if whole_only or stream.complete or not sends_early(result.variant):
                 return self._from_body(result, await stream.whole())
             headers, outcome = self._described(result)
             return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)

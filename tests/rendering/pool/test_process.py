@@ -1,4 +1,4 @@
-"""A worker process: its messages, its end, and what it prints."""
+"""A worker process: its jobs with their pipes, limits and deadlines, its messages, its end."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
-from structlog.testing import capture_logs
 
-from proxy.domain.worker_protocol import JobFailure, Ping, WorkerInfo, encode
-from proxy.rendering.pool import process as process_module
-from proxy.rendering.pool.pending_job import PendingJob, WorkerDied
-from proxy.rendering.pool.process import (
-    WorkerProcess,
-    WorkerStartOptions,
-    WorkerUnfit,
-    _log_stderr,
+from proxy.domain.errors import QueueFull, SourceTooLarge
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile
+from proxy.domain.variant import Geometry
+from proxy.domain.worker_protocol import (
+    JobFailure,
+    Ping,
+    RenderOutput,
+    RenditionSet,
+    RenditionSetResult,
+    WorkerInfo,
+    decode,
+    encode,
 )
+from proxy.rendering.pool import process as process_module
+from proxy.rendering.pool.process import PendingJob, WorkerProcess
+from proxy.rendering.pool.worker_start import WorkerDied, WorkerStartOptions, WorkerUnfit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask
+from proxy.settings import LimitSettings
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 
@@ -152,7 +161,7 @@ def first_message(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes | None
                 theirs.send(message)
             return await sleeper()
 
-        monkeypatch.setattr(process_module, "_spawn", spawn)
+        monkeypatch.setattr(process_module, "spawn", spawn)
         yield messages
 
 
@@ -177,47 +186,6 @@ async def test_a_process_that_reports_nothing_is_killed() -> None:
     assert death.value.reason == "start"
 
 
-async def test_lines_that_are_printed_together_are_one_entry(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(process_module, "_STDERR_BATCH_S", HOUR_S)
-    stream = asyncio.StreamReader()
-
-    def stream_is_empty() -> bool:
-        return not stream._buffer  # type: ignore[attr-defined]
-
-    with capture_logs() as entries:
-        logging = asyncio.create_task(_log_stderr(stream, 7))
-        for line in (b"Traceback (most recent call last):\n", b"MemoryError\n"):
-            stream.feed_data(line)
-            await eventually(stream_is_empty)
-        stream.feed_eof()
-        await logging
-    (entry,) = entries
-    assert entry["event"] == "worker_printed"
-    assert entry["pid"] == 7
-    assert entry["text"] == "Traceback (most recent call last):\nMemoryError"
-
-
-async def test_a_flood_is_read_to_its_end_but_not_logged_completely() -> None:
-    stream = asyncio.StreamReader(limit=2**20)
-    stream.feed_data(b"x" * 2**20)
-    stream.feed_eof()
-    with capture_logs() as entries:
-        await _log_stderr(stream, 7)
-    assert len(entries) == 20
-    assert sum(len(entry["text"]) for entry in entries) < 2**20
-
-
-async def test_bytes_that_are_not_text_are_logged() -> None:
-    stream = asyncio.StreamReader()
-    stream.feed_data(b"\xff\xfe\n")
-    stream.feed_eof()
-    with capture_logs() as entries:
-        await _log_stderr(stream, 7)
-    assert entries[0]["text"] == "\ufffd\ufffd"
-
-
 async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,7 +198,7 @@ async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
             raise LookupError("unforeseen")
         again.set()
 
-    monkeypatch.setattr(process_module, "_log_stderr", fail_once)
+    monkeypatch.setattr(process_module, "log_stderr", fail_once)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     worker = WorkerProcess(await sleeper(), ours, INFO, supervisor=restarts.supervisor)
     await again.wait()
@@ -238,3 +206,201 @@ async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
     await worker.aclose()
     theirs.close()
     assert restarts.tasks == [BackgroundTask.WORKER_STDERR]
+
+
+LIMITS = LimitSettings().to_limits()
+DONE = RenditionSetResult(())
+JPEG = EncoderProfile(Format.JPEG, (("Q", 80),))
+WEBP = EncoderProfile(Format.WEBP, (("Q", 80),))
+
+
+def job_of(profile: EncoderProfile, *, framed: bool = False) -> RenditionSet:
+    return RenditionSet(LIMITS, (RenderOutput(Geometry(8, 8, 8, 8), profile),), framed=framed)
+
+
+class WorkerEnd:
+    """The worker's end of the socket: receives a job and writes its output."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.message: object = None
+        self.descriptors: list[int] = []
+
+    def receive(self) -> None:
+        datagram, self.descriptors, _, _ = socket.recv_fds(self.theirs, 65536, 2)
+        self.message = decode(datagram)
+
+    def write(self, output: bytes) -> None:
+        os.write(self.descriptors[1], output)
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerEnd]:
+    at = WorkerEnd()
+    yield at
+    at.close()
+    at.ours.close()
+    at.theirs.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "source").write_bytes(b"source")
+    descriptor = os.open(tmp_path / "source", os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+async def test_a_job_arrives_with_its_source_and_a_pipe(worker: WorkerEnd, source: int) -> None:
+    job = job_of(WEBP)
+    with PendingJob(job, source, lambda _: None, max_bytes=10) as pending:
+        assert pending.send(worker.ours)
+        worker.receive()
+        assert worker.message == job
+        assert os.pread(worker.descriptors[0], 10, 0) == b"source"
+
+
+async def test_output_that_streams_is_passed_on_at_once(worker: WorkerEnd, source: int) -> None:
+    received = bytearray()
+    with PendingJob(job_of(JPEG), source, received.extend, max_bytes=10) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        assert not pending.passed_on
+        worker.write(b"first")
+        await eventually(lambda: received == b"first")
+        assert pending.passed_on
+
+
+async def test_other_output_is_passed_on_with_the_reply(worker: WorkerEnd, source: int) -> None:
+    received: list[bytes] = []
+    with PendingJob(job_of(WEBP), source, received.append, max_bytes=100) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        worker.write(b"one ")
+        await eventually(lambda: pending._buffer == [b"one "])
+        worker.write(b"two")
+        worker.close()
+        assert (received, pending.passed_on) == ([], False)
+        pending.finish(DONE)
+        assert await pending.result(HOUR_S) == DONE
+    assert received == [b"one two"]
+
+
+async def test_output_of_a_failure_is_dropped(worker: WorkerEnd, source: int) -> None:
+    received: list[bytes] = []
+    failure = JobFailure("fault", "why")
+    with PendingJob(job_of(WEBP), source, received.append, max_bytes=100) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        worker.write(b"half")
+        worker.close()
+        pending.finish(failure)
+        assert await pending.result(HOUR_S) == failure
+    assert received == []
+
+
+@pytest.mark.parametrize("profile", [JPEG, WEBP])
+async def test_output_over_the_limit_fails_and_is_never_passed_on_in_part(
+    worker: WorkerEnd, source: int, profile: EncoderProfile
+) -> None:
+    received = bytearray()
+    with PendingJob(job_of(profile), source, received.extend, max_bytes=5) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        worker.write(b"123456")
+        with pytest.raises(SourceTooLarge):
+            await pending.result(HOUR_S)
+    assert received == b""
+
+
+async def test_the_limit_also_applies_to_what_is_read_with_the_reply(
+    worker: WorkerEnd, source: int
+) -> None:
+    with PendingJob(job_of(WEBP), source, lambda _: None, max_bytes=5) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        worker.write(b"123456")
+        worker.close()
+        pending.finish(DONE)
+        with pytest.raises(SourceTooLarge):
+            await pending.result(HOUR_S)
+
+
+async def test_a_job_that_is_late_times_out(worker: WorkerEnd, source: int) -> None:
+    with PendingJob(job_of(WEBP), source, lambda _: None, max_bytes=5) as pending:
+        pending.send(worker.ours)
+        with pytest.raises(TimeoutError):
+            await pending.result(0.001)
+
+
+@pytest.mark.parametrize("framed", [False, True])
+async def test_only_the_deadline_of_a_framed_set_is_extended_by_output(
+    worker: WorkerEnd,
+    source: int,
+    framed: bool,  # noqa: FBT001
+) -> None:
+    received = bytearray()
+    job = job_of(JPEG, framed=framed)
+    with PendingJob(job, source, received.extend, max_bytes=100) as pending:
+        pending.send(worker.ours)
+        worker.receive()
+        waiting = asyncio.create_task(pending.result(HOUR_S))
+        await eventually(lambda: pending._deadline)
+        assert pending._deadline is not None
+        before = pending._deadline.when()
+        worker.write(b"piece")
+        await eventually(lambda: received == b"piece")
+        assert before is not None
+        after = pending._deadline.when()
+        assert after is not None
+        assert (after > before) == framed
+        pending.finish(DONE)
+        assert await waiting == DONE
+
+
+async def test_the_death_of_the_worker_is_raised(worker: WorkerEnd, source: int) -> None:
+    with PendingJob(job_of(WEBP), source, lambda _: None) as pending:
+        pending.fail(WorkerDied("crash"))
+        pending.fail(WorkerDied("later failures are ignored"))
+        with pytest.raises(WorkerDied, match="crash"):
+            await pending.result(HOUR_S)
+
+
+async def test_a_job_is_not_sent_to_a_worker_that_is_gone(worker: WorkerEnd, source: int) -> None:
+    worker.theirs.close()
+    with PendingJob(job_of(WEBP), source, lambda _: None) as pending:
+        assert not pending.send(worker.ours)
+
+
+async def test_a_ping_has_no_descriptors(worker: WorkerEnd) -> None:
+    with PendingJob(Ping(), None, lambda _: None) as ping:
+        assert ping.send(worker.ours)
+        worker.receive()
+        assert (worker.message, worker.descriptors) == (Ping(), [])
+
+
+async def test_no_descriptor_is_left_open(worker: WorkerEnd, source: int) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for sent in (False, True):
+        with PendingJob(job_of(WEBP), source, lambda _: None) as pending:
+            if sent:
+                pending.send(worker.ours)
+                worker.receive()
+                worker.close()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+async def test_without_free_descriptors_the_queue_is_full(
+    source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_flags: int) -> tuple[int, int]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    with pytest.raises(QueueFull), PendingJob(job_of(WEBP), source, lambda _: None):
+        pytest.fail("it has a pipe")

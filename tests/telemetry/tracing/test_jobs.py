@@ -62,7 +62,7 @@ def test_outside_a_trace_nothing_is_recorded(recorded: Recorded) -> None:
 def test_a_job_is_its_wait_and_its_work(recorded: Recorded) -> None:
     with tracing.background_span("root", {}), job_span(PROBE) as span:
         assert span is not None
-        span.started(queue_s=0.5)
+        span.before(lambda _: None)(0.5)
     assert recorded.names() == ["probe", "queue", "root"]
     queue = recorded.named("queue")
     assert queue.start_time is not None
@@ -84,7 +84,7 @@ def test_a_job_that_no_worker_started_is_a_failed_wait(recorded: Recorded) -> No
 def test_a_single_rendition_has_its_stages_below_the_render(recorded: Recorded) -> None:
     with tracing.background_span("root", {}), job_span(render_job()) as span:
         assert span is not None
-        span.started(queue_s=0.0)
+        span.before(lambda _: None)(0.0)
         span.result = RenditionSetResult((RESULT,))
     assert recorded.names() == ["decode", "encode", "queue", "render", "root"]
     render, decode, encode = (recorded.named(name) for name in ("render", "decode", "encode"))
@@ -101,7 +101,7 @@ def test_each_output_of_a_set_has_a_span_even_if_it_failed(recorded: Recorded) -
     failure = JobFailure("undecodable", "cut off")
     with tracing.background_span("root", {}), job_span(render_job(framed=True)) as span:
         assert span is not None
-        span.started(queue_s=0.0)
+        span.before(lambda _: None)(0.0)
         span.result = RenditionSetResult((RESULT, failure))
     outputs = [one for one in recorded.exporter.get_finished_spans() if one.name == "output"]
     assert [one.status.description for one in outputs] == [None, "undecodable"]

@@ -30,7 +30,7 @@ async def miss_and_hit(server: Serving, path: str, headers: Mapping[str, str] = 
     """Send a request twice; the second one is a hit."""
     for _ in range(2):
         assert (await server.client.get(path, headers=headers)).status == 200
-        await server.services.serving.delivery.drain()
+        await server.services.serving.renderer.drain()
 
 
 def lengths(spans: list[Seen]) -> int:
@@ -158,7 +158,7 @@ async def test_a_client_that_disconnects_leaves_its_trace(
     _, writer = await asyncio.open_connection(server.client.host, server.client.port)
     path = f"/serve/{library.ids['large']}?size=zoom"
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    await collector.until(lambda: server.services.serving.delivery.statistics()["under_way"])
+    await collector.until(lambda: server.services.serving.renderer.statistics()["under_way"])
     writer.transport.abort()
     root = await collector.root(SERVE, smartserve_client_left=True)
     assert not root.failed

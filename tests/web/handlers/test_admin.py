@@ -56,7 +56,7 @@ async def origin(server: Serving, target: str, accept: str = "*/*") -> str:
 
 
 async def settle(server: Serving) -> None:
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
 
 
 async def test_a_purge_deletes_all_renditions_of_an_image_and_counts_them(

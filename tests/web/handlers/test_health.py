@@ -75,7 +75,7 @@ async def test_all_metrics_are_exported_and_parse(
 ) -> None:
     for _ in range(3):
         await server.client.get(f"/serve/{library.ids['photo']}", headers={"Accept": CHROME})
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     answer = await server.client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     families = {f.name: f for f in text_string_to_metric_families(await answer.text())}

@@ -218,7 +218,7 @@ async def test_after_a_restart_the_second_request_is_a_hit_on_disk(
 ) -> None:
     first = await serve()
     body = await (await get(first, f"{photo}?size=small")).read()
-    await first.services.serving.delivery.drain()
+    await first.services.serving.renderer.drain()
     second = await serve()
     answer = await get(second, f"{photo}?size=small")
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=disk"
@@ -271,7 +271,7 @@ async def test_a_client_that_has_it_gets_304(
 async def test_a_304_asks_no_store_and_renders_nothing(serve: Serve, photo: str) -> None:
     first = await serve()
     etag = (await get(first, f"{photo}?size=small")).headers["ETag"]
-    await first.services.serving.delivery.drain()
+    await first.services.serving.renderer.drain()
     await first.services.storage.renditions.purge(int(photo.rpartition("/")[2]))
     second = await serve()
     answer = await get(second, f"{photo}?size=small", **{"If-None-Match": etag})
@@ -329,7 +329,7 @@ async def test_a_range_from_a_large_file_on_disk_is_streamed(serve: Serve, photo
     server = await serve(renditions=small_memory)
     path = f"{photo}.png"
     whole = await (await get(server, path)).read()
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     assert len(whole) > 300_000
     again = await get(server, path)
     assert again.headers["Cache-Status"] == "smartserve; hit; detail=disk"
@@ -374,7 +374,7 @@ async def test_a_large_jpeg_comes_in_chunks_while_it_is_made(
     body = await first.read()
     assert first.headers["Transfer-Encoding"] == "chunked"
     assert decoded(body).size == (1200, 900)
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     second = await get(server, path)
     assert second.headers["Content-Length"] == str(len(body))
     assert await second.read() == body
@@ -387,7 +387,7 @@ async def test_a_render_that_fails_on_the_way_is_no_whole_answer(
     path = f"/serve/{library.ids['large']}?size=zoom"
     with pytest.raises(ClientPayloadError):
         await (await get(server, path)).read()
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     assert server.metric("smartserve_cache_items", tier="disk") == 0
     assert server.metric("smartserve_worker_restarts_total", reason="oversize") == 1
 

@@ -86,14 +86,14 @@ async def test_stored_formats_are_listed_with_their_stage(serve: Serve) -> None:
     answer = await server.client.get("/serve/2?size=thumbnail", headers={"Accept": CHROME})
     assert "draft" in answer.headers["Cache-Status"]
     await answer.read()
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     after = await told(server, 2)
     assert after["formats"]["ready"]["thumbnail"]["avif"] in ("draft", "final")
 
 
 async def test_without_upgrades_every_stored_format_is_final(server: Serving) -> None:
     await (await server.client.get("/serve/2?size=small&format=webp")).read()
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     assert (await told(server, 2))["formats"]["ready"]["small"]["webp"] == "final"
 
 

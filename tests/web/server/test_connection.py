@@ -192,7 +192,7 @@ async def test_a_disk_hit_makes_the_next_one_hot(serve: Serve, library: Library)
     target = f"/serve/{library.ids['photo']}?size=thumbnail"
     first = await serve()
     await (await first.client.get(target)).read()
-    await first.services.serving.delivery.drain()
+    await first.services.serving.renderer.drain()
     server = await serve()
     found = await server.client.get(target, headers={"Accept": ""})
     assert found.headers["Cache-Status"] == "smartserve; hit; detail=disk"
@@ -210,7 +210,7 @@ async def test_a_file_too_long_for_one_piece_is_opened_once_a_hit(
     server = await serve(renditions={"memory_max_bytes": 0, "memory_max_item_bytes": 0})
     target = f"/serve/{library.ids['large']}?size=detail&format=png"
     await (await server.client.get(target)).read()
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     before = server.metric("smartserve_cache_hits_total", tier="disk")
     for _ in range(4):
         assert len(await (await server.client.get(target)).read()) > 256 * 1024

@@ -181,7 +181,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut(
     )
     target = f"/serve/{library.ids['large']}?{query}"
     await warmed(server, target)
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     sent = f"GET {target} HTTP/1.1\r\nHost: x\r\n".encode() + b"\r\n"
     last = sent[:-2] + tail + b"\r\n"
     before = closed(server, "write_timeout")

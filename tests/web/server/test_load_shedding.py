@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.domain.errors import QueueFull
+from proxy.domain.errors import Overloaded
 from proxy.rendering.pool.admission import Admission
 from proxy.settings import WorkerSettings
 from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
@@ -100,18 +100,18 @@ async def test_with_room_at_the_workers_any_number_is_looked_at() -> None:
     crowd, _ = a_crowd(queue=8)
     looked_at(crowd, 500)
     assert not crowd.overloaded
-    assert crowd.reject() is None
+    crowd.check()
 
 
 async def test_without_room_one_is_looked_at_who_may_find_another_size() -> None:
     crowd, admission = a_crowd(queue=0)
     async with admission.enter():
         looked_at(crowd, 1)
-        assert crowd.reject() is None
+        crowd.check()
         looked_at(crowd, 1)
-        error = crowd.reject()
-    assert isinstance(error, QueueFull)
-    assert error.retry_after_s == 7
+        with pytest.raises(Overloaded) as error:
+            crowd.check()
+    assert error.value.retry_after_s == 7
     assert admission.statistics()["rejected_pressure"] == 1
     assert not crowd.overloaded, "there is room again"
 
@@ -143,7 +143,7 @@ async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_awa
     stored, missing = (f"/serve/{library.ids['photo']}?w={width}" for width in (64, 96))
     unknown = f"/serve/{library.ids['badge']}?w=64"
     etag = (await server.client.get(stored)).headers["ETag"]
-    await server.services.serving.delivery.drain()
+    await server.services.serving.renderer.drain()
     server.services.storage.renditions.memory.purge_now(library.ids["photo"])
     async with server.services.rendering.admission.enter():
         looked_at(server.services.serving.load_shedder, 10)
@@ -165,7 +165,7 @@ async def test_who_asks_for_what_is_being_made_waits_for_it(serve: Serve, librar
     server = await serve(workers={"count": 1, "max_queue": 0})
     target = f"/serve/{library.ids['large']}.png?w=640"
     first = asyncio.create_task(server.client.get(target))
-    await eventually(lambda: server.services.serving.delivery.statistics()["under_way"])
+    await eventually(lambda: server.services.serving.renderer.statistics()["under_way"])
     looked_at(server.services.serving.load_shedder, 10)
     second = await server.client.get(target)
     assert ((await first).status, second.status) == (200, 200)
@@ -205,3 +205,15 @@ _EXPECTED = {
     (False, 0.1): (200, False),
 }
 """By whether the queue is full and how late the loop is: status, and whether another size came."""
+
+
+async def test_without_room_a_render_can_be_joined_and_none_started() -> None:
+    crowd, admission = a_crowd(queue=0)
+    async with admission.enter():
+        looked_at(crowd, 2)
+        with crowd.ticket() as ticket, pytest.raises(Overloaded):
+            ticket.wait_for_render(new=True)
+        with crowd.ticket() as ticket:
+            assert ticket.overloaded
+            ticket.wait_for_render(new=False)
+            assert crowd.resolving == 2

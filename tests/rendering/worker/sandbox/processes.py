@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from proxy.rendering.pool.process import WorkerStartOptions
+from proxy.rendering.pool.worker_start import WorkerStartOptions
 from proxy.settings import LimitSettings
 from tests.support.server import ROOT
 
