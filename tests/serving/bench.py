@@ -9,8 +9,8 @@ from typing import Any
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.request import parse_request
 from proxy.domain.render_plan import RenderPlan, RenderPlanner, RenderRules
+from proxy.domain.request import parse_request
 from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import RenderOutput, RenderResult, RenditionSet
 from proxy.domain.worker_protocol import RenditionSetResult as SetResult

@@ -15,8 +15,7 @@ from proxy.domain.errors import (
     SourceChanged,
     SourceMissing,
 )
-from proxy.domain.request import Origin
-from proxy.domain.request import parse_request
+from proxy.domain.request import Origin, parse_request
 from tests.serving.bench import BODY, PLANNER, Bench, a_plan, turns
 from tests.web.plans import FACTS, MEDIA
 

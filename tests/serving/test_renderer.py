@@ -10,9 +10,8 @@ import pytest
 
 from proxy.domain.errors import QueueFull, RenderTimeout, SmartserveError
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncodingStage
-from proxy.domain.variant import Geometry
 from proxy.domain.request import Origin
+from proxy.domain.variant import EncodingStage, Geometry
 from proxy.serving.renderer import EncodeCostModel, sends_early
 from proxy.settings import EncoderSettings
 from tests.serving.bench import BODY, Bench, a_plan, turns

@@ -16,8 +16,7 @@ import pytest_asyncio
 
 from proxy.domain.errors import QueueFull, SourceTooLarge
 from proxy.domain.formats import Format
-from proxy.domain.variant import EncoderProfile
-from proxy.domain.variant import Geometry
+from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import (
     JobFailure,
     Ping,
