@@ -7,9 +7,7 @@ overload there would be hundreds of hops a second; batches bound their number.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -29,9 +27,9 @@ class BatchLoader(Generic[K, V]):
         """``look_up`` blocks and runs in one of ``threads``; an OSError fails its key only."""
         self._threads = threads
         self._look_up = look_up
-        self._queued: deque[tuple[K, asyncio.Future[V]]] = deque()
-        self._batches = 0
-        self._scheduled = False
+        self._slots = asyncio.Semaphore(_MAX_BATCHES)
+        self._next: tuple[set[K], asyncio.Task[Mapping[K, V | OSError]]] | None = None
+        """The keys and the task of the batch that has not begun."""
 
     async def load(self, key: K) -> V:
         """Return the value of one key.
@@ -39,60 +37,34 @@ class BatchLoader(Generic[K, V]):
         Raises:
             OSError: the look-up raised it for this key, or did not finish in time.
         """
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[V] = loop.create_future()
-        self._drop_cancelled()
-        self._queued.append((key, result))
-        if not self._scheduled and self._batches < _MAX_BATCHES:
-            # Not at once: calls in the same iteration of the event loop join this batch.
-            self._scheduled = True
-            loop.call_soon(self._start_batch)
+        if self._next is None:
+            collected: set[K] = set()
+            self._next = collected, asyncio.create_task(self._run(collected))
+        keys, batch = self._next
+        keys.add(key)
+        # The limit includes the wait for a slot. The shield: a cancelled caller leaves the batch
+        # to the others.
         async with asyncio.timeout(self._threads.timeout_s):
-            return await result
+            found = (await asyncio.shield(batch))[key]
+        if isinstance(found, OSError):
+            raise found
+        return found
 
-    def _drop_cancelled(self) -> None:
-        """Remove cancelled look-ups, so they do not pile up while the file system hangs."""
-        while self._queued and self._queued[0][1].done():
-            self._queued.popleft()
+    async def _run(self, keys: set[K]) -> Mapping[K, V | OSError]:
+        async with self._slots:
+            # Later calls belong to the next batch.
+            self._next = None
+            try:
+                return await self._threads.run(partial(self._look_up_all, keys))
+            except OSError as error:
+                # The pool is closed or hangs. Returned, because every caller may be gone.
+                return dict.fromkeys(keys, error)
 
-    def _start_batch(self) -> None:
-        self._scheduled = False
-        batch = [(key, result) for key, result in self._queued if not result.done()]
-        self._queued.clear()
-        if not batch:
-            return
-        try:
-            job = self._threads.submit(partial(self._load_all, [key for key, _ in batch]))
-        except OSError as error:
-            # The pool is closed.
-            for _, result in batch:
-                result.set_exception(error)
-            return
-        self._batches += 1
-        loop = asyncio.get_running_loop()
-        # The callback runs in the thread of the pool, or here if the batch has ended already.
-        job.add_done_callback(lambda done: loop.call_soon_threadsafe(self._finish, batch, done))
+    def _look_up_all(self, keys: Collection[K]) -> Mapping[K, V | OSError]:
+        return {key: self._look_up_one(key) for key in keys}
 
-    def _load_all(self, keys: Sequence[K]) -> list[V | OSError]:
-        return [self._load_one(key) for key in keys]
-
-    def _load_one(self, key: K) -> V | OSError:
+    def _look_up_one(self, key: K) -> V | OSError:
         try:
             return self._look_up(key)
         except OSError as error:
             return error
-
-    def _finish(
-        self, batch: Sequence[tuple[K, asyncio.Future[V]]], done: Future[list[V | OSError]]
-    ) -> None:
-        self._batches -= 1
-        for (_, result), found in zip(batch, done.result(), strict=True):
-            # The caller was cancelled, or did not wait any longer.
-            if result.done():
-                continue
-            if isinstance(found, OSError):
-                result.set_exception(found)
-            else:
-                result.set_result(found)
-        # For the calls that came while this batch ran.
-        self._start_batch()

@@ -9,8 +9,8 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -18,7 +18,27 @@ _CLOSE_S = 5.0
 
 _T = TypeVar("_T")
 
-_Item = tuple[Future[Any], Callable[[], Any]] | None
+
+class _Job(Future[_T]):
+    """Work in the queue or in a thread.
+
+    It stays pending while it runs: the first of result, time-out and cancellation decides.
+    """
+
+    def __init__(
+        self, work: Callable[[], _T], release: Callable[[_T], object] | None, *, shielded: bool
+    ) -> None:
+        super().__init__()
+        self.work = work
+        self.release = release
+        self.shielded = shielded
+
+    def cancel(self) -> bool:
+        """Cancel it; release a result that arrived just before and has no receiver any more."""
+        cancelled = super().cancel()
+        if not cancelled and self.release is not None and self.exception() is None:
+            self.release(self.result())
+        return cancelled
 
 
 class ThreadPool:
@@ -30,81 +50,76 @@ class ThreadPool:
     """
 
     def __init__(self, name: str, *, count: int, timeout_s: float | None) -> None:
-        """``timeout_s`` limits how long `run` and `finish` wait; None waits without limit."""
+        """``timeout_s`` limits how long the result of `run` is waited for; None: no limit."""
         self.timeout_s = timeout_s
         self._name = name
         self._count = count
-        self._threads = 0
+        self._threads: list[Future[None]] = []
+        """For each thread that was started, a future of its end."""
         self._idle = threading.Semaphore(0)
-        self._queue: SimpleQueue[_Item] = SimpleQueue()
-        self._jobs: set[Future[Any]] = set()
+        self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._deadlines: dict[Future[Any], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def submit(self, work: Callable[[], _T]) -> Future[_T]:
-        """Queue work and return its future. Call this on the event loop.
+    def run(
+        self,
+        work: Callable[[], _T],
+        *,
+        release: Callable[[_T], object] | None = None,
+        shielded: bool = False,
+    ) -> asyncio.Future[_T]:
+        """Run work in a thread; return the future of its result. Call this on the event loop.
+
+        After a time-out or a cancellation, work that has not begun is dropped, unless it is
+        ``shielded``. Work that has begun runs to its end unobserved; its result is then passed to
+        ``release``, in the thread. The future raises TimeoutError, an OSError as file errors are,
+        if the work did not end in time.
 
         Raises:
             OSError: the pool is closed (ESHUTDOWN).
         """
         if self._closed:
             raise OSError(errno.ESHUTDOWN, f"the threads of {self._name} have ended")
-        job: Future[_T] = Future()
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        self._queue.put((job, work))
+        job = _Job(work, release, shielded=shielded)
+        if self.timeout_s is not None:
+            self._limit(job, self.timeout_s)
+        self._queue.put(job)
         # A thread releases the semaphore when it becomes free. Another one is started only if none
         # is free.
-        if not self._idle.acquire(blocking=False) and self._threads < self._count:
-            self._threads += 1
-            threading.Thread(
-                target=_work, args=(self._queue, self._idle), name=self._name, daemon=True
-            ).start()
-        return job
+        if not self._idle.acquire(blocking=False) and len(self._threads) < self._count:
+            ended: Future[None] = Future()
+            self._threads.append(ended)
+            arguments = (self._queue, self._idle, ended)
+            threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
+        return asyncio.wrap_future(job)
 
-    async def run(
-        self,
-        work: Callable[[], _T],
-        *,
-        release: Callable[[_T], object] | None = None,
-        shielded: bool = False,
-    ) -> _T:
-        """Run work in a thread and return its result.
+    def _limit(self, job: _Job[Any], timeout_s: float) -> None:
+        # All jobs have the same limit, so one timer for the oldest of them is enough. A timer for
+        # each job would have to be cancelled after each job.
+        loop = asyncio.get_running_loop()
+        deadline = self._deadlines[job] = loop.time() + timeout_s
+        job.add_done_callback(self._deadlines.pop)
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._expire, loop)
 
-        After a time-out or a cancellation, work that has not begun is dropped, unless it is
-        ``shielded``. Work that has begun runs to its end unobserved; its result is then passed to
-        ``release``, in the thread.
-
-        Raises:
-            TimeoutError: the work did not end in time. It is an OSError, as file errors are.
-        """
-        job = self.submit(work)
-        waiting = asyncio.wrap_future(job)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                # Only the outer future of `shield` is cancelled, so the job stays in the queue.
-                return await (asyncio.shield(waiting) if shielded else waiting)
-        except (asyncio.CancelledError, TimeoutError):
-            if release is not None:
-                job.add_done_callback(partial(_release, release))
-            raise
-
-    async def finish(
-        self, work: Callable[[], _T], *, release: Callable[[_T], object] | None = None
-    ) -> _T:
-        """As `run`, but queued work is done even if the caller was cancelled."""
-        return await self.run(work, release=release, shielded=True)
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        # A copy, because threads remove jobs that end.
+        for job, deadline in tuple(self._deadlines.items()):
+            if deadline > loop.time():
+                self._timer = loop.call_at(deadline, self._expire, loop)
+                break
+            with suppress(InvalidStateError):
+                job.set_exception(TimeoutError())
 
     async def aclose(self, *, wait_s: float = _CLOSE_S) -> None:
         """Accept no more work and wait up to ``wait_s`` for what is queued or running."""
         self._closed = True
-        if self._jobs and wait_s:
-            waiting = [asyncio.wrap_future(job) for job in tuple(self._jobs)]
-            done, _ = await asyncio.wait(waiting, timeout=wait_s)
-            for one in done:
-                # asyncio logs errors that are never retrieved.
-                if not one.cancelled():
-                    one.exception()
+        # Behind all queued work; each thread passes it on to the next one.
         self._queue.put(None)
+        if self._threads and wait_s:
+            await asyncio.wait(map(asyncio.wrap_future, self._threads), timeout=wait_s)
 
 
 async def in_daemon_thread(
@@ -137,15 +152,34 @@ async def in_daemon_thread(
         raise
 
 
-def _work(queue: SimpleQueue[_Item], idle: threading.Semaphore) -> None:
-    while (item := queue.get()) is not None:
-        job, work = item
-        if job.set_running_or_notify_cancel():
-            _complete(job, work)
+def _work(
+    queue: SimpleQueue[_Job[Any] | None], idle: threading.Semaphore, ended: Future[None]
+) -> None:
+    while (job := queue.get()) is not None:
+        if job.shielded or not job.done():
+            try:
+                result = job.work()
+            except BaseException as error:  # noqa: BLE001 - raised where the job is awaited
+                with suppress(InvalidStateError):
+                    job.set_exception(error)
+            else:
+                _deliver(job, result)
+                del result
         # Otherwise the last result would stay in memory until the next piece of work.
-        del item, job, work
+        del job
         idle.release()
-    queue.put(None)  # for the next thread
+    queue.put(None)
+    ended.set_result(None)
+
+
+def _deliver(job: _Job[_T], result: _T) -> None:
+    try:
+        job.set_result(result)
+    except InvalidStateError:
+        # The caller timed out or was cancelled. Closing a file may fail, which concerns nobody now.
+        if job.release is not None:
+            with suppress(OSError):
+                job.release(result)
 
 
 def _complete(job: Future[_T], work: Callable[[], _T]) -> None:
@@ -156,8 +190,3 @@ def _complete(job: Future[_T], work: Callable[[], _T]) -> None:
         job.set_exception(error)
     else:
         job.set_result(result)
-
-
-def _release(release: Callable[[_T], object], job: Future[_T]) -> None:
-    if not job.cancelled() and job.exception() is None:
-        release(job.result())

@@ -16,8 +16,7 @@ from proxy.domain.errors import ShuttingDown, SmartserveError, SourceChanged
 from proxy.domain.render_plan import RenderPlan, RenderRules
 from proxy.domain.variant import Variant, stage_text, streams
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
-from proxy.runtime.byte_stream import ByteStream
-from proxy.runtime.single_flight import SingleFlight
+from proxy.runtime.single_flight import ByteStream, SingleFlight
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions import RenditionStore

@@ -246,7 +246,7 @@ class UploadFiles:
             UploadStorageError: the disk failed or did not answer in time.
         """
         try:
-            return await self._threads.finish(work, release=release)
+            return await self._threads.run(work, release=release, shielded=True)
         except OSError as error:
             # A client can send the upload again later; an administrator has to free space.
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

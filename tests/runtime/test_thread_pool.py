@@ -63,7 +63,7 @@ async def test_no_more_threads_run_than_allowed() -> None:
             both.set()
         release.wait()
 
-    calls = [asyncio.create_task(threads.run(work)) for _ in range(5)]
+    calls = [threads.run(work) for _ in range(5)]
     await eventually(both.is_set)
     release.set()
     await asyncio.gather(*calls)
@@ -94,33 +94,70 @@ async def test_a_result_that_arrives_after_a_cancellation_is_released(
     threads: ThreadPool, slow: Slow
 ) -> None:
     results: list[str] = []
-    task = asyncio.create_task(threads.run(slow, release=results.append))
+    waiting = threads.run(slow, release=results.append)
     await eventually(slow.begun.is_set)
-    task.cancel()
+    waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await task
+        await waiting
     slow.may_end.set()
     await eventually(lambda: results == ["result"])
 
 
+async def test_a_result_that_arrives_with_the_cancellation_is_released() -> None:
+    threads, results = ThreadPool("test", count=1, timeout_s=5), list[str]()
+    waiting = threads.run(lambda: "result", release=results.append)
+    # The thread is done, but the loop had no chance to pass its result on.
+    assert threads._idle.acquire(timeout=10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0)
+    assert results == ["result"]
+    await threads.aclose()
+
+
+async def test_a_result_that_is_received_is_not_released(threads: ThreadPool) -> None:
+    results: list[int] = []
+    assert await threads.run(lambda: 1, release=results.append) == 1
+    await threads.aclose()
+    assert results == []
+
+
 async def test_queued_work_is_dropped_at_the_time_out(threads: ThreadPool, slow: Slow) -> None:
     done: list[str] = []
-    blocking = threads.submit(slow)
+    blocking = threads.run(slow)
     with pytest.raises(TimeoutError):
         await threads.run(lambda: done.append("run"))
+    with pytest.raises(TimeoutError):
+        await blocking
     slow.may_end.set()
-    await asyncio.wrap_future(blocking)
     await threads.run(lambda: None)
     assert done == []
 
 
-async def test_work_to_be_finished_is_done_even_after_the_time_out(
+async def test_each_job_has_the_whole_time_for_itself(slow: Slow) -> None:
+    threads, may_end = ThreadPool("test", count=2, timeout_s=0.2), Event()
+    hanging = threads.run(slow)
+    await asyncio.wait([hanging], timeout=0.1)
+    later = threads.run(may_end.wait)
+    with pytest.raises(TimeoutError):
+        await hanging
+    assert not later.done()
+    may_end.set()
+    assert await later
+    slow.may_end.set()
+    await threads.aclose()
+
+
+async def test_shielded_work_is_done_even_after_the_time_out(
     threads: ThreadPool, slow: Slow
 ) -> None:
     done: list[str] = []
-    threads.submit(slow)
+    blocking = threads.run(slow)
     with pytest.raises(TimeoutError):
-        await threads.finish(lambda: done.append("finished"))
+        await threads.run(lambda: done.append("finished"), shielded=True)
+    with pytest.raises(TimeoutError):
+        await blocking
     slow.may_end.set()
     await eventually(lambda: done == ["finished"])
 
@@ -133,17 +170,20 @@ async def test_a_closed_pool_accepts_no_work(threads: ThreadPool) -> None:
 
 async def test_closing_waits_for_queued_work(slow: Slow) -> None:
     threads, done = ThreadPool("test", count=1, timeout_s=None), list[str]()
-    threads.submit(slow)
-    threads.submit(lambda: done.append("queued"))
+    blocking, queued = threads.run(slow), threads.run(lambda: done.append("queued"))
     asyncio.get_running_loop().call_soon(slow.may_end.set)
     await threads.aclose()
     assert done == ["queued"]
+    await blocking
+    await queued
 
 
 async def test_closing_does_not_wait_for_work_that_hangs(threads: ThreadPool, slow: Slow) -> None:
-    threads.submit(slow)
+    hanging = threads.run(slow)
     await threads.aclose(wait_s=0)
     assert not slow.may_end.is_set()
+    with pytest.raises(TimeoutError):
+        await hanging
 
 
 def test_a_process_ends_while_work_hangs() -> None:

@@ -188,8 +188,8 @@ class DiskStore:
         """Delete one file if it exists; a cancellation does not stop the thread."""
         try:
             path = self._paths.rendition(variant)
-            # `finish` and not `run`: a cancelled caller has already dropped it from memory.
-            change = await self._threads.finish(partial(delete_entry, path))
+            # Shielded: a cancelled caller has already dropped it from memory.
+            change = await self._threads.run(partial(delete_entry, path), shielded=True)
         except OSError as error:
             self._state.record_failure(error)
             return
@@ -205,7 +205,9 @@ class DiskStore:
         """
         self._writes.purge(media_id, shapes)
         try:
-            change = await self._threads.finish(partial(self._purge, PurgeEntry(media_id, shapes)))
+            change = await self._threads.run(
+                partial(self._purge, PurgeEntry(media_id, shapes)), shielded=True
+            )
         except OSError as error:
             self._state.record_failure(error)
             raise StorageError("renditions could not be deleted from the disk") from error

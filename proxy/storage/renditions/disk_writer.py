@@ -52,7 +52,7 @@ class DiskWriter:
             await self.discard()
             return None
         try:
-            return await self._threads.finish(partial(self._file.publish, self._pieces))
+            return await self._threads.run(partial(self._file.publish, self._pieces), shielded=True)
         except OSError as error:
             self._fail(error)
             return None
@@ -67,14 +67,14 @@ class DiskWriter:
         self._pieces.clear()
         if self._flushed:
             with suppress(OSError):
-                await self._threads.finish(self._file.discard)
+                await self._threads.run(self._file.discard, shielded=True)
 
     async def _flush(self) -> None:
         # Handed over before the await: after a cancellation they must not be written a second time.
         pieces, self._pieces, self._pending_bytes = self._pieces, [], 0
         self._flushed = True
         try:
-            await self._threads.finish(partial(self._file.append, pieces))
+            await self._threads.run(partial(self._file.append, pieces), shielded=True)
         except OSError as error:
             self._fail(error)
 

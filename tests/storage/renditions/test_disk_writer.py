@@ -1,6 +1,5 @@
 """The writer of the disk store."""
 
-import asyncio
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -60,11 +59,12 @@ async def test_a_write_given_up_by_its_deadline_leaves_no_temporary_file(root: P
     store = DiskStore(root, settings(), timeout_s=0.05)
     async with store:
         answer = Event()
-        hanging = [store._threads.submit(answer.wait) for _ in range(8)]
+        hanging = [store._threads.run(answer.wait, shielded=True) for _ in range(8)]
         await put(store, variant(), body(MIB))
         answer.set()
         for job in hanging:
-            assert await asyncio.wrap_future(job)
+            with suppress(TimeoutError):
+                await job
 
     # The end of the block has waited for the abandoned write.
     assert unnamed_sizes(root) == []

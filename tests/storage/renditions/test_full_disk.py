@@ -1,9 +1,8 @@
 """A disk that is full, read-only, out of descriptors or hanging: counted, and it heals."""
 
-import asyncio
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -130,7 +129,7 @@ async def test_a_hanging_disk_costs_one_deadline_and_is_then_left_alone(
     async with store:
         await put(store, variant(), body())
         answer = Event()
-        hanging = [store._threads.submit(answer.wait) for _ in range(8)]
+        hanging = [store._threads.run(answer.wait, shielded=True) for _ in range(8)]
         try:
             assert await store.get(variant()) is None
             assert await store.get(variant()) is None
@@ -141,7 +140,8 @@ async def test_a_hanging_disk_costs_one_deadline_and_is_then_left_alone(
         finally:
             answer.set()
         for job in hanging:
-            assert await asyncio.wrap_future(job)
+            with suppress(TimeoutError):
+                await job
 
         monotonic.now += 6
 
