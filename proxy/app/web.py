@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 
 import orjson
 
-from proxy.app.collectors import by_tier, readings, with_old_names
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
@@ -24,6 +23,7 @@ from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Statistics
+from proxy.telemetry.service_metrics import ServiceCollector
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.analyses import AnalysisHandler
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
@@ -73,9 +73,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
             "workers": services.rendering.pool.check,
         }
     )
-    hello = services.rendering.pool.hello
-    services.metrics.build(libvips=hello.libvips, codecs={"libvips": hello.libvips, **hello.codecs})
-    services.metrics.sandbox(hello.sandbox)
+    services.metrics.worker(services.rendering.pool.hello)
     images_handler = ImageHandler(
         database=storage.database,
         delivery=services.serving.delivery,
@@ -109,7 +107,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     runner = ServerRunner(
         app, pipeline, settings.server, services.serving.loop_lag, supervisor=services.supervisor
     )
-    services.metrics.add_readings(with_old_names(readings(_statistics(services, runner))))
+    services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))
     return HttpServer(runner, health, access_log)
 
 
@@ -187,17 +185,28 @@ def _fresh_until(database: CachedMediaRepository) -> Callable[[Media], float]:
 
 def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statistics]:
     storage, rendering, serving = services.storage, services.rendering, services.serving
+
+    def by_tier() -> Mapping[str, float]:
+        tiers = storage.renditions.statistics().items()
+        return {f"{key}_{tier}": value for tier, found in tiers for key, value in found.items()}
+
+    def waiting() -> Mapping[str, float]:
+        # Jobs wait in admission first, then in the pool.
+        counts = (rendering.admission.statistics(), rendering.pool.statistics())
+        return {"depth": sum(count["waiting"] for count in counts)}
+
     return {
         "connections": runner.connection_limiter.statistics,
         "admission": rendering.admission.statistics,
         "pool": rendering.pool.statistics,
+        "queue": waiting,
         "upload_usage": rendering.upload_dispatcher.statistics,
         "delivery": serving.renderer.statistics,
         "finals": serving.finals_queue.statistics,
         "originals": storage.originals.statistics,
         "queries": storage.repository.statistics,
         "rows": storage.database.statistics,
-        "tiers": partial(by_tier, storage.renditions),
+        "tiers": by_tier,
         "disk": lambda: storage.renditions.statistics()["disk"],
         "ingest": services.queue_metrics.statistics,
         "step_timeouts": services.step_timeouts.statistics,

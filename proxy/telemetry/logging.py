@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import orjson
@@ -30,7 +31,11 @@ def configure_logs(settings: LogSettings) -> None:
     structlog.configure(
         processors=[*common, *_rendering(settings)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_factory(settings),
+        logger_factory=(
+            structlog.PrintLoggerFactory(sys.stderr)
+            if settings.format == "console"
+            else structlog.BytesLoggerFactory(sys.stderr.buffer)
+        ),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -77,12 +82,6 @@ def _rendering(
     ]
 
 
-def _factory(settings: LogSettings) -> structlog.PrintLoggerFactory | structlog.BytesLoggerFactory:
-    if settings.format == "console":
-        return structlog.PrintLoggerFactory(sys.stderr)
-    return structlog.BytesLoggerFactory(sys.stderr.buffer)
-
-
 class AccessLog:
     """Writes one line per request, rendered by structlog's renderer, in batches.
 
@@ -94,13 +93,12 @@ class AccessLog:
         """``stream`` defaults to standard error."""
         self._stream = stream or sys.stderr.buffer
         self._render = _rendering(settings)[-1]
-        self._timestamp = _Timestamp()
         self._lines: list[bytes] = []
         self._due: asyncio.TimerHandle | None = None
 
     def line(self, **fields: object) -> None:
         """Add a line. Call it on the event loop."""
-        event = {"event": "request", "level": "info", "timestamp": self._timestamp.now(), **fields}
+        event = {"event": "request", "level": "info", "timestamp": _timestamp(), **fields}
         rendered = self._render(None, "info", event)
         text = rendered if isinstance(rendered, bytes) else str(rendered).encode()
         self._lines.append(text)
@@ -119,17 +117,13 @@ class AccessLog:
                 self._stream.flush()
 
 
-class _Timestamp:
-    """Formats the time as ISO 8601 in UTC with milliseconds; strftime runs once a second."""
+def _timestamp() -> str:
+    """Return the time as ISO 8601 in UTC with milliseconds."""
+    moment = time.time()
+    return f"{_second(int(moment))}.{int(moment % 1 * 1000):03d}Z"
 
-    def __init__(self) -> None:
-        self._second = 0
-        self._text = ""
 
-    def now(self) -> str:
-        moment = time.time()
-        second = int(moment)
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{int((moment - second) * 1000):03d}Z"
+# Many lines share a second, and strftime takes longer than the rest of the time stamp.
+@lru_cache(maxsize=1)
+def _second(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))

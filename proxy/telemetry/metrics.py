@@ -1,14 +1,14 @@
 """The Prometheus metrics of a process and their text formats.
 
-Services count events themselves; `MetricReading` reads their counts at each scrape. Durations are
+Services count events themselves; `service_metrics` reads their counts at each scrape. Durations are
 recorded here when they are known. Label values come from closed sets.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import product
 
 from prometheus_client import (
@@ -19,11 +19,6 @@ from prometheus_client import (
     disable_created_metrics,
     exposition,
 )
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    Metric,
-)
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from proxy import __version__
@@ -31,17 +26,17 @@ from proxy.domain.formats import Format
 from proxy.domain.media import DataType
 from proxy.domain.request import Outcome
 from proxy.domain.upload import ItemOutcome, PendingStatus, Step
-from proxy.domain.worker_protocol import HOLDS
+from proxy.domain.worker_protocol import HOLDS, WorkerInfo
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.request_histograms import (
     BUCKETS,
     RequestHistogram,
     RequestHistograms,
     RequestLabels,
-    exemplar_labels,
 )
 from proxy.telemetry.tracing import STATE, current_trace_id
 
+_NAMESPACE = "smartserve"
 _OPENMETRICS = "application/openmetrics-text"
 LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds: background work waits until processors are idle."""
@@ -58,7 +53,7 @@ def _exemplar() -> dict[str, str] | None:
     if STATE.tracer is None:
         return None
     trace_id = current_trace_id()
-    return exemplar_labels(trace_id) if trace_id else None
+    return {"trace_id": trace_id} if trace_id else None
 
 
 class Metrics:
@@ -66,66 +61,57 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._stages = self._histogram(
+        self._gauge = partial(Gauge, namespace=_NAMESPACE, registry=self.registry)
+        counter = partial(Counter, namespace=_NAMESPACE, registry=self.registry)
+        histogram = partial(
+            Histogram, namespace=_NAMESPACE, registry=self.registry, buckets=BUCKETS
+        )
+        self._stages = histogram(
             "stage_seconds", "Duration of a stage of a request or of a render.", ["stage"]
         )
-        self._renders = self._histogram(
+        self._renders = histogram(
             "render_seconds", "Duration of a render in a worker.", ["size", "format"]
         )
-        self._loop_lag = self._histogram(
-            "loop_lag_seconds", "Delay of a timer of the event loop, measured every 0.5 s.", []
-        )
-        self._upgrades = self._histogram(
-            "upgrade_seconds", "Time to render a final in the background.", []
-        )
-        self._upgrade_lag = self._histogram(
+        self.loop_lag = histogram(
+            "loop_lag_seconds", "Delay of a timer of the event loop, measured every 0.5 s."
+        ).observe
+        self._upgrades = histogram("upgrade_seconds", "Time to render a final in the background.")
+        self._upgrade_lag = histogram(
             "upgrade_lag_seconds",
             "Time from the first request for a final until it is stored.",
-            [],
             buckets=LAG_BUCKETS,
         )
-        self._saved = self._counter(
+        self._saved = counter(
             "bytes_saved", "Bytes by which finals are smaller than their drafts.", ["format"]
         )
-        self._missed = self._counter(
-            "quality_target_missed",
-            "Finals that did not reach their target of perceived quality.",
-            [],
-        )
-        self._refused = self._counter(
+        self.missed_target = counter(
+            "quality_target_missed", "Finals that did not reach their target of perceived quality."
+        ).inc
+        self._refused = counter(
             "auth_failures", "Requests rejected for a missing or invalid key or token.", ["reason"]
         )
-        self._restarts = self._counter(
+        self._restarts = counter(
             "background_restarts",
             "Background tasks restarted after an unexpected error (background_task_failed).",
             ["task"],
         )
-        for task in BackgroundTask:
-            self._restarts.labels(task)
         self.ingest = IngestMetrics(self.registry)
-        self._uploads = self._counter("uploads", "Uploaded files.", [])
-        self._uploaded = self._counter("upload_bytes", "Bytes of uploaded files.", [])
-        self._upload_refusals = self._counter("upload_refusals", "Rejected uploads.", ["reason"])
-        self._pending = Gauge(
-            "smartserve_pending_images",
+        self._uploads = counter("uploads", "Uploaded files.")
+        self._uploaded = counter("upload_bytes", "Bytes of uploaded files.")
+        self._upload_refusals = counter("upload_refusals", "Rejected uploads.", ["reason"])
+        self._pending = self._gauge(
+            "pending_images",
             "Uploads in the main database by status, read in each round of URL replacement.",
             ["status"],
-            registry=self.registry,
         )
+        # Label values exist from the start: an alert on a rate misses the first event of a series
+        # that begins with it.
+        for task in BackgroundTask:
+            self._restarts.labels(task)
         for status in PendingStatus:
             self._pending.labels(status)
         self._request_histograms: dict[RequestLabels, RequestHistogram] = {}
         self.registry.register(RequestHistograms(self._request_histograms))
-
-    def _histogram(
-        self, name: str, text: str, labels: list[str], *, buckets: tuple[float, ...] = BUCKETS
-    ) -> Histogram:
-        return Histogram(
-            f"smartserve_{name}", text, labels, buckets=buckets, registry=self.registry
-        )
-
-    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
-        return Counter(f"smartserve_{name}", text, labels, registry=self.registry)
 
     def histogram_of(self, outcome: Outcome, status: int) -> RequestHistogram:
         """Return the counts of the responses with these labels; the label sets are bounded."""
@@ -149,18 +135,13 @@ class Metrics:
         self._upgrade_lag.observe(lag_s)
         self._saved.labels(fmt).inc(saved)
 
-    def missed_target(self) -> None:
-        """Count a final that did not reach its target quality within the bounds of the search."""
-        self._missed.inc()
-
     def background_restarted(self, task: BackgroundTask) -> None:
         """Count a restart of a background task."""
         self._restarts.labels(task).inc()
 
     def refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
         """Return a counter of rejected requests; all its reasons are exposed from the start."""
-        counters = {str(reason): self._refused.labels(reason) for reason in reasons}
-        return lambda reason: counters[reason].inc()
+        return _by_reason(self._refused, reasons)
 
     def uploaded(self, files: int, byte_size: int) -> None:
         """Count the files of one upload after they were queued."""
@@ -169,46 +150,33 @@ class Metrics:
 
     def upload_refusals(self, reasons: Iterable[str]) -> Callable[[str], None]:
         """Return a counter of rejected uploads; all its reasons are exposed from the start."""
-        counters = {reason: self._upload_refusals.labels(reason) for reason in reasons}
-        return lambda reason: counters[reason].inc()
+        return _by_reason(self._upload_refusals, reasons)
 
     def pending_images(self, counts: Mapping[PendingStatus, int]) -> None:
         """Set the number of uploads by status."""
         for status, count in counts.items():
             self._pending.labels(status).set(count)
 
-    def loop_lag(self, seconds: float) -> None:
-        """Record the delay of a timer of the event loop."""
-        self._loop_lag.observe(seconds)
-
-    def build(self, *, libvips: str, codecs: Mapping[str, str]) -> None:
-        """Expose the versions of this package, Python, libvips and its codecs."""
-        info = Gauge(
-            "smartserve_build_info",
-            "1, with versions as labels.",
-            ["version", "libvips", "python"],
-            registry=self.registry,
+    def worker(self, info: WorkerInfo) -> None:
+        """Expose the versions of this package, Python and a worker, and what confines it."""
+        build = self._gauge(
+            "build_info", "1, with versions as labels.", ["version", "libvips", "python"]
         )
-        info.labels(__version__, libvips, platform.python_version()).set(1)
-        inside = Gauge(
-            "smartserve_codec_info",
+        build.labels(__version__, info.libvips, platform.python_version()).set(1)
+        codecs = self._gauge(
+            "codec_info",
             "1, with the name and version of a library that workers use.",
             ["codec", "version"],
-            registry=self.registry,
         )
-        for codec, version in codecs.items():
-            inside.labels(codec, version).set(1)
-
-    def sandbox(self, states: Mapping[str, str]) -> None:
-        """Expose which features of the sandbox are active."""
-        text = "1 if this feature confines the workers, 0 if it is not available here."
-        active = Gauge("smartserve_sandbox", text, ["feature"], registry=self.registry)
-        for feature, state in states.items():
-            active.labels(feature).set(state == HOLDS)
-
-    def add_readings(self, readings: Iterable[MetricReading]) -> None:
-        """Add metrics that are read at each scrape."""
-        self.registry.register(_ReadingsCollector(tuple(readings)))
+        for codec, version in {"libvips": info.libvips, **info.codecs}.items():
+            codecs.labels(codec, version).set(1)
+        sandbox = self._gauge(
+            "sandbox",
+            "1 if this feature confines the workers, 0 if it is not available here.",
+            ["feature"],
+        )
+        for feature, state in info.sandbox.items():
+            sandbox.labels(feature).set(state == HOLDS)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics and their media type.
@@ -225,34 +193,37 @@ class Metrics:
         return exposition.generate_latest(self.registry), exposition.CONTENT_TYPE_PLAIN_0_0_4
 
 
+def _by_reason(counter: Counter, reasons: Iterable[str]) -> Callable[[str], None]:
+    children = {str(reason): counter.labels(reason) for reason in reasons}
+    return lambda reason: children[reason].inc()
+
+
 class IngestMetrics:
     """Metrics of the ingest worker; those of its queue are read at each scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, namespace=_NAMESPACE, registry=registry)
         self._steps = Histogram(
-            "smartserve_ingest_step_seconds",
+            "ingest_step_seconds",
             "Duration of an attempt at a step of an upload.",
             ["step", "type"],
+            namespace=_NAMESPACE,
             buckets=STEP_BUCKETS,
             registry=registry,
         )
-        self._attempts = self._counter(
-            registry, "attempts", "Attempts at a step of an upload.", ["step", "outcome"]
+        self._attempts = counter(
+            "ingest_attempts", "Attempts at a step of an upload.", ["step", "outcome"]
         )
-        self._polls = self._counter(
-            registry, "polls", "Requests to the main API for pending uploads.", ["outcome"]
+        self._polls = counter(
+            "ingest_polls", "Requests to the main API for pending uploads.", ["outcome"]
         )
-        self._processed = self._counter(registry, "uploads", "Uploads processed.", ["outcome"])
+        self._processed = counter("ingest_uploads", "Uploads processed.", ["outcome"])
         for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
         for step, outcome in product(Step, ("ok", "failed", "overdue")):
             self._attempts.labels(step, outcome)
         for item_outcome in ItemOutcome:
             self._processed.labels(item_outcome)
-
-    @staticmethod
-    def _counter(registry: CollectorRegistry, name: str, text: str, labels: list[str]) -> Counter:
-        return Counter(f"smartserve_ingest_{name}", text, labels, registry=registry)
 
     def step(self, step: Step, data_type: DataType, *, seconds: float, outcome: str) -> None:
         """Record an attempt at a step with its outcome: ``ok``, ``failed`` or ``overdue``."""
@@ -266,35 +237,3 @@ class IngestMetrics:
     def processed(self, outcome: str) -> None:
         """Count a processed upload; ``outcome`` is an `ItemOutcome`."""
         self._processed.labels(outcome).inc()
-
-
-@dataclass(frozen=True, slots=True)
-class MetricReading:
-    """A metric that is read at each scrape."""
-
-    name: str
-    text: str
-    counter: bool
-    label: str | None
-    read: Callable[[], Mapping[str, float]]
-    """Returns the value for each label value; for "" if there is no label."""
-
-
-class _ReadingsCollector:
-    """A Prometheus collector of metrics that are read at each scrape."""
-
-    def __init__(self, readings: tuple[MetricReading, ...]) -> None:
-        self._readings = readings
-
-    def collect(self) -> Iterator[Metric]:
-        for reading in self._readings:
-            yield _family(reading)
-
-
-def _family(reading: MetricReading) -> Metric:
-    labels = [reading.label] if reading.label is not None else []
-    kind = CounterMetricFamily if reading.counter else GaugeMetricFamily
-    family = kind(f"smartserve_{reading.name}", reading.text, labels=labels)
-    for label, value in reading.read().items():
-        family.add_metric([label] if labels else [], value)
-    return family

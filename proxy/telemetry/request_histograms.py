@@ -70,13 +70,9 @@ class RequestHistogram:
             (self.first_byte_examples, first_byte_s),
             (self.last_byte_examples, last_byte_s),
         ):
-            example = Exemplar(exemplar_labels(trace_id), seconds, time.time())
+            # The name of the label is the one that Grafana expects.
+            example = Exemplar({"trace_id": trace_id}, seconds, time.time())
             examples[bisect_left(BUCKETS, seconds)] = example
-
-
-def exemplar_labels(trace_id: str) -> dict[str, str]:
-    """Return the labels of an exemplar, by the name that Grafana expects."""
-    return {"trace_id": trace_id}
 
 
 class RequestHistograms:

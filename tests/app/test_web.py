@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from proxy.app.services import open_services
 from proxy.app.uploads import open_uploads
 from proxy.app.web import build_http_server
@@ -21,6 +23,16 @@ async def test_every_service_has_its_metrics(shared: Serving) -> None:
         "smartserve_spans",
         "smartserve_background_restarts",
     } <= names
+
+
+async def test_the_queue_depth_counts_jobs_before_and_behind_the_admission(
+    shared: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendering = shared.services.rendering
+    for part, waiting in ((rendering.admission, 2), (rendering.pool, 4)):
+        figures = {**part.statistics(), "waiting": waiting}
+        monkeypatch.setattr(part, "statistics", lambda figures=figures: figures)
+    assert shared.metric("smartserve_queue_depth") == 6
 
 
 async def test_without_admin_and_uploads_their_routes_do_not_exist(tmp_path: Path) -> None:

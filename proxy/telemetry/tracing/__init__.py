@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import (
-    AbstractContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +19,14 @@ from structlog.contextvars import bound_contextvars
 from proxy.settings import TracingSettings
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span as Span
     from opentelemetry.trace import SpanContext as SpanContext
     from opentelemetry.trace import SpanKind, Tracer
 
 _CLOCK_STEP_NS = 500_000_000
+
+_OUTCOMES = ("sent", "queue_full", "failed")
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -52,17 +50,13 @@ class TracingState:
 STATE = TracingState()
 
 
-def _none_sent() -> Mapping[str, float]:
-    return {"sent": 0, "queue_full": 0, "failed": 0}
-
-
 @dataclass(frozen=True, slots=True)
 class Tracing:
     """Tracing as the settings define it; all fields keep their defaults while it is disabled."""
 
     enabled: bool = False
     honour_parent: bool = False
-    statistics: Callable[[], Mapping[str, float]] = _none_sent
+    statistics: Callable[[], Mapping[str, float]] = lambda: dict.fromkeys(_OUTCOMES, 0.0)
     """Spans by outcome: ``sent``, ``queue_full`` or ``failed``."""
 
 
@@ -85,9 +79,7 @@ async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracing]:
     before, STATE.tracer = STATE.tracer, exporter.tracer
     try:
         yield Tracing(
-            enabled=True,
-            honour_parent=settings.honour_parent,
-            statistics=exporter.statistics,
+            enabled=True, honour_parent=settings.honour_parent, statistics=exporter.statistics
         )
     finally:
         STATE.tracer = before
@@ -134,14 +126,24 @@ def span(name: str) -> AbstractContextManager[Span | _NoSpan]:
 @contextmanager
 def _recorded(name: str) -> Iterator[Span]:
     recorded = start(name, time.perf_counter())
+    # A cancellation is no error of a part: the client has left.
+    with ended_by(lambda error: finish(recorded, error=error), failures=Exception):
+        yield recorded
+
+
+@contextmanager
+def ended_by(
+    end: Callable[[str | None], object], *, failures: type[BaseException] = BaseException
+) -> Iterator[None]:
+    """Call ``end`` after the block, with the type of the failure that ended it or None."""
     error = None
     try:
-        yield recorded
-    except Exception as raised:
+        yield
+    except failures as raised:
         error = type(raised).__name__
         raise
     finally:
-        finish(recorded, error=error)
+        end(error)
 
 
 def record(
@@ -167,28 +169,26 @@ def start(
     began: float,
     *,
     parent: Span | None = None,
-    root: bool = False,
-    remote: SpanContext | None = None,
+    root: Context | None = None,
     kind: SpanKind | None = None,
     attributes: Attributes | None = None,
     links: Sequence[SpanContext | None] = (),
 ) -> Span:
-    """Start a span below the current one, below ``parent``, or as the root of a new trace."""
+    """Start a span below the current one, below ``parent``, or as the first one here of a trace.
+
+    ``root`` is the context of the latter: empty, or with the span of a client.
+    """
     from opentelemetry import trace as api  # noqa: PLC0415
-    from opentelemetry.context import Context  # noqa: PLC0415
 
     if STATE.tracer is None:
         return api.INVALID_SPAN
-    context = None
-    if root:
+    context = root
+    if root is not None:
         # Kept unless the clock was stepped: spans of one trace must be consistent, and a thread
         # switch between these two calls would shift them against each other.
         epoch_ns = time.time_ns() - time.perf_counter_ns()
         if abs(epoch_ns - STATE.epoch_ns) > _CLOCK_STEP_NS:
             STATE.epoch_ns = epoch_ns
-        context = Context()
-        if remote is not None:
-            context = api.set_span_in_context(api.NonRecordingSpan(remote), context)
     elif parent is not None:
         context = api.set_span_in_context(parent)
     return STATE.tracer.start_span(
@@ -207,23 +207,17 @@ def start_server_span(began: float, traceparents: Sequence[str]) -> Span | None:
     A valid traceparent (W3C Trace Context, 3.2) continues the client's trace and its sampling
     decision. Several fields are invalid.
     """
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415
-
-    remote = _remote(traceparents[0]) if len(traceparents) == 1 else None
-    recorded = start("HTTP", began, root=True, remote=remote, kind=SpanKind.SERVER)
-    return recorded if recorded.get_span_context().trace_flags.sampled else None
-
-
-def _remote(traceparent: str) -> SpanContext | None:
     from opentelemetry.context import Context  # noqa: PLC0415
-    from opentelemetry.trace import get_current_span  # noqa: PLC0415
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
-        TraceContextTextMapPropagator,
-    )
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415
 
-    found = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
-    context = get_current_span(found).get_span_context()
-    return context if context.is_valid else None
+    root = Context()
+    if len(traceparents) == 1:
+        # An invalid field leaves the context empty.
+        extract = tracecontext.TraceContextTextMapPropagator().extract
+        root = extract({"traceparent": traceparents[0]}, root)
+    recorded = start("HTTP", began, root=root, kind=SpanKind.SERVER)
+    return recorded if recorded.get_span_context().trace_flags.sampled else None
 
 
 def finish(recorded: Span, ended: float | None = None, *, error: str | None = None) -> None:
@@ -263,20 +257,15 @@ def background_span(
     if STATE.tracer is None:
         yield None
         return
-    root = start(name, time.perf_counter(), root=True, attributes=attributes, links=[cause])
-    context = root.get_span_context()
+    from opentelemetry.context import Context  # noqa: PLC0415
+
+    first = start(name, time.perf_counter(), root=Context(), attributes=attributes, links=[cause])
+    context = first.get_span_context()
     if not context.trace_flags.sampled:
         yield None
         return
-    error = None
-    try:
-        with within(root):
-            yield context
-    except BaseException as raised:
-        error = type(raised).__name__
-        raise
-    finally:
-        finish(root, error=error)
+    with ended_by(lambda error: finish(first, error=error)), within(first):
+        yield context
 
 
 class SpanChain:

@@ -17,12 +17,11 @@ from opentelemetry import trace as api
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_ON,
     ParentBased,
-    Sampler,
     SamplingResult,
     TraceIdRatioBased,
 )
@@ -57,7 +56,7 @@ class Exporter:
         try:
             self._queue = _BoundedQueue(settings)
             self._provider = TracerProvider(
-                sampler=_LinkSampler(settings.ratio),
+                sampler=_LinkSampler(TraceIdRatioBased(settings.ratio)),
                 resource=_resource(settings.service_name),
                 shutdown_on_exit=False,
             )
@@ -87,11 +86,8 @@ class Exporter:
         await threads.aclose(wait_s=0)
 
 
-class _LinkSampler(Sampler):
+class _LinkSampler(ParentBased):
     """Samples by ratio, but follows a sampled parent, and every span that links to another one."""
-
-    def __init__(self, ratio: float) -> None:
-        self._other = ParentBased(TraceIdRatioBased(ratio))
 
     def should_sample(
         self,
@@ -106,29 +102,23 @@ class _LinkSampler(Sampler):
         """Decide when a span starts; the lower half of the trace id is compared to the ratio."""
         # A link to a trace that was never recorded would lead nowhere, so only sampled spans are
         # linked to, and the linked span is recorded as well.
-        sampler = ALWAYS_ON if links else self._other
-        return sampler.should_sample(
-            parent_context, trace_id, name, kind, attributes, links, trace_state
-        )
-
-    def get_description(self) -> str:
-        """Return the name for diagnostics."""
-        return type(self).__name__
+        decide = ALWAYS_ON.should_sample if links else super().should_sample
+        return decide(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
 
-class _BoundedQueue(SpanProcessor):
+class _BoundedQueue(BatchSpanProcessor):
     """A batch processor that counts the spans it drops: the SDK's own only logs them."""
 
     def __init__(self, settings: TracingSettings) -> None:
         self.sender = _Sender(settings)
         self._max_queue = settings.max_queue
-        self._batches = BatchSpanProcessor(
+        self._queued = 0
+        self.dropped = 0
+        super().__init__(
             self.sender,
             max_queue_size=settings.max_queue,
             max_export_batch_size=min(_MAX_BATCH, settings.max_queue),
         )
-        self._queued = 0
-        self.dropped = 0
 
     @property
     def waiting(self) -> int:
@@ -141,24 +131,14 @@ class _BoundedQueue(SpanProcessor):
             self.dropped += 1
             return
         self._queued += 1
-        self._batches.on_end(span)
-
-    def shutdown(self) -> None:
-        """Send what is queued, and end the thread."""
-        self._batches.shutdown()  # type: ignore[no-untyped-call]
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is queued now."""
-        return self._batches.force_flush(timeout_millis)
+        super().on_end(span)
 
 
-class _Sender(SpanExporter):
-    """Counts what the OTLP exporter sends; called by the processor's thread."""
+class _Sender(OTLPSpanExporter):
+    """Counts what it sends; called by the processor's thread."""
 
     def __init__(self, settings: TracingSettings) -> None:
-        self._exporter = OTLPSpanExporter(
-            settings.endpoint or None, headers=settings.headers or None
-        )
+        super().__init__(settings.endpoint or None, headers=settings.headers or None)
         self._ended = threading.Lock()
         self.received = 0
         self.sent = 0
@@ -169,7 +149,7 @@ class _Sender(SpanExporter):
         self.received += len(spans)
         result = SpanExportResult.FAILURE
         try:
-            result = self._exporter.export(spans)
+            result = super().export(spans)
         finally:
             if result is SpanExportResult.SUCCESS:
                 self.sent += len(spans)
@@ -180,7 +160,7 @@ class _Sender(SpanExporter):
     def shutdown(self) -> None:
         """Stop all retries; only the first call has an effect."""
         if self._ended.acquire(blocking=False):
-            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+            super().shutdown()  # type: ignore[no-untyped-call]
 
 
 _QUERY = re.compile(r"\?[^\s)'\"]+")

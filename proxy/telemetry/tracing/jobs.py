@@ -16,7 +16,7 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
     RenditionSetResult,
 )
-from proxy.telemetry.tracing import current_context, record
+from proxy.telemetry.tracing import current_context, ended_by, record
 
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import Span
@@ -72,14 +72,9 @@ def job_span(job: Job[Any]) -> Iterator[JobSpan | None]:
     if current_context() is None:
         yield None
         return
-    span, error = JobSpan(job), None
-    try:
+    span = JobSpan(job)
+    with ended_by(span.record):
         yield span
-    except BaseException as raised:
-        error = type(raised).__name__
-        raise
-    finally:
-        span.record(error)
 
 
 def _record_outputs(

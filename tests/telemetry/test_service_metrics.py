@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from proxy.app.collectors import RENAMED, readings, with_old_names
 from proxy.domain.upload import Step
 from proxy.telemetry.metrics import Metrics, Statistics
+from proxy.telemetry.service_metrics import RENAMED, ServiceCollector
 
 INGEST = dict.fromkeys(
     ("stuck", "oldest_s", "failed_for_good", "held", "run_out", "takeovers", "items_queued"), 1.0
@@ -19,8 +19,9 @@ INGEST = dict.fromkeys(
 def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
     figures: dict[str, Mapping[str, float]] = {
         "connections": {"open": 3, "closed_ended": 5, "closed_idle_timeout": 6},
-        "admission": {"waiting": 2, "rejected_queue_full": 0},
-        "pool": {"busy": 1, "up": 2, "waiting": 4, "jobs": 9, "restarts_crash": 0},
+        "admission": {"rejected_queue_full": 0},
+        "pool": {"busy": 1, "up": 2, "jobs": 9, "restarts_crash": 0},
+        "queue": {"depth": 6},
         "upload_usage": {"busy": 0},
         "delivery": {"joined": 0},
         "finals": {"backlog": 0, "dropped": 0, "failed": 0},
@@ -39,7 +40,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
 
 def registry(**changed: Mapping[str, float]) -> CollectorRegistry:
     metrics = Metrics()
-    metrics.add_readings(with_old_names(readings(sources(**changed))))
+    metrics.registry.register(ServiceCollector(sources(**changed)))
     return metrics.registry
 
 
@@ -55,12 +56,8 @@ def test_figures_with_a_prefix_are_the_label_values_of_one_metric() -> None:
     assert found.get_sample_value("smartserve_cache_bytes", {"tier": "disk"}) == 20
 
 
-def test_the_queue_depth_counts_jobs_before_and_behind_the_admission() -> None:
-    assert registry().get_sample_value("smartserve_queue_depth") == 6
-
-
 def test_figures_are_read_at_each_scrape() -> None:
-    pool = {"busy": 1.0, "up": 2, "waiting": 0, "jobs": 9, "restarts_crash": 0}
+    pool = {"busy": 1.0, "up": 2, "jobs": 9, "restarts_crash": 0}
     found = registry(pool=pool)
     pool["up"] = 1
     assert found.get_sample_value("smartserve_workers") == 1
@@ -79,7 +76,7 @@ def test_a_renamed_metric_is_exposed_under_both_names_and_logged_once() -> None:
 
 def test_the_help_text_of_an_old_name_says_what_to_use() -> None:
     metrics = Metrics()
-    metrics.add_readings(with_old_names(readings(sources())))
+    metrics.registry.register(ServiceCollector(sources()))
     text = metrics.exposition()[0].decode()
     (line,) = [
         line

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from proxy.domain.upload import Step
-from proxy.storage.renditions import RenditionStore
-from proxy.telemetry.metrics import MetricReading, Statistics
+from proxy.telemetry.metrics import Statistics
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +32,20 @@ class _Row(NamedTuple):
     text: str
     label: str | None = None
 
+    def read(self, sources: Mapping[str, Statistics]) -> Mapping[str, float]:
+        """Return the figure of each label value; of "" without a label."""
+        figures = sources[self.source]()
+        if self.label is None:
+            return {"": figures[self.key]}
+        # The figures of a service are fixed, so the label values are a closed set.
+        names = [name for name in figures if name.startswith(self.key)]
+        return {name.removeprefix(self.key): figures[name] for name in names}
+
 
 _GAUGES = (
     _Row("connections", "connections", "open", "Open connections."),
     _Row("renders_in_flight", "pool", "busy", "Jobs that workers process now."),
+    _Row("queue_depth", "queue", "depth", "Jobs that wait for a worker."),
     _Row("workers", "pool", "up", "Running worker processes."),
     _Row("upgrade_backlog", "finals", "backlog", "Finals that are queued or being rendered."),
     _Row("cache_bytes", "tiers", "bytes_", "Bytes of stored renditions.", "tier"),
@@ -82,54 +90,31 @@ _COUNTERS = (
 )
 
 
-def readings(sources: Mapping[str, Statistics]) -> Iterator[MetricReading]:
-    """Yield all metrics. ``sources`` has the statistics of the services by the names used above."""
-    for rows, counter in ((_GAUGES, False), (_COUNTERS, True)):
-        for row in rows:
-            read = partial(_labelled if row.label else _single, sources[row.source], row.key)
-            yield MetricReading(row.name, row.text, counter=counter, label=row.label, read=read)
-    # Not a row of the tables: jobs wait in admission first, then in the pool.
-    yield MetricReading(
-        "queue_depth",
-        "Jobs that wait for a worker.",
-        counter=False,
-        label=None,
-        read=lambda: {"": sources["admission"]()["waiting"] + sources["pool"]()["waiting"]},
-    )
+class ServiceCollector:
+    """A Prometheus collector of the figures that services count themselves."""
 
+    def __init__(self, sources: Mapping[str, Statistics]) -> None:
+        """Log which metrics are renamed. ``sources`` are named as in the tables above."""
+        self._sources = sources
+        log.warning(
+            "metrics_renamed",
+            advice="the next release exposes only the new names",
+            **{f"smartserve_{old}": f"smartserve_{new}" for old, new in RENAMED.items()},
+        )
 
-def with_old_names(metrics: Iterator[MetricReading]) -> Iterator[MetricReading]:
-    """Yield each metric, and after it the metric under its old name; log which are renamed."""
-    log.warning(
-        "metrics_renamed",
-        advice="the next release exposes only the new names",
-        **{f"smartserve_{old}": f"smartserve_{new}" for old, new in RENAMED.items()},
-    )
-    old_names = {new: old for old, new in RENAMED.items()}
-    for metric in metrics:
-        yield metric
-        if old := old_names.get(metric.name):
-            text = f"Deprecated, removed in the next release: use smartserve_{metric.name}."
-            yield replace(metric, name=old, text=text)
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics, and after a renamed one the metric under its old name."""
+        old_names = {new: old for old, new in RENAMED.items()}
+        for rows, kind in ((_GAUGES, GaugeMetricFamily), (_COUNTERS, CounterMetricFamily)):
+            for row in rows:
+                yield self._family(kind, row)
+                if old := old_names.get(row.name):
+                    text = f"Deprecated, removed in the next release: use smartserve_{row.name}."
+                    yield self._family(kind, row._replace(name=old, text=text))
 
-
-def by_tier(store: RenditionStore) -> Mapping[str, float]:
-    """Return the statistics of all tiers in one mapping, as ``<figure>_<tier>``."""
-    return {
-        f"{key}_{tier}": value
-        for tier, statistics in store.statistics().items()
-        for key, value in statistics.items()
-    }
-
-
-def _single(statistics: Statistics, key: str) -> Mapping[str, float]:
-    return {"": statistics()[key]}
-
-
-def _labelled(statistics: Statistics, prefix: str) -> Mapping[str, float]:
-    # The figures of a service are fixed, so the label values are a closed set.
-    return {
-        name.removeprefix(prefix): figure
-        for name, figure in statistics().items()
-        if name.startswith(prefix)
-    }
+    def _family(self, kind: type[GaugeMetricFamily | CounterMetricFamily], row: _Row) -> Metric:
+        labels = [] if row.label is None else [row.label]
+        family = kind(f"smartserve_{row.name}", row.text, labels=labels)
+        for value, figure in row.read(self._sources).items():
+            family.add_metric([value] if labels else [], figure)
+        return family
