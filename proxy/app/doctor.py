@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from proxy.app.ingest import has_worker, open_main_api
 from proxy.app.rendering import one_worker
 from proxy.app.startup_checks import installation_faults
 from proxy.app.storage import schemas
-from proxy.doctor.http_client import HttpProbe
 from proxy.doctor.installation import Installation
+from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
 from proxy.settings import Settings
@@ -39,13 +39,9 @@ async def open_installation(
     ``url`` is the server's own address, ``public`` that of the reverse proxy, empty if there is
     none, and ``media_id`` an image that is not displayed.
     """
-    async with AsyncExitStack() as stack:
-        # Longer than any render may take: the server then responds first, with the reason.
-        timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
-        probe_of = partial(HttpProbe, timeout_s=timeout_s)
-        server = await stack.enter_async_context(probe_of(url))
-        sources = LocalOriginals(settings.storage_root, settings.storage)
-        stack.push_async_callback(sources.aclose)
+    # Longer than any render may take: the server then responds first, with the reason.
+    timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
+    async with aclosing(LocalOriginals(settings.storage_root, settings.storage)) as sources:
         yield Installation(
             settings=settings,
             config=config,
@@ -56,8 +52,8 @@ async def open_installation(
             worker=partial(one_worker, settings),
             main_api=partial(open_main_api, settings, settings.ingest.main_api_url.rstrip("/")),
             queue=partial(_queue_report, settings) if has_worker(settings) else None,
-            server=server,
-            public=await stack.enter_async_context(probe_of(public)) if public else None,
+            server=HttpProbe(url, timeout_s=timeout_s),
+            public=HttpProbe(public, timeout_s=timeout_s) if public else None,
             media_id=media_id,
         )
 

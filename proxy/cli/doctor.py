@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from proxy.app.doctor import open_installation
 from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, errors
-from proxy.doctor.check import CheckResult, Verdict, fail
+from proxy.doctor.check import Finding, Verdict
 from proxy.doctor.installation import Installation
 from proxy.doctor.table import examine
 from proxy.domain.errors import ConfigurationError
@@ -58,11 +59,8 @@ def doctor(
     try:
         settings = load_settings(config, overrides)
     except ConfigurationError as error:
-        # Nothing else can be checked without settings.
         advice = "correct each of these settings; nothing else can be checked before"
-        results: Sequence[CheckResult] = [
-            CheckResult("settings", fail("; ".join(error.faults), advice))
-        ]
+        findings = [Finding("settings", Verdict.FAIL, "; ".join(error.faults), advice)]
     else:
         installation = open_installation(
             settings,
@@ -73,83 +71,57 @@ def doctor(
             public=settings.server.public_url if public is None else public,
             media_id=media_id,
         )
-        results = uvloop.run(_examine(installation))
+        findings = uvloop.run(_examine(installation))
+    counts = Counter(one.verdict for one in findings)
     if as_json:
-        print(json.dumps(_fields(results), indent=2))
+        fields = {
+            "healthy": not counts[Verdict.FAIL],
+            "counts": {verdict: counts[verdict] for verdict in Verdict},
+            "checks": [asdict(one) for one in findings],
+        }
+        print(json.dumps(fields, indent=2))
     else:
-        _print(results)
-    raise SystemExit(1 if _counts(results)[Verdict.FAIL] else 0)
+        _print(findings)
+    raise SystemExit(1 if counts[Verdict.FAIL] else 0)
 
 
-async def _examine(opening: AbstractAsyncContextManager[Installation]) -> list[CheckResult]:
-    progress = errors.status("checking ...") if errors.is_terminal else nullcontext()
-    # Checks take seconds: show that the command works.
-    with progress:
+async def _examine(opening: AbstractAsyncContextManager[Installation]) -> list[Finding]:
+    # Checks take seconds: show in a terminal that the command works.
+    with errors.status("checking ..."):
         async with opening as installation:
-            return [result async for area in examine(installation) for result in area]
+            return await examine(installation)
 
 
-def _counts(results: Sequence[CheckResult]) -> Counter[Verdict]:
-    return Counter(result.finding.verdict for result in results)
-
-
-def _fields(results: Sequence[CheckResult]) -> dict[str, object]:
-    counts = _counts(results)
-    return {
-        "healthy": not counts[Verdict.FAIL],
-        "counts": {str(verdict): counts[verdict] for verdict in Verdict},
-        "checks": [
-            {
-                "check": one.check,
-                "verdict": one.finding.verdict,
-                "seen": one.finding.text,
-                "advice": one.finding.advice,
-                "alert": one.alert,
-            }
-            for one in results
-        ],
-    }
-
-
-def _print(results: Sequence[CheckResult]) -> None:
+def _print(findings: Sequence[Finding]) -> None:
     """Print a table to a terminal, otherwise one line with tabs for each check."""
     console = Console()
     table = Table(show_edge=False, pad_edge=False)
     for name in ("check", "", "finding, and what to do"):
         table.add_column(name, overflow="fold")
-    for result in results:
-        found, advice = result.finding, _advice(result)
+    for one in findings:
+        # The heading has the expression of the alert and the steps to take.
+        page = f" (deploy/OPERATING.md: {one.alert})" if one.alert else ""
+        advice = f"{one.advice}{page}" if one.advice else ""
         if console.is_terminal:
             # Colours need no legend; skipped checks are dim.
-            verdict = f"[{_COLOURS.get(found.verdict, 'dim')}]{found.verdict}"
+            verdict = f"[{_COLOURS.get(one.verdict, 'dim')}]{one.verdict}"
             bold = f"\n[bold]{escape(advice)}[/bold]" if advice else ""
-            table.add_row(result.check, verdict, f"{escape(found.text)}{bold}")
+            table.add_row(one.check, verdict, f"{escape(one.seen)}{bold}")
         else:
             # Tabs and newlines separate the columns and the checks, so they are replaced in texts.
-            parts = (found.verdict, result.check, found.text, *([advice] if advice else []))
+            parts = filter(None, (one.verdict, one.check, one.seen, advice))
             print("\t".join(" ".join(part.split()) for part in parts))
     if console.is_terminal:
         console.print(table)
-    errors.print(_summary(results), highlight=False, soft_wrap=True)
+    errors.print(_summary(findings), highlight=False, soft_wrap=True)
 
 
-def _summary(results: Sequence[CheckResult]) -> str:
+def _summary(findings: Sequence[Finding]) -> str:
     """Return the number of checks by verdict, with the names of those that warn or fail."""
+    parts: list[str] = []
     # The most severe first.
-    named: dict[Verdict, list[str]] = {verdict: [] for verdict in reversed(Verdict)}
-    for result in results:
-        named[result.finding.verdict].append(result.check)
-    shown = (Verdict.FAIL, Verdict.WARN)
-    return ", ".join(
-        f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names and verdict in shown else "")
-        for verdict, names in named.items()
-    )
-
-
-def _advice(result: CheckResult) -> str:
-    """Return what to do, and where it is explained."""
-    # The heading has the expression of the alert and the steps to take.
-    advice = result.finding.advice
-    if not advice or not result.alert:
-        return advice
-    return f"{advice} (deploy/OPERATING.md: {result.alert})"
+    for verdict in reversed(Verdict):
+        names = [one.check for one in findings if one.verdict is verdict]
+        shown = names and verdict in (Verdict.FAIL, Verdict.WARN)
+        parts.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if shown else ""))
+    return ", ".join(parts)

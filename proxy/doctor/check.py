@@ -1,17 +1,18 @@
-"""The model of a check: its verdict, its finding, and how errors become findings."""
+"""The model of a check: verdicts, findings, areas of checks, and how errors become findings."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Generic, TypeVar
+from functools import partial
 
+from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, SmartserveError
 
-S = TypeVar("S")
+_KIB = 1024
+_MS = 1000.0
 
 
 class Verdict(StrEnum):
@@ -25,99 +26,80 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, and what to do about it; ``advice`` is empty if nothing is wrong."""
+    """What a check found, and what to do about it; ``doctor --json`` prints these fields."""
 
+    check: str
+    """Empty until its area has run."""
     verdict: Verdict
-    text: str
+    seen: str
     advice: str = ""
+    """Empty if nothing is wrong."""
+    alert: str = ""
+    """The heading in deploy/OPERATING.md that explains the check."""
 
 
-def ok(text: str) -> Finding:
+def ok(seen: str) -> Finding:
     """Return a finding that requires no action."""
-    return Finding(Verdict.OK, text)
+    return Finding("", Verdict.OK, seen)
 
 
-def warn(text: str, advice: str) -> Finding:
-    """Return a finding about a part that works but needs attention."""
-    return Finding(Verdict.WARN, text, advice)
+def warn(seen: str, advice: str, *, when: bool = True) -> Finding:
+    """Return a finding about a part that works but needs attention; OK if ``when`` is false."""
+    return Finding("", Verdict.WARN, seen, advice) if when else ok(seen)
 
 
-def fail(text: str, advice: str) -> Finding:
-    """Return a finding about a part that does not work, or that exposes private data."""
-    return Finding(Verdict.FAIL, text, advice)
+def fail(seen: str, advice: str, *, when: bool = True) -> Finding:
+    """Return a finding about a part that is broken or exposed; OK if ``when`` is false."""
+    return Finding("", Verdict.FAIL, seen, advice) if when else ok(seen)
 
 
 def skip(reason: str) -> Finding:
     """Return a finding for a check that was not made."""
-    return Finding(Verdict.SKIPPED, reason)
+    return Finding("", Verdict.SKIPPED, reason)
 
 
-class CheckBlocked(Exception):
-    """Raised if nothing in an area can be checked; its remaining checks are skipped."""
-
-    def __init__(self, finding: Finding) -> None:
-        """Store the finding to report for the check that raised it."""
-        super().__init__(finding.text)
-        self.finding = finding
+Findings = AsyncGenerator[Finding, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Check(Generic[S]):
-    """One check of a subject. ``alert`` names the heading in deploy/OPERATING.md that explains it.
+class Area:
+    """Checks of one part of an installation.
 
-    A synchronous ``run`` may block: it is called in a thread.
+    ``alerts`` maps the name of each check to its alert, in the order of ``inspect``, which yields
+    one finding for each. If ``inspect`` ends early, the remaining checks are skipped.
     """
 
-    name: str
-    run: Callable[[S], Finding | Awaitable[Finding]]
-    alert: str = ""
+    alerts: Mapping[str, str]
+    inspect: Callable[[Installation], Findings]
+
+    async def run(self, installation: Installation) -> list[Finding]:
+        """Run the checks in order; an error is reported by the check during which it occurred."""
+        results: list[Finding] = []
+        last = ""
+        async with aclosing(self.inspect(installation)) as findings:
+            for name, alert in self.alerts.items():
+                try:
+                    finding = await anext(findings, None)
+                except (SmartserveError, OSError) as error:
+                    # Other errors are bugs of the program, and need their traceback.
+                    finding = finding_of(error)
+                # A generator that has returned or raised is exhausted. The remaining checks would
+                # report the same cause again.
+                if finding is None:
+                    finding = skip(f"see {last}")
+                else:
+                    last = name
+                results.append(replace(finding, check=name, alert=alert))
+        return results
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The finding of one check."""
-
-    check: str
-    finding: Finding
-    alert: str = ""
-
-
-async def run_checks(
-    subject: Awaitable[S], checks: tuple[Check[S], ...]
-) -> tuple[CheckResult, ...]:
-    """Run the checks of one area in order.
-
-    The first error is reported by the check during which it occurred, and the remaining checks are
-    skipped: they would report the same cause again.
-    """
-    results: list[CheckResult] = []
-    awaited: S | None = None
-    failed_check = ""
-    for check in checks:
-        if failed_check:
-            finding = skip(f"see {failed_check}")
-        else:
-            try:
-                if awaited is None:
-                    awaited = await subject
-                finding = await _run(check, awaited)
-            except (CheckBlocked, SmartserveError, OSError, TimeoutError) as error:
-                # Other errors are bugs of the program, and need their traceback.
-                finding, failed_check = finding_of(error), check.name
-        results.append(CheckResult(check.name, finding, check.alert))
-    return tuple(results)
-
-
-async def _run(check: Check[S], subject: S) -> Finding:
-    # For an asynchronous check the thread only creates the coroutine, which runs here.
-    found = await asyncio.to_thread(check.run, subject)
-    return await found if inspect.isawaitable(found) else found
+def area(alerts: Mapping[str, str]) -> Callable[[Callable[[Installation], Findings]], Area]:
+    """Return a decorator that makes an area of a generator of findings."""
+    return partial(Area, alerts)
 
 
 def finding_of(error: Exception) -> Finding:
     """Return the finding for an error raised by a check."""
-    if isinstance(error, CheckBlocked):
-        return error.finding
     if isinstance(error, ConfigurationError):
         return fail("; ".join(error.faults), "correct the settings that are named")
     return fail(reason_of(error), "see the server's log")
@@ -135,3 +117,28 @@ def reason_of(error: BaseException) -> str:
     if cause is None or not isinstance(error, SmartserveError):
         return str(error) or type(error).__name__
     return f"{error.detail} ({reason_of(cause)})"
+
+
+def as_bytes(count: float) -> str:
+    """Format a number of bytes: 512 B, 1.5 MiB, 10 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < _KIB:
+            return f"{count:.3g} {unit}"
+        count /= _KIB
+    return f"{count:.4g} TiB"
+
+
+def as_time(seconds: float) -> str:
+    """Format a duration: 3.2 ms, 1.5 s, 2 h."""
+    if abs(seconds) < 1:
+        return f"{seconds * _MS:.3g} ms"
+    for unit, length in (("s", 60.0), ("min", 60.0), ("h", 24.0)):
+        if abs(seconds) < length:
+            return f"{seconds:.3g} {unit}"
+        seconds /= length
+    return f"{seconds:.4g} days"
+
+
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun: 1 file, 3 files."""
+    return f"{count} {noun if count == 1 else noun + 's'}"

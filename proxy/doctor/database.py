@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.doctor.check import CheckBlocked, Finding, fail, ok, warn
-from proxy.doctor.formatting import as_time
+from proxy.doctor.check import Finding, Findings, area, as_time, fail, ok, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.storage.database.diagnostics import (
@@ -27,6 +26,11 @@ _MISSING_FILE = (
     "is data_dir (or database.url) the one that the server uses? The server creates the file at its"
     " first start; a relative path is relative to the folder in which it is started"
 )
+_GRANT = (
+    "GRANT SELECT on media_files and media_fallbacks, and SELECT, INSERT, DELETE on media_facts;"
+    " processing uploads also needs INSERT and UPDATE on the tables named here. An SQLite file and"
+    " its folder must belong to the server's user"
+)
 _ADVICE = {
     1040: "max_connections is used up: SHOW PROCESSLIST lists the clients; raise it, or lower"
     " database.pool_size of each server",
@@ -38,28 +42,43 @@ _ADVICE = {
 """Advice by the error number of MySQL and MariaDB."""
 
 
-async def check_connection(installation: Installation) -> Finding:
-    """Connect, and report the version of the server and the time that a query takes."""
+@area(
+    {
+        "database": "The database is away",
+        "database schema": "",
+        "database permissions": "The database is away",
+        "database clock": "",
+    }
+)
+async def check_database(installation: Installation) -> Findings:
+    """Connect, and check the schema, the permissions of the account and the clock."""
     # The URL has a password: only its file or the driver's message is reported.
     url, section = installation.settings.database_url, installation.settings.database
     file = sqlite_file(url)
     # SQLite would create the file.
     if file is not None and not file.is_file():
-        raise CheckBlocked(fail(f"there is no file {file}", _MISSING_FILE))
+        yield fail(f"there is no file {file}", _MISSING_FILE)
+        return
     try:
         version, latency_s = await describe_server(url, section)
     except DatabaseUnavailable as error:
         # For SQLite the usual cause is the owner of the file, for a server that it is down.
         default = _FILE if file else _UP.format(setting="database.url")
         advice = _ADVICE.get(driver_code(error), default)
-        raise CheckBlocked(fail(f"cannot connect: {driver_text(error)}", advice)) from error
+        yield fail(f"cannot connect: {driver_text(error)}", advice)
+        return
     text = f"{version} answers in {as_time(latency_s)}"
     # A miss waits for one query before its render.
-    if latency_s <= _SLOW_S:
-        return ok(text)
-    return warn(
-        text, "each image that is not cached waits for it: is it near, is its machine busy?"
-    )
+    advice = "each image that is not cached waits for it: is it near, is its machine busy?"
+    yield warn(text, advice, when=latency_s > _SLOW_S)
+    yield await check_schema(installation)
+    # Without a worker the account needs no right to write rows.
+    ingest = installation.queue is not None
+    if denied := await denied_operations(url, section, ingest=ingest):
+        yield fail("; ".join(denied), _GRANT)
+    else:
+        yield ok("may read media_files and media_fallbacks, read and write media_facts")
+    yield judge_offset(await clock_offset_s(url, section))
 
 
 async def check_schema(installation: Installation) -> Finding:
@@ -91,36 +110,14 @@ async def check_schema(installation: Installation) -> Finding:
     return ok(", ".join(versions))
 
 
-async def check_permissions(installation: Installation) -> Finding:
-    """Report operations that the account may not perform."""
-    settings = installation.settings
-    # Without a worker the account needs no right to write rows.
-    ingest = installation.queue is not None
-    denied = await denied_operations(settings.database_url, settings.database, ingest=ingest)
-    if not denied:
-        return ok("may read media_files and media_fallbacks, read and write media_facts")
-    advice = (
-        "GRANT SELECT on media_files and media_fallbacks, and SELECT, INSERT, DELETE on"
-        " media_facts; processing uploads also needs INSERT and UPDATE on the tables named here."
-        " An SQLite file and its folder must belong to the server's user"
-    )
-    return fail("; ".join(denied), advice)
-
-
-async def check_clock(installation: Installation) -> Finding:
-    """Compare the clock of the database with this machine's."""
-    settings = installation.settings
-    return judge_offset(await clock_offset_s(settings.database_url, settings.database))
-
-
 def judge_offset(offset_s: float) -> Finding:
     """Return the finding for a clock that is ``offset_s`` ahead of this machine's."""
     text = f"{as_time(abs(offset_s))} {'ahead of' if offset_s > 0 else 'behind'} this machine"
-    # The offset is accurate to half of the time that the request took.
-    if abs(offset_s) <= _MAX_OFFSET_S:
-        return ok(text)
     advice = (
         "synchronise both machines by NTP (chronyc tracking shows the offset): Last-Modified of"
         " changed images comes from this clock"
     )
-    return (fail if abs(offset_s) > _FAR_OFFSET_S else warn)(text, advice)
+    if abs(offset_s) > _FAR_OFFSET_S:
+        return fail(text, advice)
+    # The offset is accurate to half of the time that the request took.
+    return warn(text, advice, when=abs(offset_s) > _MAX_OFFSET_S)

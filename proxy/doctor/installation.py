@@ -7,8 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.doctor.http_client import HttpProbe
-from proxy.doctor.image_requests import ImageResponses
+from proxy.doctor.probe import HttpProbe, ImageResponses
 from proxy.domain.media import Media
 from proxy.domain.upload import QueueReport
 from proxy.ingest.main_api import MainApi
@@ -47,8 +46,3 @@ class Installation:
     """The image to request; set by the checks of the originals, or of ``media_id``."""
     responses: ImageResponses | None = None
     """The server's own responses for ``media``, set by the checks of the served image."""
-
-
-async def whole(installation: Installation) -> Installation:
-    """Return the installation: the subject of areas whose checks have nothing in common."""
-    return installation

@@ -1,118 +1,97 @@
-"""Checks of the originals: the storage root, and whether the newest rows have their files."""
+"""Checks of the originals: the storage root, the files of the newest rows, and one image."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from proxy.doctor.check import CheckBlocked, Finding, fail, ok, skip, warn
-from proxy.doctor.formatting import counted
+from proxy.doctor.check import Finding, Findings, area, counted, fail, ok, reason_of, skip, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import (
     DatabaseUnavailable,
+    RenderTimeout,
+    SmartserveError,
     SourceError,
     SourceMissing,
+    SourceQuarantined,
     SourceTimeout,
     SourceTooLarge,
     SourceUnavailable,
+    UndecodableSource,
+    UnsupportedSource,
 )
 from proxy.domain.media import MAX_MEDIA_ID, Media
+from proxy.domain.worker_protocol import ProbeJob
 from proxy.storage.originals.local_store import LocalOriginals
 
 _SAMPLE = 20
 """Number of rows to check, the newest ones."""
 _SHOWN = 5
 _MAX_FOLDERS = 100
+_DECODE_ADVICE: Mapping[type[SmartserveError], str] = {
+    UnsupportedSource: "store it as one of limits.source_types; JPEG, PNG, WebP, AVIF, GIF and TIFF"
+    " are, SVG is never served",
+    UndecodableSource: "the file is damaged: replace it with an intact copy",
+    SourceTooLarge: "make the original smaller, or raise the limit: [limits], and"
+    " storage.max_original_bytes",
+    SourceQuarantined: "it makes its decoder crash: keep the file, report it, and store another",
+    RenderTimeout: "it takes longer than workers.deadline_s: make the original smaller",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class OriginalsSample:
-    """The state of the storage root and of the files of the newest rows."""
-
-    root: Path
-    empty: bool
-    outcomes: Sequence[tuple[Media, SourceError | None]] | None
-    """The newest rows and why their file cannot be opened; None if there is no database."""
-    hint: str = ""
-    """The setting that would make the missing files found."""
-
-    def ids(self, *, missing: bool) -> list[int]:
-        """Return the ids of rows whose file is missing, or whose file cannot be read."""
-        return [
-            media.id
-            for media, error in self.outcomes or ()
-            if error is not None and isinstance(error, SourceMissing) is missing
-        ]
-
-
-async def inspect(installation: Installation) -> OriginalsSample:
-    """Open the files of the newest rows without reading them; sets ``installation.media``."""
-    root, sources = installation.settings.storage_root, installation.sources
+@area({"originals": "Originals cannot be opened", "newest originals": "Originals cannot be opened"})
+async def check_originals(installation: Installation) -> Findings:
+    """List the root, and open the files of the newest rows without reading them."""
+    root = installation.settings.storage_root
     try:
-        await sources.check()
-    except SourceTimeout as error:
+        await installation.sources.check()
+    except SourceTimeout:
         # The thread that hangs in the kernel cannot be cancelled; it ends with the process.
         advice = "the network file system hangs: check its server, or mount it again"
-        raise CheckBlocked(fail(f"{root} does not answer in time", advice)) from error
+        yield fail(f"{root} does not answer in time", advice)
+        return
     except SourceUnavailable as error:
-        cause = error.__cause__
-        reason = cause.strerror if isinstance(cause, OSError) else error.detail
         advice = "mount the storage, or set storage.root; the server's user must be able to list it"
-        raise CheckBlocked(fail(f"{root}: {reason}", advice)) from error
-    # An empty root usually is the mount point of a file system that is not mounted.
-    empty = not await asyncio.to_thread(os.listdir, root)
+        yield fail(f"{root}: {reason_of(error.__cause__ or error)}", advice)
+        return
+    newest: Sequence[Media] | None
     try:
         async with installation.rows() as rows:
             newest = await rows.newest(before=MAX_MEDIA_ID, limit=_SAMPLE)
     except DatabaseUnavailable:
         # The area of the database has reported it.
-        return OriginalsSample(root, empty, None)
-    outcomes = [(media, await _open(sources, media)) for media in newest]
-    found = [media for media, error in outcomes if error is None]
-    installation.media = found[0] if found else None
-    missing = [media for media, error in outcomes if isinstance(error, SourceMissing)]
-    # If some files are found, the root is right and the others are lost.
-    path = missing[0].source_path if missing and not found else None
-    return OriginalsSample(root, empty, outcomes, await find_setting(root, path or ""))
+        newest = None
+    if await asyncio.to_thread(os.listdir, root):
+        yield ok(f"{root} can be read")
+    elif newest is not None and not newest:
+        yield ok(f"{root} and the database are empty: 'smartserve import' adds images")
+    else:
+        # An empty root usually is the mount point of a file system that is not mounted.
+        advice = (
+            "usually it is not mounted: mount it, or set storage.root to the folder of originals"
+        )
+        yield fail(f"{root} is empty", advice)
+    if newest:
+        yield await check_files(installation, newest)
+    else:
+        reason = (
+            "the database cannot be queried" if newest is None else "the database has no images"
+        )
+        yield skip(reason)
 
 
-async def _open(sources: LocalOriginals, media: Media) -> SourceError | None:
-    """Return None if one of the row's files can be opened, otherwise the first error."""
-    first: SourceError | None = None
-    for path in media.source_paths:
-        try:
-            async with sources.open(path):
-                return None
-        except SourceTooLarge:
-            # The file exists; its size is a matter of the limits.
-            return None
-        except SourceError as error:
-            first = first or error
-    return first
-
-
-def check_root(sample: OriginalsSample) -> Finding:
-    """Report a root that is empty although the database has rows."""
-    if not sample.empty:
-        return ok(f"{sample.root} can be read")
-    if sample.outcomes is not None and not sample.outcomes:
-        return ok(f"{sample.root} and the database are empty: 'smartserve import' adds images")
-    advice = "usually it is not mounted: mount it, or set storage.root to the folder of originals"
-    return fail(f"{sample.root} is empty", advice)
-
-
-def check_newest(sample: OriginalsSample) -> Finding:
-    """Report rows whose file is missing or cannot be read."""
-    if sample.outcomes is None:
-        return skip("the database cannot be queried")
-    count = len(sample.outcomes)
-    if not count:
-        return skip("the database has no images")
-    missing, unreadable = sample.ids(missing=True), sample.ids(missing=False)
+async def check_files(installation: Installation, newest: Sequence[Media]) -> Finding:
+    """Report rows whose file is missing or cannot be read; sets ``installation.media``."""
+    outcomes = [(media, (await open_first(installation.sources, media))) for media in newest]
+    found = [media for media, (path, _) in outcomes if path]
+    installation.media = next(iter(found), None)
+    failed = [(media, error) for media, (path, error) in outcomes if not path]
+    missing = [media for media, error in failed if isinstance(error, SourceMissing)]
+    unreadable = [media for media, error in failed if media not in missing]
+    count = len(newest)
     # Worse than missing: permissions or the disk, which affect all other files too.
     if unreadable:
         advice = "let the server's user read them (chown, chmod a+r); otherwise the disk is failing"
@@ -120,23 +99,109 @@ def check_newest(sample: OriginalsSample) -> Finding:
     if not missing:
         return ok(f"the newest {counted(count, 'row')} have their files")
     text = f"files are missing: {_listed(missing, count)}"
-    if len(missing) < count:
+    # If some files are found, the root is right and the others are lost.
+    if found:
         return warn(text, "restore the originals at bulk_path; no restart is needed")
-    setting = f"set {sample.hint}, and restart" if sample.hint else "check storage.strip_prefix"
+    root, path = installation.settings.storage_root, missing[0].source_path or ""
+    hint = await asyncio.to_thread(find_setting, root, path)
+    setting = f"set {hint}, and restart" if hint else "check storage.strip_prefix"
     return fail(text, f"storage.root is not the folder that the rows refer to: {setting}")
 
 
-def _listed(ids: Sequence[int], count: int) -> str:
-    shown = ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")
-    return f"{len(ids)} of the newest {count} ({shown})"
+def _listed(rows: Sequence[Media], count: int) -> str:
+    shown = ", ".join(str(media.id) for media in rows[:_SHOWN])
+    return f"{len(rows)} of the newest {count} ({shown}{', ...' if len(rows) > _SHOWN else ''})"
 
 
-async def find_setting(root: Path, path: str) -> str:
+@area({"image row": "", "image original": "Originals cannot be opened", "image decode": ""})
+async def check_image(installation: Installation) -> Findings:
+    """Read a row, open its file and decode every pixel; sets ``installation.media``."""
+    media_id = installation.media_id or 0
+    # Raises DatabaseUnavailable if there is no database, which ends the area.
+    async with installation.rows() as rows:
+        media = installation.media = await rows.find(media_id)
+    if media is None:
+        advice = (
+            "is the id correct, and does database.url name the right database? 'smartserve import'"
+            " prints ids, and 'smartserve adopt' those of an existing library"
+        )
+        yield fail(f"media_files has no row with id {media_id}", advice)
+        return
+    yield judge_row(media)
+    path, error = await open_first(installation.sources, media)
+    yield await check_original(installation, media, path, error)
+    yield await check_decode(installation, path) if path else skip("there is no file to decode")
+
+
+def judge_row(media: Media) -> Finding:
+    """Report a row that is not served because of its status or its paths."""
+    text = f"{media.id} of user {media.user_id}, {media.data_type}, {media.status}"
+    if media.servable:
+        return ok(text)
+    # Uploads get their path when the worker has stored the original.
+    if media.in_progress:
+        advice = "until it is processed it is answered 404 with Retry-After: 'smartserve status'"
+        return warn(f"{text}, no original yet", advice)
+    # Completed, but with neither bulk_path nor library_path.
+    if media.completed:
+        return fail(f"{text}, without a path", "bulk_path or library_path must name its file")
+    advice = "only rows that are completed or in progress are served: see the column status"
+    return fail(text, advice)
+
+
+async def check_original(
+    installation: Installation, media: Media, opened: str, error: SourceError | None
+) -> Finding:
+    """Report a file that cannot be opened: ``error`` is that of the row's first path."""
+    root, path = installation.settings.storage_root, media.source_path
+    if path is None:
+        return skip("the row names no file")
+    if error is None:
+        return ok(f"{opened} below {root}")
+    text = f"{path} below {root}: {error.detail}"
+    # The processed file is served in place of the original.
+    if opened:
+        return warn(f"{text}; {opened} is used", "restore the original at bulk_path")
+    hint = await asyncio.to_thread(find_setting, root, path)
+    return fail(text, f"set {hint}, and restart" if hint else "restore the file there")
+
+
+async def check_decode(installation: Installation, path: str) -> Finding:
+    """Report a file that a worker cannot decode completely."""
+    # strict: serving shows the intact part of a truncated file, here it is a fault.
+    job = ProbeJob(installation.settings.limits.to_limits(), strict=True)
+    try:
+        async with installation.sources.open(path) as source, installation.worker() as pool:
+            decoded = await pool.run(job, source.descriptor)
+    except SmartserveError as error:
+        advice = (text for kind, text in _DECODE_ADVICE.items() if isinstance(error, kind))
+        return fail(error.detail, next(advice, "see the checks of the worker"))
+    frames = f", {decoded.pages} frames" if decoded.pages > 1 else ""
+    alpha = ", transparent" if decoded.has_alpha else ""
+    size = f"{decoded.width}x{decoded.height} {decoded.source_type}"
+    return ok(f"{size}{frames}{alpha}, decoded completely")
+
+
+async def open_first(sources: LocalOriginals, media: Media) -> tuple[str, SourceError | None]:
+    """Return the first path of a row that can be opened, as the server does, or an empty string.
+
+    The error is that of the first path that cannot be opened.
+    """
+    first: SourceError | None = None
+    for path in media.source_paths:
+        try:
+            async with sources.open(path):
+                return path, first
+        except SourceTooLarge:
+            # The file exists; its size is a matter of the limits.
+            return path, first
+        except SourceError as error:
+            first = first or error
+    return "", first
+
+
+def find_setting(root: Path, path: str) -> str:
     """Search near the root for a row's file; return the setting to change, or an empty string."""
-    return await asyncio.to_thread(_find_setting, root, path)
-
-
-def _find_setting(root: Path, path: str) -> str:
     # As the server reads paths: dots and empty parts have no meaning.
     names = [name for name in path.split("/") if name not in ("", ".", "..")]
     if path.startswith("/"):

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import re
-import secrets
-from collections.abc import Mapping
 from http import HTTPStatus
 
 from proxy import __version__
-from proxy.doctor.check import CheckBlocked, Finding, fail, ok, skip, warn
-from proxy.doctor.formatting import as_time
-from proxy.doctor.image_requests import allowed_types, request_image
+from proxy.doctor.check import Finding, Findings, area, as_time, fail, ok, skip, warn
 from proxy.doctor.installation import Installation
+from proxy.doctor.probe import ProbeResponse, allowed_types, request_image
 from proxy.domain.errors import NoAnswer
+from proxy.domain.media import Media
 from proxy.domain.urls import image_url
 
 _SLOW_S = 0.5
-_READINESS_ADVICE: Mapping[str, str] = {
-    "database": "see the checks of the database",
-    "storage": "see the checks of the originals",
-    "renditions": "see the checks of the renditions",
-    "workers": "the server's log has worker_start_failed, with the reason",
-}
-"""Advice by the part that /readyz reports as not ready."""
 _BUILD = re.compile(rb'^smartserve_build_info\{[^}]*version="([^"]*)"', re.MULTILINE)
 
 
-async def check_health(installation: Installation) -> Finding:
-    """Request /healthz, and report a server that is not running, not smartserve, or slow."""
+@area(
+    {
+        "server": "The server is not ready",
+        "server readiness": "The server is not ready",
+        "server version": "",
+        "served formats": "Originals are stood in for",
+    }
+)
+async def check_server(installation: Installation) -> Findings:
+    """Report a server that is not running, not smartserve, not ready, outdated or slow."""
     server = installation.server
     try:
         answer = await server.request("/healthz")
@@ -36,7 +35,8 @@ async def check_health(installation: Installation) -> Finding:
             "is it running (systemctl status smartserve, docker ps), and is this its address"
             " (server.host, server.port, --url)? 'smartserve serve' prints why it does not start"
         )
-        raise CheckBlocked(fail(f"{server.base}: {error.detail}", advice)) from error
+        yield fail(f"{server.base}: {error.detail}", advice)
+        return
     text = f"{server.base} answers {answer.status} in {as_time(answer.seconds)}"
     # Another program on this port, or a proxy that answers in its place.
     if answer.json().get("status") != "alive":
@@ -44,15 +44,20 @@ async def check_health(installation: Installation) -> Finding:
             "this is not the server itself: name its own port with --url, and the reverse proxy"
             " with --public"
         )
-        raise CheckBlocked(fail(text, advice))
-    if answer.seconds <= _SLOW_S:
-        return ok(text)
-    return warn(text, "its event loop is late: lower workers.count to leave it a core")
+        yield fail(text, advice)
+        return
+    advice = "its event loop is late: lower workers.count to leave it a core"
+    yield warn(text, advice, when=answer.seconds > _SLOW_S)
+    yield judge_readiness(await server.request("/readyz"))
+    yield judge_version(await server.request("/metrics"))
+    if installation.media is None:
+        yield skip("there is no image whose original can be opened")
+    else:
+        yield await check_formats(installation, installation.media)
 
 
-async def check_readiness(installation: Installation) -> Finding:
+def judge_readiness(answer: ProbeResponse) -> Finding:
     """Report the parts that /readyz names as not ready."""
-    answer = await installation.server.request("/readyz")
     found = answer.json()
     parts = found.get("checks")
     # A server that drains reports its status alone.
@@ -61,15 +66,14 @@ async def check_readiness(installation: Installation) -> Finding:
         return fail(text, "if it is draining, it is being stopped and accepts no new connections")
     if answer.status == HTTPStatus.OK:
         return ok(f"ready: {', '.join(parts)}")
-    unready = {name: why for name, why in parts.items() if why != "ok"}
-    text = "; ".join(f"{name}: {why}" for name, why in unready.items())
-    return fail(text, "; ".join(_READINESS_ADVICE.get(name, "see its log") for name in unready))
+    text = "; ".join(f"{name}: {why}" for name, why in parts.items() if why != "ok")
+    return fail(text, "see the checks of these parts, and the server's log: worker_start_failed")
 
 
-async def check_version(installation: Installation) -> Finding:
+def judge_version(metrics: ProbeResponse) -> Finding:
     """Compare the version that runs with the version that is installed."""
     # Prometheus' parser would read thousands of lines for one label.
-    match = _BUILD.search((await installation.server.request("/metrics")).body)
+    match = _BUILD.search(metrics.body)
     if match is None:
         return skip("/metrics does not report it")
     running = match[1].decode()
@@ -78,32 +82,26 @@ async def check_version(installation: Installation) -> Finding:
     return warn(f"{running} runs, {__version__} is installed", "restart the server")
 
 
-async def check_formats(installation: Installation) -> Finding:
+async def check_formats(installation: Installation, media: Media) -> Finding:
     """Request an image as browsers do, and report those that do not receive the best format.
 
     Sets ``installation.responses``.
     """
-    media = installation.media
-    if media is None:
-        return skip("there is no image whose original can be opened")
     try:
-        responses = await request_image(installation.server, media.id, secrets.token_hex(4))
+        responses = await request_image(installation.server, media.id)
     except NoAnswer as error:
-        raise CheckBlocked(fail(error.detail, "see answer_failed in the server's log")) from error
-    first = responses.negotiated["chrome"]
+        return fail(error.detail, "see answer_failed in the server's log")
+    first, url = responses.negotiated["chrome"], image_url(media.id)
     if first.status != HTTPStatus.OK:
         detail = first.json().get("detail") or first.media_type or "no text"
         advice = "does the server use these settings? Its log has answer_failed with this media_id"
-        raise CheckBlocked(fail(f"{image_url(media.id)} answers {first.status}: {detail}", advice))
+        return fail(f"{url} answers {first.status}: {detail}", advice)
     installation.responses = responses
     allowed = allowed_types(installation.settings.encoders, media)
-    types = ", ".join(f"{client} {kind}" for client, kind in responses.types.items())
-    text = f"{image_url(media.id)}: {types}"
-    # The settings of the command may differ from those of the running server.
-    if all(kind in allowed[client] for client, kind in responses.types.items()):
-        return ok(text)
-    if "fallback" in first.header("Cache-Status"):
+    text = f"{url}: {responses.listed}"
+    correct = all(kind in allowed[client] for client, kind in responses.types.items())
+    if not correct and "fallback" in first.header("Cache-Status"):
         return warn(text, "it is a fallback, because its original or a worker is missing")
-    return fail(
-        text, "restart the server if [encoders] changed; otherwise Accept is changed on the way"
-    )
+    # The settings of the command may differ from those of the running server.
+    advice = "restart the server if [encoders] changed; otherwise Accept is changed on the way"
+    return fail(text, advice, when=not correct)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.doctor.check import Finding, fail, ok, reason_of, skip, warn
-from proxy.doctor.formatting import counted
+from proxy.doctor.check import Finding, Findings, area, counted, fail, ok, reason_of, skip, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import MainApiForbidden, SmartserveError
 from proxy.domain.upload import QueueReport
 from proxy.settings import Settings
 
 _KEY_ADVICE = "set ingest.main_api_key (MAIN_API_KEY) to the main API's MEDIA_API_KEY"
+
+
+@area({"main API": "The main API cannot be asked", "upload queue": "Uploads are stuck"})
+async def check_uploads(installation: Installation) -> Findings:
+    """List the pending uploads at the main API, and read the state of the queue."""
+    yield await check_main_api(installation)
+    if installation.queue is None:
+        yield skip("main.enabled is false and no main API is set: uploads are not processed")
+        return
+    try:
+        yield judge_queue(await installation.queue())
+    except SmartserveError as error:
+        yield fail(reason_of(error), "see the checks of the database")
 
 
 async def check_main_api(installation: Installation) -> Finding:
@@ -39,16 +51,6 @@ def _has_key(settings: Settings) -> bool:
     ingest, main = settings.ingest, settings.main
     given = ingest.main_api_key, ingest.main_api_key_file, main.key, main.key_file
     return any(given) or (settings.key_directory / "media_api").is_file()
-
-
-async def check_queue(installation: Installation) -> Finding:
-    """Report uploads that are stuck, leases that expired, and uploads that failed permanently."""
-    if installation.queue is None:
-        return skip("main.enabled is false and no main API is set: uploads are not processed")
-    try:
-        return judge_queue(await installation.queue())
-    except SmartserveError as error:
-        return fail(reason_of(error), "see the checks of the database")
 
 
 def judge_queue(report: QueueReport) -> Finding:

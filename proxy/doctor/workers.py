@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import proxy
-from proxy.doctor.check import CheckBlocked, Finding, fail, ok, reason_of, skip, warn
-from proxy.doctor.formatting import as_time
+from proxy.doctor.check import Finding, Findings, area, as_time, fail, ok, reason_of, skip, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
@@ -28,35 +27,33 @@ _OPTIONAL = frozenset({"heic", "bmp"})
 _CHECK_CONFIG = "'smartserve check-config' prints the worker's output"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSample:
-    """A worker that was started, and the formats in which it rendered a sample."""
-
-    settings: Settings
-    info: WorkerInfo
-    gaps: Mapping[str, str]
-    """Sandbox features that are not in force, with the reasons."""
-    start_s: float
-    render_s: Mapping[Format, float]
-    failures: Mapping[Format, str]
-
-
-async def inspect(installation: Installation) -> WorkerSample:
+@area(
+    {
+        "worker": "Workers are missing",
+        "worker sandbox": "The sandbox has a gap",
+        "worker formats": "",
+    }
+)
+async def check_workers(installation: Installation) -> Findings:
     """Start a worker and render a sample in each output format."""
     settings = installation.settings
     started = time.monotonic()
     try:
         async with installation.worker() as pool:
             start_s = time.monotonic() - started
+            info, gaps = pool.hello, pool.gaps
             render_s, failures = await _render_all(settings, pool)
-            return WorkerSample(settings, pool.hello, pool.gaps, start_s, render_s, failures)
     except ConfigurationError as error:
         # The pool reports that no process came up.
         advice = (
             f"{_CHECK_CONFIG}; causes are too little memory, too few descriptors, or"
             " workers.require_sandbox on a kernel without the features"
         )
-        raise CheckBlocked(fail("; ".join(error.faults), advice)) from error
+        yield fail("; ".join(error.faults), advice)
+        return
+    yield judge_renders(start_s, render_s, failures)
+    yield judge_sandbox(settings, info, gaps)
+    yield judge_formats(settings, info)
 
 
 async def _render_all(
@@ -76,65 +73,60 @@ async def _render_all(
         output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profiles[fmt])
         job = RenditionSet(limits, (output,))
         began = time.monotonic()
+        # Opened for each job: a descriptor that workers share has one position.
+        sample = os.open(_SAMPLES / _SAMPLE_OF[source_type], os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await _render(pool, job, _SAMPLES / _SAMPLE_OF[source_type])
+            await pool.run(job, sample, lambda _: None)
         except SmartserveError as error:
             failures[fmt] = reason_of(error)
         else:
             seconds[fmt] = time.monotonic() - began
+        finally:
+            os.close(sample)
     return seconds, failures
 
 
-async def _render(pool: WorkerPool, job: RenditionSet, sample: Path) -> None:
-    descriptor = os.open(sample, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        await pool.run(job, descriptor, lambda _: None)
-    finally:
-        os.close(descriptor)
-
-
-def check_render(sample: WorkerSample) -> Finding:
+def judge_renders(
+    start_s: float, render_s: Mapping[Format, float], failures: Mapping[Format, str]
+) -> Finding:
     """Report output formats that cannot be rendered, or that take long."""
-    if sample.failures:
-        text = "; ".join(f"{fmt}: {why}" for fmt, why in sample.failures.items())
+    if failures:
+        text = "; ".join(f"{fmt}: {why}" for fmt, why in failures.items())
         return fail(text, f"install the versions in requirements.lock; {_CHECK_CONFIG}")
-    if not sample.render_s:
+    if not render_s:
         return skip("limits.source_types allows neither JPEG nor PNG")
-    times = ", ".join(f"{fmt} {as_time(spent)}" for fmt, spent in sample.render_s.items())
-    text = f"started in {as_time(sample.start_s)}; {_SIDE} pixels as {times}"
+    times = ", ".join(f"{fmt} {as_time(spent)}" for fmt, spent in render_s.items())
+    text = f"started in {as_time(start_s)}; {_SIDE} pixels as {times}"
     # The first render of a process loads code; it takes 20 to 300 ms on an idle machine.
-    if max(sample.render_s.values()) <= _SLOW_S:
-        return ok(text)
-    return warn(text, "the machine is busy or short of memory: see top")
+    slow = max(render_s.values()) > _SLOW_S
+    return warn(text, "the machine is busy or short of memory: see top", when=slow)
 
 
-def check_sandbox(sample: WorkerSample) -> Finding:
-    """Report sandbox features that are not in force."""
-    if not sample.settings.workers.sandbox:
+def judge_sandbox(settings: Settings, info: WorkerInfo, gaps: Mapping[str, str]) -> Finding:
+    """Report sandbox features that are not in force: ``gaps`` has the reasons."""
+    if not settings.workers.sandbox:
         advice = "set workers.sandbox = true: workers decode files from untrusted users"
         return warn("workers.sandbox = false", advice)
-    if sample.gaps:
-        text = "; ".join(f"{feature}: {why}" for feature, why in sample.gaps.items())
+    if gaps:
+        text = "; ".join(f"{feature}: {why}" for feature, why in gaps.items())
         advice = (
             "landlock needs Linux 5.13 and a container runtime that permits it; seccomp needs"
             " libseccomp2 (apt-get install libseccomp2); user needs workers.uid other than root's"
         )
         return warn(text, advice)
-    return ok(", ".join(sample.info.sandbox))
+    return ok(", ".join(info.sandbox))
 
 
-def check_formats(sample: WorkerSample) -> Finding:
+def judge_formats(settings: Settings, info: WorkerInfo) -> Finding:
     """Report source types that the settings allow and libvips cannot load."""
-    allowed = sample.settings.limits.source_types
-    absent = [kind for kind in allowed if kind not in sample.info.source_types]
+    allowed = settings.limits.source_types
+    absent = [kind for kind in allowed if kind not in info.source_types]
     text = f"loads {', '.join(kind for kind in allowed if kind not in absent)}"
     if absent:
         text = f"{text}; not {', '.join(absent)}"
-    # Allowed by default, for a libvips that has them.
-    if set(absent) <= _OPTIONAL:
-        return ok(text)
     advice = (
         "install pyvips[binary] as in requirements.lock, or a libvips that loads them; or remove"
         " them from limits.source_types"
     )
-    return fail(text, advice)
+    # The optional ones are allowed by default, for a libvips that has them.
+    return fail(text, advice, when=not set(absent) <= _OPTIONAL)

@@ -10,8 +10,8 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.app.doctor import open_installation
-from proxy.doctor.check import Finding, Verdict, run_checks
-from proxy.doctor.http_client import HttpProbe, ProbeResponse
+from proxy.doctor.check import Finding, Verdict
+from proxy.doctor.probe import HttpProbe, ProbeResponse
 from proxy.doctor.table import AREAS
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
@@ -32,7 +32,7 @@ async def run_area(
     **parts: object,
 ) -> Findings:
     """Run the area whose first check has this name; ``parts`` replace those of the installation."""
-    area = next(area for area in AREAS if area.checks[0].name == first)
+    area = next(area for area in AREAS if next(iter(area.alerts)) == first)
     address = public if isinstance(public, str) else ""
     opening = open_installation(settings, None, url=url, public=address, media_id=media_id)
     async with opening as installation:
@@ -40,8 +40,7 @@ async def run_area(
             installation.public = public
         for name, part in parts.items():
             setattr(installation, name, part)
-        results = await run_checks(area.inspect(installation), area.checks)
-    return {result.check: result.finding for result in results}
+        return {finding.check: finding for finding in await area.run(installation)}
 
 
 def problems(findings: Findings) -> dict[str, Verdict]:

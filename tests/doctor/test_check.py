@@ -1,81 +1,84 @@
-"""The model: verdicts of checks, and how errors become findings."""
+"""The model: findings of areas, how errors become findings, and numbers as text."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import AsyncGenerator
+from typing import Any, cast
 
 import pytest
 
 from proxy.doctor.check import (
-    Check,
-    CheckBlocked,
+    Area,
     Finding,
     Verdict,
+    area,
+    as_bytes,
+    as_time,
+    counted,
     fail,
     finding_of,
     ok,
     reason_of,
-    run_checks,
-    skip,
     warn,
 )
+from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable, StorageError
 
+NOWHERE = cast("Installation", None)
 
-async def seven() -> int:
-    return 7
+
+def yielding(*findings: Finding | Exception) -> Area:
+    """Return an area of three checks that yields these findings, or raises an error."""
+
+    async def inspect(_installation: Installation) -> AsyncGenerator[Finding, Any]:
+        for one in findings:
+            if isinstance(one, Exception):
+                raise one
+            yield one
+
+    return area({"first": "An alert", "second": "", "third": ""})(inspect)
 
 
 async def test_each_check_reports_its_finding_and_its_alert() -> None:
-    checks: tuple[Check[int], ...] = (
-        Check("first", lambda number: ok(f"{number}"), "An alert"),
-        Check("second", lambda number: warn(f"{number}", "lower it")),
-    )
-    first, second = await run_checks(seven(), checks)
-    assert (first.check, first.finding, first.alert) == ("first", ok("7"), "An alert")
-    assert (second.check, second.finding.verdict) == ("second", Verdict.WARN)
+    first, second, third = await yielding(ok("1"), warn("2", "lower it"), ok("3")).run(NOWHERE)
+    assert first == Finding("first", Verdict.OK, "1", alert="An alert")
+    assert second == Finding("second", Verdict.WARN, "2", "lower it")
+    assert third == Finding("third", Verdict.OK, "3")
 
 
-async def test_a_check_may_be_asynchronous() -> None:
-    async def check(number: int) -> Finding:
-        return ok(str(number))
-
-    (result,) = await run_checks(seven(), (Check("one", check),))
-    assert result.finding == ok("7")
+async def test_checks_after_the_end_of_an_area_are_skipped() -> None:
+    first, *others = await yielding(fail("away", "start it")).run(NOWHERE)
+    assert first == Finding("first", Verdict.FAIL, "away", "start it", "An alert")
+    assert [(one.verdict, one.seen) for one in others] == [(Verdict.SKIPPED, "see first")] * 2
 
 
-async def test_a_synchronous_check_does_not_block_the_event_loop() -> None:
-    def check(_number: int) -> Finding:
-        return ok(threading.current_thread().name)
-
-    (result,) = await run_checks(seven(), (Check("one", check),))
-    assert result.finding.text != threading.current_thread().name
+async def test_an_error_is_reported_by_the_check_during_which_it_occurred() -> None:
+    found = await yielding(ok(""), DatabaseUnavailable("away")).run(NOWHERE)
+    assert [one.verdict for one in found] == [Verdict.OK, Verdict.FAIL, Verdict.SKIPPED]
+    assert (found[1].seen, found[2].seen) == ("away", "see second")
 
 
-async def test_the_first_check_reports_why_an_area_cannot_be_inspected() -> None:
-    async def inspect() -> int:
-        raise CheckBlocked(fail("away", "start it"))
-
-    checks: tuple[Check[int], ...] = (
-        Check("first", lambda _: ok("")),
-        Check("second", lambda _: ok("")),
-    )
-    first, second = await run_checks(inspect(), checks)
-    assert first.finding == fail("away", "start it")
-    assert second.finding == skip("see first")
+async def test_a_bug_is_not_a_finding() -> None:
+    with pytest.raises(KeyError):
+        await yielding(KeyError("bug")).run(NOWHERE)
 
 
-async def test_checks_after_an_error_are_skipped() -> None:
-    def raising(_number: int) -> Finding:
-        raise DatabaseUnavailable("away")
+async def test_an_area_is_closed_after_its_last_check() -> None:
+    closed = []
 
-    checks: tuple[Check[int], ...] = (
-        Check("first", lambda _: ok("")),
-        Check("second", raising),
-        Check("third", lambda _: ok("")),
-    )
-    verdicts = [one.finding.verdict for one in await run_checks(seven(), checks)]
-    assert verdicts == [Verdict.OK, Verdict.FAIL, Verdict.SKIPPED]
+    async def inspect(_installation: Installation) -> AsyncGenerator[Finding, Any]:
+        try:
+            yield ok("")
+        finally:
+            closed.append(True)
+
+    await area({"only": ""})(inspect).run(NOWHERE)
+    assert closed == [True]
+
+
+def test_a_finding_is_ok_unless_its_condition_is_true() -> None:
+    assert warn("3 s", "wait", when=False) == fail("3 s", "wait", when=False) == ok("3 s")
+    assert warn("3 s", "wait", when=True).verdict is Verdict.WARN
 
 
 @pytest.mark.parametrize(
@@ -85,12 +88,11 @@ async def test_checks_after_an_error_are_skipped() -> None:
         (TimeoutError(), "no answer in time"),
         (DatabaseUnavailable("away"), "away"),
         (ConfigurationError(["a: wrong", "b: wrong"]), "a: wrong; b: wrong"),
-        (CheckBlocked(fail("blocked", "do")), "blocked"),
     ],
 )
 def test_an_error_becomes_a_failed_finding_with_advice(error: Exception, text: str) -> None:
     found = finding_of(error)
-    assert (found.verdict, found.text) == (Verdict.FAIL, text)
+    assert (found.verdict, found.seen) == (Verdict.FAIL, text)
     assert found.advice
 
 
@@ -98,3 +100,22 @@ def test_the_reason_includes_the_cause() -> None:
     error = StorageError("cannot be written")
     error.__cause__ = OSError(28, "No space left on device")
     assert reason_of(error) == "cannot be written (No space left on device)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (as_bytes(0), "0 B"),
+        (as_bytes(1536), "1.5 KiB"),
+        (as_bytes(10 * 1024**3), "10 GiB"),
+        (as_bytes(3 * 1024**4), "3 TiB"),
+        (as_time(0.00321), "3.21 ms"),
+        (as_time(90), "1.5 min"),
+        (as_time(7200), "2 h"),
+        (as_time(86400 * 3), "3 days"),
+        (counted(1, "file"), "1 file"),
+        (counted(2, "file"), "2 files"),
+    ],
+)
+def test_numbers_have_units(text: str, expected: str) -> None:
+    assert text == expected

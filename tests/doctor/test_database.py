@@ -17,7 +17,7 @@ from tests.support.server import make_settings
 async def test_a_sound_sqlite_database_passes_all_checks(data_dir: Path) -> None:
     found = await run_area("database", make_settings(data_dir))
     assert {one.verdict for one in found.values()} == {Verdict.OK}
-    assert found["database"].text.startswith("sqlite 3")
+    assert found["database"].seen.startswith("sqlite 3")
 
 
 async def test_a_missing_sqlite_file_is_not_created(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ async def test_a_missing_sqlite_file_is_not_created(tmp_path: Path) -> None:
 async def test_a_file_that_is_not_a_database_fails(tmp_path: Path) -> None:
     (tmp_path / "smartserve.db").write_text("not a database, whatever its name is " * 100)
     found = (await run_area("database", make_settings(tmp_path)))["database"]
-    assert (found.verdict, "not a database" in found.text) == (Verdict.FAIL, True)
+    assert (found.verdict, "not a database" in found.seen) == (Verdict.FAIL, True)
     assert "must belong to the server's user" in found.advice
 
 
@@ -40,7 +40,7 @@ async def test_a_locked_database_fails_the_check_of_permissions(data_dir: Path) 
         other.execute("BEGIN IMMEDIATE")
         found = await run_area("database", make_settings(data_dir, database=quick))
     assert problems(found) == {"database permissions": Verdict.FAIL}
-    assert "database is locked" in found["database permissions"].text
+    assert "database is locked" in found["database permissions"].seen
 
 
 async def test_a_table_that_cannot_be_written_is_named(data_dir: Path) -> None:
@@ -51,7 +51,7 @@ async def test_a_table_that_cannot_be_written_is_named(data_dir: Path) -> None:
         connection.commit()
     found = (await run_area("database", make_settings(data_dir)))["database permissions"]
     assert found.verdict is Verdict.FAIL
-    assert "write media_facts: cannot modify media_facts" in found.text
+    assert "write media_facts: cannot modify media_facts" in found.seen
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def served(mariadb: MariaDB, name: str, tmp_path: Path) -> Settings:
 async def test_a_sound_mariadb_passes_all_checks(served: Settings) -> None:
     found = await run_area("database", served)
     assert {one.verdict for one in found.values()} == {Verdict.OK}
-    assert found["database"].text.startswith("mysql 1")
+    assert found["database"].seen.startswith("mysql 1")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def stopped(mariadb: MariaDB) -> AsyncIterator[None]:
 async def test_a_stopped_mariadb_fails(served: Settings, stopped: None) -> None:
     found = await run_area("database", served)
     assert problems(found) == {"database": Verdict.FAIL}
-    assert "cannot connect: Can't connect" in found["database"].text
+    assert "cannot connect: Can't connect" in found["database"].seen
     assert "systemctl status mariadb" in found["database"].advice
 
 
@@ -65,7 +65,7 @@ async def test_a_mariadb_that_hangs_is_given_up(
 ) -> None:
     quick = {"url": mariadb.url(name), "connect_timeout_s": 0.5, "query_timeout_s": 0.5}
     found = await run_area("database", make_settings(tmp_path, database=quick))
-    assert "no answer in time" in found["database"].text
+    assert "no answer in time" in found["database"].seen
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ async def test_denied_access_is_reported_without_the_password(
     url = f"mysql+aiomysql://{user}@127.0.0.1:{mariadb.port}/{database.format(name=name)}"
     settings = make_settings(tmp_path, database={"url": url})
     found = (await run_area("database", settings))["database"]
-    assert (found.verdict, text in found.text, advice in found.advice) == (Verdict.FAIL, True, True)
-    assert "wrong" not in found.text
+    assert (found.verdict, text in found.seen, advice in found.advice) == (Verdict.FAIL, True, True)
+    assert "wrong" not in found.seen
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ async def test_a_schema_of_another_version_fails(
     mariadb.execute(f"UPDATE smartserve_version SET version_num = '{version}'", database=name)
     found = await run_area("database", served)
     assert problems(found) == {"database schema": Verdict.FAIL}
-    assert text in found["database schema"].text
+    assert text in found["database schema"].seen
     assert advice in found["database schema"].advice
 
 
 async def test_a_database_without_tables_fails(mariadb: MariaDB, tmp_path: Path) -> None:
     url = mariadb.url(mariadb.create_database())
     found = await run_area("database", make_settings(tmp_path, database={"url": url}))
-    assert f"is at no version, {MEDIA.revisions[-1]} is" in found["database schema"].text
-    assert "read media_files" in found["database permissions"].text
+    assert f"is at no version, {MEDIA.revisions[-1]} is" in found["database schema"].seen
+    assert "read media_files" in found["database permissions"].seen
 
 
 async def test_a_main_database_that_is_away_fails_the_schema(
@@ -116,7 +116,7 @@ async def test_a_main_database_that_is_away_fails_the_schema(
     settings = make_settings(tmp_path, database={"url": mariadb.url(name)}, main=main)
     found = await run_area("database", settings)
     assert problems(found) == {"database schema": Verdict.FAIL}
-    assert "cannot connect to main.url: Can't connect" in found["database schema"].text
+    assert "cannot connect to main.url: Can't connect" in found["database schema"].seen
     assert "host and port in main.url" in found["database schema"].advice
 
 
@@ -146,7 +146,7 @@ async def test_denied_operations_are_named(
     found = await run_area("database", settings)
     assert list(problems(found)) == (["database permissions"] if denied else [])
     for operation in denied:
-        assert f"{operation}: " in found["database permissions"].text
+        assert f"{operation}: " in found["database permissions"].seen
     if denied:
         assert "GRANT SELECT" in found["database permissions"].advice
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from proxy.app.doctor import open_installation
-from proxy.doctor import reverse_proxy
-from proxy.doctor.check import CheckBlocked, Finding, Verdict
-from proxy.doctor.http_client import ProbeResponse
-from proxy.doctor.image_requests import ImageResponses
-from proxy.doctor.proxy_fixes import ReverseProxy
-from proxy.doctor.reverse_proxy import ProxiedResponses
+from proxy.doctor.check import Finding, Verdict
+from proxy.doctor.probe import ImageResponses, ProbeResponse
+from proxy.doctor.reverse_proxy import (
+    advice_for,
+    check_closed,
+    check_forwarded,
+    detect,
+    judge_etag,
+    judge_formats,
+    judge_lifetime,
+    judge_range,
+    judge_vary,
+)
 from proxy.domain.media import Media
 from proxy.settings import Settings
 from tests.doctor.conftest import FakeProbe, response, run_area
@@ -47,25 +53,19 @@ def closed(_method: str, _target: str) -> ProbeResponse | None:
     return response(b"<html>", status=404)
 
 
-@pytest.fixture
-async def seen(settings: Settings, photo: Media) -> Any:
-    """A sound nginx."""
-    async with open_installation(settings, None, url="http://127.0.0.1:1", public="") as one:
-        yield ProxiedResponses(one, FakeProbe(closed), ReverseProxy.NGINX, photo, SOUND, SOUND)
+ALLOWED = {"chrome": {"image/avif"}, "safari": {"image/webp"}, "anything": {"image/jpeg"}}
+JUDGES: dict[str, Callable[[ImageResponses], Finding]] = {
+    "formats": lambda proxied: judge_formats(proxied, ALLOWED),
+    "Vary": judge_vary,
+    "ETag": lambda proxied: judge_etag(proxied, SOUND),
+    "lifetime": lambda proxied: judge_lifetime(proxied, SOUND),
+    "Range": lambda proxied: judge_range(proxied.part),
+}
 
 
-SYNCHRONOUS: tuple[Callable[[ProxiedResponses], Finding], ...] = (
-    reverse_proxy.check_reach,
-    reverse_proxy.check_formats,
-    reverse_proxy.check_vary,
-    reverse_proxy.check_etag,
-    reverse_proxy.check_lifetime,
-    reverse_proxy.check_range,
-)
-
-
-def test_an_unchanged_response_passes(seen: ProxiedResponses) -> None:
-    assert {check(seen).verdict for check in SYNCHRONOUS} == {Verdict.OK}
+@pytest.mark.parametrize("judge", JUDGES)
+def test_an_unchanged_response_passes(judge: str) -> None:
+    assert JUDGES[judge](SOUND).verdict is Verdict.OK
 
 
 AVIF = dict.fromkeys(("chrome", "safari", "anything"), image("avif", Vary="Accept"))
@@ -74,73 +74,73 @@ BARE = dict.fromkeys(("chrome", "safari", "anything"), image("avif"))
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "verdict", "text", "advice"),
+    ("judge", "changes", "verdict", "text", "advice"),
     [
         (
-            reverse_proxy.check_formats,
+            "formats",
             {"negotiated": AVIF},
             Verdict.FAIL,
             "safari and anything cannot show it",
             "deploy/nginx/cache.conf",
         ),
         (
-            reverse_proxy.check_formats,
+            "formats",
             {"negotiated": JPEG},
             Verdict.WARN,
             "not the best format",
             "proxy_set_header Accept",
         ),
         (
-            reverse_proxy.check_vary,
+            "Vary",
             {"negotiated": BARE},
             Verdict.FAIL,
             "the server sends Accept",
             "remove proxy_hide_header Vary",
         ),
         (
-            reverse_proxy.check_vary,
+            "Vary",
             {"named": image(Vary="Accept-Encoding, accept")},
             Verdict.WARN,
             "the server sends none",
             "cache.conf",
         ),
         (
-            reverse_proxy.check_etag,
+            "ETag",
             {"named": image(ETag="")},
             Verdict.FAIL,
             "no ETag",
             "proxy_hide_header ETag",
         ),
         (
-            reverse_proxy.check_etag,
+            "ETag",
             {"revalidated": image()},
             Verdict.FAIL,
             "downloads the image again",
             "gzip_types",
         ),
         (
-            reverse_proxy.check_etag,
+            "ETag",
             {"named": image(ETag='W/"a"')},
             Verdict.WARN,
             "weakened",
             "gzip_types",
         ),
         (
-            reverse_proxy.check_etag,
+            "ETag",
             {"named": image(ETag='"b"')},
             Verdict.WARN,
             'the server sends "a"',
             "rewrites ETag",
         ),
         (
-            reverse_proxy.check_lifetime,
+            "lifetime",
             {"named": image(Cache_Control="no-store")},
             Verdict.FAIL,
             "no-store; the server sends max-age=9",
             "remove expires",
         ),
         (
-            reverse_proxy.check_range,
+            "Range",
             {"part": image()},
             Verdict.WARN,
             "200 with 10 B of 10",
@@ -149,22 +149,56 @@ BARE = dict.fromkeys(("chrome", "safari", "anything"), image("avif"))
     ],
 )
 def test_a_changed_response_is_reported_with_the_directive_to_fix(
-    check: Callable[[ProxiedResponses], Finding],
-    changes: dict[str, Any],
-    verdict: Verdict,
-    text: str,
-    advice: str,
-    seen: ProxiedResponses,
+    judge: str, changes: dict[str, Any], verdict: Verdict, text: str, advice: str
 ) -> None:
-    found = check(replace(seen, proxied=replace(SOUND, **changes)))
+    found = JUDGES[judge](replace(SOUND, **changes))
     assert found.verdict is verdict
-    assert text in found.text
+    assert text in found.seen
     assert advice in found.advice
 
 
-def test_draft_and_final_may_have_different_lifetimes(seen: ProxiedResponses) -> None:
+def test_draft_and_final_may_have_different_lifetimes() -> None:
     final = replace(SOUND, named=image(ETag='"final"', Cache_Control="max-age=31536000"))
-    assert reverse_proxy.check_lifetime(replace(seen, proxied=final)).verdict is Verdict.SKIPPED
+    assert judge_lifetime(final, SOUND).verdict is Verdict.SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("headers", "vendor", "file"),
+    [
+        (
+            {"Server": "cloudflare", "CF-Ray": "1"},
+            "through Cloudflare",
+            "cdn/cloudflare/worker.js",
+        ),
+        (
+            {"Via": "1.1 a.cloudfront.net (CloudFront)", "Server": "nginx"},
+            "through CloudFront",
+            "cdn/cloudfront/function.js",
+        ),
+        ({"X-Served-By": "cache-fra-1"}, "through Fastly", "cdn/fastly/smartserve.vcl"),
+        ({"Server": "BunnyCDN-DE1-1"}, "through Bunny", "cdn/bunny/script.js"),
+        ({"Server": "nginx"}, "through nginx", "nginx/cache.conf"),
+        ({"Server": "Caddy"}, "through an unknown proxy", "nginx/cache.conf"),
+        (
+            {"Server": "smartserve", "Via": "1.1 varnish"},
+            "through an unknown proxy",
+            "nginx/cache.conf",
+        ),
+        ({"Server": "smartserve"}, "without a proxy", "nginx/cache.conf"),
+    ],
+)
+def test_each_vendor_is_detected_and_has_its_own_file(
+    headers: dict[str, str], vendor: str, file: str
+) -> None:
+    found = detect(response(headers=headers))
+    assert found == vendor
+    assert f"deploy/{file}" in advice_for(found, "as in deploy/nginx/cache.conf")
+
+
+def test_a_cdn_is_also_given_the_fix_of_the_nginx_behind_it() -> None:
+    text = advice_for("through Fastly", "proxy_set_header X-Forwarded-For")
+    assert "deploy/cdn/fastly" in text
+    assert "behind it nginx: proxy_set_header X-Forwarded-For" in text
 
 
 @pytest.mark.parametrize(
@@ -177,41 +211,40 @@ def test_draft_and_final_may_have_different_lifetimes(seen: ProxiedResponses) ->
     ],
 )
 async def test_private_routes_that_the_server_answers_fail(
-    answer: ProbeResponse | None, verdict: Verdict, text: str, seen: ProxiedResponses
+    answer: ProbeResponse | None, verdict: Verdict, text: str
 ) -> None:
-    found = await reverse_proxy.check_closed(replace(seen, probe=FakeProbe(lambda *_: answer)))
+    found = await check_closed(FakeProbe(lambda *_: answer))
     assert found.verdict is verdict
-    assert text in found.text
+    assert text in found.seen
 
 
-async def test_health_checks_that_are_passed_on_only_warn(seen: ProxiedResponses) -> None:
+async def test_health_checks_that_are_passed_on_only_warn() -> None:
     def answer(method: str, target: str) -> ProbeResponse | None:
         return response(b'{"status": "alive"}') if target.endswith("z") else closed(method, target)
 
-    found = await reverse_proxy.check_closed(replace(seen, probe=FakeProbe(answer)))
-    assert (found.verdict, "GET /readyz, GET /healthz" in found.text) == (Verdict.WARN, True)
-
-
-Check = Callable[[ProxiedResponses], Awaitable[Finding]]
+    found = await check_closed(FakeProbe(answer))
+    assert (found.verdict, "GET /readyz, GET /healthz" in found.seen) == (Verdict.WARN, True)
 
 
 @pytest.mark.parametrize(
     ("body", "verdict"),
     [(b'{"forwarded": true}', Verdict.OK), (b'{"forwarded": false}', Verdict.FAIL)],
 )
-async def test_a_missing_x_forwarded_for_fails(
-    body: bytes, verdict: Verdict, seen: ProxiedResponses
-) -> None:
+async def test_a_missing_x_forwarded_for_fails(body: bytes, verdict: Verdict) -> None:
     probe = FakeProbe(lambda *_: response(body, status=401, headers=PROBLEM))
-    found = await reverse_proxy.check_forwarded(replace(seen, probe=probe))
-    assert found.verdict is verdict
+    assert (await check_forwarded(probe, "through nginx")).verdict is verdict
     assert probe.requests == [("PATCH", "/users/me")]
 
 
-async def test_x_forwarded_for_cannot_be_checked_if_uploads_are_not_passed_on(
-    seen: ProxiedResponses,
-) -> None:
-    assert (await reverse_proxy.check_forwarded(seen)).verdict is Verdict.SKIPPED
+async def test_x_forwarded_for_cannot_be_checked_if_uploads_are_not_passed_on() -> None:
+    found = await check_forwarded(FakeProbe(closed), "through nginx")
+    assert found.verdict is Verdict.SKIPPED
+
+
+async def test_without_a_proxy_no_upload_is_requested() -> None:
+    probe = FakeProbe(closed)
+    assert (await check_forwarded(probe, "without a proxy")).verdict is Verdict.SKIPPED
+    assert probe.requests == []
 
 
 async def test_a_redirect_is_reported_with_its_target(settings: Settings, photo: Media) -> None:
@@ -220,8 +253,8 @@ async def test_a_redirect_is_reported_with_its_target(settings: Settings, photo:
         "proxy", settings, media=photo, responses=SOUND, public=FakeProbe(lambda *_: moved)
     )
     assert found["proxy"].verdict is Verdict.FAIL
-    assert "301" in found["proxy"].text
-    assert "to https://img.example.org/" in found["proxy"].text
+    assert "301" in found["proxy"].seen
+    assert "to https://img.example.org/" in found["proxy"].seen
     assert "--public" in found["proxy"].advice
 
 
@@ -229,7 +262,7 @@ async def test_a_proxy_that_does_not_answer_fails(settings: Settings, photo: Med
     found = await run_area(
         "proxy", settings, media=photo, responses=SOUND, public=FakeProbe(lambda *_: None)
     )
-    assert "Connection refused" in found["proxy"].text
+    assert "Connection refused" in found["proxy"].seen
     assert "is the reverse proxy running" in found["proxy"].advice
     assert {one.verdict for name, one in found.items() if name != "proxy"} == {Verdict.SKIPPED}
 
@@ -242,7 +275,23 @@ async def test_without_a_proxy_or_an_image_the_checks_are_skipped(
     assert {one.verdict for one in found.values()} == {Verdict.SKIPPED}
 
 
-async def test_a_blocked_inspection_names_the_reason(settings: Settings) -> None:
-    async with open_installation(settings, None, url="http://127.0.0.1:1", public="") as one:
-        with pytest.raises(CheckBlocked, match="there is no reverse proxy"):
-            await reverse_proxy.inspect(one)
+async def test_a_server_that_the_proxy_cannot_reach_is_reported(
+    settings: Settings, photo: Media
+) -> None:
+    error = response(b"<html>", status=502, headers={"Server": "nginx", "ETag": '"a"'})
+    probe = FakeProbe(lambda *_: error)
+    found = await run_area("proxy", settings, media=photo, responses=SOUND, public=probe)
+    assert "502" in found["proxy"].seen
+    assert found["proxy"].advice.startswith("nginx: check the address in upstream smartserve")
+
+
+async def test_a_fault_is_reported_with_the_directive_of_the_vendor(
+    settings: Settings, photo: Media
+) -> None:
+    headers = {"Server": "BunnyCDN-DE1", "Content-Type": "image/avif", "ETag": '"a"'}
+    probe = FakeProbe(lambda *_: response(headers=headers))
+    found = await run_area("proxy", settings, media=photo, responses=SOUND, public=probe)
+    assert found["proxy"].seen == "http://fake.example, through Bunny: an image in 10 ms"
+    assert found["proxy"].verdict is Verdict.OK
+    assert found["proxy Vary"].advice.startswith("Bunny: deploy/cdn/bunny/script.js, see deploy/")
+    assert found["proxy closed"].advice == ""

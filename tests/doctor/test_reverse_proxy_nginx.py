@@ -9,8 +9,9 @@ from typing import Protocol
 import pytest
 
 from proxy.app.doctor import open_installation
-from proxy.doctor.check import Verdict, run_checks
-from proxy.doctor.table import AREAS
+from proxy.doctor.check import Verdict
+from proxy.doctor.reverse_proxy import check_proxy
+from proxy.doctor.server import check_server
 from proxy.domain.media import Media
 from proxy.settings import Settings
 from tests.benchmarks.servers import free_port, smartserve
@@ -42,16 +43,12 @@ def origin(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 async def check(settings: Settings, port: int, public: str, media: Media) -> Findings:
     """Run the checks of the server and of the proxy in front of it."""
-    areas = [area for area in AREAS if area.checks[0].name in ("server", "proxy")]
     url = f"http://127.0.0.1:{port}"
     async with open_installation(settings, None, url=url, public=public) as installation:
         installation.media = media
-        results = [
-            result
-            for area in areas
-            for result in await run_checks(area.inspect(installation), area.checks)
-        ]
-    return {one.check: one.finding for one in results if one.check.startswith("proxy")}
+        # Sets the responses to compare with.
+        await check_server.run(installation)
+        return {finding.check: finding for finding in await check_proxy.run(installation)}
 
 
 class Examine(Protocol):
@@ -81,7 +78,7 @@ def added(line: str) -> Change:
 async def test_deploy_nginx_passes_all_checks(examine: Examine, mode: str) -> None:
     found = await examine(mode=mode)
     assert {one.verdict for one in found.values()} == {Verdict.OK}
-    assert "through nginx" in found["proxy"].text
+    assert "through nginx" in found["proxy"].seen
 
 
 @pytest.mark.parametrize(
@@ -151,7 +148,7 @@ async def test_a_misconfigured_nginx_is_reported(
 ) -> None:
     found = await examine(*changes)
     assert found[check_name].verdict is verdict, found
-    assert text in found[check_name].text
+    assert text in found[check_name].seen
     assert found[check_name].advice
     assert found["proxy"].verdict is Verdict.OK
 
@@ -198,7 +195,7 @@ async def test_a_server_behind_nginx_that_is_away_fails(
     with nginx(tmp_path / "front", "cache", upstream=free_port()) as front:
         found = await check(settings, origin.port, front.base, photo)
     assert problems(found) == {"proxy": Verdict.FAIL}
-    assert "502" in found["proxy"].text
+    assert "502" in found["proxy"].seen
     assert "deploy/nginx/upstream.conf" in found["proxy"].advice
 
 
@@ -207,7 +204,7 @@ async def test_the_server_itself_is_open_to_strangers(
 ) -> None:
     found = await check(settings, origin.port, f"http://127.0.0.1:{origin.port}", photo)
     assert problems(found) == {"proxy closed": Verdict.FAIL}
-    assert "without a proxy" in found["proxy"].text
+    assert "without a proxy" in found["proxy"].seen
     assert found["proxy forwarded"].verdict is Verdict.SKIPPED
 
 

@@ -8,35 +8,37 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from proxy.app.doctor import open_installation
-from proxy.doctor.table import AREAS, IMAGE, examine
+from proxy.doctor.originals import check_image
+from proxy.doctor.table import AREAS, examine
 from proxy.settings import Settings
 from tests.support.server import ROOT
 
 OPERATING = (ROOT / "deploy" / "OPERATING.md").read_text(encoding="utf-8")
 HEADINGS = set(re.findall(r"^### (.+)$", OPERATING, re.MULTILINE))
-CHECKS = [check for area in AREAS for check in area.checks]
+ALERTS = [item for area in AREAS for item in area.alerts.items()]
+"""Each check with its alert."""
 
 
 def names(*, image: bool = False) -> list[str]:
     """Return the checks in their order; those of one image only with ``image``."""
-    return [check.name for area in AREAS if image or area is not IMAGE for check in area.checks]
+    return [name for area in AREAS if image or area is not check_image for name in area.alerts]
 
 
 def test_check_names_are_unique() -> None:
-    assert len({check.name for check in CHECKS}) == len(CHECKS)
+    assert len(dict(ALERTS)) == len(ALERTS)
 
 
 def test_every_alert_is_a_heading_of_the_operators_page() -> None:
-    assert {check.alert for check in CHECKS if check.alert} <= HEADINGS
+    assert {alert for _, alert in ALERTS if alert} <= HEADINGS
 
 
 def test_the_operators_page_lists_the_checks_of_each_alert() -> None:
     rows = re.findall(r"^\| ([A-Z][^|]+) \| (`[^|]+`) \|$", OPERATING, re.MULTILINE)
     page = {alert: set(re.findall(r"`([^`]+)`", checks)) for alert, checks in rows}
     code: dict[str, set[str]] = {}
-    for check in CHECKS:
-        if check.alert:
-            code.setdefault(check.alert, set()).add(check.name)
+    for name, alert in ALERTS:
+        if alert:
+            code.setdefault(alert, set()).add(name)
     assert page == code
 
 
@@ -70,5 +72,5 @@ async def test_one_image_is_checked_only_if_it_is_named(settings: Settings) -> N
             settings, None, url="http://127.0.0.1:1", public="", media_id=media_id
         )
         async with opening as installation:
-            found = [one.check async for area in examine(installation) for one in area]
+            found = [one.check for one in await examine(installation)]
         assert found == expected

@@ -29,21 +29,21 @@ async def test_a_main_api_that_accepts_the_key_passes(api: FakeMainApi, data_dir
     ingest = {"main_api_url": api.base, "main_api_key": KEY}
     found = (await run_area("main API", make_settings(data_dir, ingest=ingest)))["main API"]
     assert found.verdict is Verdict.OK
-    assert found.text == f"{api.base} accepts the key; 1 upload pending"
+    assert found.seen == f"{api.base} accepts the key; 1 upload pending"
     assert dict(api.asked) == {"pending": 1}, "no upload is claimed"
 
 
 async def test_a_wrong_key_fails(api: FakeMainApi, data_dir: Path) -> None:
     ingest = {"main_api_url": api.base, "main_api_key": "another-key-than-the-right-one"}
     found = (await run_area("main API", make_settings(data_dir, ingest=ingest)))["main API"]
-    assert (found.verdict, "401" in found.text) == (Verdict.FAIL, True)
+    assert (found.verdict, "401" in found.seen) == (Verdict.FAIL, True)
     assert "MEDIA_API_KEY" in found.advice
 
 
 async def test_a_missing_key_fails_and_none_is_created(api: FakeMainApi, data_dir: Path) -> None:
     settings = make_settings(data_dir, ingest={"main_api_url": api.base})
     found = (await run_area("main API", settings))["main API"]
-    assert (found.verdict, "no key is set" in found.text) == (Verdict.FAIL, True)
+    assert (found.verdict, "no key is set" in found.seen) == (Verdict.FAIL, True)
     assert not (data_dir / "keys").exists()
 
 
@@ -86,13 +86,13 @@ async def test_uploads_that_do_not_finish_are_reported(
     enter(data_dir, **values)
     found = (await run_area("main API", make_settings(data_dir)))["upload queue"]
     assert found.verdict is verdict, found
-    assert text in found.text
+    assert text in found.seen
     assert advice in found.advice
 
 
 async def test_an_empty_queue_passes(data_dir: Path) -> None:
     found = (await run_area("main API", make_settings(data_dir)))["upload queue"]
-    assert (found.verdict, found.text) == (Verdict.OK, "no uploads yet")
+    assert (found.verdict, found.seen) == (Verdict.OK, "no uploads yet")
 
 
 async def test_without_uploads_both_checks_are_skipped(data_dir: Path) -> None:
@@ -102,5 +102,5 @@ async def test_without_uploads_both_checks_are_skipped(data_dir: Path) -> None:
 
 async def test_a_queue_that_cannot_be_read_fails(settings: Settings) -> None:
     found = (await run_area("main API", settings))["upload queue"]
-    assert (found.verdict, "there is no file" in found.text) == (Verdict.FAIL, True)
+    assert (found.verdict, "there is no file" in found.seen) == (Verdict.FAIL, True)
     assert not settings.data_path.exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.doctor.check import Verdict
-from proxy.doctor.workers import WorkerSample, check_formats, check_render, check_sandbox
+from proxy.doctor.workers import judge_formats, judge_renders, judge_sandbox
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.formats import Format
 from proxy.domain.worker_protocol import WorkerInfo
@@ -23,9 +23,9 @@ async def test_a_sound_worker_renders_every_output_format(settings: Settings) ->
     # A busy machine may be slow.
     assert found["worker"].verdict is not Verdict.FAIL
     for fmt in (Format.AVIF, Format.WEBP, Format.JPEG, Format.PNG):
-        assert f"{fmt} " in found["worker"].text
-    assert {"seccomp", "landlock", "rlimits"} <= set(found["worker sandbox"].text.split(", "))
-    assert "not heic, bmp" in found["worker formats"].text
+        assert f"{fmt} " in found["worker"].seen
+    assert {"seccomp", "landlock", "rlimits"} <= set(found["worker sandbox"].seen.split(", "))
+    assert "not heic, bmp" in found["worker formats"].seen
     assert found["worker formats"].verdict is Verdict.OK
 
 
@@ -44,7 +44,7 @@ async def test_a_worker_that_does_not_start_fails(settings: Settings) -> None:
 
     found = await run_area("worker", settings, worker=none)
     assert problems(found) == {"worker": Verdict.FAIL}
-    assert "no process started" in found["worker"].text
+    assert "no process started" in found["worker"].seen
     assert "check-config" in found["worker"].advice
 
 
@@ -59,47 +59,35 @@ def info() -> WorkerInfo:
     )
 
 
-def sample(settings: Settings, info: WorkerInfo, **changes: object) -> WorkerSample:
-    values: dict[str, object] = {
-        "settings": settings,
-        "info": info,
-        "gaps": {},
-        "start_s": 0.1,
-        "render_s": {Format.JPEG: 0.01},
-        "failures": {},
-    }
-    return WorkerSample(**{**values, **changes})  # type: ignore[arg-type]
+def test_a_slow_render_warns() -> None:
+    found = judge_renders(0.1, {Format.AVIF: 3.0}, {})
+    assert (found.verdict, "avif 3 s" in found.seen) == (Verdict.WARN, True)
 
 
-def test_a_slow_render_warns(settings: Settings, info: WorkerInfo) -> None:
-    found = check_render(sample(settings, info, render_s={Format.AVIF: 3.0}))
-    assert (found.verdict, "avif 3 s" in found.text) == (Verdict.WARN, True)
-
-
-def test_a_format_that_cannot_be_rendered_fails(settings: Settings, info: WorkerInfo) -> None:
-    found = check_render(sample(settings, info, failures={Format.AVIF: "no encoder"}))
-    assert (found.verdict, found.text) == (Verdict.FAIL, "avif: no encoder")
+def test_a_format_that_cannot_be_rendered_fails() -> None:
+    found = judge_renders(0.1, {Format.JPEG: 0.01}, {Format.AVIF: "no encoder"})
+    assert (found.verdict, found.seen) == (Verdict.FAIL, "avif: no encoder")
     assert "requirements.lock" in found.advice
 
 
-def test_without_a_sample_nothing_is_rendered(settings: Settings, info: WorkerInfo) -> None:
-    assert check_render(sample(settings, info, render_s={})).verdict is Verdict.SKIPPED
+def test_without_a_sample_nothing_is_rendered() -> None:
+    assert judge_renders(0.1, {}, {}).verdict is Verdict.SKIPPED
 
 
 def test_a_disabled_sandbox_warns(tmp_path: Path, info: WorkerInfo) -> None:
     settings = make_settings(tmp_path, workers={"sandbox": False})
-    found = check_sandbox(sample(settings, info))
+    found = judge_sandbox(settings, info, {})
     assert (found.verdict, "set workers.sandbox = true" in found.advice) == (Verdict.WARN, True)
 
 
 def test_a_sandbox_feature_that_is_not_in_force_warns(settings: Settings, info: WorkerInfo) -> None:
-    found = check_sandbox(sample(settings, info, gaps={"landlock": "not in this kernel"}))
-    assert (found.verdict, found.text) == (Verdict.WARN, "landlock: not in this kernel")
+    found = judge_sandbox(settings, info, {"landlock": "not in this kernel"})
+    assert (found.verdict, found.seen) == (Verdict.WARN, "landlock: not in this kernel")
     assert "Linux 5.13" in found.advice
 
 
 def test_a_type_that_libvips_cannot_load_fails(tmp_path: Path, info: WorkerInfo) -> None:
     settings = make_settings(tmp_path, limits={"source_types": ["jpeg", "tiff"]})
-    found = check_formats(sample(settings, info))
-    assert (found.verdict, found.text) == (Verdict.FAIL, "loads jpeg; not tiff")
+    found = judge_formats(settings, info)
+    assert (found.verdict, found.seen) == (Verdict.FAIL, "loads jpeg; not tiff")
     assert "pyvips[binary]" in found.advice

@@ -1,21 +1,27 @@
-"""Requests of the doctor: responses as they are on the wire, and why there is none."""
+"""Requests of the doctor: raw responses, why there is none, and the requests for an image."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from multidict import CIMultiDict
 
-from proxy.doctor.http_client import HttpProbe, ProbeResponse
+from proxy.doctor.probe import ACCEPT, HttpProbe, ProbeResponse, allowed_types, request_image
 from proxy.domain.errors import NoAnswer
+from proxy.domain.media import Media
 from tests.benchmarks.servers import free_port
-from tests.doctor.conftest import response
+from tests.doctor.conftest import FakeProbe, response
+from tests.support.server import make_settings
 
 COMPRESSED = gzip.compress(b"an image")
 
@@ -34,11 +40,8 @@ async def probe() -> AsyncIterator[HttpProbe]:
     app = web.Application()
     app.router.add_get("/compressed", _compressed)
     app.router.add_get("/moved", _moved)
-    async with (
-        TestServer(app) as server,
-        HttpProbe(str(server.make_url("/")), timeout_s=5) as one,
-    ):
-        yield one
+    async with TestServer(app) as server:
+        yield HttpProbe(str(server.make_url("/")), timeout_s=5)
 
 
 async def test_a_body_is_not_decompressed(probe: HttpProbe) -> None:
@@ -87,9 +90,8 @@ async def replying(reply: Reply) -> AsyncIterator[int]:
 
 async def reason(base: str, *, timeout_s: float = 5) -> str:
     """Return why a request is not answered."""
-    async with HttpProbe(base, timeout_s=timeout_s) as probe:
-        with pytest.raises(NoAnswer) as caught:
-            await probe.request("/")
+    with pytest.raises(NoAnswer) as caught:
+        await HttpProbe(base, timeout_s=timeout_s).request("/")
     return caught.value.detail
 
 
@@ -127,9 +129,52 @@ async def test_an_invalid_address_is_reported() -> None:
 
 
 async def test_a_host_name_without_an_address_is_reported() -> None:
-    assert await reason("http://nobody.invalid") == "the host name has no address"
+    assert await reason("http://nobody.invalid") in (
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "No address associated with hostname",
+    )
 
 
-async def test_a_closed_probe_is_reported() -> None:
-    with pytest.raises(NoAnswer, match="closed"):
-        await HttpProbe("http://127.0.0.1:1", timeout_s=1).request("/")
+def answering(etags: Iterator[str]) -> FakeProbe:
+    """Return a probe whose responses to a named format have these ETags, in order."""
+
+    def answer(_method: str, target: str) -> ProbeResponse:
+        return response(headers={"ETag": next(etags)} if "format=" in target else {})
+
+    return FakeProbe(answer)
+
+
+async def test_one_url_is_requested_for_all_clients() -> None:
+    probe = answering(iter(['"a"'] * 4))
+    responses = await request_image(probe, 7)
+    negotiated = [target for _, target in probe.requests if "format=" not in target]
+    assert len(negotiated) == len(ACCEPT)
+    (url,) = set(negotiated)
+    assert re.fullmatch(r"/serve/7\?w=64&doctor=[0-9a-f]{8}", url)
+    assert list(responses.negotiated) == list(ACCEPT)
+
+
+async def test_requests_are_repeated_if_a_final_replaces_the_draft() -> None:
+    etags = iter(['"draft"', '"draft"', '"final"', '"final"', *['"final"'] * 4])
+    responses = await request_image(answering(etags), 7)
+    assert responses.named.header("ETag") == responses.part.header("ETag") == '"final"'
+
+
+async def test_an_etag_that_never_repeats_is_given_up() -> None:
+    with pytest.raises(NoAnswer, match="different ETag"):
+        await request_image(answering(f'"{number}"' for number in count()), 7)
+
+
+def test_a_transparent_image_is_never_sent_as_jpeg(photo: Media) -> None:
+    encoders = make_settings(Path("unused")).encoders
+    assert photo.facts is not None
+    transparent = replace(photo, facts=replace(photo.facts, has_alpha=True))
+    assert allowed_types(encoders, transparent)["anything"] == {"image/png"}
+
+
+def test_an_image_without_facts_may_have_any_type_that_the_client_shows(photo: Media) -> None:
+    encoders = make_settings(Path("unused")).encoders
+    unknown = allowed_types(encoders, replace(photo, facts=None))
+    assert unknown["anything"] == {"image/jpeg", "image/png", "image/gif"}
+    assert "image/avif" not in unknown["safari"]
