@@ -262,9 +262,9 @@ def test_a_graph_in_order_has_no_violations() -> None:
             ),
         ),
         (
-            made_up(rendering__worker__job_loop="pyvips"),
+            made_up(rendering__worker__sandbox="pyvips"),
             (
-                "proxy.rendering.worker.job_loop imports pyvips, which only"
+                "proxy.rendering.worker.sandbox imports pyvips, which only"
                 " proxy.rendering.worker.imaging may"
             ),
         ),

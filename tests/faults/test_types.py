@@ -11,7 +11,7 @@ import pyvips
 from PIL import Image
 
 from proxy.domain.formats import sniff
-from proxy.rendering.worker.imaging.loader_allowlist import lock_loaders, open_loaders
+from proxy.rendering.worker.imaging.libvips import lock_loaders, open_loaders
 from proxy.settings import LimitSettings
 from tests.faults.conftest import Launch
 from tests.faults.planting import plant

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,23 +20,29 @@ from typing import Any
 
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import (
+    MAX_DATAGRAM,
     AnalyseJob,
     Job,
     JobFailure,
+    Ping,
     ProbeJob,
     RenditionSet,
     WorkerInfo,
+    decode,
     encode,
 )
-from proxy.rendering.worker import job_loop, sandbox
+from proxy.rendering.worker import sandbox
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
-from proxy.rendering.worker.imaging.loader_allowlist import configure, hello, lock_loaders
+from proxy.rendering.worker.imaging.libvips import answered, configure, hello, lock_loaders
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
-from proxy.rendering.worker.sandbox.privileges import end_with_parent
-from proxy.rendering.worker.sandbox.rlimits import allow_cpu
+from proxy.rendering.worker.sandbox.restrictions import allow_cpu, end_with_parent
 
 _LOWEST_PRIORITY = 19
+_MAX_DESCRIPTORS = 2
+
+Handler = Callable[[Job[Any], int, int], Any]
+"""Runs a job on a source and a target descriptor, which remain the caller's; returns the reply."""
 
 
 def prepare(options: Mapping[str, Any]) -> WorkerInfo:
@@ -58,24 +64,49 @@ def prepare(options: Mapping[str, Any]) -> WorkerInfo:
     return replace(info, sandbox={**states, **sandbox.seal()})
 
 
-def _run_limited(max_cpu_s: float, job: Job[Any], source: int, target: int) -> Any:
-    """Run a job; each of its renditions may use ``max_cpu_s`` of processor time."""
+def run(job: Job[Any], source: int, target: int, *, max_cpu_s: float) -> Any:
+    """Run a job and return its reply; each of its renditions may use ``max_cpu_s``.
+
+    Afterwards libvips holds no duplicate of either descriptor, so the reader of a pipe sees its end
+    as soon as the caller closes the target.
+    """
     outputs = len(job.outputs) if isinstance(job, RenditionSet) else 1
     allow_cpu(max_cpu_s * max(1, outputs))
-    return run(job, source, target)
-
-
-def run(job: Job[Any], source: int, target: int) -> Any:
-    """Run a job."""
     match job:
         case RenditionSet():
-            return render_set(job, source, target)
+            return answered(partial(render_set, job, source, target), target_fd=target)
         case ProbeJob():
-            return probe(job, source)
+            return answered(partial(probe, job, source))
         case AnalyseJob():
-            return analyse(job, source)
+            return answered(partial(analyse, job, source))
         case _:
             raise TypeError(job)
+
+
+def serve(connection: socket.socket, info: WorkerInfo, handle: Handler) -> None:
+    """Send ``info``, then run one job after the other until the server closes its end."""
+    connection.send(encode(info))
+    while True:
+        try:
+            datagram, descriptors, _, _ = socket.recv_fds(
+                connection, MAX_DATAGRAM, _MAX_DESCRIPTORS
+            )
+        except ConnectionResetError:
+            return  # the server has ended without reading the last reply
+        if not datagram:
+            return
+        try:
+            job = decode(datagram)
+            reply = info if isinstance(job, Ping) else handle(job, *descriptors)
+        finally:
+            # The target is closed before the reply is sent: once the server has the reply, it can
+            # read every byte of the output without waiting.
+            for descriptor in descriptors:
+                os.close(descriptor)
+        try:
+            connection.send(encode(reply))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the server has ended
 
 
 def _lower_priority(nice: int, *, idle: bool) -> None:
@@ -110,7 +141,7 @@ def main() -> None:
         except ConfigurationError as error:
             connection.send(encode(JobFailure("fault", str(error))))
             return
-        job_loop.serve(connection, info, partial(_run_limited, options["max_cpu_s"]))
+        serve(connection, info, partial(run, max_cpu_s=options["max_cpu_s"]))
 
 
 if __name__ == "__main__":

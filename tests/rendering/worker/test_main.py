@@ -1,11 +1,15 @@
-"""The entry point of a worker process."""
+"""The entry point of a worker process, and its loop: one job after the other."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,8 +18,18 @@ from proxy.domain.analysis import AnalysisResult
 from proxy.domain.formats import Format
 from proxy.domain.media import ProbeResult
 from proxy.domain.variant import Geometry
-from proxy.domain.worker_protocol import AnalyseJob, Ping, ProbeJob, RenditionSetResult, decode
-from proxy.rendering.worker.__main__ import run
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    JobFailure,
+    Ping,
+    ProbeJob,
+    RenditionSetResult,
+    WorkerInfo,
+    decode,
+    encode,
+)
+from proxy.rendering.worker.__main__ import run, serve
+from proxy.settings import LimitSettings
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.sandbox.processes import OPTIONS, inside
 
@@ -29,14 +43,20 @@ def test_a_worker_whose_loaders_leak_is_not_fit() -> None:
 SOURCE = studio.saved(Image.new("RGB", (40, 30), "teal"))
 
 
+HOUR_S = 3600
+"""More than the tests of this process take: it is limited."""
+
+
 def test_each_kind_of_job_has_its_result() -> None:
     render = studio.job_of(Geometry(20, 15, 20, 15), studio.PROFILES[Format.PNG])
     with studio.descriptor(SOURCE) as source, studio.descriptor(b"") as target:
-        assert isinstance(run(ProbeJob(studio.LIMITS), source, -1), ProbeResult)
-        assert isinstance(run(AnalyseJob(studio.LIMITS), source, -1), AnalysisResult)
-        assert isinstance(run(render, source, target), RenditionSetResult)
+        assert isinstance(run(ProbeJob(studio.LIMITS), source, -1, max_cpu_s=HOUR_S), ProbeResult)
+        assert isinstance(
+            run(AnalyseJob(studio.LIMITS), source, -1, max_cpu_s=HOUR_S), AnalysisResult
+        )
+        assert isinstance(run(render, source, target, max_cpu_s=HOUR_S), RenditionSetResult)
         with pytest.raises(TypeError):
-            run(Ping(), source, target)
+            run(Ping(), source, target, max_cpu_s=HOUR_S)
 
 
 def started(options: dict[str, object]) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -64,3 +84,87 @@ def test_a_worker_ends_with_a_server_that_has_ended_before() -> None:
     connection.close()
     with process:
         assert process.wait(60) == 0
+
+
+INFO = WorkerInfo("8.18.7", ("png",))
+JOB = ProbeJob(LimitSettings().to_limits())
+REPLY = JobFailure("fault", "the reply")
+
+
+class Loop:
+    """A job loop in a thread, and the server's end of its socket."""
+
+    def __init__(self) -> None:
+        self.jobs: list[object] = []
+        self.server, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.server.settimeout(30)
+        self._worker = worker
+        self.thread = threading.Thread(target=serve, args=(worker, INFO, self._handle))
+        self.thread.start()
+
+    def _handle(self, job: Any, source: int, target: int) -> JobFailure:
+        self.jobs.append(job)
+        os.write(target, os.pread(source, 100, 0))
+        return REPLY
+
+    def receive(self) -> Any:
+        return decode(self.server.recv(65536))
+
+    def close(self) -> None:
+        self.server.close()
+        self.thread.join(30)
+        self._worker.close()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    at = Loop()
+    yield at
+    at.close()
+    assert not at.thread.is_alive()
+
+
+def send_job(loop: Loop, source: bytes) -> int:
+    """Send a job; return the read end of its pipe."""
+    file = os.memfd_create("source")
+    os.write(file, source)
+    reader, writer = os.pipe()
+    socket.send_fds(loop.server, [encode(JOB)], [file, writer])
+    os.close(file)
+    os.close(writer)
+    return reader
+
+
+def test_the_capabilities_are_sent_first_and_repeated_for_a_ping(loop: Loop) -> None:
+    assert loop.receive() == INFO
+    loop.server.send(encode(Ping()))
+    assert loop.receive() == INFO
+    assert loop.jobs == []
+
+
+def test_the_output_is_complete_and_closed_when_the_reply_arrives(loop: Loop) -> None:
+    loop.receive()
+    for source in (b"first", b"second"):
+        reader = send_job(loop, source)
+        assert loop.receive() == REPLY
+        os.set_blocking(reader, False)
+        assert os.read(reader, 100) == source
+        assert os.read(reader, 100) == b"", "the end"
+        os.close(reader)
+    assert loop.jobs == [JOB, JOB]
+
+
+def test_the_loop_ends_with_the_server(loop: Loop) -> None:
+    loop.receive()
+    loop.server.close()
+    loop.thread.join(30)
+    assert not loop.thread.is_alive()
+
+
+def test_a_server_that_ends_during_a_job_is_no_error(loop: Loop) -> None:
+    loop.receive()
+    reader = send_job(loop, b"source")
+    loop.server.close()
+    loop.thread.join(30)
+    assert not loop.thread.is_alive()
+    os.close(reader)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from proxy.domain.media import Focus, ProbeResult
-from proxy.domain.worker_protocol import JobFailure, ProbeJob
+from proxy.domain.worker_protocol import ProbeJob
 from proxy.rendering.worker.imaging import background_removal, load
-from proxy.rendering.worker.imaging.error_translation import answered
 
 _CHUNK_BYTES = 1024 * 1024
 _PREVIEW_SIDE = 512
@@ -19,12 +17,12 @@ _ATTENTION_GRID = 32
 _OPAQUE = 255
 
 
-def probe(job: ProbeJob, source_fd: int) -> ProbeResult | JobFailure:
-    """Read the facts of the seekable file behind a descriptor."""
-    return answered(partial(_probe, job, source_fd))
+def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
+    """Read the facts of the seekable file behind a descriptor.
 
-
-def _probe(job: ProbeJob, source_fd: int) -> ProbeResult:
+    Raises:
+        SourceRefused, OSError, pyvips.Error: as `load.open_source`, or the pixels are damaged.
+    """
     opened = load.open_source(source_fd, job.limits)
     width, height = opened.header.upright
     if job.strict:
@@ -41,8 +39,8 @@ def _probe(job: ProbeJob, source_fd: int) -> ProbeResult:
         height=height,
         has_alpha=has_alpha,
         pages=opened.header.pages,
-        flat_background=has_alpha or background_removal.is_flat(opaque(small)),
-        focus=focus(opaque(small)),
+        flat_background=has_alpha or background_removal.is_flat(load.flatten(small)),
+        focus=focus(load.flatten(small)),
     )
 
 
@@ -59,7 +57,7 @@ def preview(opened: load.OpenedSource) -> Any:
     """Return the first page in small: 8-bit sRGB, with or without alpha, in memory."""
     width, height = opened.header.upright
     scale = min(1.0, _PREVIEW_SIDE / max(width, height))
-    small = load.shrunk(opened, max(1, round(width * scale)), height=max(1, round(height * scale)))
+    small = load.shrunk(opened, (max(1, round(width * scale)), max(1, round(height * scale))))
     return small.colourspace("srgb").copy_memory()
 
 
@@ -71,11 +69,6 @@ def _transparent(opened: load.OpenedSource, small: Any) -> bool:
         return True
     alpha = load.whole(opened, fail_on="none").colourspace("srgb")[-1]
     return bool(alpha.min() < _OPAQUE)
-
-
-def opaque(page: Any) -> Any:
-    """Return a page on white."""
-    return page.flatten(background=_OPAQUE) if page.hasalpha() else page
 
 
 def focus(page: Any) -> Focus:

@@ -17,7 +17,7 @@ import pyvips
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, QualitySearch
 from proxy.rendering.worker.imaging.encode import to_bytes
-from proxy.rendering.worker.imaging.loader_allowlist import loadable_types
+from proxy.rendering.worker.imaging.libvips import loadable_types
 from proxy.rendering.worker.imaging.ssimulacra2 import RINGING_LEVELS, Fidelity, Reference
 
 SEARCHED = (Format.AVIF, Format.WEBP, Format.JPEG)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from proxy.domain.formats import TRAITS, Format
+from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import (
     FRAME_LENGTH,
     JobFailure,
@@ -20,13 +21,11 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.rendering.worker.imaging import encode, load, quality_search
 from proxy.rendering.worker.imaging.background_removal import cut_out
-from proxy.rendering.worker.imaging.decode_cache import DecodeCache, crop
-from proxy.rendering.worker.imaging.error_translation import answered, encoding
+from proxy.rendering.worker.imaging.libvips import answered, encoding
 
 _MAX_GIF_PIXELS = 12_000_000
 """Limit for all frames of a GIF together. Its palettes take 0.3 s per megapixel, five times as much
 as a whole WebP, and a render has a deadline."""
-_WHITE = 255
 
 _Rendition = tuple[RenderResult, bytes]
 
@@ -36,16 +35,11 @@ def render_set(
 ) -> RenditionSetResult | JobFailure:
     """Render all outputs of a set and write them to the target, usually a pipe.
 
-    After a `JobFailure` the bytes of the target must be discarded. On return libvips holds no
-    duplicate of either descriptor, so the reader of the pipe sees its end when the caller closes
-    the target.
+    After a `JobFailure` or an error the bytes of the target must be discarded.
+
+    Raises:
+        SourceRefused, OSError, pyvips.Error: as `load.open_source`, or the only output failed.
     """
-    return answered(partial(_render_set, job, source_fd, target_fd), target_fd=target_fd)
-
-
-def _render_set(
-    job: RenditionSet, source_fd: int, target_fd: int
-) -> RenditionSetResult | JobFailure:
     renderer = _SetRenderer(job, source_fd)
     if not job.framed:
         (output,) = job.outputs
@@ -57,9 +51,31 @@ def _render_set(
         if isinstance(made, JobFailure) and len(job.outputs) == 1:
             return made
         result, encoded = (made, b"") if isinstance(made, JobFailure) else made
-        encoding(partial(encode.write_bytes, target_fd, FRAME_LENGTH.pack(len(encoded)) + encoded))
+        with encoding():
+            encode.write_bytes(target_fd, FRAME_LENGTH.pack(len(encoded)) + encoded)
         results.append(result)
     return RenditionSetResult(tuple(results))
+
+
+class _Clock:
+    """Measures the stages of one output."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.shared_cpu_s = 0.0
+        self._started = time.process_time()
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds since creation, plus the shared decode."""
+        return time.process_time() - self._started + self.shared_cpu_s
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to a stage; a block that raises is not counted."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 @dataclass(slots=True)
@@ -88,39 +104,32 @@ class _SetRenderer:
         """Render the only output into the target, streaming if the encoder can."""
         if not output.streams:
             result, encoded = self.render(output)
-            encoding(partial(encode.write_bytes, target_fd, encoded))
+            with encoding():
+                encode.write_bytes(target_fd, encoded)
             return result
-        pixels = self._pixels(output)
+        pixels, notice = self._pixels(output), self._job.copyright
+        # The encoder pulls the pixels through the decoder, so an error here is not necessarily one
+        # of the encoder: it is translated by `answered`, not by `encoding`.
         with pixels.clock.stage("encode"):
-            # The encoder pulls the pixels through the decoder, so an error here is not necessarily
-            # an encoder error: it is translated by `answered`, not by `encoding`.
-            encode.write(
-                pixels.image,
-                output.profile,
-                target_fd=target_fd,
-                copyright_notice=self._job.copyright,
-            )
+            encode.write(pixels.image, output.profile, target_fd=target_fd, copyright_notice=notice)
         return _result(output, pixels, None)
 
     def render(self, output: RenderOutput) -> _Rendition:
-        """Encode an output into memory; if it has a alternative, return the smaller of the two."""
+        """Encode an output into memory; if it has an alternative, return the smaller of the two."""
+        stage = output.alternative
         plain = replace(output, alternative=None)
         made = self._render_once(plain)
-        if output.alternative is None:
+        if stage is None:
             return made
-        alternative = replace(
-            plain, profile=output.alternative.profile, search=output.alternative.search
-        )
-        other = self._render_once(alternative)
-        cpu_s = made[0].cpu_s + other[0].cpu_s
+        other = self._render_once(replace(plain, profile=stage.profile, search=stage.search))
         result, encoded = other if len(other[1]) < len(made[1]) else made
-        return replace(result, cpu_s=cpu_s), encoded
+        return replace(result, cpu_s=made[0].cpu_s + other[0].cpu_s), encoded
 
     def _render_once(self, output: RenderOutput) -> _Rendition:
         if output not in self._renditions:
             pixels = self._pixels(output)
-            with pixels.clock.stage("encode"):
-                encoded, trial = encoding(partial(self._encode, output, pixels))
+            with pixels.clock.stage("encode"), encoding():
+                encoded, trial = self._encode(output, pixels)
             self._renditions[output] = _result(output, pixels, trial), encoded
         return self._renditions[output]
 
@@ -139,7 +148,7 @@ class _SetRenderer:
                 # The matte is computed from the whole image's border, so cropping comes after it.
                 pages = [crop(page, geometry=output.geometry) for page in cut_out(pages)]
             if not TRAITS[output.profile.format].alpha:
-                pages = [_flatten(page) for page in pages]
+                pages = [load.flatten(page) for page in pages]
             # libvips saves an animation as one column with a page height.
             if len(pages) > 1:
                 image = encode.assemble(pages, delays=frames.delays, loop=frames.loop)
@@ -149,20 +158,16 @@ class _SetRenderer:
 
     def _frames(self, output: RenderOutput, clock: _Clock) -> load.LoadedFrames:
         """Return the scaled pages: all of an animation, otherwise the first."""
-        geometry, header = output.geometry, self._opened.header
-        if output.animated and header.pages > 1 and TRAITS[output.profile.format].animation:
-            size = {"width": geometry.scaled_width, "height": geometry.scaled_height}
-            return load.frames(self._opened, **size, most=self._max_frames(output))
+        geometry, fmt, most = output.geometry, output.profile.format, self._job.limits.max_pages
+        if output.animated and self._opened.header.pages > 1 and TRAITS[fmt].animation:
+            if fmt is Format.GIF:
+                most = max(2, _MAX_GIF_PIXELS // (geometry.width * geometry.height))
+            return load.frames(self._opened, _scaled_size(geometry), most=most)
         page, shared_cpu_s = self._cache.page(geometry, base=output.base)
         # An output's cost includes the decode that an earlier output of the set already paid for:
         # the cost model predicts what the output costs on its own.
         clock.shared_cpu_s = shared_cpu_s
         return load.LoadedFrames([page])
-
-    def _max_frames(self, output: RenderOutput) -> int:
-        if output.profile.format is not Format.GIF:
-            return self._job.limits.max_pages
-        return max(2, _MAX_GIF_PIXELS // (output.geometry.width * output.geometry.height))
 
     def _encode(
         self, output: RenderOutput, pixels: _Pixels
@@ -175,42 +180,74 @@ class _SetRenderer:
         return trial.encoded, trial
 
 
-def _flatten(page: Any) -> Any:
-    return page.flatten(background=_WHITE) if page.hasalpha() else page
-
-
 def _result(
     output: RenderOutput, pixels: _Pixels, trial: quality_search.QualityTrial | None
 ) -> RenderResult:
-    size = output.geometry.width, output.geometry.height
-    clock = pixels.clock
-    result = RenderResult(*size, pixels.pages, clock.seconds, cpu_s=clock.cpu_s)
-    if trial is None:
-        return result
-    return replace(
-        result,
-        quality=trial.quality,
-        score=round(trial.fidelity.score, 2),
-        target_missed=not trial.passes,
+    return RenderResult(
+        output.geometry.width,
+        output.geometry.height,
+        pixels.pages,
+        pixels.clock.seconds,
+        quality=None if trial is None else trial.quality,
+        score=None if trial is None else round(trial.fidelity.score, 2),
+        cpu_s=pixels.clock.cpu_s,
+        target_missed=trial is not None and not trial.passes,
     )
 
 
-class _Clock:
-    """Measures the stages of one output."""
+def _scaled_size(geometry: Geometry) -> load.Size:
+    return geometry.scaled_width, geometry.scaled_height
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.shared_cpu_s = 0.0
-        self._started = time.process_time()
 
-    @property
-    def cpu_s(self) -> float:
-        """Processor seconds since creation, plus the shared decode."""
-        return time.process_time() - self._started + self.shared_cpu_s
+def crop(page: Any, *, geometry: Geometry) -> Any:
+    """Cut the box of the geometry out of a page at its scaled size; a cropped page is unchanged."""
+    if (page.width, page.height) == (geometry.width, geometry.height):
+        return page
+    return page.crop(geometry.left, geometry.top, geometry.width, geometry.height)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to a stage; a block that raises is not counted."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+class DecodeCache:
+    """Decodes the first page of a source on demand and caches it in memory for each size.
+
+    A base size is decoded once and smaller sizes are scaled from its pixels. The loss is not
+    visible: compared with resampling every pixel of the source, sizes made from a base score 92 to
+    98 points of SSIMULACRA2 at any ratio and differ by 0.5 levels on average. Sizes decoded on
+    their own score 84 to 100, because the JPEG decoder shrinks quickly and coarsely. Two
+    resamplings make an image slightly softer, not rougher.
+    """
+
+    def __init__(self, opened: load.OpenedSource, *, shared: bool) -> None:
+        """If not ``shared``, pages are lazy: pixels are decoded when they are first read."""
+        self._opened = opened
+        self._shared = shared
+        self._pages: dict[tuple[load.Size, load.Size | None], Any] = {}
+        self._cpu_s: dict[load.Size, float] = {}
+
+    def page(self, geometry: Geometry, *, base: load.Size | None) -> tuple[Any, float]:
+        """Return the page at its scaled size, and the processor seconds spent on it earlier.
+
+        It is scaled from the ``base`` size if given, otherwise from the source. The pixels are the
+        same whether or not other outputs share the base, so keys do not depend on the set.
+        """
+        size = _scaled_size(geometry)
+        earlier_s = self._cpu_s.get(base or size, 0.0)
+        # A single output streams: keeping its pages in memory would delay the first byte.
+        if base is None and not self._shared:
+            return load.shrunk(self._opened, size), earlier_s
+        return self._cached(size, base), earlier_s
+
+    def _cached(self, size: load.Size, base: load.Size | None) -> Any:
+        key = size, base
+        if key in self._pages:
+            return self._pages[key]
+        # Only decodes are timed: scaling from a base is part of the output itself.
+        if base is None:
+            started = time.process_time()
+            page = load.shrunk(self._opened, size).copy_memory()
+            self._cpu_s[size] = time.process_time() - started
+        else:
+            width, height = size
+            source = self._cached(base, None)
+            page = source.thumbnail_image(width, height=height, size="force").copy_memory()
+        self._pages[key] = page
+        return page

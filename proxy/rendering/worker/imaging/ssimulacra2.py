@@ -29,6 +29,8 @@ from typing import Any
 
 import pyvips
 
+from proxy.rendering.worker.imaging.load import flatten
+
 _BIAS = 0.0037930732552754493
 _C2 = 0.0009
 _SIGMA = 1.5
@@ -136,7 +138,7 @@ class Reference:
         """Accept 8-bit sRGB or grey, with or without alpha, in memory."""
         self._image = _srgb(image)
         self._backgrounds = (_DARK, _LIGHT) if image.hasalpha() else (_FULL,)
-        opaque = [_opaque(self._image, background) for background in self._backgrounds]
+        opaque = [flatten(self._image, background) for background in self._backgrounds]
         self._planes = [_planes(image) for image in opaque]
         # Ringing is only visible on flat areas, so it is only measured in graphics.
         self._flat = _flat(opaque[0])
@@ -145,7 +147,7 @@ class Reference:
         """Compare a decoded encoding of the same size with the image."""
         theirs = _srgb(decoded)
         raw = [
-            _raw(planes, _planes(_opaque(theirs, background)))
+            _raw(planes, _planes(flatten(theirs, background)))
             for planes, background in zip(self._planes, self._backgrounds, strict=True)
         ]
         return Fidelity(_calibrated(min(raw)), self._ringing(theirs))
@@ -155,7 +157,7 @@ class Reference:
             return 0.0
         background = self._backgrounds[0]
         deviation = (
-            _opaque(self._image, background).cast("float") - _opaque(decoded, background)
+            flatten(self._image, background).cast("float") - flatten(decoded, background)
         ).abs()
         flat = self._flat.ifthenelse(deviation.bandmean(), 0)
         return float(flat.shrink(_WINDOW, _WINDOW, ceil=True).max())
@@ -164,10 +166,6 @@ class Reference:
 def _srgb(image: Any) -> Any:
     """Convert to 8-bit sRGB: a decoder may return 16 bits or grey."""
     return image.colourspace("srgb").copy_memory()
-
-
-def _opaque(image: Any, background: int) -> Any:
-    return image.flatten(background=background) if image.hasalpha() else image
 
 
 def _flat(image: Any) -> Any | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from proxy.domain.worker_protocol import HOLDS
-from proxy.rendering.worker.sandbox import landlock, privileges, rlimits, seccomp
+from proxy.rendering.worker.sandbox import restrictions, seccomp
 
 FEATURES = ("no_new_privs", "rlimits", "capabilities", "user", "landlock", "seccomp")
 """All features, as named in metrics and logs."""
@@ -28,11 +28,11 @@ def confine(*, uid: int, max_memory_bytes: int) -> Mapping[str, str]:
     # The order matters. A process without CAP_SYS_ADMIN may use Landlock and seccomp only after
     # no_new_privs. The user can only be changed before CAP_SETUID is dropped.
     steps: Mapping[str, Callable[[], None]] = {
-        "no_new_privs": privileges.set_no_new_privs,
-        "rlimits": lambda: rlimits.limit(max_memory_bytes=max_memory_bytes),
-        "user": lambda: privileges.change_user(uid),
-        "capabilities": privileges.drop_capabilities,
-        "landlock": landlock.restrict,
+        "no_new_privs": restrictions.set_no_new_privs,
+        "rlimits": lambda: restrictions.limit_resources(max_memory_bytes=max_memory_bytes),
+        "user": lambda: restrictions.change_user(uid),
+        "capabilities": restrictions.drop_capabilities,
+        "landlock": restrictions.restrict_access,
     }
     return {feature: _state(step) for feature, step in steps.items()}
 

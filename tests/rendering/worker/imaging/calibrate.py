@@ -18,7 +18,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from proxy.rendering.worker.imaging import ssimulacra2
-from proxy.rendering.worker.imaging.loader_allowlist import configure
+from proxy.rendering.worker.imaging.libvips import configure
 from tests.support.photos import PHOTOS
 
 KODAK = ("03", "05", "13", "15", "20", "23")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.rendering.worker.imaging.loader_allowlist import configure, lock_loaders
+from proxy.rendering.worker.imaging.libvips import configure, lock_loaders
 from tests.rendering.worker.imaging.studio import LIMITS
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
     RenditionSetResult,
 )
+from proxy.rendering.worker.imaging.libvips import answered
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
 from proxy.settings import EncoderSettings, LimitSettings
@@ -65,7 +67,14 @@ def refused_or_known(
 ) -> ProbeResult | JobFailure:
     """What a probe says."""
     with descriptor(source) as opened:
-        return probe(ProbeJob(limits, strict=strict), opened)
+        return probed(opened, limits=limits, strict=strict)
+
+
+def probed(
+    opened: int, *, limits: Limits = LIMITS, strict: bool = False
+) -> ProbeResult | JobFailure:
+    """What a probe of a descriptor says."""
+    return answered(partial(probe, ProbeJob(limits, strict=strict), opened))
 
 
 def geometry(source: Source, box: SizeSpec = WHOLE) -> Geometry:
@@ -109,9 +118,14 @@ def job_of(
     return RenditionSet(LIMITS, (RenderOutput(plan, profile, **options),), notice)
 
 
+def answer(job: RenditionSet, source: int, target: int) -> RenditionSetResult | JobFailure:
+    """What a set says."""
+    return answered(partial(render_set, job, source, target), target_fd=target)
+
+
 def render(job: RenditionSet, source: int, target: int) -> RenderResult | JobFailure:
     """The result of the only output of a set."""
-    result = render_set(job, source, target)
+    result = answer(job, source, target)
     return result.results[0] if isinstance(result, RenditionSetResult) else result
 
 
@@ -180,7 +194,7 @@ def attempted(
     """What a set says, and its frames."""
     job = RenditionSet(LIMITS, outputs, notice, framed=True)
     with descriptor(source) as opened, descriptor(b"") as target:
-        result = render_set(job, opened, target)
+        result = answer(job, opened, target)
         return result, split(os.pread(target, os.fstat(target).st_size, 0))
 
 

@@ -8,36 +8,25 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from proxy.domain.analysis import AnalysisResult, Kind, Quality
-from proxy.domain.worker_protocol import AnalyseJob, JobFailure
+from proxy.domain.worker_protocol import AnalyseJob
 from proxy.rendering.worker.imaging import background_removal, load, probe
-from proxy.rendering.worker.imaging.analysis import (
-    blockiness,
-    blurhash,
-    classification,
-    colour_histogram,
-    exposure,
-    mood,
-    noise,
-    palette,
-    phash,
-    quality_score,
-    sampling,
-    sharpness,
-    thumbhash,
-)
-from proxy.rendering.worker.imaging.error_translation import answered
+from proxy.rendering.worker.imaging.analysis import classification, colours, hashes, quality
 
 _T = TypeVar("_T")
 _FULL = 255
 _THUMBHASH_SIDE = 64
-"""Longer side in pixels of the input of a ThumbHash; the format allows `thumbhash.MAX_SIDE`."""
+"""Longer side in pixels of the input of a ThumbHash; the format allows 100."""
 _BLURHASH_SIDE = 32
 """Longer side in pixels of the input of a BlurHash: more than its terms can resolve."""
 
 
-def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult | JobFailure:
-    """Analyse the first page of the seekable file behind a descriptor."""
-    return answered(lambda: _Analyser(job, source_fd).result())
+def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult:
+    """Analyse the first page of the seekable file behind a descriptor.
+
+    Raises:
+        SourceRefused, OSError, pyvips.Error: as `load.open_source`.
+    """
+    return _Analyser(job, source_fd).result()
 
 
 class _Analyser:
@@ -47,21 +36,21 @@ class _Analyser:
         self._stages: dict[str, float] = {}
         self._opened = load.open_source(source_fd, job.limits)
         self._preview = self._timed("look", lambda: probe.preview(self._opened))
-        self._detail = self._timed("detail", lambda: sampling.detail(self._opened))
-        self._opaque = probe.opaque(self._preview).copy_memory()
+        self._detail = self._timed("detail", lambda: quality.detail(self._opened))
+        self._opaque = load.flatten(self._preview).copy_memory()
         self._has_alpha = bool(self._preview.hasalpha() and self._preview[-1].min() < _FULL)
 
     def result(self) -> AnalysisResult:
         """Compute all measures."""
-        bins = self._timed("colours", lambda: colour_histogram.count(self._preview))
-        clusters = self._timed("colours", lambda: palette.clusters(bins))
+        bins = self._timed("colours", lambda: colours.count(self._preview))
+        clusters = self._timed("colours", lambda: colours.clusters(bins))
         kind = self._timed("kind", lambda: self._kind(bins))
         return AnalysisResult(
             *self._opened.header.upright,
-            dominant_colours=palette.dominant(clusters),
-            brand_colours=palette.brand(clusters, self._background()),
+            dominant_colours=colours.dominant(clusters),
+            brand_colours=colours.brand(clusters, self._background()),
             quality=self._quality(kind),
-            mood_keywords=mood.keywords(bins),
+            mood_keywords=classification.keywords(bins),
             kind=kind,
             thumbhash=self._timed("placeholders", self._thumbhash),
             blurhash=self._timed("placeholders", self._blurhash),
@@ -76,14 +65,14 @@ class _Analyser:
         self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - started
         return result
 
-    def _kind(self, bins: list[colour_histogram.ColourBin]) -> Kind:
+    def _kind(self, bins: list[colours.ColourBin]) -> Kind:
         isolated = self._has_alpha or background_removal.is_flat(self._opaque)
         traits = classification.traits(
             self._detail, bins, isolated=isolated, has_alpha=self._has_alpha
         )
         return classification.decide(traits)
 
-    def _background(self) -> colour_histogram.Rgb | None:
+    def _background(self) -> colours.Rgb | None:
         """Return the colour of a flat background, or None; a transparent image has none."""
         colour = None if self._has_alpha else background_removal.background_colour(self._opaque)
         if colour is None:
@@ -93,35 +82,35 @@ class _Analyser:
 
     def _quality(self, kind: Kind) -> Quality:
         # Noise comes first: sharpness and exposure subtract its share.
-        sigma = self._timed("noise", lambda: noise.sigma(self._detail))
-        frequency = self._timed("sharpness", lambda: sharpness.frequency(self._detail, sigma))
-        excess = self._timed("blockiness", lambda: blockiness.excess(self._detail))
-        luma = sampling.luma(self._preview)
-        shares = self._timed("tone", lambda: exposure.histogram(luma))
+        sigma = self._timed("noise", lambda: quality.noise_sigma(self._detail))
+        frequency = self._timed("sharpness", lambda: quality.mean_frequency(self._detail, sigma))
+        excess = self._timed("blockiness", lambda: quality.block_excess(self._detail))
+        luma = quality.to_luma(self._preview)
+        shares = self._timed("tone", lambda: quality.histogram(luma))
         parts = {
-            "sharpness": sharpness.score(frequency),
-            "noise": noise.score(sigma),
-            "blockiness": blockiness.score(excess),
-            "exposure": exposure.exposure(shares, sigma),
-            "contrast": exposure.contrast(shares),
-            "resolution": quality_score.resolution(*self._opened.header.upright),
+            "sharpness": quality.sharpness_score(frequency),
+            "noise": quality.noise_score(sigma),
+            "blockiness": quality.blockiness_score(excess),
+            "exposure": quality.exposure(shares, sigma),
+            "contrast": quality.contrast(shares),
+            "resolution": quality.resolution(*self._opened.header.upright),
         }
-        return quality_score.quality(parts, kind.name)
+        return quality.to_quality(parts, kind.name)
 
     def _thumbhash(self) -> str:
         small = _within(self._preview, _THUMBHASH_SIDE)
         rgba = small if small.hasalpha() else small.bandjoin(_FULL)
-        encoded = thumbhash.encode(small.width, small.height, bytes(rgba.write_to_memory()))
+        encoded = hashes.thumbhash(small.width, small.height, bytes(rgba.write_to_memory()))
         return base64.b64encode(encoded).decode("ascii")
 
     def _blurhash(self) -> str:
         small = _within(self._opaque, _BLURHASH_SIDE)
-        return blurhash.encode(small.width, small.height, bytes(small.write_to_memory()))
+        return hashes.blurhash(small.width, small.height, bytes(small.write_to_memory()))
 
     def _phash(self) -> str:
-        side = phash.SIDE
-        grey = sampling.luma(self._opaque).thumbnail_image(side, height=side, size="force")
-        return phash.encode(grey.write_to_memory())
+        side = hashes.PHASH_SIDE
+        grey = quality.to_luma(self._opaque).thumbnail_image(side, height=side, size="force")
+        return hashes.phash(grey.write_to_memory())
 
 
 def _within(page: Any, side: int) -> Any:

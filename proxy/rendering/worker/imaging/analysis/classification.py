@@ -1,17 +1,16 @@
-"""Classifies an image as far as statistics can, with a reason.
-
-A drawing is flat and has few colours, which JPEG compression blurs but does not hide. Text on paper
-is bright, grey and full of strokes.
-"""
+"""Classifies an image as far as statistics can: its kind, with a reason, and its mood."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from proxy.domain.analysis import Kind
-from proxy.rendering.worker.imaging.analysis.colour_histogram import ColourBin
+from proxy.rendering.worker.imaging.analysis.colours import ColourBin
+from proxy.rendering.worker.imaging.analysis.quality import steps
 
 _FLAT_LEVELS = 2
 """Range of levels within 3 x 3 pixels up to which a pixel is flat."""
@@ -62,12 +61,14 @@ def traits(
 ) -> ImageTraits:
     """Measure the middle of an image at full size and the colours of the whole image."""
     total = sum(one.pixels for one in bins) or 1
+    others = [one.pixels for one in bins[1:]]
+    most = sum(others) * _MOST
     return ImageTraits(
         flat=_flat(detail),
         strokes=_strokes(detail),
         fullest=bins[0].pixels / total if bins else 0.0,
         top=sum(sorted((one.top_pixels for one in bins), reverse=True)[:_TOP]) / total,
-        variety=_variety([one.pixels for one in bins[1:]]),
+        variety=sum(before < most for before in accumulate(others, initial=0)),
         lightness=bins[0].lab[0] if bins else 0.0,
         chroma=sum(one.chroma * one.pixels for one in bins) / total,
         isolated=isolated,
@@ -93,6 +94,7 @@ def decide(found: ImageTraits) -> Kind:
 
 
 def _is_page(found: ImageTraits) -> bool:
+    # Text on paper is bright, grey and full of strokes.
     # A scan of a photograph is bright and grey too, but has few strokes.
     paper = found.lightness >= _PAPER_LIGHTNESS and found.fullest >= _PAPER_SHARE
     grey = found.chroma <= _PAPER_CHROMA and not found.has_alpha
@@ -100,6 +102,7 @@ def _is_page(found: ImageTraits) -> bool:
 
 
 def _is_drawn(found: ImageTraits) -> bool:
+    # A drawing is flat and has few colours, which JPEG compression blurs but does not hide.
     # Transparent images are nearly always drawn; their colours may be gradients.
     few = found.top >= _TOP_GRAPHIC or found.has_alpha
     return found.flat >= _FLAT_GRAPHIC and few and found.variety <= _FEW_COLOURS
@@ -114,21 +117,90 @@ def _flat(detail: Any) -> float:
 
 
 def _strokes(detail: Any) -> float:
-    if detail.width == 1:
-        return 0.0
-    width = detail.width - 1
-    steps = detail.crop(1, 0, width, detail.height).cast("short") - detail.crop(
-        0, 0, width, detail.height
+    return 0.0 if detail.width == 1 else float((steps(detail) > _STROKE_LEVELS).avg()) / _FULL
+
+
+_WARM = (-30.0, 112.0)
+"""Hue angles in degrees, from magenta-red through orange to yellow."""
+_COOL = (130.0, 300.0)
+"""From green through cyan to blue."""
+_TURN = 360.0
+_MIN_CHROMA = 5.0
+"""Mean chroma below which hue is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColourStatistics:
+    """Statistics of all opaque pixels."""
+
+    lightness: float
+    """Mean L*, 0 to 100."""
+    spread: float
+    """Standard deviation of L*."""
+    chroma: float
+    """Mean C*ab."""
+    strongest: float
+    """C*ab that 5 % of the pixels exceed."""
+    warm: float
+    """Share of warm hues weighted by chroma, 0 to 1."""
+    cool: float
+
+
+def _statistics(bins: Sequence[ColourBin]) -> ColourStatistics:
+    """Return the statistics of at least one bin."""
+    total = sum(one.pixels for one in bins)
+    lightness = sum(one.lab[0] * one.pixels for one in bins) / total
+    squares = sum((one.lab[0] - lightness) ** 2 * one.pixels for one in bins) / total
+    chroma = sum(one.chroma * one.pixels for one in bins) / total
+    colourful = sorted(bins, key=lambda one: -one.chroma)
+    reached = accumulate(one.pixels for one in colourful)
+    strongest = next(
+        one.chroma for one, pixels in zip(colourful, reached, strict=True) if pixels >= total / 20
     )
-    return float((steps.abs() > _STROKE_LEVELS).avg()) / _FULL
+    return ColourStatistics(
+        lightness,
+        math.sqrt(squares),
+        chroma,
+        strongest,
+        warm=_share(bins, _WARM) if chroma > _MIN_CHROMA else 0.0,
+        cool=_share(bins, _COOL) if chroma > _MIN_CHROMA else 0.0,
+    )
 
 
-def _variety(pixels: Iterable[int]) -> int:
-    """Return how many bins, fullest first, hold `_MOST` of their pixels."""
-    counts = list(pixels)
-    left = sum(counts) * _MOST
-    for number, one in enumerate(counts):
-        if left <= 0:
-            return number
-        left -= one
-    return len(counts)
+_MOODS: Sequence[tuple[str, Callable[[ColourStatistics], bool]]] = (
+    ("monochrome", lambda of: of.strongest < 8),  # noqa: PLR2004 - the table is its thresholds
+    ("vibrant", lambda of: of.chroma > 30 or of.strongest > 60),  # noqa: PLR2004
+    ("muted", lambda of: 5 < of.chroma < 16 and of.strongest < 35 and of.lightness < 72),  # noqa: PLR2004
+    ("pastel", lambda of: of.lightness > 72 and 8 < of.chroma < 30 and of.spread < 18),  # noqa: PLR2004
+    ("warm", lambda of: of.warm > 0.7),  # noqa: PLR2004
+    ("cool", lambda of: of.cool > 0.6),  # noqa: PLR2004
+    ("bright", lambda of: of.lightness > 70),  # noqa: PLR2004
+    ("dark", lambda of: of.lightness < 35),  # noqa: PLR2004
+    ("high-contrast", lambda of: of.spread > 27),  # noqa: PLR2004
+    ("soft", lambda of: of.spread < 12),  # noqa: PLR2004
+)
+
+
+def keywords(bins: Sequence[ColourBin]) -> tuple[str, ...]:
+    """Return the mood keywords that apply to the colours; none without opaque pixels.
+
+    The effect of warm hues, chroma and lightness on emotions is established (J. Itten, The Art of
+    Color, 1961; P. Valdez and A. Mehrabian, Effects of color on emotions, 1994), but the content is
+    not considered: a sunny funeral is warm and bright.
+    """
+    if not bins:
+        return ()
+    found = _statistics(bins)
+    return tuple(word for word, holds in _MOODS if holds(found))
+
+
+def _share(bins: Sequence[ColourBin], hues: tuple[float, float]) -> float:
+    first, last = hues
+    # Weighted by chroma: the hue of a nearly grey pixel is noise.
+    weights = [one.chroma * one.pixels for one in bins]
+    inside = sum(
+        weight
+        for one, weight in zip(bins, weights, strict=True)
+        if (math.degrees(math.atan2(one.lab[2], one.lab[1])) - first) % _TURN <= last - first
+    )
+    return inside / math.fsum(weights)

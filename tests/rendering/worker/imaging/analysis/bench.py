@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from proxy.domain.analysis import AnalysisResult
 from proxy.domain.worker_protocol import AnalyseJob, JobFailure
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
+from proxy.rendering.worker.imaging.libvips import answered
 from tests.rendering.worker.imaging import studio
 from tests.support.photos import photo
 
@@ -24,7 +25,7 @@ Picture = Image.Image
 def attempted(source: studio.Source) -> AnalysisResult | JobFailure:
     """What an analysis says."""
     with studio.descriptor(source) as opened:
-        return analyse(AnalyseJob(studio.LIMITS), opened)
+        return answered(partial(analyse, AnalyseJob(studio.LIMITS), opened))
 
 
 def analysed(source: studio.Source | Picture) -> AnalysisResult:

@@ -74,9 +74,8 @@ async def test_a_worker_analyses() -> None:
 SEALED = """
 import os, sys
 from proxy.rendering.worker.__main__ import run
-from proxy.rendering.worker.imaging.loader_allowlist import configure, lock_loaders
-from proxy.rendering.worker.imaging.analysis.analyse import analyse
-from proxy.domain.worker_protocol import AnalyseJob, AnalysisResult
+from proxy.rendering.worker.imaging.libvips import configure, lock_loaders
+from proxy.domain.worker_protocol import AnalyseJob
 from proxy.settings import LimitSettings
 
 limits = LimitSettings().to_limits()
@@ -91,7 +90,7 @@ def refuse(event, args):
         os._exit(1)
 
 sys.addaudithook(refuse)
-kinds = [run(AnalyseJob(limits), source, -1).kind.name for source in sources]
+kinds = [run(AnalyseJob(limits), source, -1, max_cpu_s=60).kind.name for source in sources]
 print(" ".join(kinds))
 """
 

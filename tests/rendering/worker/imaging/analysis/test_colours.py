@@ -1,12 +1,14 @@
-"""The dominant colours of an image and the colours of a brand."""
+"""The histogram, the dominant colours of an image and the colours of a brand."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import pyvips
 from PIL import Image, ImageDraw
 
+from proxy.rendering.worker.imaging.analysis import colours
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import (
     PHOTOGRAPHS,
@@ -26,6 +28,29 @@ from tests.support.drawing import (
     draw_logo,
     logos,
 )
+
+
+def test_colours_go_to_lab_and_back() -> None:
+    originals = [(0, 0, 0), (255, 255, 255), CORAL, NAVY]
+    there = colours.to_lab(originals)
+    assert there[1] == pytest.approx((100, 0, 0), abs=0.1)
+    assert colours.to_rgb(there) == originals
+    assert (colours.to_lab([]), colours.to_rgb([])) == ([], [])
+
+
+def test_similar_colours_share_a_bin_and_transparent_pixels_are_ignored() -> None:
+    pixels = bytes((16, 32, 48, 255) * 3 + (17, 33, 49, 255) * 2 + (200, 0, 0, 255) + (0, 0, 0, 0))
+    image = pyvips.Image.new_from_memory(pixels, 7, 1, 4, "uchar").copy(interpretation="srgb")
+    first, second = colours.count(image)
+    assert (first.pixels, first.top, first.top_pixels) == (5, (16, 32, 48), 3)
+    assert (second.pixels, second.top) == (1, (200, 0, 0))
+
+
+def test_a_grey_bin_has_no_chroma() -> None:
+    image = pyvips.Image.black(4, 4, bands=3).copy(interpretation="srgb") + 128
+    (grey,) = colours.count(image.cast("uchar"))
+    assert grey.chroma < 0.5
+
 
 Rgb = tuple[int, int, int]
 

@@ -1,25 +1,109 @@
-"""The dominant colours of an image by k-means in CIELAB, and the colours of a brand.
-
-k-means (S. Lloyd, Least squares quantization in PCM, 1982) on the bins of an image, weighted by
-their pixels. Seeds are chosen by the weights of k-means++ (Arthur and Vassilvitskii, 2007), but the
-most probable one is used instead of a random one, so the palette is deterministic. Clusters that
-look like the same colour are merged.
-"""
+"""The colours of an image: a histogram of some hundred bins, and the dominant colours."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pyvips
 
 from proxy.domain.analysis import Colour
-from proxy.rendering.worker.imaging.analysis.colour_histogram import (
-    ColourBin,
-    Lab,
-    Rgb,
-    to_lab,
-    to_rgb,
-)
+
+Rgb = tuple[int, int, int]
+Lab = tuple[float, float, float]
+"""CIE L*a*b* under D65."""
+
+_SIDE = 128
+"""Pixels counted on the longer side. Every n-th pixel is used, because means are new colours."""
+_SHIFT = 4
+"""A bin has 16 levels of each channel."""
+_OPAQUE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ColourBin:
+    """A group of similar colours."""
+
+    lab: Lab
+    """Of the mean colour."""
+    pixels: int
+    top: Rgb
+    """The most frequent colour."""
+    top_pixels: int
+
+    @property
+    def chroma(self) -> float:
+        """Return the distance from grey, C*ab."""
+        return math.hypot(*self.lab[1:])
+
+
+def count(image: Any) -> list[ColourBin]:
+    """Return the bins of an 8-bit sRGB image, fullest first; transparent pixels are ignored."""
+    groups: dict[Rgb, list[tuple[Rgb, int]]] = {}
+    for colour, pixels in _colours(image).items():
+        red, green, blue = colour
+        key = red >> _SHIFT, green >> _SHIFT, blue >> _SHIFT
+        groups.setdefault(key, []).append((colour, pixels))
+    members = list(groups.values())
+    labs = to_lab([_mean(group) for group in members])
+    bins = [_bin(group, lab) for group, lab in zip(members, labs, strict=True)]
+    return sorted(bins, key=lambda one: (-one.pixels, one.top))
+
+
+def to_lab(colours: Sequence[Rgb]) -> list[Lab]:
+    """Convert sRGB colours to CIE Lab."""
+    if not colours:
+        return []
+    row = pyvips.Image.new_from_memory(
+        bytes(level for colour in colours for level in colour), len(colours), 1, 3, "uchar"
+    )
+    converted = row.copy(interpretation="srgb").colourspace("lab").cast("float")
+    return list(_triples(memoryview(converted.write_to_memory()).cast("f")))
+
+
+def to_rgb(labs: Sequence[Lab]) -> list[Rgb]:
+    """Convert CIE Lab to the nearest 8-bit sRGB colours."""
+    if not labs:
+        return []
+    values = array("f", (value for lab in labs for value in lab)).tobytes()
+    row = pyvips.Image.new_from_memory(values, len(labs), 1, 3, "float")
+    levels = bytes(row.copy(interpretation="lab").colourspace("srgb").write_to_memory())
+    return list(_triples(levels))
+
+
+def _colours(image: Any) -> Counter[Rgb]:
+    # Ceiling division.
+    step = -(-max(image.width, image.height) // _SIDE)
+    thinned = image.subsample(min(step, image.width), min(step, image.height))
+    raw, bands = bytes(thinned.write_to_memory()), thinned.bands
+    channels = zip(raw[0::bands], raw[1::bands], raw[2::bands], strict=True)
+    if bands == 3:  # noqa: PLR2004 - red, green, blue
+        return Counter(channels)
+    pixels = zip(channels, raw[3::bands], strict=True)
+    return Counter(colour for colour, alpha in pixels if alpha >= _OPAQUE)
+
+
+def _mean(group: Iterable[tuple[Rgb, int]]) -> Rgb:
+    colours = list(group)
+    total = sum(pixels for _, pixels in colours)
+    red, green, blue = (
+        round(sum(colour[band] * pixels for colour, pixels in colours) / total) for band in range(3)
+    )
+    return red, green, blue
+
+
+def _bin(group: Sequence[tuple[Rgb, int]], lab: Lab) -> ColourBin:
+    top, top_pixels = max(group, key=lambda one: (one[1], one[0]))
+    return ColourBin(lab, sum(pixels for _, pixels in group), top, top_pixels)
+
+
+def _triples(values: Any) -> Iterable[tuple[Any, Any, Any]]:
+    return zip(values[0::3], values[1::3], values[2::3], strict=True)
+
 
 _CLUSTERS = 10
 _ROUNDS = 12
@@ -45,14 +129,13 @@ class Cluster:
     rgb: Rgb
     share: float
 
-    @property
-    def chroma(self) -> float:
-        """Return the distance from grey, C*ab."""
-        return math.hypot(*self.lab[1:])
-
 
 def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
-    """Return the clusters of an image, largest first; none if it is transparent."""
+    """Return the clusters of an image, largest first; none if it is transparent.
+
+    k-means (S. Lloyd, Least squares quantization in PCM, 1982) in CIELAB on the bins, weighted by
+    their pixels. Clusters that look like the same colour are merged.
+    """
     if not bins:
         return []
     groups = _merged(_grouped(bins))
@@ -67,7 +150,7 @@ def clusters(bins: Sequence[ColourBin]) -> list[Cluster]:
 
 def dominant(found: Sequence[Cluster]) -> tuple[Colour, ...]:
     """Return at most eight colours, most frequent first."""
-    return _colours([one for one in found if one.share >= _MIN_SHARE][:_MAX_COLOURS])
+    return _published([one for one in found if one.share >= _MIN_SHARE][:_MAX_COLOURS])
 
 
 def brand(found: Sequence[Cluster], background: Rgb | None) -> tuple[Colour, ...]:
@@ -83,11 +166,11 @@ def brand(found: Sequence[Cluster], background: Rgb | None) -> tuple[Colour, ...
     least = sum(one.share for one in shapes) * _MIN_BRAND_SHARE
     shapes = [one for one in shapes if one.share >= least]
     # Black, white and grey are in most logos and rarely identify one.
-    colourful = [one for one in shapes if one.chroma >= _COLOURFUL]
-    return _colours((colourful or shapes)[:_MAX_BRAND_COLOURS])
+    colourful = [one for one in shapes if math.hypot(*one.lab[1:]) >= _COLOURFUL]
+    return _published((colourful or shapes)[:_MAX_BRAND_COLOURS])
 
 
-def _colours(found: Sequence[Cluster]) -> tuple[Colour, ...]:
+def _published(found: Sequence[Cluster]) -> tuple[Colour, ...]:
     return tuple(
         Colour("#{:02X}{:02X}{:02X}".format(*one.rgb), round(one.share * 100, 1)) for one in found
     )
@@ -110,7 +193,8 @@ def _seeds(bins: Sequence[ColourBin]) -> list[Lab]:
     seeds = [bins[0].lab]
     distances = [math.dist(one.lab, seeds[0]) ** 2 for one in bins]
     while len(seeds) < _CLUSTERS:
-        # k-means++ draws a seed with this probability; here the most probable one is used.
+        # k-means++ (Arthur and Vassilvitskii, 2007) draws a seed with this probability. The most
+        # probable one is used instead, so that an image always has the same palette.
         weighted = [one.pixels * far for one, far in zip(bins, distances, strict=True)]
         best = max(range(len(bins)), key=weighted.__getitem__)
         # Fewer distinct colours than clusters.

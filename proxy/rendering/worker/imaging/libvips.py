@@ -1,0 +1,204 @@
+"""libvips in a worker: an allow-list of its loaders, and the translation of its failures.
+
+``VIPS_BLOCK_UNTRUSTED`` of libvips still lets the matrix, TIFF and UltraHDR loaders through. So all
+loaders are blocked first and only those of the configured types are enabled again.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import metadata
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import pyvips
+from pyvips.voperation import Introspect
+
+from proxy.domain.errors import ConfigurationError
+from proxy.domain.worker_protocol import JobFailure, WorkerInfo
+
+_FAMILIES: Mapping[str, str] = MappingProxyType(
+    {
+        "jpeg": "VipsForeignLoadJpeg",
+        "png": "VipsForeignLoadPng",
+        "webp": "VipsForeignLoadWebp",
+        "avif": "VipsForeignLoadHeif",
+        "heic": "VipsForeignLoadHeif",
+        "gif": "VipsForeignLoadNsgif",
+        "tiff": "VipsForeignLoadTiff",
+    }
+)
+"""Classes of the loaders of a source type; libvips has no loader for BMP."""
+
+_HEIC_SAMPLE = base64.b64decode(
+    "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAXZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABmgABAAAAAAAAABoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA9mlwcnAAAADWaXBjbwAAAHFodmNDAQQIAAAAn/gAAAAAHvAA/Pz4+AAADwNgAAEA"
+    "F0ABDAH//wQIAAADAJ/4AAADAAAeugJAYQABACZCAQEECAAAAwCf+AAAAwAAHsCCBBZbqrprmwIAAAMAMgAAAwACEGIA"
+    "AQAGRAHBc8GJAAAAE2NvbHJuY2x4AAEADQAGgAAAABRpc3BlAAAAAAAAAEAAAABAAAAAKGNsYXAAAAAQAAAAAQAAABAA"
+    "AAAB////0AAAAAL////QAAAAAgAAAA5waXhpAAAAAAEIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAIm1kYXQAAAAW"
+    "KAGuCiRtuOZWuq6zJvowp7R4QJUBRw=="
+)
+"""A grey image of 16 x 16 pixels: this libvips cannot encode HEIC, so a sample is included."""
+
+_BLOCKED = 32
+"""``VIPS_OPERATION_BLOCKED`` of ``VipsOperationFlags``."""
+
+
+def configure() -> None:
+    """Configure libvips for a worker: no operation cache, one thread per pipeline."""
+    pyvips.cache_set_max(0)
+    pyvips.cache_set_max_mem(0)
+    pyvips.cache_set_max_files(0)
+    pyvips.concurrency_set(1)
+
+
+def lock_loaders(source_types: Sequence[str]) -> None:
+    """Enable the loaders of these types, block all others, and verify the result.
+
+    Raises:
+        ConfigurationError: a loader that is not on the list remains enabled.
+    """
+    wanted = [name for name in source_types if name in _FAMILIES]
+    loadable_types.cache_clear()
+    pyvips.operation_block_set("VipsForeignLoad", state=True)
+    for name in wanted:
+        pyvips.operation_block_set(_FAMILIES[name], state=False)
+    if surplus := set(open_loaders()).difference(*map(loaders_of, wanted)):
+        raise ConfigurationError(
+            [f"libvips: loaders stay open that should be blocked: {', '.join(sorted(surplus))}"]
+        )
+
+
+def open_loaders() -> tuple[str, ...]:
+    """Return the libvips names of all enabled loaders, for example ``jpegload_source``."""
+    names = _leaves("VipsForeignLoad")
+    return tuple(sorted(name for name in names if not Introspect(name).flags & _BLOCKED))
+
+
+@cache
+def loaders_of(source_type: str) -> frozenset[str]:
+    """Return the libvips names of the loaders of a type, open or not."""
+    return frozenset(_leaves(_FAMILIES[source_type]))
+
+
+@cache
+def loadable_types() -> tuple[str, ...]:
+    """Return the source types that can be decoded: a sample of each is decoded once."""
+    return tuple(name for name in _FAMILIES if _decodes_sample(name))
+
+
+def hello() -> WorkerInfo:
+    """Return the capabilities of this process; call it after `lock_loaders`."""
+    version = ".".join(str(pyvips.version(part)) for part in range(3))
+    return WorkerInfo(libvips=version, source_types=loadable_types(), codecs=dict(_CODECS))
+
+
+def _leaves(family: str) -> Iterator[str]:
+    """Yield the nicknames of the loaders below a class: the leaves of the class tree."""
+    gtype = pyvips.type_from_name(family)
+    if not gtype:
+        return
+    children: list[int] = []
+
+    def visit(child: int, _a: Any, _b: Any) -> Any:
+        children.append(child)
+        return pyvips.ffi.NULL
+
+    pyvips.type_map(gtype, visit)
+    for child in children:
+        yield from _leaves(pyvips.type_name(child))
+    if not children:
+        yield pyvips.nickname_find(gtype)
+
+
+def _decodes_sample(source_type: str) -> bool:
+    try:
+        sample = _HEIC_SAMPLE
+        if source_type != "heic":
+            sample = pyvips.Image.black(16, 16).write_to_buffer(f".{source_type}")
+        pyvips.Image.new_from_buffer(sample, "").avg()
+    except pyvips.Error:
+        return False
+    return True
+
+
+def _package_versions() -> dict[str, str]:
+    """Return the versions of the pyvips packages; a system libvips has no pyvips-binary."""
+    versions = {}
+    for name in ("pyvips", "pyvips-binary"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+# Read at import: a sandboxed worker cannot open files any more.
+_CODECS = _package_versions()
+
+
+_T = TypeVar("_T")
+
+
+class SourceRefused(Exception):
+    """The source is not rendered; ``kind`` is one of `worker_protocol.FAILURE_KINDS`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        """Store the kind and a sentence that is safe to show to clients."""
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+def answered(work: Callable[[], _T], *, target_fd: int | None = None) -> _T | JobFailure:
+    """Do the work and return its result, or the failure that stopped it; our own bugs still raise.
+
+    With ``target_fd`` an error of libvips is attributed to the target if the target is broken.
+    On return no traceback keeps an image, a source or a target alive.
+    """
+    try:
+        return work()
+    except SourceRefused as refusal:
+        return JobFailure(refusal.kind, refusal.detail)
+    except OSError as error:
+        return JobFailure("unreadable", f"the source cannot be read: {error.strerror}")
+    except pyvips.Error as error:
+        if target_fd is not None and not _writable(target_fd):
+            return JobFailure("fault", "the target was closed before the image was written")
+        # libvips reports a failed read of the descriptor as "unix error".
+        if "unix error" in str(error):
+            return JobFailure("unreadable", "the source cannot be read")
+        return JobFailure("undecodable", f"the source cannot be decoded: {_first_line(error)}")
+
+
+@contextmanager
+def encoding() -> Iterator[None]:
+    """Context manager for work on decoded pixels: an error is a fault of this server."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceRefused("fault", f"the target cannot be written: {error.strerror}") from error
+    except pyvips.Error as error:
+        detail = f"the image cannot be encoded: {_first_line(error)}"
+        raise SourceRefused("fault", detail) from error
+
+
+def _first_line(error: pyvips.Error) -> str:
+    """Return the first line of libvips' error buffer, which is the innermost error."""
+    lines = [line.strip() for line in str(error.detail).splitlines()]
+    return next(filter(None, lines), str(error.message))
+
+
+def _writable(descriptor: int) -> bool:
+    """Return whether a descriptor is open and still has a reader; poll(2) does not write."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return not any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
