@@ -21,8 +21,7 @@ from proxy.settings import Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import open_upload_repository
 from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
-from proxy.web.auth.api_key import AuthFailure, FailureLimit, KeyGuard
-from proxy.web.auth.jwt import TokenVerifier
+from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, TokenVerifier
 from proxy.web.handlers.media_api import MediaApiHandler
 from proxy.web.handlers.uploads import REASONS, UploadHandler
 

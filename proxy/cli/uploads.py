@@ -16,7 +16,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import ReplacementReport
 from proxy.settings import Settings, token_key
-from proxy.web.auth.jwt import issue
+from proxy.web.auth import issue
 
 _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -1,9 +1,10 @@
-"""Responses whose body is made in memory: JSON, with or without an ETag."""
+"""JSON responses: values with and without an ETag, and problem details for errors (RFC 9457)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
+from dataclasses import asdict, dataclass, replace
+from functools import partial, wraps
 from hashlib import blake2b
 from http import HTTPStatus
 from typing import TypeVar
@@ -11,27 +12,52 @@ from typing import TypeVar
 import orjson
 from aiohttp import web
 
-from proxy.domain.errors import SmartserveError
+from proxy.domain.errors import (
+    BadParameter,
+    RangeNotSatisfiable,
+    SmartserveError,
+    Unauthorized,
+)
 from proxy.domain.request import Outcome
 from proxy.web.conditional import matches
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
-from proxy.web.problem_details import problem
-from proxy.web.responses import BufferedResponse, StreamedResponse, whole
+from proxy.web.responses import Answer, BufferedResponse, whole
+from proxy.web.server.request_validation import RequestRejection
 
-JSON: Header = ("Content-Type", "application/json")
+PROBLEM_TYPE = "application/problem+json"
+_JSON: Header = ("Content-Type", "application/json")
+_RETRY_AFTER_S = 5
+"""For a 503 whose error names no time."""
 
-Answer = BufferedResponse | StreamedResponse
 _Handlers = TypeVar("_Handlers")
 _Work = Callable[[_Handlers, web.Request], Awaitable[object]]
 _Route = Callable[[_Handlers, web.Request], Awaitable[Answer]]
+# Times as in 2026-01-31T12:00:00Z.
+_dumps = partial(orjson.dumps, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS)
 
 
-def private_route(route: str) -> Callable[[_Work[_Handlers]], _Route[_Handlers]]:
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The JSON of an error response."""
+
+    title: str
+    status: int
+    detail: str
+    parameter: str | None = None
+    """Of a 400: the parameter whose value is not allowed."""
+    allowed: str | None = None
+    forwarded: bool | None = None
+    """Of a 401 without a token: whether a proxy forwarded the request."""
+
+
+def json_route(
+    route: str, *, security: Sequence[Header] = PRIVATE
+) -> Callable[[_Work[_Handlers]], _Route[_Handlers]]:
     """Decorator: makes a request handler from a method that returns a value for JSON.
 
-    The value is sent with ``Cache-Control: no-store`` and without CORS headers, so neither
-    caches nor pages of other origins can read it. A `SmartserveError` becomes problem details.
-    A method that needs other headers returns a complete response instead of a value.
+    The value is sent with ``Cache-Control: no-store`` and by default without CORS headers, so
+    neither caches nor pages of other origins can read it. A `SmartserveError` becomes problem
+    details. A method that needs other headers returns a complete response instead of a value.
     """
     outcome = Outcome(route)
 
@@ -41,23 +67,16 @@ def private_route(route: str) -> Callable[[_Work[_Handlers]], _Route[_Handlers]]
             try:
                 value = await work(self, request)
             except SmartserveError as error:
-                return problem(error, outcome=outcome, security=PRIVATE)
+                return problem(error, outcome=outcome, security=security)
             # A complete response: a stream, or JSON with an ETag.
-            if isinstance(value, BufferedResponse | StreamedResponse):
+            if isinstance(value, Answer):
                 return value
-            return uncached_json(value, outcome, security=PRIVATE)
+            headers = [_JSON, ("Cache-Control", NO_STORE), *security]
+            return whole(HTTPStatus.OK, headers, _dumps(value), outcome=outcome)
 
         return handle
 
     return decorate
-
-
-def uncached_json(
-    value: object, outcome: Outcome, *, security: Sequence[Header] = SECURITY
-) -> BufferedResponse:
-    """Return a 200 that no cache stores."""
-    headers = [JSON, ("Cache-Control", NO_STORE), *security]
-    return whole(HTTPStatus.OK, headers, orjson.dumps(value), outcome=outcome)
 
 
 def cached_json(
@@ -70,7 +89,7 @@ def cached_json(
 ) -> BufferedResponse:
     """Return JSON with an ETag; ``lifetime`` is the value of Cache-Control."""
     headers = [("Cache-Control", lifetime), *security]
-    return with_etag(request, orjson.dumps(value), [JSON], headers, outcome=outcome)
+    return with_etag(request, _dumps(value), [_JSON], headers, outcome=outcome)
 
 
 def with_etag(
@@ -91,3 +110,68 @@ def with_etag(
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         return whole(HTTPStatus.NOT_MODIFIED, lines, b"", outcome=outcome)
     return whole(HTTPStatus.OK, [*content, *lines], body, outcome=outcome)
+
+
+def problem(
+    error: SmartserveError,
+    *,
+    outcome: Outcome,
+    not_found_s: int = 0,
+    negotiated: bool = False,
+    security: Sequence[Header] = SECURITY,
+) -> BufferedResponse:
+    """Return the response for an error.
+
+    Only a 404 may be cached, for ``not_found_s`` or until Retry-After, whichever is shorter. If the
+    image would have been ``negotiated``, it has the same Vary header.
+    """
+    wait, lifetime = error.retry_after_s, NO_STORE
+    # Without Retry-After many clients retry a 503 at once, which prolongs the overload.
+    if wait is None and error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        wait = _RETRY_AFTER_S
+    # Any other error may be over at the next request. A cached 404 keeps requests for ids that do
+    # not exist away from the database.
+    if error.status == HTTPStatus.NOT_FOUND and not_found_s > 0:
+        lifetime = f"public, max-age={min(not_found_s, wait or not_found_s)}"
+    headers = [("Cache-Control", lifetime)]
+    if negotiated and error.status == HTTPStatus.NOT_FOUND:
+        headers.append(("Vary", "Accept"))
+    body = Problem(error.title, error.status, error.detail)
+    match error:
+        case BadParameter():
+            body = replace(body, parameter=error.parameter, allowed=error.allowed)
+        case RangeNotSatisfiable():
+            # RFC 9110, 15.5.17: tells the client the length that it assumed wrongly.
+            headers.append(("Content-Range", f"bytes */{error.length}"))
+        case Unauthorized():
+            # RFC 9110, 15.5.2: a 401 must have a challenge.
+            headers.append(("WWW-Authenticate", error.challenge))
+            body = replace(body, forwarded=error.forwarded)
+    outcome = outcome._replace(error=type(error).__name__)
+    return render_problem(
+        body, outcome=outcome, headers=headers, retry_after_s=wait, security=security
+    )
+
+
+def refused(rejection: RequestRejection) -> BufferedResponse:
+    """Return the response to a request that is rejected before it is routed."""
+    return render_problem(
+        Problem(rejection.title, rejection.status, rejection.detail),
+        outcome=Outcome("malformed" if rejection.retry_after_s is None else "over_limit"),
+        retry_after_s=rejection.retry_after_s,
+    )
+
+
+def render_problem(
+    body: Problem,
+    *,
+    outcome: Outcome,
+    headers: Sequence[Header] = (("Cache-Control", NO_STORE),),
+    retry_after_s: int | None = None,
+    security: Sequence[Header] = SECURITY,
+) -> BufferedResponse:
+    """Return problem details with any status; by default, pages of any origin may read them."""
+    members = {name: value for name, value in asdict(body).items() if value is not None}
+    wait = [] if retry_after_s is None else [("Retry-After", str(retry_after_s))]
+    lines = [("Content-Type", PROBLEM_TYPE), *headers, *wait, *security]
+    return whole(body.status, lines, orjson.dumps(members), outcome=outcome)

@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
 from proxy.domain.upload import UPLOAD_FIELDS, UploadField
-from proxy.web.request_body import read_with_timeout, require_complete
+from proxy.web.request_input import read_with_timeout, require_complete
 
 MAX_FILES = 10
 _MAX_TEXTS = 100

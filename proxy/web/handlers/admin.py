@@ -13,9 +13,9 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import parse_boxes
 from proxy.domain.variant import SizeSpec
 from proxy.serving.purge import PurgeService
-from proxy.web.auth.api_key import KeyGuard
-from proxy.web.id_params import path_id
-from proxy.web.json_response import private_route
+from proxy.web.auth import KeyGuard
+from proxy.web.json_response import json_route
+from proxy.web.request_input import path_id
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -43,14 +43,14 @@ class AdminHandler:
     purger: PurgeService
     sizes: Mapping[str, SizeSpec]
 
-    @private_route("purge_media")
+    @json_route("purge_media")
     async def purge_media(self, request: web.Request) -> PurgedMedia:
         """Delete an image's renditions on all nodes that share the directory. Idempotent."""
         self.guard.check(request)
         media_id, boxes = path_id(request), self._boxes(request)
         return PurgedMedia(await self.purger.medium(media_id, boxes))
 
-    @private_route("purge_user")
+    @json_route("purge_user")
     async def purge_user(self, request: web.Request) -> PurgedUser:
         """Delete the renditions of all of a user's images. Idempotent."""
         self.guard.check(request)

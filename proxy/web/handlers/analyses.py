@@ -14,9 +14,9 @@ from proxy.domain.errors import MediaNotFound, MediaNotReady
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.analysis_repository import AnalysisRepository
-from proxy.web.auth.api_key import KeyGuard
-from proxy.web.id_params import path_id
-from proxy.web.json_response import private_route
+from proxy.web.auth import KeyGuard
+from proxy.web.json_response import json_route
+from proxy.web.request_input import path_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class AnalysisHandler:
     retry_after_s: int
     """Sent as Retry-After while the image is being processed."""
 
-    @private_route("analysis")
+    @json_route("analysis")
     async def analysis(self, request: web.Request) -> Mapping[str, object]:
         """Return the analysis of an image. Null: not determined; a reason is given.
 

@@ -39,7 +39,7 @@ from proxy.web.headers import (
     image_headers,
     validators,
 )
-from proxy.web.problem_details import problem
+from proxy.web.json_response import problem
 from proxy.web.responses import (
     Answer,
     BufferedResponse,

@@ -25,11 +25,9 @@ from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
-from proxy.web.id_params import DIGITS, ID, parse_id, whole_number
-from proxy.web.json_response import Answer, cached_json, private_route, uncached_json
-from proxy.web.problem_details import problem
-from proxy.web.request_body import read_json, require_json
-from proxy.web.responses import BufferedResponse, bodiless
+from proxy.web.json_response import cached_json, json_route, problem
+from proxy.web.request_input import DIGITS, ID, parse_id, read_json, require_json, whole_number
+from proxy.web.responses import Answer, BufferedResponse, bodiless
 
 MAX_IDS = 100
 """By GET and by POST. The first description of so many takes 14 s on two busy cores, later
@@ -41,7 +39,6 @@ _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
 _CONCURRENCY = 4
 """Images of one list that are described at the same time."""
 
-_MANY = Outcome("info_many")
 _PREFLIGHT: Sequence[Header] = (
     ("Cache-Control", NO_STORE),
     ("Allow", "GET,HEAD,OPTIONS,POST"),
@@ -126,31 +123,31 @@ class InfoHandler:
         lifetime = self._lifetime() if media.completed else _public(self.lifetimes.processing_s)
         return cached_json(request, description, lifetime=lifetime, outcome=outcome)
 
-    async def info_many(self, request: web.Request) -> BufferedResponse:
+    @json_route("info_many", security=SECURITY)
+    async def info_many(self, request: web.Request) -> Answer:
         """Describe many images; ids that fail are listed with the reason."""
-        try:
-            ids = _parse_ids(last_values(request.rel_url.raw_query_string).get("ids", ""))
-        except SmartserveError as error:
-            return problem(error, outcome=_MANY)
-        found = await self._describe_all(ids)
+        texts = last_values(request.rel_url.raw_query_string).get("ids", "").split(",")
+        # Duplicates do not count: a page may show one image several times.
+        allowed = f"1 to {MAX_IDS} media ids of 1 to {DIGITS} digits, separated by commas"
+        found = await self._describe_all(_ids(list(dict.fromkeys(texts)), allowed))
         lifetime = self._list_lifetime(found.missing)
-        return cached_json(request, found, lifetime=lifetime, outcome=_MANY)
+        return cached_json(request, found, lifetime=lifetime, outcome=Outcome("info_many"))
 
-    async def info_posted(self, request: web.Request) -> BufferedResponse:
+    @json_route("info_many", security=SECURITY)
+    async def info_posted(self, request: web.Request) -> ImageDescriptions:
         """Describe many images, with the ids in the body; never cached."""
-        try:
-            require_json(request)
-            body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self.stall_s)
-            ids = _listed_ids(body.get("ids"))
-        except SmartserveError as error:
-            return problem(error, outcome=_MANY)
-        return uncached_json(await self._describe_all(ids), _MANY)
+        require_json(request)
+        body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self.stall_s)
+        listed = body.get("ids")
+        texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
+        allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
+        return await self._describe_all(_ids(texts, allowed))
 
     async def info_preflight(self, _request: web.Request) -> BufferedResponse:
         """Answer a CORS preflight, so that pages of other origins can POST JSON."""
         return bodiless(HTTPStatus.NO_CONTENT, _PREFLIGHT, outcome=Outcome("preflight"))
 
-    @private_route("gallery")
+    @json_route("gallery")
     async def gallery(self, request: web.Request) -> Answer:
         """List the newest images, with what is known without rendering."""
         before, limit = _parse_page(last_values(request.rel_url.raw_query_string))
@@ -234,24 +231,11 @@ def _listed(media: Media, thumbhash: str | None) -> ListedImage:
     )
 
 
-def _parse_ids(text: str) -> list[int]:
-    """Return each id once, in the order of the query."""
-    # Duplicates do not count: a page may show one image several times.
-    parts = list(dict.fromkeys(text.split(",")))
-    if len(parts) > MAX_IDS or not all(map(ID.fullmatch, parts)):
-        allowed = f"1 to {MAX_IDS} media ids of 1 to {DIGITS} digits, separated by commas"
+def _ids(texts: Sequence[str], allowed: str) -> list[int]:
+    """Return each id once, in their order."""
+    if not 0 < len(texts) <= MAX_IDS or not all(map(ID.fullmatch, texts)):
         raise BadParameter("ids", allowed)
-    return list(dict.fromkeys(map(int, parts)))
-
-
-def _listed_ids(value: object) -> list[int]:
-    """Return the ``ids`` of a body, each once, in their order."""
-    ids = [whole_number(one) for one in value] if isinstance(value, list) else []
-    valid = [one for one in ids if one is not None and 0 <= one < 10**DIGITS]
-    if not 0 < len(ids) == len(valid) <= MAX_IDS:
-        allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
-        raise BadParameter("ids", allowed)
-    return list(dict.fromkeys(valid))
+    return list(dict.fromkeys(map(int, texts)))
 
 
 def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC
+from dataclasses import dataclass, fields
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -17,18 +17,17 @@ from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import Outcome
-from proxy.domain.upload import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
+from proxy.domain.upload import TEMP_PREFIX, PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.upload_files import OpenUpload
-from proxy.web.auth.api_key import KeyGuard
+from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import NO_STORE, PRIVATE, Header
-from proxy.web.id_params import path_id, whole_number
-from proxy.web.json_response import Answer, private_route
-from proxy.web.request_body import read_json
-from proxy.web.responses import StreamedResponse, bodiless, whole
+from proxy.web.json_response import json_route
+from proxy.web.request_input import path_id, read_json, whole_number
+from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
 
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
@@ -42,7 +41,7 @@ _ImageUrl = Annotated[str, Field(pattern="^https?://[a-z0-9.:/-]+/[1-9][0-9]{0,1
 
 @dataclass(frozen=True, slots=True)
 class QueuedUpload:
-    """A row of ``pending_images``."""
+    """The members of a `PendingImage` that are sent."""
 
     id: int
     user_id: int
@@ -50,7 +49,7 @@ class QueuedUpload:
     original_name: str | None
     mime_type: str | None
     status: PendingStatus
-    created_at: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +100,16 @@ class MediaApiHandler:
     stall_s: float
     """A request body must arrive completely within this time."""
 
-    @private_route("pending")
+    @json_route("pending")
     async def pending(self, request: web.Request) -> PendingUploads:
         """List the uploads to process, oldest first."""
         self.guard.check(request)
         rows, total = await self.queue.database.list_pending(MAX_LISTED)
-        return PendingUploads([_public(row) for row in rows], total)
+        names = [one.name for one in fields(QueuedUpload)]
+        images = [QueuedUpload(**{name: getattr(row, name) for name in names}) for row in rows]
+        return PendingUploads(images, total)
 
-    @private_route("complete")
+    @json_route("complete")
     async def complete(self, request: web.Request) -> CompletionResponse:
         """Record which image an upload has become. Idempotent."""
         self.guard.check(request)
@@ -120,7 +121,7 @@ class MediaApiHandler:
         preview = profile_image_url(self.replacer.base_url, media_id)
         return CompletionResponse(imageId=pending_id, media_id=media_id, smart_url_preview=preview)
 
-    @private_route("cleanup")
+    @json_route("cleanup")
     async def cleanup(self, request: web.Request) -> CleanupResponse:
         """Record that an upload has failed, and delete its file. Idempotent."""
         self.guard.check(request)
@@ -129,7 +130,7 @@ class MediaApiHandler:
         await self.queue.fail(_pending_id(request), reason=reason)
         return CleanupResponse()
 
-    @private_route("temp_image")
+    @json_route("temp_image")
     async def temp_image(self, request: web.Request) -> Answer:
         """Return the file of an upload; Range and If-Range resume a download."""
         self.guard.check(request)
@@ -182,18 +183,6 @@ async def _media_type(opened: OpenUpload) -> str:
     """Return the type by the first bytes; the client's own statement cannot be trusted."""
     head = b"".join([piece async for piece in opened.chunks(0, min(opened.byte_size, SNIFF_BYTES))])
     return SOURCE_MEDIA_TYPES.get(sniff(head) or "", "application/octet-stream")
-
-
-def _public(row: PendingImage) -> QueuedUpload:
-    return QueuedUpload(
-        row.id,
-        row.user_id,
-        row.image_path,
-        row.original_name,
-        row.mime_type,
-        row.status,
-        row.created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    )
 
 
 def _pending_id(request: web.Request) -> int:

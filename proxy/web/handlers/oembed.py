@@ -21,8 +21,7 @@ from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.web.handlers.info import find_servable
 from proxy.web.handlers.info_json import Dimensions, Side, dimensions
-from proxy.web.json_response import cached_json
-from proxy.web.problem_details import problem, render_problem
+from proxy.web.json_response import Problem, cached_json, problem, render_problem
 from proxy.web.responses import BufferedResponse
 
 _SIDE = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
@@ -68,7 +67,7 @@ class OembedHandler:
         values = last_values(request.rel_url.raw_query_string)
         if values.get("format") == "xml":
             detail = "only JSON is implemented: use format=json"
-            return render_problem(501, "Not implemented", detail, outcome=outcome)
+            return render_problem(Problem("Not implemented", 501, detail), outcome=outcome)
         try:
             if values.get("format", "json") not in ("", "json"):
                 raise BadParameter("format", "json")

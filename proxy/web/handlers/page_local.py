@@ -12,10 +12,9 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository
-from proxy.web.auth.api_key import caller_of
-from proxy.web.auth.jwt import issue
-from proxy.web.id_params import path_id
-from proxy.web.json_response import private_route
+from proxy.web.auth import caller_of, issue
+from proxy.web.json_response import json_route
+from proxy.web.request_input import path_id
 
 _USER = 1
 """Uploads from the page belong to this user, as the samples do."""
@@ -48,13 +47,13 @@ class LocalPageHandler:
     users: UserSettings
     database: UploadRepository
 
-    @private_route("trial")
+    @json_route("trial")
     async def trial_token(self, request: web.Request) -> UploadToken:
         """Return a token for uploads, valid for 15 minutes."""
         check_local(request)
         return UploadToken(issue(self.key, self.users, user_id=_USER, ttl_s=_TTL_S), _TTL_S)
 
-    @private_route("trial")
+    @json_route("trial")
     async def trial_upload(self, request: web.Request) -> UploadProgress:
         """Return the state of an upload of the page's user."""
         check_local(request)

@@ -12,10 +12,10 @@ from aiohttp import web
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
 from proxy.ingest.uploads.accept import AcceptedUpload, Uploader, UploadIntake
-from proxy.web.auth.jwt import TokenVerifier
-from proxy.web.json_response import private_route
+from proxy.web.auth import TokenVerifier
+from proxy.web.json_response import json_route
 from proxy.web.multipart import Form
-from proxy.web.request_body import refuse_encoded, send_continue
+from proxy.web.request_input import refuse_encoded, send_continue
 
 REASONS: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "malformed",
@@ -50,7 +50,7 @@ class UploadHandler:
     """The next bytes of the body must arrive within this time."""
     on_refusal: Callable[[str], None]
 
-    @private_route("upload")
+    @json_route("upload")
     async def upload(self, request: web.Request) -> UploadResponse:
         """Upload images; the response is sent when they are stored and queued."""
         try:

@@ -28,7 +28,6 @@ from proxy.web.handlers.oembed import OembedHandler, Photo
 from proxy.web.handlers.page import AcceptExplanation, PageHandler
 from proxy.web.handlers.page_local import LocalPageHandler
 from proxy.web.handlers.uploads import UploadHandler
-from proxy.web.id_params import ID_PATTERN
 from proxy.web.openapi.schema import (
     BINARY,
     Json,
@@ -44,6 +43,7 @@ from proxy.web.openapi.schema import (
     response,
     text,
 )
+from proxy.web.request_input import ID_PATTERN
 
 _INFO = (400, 404, 415, 422, 500, 503, 504)
 _NO_UPLOAD = (404, "There is no such upload.")

@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from proxy.web.id_params import ID_PATTERN
-from proxy.web.problem_details import MEDIA_TYPE, Problem
+from proxy.web.json_response import PROBLEM_TYPE, Problem
+from proxy.web.request_input import ID_PATTERN
 
 Json = dict[str, Any]
 Operation = tuple[str, Json]
@@ -69,7 +69,7 @@ def operation(
         responses = {"200": response(responses)}
     # Of two descriptions of one status, the later one replaces the common one.
     texts = dict((one, PROBLEMS[one]) if isinstance(one, int) else one for one in problems)
-    errors = {str(status): response(Problem, texts[status], MEDIA_TYPE) for status in texts}
+    errors = {str(status): response(Problem, texts[status], PROBLEM_TYPE) for status in texts}
     return route, {**one, "responses": {**responses, **errors}}
 
 

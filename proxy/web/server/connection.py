@@ -124,7 +124,7 @@ def _without_expect(make: Callable[..., web.BaseRequest]) -> Callable[..., web.B
     """Make requests without their Expect header, which stays among the raw headers.
 
     aiohttp would send 100 Continue to each before its handler runs. Here only
-    `proxy.web.request_body` does, when a handler accepts the body (RFC 9110, 10.1.1).
+    `proxy.web.request_input` does, when a handler accepts the body (RFC 9110, 10.1.1).
     """
 
     def made(message: RawRequestMessage, *rest: object) -> web.BaseRequest:

@@ -23,7 +23,7 @@ from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
 from proxy.web.headers import PRIVATE, ImageRoute
-from proxy.web.problem_details import refused, render_problem
+from proxy.web.json_response import Problem, refused, render_problem
 from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
 from proxy.web.server.request_tracing import AnsweredRequest, end_request, route_of, start_request
 from proxy.web.server.request_validation import OVER_LIMIT, RequestRejection
@@ -280,9 +280,7 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
         headers = [("Cache-Control", "no-store"), *([("Allow", allowed)] if allowed else [])]
         detail = f"use {allowed} here" if allowed else _DETAILS.get(error.status, error.reason)
         return render_problem(
-            error.status,
-            error.reason,
-            detail,
+            Problem(error.reason, error.status, detail),
             outcome=outcome,
             headers=headers,
             security=PRIVATE,
@@ -290,12 +288,8 @@ async def _handle(request: web.BaseRequest, handler: Handler) -> Answer:
     except Exception:
         # The outermost boundary: a defect costs only the request that met it.
         log.exception("request_failed", target=request.raw_path)
-        return render_problem(
-            500,
-            "Internal error",
-            "an unexpected error occurred; the log of the server has the details",
-            outcome=outcome,
-        )
+        detail = "an unexpected error occurred; the log of the server has the details"
+        return render_problem(Problem("Internal error", 500, detail), outcome=outcome)
     # aiohttp declares a wider type; all handlers return an `Answer`.
     if not isinstance(answer, Answer):
         raise TypeError

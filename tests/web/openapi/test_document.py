@@ -18,8 +18,8 @@ from proxy.domain.errors import AccessError, SmartserveError
 from proxy.domain.formats import NAMES, TRAITS
 from proxy.domain.request import DPRS, WIDTHS, parse_boxes, parse_request
 from proxy.settings import Settings
+from proxy.web.json_response import PROBLEM_TYPE
 from proxy.web.openapi.document import describe
-from proxy.web.problem_details import MEDIA_TYPE
 
 SETTINGS = Settings.model_validate(
     {"sizes": {"detail": {"width": 900}, "hero": {"width": 1900, "height": 400, "fit": "cover"}}}
@@ -191,7 +191,7 @@ def test_every_status_of_the_error_tree_is_described(
 def test_errors_are_described_as_problem_details(path: str, description: dict[str, Any]) -> None:
     for status, response in description["paths"][path]["get"]["responses"].items():
         if int(status) >= 400:
-            assert list(response["content"]) == [MEDIA_TYPE]
+            assert list(response["content"]) == [PROBLEM_TYPE]
 
 
 @pytest.mark.parametrize("path", ADMIN)

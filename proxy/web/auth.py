@@ -1,4 +1,4 @@
-"""Authentication by a key in ``Authorization: Bearer`` (RFC 6750), with a limit on failures."""
+"""Authentication by ``Authorization: Bearer`` (RFC 6750): fixed keys, and tokens of users."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import hmac
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import jwt
 import structlog
 from aiohttp import web
 from cachetools import TTLCache
 
 from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
+from proxy.domain.media import MAX_MEDIA_ID
+from proxy.settings import TokenKey, UserSettings
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
@@ -25,6 +28,9 @@ _MAX_CALLERS = 10_000
 """Callers whose failures are counted; beyond it the one that failed longest ago is evicted."""
 _DISTRIBUTED_FACTOR = 10
 """If all callers together fail this many times ``max_failures``, each may fail only once."""
+_CLAIMS = ("sub", "user_id", "id", "userId")
+"""Claims that Node servers use for the user's id; the first one with a valid id counts."""
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +132,7 @@ class BearerGuard:
         match = _BEARER.fullmatch(lines[0])
         if match is None or len(lines) > 1:
             detail = f"exactly one Authorization header is needed, of the form {form}"
-            raise self._unauthorized(AuthFailure.MALFORMED, detail, error="invalid_token")
+            raise self._unauthorized(AuthFailure.MALFORMED, detail)
         return match[1]
 
     def _check_limit(self, caller: Caller) -> None:
@@ -143,13 +149,13 @@ class BearerGuard:
         if self.limit.add(caller):
             log.warning("caller_blocked", network=caller.network, forwarded=caller.forwarded)
 
-    def _unauthorized(
-        self, reason: AuthFailure, detail: str, *, error: str | None = None
-    ) -> Unauthorized:
+    def _unauthorized(self, reason: AuthFailure, detail: str) -> Unauthorized:
         self.on_refusal(reason)
+        challenge = 'Bearer realm="smartserve"'
         # A challenge to a request without a token has no error code (RFC 6750, 3.1).
-        code = f', error="{error}", error_description="{detail}"' if error else ""
-        return Unauthorized(detail, challenge=f'Bearer realm="smartserve"{code}')
+        if reason is not AuthFailure.MISSING:
+            challenge += f', error="invalid_token", error_description="{detail}"'
+        return Unauthorized(detail, challenge=challenge)
 
 
 @dataclass(kw_only=True)
@@ -183,7 +189,78 @@ class KeyGuard(BearerGuard):
         self._check_limit(caller)
         if not hmac.compare_digest(_digest(token), self._digest):
             self._add_failure(caller)
-            raise self._unauthorized(AuthFailure.WRONG, "the key is wrong", error="invalid_token")
+            raise self._unauthorized(AuthFailure.WRONG, "the key is wrong")
+
+
+@dataclass(kw_only=True)
+class TokenVerifier(BearerGuard):
+    """Identifies users by their tokens.
+
+    Only the algorithm of the configured key is accepted. So a token signed with ``none``, or with
+    the public key as an HMAC secret, is rejected.
+    """
+
+    credential: ClassVar[str] = "token"
+    key: TokenKey
+    section: UserSettings
+
+    def identify(self, request: web.BaseRequest) -> int:
+        """Return the user's id.
+
+        Raises:
+            AccessError: there is no valid token.
+        """
+        token = self._token(request)
+        caller = caller_of(request)
+        # Users behind a proxy share its address. There, one user with wrong tokens would block
+        # all others, so failures are counted only for clients that connect directly.
+        if not caller.forwarded:
+            self._check_limit(caller)
+        try:
+            claims = self._decode(token)
+        except jwt.ExpiredSignatureError:
+            detail = "the token has expired; request a new one"
+            raise self._unauthorized(AuthFailure.EXPIRED, detail) from None
+        # ValueError and RecursionError: hostile JSON inside the token.
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            claims = {}
+        user_id = _user(claims)
+        if user_id is None:
+            if not caller.forwarded:
+                self._add_failure(caller)
+            detail = "the token is not valid here: its signature or its claims do not match"
+            raise self._unauthorized(AuthFailure.WRONG, detail)
+        return user_id
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        section = self.section
+        return jwt.decode(
+            token,
+            self.key.key,
+            algorithms=[self.key.algorithm],
+            issuer=section.jwt_issuer or None,
+            audience=section.jwt_audience or None,
+            leeway=section.jwt_leeway_s,
+            # Node servers write `sub` as a number, which PyJWT's own check rejects. An audience
+            # in the token is ignored unless the settings require one.
+            options={"verify_sub": False, "verify_aud": bool(section.jwt_audience)},
+        )
+
+
+def issue(key: TokenKey, section: UserSettings, *, user_id: int, ttl_s: int) -> str:
+    """Return a token that `TokenVerifier.identify` accepts for this user; ``key`` is a secret."""
+    now = int(time.time())
+    claims = {"sub": str(user_id), "iat": now, "exp": now + ttl_s}
+    optional = {"iss": section.jwt_issuer, "aud": section.jwt_audience}
+    claims |= {claim: value for claim, value in optional.items() if value}
+    return jwt.encode(claims, key.key, algorithm=key.algorithm)
+
+
+def _user(claims: Mapping[str, Any]) -> int | None:
+    # As text, true is not the number 1, and 4.5 has a character that is no digit.
+    texts = [str(claims.get(claim)) for claim in _CLAIMS]
+    ids = [int(text) for text in texts if _NUMBER.fullmatch(text)]
+    return next((user_id for user_id in ids if 0 < user_id <= MAX_MEDIA_ID), None)
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
