@@ -74,7 +74,9 @@ async def serve(data_dir: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[
         async def start(**sections: Mapping[str, Any]) -> Serving:
             settings = make_settings(data_dir, **sections)
             services = await stack.enter_async_context(open_services(settings))
-            main = await stack.enter_async_context(open_uploads(settings))
+            main = await stack.enter_async_context(
+                open_uploads(settings, on_upload=services.upload_arrived.set)
+            )
             surface = build_http_server(services, main)
             client: Client = await aiohttp_client(SmartServer(surface.runner))
             stack.push_async_callback(client.close)

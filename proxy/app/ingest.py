@@ -18,7 +18,6 @@ from proxy.ingest.steps import IngestSteps
 from proxy.ingest.uploads.upload_queue import LocalMainApi, UploadQueue
 from proxy.ingest.worker_loop import WorkerLoop, new_worker_id
 from proxy.settings import Settings, main_api_key
-from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 
@@ -110,7 +109,7 @@ async def open_ingest(
             originals=storage.originals,
             storage_root=settings.storage_root,
             analyst=analyst,
-            analyses=AnalysisRepository(storage.writer),
+            analyses=storage.analyses,
             dispatcher=services.rendering.upload_dispatcher,
             planner=serving.planner,
             finals=serving.finals,

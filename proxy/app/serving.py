@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.app.rendering import RenderingServices
 from proxy.app.storage import StorageServices
@@ -14,12 +15,10 @@ from proxy.serving.delivery import Delivery
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.image_info import ImageInfoService
-from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.renderer import EncodeCostModel, Renderer
 from proxy.serving.source_facts import SourceFactsService
 from proxy.serving.warm import RenditionWarmer
 from proxy.settings import Settings
-from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.telemetry.metrics import Metrics
 from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
 
@@ -66,10 +65,17 @@ async def open_serving(
         if media is not None and media.servable:
             await facts.learn(media)
 
+    new_finals = partial(
+        FinalRenderer,
+        store=storage.renditions,
+        limits=rules.limits,
+        copyright_notice=rules.copyright_notice,
+        deadline_s=settings.upgrades.deadline_s,
+    )
     finals_queue = UpgradeQueue(
         settings=settings.upgrades,
         pool=rendering.background_pool,
-        renderer=_final_renderer(settings, storage, rendering, rendering.background_dispatcher),
+        renderer=new_finals(dispatcher=rendering.background_dispatcher),
         planner=planner,
         costs=costs,
         telemetry=metrics,
@@ -79,7 +85,7 @@ async def open_serving(
     image_info = ImageInfoService(
         dispatcher=rendering.dispatcher,
         facts=facts,
-        analyses=AnalysisRepository(storage.writer),
+        analyses=storage.analyses,
         limits=rules.limits,
     )
     renderer = Renderer(
@@ -98,7 +104,7 @@ async def open_serving(
         budget_s=settings.upgrades.budget_s,
         upgrade=finals_queue.request,
     )
-    finals = _final_renderer(settings, storage, rendering, rendering.upload_dispatcher)
+    finals = new_finals(dispatcher=rendering.upload_dispatcher)
     # A purged or replaced image must not be rendered from its old facts.
     storage.invalidators.extend((finals_queue.forget, image_info.forget))
     async with AsyncExitStack() as stack:
@@ -121,18 +127,3 @@ async def open_serving(
             loop_lag=loop_lag,
             load_shedder=load_shedder,
         )
-
-
-def _final_renderer(
-    settings: Settings,
-    storage: StorageServices,
-    rendering: RenderingServices,
-    dispatcher: JobDispatcher,
-) -> FinalRenderer:
-    return FinalRenderer(
-        store=storage.renditions,
-        dispatcher=dispatcher,
-        limits=rendering.rules.limits,
-        copyright_notice=rendering.rules.copyright_notice,
-        deadline_s=settings.upgrades.deadline_s,
-    )

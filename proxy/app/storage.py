@@ -15,6 +15,7 @@ from proxy.domain.media import Media
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.serving.purge import PurgeService
 from proxy.settings import DatabaseSettings, Settings
+from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.row_cache import CachedMediaRepository
@@ -40,18 +41,12 @@ class StorageServices:
     renditions: TieredStore
     invalidators: list[Callable[[int], None]]
     """Called with a media id after its row, source or renditions changed, in any process."""
+    changed: Callable[[int], None]
+    """Calls all of them with a media id; for whoever writes a row."""
     purger: PurgeService
     writer: LeasedWriter
     """For the tables that only the holder of a lease may write."""
-
-    async def purge(self, media_id: int) -> int:
-        """Delete everything derived from a medium; return the number of files."""
-        return await self.purger.medium(media_id)
-
-    def changed(self, media_id: int) -> None:
-        """Drop a medium from all caches of this process, after its row was written."""
-        for invalidate in self.invalidators:
-            invalidate(media_id)
+    analyses: AnalysisRepository
 
     async def current(self, media_id: int) -> Media | None:
         """Read a row from the database, past the row cache."""
@@ -78,15 +73,15 @@ async def open_storage(
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         invalidators: list[Callable[[int], None]] = [database.invalidate]
 
-        def invalidate(media_id: int) -> None:
+        def changed(media_id: int) -> None:
             # The list grows after this point: later subsystems append their caches.
-            for one in invalidators:
-                one(media_id)
+            for invalidate in invalidators:
+                invalidate(media_id)
 
         store = TieredStore(
             settings.rendition_directory,
             settings.renditions,
-            on_purge=invalidate,
+            on_purge=changed,
             supervisor=supervisor,
         )
         await stack.enter_async_context(store)
@@ -95,7 +90,17 @@ async def open_storage(
         )
         writer = _writer(settings)
         stack.push_async_callback(writer.aclose)
-        yield StorageServices(catalogue, database, sources, store, invalidators, purger, writer)
+        yield StorageServices(
+            repository=catalogue,
+            database=database,
+            originals=sources,
+            renditions=store,
+            invalidators=invalidators,
+            changed=changed,
+            purger=purger,
+            writer=writer,
+            analyses=AnalysisRepository(writer),
+        )
 
 
 def _writer(settings: Settings) -> LeasedWriter:

@@ -40,7 +40,7 @@ class UploadServices:
     sweeper: TempfileSweeper
     media_key: str = field(repr=False)
     token_key: TokenKey
-    on_upload: list[Callable[[], None]]
+    on_upload: Callable[[], None]
     """Called after new uploads were added to the queue."""
 
     def uploads(self, metrics: Metrics) -> UploadHandler:
@@ -52,7 +52,7 @@ class UploadServices:
             source_types=self.settings.limits.source_types,
             max_file_bytes=section.max_file_bytes,
             metrics=metrics,
-            on_upload=self._notify,
+            on_upload=self.on_upload,
         )
         users = TokenVerifier(
             key=self.token_key,
@@ -94,26 +94,21 @@ class UploadServices:
             await self.replacer.run()
             metrics.pending_images(await self.queue.database.count_by_status())
 
-        async def sweep() -> None:
-            await self.sweeper.run()
-
         replacing = supervisor.running(
             BackgroundTask.URL_REPLACEMENT,
             partial(_try_round, "replacement", replace),
             every_s=self.settings.main.replace_interval_s,
         )
         sweeping = supervisor.running(
-            BackgroundTask.UPLOAD_SWEEP, partial(_try_round, "sweep", sweep), every_s=_SWEEP_EVERY_S
+            BackgroundTask.UPLOAD_SWEEP,
+            partial(_try_round, "sweep", self.sweeper.run),
+            every_s=_SWEEP_EVERY_S,
         )
         async with replacing, sweeping:
             yield
 
-    def _notify(self) -> None:
-        for callback in self.on_upload:
-            callback()
 
-
-async def _try_round(name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def _try_round(name: str, work: Callable[[], Awaitable[object]]) -> None:
     """Run one round. An expected error is logged, and the next round tries again."""
     try:
         await work()
@@ -122,7 +117,9 @@ async def _try_round(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | None]:
+async def open_uploads(
+    settings: Settings, *, on_upload: Callable[[], None] = lambda: None
+) -> AsyncIterator[UploadServices | None]:
     """Open the upload queue and its files, or yield None if the main API is disabled.
 
     `open_storage` must have brought the schema up to date.
@@ -157,7 +154,7 @@ async def open_uploads(settings: Settings) -> AsyncIterator[UploadServices | Non
             sweeper=TempfileSweeper(queue=queue),
             media_key=media_key,
             token_key=users_key,
-            on_upload=[],
+            on_upload=on_upload,
         )
 
 

@@ -19,7 +19,6 @@ from proxy.settings import (
     has_local_uploads,
     media_api_key,
 )
-from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Statistics
@@ -135,7 +134,7 @@ def _analyses(services: Services) -> AnalysisHandler:
     return AnalysisHandler(
         guard=new_guard(settings, services.metrics, key, advice=_ADVICE),
         database=services.storage.database,
-        analyses=AnalysisRepository(services.storage.writer),
+        analyses=services.storage.analyses,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
     )
 

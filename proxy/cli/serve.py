@@ -72,10 +72,9 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     # Before listening, so that the first request finds them.
     if samples:
         await _import_samples(services)
-    main = await stack.enter_async_context(open_uploads(settings))
     # An upload wakes the embedded worker, which would otherwise poll.
-    if main is not None:
-        main.on_upload.append(services.upload_arrived.set)
+    wake = services.upload_arrived.set
+    main = await stack.enter_async_context(open_uploads(settings, on_upload=wake))
     surface = build_http_server(services, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)

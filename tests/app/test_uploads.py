@@ -50,7 +50,7 @@ def services(**parts: object) -> UploadServices:
         "sweeper": Round(),
         "media_key": "",
         "token_key": anything,
-        "on_upload": [],
+        "on_upload": lambda: None,
         **parts,
     }
     return UploadServices(**values)

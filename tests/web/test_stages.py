@@ -345,7 +345,7 @@ async def test_a_purge_is_not_undone_by_the_upgrade_under_way(
     await get(server, thumbnail(library))
     pid = await held_back(server)
     await server.services.serving.renderer.drain()
-    await server.services.storage.purge(library.ids["photo"])
+    await server.services.storage.purger.medium(library.ids["photo"])
     assert server.metric("smartserve_upgrade_backlog") <= 1, "the wishes went with it"
     os.kill(pid, signal.SIGCONT)
     await settled(server)

@@ -321,7 +321,7 @@ async def test_a_corrupt_original_has_the_status_of_the_image_route(
     assert media is not None
     assert media.source_path is not None
     (data_dir / "originals" / media.source_path).write_bytes(b"\xff\xd8\xff but no picture" * 99)
-    await server.services.storage.purge(2)
+    await server.services.storage.purger.medium(2)
     answer = await server.client.get("/info/2")
     assert answer.status == 422
     many = await server.client.get("/info?ids=1,2")

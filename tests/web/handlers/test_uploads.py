@@ -87,12 +87,10 @@ async def test_a_form_may_have_several_files_and_texts(server: Serving) -> None:
     assert (await queue(server))["total"] == len(temp_files(server)) == 6
 
 
-async def test_listeners_are_called_after_an_upload(server: Serving) -> None:
-    told = asyncio.Event()
-    assert server.main is not None
-    server.main.on_upload.append(told.set)
+async def test_an_upload_wakes_the_embedded_worker(server: Serving) -> None:
+    assert not server.services.upload_arrived.is_set()
     await upload(server)
-    assert told.is_set()
+    assert server.services.upload_arrived.is_set()
 
 
 @pytest.mark.parametrize(
