@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from proxy.analysis.providers import VisionProvider, google, openai
+from proxy.analysis.providers.factory import PROVIDERS
+from proxy.analysis.providers.http_provider import VisionProvider
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import (
     PENDING_PROVIDERS,
@@ -25,12 +26,7 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.domain.variant import EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.serving.job_dispatch import JobDispatcher
-
-_STORED: Mapping[str, tuple[str, Callable[[Any], VisionResult]]] = {
-    "google": ("raw_google_response", google.recall),
-    "openai": ("raw_gpt4_response", openai.recall),
-}
-"""By provider: the column of its stored answer, and the function that reads it."""
+from proxy.storage.database.analysis_repository import StoredAnalysis
 
 _SENT = EncoderProfile(Format.WEBP, (("Q", 85), ("effort", 2)))
 _READ = EncoderProfile(Format.PNG, (("compression", 1),))
@@ -40,23 +36,13 @@ _READ_SIDE = 1600
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EarlierResults:
-    """Results of a stored analysis."""
-
-    answers: Mapping[str, VisionResult | ProviderGap]
-    """By provider."""
-    text: str | None
-    """Recognised text, or None if there was no text recognition."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analyst:
     """Analyses media. Providers receive images of at most ``image_side`` pixels on a side."""
 
     dispatcher: JobDispatcher
     limits: Limits
-    providers: Sequence[VisionProvider]
+    providers: Sequence[VisionProvider[Any]]
     reader: TextReader
     image_side: int
 
@@ -66,12 +52,12 @@ class Analyst:
         facts: MediaFacts,
         *,
         site_context: Mapping[str, Any] | None = None,
-        earlier: EarlierResults | None = None,
+        stored: StoredAnalysis | None = None,
     ) -> Analysis:
         """Return everything known about a medium. A failed provider is a reason, not an error.
 
-        Providers with an ``earlier`` answer are not requested again, and its text is used if none
-        can be recognised now.
+        Of a ``stored`` analysis only the missing providers are requested, and its text is used if
+        none can be recognised now.
 
         Raises:
             RenderError: the image cannot be decoded, or exceeds a limit.
@@ -79,7 +65,7 @@ class Analyst:
             CapacityError: no worker is free in time.
         """
         local = await self.dispatcher.run(media, AnalyseJob(self.limits))
-        known = {} if earlier is None else earlier.answers
+        known = {} if stored is None else self._recall(stored)
         missing = [one for one in self.providers if one.name not in known]
         page = image = b""
         # Encode only what is used: each image costs a job of a worker.
@@ -90,8 +76,9 @@ class Analyst:
         requests = asyncio.gather(*(_request(one, image, media.data_type) for one in missing))
         # Together: providers take seconds, Tesseract up to `vision.text.timeout_s`.
         text, answers = await asyncio.gather(self.reader.read(page), requests)
-        if isinstance(text, ProviderGap) and earlier is not None and earlier.text is not None:
-            text = ReadText(earlier.text)
+        # Tesseract may have been removed, or may have failed this time only.
+        if isinstance(text, ProviderGap) and stored and stored.columns["detected_text"] is not None:
+            text = ReadText(stored.columns["detected_text"])
         return merge(
             local.result,
             [*known.values(), *answers],
@@ -100,19 +87,31 @@ class Analyst:
             site_context=site_context,
         )
 
-    def recall(self, columns: Mapping[str, Any], own: Mapping[str, Any]) -> EarlierResults:
-        """Return the results of a stored analysis, without the providers that it awaits.
+    def _recall(self, stored: StoredAnalysis) -> Mapping[str, VisionResult | ProviderGap]:
+        """Return the stored answers by provider, without the providers that are still missing.
 
         A provider that rejected the image, or was added later, has a gap here: it is not requested.
         """
-        reasons, awaited = own.get("reasons") or {}, own.get(PENDING_PROVIDERS) or ()
+        reasons = stored.own.get("reasons") or {}
+        awaited = stored.own.get(PENDING_PROVIDERS) or ()
         configured = {one.name for one in self.providers}
-        answers = {
-            name: _recalled(name, columns[column], reasons)
-            for name, (column, _) in _STORED.items()
-            if name not in awaited and (name in configured or columns[column] is not None)
-        }
-        return EarlierResults(answers, columns["detected_text"])
+        found: dict[str, VisionResult | ProviderGap] = {}
+        for one in PROVIDERS:
+            raw = stored.columns[one.column]
+            # The answer of a provider stays after its key was removed.
+            if one.name in awaited or (one.name not in configured and raw is None):
+                continue
+            if raw is None:
+                reason = reasons.get(one.name, "No request was sent")
+                found[one.name] = ProviderGap(one.name, reason)
+                continue
+            try:
+                found[one.name] = one.recall(raw)
+            except AnalysisError:
+                # Another version of this program, or another program, has stored it.
+                reason = "The stored answer cannot be read any more"
+                found[one.name] = ProviderGap(one.name, reason)
+        return found
 
     async def _encoded(
         self, media: Media, facts: MediaFacts, profile: EncoderProfile, side: int
@@ -124,7 +123,7 @@ class Analyst:
 
 
 async def _request(
-    provider: VisionProvider, image: bytes, data_type: str
+    provider: VisionProvider[Any], image: bytes, data_type: str
 ) -> VisionResult | ProviderGap:
     try:
         return await provider.analyse(image, TRAITS[_SENT.format].media_type, data_type)
@@ -132,12 +131,3 @@ async def _request(
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
         transient = isinstance(error, (ProviderUnavailable, BudgetSpent))
         return ProviderGap(provider.name, error.detail, temporary=transient)
-
-
-def _recalled(name: str, raw: Any, reasons: Mapping[str, str]) -> VisionResult | ProviderGap:
-    if raw is None:
-        return ProviderGap(name, reasons.get(name, "No request was sent"))
-    try:
-        return _STORED[name][1](raw)
-    except AnalysisError:
-        return ProviderGap(name, "The stored answer cannot be read any more")

@@ -115,8 +115,7 @@ class IngestSteps:
         # Brand colours of the user: the callback of other types has no site context.
         site = item.upload.data_type is DataType.SITES
         site_context = await self.analyses.find_brand(item.upload.user_id) if site else None
-        earlier = None if stored is None else self.analyst.recall(stored.columns, stored.own)
-        found = await self.analyst.analyse(media, facts, site_context=site_context, earlier=earlier)
+        found = await self.analyst.analyse(media, facts, site_context=site_context, stored=stored)
         pending = found.pending_providers
         # Without a new answer the stored analysis stays: it may be better, for example in its text.
         if stored is None or set(pending) != set(stored.own.get(PENDING_PROVIDERS) or ()):

@@ -6,16 +6,19 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from proxy.analysis.analyst import Analyst
-from proxy.analysis.providers import VisionProvider, openai
+from proxy.analysis.providers.http_provider import VisionProvider
+from proxy.analysis.providers.openai import OpenAIVision
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import VisionResult
 from proxy.domain.errors import ProviderUnavailable, SourceMissing
 from proxy.settings.vision import TextSettings
+from proxy.storage.database.analysis_repository import StoredAnalysis
 from tests.support.server import Library, Serving
 
 SAID = {
@@ -50,7 +53,7 @@ class Seer:
 
     async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
         self.shown.append((image, media_type, data_type))
-        return openai.recall(SAID)
+        return OpenAIVision.recall(SAID)
 
 
 class Blind:
@@ -62,14 +65,12 @@ class Blind:
         raise ProviderUnavailable("google is down")
 
 
-def analyst(
-    server: Serving, *providers: VisionProvider, reader: TextReader | None = None
-) -> Analyst:
+def analyst(server: Serving, *providers: Seer | Blind, reader: TextReader | None = None) -> Analyst:
     services = server.services
     return Analyst(
         dispatcher=services.serving.facts._dispatcher,
         limits=services.settings.limits.to_limits(),
-        providers=providers,
+        providers=[cast("VisionProvider[Any]", one) for one in providers],
         reader=reader or TextReader(TextSettings(enabled=False)),
         image_side=500,
     )
@@ -113,9 +114,8 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
     one = analyst(server, seer, Blind())
     first = await one.analyse(media, facts)
     assert first.pending_providers == ("google",)
-    told = one.recall(first.columns(), first.own())
-    assert list(told.answers) == ["openai"]
-    again = await one.analyse(media, facts, earlier=told)
+    stored = StoredAnalysis(first.columns(), first.own())
+    again = await one.analyse(media, facts, stored=stored)
     assert len(seer.shown) == 1
     assert (again.style, again.pending_providers) == ("Cubist", ("google",))
 
@@ -128,7 +128,7 @@ async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Libr
     first = await analyst(server, Seer(), Blind()).analyse(media, facts)
     columns = {**first.columns(), "detected_text": "EXIT"}
     without = analyst(server, Blind())
-    again = await without.analyse(media, facts, earlier=without.recall(columns, first.own()))
+    again = await without.analyse(media, facts, stored=StoredAnalysis(columns, first.own()))
     assert (again.style, again.raw_model, again.text) == ("Cubist", SAID, "EXIT")
     assert again.pending_providers == ("google",)
 

@@ -5,14 +5,10 @@ https://cloud.google.com/vision/docs/reference/rest/v1/images/annotate
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-
-from proxy.analysis.providers.daily_budget import RequestCost
-from proxy.analysis.providers.http_retry import ProviderClient
+from proxy.analysis.providers.http_provider import RequestCost, VisionProvider
 from proxy.domain.analysis import DetectedObject, VisionResult
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.settings.vision import GoogleSettings
@@ -34,53 +30,39 @@ _REASONS = {
 }
 
 
-class GoogleVision:
-    """A `proxy.analysis.providers.VisionProvider`."""
+class GoogleVision(VisionProvider[GoogleSettings]):
+    """Labels, objects, text, logos and unsafe content."""
 
     name = "google"
+    title = "Google Vision"
+    column = "raw_google_response"
+    path = "v1/images:annotate"
+    key_header = ("X-goog-api-key", "{}")
 
-    def __init__(
-        self, settings: GoogleSettings, key: str, *, session: aiohttp.ClientSession, max_bytes: int
-    ) -> None:
-        """The session belongs to the caller; an answer may have ``max_bytes``."""
-        self._settings = settings
-        # In a header, because URLs appear in logs.
-        headers = {"X-goog-api-key": key}
-        self.client = ProviderClient(
-            "Google Vision", settings, session=session, headers=headers, max_bytes=max_bytes
-        )
-
-    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
-        """Describe an encoded image; see `proxy.analysis.providers.VisionProvider`."""
+    def body(self, content: str, media_type: str, data_type: str) -> Mapping[str, Any]:
+        """Return the request for an image in Base64."""
         del media_type, data_type
         features = [{"type": name, "maxResults": self._settings.max_results} for name in _FEATURES]
-        content = base64.b64encode(image).decode("ascii")
-        body = {"requests": [{"image": {"content": content}, "features": features}]}
-        expected = RequestCost(usd=self._settings.usd_per_request)
-        return await self.client.post("v1/images:annotate", body, read=recall, expected=expected)
+        return {"requests": [{"image": {"content": content}, "features": features}]}
 
+    def expected_cost(self) -> RequestCost:
+        """Return the price of a request; answers do not report another."""
+        return RequestCost(usd=self._settings.usd_per_request)
 
-def recall(answer: Any) -> VisionResult:
-    """Return the result of an answer, new or stored as `VisionResult.raw`.
-
-    Raises:
-        AnalysisError: this is not an answer of Google Vision, or one without any result.
-    """
-    try:
-        (one,) = answer["responses"]
-        error, found = one.get("error"), {name: one[name] for name in one if name != "error"}
-        # Some features may fail while others succeed; the annotations are valid then.
-        if error and not found:
-            raise _failure(error)
-        return _result(found, answer, partial=bool(error))
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise ProviderUnavailable("Google Vision sent JSON of an unknown form") from fault
-
-
-def _failure(error: Mapping[str, Any]) -> ProviderRefused | ProviderUnavailable:
-    code = error.get("code")
-    reason = f"Google Vision could not process the image (code {int(code or 0)})"
-    return ProviderUnavailable(reason) if code in _TRANSIENT else ProviderRefused(reason)
+    @staticmethod
+    def recall(answer: Any) -> VisionResult:
+        """Return the result of an answer."""
+        try:
+            (one,) = answer["responses"]
+            error, found = one.get("error"), {name: one[name] for name in one if name != "error"}
+            # Some features may fail while others succeed; the annotations are valid then.
+            if error and not found:
+                code = int(error.get("code") or 0)
+                kind = ProviderUnavailable if code in _TRANSIENT else ProviderRefused
+                raise kind(f"Google Vision could not process the image (code {code})")
+            return _result(found, answer, partial=bool(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise ProviderUnavailable("Google Vision sent JSON of an unknown form") from fault
 
 
 def _result(found: Mapping[str, Any], answer: Any, *, partial: bool) -> VisionResult:

@@ -6,14 +6,12 @@ structured outputs. vLLM, Ollama and others implement the same API under their o
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
-from proxy.analysis.providers.daily_budget import RequestCost
-from proxy.analysis.providers.http_retry import ProviderClient
+from proxy.analysis.providers.http_provider import RequestCost, VisionProvider
 from proxy.domain.analysis import DetectedObject, VisionResult
 from proxy.domain.errors import ProviderRefused, ProviderUnavailable
 from proxy.settings.vision import OpenAISettings
@@ -82,31 +80,23 @@ _INSTRUCTIONS = (
 )
 
 
-class OpenAIVision:
-    """A `proxy.analysis.providers.VisionProvider`."""
+class OpenAIVision(VisionProvider[OpenAISettings]):
+    """Style, medium, subject, mood, objects and text."""
 
     name = "openai"
+    title = "The vision model"
+    column = "raw_gpt4_response"
+    path = "chat/completions"
+    key_header = ("Authorization", "Bearer {}")
 
-    def __init__(
-        self, settings: OpenAISettings, key: str, *, session: aiohttp.ClientSession, max_bytes: int
-    ) -> None:
-        """The session belongs to the caller; an answer may have ``max_bytes``."""
-        self._settings = settings
-        self._expected = self._cost(_EXPECTED_INPUT_TOKENS, settings.max_output_tokens)
-        headers = {"Authorization": f"Bearer {key}"}
-        self.client = ProviderClient(
-            "The vision model", settings, session=session, headers=headers, max_bytes=max_bytes
-        )
-
-    async def analyse(self, image: bytes, media_type: str, data_type: str) -> VisionResult:
-        """Describe an encoded image; see `proxy.analysis.providers.VisionProvider`."""
-        content = base64.b64encode(image).decode("ascii")
+    def body(self, content: str, media_type: str, data_type: str) -> Mapping[str, Any]:
+        """Return the request for an image in Base64."""
         url = {"url": f"data:{media_type};base64,{content}", "detail": self._settings.detail}
         question = [
             {"type": "text", "text": f"The picture was uploaded as: {data_type}."},
             {"type": "image_url", "image_url": url},
         ]
-        body = {
+        return {
             "model": self._settings.model,
             "messages": [
                 {"role": "system", "content": _INSTRUCTIONS},
@@ -118,9 +108,10 @@ class OpenAIVision:
             },
             "max_completion_tokens": self._settings.max_output_tokens,
         }
-        return await self.client.post(
-            "chat/completions", body, read=self._read, expected=self._expected
-        )
+
+    def expected_cost(self) -> RequestCost:
+        """Return the cost of the longest answer."""
+        return self._cost(_EXPECTED_INPUT_TOKENS, self._settings.max_output_tokens)
 
     def _cost(self, input_tokens: int, output_tokens: int) -> RequestCost:
         settings = self._settings
@@ -130,34 +121,31 @@ class OpenAIVision:
         )
         return RequestCost(usd=usd / _MILLION, tokens=input_tokens + output_tokens)
 
-    def _read(self, answer: Any) -> VisionResult:
+    def settle(self, answer: Any) -> None:
+        """Replace the reserved cost by the actual one."""
         try:
             usage = answer.get("usage") or {}
             sent, received = usage.get("prompt_tokens"), usage.get("completion_tokens")
             # Without usage the reservation stays: too high is safer than too low.
             if sent is not None and received is not None:
-                self.client.budget.settle(self._expected, self._cost(int(sent), int(received)))
+                actual = self._cost(int(sent), int(received))
+                self.budget.settle(self.expected_cost(), actual)
         except (TypeError, ValueError, AttributeError) as fault:
             raise ProviderUnavailable(_UNKNOWN_FORM) from fault
-        return recall(answer)
 
-
-def recall(answer: Any) -> VisionResult:
-    """Return the result of an answer, new or stored as `VisionResult.raw`.
-
-    Raises:
-        AnalysisError: this is not an answer of such a model, or one without a result.
-    """
-    try:
-        (choice, *_) = answer["choices"]
-        message, finish = choice["message"], choice.get("finish_reason")
-        if message.get("refusal"):
-            raise ProviderRefused("The vision model refused to describe the image")
-        if finish in _REFUSALS:
-            raise ProviderRefused(_REFUSALS[finish])
-        return _result(str(message["content"]), answer)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise ProviderUnavailable(_UNKNOWN_FORM) from fault
+    @staticmethod
+    def recall(answer: Any) -> VisionResult:
+        """Return the result of an answer."""
+        try:
+            (choice, *_) = answer["choices"]
+            message, finish = choice["message"], choice.get("finish_reason")
+            if message.get("refusal"):
+                raise ProviderRefused("The vision model refused to describe the image")
+            if finish in _REFUSALS:
+                raise ProviderRefused(_REFUSALS[finish])
+            return _result(str(message["content"]), answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            raise ProviderUnavailable(_UNKNOWN_FORM) from fault
 
 
 def _result(content: str, answer: Any) -> VisionResult:

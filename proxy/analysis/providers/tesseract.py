@@ -64,10 +64,25 @@ class TextReader:
                 return ProviderGap(NAME, f"Tesseract cannot be started: {error.strerror}")
 
     async def _run(self, program: str, png: bytes) -> ReadText | ProviderGap:
+        limits = {
+            "max_memory_bytes": self._settings.max_memory_bytes,
+            "max_cpu_s": math.ceil(self._settings.timeout_s),
+            "max_file_bytes": _MAX_ANSWER_BYTES,
+        }
+        wrapper = "proxy.rendering.worker.sandbox.exec_wrapper"
         # The answer goes to a file in memory, whose size the kernel limits (RLIMIT_FSIZE).
         answer = os.memfd_create(NAME)
         try:
-            process = await self._start(program, answer)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-m", wrapper, json.dumps(limits)),
+                *(program, "stdin", "stdout", "-l", self._settings.languages, "tsv"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=answer,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                # Ctrl-C in a terminal must not end it before the server decides so.
+                start_new_session=True,
+            )
             try:
                 await process.communicate(png)
             finally:
@@ -78,24 +93,6 @@ class TextReader:
         finally:
             os.close(answer)
         return ReadText(text_of(table.decode("utf-8", "replace")))
-
-    async def _start(self, program: str, answer: int) -> asyncio.subprocess.Process:
-        limits = {
-            "max_memory_bytes": self._settings.max_memory_bytes,
-            "max_cpu_s": math.ceil(self._settings.timeout_s),
-            "max_file_bytes": _MAX_ANSWER_BYTES,
-        }
-        wrapper = "proxy.rendering.worker.sandbox.exec_wrapper"
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-m", wrapper, json.dumps(limits)),
-            *(program, "stdin", "stdout", "-l", self._settings.languages, "tsv"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=answer,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=_ENVIRONMENT,
-            # Ctrl-C in a terminal must not end it before the server decides so.
-            start_new_session=True,
-        )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

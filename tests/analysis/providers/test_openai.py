@@ -9,9 +9,10 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from proxy.analysis.providers.http_provider import RequestCost
 from proxy.analysis.providers.openai import SCHEMA
 from proxy.domain.analysis import DetectedObject
-from proxy.domain.errors import ProviderRefused
+from proxy.domain.errors import BudgetSpent, ProviderRefused
 from tests.analysis.providers.conftest import GOOD, IMAGE, Open, analyse, failure
 from tests.analysis.providers.service import (
     KEY,
@@ -59,8 +60,12 @@ async def test_an_answer_is_read_and_its_cost_settled(
     assert found.objects == (DetectedObject("macaw", 0.97),)
     assert (found.mood_keywords, found.confidence) == (("lively", "tropical"), 0.92)
     assert found.raw == completion(json.dumps(SEEN))
-    spent = provider.client.budget.statistics()
-    assert spent == {"requests": 1, "usd": pytest.approx(0.00024), "tokens": 1300}
+    # Of 2,000,000 tokens 1300 are spent, of 5 dollars 0.00024.
+    provider.budget.reserve(RequestCost(4.99975, 1_998_700))
+    with pytest.raises(BudgetSpent, match="dollars"):
+        provider.budget.reserve(RequestCost(0.0001))
+    with pytest.raises(BudgetSpent, match="tokens"):
+        provider.budget.reserve(RequestCost(tokens=1))
 
 
 async def test_a_missing_value_has_a_reason(service: Service, open_provider: Open) -> None:
