@@ -16,7 +16,7 @@ from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
 from proxy.settings import Settings
-from proxy.storage.database.diagnostics import sqlite_file
+from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository

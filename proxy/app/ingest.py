@@ -18,7 +18,6 @@ from proxy.ingest.steps import IngestSteps
 from proxy.ingest.uploads.upload_queue import LocalMainApi, UploadQueue
 from proxy.ingest.worker_loop import WorkerLoop, new_worker_id
 from proxy.settings import Settings, main_api_key
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 
 
@@ -98,12 +97,11 @@ async def open_ingest(
     )
     async with opened as api, open_analyst(services) as analyst:
         section, serving = settings.ingest, services.serving
-        progress = IngestProgress(storage.writer)
         steps = IngestSteps(
             api=api,
             media=storage.repository,
             facts=serving.facts,
-            progress=progress,
+            progress=storage.writer,
             changed=storage.changed,
             checker=services.checker,
             originals=storage.originals,
@@ -129,7 +127,7 @@ async def open_ingest(
         runner = ItemRunner(
             api=api,
             queue=IngestQueue(storage.writer),
-            progress=progress,
+            progress=storage.writer,
             timeouts=services.step_timeouts,
             steps=functions,
             analyses=steps,

@@ -13,7 +13,7 @@ from proxy.analysis.providers.factory import provider_faults
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import WorkerInfo
 from proxy.settings import Settings, TracingSettings, access_faults
-from proxy.storage.database.engine import check_url
+from proxy.storage.database.engine import parse_url
 from proxy.telemetry.tracing import Tracing, open_tracing
 
 FLOORS = {"aiohttp": "3.14.4", "aiomysql": "0.3.2", "libvips": "8.18.7", "pyvips": "3.2"}
@@ -96,7 +96,7 @@ def installation_faults(settings: Settings) -> list[str]:
     for setting, url in urls.items():
         try:
             if url:
-                check_url(url, setting=setting)
+                parse_url(url, setting=setting)
         except ConfigurationError as error:
             faults.extend(error.faults)
     for key, named in (

@@ -11,8 +11,8 @@ from proxy.storage.database.diagnostics import (
     describe_server,
     driver_code,
     driver_text,
-    sqlite_file,
 )
+from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.schema import inspect_version
 
 _SLOW_S = 0.05

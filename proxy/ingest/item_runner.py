@@ -39,8 +39,8 @@ from proxy.domain.upload import ItemOutcome, LeasedItem, Step, StepState
 from proxy.ingest.main_api import MainApi
 from proxy.ingest.steps import IngestSteps
 from proxy.settings import IngestSettings
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.telemetry.metrics import IngestMetrics
 from proxy.telemetry.tracing import SpanChain
 
@@ -154,7 +154,7 @@ class ItemRunner:
 
     api: MainApi
     queue: IngestQueue
-    progress: IngestProgress
+    progress: LeasedWriter
     timeouts: StepTimeouts
     steps: Mapping[Step, StepFunction]
     analyses: IngestSteps

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import PENDING_PROVIDERS, Analysis, public
 from proxy.domain.errors import MediaNotFound
-from proxy.domain.formats import SOURCE_MEDIA_TYPES, TRAITS, Format
+from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import DataType, Focus, Media, MediaFacts
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.request import DPRS
@@ -29,7 +29,7 @@ from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import SourceFactsService, to_facts
 from proxy.storage.database.analysis_repository import AnalysisRepository, StoredAnalysis
-from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals.local_store import LocalOriginals, library_path, original_path
 
@@ -49,7 +49,7 @@ class IngestSteps:
     media: SqlMediaRepository
     """The database itself, not a cache: other processes change the same rows."""
     facts: SourceFactsService
-    progress: IngestProgress
+    progress: LeasedWriter
     changed: Callable[[int], None]
     """Called with a media id when its row changed."""
     checker: SourceChecker
@@ -89,9 +89,7 @@ class IngestSteps:
             # The path contains id and content hash. If the file exists, a worker stored it and
             # ended before it could record that.
             await self.originals.add(path, descriptor)
-        mime_type = SOURCE_MEDIA_TYPES[result.source_type]
-        stored = StoredOriginal(path, mime_type, to_facts(result, path))
-        await self.progress.save_original(item.lease, stored)
+        await self.progress.save_original(item.lease, to_facts(result, path))
         self.changed(item.lease.media_id)
 
     async def analyse(self, item: LeasedItem) -> None:

@@ -38,7 +38,6 @@ from proxy.ingest.item_runner import (
 from proxy.ingest.steps import IngestSteps
 from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.settings import DatabaseSettings, IngestSettings
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -59,7 +58,7 @@ UPLOAD = Upload(1, 4, "/temp_images/profiles/4-logo-1.png", None, None, DataType
 class Script:
     """Scripted steps, and a record of what ran."""
 
-    def __init__(self, progress: IngestProgress) -> None:
+    def __init__(self, progress: LeasedWriter) -> None:
         self._progress = progress
         self.errors: dict[Step, list[SmartserveError]] = {}
         self.done: list[Step] = []
@@ -96,7 +95,7 @@ class Bench:
 
     def __init__(self, writer: LeasedWriter, settings: IngestSettings) -> None:
         self.writer = writer
-        self.queue, self.progress = IngestQueue(writer), IngestProgress(writer)
+        self.queue, self.progress = IngestQueue(writer), writer
         self.script = Script(self.progress)
         self.metrics = Metrics()
         self.api = QuietApi()

@@ -11,8 +11,9 @@ from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import DataType, MediaFacts
 from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, walk
 from proxy.storage.database import NewMedia
-from proxy.storage.database.engine import open_engine, open_reader
+from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.transactions import open_reader
 from tests.support.server import SAMPLES, Serve, Serving
 
 

@@ -24,6 +24,7 @@ END
 def run(connection: Connection, *, scripts: str, version_table: str, own: bool) -> None:
     """Upgrade a schema to its newest version in the connection's transaction."""
     config = script_config(scripts)
+    # `migrations/env.py` and the migrations read these.
     config.attributes.update(connection=connection, version_table=version_table, own=own)
     command.upgrade(config, "head")
 

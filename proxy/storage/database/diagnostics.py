@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from sqlalchemy import literal_column, make_url, select, text
+from sqlalchemy import literal_column, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import check_url, dispose, open_engine, single_connection
-from proxy.storage.database.leased_writer import DatabaseClock
-from proxy.storage.database.transactions import transaction
+from proxy.storage.database.engine import open_engine
+from proxy.storage.database.tables import DatabaseClock
+from proxy.storage.database.transactions import SqlDatabase, driver_error, single_connection
 
 _SERVING: Mapping[str, str] = {
     "read media_files": "SELECT id FROM media_files WHERE 1 = 0",
@@ -37,17 +35,6 @@ _INGEST: Mapping[str, str] = {
     "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",
 }
 """Further operations of processing uploads."""
-
-
-def sqlite_file(url: str) -> Path | None:
-    """Return the file of an SQLite database; None for a database server.
-
-    Raises:
-        ConfigurationError: the URL is of neither kind.
-    """
-    check_url(url)
-    parsed = make_url(url)
-    return Path(str(parsed.database)) if parsed.drivername == "sqlite+aiosqlite" else None
 
 
 async def describe_server(url: str, settings: DatabaseSettings) -> tuple[str, float]:
@@ -84,21 +71,19 @@ async def denied_operations(
     checked before rows are searched. Raises as above.
     """
     operations = {**_SERVING, **(_INGEST if ingest else {})}
-    engine = open_engine(url, settings)
-    try:
-        messages = {name: await _refusal(engine, settings, operations[name]) for name in operations}
-    finally:
-        await dispose(engine)
+    async with SqlDatabase(open_engine(url, settings), settings) as database:
+        messages = {name: await _refusal(database, operations[name]) for name in operations}
     return [f"{name}: {message}" for name, message in messages.items() if message]
 
 
-async def _refusal(engine: AsyncEngine, settings: DatabaseSettings, query: str) -> str:
+async def _refusal(database: SqlDatabase, query: str) -> str:
     """Run a statement and roll it back; return why it was refused, or an empty string."""
     try:
         # No row matches; the rollback is a second safeguard.
-        async with transaction(engine, settings, dry_run=True) as connection:
+        async with database.transaction(dry_run=True) as connection:
             await connection.execute(text(query))
     except DatabaseUnavailable as error:
+        # Not refused: the database cannot be reached, or did not answer in time.
         if not isinstance(error.__cause__, DBAPIError):
             raise
         return driver_text(error)
@@ -107,17 +92,13 @@ async def _refusal(engine: AsyncEngine, settings: DatabaseSettings, query: str) 
 
 def driver_text(error: BaseException) -> str:
     """Return the driver's message in one line, without the SQL; otherwise the cause as text."""
-    cause = error.__cause__ or error
+    cause = driver_error(error)
     if isinstance(cause, TimeoutError):
         return "no answer in time"
-    inner = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
-    arguments = [str(one) for one in getattr(inner, "args", ())]
-    return " ".join(arguments[-1].split()) if arguments else type(inner).__name__
+    return " ".join(str(cause.args[-1]).split()) if cause.args else type(cause).__name__
 
 
 def driver_code(error: BaseException) -> int:
     """Return the error number of MySQL or MariaDB; 0 if there is none."""
-    cause = error.__cause__
-    inner = cause.orig if isinstance(cause, DBAPIError) else cause
-    arguments = getattr(inner, "args", ())
-    return arguments[0] if arguments and isinstance(arguments[0], int) else 0
+    code = next(iter(driver_error(error).args), 0)
+    return code if isinstance(code, int) else 0

@@ -21,8 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.upload import ItemState, Lease, LeasedItem, Step, StepRecord, StepState, Upload
-from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
-from proxy.storage.database.tables import ingest_items, media_files, processing_checklist
+from proxy.storage.database.leased_writer import LeasedWriter
+from proxy.storage.database.tables import (
+    DatabaseClock,
+    ingest_items,
+    media_files,
+    processing_checklist,
+)
 
 _items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
 

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
 
 from proxy.domain.upload import Failure, ItemState, QueueReport, Step, StepState
-from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
-from proxy.storage.database.tables import ingest_items, processing_checklist
+from proxy.storage.database.leased_writer import LeasedWriter
+from proxy.storage.database.tables import DatabaseClock, ingest_items, processing_checklist
 
 _items, _steps = ingest_items.c, processing_checklist.c
 _HOUR_S = 3600.0

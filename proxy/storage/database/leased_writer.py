@@ -1,46 +1,51 @@
-"""Transactions that are fenced by a lease, and the database's clock as an SQL expression."""
+"""Stores what a worker has done with an upload, in transactions that are fenced by its lease."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Double, Executable, update
+from sqlalchemy import Executable, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from proxy.domain.errors import LeaseLost
-from proxy.domain.upload import Lease
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
+from proxy.domain.media import Focus, MediaFacts, MediaStatus
+from proxy.domain.upload import Lease, Step, StepState
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
-from proxy.storage.database.tables import ingest_items
+from proxy.storage.database.media_repository import (
+    BY_ID,
+    SAVE_FACTS,
+    fact_values,
+    media_of,
+    save_bound_facts,
+)
+from proxy.storage.database.tables import (
+    DatabaseClock,
+    ingest_items,
+    media_ai_analysis,
+    media_analysis_details,
+    media_files,
+    processing_checklist,
+)
 from proxy.storage.database.transactions import SqlDatabase
 
 T = TypeVar("T")
 
-_items = ingest_items.c
-
-
-class DatabaseClock(ColumnElement[float]):
-    """Seconds since 1970 on the database's clock: the clocks of the workers may differ."""
-
-    inherit_cache = True
-    type = Double()
-
-
-@compiles(DatabaseClock)
-def _now(_element: DatabaseClock, _compiler: SQLCompiler, **_options: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(DatabaseClock, "mysql")
-def _now_mysql(_element: DatabaseClock, _compiler: SQLCompiler, **_options: Any) -> str:
-    return "(UNIX_TIMESTAMP(NOW(6)) + 0E0)"
+_items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
+# Columns of 255 characters that a language model fills with text of any length.
+_SHORT_COLUMNS = ("style_classification", "medium_detected")
+_MAX_SHORT = 255
 
 
 class LeasedWriter(SqlDatabase):
-    """Runs transactions of the ingest worker; one that collides with another is retried."""
+    """Writes to the media and their checklists.
+
+    Every method with a lease raises LeaseLost if another worker has the upload, and
+    DatabaseUnavailable.
+    """
 
     def __init__(self, url: str, settings: DatabaseSettings, *, lease_s: float) -> None:
         """Create the engine; a lease is valid for ``lease_s`` after it is acquired or renewed."""
@@ -50,12 +55,7 @@ class LeasedWriter(SqlDatabase):
         self.lease_s = lease_s
 
     async def fenced(self, lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Renew the lease and run ``work`` in the same transaction.
-
-        Raises:
-            LeaseLost: another worker has the lease; nothing is written.
-            DatabaseUnavailable: as `run` does.
-        """
+        """Renew the lease and run ``work`` in the same transaction."""
 
         async def guarded(connection: AsyncConnection) -> T:
             # The update locks the row until the commit, so no other worker can acquire the lease
@@ -72,10 +72,106 @@ class LeasedWriter(SqlDatabase):
         return await self.run(guarded)
 
     async def fenced_execute(self, lease: Lease, *statements: Executable) -> None:
-        """Renew the lease and run the statements in the same transaction; raises as `fenced`."""
+        """Renew the lease and run the statements in the same transaction."""
 
         async def work(connection: AsyncConnection) -> None:
             for statement in statements:
                 await connection.execute(statement)
 
         await self.fenced(lease, work)
+
+    async def start_attempt(self, lease: Lease, step: Step, *, worker_id: str) -> int:
+        """Count an attempt before it is made; return the number of attempts including this one."""
+        column = processing_checklist.c[f"{step}_attempts"]
+
+        async def work(connection: AsyncConnection) -> int:
+            # A worker that crashes during the step has used up an attempt too. NULL occurs in
+            # tables of other programs.
+            counted = {column.name: func.coalesce(column, 0) + 1, "worker_id": worker_id}
+            await connection.execute(_checklist(lease, counted))
+            query = select(func.max(column)).where(_steps.media_id == lease.media_id)
+            return int((await connection.execute(query)).scalar_one())
+
+        return await self.fenced(lease, work)
+
+    async def set_step(self, lease: Lease, step: Step, state: StepState) -> None:
+        """Store how a step ended."""
+        await self.fenced_execute(lease, _checklist(lease, {step: state}))
+
+    async def save_original(self, lease: Lease, facts: MediaFacts) -> None:
+        """Store where the original is; from the commit on the image is served."""
+
+        async def work(connection: AsyncConnection) -> None:
+            values = {
+                "bulk_path": facts.source_path,
+                "mime_type": SOURCE_MEDIA_TYPES[facts.source_type],
+                "file_size": facts.byte_size,
+                "status": MediaStatus.PROCESSING,
+            }
+            await connection.execute(_medium(lease, values))
+            await save_bound_facts(connection, lease.media_id, facts)
+            await connection.execute(_completed(lease, Step.RETRIEVE_FILE))
+
+        await self.fenced(lease, work)
+
+    async def save_analysis(
+        self,
+        lease: Lease,
+        columns: Mapping[str, Any],
+        own: Mapping[str, Any],
+        *,
+        focus: Focus | None,
+    ) -> None:
+        """Replace the stored analysis; ``focus`` becomes the centre of cropped renditions."""
+
+        async def work(connection: AsyncConnection) -> None:
+            # MySQL in strict mode rejects a value that is longer than its column.
+            short = {name: (columns[name] or "")[:_MAX_SHORT] or None for name in _SHORT_COLUMNS}
+            for table, values in (
+                (media_ai_analysis, {**columns, **short}),
+                (media_analysis_details, {"details": dict(own)}),
+            ):
+                # Not an upsert: the tables of another program need no unique key.
+                await connection.execute(delete(table).where(table.c.media_id == lease.media_id))
+                row = {"media_id": lease.media_id, **values}
+                await connection.execute(insert(table).values(row))
+            if focus is not None:
+                await _rebind_facts(connection, lease.media_id, focus)
+            await connection.execute(_completed(lease, Step.AI_VISUAL_ANALYSIS))
+
+        await self.fenced(lease, work)
+
+    async def save_library_file(self, lease: Lease, library_path: str) -> None:
+        """Store where the processed file is, and mark the medium as completed."""
+
+        async def work(connection: AsyncConnection) -> None:
+            values = {"library_path": library_path, "status": MediaStatus.COMPLETED}
+            await connection.execute(_medium(lease, values))
+            await _rebind_facts(connection, lease.media_id)
+            await connection.execute(_completed(lease, Step.RESIZE_OPTIMIZE))
+
+        await self.fenced(lease, work)
+
+
+def _medium(lease: Lease, values: Mapping[str, Any]) -> Any:
+    return update(media_files).where(_files.id == lease.media_id).values(values)
+
+
+def _checklist(lease: Lease, values: Mapping[Any, Any]) -> Any:
+    return update(processing_checklist).where(_steps.media_id == lease.media_id).values(values)
+
+
+def _completed(lease: Lease, step: Step) -> Any:
+    return _checklist(lease, {step: StepState.COMPLETED})
+
+
+async def _rebind_facts(
+    connection: AsyncConnection, media_id: int, focus: Focus | None = None
+) -> None:
+    """Keep the facts valid although the row has changed: the file is the same."""
+    media = media_of((await connection.execute(BY_ID, {"media_id": media_id})).one())
+    # A row whose source path has changed has another file; its facts must expire.
+    if media.facts is not None and media.facts.source_path == media.source_path:
+        focus = focus or media.facts.focus
+        facts = replace(media.facts, row_version=media.row_version, focus=focus)
+        await connection.execute(SAVE_FACTS, fact_values(media_id, facts))

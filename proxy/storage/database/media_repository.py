@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,29 +16,16 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
-from proxy.storage.database.engine import (
-    QueryReader,
-    open_engine,
-    open_reader,
-    translated,
-)
+from proxy.storage.database.engine import open_engine
 from proxy.storage.database.tables import media_facts, media_fallbacks, media_files
-from proxy.storage.database.transactions import SqlDatabase, transaction
+from proxy.storage.database.transactions import SqlDatabase, ThreadReader, open_reader
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_MEDIA_FIELDS = (
-    *("id", "user_id", "data_type", "original_name", "mime_type"),
-    *("file_size", "bulk_path", "library_path", "status", "updated_at"),
-)
-_FACT_FIELDS = (
-    *("content_hash", "byte_size", "source_type", "width", "height"),
-    *("has_alpha", "pages", "flat_background"),
-)
+_files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
+# The fields that are columns of the same name in each table that has them.
+_MEDIA_FIELDS = tuple(one.name for one in fields(Media) if one.name in _files)
+_FACT_FIELDS = tuple(one.name for one in fields(MediaFacts) if one.name in _fallbacks)
 _ENUMS = ("data_type", "status")
-
-_files = media_files.c
-_facts = media_facts.c
-_fallbacks = media_fallbacks.c
 
 _has_bulk = sa.func.nullif(_files.bulk_path, "").is_not(None)
 _has_library = sa.func.nullif(_files.library_path, "").is_not(None)
@@ -72,7 +58,6 @@ _SELECT: sa.Select[Any] = sa.select(
         for name in _MEDIA_FIELDS
     ),
     *(_facts[name] for name in (*_FACT_FIELDS, "focus_x", "focus_y", "row_version")),
-    _facts.source_path.label("facts_path"),
     # Few media have fallbacks. For all others this flag saves the second query.
     sa.exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
@@ -104,31 +89,25 @@ def open_media_repository(url: str, settings: DatabaseSettings) -> SqlMediaRepos
     Raises:
         ConfigurationError: the URL is not supported.
     """
-    writing = max(1, settings.pool_size // 4)
-    reader = open_reader(url, _with_pool(settings, settings.pool_size - writing))
-    return SqlMediaRepository(open_engine(url, _with_pool(settings, writing)), reader, settings)
-
-
-def _with_pool(settings: DatabaseSettings, size: int) -> DatabaseSettings:
-    return settings.model_copy(update={"pool_size": size})
+    size = max(1, settings.pool_size // 4)
+    writing = settings.model_copy(update={"pool_size": size})
+    reading = settings.model_copy(update={"pool_size": settings.pool_size - size})
+    return SqlMediaRepository(open_engine(url, writing), open_reader(url, reading), settings)
 
 
 class SqlMediaRepository(SqlDatabase):
     """The rows of the database; implements `proxy.storage.database.MediaRepository`.
 
-    Each call uses one pooled connection and ends within ``query_timeout_s``, including the wait for
-    a connection.
+    Each call ends within ``query_timeout_s``.
     """
 
     def __init__(
-        self, engine: AsyncEngine, reader: QueryReader, settings: DatabaseSettings
+        self, engine: AsyncEngine, reader: SqlDatabase | ThreadReader, settings: DatabaseSettings
     ) -> None:
         """Take ownership of the engine and the reader; `aclose` closes both."""
         super().__init__(engine, settings)
         self._reader = reader
-        self._queries = 0
-        self._errors = 0
-        self._seconds = 0.0
+        self._statistics = {"queries": 0.0, "errors": 0.0, "seconds": 0.0}
 
     async def aclose(self) -> None:
         """Close the pooled connections."""
@@ -144,7 +123,7 @@ class SqlMediaRepository(SqlDatabase):
         if not rows[0].has_fallbacks:
             return media
         fallbacks = await self._read(_FALLBACKS, media_id=media_id)
-        return replace(media, fallbacks=tuple(_facts_of(row, row.source_path) for row in fallbacks))
+        return replace(media, fallbacks=tuple(map(_facts_of, fallbacks)))
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""
@@ -161,7 +140,7 @@ class SqlMediaRepository(SqlDatabase):
     async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         """Insert a row and its facts in one transaction; return the new id."""
         with self._counted():
-            async with transaction(self.engine, self.settings) as connection:
+            async with self.transaction() as connection:
                 result = await connection.execute(sa.insert(media_files), asdict(new))
                 media_id: int = result.lastrowid
                 await save_bound_facts(connection, media_id, facts)
@@ -200,29 +179,28 @@ class SqlMediaRepository(SqlDatabase):
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of queries and transactions, of failed ones, and their duration."""
-        return {"queries": self._queries, "errors": self._errors, "seconds": self._seconds}
+        return dict(self._statistics)
 
     async def _execute(self, statement: sa.Executable, values: Mapping[str, Any]) -> None:
         with self._counted():
-            async with transaction(self.engine, self.settings) as connection:
+            async with self.transaction() as connection:
                 await connection.execute(statement, values)
 
     async def _read(self, query: sa.Executable, **values: Any) -> Sequence[sa.Row[Any]]:
-        with self._counted(), translated(self.settings):
-            async with asyncio.timeout(self.settings.query_timeout_s):
-                return await self._reader.rows(query, values)
+        with self._counted():
+            return await self._reader.read(query, values)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         started = time.monotonic()
-        self._queries += 1
+        self._statistics["queries"] += 1
         try:
             yield
         except DatabaseUnavailable:
-            self._errors += 1
+            self._statistics["errors"] += 1
             raise
         finally:
-            self._seconds += time.monotonic() - started
+            self._statistics["seconds"] += time.monotonic() - started
 
 
 async def save_bound_facts(connection: AsyncConnection, media_id: int, facts: MediaFacts) -> None:
@@ -244,18 +222,18 @@ def media_of(row: sa.Row[Any]) -> Media:
     """Convert a row of `BY_ID`."""
     values = {name: getattr(row, name) for name in _MEDIA_FIELDS}
     facts = None
+    # NULL: the outer join has found no facts.
     if row.content_hash is not None:
-        facts = replace(_facts_of(row, row.facts_path), row_version=row.row_version)
+        facts = replace(_facts_of(row), row_version=row.row_version)
     values |= {"data_type": row.data_type or "", "updated_at": utc_timestamp(row.updated_at)}
     return Media(**values, facts=facts)
 
 
-def _facts_of(row: sa.Row[Any], path: str) -> MediaFacts:
+def _facts_of(row: sa.Row[Any]) -> MediaFacts:
     has_focus = row.focus_x is not None and row.focus_y is not None
     return MediaFacts(
         **{name: getattr(row, name) for name in _FACT_FIELDS},
         focus=Focus(row.focus_x, row.focus_y) if has_focus else None,
-        source_path=path,
     )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import single_connection
+from proxy.storage.database.transactions import single_connection
 
 UPGRADE_TIMEOUT_S = 60.0
 """Limits the wait for another process's upgrade, and our own upgrade."""
@@ -88,8 +88,7 @@ async def inspect_version(
         ConfigurationError: a newer version of the program has upgraded it.
     """
     async with single_connection(url, settings) as connection:
-        version = await connection.run_sync(_version, schema)
-        return version, await connection.run_sync(_outdated, schema)
+        return await connection.run_sync(_inspect, schema)
 
 
 async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
@@ -105,38 +104,28 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
 
 def _upgrade(connection: Connection, schema: DatabaseSchema) -> bool:
     # Checked under the lock: another process may have upgraded meanwhile.
-    if not _outdated(connection, schema):
-        return False
-    # Imported here: alembic takes 0.1 s to import, and most starts have nothing to upgrade.
-    from proxy.storage.database import alembic_runner  # noqa: PLC0415
+    _, outdated = _inspect(connection, schema)
+    if outdated:
+        # Imported here: alembic takes 0.1 s to import, and most starts have nothing to upgrade.
+        from proxy.storage.database import alembic_runner  # noqa: PLC0415
 
-    alembic_runner.run(
-        connection,
-        scripts=schema.scripts,
-        version_table=schema.version_table,
-        own=schema.own,
-    )
-    return True
+        table = schema.version_table
+        alembic_runner.run(connection, scripts=schema.scripts, version_table=table, own=schema.own)
+    return outdated
 
 
-def _version(connection: Connection, schema: DatabaseSchema) -> str | None:
-    table = schema.version_table
-    if not inspect(connection).has_table(table):
-        return None
-    found = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - ours
-    return None if found is None else str(found)
-
-
-def _outdated(connection: Connection, schema: DatabaseSchema) -> bool:
-    inspector = inspect(connection)
-    current = _version(connection, schema)
-    versioned = inspector.has_table(schema.version_table)
+def _inspect(connection: Connection, schema: DatabaseSchema) -> tuple[str | None, bool]:
+    """Return the version of a schema, and whether it is older than this program's."""
+    version, inspector = None, inspect(connection)
+    if inspector.has_table(schema.version_table):
+        query = text(f"SELECT version_num FROM {schema.version_table}")  # noqa: S608 - ours
+        version = connection.scalar(query)
     # The queue exists and belongs to another program: nothing is missing.
-    if not versioned and not schema.own and inspector.has_table(schema.required_table):
-        return False
+    elif not schema.own and inspector.has_table(schema.required_table):
+        return None, False
     # An older program does not know what a newer schema requires, so it must not write.
-    if current not in {None, *schema.revisions}:
+    if version not in {None, *schema.revisions}:
         raise ConfigurationError(
-            [f"database: schema version {current} was created by a newer smartserve; install that"]
+            [f"database: schema version {version} was created by a newer smartserve; install that"]
         )
-    return current != schema.revisions[-1]
+    return version, version != schema.revisions[-1]

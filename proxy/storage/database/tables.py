@@ -6,8 +6,7 @@ these definitions, and the migrations create the tables from them.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -19,24 +18,36 @@ from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.upload import Step, StepState
 
 
-class UpdatedAt(sa.ColumnElement[datetime]):
-    """Server default of ``updated_at``: the time of the insert and, on MySQL, of each update.
+class _DialectText(sa.ColumnElement[Any]):
+    """An SQL expression whose text depends on the database."""
 
-    SQLite has no ON UPDATE; there the migrations create a trigger.
-    """
+    on_sqlite: ClassVar[str]
+    on_mysql: ClassVar[str]
+
+
+@compiles(_DialectText)
+def _text(element: _DialectText, compiler: SQLCompiler, **_options: Any) -> str:
+    return element.on_mysql if compiler.dialect.name == "mysql" else element.on_sqlite
+
+
+class UpdatedAt(_DialectText):
+    """Server default of ``updated_at``: the time of the insert and, on MySQL, of each update."""
 
     inherit_cache = True
     type = sa.TIMESTAMP()
+    # SQLite has no ON UPDATE; there the migrations create a trigger.
+    on_sqlite = "CURRENT_TIMESTAMP"
+    on_mysql = "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
 
 
-@compiles(UpdatedAt)
-def _compile_default(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
-    return "CURRENT_TIMESTAMP"
+class DatabaseClock(_DialectText):
+    """Seconds since 1970 on the database's clock: the clocks of the workers may differ."""
 
-
-@compiles(UpdatedAt, "mysql")
-def _compile_mysql(_element: UpdatedAt, _compiler: SQLCompiler, **_options: Any) -> str:
-    return "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
+    inherit_cache = True
+    type = sa.Double()
+    on_sqlite = "((julianday('now') - 2440587.5) * 86400.0)"
+    # + 0E0 converts the DECIMAL of UNIX_TIMESTAMP to a float.
+    on_mysql = "(UNIX_TIMESTAMP(NOW(6)) + 0E0)"
 
 
 def one_of(*values: str) -> TypeEngine[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from proxy.domain.errors import PendingConflict, PendingNotFound
 from proxy.domain.upload import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import profile_columns as profiles
-from proxy.storage.database.engine import bounded_connection, open_engine
+from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import utc_timestamp
 from proxy.storage.database.profile_columns import ProfileColumn, pending_images
 from proxy.storage.database.transactions import SqlDatabase
@@ -92,10 +91,7 @@ class UploadRepository(SqlDatabase):
 
     def __init__(self, engine: AsyncEngine, settings: DatabaseSettings, *, own: bool) -> None:
         """Take ownership of the engine; `aclose` closes it."""
-        # SQLite has one writer at a time and polls for its lock with sleeps. A lock in this process
-        # hands over at once.
-        lock = {"lock": asyncio.Lock()} if engine.dialect.name == "sqlite" else {}
-        super().__init__(engine, settings, **lock)
+        super().__init__(engine, settings)
         self._own = own
 
     async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
@@ -119,7 +115,7 @@ class UploadRepository(SqlDatabase):
 
     async def list_pending(self, limit: int) -> tuple[Sequence[PendingImage], int]:
         """Return the oldest ``limit`` pending uploads, and the number of all pending ones."""
-        async with bounded_connection(self.engine, self.settings) as connection:
+        async with self.connection() as connection:
             rows = (await connection.execute(_QUEUE, {"limit": limit})).all()
             total = len(rows)
             # A short page is the whole queue, so no COUNT is needed.
@@ -181,7 +177,7 @@ class UploadRepository(SqlDatabase):
 
     async def profile_columns(self) -> frozenset[ProfileColumn]:
         """Return the profile columns that the database has."""
-        async with bounded_connection(self.engine, self.settings) as connection:
+        async with self.connection() as connection:
             return await self._columns(connection)
 
     async def replace_path(

@@ -10,7 +10,6 @@ import pytest
 from proxy.domain.media import DataType, Focus, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
@@ -84,8 +83,3 @@ async def writer(url: str, settings: DatabaseSettings) -> AsyncIterator[LeasedWr
 @pytest.fixture
 def queue(writer: LeasedWriter) -> IngestQueue:
     return IngestQueue(writer)
-
-
-@pytest.fixture
-def progress(writer: LeasedWriter) -> IngestProgress:
-    return IngestProgress(writer)

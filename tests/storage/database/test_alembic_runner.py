@@ -10,8 +10,8 @@ from sqlalchemy import Connection, inspect
 
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import alembic_runner
-from proxy.storage.database.engine import single_connection
 from proxy.storage.database.schema import MAIN_REVISIONS, REVISIONS, main_schema
+from proxy.storage.database.transactions import single_connection
 
 
 @pytest.mark.parametrize(("listed", "scripts"), [(REVISIONS, "media"), (MAIN_REVISIONS, "main")])

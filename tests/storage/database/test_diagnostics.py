@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.storage.database.diagnostics import (
     clock_offset_s,
     denied_operations,
     describe_server,
     driver_code,
     driver_text,
-    sqlite_file,
 )
 from tests.support.server import make_settings
 
@@ -39,13 +38,6 @@ async def test_the_owner_of_a_database_may_do_everything(
     settings = make_settings(data_dir)
     denied = await denied_operations(settings.database_url, settings.database, ingest=ingest)
     assert denied == []
-
-
-def test_only_sqlite_has_a_file() -> None:
-    assert sqlite_file("sqlite+aiosqlite:////var/lib/a.db") == Path("/var/lib/a.db")
-    assert sqlite_file("mysql+aiomysql://root@127.0.0.1/a") is None
-    with pytest.raises(ConfigurationError):
-        sqlite_file("postgresql://root@127.0.0.1/a")
 
 
 def unavailable(cause: BaseException) -> DatabaseUnavailable:

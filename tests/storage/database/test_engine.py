@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,14 +12,7 @@ from sqlalchemy import text
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import (
-    bounded_connection,
-    check_url,
-    dispose,
-    open_engine,
-    open_reader,
-    single_connection,
-)
+from proxy.storage.database.engine import open_engine, parse_url, sqlite_file
 from proxy.storage.database.media_repository import open_media_repository
 from proxy.storage.database.schema import upgrade
 
@@ -94,54 +86,22 @@ def test_mariadb_and_mysql_are_one_dialect(scheme: str, settings: DatabaseSettin
     assert engine.url.drivername == "mysql+aiomysql"
 
 
-def test_a_check_of_a_url_connects_to_nothing() -> None:
-    check_url("mysql+aiomysql://user@host.invalid/name")
+def test_a_check_of_a_url_names_the_setting() -> None:
     with pytest.raises(ConfigurationError, match=r"main\.url"):
-        check_url("redis://host", setting="main.url")
+        parse_url("redis://host", setting="main.url")
 
 
-async def test_a_connection_returns_to_the_pool_after_an_error(
-    tmp_path: Path, settings: DatabaseSettings
-) -> None:
-    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings)
-    for _ in range(3 * settings.pool_size):
-        with pytest.raises(DatabaseUnavailable):
-            async with bounded_connection(engine, settings) as connection:
-                await connection.exec_driver_sql("SELECT nonsense")
-    await dispose(engine)
-
-
-async def test_a_block_that_takes_too_long_is_unavailable(
-    tmp_path: Path, settings: DatabaseSettings
-) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path}/media.db"
-    with pytest.raises(DatabaseUnavailable) as caught:
-        async with single_connection(url, settings):
-            await asyncio.Event().wait()
-    assert isinstance(caught.value.__cause__, TimeoutError)
-    assert caught.value.retry_after_s == 7
-
-
-async def test_an_error_of_the_caller_is_not_translated(
-    tmp_path: Path, settings: DatabaseSettings
-) -> None:
-    with pytest.raises(LookupError):
-        async with single_connection(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings):
-            raise LookupError
-
-
-async def test_a_closed_reader_raises_an_os_error(
-    tmp_path: Path, settings: DatabaseSettings
-) -> None:
-    reader = open_reader(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings)
-    assert (await reader.rows(text("SELECT :one"), {"one": 1}))[0][0] == 1
-    await reader.aclose()
-    with pytest.raises(OSError, match="ended"):
-        await reader.rows(text("SELECT 1"), {})
+def test_only_sqlite_has_a_file() -> None:
+    assert sqlite_file("sqlite+aiosqlite:////var/lib/a.db") == Path("/var/lib/a.db")
+    assert sqlite_file("mysql+aiomysql://root@127.0.0.1/a") is None
+    with pytest.raises(ConfigurationError):
+        sqlite_file("postgresql://root@127.0.0.1/a")
 
 
 async def test_the_folder_of_a_file_is_created(tmp_path: Path, settings: DatabaseSettings) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/a/b/media.db"
-    async with single_connection(url, settings) as connection:
+    engine = open_engine(url, settings)
+    async with engine.connect() as connection:
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
+    await engine.dispose()

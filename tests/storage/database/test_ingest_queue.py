@@ -13,7 +13,6 @@ import pytest
 
 from proxy.domain.upload import ItemState, Step, StepState
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -94,12 +93,12 @@ async def test_eight_workers_claim_two_hundred_none_twice_none_lost(
 
 
 async def test_a_lease_that_ran_out_is_taken_over_and_counted(
-    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter, backend: Backend, url: str
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
     first = await claimed(queue, "dead")
-    assert await progress.start_attempt(first.lease, Step.RETRIEVE_FILE, worker_id="dead") == 1
-    await progress.set_step(first.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
+    assert await writer.start_attempt(first.lease, Step.RETRIEVE_FILE, worker_id="dead") == 1
+    await writer.set_step(first.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
     assert await queue.due_in_s(retries=True) == pytest.approx(LEASE_S, abs=5)
     await run_out(backend, url)
     assert await queue.due_in_s(retries=True) == 0
@@ -132,11 +131,11 @@ async def test_what_is_given_back_is_the_next_ones_at_once_and_no_take_over(
 
 
 async def test_a_failure_is_healed_when_it_is_due_with_its_attempts_back(
-    queue: IngestQueue, progress: IngestProgress, backend: Backend, url: str
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
-    await progress.start_attempt(item.lease, Step.RETRIEVE_FILE, worker_id="w1")
+    await writer.start_attempt(item.lease, Step.RETRIEVE_FILE, worker_id="w1")
     await queue.fail(item.lease, "the main API is down", again_in_s=500)
     assert await queue.claim("w1") is None
     assert await queue.claim("w1", ItemState.FAILED) is None
@@ -182,12 +181,12 @@ async def test_who_dies_over_what_is_incomplete_has_asked_once(
 
 
 async def test_what_is_incomplete_and_pending_there_again_is_told_again(
-    queue: IngestQueue, progress: IngestProgress
+    queue: IngestQueue, writer: LeasedWriter
 ) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
     for step in Step:
-        await progress.set_step(item.lease, step, StepState.COMPLETED)
+        await writer.set_step(item.lease, step, StepState.COMPLETED)
     await queue.finish_incomplete(item.lease, again_in_s=500)
     assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     again = await claimed(queue)
@@ -234,13 +233,13 @@ async def test_a_row_that_the_database_refuses_lets_the_others_pass(
 
 
 async def test_what_is_done_and_pending_there_again_is_told_again(
-    queue: IngestQueue, progress: IngestProgress
+    queue: IngestQueue, writer: LeasedWriter
 ) -> None:
     await offer(queue, 1)
     before = await queue.now()
     item = await claimed(queue)
     for step in Step:
-        await progress.set_step(item.lease, step, StepState.COMPLETED)
+        await writer.set_step(item.lease, step, StepState.COMPLETED)
     await queue.finish(item.lease)
     assert await queue.enqueue([upload(1)], settled_before=before) == 0, (
         "the list is older than that"

@@ -7,7 +7,6 @@ import time
 import pytest
 
 from proxy.domain.upload import Step, StepState
-from proxy.storage.database.ingest_progress import IngestProgress
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -16,12 +15,12 @@ from tests.storage.database.items import claimed, offer
 
 
 async def test_the_report_counts_by_state_and_step(
-    queue: IngestQueue, progress: IngestProgress, writer: LeasedWriter, backend: Backend, url: str
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1, 2, 3)
     done = await claimed(queue)
-    await progress.start_attempt(done.lease, Step.RETRIEVE_FILE, worker_id="w1")
-    await progress.set_step(done.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
+    await writer.start_attempt(done.lease, Step.RETRIEVE_FILE, worker_id="w1")
+    await writer.set_step(done.lease, Step.RETRIEVE_FILE, StepState.COMPLETED)
     await queue.finish(done.lease)
     await queue.fail((await claimed(queue)).lease, "down", again_in_s=60)
     backend.run(url, "UPDATE ingest_items SET created_at = 1; SELECT 1")

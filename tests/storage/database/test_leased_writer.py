@@ -10,20 +10,19 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
-from proxy.domain.media import MediaFacts
-from proxy.domain.upload import Lease, Step
-from proxy.storage.database.ingest_progress import IngestProgress, StoredOriginal
+from proxy.domain.media import Focus, MediaFacts
+from proxy.domain.upload import Lease, Step, StepState
 from proxy.storage.database.ingest_queue import IngestQueue
-from proxy.storage.database.leased_writer import DatabaseClock, LeasedWriter
+from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.database.tables import media_files
+from proxy.storage.database.tables import DatabaseClock, media_files
 from tests.storage.database.backends import Backend
-from tests.storage.database.items import LEASE_S, claimed, offer, run_out
+from tests.storage.database.items import COLUMNS, LEASE_S, OWN, claimed, offer, run_out
 
 
 async def test_who_has_lost_the_lease_writes_nothing_more(
     queue: IngestQueue,
-    progress: IngestProgress,
+    writer: LeasedWriter,
     database: SqlMediaRepository,
     facts: MediaFacts,
     backend: Backend,
@@ -33,11 +32,10 @@ async def test_who_has_lost_the_lease_writes_nothing_more(
     old = (await claimed(queue)).lease
     await run_out(backend, url)
     await claimed(queue, "w2")
-    filed = StoredOriginal("bulk/a.jpg", "image/jpeg", facts)
     for write in (
-        progress.save_original(old, filed),
-        progress.start_attempt(old, Step.RETRIEVE_FILE, worker_id="w1"),
-        progress.save_library_file(old, "library/x.jpg"),
+        writer.save_original(old, facts),
+        writer.start_attempt(old, Step.RETRIEVE_FILE, worker_id="w1"),
+        writer.save_library_file(old, "library/x.jpg"),
         queue.finish(old),
         queue.fail(old, "no", again_in_s=1),
         queue.fail_permanently(old, "no"),
@@ -100,3 +98,63 @@ async def test_an_error_in_a_fenced_block_undoes_all_of_it(
     with pytest.raises(LookupError):
         await writer.fenced(lease, work)
     assert backend.run(url, "SELECT user_id FROM media_files") == ["4"]
+
+
+async def test_facts_are_known_from_filing_to_the_end(
+    queue: IngestQueue, writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    media_id = lease.media_id
+    await writer.save_original(lease, facts)
+    filed = await database.find(media_id)
+    assert filed is not None
+    assert filed.servable
+    assert not filed.completed
+    assert filed.known_facts is not None
+    focus = Focus(0.25, 0.75)
+    await writer.save_analysis(lease, COLUMNS, OWN, focus=focus)
+    await writer.save_library_file(lease, "library/user_4/logo/img/1.png")
+    rendered = await database.find(media_id)
+    assert rendered is not None
+    assert rendered.completed
+    assert rendered.library_path == "library/user_4/logo/img/1.png"
+    assert rendered.known_facts is not None
+    assert rendered.known_facts.focus == focus
+
+
+async def test_attempts_are_counted_before_they_are_made(
+    queue: IngestQueue, writer: LeasedWriter
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    counts = [
+        await writer.start_attempt(lease, Step.RETRIEVE_FILE, worker_id="w1") for _ in range(3)
+    ]
+    assert counts == [1, 2, 3]
+    assert await writer.start_attempt(lease, Step.RESIZE_OPTIMIZE, worker_id="w1") == 1
+
+
+async def test_the_state_of_a_step_is_stored(queue: IngestQueue, writer: LeasedWriter) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    await writer.set_step(lease, Step.RETRIEVE_FILE, StepState.FAILED)
+    await writer.set_step(lease, Step.RESIZE_OPTIMIZE, StepState.COMPLETED)
+    await queue.release(lease)
+    steps = (await claimed(queue)).steps
+    assert steps[Step.RETRIEVE_FILE].state is StepState.FAILED
+    assert steps[Step.RESIZE_OPTIMIZE].state is StepState.COMPLETED
+    assert steps[Step.AI_VISUAL_ANALYSIS].state is StepState.PENDING
+
+
+async def test_an_analysis_without_a_focus_leaves_the_crop_as_it_is(
+    queue: IngestQueue, writer: LeasedWriter, database: SqlMediaRepository, facts: MediaFacts
+) -> None:
+    await offer(queue, 1)
+    lease = (await claimed(queue)).lease
+    await writer.save_original(lease, facts)
+    await writer.save_analysis(lease, COLUMNS, OWN, focus=None)
+    media = await database.find(lease.media_id)
+    assert media is not None
+    assert media.known_facts is not None
+    assert media.known_facts.focus == facts.focus

@@ -16,9 +16,10 @@ from sqlalchemy import QueuePool, event
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import EngineReader, open_engine
+from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.schema import needs_upgrade, upgrade
+from proxy.storage.database.transactions import SqlDatabase
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
 from tests.support.waiting import eventually
@@ -99,7 +100,8 @@ async def test_a_server_killed_in_a_query_is_unavailable(
     database: SqlMediaRepository, server: MariaDB
 ) -> None:
     server.pause()
-    pool = cast(QueuePool, database._reader._engine.pool)
+    assert isinstance(database._reader, SqlDatabase)
+    pool = cast(QueuePool, database._reader.engine.pool)
     query = asyncio.create_task(database.find(1))
     await eventually(lambda: pool.checkedout() == 1)
     server.kill()
@@ -244,8 +246,8 @@ def test_connections_that_were_reset_are_replaced_in_one_query(
             url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
             async with open_media_repository(url, settings) as database:
                 reader = database._reader
-                assert isinstance(reader, EngineReader)
-                engine = reader._engine.sync_engine
+                assert isinstance(reader, SqlDatabase)
+                engine = reader.engine.sync_engine
                 opened: list[Any] = []
                 event.listen(engine, "connect", lambda one, _: opened.append(one))
                 await database.ping()

@@ -20,7 +20,7 @@ from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
 from proxy.storage.database.schema import upgrade
-from proxy.storage.database.transactions import SqlDatabase, transaction
+from proxy.storage.database.transactions import SqlDatabase, open_reader, single_connection
 from tests.support.mounts import Mount
 
 
@@ -78,7 +78,7 @@ async def test_a_block_is_committed_at_its_end(counters: SqlDatabase) -> None:
 
 async def test_an_error_in_the_block_rolls_back(counters: SqlDatabase) -> None:
     with pytest.raises(LookupError):  # noqa: PT012 - the block is what is tested
-        async with transaction(counters.engine, counters.settings) as connection:
+        async with counters.transaction() as connection:
             await connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
             raise LookupError
     assert await numbers(counters) == []
@@ -158,14 +158,55 @@ async def test_an_error_of_the_commit_is_uncertain(
         await counters.run(_statement("INSERT INTO numbers VALUES (1)"))
 
 
-async def test_the_lock_is_held_during_the_whole_transaction(
+async def test_transactions_of_one_process_hand_over_the_lock_of_sqlite(
+    counters: SqlDatabase,
+) -> None:
+    running = 0
+
+    async def work(connection: AsyncConnection) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await connection.exec_driver_sql("INSERT INTO numbers VALUES (1)")
+        running -= 1
+
+    await asyncio.gather(*(counters.run(work) for _ in range(5)))
+    assert await numbers(counters) == [1] * 5
+
+
+async def test_a_connection_returns_to_the_pool_after_an_error(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:
-    lock, engine = asyncio.Lock(), open_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db", settings)
+    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings)
+    async with SqlDatabase(engine, settings) as database:
+        for _ in range(3 * settings.pool_size):
+            with pytest.raises(DatabaseUnavailable):
+                await database.read(text("SELECT nonsense"))
 
-    async def work(_connection: AsyncConnection) -> bool:
-        return lock.locked()
 
-    async with SqlDatabase(engine, settings, lock=lock) as database:
-        assert await database.run(work)
-    assert not lock.locked()
+async def test_a_block_that_takes_too_long_is_unavailable(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    settings = settings.model_copy(update={"query_timeout_s": 0.2})
+    url = f"sqlite+aiosqlite:///{tmp_path}/media.db"
+    with pytest.raises(DatabaseUnavailable) as caught:
+        async with single_connection(url, settings):
+            await asyncio.Event().wait()
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert caught.value.retry_after_s == 7
+
+
+async def test_an_error_of_the_caller_is_not_translated(
+    tmp_path: Path, settings: DatabaseSettings
+) -> None:
+    with pytest.raises(LookupError):
+        async with single_connection(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings):
+            raise LookupError
+
+
+async def test_a_closed_reader_is_unavailable(tmp_path: Path, settings: DatabaseSettings) -> None:
+    reader = open_reader(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings)
+    assert (await reader.read(text("SELECT :one"), {"one": 1}))[0][0] == 1
+    await reader.aclose()
+    with pytest.raises(DatabaseUnavailable):
+        await reader.read(text("SELECT 1"), {})

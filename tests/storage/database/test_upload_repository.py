@@ -18,10 +18,9 @@ from proxy.domain.errors import (
 )
 from proxy.domain.upload import PendingStatus
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import bounded_connection, open_engine
+from proxy.storage.database.engine import open_engine
 from proxy.storage.database.profile_columns import ARTIST_LOGO, COLUMNS, PROFILE, metadata
 from proxy.storage.database.schema import main_schema, needs_upgrade, upgrade
-from proxy.storage.database.transactions import transaction
 from proxy.storage.database.upload_repository import (
     NewUpload,
     UploadRepository,
@@ -98,7 +97,7 @@ async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> Non
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
     async with (
         open_upload_repository(url, DatabaseSettings(), own=True) as main,
-        transaction(main.engine, main.settings) as connection,
+        main.transaction() as connection,
     ):
         found = await connection.exec_driver_sql("PRAGMA synchronous")
         assert found.scalar() == 2
@@ -408,7 +407,7 @@ async def test_uploads_are_durable_in_a_file_of_sqlite(
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
     async with (
         open_upload_repository(url, settings, own=True) as main,
-        bounded_connection(main.engine, settings) as connection,
+        main.connection() as connection,
     ):
         assert await connection.scalar(text("PRAGMA synchronous")) == _FULL
     engine = open_engine(url, settings)
@@ -438,6 +437,6 @@ async def test_a_commit_that_is_not_answered_is_told_apart(
 
 async def _pausing(main: UploadRepository, mariadb: MariaDB) -> None:
     """A transaction whose database stops just before the commit."""
-    async with transaction(main.engine, main.settings) as connection:
+    async with main.transaction() as connection:
         await connection.exec_driver_sql("SELECT 1")
         mariadb.pause()

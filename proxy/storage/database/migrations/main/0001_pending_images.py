@@ -5,8 +5,6 @@ from proxy.storage.database.profile_columns import pending_images
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

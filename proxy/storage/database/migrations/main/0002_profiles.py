@@ -7,8 +7,6 @@ from proxy.storage.database.profile_columns import PROFILE_TABLES
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

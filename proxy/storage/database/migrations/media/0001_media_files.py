@@ -5,8 +5,6 @@ from proxy.storage.database.tables import media_files
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

@@ -5,8 +5,6 @@ from proxy.storage.database.alembic_runner import create_missing
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:

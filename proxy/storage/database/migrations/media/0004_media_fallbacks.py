@@ -5,8 +5,6 @@ from proxy.storage.database.tables import media_fallbacks
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
