@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 
-from proxy.domain.formats import Format
+from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Focus, MediaFacts
 
 MAX_SIDE = 16383
@@ -289,11 +289,16 @@ class Variant:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the key in 32 hexadecimal digits: the file name and the content of the ETag."""
+        """Hash of the key in 32 hexadecimal digits: the content of the ETag."""
         # The first 8 digits are the shape. A store finds the renditions of one size by them,
         # whatever their format, stage and release.
         shape = _geometry_text(self.geometry)[1]
         return shape + blake2b(self.key.encode(), digest_size=12).hexdigest()
+
+    @cached_property
+    def file_name(self) -> str:
+        """Name of its file. The suffix is for people; the digest alone identifies the variant."""
+        return f"{self.digest}.{TRAITS[self.profile.format].suffix}"
 
     @cached_property
     def etag(self) -> str:

@@ -31,7 +31,8 @@ from proxy.domain.request import Origin, VariantRequest
 from proxy.domain.variant import Variant
 from proxy.serving.renderer import Renderer, RunningRender
 from proxy.serving.source_facts import SourceFactsService
-from proxy.storage.renditions import Rendition, RenditionStore
+from proxy.storage.renditions.rendition import Rendition
+from proxy.storage.renditions.tiered_store import TieredStore
 
 _LOG_EVERY_S = 1.0
 _FALLBACK_ERRORS = (CapacityError, SourceError, RenderTimeout, SourceQuarantined)
@@ -72,7 +73,7 @@ class Delivery:
     def __init__(
         self,
         *,
-        store: RenditionStore,
+        store: TieredStore,
         facts: SourceFactsService,
         renderer: Renderer,
         planner: RenderPlanner,

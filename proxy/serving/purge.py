@@ -9,7 +9,7 @@ from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.variant import Shapes, SizeSpec, shapes_of
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
-from proxy.storage.renditions import RenditionStore
+from proxy.storage.renditions.tiered_store import TieredStore
 
 _PAGE = 1000
 
@@ -33,7 +33,7 @@ class PurgeService:
         *,
         rows: CachedMediaRepository,
         catalogue: SqlMediaRepository,
-        store: RenditionStore,
+        store: TieredStore,
         forgetters: Iterable[Callable[[int], None]],
     ) -> None:
         """``forgetters`` are called with each media id before its renditions are deleted."""

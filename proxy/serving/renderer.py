@@ -19,7 +19,7 @@ from proxy.domain.worker_protocol import JobFailure, RenditionSet
 from proxy.runtime.single_flight import ByteStream, SingleFlight
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
-from proxy.storage.renditions import RenditionStore
+from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, current_context, record
 
@@ -91,7 +91,7 @@ class Renderer:
     def __init__(
         self,
         *,
-        store: RenditionStore,
+        store: TieredStore,
         dispatcher: JobDispatcher,
         facts: SourceFactsService,
         telemetry: Metrics,
@@ -155,13 +155,13 @@ class Renderer:
         media_id, stream = plan.media.id, rendering.stream
         self._media[media_id] += 1
         try:
-            # Opened before the render: a purge meanwhile also discards what is being rendered.
-            async with self._store.writer(rendering.variant) as writer:
-                await self._encode(plan, rendering)
-                # The requests get the bytes now, and do not wait for the disk.
-                stream.finish()
-                finished = time.perf_counter()
-                await writer.write(await stream.whole())
+            # Requested before the render: a purge meanwhile also discards what is being rendered.
+            ticket = self._store.ticket(rendering.variant)
+            await self._encode(plan, rendering)
+            # The requests get the bytes now, and do not wait for the disk.
+            stream.finish()
+            finished = time.perf_counter()
+            await self._store.put(ticket, await stream.whole())
             self._telemetry.stage("store", time.perf_counter() - finished)
         except SmartserveError as error:
             # The requests that wait get the error; nothing awaits this task, so it is not raised

@@ -35,7 +35,7 @@ from proxy.runtime.safe_open import (
 )
 from proxy.runtime.tempfiles import TempFile, is_tempfile_name, write_all
 from proxy.runtime.thread_pool import ThreadPool
-from proxy.storage.renditions.open_file import OpenFile
+from proxy.storage.renditions.rendition import OpenFile
 
 FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.storage.renditions.file_read import TRAILER_BYTES
+from proxy.storage.renditions.rendition_file import TRAILER_BYTES
 from tests.faults.conftest import Launch
 from tests.faults.responses import bodies, fetch_all
 from tests.faults.server import Sections, Server

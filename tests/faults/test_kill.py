@@ -18,8 +18,8 @@ import pytest
 import xxhash
 from PIL import Image
 
-from proxy.storage.renditions.file_read import FileTrailer
 from proxy.storage.renditions.paths import RenditionPaths, shard_of
+from proxy.storage.renditions.rendition_file import trailer_of
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment
 from tests.faults.conftest import Launch
@@ -292,7 +292,7 @@ def fill(root: Path, count: int, *, byte_size: int = 100) -> None:
             digest = number.to_bytes(16)
             name = f"{medium}/{digest.hex()}.avif"
             descriptor = os.open(name, os.O_WRONLY | os.O_CREAT)
-            os.write(descriptor, body + FileTrailer(len(body), checksum, digest).pack())
+            os.write(descriptor, body + trailer_of(len(body), checksum, digest))
             os.close(descriptor)
 
 

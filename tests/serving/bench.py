@@ -17,9 +17,10 @@ from proxy.domain.worker_protocol import RenditionSetResult as SetResult
 from proxy.serving.delivery import Delivery, DeliveryResult
 from proxy.serving.job_dispatch import JobResult, output_of
 from proxy.serving.renderer import EncodeCostModel, Renderer
-from proxy.settings import RenditionSettings, Settings
-from proxy.storage.renditions.memory_store import MemoryStore
+from proxy.settings import Settings
+from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics
+from tests.support.memory_renditions import memory_renditions
 from tests.web.plans import FACTS, MEDIA
 
 SETTINGS = Settings()
@@ -88,7 +89,7 @@ class Facts:
 class Bench:
     """The services under test with their replaced collaborators."""
 
-    store: MemoryStore = field(default_factory=lambda: MemoryStore(RenditionSettings()))
+    store: TieredStore = field(default_factory=memory_renditions)
     jobs: Jobs = field(default_factory=Jobs)
     facts: Facts = field(default_factory=Facts)
     costs: EncodeCostModel = field(default_factory=EncodeCostModel)

@@ -33,7 +33,7 @@ async def test_a_miss_renders_the_draft_stores_it_and_requests_the_final(bench: 
     assert (result.variant, result.origin, result.draft) == (plan.draft, Origin.RENDER, True)
     assert bench.rendered(plan.draft)
     assert bench.finals == [plan]
-    stored = bench.store.peek(plan.draft.digest)
+    stored = bench.store.memory.peek(plan.draft.digest)
     assert stored is not None
     assert stored.body == BODY
 
@@ -49,9 +49,9 @@ async def test_a_final_predicted_to_be_quick_is_rendered_at_once(bench: Bench) -
 async def test_a_stored_final_is_preferred_to_a_stored_draft(bench: Bench) -> None:
     plan = a_plan()
     assert plan.draft is not None
-    bench.store.put(plan.draft, b"draft")
+    bench.store.memory.put(plan.draft, b"draft")
     first = await bench.delivery.fetch(plan)
-    bench.store.put(plan.variant, b"final")
+    bench.store.memory.put(plan.variant, b"final")
     second = await bench.delivery.fetch(plan)
     assert [one.draft for one in (first, second)] == [True, False]
     assert [one.origin for one in (first, second)] == [Origin.MEMORY, Origin.MEMORY]
@@ -62,7 +62,7 @@ async def test_a_stored_final_is_preferred_to_a_stored_draft(bench: Bench) -> No
 async def test_find_renders_nothing_and_skips_what_is_known_to_be_absent(bench: Bench) -> None:
     plan = a_plan()
     assert await bench.delivery.find(plan) is None
-    bench.store.put(plan.variant, BODY)
+    bench.store.memory.put(plan.variant, BODY)
     assert await bench.delivery.find(plan, stored=frozenset()) is None
     assert await bench.delivery.find(plan, stored={plan.variant.digest}) is not None
     assert bench.rendered()
@@ -86,8 +86,8 @@ async def test_while_an_image_is_rendered_its_stored_digests_are_not_reported(
 @pytest.mark.parametrize("error", [RenderTimeout("slow"), SourceMissing("gone"), QueueFull("full")])
 async def test_the_nearest_stored_size_is_the_fallback(bench: Bench, error: Any) -> None:
     near, far = a_plan("size=grid"), a_plan("w=16")
-    bench.store.put(near.variant, b"near")
-    bench.store.put(far.variant, b"far")
+    bench.store.memory.put(near.variant, b"near")
+    bench.store.memory.put(far.variant, b"far")
     bench.jobs.error = error
     result = await bench.fetched(a_plan("size=detail"))
     assert (result.variant.digest, result.origin) == (near.variant.digest, Origin.FALLBACK)
@@ -98,7 +98,7 @@ async def test_the_nearest_stored_size_is_the_fallback(bench: Bench, error: Any)
 async def test_a_changed_source_has_no_fallback_so_that_the_caller_plans_anew(
     bench: Bench,
 ) -> None:
-    bench.store.put(a_plan("size=grid").variant, b"near")
+    bench.store.memory.put(a_plan("size=grid").variant, b"near")
     bench.jobs.error = SourceChanged("changed")
     with pytest.raises(SourceChanged):
         await bench.fetched(a_plan("size=detail"))
@@ -130,7 +130,7 @@ async def test_under_pressure_a_new_render_is_rejected_and_a_running_one_joined(
 async def test_a_waiting_request_is_reported_once_its_render_is_started(bench: Bench) -> None:
     waits: list[bool] = []
     plan = a_plan()
-    bench.store.put(plan.variant, BODY)
+    bench.store.memory.put(plan.variant, BODY)
     await bench.delivery.fetch(plan, on_wait=waits.append)
     assert waits == []
     task = asyncio.create_task(bench.delivery.fetch(a_plan("size=detail"), on_wait=waits.append))

@@ -16,7 +16,7 @@ from proxy.domain.variant import Shapes, shapes_of
 from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.renditions import RenditionStore
+from proxy.storage.renditions.tiered_store import TieredStore
 
 SIZES = Settings().size_specs()
 GRID = named_boxes("grid", SIZES)
@@ -57,7 +57,7 @@ class House:
         self.purger = PurgeService(
             rows=cast(Any, self),
             catalogue=cast(SqlMediaRepository, self),
-            store=cast(RenditionStore, self),
+            store=cast(TieredStore, self),
             forgetters=[lambda media_id: self.told.append(("answers", media_id))],
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +13,7 @@ from proxy.domain.request import Origin
 from proxy.domain.variant import EncodingStage, Geometry
 from proxy.serving.renderer import EncodeCostModel, sends_early
 from proxy.settings import EncoderSettings
+from proxy.storage.renditions.rendition_file import WriteTicket
 from tests.serving.bench import BODY, Bench, a_plan, turns
 from tests.web.plans import MEDIA, plan
 
@@ -109,21 +109,24 @@ async def test_closing_ends_running_renders_with_an_error(bench: Bench) -> None:
         await task
 
 
+async def test_a_purge_during_the_render_discards_what_is_rendered(bench: Bench) -> None:
+    plan = a_plan()
+    task = bench.fetch(plan)
+    await turns(lambda: bench.jobs.outputs)
+    await bench.store.purge(MEDIA.id)
+    bench.jobs.go.set()
+    await task
+    await bench.renderer.drain()
+    assert await bench.store.digests(MEDIA.id) == frozenset()
+
+
 async def test_a_store_that_fails_costs_nobody_the_rendition(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
-        async def write(self, _chunk: bytes) -> None:
-            """Drop it, as a failing store does."""
+    async def drop(_ticket: WriteTicket, _body: bytes) -> None:
+        """As a failing store does."""
 
-    class Writer(AbstractAsyncContextManager[Broken]):
-        async def __aenter__(self) -> Broken:
-            return Broken()
-
-        async def __aexit__(self, *_error: object) -> None:
-            pass
-
-    monkeypatch.setattr(bench.store, "writer", lambda _variant: Writer())
+    monkeypatch.setattr(bench.store, "put", drop)
     result = await bench.fetched(a_plan())
     assert result.rendering is not None
     assert await result.rendering.stream.whole() == BODY

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.variant import Variant
 from proxy.domain.worker_protocol import (
     FrameDecoder,
     JobFailure,
@@ -17,7 +16,7 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
 )
 from proxy.serving.job_dispatch import JobDispatcher, output_of
-from proxy.storage.renditions import RenditionStore
+from proxy.storage.renditions.tiered_store import TieredStore
 
 _MAX_OUTPUTS = 50
 """Renditions of one job. The message of such a job takes a third of the longest datagram."""
@@ -33,17 +32,13 @@ class FinalResult:
     """Bytes of the rendition; 0 after an error."""
 
 
-class _NotRendered(Exception):
-    """Aborts a store writer, so that nothing is stored."""
-
-
 class FinalRenderer:
     """Renders plans and stores each rendition as soon as it is complete."""
 
     def __init__(
         self,
         *,
-        store: RenditionStore,
+        store: TieredStore,
         dispatcher: JobDispatcher,
         limits: Limits,
         copyright_notice: str | None,
@@ -90,34 +85,32 @@ class FinalRenderer:
         """Render plans from one decode."""
         outputs = tuple(output_of(plan.variant) for plan in plans)
         job = RenditionSet(self._limits, outputs, self._copyright_notice, framed=True)
-        bodies: list[asyncio.Future[bytes]] = [asyncio.Future() for _ in plans]
-        # Every store writer is opened before the job starts, so that a purge during the render
-        # also discards the renditions that are not complete yet.
-        writers = [
-            asyncio.create_task(self._store_when_done(plan.variant, body))
-            for plan, body in zip(plans, bodies, strict=True)
-        ]
+        # All tickets are requested before the job starts, so that a purge during the render also
+        # discards the renditions that are not complete yet.
+        tickets = [self._store.ticket(plan.variant) for plan in plans]
+        lengths = [0] * len(plans)
+        writes: list[asyncio.Task[None]] = []
+
+        def store(index: int, body: bytes) -> None:
+            # The worker sends an empty frame for an output that failed; it is not stored.
+            lengths[index] = len(body)
+            writes.append(asyncio.create_task(self._store.put(tickets[index], body)))
+
         try:
             done = await self._dispatcher.run(
                 plans[0].media,
                 job,
-                FrameDecoder(lambda index, body: bodies[index].set_result(body)),
+                FrameDecoder(store),
                 byte_size=plans[0].facts.byte_size,
                 deadline_s=self._deadline_s,
             )
         finally:
-            # Ends the writers of outputs that never arrived, without storing anything. A future
-            # that has its bytes is not affected.
-            for body in bodies:
-                body.cancel()
-            await asyncio.gather(*writers, return_exceptions=True)
+            await asyncio.gather(*writes, return_exceptions=True)
         return [
             FinalResult(
-                plan,
-                result.to_error() if isinstance(result, JobFailure) else result,
-                len(body.result()),
+                plan, result.to_error() if isinstance(result, JobFailure) else result, length
             )
-            for plan, result, body in zip(plans, done.result.results, bodies, strict=True)
+            for plan, result, length in zip(plans, done.result.results, lengths, strict=True)
         ]
 
     async def retire(self, plan: RenderPlan) -> int:
@@ -133,11 +126,3 @@ class FinalRenderer:
         draft.close()
         await self._store.delete(plan.draft)
         return draft.length
-
-    async def _store_when_done(self, variant: Variant, body: asyncio.Future[bytes]) -> None:
-        async with self._store.writer(variant) as writer:
-            rendition = await body
-            if not rendition:
-                # The worker sends an empty frame for an output that failed.
-                raise _NotRendered
-            await writer.write(rendition)

@@ -1,14 +1,12 @@
-"""State of the rendition stores: counters, running writes, disk usage, circuit breakers."""
+"""State of the rendition stores: counters, disk usage, circuit breakers."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
-from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.circuit_breaker import CircuitBreaker
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions.paths import NO_CHANGE, SHARDS, UsageChange
@@ -55,43 +53,6 @@ class StoreCounters:
         counts = asdict(self)
         failures = counts.pop("failures")
         return counts | {f"failures_{kind}": count for kind, count in failures.items()}
-
-
-@dataclass(slots=True, eq=False)
-class WriteTicket:
-    """A running write; ``void`` once its variant is purged."""
-
-    digest: str
-    void: bool = False
-
-
-class WriteRegistry:
-    """Finds the running writes of a medium, so that a purge can void them.
-
-    A void ticket stays void: a write that began before a purge and ends after it must not bring the
-    rendition back. The purges themselves are not stored, so any number of them costs no memory.
-    """
-
-    def __init__(self) -> None:
-        self._tickets: dict[int, set[WriteTicket]] = {}
-
-    @contextmanager
-    def ticket(self, variant: Variant) -> Iterator[WriteTicket]:
-        """Register a write for the duration of the block."""
-        ticket = WriteTicket(variant.digest)
-        tickets = self._tickets.setdefault(variant.media_id, set())
-        tickets.add(ticket)
-        try:
-            yield ticket
-        finally:
-            tickets.discard(ticket)
-            if not tickets:
-                self._tickets.pop(variant.media_id, None)
-
-    def purge(self, media_id: int, shapes: Shapes = None) -> None:
-        """Void the running writes of a medium, in these shapes or in all."""
-        for ticket in self._tickets.get(media_id, ()):
-            ticket.void = ticket.void or has_shape(ticket.digest, shapes)
 
 
 class DiskUsage:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -19,17 +18,30 @@ from proxy.runtime.batch_loader import BatchLoader
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions import Rendition
-from proxy.storage.renditions.disk_state import DiskState, WriteRegistry
-from proxy.storage.renditions.disk_writer import DiskWriter
-from proxy.storage.renditions.file_delete import delete_entry, delete_medium
-from proxy.storage.renditions.file_read import Found, RenditionReader
-from proxy.storage.renditions.file_write import AtomicFileWriter, probe
+from proxy.storage.renditions.disk_state import DiskState
 from proxy.storage.renditions.maintenance import DiskMaintenance
-from proxy.storage.renditions.memory_store import PIECE_BYTES, MemoryRendition
-from proxy.storage.renditions.open_file import FileRendition, OpenFile
-from proxy.storage.renditions.paths import RenditionPaths, UsageChange, shard_of
+from proxy.storage.renditions.paths import (
+    RenditionPaths,
+    UsageChange,
+    delete_entry,
+    delete_medium,
+    shard_of,
+)
 from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
+from proxy.storage.renditions.rendition import (
+    PIECE_BYTES,
+    FileRendition,
+    MemoryRendition,
+    OpenFile,
+    Rendition,
+)
+from proxy.storage.renditions.rendition_file import (
+    Found,
+    RenditionReader,
+    WriteTicket,
+    probe,
+    write_file,
+)
 
 _THREADS = 8
 _POLL_PURGES_S = 1.0
@@ -39,7 +51,10 @@ _T = TypeVar("_T")
 
 
 class DiskStore:
-    """A `RenditionStore` in a directory that several processes may share.
+    """Renditions in a directory that several processes may share.
+
+    A disk that fails is a miss or a dropped write, counted, never an error. Only a purge raises,
+    because its caller must know whether it was done.
 
     In ``async with`` it keeps its size within the limit and polls the purges of other processes.
     ``on_purge`` is called with each of them on the event loop and must neither wait nor raise.
@@ -66,7 +81,6 @@ class DiskStore:
         self._listing = BatchLoader(self._threads, _list_digests)
         # One thread, because `PurgeLog.read` is not thread-safe.
         self._purge_threads = ThreadPool("rendition-purges", count=1, timeout_s=None)
-        self._writes = WriteRegistry()
         self._publishing = Lock()
         self._purges = PurgeLog(self._paths.purges)
         self._state = DiskState(settings, monotonic=monotonic)
@@ -75,7 +89,7 @@ class DiskStore:
             whole_bytes=max(settings.memory_max_item_bytes, PIECE_BYTES),
             clock=clock,
         )
-        self._maintenance = DiskMaintenance(
+        self.maintenance = DiskMaintenance(
             self._paths,
             self._state,
             interval_s=settings.scan_interval_s,
@@ -99,7 +113,7 @@ class DiskStore:
         self._tasks = [
             self._supervisor.start(
                 BackgroundTask.RENDITION_MAINTENANCE,
-                self._maintenance.run,
+                self.maintenance.run,
                 first_after_s=_FIRST_ROUND_AFTER_S,
             ),
             self._supervisor.start(
@@ -115,37 +129,30 @@ class DiskStore:
         """End the background tasks. Open renditions can only be closed from now on."""
         # The tasks use the thread pools, so they end first.
         await cancel(*self._tasks)
-        await self._maintenance.aclose()
+        await self.maintenance.aclose()
         await self._purge_threads.aclose()
         await self._threads.aclose()
         self._purges.close()
 
-    async def get(self, variant: Variant) -> Rendition | None:
-        """Return the complete, verified rendition, or None; the caller closes it.
-
-        A rendition that fits into memory, or of up to 256 KiB, is returned as a body after one
-        thread hop, a longer one as an open file.
-        """
-        found = await self.first((variant,))
-        return None if found is None else found[1]
-
     async def first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
-        """Return the first of several variants that is stored, as `get` does, or None.
+        """Return the first of several variants of one medium that is stored, verified, or None.
 
-        One thread job tries all of them: a miss of a final and of its draft costs one hop.
+        One thread job tries all of them: a miss of a final and of its draft costs one hop. A
+        rendition that fits into memory, or of up to 256 KiB, is returned as a body, a longer one as
+        an open file, which the caller closes.
         """
-        wanted = [(self._paths.rendition(one), one.digest) for one in variants]
-        work = partial(self._reader.first, wanted)
+        directory = self._paths.medium(variants[0].media_id)
+        work = partial(self._reader.first, directory, [one.file_name for one in variants])
         # A time-out or an open breaker counts as a miss of each.
         nothing: list[Found] = []
         results = await self._read(partial(self._threads.run, work, release=_close_last), nothing)
-        counters = self._state.counters
-        for variant, found in zip(variants, results, strict=False):
+        for found in results:
             if isinstance(found, UsageChange):
-                self._state.record_corrupt(shard_of(variant.media_id), found)
+                self._state.record_corrupt(shard_of(variants[0].media_id), found)
         # Only the last result can be a hit, because the search ends with it.
         last = results[-1] if results else None
         hit = isinstance(last, bytes | OpenFile)
+        counters = self._state.counters
         counters.hits += hit
         counters.misses += (len(results) or len(variants)) - hit
         if isinstance(last, bytes):
@@ -157,32 +164,36 @@ class DiskStore:
     async def digests(self, media_id: int) -> AbstractSet[str]:
         """Return the digests of a medium's files; simultaneous calls share a thread hop.
 
-        The files are not opened, so `get` may still be a miss.
+        The files are not opened, so `first` may still be a miss.
         """
         nothing: AbstractSet[str] = frozenset()
         return await self._read(partial(self._listing.load, self._paths.medium(media_id)), nothing)
 
-    @asynccontextmanager
-    async def writer(self, variant: Variant) -> AsyncIterator[DiskWriter]:
-        """Write a rendition, which becomes visible as a whole when the block ends without an error.
+    async def put(self, ticket: WriteTicket, body: bytes) -> None:
+        """Write a rendition, which becomes visible as a whole, unless its ticket is void.
 
-        It is dropped if its medium is purged meanwhile: by this process at once, by another process
-        if it polls the purge before the block ends.
+        A purge by another process counts if it is polled before the file gets its name. After a
+        cancellation the thread publishes nothing.
         """
-        with self._writes.ticket(variant) as ticket:
-            target = self._paths.rendition(variant)
-            file = AtomicFileWriter(self._paths, target, ticket, publishing=self._publishing)
-            writer = DiskWriter(self._threads, self._state, file=file, max_bytes=self._max_bytes)
-            try:
-                yield writer
-            except BaseException:
-                # Also after a cancellation: the temporary file must not stay.
-                await writer.discard()
-                raise
-            # The ticket is registered until the file has its name: a purge before that voids it.
-            change = await writer.publish()
+        state = self._state
+        # The plain attribute first: `open` reads the clock.
+        if ticket.void or (state.writes.failing and state.writes.open):
+            return
+        if len(body) > self._max_bytes:
+            state.counters.failures["too_large"] += 1
+            return
+        work = partial(write_file, self._paths, ticket, body, publishing=self._publishing)
+        try:
+            change = await self._threads.run(work)
+        except OSError as error:
+            state.record_write_failure(error)
+        else:
             if change is not None:
-                self._state.record_write(shard_of(variant.media_id), change)
+                state.record_write(shard_of(ticket.variant.media_id), change)
+        finally:
+            # After a time-out or a cancellation the thread may still run. It must not publish a
+            # file that nobody counts.
+            ticket.void = True
 
     async def delete(self, variant: Variant) -> None:
         """Delete one file if it exists; a cancellation does not stop the thread."""
@@ -198,12 +209,12 @@ class DiskStore:
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Delete a medium's renditions and notify other processes; return the number of files.
 
-        Writes that have begun are void from the call on. A cancellation does not stop the thread.
+        The caller has voided the tickets of writes that have begun. A cancellation does not stop
+        the thread.
 
         Raises:
             StorageError: files may still exist, or the other processes were not notified.
         """
-        self._writes.purge(media_id, shapes)
         try:
             change = await self._threads.run(
                 partial(self._purge, PurgeEntry(media_id, shapes)), shielded=True
@@ -225,10 +236,6 @@ class DiskStore:
         except OSError as error:
             raise StorageError("the rendition directory cannot be written") from error
 
-    async def maintain(self) -> None:
-        """Run one round of maintenance now; a background task does so regularly."""
-        await self._maintenance.run_round()
-
     async def poll_purges(self) -> None:
         """Apply the purges of other processes; a background task does so every second."""
         try:
@@ -237,14 +244,12 @@ class DiskStore:
             self._state.record_failure(error)
             return
         for purge in purges:
-            # Running writes are voided first: the callback may cause new ones, which are valid.
-            self._writes.purge(purge.media_id, purge.shapes)
             self._on_purge(purge)
 
-    def statistics(self) -> Mapping[str, Mapping[str, float]]:
-        """Return the counts of the tier ``disk``; bytes are whole blocks of 4 KiB."""
+    def statistics(self) -> Mapping[str, float]:
+        """Return counts, bytes and items; bytes are whole blocks of 4 KiB."""
         usage = {"bytes": self._state.usage.bytes, "items": self._state.usage.items}
-        return {"disk": {**usage, **self._state.counters.flat()}}
+        return {**usage, **self._state.counters.flat()}
 
     async def _read(self, work: Callable[[], Awaitable[_T]], default: _T) -> _T:
         """Return the result of ``work``, or the default if the breaker is open or it fails."""

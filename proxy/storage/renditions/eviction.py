@@ -12,9 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy.storage.renditions.file_delete import delete_if_empty
-from proxy.storage.renditions.file_read import last_use, touch
-from proxy.storage.renditions.paths import SHARDS, RenditionPaths, UsageChange, cost
+from proxy.storage.renditions.paths import (
+    SHARDS,
+    RenditionPaths,
+    UsageChange,
+    cost,
+    delete_if_empty,
+)
+from proxy.storage.renditions.rendition_file import last_use, touch
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,4 +1,4 @@
-"""The directory layout of the disk store.
+"""The directory layout of the disk store, and deletions in it, which block.
 
 ::
 
@@ -13,21 +13,24 @@ directory occupies one block, which usage does not count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import stat
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
+from shutil import rmtree
+from typing import NamedTuple
 
 import xxhash
 
-from proxy.domain.formats import TRAITS
-from proxy.domain.variant import Variant
+from proxy.domain.variant import Shapes, Variant, has_shape
 
 SHARDS = 256
 _TEMPORARY = "tmp"
 _BLOCK_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class UsageChange:
+class UsageChange(NamedTuple):
     """A difference of disk usage."""
 
     bytes: int
@@ -49,21 +52,14 @@ def cost(byte_size: int) -> int:
     return -(-byte_size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-@dataclass(frozen=True, slots=True)
 class RenditionPaths:
     """The paths below a root, as strings for the system calls."""
 
-    root: str
-
-    @property
-    def temporary(self) -> str:
-        """The directory of files being written, on the same file system as the renditions."""
-        return f"{self.root}/{_TEMPORARY}"
-
-    @property
-    def purges(self) -> str:
-        """The log of purges."""
-        return f"{self.root}/purges"
+    def __init__(self, root: str) -> None:
+        self.root = root
+        # On the same file system as the renditions, so that a complete file can be linked.
+        self.temporary = f"{root}/{_TEMPORARY}"
+        self.purges = f"{root}/purges"
 
     def shard(self, shard: int) -> str:
         """Return the directory of a shard."""
@@ -71,10 +67,46 @@ class RenditionPaths:
 
     def medium(self, media_id: int) -> str:
         """Return the directory of a medium."""
-        return f"{self.shard(shard_of(media_id))}/{media_id}"
+        return f"{self.root}/{shard_of(media_id):02x}/{media_id}"
 
     def rendition(self, variant: Variant) -> str:
         """Return the file of a variant."""
-        # The suffix is for people; the digest alone identifies the variant.
-        suffix = TRAITS[variant.format].suffix
-        return f"{self.medium(variant.media_id)}/{variant.digest}.{suffix}"
+        return f"{self.medium(variant.media_id)}/{variant.file_name}"
+
+
+def delete_entry(path: str) -> UsageChange:
+    """Delete whatever exists at the path of a rendition; return the change of usage."""
+    file = Path(path)
+    try:
+        status = file.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            # Usage never counted it, because a survey counts files only.
+            rmtree(file)
+            return NO_CHANGE
+        file.unlink()
+    except FileNotFoundError:
+        return NO_CHANGE
+    except NotADirectoryError:
+        # A file or link occupies the path of the medium's directory.
+        file.parent.unlink(missing_ok=True)
+        return NO_CHANGE
+    return UsageChange(-cost(status.st_size), -1)
+
+
+def delete_medium(directory: str, shapes: Shapes = None) -> UsageChange:
+    """Delete a medium's files, in these shapes or all; return the change of usage."""
+    try:
+        with os.scandir(directory) as entries:
+            paths = [entry.path for entry in entries if has_shape(entry.name, shapes)]
+    except (FileNotFoundError, NotADirectoryError):
+        return NO_CHANGE
+    changes = [delete_entry(path) for path in paths]
+    delete_if_empty(directory)
+    return UsageChange(sum(one.bytes for one in changes), sum(one.items for one in changes))
+
+
+def delete_if_empty(directory: str) -> None:
+    """Delete a directory unless it contains files."""
+    # rmdir fails if a writer has just put a file there, so no check before it is needed.
+    with suppress(OSError):
+        Path(directory).rmdir()

@@ -4,57 +4,123 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
+from weakref import WeakSet
+
+from cachetools import LRUCache
 
 from proxy.domain.variant import Shapes, Variant, has_shape
 from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions import Rendition, RenditionWriter
+from proxy.storage.renditions.disk_state import StoreCounters
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.memory_store import MemoryRendition, MemoryStore
 from proxy.storage.renditions.purge_log import PurgeEntry
+from proxy.storage.renditions.rendition import MemoryRendition, Rendition
+from proxy.storage.renditions.rendition_file import WriteTicket
 from proxy.telemetry.tracing import STATE, record, span
 
-
-@dataclass(slots=True)
-class TieredWriter:
-    """Writes to both tiers; each ignores what it cannot store."""
-
-    memory: RenditionWriter
-    disk: RenditionWriter
-    began_at: float | None = None
-    """The time.perf_counter of the first bytes."""
-    length: int = 0
-
-    async def write(self, chunk: bytes) -> None:
-        """Append bytes."""
-        if self.began_at is None:
-            self.began_at = time.perf_counter()
-        self.length += len(chunk)
-        await self.memory.write(chunk)
-        await self.disk.write(chunk)
+# The memory of an item beside its body (objects and dict entries), so that many tiny renditions
+# cannot exceed the limit.
+_OVERHEAD_BYTES = 512
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A running disk read that other requests for the variant may join until it is purged."""
+class _Item(NamedTuple):
+    media_id: int
+    rendition: MemoryRendition
+
+
+class MemoryStore:
+    """Renditions in the memory of this process, limited by bytes; use it on the event loop."""
+
+    def __init__(self, settings: RenditionSettings) -> None:
+        self._max_item_bytes = min(
+            settings.memory_max_item_bytes, settings.memory_max_bytes - _OVERHEAD_BYTES
+        )
+        self._items: LRUCache[str, _Item] = LRUCache(
+            settings.memory_max_bytes, lambda item: len(item.rendition.body) + _OVERHEAD_BYTES
+        )
+        self._digests: dict[int, set[str]] = {}
+        self.counters = StoreCounters()
+
+    def __contains__(self, digest: str) -> bool:
+        """Return whether a rendition is stored; counts as no use and is thread-safe."""
+        return digest in self._items
+
+    def peek(self, digest: str) -> MemoryRendition | None:
+        """Return the rendition and count a hit, or None, which the caller may count as a miss."""
+        item = self._items.get(digest)
+        if item is None:
+            return None
+        self.counters.hits += 1
+        return item.rendition
+
+    def record_hit(self) -> None:
+        """Count a hit of a caller that holds a weak reference and needs no look-up."""
+        self.counters.hits += 1
+
+    def digests(self, media_id: int) -> AbstractSet[str]:
+        """Return the digests of a medium's stored variants; does not count as a use."""
+        return frozenset(self._digests.get(media_id, ()))
+
+    def put(self, variant: Variant, body: bytes) -> None:
+        """Store a rendition and evict the least recently used ones, unless it is too long."""
+        # An older body must not be served in place of a new one that does not fit.
+        self.delete(variant)
+        if len(body) > self._max_item_bytes:
+            return
+        size = len(body) + _OVERHEAD_BYTES
+        while self._items.currsize + size > self._items.maxsize:
+            digest, item = self._items.popitem()
+            self.counters.evictions += 1
+            self._unlist(digest, item.media_id)
+        self._items[variant.digest] = _Item(variant.media_id, MemoryRendition(body))
+        self._digests.setdefault(variant.media_id, set()).add(variant.digest)
+        self.counters.writes += 1
+
+    def delete(self, variant: Variant) -> None:
+        """Delete one rendition if it is stored."""
+        if self._items.pop(variant.digest, None) is not None:
+            self._unlist(variant.digest, variant.media_id)
+
+    def purge(self, media_id: int, shapes: Shapes = None) -> int:
+        """Delete the renditions of a medium, in these shapes or in all; return their number."""
+        stored = self._digests.get(media_id, ())
+        # A list, because `_unlist` changes the set.
+        digests = [digest for digest in stored if has_shape(digest, shapes)]
+        for digest in digests:
+            self._items.pop(digest)
+            self._unlist(digest, media_id)
+        return len(digests)
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return counts, bytes and items; bytes include the overhead of each item."""
+        usage = {"bytes": self._items.currsize, "items": len(self._items)}
+        return {**usage, **self.counters.flat()}
+
+    def _unlist(self, digest: str, media_id: int) -> None:
+        digests = self._digests[media_id]
+        digests.discard(digest)
+        if not digests:
+            del self._digests[media_id]
+
+
+class _Read(NamedTuple):
+    """A running disk read that other requests for the same variants may join."""
 
     media_id: int
-    result: asyncio.Future[tuple[bool, MemoryRendition | None]]
+    result: asyncio.Future[tuple[bool, tuple[Variant, Rendition] | None]]
     """Whether the result can be shared, and the result."""
 
 
 class TieredStore:
-    """A `RenditionStore` with two tiers; use it with ``async with``.
+    """Renditions in two tiers; use it with ``async with``.
 
-    A disk hit that fits is promoted to memory, and a new rendition goes to both tiers. ``on_purge``
-    is called on the loop with each medium that another process has purged, after it was removed
-    from memory.
+    A disk hit that fits is promoted to memory, and a new rendition goes to both tiers. A tier that
+    fails is a miss or a dropped write, counted, never an error. ``on_purge`` is called on the loop
+    with each medium that another process has purged, after it was removed from memory.
     """
 
     def __init__(
@@ -62,7 +128,7 @@ class TieredStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        on_purge: Callable[[int], None] | None = None,
+        on_purge: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         supervisor: TaskSupervisor = UNCOUNTED,
@@ -79,7 +145,9 @@ class TieredStore:
         )
         self.check = self.disk.check
         self._on_purge = on_purge
-        self._reads: dict[str, _Read] = {}
+        self._reads: dict[tuple[str, ...], _Read] = {}
+        # Weak: a write has ended when nobody has its ticket, neither its task nor a thread.
+        self._tickets: WeakSet[WriteTicket] = WeakSet()
 
     async def __aenter__(self) -> Self:
         """Start the background work of the disk; a disk that fails does not raise."""
@@ -91,15 +159,15 @@ class TieredStore:
         await self.disk.__aexit__(*error)
 
     async def get(self, variant: Variant) -> Rendition | None:
-        """Return the rendition from memory or from disk; the caller closes it.
-
-        Simultaneous calls for one variant share one read of the disk.
-        """
+        """Return the rendition from memory or from disk, verified; the caller closes it."""
         found = await self.first((variant,))
         return None if found is None else found[1]
 
     async def first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
-        """Return the first of several variants that is stored, most wanted first, or None."""
+        """Return the first stored of several variants of a medium, most wanted first, or None.
+
+        Simultaneous calls for the same variants share one read of the disk.
+        """
         if STATE.tracer is None:
             return await self._first(variants)
         with span("store read") as part:
@@ -108,108 +176,110 @@ class TieredStore:
             return found
 
     async def _first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
-        missing: list[Variant] = []
-        in_memory = None
-        for variant in variants:
-            rendition = await self.memory.get(variant)
+        digests = tuple(one.digest for one in variants)
+        for position, digest in enumerate(digests):
+            rendition = self.memory.peek(digest)
             if rendition is not None:
-                in_memory = variant, rendition
-                break
-            missing.append(variant)
-        # A more wanted variant on disk precedes a less wanted one in memory.
-        found = await self._first_on_disk(missing) if missing else None
-        return found or in_memory
+                # A more wanted variant on disk precedes a less wanted one in memory.
+                missing = variants[:position]
+                found = await self._on_disk(missing, digests[:position]) if missing else None
+                return found or (variants[position], rendition)
+            self.memory.counters.misses += 1
+        return await self._on_disk(variants, digests)
 
-    async def _first_on_disk(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
-        if not any(variant.digest in self._reads for variant in variants):
-            return await self._read_disk(variants)
-        # One of them is being read: join that read, and read the others one by one.
-        for variant in variants:
-            read = self._reads.get(variant.digest)
-            if read is None:
-                found = await self._read_disk((variant,))
-            else:
-                # The shield keeps a cancelled waiter from cancelling the future of the others.
-                shared, joined = await asyncio.shield(read.result)
-                rendition = joined if shared else await self.disk.get(variant)
-                found = None if rendition is None else (variant, rendition)
-            if found is not None:
-                return found
-        return None
+    async def _on_disk(
+        self, variants: Sequence[Variant], digests: tuple[str, ...]
+    ) -> tuple[Variant, Rendition] | None:
+        read = self._reads.get(digests)
+        if read is not None:
+            # The shield keeps a cancelled waiter from cancelling the future of the others.
+            shared, found = await asyncio.shield(read.result)
+            if not shared:
+                return await self.disk.first(variants)
+            # The caller gets its own variant, not the equal one of the call it joined.
+            return found and (variants[digests.index(found[0].digest)], found[1])
+        media_id, loop = variants[0].media_id, asyncio.get_running_loop()
+        read = self._reads[digests] = _Read(media_id, loop.create_future())
+        shared, found = False, None
+        try:
+            found = await self.disk.first(variants)
+            # An open file has one owner, and a cancelled read has no result: in these cases every
+            # request that joined reads the disk itself.
+            shared = found is None or isinstance(found[1], MemoryRendition)
+            # If it was purged during the read, the read is no longer registered.
+            if found is not None and found[1].body and self._reads.get(digests) is read:
+                self.memory.put(found[0], found[1].body)
+            return found
+        finally:
+            if self._reads.get(digests) is read:
+                del self._reads[digests]
+            read.result.set_result((shared, found))
 
     async def digests(self, media_id: int) -> AbstractSet[str]:
-        """Return the digests of a medium in either tier; does not count as a use."""
-        return await self.memory.digests(media_id) | await self.disk.digests(media_id)
+        """Return the digests of a medium that `get` would probably find; counts as no use."""
+        return self.memory.digests(media_id) | await self.disk.digests(media_id)
 
-    @asynccontextmanager
-    async def writer(self, variant: Variant) -> AsyncIterator[TieredWriter]:
-        """Write a rendition; each tier stores it only if the block ends without an error."""
-        # The memory block is the inner one: the rendition is in memory before the disk is awaited.
-        async with (
-            self.disk.writer(variant) as disk,
-            self.memory.writer(variant) as memory,
-        ):
-            writer = TieredWriter(memory, disk)
-            yield writer
-        if STATE.tracer is not None and writer.began_at is not None:
-            record("store write", writer.began_at, attributes={"smartserve.bytes": writer.length})
+    def ticket(self, variant: Variant) -> WriteTicket:
+        """Return the ticket for a `put`; request it before the source is opened.
+
+        A purge of the variant voids it: what began before a purge and ends after it must not bring
+        the rendition back.
+        """
+        ticket = WriteTicket(variant)
+        self._tickets.add(ticket)
+        return ticket
+
+    async def put(self, ticket: WriteTicket, body: bytes) -> None:
+        """Store a complete rendition; an empty one, or one with a void ticket, is not stored."""
+        if ticket.void or not body:
+            return
+        began = time.perf_counter()
+        # Memory first: requests find it there while the disk is awaited.
+        self.memory.put(ticket.variant, body)
+        await self.disk.put(ticket, body)
+        if STATE.tracer is not None:
+            record("store write", began, attributes={"smartserve.bytes": len(body)})
 
     async def delete(self, variant: Variant) -> None:
-        """Delete one rendition from both tiers."""
+        """Delete one rendition, which another one has replaced, from both tiers."""
         # A running read must not promote it after this.
-        self._reads.pop(variant.digest, None)
-        await self.memory.delete(variant)
+        self._unregister_reads(variant.media_id)
+        self.memory.delete(variant)
         await self.disk.delete(variant)
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
-        """Delete a medium's renditions here and in other processes; return their number.
+        """Delete renditions of a medium, in these shapes or in all; return their number.
+
+        Also in other processes that share the directory. Writes that have begun are void.
 
         Raises:
-            StorageError: as `DiskStore.purge`; memory is purged in any case.
+            StorageError: some may still exist on disk, or other processes were not notified; memory
+                is purged in any case.
         """
         # Memory first: unlike the disk, it cannot fail.
-        deleted = self._purge_memory(media_id, shapes)
+        deleted = self._forget(media_id, shapes)
         return max(deleted, await self.disk.purge(media_id, shapes))
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
-        """Return the counts of ``memory`` and ``disk``."""
-        return {**self.memory.statistics(), **self.disk.statistics()}
+        """Return for ``memory`` and ``disk`` bytes, items, hits, misses, failures and others."""
+        return {"memory": self.memory.statistics(), "disk": self.disk.statistics()}
 
-    async def _read_disk(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
-        loop = asyncio.get_running_loop()
-        reads = {one.digest: _Read(one.media_id, loop.create_future()) for one in variants}
-        self._reads |= reads
-        # An open file has one owner, a cancelled read has no result, and what follows the found
-        # variant was not read: in these cases every waiting request reads the disk itself.
-        results: dict[str, tuple[bool, MemoryRendition | None]] = {}
-        try:
-            found = await self.disk.first(variants)
-            for variant in variants:
-                if found is None or variant is not found[0]:
-                    results[variant.digest] = (True, None)
-                    continue
-                rendition = found[1]
-                if isinstance(rendition, MemoryRendition):
-                    results[variant.digest] = (True, rendition)
-                    # If it was purged during the read, the read is no longer registered.
-                    if self._reads.get(variant.digest) is reads[variant.digest]:
-                        self.memory.put(variant, rendition.body)
-                break
-            return found
-        finally:
-            for digest, read in reads.items():
-                if self._reads.get(digest) is read:
-                    del self._reads[digest]
-                read.result.set_result(results.get(digest, (False, None)))
+    def _forget(self, media_id: int, shapes: Shapes) -> int:
+        """Void running writes and reads, purge the memory; return the number of renditions."""
+        for ticket in self._tickets:
+            one = ticket.variant
+            if one.media_id == media_id and has_shape(one.digest, shapes):
+                ticket.void = True
+        self._unregister_reads(media_id, shapes)
+        return self.memory.purge(media_id, shapes)
 
-    def _purge_memory(self, media_id: int, shapes: Shapes) -> int:
-        for digest, read in tuple(self._reads.items()):
-            # A read that began before the purge must not promote its result.
-            if read.media_id == media_id and has_shape(digest, shapes):
-                del self._reads[digest]
-        return self.memory.purge_now(media_id, shapes)
+    def _unregister_reads(self, media_id: int, shapes: Shapes = None) -> None:
+        """Keep running reads from being joined, and their results from being promoted."""
+        for digests, read in tuple(self._reads.items()):
+            if read.media_id == media_id and any(has_shape(one, shapes) for one in digests):
+                del self._reads[digests]
 
     def _purged_elsewhere(self, purge: PurgeEntry) -> None:
-        self._purge_memory(purge.media_id, purge.shapes)
-        if self._on_purge is not None:
-            self._on_purge(purge.media_id)
+        self._forget(purge.media_id, purge.shapes)
+        # Last: the callback may cause new writes, which are valid.
+        self._on_purge(purge.media_id)

@@ -27,7 +27,7 @@ from proxy.serving.delivery import Delivery, DeliveryResult
 from proxy.serving.renderer import sends_early
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
-from proxy.storage.renditions import Rendition
+from proxy.storage.renditions.rendition import Rendition
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, span
 from proxy.web.conditional import ByteRange, matches, not_modified, requested_range

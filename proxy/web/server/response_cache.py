@@ -29,7 +29,7 @@ from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
-from proxy.storage.renditions.memory_store import MemoryRendition
+from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.request_histograms import RequestHistogram

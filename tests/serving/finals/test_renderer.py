@@ -19,9 +19,9 @@ from proxy.domain.worker_protocol import (
 )
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobResult
-from proxy.settings import LimitSettings, RenditionSettings
-from proxy.storage.renditions.memory_store import MemoryStore
+from proxy.settings import LimitSettings
 from tests.serving.finals.test_queue import wish
+from tests.support.memory_renditions import memory_renditions
 
 MADE = RenderResult(1, 1, 1)
 FAILED = JobFailure("undecodable", "cut off")
@@ -54,7 +54,7 @@ class Jobs:
 class Bench:
     def __init__(self) -> None:
         self.jobs = Jobs()
-        self.store = MemoryStore(RenditionSettings())
+        self.store = memory_renditions()
         self.renderer = FinalRenderer(
             store=self.store,
             dispatcher=self.jobs,  # type: ignore[arg-type]
@@ -67,9 +67,8 @@ class Bench:
         found = await self.store.get(plan.variant)
         return None if found is None else found.body
 
-    async def put(self, variant: Any) -> None:
-        async with self.store.writer(variant) as writer:
-            await writer.write(b"draft")
+    def put(self, variant: Any) -> None:
+        self.store.memory.put(variant, b"draft")
 
 
 def plans(*widths: int) -> Sequence[RenderPlan]:
@@ -138,7 +137,7 @@ async def test_a_draft_is_dropped_once_its_final_is_stored(bench: Bench) -> None
     (plan,) = plans(640)
     assert plan.draft is not None
     assert await bench.renderer.retire(plan) == 0
-    await bench.put(plan.draft)
+    bench.put(plan.draft)
     assert await bench.renderer.retire(plan) == 0, "there is no final"
     await bench.renderer.finish([plan])
     assert await bench.renderer.retire(plan) == len(b"draft")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from proxy.storage.renditions.disk_store import DiskStore
-from tests.storage.renditions.variants import KIB, MIB, body, put, read, settings, variant
+from tests.storage.renditions.variants import KIB, MIB, body, put, read, settings, variant, writing
 
 MEDIA = 40
 ROUNDS = 150
@@ -30,20 +30,19 @@ async def share(store: DiskStore, seed: str) -> None:
         media_id = chance.randrange(MEDIA)
         found = await read(store, variant(media_id))
         if found is None:
-            await put(store, variant(media_id), content(media_id), pieces=3)
+            await put(store, variant(media_id), content(media_id))
         elif found != content(media_id):
             raise AssertionError(media_id)
         if number % 30 == 0:
-            await store.maintain()
+            await store.maintenance.run_round()
         if number % 17 == 0:
             await store.purge(chance.randrange(MEDIA))
-    say(json.dumps(store.statistics()["disk"]))
+    say(json.dumps(store.statistics()))
 
 
 async def hang(store: DiskStore) -> None:
     """Begin to write, and wait to be killed."""
-    async with store.writer(variant()) as writer:
-        await writer.write(body(MIB))
+    async with writing(store, variant(), body(MIB)):
         say("writing")
         await asyncio.Event().wait()
 

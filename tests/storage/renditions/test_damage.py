@@ -11,7 +11,7 @@ import pytest
 from proxy.domain.errors import StorageError
 from proxy.storage.renditions.disk_store import DiskStore
 from tests.storage.renditions.test_disk_store import counts, file_of
-from tests.storage.renditions.variants import KIB, MIB, body, put, read, variant
+from tests.storage.renditions.variants import KIB, MIB, body, get, put, read, variant, writing
 
 
 def _flip(file: Path, offset: int) -> None:
@@ -120,7 +120,7 @@ async def test_a_damaged_file_is_a_miss_deleted_counted_and_replaced(
     assert await read(disk, variant(1)) == body(length)
     damage(file_of(root))
 
-    assert await disk.get(variant(1)) is None
+    assert await get(disk, variant(1)) is None
     assert not stands(file_of(root))
     assert counts(disk)["corrupt"] == 1
 
@@ -149,7 +149,7 @@ async def test_a_file_in_place_of_the_directory_of_a_medium_is_replaced(
     directory.parent.mkdir(parents=True)
     directory.touch()
 
-    assert await disk.get(variant()) is None
+    assert await get(disk, variant()) is None
     await put(disk, variant(), body())
 
     assert await read(disk, variant()) == body()
@@ -172,7 +172,7 @@ async def test_a_directory_removed_while_running_is_made_again(disk: DiskStore, 
     await put(disk, variant(1), body())
     shutil.rmtree(root)
 
-    assert await disk.get(variant(1)) is None
+    assert await get(disk, variant(1)) is None
     await put(disk, variant(1), body())
     await put(disk, variant(2), body(MIB))
 
@@ -183,8 +183,7 @@ async def test_a_directory_removed_while_running_is_made_again(disk: DiskStore, 
 async def test_a_directory_removed_in_the_middle_of_a_write_is_made_again(
     disk: DiskStore, root: Path
 ) -> None:
-    async with disk.writer(variant(1)) as writer:
-        await writer.write(body(MIB))
+    async with writing(disk, variant(1), body(MIB)):
         shutil.rmtree(root)
 
     # The file has no name yet, so it is not removed with the directory.

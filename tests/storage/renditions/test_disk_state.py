@@ -8,12 +8,11 @@ from proxy.storage.renditions.disk_state import (
     FAILURE_KINDS,
     DiskState,
     DiskUsage,
-    WriteRegistry,
     failure_kind,
 )
 from proxy.storage.renditions.paths import UsageChange
 from tests.storage.renditions.conftest import Clock
-from tests.storage.renditions.variants import MIB, settings, variant
+from tests.storage.renditions.variants import MIB, settings
 
 
 def test_usage_keeps_shards_apart() -> None:
@@ -98,28 +97,3 @@ def test_counters_are_flat_by_name(state: DiskState) -> None:
     flat = state.counters.flat()
     assert (flat["corrupt"], flat["evictions"], flat["failures_timeout"]) == (1, 2, 0)
     assert set(flat) > {f"failures_{kind}" for kind in FAILURE_KINDS}
-
-
-def test_a_purge_voids_the_running_writes_of_its_medium_and_shapes() -> None:
-    registry = WriteRegistry()
-    narrow, wide, other = variant(1, 300), variant(1, 480), variant(2, 300)
-    with (
-        registry.ticket(narrow) as first,
-        registry.ticket(wide) as second,
-        registry.ticket(other) as third,
-    ):
-        registry.purge(1, frozenset({narrow.geometry.shape}))
-        assert (first.void, second.void, third.void) == (True, False, False)
-        registry.purge(1)
-        assert (second.void, third.void) == (True, False)
-        with registry.ticket(narrow) as later:
-            assert not later.void
-
-
-def test_an_ended_write_is_forgotten() -> None:
-    registry = WriteRegistry()
-    with registry.ticket(variant()) as ticket:
-        pass
-    registry.purge(variant().media_id)
-    assert not ticket.void
-    assert not registry._tickets

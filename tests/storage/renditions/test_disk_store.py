@@ -1,6 +1,8 @@
 import asyncio
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -9,22 +11,27 @@ from proxy.runtime.supervised_task import BackgroundTask
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.paths import RenditionPaths
+from proxy.storage.renditions.rendition_file import TRAILER_BYTES
 from tests.storage.renditions.variants import (
     KIB,
     MIB,
     body,
+    get,
     put,
     read,
     settings,
+    unnamed_sizes,
     variant,
+    writing,
 )
 from tests.support.restarts import Restarts
+from tests.support.waiting import eventually
 
 HOUR = 3600
 
 
 def counts(store: DiskStore) -> dict[str, float]:
-    return dict(store.statistics()["disk"])
+    return dict(store.statistics())
 
 
 def file_of(root: Path, media_id: int = 1) -> Path:
@@ -58,7 +65,7 @@ async def test_a_medium_has_one_directory_below_its_shard(disk: DiskStore, root:
 async def test_a_short_rendition_comes_as_a_body(disk: DiskStore) -> None:
     await put(disk, variant(), body(256 * KIB))
 
-    rendition = await disk.get(variant())
+    rendition = await get(disk, variant())
 
     assert rendition is not None
     assert rendition.body == body(256 * KIB)
@@ -68,7 +75,7 @@ async def test_a_short_rendition_comes_as_a_body(disk: DiskStore) -> None:
 async def test_a_long_rendition_comes_as_an_open_file(disk: DiskStore) -> None:
     await put(disk, variant(), body(MIB))
 
-    rendition = await disk.get(variant())
+    rendition = await get(disk, variant())
 
     assert rendition is not None
     assert rendition.body is None
@@ -115,7 +122,7 @@ async def test_after_its_end_a_store_is_a_miss_and_purges_nothing(root: Path) ->
     async with DiskStore(root, settings()) as store:
         await put(store, variant(), body())
 
-    assert await store.get(variant()) is None
+    assert await get(store, variant()) is None
     await put(store, variant(2), body(MIB))
     with pytest.raises(StorageError):
         await store.purge(1)
@@ -155,3 +162,49 @@ async def test_an_unforeseen_error_restarts_the_background_work(
     async with DiskStore(root, settings(), supervisor=restarts.supervisor):
         await again.wait()
     assert restarts.tasks == [task]
+
+
+async def test_a_file_has_no_name_before_it_is_complete(disk: DiskStore, root: Path) -> None:
+    async with writing(disk, variant(), body(MIB)):
+        assert list((root / "tmp").iterdir()) == []
+        assert await get(disk, variant()) is None
+
+    assert await read(disk, variant()) == body(MIB)
+    assert unnamed_sizes(str(root)) == []
+
+
+async def test_a_cancelled_write_is_not_published(disk: DiskStore, root: Path) -> None:
+    with disk._publishing:
+        task = asyncio.create_task(put(disk, variant(), body(MIB)))
+        await eventually(lambda: MIB + TRAILER_BYTES in unnamed_sizes(str(root)))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await eventually(lambda: unnamed_sizes(str(root)) == [])
+
+    assert await get(disk, variant()) is None
+
+
+async def test_a_rendition_past_the_limit_is_not_kept(root: Path) -> None:
+    async with DiskStore(root, settings(max_rendition_bytes=MIB)) as store:
+        await put(store, variant(), body(MIB + 1))
+
+        assert await get(store, variant()) is None
+        assert counts(store)["failures_too_large"] == 1
+        assert list((root / "tmp").iterdir()) == []
+
+
+async def test_a_write_given_up_by_its_deadline_leaves_no_temporary_file(root: Path) -> None:
+    store = DiskStore(root, settings(), timeout_s=0.05)
+    async with store:
+        answer = Event()
+        hanging = [store._threads.run(answer.wait, shielded=True) for _ in range(8)]
+        await put(store, variant(), body(MIB))
+        answer.set()
+        for job in hanging:
+            with suppress(TimeoutError):
+                await job
+
+    # The end of the block has waited for the abandoned write.
+    assert unnamed_sizes(str(root)) == []
+    assert not (root / "tmp").exists() or list((root / "tmp").iterdir()) == []

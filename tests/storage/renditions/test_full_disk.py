@@ -12,7 +12,7 @@ from proxy.domain.errors import StorageError
 from proxy.storage.renditions.disk_store import DiskStore
 from tests.storage.renditions.conftest import Clock
 from tests.storage.renditions.test_disk_store import counts
-from tests.storage.renditions.variants import KIB, MIB, body, put, read, settings, variant
+from tests.storage.renditions.variants import KIB, MIB, body, get, put, read, settings, variant
 from tests.support.mounts import Mount, remount
 
 
@@ -37,13 +37,13 @@ async def test_a_full_disk_keeps_what_it_has_and_heals_by_an_eviction(
     with mounted(root, options):
         async with DiskStore(root, limits, clock=clock, monotonic=monotonic) as store:
             for media_id in range(1, 31):
-                await put(store, variant(media_id), body(length, media_id), pieces=4)
+                await put(store, variant(media_id), body(length, media_id))
             assert counts(store)["failures_no_space"] == 1
             assert list((root / "tmp").iterdir()) == []
             for media_id in range(1, 31):
                 assert await read(store, variant(media_id)) in (None, body(length, media_id))
 
-            await store.maintain()
+            await store.maintenance.run_round()
             monotonic.now += 6
             await put(store, variant(99), body(length))
 
@@ -61,7 +61,7 @@ async def test_a_disk_filled_by_others_costs_a_part_of_the_cache_once_a_minute(
             for seconds in range(0, 50, 10):
                 monotonic.now = 1000 + seconds
                 await put(store, variant(2), body(200 * KIB))
-                await store.maintain()
+                await store.maintenance.run_round()
 
             assert counts(store)["failures_no_space"] == 5
             assert counts(store)["evictions"] == 1
@@ -110,7 +110,7 @@ async def test_a_store_without_descriptors_misses_and_heals(
     await put(disk, variant(1), body())
 
     with few_descriptors():
-        assert await disk.get(variant(1)) is None
+        assert await get(disk, variant(1)) is None
         await put(disk, variant(2), body(MIB))
         with pytest.raises(StorageError):
             await disk.purge(3)
@@ -131,8 +131,8 @@ async def test_a_hanging_disk_costs_one_deadline_and_is_then_left_alone(
         answer = Event()
         hanging = [store._threads.run(answer.wait, shielded=True) for _ in range(8)]
         try:
-            assert await store.get(variant()) is None
-            assert await store.get(variant()) is None
+            assert await get(store, variant()) is None
+            assert await get(store, variant()) is None
             assert not await store.digests(variant().media_id)
             await put(store, variant(2), body())
             await put(store, variant(3), body())

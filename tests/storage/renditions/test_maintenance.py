@@ -20,6 +20,7 @@ from tests.storage.renditions.variants import (
     read,
     settings,
     variant,
+    writing,
 )
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
@@ -44,7 +45,7 @@ async def test_nothing_goes_while_usage_is_within_the_limit(
 ) -> None:
     await fill(disk, root, clock, items=16)
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
 
     assert kept(root, items=16) == list(range(1, 17))
     assert counts(disk)["bytes"] == MIB
@@ -55,7 +56,7 @@ async def test_past_the_limit_the_least_recently_used_go_until_low_water(
 ) -> None:
     await fill(disk, root, clock, items=20)
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
 
     assert kept(root, items=20) == list(range(7, 21))
     assert counts(disk)["evictions"] == 6
@@ -67,7 +68,7 @@ async def test_a_use_keeps_a_file(disk: DiskStore, root: Path, clock: Clock) -> 
     await fill(disk, root, clock, items=20)
     await read(disk, variant(1))
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
 
     assert kept(root, items=20) == [1, *range(8, 21)]
 
@@ -79,7 +80,7 @@ async def test_a_file_that_is_hit_in_memory_is_kept(root: Path, clock: Clock) ->
         assert await read(store, variant(1)) is not None
         os.utime(file_of(root, 1), (0, 0))
 
-        await store.disk.maintain()
+        await store.disk.maintenance.run_round()
 
         assert kept(root, items=20) == [1, *range(8, 21)]
 
@@ -89,7 +90,7 @@ async def test_an_eviction_leaves_no_empty_directories(
 ) -> None:
     await fill(disk, root, clock, items=20)
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
 
     assert not file_of(root, 1).parent.exists()
     assert file_of(root, 20).parent.exists()
@@ -102,11 +103,11 @@ async def test_of_two_processes_only_one_evicts_at_a_time(
     other = os.open(root, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
     assert counts(disk)["evictions"] == 0
 
     os.close(other)
-    await disk.maintain()
+    await disk.maintenance.run_round()
     assert counts(disk)["evictions"] == 6
 
 
@@ -120,7 +121,7 @@ async def test_what_others_did_to_the_directory_is_counted_by_a_survey(
         await put(other, variant(4), body())
         await put(other, variant(5), body())
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
 
     assert counts(disk)["items"] == 4
     assert counts(disk)["bytes"] == 4 * 16 * KIB
@@ -130,7 +131,7 @@ async def test_a_removed_directory_counts_as_empty(disk: DiskStore, root: Path) 
     await put(disk, variant(), body())
     shutil.rmtree(root)
 
-    await disk.maintain()
+    await disk.maintenance.run_round()
 
     assert counts(disk)["items"] == 0
 
@@ -162,18 +163,17 @@ async def test_temporary_files_are_swept_when_they_have_not_changed_for_an_hour(
     left.touch()
     os.utime(left, (clock.now, clock.now))
     clock.now += HOUR - 1
-    await disk.maintain()
+    await disk.maintenance.run_round()
     assert left.exists()
     clock.now += 1
-    await disk.maintain()
+    await disk.maintenance.run_round()
     assert not left.exists()
 
 
 @pytest.mark.parametrize("jump_s", [0, 10_000 * HOUR, -10_000 * HOUR])
 async def test_a_write_under_way_is_not_swept(disk: DiskStore, clock: Clock, jump_s: int) -> None:
-    async with disk.writer(variant()) as writer:
-        await writer.write(body(MIB))
+    async with writing(disk, variant(), body(MIB)):
         clock.now = time.time() + jump_s
-        await disk.maintain()
+        await disk.maintenance.run_round()
 
     assert await read(disk, variant()) == body(MIB)

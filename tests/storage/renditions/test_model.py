@@ -62,7 +62,7 @@ async def _run(root: Path, acts: list[Act]) -> None:
         for act in acts:
             match act:
                 case Put():
-                    await put(store, act.variant, act.content, pieces=2)
+                    await put(store, act.variant, act.content)
                     model[act.variant] = act.content
                 case Get():
                     assert await read(store, act.variant) == model.get(act.variant)

@@ -9,7 +9,7 @@ import pytest
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.neighbour import MEDIA, content
-from tests.storage.renditions.variants import MIB, body, put, read, settings, variant
+from tests.storage.renditions.variants import MIB, body, get, put, read, settings, variant
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
@@ -44,10 +44,10 @@ async def test_processes_that_write_read_purge_and_evict_at_once_see_whole_bodie
         assert sum(count for name, count in statistics.items() if "failures" in name) == 0
 
     async with DiskStore(root, settings(disk_max_bytes=MIB)) as store:
-        await store.maintain()
+        await store.maintenance.run_round()
         for media_id in range(MEDIA):
             assert await read(store, variant(media_id)) in (None, content(media_id))
-        assert store.statistics()["disk"]["bytes"] <= MIB
+        assert store.statistics()["bytes"] <= MIB
         assert list((root / "tmp").iterdir()) == []
 
 
@@ -60,9 +60,9 @@ async def test_a_writer_that_is_killed_leaves_nothing_behind(root: Path) -> None
     assert list((root / "tmp").iterdir()) == []
 
     async with DiskStore(root, settings()) as store:
-        assert await store.get(variant()) is None
-        await store.maintain()
-        assert store.statistics()["disk"]["items"] == 0
+        assert await get(store, variant()) is None
+        await store.maintenance.run_round()
+        assert store.statistics()["items"] == 0
 
 
 async def test_a_purge_in_another_process_empties_the_memory_of_this_one(root: Path) -> None:

@@ -6,9 +6,19 @@ from typing import Any
 import pytest
 
 from proxy.domain.errors import StorageError
-from proxy.storage.renditions.tiered_store import TieredStore
+from proxy.storage.renditions.tiered_store import MemoryStore, TieredStore
 from tests.storage.renditions.test_disk_store import descriptors
-from tests.storage.renditions.variants import KIB, MIB, body, put, read, settings, variant, whole
+from tests.storage.renditions.variants import (
+    KIB,
+    MIB,
+    body,
+    put,
+    read,
+    settings,
+    variant,
+    whole,
+    writing,
+)
 from tests.support.waiting import eventually
 
 
@@ -216,25 +226,15 @@ async def test_a_miss_of_final_and_draft_counts_as_two(store: TieredStore) -> No
     assert count(store, "disk", "misses") == 2
 
 
-async def test_a_running_read_of_one_variant_is_joined(store: TieredStore) -> None:
-    await put(store.disk, FINAL, body())
-    reading = asyncio.create_task(store.get(FINAL))
-    await eventually(lambda: store._reads, interval_s=0)
-
-    found = await store.first((FINAL, DRAFT))
-
-    assert found is not None
-    assert found[1] is await reading
-    assert count(store, "disk", "hits") == 1
-
-
-async def test_a_request_for_the_draft_joins_a_read_of_both(store: TieredStore) -> None:
+async def test_those_who_join_get_the_variant_that_they_asked_for(store: TieredStore) -> None:
     await put(store.disk, DRAFT, body())
-    reading = asyncio.create_task(store.first((FINAL, DRAFT)))
-    await eventually(lambda: len(store._reads) == 2, interval_s=0)
+    asked = [(variant(width=300), variant(width=480)) for _ in range(3)]
 
-    assert await read(store, DRAFT) == body()
-    assert await reading is not None
+    found = await asyncio.gather(*map(store.first, asked))
+
+    for pair, one in zip(asked, found, strict=True):
+        assert one is not None
+        assert one[0] is pair[1]
     assert count(store, "disk", "hits") == 1
 
 
@@ -242,7 +242,7 @@ async def test_a_request_for_the_draft_reads_it_if_the_final_was_found(store: Ti
     await put(store.disk, FINAL, body(seed="final"))
     await put(store.disk, DRAFT, body(seed="draft"))
     reading = asyncio.create_task(store.first((FINAL, DRAFT)))
-    await eventually(lambda: len(store._reads) == 2, interval_s=0)
+    await eventually(lambda: store._reads, interval_s=0)
 
     assert await read(store, DRAFT) == body(seed="draft")
     assert await reading is not None
@@ -260,3 +260,135 @@ async def test_a_damaged_final_does_not_hide_the_draft(store: TieredStore) -> No
     assert found[0] is DRAFT
     assert not path.exists()
     assert count(store, "disk", "corrupt") == 1
+
+
+async def test_an_empty_rendition_is_not_kept(store: TieredStore) -> None:
+    await put(store, variant(), body())
+    await put(store, variant(), b"")
+
+    assert await read(store, variant()) == body()
+
+
+async def test_it_is_in_memory_before_the_disk_has_it(store: TieredStore) -> None:
+    async with writing(store.disk, variant(2), body()):
+        task = asyncio.create_task(put(store, variant(), body()))
+        await asyncio.sleep(0)
+        assert store.memory.peek(variant().digest) is not None
+    await task
+
+
+async def test_a_write_that_began_before_a_purge_does_not_bring_the_medium_back(
+    store: TieredStore,
+) -> None:
+    ticket = store.ticket(variant())
+    await store.purge(1)
+    later = store.ticket(variant(width=480))
+    await store.put(ticket, body())
+    await store.put(later, body())
+
+    assert await store.get(variant()) is None
+    assert await read(store, variant(width=480)) == body()
+
+
+async def test_a_purge_of_some_shapes_voids_the_writes_of_these_only(store: TieredStore) -> None:
+    narrow, wide = store.ticket(variant(width=300)), store.ticket(variant(width=480))
+    other = store.ticket(variant(2, width=300))
+    await store.purge(1, frozenset({variant(width=300).geometry.shape}))
+    assert (narrow.void, wide.void, other.void) == (True, False, False)
+    await store.purge(1)
+    assert (wide.void, other.void) == (True, False)
+
+
+async def test_a_purge_during_the_disk_write_leaves_nothing(store: TieredStore) -> None:
+    async with writing(store.disk, variant(2), body()):
+        write = asyncio.create_task(put(store, variant(), body()))
+        await eventually(lambda: store.memory.peek(variant().digest) is not None, interval_s=0)
+        purge = asyncio.create_task(store.purge(1))
+        await asyncio.sleep(0)
+    await asyncio.gather(write, purge)
+
+    assert await store.get(variant()) is None
+    assert count(store, "disk", "items") == 1
+
+
+async def test_an_ended_write_is_forgotten(store: TieredStore) -> None:
+    await put(store, variant(), body())
+    assert not store._tickets
+
+
+def memory(max_bytes: int = 40 * KIB, max_item_bytes: int = 20 * KIB) -> MemoryStore:
+    return MemoryStore(settings(memory_max_bytes=max_bytes, memory_max_item_bytes=max_item_bytes))
+
+
+def test_a_hit_needs_no_loop() -> None:
+    store = memory()
+    store.put(variant(), body())
+
+    rendition = store.peek(variant().digest)
+
+    assert rendition is not None
+    assert rendition.body == body()
+    assert rendition.tier == "memory"
+
+
+def test_an_item_past_the_limit_is_not_kept() -> None:
+    store = memory(max_item_bytes=12 * KIB)
+
+    store.put(variant(), body(13 * KIB))
+
+    assert store.statistics()["items"] == 0
+
+
+def test_what_an_item_past_the_limit_replaces_is_not_kept_either() -> None:
+    store = memory(max_item_bytes=12 * KIB)
+    store.put(variant(), body(KIB))
+
+    store.put(variant(), body(13 * KIB))
+
+    assert store.peek(variant().digest) is None
+    assert store.purge(1) == 0
+
+
+def test_an_item_as_long_as_the_limit_is_kept() -> None:
+    store = memory(max_item_bytes=13 * KIB)
+
+    store.put(variant(), body(13 * KIB))
+
+    assert store.statistics()["items"] == 1
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    store = memory(max_bytes=42 * KIB)
+    for media_id in (1, 2, 3):
+        store.put(variant(media_id), body())
+    assert store.peek(variant(1).digest) is not None
+
+    store.put(variant(4), body())
+
+    kept = [media_id for media_id in (1, 2, 3, 4) if variant(media_id).digest in store]
+    assert kept == [1, 3, 4]
+    assert store.statistics()["evictions"] == 1
+
+
+def test_an_evicted_rendition_leaves_the_index_of_its_medium() -> None:
+    store = memory()
+    for width in (300, 480, 500, 640):
+        store.put(variant(1, width), body())
+
+    assert store.purge(1) == store.statistics()["writes"] - store.statistics()["evictions"]
+    assert store.statistics()["bytes"] == 0
+
+
+def test_a_memory_of_no_bytes_keeps_nothing_and_fails_at_nothing() -> None:
+    store = memory(max_bytes=0)
+
+    store.put(variant(), body())
+
+    assert store.peek(variant().digest) is None
+
+
+def test_bytes_never_pass_the_limit() -> None:
+    store = memory()
+    for media_id in range(200):
+        store.put(variant(media_id), body(100 + media_id))
+        assert store.statistics()["bytes"] <= 40 * KIB

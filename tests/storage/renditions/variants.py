@@ -1,14 +1,19 @@
 """Variants and bodies for the tests of rendition stores."""
 
+import asyncio
 import random
-from contextlib import AbstractAsyncContextManager
-
-import pytest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, Geometry, Variant
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions import Rendition, RenditionStore, RenditionWriter
+from proxy.storage.renditions.disk_store import DiskStore
+from proxy.storage.renditions.rendition import Rendition
+from proxy.storage.renditions.rendition_file import TRAILER_BYTES, WriteTicket
+from proxy.storage.renditions.tiered_store import TieredStore
+from tests.support.waiting import eventually
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -35,20 +40,19 @@ def settings(**values: float) -> RenditionSettings:
     return RenditionSettings.model_validate(values)
 
 
-async def put(store: RenditionStore, key: Variant, content: bytes, *, pieces: int = 1) -> None:
-    step = -(-len(content) // pieces) or 1
-    async with _writer(store, key) as writer:
-        for start in range(0, len(content), step):
-            await writer.write(content[start : start + step])
+async def put(store: DiskStore | TieredStore, key: Variant, content: bytes) -> None:
+    ticket = store.ticket(key) if isinstance(store, TieredStore) else WriteTicket(key)
+    await store.put(ticket, content)
 
 
-def _writer(store: RenditionStore, key: Variant) -> AbstractAsyncContextManager[RenditionWriter]:
-    return store.writer(key)
+async def get(store: DiskStore | TieredStore, key: Variant) -> Rendition | None:
+    found = await store.first((key,))
+    return None if found is None else found[1]
 
 
-async def read(store: RenditionStore, key: Variant) -> bytes | None:
+async def read(store: DiskStore | TieredStore, key: Variant) -> bytes | None:
     """The body that a store gives, read to its end and closed."""
-    rendition = await store.get(key)
+    rendition = await get(store, key)
     if rendition is None:
         return None
     try:
@@ -61,9 +65,23 @@ async def whole(rendition: Rendition) -> bytes:
     return b"".join([piece async for piece in rendition.chunks(0, rendition.length)])
 
 
-async def write_and_fail(store: RenditionStore, key: Variant, content: bytes) -> None:
-    """Write all of a body, then let the block end with an error."""
-    with pytest.raises(RuntimeError):  # noqa: PT012 - the block is what is tested
-        async with _writer(store, key) as writer:
-            await writer.write(content)
-            raise RuntimeError
+def unnamed_sizes(root: str) -> list[int]:
+    """The lengths of the files below the root that are open and have no name."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            target = str(descriptor.readlink())
+            if target.startswith(root) and target.endswith(" (deleted)"):
+                found.append(descriptor.stat().st_size)
+    return found
+
+
+@asynccontextmanager
+async def writing(store: DiskStore, key: Variant, content: bytes) -> AsyncIterator[None]:
+    """Write a file that is complete, but has no name until the block ends."""
+    with store._publishing:
+        task = asyncio.create_task(put(store, key, content))
+        size = len(content) + TRAILER_BYTES
+        await eventually(lambda: size in unnamed_sizes(store._paths.root))
+        yield
+    await task

@@ -144,7 +144,7 @@ async def test_what_is_stored_is_served_in_a_dense_crowd_and_the_rest_turned_awa
     unknown = f"/serve/{library.ids['badge']}?w=64"
     etag = (await server.client.get(stored)).headers["ETag"]
     await server.services.serving.renderer.drain()
-    server.services.storage.renditions.memory.purge_now(library.ids["photo"])
+    server.services.storage.renditions.memory.purge(library.ids["photo"])
     async with server.services.rendering.admission.enter():
         looked_at(server.services.serving.load_shedder, 10)
         answer = await server.client.get(stored)

@@ -213,7 +213,7 @@ def test_an_entry_ends_when_its_row_may_not_be_used_any_more(bench: Bench) -> No
 
 async def test_an_evicted_rendition_is_not_served(bench: Bench) -> None:
     plan = bench.keep("/serve/1")
-    await bench.store.memory.delete(plan.variant)
+    bench.store.memory.delete(plan.variant)
     assert bench.find("/serve/1") is None
 
 
@@ -272,7 +272,7 @@ class TestDraft:
     async def test_it_is_never_served_once_it_is_purged(self, bench: Bench) -> None:
         plan = bench.keep("/serve/1", draft=True)
         assert plan.draft is not None
-        await bench.store.memory.purge(1)
+        bench.store.memory.purge(1)
         assert bench.find("/serve/1", If_None_Match=plan.draft.etag) is None
         assert bench.find("/serve/1") is None
 

@@ -1,17 +1,50 @@
-"""Renditions that are too long for memory: open files, read in pieces by threads."""
+"""The bytes that answer a variant: in memory, or in an open file that threads read in pieces."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 
 from proxy.domain.errors import StorageError
 from proxy.domain.formats import SNIFF_BYTES
 from proxy.runtime.thread_pool import ThreadPool
-from proxy.storage.renditions.memory_store import PIECE_BYTES
+
+PIECE_BYTES = 256 * 1024
+"""The largest piece of a rendition that is read or sent at once."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class MemoryRendition:
+    """A complete rendition in memory.
+
+    A weak reference to it becomes invalid when the store has dropped it and nobody is sending it.
+    """
+
+    body: bytes
+    tier: str = "memory"
+    """Where it was found: ``memory`` or ``disk``."""
+
+    @property
+    def length(self) -> int:
+        """Number of bytes of the whole rendition."""
+        return len(self.body)
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes, enough to detect the format."""
+        return self.body[:SNIFF_BYTES]
+
+    async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Yield the bytes from ``start`` up to ``stop`` in pieces of at most 256 KiB."""
+        for offset in range(start, stop, PIECE_BYTES):
+            yield self.body[offset : min(offset + PIECE_BYTES, stop)]
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class OpenFile:
@@ -79,13 +112,15 @@ class FileRendition:
             StorageError: the file cannot be read to its end; the pieces before are incomplete.
         """
         for offset in range(start, stop, PIECE_BYTES):
-            yield await self._read(offset, min(PIECE_BYTES, stop - offset))
+            length = min(PIECE_BYTES, stop - offset)
+            try:
+                piece = await self._threads.run(partial(self._file.pread, length, offset))
+            except OSError as error:
+                raise StorageError("the rendition file cannot be read") from error
+            if len(piece) != length:
+                raise StorageError("the rendition file was truncated while it was read")
+            yield piece
 
-    async def _read(self, offset: int, length: int) -> bytes:
-        try:
-            piece = await self._threads.run(partial(self._file.pread, length, offset))
-        except OSError as error:
-            raise StorageError("the rendition file cannot be read") from error
-        if len(piece) != length:
-            raise StorageError("the rendition file was truncated while it was read")
-        return piece
+
+Rendition = MemoryRendition | FileRendition
+"""What a store returns; the caller closes it. A `body` of None is read by `chunks`."""

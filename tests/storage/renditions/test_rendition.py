@@ -1,4 +1,4 @@
-"""Open rendition files."""
+"""Renditions in memory and in open files."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 
 from proxy.domain.errors import StorageError
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.open_file import OpenFile
+from proxy.storage.renditions.rendition import MemoryRendition, OpenFile
 from tests.storage.renditions.test_disk_store import file_of
 from tests.storage.renditions.variants import (
     MIB,
     body,
+    get,
     put,
     variant,
     whole,
@@ -20,7 +21,7 @@ from tests.storage.renditions.variants import (
 
 async def test_an_open_rendition_outlives_its_file_in_the_middle_of_it(disk: DiskStore) -> None:
     await put(disk, variant(), body(MIB))
-    rendition = await disk.get(variant())
+    rendition = await get(disk, variant())
     assert rendition is not None
     pieces = rendition.chunks(0, MIB)
     first = await anext(pieces)
@@ -35,7 +36,7 @@ async def test_a_file_cut_while_it_is_streamed_is_a_storage_error(
     disk: DiskStore, root: Path
 ) -> None:
     await put(disk, variant(), body(MIB))
-    rendition = await disk.get(variant())
+    rendition = await get(disk, variant())
     assert rendition is not None
     os.truncate(file_of(root), 1000)
 
@@ -47,7 +48,7 @@ async def test_a_file_cut_while_it_is_streamed_is_a_storage_error(
 
 async def test_reading_on_after_close_is_a_storage_error(disk: DiskStore) -> None:
     await put(disk, variant(), body(MIB))
-    rendition = await disk.get(variant())
+    rendition = await get(disk, variant())
     assert rendition is not None
 
     rendition.close()
@@ -95,3 +96,12 @@ def test_a_file_that_is_closed_during_a_read_is_closed_by_the_read(
     monkeypatch.setattr(os, "pread", close_meanwhile)
     assert opened.pread(3, 0) == b"012"
     assert closed(opened.descriptor)
+
+
+async def test_a_rendition_in_memory_is_sent_in_pieces() -> None:
+    content = body(MIB)
+    rendition = MemoryRendition(content)
+    pieces = [piece async for piece in rendition.chunks(1000, MIB)]
+    assert b"".join(pieces) == content[1000:]
+    assert max(map(len, pieces)) == 256 * 1024
+    assert (rendition.length, rendition.head) == (MIB, content[: len(rendition.head)])
