@@ -195,7 +195,7 @@ def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statis
         return {"depth": sum(count["waiting"] for count in counts)}
 
     return {
-        "connections": runner.connection_limiter.statistics,
+        "connections": runner.statistics,
         "admission": rendering.admission.statistics,
         "pool": rendering.pool.statistics,
         "queue": waiting,

@@ -22,7 +22,7 @@ from proxy.domain.request import Outcome
 from proxy.web.conditional import matches
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.responses import Answer, BufferedResponse, whole
-from proxy.web.server.request_validation import RequestRejection
+from proxy.web.server.parser import RequestRejection
 
 PROBLEM_TYPE = "application/problem+json"
 _JSON: Header = ("Content-Type", "application/json")

@@ -24,7 +24,7 @@ from proxy.web.json_response import (
     with_etag,
 )
 from proxy.web.responses import Answer, BufferedResponse
-from proxy.web.server.request_validation import MALFORMED, OVER_LIMIT
+from proxy.web.server.parser import MALFORMED, OVER_LIMIT
 
 OUTCOME = Outcome("test")
 

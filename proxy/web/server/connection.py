@@ -2,10 +2,7 @@
 
 A cached response is written in the callback that received its request, without a task, a request
 object or a response object. aiohttp has no hook for that, so `Parser` wraps aiohttp's parser.
-aiohttp also has no deadline for a request head and none for a client that does not read. It resets
-a connection whose request it rejects while data still arrives. Here `ConnectionLimiter` reviews
-each connection, and after a rejection the connection lingers until the client has read the
-response.
+aiohttp also has no deadline for a request head and none for a client that does not read.
 """
 
 from __future__ import annotations
@@ -14,89 +11,118 @@ import asyncio
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import HttpVersion11, web
-from aiohttp.hdrs import HOST
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.web.server.connection_limits import (
-    RESERVE_HEADER_S,
-    CloseReason,
-    ConnectionLimiter,
-    ConnectionSlot,
-)
-from proxy.web.server.parser import Parser, RejectedRequest
+from proxy.settings import ServerSettings
+from proxy.web.server.parser import OVER_LIMIT, TOO_SLOW, Parser, RejectedRequest
 from proxy.web.server.request_pipeline import RequestPipeline
-from proxy.web.server.request_validation import (
-    MALFORMED,
-    OVER_LIMIT,
-    TOO_SLOW,
-    RequestRejection,
-    bad_request,
-    is_host,
-)
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import _ErrInfo
 
+_RESERVE = 64
+_RESERVE_SHARE = 8
+"""Slots above the limit: `_RESERVE`, or this part of a lower limit."""
+_RESERVE_HEADER_S = 1.0
+"""Time for the request head on a reserve slot."""
 _LINGER_S = 2.0
 """Time in which the rest of a rejected request is read and discarded, before the reset."""
 _DISCARD_BYTES = 64 * 1024
+
+
+class CloseReason(StrEnum):
+    """Why a connection was closed; the label of a metric."""
+
+    ENDED = "ended"
+    """By the client, or after its last response."""
+    HEADER = "header_timeout"
+    IDLE = "idle_timeout"
+    WRITE = "write_timeout"
+    REFUSED = "refused"
+    """The request was malformed or rejected."""
+    OVER_LIMIT = "over_limit"
+
+
 _REASONS = {TOO_SLOW: CloseReason.HEADER, OVER_LIMIT: CloseReason.OVER_LIMIT}
 
 
 class ConnectionServer(web.Server):
-    """Creates the connections; wraps the server of an application."""
+    """Creates the connections, and limits their number.
+
+    Above ``max_connections`` a connection gets one of the few reserve slots, where only the
+    probes of an orchestrator are answered. The newest is the likeliest to be a probe, so the
+    oldest that has sent no request is evicted. If none can be, a 503 is sent and the connection
+    closed, without reading its request.
+    """
 
     def __init__(
         self,
         behind: web.Server,
         pipeline: RequestPipeline,
-        limiter: ConnectionLimiter,
-        *,
-        max_head_bytes: int,
-        options: Mapping[str, Any],
+        settings: ServerSettings,
+        max_connections: int,
     ) -> None:
-        """``behind`` answers what the pipeline does not; ``options`` are aiohttp's."""
+        """``behind`` answers what the pipeline does not. 0 connections: no limit."""
+        self.options: Mapping[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": settings.keepalive_s,
+            "max_line_size": settings.max_header_bytes,
+            "max_field_size": settings.max_header_bytes,
+            # A body is counted as it arrives, and a compressed one is rejected.
+            "auto_decompress": False,
+            # The connection itself discards the rest of a body.
+            "lingering_time": 0,
+        }
         super().__init__(
             pipeline.wrap(behind.request_handler, on_last=_linger_after_last),
             request_factory=_without_expect(behind.request_factory),
-            **options,
         )
-        self._pipeline = pipeline
-        self._limiter = limiter
-        self._max_head_bytes = max_head_bytes
-        self._options = options
+        self.pipeline = pipeline
+        self.settings = settings
+        self.max_connections = max_connections
+        self.open: dict[Connection, None] = {}
+        self._reserve: dict[Connection, None] = {}
+        self.closed: Counter[CloseReason] = Counter()
 
     def __call__(self) -> Connection:
         """Return the protocol of a connection that was just accepted."""
-        return Connection(self, self._pipeline, self._limiter, self._max_head_bytes, self._options)
+        return Connection(self)
 
+    def enter(self, connection: Connection) -> bool:
+        """Give a new connection a slot; return False if there is none."""
+        limit = self.max_connections
+        if limit and len(self.open) >= limit:
+            slots = min(_RESERVE, max(1, limit // _RESERVE_SHARE))
+            if len(self._reserve) >= slots and not self._evict_oldest():
+                return False
+            self._reserve[connection] = None
+            connection.restrict()
+        self.open[connection] = None
+        return True
 
-def _limit_unacknowledged(transport: asyncio.Transport, seconds: float) -> None:
-    """Make the kernel close a connection whose client acknowledges no data for ``seconds``.
+    def _evict_oldest(self) -> bool:
+        # Dicts keep the order of insertion, so the oldest comes first.
+        for connection in self._reserve:
+            if connection.evict():
+                # Not left to `leave`, which runs only when the transport is closed.
+                del self._reserve[connection]
+                return True
+        return False
 
-    The kernel buffers megabytes, which this process cannot distinguish from data that was received.
-    It also keeps them for a connection that was closed here (tcp(7), TCP_USER_TIMEOUT).
-    """
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and seconds:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """Close with a reset, so that the kernel drops its send buffer as well."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+    def leave(self, connection: Connection, reason: CloseReason) -> None:
+        """Count a connection as closed, also one that got no slot."""
+        self.open.pop(connection, None)
+        self._reserve.pop(connection, None)
+        self.closed[reason] += 1
 
 
 def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
@@ -142,68 +168,71 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_head_s",
-        "_head_since",
-        "_limiter",
         "_linger_until",
-        "_pipeline",
         "_reason",
         "_remote",
         "_requests",
+        "_server",
         "_stalled_since",
         "_unsent",
         "_wire",
     )
 
-    def __init__(
-        self,
-        server: ConnectionServer,
-        pipeline: RequestPipeline,
-        limiter: ConnectionLimiter,
-        max_head_bytes: int,
-        options: Mapping[str, Any],
-    ) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **options)
-        self._pipeline = pipeline
-        self._limiter = limiter
-        self._remote: str | None = None
-        self._requests = Parser(self._parser, self, max_head_bytes=max_head_bytes)
+    def __init__(self, server: ConnectionServer) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **server.options)
+        settings = server.settings
+        self._server = server
+        self._requests = Parser(
+            self._parser,
+            self.answer_at_once,
+            self._loop.time,
+            max_line_bytes=settings.max_header_bytes,
+            max_head_bytes=settings.max_head_bytes,
+        )
         self._parser: Any = self._requests
         # aiohttp sets its own transport to None while this one may still be open.
         self._wire: asyncio.Transport | None = None
+        self._remote: str | None = None
         self._reason = CloseReason.ENDED
-        self._head_s = limiter.header_timeout_s
+        self._head_s = settings.header_timeout_s
         # Times on the loop's clock; 0 if nothing is waited for.
-        self._head_since = 0.0
         self._stalled_since = 0.0
         self._linger_until = 0.0
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start if there is a slot; otherwise send a 503 and close without reading a request."""
-        wire = cast("asyncio.Transport", transport)
-        self._wire = wire
-        self._head_since = self._loop.time()
-        slot = self._limiter.enter(self)
-        if slot is ConnectionSlot.NONE:
+        self._wire = wire = cast("asyncio.Transport", transport)
+        if not self._server.enter(self):
             self._reason = CloseReason.OVER_LIMIT
             # aiohttp is not notified of this connection, so it starts no task for it.
-            _end_unread(wire, self._pipeline.over_limit())
+            _end_unread(wire, self._server.pipeline.over_limit())
             return
-        if slot is ConnectionSlot.RESERVE:
-            # There are few of these slots, so a client without a request must leave soon.
-            self._head_s = min(self._head_s or RESERVE_HEADER_S, RESERVE_HEADER_S)
-            self._requests.restrict()
-        _limit_unacknowledged(wire, self._limiter.write_timeout_s)
+        sock, stall_s = wire.get_extra_info("socket"), self._server.settings.write_timeout_s
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and stall_s:
+            # The kernel buffers megabytes, which this process cannot distinguish from data that was
+            # received, and keeps them for a connection that was closed here. With this option it
+            # closes a connection whose client acknowledges nothing (tcp(7)).
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_s * 1000))
         super().connection_made(transport)
+        # In the form of aiohttp's requests, and formatted once for all of them.
+        peer = self.peername
+        self._remote = str(peer[0]) if isinstance(peer, tuple) else peer
+
+    def restrict(self) -> None:
+        """Answer one probe only, on a reserve slot."""
+        # There are few of these slots, so a client without a request must leave soon.
+        self._head_s = min(self._head_s or _RESERVE_HEADER_S, _RESERVE_HEADER_S)
+        self._requests.restricted = True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Leave the slot."""
         if self._wire is not None:
             self._wire = None
-            # ETIMEDOUT: the client acknowledged nothing, see `_limit_unacknowledged`.
+            # ETIMEDOUT: the client acknowledged nothing, see `connection_made`.
             if isinstance(exc, TimeoutError):
                 self._reason = CloseReason.WRITE
-            self._limiter.leave(self, self._reason)
+            self._server.leave(self, self._reason)
         super().connection_lost(exc)
 
     def force_close(self) -> None:
@@ -221,47 +250,27 @@ class Connection(RequestHandler):
     def _process_keepalive(self) -> None:
         """Disable aiohttp's timer, which counts a request that has begun as idle; see `review`."""
 
-    def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
-        """Write the cached response to a request; return False if aiohttp must answer it.
-
-        That is if a body, HTTP/1.0, the last request of a connection, requests before this one or
-        a slow reader make a wait necessary.
-        """
+    def answer_at_once(self, message: RawRequestMessage, began: float) -> bool:
+        """Write the cached response to a request; return False if aiohttp must answer it."""
         waiter, transport = self._waiter, self.transport
         if (
             # Without an idle waiter, the task of this connection is busy with an earlier request.
-            payload is not EMPTY_PAYLOAD
-            or waiter is None
+            waiter is None
             or waiter.done()
             or transport is None
             # Requests before this one are unanswered, and responses keep the order (RFC 9112, 9.3).
             or self._messages
             # The client reads slowly: another write would only fill the buffer.
             or self._paused
-            or message.should_close
-            or message.upgrade
-            or message.version != HttpVersion11
-            # The parser validates a request only if it is not answered here.
-            or not is_host(message.headers[HOST])
         ):
             return False
-        answer = self._pipeline.ready(message, self._peer(), began)
+        answer = self._server.pipeline.ready(message, self._remote, began)
         if answer is None:
             return False
         transport.write(answer)
         # The idle time begins, as after a response of aiohttp.
-        self._head_since = 0.0
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
-
-    def head_is_awaited(self, *, anew: bool) -> None:
-        """Start the deadline of a head, if it is a new one or the first of the connection."""
-        if anew or not self._head_since:
-            self._head_since = self._loop.time()
-
-    def head_is_complete(self) -> None:
-        """End the deadline of the head."""
-        self._head_since = 0.0
 
     def evict(self) -> bool:
         """Free the slot by closing, unless a response is due; return whether it was closed."""
@@ -270,7 +279,7 @@ class Connection(RequestHandler):
         if wire is None or not (waits or self._linger_until):
             return False
         self._reason = CloseReason.OVER_LIMIT
-        _end_unread(wire, b"" if self._linger_until else self._pipeline.over_limit())
+        _end_unread(wire, b"" if self._linger_until else self._server.pipeline.over_limit())
         return True
 
     def review(self, now: float) -> None:
@@ -297,16 +306,20 @@ class Connection(RequestHandler):
         # does `resume_writing` between two reviews.
         if not self._stalled_since or unsent < self._unsent:
             self._stalled_since = now
-        elif now - self._stalled_since > (self._limiter.write_timeout_s or float("inf")):
+        elif now - self._stalled_since > (self._server.settings.write_timeout_s or float("inf")):
             self._reason = CloseReason.WRITE
-            _reset(wire)
+            sock = wire.get_extra_info("socket")
+            if sock is not None:
+                # Close with a reset, so that the kernel drops its send buffer as well.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.abort()
         self._unsent = unsent
 
     def _review_waiting(self, wire: asyncio.Transport, now: float) -> None:
         idle_until = self._next_keepalive_close_time
-        if self._head_since and self._head_s:
+        if self._requests.head_since and self._head_s:
             # A head that arrived during another request has its time from that response on.
-            since = max(self._head_since, idle_until - self._keepalive_timeout)
+            since = max(self._requests.head_since, idle_until - self._keepalive_timeout)
             if now - since > self._head_s:
                 self._end_waiting(wire)
         elif now > idle_until:
@@ -325,22 +338,14 @@ class Connection(RequestHandler):
         if self._waiter is not None:
             self._waiter.set_result(None)
 
-    def _peer(self) -> str | None:
-        """Return the client's address in the form of aiohttp's requests."""
-        # Formatted once: the address of a connection does not change.
-        if self._remote is None:
-            peer = self.peername
-            self._remote = str(peer[0]) if isinstance(peer, tuple) else peer
-        return self._remote
-
     def _make_error_handler(
         self, err_info: _ErrInfo
     ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         """Return the handler that answers a rejected request; the connection closes after it."""
-        error = err_info.exc
-        rejection, method = self._rejection(error), getattr(error, "method", "")
-        self._reason = _REASONS.get(rejection, CloseReason.REFUSED)
-        answer = self._pipeline.rejecting(rejection, method=method)
+        # The parser raises no other error.
+        error = cast("RejectedRequest", err_info.exc)
+        self._reason = _REASONS.get(error.rejection, CloseReason.REFUSED)
+        answer = self._server.pipeline.rejecting(error.rejection, method=error.method)
 
         async def reject(request: web.BaseRequest) -> web.StreamResponse:
             answered = await answer(request)
@@ -349,17 +354,9 @@ class Connection(RequestHandler):
 
         return reject
 
-    def _rejection(self, error: BaseException) -> RequestRejection:
-        if isinstance(error, RejectedRequest):
-            return error.rejection
-        if isinstance(error, LineTooLong):
-            limit = self.max_line_size
-            return bad_request(f"the request line and each header may have {limit} bytes")
-        return MALFORMED
-
     def linger_after_last(self) -> None:
         """Linger if no further request is read; discard the unread rest of a body."""
-        if self._requests.discards or self._requests.end_body():
+        if self._requests.end_body():
             self._linger()
 
     def _linger(self) -> None:

@@ -1,23 +1,24 @@
-"""Parser: wraps aiohttp's parser; answers cached requests and rejects invalid ones."""
+"""Parser: wraps aiohttp's parser; answers cached requests at once and rejects unsafe ones.
+
+aiohttp's parser rejects what is not HTTP/1.1. This one also rejects what two servers in a row could
+interpret differently (request smuggling). Such a request gets one 4xx, and the connection is
+closed.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
-
-from proxy.web.server.request_validation import (
-    RequestRejection,
-    fault,
-    fault_in_reserve,
-    head_bytes,
-    head_too_large,
-    is_last,
-)
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -26,10 +27,52 @@ Message = tuple[Any, Any]
 """A request, or an `_ErrInfo` in its place, and its body."""
 Parsed = tuple[Sequence[Message], bool, bytes]
 
-Answer = Callable[[Any, object, float], bool]
-
 _NOTHING: Parsed = ((), False, b"")
 _END = b"\r\n\r\n"
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII)
+_LONGEST_HOST = 261
+"""A name of 255 characters and a port."""
+_BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
+_BODY_PATHS = re.compile(r"/info|/users/me|/api/media/complete/[^/?]+")
+"""Paths that accept a body. The application decides with which method, by a 405."""
+_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
+_LINE_EXTRA = 4
+"""Bytes of the colon, a space and the line end of each header line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRejection:
+    """Why a request is rejected. The detail contains no text of the client."""
+
+    status: int
+    title: str
+    detail: str
+    retry_after_s: int | None = None
+
+
+def _bad_request(detail: str) -> RequestRejection:
+    return RequestRejection(HTTPStatus.BAD_REQUEST, "Bad request", detail)
+
+
+MALFORMED = _bad_request("this is not a well-formed HTTP/1.1 request")
+TOO_SLOW = RequestRejection(
+    HTTPStatus.REQUEST_TIMEOUT, "Request timeout", "the head of the request did not arrive in time"
+)
+OVER_LIMIT = RequestRejection(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Too many connections",
+    "this server has reached its limit of open connections; retry later",
+    retry_after_s=5,
+)
+_VERSION = _bad_request("this server supports HTTP/1.1 and HTTP/1.0")
+_TARGET = _bad_request(
+    "the target has to be a path such as /serve/1: no whole URL, no authority, no asterisk, no #"
+)
+_BAD_HOST = _bad_request("the Host header has to be a name or an address, with a port or without")
+_NO_BODY = _bad_request("a request with this method has no body here")
+_TOO_LARGE = RequestRejection(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Content too large", "no body is accepted at this address"
+)
 
 
 class RejectedRequest(HttpProcessingError):
@@ -46,19 +89,6 @@ class RejectedRequest(HttpProcessingError):
         return _ErrInfo(self.rejection.status, self, self.rejection.detail), EMPTY_PAYLOAD
 
 
-class ParserListener(Protocol):
-    """The interface of a connection that its parser calls."""
-
-    def answer_at_once(self, message: RawRequestMessage, payload: object, began: float) -> bool:
-        """Answer a request from the response cache; return whether it was answered."""
-
-    def head_is_awaited(self, *, anew: bool) -> None:
-        """Note that a head is incomplete; ``anew`` if another one was complete before it."""
-
-    def head_is_complete(self) -> None:
-        """Note that no incomplete head is left."""
-
-
 class Parser:
     """A connection's parser with the interface of aiohttp's.
 
@@ -68,50 +98,46 @@ class Parser:
 
     __slots__ = (
         "_answer",
-        "_begun",
         "_body",
-        "_fault",
-        "_feed",
-        "_is_last",
-        "_listener",
+        "_clock",
         "_max_head_bytes",
+        "_max_line_bytes",
         "_parser",
         "_tail",
+        "begun",
+        "discards",
+        "head_since",
+        "restricted",
     )
 
-    def __init__(self, parser: Any, listener: ParserListener, *, max_head_bytes: int) -> None:
-        """``parser`` is aiohttp's."""
+    def __init__(
+        self,
+        parser: Any,
+        answer: Callable[[RawRequestMessage, float], bool],
+        clock: Callable[[], float],
+        *,
+        max_line_bytes: int,
+        max_head_bytes: int,
+    ) -> None:
+        """``parser`` is aiohttp's; ``answer`` returns whether it has answered a request."""
         self._parser = parser
-        self._feed: Callable[[bytes], Parsed] = parser.feed_data
-        self._listener = listener
-        self._answer: Answer = listener.answer_at_once
-        self._fault = fault
-        self._is_last: Callable[[RawRequestMessage], bool] = is_last
+        self._answer = answer
+        self._clock = clock
+        self._max_line_bytes = max_line_bytes
         self._max_head_bytes = max_head_bytes
         # Bytes of an incomplete head, and the last three bytes of the input before.
-        self._begun = 0
+        self.begun = 0
         self._tail = b""
+        # Since when a head is awaited, that of the first request from the start; 0 if none is.
+        self.head_since = clock()
         self._body: StreamReader | None = None
+        self.discards = False
+        # On a reserve slot: pass on one request, and that only if it is a probe.
+        self.restricted = False
 
     def __getattr__(self, name: str) -> Any:
         """Return all other attributes of aiohttp's parser."""
         return getattr(self._parser, name)
-
-    @property
-    def begun(self) -> bool:
-        """Whether part of a head has arrived."""
-        return self._begun > 0
-
-    @property
-    def discards(self) -> bool:
-        """Whether all further input is discarded."""
-        return self._feed is _discard
-
-    def restrict(self) -> None:
-        """Pass on one request, and that only if it is a probe."""
-        self._answer = _never
-        self._fault = fault_in_reserve
-        self._is_last = _always
 
     def discard_input(self) -> None:
         """Discard all further input.
@@ -119,21 +145,44 @@ class Parser:
         After a rejected request the position of the next one in the stream cannot be trusted
         (request smuggling).
         """
-        self._feed = _discard
-        self._begun = 0
+        self.discards = True
+        self.begun = 0
 
     def end_body(self) -> bool:
-        """Discard all further input if a body was passed on; return whether one was."""
+        """Discard the rest of a body; return whether no further request is read."""
         if self._body is not None:
             self.discard_input()
-        return self._body is not None
+        return self.discards
 
-    def _feed_body(self, data: bytes) -> Parsed:
+    def feed_data(self, data: bytes) -> Parsed:
+        """Parse as aiohttp does; leave out a single request that was answered at once."""
+        if self.discards:
+            return _NOTHING
+        if self._body is not None:
+            return self._feed_body(data, self._body)
+        began = time.perf_counter()
+        try:
+            parsed: Parsed = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            return self._end_with([], self._malformed(error))
+        messages = parsed[0]
+        if (
+            len(messages) == 1
+            # The request is exactly this chunk: nothing of it came before, nothing follows.
+            and not self.begun
+            and data.endswith(_END)
+            and len(data) <= self._max_head_bytes
+            and not self.restricted
+            and _is_plain(*messages[0])
+            and self._answer(messages[0][0], began)
+        ):
+            self._parser.message_consumed()
+            self.head_since = 0.0
+            return _NOTHING
+        return self._validated(data, parsed)
+
+    def _feed_body(self, data: bytes, body: StreamReader) -> Parsed:
         """Parse what follows a head with a body: that body, and no further request."""
-        body = self._body
-        if body is None:
-            # For the type checker: `_end_with` sets the body together with this method.
-            raise AssertionError
         try:
             self._parser.feed_data(data)
         except HttpProcessingError as error:
@@ -145,73 +194,64 @@ class Parser:
         # Whatever follows the body is dropped: the connection closes after this request.
         return _NOTHING
 
-    def feed_data(self, data: bytes) -> Parsed:
-        """Parse as aiohttp does; leave out a single request that was answered at once."""
-        began = time.perf_counter()
-        try:
-            parsed = self._feed(data)
-        except HttpProcessingError:
-            self.discard_input()
-            raise
-        messages = parsed[0]
-        if (
-            len(messages) == 1
-            # The request is exactly this chunk: nothing of it came before, nothing follows.
-            and not self._begun
-            and data.endswith(_END)
-            and len(data) <= self._max_head_bytes
-            and self._answer(*messages[0], began)
-        ):
-            self._parser.message_consumed()
-            return _NOTHING
-        return self._validated(data, parsed)
+    def _malformed(self, error: HttpProcessingError) -> Message:
+        rejection = MALFORMED
+        if isinstance(error, LineTooLong):
+            limit = self._max_line_bytes
+            rejection = _bad_request(f"the request line and each header may have {limit} bytes")
+        return RejectedRequest(rejection).as_message()
 
     def _validated(self, data: bytes, parsed: Parsed) -> Parsed:
         """Return the parsed requests up to the first after which no further one is read."""
         messages = parsed[0]
-        # Nothing is left to validate: the input was discarded, or belongs to a body.
-        if self.discards or self._body is not None:
-            return parsed
         # Heads are measured one by one only if all bytes together exceed the limit.
-        large = self._begun + len(data) > self._max_head_bytes
+        large = self.begun + len(data) > self._max_head_bytes
         for at, (message, payload) in enumerate(messages):
-            last = self._last(message, payload, limit=self._max_head_bytes if large else None)
-            if last is not None:
-                self._end_with(last)
-                return [*messages[:at], last], False, b""
+            rejection = _fault(message, payload) or self._over_limit(message, large=large)
+            if rejection is not None:
+                rejected = RejectedRequest(rejection, message.method)
+                return self._end_with(messages[:at], rejected.as_message())
+            # A body ends its connection: a second server could see a request begin at another byte
+            # than this one (request smuggling; RFC 9112, 11.2). Upgrade is ignored (RFC 9110, 7.8),
+            # but its client may continue in that protocol. TRACE has no legitimate use here.
+            if (
+                payload is not EMPTY_PAYLOAD
+                or message.upgrade
+                or message.method == "TRACE"
+                or self.restricted
+            ):
+                last = message._replace(should_close=True, upgrade=False)
+                return self._end_with(messages[:at], (last, payload))
         self._count_head(data, complete=bool(messages))
         # The head is incomplete, and too large already.
-        if self._begun > self._max_head_bytes:
-            self.discard_input()
-            rejected = RejectedRequest(head_too_large(self._max_head_bytes))
-            return [*messages, rejected.as_message()], False, b""
+        if self.begun > self._max_head_bytes:
+            return self._end_with(messages, RejectedRequest(self._head_too_large()).as_message())
         return parsed
 
-    def _end_with(self, last: Message) -> None:
-        """Read no request after the last one, but its body."""
-        message, payload = last
-        if isinstance(message, _ErrInfo) or payload is EMPTY_PAYLOAD:
+    def _end_with(self, before: Sequence[Message], last: Message) -> Parsed:
+        """Return these messages; read no request after the last one, but its body."""
+        payload = last[1]
+        if payload is EMPTY_PAYLOAD:
             self.discard_input()
-            return
-        self._feed = self._feed_body
-        self._body = payload
-        self._begun = 0
-        self._listener.head_is_complete()
+        else:
+            self._body = payload
+            self.begun = 0
+            self.head_since = 0.0
+        return [*before, last], False, b""
 
-    def _last(
-        self, message: RawRequestMessage, payload: object, *, limit: int | None
-    ) -> Message | None:
-        """Return a rejection, or the request if it is the last one; None if others may follow."""
-        rejection = self._fault(message, payload)
-        if rejection is None and limit is not None and head_bytes(message) > limit:
-            rejection = head_too_large(limit)
-        if rejection is not None:
-            return RejectedRequest(rejection, message.method).as_message()
-        if self._is_last(message) or payload is not EMPTY_PAYLOAD:
-            # A body ends its connection: a second server could see a request begin at another
-            # byte than this one (request smuggling; RFC 9112, 11.2).
-            return message._replace(should_close=True, upgrade=False), payload
+    def _over_limit(self, message: RawRequestMessage, *, large: bool) -> RequestRejection | None:
+        if self.restricted and message.path.partition("?")[0] not in _PROBES:
+            return OVER_LIMIT
+        if large and _head_bytes(message) > self._max_head_bytes:
+            return self._head_too_large()
         return None
+
+    def _head_too_large(self) -> RequestRejection:
+        return RequestRejection(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "Request head too large",
+            f"the head of a request may have {self._max_head_bytes} bytes",
+        )
 
     def _count_head(self, data: bytes, *, complete: bool) -> None:
         """Count the bytes of an incomplete head, after the ``complete`` ones in this chunk."""
@@ -221,23 +261,55 @@ class Parser:
         if complete:
             # The empty line may be split between two chunks, hence the tail of the last one.
             joined = self._tail + data
-            self._begun = len(joined) - len(_END) - joined.rfind(_END)
+            self.begun = len(joined) - len(_END) - joined.rfind(_END)
         else:
-            self._begun += len(data)
+            self.begun += len(data)
         self._tail = (self._tail + data)[1 - len(_END) :]
-        if self._begun:
-            self._listener.head_is_awaited(anew=complete)
-        else:
-            self._listener.head_is_complete()
+        if not self.begun:
+            self.head_since = 0.0
+        # A head that was begun before has its time from then on.
+        elif complete or not self.head_since:
+            self.head_since = self._clock()
 
 
-def _never(_message: object, _payload: object, _began: float) -> bool:
-    return False
+def _is_plain(message: RawRequestMessage, payload: object) -> bool:
+    """Return whether a request may be answered from the cache: valid, and not the last one."""
+    return (
+        payload is EMPTY_PAYLOAD
+        and not message.should_close
+        and not message.upgrade
+        and message.version == HttpVersion11
+        # aiohttp rejects a request of HTTP/1.1 without Host.
+        and _is_host(message.headers["Host"])
+    )
 
 
-def _always(_message: object) -> bool:
-    return True
+def _fault(message: RawRequestMessage, payload: object) -> RequestRejection | None:
+    """Return why a well-formed request is unsafe to serve, or None."""
+    if message.version not in (HttpVersion11, HttpVersion10):
+        return _VERSION
+    # Absolute-form is rejected although servers must accept it (RFC 9112, 3.2.2): only clients that
+    # mistake this server for a forward proxy send it, and it names a second host beside Host.
+    if message.method == "CONNECT" or message.path[:1] != "/" or "#" in message.path:
+        return _TARGET
+    if not _is_host(message.headers.get("Host", "absent")):
+        return _BAD_HOST
+    # A body has a Content-Length or comes in chunks. The handler limits its size.
+    if payload is not EMPTY_PAYLOAD or "Transfer-Encoding" in message.headers:
+        if message.method in _BODILESS:
+            return _NO_BODY
+        if _BODY_PATHS.fullmatch(message.path.partition("?")[0]) is None:
+            return _TOO_LARGE
+    return None
 
 
-def _discard(_data: bytes) -> Parsed:
-    return _NOTHING
+@lru_cache(maxsize=1024)
+def _is_host(text: str) -> bool:
+    """Return whether a Host header is a host with or without a port (RFC 9110, 7.2)."""
+    return len(text) <= _LONGEST_HOST and _HOST.fullmatch(text) is not None
+
+
+def _head_bytes(message: RawRequestMessage) -> int:
+    """Return the approximate size of a request head in bytes."""
+    lines = sum(len(name) + len(value) + _LINE_EXTRA for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + lines

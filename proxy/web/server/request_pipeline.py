@@ -25,8 +25,8 @@ from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
 from proxy.web.headers import PRIVATE, ImageRoute
 from proxy.web.json_response import Problem, refused, render_problem
 from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
+from proxy.web.server.parser import OVER_LIMIT, RequestRejection
 from proxy.web.server.request_tracing import AnsweredRequest, end_request, route_of, start_request
-from proxy.web.server.request_validation import OVER_LIMIT, RequestRejection
 from proxy.web.server.response_cache import ResponseCache
 
 if TYPE_CHECKING:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,8 +16,7 @@ from aiohttp import web
 from proxy.runtime.open_file_limit import raise_limit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import ServerSettings
-from proxy.web.server.connection import ConnectionServer
-from proxy.web.server.connection_limits import ConnectionLimiter
+from proxy.web.server.connection import CloseReason, ConnectionServer
 from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 
@@ -24,6 +25,12 @@ _BACKLOG = 1024
 clients retry after 1, 3 and 7 seconds. aiohttp's 128 are full after a moment of overload."""
 _ACCEPT_PAUSE_S = 0.05
 _FORCE_CLOSE_S = 0.5
+_ROUND_S = 1.0
+"""Interval of the reviews, and so the longest time by which a deadline is exceeded."""
+_REVIEWS_PER_DEADLINE = 4
+"""The interval is at most the shortest deadline divided by this."""
+_BATCH = 500
+"""Connections reviewed before the loop runs other work: about half a millisecond."""
 
 
 class ServerRunner(web.AppRunner):
@@ -43,32 +50,44 @@ class ServerRunner(web.AppRunner):
         self._background = contextlib.AsyncExitStack()
         self._accepting = contextlib.AsyncExitStack()
         self._listeners: list[socket.socket] = []
-        self._options: dict[str, Any] = {
-            "access_log": None,
-            "keepalive_timeout": settings.keepalive_s,
-            "max_line_size": settings.max_header_bytes,
-            "max_field_size": settings.max_header_bytes,
-            # A body is counted as it arrives, and a compressed one is rejected.
-            "auto_decompress": False,
-            # The connection itself discards the rest of a body.
-            "lingering_time": 0,
-        }
         # By then responses have had `drain_s`. aiohttp waits twice this long for the rest.
-        super().__init__(app, shutdown_timeout=_FORCE_CLOSE_S, **self._options)
+        super().__init__(app, shutdown_timeout=_FORCE_CLOSE_S)
         self.pipeline = pipeline
         self._loop_lag = loop_lag
-        self._drain_s = settings.drain_s
-        self._max_head_bytes = settings.max_head_bytes
-        self.connection_limiter = ConnectionLimiter(settings)
+        self._settings = settings
+        self._connections: ConnectionServer | None = None
 
     async def setup(self) -> None:
         """Prepare for connections; start the loops that watch them and the event loop."""
-        limiter = self.connection_limiter
-        # Without descriptors nothing can be rendered or read, so connections leave some.
-        limiter.max_connections = raise_limit(limiter.max_connections)
         await super().setup()
-        await self._background.enter_async_context(limiter.watching(self._supervisor))
+        settings = self._settings
+        # A deadline of 0 is disabled.
+        deadlines = settings.keepalive_s, settings.header_timeout_s, settings.write_timeout_s
+        round_s = min(_ROUND_S, min(filter(None, deadlines)) / _REVIEWS_PER_DEADLINE)
+        await self._background.enter_async_context(
+            self._supervisor.running(
+                BackgroundTask.CONNECTION_TIMEOUTS,
+                self._review_connections,
+                every_s=round_s,
+                first_after_s=round_s,
+            )
+        )
         await self._background.enter_async_context(self._loop_lag.running())
+
+    async def _make_server(self) -> web.Server:
+        """Put the server that accepts before the application's own."""
+        behind = await super()._make_server()
+        # Without descriptors nothing can be rendered or read, so connections leave some.
+        limit = raise_limit(self._settings.max_connections)
+        self._connections = ConnectionServer(behind, self.pipeline, self._settings, limit)
+        return self._connections
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the number of open connections, and of closed ones by reason."""
+        open_, closed = 0, Counter[CloseReason]()
+        if self._connections is not None:
+            open_, closed = len(self._connections.open), self._connections.closed
+        return {"open": open_, **{f"closed_{reason}": closed[reason] for reason in CloseReason}}
 
     async def listen(self, host: str, port: int) -> None:
         """Bind and listen; port 0 takes a free one, an empty host all addresses.
@@ -139,16 +158,33 @@ class ServerRunner(web.AppRunner):
         # Open connections continue.
         await self._stop_accepting()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._drain_s):
+            async with asyncio.timeout(self._settings.drain_s):
                 await self.pipeline.drain()
 
-    async def _make_server(self) -> web.Server:
-        """Put the server that accepts before the application's own."""
-        behind = await super()._make_server()
-        return ConnectionServer(
-            behind,
-            self.pipeline,
-            self.connection_limiter,
-            max_head_bytes=self._max_head_bytes,
-            options=self._options,
-        )
+    async def _review_connections(self) -> None:
+        """Close the connections whose deadline has passed.
+
+        To compare the time stamps of all once a second costs less than a timer for each request.
+
+        Raises:
+            ExceptionGroup: the review of some connections failed; all others were reviewed.
+        """
+        if self._connections is None:
+            return
+        loop = asyncio.get_running_loop()
+        # A copy: connections come and go while the loop runs other work.
+        connections = list(self._connections.open)
+        errors: list[Exception] = []
+        for start in range(0, len(connections), _BATCH):
+            # Read again for each batch, because the work in between takes time.
+            now = loop.time()
+            for connection in connections[start : start + _BATCH]:
+                try:
+                    connection.review(now)
+                except Exception as error:  # noqa: BLE001 - raised below, to the supervisor
+                    # One connection that always fails must not disable the deadlines of the
+                    # connections behind it.
+                    errors.append(error)
+            await asyncio.sleep(0)
+        if errors:
+            raise ExceptionGroup("connections could not be reviewed", errors)

@@ -14,7 +14,6 @@ from proxy.settings import ServerSettings
 from proxy.telemetry.metrics import Metrics
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server.connection import Connection, ConnectionServer
-from proxy.web.server.connection_limits import ConnectionLimiter
 from proxy.web.server.request_pipeline import RequestPipeline
 
 
@@ -75,20 +74,14 @@ class Bench:
     handler: Callable[[web.BaseRequest], Any] = healthy
     metrics: Metrics = field(default_factory=Metrics)
     pipeline: RequestPipeline = field(init=False)
-    limiter: ConnectionLimiter = field(init=False)
     server: ConnectionServer = field(init=False)
 
     def __post_init__(self) -> None:
         self.pipeline = RequestPipeline(
             response_cache=cast("Any", NoCache()), metrics=self.metrics, access_log=None
         )
-        self.limiter = ConnectionLimiter(self.settings)
         self.server = ConnectionServer(
-            web.Server(self.handler),
-            self.pipeline,
-            self.limiter,
-            max_head_bytes=self.settings.max_head_bytes,
-            options={"keepalive_timeout": self.settings.keepalive_s, "lingering_time": 0},
+            web.Server(self.handler), self.pipeline, self.settings, self.settings.max_connections
         )
 
     async def connect(self) -> tuple[Connection, Wire]:
@@ -98,11 +91,6 @@ class Bench:
         return connection, wire
 
     @property
-    def closed(self) -> dict[str, float]:
-        """Connections closed by reason, those that are not zero."""
-        counts = self.limiter.statistics()
-        return {
-            name.removeprefix("closed_"): count
-            for name, count in counts.items()
-            if name.startswith("closed_") and count
-        }
+    def closed(self) -> dict[str, int]:
+        """Connections closed by reason."""
+        return {str(reason): count for reason, count in self.server.closed.items()}

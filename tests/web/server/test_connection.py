@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -13,6 +14,7 @@ from PIL import Image
 
 from proxy.settings import ServerSettings
 from proxy.web.responses import BufferedResponse
+from proxy.web.server.connection import CloseReason
 from tests.support.server import Library, Serve, Serving
 from tests.support.waiting import eventually
 from tests.web import wire
@@ -330,4 +332,62 @@ class TestLimit:
         assert wire.ended == "closed"
         connection.connection_lost(None)
         assert bench.closed == {"over_limit": 1}
-        assert bench.limiter.statistics()["open"] == 9
+        assert len(bench.server.open) == 9
+
+
+class Guest:
+    """A connection without a socket: it gives way, or is busy."""
+
+    def __init__(self, *, busy: bool = False) -> None:
+        self.busy = busy
+        self.evicted = False
+        self.restricted = False
+
+    def evict(self) -> bool:
+        self.evicted = not self.busy
+        return self.evicted
+
+    def restrict(self) -> None:
+        self.restricted = True
+
+
+class TestSlots:
+    """Which connections get a slot, and of which kind."""
+
+    @staticmethod
+    def enter(bench: Bench, *guests: Guest) -> list[bool]:
+        return [bench.server.enter(cast("Any", guest)) for guest in guests]
+
+    async def test_above_the_limit_an_eighth_more_get_a_reserve_slot(self) -> None:
+        bench = Bench(ServerSettings(max_connections=16))
+        guests = [Guest(busy=True) for _ in range(20)]
+        assert self.enter(bench, *guests) == [True] * 18 + [False] * 2
+        assert [guest.restricted for guest in guests] == [False] * 16 + [True] * 2 + [False] * 2
+        assert len(bench.server.open) == 18
+
+    async def test_there_are_at_most_64_reserve_slots(self) -> None:
+        bench = Bench(ServerSettings(max_connections=1000))
+        guests = [Guest(busy=True) for _ in range(1100)]
+        self.enter(bench, *guests)
+        assert sum(guest.restricted for guest in guests) == 64
+
+    async def test_the_oldest_idle_connection_on_a_reserve_slot_is_evicted(self) -> None:
+        bench = Bench(ServerSettings(max_connections=16))
+        self.enter(bench, *[Guest() for _ in range(16)])
+        guests = Guest(busy=True), Guest(), Guest()
+        assert self.enter(bench, *guests) == [True] * 3
+        assert [guest.evicted for guest in guests] == [False, True, False]
+
+    async def test_a_slot_is_free_again_after_its_connection_left(self) -> None:
+        bench = Bench(ServerSettings(max_connections=8))
+        guests = [Guest() for _ in range(9)]
+        self.enter(bench, *guests[:8])
+        bench.server.leave(cast("Any", guests[0]), CloseReason.IDLE)
+        self.enter(bench, guests[8])
+        assert not guests[8].restricted
+        assert bench.closed == {"idle_timeout": 1}
+
+    async def test_without_a_limit_no_connection_is_restricted(self) -> None:
+        bench, guest = Bench(ServerSettings(max_connections=0)), Guest()
+        assert self.enter(bench, guest) == [True]
+        assert not guest.restricted

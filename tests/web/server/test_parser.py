@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from proxy.web.server.parser import Message, Parser, RejectedRequest
-from proxy.web.server.request_validation import TOO_SLOW
+from proxy.web.server.parser import TOO_SLOW, Message, Parser, RejectedRequest
+from tests.support.server import Library, Serve, Serving
+from tests.web.wire import Told, answers, exchange, until
 
 GET = b"GET /serve/1 HTTP/1.1\r\nHost: x\r\n\r\n"
 PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -22,36 +24,29 @@ POST = b"POST /info HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 MAX_HEAD_BYTES = 1000
 
 
-class Listener:
-    """Answers from its cache if it has one, and records what it is called with."""
+class Bench:
+    """A parser before a real one of aiohttp; the time is set by the test."""
 
     def __init__(self, *, cached: bool = False) -> None:
         self.cached = cached
         self.requested: list[str] = []
-        self.heads: list[str] = []
-
-    def answer_at_once(self, message: Any, payload: object, began: float) -> bool:
-        assert began > 0
-        self.requested.append(message.path)
-        return self.cached and payload is EMPTY_PAYLOAD
-
-    def head_is_awaited(self, *, anew: bool) -> None:
-        self.heads.append("next begun" if anew else "begun")
-
-    def head_is_complete(self) -> None:
-        self.heads.append("complete")
-
-
-class Bench:
-    """A parser before a real one of aiohttp."""
-
-    def __init__(self, *, cached: bool = False) -> None:
-        self.listener = Listener(cached=cached)
+        self.now = 1.0
         loop = asyncio.get_running_loop()
         behind = HttpRequestParser(
             BaseProtocol(loop), loop, 2**16, payload_exception=RequestPayloadError
         )
-        self.parser = Parser(behind, self.listener, max_head_bytes=MAX_HEAD_BYTES)
+        self.parser = Parser(
+            behind,
+            self.answer,
+            lambda: self.now,
+            max_line_bytes=8190,
+            max_head_bytes=MAX_HEAD_BYTES,
+        )
+
+    def answer(self, message: Any, began: float) -> bool:
+        assert began > 0
+        self.requested.append(message.path)
+        return self.cached
 
     def feed(self, *chunks: bytes) -> list[Message]:
         """Return the messages of all chunks."""
@@ -79,12 +74,12 @@ def status(message: Message) -> int:
 async def test_a_request_that_is_answered_at_once_is_left_out() -> None:
     bench = Bench(cached=True)
     assert bench.feed(GET, PROBE, GET) == []
-    assert bench.listener.requested == ["/serve/1", "/healthz", "/serve/1"]
+    assert bench.requested == ["/serve/1", "/healthz", "/serve/1"]
 
 
 async def test_a_request_that_is_not_cached_passes(bench: Bench) -> None:
     assert paths(bench.feed(GET)) == ["/serve/1"]
-    assert bench.listener.requested == ["/serve/1"]
+    assert bench.requested == ["/serve/1"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +92,7 @@ async def test_only_a_request_that_is_exactly_a_chunk_is_answered_at_once(
 ) -> None:
     bench = Bench(cached=True)
     assert len(bench.feed(*chunks)) >= 1
-    assert bench.listener.requested == []
+    assert bench.requested == []
 
 
 @pytest.mark.parametrize("step", [1, 3, 10, 1000])
@@ -106,17 +101,34 @@ async def test_requests_in_any_pieces_pass_in_their_order(bench: Bench, step: in
     chunks = [sent[at : at + step] for at in range(0, len(sent), step)]
     assert paths(bench.feed(*chunks)) == ["/serve/1", "/healthz", "/serve/1"]
     assert not bench.parser.begun
-    assert bench.listener.heads[-1] == "complete"
+    assert bench.parser.head_since == 0
 
 
-async def test_an_incomplete_head_is_reported_until_it_is_complete(bench: Bench) -> None:
+async def test_the_time_of_a_head_runs_from_its_first_byte_until_it_is_complete(
+    bench: Bench,
+) -> None:
+    assert bench.parser.head_since == 1, "the first head is awaited from the start"
+    bench.now = 2.0
     bench.feed(GET[:9])
     assert bench.parser.begun
+    assert bench.parser.head_since == 1
     bench.feed(GET[9:])
     assert not bench.parser.begun
-    bench.feed(GET + GET[:-1])
+    assert bench.parser.head_since == 0
+    bench.feed(GET[:9])
+    assert bench.parser.head_since == 2
+    bench.now = 3.0
+    bench.feed(GET[9:-1])
+    assert bench.parser.head_since == 2
+    bench.feed(GET[-1:] + GET[:9])
     assert bench.parser.begun
-    assert bench.listener.heads == ["begun", "complete", "next begun"]
+    assert bench.parser.head_since == 3
+
+
+async def test_no_head_is_awaited_after_a_request_that_is_answered_at_once() -> None:
+    bench = Bench(cached=True)
+    bench.feed(GET)
+    assert bench.parser.head_since == 0
 
 
 @pytest.mark.parametrize("split", [1, 2, 3])
@@ -140,11 +152,17 @@ async def test_a_request_that_two_servers_could_read_in_two_ways_is_rejected(ben
     assert bench.feed(PROBE) == []
 
 
-async def test_what_is_no_http_is_an_error_after_which_nothing_is_read(bench: Bench) -> None:
-    with pytest.raises(HttpProcessingError):
-        bench.feed(b"NONSENSE\r\n\r\n")
+async def test_what_is_no_http_is_rejected_after_which_nothing_is_read(bench: Bench) -> None:
+    (rejected,) = bench.feed(b"NONSENSE\r\n\r\n")
+    assert status(rejected) == 400
     assert bench.parser.discards
     assert bench.feed(PROBE) == []
+
+
+async def test_a_line_above_the_limit_is_rejected_with_the_limit(bench: Bench) -> None:
+    (rejected,) = bench.feed(GET[:-2] + b"X: " + b"y" * 9000)
+    assert status(rejected) == 400
+    assert "8190 bytes" in rejected[0].exc.rejection.detail
 
 
 @pytest.mark.parametrize("step", [100, 10_000])
@@ -165,7 +183,7 @@ async def test_a_body_ends_its_connection(bench: Bench) -> None:
     assert message.should_close
     assert isinstance(body, StreamReader)
     assert await body.read() == b"hello"
-    assert bench.listener.heads == ["complete"]
+    assert bench.parser.head_since == 0
     assert bench.parser.end_body()
     assert bench.parser.discards
 
@@ -202,14 +220,14 @@ async def test_an_offered_upgrade_is_ignored_and_ends_the_connection(
 
 async def test_a_restricted_parser_passes_one_probe_only() -> None:
     bench = Bench(cached=True)
-    bench.parser.restrict()
+    bench.parser.restricted = True
     ((message, _),) = bench.feed(PROBE + PROBE)
     assert (message.path, message.should_close) == ("/healthz", True)
-    assert bench.listener.requested == []
+    assert bench.requested == []
 
 
 async def test_a_restricted_parser_rejects_what_is_no_probe(bench: Bench) -> None:
-    bench.parser.restrict()
+    bench.parser.restricted = True
     (rejected,) = bench.feed(GET)
     assert status(rejected) == 503
 
@@ -226,3 +244,330 @@ def test_a_rejection_stands_among_the_messages_with_its_reason() -> None:
     rejected = RejectedRequest(TOO_SLOW, "GET")
     assert status(rejected.as_message()) == 408
     assert rejected.as_message()[0].message == TOO_SLOW.detail
+
+
+# On the wire: each of these has one response, after which the connection ends.
+
+SECOND = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+"""What a smuggler would have answered behind his first request."""
+
+
+def get(*lines: bytes, target: bytes = b"/healthz", version: bytes = b"HTTP/1.1") -> bytes:
+    """A request with these lines and a Host in its head."""
+    head = b"".join(line + b"\r\n" for line in (b"GET " + target + b" " + version, *lines))
+    return head + b"Host: x\r\n\r\n"
+
+
+def chunked(body: bytes, *lines: bytes) -> bytes:
+    return get(*(lines or (b"Transfer-Encoding: chunked",))) + body
+
+
+async def told(server: Serving, *parts: bytes) -> list[Told]:
+    """The answers until the server closes the connection, which it has to."""
+    raw = await exchange(server.client.host, server.client.port or 0, *parts)
+    return answers(raw, to_head=parts[0].startswith(b"HEAD"))
+
+
+REFUSED: dict[str, tuple[int, bytes]] = {
+    # Where one body ends and the next request begins (RFC 9112, 6.1 to 6.3, 11.2).
+    "length and chunked": (
+        400,
+        chunked(b"0\r\n\r\n", b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    ),
+    "chunked and length": (
+        400,
+        chunked(b"0\r\n\r\n", b"Transfer-Encoding: chunked", b"Content-Length: 5"),
+    ),
+    "two lengths": (400, get(b"Content-Length: 0", b"Content-Length: 36")),
+    "two equal lengths": (400, get(b"Content-Length: 0", b"Content-Length: 0")),
+    "a list of lengths": (400, get(b"Content-Length: 0, 36")),
+    "a list of equal lengths": (400, get(b"Content-Length: 0, 0")),
+    "a signed length": (400, get(b"Content-Length: +0")),
+    "a negative length": (400, get(b"Content-Length: -1")),
+    "a length in hexadecimal": (400, get(b"Content-Length: 0x0")),
+    "a length of no digits": (400, get(b"Content-Length: ")),
+    "a length beyond 64 bits": (400, get(b"Content-Length: 18446744073709551616")),
+    "chunked, identity": (400, chunked(b"0\r\n\r\n", b"Transfer-Encoding: chunked, identity")),
+    "identity, chunked": (400, chunked(b"0\r\n\r\n", b"Transfer-Encoding: identity, chunked")),
+    "identity": (400, get(b"Transfer-Encoding: identity")),
+    "xchunked": (400, chunked(b"0\r\n\r\n", b"Transfer-Encoding: xchunked")),
+    "quoted chunked": (400, chunked(b"0\r\n\r\n", b'Transfer-Encoding: "chunked"')),
+    "chunked behind a tab": (400, chunked(b"0\r\n\r\n", b"Transfer-Encoding:\tchunked")),
+    "chunked behind a control byte": (
+        400,
+        chunked(b"0\r\n\r\n", b"Transfer-Encoding: \x0bchunked"),
+    ),
+    "chunked in capitals": (400, chunked(b"0\r\n\r\n", b"TRANSFER-ENCODING: CHUNKED")),
+    "two transfer encodings": (
+        400,
+        chunked(b"0\r\n\r\n", b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity"),
+    ),
+    "transfer encoding, space before the colon": (
+        400,
+        chunked(b"0\r\n\r\n", b"Transfer-Encoding : chunked"),
+    ),
+    "transfer encoding on a folded line": (
+        400,
+        chunked(b"0\r\n\r\n", b"Transfer-Encoding:", b" chunked"),
+    ),
+    "transfer encoding behind a bare line feed": (
+        400,
+        chunked(b"0\r\n\r\n", b"X: y\nTransfer-Encoding: chunked"),
+    ),
+    "transfer encoding in HTTP/1.0": (
+        400,
+        get(b"Transfer-Encoding: chunked", version=b"HTTP/1.0") + b"0\r\n\r\n",
+    ),
+    "chunk extension too long": (400, chunked(b"0;" + b"x" * 20_000 + b"\r\n\r\n")),
+    "chunk size of no digits": (400, chunked(b";x\r\n\r\n")),
+    "chunk with a bare line feed": (400, chunked(b"5\nhello\n0\n\n")),
+    # Bodies where none belongs (RFC 9110, 9.3.1).
+    "length on GET": (400, get(b"Content-Length: 36")),
+    "chunked on GET": (400, chunked(b"24\r\n" + SECOND + b"\r\n0\r\n\r\n")),
+    "empty chunked on GET": (400, chunked(b"0\r\n\r\n")),
+    "length on HEAD": (400, b"HEAD" + get(b"Content-Length: 36")[3:]),
+    "chunked on HEAD": (400, b"HEAD" + chunked(b"0\r\n\r\n")[3:]),
+    "length on DELETE": (400, b"DELETE" + get(b"Content-Length: 5")[3:] + b"hello"),
+    "length on POST": (413, b"POST" + get(b"Content-Length: 5")[3:] + b"hello"),
+    "chunked on PUT": (413, b"PUT" + chunked(b"5\r\nhello\r\n0\r\n\r\n")[3:]),
+    # Lines (RFC 9112, 2.2, 5.1, 5.2; RFC 9110, 5.5).
+    "bare line feeds": (400, b"GET /healthz HTTP/1.1\nHost: x\n\n"),
+    "a bare line feed in the request line": (400, b"GET /healthz HTTP/1.1\nHost: x\r\n\r\n"),
+    "a bare carriage return": (400, get(b"X: a\rb")),
+    "a folded line": (400, get(b"X: a", b" b")),
+    "a folded first line": (400, b"GET /healthz HTTP/1.1\r\n X: y\r\nHost: x\r\n\r\n"),
+    "space before a colon": (400, get(b"X : y")),
+    "a tab before a colon": (400, get(b"X\t: y")),
+    "no colon": (400, get(b"X")),
+    "no name": (400, get(b": y")),
+    "NUL in a value": (400, get(b"X: a\0b")),
+    "NUL in a name": (400, get(b"X\0: y")),
+    "a control byte in a value": (400, get(b"X: a\x01b")),
+    "an escape in a value": (400, get(b"X: \x1b[31m")),
+    "DEL in a value": (400, get(b"X: a\x7fb")),
+    "a byte beyond ASCII in a name": (400, get(b"X\xe9: y")),
+    "a bracket in a name": (400, get(b"X(: y")),
+    # Sizes.
+    "a request line too long": (400, get(target=b"/serve/1?x=" + b"y" * 9000)),
+    "a header line too long": (400, get(b"X: " + b"y" * 9000)),
+    "a header name too long": (400, get(b"x" * 9000 + b": y")),
+    "too many headers": (400, get(*(b"X%d: y" % number for number in range(200)))),
+    "a head too large": (431, get(*(b"X%d: " % number + b"y" * 8000 for number in range(5)))),
+    # Versions, methods and targets (RFC 9112, 2.3, 3.2).
+    "HTTP/0.9": (400, b"GET /healthz\r\n\r\n"),
+    "HTTP/0.9 by name": (400, get(version=b"HTTP/0.9")),
+    "HTTP/1.2": (400, get(version=b"HTTP/1.2")),
+    "HTTP/2.0 by name": (400, get(version=b"HTTP/2.0")),
+    "HTTP/3": (400, get(version=b"HTTP/3")),
+    "http in small letters": (400, get(version=b"http/1.1")),
+    "another protocol": (400, get(version=b"ICE/1.0")),
+    "the preface of HTTP/2": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0" * 9),
+    "a handshake of TLS": (400, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\0" * 32),
+    "an unknown method": (400, b"BREW" + get()[3:]),
+    "a method in small letters": (400, b"get" + get()[3:]),
+    "CONNECT": (400, b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"),
+    "CONNECT to a path": (400, b"CONNECT" + get()[3:]),
+    "TRACE": (405, b"TRACE" + get()[3:]),
+    "absolute-form": (400, get(target=b"http://x/healthz")),
+    "absolute-form with another host": (400, get(target=b"http://evil.example/healthz")),
+    "absolute-form of https": (400, get(target=b"https://x/healthz")),
+    "authority-form": (400, get(target=b"x:80")),
+    "asterisk-form": (400, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "asterisk-form of GET": (400, get(target=b"*")),
+    "no slash": (400, get(target=b"healthz")),
+    "a fragment": (400, get(target=b"/healthz#x")),
+    "a space in the target": (400, get(target=b"/health z")),
+    "a tab in the target": (400, get(target=b"/health\tz")),
+    "NUL in the target": (400, get(target=b"/health\0z")),
+    "a byte beyond ASCII in the target": (400, get(target=b"/health\xc3\xa9")),
+    # Host (RFC 9112, 3.2; RFC 9110, 7.2).
+    "two hosts": (400, get(b"Host: y")),
+    "two equal hosts": (400, get(b"Host: x")),
+    "no host": (400, b"GET /healthz HTTP/1.1\r\n\r\n"),
+    "an empty host": (400, b"GET /healthz HTTP/1.1\r\nHost:\r\n\r\n"),
+    "a host with a path": (400, b"GET /healthz HTTP/1.1\r\nHost: x/y\r\n\r\n"),
+    "a host with a user": (400, b"GET /healthz HTTP/1.1\r\nHost: me@x\r\n\r\n"),
+    "a list of hosts": (400, b"GET /healthz HTTP/1.1\r\nHost: x, y z\r\n\r\n"),
+    "a host with a port of letters": (400, b"GET /healthz HTTP/1.1\r\nHost: x:http\r\n\r\n"),
+    "a host beyond ASCII": (400, b"GET /healthz HTTP/1.1\r\nHost: \xc3\xa9\r\n\r\n"),
+    "a host of 300 characters": (
+        400,
+        b"GET /healthz HTTP/1.1\r\nHost: " + b"x" * 300 + b"\r\n\r\n",
+    ),
+    "an open bracket as a host": (400, b"GET /healthz HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+}
+
+
+async def test_each_has_one_answer_and_the_connection_ends(shared: Serving) -> None:
+    """Whatever stands behind it, in the same piece and in a later one."""
+    asked = {name: told(shared, sent + SECOND, SECOND) for name, (_, sent) in REFUSED.items()}
+    found = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+    statuses = {name: [one.status for one in several] for name, several in found.items()}
+    assert statuses == {name: [status] for name, (status, _) in REFUSED.items()}
+    for name, (answer,) in found.items():
+        assert answer.headers["connection"] == "close", name
+        assert answer.headers["cache-control"] == "no-store", name
+        assert answer.headers["content-type"] == "application/problem+json", name
+        if REFUSED[name][1].startswith(b"HEAD"):
+            assert answer.body == b"", name
+        else:
+            assert json.loads(answer.body)["status"] == answer.status, name
+
+
+@pytest.mark.parametrize("step", [1, 7])
+async def test_each_has_one_answer_in_whatever_pieces_it_comes(server: Serving, step: int) -> None:
+    names = ["length and chunked", "length on GET", "two hosts", "absolute-form", "CONNECT"]
+    asked = []
+    for name in names:
+        whole = REFUSED[name][1] + SECOND
+        pieces = [whole[at : at + step] for at in range(0, len(whole), step)]
+        asked.append(exchange(server.client.host, server.client.port or 0, *pieces, pause_s=0))
+    raw = dict(zip(names, await asyncio.gather(*asked), strict=True))
+    assert {name: [one.status for one in answers(raw[name])] for name in names} == {
+        name: [REFUSED[name][0]] for name in names
+    }
+
+
+async def test_what_came_before_it_is_answered(shared: Serving) -> None:
+    """A request that was good stays good, whatever its neighbour is."""
+    found = await told(shared, SECOND + SECOND + get(b"Content-Length: 36") + SECOND)
+    assert [one.status for one in found] == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /users/me",
+        b"DELETE /api/media/complete/1",
+        b"GET /info",
+        b"OPTIONS /info",
+        b"POST /info/",
+        b"POST /info/1",
+        b"PATCH /users/me/",
+        b"PATCH /users/me2",
+        b"PATCH //users/me",
+        b"POST /api/media/complete/",
+        b"POST /api/media/complete/1/2",
+    ],
+)
+async def test_only_the_addresses_that_take_a_body_get_one(server: Serving, line: bytes) -> None:
+    sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    (answer,) = await told(server, sent + SECOND, SECOND)
+    assert answer.status == (400 if line.startswith((b"GET", b"DELETE", b"OPTIONS")) else 413)
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        (b"PUT /users/me", "PATCH"),
+        (b"PATCH /api/media/complete/1", "POST"),
+        (b"PUT /info", "GET,HEAD,OPTIONS,POST"),
+    ],
+)
+async def test_there_another_method_is_told_which_is_right(
+    shared: Serving, line: bytes, allowed: str
+) -> None:
+    sent = line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+    (answer,) = await told(shared, sent + SECOND, SECOND)
+    assert answer.status == 405
+    assert answer.headers["allow"] == allowed
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [(b"PATCH /users/me", 401), (b"POST /api/media/complete/1?x=y", 401), (b"POST /info", 415)],
+)
+@pytest.mark.parametrize("step", [1, 10_000])
+async def test_a_body_that_is_let_through_hides_no_request(
+    server: Serving, line: bytes, status: int, step: int
+) -> None:
+    """Whether it is read or refused, and in whatever pieces it comes."""
+    head = line + b" HTTP/1.1\r\nHost: x\r\n"
+    for lines, body in (
+        (b"Content-Length: 5\r\n\r\n", b"hello"),
+        (b"Content-Length: 500000\r\n\r\n", b""),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+    ):
+        whole = SECOND + head + lines + body + SECOND + SECOND
+        pieces = [whole[at : at + step] for at in range(0, len(whole), step)]
+        raw = await exchange(server.client.host, server.client.port or 0, *pieces, pause_s=0)
+        assert [one.status for one in answers(raw)] == [200, status]
+
+
+async def test_a_hot_answer_is_no_way_around_it(server: Serving, library: Library) -> None:
+    target = f"/serve/{library.ids['photo']}?size=thumbnail".encode()
+    good = get(target=target)
+    bad = {
+        "host": good.replace(b"Host: x", b"Host: x/y"),
+        "size": get(*(b"X%d: " % one + b"y" * 8000 for one in range(5)), target=target),
+        "body": get(b"Content-Length: 36", target=target),
+    }
+    for _ in range(3):
+        await told(server, good, get(b"Connection: close", target=target))
+    assert server.metric("smartserve_requests_total", source="memory") > 1
+    for name, request_ in bad.items():
+        found = await told(server, good, request_ + good, good)
+        assert [one.status for one in found] == [200, 431 if name == "size" else 400], name
+
+
+CLOSING = get(b"Connection: close")
+GOOD = {
+    # nginx asks its upstreams in HTTP/1.0 unless told otherwise, and so do old health checks: it
+    # is allowed, with Host or without, and its connection ends unless it asks for more.
+    "HTTP/1.0": b"GET /healthz HTTP/1.0\r\n\r\n",
+    "HTTP/1.0 with Host": get(version=b"HTTP/1.0"),
+    # RFC 9112, 3 lets a server part the line wherever there is space; no framing hangs on it.
+    "two spaces before the target": get(b"Connection: close", target=b" /healthz"),
+    # What follows is sound, and common.
+    "an address as host": CLOSING.replace(b"Host: x", b"Host: [::1]:8080"),
+    "a host with a port": CLOSING.replace(b"Host: x", b"Host: img.example.org:443"),
+    "a length of nothing": get(b"Content-Length: 0", b"Connection: close"),
+    "an empty line before": b"\r\n" + get(b"Connection: close"),
+    "text beyond ASCII in a value": get(b"X: \xc3\xa9", b"Connection: close"),
+    "an empty value": get(b"X:", b"Connection: close"),
+    "space behind a value": get(b"X: y \t ", b"Connection: close"),
+    "thirty long headers": get(
+        *(b"X%d: " % one + b"y" * 1000 for one in range(30)), b"Connection: close"
+    ),
+    "an expectation": get(b"Expect: 100-continue", b"Connection: close"),
+    "another expectation": get(b"Expect: something", b"Connection: close"),
+}
+
+
+async def test_what_is_sound_is_answered(shared: Serving) -> None:
+    for name, sent in GOOD.items():
+        assert [one.status for one in await told(shared, sent)] == [200], name
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),
+        (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13"),
+    ],
+)
+async def test_an_offer_of_another_protocol_is_passed_over_and_ends_the_connection(
+    shared: Serving, library: Library, offer: tuple[bytes, ...]
+) -> None:
+    """Who made it may go on in that protocol, and is not taken at his word for HTTP/1.1."""
+    target = f"/serve/{library.ids['photo']}?size=thumbnail".encode()
+    for _ in range(3):
+        found = await told(shared, get(*offer, target=target) + SECOND, SECOND)
+        assert [one.status for one in found] == [200]
+
+
+async def test_a_large_body_does_not_keep_its_answer_from_the_client(shared: Serving) -> None:
+    """Nothing of it is kept; the client may finish sending, and reads why it was refused."""
+    head = b"POST" + get(b"Content-Length: 50000000")[3:]
+    found = await told(shared, head, *[b"x" * 1_000_000] * 10)
+    assert [one.status for one in found] == [413]
+
+
+async def test_a_refusal_is_counted_and_tells_nothing_of_what_was_sent(serve: Serve) -> None:
+    server = await serve()
+    (answer,) = await told(server, get(target=b"http://secret.example/healthz"))
+    assert b"secret" not in answer.body
+    assert re.fullmatch(r"[0-9a-f]+-[0-9a-f]+", answer.headers["x-request-id"])
+    assert server.metric("smartserve_requests_total", route="malformed", status="400") == 1
+    await until(lambda: server.metric("smartserve_connections_closed_total", reason="refused") == 1)

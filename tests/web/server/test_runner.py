@@ -19,6 +19,7 @@ from proxy.settings import ServerSettings
 from proxy.telemetry.metrics import Metrics
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server import runner as runner_module
+from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import ServerRunner
@@ -122,9 +123,25 @@ async def test_the_limit_of_open_files_lowers_that_of_connections(
 ) -> None:
     monkeypatch.setattr(runner_module, "raise_limit", lambda wanted: wanted // 2)
     server = Server(max_connections=64)
-    assert server.runner.connection_limiter.max_connections == 64
     async with server.listening():
-        assert server.runner.connection_limiter.max_connections == 32
+        assert isinstance(server.runner.server, ConnectionServer)
+        assert server.runner.server.max_connections == 32
+
+
+async def test_connections_are_counted_with_their_reasons_from_the_start() -> None:
+    server = Server()
+    assert server.runner.statistics() == {
+        "open": 0,
+        "closed_ended": 0,
+        "closed_header_timeout": 0,
+        "closed_idle_timeout": 0,
+        "closed_write_timeout": 0,
+        "closed_refused": 0,
+        "closed_over_limit": 0,
+    }
+    async with server.listening():
+        assert await server.sent(CLOSING) == [200]
+        await eventually(lambda: server.runner.statistics()["closed_ended"] == 1)
 
 
 async def test_a_header_line_and_a_head_have_their_own_limits() -> None:
@@ -196,24 +213,41 @@ async def test_lag_is_measured_while_the_server_runs_only() -> None:
     assert server.lag._timer is None
 
 
-async def test_a_failed_review_of_connections_is_restarted_and_counted() -> None:
-    class Faulty:
-        """A connection whose review fails once."""
+class Reviewed:
+    """A connection that counts its reviews; the first ``failures`` fail."""
 
-        def __init__(self) -> None:
-            self.reviews = 0
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.reviews = 0
 
-        def evict(self) -> bool:
-            return False
+    def review(self, now: float) -> None:
+        assert now > 0
+        self.reviews += 1
+        if self.reviews <= self.failures:
+            raise OSError(errno.EBADF, "Bad file descriptor")
 
-        def review(self, now: float) -> None:
-            del now
-            self.reviews += 1
-            if self.reviews == 1:
-                raise RuntimeError
+    def close(self) -> None:
+        """Do nothing: it is no connection."""
 
-    server, faulty = Server(), Faulty()
-    server.runner.connection_limiter.enter(faulty)
+
+def open_connections(server: Server, *connections: Reviewed) -> None:
+    assert isinstance(server.runner.server, ConnectionServer)
+    server.runner.server.open.update(dict.fromkeys(cast("Any", connections)))
+
+
+async def test_more_connections_than_a_batch_are_all_reviewed() -> None:
+    server, connections = Server(), [Reviewed() for _ in range(1200)]
     async with server.listening():
+        open_connections(server, *connections)
+        await server.runner._review_connections()
+    # The background task may review them as well.
+    assert all(one.reviews for one in connections)
+
+
+async def test_a_failed_review_neither_ends_the_reviews_nor_skips_other_connections() -> None:
+    server, faulty, other = Server(keepalive_s=0.1), Reviewed(failures=1), Reviewed()
+    async with server.listening():
+        open_connections(server, faulty, other)
         await eventually(lambda: faulty.reviews > 1)
+    assert other.reviews > 0
     assert server.restarts.tasks == [BackgroundTask.CONNECTION_TIMEOUTS]
