@@ -24,18 +24,16 @@ from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.telemetry.service_metrics import ServiceCollector
 from proxy.web.handlers.admin import AdminHandler
-from proxy.web.handlers.analyses import AnalysisHandler
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
+from proxy.web.handlers.media_api import AnalysisHandler
 from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import PageHandler
-from proxy.web.handlers.page_local import LocalPageHandler
+from proxy.web.handlers.page import LocalPageHandler, PageHandler
 from proxy.web.routes import Handlers, create_app
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache
 from proxy.web.server.runner import ServerRunner
-from proxy.web.static_files import read_files
 
 _ADVICE = f"no key is set: {NO_KEY_ADVICE}"
 
@@ -97,7 +95,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         analyses=_analyses(services),
         info=_info(services),
         oembed=_oembed(services),
-        page=PageHandler(read_files(), order=settings.encoders.order),
+        page=PageHandler(settings.encoders.order),
         page_local=_page_local(settings, uploads),
         uploads=None if uploads is None else uploads.uploads(services.metrics),
         media_api=None if uploads is None else uploads.media_api(services.metrics),

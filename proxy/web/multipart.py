@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.domain.errors import BodyTooLarge, RequestError, UnsupportedBody
 from proxy.domain.upload import UPLOAD_FIELDS, UploadField
-from proxy.web.request_input import read_with_timeout, require_complete
+from proxy.web.request_input import accept_body, read_with_timeout, require_complete
 
 MAX_FILES = 10
 _MAX_TEXTS = 100
@@ -52,16 +52,17 @@ class Form:
     """A form body; text fields are skipped."""
 
     def __init__(self, request: web.BaseRequest, *, max_file_bytes: int, stall_s: float) -> None:
-        """Check the request's headers. The next bytes must arrive within ``stall_s``.
+        """Check the request's headers, and let the client send the body.
+
+        The next bytes must arrive within ``stall_s``.
 
         Raises:
-            UnsupportedBody: the body is not a form.
+            UnsupportedBody: the body is not a form, or is compressed.
             BodyTooLarge: its Content-Length exceeds the limit.
         """
         self._request = request
         self._max_bytes = MAX_FILES * max_file_bytes + _OVERHEAD_BYTES
         self._stall_s = stall_s
-        self._require_within(request.content_length or 0)
         kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
         if (kind.type, kind.subtype) != ("multipart", "form-data"):
             raise UnsupportedBody("the body must be multipart/form-data")
@@ -69,6 +70,7 @@ class Form:
         # differently by a proxy in front of this server.
         if not _BOUNDARY.fullmatch(kind.parameters.get("boundary", "")):
             raise RequestError("Content-Type has no boundary, or one that RFC 2046 does not allow")
+        accept_body(request, self._max_bytes)
         self._reader = MultipartReader(request.headers, request.content)
 
     async def files(self) -> AsyncIterator[FormFile]:
@@ -131,9 +133,6 @@ class Form:
         except _PARSER_ERRORS as error:
             raise RequestError("the form is malformed") from error
         # A chunked body has no Content-Length, so its size is checked after each read.
-        self._require_within(self._request.content.total_bytes)
-        return result
-
-    def _require_within(self, byte_size: int) -> None:
-        if byte_size > self._max_bytes:
+        if self._request.content.total_bytes > self._max_bytes:
             raise BodyTooLarge(f"a form may have at most {self._max_bytes} bytes")
+        return result

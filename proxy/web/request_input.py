@@ -15,9 +15,11 @@ from proxy.domain.errors import (
     BadParameter,
     BodyTooLarge,
     BodyTooSlow,
+    PendingNotFound,
     RequestError,
     UnsupportedBody,
 )
+from proxy.domain.media import MAX_MEDIA_ID
 from proxy.runtime.http_client import read_bounded
 
 DIGITS = 19
@@ -40,6 +42,15 @@ def parse_id(parameter: str, text: str) -> int:
 def path_id(request: web.Request, name: str = "id") -> int:
     """Return the id in the URL's path; raise BadParameter if it is not a number."""
     return parse_id(name, request.match_info[name])
+
+
+def upload_id(request: web.Request) -> int:
+    """Return the id of an upload in the URL's path; raise PendingNotFound if none can have it."""
+    number = path_id(request)
+    # No row can have an id above MAX_MEDIA_ID, and the database driver rejects it.
+    if number > MAX_MEDIA_ID:
+        raise PendingNotFound("there is no upload with this id")
+    return number
 
 
 def whole_number(value: object) -> int | None:
@@ -68,6 +79,14 @@ def send_continue(request: web.BaseRequest) -> None:
     waits = expects and request.version >= HttpVersion11 and not request.content.total_bytes
     if waits and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def accept_body(request: web.BaseRequest, max_bytes: int) -> None:
+    """Let the client send the body. One that is compressed or too large is rejected before."""
+    refuse_encoded(request)
+    if (request.content_length or 0) > max_bytes:
+        raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
+    send_continue(request)
 
 
 async def read_with_timeout(reading: Awaitable[_T], stall_s: float) -> _T:
@@ -104,15 +123,10 @@ async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float)
     Raises:
         RequestError: it is too large, too slow, compressed, or not a JSON object.
     """
-    refuse_encoded(request)
-    too_large = BodyTooLarge(f"the body may have at most {max_bytes} bytes")
-    # Rejected before "100 Continue", so that the client does not send the body at all.
-    if (request.content_length or 0) > max_bytes:
-        raise too_large
-    send_continue(request)
+    accept_body(request, max_bytes)
     body = await read_with_timeout(read_bounded(request, max_bytes), stall_s)
     if body is None:
-        raise too_large
+        raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
     # A malformed chunk also ends the stream: what arrived before it is not the whole body.
     require_complete(request)
     try:

@@ -9,14 +9,12 @@ from aiohttp import web
 
 from proxy.settings import Settings, has_page
 from proxy.web.handlers.admin import AdminHandler
-from proxy.web.handlers.analyses import AnalysisHandler
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
-from proxy.web.handlers.media_api import MediaApiHandler
+from proxy.web.handlers.media_api import AnalysisHandler, MediaApiHandler
 from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import COMPONENT, PageHandler
-from proxy.web.handlers.page_local import LocalPageHandler
+from proxy.web.handlers.page import COMPONENT, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
 from proxy.web.headers import ImageRoute
 

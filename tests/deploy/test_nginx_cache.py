@@ -198,7 +198,7 @@ async def test_cached_images_are_served_while_the_server_is_down(
         assert (await pair.fetch(photo.replace("thumbnail", "zoom"))).status == 502
 
 
-async def test_json_routes_are_not_forwarded(pair: Pair, photo: str) -> None:
+async def test_private_routes_are_not_forwarded(pair: Pair, photo: str) -> None:
     for target in ("/metrics", "/healthz", "/readyz", "/api/media/1/renditions"):
         assert (await pair.fetch(target)).status == 404
     for method in ("DELETE", "POST", "PUT"):

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Request, expect
 
-from proxy.web.static_files import STATIC
+from proxy.web.handlers.page import STATIC
 from tests.page.conftest import FINAL_MS, PATIENCE_MS, Visit, tab, until
 from tests.support.waiting import eventually
 

@@ -1,4 +1,4 @@
-"""The media API: the queue of uploads, for the ingest workers that process it."""
+"""The media API, with its key: the queue of uploads for ingest workers, and stored analyses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from proxy.domain.errors import BadParameter, PendingConflict, PendingNotFound
+from proxy.domain.analysis import public
+from proxy.domain.errors import (
+    BadParameter,
+    MediaNotFound,
+    MediaNotReady,
+    PendingConflict,
+)
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import Outcome
@@ -21,12 +27,14 @@ from proxy.domain.upload import TEMP_PREFIX, PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
+from proxy.storage.database import MediaRepository
+from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.upload_files import OpenUpload
 from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
 from proxy.web.headers import NO_STORE, PRIVATE, Header
 from proxy.web.json_response import json_route
-from proxy.web.request_input import path_id, read_json, whole_number
+from proxy.web.request_input import path_id, read_json, upload_id, whole_number
 from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
 
 _MAX_JSON_BYTES = 256 * 1024
@@ -113,7 +121,7 @@ class MediaApiHandler:
     async def complete(self, request: web.Request) -> CompletionResponse:
         """Record which image an upload has become. Idempotent."""
         self.guard.check(request)
-        pending_id = _pending_id(request)
+        pending_id = upload_id(request)
         body = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self.stall_s)
         media_id = _media_id(body)
         # The queue has no columns for the other members. The worker stores them itself.
@@ -127,7 +135,7 @@ class MediaApiHandler:
         self.guard.check(request)
         # The reason is the client's text: without line breaks it cannot forge log lines.
         reason = _UNPRINTABLE.sub("?", request.query.get("reason", ""))[:_MAX_REASON]
-        await self.queue.fail(_pending_id(request), reason=reason)
+        await self.queue.fail(upload_id(request), reason=reason)
         return CleanupResponse()
 
     @json_route("temp_image")
@@ -142,6 +150,60 @@ class MediaApiHandler:
             # Including cancellation: no response closes the file then.
             opened.close()
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisFields:
+    """The documented members of an analysis; more may be present. Null: not determined."""
+
+    style: str | None
+    medium: str | None
+    quality_score: Annotated[int, Field(ge=0, le=100)] | None
+    mood_keywords: list[str] | None
+    dominant_colors: list[dict[str, Any]] | None
+    detected_objects: list[dict[str, Any]] | None
+    confidence_score: float | None
+    # Absent if another program wrote the row: its table has no columns for these two.
+    brand_colors: list[str] | None = None
+    site_context: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisResponse:
+    """The stored analysis of an image."""
+
+    success: Literal[True]
+    analysis: AnalysisFields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisHandler:
+    """Handles ``GET /api/media/analysis/{media_id}``. The key is checked first."""
+
+    guard: KeyGuard
+    database: MediaRepository
+    analyses: AnalysisRepository
+    retry_after_s: int
+    """Sent as Retry-After while the image is being processed."""
+
+    @json_route("analysis")
+    async def analysis(self, request: web.Request) -> Mapping[str, object]:
+        """Return the analysis of an image. Null: not determined; a reason is given.
+
+        Its members are those of section 12 of the requirements document, and more.
+        """
+        self.guard.check(request)
+        media_id = path_id(request, "media_id")
+        media = await self.database.find(media_id) if media_id <= MAX_MEDIA_ID else None
+        if media is None:
+            raise MediaNotFound(f"there is no image with id {media_id}")
+        stored = await self.analyses.find(media_id)
+        if stored is not None:
+            return {"success": True, "analysis": public(stored.columns, stored.own)}
+        if media.in_progress:
+            detail = "the image has not been analysed yet"
+            raise MediaNotReady(detail, retry_after_s=self.retry_after_s)
+        raise MediaNotFound("the image has not been analysed")
 
 
 async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> Answer:
@@ -183,13 +245,6 @@ async def _media_type(opened: OpenUpload) -> str:
     """Return the type by the first bytes; the client's own statement cannot be trusted."""
     head = b"".join([piece async for piece in opened.chunks(0, min(opened.byte_size, SNIFF_BYTES))])
     return SOURCE_MEDIA_TYPES.get(sniff(head) or "", "application/octet-stream")
-
-
-def _pending_id(request: web.Request) -> int:
-    number = path_id(request)
-    if number > MAX_MEDIA_ID:
-        raise PendingNotFound("there is no upload with this id")
-    return number
 
 
 def _media_id(body: Mapping[str, Any]) -> str:

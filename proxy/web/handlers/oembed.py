@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -119,24 +120,15 @@ def _photo(
     base: str, media_id: int, facts: MediaFacts, values: Mapping[str, str], cache_age: int
 ) -> Photo:
     max_width = _limit(values, "maxwidth", _DEFAULT_MAX_WIDTH)
-    max_height = _limit(values, "maxheight", 0)
-
-    steps = [
-        (width, dimensions(SizeSpec("", width, None), facts))
-        for width, _ in srcset_widths(facts, min_width=1)
-    ]
+    max_height = _limit(values, "maxheight", sys.maxsize)
 
     def largest(max_width: int) -> tuple[str, Dimensions]:
-        """Return the largest rendition within both limits; a height limit of 0 is none.
-
-        If even the smallest one exceeds them, it is used nevertheless.
-        """
-        fitting = [
-            step
-            for step in steps
-            if step[1].width <= max_width and (not max_height or step[1].height <= max_height)
-        ]
-        width, size = fitting[-1] if fitting else steps[0]
+        """Return the URL and the dimensions of the largest rendition within both limits."""
+        for width, _ in reversed(srcset_widths(facts, min_width=1)):
+            size = dimensions(SizeSpec("", width, None), facts)
+            if size.width <= max_width and size.height <= max_height:
+                break
+        # If even the smallest one, which is the last here, exceeds them, it is used nevertheless.
         return image_url(media_id, base=base, width=width, version=version_of(facts)), size
 
     url, size = largest(max_width)

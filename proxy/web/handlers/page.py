@@ -1,24 +1,38 @@
-"""The page at ``/`` and the web component that pages of any origin load from here."""
+"""The page at ``/``: its files, its requests, and trial uploads from this machine.
+
+The web component, which pages of any origin load from here, is one of the files.
+"""
 
 from __future__ import annotations
 
 import base64
+import gzip
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from proxy.domain.errors import AccessDisabled, PendingNotFound
 from proxy.domain.formats import Format, explain
 from proxy.domain.request import Outcome
+from proxy.domain.upload import PendingStatus, media_id_of
+from proxy.settings import TokenKey, UserSettings
+from proxy.storage.database.upload_repository import UploadRepository
+from proxy.web.auth import caller_of, issue
 from proxy.web.handlers.images import accept_header
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
-from proxy.web.json_response import cached_json
+from proxy.web.json_response import cached_json, json_route, with_etag
+from proxy.web.request_input import upload_id
 from proxy.web.responses import BufferedResponse, whole
-from proxy.web.static_files import StaticFile
 
+STATIC = Path(__file__).parents[1] / "static"
 COMPONENT = "smart-image.js"
 
 CSP = (
@@ -39,10 +53,54 @@ _COMPONENT: tuple[Header, ...] = (
     ("Cache-Control", "public, max-age=3600, stale-while-revalidate=86400"),
     *SECURITY,
 )
+_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        ".html": "text/html; charset=utf-8",
+        ".css": "text/css; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".svg": "image/svg+xml; charset=utf-8",
+    }
+)
+# "gzip" with no weight or a weight above 0 (RFC 9110, 12.5.3).
+_GZIP = re.compile(r"(?:^|,)\s*(?:x-)?gzip\s*(?:;\s*q=(?:1(?:\.0*)?|0?\.0*[1-9][0-9]*)\s*)?(?:,|$)")
 _PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 _MAX_ACCEPT = 2048
 """Characters of the Accept header that are returned, so that the response head stays small."""
 _OUTCOME = Outcome("page")
+_USER = 1
+"""Uploads from the page belong to this user, as the samples do."""
+_TTL_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file in memory, plain and compressed; each form has its own ETag."""
+
+    media_type: str
+    plain: bytes
+    compressed: bytes
+
+    def answer(
+        self, request: web.Request, headers: Sequence[Header], *, route: str
+    ) -> BufferedResponse:
+        """Return 200 or 304, compressed if Accept-Encoding allows gzip."""
+        body, content = self.plain, [("Content-Type", self.media_type)]
+        if _GZIP.search(request.headers.get("Accept-Encoding", "").lower()):
+            body = self.compressed
+            content.append(("Content-Encoding", "gzip"))
+        lines = [("Vary", "Accept-Encoding"), *headers]
+        return with_etag(request, body, content, lines, outcome=Outcome(route))
+
+
+def _read_files() -> dict[str, StaticFile]:
+    """Return the page's files by name. Blocking: called at start only."""
+    files: dict[str, StaticFile] = {}
+    for path in sorted(STATIC.iterdir()):
+        if path.suffix in _TYPES:
+            body = path.read_bytes()
+            # Without mtime equal files compress to equal bytes, so nodes agree on the ETag.
+            files[path.name] = StaticFile(_TYPES[path.suffix], body, gzip.compress(body, mtime=0))
+    return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +117,9 @@ class AcceptExplanation:
 class PageHandler:
     """Handles the page, its files, and its requests about the browser that shows it."""
 
-    files: Mapping[str, StaticFile]
     order: Sequence[Format]
     """The server's preference among formats."""
+    files: Mapping[str, StaticFile] = field(default_factory=_read_files)
 
     async def component(self, request: web.Request) -> BufferedResponse:
         """``/static/smart-image.js``: the web component, even if the page is disabled."""
@@ -101,3 +159,85 @@ class PageHandler:
             *PRIVATE,
         ]
         return whole(HTTPStatus.OK, headers, _PIXEL, outcome=_OUTCOME)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadToken:
+    """A token for ``PATCH /users/me``; ``expires_in`` is in seconds."""
+
+    token: str
+    expires_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """The state of an upload; ``media_id`` is null until the image exists."""
+
+    id: int
+    status: PendingStatus
+    media_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPageHandler:
+    """Handles requests from this machine and rejects all others."""
+
+    key: TokenKey
+    """A secret: tokens are signed with it."""
+    users: UserSettings
+    database: UploadRepository
+
+    @json_route("trial")
+    async def trial_token(self, request: web.Request) -> UploadToken:
+        """Return a token for uploads, valid for 15 minutes."""
+        check_local(request)
+        return UploadToken(issue(self.key, self.users, user_id=_USER, ttl_s=_TTL_S), _TTL_S)
+
+    @json_route("trial")
+    async def trial_upload(self, request: web.Request) -> UploadProgress:
+        """Return the state of an upload of the page's user."""
+        check_local(request)
+        row = await self.database.find(upload_id(request))
+        if row is None or row.user_id != _USER:
+            raise PendingNotFound("there is no upload with this id")
+        media_id = media_id_of(row.permanent_url)
+        return UploadProgress(row.id, row.status, None if media_id is None else int(media_id))
+
+
+def check_local(request: web.BaseRequest) -> None:
+    """Return if the request comes from this server's own page in a browser on this machine.
+
+    A reverse proxy on this machine also connects from a loopback address, but forwards requests
+    of strangers. So several signs are checked.
+
+    Raises:
+        AccessDisabled: the request is not local.
+    """
+    local = (
+        # X-Forwarded-For and the like: a proxy that identifies itself.
+        not caller_of(request).forwarded
+        # nginx uses HTTP/1.0 unless `proxy_http_version` is set.
+        and request.version >= HttpVersion11
+        and _is_loopback(request.remote or "")
+        # A public name: a silent proxy, or a page that resolves to 127.0.0.1 (DNS rebinding).
+        and _names_loopback(request.headers.get("Host", ""))
+        # A foreign page that requests localhost. Clients that are no browsers omit the header.
+        and request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+    )
+    if not local:
+        raise AccessDisabled(
+            "only a browser on the server's own machine may use this: open the page there, by"
+            " localhost and without a proxy"
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _names_loopback(host: str) -> bool:
+    name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() == "localhost" or _is_loopback(name.strip("[]"))

@@ -15,7 +15,6 @@ from proxy.ingest.uploads.accept import AcceptedUpload, Uploader, UploadIntake
 from proxy.web.auth import TokenVerifier
 from proxy.web.json_response import json_route
 from proxy.web.multipart import Form
-from proxy.web.request_input import refuse_encoded, send_continue
 
 REASONS: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "malformed",
@@ -62,9 +61,7 @@ class UploadHandler:
     async def _store(self, request: web.Request) -> list[AcceptedUpload]:
         # Before the body: strangers should not make the server read gigabytes.
         user_id = self.users.identify(request)
-        refuse_encoded(request)
         form = Form(request, max_file_bytes=self.uploader.max_file_bytes, stall_s=self.stall_s)
-        send_continue(request)
         async with self.uploader.begin(user_id) as upload:
             await self._read(form, upload)
             # Outside the timeout: it limits the client only. A commit that was cut off here could

@@ -12,7 +12,6 @@ from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
 from proxy.settings import Settings, has_local_uploads, has_page
 from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
-from proxy.web.handlers.analyses import AnalysisHandler, AnalysisResponse
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import (
@@ -23,10 +22,14 @@ from proxy.web.handlers.info import (
     InfoQuery,
 )
 from proxy.web.handlers.info_json import ImageDescription
-from proxy.web.handlers.media_api import CompletedUpload, MediaApiHandler
+from proxy.web.handlers.media_api import (
+    AnalysisHandler,
+    AnalysisResponse,
+    CompletedUpload,
+    MediaApiHandler,
+)
 from proxy.web.handlers.oembed import OembedHandler, Photo
-from proxy.web.handlers.page import AcceptExplanation, PageHandler
-from proxy.web.handlers.page_local import LocalPageHandler
+from proxy.web.handlers.page import AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
 from proxy.web.openapi.schema import (
     BINARY,
