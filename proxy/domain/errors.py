@@ -24,6 +24,7 @@
     |   +-- SourceChanged           503  the file does not match its facts; they are read again
     +-- CapacityError               503  temporary; carries Retry-After
     |   +-- QueueFull
+    |   |   +-- Overloaded          too little room or time left to spend work on it
     |   +-- DatabaseUnavailable
     |   |   +-- CommitUncertain     connection lost during COMMIT, which may have succeeded
     |   +-- ShuttingDown

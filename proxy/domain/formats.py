@@ -49,11 +49,10 @@ TRAITS: Mapping[Format, FormatTraits] = MappingProxyType(
 
 NAMES: Mapping[str, Format] = MappingProxyType(
     {
-        "avif": Format.AVIF,
-        "webp": Format.WEBP,
-        "jpeg": Format.JPEG,
-        "jpg": Format.JPEG,
-        "png": Format.PNG,
+        name: fmt
+        for fmt, traits in TRAITS.items()
+        if fmt is not Format.GIF
+        for name in (fmt.value, traits.suffix)
     }
 )
 """Names in ``format=`` and file extensions. GIF is excluded: it is only sent as the fallback."""
@@ -143,24 +142,15 @@ _MAX_ACCEPT = 2048
 100 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptRanges:
-    """A parsed Accept header: the q-value of each media range in it."""
+Accepted = Mapping[str, float]
+"""A parsed Accept header: the q-value of each media range in it."""
 
-    ranges: Mapping[str, float]
 
-    def explicit(self, fmt: Format) -> float:
-        """Return the q-value of exactly this format; 0 if the header does not name it."""
-        return self.ranges.get(TRAITS[fmt].media_type, 0.0)
-
-    def quality(self, fmt: Format) -> float:
-        """Return the q-value of a format by the most specific range that matches it."""
-        if fmt in _EXPLICIT_ONLY:
-            return self.explicit(fmt)
-        for media_range in (TRAITS[fmt].media_type, "image/*", "*/*"):
-            if media_range in self.ranges:
-                return self.ranges[media_range]
-        return 0.0
+def quality_of(fmt: Format, accepted: Accepted) -> float:
+    """Return the q-value of a format by the most specific range that matches it, or else 0."""
+    own = TRAITS[fmt].media_type
+    ranges = (own,) if fmt in _EXPLICIT_ONLY else (own, "image/*", "*/*")
+    return next((accepted[one] for one in ranges if one in accepted), 0.0)
 
 
 def _element(text: str) -> tuple[str, float] | None:
@@ -177,7 +167,7 @@ def _element(text: str) -> tuple[str, float] | None:
     return media_range.strip(_BLANK).lower(), quality
 
 
-def parse_accept(header: str) -> AcceptRanges:
+def parse_accept(header: str) -> Accepted:
     """Parse an Accept header; a range that occurs twice has the lower q-value."""
     if len(header) > _MAX_ACCEPT:
         # The last element may have lost its q-value and would then have another meaning.
@@ -186,13 +176,13 @@ def parse_accept(header: str) -> AcceptRanges:
 
 
 @lru_cache(maxsize=1024)
-def _parse(header: str) -> AcceptRanges:
+def _parse(header: str) -> Accepted:
     ranges: dict[str, float] = {}
     for text in _ELEMENT.findall(header):
         if (element := _element(text)) is not None:
             media_range, quality = element
             ranges[media_range] = min(quality, ranges.get(media_range, 1.0))
-    return AcceptRanges(MappingProxyType(ranges))
+    return MappingProxyType(ranges)
 
 
 def fallback(*, transparent: bool, animated: bool) -> Format:
@@ -203,11 +193,7 @@ def fallback(*, transparent: bool, animated: bool) -> Format:
 
 
 def acceptable(
-    accept: str | None,
-    *,
-    order: Sequence[Format],
-    transparent: bool,
-    animated: bool,
+    accept: str | None, *, order: Sequence[Format], transparent: bool, animated: bool
 ) -> tuple[Format, ...]:
     """Return the formats that may be sent, by descending q-value; ``order`` breaks ties.
 
@@ -217,17 +203,14 @@ def acceptable(
     """
     accepted = parse_accept(accept or "")
     last = fallback(transparent=transparent, animated=animated)
-    named = [
-        fmt
-        for fmt in order
-        if fmt in _EXPLICIT_ONLY
-        and accepted.explicit(fmt) > 0
-        and (TRAITS[fmt].animation or not animated)
-    ]
+    able = (fmt for fmt in order if TRAITS[fmt].animation or not animated)
+    named = [fmt for fmt in able if fmt in _EXPLICIT_ONLY and quality_of(fmt, accepted) > 0]
     if not named:
         return (last,)
-    candidates = [*named, last] if accepted.quality(last) > 0 else named
-    return tuple(sorted(candidates, key=lambda fmt: (-accepted.quality(fmt), _rank(fmt, order))))
+    candidates = [*named, last] if quality_of(last, accepted) > 0 else named
+    return tuple(
+        sorted(candidates, key=lambda fmt: (-quality_of(fmt, accepted), _rank(fmt, order)))
+    )
 
 
 def _rank(fmt: Format, order: Sequence[Format]) -> int:
@@ -251,8 +234,8 @@ def explain(accept: str, order: Sequence[Format], *, transparent: bool = False) 
             {
                 "format": fmt,
                 "media_type": TRAITS[fmt].media_type,
-                "quality": accepted.quality(fmt),
-                "named": TRAITS[fmt].media_type in accepted.ranges,
+                "quality": quality_of(fmt, accepted),
+                "named": TRAITS[fmt].media_type in accepted,
                 "verdict": _verdict(fmt, accepted, last=last, chosen=candidates[0]),
             }
             for fmt in listed
@@ -261,25 +244,25 @@ def explain(accept: str, order: Sequence[Format], *, transparent: bool = False) 
     }
 
 
-def _verdict(fmt: Format, accepted: AcceptRanges, *, last: Format, chosen: Format) -> str:
+def _verdict(fmt: Format, accepted: Accepted, *, last: Format, chosen: Format) -> str:
     if fmt is chosen:
         return "sent"
     if fmt is last:
         return "fallback for browsers that name no newer format"
-    quality = accepted.ranges.get(TRAITS[fmt].media_type)
+    quality = accepted.get(TRAITS[fmt].media_type)
     if quality is None:
         return "not named; * and image/* do not count, because old browsers send them too"
     return "accepted, but another format has priority" if quality else "rejected with q=0"
 
 
-def _reason(candidates: Sequence[Format], accepted: AcceptRanges, *, last: Format) -> str:
+def _reason(candidates: Sequence[Format], accepted: Accepted, *, last: Format) -> str:
     chosen, name = candidates[0], _display_name(candidates[0])
     if len(candidates) == 1:
         if chosen is last:
             return f"The header names no newer format. Every browser displays {name}."
         return f"{name} is the only format that the header accepts."
-    quality = accepted.quality(chosen)
-    equal = [_display_name(fmt) for fmt in candidates[1:] if accepted.quality(fmt) == quality]
+    quality = quality_of(chosen, accepted)
+    equal = [_display_name(fmt) for fmt in candidates[1:] if quality_of(fmt, accepted) == quality]
     if not equal:
         return f"The header prefers {name} by its q-value."
     *some, final = [name, *equal]

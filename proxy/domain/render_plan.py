@@ -7,7 +7,7 @@ may be sent instead. Both are ordinary variants with their own keys and ETags.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import product
@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from proxy.domain.formats import TRAITS, Format, acceptable, fallback
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.request import DPRS, WIDTHS, VariantRequest
+from proxy.domain.request import DPRS, WIDTHS, VariantRequest, width_box
 from proxy.domain.variant import (
     SHAPE_DIGITS,
     EncodingStage,
@@ -24,7 +24,6 @@ from proxy.domain.variant import (
     Geometry,
     SizeSpec,
     Variant,
-    base_size,
     plan_geometry,
 )
 from proxy.domain.worker_protocol import Limits
@@ -90,49 +89,45 @@ class RenderPlanner:
         """Resolve a request: select the format, and the one that may replace it."""
         if request.format is not None:
             return self._plan(media, facts, request, (request.format,))
+        transparent = _is_transparent(request, facts)
         formats = acceptable(
-            accept,
-            order=self.rules.order,
-            transparent=_is_transparent(request, facts),
-            animated=facts.animated,
+            accept, order=self.rules.order, transparent=transparent, animated=facts.animated
         )
         return self._plan(media, facts, request, formats)
 
     def _plan(
-        self,
-        media: Media,
-        facts: MediaFacts,
-        request: VariantRequest,
-        formats: tuple[Format, ...],
+        self, media: Media, facts: MediaFacts, request: VariantRequest, formats: Sequence[Format]
     ) -> RenderPlan:
         """``formats``: the selected one, then those that may replace it."""
         stages = self.rules.stages[formats[0]]
-        recipe = self.rules.recipe
-        draft = resolve(request, media, facts, stage=stages.draft, recipe=recipe)
+        draft = resolve(request, media, facts, stage=stages.draft, recipe=self.rules.recipe)
         # PNG and GIF, or every format if finals are disabled.
         if stages.final == stages.draft:
             return RenderPlan(media, facts, request, draft)
-        final = resolve(
-            request,
-            media,
-            facts,
-            stage=stages.final,
-            recipe=recipe,
+        final = replace(
+            draft,
+            profile=stages.final.profile,
+            search=stages.final.search,
             alternative=self._alternative(facts, formats[1:]),
-            base=self._base(facts),
+            base=self._base(draft, facts),
         )
         return RenderPlan(media, facts, request, final, draft)
 
-    def _base(self, facts: MediaFacts) -> tuple[int, int]:
+    def _base(self, draft: Variant, facts: MediaFacts) -> tuple[int, int] | None:
+        """Return the size that a variant is scaled from: the largest in named boxes, or None."""
+        # An animation is scaled from its source, page by page.
+        if draft.animated:
+            return None
         size = facts.width, facts.height
         # The base depends only on the size of the source, which many images share.
         if size not in self._bases:
-            self._bases[size] = base_size(self.rules.sizes.values(), facts)
-        return self._bases[size]
+            planned = (plan_geometry(box, facts) for box in self.rules.sizes.values())
+            self._bases[size] = max((one.scaled_width, one.scaled_height) for one in planned)
+        base = self._bases[size]
+        # An image as large as the base gains nothing from it and is scaled from the source.
+        return base if draft.geometry.scaled_width < base[0] else None
 
-    def _alternative(
-        self, facts: MediaFacts, following: tuple[Format, ...]
-    ) -> EncodingStage | None:
+    def _alternative(self, facts: MediaFacts, following: Sequence[Format]) -> EncodingStage | None:
         # An animation has no alternative: besides WebP only the fallback GIF can represent it.
         if not following or facts.animated or not self.rules.prefer_smallest:
             return None
@@ -147,8 +142,8 @@ class RenderPlanner:
         its name. Duplicates are removed.
         """
         plans = [
-            self.plan(media, facts, VariantRequest(size, name, fmt, remove_background), accept)
-            for name, size in self.rules.sizes.items()
+            self.plan(media, facts, VariantRequest(size, fmt, remove_background), accept)
+            for size in self.rules.sizes.values()
             for fmt, accept in self._requested(
                 facts, transparent=facts.has_alpha or remove_background
             )
@@ -189,7 +184,7 @@ class RenderPlanner:
             if plan_geometry(size, facts).shape not in shapes:
                 continue
             for fmt, accept in self._requested(facts, transparent=facts.has_alpha):
-                plan = self.plan(media, facts, VariantRequest(size, name, fmt), accept)
+                plan = self.plan(media, facts, VariantRequest(size, fmt), accept)
                 stages = [stage for stage in plan.stages if stage.digest in digests]
                 if stages:
                     by_format = found.setdefault(name, {})
@@ -256,34 +251,20 @@ class RenderPlanner:
 
 
 def resolve(
-    request: VariantRequest,
-    media: Media,
-    facts: MediaFacts,
-    *,
-    stage: EncodingStage,
-    recipe: str,
-    alternative: EncodingStage | None = None,
-    base: tuple[int, int] | None = None,
+    request: VariantRequest, media: Media, facts: MediaFacts, *, stage: EncodingStage, recipe: str
 ) -> Variant:
     """Resolve a validated request for an image and the encoding chosen for it."""
-    # Other formats show the first page of an animation.
-    animated = facts.animated and stage.profile.format in (Format.WEBP, Format.GIF)
-    geometry = plan_geometry(request.box, facts)
-    # An image as large as the base gains nothing from it and is scaled from the source.
-    within = base is not None and geometry.scaled_width < base[0]
     return Variant(
         media_id=media.id,
         version=facts.content_hash,
-        geometry=geometry,
+        geometry=plan_geometry(request.box, facts),
         profile=stage.profile,
         # Without a flat background nothing is removed: both values of bg share one rendition.
         background_removed=request.remove_background and facts.flat_background,
-        animated=animated,
+        # Formats without animation show its first page.
+        animated=facts.animated and TRAITS[stage.profile.format].animation,
         recipe=recipe,
         search=stage.search,
-        alternative=alternative,
-        # An animation is always scaled from its source, page by page.
-        base=base if within and not animated else None,
     )
 
 
@@ -291,7 +272,7 @@ def _all_boxes(sizes: Iterable[SizeSpec]) -> Iterator[SizeSpec]:
     """Yield every box that a request can name."""
     for size in sizes:
         yield from (size.scaled(dpr) for dpr in DPRS.values())
-    yield from (SizeSpec(f"w{width}", width, None) for width in WIDTHS)
+    yield from map(width_box, WIDTHS)
 
 
 def _is_transparent(request: VariantRequest, facts: MediaFacts) -> bool:

@@ -32,8 +32,6 @@ class VariantRequest:
     """A validated request: box, format or negotiation, background."""
 
     box: SizeSpec
-    label: str
-    """Name of the size in cache tags and metrics: ``detail``, ``w640``."""
     format: Format | None = None
     """None: negotiated by the Accept header."""
     remove_background: bool = False
@@ -79,21 +77,23 @@ def parse_request(
     values = {name: value for name, value in last_values(raw_query).items() if value}
     dpr = _choice("dpr", values.get("dpr", "1"), DPRS)
     size = _choice("size", values.get("size", DEFAULT_SIZE), sizes)
-    box, label = size.scaled(dpr), size.name
+    box = size.scaled(dpr)
     if "w" in values:
-        width = snap(_width(values["w"]) * dpr)
         # `w` is validated even if a later `size` replaces it: a bad value is always a 400.
+        snapped = width_box(_width(values["w"]) * dpr)
         if [name for name in values if name in ("size", "w")][-1] == "w":
-            box, label = SizeSpec(f"w{width}", width, None), f"w{width}"
+            box = snapped
     extension_format = None if extension is None else _choice("extension", extension.lower(), NAMES)
-    fmt = _format(values["format"]) if "format" in values else extension_format
+    fmt = extension_format
+    if "format" in values:
+        fmt = _choice("format", values["format"].lower(), {"auto": None, **NAMES})
     removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})
     # Negotiation never selects JPEG for a transparent image: only an explicit format conflicts.
     if removed and fmt is Format.JPEG:
         raise BadParameter(
             "format", "avif, webp, png or auto with bg=removed: JPEG has no transparency"
         )
-    return VariantRequest(box, label, fmt, removed, values.get("v"))
+    return VariantRequest(box, fmt, removed, values.get("v"))
 
 
 def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
@@ -114,8 +114,7 @@ def _boxes(name: str, value: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSp
         return named_boxes(value, sizes)
     if name != "w":
         raise BadParameter("query", "empty, or contain only size= and w=")
-    width = snap(_width(value))
-    return (SizeSpec(f"w{width}", width, None),)
+    return (width_box(_width(value)),)
 
 
 def named_boxes(name: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
@@ -136,10 +135,6 @@ def _choice(parameter: str, value: str, allowed: Mapping[str, _T]) -> _T:
         raise BadParameter(parameter, "one of " + ", ".join(allowed)) from None
 
 
-def _format(value: str) -> Format | None:
-    return _choice("format", value.lower(), {"auto": None, **NAMES})
-
-
 def _width(value: str) -> int:
     # int() also accepts signs, underscores and non-ASCII digits; the pattern does not.
     if not _WHOLE_NUMBER.fullmatch(value) or not 1 <= int(value) <= WIDTHS[-1]:
@@ -147,9 +142,10 @@ def _width(value: str) -> int:
     return int(value)
 
 
-def snap(width: float) -> int:
-    """Return the smallest of `WIDTHS` that is at least ``width``, or the largest of all."""
-    return next((allowed for allowed in WIDTHS if allowed >= width), WIDTHS[-1])
+def width_box(width: float) -> SizeSpec:
+    """Return the box of the smallest of `WIDTHS` that is at least ``width``, or of the largest."""
+    snapped = next((allowed for allowed in WIDTHS if allowed >= width), WIDTHS[-1])
+    return SizeSpec(f"w{snapped}", snapped, None)
 
 
 class Origin(StrEnum):

@@ -12,8 +12,8 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from proxy.domain.media import MediaFacts
-from proxy.domain.request import WIDTHS
-from proxy.domain.variant import SizeSpec, plan_geometry
+from proxy.domain.request import WIDTHS, width_box
+from proxy.domain.variant import plan_geometry
 
 SERVE_ROUTE = "/serve/{name}"
 API_IMAGES_ROUTE = "/api/images/{name}"
@@ -108,7 +108,7 @@ def srcset_widths(
     """
     parameters: dict[int, int] = {}
     for parameter in WIDTHS:
-        width = plan_geometry(SizeSpec("", parameter, None), facts).width
+        width = plan_geometry(width_box(parameter), facts).width
         # The smallest parameter of each width: a larger one gives the same image.
         parameters.setdefault(width, parameter)
     large = {width: parameter for width, parameter in parameters.items() if width >= min_width}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -44,6 +44,7 @@ class SizeSpec:
     """A box in pixels. A side that is None follows from the aspect ratio of the image."""
 
     name: str
+    """In cache tags and metrics: ``detail``, ``w640``."""
     width: int | None
     height: int | None
     fit: Fit = Fit.CONTAIN
@@ -51,13 +52,8 @@ class SizeSpec:
 
     def scaled(self, dpr: float) -> SizeSpec:
         """Return the box for a screen with ``dpr`` device pixels per CSS pixel."""
-        return SizeSpec(
-            self.name,
-            None if self.width is None else round(self.width * dpr),
-            None if self.height is None else round(self.height * dpr),
-            self.fit,
-            self.gravity,
-        )
+        width, height = (side and round(side * dpr) for side in (self.width, self.height))
+        return replace(self, width=width, height=height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,8 @@ def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
     area with the aspect ratio of the box.
     """
     if box.fit is Fit.COVER and box.width is not None and box.height is not None:
-        return _cover(box.width, box.height, facts, _focus(box.gravity, facts.focus))
+        focus = facts.focus if box.gravity is Gravity.ATTENTION else None
+        return _cover(box.width, box.height, facts, focus or Focus(0.5, 0.5))
     scale = min(
         1.0,
         math.inf if box.width is None else box.width / facts.width,
@@ -127,10 +124,6 @@ def _cover(width: int, height: int, facts: MediaFacts, focus: Focus) -> Geometry
     )
 
 
-def _focus(gravity: Gravity, focus: Focus | None) -> Focus:
-    return focus if gravity is Gravity.ATTENTION and focus is not None else Focus(0.5, 0.5)
-
-
 def _side(length: float) -> int:
     # A very long image may be thinner than a pixel in a small box.
     return max(1, round(length))
@@ -140,12 +133,6 @@ def _offset(focus: float, length: int, whole: int) -> int:
     """Return the start of a section of ``whole``, with its centre as near ``focus`` as possible."""
     # A focal point near the edge would place the crop beyond it.
     return min(max(0, round(focus * whole - length / 2)), whole - length)
-
-
-def base_size(boxes: Iterable[SizeSpec], facts: MediaFacts) -> tuple[int, int]:
-    """Return the largest size of an image in these boxes; the others can be scaled from it."""
-    geometries = (plan_geometry(box, facts) for box in boxes)
-    return max((one.scaled_width, one.scaled_height) for one in geometries)
 
 
 def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:

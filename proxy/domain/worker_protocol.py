@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass
+from enum import StrEnum
+from functools import cache, partial
+from types import UnionType
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
-from proxy.domain.analysis import AnalysisResult, Colour, Kind, Quality
+from proxy.domain.analysis import AnalysisResult
 from proxy.domain.errors import (
     RenderFault,
     SmartserveError,
@@ -21,8 +25,7 @@ from proxy.domain.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.domain.formats import Format
-from proxy.domain.media import Focus, ProbeResult
+from proxy.domain.media import ProbeResult
 from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch, streams
 
 MAX_DATAGRAM = 64 * 1024
@@ -216,42 +219,25 @@ class FrameDecoder:
             self._index += 1
 
 
-_MESSAGES: Mapping[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        Ping,
-        ProbeJob,
-        RenditionSet,
-        AnalyseJob,
-        ProbeResult,
-        RenderResult,
-        RenditionSetResult,
-        AnalysisResult,
-        JobFailure,
-        WorkerInfo,
-    )
-}
+_JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet)
+_REPLIES = (WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, JobFailure)
+_MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLIES)}
 
 
 def encode(message: Any) -> bytes:
     """Encode a message as one datagram."""
-    return json.dumps([type(message).__name__, _fields(message)], default=_shallow).encode()
+    return json.dumps([type(message).__name__, message], default=_fields).encode()
 
 
-def _fields(message: Any) -> dict[str, Any]:
-    """Return the fields; the results of a set need their type names to be decoded."""
-    # The only field whose values can have two types.
-    if isinstance(message, RenditionSetResult):
-        return {"results": [[type(one).__name__, _shallow(one)] for one in message.results]}
-    return _shallow(message)
-
-
-def _shallow(value: Any) -> dict[str, Any]:
+def _fields(value: Any) -> dict[str, Any]:
     """Return the fields of a value; JSON calls this again for nested values.
 
     `dataclasses.asdict` would first copy the whole tree, which takes longer than the encoding.
     """
     return {field: getattr(value, field) for field in value.__slots__}
+
+
+_NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 def decode(datagram: bytes) -> Any:
@@ -262,52 +248,48 @@ def decode(datagram: bytes) -> Any:
     """
     try:
         name, fields = json.loads(datagram)
-        return _MESSAGES[name](**_revived(fields))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _reader(_MESSAGES[name])(fields)
+    except _NO_MESSAGE as error:
         raise ValueError("not a message between server and worker") from error
 
 
-def _revived(fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert nested JSON values back to their types."""
-    return {name: _revive(name, value) for name, value in fields.items()}
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """Return the function that converts a JSON value to an annotated type.
+
+    It raises one of `_NO_MESSAGE` for a value of another type: a worker that decoded a hostile file
+    may send anything.
+    """
+    if isinstance(kind, type) and is_dataclass(kind):
+        readers = {name: _reader(one) for name, one in get_type_hints(kind).items()}
+        return lambda value: kind(**{name: readers[name](one) for name, one in value.items()})
+    arguments = get_args(kind)
+    parts = [_reader(one) for one in arguments if one is not Ellipsis]
+    if isinstance(kind, UnionType):
+        return partial(_read_first, parts)
+    if get_origin(kind) is dict:
+        return lambda value: {name: parts[1](one) for name, one in value.items()}
+    if get_origin(kind) is tuple:
+        return partial(_read_tuple, parts, repeated=arguments[-1] is Ellipsis)
+    # JSON does not distinguish 1 from 1.0.
+    plain = (int, float) if kind is float else kind
+    read: Callable[[Any], Any] = kind if issubclass(kind, StrEnum) else partial(_read_plain, plain)
+    return read
 
 
-def _revive(name: str, value: Any) -> Any:
-    revive = _NESTED.get((name, type(value)))
-    return value if revive is None else revive(value)
+def _read_first(readers: Sequence[Callable[[Any], Any]], value: Any) -> Any:
+    for read in readers:
+        with suppress(*_NO_MESSAGE):
+            return read(value)
+    raise TypeError(value)
 
 
-def _revive_result(kind: str, fields: dict[str, Any]) -> RenderResult | JobFailure:
-    kinds: dict[str, type[RenderResult | JobFailure]] = {
-        one.__name__: one for one in (RenderResult, JobFailure)
-    }
-    return kinds[kind](**fields)
+def _read_tuple(readers: list[Callable[[Any], Any]], value: Any, *, repeated: bool) -> Any:
+    each = readers * len(value) if repeated else readers
+    return tuple(read(one) for read, one in zip(each, _read_plain(list, value), strict=True))
 
 
-def _revive_profile(fields: dict[str, Any]) -> EncoderProfile:
-    options = tuple((name, option) for name, option in fields["options"])
-    return EncoderProfile(Format(fields["format"]), options)
-
-
-def _revive_colours(colours: list[dict[str, Any]]) -> tuple[Colour, ...]:
-    return tuple(Colour(**fields) for fields in colours)
-
-
-_NESTED: Mapping[tuple[str, type], Callable[[Any], Any]] = {
-    ("limits", dict): lambda fields: Limits(**_revived(fields)),
-    ("geometry", dict): lambda fields: Geometry(**fields),
-    ("focus", dict): lambda fields: Focus(**fields),
-    ("profile", dict): _revive_profile,
-    ("source_types", list): tuple,
-    ("search", dict): lambda fields: QualitySearch(**fields),
-    ("alternative", dict): lambda fields: EncodingStage(**_revived(fields)),
-    ("base", list): tuple,
-    ("outputs", list): lambda outputs: tuple(RenderOutput(**_revived(one)) for one in outputs),
-    ("results", list): lambda results: tuple(_revive_result(*one) for one in results),
-    ("dominant_colours", list): _revive_colours,
-    ("brand_colours", list): _revive_colours,
-    ("quality", dict): lambda fields: Quality(**fields),
-    ("mood_keywords", list): tuple,
-    ("kind", dict): lambda fields: Kind(**fields),
-}
-"""Converters by field name and type of the JSON value."""
+def _read_plain(kind: type | tuple[type, ...], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(value)
+    return value

@@ -208,7 +208,7 @@ class Renderer:
         self._telemetry.stage("queue", done.queue_s)
         for stage, seconds in result.stages.items():
             self._telemetry.stage(stage, seconds)
-        self._telemetry.rendered(plan.request.label, variant.format, done.work_s)
+        self._telemetry.rendered(plan.request.box.name, variant.format, done.work_s)
         if result.target_missed:
             self._telemetry.missed_target()
 

@@ -104,7 +104,7 @@ def tags(plan: RenderPlan) -> tuple[str, ...]:
     return (
         f"m-{plan.media.id}",
         f"u-{plan.media.user_id}",
-        f"s-{plan.request.label}",
+        f"s-{plan.request.box.name}",
     )
 
 
@@ -182,7 +182,7 @@ def content_disposition(plan: RenderPlan, fmt: Format) -> str:
     """
     # PureWindowsPath treats both / and \ as separators.
     stem = PureWindowsPath(plan.media.original_name or "").stem[:_MAX_NAME].strip(" .")
-    suffix = f"-{plan.request.label}.{TRAITS[fmt].suffix}"
+    suffix = f"-{plan.request.box.name}.{TRAITS[fmt].suffix}"
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     name = _UNSAFE.sub("-", plain).strip("-.") or f"media-{plan.media.id}"
     if stem in ("", name):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import product
 
-from proxy.domain.formats import Format, acceptable, fallback, parse_accept
+from proxy.domain.formats import Format, acceptable, fallback, parse_accept, quality_of
 from tests.domain.test_formats import CLIENTS, ORDER
 
 SENT = {
@@ -78,7 +78,7 @@ def random_headers(count: int) -> list[str]:
 def plain(accept: str) -> bool:
     """Return whether a header gives AVIF and WebP only the weights 0 and 1."""
     accepted = parse_accept(accept)
-    weights = {accepted.explicit(Format.AVIF), accepted.explicit(Format.WEBP)}
+    weights = {quality_of(fmt, accepted) for fmt in (Format.AVIF, Format.WEBP)}
     return weights <= {0.0, 1.0} and '"' not in accept and len(accept) <= 2048
 
 

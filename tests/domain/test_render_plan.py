@@ -180,7 +180,7 @@ def test_all_plans_cover_every_size_and_format_once() -> None:
     plans = PLANNER.all_plans(MEDIA, FACTS)
     digests = [plan.variant.digest for plan in plans]
     assert len(set(digests)) == len(digests)
-    found = {(plan.request.label, plan.variant.format) for plan in plans}
+    found = {(plan.request.box.name, plan.variant.format) for plan in plans}
     formats = (Format.AVIF, Format.WEBP, Format.JPEG)
     assert found == {(name, fmt) for name in SETTINGS.sizes for fmt in formats}
 

@@ -18,20 +18,20 @@ from proxy.domain.request import (
     VariantRequest,
     last_values,
     parse_boxes,
-    snap,
+    width_box,
 )
 from proxy.domain.variant import Fit, SizeSpec
 from tests.support.requests import SIZES, parsed
 
 
 def test_an_empty_query_requests_detail_in_a_negotiated_format() -> None:
-    assert parsed("") == VariantRequest(SIZES["detail"], "detail")
+    assert parsed("") == VariantRequest(SIZES["detail"])
     assert parsed("").negotiated
 
 
 @pytest.mark.parametrize("name", ["thumbnail", "small", "grid", "detail", "header", "zoom"])
 def test_every_named_size_can_be_requested(name: str) -> None:
-    assert parsed(f"size={name}") == VariantRequest(SIZES[name], name)
+    assert parsed(f"size={name}") == VariantRequest(SIZES[name])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_every_named_size_can_be_requested(name: str) -> None:
     ],
 )
 def test_the_last_value_applies_and_a_question_mark_separates(query: str) -> None:
-    assert parsed(query).label == "thumbnail"
+    assert parsed(query).box.name == "thumbnail"
 
 
 def test_values_are_ordered_by_their_last_occurrence() -> None:
@@ -143,7 +143,7 @@ def test_the_text_of_the_client_is_not_repeated() -> None:
 @example("?" * 1000)
 def test_any_query_is_a_request_or_a_bad_parameter(query: str) -> None:
     try:
-        label = parsed(query).label
+        label = parsed(query).box.name
     except BadParameter as error:
         label = error.parameter
     assert label in {*SIZES, "size", "w", "dpr", "format", "bg"} or label.startswith("w")
@@ -155,13 +155,13 @@ def test_any_query_is_a_request_or_a_bad_parameter(query: str) -> None:
 )
 def test_a_width_is_rounded_up_to_an_allowed_one(requested: int, allowed: int) -> None:
     assert parsed(f"w={requested}").box == SizeSpec(f"w{allowed}", allowed, None)
-    assert parsed(f"w={requested}").label == f"w{allowed}"
 
 
 @given(st.floats(min_value=0.1, max_value=100_000))
 def test_a_rounded_width_is_allowed_and_not_smaller(width: float) -> None:
-    assert snap(width) in WIDTHS
-    assert snap(width) >= min(width, WIDTHS[-1])
+    rounded = width_box(width).width
+    assert rounded in WIDTHS
+    assert rounded >= min(width, WIDTHS[-1])
 
 
 def test_a_width_is_rounded_after_the_dpr_is_applied() -> None:
@@ -195,7 +195,7 @@ def test_an_open_side_stays_open_at_any_dpr() -> None:
     ],
 )
 def test_the_last_of_width_and_size_applies(query: str, label: str) -> None:
-    assert parsed(query).label == label
+    assert parsed(query).box.name == label
 
 
 @pytest.mark.parametrize(

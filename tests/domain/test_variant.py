@@ -411,7 +411,7 @@ def test_random_urls_give_no_more_renditions_than_the_closed_sets() -> None:
     boxes |= {SizeSpec(f"w{width}", width, None) for width in WIDTHS}
     allowed = {
         resolve(
-            VariantRequest(box, "", remove_background=removed),
+            VariantRequest(box, remove_background=removed),
             media(),
             source,
             stage=EncodingStage(PROFILES[fmt]),

@@ -274,6 +274,10 @@ def _with_output(*, without: str = "", **fields: object) -> bytes:
         _without(ANALYSED, "quality", "noise"),
         _with(ANALYSED, dominant_colours=[1]),
         _with(ANALYSED, kind={"name": "photo"}),
+        _with(ANALYSED, mood_keywords="warm"),
+        _with(ANALYSED, stages={"look": "long"}),
+        _with(PROBED, width="4000"),
+        _with(PROBED, focus=[0.5, 0.5]),
     ],
 )
 def test_nonsense_is_refused(datagram: bytes) -> None:

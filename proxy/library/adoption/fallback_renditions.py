@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from proxy.domain.errors import CapacityError, SmartserveError
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
-from proxy.domain.request import WIDTHS, VariantRequest
-from proxy.domain.variant import SizeSpec
+from proxy.domain.request import WIDTHS, VariantRequest, width_box
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.storage.database.media_repository import SqlMediaRepository
 
-_FULL_SIZE = VariantRequest(SizeSpec(f"w{WIDTHS[-1]}", WIDTHS[-1], None), f"w{WIDTHS[-1]}")
+_FULL_SIZE = VariantRequest(width_box(WIDTHS[-1]))
 """The widest request: a premade file keeps its own size."""
 
 

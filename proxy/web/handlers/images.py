@@ -141,7 +141,7 @@ class ImageHandler:
                 return await self._respond(request, target)
         except SmartserveError as error:
             self._log(error, media_id)
-            label = "none" if wanted is None else wanted.label
+            label = "none" if wanted is None else wanted.box.name
             return problem(
                 error,
                 outcome=Outcome(route, label, media_id=media_id),
@@ -390,7 +390,7 @@ class ImageResponder:
             stage = next((name for one, name in stages if one is variant), "")
         return Outcome(
             self._route,
-            plan.request.label,
+            plan.request.box.name,
             fmt or plan.variant.format,
             origin,
             media_id=plan.media.id,

@@ -274,7 +274,7 @@ async def test_the_rest_of_a_picture_comes_after_all_that_was_asked_for_and_once
         await desk.until_empty()
         assert [len(plans) for plans in desk.finals.asked[:2]] == [1, 1]
         rest = desk.finals.asked[2]
-        assert {plan.request.label for plan in rest} == set(PLANNER.rules.sizes)
+        assert {plan.request.box.name for plan in rest} == set(PLANNER.rules.sizes)
         assert {plan.variant.format for plan in rest} == {Format.AVIF, Format.WEBP, Format.JPEG}
         assert len({plan.variant.digest for plan in rest}) == len(rest)
         desk.upgrader.request(wish(1, "size=grid"))
