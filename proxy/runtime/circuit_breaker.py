@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import inf
 
 import structlog
@@ -14,9 +13,8 @@ log = structlog.get_logger(__name__)
 class CircuitBreaker:
     """Opens for ``pause_s`` seconds after each failure.
 
-    Callers check `open` before a call. They report the result with `trip` and `succeed`, or wrap
-    the call in `attempt`, which does both and lets one call at a time through while the last one
-    failed (half-open).
+    Callers check `failing`, and if it is set `open`, before a call. They report a failure with
+    `trip`, and a success with `succeed` if the breaker is failing.
     """
 
     def __init__(self, name: str, *, pause_s: float, clock: Callable[[], float]) -> None:
@@ -24,36 +22,19 @@ class CircuitBreaker:
         self._name = name
         self._pause_s = pause_s
         self._clock = clock
-        self._trial = False
         self.open_until = -inf
         """The time of the clock until which calls are refused; minus infinity if closed."""
         self.failing = False
-        """Whether the last reported result was a failure. A plain attribute: callers on the request
-        path check it first, and call the breaker only if it is set."""
+        """Whether the last reported result was a failure. A plain attribute: while nothing fails,
+        the request path calls no method of the breaker."""
+        self.trial = False
+        """Set it during the first call after the pause: no other call is made meanwhile
+        (half-open)."""
 
     @property
     def open(self) -> bool:
         """Return whether calls are to be refused now."""
-        return self.failing and (self._trial or self._clock() < self.open_until)
-
-    @contextmanager
-    def attempt(self, failure: type[Exception]) -> Iterator[None]:
-        """Report the result of the block: ``failure`` trips the breaker, a return closes it.
-
-        Other errors and a cancellation do not show whether the callee works, and change nothing.
-        """
-        # After a failure this call is the trial: `open` is True for all others until it ends.
-        trial = self._trial = self.failing
-        try:
-            yield
-        except failure as error:
-            self.trip(type(error).__name__)
-            raise
-        else:
-            self.succeed()
-        finally:
-            # A call that began before the first failure must not end the trial of another one.
-            self._trial = self._trial and not trial
+        return self.failing and (self.trial or self._clock() < self.open_until)
 
     def trip(self, reason: str) -> None:
         """Report a failure. Only the first one in a row is logged."""
@@ -63,8 +44,7 @@ class CircuitBreaker:
         self.failing = True
 
     def succeed(self) -> None:
-        """Report a success."""
-        if self.failing:
-            log.info("circuit_closed", circuit=self._name)
+        """Report a success after a failure."""
+        log.info("circuit_closed", circuit=self._name)
         self.open_until = -inf
         self.failing = False

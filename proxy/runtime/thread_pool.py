@@ -163,23 +163,20 @@ def _work(
                 with suppress(InvalidStateError):
                     job.set_exception(error)
             else:
-                _deliver(job, result)
+                try:
+                    job.set_result(result)
+                except InvalidStateError:
+                    # The caller timed out or was cancelled. That closing a file fails concerns
+                    # nobody now.
+                    if job.release is not None:
+                        with suppress(OSError):
+                            job.release(result)
                 del result
         # Otherwise the last result would stay in memory until the next piece of work.
         del job
         idle.release()
     queue.put(None)
     ended.set_result(None)
-
-
-def _deliver(job: _Job[_T], result: _T) -> None:
-    try:
-        job.set_result(result)
-    except InvalidStateError:
-        # The caller timed out or was cancelled. Closing a file may fail, which concerns nobody now.
-        if job.release is not None:
-            with suppress(OSError):
-                job.release(result)
 
 
 def _complete(job: Future[_T], work: Callable[[], _T]) -> None:

@@ -183,13 +183,28 @@ class CachedMediaRepository:
 
     @contextmanager
     def _attempt(self, breaker: CircuitBreaker) -> Iterator[None]:
-        if breaker.open:
-            raise DatabaseUnavailable(
-                "The database has just failed. Retry later.",
-                retry_after_s=self._settings.retry_after_s,
-            )
-        with breaker.attempt(DatabaseUnavailable):
+        # A plain attribute: while the database works, the breaker is not called.
+        trial = breaker.failing
+        if trial:
+            if breaker.open:
+                raise DatabaseUnavailable(
+                    "The database has just failed. Retry later.",
+                    retry_after_s=self._settings.retry_after_s,
+                )
+            breaker.trial = True
+        try:
             yield
+        # Other errors and a cancellation do not show whether the database works.
+        except DatabaseUnavailable as error:
+            breaker.trip(type(error).__name__)
+            raise
+        else:
+            if breaker.failing:
+                breaker.succeed()
+        finally:
+            # A call that began before the first failure must not end the trial of another one.
+            if trial:
+                breaker.trial = False
 
     def _store(self, media_id: int, media: Media | None) -> None:
         if media is None:

@@ -141,8 +141,8 @@ class DiskStore:
         rendition that fits into memory, or of up to 256 KiB, is returned as a body, a longer one as
         an open file, which the caller closes.
         """
-        directory = self._paths.medium(variants[0].media_id)
-        work = partial(self._reader.first, directory, [one.file_name for one in variants])
+        names = [one.file_name for one in variants]
+        work = partial(self._reader.first, self._paths.medium(variants[0].media_id), names)
         # A time-out or an open breaker counts as a miss of each.
         nothing: list[Found] = []
         results = await self._read(partial(self._threads.run, work, release=_close_last), nothing)

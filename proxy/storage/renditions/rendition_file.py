@@ -79,7 +79,7 @@ def write_file(
     digest = bytes.fromhex(ticket.variant.digest)
     trailer = trailer_of(len(body), xxhash.xxh3_128_digest(body), digest)
     content = memoryview(body + trailer)
-    target = paths.rendition(ticket.variant)
+    target, size = paths.rendition(ticket.variant), cost(len(content))
     with _create(paths.temporary) as file:
         offset = 0
         while offset < len(content):
@@ -95,7 +95,7 @@ def write_file(
             if ticket.void:
                 return None
             before = _publish(file, target)
-    return UsageChange(cost(len(content)) + before.bytes, 1 + before.items)
+    return UsageChange(size + before.bytes, 1 + before.items)
 
 
 def _create(directory: str) -> TempFile:

@@ -176,7 +176,7 @@ class TieredStore:
             return found
 
     async def _first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
-        digests = tuple(one.digest for one in variants)
+        digests = [one.digest for one in variants]
         for position, digest in enumerate(digests):
             rendition = self.memory.peek(digest)
             if rendition is not None:
@@ -188,9 +188,10 @@ class TieredStore:
         return await self._on_disk(variants, digests)
 
     async def _on_disk(
-        self, variants: Sequence[Variant], digests: tuple[str, ...]
+        self, variants: Sequence[Variant], digests: Sequence[str]
     ) -> tuple[Variant, Rendition] | None:
-        read = self._reads.get(digests)
+        key = tuple(digests)
+        read = self._reads.get(key)
         if read is not None:
             # The shield keeps a cancelled waiter from cancelling the future of the others.
             shared, found = await asyncio.shield(read.result)
@@ -199,7 +200,7 @@ class TieredStore:
             # The caller gets its own variant, not the equal one of the call it joined.
             return found and (variants[digests.index(found[0].digest)], found[1])
         media_id, loop = variants[0].media_id, asyncio.get_running_loop()
-        read = self._reads[digests] = _Read(media_id, loop.create_future())
+        read = self._reads[key] = _Read(media_id, loop.create_future())
         shared, found = False, None
         try:
             found = await self.disk.first(variants)
@@ -207,12 +208,12 @@ class TieredStore:
             # request that joined reads the disk itself.
             shared = found is None or isinstance(found[1], MemoryRendition)
             # If it was purged during the read, the read is no longer registered.
-            if found is not None and found[1].body and self._reads.get(digests) is read:
+            if found is not None and found[1].body and self._reads.get(key) is read:
                 self.memory.put(found[0], found[1].body)
             return found
         finally:
-            if self._reads.get(digests) is read:
-                del self._reads[digests]
+            if self._reads.get(key) is read:
+                del self._reads[key]
             read.result.set_result((shared, found))
 
     async def digests(self, media_id: int) -> AbstractSet[str]:

@@ -552,3 +552,23 @@ async def test_statistics_count_answers_by_kind(cache: CachedMediaRepository) ->
     counted = {name: statistics[name] for name in ("hits", "misses", "negative_hits")}
     assert counted == {"hits": 2, "misses": 2, "negative_hits": 1}
     assert (statistics["items"], statistics["negative_items"]) == (1, 1)
+
+
+def test_an_attempt_from_before_the_failure_does_not_end_the_trial(
+    cache: CachedMediaRepository, clock: Clock
+) -> None:
+    breaker = cache._reads
+    early = cache._attempt(breaker)
+    early.__enter__()
+    breaker.trip("timeout")
+    clock.now += 1
+    with cache._attempt(breaker):
+        assert early.__exit__(KeyError, KeyError(), None) is not True
+        assert breaker.open
+    assert not breaker.failing
+
+
+def test_another_error_does_not_show_that_the_database_fails(cache: CachedMediaRepository) -> None:
+    with pytest.raises(KeyError), cache._attempt(cache._reads):
+        raise KeyError
+    assert not cache._reads.failing
