@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -79,36 +79,36 @@ class Table:
 def tables() -> list[Table]:
     """Return all tables with their defaults, in the order of the code."""
     schema = Settings.model_json_schema()
-    return list(_tables((), Settings(), schema, schema["$defs"]))
+    return list(_tables((), Settings(), _inlined(schema, schema["$defs"])))
 
 
-def _tables(
-    path: tuple[str, ...],
-    model: BaseModel,
-    schema: Mapping[str, Any],
-    definitions: Mapping[str, Any],
-) -> Iterator[Table]:
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Return a JSON schema with each reference replaced by the definition that it refers to."""
+    if isinstance(schema, list):
+        return [_inlined(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
+
+
+def _tables(path: tuple[str, ...], model: BaseModel, schema: Mapping[str, Any]) -> Iterator[Table]:
     """Yield the table of a section, then those of the sections in it."""
-    names = type(model).model_fields
-    below = {name: _resolved(schema["properties"][name], definitions) for name in names}
-    notes = _field_docs(type(model))
-    plain, inner = [], []
-    for name in names:
-        value = getattr(model, name)
-        if isinstance(value, BaseModel) or "$ref" in below[name].get("additionalProperties", {}):
-            inner.append(name)
+    notes, plain, inner = _field_docs(type(model)), [], []
+    for name, value in model:
+        here, field = (*path, name), schema["properties"][name]
+        if isinstance(value, BaseModel):
+            inner.append(_tables(here, value, field))
+        elif "properties" in field.get("additionalProperties", {}):
+            inner.append(iter([_mapping_table(here, value, notes[name], field)]))
         else:
-            allowed = _allowed(below[name], definitions)
-            plain.append(SettingEntry((*path, name), _toml(value), allowed, notes[name]))
+            plain.append(SettingEntry(here, _toml(value), _allowed(field), notes[name]))
     if plain:
         text = _text(type(model).__doc__ or "") if path else "At the top of the file."
         yield Table(path, text, tuple(plain))
-    for name in inner:
-        value, here = getattr(model, name), (*path, name)
-        if isinstance(value, BaseModel):
-            yield from _tables(here, value, below[name], definitions)
-        else:
-            yield _mapping_table(here, value, notes[name], below[name], definitions)
+    # TOML: keys that follow a table's header would belong to that table.
+    yield from chain.from_iterable(inner)
 
 
 def _mapping_table(
@@ -116,11 +116,10 @@ def _mapping_table(
     values: Mapping[str, BaseModel],
     description: str,
     schema: Mapping[str, Any],
-    definitions: Mapping[str, Any],
 ) -> Table:
     """Return the table of a mapping, whose keys the user chooses."""
-    fields = _resolved(schema["additionalProperties"], definitions)["properties"]
-    parts = "; ".join(f"{name}: {_allowed(one, definitions)}" for name, one in fields.items())
+    fields = schema["additionalProperties"]["properties"]
+    parts = "; ".join(f"{name}: {_allowed(one)}" for name, one in fields.items())
     entries = tuple(
         SettingEntry((*path, name), _toml(value.model_dump(mode="json", exclude_none=True)), "", "")
         for name, value in values.items()
@@ -154,28 +153,17 @@ def _text(docstring: str) -> str:
     return " ".join(docstring.replace("``", "`").split())
 
 
-def _resolved(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the JSON schema of a field, or the definition that it refers to."""
-    if "$ref" not in field:
-        return field
-    referred: Mapping[str, Any] = definitions[field["$ref"].rpartition("/")[2]]
-    return referred
-
-
-def _allowed(  # noqa: PLR0911 - one line for each kind of value
-    field: Mapping[str, Any], definitions: Mapping[str, Any]
-) -> str:
+def _allowed(field: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one line for each kind of value
     """Return the allowed values in words, from the JSON schema of a field."""
-    field = _resolved(field, definitions)
     if "anyOf" in field:
-        return " or ".join(_allowed(one, definitions) for one in field["anyOf"])
+        return " or ".join(_allowed(one) for one in field["anyOf"])
     if choices := field.get("enum", [field["const"]] if "const" in field else []):
         return ", ".join(json.dumps(one) for one in choices)
     match field["type"]:
         case "object":
-            return f"names, each with {_allowed(field['additionalProperties'], definitions)}"
+            return f"names, each with {_allowed(field['additionalProperties'])}"
         case "array":
-            return f"list of {_allowed(field['items'], definitions)}"
+            return f"list of {_allowed(field['items'])}"
         case "string":
             longest = field.get("maxLength")
             return f"text of at most {longest} characters" if longest else "text"
