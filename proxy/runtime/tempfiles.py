@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -163,15 +163,21 @@ def is_stale(status: os.stat_result, now: float) -> bool:
     return now - status.st_mtime >= STALE_S
 
 
-def delete_stale(directory: str, *, now: float) -> None:
-    """Delete the stale files of a directory that holds temporary files only."""
+def files_in(directory: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    """Yield the files of a directory; a file or directory that is deleted meanwhile is skipped."""
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
-            # Another process may publish or delete the file meanwhile.
             with suppress(FileNotFoundError):
-                is_file = not entry.is_dir(follow_symlinks=False)
-                if is_file and is_stale(entry.stat(follow_symlinks=False), now):
-                    Path(entry.path).unlink()
+                if not entry.is_dir(follow_symlinks=False):
+                    yield entry, entry.stat(follow_symlinks=False)
+
+
+def delete_stale(directory: str, *, now: float) -> None:
+    """Delete the stale files of a directory that holds temporary files only."""
+    for file, status in files_in(directory):
+        if is_stale(status, now):
+            # Another process may have published or deleted it meanwhile.
+            Path(file.path).unlink(missing_ok=True)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy.runtime.tempfiles import files_in
 from proxy.storage.renditions.paths import (
     SHARDS,
     RenditionPaths,
@@ -38,10 +39,7 @@ class EvictionCandidate:
 
 def shards_present(paths: RenditionPaths) -> frozenset[int]:
     """Return the shards that have a directory."""
-    names = set()
-    with suppress(FileNotFoundError), os.scandir(paths.root) as entries:
-        names = {entry.name for entry in entries}
-    return frozenset(shard for shard in range(SHARDS) if f"{shard:02x}" in names)
+    return frozenset(shard for shard in range(SHARDS) if Path(paths.shard(shard)).is_dir())
 
 
 def survey(shard: str, *, in_memory: Callable[[str], bool], now: float) -> UsageChange:
@@ -49,7 +47,7 @@ def survey(shard: str, *, in_memory: Callable[[str], bool], now: float) -> Usage
     total_bytes = total_items = 0
     for path in _media(shard):
         empty = True
-        for file, status in _files(path):
+        for file, status in files_in(path):
             empty = False
             total_bytes += cost(status.st_size)
             total_items += 1
@@ -65,7 +63,7 @@ def survey(shard: str, *, in_memory: Callable[[str], bool], now: float) -> Usage
 def shard_files(shard: str) -> Iterator[EvictionCandidate]:
     """Yield the files of a shard."""
     for path in _media(shard):
-        for file, status in _files(path):
+        for file, status in files_in(path):
             yield EvictionCandidate(last_use(status), file.path, cost(status.st_size))
 
 
@@ -89,10 +87,6 @@ class EvictionPlan:
             # The newest file is dropped while the others suffice without it.
             while self._bytes - self._newest_first[0][1].cost >= self._need:
                 self._bytes -= heapq.heappop(self._newest_first)[1].cost
-
-    def add_shard(self, shard: str) -> None:
-        """Consider the files of a shard."""
-        self.add(shard_files(shard))
 
     def candidates(self) -> list[EvictionCandidate]:
         """Return the files to evict, least recently used first."""
@@ -118,12 +112,3 @@ def _media(shard: str) -> Iterator[str]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield entry.path
-
-
-def _files(directory: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """Yield the files of a medium; a file or directory that is deleted meanwhile is skipped."""
-    with suppress(FileNotFoundError), os.scandir(directory) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                if not entry.is_dir(follow_symlinks=False):
-                    yield entry, entry.stat(follow_symlinks=False)

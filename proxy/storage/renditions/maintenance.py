@@ -19,7 +19,13 @@ import structlog
 from proxy.runtime.tempfiles import delete_stale
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.renditions.disk_state import DiskState
-from proxy.storage.renditions.eviction import EvictionPlan, evict, shards_present, survey
+from proxy.storage.renditions.eviction import (
+    EvictionPlan,
+    evict,
+    shard_files,
+    shards_present,
+    survey,
+)
 from proxy.storage.renditions.paths import NO_CHANGE, SHARDS, RenditionPaths, UsageChange
 
 _SPACING_S = 1.0
@@ -93,6 +99,7 @@ class DiskMaintenance:
 
     async def _survey(self) -> frozenset[int]:
         """Count the usage of all shards; return the shards that exist."""
+        # A thread hop for each shard of an empty cache would take 0.4 s on a busy machine.
         present = await self._threads.run(partial(shards_present, self._paths))
         for shard in range(SHARDS):
             found = NO_CHANGE
@@ -106,7 +113,9 @@ class DiskMaintenance:
     async def _evict(self, need: int, present: frozenset[int]) -> None:
         plan = EvictionPlan(need)
         for shard in present:
-            await self._throttled(partial(plan.add_shard, self._paths.shard(shard)))
+            # A generator: the thread that runs `add` lists the files.
+            files = shard_files(self._paths.shard(shard))
+            await self._throttled(partial(plan.add, files))
         candidates = plan.candidates()
         for start in range(0, len(candidates), _BATCH):
             # A batch is deleted in one thread hop; the counters are updated after each.

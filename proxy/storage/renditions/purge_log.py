@@ -12,7 +12,6 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,9 +34,8 @@ class PurgeEntry(NamedTuple):
 class PurgeLog:
     """Appends to the log and reads it. Blocking; `append` is thread-safe, the rest is not."""
 
-    def __init__(self, path: str, *, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._max_bytes = max_bytes
         self._token = secrets.token_hex(8)
         self._descriptor: int | None = None
         self._offset = 0
@@ -75,16 +73,21 @@ class PurgeLog:
 
     def _append(self, line: bytes) -> bool:
         """Append a line; return False if another process or this call renamed the file."""
-        with _open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as descriptor:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS
+        descriptor = os.open(self._path, flags, _FILE_MODE)
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # Another process may have renamed the file between open and flock.
             if not _same_file(descriptor, self._path):
                 return False
-            if os.fstat(descriptor).st_size >= self._max_bytes:
+            if os.fstat(descriptor).st_size >= _MAX_BYTES:
                 Path(self._path).rename(f"{self._path}.old")
                 return False
             os.write(descriptor, line)
             return True
+        finally:
+            # Releases the lock as well.
+            os.close(descriptor)
 
     def _replaced(self) -> bool:
         if self._descriptor is None:
@@ -122,18 +125,10 @@ def _parse(line: bytes) -> tuple[PurgeEntry, str]:
     """Return the purge and the token of its store; an invalid id becomes 0, which no medium has."""
     # The empty word takes the place of the token if a damaged line has none.
     media_id, token, *shapes = [*line.decode("ascii", "replace").split(" "), ""]
-    usable = media_id.isascii() and media_id.isdecimal() and len(media_id) <= _LONGEST_ID
+    # int() of a megabyte of digits is slow.
+    usable = media_id.isdecimal() and len(media_id) <= _LONGEST_ID
     named = frozenset(filter(None, shapes))
     return PurgeEntry(int(media_id) if usable else 0, named or None), token
-
-
-@contextmanager
-def _open(path: str, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | _FLAGS, _FILE_MODE)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _same_file(descriptor: int, path: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
 from proxy.storage.renditions.tiered_store import TieredStore
-from tests.storage.renditions.variants import MIB, body, put, read, settings, variant
+from tests.storage.renditions.variants import body, put, read, settings, variant
 
 
 class Logs:
@@ -17,8 +17,8 @@ class Logs:
         self.path = path
         self._stack = stack
 
-    def end(self, max_bytes: int = MIB) -> PurgeLog:
-        log = self._stack.enter_context(closing(PurgeLog(str(self.path), max_bytes=max_bytes)))
+    def end(self) -> PurgeLog:
+        log = self._stack.enter_context(closing(PurgeLog(str(self.path))))
         log.skip_to_end()
         return log
 
@@ -32,6 +32,11 @@ def ids(log: PurgeLog) -> list[int]:
 def logs(tmp_path: Path) -> Iterator[Logs]:
     with ExitStack() as stack:
         yield Logs(tmp_path / "purges", stack)
+
+
+@pytest.fixture
+def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.storage.renditions.purge_log._MAX_BYTES", 200)
 
 
 def test_others_hear_of_a_purge_once(logs: Logs) -> None:
@@ -72,8 +77,9 @@ def test_purges_from_before_the_start_are_passed_over(logs: Logs) -> None:
     assert ids(late) == [8]
 
 
+@pytest.mark.usefixtures("_small_files")
 def test_followers_miss_nothing_when_the_log_is_begun_anew(logs: Logs) -> None:
-    one, other = logs.end(max_bytes=200), logs.end()
+    one, other = logs.end(), logs.end()
     heard = []
     for media_id in range(1, 200):
         one.append(PurgeEntry(media_id))
@@ -84,8 +90,9 @@ def test_followers_miss_nothing_when_the_log_is_begun_anew(logs: Logs) -> None:
     assert logs.path.stat().st_size <= 250
 
 
+@pytest.mark.usefixtures("_small_files")
 def test_two_writers_begin_the_log_anew_without_loss(logs: Logs) -> None:
-    one, two, other = logs.end(max_bytes=200), logs.end(max_bytes=200), logs.end()
+    one, two, other = logs.end(), logs.end(), logs.end()
     heard = []
     for media_id in range(1, 100):
         (one if media_id % 2 else two).append(PurgeEntry(media_id))
