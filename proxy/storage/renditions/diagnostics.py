@@ -51,29 +51,21 @@ def inspect_disk(root: str) -> RenditionDisk:
     Raises:
         OSError: there is no directory, or it cannot be read.
     """
-    disk = os.statvfs(root)
-    used_bytes, files, part = _count(RenditionPaths(root))
+    disk, paths = os.statvfs(root), RenditionPaths(root)
+    used_bytes = files = counted = 0
+    deadline = time.monotonic() + _COUNT_S
+    # At least one shard is counted, so the share below is never 0.
+    while counted < SHARDS and (counted == 0 or time.monotonic() < deadline):
+        for one in shard_files(paths.shard(counted)):
+            used_bytes += one.cost
+            files += 1
+        counted += 1
+    # Images are distributed by a hash of their id, so the shards have about the same size.
+    share = counted / SHARDS
     return RenditionDisk(
         free_bytes=disk.f_bavail * disk.f_frsize,
         # A file system that creates inodes on demand reports a total of 0.
         free_inodes=disk.f_favail if disk.f_files else None,
-        used_bytes=round(used_bytes / part),
-        files=round(files / part),
+        used_bytes=round(used_bytes / share),
+        files=round(files / share),
     )
-
-
-def _count(paths: RenditionPaths) -> tuple[int, int, float]:
-    """Return bytes and files in the shards counted in time, and their share of all shards.
-
-    Images are distributed by a hash of their id, so the shards have about the same size.
-    """
-    used_bytes = files = 0
-    deadline = time.monotonic() + _COUNT_S
-    for shard in range(SHARDS):
-        # At least one shard is counted, so the share is never 0.
-        if shard and time.monotonic() > deadline:
-            return used_bytes, files, shard / SHARDS
-        for one in shard_files(paths.shard(shard)):
-            used_bytes += one.cost
-            files += 1
-    return used_bytes, files, 1.0

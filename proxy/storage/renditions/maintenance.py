@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -35,24 +36,18 @@ _log = structlog.get_logger()
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
 class DiskMaintenance:
     """Maintains one directory; failures are counted and retried in the next round."""
 
-    def __init__(
-        self,
-        paths: RenditionPaths,
-        state: DiskState,
-        *,
-        interval_s: float,
-        in_memory: Callable[[str], bool],
-        clock: Callable[[], float],
-    ) -> None:
-        self._paths = paths
-        self._state = state
-        self._interval_s = interval_s
-        self._in_memory = in_memory
-        self._clock = clock
-        self._threads = ThreadPool("rendition-maintenance", count=1, timeout_s=None)
+    paths: RenditionPaths
+    state: DiskState
+    interval_s: float
+    in_memory: Callable[[str], bool]
+    clock: Callable[[], float]
+    threads: ThreadPool = field(
+        default_factory=partial(ThreadPool, "rendition-maintenance", count=1, timeout_s=None)
+    )
 
     async def run(self) -> None:
         """Run a round now, and then whenever one is due, until cancelled."""
@@ -64,34 +59,34 @@ class DiskMaintenance:
             await asyncio.sleep(max(_SPACING_S, loop.time() - began))
             # The time-out means that the interval has passed and nothing made a round due earlier.
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._state.maintenance_due.wait()
+                async with asyncio.timeout(self.interval_s):
+                    await self.state.maintenance_due.wait()
 
     async def run_round(self) -> None:
         """Sweep, survey, and evict if usage is too high and no other process evicts."""
-        self._state.start_survey()
+        self.state.start_survey()
         try:
             async with self._directory_lock() as acquired:
-                await self._threads.run(
-                    partial(delete_stale, self._paths.temporary, now=self._clock())
+                await self.threads.run(
+                    partial(delete_stale, self.paths.temporary, now=self.clock())
                 )
                 # Every process counts, because each reports its usage. Only the eviction needs the
                 # lock.
                 present = await self._survey()
-                need = self._state.bytes_to_free()
+                need = self.state.bytes_to_free()
                 if acquired and need > 0:
                     await self._evict(need, present)
         except OSError as error:
-            self._state.record_failure(error)
+            self.state.record_failure(error)
 
     async def aclose(self) -> None:
         """Wait for the running piece of work; cancel `run` before."""
-        await self._threads.aclose()
+        await self.threads.aclose()
 
     @asynccontextmanager
     async def _directory_lock(self) -> AsyncIterator[bool]:
         """Hold the lock of the directory; yield False if another process holds it."""
-        descriptor = await self._threads.run(partial(_lock, self._paths.root), release=_unlock)
+        descriptor = await self.threads.run(partial(_lock, self.paths.root), release=_unlock)
         try:
             yield descriptor is not None
         finally:
@@ -100,34 +95,34 @@ class DiskMaintenance:
     async def _survey(self) -> frozenset[int]:
         """Count the usage of all shards; return the shards that exist."""
         # A thread hop for each shard of an empty cache would take 0.4 s on a busy machine.
-        present = await self._threads.run(partial(shards_present, self._paths))
+        present = await self.threads.run(partial(shards_present, self.paths))
         for shard in range(SHARDS):
             found = NO_CHANGE
             if shard in present:
-                path = self._paths.shard(shard)
-                work = partial(survey, path, in_memory=self._in_memory, now=self._clock())
+                path = self.paths.shard(shard)
+                work = partial(survey, path, in_memory=self.in_memory, now=self.clock())
                 found = await self._throttled(work)
-            self._state.usage.set(shard, found)
+            self.state.usage.set(shard, found)
         return present
 
     async def _evict(self, need: int, present: frozenset[int]) -> None:
         plan = EvictionPlan(need)
         for shard in present:
             # A generator: the thread that runs `add` lists the files.
-            files = shard_files(self._paths.shard(shard))
+            files = shard_files(self.paths.shard(shard))
             await self._throttled(partial(plan.add, files))
         candidates = plan.candidates()
         for start in range(0, len(candidates), _BATCH):
             # A batch is deleted in one thread hop; the counters are updated after each.
             batch = candidates[start : start + _BATCH]
             for one in await self._throttled(partial(evict, batch)):
-                self._state.record_eviction(one.shard, UsageChange(-one.cost, -1))
+                self.state.record_eviction(one.shard, UsageChange(-one.cost, -1))
         _log.info("renditions_evicted", files=len(candidates), bytes=need)
 
     async def _throttled(self, work: Callable[[], _T]) -> _T:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        result = await self._threads.run(work)
+        result = await self.threads.run(work)
         await asyncio.sleep(loop.time() - began)
         return result
 
