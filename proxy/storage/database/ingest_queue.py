@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 from itertools import islice
 from typing import Any
@@ -121,12 +122,9 @@ class IngestQueue:
         reason = f"the database rejects its row: {rejection.orig}"[:_MAX_REASON]
         log.warning("upload_rejected_by_database", main_api_id=main_api_id, reason=reason)
         values = {"state": ItemState.FAILED, "not_before": DatabaseClock() + _REJECTED_RETRY_S}
+        # Only while it is free: another worker may have leased it since it was rejected here.
         statement = _update(main_api_id, reason=reason, **values).where(_free)
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(statement)
-
-        await self._writer.run(work)
+        await self._writer.run(lambda connection: connection.execute(statement))
 
     async def _lease(
         self, connection: AsyncConnection, row: Row[Any], worker_id: str
@@ -195,13 +193,9 @@ class IngestQueue:
 
         A medium that was completed before stays completed: its image is served.
         """
-        values = {"state": ItemState.FAILED, "final": True, "heals": 0}
-        item = _update(
-            lease.main_api_id,
-            reason=reason[:_MAX_REASON],
-            not_before=DatabaseClock(),
-            **values,
-        )
+        values: dict[str, Any] = {"state": ItemState.FAILED, "final": True, "heals": 0}
+        values |= {"reason": reason[:_MAX_REASON], "not_before": DatabaseClock()}
+        item = _update(lease.main_api_id, **values)
         unfinished = or_(_files.status.is_(None), _files.status != MediaStatus.COMPLETED)
         medium = update(media_files).where(_files.id == lease.media_id, unfinished)
         await self._writer.fenced_execute(lease, item, medium.values(status=MediaStatus.FAILED))
@@ -242,22 +236,13 @@ def _update(main_api_id: int, **values: Any) -> Any:
 
 
 def _new(upload: Upload) -> dict[str, Any]:
+    values = asdict(upload)
     now = dict.fromkeys(("not_before", "created_at", "updated_at"), DatabaseClock())
-    return now | {
-        "main_api_id": upload.id,
-        **{name: getattr(upload, name) for name in _UPLOAD_FIELDS},
-        "state": ItemState.QUEUED,
-        "final": False,
-        "heals": 0,
-        "takeovers": 0,
-    }
-
-
-_UPLOAD_FIELDS = ("user_id", "image_path", "original_name", "mime_type", "data_type")
+    return {"main_api_id": values.pop("id"), "state": ItemState.QUEUED, **values, **now}
 
 
 def _upload(row: Row[Any]) -> Upload:
-    values = {name: getattr(row, name) for name in _UPLOAD_FIELDS}
+    values = {one.name: getattr(row, one.name) for one in fields(Upload) if one.name != "id"}
     return Upload(id=row.main_api_id, **values | {"data_type": DataType(row.data_type)})
 
 

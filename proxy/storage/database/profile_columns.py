@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
@@ -41,23 +42,31 @@ pending_images = define_table(
 )
 
 
-class ProfileColumn(NamedTuple):
-    """A column that holds paths or addresses of images."""
-
-    table: str
-    name: str
-
-    def __str__(self) -> str:
-        """Return ``user_profiles.profile_image_path``."""
-        return f"{self.table}.{self.name}"
+def _profile(name: str, *paths: str) -> sa.Table:
+    columns = (sa.Column(path, sa.String(500)) for path in paths)
+    return define_table(name, foreign_id("user_id"), *columns, target=metadata)
 
 
-PROFILE = ProfileColumn("user_profiles", "profile_image_path")
-HEADER = ProfileColumn("user_profiles", "header_image_path")
-ARTIST_LOGO = ProfileColumn("artist_profiles", "logo_path")
-PROMOTER_LOGO = ProfileColumn("promoter_profiles", "logo_path")
-SITE = ProfileColumn("site_media", "media_path")
-COLUMNS = (PROFILE, HEADER, ARTIST_LOGO, PROMOTER_LOGO, SITE)
+_users = _profile("user_profiles", "profile_image_path", "header_image_path")
+_artists = _profile("artist_profiles", "logo_path")
+_promoters = _profile("promoter_profiles", "logo_path")
+_sites = define_table(
+    "site_media",
+    auto_id(),
+    required("user_id", sa.BigInteger),
+    sa.Column("media_path", sa.String(500)),
+    created_at(),
+    target=metadata,
+)
+PROFILE_TABLES = (_users, _artists, _promoters, _sites)
+
+ProfileColumn = sa.Column[Any]
+"""A column that holds paths or addresses of images; its text is ``table.name``."""
+
+PROFILE, HEADER = _users.c.profile_image_path, _users.c.header_image_path
+ARTIST_LOGO, PROMOTER_LOGO = _artists.c.logo_path, _promoters.c.logo_path
+SITE = _sites.c.media_path
+COLUMNS: tuple[ProfileColumn, ...] = (PROFILE, HEADER, ARTIST_LOGO, PROMOTER_LOGO, SITE)
 """All five columns of section 4 of the requirements document."""
 
 COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = {
@@ -69,64 +78,35 @@ COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = {
 """The columns that a field of the upload form sets. Fields without an entry set none."""
 
 
-def _profile(name: str, *paths: str) -> sa.Table:
-    columns = (sa.Column(path, sa.String(500)) for path in paths)
-    return define_table(name, foreign_id("user_id"), *columns, target=metadata)
-
-
-PROFILE_TABLES: Mapping[str, sa.Table] = {
-    "user_profiles": _profile("user_profiles", "profile_image_path", "header_image_path"),
-    "artist_profiles": _profile("artist_profiles", "logo_path"),
-    "promoter_profiles": _profile("promoter_profiles", "logo_path"),
-    "site_media": define_table(
-        "site_media",
-        auto_id(),
-        required("user_id", sa.BigInteger),
-        sa.Column("media_path", sa.String(500)),
-        created_at(),
-        target=metadata,
-    ),
-}
-
-
 def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:
-    """Return the columns that the database has; one of another program may lack some."""
+    """Return the profile columns that the database has."""
     inspector = sa.inspect(connection)
-    found = set()
+    found: set[ProfileColumn] = set()
     for table in PROFILE_TABLES:
-        try:
-            names = {column["name"] for column in inspector.get_columns(table)}
-        # Another program may lack the table.
-        except NoSuchTableError:
-            continue
-        found |= {one for one in COLUMNS if one.table == table and one.name in names}
+        # Another program may lack the table, or a column of it.
+        with suppress(NoSuchTableError):
+            names = {column["name"] for column in inspector.get_columns(table.name)}
+            found |= {one for one in COLUMNS if one.table is table and one.name in names}
     return frozenset(found)
 
 
 def replace_value(column: ProfileColumn, old: str, new: str | None) -> sa.Executable:
     """Build an UPDATE of every row whose column equals ``old``."""
-    table = PROFILE_TABLES[column.table]
-    target = table.c[column.name]
-    return table.update().where(target == old).values({target: new})
-
-
-def profile_exists(column: ProfileColumn, user_id: int) -> sa.Executable:
-    """Build a SELECT that returns a row if the user has a profile."""
-    table = PROFILE_TABLES[column.table]
-    return sa.select(sa.literal(1)).select_from(table).where(table.c.user_id == user_id)
+    return column.table.update().where(column == old).values({column: new})
 
 
 def update_profile(column: ProfileColumn, user_id: int, path: str) -> sa.Executable:
     """Build an UPDATE of the user's profile; it changes nothing if there is none."""
-    table = PROFILE_TABLES[column.table]
-    return table.update().where(table.c.user_id == user_id).values({table.c[column.name]: path})
+    table = column.table
+    return table.update().where(table.c.user_id == user_id).values({column: path})
 
 
 def upsert_profile(
     column: ProfileColumn, user_id: int, path: str, *, dialect: str
 ) -> sa.Executable:
     """Build one statement that updates the user's profile or inserts it."""
-    table, values = PROFILE_TABLES[column.table], {"user_id": user_id, column.name: path}
+    table, values = column.table, {"user_id": user_id, column.name: path}
+    # A user has many rows of site media.
     if column is SITE:
         return table.insert().values(values)
     # UPDATE then INSERT would deadlock in InnoDB: two updates of missing rows lock the same gap,

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -20,15 +20,10 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 
 _COUNTS = ("hits", "misses", "negative_hits", "stale_answers", "refused_saves")
+_NO_ROW = (None, float("-inf"))
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    media: Media
-    valid_until: float
 
 
 class CachedMediaRepository:
@@ -53,7 +48,8 @@ class CachedMediaRepository:
         self._inner = inner
         self._settings = settings
         self._clock = clock
-        self._rows: LRUCache[int, _Entry] = LRUCache(settings.max_rows)
+        # With the time of the clock until which a row is fresh.
+        self._rows: LRUCache[int, tuple[Media, float]] = LRUCache(settings.max_rows)
         self._absent: TTLCache[int, bool] = TTLCache(
             settings.max_rows, settings.negative_ttl_s, timer=clock
         )
@@ -76,36 +72,35 @@ class CachedMediaRepository:
 
         Simultaneous calls for one row share one query. A cancelled call does not cancel it.
         """
-        entry = self._rows.get(media_id)
-        if entry is not None and self._clock() < entry.valid_until:
+        media, valid_until = self._rows.get(media_id, _NO_ROW)
+        if media is not None and self._clock() < valid_until:
             self._counts["hits"] += 1
-            return entry.media
+            return media
         if media_id in self._absent:
             self._counts["negative_hits"] += 1
             return None
         self._counts["misses"] += 1
         # While the database fails, no caller waits for its timeout if there is an older row.
-        if entry is not None and self._reads.failing:
-            return self._stale(entry)
+        if media is not None and self._reads.failing:
+            return self._stale(media)
         try:
             return await asyncio.shield(self._query(media_id))
         except DatabaseUnavailable:
-            entry = self._rows.get(media_id)
-            if entry is None:
+            # Read again: the row may have been cached, or dropped, during the query.
+            media, _ = self._rows.get(media_id, _NO_ROW)
+            if media is None:
                 raise
-            return self._stale(entry)
+            return self._stale(media)
 
     def peek(self, media_id: int) -> tuple[Media, float] | None:
         """Return a row and the time of the clock until which `find` would return it unchanged.
 
         Return None if `find` would run a query. Does not count as a hit.
         """
-        entry = self._rows.get(media_id)
-        if entry is None:
-            return None
+        media, valid_until = self._rows.get(media_id, _NO_ROW)
         # While reads fail, an expired row is returned until the breaker allows a query.
-        until = max(entry.valid_until, self._reads.open_until)
-        return (entry.media, until) if self._clock() < until else None
+        until = max(valid_until, self._reads.open_until)
+        return (media, until) if media is not None and self._clock() < until else None
 
     def invalidate(self, media_id: int) -> None:
         """Drop everything that is cached of a row, so that it is read again."""
@@ -118,12 +113,8 @@ class CachedMediaRepository:
 
         If the database rejects them, this is counted and not raised: memory serves them.
         """
-        self._set_facts(media_id, facts)
-        try:
+        with self._changing_facts(media_id, facts):
             await self._write(media_id, facts)
-        finally:
-            # Again, because a query that began meanwhile may have cached the row without them.
-            self._set_facts(media_id, facts)
 
     async def delete_facts(self, media_id: int) -> None:
         """Delete facts; readers do not see them any more.
@@ -132,11 +123,8 @@ class CachedMediaRepository:
             DatabaseUnavailable: the database still has them, and the next query returns them.
         """
         self._unsaved.pop(media_id, None)
-        self._set_facts(media_id, None)
-        try:
+        with self._changing_facts(media_id, None):
             await self._inner.delete_facts(media_id)
-        finally:
-            self._set_facts(media_id, None)
 
     async def ping(self) -> None:
         """Return when the database itself answers; bypasses the cache and the breakers."""
@@ -152,12 +140,12 @@ class CachedMediaRepository:
             "failing": int(self._reads.failing),
         }
 
-    def _stale(self, entry: _Entry) -> Media:
+    def _stale(self, media: Media) -> Media:
         """Return a row of unknown age, and query the database in the background."""
         self._counts["stale_answers"] += 1
         if not self._reads.open:
-            self._query(entry.media.id)
-        return entry.media
+            self._query(media.id)
+        return media
 
     def _query(self, media_id: int) -> asyncio.Task[Media | None]:
         """Return the running query for a row, or start one."""
@@ -212,14 +200,23 @@ class CachedMediaRepository:
             # Cached for seconds only: the row may be about to be inserted.
             self._absent[media_id] = True
         else:
-            self._rows[media_id] = _Entry(media, self._clock() + self._settings.row_ttl_s)
+            self._rows[media_id] = media, self._clock() + self._settings.row_ttl_s
+
+    @contextmanager
+    def _changing_facts(self, media_id: int, facts: MediaFacts | None) -> Iterator[None]:
+        self._set_facts(media_id, facts)
+        try:
+            yield
+        finally:
+            # Again, because a query that began meanwhile may have cached the row as it was.
+            self._set_facts(media_id, facts)
 
     def _set_facts(self, media_id: int, facts: MediaFacts | None) -> None:
         """Change the cached row; unregister a running query, which may have read the old one."""
         self._queries.pop(media_id, None)
-        entry = self._rows.get(media_id)
-        if entry is not None:
-            self._rows[media_id] = replace(entry, media=replace(entry.media, facts=facts))
+        media, valid_until = self._rows.get(media_id, _NO_ROW)
+        if media is not None:
+            self._rows[media_id] = replace(media, facts=facts), valid_until
 
     async def _write(self, media_id: int, facts: MediaFacts) -> None:
         self._unsaved[media_id] = facts

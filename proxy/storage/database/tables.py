@@ -190,15 +190,15 @@ ingest_items = define_table(
     required("state", sa.String(16)),
     sa.Column("reason", sa.Text),
     # True once no step is tried again; only the report to the main API may still be due.
-    required("final", sa.Boolean),
+    required("final", sa.Boolean, default=False),
     sa.Column("worker_id", sa.String(50)),
     sa.Column("lease", sa.String(32)),
     # Times that are compared: seconds since 1970 on the database's clock, with fractions.
     sa.Column("lease_until", sa.Double),
     # When the item is due next; NULL if it never is.
     sa.Column("not_before", sa.Double),
-    required("heals", sa.Integer),
-    required("takeovers", sa.Integer),
+    required("heals", sa.Integer, default=0),
+    required("takeovers", sa.Integer, default=0),
     required("created_at", sa.Double),
     required("updated_at", sa.Double),
     sa.Column("finished_at", sa.Double),

@@ -201,7 +201,7 @@ class UploadRepository(SqlDatabase):
             if row is None or _pending(row) != pending:
                 return None
             # All processes lock the tables in the same order, which prevents deadlocks.
-            for column in sorted(columns):
+            for column in sorted(columns, key=str):
                 done = await connection.execute(
                     profiles.replace_value(column, pending.image_path, address)
                 )
@@ -247,11 +247,11 @@ class UploadRepository(SqlDatabase):
             return
         if profiles.ARTIST_LOGO in columns:
             # A logo belongs to the profiles that the user has; without any, to a new artist.
-            exist = [
-                one
-                for one in columns
-                if await connection.scalar(profiles.profile_exists(one, user_id))
-            ]
+            exist = []
+            for column in columns:
+                user = select(column.table.c.user_id).where(column.table.c.user_id == user_id)
+                if (await connection.execute(user)).first() is not None:
+                    exist.append(column)
             columns = exist or [profiles.ARTIST_LOGO]
         for column in columns:
             dialect = connection.dialect.name
@@ -260,7 +260,7 @@ class UploadRepository(SqlDatabase):
             )
 
     async def _clear_profiles(self, connection: AsyncConnection, path: str) -> None:
-        for column in sorted(await self._columns(connection)):
+        for column in sorted(await self._columns(connection), key=str):
             # Another program's column may be NOT NULL. The error undoes only this statement.
             with suppress(IntegrityError):
                 await connection.execute(profiles.replace_value(column, path, None))

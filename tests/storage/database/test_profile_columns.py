@@ -17,7 +17,6 @@ from proxy.storage.database.profile_columns import (
     SITE,
     existing_columns,
     metadata,
-    profile_exists,
     replace_value,
     update_profile,
     upsert_profile,
@@ -76,12 +75,6 @@ def test_a_value_is_replaced_in_every_row_that_equals_it(connection: Connection)
         connection.execute(upsert_profile(PROFILE, user_id, path, dialect="sqlite"))
     assert connection.execute(replace_value(PROFILE, "old", None)).rowcount == 2
     assert profiles(connection) == [(1, None, None), (2, "older", None), (3, None, None)]
-
-
-def test_a_profile_exists_after_its_insert(connection: Connection) -> None:
-    assert connection.scalar(profile_exists(PROFILE, 7)) is None
-    connection.execute(upsert_profile(PROFILE, 7, "a", dialect="sqlite"))
-    assert connection.scalar(profile_exists(PROFILE, 7)) == 1
 
 
 def test_every_form_field_names_known_columns() -> None:

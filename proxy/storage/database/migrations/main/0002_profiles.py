@@ -12,4 +12,4 @@ down_revision = "0001"
 def upgrade() -> None:
     """Create the tables that do not exist; in a database of another program, none."""
     if context.config.attributes["own"]:
-        create_missing(*PROFILE_TABLES.values())
+        create_missing(*PROFILE_TABLES)
