@@ -9,10 +9,9 @@ from pathlib import Path
 
 from proxy.app.services import Services
 from proxy.domain.errors import ConfigurationError, SourceMissing
-from proxy.library.adoption.adopt import AdoptionOwner, TreeAdopter
-from proxy.library.adoption.file_names import NameReader
+from proxy.library.adoption.adopt import TreeAdopter
+from proxy.library.adoption.file_names import AdoptionOwner, NameReader
 from proxy.library.adoption.inventory import TreeInventory
-from proxy.library.adoption.placement import FilePlacement
 from proxy.settings import Settings
 from proxy.storage.originals.local_store import LocalOriginals, names_below
 
@@ -79,7 +78,7 @@ async def open_adopter(
         yield TreeAdopter(
             catalogue=services.storage.repository,
             tree=tree,
-            placement=FilePlacement(tree, None if place.in_place else services.storage.originals),
+            originals=None if place.in_place else services.storage.originals,
             checker=services.checker,
             sizes=services.settings.size_specs(),
             owner=owner,

@@ -24,10 +24,10 @@ from proxy.cli.base import (
     read_settings,
 )
 from proxy.domain.media import DataType, MediaFacts
-from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
-from proxy.library.adoption.grouping import FileGroup
-from proxy.library.adoption.inventory import SkippedFile, TreeInventory
-from proxy.library.adoption.scan import enter_files, enter_rows, groups
+from proxy.library.adoption.adopt import AdoptedMedia, Outcome
+from proxy.library.adoption.file_names import AdoptionOwner
+from proxy.library.adoption.grouping import FileGroup, groups
+from proxy.library.adoption.inventory import SkippedFile, TreeInventory, enter_files, enter_rows
 from proxy.settings import Settings
 
 
@@ -147,10 +147,10 @@ class _AdoptionReport:
         first = (group.masters or group.files)[0]
         others = [one.path for one in group.files if one is not first]
         if self._as_json:
-            ids = list(group.media_ids)
+            ids = sorted(group.media_ids)
             print(json.dumps({"ids": ids, "path": first.path, "others": others}))
         else:
-            names = ",".join(map(str, group.media_ids)) or "new"
+            names = ",".join(map(str, sorted(group.media_ids))) or "new"
             print("\t".join([names, first.path, *others]))
 
 

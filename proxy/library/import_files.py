@@ -20,8 +20,7 @@ from proxy.domain.errors import (
     UndecodableSource,
     UnsupportedSource,
 )
-from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.media import DataType, MediaStatus, ProbeResult
+from proxy.domain.media import DataType, ProbeResult
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import NewMedia
@@ -105,10 +104,7 @@ class FileImporter:
             user_id=user_id,
             data_type=data_type,
             original_name=path.name[-255:],
-            mime_type=SOURCE_MEDIA_TYPES[result.source_type],
-            file_size=result.byte_size,
             bulk_path=bulk_path,
-            status=MediaStatus.COMPLETED,
         )
         try:
             return await self.catalogue.insert(new, to_facts(result, bulk_path))

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import aiomysql
 
-from proxy.domain.media import DataType, MediaStatus
+from proxy.domain.media import DataType
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import open_media_repository
@@ -60,10 +60,7 @@ async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str
                 user_id=media.user_id,
                 data_type=DataType(media.data_type),
                 original_name=media.original_name or "",
-                mime_type=media.mime_type or "",
-                file_size=media.file_size or 0,
                 bulk_path=media.bulk_path or "",
-                status=MediaStatus.COMPLETED,
             )
             assert await new.insert(row, media.facts) == media_id
     photo = ids["photo"]

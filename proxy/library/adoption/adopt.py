@@ -10,19 +10,17 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceError
-from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus, ProbeResult
+from proxy.domain.errors import DatabaseUnavailable, RenderError, SourceChanged, SourceError
+from proxy.domain.media import DataType, Media, MediaFacts, ProbeResult
 from proxy.domain.variant import SizeSpec
-from proxy.library.adoption.file_names import FolderRole, uploader_of
+from proxy.library.adoption.file_names import AdoptionOwner, FolderRole, uploader_of
 from proxy.library.adoption.grouping import FileGroup, Measured, is_size_of
 from proxy.library.adoption.inventory import FoundFile, SkippedFile
-from proxy.library.adoption.placement import FilePlacement
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.originals.local_store import LocalOriginals
+from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +37,24 @@ class AdoptedMedia:
     fallbacks: tuple[MediaFacts, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptionOwner:
-    """Owner and purpose of images for which the tree does not define them."""
-
-    user_id: int
-    data_type: DataType
-
-
 Outcome = AdoptedMedia | SkippedFile
 _Checked = dict[FoundFile, ProbeResult]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeAdopter:
-    """Adopts groups of files; several calls may run at once.
-
-    ``below`` turns a path of the database into one below the tree, or None if it is elsewhere.
-    """
+    """Adopts groups of files; several calls may run at once."""
 
     catalogue: SqlMediaRepository
     tree: LocalOriginals
-    placement: FilePlacement
+    originals: LocalOriginals | None
+    """Receives copies of the files; None for a tree below the storage root: its files stay."""
     checker: SourceChecker
     sizes: Mapping[str, SizeSpec]
     owner: AdoptionOwner
+    """Of images for which the tree does not define one."""
     below: Callable[[str], str | None]
+    """Turns a path of the database into one below the tree, or None if it is elsewhere."""
     _adding: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def adopt(self, group: FileGroup) -> list[Outcome]:
@@ -73,7 +63,7 @@ class TreeAdopter:
         Raises:
             CapacityError: the database or the workers are unavailable; what was done remains.
         """
-        for media_id in group.media_ids:
+        for media_id in sorted(group.media_ids):
             if (media := await self.catalogue.find(media_id)) is not None:
                 return await self._complete(media, group, self._own_file(media, group))
         # No row names these files, but an earlier run may have copied one of them.
@@ -90,7 +80,7 @@ class TreeAdopter:
 
     async def _copied_medium(self, one: FoundFile) -> Media | None:
         """Return the medium whose source is a copy of this file, if files are copied at all."""
-        if not self.placement.copies:
+        if self.originals is None:
             return None
         digest = await self._digest(one)
         known = None if digest is None else await self.catalogue.find_by_hash(digest)
@@ -150,7 +140,7 @@ class TreeAdopter:
 
     async def _is_fallback(self, media: Media, one: FoundFile) -> bool:
         """Return whether a file is a fallback already. A copy is recognised by its content."""
-        if self.placement.copies:
+        if self.originals is not None:
             digest = await self._digest(one)
             return digest in {facts.content_hash for facts in media.fallbacks}
         known = {(facts.source_path, facts.byte_size) for facts in media.fallbacks}
@@ -177,26 +167,23 @@ class TreeAdopter:
     async def _new_media(
         self, group: FileGroup, master: FoundFile, others: Sequence[FoundFile], result: ProbeResult
     ) -> NewMedia:
-        owner = _owner_of(group) or self.owner
+        # Names of uploads contain the user, also outside the library.
+        owners = (one.folder.owner for one in group.files if one.folder.owner is not None)
+        owner = next(owners, None) or uploader_of(group.files[0].name.stem) or self.owner
         bulk_path = library_path = None
-        in_library = master.folder.role is FolderRole.LIBRARY and not self.placement.copies
+        in_library = master.folder.role is FolderRole.LIBRARY and self.originals is None
         if in_library or master.premade:
-            library_path = await self.placement.place_size(
-                master, result, user_id=owner.user_id, data_type=owner.data_type
-            )
+            library_path = await self.place(master, result, _size_folder(owner))
         else:
-            bulk_path = await self.placement.place_original(master, result)
+            bulk_path = await self.place(master, result, f"bulk/{master.day}")
             library = (one.path for one in others if one.folder.role is FolderRole.LIBRARY)
-            library_path = None if self.placement.copies else next(library, None)
+            library_path = next(library, None) if self.originals is None else None
         return NewMedia(
             user_id=owner.user_id,
             data_type=owner.data_type,
             original_name=master.path.rpartition("/")[2][-255:],
-            mime_type=SOURCE_MEDIA_TYPES[result.source_type],
-            file_size=result.byte_size,
             bulk_path=bulk_path,
             library_path=library_path,
-            status=MediaStatus.COMPLETED,
         )
 
     async def _add_fallbacks(
@@ -212,12 +199,11 @@ class TreeAdopter:
             if master is not None and is_size_of(result, one, master, self.sizes)
         }
         existing = {facts.content_hash for facts in media.fallbacks}
+        folder = _size_folder(AdoptionOwner(media.user_id, DataType(media.data_type)))
         added = []
         for one, result in sizes.items():
             if result.content_hash not in existing:
-                placed = await self.placement.place_size(
-                    one, result, user_id=media.user_id, data_type=media.data_type
-                )
+                placed = await self.place(one, result, folder)
                 added.append(to_facts(result, placed))
                 await self.catalogue.add_fallback(media.id, added[-1])
         outcomes: list[Outcome] = [
@@ -225,18 +211,30 @@ class TreeAdopter:
         ]
         # For example a close-up: its name suggests a size, its dimensions do not fit.
         for one in sound.keys() - sizes.keys():
-            outcomes += await self.adopt(FileGroup((one,)))
+            outcomes += await self.adopt(FileGroup([one]))
         return outcomes
 
+    async def place(self, file: FoundFile, checked: ProbeResult, folder: str) -> str:
+        """Return the path of a file below the storage root: ``<folder>/<name>-<hash>.<type>``.
 
-def _owner_of(group: FileGroup) -> AdoptionOwner | None:
-    """Return the owner according to a folder of the library, or to the name of an upload."""
-    for one in group.files:
-        if one.folder.user_id is not None and one.folder.data_type is not None:
-            return AdoptionOwner(one.folder.user_id, one.folder.data_type)
-    # Names of uploads contain the user, also outside the library.
-    uploader = uploader_of(group.files[0].name.stem)
-    return None if uploader is None else AdoptionOwner(*uploader)
+        The name of a copy follows from its content, so a second run finds the copies of an
+        interrupted one.
+
+        Raises:
+            SourceError: the file cannot be read any more, or has changed since the check.
+        """
+        if self.originals is None:
+            return file.path
+        name = f"{readable(file.path)}-{checked.content_hash[:HASH_DIGITS]}.{checked.source_type}"
+        async with self.tree.open(file.path) as source:
+            if source.byte_size != checked.byte_size:
+                raise SourceChanged("The file has changed during its adoption.")
+            await self.originals.add(f"{folder}/{name}", source.descriptor)
+        return f"{folder}/{name}"
+
+
+def _size_folder(owner: AdoptionOwner) -> str:
+    return f"library/user_{owner.user_id}/{owner.data_type}/img"
 
 
 def _pixels(image: Measured) -> int:

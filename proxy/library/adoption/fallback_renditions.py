@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.domain.errors import CapacityError, SmartserveError
-from proxy.domain.render_plan import RenderPlan, RenderPlanner
+from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.request import WIDTHS, VariantRequest, width_box
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.storage.database.media_repository import SqlMediaRepository
@@ -37,14 +37,14 @@ class FallbackRenderer:
             return 0
         plans = self.planner.fallback_plans(media, _FULL_SIZE, None, known=media.known_facts)
         by_size = {plan.variant.geometry.text: plan for plan in reversed(plans)}
-        missing = await self.finals.missing(list(by_size.values()))
-        return sum([await self._render(plan) for plan in missing])
-
-    async def _render(self, plan: RenderPlan) -> bool:
-        try:
-            finished = await self.finals.finish([plan])
-        except CapacityError:
-            raise
-        except SmartserveError:
-            return False
-        return all(not isinstance(one.outcome, SmartserveError) for one in finished)
+        rendered = 0
+        # One job for each: every size has a file of its own as its source.
+        for plan in await self.finals.missing(list(by_size.values())):
+            try:
+                (finished,) = await self.finals.finish([plan])
+            except CapacityError:
+                raise
+            except SmartserveError:
+                continue
+            rendered += not isinstance(finished.outcome, SmartserveError)
+        return rendered

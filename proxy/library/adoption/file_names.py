@@ -58,6 +58,14 @@ class FolderRole(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptionOwner:
+    """Owner and purpose of an image."""
+
+    user_id: int
+    data_type: DataType
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
     """A parsed folder path."""
 
@@ -67,8 +75,8 @@ class Folder:
     size: str | None = None
     day: str | None = None
     """``2025-01-15`` from ``bulk/2025-01-15``."""
-    user_id: int | None = None
-    data_type: DataType | None = None
+    owner: AdoptionOwner | None = None
+    """From ``library/user_4/logo``."""
 
 
 class NameReader:
@@ -117,9 +125,8 @@ class NameReader:
         width, height = mark.get("width"), mark.get("height")
         if size is not None and name.size is None:
             named = replace(name, stem=stem, size=self._sizes[size.lower()])
-            return (
-                named if name.width is not None or not width else replace(named, width=int(width))
-            )
+            # ``_detail_1200``: a size with a width. A width that was read before takes precedence.
+            return replace(named, width=int(width)) if width and name.width is None else named
         if density is not None and name.density is None:
             return replace(name, stem=stem, density=float(density))
         if size is None and width and name.width is None:
@@ -140,13 +147,14 @@ class NameReader:
         # A folder outside the documented tree: it defines neither role nor owner.
         if scope is None or scope["type"] not in set(DataType):
             return Folder(home, size=size)
-        user_id, data_type = int(scope["user"]), DataType(scope["type"])
-        return Folder(home, FolderRole.LIBRARY, size, user_id=user_id, data_type=data_type)
+        owner = AdoptionOwner(int(scope["user"]), DataType(scope["type"]))
+        return Folder(home, FolderRole.LIBRARY, size, owner=owner)
 
 
-def uploader_of(stem: str) -> tuple[int, DataType] | None:
+def uploader_of(stem: str) -> AdoptionOwner | None:
     """Return owner and purpose of an image whose stem is that of an upload, or None."""
     match = _UPLOADED.fullmatch(stem)
     if match is None:
         return None
-    return int(match["user"]), _TYPES.get(match["type"]) or DataType(match["type"])
+    data_type = _TYPES.get(match["type"]) or DataType(match["type"])
+    return AdoptionOwner(int(match["user"]), data_type)

@@ -1,15 +1,18 @@
-"""Decides which files with the same stem belong to one image, and which rows describe it. Pure."""
+"""Decides which files with the same stem belong to one image, and which rows describe it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.domain.media import MediaFacts, ProbeResult
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.library.adoption.file_names import FolderRole
-from proxy.library.adoption.inventory import FoundFile, LocatedRow
+from proxy.library.adoption.inventory import FoundFile, LocatedRow, TreeInventory
 
+_PAGE = 200
+"""Stems of a page."""
 _MAX_ENLARGEMENT = 2.0
 """A named size of another system may exceed our box of the same name by this factor."""
 _SHAPE_TOLERANCE = 0.02
@@ -18,12 +21,14 @@ Measured = MediaFacts | ProbeResult
 """An image with known width and height."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FileGroup:
     """Files of one image according to their names, and its medium if rows name one."""
 
-    files: tuple[FoundFile, ...]
-    media_ids: tuple[int, ...] = ()
+    files: list[FoundFile] = field(default_factory=list)
+    media_ids: set[int] = field(default_factory=set)
+    roles: set[FolderRole] = field(default_factory=set)
+    """Folders of the files and of the rows, whose files may be missing."""
 
     @property
     def masters(self) -> list[FoundFile]:
@@ -41,21 +46,13 @@ class FileGroup:
             ),
         )
 
-
-@dataclass(slots=True)
-class _Cluster:
-    """Files and rows of one home folder, or of several that belong together."""
-
-    files: list[FoundFile] = field(default_factory=list)
-    media_ids: set[int] = field(default_factory=set)
-    roles: set[FolderRole] = field(default_factory=set)
-
     @property
     def has_master(self) -> bool:
         """Return whether it contains an original or a row, and not only sizes."""
-        return bool(self.media_ids or FileGroup(tuple(self.files)).masters)
+        return bool(self.media_ids or self.masters)
 
-    def absorb(self, other: _Cluster) -> None:
+    def absorb(self, other: FileGroup) -> None:
+        """Add the files and rows of another group."""
         self.files += other.files
         self.media_ids |= other.media_ids
         self.roles |= other.roles
@@ -68,72 +65,72 @@ def group(files: Iterable[FoundFile], rows: Sequence[LocatedRow]) -> list[FileGr
     ``library``. Sizes in a home without an original belong to the only original of the stem. If
     there are several originals, each home is an image of its own: names do not say more.
     """
-    clusters: dict[str, _Cluster] = {}
+    homes: dict[str, FileGroup] = {}
     for one in files:
-        cluster = clusters.setdefault(one.folder.home, _Cluster())
-        cluster.files.append(one)
-        cluster.roles.add(one.folder.role)
+        home = homes.setdefault(one.folder.home, FileGroup())
+        home.files.append(one)
+        home.roles.add(one.folder.role)
     separate = []
     # Rows without a size mark first: they decide whether a home has a master.
-    for row in sorted(rows, key=_looks_premade):
-        home = clusters.setdefault(row.folder.home, _Cluster())
+    for row in sorted(rows, key=lambda row: row.premade):
+        home = homes.setdefault(row.folder.home, FileGroup())
         # ``photo-small.jpg`` with a row of its own, beside ``photo.jpg``: two images.
-        if _looks_premade(row) and home.has_master:
-            separate.append(_split_off(home, row))
+        if row.premade and home.has_master:
+            own = [one for one in home.files if one.path == row.path]
+            home.files = [one for one in home.files if one.path != row.path]
+            separate.append(FileGroup(own, {row.media_id}))
         else:
             home.media_ids.add(row.media_id)
             home.roles.add(row.folder.role)
-    joined = _attach_sizes(_pair_library(_join_by_rows(clusters.values())))
-    groups = [FileGroup(tuple(one.files), tuple(sorted(one.media_ids))) for one in joined]
-    return [one for one in (*groups, *separate) if one.files]
+    joined = _attach_sizes(_pair_library(_join_by_rows(homes.values())))
+    # A row whose files are all missing makes no group.
+    return [one for one in (*joined, *separate) if one.files]
 
 
-def _looks_premade(row: LocatedRow) -> bool:
-    return row.name.premade or row.folder.size is not None
-
-
-def _split_off(home: _Cluster, row: LocatedRow) -> FileGroup:
-    """Remove the file of a row from its home: it has a size mark, but is an image of its own."""
-    own = [one for one in home.files if one.path == row.path]
-    home.files = [one for one in home.files if one.path != row.path]
-    return FileGroup(tuple(own), (row.media_id,))
-
-
-def _join_by_rows(clusters: Iterable[_Cluster]) -> list[_Cluster]:
+def _join_by_rows(homes: Iterable[FileGroup]) -> list[FileGroup]:
     """Join homes that one row names."""
-    joined: list[_Cluster] = []
-    for cluster in clusters:
-        same = [one for one in joined if one.media_ids & cluster.media_ids]
-        if same:
-            same[0].absorb(cluster)
+    joined: list[FileGroup] = []
+    for home in homes:
+        same = next((one for one in joined if one.media_ids & home.media_ids), None)
+        if same is None:
+            joined.append(home)
         else:
-            joined.append(cluster)
+            same.absorb(home)
     return joined
 
 
-def _pair_library(clusters: list[_Cluster]) -> list[_Cluster]:
+def _pair_library(homes: list[FileGroup]) -> list[FileGroup]:
     """Join the only original with the only home in ``library``, unless rows name two media."""
-    bulk = [one for one in clusters if FolderRole.BULK in one.roles]
-    library = [one for one in clusters if FolderRole.LIBRARY in one.roles]
+    bulk = [one for one in homes if FolderRole.BULK in one.roles]
+    library = [one for one in homes if FolderRole.LIBRARY in one.roles]
     if len(bulk) != 1 or len(library) != 1 or bulk[0] is library[0]:
-        return clusters
+        return homes
     # The rows decide: equal names, but two media.
     if bulk[0].media_ids and library[0].media_ids:
-        return clusters
+        return homes
     bulk[0].absorb(library[0])
-    return [one for one in clusters if one is not library[0]]
+    return [one for one in homes if one is not library[0]]
 
 
-def _attach_sizes(clusters: list[_Cluster]) -> list[_Cluster]:
+def _attach_sizes(homes: list[FileGroup]) -> list[FileGroup]:
     """Join homes that have only sizes with the only master of the stem."""
-    masters = [one for one in clusters if one.has_master]
+    masters = [one for one in homes if one.has_master]
     # Several masters: it is unknown to which of them the sizes belong.
     if len(masters) != 1:
-        return clusters
-    for one in clusters:
+        return homes
+    for one in homes:
         if one is not masters[0]:
             masters[0].absorb(one)
     return masters
+
+
+async def groups(inventory: TreeInventory) -> AsyncGenerator[Sequence[FileGroup], None]:
+    """Yield the groups of a finished inventory in pages."""
+    after = ""
+    while page := await asyncio.to_thread(inventory.stems, after=after, limit=_PAGE):
+        found = await asyncio.to_thread(lambda stems: [*map(inventory.of_stem, stems)], page)
+        yield [one for files, rows in found for one in group(files, rows)]
+        after = page[-1]
 
 
 def is_size_of(

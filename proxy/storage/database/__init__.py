@@ -10,16 +10,14 @@ from proxy.domain.media import DataType, Media, MediaFacts, MediaStatus
 
 @dataclass(frozen=True, slots=True)
 class NewMedia:
-    """A row to insert into ``media_files``."""
+    """A row to insert into ``media_files``; its size and type are those of its facts."""
 
     user_id: int
     data_type: DataType
     original_name: str
-    mime_type: str
-    file_size: int
     bulk_path: str | None
     """Path of the original below the storage root, or None."""
-    status: MediaStatus
+    status: MediaStatus = MediaStatus.COMPLETED
     main_api_id: int = 0
     """Id in ``pending_images`` of the main database; 0 if the medium was not uploaded."""
     library_path: str | None = None

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from proxy.domain.errors import DatabaseUnavailable
+from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
@@ -141,7 +142,12 @@ class SqlMediaRepository(SqlDatabase):
         """Insert a row and its facts in one transaction; return the new id."""
         with self._counted():
             async with self.transaction() as connection:
-                result = await connection.execute(sa.insert(media_files), asdict(new))
+                values = {
+                    **asdict(new),
+                    "mime_type": SOURCE_MEDIA_TYPES[facts.source_type],
+                    "file_size": facts.byte_size,
+                }
+                result = await connection.execute(sa.insert(media_files), values)
                 media_id: int = result.lastrowid
                 await save_bound_facts(connection, media_id, facts)
         return media_id

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from proxy.domain.media import DataType, Media, MediaStatus
+from proxy.domain.errors import SourceChanged, SourceMissing
+from proxy.domain.media import DataType, Media, ProbeResult
+from proxy.library.adoption.adopt import TreeAdopter
+from proxy.library.adoption.file_names import AdoptionOwner, NameReader
+from proxy.library.adoption.inventory import FoundFile
+from proxy.serving.source_check import SourceChecker
+from proxy.settings import StorageSettings
 from proxy.storage.database import NewMedia
+from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.originals.local_store import LocalOriginals
 from tests.library.adoption.trees import (
     BULK,
     LIBRARY,
@@ -136,10 +147,7 @@ async def test_a_row_is_recognised_even_if_its_file_is_missing(
             user_id=5,
             data_type=DataType.EVENT,
             original_name="Old.jpg",
-            mime_type="image/jpeg",
-            file_size=1,
             bulk_path=named,
-            status=MediaStatus.COMPLETED,
         ),
         FACTS,
     )
@@ -256,3 +264,82 @@ async def test_the_format_is_detected_from_the_bytes(server: Serving) -> None:
     await adopt(server.services, root(server))
     (media,) = await rows(server)
     assert media.mime_type == "image/png"
+
+
+CONTENT = b"an original"
+CHECKED = ProbeResult(
+    content_hash="ab" * 32,
+    byte_size=len(CONTENT),
+    source_type="jpeg",
+    width=4,
+    height=3,
+    has_alpha=False,
+    pages=1,
+    flat_background=False,
+    focus=None,
+)
+HASH = "ab" * 8
+
+
+@pytest.fixture
+async def tree(tmp_path: Path) -> AsyncIterator[LocalOriginals]:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a b.jpg").write_bytes(CONTENT)
+    sources = LocalOriginals(tmp_path / "tree", StorageSettings())
+    yield sources
+    await sources.aclose()
+
+
+@pytest.fixture
+async def originals(tmp_path: Path) -> AsyncIterator[LocalOriginals]:
+    (tmp_path / "root").mkdir()
+    sources = LocalOriginals(tmp_path / "root", StorageSettings())
+    yield sources
+    await sources.aclose()
+
+
+def found(path: str = "a b.jpg") -> FoundFile:
+    reader = NameReader(())
+    return FoundFile(path, reader.file(path), reader.folder(""), len(CONTENT), "2025-01-15")
+
+
+def adopter(tree: LocalOriginals, originals: LocalOriginals | None = None) -> TreeAdopter:
+    """Return an adopter that can only place files."""
+    return TreeAdopter(
+        catalogue=cast("SqlMediaRepository", None),
+        tree=tree,
+        originals=originals,
+        checker=cast("SourceChecker", None),
+        sizes={},
+        owner=AdoptionOwner(1, DataType.EVENT),
+        below=lambda _: None,
+    )
+
+
+async def test_below_the_root_files_stay(tree: LocalOriginals) -> None:
+    assert await adopter(tree).place(found(), CHECKED, "bulk/2025-01-15") == "a b.jpg"
+
+
+async def test_a_copy_is_named_after_its_content(
+    tree: LocalOriginals, originals: LocalOriginals, tmp_path: Path
+) -> None:
+    path = await adopter(tree, originals).place(found(), CHECKED, "bulk/2025-01-15")
+    assert path == f"bulk/2025-01-15/a-b-{HASH}.jpeg"
+    assert (tmp_path / "root" / path).read_bytes() == CONTENT
+
+
+async def test_a_second_run_finds_the_copy(tree: LocalOriginals, originals: LocalOriginals) -> None:
+    copies = adopter(tree, originals)
+    first = await copies.place(found(), CHECKED, "bulk/2025-01-15")
+    assert await copies.place(found(), CHECKED, "bulk/2025-01-15") == first
+
+
+async def test_a_changed_file_is_not_copied(
+    tree: LocalOriginals, originals: LocalOriginals, tmp_path: Path
+) -> None:
+    copies = adopter(tree, originals)
+    with pytest.raises(SourceChanged):
+        await copies.place(found(), replace(CHECKED, byte_size=1), "bulk/2025-01-15")
+    with pytest.raises(SourceMissing):
+        await copies.place(found("gone.jpg"), CHECKED, "bulk/2025-01-15")
+    assert not [path for path in (tmp_path / "root").rglob("*") if path.is_file()]

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.media import DataType
-from proxy.library.adoption.file_names import FileName, Folder, FolderRole, NameReader, uploader_of
+from proxy.library.adoption.file_names import (
+    AdoptionOwner,
+    FileName,
+    Folder,
+    FolderRole,
+    NameReader,
+    uploader_of,
+)
 
 SIZES = ("thumbnail", "small", "grid", "detail", "header", "zoom")
 READER = NameReader(SIZES)
@@ -70,12 +77,19 @@ def test_only_a_mark_makes_a_file_premade() -> None:
         ),
         (
             "library/user_123/logo/img",
-            Folder("library/user_123/logo/img", FolderRole.LIBRARY, None, None, 123, DataType.LOGO),
+            Folder(
+                "library/user_123/logo/img",
+                FolderRole.LIBRARY,
+                owner=AdoptionOwner(123, DataType.LOGO),
+            ),
         ),
         (
             "library/user_123/sites/img/grid",
             Folder(
-                "library/user_123/sites/img", FolderRole.LIBRARY, "grid", None, 123, DataType.SITES
+                "library/user_123/sites/img",
+                FolderRole.LIBRARY,
+                "grid",
+                owner=AdoptionOwner(123, DataType.SITES),
             ),
         ),
         ("library/user_123/other/img", Folder("library/user_123/other/img")),
@@ -91,16 +105,16 @@ def test_a_folder_path_is_parsed(path: str, folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("stem", "uploader"),
     [
-        ("456-profile-789", (456, DataType.PROFILE)),
-        ("123-header-1704110401-987654322", (123, DataType.PROFILE)),
-        ("123-site-1-2", (123, DataType.SITES)),
-        ("123-event-1", (123, DataType.EVENT)),
+        ("456-profile-789", AdoptionOwner(456, DataType.PROFILE)),
+        ("123-header-1704110401-987654322", AdoptionOwner(123, DataType.PROFILE)),
+        ("123-site-1-2", AdoptionOwner(123, DataType.SITES)),
+        ("123-event-1", AdoptionOwner(123, DataType.EVENT)),
         ("sunset-123", None),
         ("1-profile", None),
     ],
 )
 def test_the_stem_of_an_upload_contains_its_owner(
-    stem: str, uploader: tuple[int, DataType] | None
+    stem: str, uploader: AdoptionOwner | None
 ) -> None:
     assert uploader_of(stem) == uploader
 

@@ -24,14 +24,17 @@ def found(path: str, byte_size: int = 1) -> FoundFile:
 
 def located(media_id: int, path: str) -> LocatedRow:
     one = found(path)
-    return LocatedRow(media_id, path, one.name, one.folder)
+    return LocatedRow(path, one.name, one.folder, media_id)
 
 
 def grouped(*paths: str, rows: dict[int, str] | None = None) -> dict[str, tuple[int, ...]]:
     """The groups by their files' paths, joined, with the media of each."""
     located_ = [located(media_id, path) for media_id, path in (rows or {}).items()]
     groups = group([found(path) for path in paths], located_)
-    return {" ".join(sorted(one.path for one in each.files)): each.media_ids for each in groups}
+    return {
+        " ".join(sorted(one.path for one in each.files)): tuple(sorted(each.media_ids))
+        for each in groups
+    }
 
 
 def test_sizes_in_one_home_belong_to_its_original() -> None:
@@ -76,7 +79,7 @@ def test_homes_named_by_one_row_are_joined() -> None:
     paths = (f"{BULK}/a.jpg", f"{LIBRARY}/a.jpg", "library/user_2/logo/img/a.jpg")
     named = [located(7, paths[0]), located(7, paths[1])]
     groups = group([found(path) for path in paths], named)
-    assert [(len(one.files), one.media_ids) for one in groups] == [(2, (7,)), (1, ())]
+    assert [(len(one.files), one.media_ids) for one in groups] == [(2, {7}), (1, set())]
 
 
 def test_a_row_of_a_file_with_a_size_mark_separates_it() -> None:
@@ -90,13 +93,13 @@ def test_without_an_original_the_row_of_the_largest_size_gets_the_others() -> No
 
 
 def test_masters_in_bulk_come_first_then_the_largest() -> None:
-    files = (
+    files = [
         found(f"{LIBRARY}/a.jpg.webp", 9),
         found(f"{LIBRARY}/a.webp", 3),
         found(f"{LIBRARY}/a.jpg", 5),
         found(f"{BULK}/a.jpg", 1),
         found(f"{LIBRARY}/a-grid.jpg", 9),
-    )
+    ]
     assert [one.path for one in FileGroup(files).masters] == [
         f"{BULK}/a.jpg",
         f"{LIBRARY}/a.jpg",

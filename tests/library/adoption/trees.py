@@ -9,9 +9,10 @@ from PIL import Image, ImageOps
 from proxy.app.adoption import open_adopter, open_inventory, path_below, place_of
 from proxy.app.services import Services
 from proxy.domain.media import DataType
-from proxy.library.adoption.adopt import AdoptedMedia, AdoptionOwner, Outcome
-from proxy.library.adoption.inventory import SkippedFile
-from proxy.library.adoption.scan import enter_files, enter_rows, groups
+from proxy.library.adoption.adopt import AdoptedMedia, Outcome
+from proxy.library.adoption.file_names import AdoptionOwner
+from proxy.library.adoption.grouping import groups
+from proxy.library.adoption.inventory import SkippedFile, enter_files, enter_rows
 from tests.support.server import SAMPLES
 
 BULK = "bulk/2024-05-01"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.domain.media import DataType, Focus, MediaFacts, MediaStatus
+from proxy.domain.media import DataType, Focus, MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.ingest_queue import IngestQueue
@@ -29,10 +29,7 @@ def new() -> NewMedia:
         user_id=42,
         data_type=DataType.PRODUCT,
         original_name="Überfahrt 🚢.jpg",
-        mime_type="image/jpeg",
-        file_size=1234,
         bulk_path="bulk/2026/11/a.jpg",
-        status=MediaStatus.COMPLETED,
     )
 
 
