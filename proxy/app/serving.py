@@ -20,7 +20,7 @@ from proxy.serving.source_facts import SourceFactsService
 from proxy.serving.warm import RenditionWarmer
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
-from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
+from proxy.web.server.load_shedding import LoadShedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,6 @@ class ServingServices:
     """Renders finals of uploads and of `warm`, with the workers of the main pool."""
     image_info: ImageInfoService
     warmer: RenditionWarmer
-    loop_lag: LoopLagMonitor
-    """Measures while the server listens."""
     load_shedder: LoadShedder
 
 
@@ -53,8 +51,7 @@ async def open_serving(
     """Build the services, and end the work under way after the block."""
     rules, costs = rendering.rules, EncodeCostModel()
     planner = RenderPlanner(rules)
-    loop_lag = LoopLagMonitor(metrics.loop_lag)
-    load_shedder = LoadShedder(rendering.admission, loop_lag)
+    load_shedder = LoadShedder(rendering.admission, metrics.loop_lag)
     facts = SourceFactsService(
         database=storage.database, dispatcher=rendering.dispatcher, limits=rules.limits
     )
@@ -113,6 +110,7 @@ async def open_serving(
         stack.push_async_callback(facts.aclose)
         stack.push_async_callback(image_info.aclose)
         stack.push_async_callback(renderer.aclose)
+        await stack.enter_async_context(load_shedder.measuring_lag())
         yield ServingServices(
             planner=planner,
             facts=facts,
@@ -124,6 +122,5 @@ async def open_serving(
             warmer=RenditionWarmer(
                 database=storage.database, facts=facts, planner=planner, renderer=finals
             ),
-            loop_lag=loop_lag,
             load_shedder=load_shedder,
         )

@@ -101,9 +101,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         media_api=None if uploads is None else uploads.media_api(services.metrics),
     )
     app = create_app(settings, handlers)
-    runner = ServerRunner(
-        app, pipeline, settings.server, services.serving.loop_lag, supervisor=services.supervisor
-    )
+    runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
     services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))
     return HttpServer(runner, health, access_log)
 

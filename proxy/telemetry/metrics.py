@@ -73,7 +73,8 @@ class Metrics:
             "render_seconds", "Duration of a render in a worker.", ["size", "format"]
         )
         self.loop_lag = histogram(
-            "loop_lag_seconds", "Delay of a timer of the event loop, measured every 0.5 s."
+            "loop_lag_seconds",
+            "Delay of a timer of the event loop, measured at least once a second.",
         ).observe
         self._upgrades = histogram("upgrade_seconds", "Time to render a final in the background.")
         self._upgrade_lag = histogram(

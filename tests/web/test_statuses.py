@@ -15,7 +15,7 @@ from yarl import URL
 
 from proxy.domain.media import DataType
 from proxy.library.import_files import ImportedFile
-from proxy.web.server.load_shedding import LoopLagMonitor
+from proxy.web.server.load_shedding import LoadShedder
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
 from tests.support.waiting import eventually
@@ -203,7 +203,7 @@ async def test_a_full_queue_gives_the_nearest_size_or_a_time_to_come_back(
     serve: Serve, photo: int, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a machine that does nothing else; what comes of lateness shows in test_pulse.
-    monkeypatch.setattr(LoopLagMonitor, "late_s", 0.0)
+    monkeypatch.setattr(LoadShedder, "late_s", 0.0)
     server = await serve(workers={"count": 1, "max_queue": 0, "retry_after_s": 3})
     await get(server, f"/serve/{photo}?size=small")
     await server.services.serving.renderer.drain()

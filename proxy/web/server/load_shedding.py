@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Self
 
 from proxy.rendering.pool.admission import Admission
@@ -19,22 +18,32 @@ from proxy.rendering.pool.admission import Admission
 _SPARE = 1
 """Requests resolved beyond the room in the queue. At twice the possible load 1 found another size
 as often as 4 did; at ten times the load 4 delayed the hits."""
-_LATE_S = 0.01
-"""Lag that counts as overload: about ten requests are then waiting for the loop. A machine that is
-busy with other work causes a few milliseconds."""
+_LATE_S = 0.02
+"""Lag that counts as overload: about twenty requests are then waiting for the loop. A machine that
+is busy with other work causes a few milliseconds."""
 _TICK_S = 0.05
-_REPORT_TICKS = 10
+_IDLE_TICK_S = 1.0
+"""Interval of the timer while no request is resolved: an idle server hardly wakes up."""
+_REPORT_S = 0.5
 
 
-class LoopLagMonitor:
-    """Measures event-loop lag: a timer fires every 50 ms and records how late it ran."""
+class LoadShedder:
+    """Counts the requests being resolved, and rejects requests while there are too many.
 
-    def __init__(self, report: Callable[[float], None] = lambda _: None) -> None:
-        """``report`` is called with every tenth measurement, in seconds."""
+    It also measures event-loop lag, by a timer that records how late it ran.
+    """
+
+    def __init__(
+        self, admission: Admission, report: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """``report`` is called with a measured lag in seconds, at most every 0.5 s."""
+        self._admission = admission
         self._report = report
+        self._reported_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._idle = True
         self._late_s = 0.0
-        self._ticks = 0
+        self.resolving = 0
 
     @property
     def late_s(self) -> float:
@@ -49,38 +58,44 @@ class LoopLagMonitor:
         return max(self._late_s, overdue_s)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Measure within the block."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_TICK_S, self._tick, loop)
+    async def measuring_lag(self) -> AsyncIterator[None]:
+        """Measure event-loop lag within the block."""
+        self._set_timer()
         try:
             yield
         finally:
-            self._timer.cancel()
-            self._timer = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self) -> None:
+        self._idle = not self.resolving
+        seconds = _IDLE_TICK_S if self._idle else _TICK_S
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
+
+    def _tick(self) -> None:
         if self._timer is None:
             return
-        self._late_s = max(0.0, loop.time() - self._timer.when())
+        now = asyncio.get_running_loop().time()
+        self._late_s = max(0.0, now - self._timer.when())
         # Set the next timer first: an error of the callback must not end the measurement.
-        self._timer = loop.call_later(_TICK_S, self._tick, loop)
-        self._ticks += 1
-        if self._ticks % _REPORT_TICKS == 0:
+        self._set_timer()
+        if now - self._reported_at >= _REPORT_S:
+            self._reported_at = now
             self._report(self._late_s)
-
-
-class LoadShedder:
-    """Counts the requests being resolved, and rejects requests while there are too many."""
-
-    def __init__(self, admission: Admission, loop_lag: LoopLagMonitor) -> None:
-        self._admission = admission
-        self._loop_lag = loop_lag
-        self.resolving = 0
 
     def ticket(self) -> SheddingTicket:
         """Return a context manager that counts one request as being resolved."""
         return SheddingTicket(self)
+
+    def begin(self) -> None:
+        """Count one more request as being resolved."""
+        self.resolving += 1
+        if self._idle and self._timer is not None:
+            # What was measured up to a second ago says nothing about the load that begins now.
+            self._timer.cancel()
+            self._late_s = 0.0
+            self._set_timer()
 
     @property
     def overloaded(self) -> bool:
@@ -95,7 +110,7 @@ class LoadShedder:
             return False
         # A few requests beyond the room are resolved, unless the loop lags: they may find another
         # size.
-        return self.resolving > room + _SPARE or self._loop_lag.late_s > _LATE_S
+        return self.resolving > room + _SPARE or self.late_s > _LATE_S
 
     def check(self) -> None:
         """Raise `Overloaded` and count the rejection if there is overload."""
@@ -116,17 +131,12 @@ class SheddingTicket:
 
     def __enter__(self) -> Self:
         """Start counting."""
-        self._shedder.resolving += 1
+        self._shedder.begin()
         self._open = True
         self.overloaded = self._shedder.overloaded
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop counting."""
         self.release()
 

@@ -17,7 +17,6 @@ from proxy.runtime.open_file_limit import raise_limit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import ServerSettings
 from proxy.web.server.connection import CloseReason, ConnectionServer
-from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 
 _BACKLOG = 1024
@@ -41,11 +40,10 @@ class ServerRunner(web.AppRunner):
         app: web.Application,
         pipeline: RequestPipeline,
         settings: ServerSettings,
-        loop_lag: LoopLagMonitor,
         *,
         supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
-        """Nothing is bound and no lag measured before `setup` and `listen`."""
+        """Nothing is bound before `setup` and `listen`."""
         self._supervisor = supervisor
         self._background = contextlib.AsyncExitStack()
         self._accepting = contextlib.AsyncExitStack()
@@ -53,12 +51,11 @@ class ServerRunner(web.AppRunner):
         # By then responses have had `drain_s`. aiohttp waits twice this long for the rest.
         super().__init__(app, shutdown_timeout=_FORCE_CLOSE_S)
         self.pipeline = pipeline
-        self._loop_lag = loop_lag
         self._settings = settings
         self._connections: ConnectionServer | None = None
 
     async def setup(self) -> None:
-        """Prepare for connections; start the loops that watch them and the event loop."""
+        """Prepare for connections; start the task that reviews them."""
         await super().setup()
         settings = self._settings
         # A deadline of 0 is disabled.
@@ -72,7 +69,6 @@ class ServerRunner(web.AppRunner):
                 first_after_s=round_s,
             )
         )
-        await self._background.enter_async_context(self._loop_lag.running())
 
     async def _make_server(self) -> web.Server:
         """Put the server that accepts before the application's own."""

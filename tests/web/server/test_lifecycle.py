@@ -17,7 +17,6 @@ from proxy.settings import ServerSettings
 from proxy.telemetry.metrics import Metrics
 from proxy.web.handlers.health import HealthHandler
 from proxy.web.server.lifecycle import freeze, interruptible, listening, stop_signals
-from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import ServerRunner
 from tests.support.waiting import eventually
@@ -32,7 +31,7 @@ def a_runner(settings: ServerSettings, handler: Any = healthy) -> ServerRunner:
     pipeline = RequestPipeline(
         response_cache=cast("Any", NoCache()), metrics=Metrics(), access_log=None
     )
-    return ServerRunner(app, pipeline, settings, LoopLagMonitor())
+    return ServerRunner(app, pipeline, settings)
 
 
 async def test_a_server_listens_on_a_free_port_and_answers() -> None:

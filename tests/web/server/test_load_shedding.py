@@ -11,7 +11,7 @@ import pytest
 from proxy.domain.errors import Overloaded
 from proxy.rendering.pool.admission import Admission
 from proxy.settings import WorkerSettings
-from proxy.web.server.load_shedding import LoadShedder, LoopLagMonitor
+from proxy.web.server.load_shedding import LoadShedder
 from tests.support.server import Library, Serve
 from tests.support.waiting import eventually
 
@@ -33,6 +33,10 @@ class Loop:
         self.timers.append((due, callback, arguments))
         return SimpleNamespace(when=lambda: due, cancel=self.timers.clear)
 
+    def delays(self) -> list[float]:
+        """Return the seconds until each timer fires."""
+        return [due - self.now for due, _, _ in self.timers]
+
     def fire(self, *, late_s: float = 0.0) -> None:
         due, callback, arguments = self.timers.pop()
         self.now = due + late_s
@@ -50,45 +54,67 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
 
 
 async def test_a_loop_that_is_blocked_is_late_before_the_overdue_timer_fires(loop: Loop) -> None:
-    monitor = LoopLagMonitor()
-    async with monitor.running():
-        assert monitor.late_s <= 0
-        loop.now += 0.15
-        assert monitor.late_s == pytest.approx(0.1)
+    crowd, _ = a_crowd(queue=0)
+    async with crowd.measuring_lag():
+        assert crowd.late_s <= 0
+        loop.now += 1.1
+        assert crowd.late_s == pytest.approx(0.1)
 
 
 async def test_the_lag_of_a_timer_counts_until_the_next_fires(loop: Loop) -> None:
-    monitor = LoopLagMonitor()
-    async with monitor.running():
+    crowd, _ = a_crowd(queue=0)
+    async with crowd.measuring_lag():
         loop.fire(late_s=0.1)
-        assert monitor.late_s == pytest.approx(0.1)
+        assert crowd.late_s == pytest.approx(0.1)
         loop.fire()
-        assert monitor.late_s == 0
+        assert crowd.late_s == 0
 
 
-async def test_a_monitor_that_does_not_run_reports_no_lag(loop: Loop) -> None:
-    monitor = LoopLagMonitor()
+async def test_no_lag_is_measured_outside_the_block(loop: Loop) -> None:
+    crowd, _ = a_crowd(queue=0)
     loop.now += 1
-    assert monitor.late_s == 0
-    async with monitor.running():
+    assert crowd.late_s == 0
+    async with crowd.measuring_lag():
         pass
-    assert monitor.late_s == 0
+    assert crowd.late_s == 0
     assert loop.timers == []
 
 
-async def test_every_tenth_lag_is_reported(loop: Loop) -> None:
+async def test_the_timer_fires_every_50_ms_while_a_request_is_resolved_else_every_second(
+    loop: Loop,
+) -> None:
+    crowd, _ = a_crowd(queue=0)
+    async with crowd.measuring_lag():
+        assert loop.delays() == [1.0]
+        loop.fire(late_s=0.1)
+        with crowd.ticket(), crowd.ticket():
+            assert loop.delays() == [pytest.approx(0.05)]
+            assert crowd.late_s <= 0, "the load begins now"
+            loop.fire()
+            assert loop.delays() == [pytest.approx(0.05)]
+        loop.fire()
+        assert loop.delays() == [1.0]
+
+
+async def test_a_lag_is_reported_at_most_every_half_second(loop: Loop) -> None:
     reported: list[float] = []
-    async with LoopLagMonitor(reported.append).running():
-        for _ in range(9):
-            loop.fire(late_s=1.0)
-        assert reported == []
-        loop.fire(late_s=0.5)
-    assert reported == [pytest.approx(0.5)]
+    crowd, _ = a_crowd(queue=0, report=reported.append)
+    async with crowd.measuring_lag():
+        loop.fire(late_s=0.1)
+        assert reported == [pytest.approx(0.1)]
+        with crowd.ticket():
+            for _ in range(9):
+                loop.fire()
+            assert reported == [pytest.approx(0.1)]
+            loop.fire(late_s=0.2)
+    assert reported == [pytest.approx(0.1), pytest.approx(0.2)]
 
 
-def a_crowd(*, queue: int) -> tuple[LoadShedder, Admission]:
+def a_crowd(
+    *, queue: int, report: Callable[[float], None] = lambda _: None
+) -> tuple[LoadShedder, Admission]:
     admission = Admission(WorkerSettings(count=1, max_queue=queue, retry_after_s=7))
-    return LoadShedder(admission, LoopLagMonitor()), admission
+    return LoadShedder(admission, report), admission
 
 
 def looked_at(crowd: LoadShedder, count: int) -> None:
@@ -119,7 +145,7 @@ async def test_without_room_one_is_looked_at_who_may_find_another_size() -> None
 async def test_while_the_loop_is_late_none_is_looked_at_beyond_the_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LoopLagMonitor, "late_s", 0.1)
+    monkeypatch.setattr(LoadShedder, "late_s", 0.1)
     crowd, admission = a_crowd(queue=0)
     async with admission.enter():
         assert not crowd.overloaded
@@ -187,7 +213,7 @@ async def test_a_late_server_with_a_full_queue_turns_misses_away_and_serves_hits
     server = await serve(workers={"count": 1, "max_queue": 0})
     there, missing = (f"/serve/{library.ids['photo']}?w={width}" for width in (64, 96))
     await (await server.client.get(there)).read()
-    monkeypatch.setattr(LoopLagMonitor, "late_s", property(lambda _: late_s))
+    monkeypatch.setattr(LoadShedder, "late_s", property(lambda _: late_s))
     async with server.services.rendering.admission.enter() if full else asyncio.timeout(None):
         assert (await server.client.get(there)).status == 200
         answer = await server.client.get(missing)

@@ -20,7 +20,6 @@ from proxy.telemetry.metrics import Metrics
 from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server import runner as runner_module
 from proxy.web.server.connection import ConnectionServer
-from proxy.web.server.load_shedding import LoopLagMonitor
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import ServerRunner
 from tests.support.restarts import Restarts
@@ -37,7 +36,6 @@ class Server:
 
     def __init__(self, handler: Any = healthy, **settings: Any) -> None:
         self.restarts = Restarts()
-        self.lag = LoopLagMonitor()
         app = web.Application()
         app.router.add_get("/", handler)
         app.router.add_post("/info", handler)
@@ -48,7 +46,6 @@ class Server:
             app,
             pipeline,
             ServerSettings(**settings),
-            self.lag,
             supervisor=self.restarts.supervisor,
         )
 
@@ -203,14 +200,6 @@ async def test_draining_an_idle_server_waits_for_nothing() -> None:
     server = Server(drain_s=3600)
     async with server.listening():
         await asyncio.wait_for(server.runner.drain(), 60)
-
-
-async def test_lag_is_measured_while_the_server_runs_only() -> None:
-    server = Server()
-    assert server.lag._timer is None
-    async with server.listening():
-        assert server.lag._timer is not None
-    assert server.lag._timer is None
 
 
 class Reviewed:
