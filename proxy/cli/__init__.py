@@ -31,7 +31,7 @@ MODULES: Mapping[str, str] = {
     "purge": "purge",
     "replace-urls": "uploads",
     "serve": "serve",
-    "settings": "settings",
+    "settings": "installation",
     "status": "ingest",
     "token": "uploads",
     "warm": "images",

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvloop
 
 from proxy.app.adoption import TreePlace, open_adopter, open_inventory, path_below, place_of
 from proxy.app.services import open_services
 from proxy.app.storage import StorageServices, open_storage
-from proxy.cli.base import (
-    ConfigOption,
-    DataDirOption,
-    JsonLinesOption,
-    app,
-    print_error,
-    process_each,
-    progress_bar,
-    read_settings,
-)
+from proxy.cli.base import JsonLinesOption, command, print_error, process_each, progress_bar
 from proxy.domain.media import DataType, MediaFacts
 from proxy.library.adoption.adopt import AdoptedMedia, Outcome
 from proxy.library.adoption.file_names import AdoptionOwner
 from proxy.library.adoption.grouping import FileGroup, groups
-from proxy.library.adoption.inventory import SkippedFile, TreeInventory, enter_files, enter_rows
+from proxy.library.adoption.inventory import SkippedFile, enter_files, enter_rows
 from proxy.settings import Settings
 
 
-@app.command()
-def adopt(
+@command()
+async def adopt(
+    settings: Settings,
     directory: Annotated[Path, typer.Argument(help="A storage tree, or a folder in one.")],
     user_id: Annotated[
         int, typer.Option(min=0, help="User who owns images whose path names no user.")
@@ -48,24 +40,20 @@ def adopt(
         typer.Option(help="Render a fallback in each named size, for requests under overload."),
     ] = True,
     as_json: JsonLinesOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
+) -> int:
     """Take over the storage tree of another system: originals and the sizes made from them.
 
     Files below storage.root stay in place, others are copied there. Recognises rows that name the
     files, and equal content, so the command may be repeated. Prints the reason for each file that
     is skipped, and exits with 1 if there is one.
     """
-    settings = read_settings(config, data_dir)
     report = _AdoptionReport(as_json=as_json)
     place = place_of(settings, directory)
     if dry_run:
-        uvloop.run(_plan(settings, place, report))
+        await _plan(settings, place, report)
     else:
-        owner = AdoptionOwner(user_id, type_)
-        uvloop.run(_adopt(settings, place, owner, report, reserve=reserve))
-    raise SystemExit(1 if report.skipped else 0)
+        await _adopt(settings, place, AdoptionOwner(user_id, type_), report, reserve=reserve)
+    return report.skipped
 
 
 async def _adopt(
@@ -76,51 +64,51 @@ async def _adopt(
     *,
     reserve: bool,
 ) -> None:
-    async with open_services(settings) as services, open_adopter(services, place, owner) as adopter:
-        with open_inventory(settings, place) as inventory:
-            stems = await _fill(inventory, settings, place, services.storage, report)
-            with progress_bar("adopting", stems) as progress:
+    async with (
+        open_services(settings) as services,
+        open_adopter(services, place, owner) as adopter,
+        _scan(settings, place, services.storage, report) as (stems, pages),
+    ):
 
-                async def adopt_group(group: FileGroup) -> None:
-                    for outcome in await adopter.adopt(group):
-                        if reserve and isinstance(outcome, AdoptedMedia):
-                            await services.fallback_renderer.fill(outcome.media_id)
-                        # Flushed: an interrupted run has reported what it stored.
-                        report.add(outcome)
-                    progress.advance(progress.task_ids[0])
+        async def adopt_group(group: FileGroup) -> bool:
+            for outcome in await adopter.adopt(group):
+                if reserve and isinstance(outcome, AdoptedMedia):
+                    await services.fallback_renderer.fill(outcome.media_id)
+                # Flushed: an interrupted run has reported what it stored.
+                report.add(outcome)
+            return True
 
-                async with aclosing(groups(inventory)) as pages:
-                    async for page in pages:
-                        concurrency = settings.workers.processes
-                        await process_each(page, adopt_group, concurrency=concurrency)
+        concurrency = settings.workers.processes
+        with progress_bar("adopting", stems) as progress:
+            async for page in pages:
+                await process_each(page, adopt_group, progress=progress, concurrency=concurrency)
 
 
 async def _plan(settings: Settings, place: TreePlace, report: _AdoptionReport) -> None:
-    async with open_storage(settings) as storage:
-        with open_inventory(settings, place) as inventory:
-            await _fill(inventory, settings, place, storage, report)
-            async with aclosing(groups(inventory)) as pages:
-                async for page in pages:
-                    for group in page:
-                        report.add_plan(group)
+    async with (
+        open_storage(settings) as storage,
+        _scan(settings, place, storage, report) as (_, pages),
+    ):
+        async for page in pages:
+            for group in page:
+                report.add_plan(group)
 
 
-async def _fill(
-    inventory: TreeInventory,
-    settings: Settings,
-    place: TreePlace,
-    storage: StorageServices,
-    report: _AdoptionReport,
-) -> int:
-    """Enter files and rows into the inventory; return the number of file name stems."""
-    below = path_below(settings, place)
-    async with aclosing(enter_files(inventory, place.root, place.start)) as skipped:
-        async for one in skipped:
-            report.add(one)
-    # Rows name files below the storage root only.
-    if place.in_place:
-        await enter_rows(inventory, storage.repository, below)
-    return inventory.finish()
+@asynccontextmanager
+async def _scan(
+    settings: Settings, place: TreePlace, storage: StorageServices, report: _AdoptionReport
+) -> AsyncIterator[tuple[int, AsyncIterator[Sequence[FileGroup]]]]:
+    """Scan files and rows; yield the number of file name stems, and pages of their groups."""
+    with open_inventory(settings, place) as inventory:
+        async with aclosing(enter_files(inventory, place.root, place.start)) as skipped:
+            async for one in skipped:
+                report.add(one)
+        # Rows name files below the storage root only.
+        if place.in_place:
+            await enter_rows(inventory, storage.repository, path_below(settings, place))
+        stems = inventory.finish()
+        async with aclosing(groups(inventory)) as pages:
+            yield stems, pages
 
 
 class _AdoptionReport:

@@ -1,14 +1,18 @@
-"""Shared by all commands: the application, common options, settings, and concurrent work."""
+"""Shared by all commands: the application, settings and their options, and concurrent work."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import typer
+import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -100,6 +104,34 @@ def read_settings(config: Path | None, data_dir: Path | None = None, **server: o
     return settings
 
 
+def command(
+    name: str | None = None, *, group: typer.Typer = app
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Return a decorator that registers a command whose first parameter is the settings.
+
+    Adds ``--config`` and ``--data-dir``, from which they are loaded. A coroutine is run in a loop.
+    The command exits with 1 if it returns a number of failures other than 0.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(config: Path | None, data_dir: Path | None, **options: Any) -> None:
+            result = function(read_settings(config, data_dir), **options)
+            failures = uvloop.run(result) if inspect.iscoroutine(result) else result
+            raise SystemExit(1 if failures else 0)
+
+        # Typer reads the options from the signature: those of the command, then the shared ones.
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        shared = [
+            Parameter(option, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for option, annotation in (("config", ConfigOption), ("data_dir", DataDirOption))
+        ]
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        return group.command(name)(run)
+
+    return register
+
+
 def warn_renamed(settings: Settings) -> None:
     """Log each setting that was given under its old name, which works for one more release."""
     for old, new in settings.renamed.items():
@@ -107,36 +139,26 @@ def warn_renamed(settings: Settings) -> None:
         log.warning("setting_renamed", setting=old, new_name=new, advice=advice)
 
 
-async def process_all(
-    label: str,
-    items: Collection[T],
+async def process_each(
+    items: Iterable[T],
     process: Callable[[T], Awaitable[bool]],
     *,
+    progress: Progress,
     concurrency: int,
 ) -> int:
-    """Process items with a progress bar; return for how many ``process`` returned False."""
+    """Process at most ``concurrency`` items at a time; return how often ``process`` was False.
+
+    The first error cancels the others.
+    """
     failures = 0
-    with progress_bar(label, len(items)) as progress:
-
-        async def process_one(item: T) -> None:
-            nonlocal failures
-            failures += not await process(item)
-            progress.advance(progress.task_ids[0])
-
-        await process_each(items, process_one, concurrency=concurrency)
-    return failures
-
-
-async def process_each(
-    items: Iterable[T], process: Callable[[T], Awaitable[None]], *, concurrency: int
-) -> None:
-    """Process at most ``concurrency`` items at a time; the first error cancels the others."""
     # Shared by all tasks: each takes the next item when it has finished one.
     remaining = iter(items)
 
     async def process_remaining() -> None:
+        nonlocal failures
         for item in remaining:
-            await process(item)
+            failures += not await process(item)
+            progress.advance(progress.task_ids[0])
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -145,6 +167,7 @@ async def process_each(
     except BaseExceptionGroup as group_error:
         # The group cancels the other tasks at the first error, which is the only one to report.
         raise group_error.exceptions[0] from None
+    return failures
 
 
 def progress_bar(label: str, total: int) -> Progress:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
-from proxy.analysis.analyst import Analyst
 from proxy.app.ingest import open_analyst
 from proxy.app.services import Services, open_services
 from proxy.cli.base import (
-    ConfigOption,
-    DataDirOption,
     IdsArgument,
     JsonLinesOption,
-    app,
+    command,
     print_error,
-    process_all,
-    read_settings,
+    process_each,
+    progress_bar,
 )
 from proxy.domain.errors import MediaNotFound, SmartserveError
 from proxy.domain.media import DataType
@@ -29,45 +26,33 @@ from proxy.library.import_files import ImportedFile, RejectedFile, walk
 from proxy.settings import Settings
 
 
-@app.command("import")
-def import_(
+@command("import")
+async def import_(
+    settings: Settings,
     paths: Annotated[list[Path], typer.Argument(help="Files, and folders to search recursively.")],
     user_id: Annotated[int, typer.Option(min=0, help="User who owns the images.")] = 1,
     type_: Annotated[
         DataType, typer.Option("--type", help="Purpose of the images.")
     ] = DataType.PRODUCT,
     as_json: JsonLinesOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
+) -> int:
     """Add images to the database and the storage.
 
     Decodes each image completely. A file whose content is already stored is not added again. Prints
     the reason for each file that is skipped, and exits with 1 if there is one.
     """
-    settings = read_settings(config, data_dir)
-    rejected = uvloop.run(_import(settings, paths, user_id, type_, as_json=as_json))
-    raise SystemExit(1 if rejected else 0)
-
-
-async def _import(
-    settings: Settings, paths: list[Path], user_id: int, data_type: DataType, *, as_json: bool
-) -> int:
     async with open_services(settings) as services:
 
         async def import_one(path: Path) -> bool:
-            outcome = await services.importer.import_file(
-                path, user_id=user_id, data_type=data_type
-            )
+            outcome = await services.importer.import_file(path, user_id=user_id, data_type=type_)
             _report_import(outcome, settings.base_url(), as_json=as_json)
             # A file that is stored already is no failure.
             return isinstance(outcome, ImportedFile)
 
-        # More would only wait for a worker.
-        concurrency = settings.workers.processes
-        return await process_all(
-            "importing", list(walk(paths)), import_one, concurrency=concurrency
-        )
+        # More at a time would only wait for a worker.
+        concurrency, files = settings.workers.processes, list(walk(paths))
+        with progress_bar("importing", len(files)) as progress:
+            return await process_each(files, import_one, progress=progress, concurrency=concurrency)
 
 
 def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: bool) -> None:
@@ -87,37 +72,63 @@ def _report_import(outcome: ImportedFile | RejectedFile, base: str, *, as_json: 
         print(f"{outcome.media_id}\t{url}\t{path}{'  (known)' if outcome.known else ''}")
 
 
-@app.command()
-def warm(
-    ids: IdsArgument = None,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
+@command()
+async def warm(settings: Settings, ids: IdsArgument = None) -> int:
     """Render the finals of all named sizes in all formats that browsers accept.
 
     Skips renditions that exist. Exits with 1 if an image cannot be rendered.
     """
-    failures = uvloop.run(_warm(read_settings(config, data_dir), ids or []))
-    raise SystemExit(1 if failures else 0)
-
-
-async def _warm(settings: Settings, ids: list[int]) -> int:
     async with open_services(settings) as services:
 
-        async def warm_one(media_id: int) -> bool:
-            try:
-                warmed = await services.serving.warmer.warm(media_id)
-            except SmartserveError as error:
-                print_error("failed", f"{media_id}: {error.detail}")
-                return False
-            print(f"{media_id}\t{warmed.rendered} rendered, {warmed.present} present")
-            return True
+        async def warm_one(media_id: int) -> str:
+            warmed = await services.serving.warmer.warm(media_id)
+            return f"{media_id}\t{warmed.rendered} rendered, {warmed.present} present"
 
-        wanted = ids or await _all_ids(services)
-        concurrency = settings.workers.processes
-        failures = await process_all("warming", wanted, warm_one, concurrency=concurrency)
+        failures = await _print_each(services, ids, "warming", warm_one)
         await services.serving.renderer.drain()
     return failures
+
+
+@command()
+async def analyse(settings: Settings, ids: IdsArgument = None) -> int:
+    """Print colors, quality, mood and text of images, one JSON object per line.
+
+    A value that needs a model is null, with the reason, unless [vision] has a key for a provider.
+    Stores nothing. Exits with 1 if an image cannot be analysed.
+    """
+    async with open_services(settings) as services, open_analyst(services) as analyst:
+
+        async def analyse_one(media_id: int) -> str:
+            # Analysis needs the row, which names the file.
+            media = await services.storage.database.find(media_id)
+            if media is None:
+                raise MediaNotFound("there is no image with this id")
+            analysis = await analyst.analyse(media, await services.serving.facts.facts(media))
+            return json.dumps({"id": media_id, **analysis.public()})
+
+        return await _print_each(services, ids, "analysing", analyse_one)
+
+
+async def _print_each(
+    services: Services,
+    ids: list[int] | None,
+    label: str,
+    line_of: Callable[[int], Awaitable[str]],
+) -> int:
+    """Print a line or an error for each image, by default for all; return the number of errors."""
+
+    async def print_one(media_id: int) -> bool:
+        try:
+            print(await line_of(media_id))
+        except SmartserveError as error:
+            # One bad image costs only itself.
+            print_error("failed", f"{media_id}: {error.detail}")
+            return False
+        return True
+
+    wanted, concurrency = ids or await _all_ids(services), services.settings.workers.processes
+    with progress_bar(label, len(wanted)) as progress:
+        return await process_each(wanted, print_one, progress=progress, concurrency=concurrency)
 
 
 async def _all_ids(services: Services) -> list[int]:
@@ -127,44 +138,3 @@ async def _all_ids(services: Services) -> list[int]:
     while page := await services.storage.repository.ids(after=found[-1] if found else 0):
         found.extend(page)
     return found
-
-
-@app.command()
-def analyse(
-    ids: IdsArgument = None,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Print colors, quality, mood and text of images, one JSON object per line.
-
-    A value that needs a model is null, with the reason, unless [vision] has a key for a provider.
-    Stores nothing. Exits with 1 if an image cannot be analysed.
-    """
-    failures = uvloop.run(_analyse(read_settings(config, data_dir), ids or []))
-    raise SystemExit(1 if failures else 0)
-
-
-async def _analyse(settings: Settings, ids: list[int]) -> int:
-    async with open_services(settings) as services, open_analyst(services) as analyst:
-
-        async def analyse_one(media_id: int) -> bool:
-            return await _analyse_one(services, analyst, media_id)
-
-        wanted = ids or await _all_ids(services)
-        concurrency = settings.workers.processes
-        return await process_all("analysing", wanted, analyse_one, concurrency=concurrency)
-
-
-async def _analyse_one(services: Services, analyst: Analyst, media_id: int) -> bool:
-    # Analysis needs the row, which names the file.
-    media = await services.storage.database.find(media_id)
-    try:
-        if media is None:
-            # Reported like any other failure; the remaining images are processed.
-            raise MediaNotFound("there is no image with this id")
-        analysis = await analyst.analyse(media, await services.serving.facts.facts(media))
-    except SmartserveError as error:
-        print_error("failed", f"{media_id}: {error.detail}")
-        return False
-    print(json.dumps({"id": media_id, **analysis.public()}))
-    return True

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +17,7 @@ from proxy.app.services import open_services
 from proxy.app.startup_checks import start_tracing
 from proxy.app.storage import open_storage
 from proxy.app.uploads import open_uploads
-from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
+from proxy.cli.base import JsonOption, command
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.worker_loop import running_worker
@@ -38,62 +37,46 @@ def ingest_urls(settings: Settings, port: int | None = None) -> IngestUrls:
     return IngestUrls(main_api.rstrip("/"), backend.rstrip("/"))
 
 
-@app.command()
-def ingest(
+@command()
+async def ingest(
+    settings: Settings,
     once: Annotated[
         bool, typer.Option("--once", help="Exit when no upload is due, with 1 if one failed.")
     ] = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
+) -> int:
     """Process uploads until SIGTERM or Ctrl-C. Any number of workers may run, on any machines.
 
     Requests pending uploads from the main API, downloads, analyses and renders them, and reports
     the result to the main API.
     """
-    settings = read_settings(config, data_dir)
     # Without uploads there is nothing to wait for.
     if not has_worker(settings):
         raise ConfigurationError(["ingest.main_api_url is not set: set it, or main.enabled = true"])
-    failures = uvloop.run(_ingest(settings, once=once))
-    raise SystemExit(1 if failures else 0)
-
-
-async def _ingest(settings: Settings, *, once: bool) -> int:
     stopped = stop_signals()
     async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         async with interruptible(stopped):
-            tracing = await stack.enter_async_context(start_tracing(settings.tracing))
-            services = await stack.enter_async_context(open_services(settings, tracing=tracing))
-            worker = await stack.enter_async_context(open_ingest(services, ingest_urls(settings)))
+            tracing = await enter(start_tracing(settings.tracing))
+            services = await enter(open_services(settings, tracing=tracing))
+            worker = await enter(open_ingest(services, ingest_urls(settings)))
             # run_once returns when no upload is due.
             if once:
                 return await worker.run_once()
-            drain_s = settings.server.drain_s
-            working = running_worker(worker, drain_s=drain_s, supervisor=services.supervisor)
-            await stack.enter_async_context(working)
+            drain_s, supervisor = settings.server.drain_s, services.supervisor
+            await enter(running_worker(worker, drain_s=drain_s, supervisor=supervisor))
         await stopped.wait()
     return 0
 
 
-@app.command()
-def status(
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
+@command()
+async def status(settings: Settings, as_json: JsonOption = False) -> None:
     """Print the state of uploads: the queue, its steps, failures with reasons, and leases."""
-    settings = read_settings(config, data_dir)
-    report, uploads = uvloop.run(_status(settings))
+    async with open_storage(settings) as storage:
+        report, uploads = await queue_report(storage.writer), await _uploads(settings)
     if as_json:
         print(json.dumps({**asdict(report), "main_api": uploads}))
     else:
         _print(report, uploads)
-
-
-async def _status(settings: Settings) -> tuple[QueueReport, Uploads]:
-    async with open_storage(settings) as storage:
-        return await queue_report(storage.writer), await _uploads(settings)
 
 
 async def _uploads(settings: Settings) -> Uploads:

@@ -1,18 +1,22 @@
-"""``smartserve check-config``, ``db upgrade`` and ``openapi``: settings, database, description."""
+"""``smartserve check-config``, ``settings``, ``db upgrade`` and ``openapi``."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from typing import Annotated
 
+import typer
 import uvloop
 
 from proxy.app.rendering import worker_info
 from proxy.app.startup_checks import check_worker, installation_faults
 from proxy.app.storage import schemas
-from proxy.cli.base import ConfigOption, DataDirOption, app, database_app, read_settings
+from proxy.cli.base import ConfigOption, DataDirOption, app, command, database_app, read_settings
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings
+from proxy.settings.reference import markdown, settings_file, tables
 from proxy.storage.database.schema import upgrade
 from proxy.web.openapi.document import describe
 
@@ -34,10 +38,30 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
     print(", ".join(f"{name} {version}" for name, version in worker.codecs.items()))
 
 
-@database_app.command("upgrade")
-def db_upgrade(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+@app.command()
+def settings(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TABLE", help="Print only these tables and those below: encoders."),
+    ] = None,
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print a settings file instead of Markdown tables.")
+    ] = False,
+    notes: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Print every setting with its default, allowed values and description."""
+    # Descriptions came from a file before; the option works for one more release.
+    del notes
+    listed = tables()
+    if unknown := [name for name in names or [] if not any(one.within(name) for one in listed)]:
+        raise typer.BadParameter(f"there is no table {unknown[0]}", param_hint="TABLE")
+    wanted = [one for one in listed if not names or any(map(one.within, names))]
+    print((settings_file if toml else markdown)(wanted), end="")
+
+
+@command("upgrade", group=database_app)
+def db_upgrade(settings: Settings) -> None:
     """Create or upgrade the tables of the database; existing rows are kept."""
-    settings = read_settings(config, data_dir)
     # SQLite creates its file, but not the directory.
     settings.data_path.mkdir(parents=True, exist_ok=True)
     print("upgraded" if uvloop.run(_upgrade(settings)) else "up to date")
@@ -45,6 +69,7 @@ def db_upgrade(config: ConfigOption = None, data_dir: DataDirOption = None) -> N
 
 async def _upgrade(settings: Settings) -> bool:
     """Upgrade every schema; return whether one has changed."""
+    # A list: any() of a generator would stop at the first schema that changes.
     changed = [
         await upgrade(url, settings.database, schema=schema) for url, schema in schemas(settings)
     ]

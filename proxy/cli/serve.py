@@ -15,7 +15,7 @@ from proxy import __version__
 from proxy.app.ingest import has_worker, local_queue, open_ingest
 from proxy.app.services import Services, open_services
 from proxy.app.startup_checks import check_start, start_tracing
-from proxy.app.uploads import UploadServices, open_uploads
+from proxy.app.uploads import open_uploads
 from proxy.app.web import build_http_server
 from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
 from proxy.cli.ingest import ingest_urls
@@ -67,51 +67,38 @@ async def _serve(settings: Settings, *, samples: bool) -> None:
 
 async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
     """Start all parts and print the address; ``stack`` stops them in the reverse order."""
-    tracing = await stack.enter_async_context(start_tracing(settings.tracing))
-    services = await stack.enter_async_context(open_services(settings, tracing=tracing))
+    enter = stack.enter_async_context
+    tracing = await enter(start_tracing(settings.tracing))
+    services = await enter(open_services(settings, tracing=tracing))
+    supervisor = services.supervisor
     # Before listening, so that the first request finds them.
     if samples:
         await _import_samples(services)
     # An upload wakes the embedded worker, which would otherwise poll.
-    wake = services.upload_arrived.set
-    main = await stack.enter_async_context(open_uploads(settings, on_upload=wake))
+    main = await enter(open_uploads(settings, on_upload=services.upload_arrived.set))
     surface = build_http_server(services, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
-    port = await stack.enter_async_context(
-        listening(surface.runner, surface.health, settings.server)
-    )
-    await _start_ingest(stack, services, main, port)
+    port = await enter(listening(surface.runner, surface.health, settings.server))
+    await enter(services.queue_metrics.running(supervisor))
+    if settings.ingest.embedded and has_worker(settings):
+        urls = ingest_urls(settings, port)
+        queue = local_queue(settings, urls, None if main is None else main.queue, port)
+        ingest = await enter(open_ingest(services, urls, queue=queue))
+        # The other half of the time is left to responses in progress.
+        drain_s = settings.server.drain_s / 2
+        await enter(running_worker(ingest, drain_s=drain_s, supervisor=supervisor))
     if main is not None:
-        await stack.enter_async_context(
-            main.running(settings.base_url(port), services.metrics, services.supervisor)
-        )
+        await enter(main.running(settings.base_url(port), services.metrics, supervisor))
     # No client waits for finals: the rest of server.drain_s is left to responses.
     stack.push_async_callback(services.serving.finals_queue.stop)
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
-    notified = service_notifications(
-        manager, alive=lambda: bool(services.rendering.pool.pids), supervisor=services.supervisor
+    pool = services.rendering.pool
+    await enter(
+        service_notifications(manager, alive=lambda: bool(pool.pids), supervisor=supervisor)
     )
-    await stack.enter_async_context(notified)
     await _announce(services, port)
-
-
-async def _start_ingest(
-    stack: AsyncExitStack, services: Services, main: UploadServices | None, port: int
-) -> None:
-    """Start the embedded worker and the metrics of the queue."""
-    await stack.enter_async_context(services.queue_metrics.running(services.supervisor))
-    settings = services.settings
-    if settings.ingest.embedded and has_worker(settings):
-        urls = ingest_urls(settings, port)
-        queue = local_queue(settings, urls, None if main is None else main.queue, port)
-        ingest = await stack.enter_async_context(open_ingest(services, urls, queue=queue))
-        # The other half of the time is left to responses in progress.
-        drain_s = settings.server.drain_s / 2
-        await stack.enter_async_context(
-            running_worker(ingest, drain_s=drain_s, supervisor=services.supervisor)
-        )
 
 
 async def _import_samples(services: Services) -> None:

@@ -7,11 +7,10 @@ import re
 from typing import Annotated
 
 import typer
-import uvloop
 
 from proxy.app.storage import database_prepared
 from proxy.app.uploads import open_uploads
-from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, read_settings
+from proxy.cli.base import JsonOption, command
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.ingest.uploads.url_replacement import ReplacementReport
@@ -22,12 +21,11 @@ _TTL = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@app.command()
+@command()
 def token(
+    settings: Settings,
     user: Annotated[int, typer.Option(min=1, max=MAX_MEDIA_ID, help="User id.")],
     ttl: Annotated[str, typer.Option(help="Lifetime, in s, m, h or d.")] = "1d",
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
 ) -> None:
     """Print a token that lets a user upload, for the header Authorization: Bearer TOKEN.
 
@@ -40,53 +38,41 @@ def token(
         raise typer.BadParameter(
             "must be a number followed by s, m, h or d, such as 12h", param_hint="--ttl"
         )
-    settings = read_settings(config, data_dir)
-    print(_signed(settings, user, int(match[1]) * _SECONDS[match[2]]))
-
-
-def _signed(settings: Settings, user: int, ttl_s: int) -> str:
     section = settings.users
     # Tokens are signed by another system, which has the private key.
     if section.jwt_public_key_file:
         fault = "users.jwt_public_key_file: a public key cannot sign tokens; use the private key"
         raise ConfigurationError([fault])
     key = token_key(section, settings.key_directory)
-    return issue(key, section, user_id=user, ttl_s=ttl_s)
+    print(issue(key, section, user_id=user, ttl_s=int(match[1]) * _SECONDS[match[2]]))
 
 
-@app.command("replace-urls")
-def replace_urls(
+@command("replace-urls")
+async def replace_urls(
+    settings: Settings,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would change; change nothing.")
     ] = False,
     as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
+) -> int:
     """Replace the temporary URLs of processed uploads in the profiles.
 
     ``serve`` does this periodically; both may run at the same time, and again. Exits with 1 if an
     upload is marked as processed but names no image.
     """
-    settings = read_settings(config, data_dir)
     # Profiles are tables of the main API.
     if not settings.main.enabled:
         raise ConfigurationError(
             ["main.enabled is false: this server has no profiles. Set it to true"]
         )
-    report = uvloop.run(_replace(settings, dry=dry_run))
-    base = settings.images_base()
-    _print(report, base, dry=dry_run, as_json=as_json)
-    # Such uploads stay unprocessed until somebody corrects their row.
-    raise SystemExit(1 if report.unreadable else 0)
-
-
-async def _replace(settings: Settings, *, dry: bool) -> ReplacementReport:
     async with database_prepared(settings), open_uploads(settings) as main:
         if main is None:
             raise AssertionError
         main.replacer.base_url = settings.images_base()
-        return await main.replacer.run(dry=dry)
+        report = await main.replacer.run(dry=dry_run)
+    _print(report, settings.images_base(), dry=dry_run, as_json=as_json)
+    # Such uploads stay unprocessed until somebody corrects their row.
+    return len(report.unreadable)
 
 
 def _print(report: ReplacementReport, base: str, *, dry: bool, as_json: bool) -> None:

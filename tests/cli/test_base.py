@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.cli.base import fail, print_error, process_all, process_each, read_settings
+from proxy.cli.base import fail, print_error, process_each, progress_bar, read_settings
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 
 
@@ -58,15 +58,18 @@ async def test_at_most_so_many_items_are_processed_at_a_time() -> None:
     active = most = 0
     processed: list[int] = []
 
-    async def process(item: int) -> None:
+    async def process(item: int) -> bool:
         nonlocal active, most
         active += 1
         most = max(most, active)
         await asyncio.sleep(0)
         active -= 1
         processed.append(item)
+        return True
 
-    await process_each(range(20), process, concurrency=3)
+    with progress_bar("testing", 20) as progress:
+        await process_each(range(20), process, progress=progress, concurrency=3)
+        assert progress.finished
     assert most <= 3
     assert sorted(processed) == list(range(20))
 
@@ -74,13 +77,14 @@ async def test_at_most_so_many_items_are_processed_at_a_time() -> None:
 async def test_the_first_error_cancels_the_other_items() -> None:
     processed: list[int] = []
 
-    async def process(item: int) -> None:
+    async def process(item: int) -> bool:
         if item == 2:
             raise DatabaseUnavailable("away")
         processed.append(item)
+        return True
 
-    with pytest.raises(DatabaseUnavailable):
-        await process_each(range(20), process, concurrency=1)
+    with progress_bar("testing", 20) as progress, pytest.raises(DatabaseUnavailable):
+        await process_each(range(20), process, progress=progress, concurrency=1)
     assert processed == [0, 1]
 
 
@@ -88,4 +92,5 @@ async def test_failures_are_counted() -> None:
     async def process(item: int) -> bool:
         return item % 2 == 0
 
-    assert await process_all("testing", range(5), process, concurrency=2) == 2
+    with progress_bar("testing", 5) as progress:
+        assert await process_each(range(5), process, progress=progress, concurrency=2) == 2
