@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +18,9 @@ import structlog
 
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import Media
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
+from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
-from proxy.settings import DatabaseSettings, Settings
+from proxy.settings import Settings
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
@@ -88,7 +94,10 @@ async def open_storage(
         purger = PurgeService(
             rows=database, catalogue=catalogue, store=store, forgetters=invalidators
         )
-        writer = _writer(settings)
+        # A connection for each concurrent upload, one for leases, and one for reports.
+        size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
+        section = settings.database.model_copy(update={"pool_size": size})
+        writer = LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
         stack.push_async_callback(writer.aclose)
         yield StorageServices(
             repository=catalogue,
@@ -101,13 +110,6 @@ async def open_storage(
             writer=writer,
             analyses=AnalysisRepository(writer),
         )
-
-
-def _writer(settings: Settings) -> LeasedWriter:
-    # A connection for each concurrent upload, one for leases, and one for reports.
-    size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
-    section = settings.database.model_copy(update={"pool_size": size})
-    return LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
 
 
 def _make_directories(settings: Settings) -> None:
@@ -135,18 +137,15 @@ async def database_prepared(
     Raises:
         ConfigurationError: the schema is old, and `upgrade_on_start` is off or not permitted.
     """
-    later: list[asyncio.Task[None]] = []
+    retrying: AbstractAsyncContextManager[object] = nullcontext()
     try:
         await _prepare_database(settings)
     except DatabaseUnavailable as error:
         log.warning("database_unavailable_at_start", cause=repr(error.__cause__))
-        later.append(
-            supervisor.start(BackgroundTask.SCHEMA_UPGRADE, partial(_prepare_later, settings))
-        )
-    try:
+        retry = partial(_prepare_later, settings)
+        retrying = supervisor.running(BackgroundTask.SCHEMA_UPGRADE, retry)
+    async with retrying:
         yield
-    finally:
-        await cancel(*later)
 
 
 async def _prepare_later(settings: Settings) -> None:
@@ -175,21 +174,16 @@ def schemas(settings: Settings) -> list[tuple[str, DatabaseSchema]]:
 
 async def _prepare_database(settings: Settings) -> None:
     """As `database_prepared`, but raise DatabaseUnavailable if a database cannot be reached."""
-    for url, schema in schemas(settings):
-        await _prepare(url, settings.database, schema)
-
-
-async def _prepare(url: str, section: DatabaseSettings, schema: DatabaseSchema) -> None:
-    if not await needs_upgrade(url, section, schema=schema):
-        return
+    section = settings.database
     advice = "run 'smartserve db upgrade' with an account that may change the schema"
-    if not section.upgrade_on_start:
-        raise ConfigurationError([f"database: the schema is not up to date; {advice}"])
-    try:
-        await upgrade(url, section, schema=schema)
-    except DatabaseUnavailable as error:
-        # The database is reachable, as `needs_upgrade` has read it: the upgrade itself failed.
-        cause = error.__cause__
-        raise ConfigurationError(
-            [f"database: the schema cannot be upgraded ({cause}); {advice}"]
-        ) from error
+    for url, schema in schemas(settings):
+        if not await needs_upgrade(url, section, schema=schema):
+            continue
+        if not section.upgrade_on_start:
+            raise ConfigurationError([f"database: the schema is not up to date; {advice}"])
+        try:
+            await upgrade(url, section, schema=schema)
+        except DatabaseUnavailable as error:
+            # The database is reachable, as `needs_upgrade` has read it: the upgrade itself failed.
+            fault = f"database: the schema cannot be upgraded ({error.__cause__}); {advice}"
+            raise ConfigurationError([fault]) from error

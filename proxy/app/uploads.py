@@ -17,7 +17,7 @@ from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
-from proxy.settings import Settings, TokenKey, media_api_key, token_key
+from proxy.settings import NO_KEY_ADVICE, Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import open_upload_repository
 from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
@@ -70,10 +70,8 @@ class UploadServices:
 
     def media_api(self, metrics: Metrics) -> MediaApiHandler:
         """Return the handler of the routes for ingest workers."""
-        advice = "no key is set: set SMARTSERVE_MAIN__KEY or main.key_file"
-        guard = new_guard(self.settings, metrics, self.media_key, advice=advice)
         return MediaApiHandler(
-            guard=guard,
+            guard=new_guard(self.settings, metrics, self.media_key),
             queue=self.queue,
             replacer=self.replacer,
             stall_s=self.settings.main.upload_stall_s,
@@ -164,11 +162,12 @@ def failure_limit(settings: Settings) -> FailureLimit:
     return FailureLimit(max_failures=section.max_failures, window_s=section.failure_window_s)
 
 
-def new_guard(settings: Settings, metrics: Metrics, key: str, *, advice: str) -> KeyGuard:
-    """Return a guard for a key. ``advice`` says how to set one, if there is none."""
+def new_guard(settings: Settings, metrics: Metrics, key: str) -> KeyGuard:
+    """Return a guard for a key."""
     return KeyGuard(
         key=key,
-        advice=advice,
+        # Only the admin key may be empty. A key of the media API is generated if none is set.
+        advice=f"no key is set: {NO_KEY_ADVICE}",
         limit=failure_limit(settings),
         on_refusal=metrics.refusals(AuthFailure),
     )

@@ -12,13 +12,7 @@ from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
-from proxy.settings import (
-    NO_KEY_ADVICE,
-    Settings,
-    admin_key,
-    has_local_uploads,
-    media_api_key,
-)
+from proxy.settings import Settings, admin_key, has_local_uploads, media_api_key
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Statistics
@@ -34,8 +28,6 @@ from proxy.web.routes import Handlers, create_app
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache
 from proxy.web.server.runner import ServerRunner
-
-_ADVICE = f"no key is set: {NO_KEY_ADVICE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +110,7 @@ def _admin(services: Services) -> AdminHandler | None:
     if not settings.admin.enabled:
         return None
     return AdminHandler(
-        guard=new_guard(settings, services.metrics, admin_key(settings.admin), advice=_ADVICE),
+        guard=new_guard(settings, services.metrics, admin_key(settings.admin)),
         purger=services.storage.purger,
         sizes=settings.size_specs(),
     )
@@ -128,7 +120,7 @@ def _analyses(services: Services) -> AnalysisHandler:
     settings = services.settings
     key = media_api_key(settings.main, settings.key_directory)
     return AnalysisHandler(
-        guard=new_guard(settings, services.metrics, key, advice=_ADVICE),
+        guard=new_guard(settings, services.metrics, key),
         database=services.storage.database,
         analyses=services.storage.analyses,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
