@@ -19,7 +19,7 @@ from proxy.settings import Settings
 from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.ingest_report import queue_report
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals.local_store import LocalOriginals
 
 _MARGIN_S = 5.0
@@ -60,7 +60,7 @@ async def open_installation(
 
 def _open_rows(settings: Settings) -> SqlMediaRepository:
     _require_file(settings)
-    return open_media_repository(settings.database_url, settings.database)
+    return SqlMediaRepository(settings.database_url, settings.database)
 
 
 async def _queue_report(settings: Settings) -> QueueReport:

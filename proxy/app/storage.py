@@ -23,7 +23,7 @@ from proxy.serving.purge import PurgeService
 from proxy.settings import Settings
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.database.schema import MEDIA, DatabaseSchema, main_schema, needs_upgrade, upgrade
 from proxy.storage.originals.local_store import LocalOriginals
@@ -70,7 +70,7 @@ async def open_storage(
         # Before the first query: the tables may not exist yet.
         await stack.enter_async_context(database_prepared(settings, supervisor))
         catalogue = await stack.enter_async_context(
-            open_media_repository(settings.database_url, settings.database)
+            SqlMediaRepository(settings.database_url, settings.database)
         )
         database = CachedMediaRepository(catalogue, settings.database)
         stack.push_async_callback(database.aclose)

@@ -18,7 +18,7 @@ from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import NO_KEY_ADVICE, Settings, TokenKey, media_api_key, token_key
-from proxy.storage.database.upload_repository import open_upload_repository
+from proxy.storage.database.upload_repository import UploadRepository
 from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, TokenVerifier
@@ -139,7 +139,7 @@ async def open_uploads(
             with suppress(OSError):
                 await asyncio.to_thread(make)
         database = await stack.enter_async_context(
-            open_upload_repository(settings.main_url, settings.database, own=not section.url)
+            UploadRepository(settings.main_url, settings.database, own=not section.url)
         )
         files = UploadFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.settings import Settings
 from proxy.storage.database.schema import main_schema, upgrade
-from proxy.storage.database.upload_repository import NewUpload, open_upload_repository
+from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from tests.cli.conftest import Invoke
 from tests.support.server import make_settings
 
@@ -71,7 +71,7 @@ async def _processed(settings: Settings) -> None:
     """Create an upload that is processed as image 789."""
     url, section = settings.main_url, settings.database
     await upgrade(url, section, schema=main_schema(own=True))
-    async with open_upload_repository(url, section, own=True) as main:
+    async with UploadRepository(url, section, own=True) as main:
         (pending_id,) = await main.insert(
             456, [NewUpload("profile_image", PATH, None, "image/jpeg")]
         )

@@ -16,7 +16,7 @@ from proxy.doctor.table import AREAS
 from proxy.domain.errors import NoAnswer
 from proxy.domain.media import Media
 from proxy.settings import Settings
-from proxy.storage.database.media_repository import open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from tests.support.server import Library, make_settings
 
 Findings = dict[str, Finding]
@@ -84,7 +84,7 @@ def settings(tmp_path: Path) -> Settings:
 async def photo(library: Library) -> Media:
     """A row of the library, with its facts."""
     settings: Any = make_settings(library.directory)
-    async with open_media_repository(settings.database_url, settings.database) as database:
+    async with SqlMediaRepository(settings.database_url, settings.database) as database:
         media = await database.find(library.ids["photo"])
     assert media is not None
     return media

@@ -14,7 +14,7 @@ import aiomysql
 from proxy.domain.media import DataType
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
-from proxy.storage.database.media_repository import open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
 from tests.faults.server import Server
 from tests.faults.tcpproxy import TcpProxy
@@ -49,8 +49,8 @@ async def moved_in(mariadb: MariaDB, data_dir: Path, ids: dict[str, int]) -> str
     await upgrade(mariadb.url(name), _SETTINGS)
     library = f"sqlite+aiosqlite:///{data_dir / 'smartserve.db'}"
     async with (
-        open_media_repository(library, _SETTINGS) as old,
-        open_media_repository(mariadb.url(name), _SETTINGS) as new,
+        SqlMediaRepository(library, _SETTINGS) as old,
+        SqlMediaRepository(mariadb.url(name), _SETTINGS) as new,
     ):
         for media_id in sorted(ids.values()):
             media = await old.find(media_id)

@@ -11,9 +11,7 @@ from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import DataType, MediaFacts
 from proxy.library.import_files import FileImporter, ImportedFile, RejectedFile, walk
 from proxy.storage.database import NewMedia
-from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.database.transactions import open_reader
 from tests.support.server import SAMPLES, Serve, Serving
 
 
@@ -117,7 +115,7 @@ class Refusing(SqlMediaRepository):
 async def refused(server: Serving, path: Path, error: DatabaseUnavailable) -> None:
     settings, services = server.services.settings.database, server.services
     url = settings.url or f"sqlite+aiosqlite:///{services.settings.data_path / 'smartserve.db'}"
-    catalogue = Refusing(open_engine(url, settings), open_reader(url, settings), settings)
+    catalogue = Refusing(url, settings)
     catalogue.error = error
     async with catalogue:
         importer = FileImporter(

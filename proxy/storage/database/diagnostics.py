@@ -10,7 +10,6 @@ from sqlalchemy.exc import DBAPIError
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import open_engine
 from proxy.storage.database.tables import DatabaseClock
 from proxy.storage.database.transactions import SqlDatabase, driver_error, single_connection
 
@@ -71,7 +70,7 @@ async def denied_operations(
     checked before rows are searched. Raises as above.
     """
     operations = {**_SERVING, **(_INGEST if ingest else {})}
-    async with SqlDatabase(open_engine(url, settings), settings) as database:
+    async with SqlDatabase(url, settings) as database:
         messages = {name: await _refusal(database, operations[name]) for name in operations}
     return [f"{name}: {message}" for name, message in messages.items() if message]
 

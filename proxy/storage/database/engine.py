@@ -24,7 +24,6 @@ DRIVER_ERRORS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError, Runtim
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
 _SQLITE, _MYSQL = "sqlite+aiosqlite", "mysql+aiomysql"
-_AUTOCOMMIT = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
 # SQLite must give up on a lock before the deadline of the query: its thread cannot be interrupted.
 _BUSY_PART = 0.8
 # The share of the connect timeout in which a pooled connection must answer a ping.
@@ -70,24 +69,23 @@ def open_engine(
         ConfigurationError: the URL is not supported, or the folder cannot be created.
     """
     if (file := sqlite_file(url)) is None:
-        return _mysql_engine(url, settings, isolation_level=isolation)
+        return _mysql_engine(url, settings, isolation)
     _make_folder(file.parent)
     engine = create_async_engine(url, **_sqlite_options(settings))
     event.listen(engine.sync_engine, "connect", partial(_configure_sqlite, synchronous=synchronous))
     return engine
 
 
-def open_reading_engine(url: str, settings: DatabaseSettings) -> AsyncEngine | Engine:
-    """Create an engine for queries outside a transaction, one round trip each.
-
-    For an SQLite file the engine blocks, and may be used by any thread. Raises as `open_engine`.
-    """
-    if (file := sqlite_file(url)) is None:
-        return _mysql_engine(url, settings, **_AUTOCOMMIT)
+def open_blocking_engine(file: Path, settings: DatabaseSettings) -> Engine:
+    """Create an engine for reading an SQLite file in any thread; raises as `open_engine` does."""
     _make_folder(file.parent)
-    options = _sqlite_options(settings, check_same_thread=False) | _AUTOCOMMIT
-    blocking = parse_url(url).set(drivername="sqlite+pysqlite")
-    engine = create_engine(blocking, poolclass=QueuePool, **options)
+    engine = create_engine(
+        URL.create("sqlite+pysqlite", database=str(file)),
+        poolclass=QueuePool,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        **_sqlite_options(settings, check_same_thread=False),
+    )
     event.listen(engine, "connect", _configure_sqlite)
     return engine
 
@@ -124,14 +122,16 @@ def _configure_sqlite(connection: Any, _record: object, *, synchronous: str = "N
     cursor.close()
 
 
-def _mysql_engine(url: str, settings: DatabaseSettings, **options: Any) -> AsyncEngine:
+def _mysql_engine(url: str, settings: DatabaseSettings, isolation: str | None) -> AsyncEngine:
     # InnoDB does not notice that a client disconnects while its write waits for a row lock. Each
     # such session would stay for 50 s by default, so the wait is limited to the query timeout.
     wait_s = math.ceil(settings.query_timeout_s)
     engine = create_async_engine(
         parse_url(url),
         **_pool_options(settings),
-        **options,
+        isolation_level=isolation,
+        # With AUTOCOMMIT a query is one round trip.
+        skip_autocommit_rollback=True,
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": settings.connect_timeout_s,

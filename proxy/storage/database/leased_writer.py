@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, delete, func, insert, select, update
+from sqlalchemy import Executable, delete, func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
@@ -14,7 +14,6 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.upload import Lease, Step, StepState
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import (
     BY_ID,
     SAVE_FACTS,
@@ -51,7 +50,7 @@ class LeasedWriter(SqlDatabase):
         """Create the engine; a lease is valid for ``lease_s`` after it is acquired or renewed."""
         # With READ COMMITTED InnoDB releases the locks of rows that a search skips, and it locks
         # no gaps.
-        super().__init__(open_engine(url, settings, isolation="READ COMMITTED"), settings)
+        super().__init__(url, settings, isolation="READ COMMITTED")
         self.lease_s = lease_s
 
     async def fenced(self, lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -80,19 +79,12 @@ class LeasedWriter(SqlDatabase):
 
         await self.fenced(lease, work)
 
-    async def start_attempt(self, lease: Lease, step: Step, *, worker_id: str) -> int:
-        """Count an attempt before it is made; return the number of attempts including this one."""
+    async def start_attempt(self, lease: Lease, step: Step, *, worker_id: str) -> None:
+        """Count an attempt before it is made: a worker that crashes in it has used it up too."""
         column = processing_checklist.c[f"{step}_attempts"]
-
-        async def work(connection: AsyncConnection) -> int:
-            # A worker that crashes during the step has used up an attempt too. NULL occurs in
-            # tables of other programs.
-            counted = {column.name: func.coalesce(column, 0) + 1, "worker_id": worker_id}
-            await connection.execute(_checklist(lease, counted))
-            query = select(func.max(column)).where(_steps.media_id == lease.media_id)
-            return int((await connection.execute(query)).scalar_one())
-
-        return await self.fenced(lease, work)
+        # NULL occurs in tables of other programs.
+        counted = {column.name: func.coalesce(column, 0) + 1, "worker_id": worker_id}
+        await self.fenced_execute(lease, _checklist(lease, counted))
 
     async def set_step(self, lease: Lease, step: Step, state: StepState) -> None:
         """Store how a step ended."""

@@ -10,16 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
-from proxy.storage.database.engine import open_engine
 from proxy.storage.database.tables import media_facts, media_fallbacks, media_files
-from proxy.storage.database.transactions import SqlDatabase, ThreadReader, open_reader
+from proxy.storage.database.transactions import SqlDatabase, open_reader
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
@@ -82,32 +81,19 @@ SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
 
 
-def open_media_repository(url: str, settings: DatabaseSettings) -> SqlMediaRepository:
-    """Create a repository that connects on its first query; close it or use ``async with``.
-
-    A quarter of its connections is for transactions, which are rare; the rest is for reading.
-
-    Raises:
-        ConfigurationError: the URL is not supported.
-    """
-    size = max(1, settings.pool_size // 4)
-    writing = settings.model_copy(update={"pool_size": size})
-    reading = settings.model_copy(update={"pool_size": settings.pool_size - size})
-    return SqlMediaRepository(open_engine(url, writing), open_reader(url, reading), settings)
-
-
 class SqlMediaRepository(SqlDatabase):
     """The rows of the database; implements `proxy.storage.database.MediaRepository`.
 
     Each call ends within ``query_timeout_s``.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, reader: SqlDatabase | ThreadReader, settings: DatabaseSettings
-    ) -> None:
-        """Take ownership of the engine and the reader; `aclose` closes both."""
-        super().__init__(engine, settings)
-        self._reader = reader
+    def __init__(self, url: str, settings: DatabaseSettings) -> None:
+        """Connect on the first query; raises ConfigurationError if the URL is not supported."""
+        # Transactions are rare: they get a quarter of the connections.
+        size = max(1, settings.pool_size // 4)
+        super().__init__(url, settings.model_copy(update={"pool_size": size}))
+        reading = settings.model_copy(update={"pool_size": settings.pool_size - size})
+        self._reader = open_reader(url, reading)
         self._statistics = {"queries": 0.0, "errors": 0.0, "seconds": 0.0}
 
     async def aclose(self) -> None:

@@ -13,17 +13,23 @@ from contextlib import (
     nullcontext,
 )
 from functools import partial
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
 import stamina
-from sqlalchemy import Engine, Executable, Row
+from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import DRIVER_ERRORS, open_engine, open_reading_engine
+from proxy.storage.database.engine import (
+    DRIVER_ERRORS,
+    open_blocking_engine,
+    open_engine,
+    sqlite_file,
+)
 
 T = TypeVar("T")
 
@@ -61,14 +67,21 @@ class SqlDatabase:
     connection.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: DatabaseSettings) -> None:
-        """Take ownership of the engine."""
-        self.engine = engine
+    def __init__(
+        self,
+        url: str,
+        settings: DatabaseSettings,
+        *,
+        isolation: str | None = None,
+        synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+    ) -> None:
+        """Connect on the first query; raises ConfigurationError as `open_engine` does."""
+        self.engine = open_engine(url, settings, isolation=isolation, synchronous=synchronous)
         self.settings = settings
         # SQLite has one writer at a time and polls for its lock with sleeps. A lock in this process
         # hands over at once.
         self._lock: AbstractAsyncContextManager[None] = (
-            asyncio.Lock() if engine.dialect.name == "sqlite" else _NO_LOCK
+            asyncio.Lock() if self.engine.dialect.name == "sqlite" else _NO_LOCK
         )
 
     async def __aenter__(self) -> Self:
@@ -190,7 +203,7 @@ def _collided(error: Exception) -> bool:
 async def single_connection(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncConnection]:
     """Connect once and close the connection at the end; raises as `SqlDatabase.connection`."""
     async with (
-        SqlDatabase(open_engine(url, settings), settings) as database,
+        SqlDatabase(url, settings) as database,
         database.connection() as connection,
     ):
         yield connection
@@ -205,9 +218,9 @@ class ThreadReader:
     connection returns to the pool.
     """
 
-    def __init__(self, engine: Engine, settings: DatabaseSettings) -> None:
-        """Take ownership of the engine; the first query connects."""
-        self._engine = engine
+    def __init__(self, file: Path, settings: DatabaseSettings) -> None:
+        """Connect on the first query; raises ConfigurationError as `open_engine` does."""
+        self._engine = open_blocking_engine(file, settings)
         self._settings = settings
         self._threads = ThreadPool(
             "sqlite", count=settings.pool_size, timeout_s=settings.query_timeout_s
@@ -230,7 +243,6 @@ class ThreadReader:
 
 def open_reader(url: str, settings: DatabaseSettings) -> SqlDatabase | ThreadReader:
     """Create a reader for queries outside a transaction; raises as `open_engine` does."""
-    engine = open_reading_engine(url, settings)
-    if isinstance(engine, AsyncEngine):
-        return SqlDatabase(engine, settings)
-    return ThreadReader(engine, settings)
+    if (file := sqlite_file(url)) is not None:
+        return ThreadReader(file, settings)
+    return SqlDatabase(url, settings, isolation="AUTOCOMMIT")

@@ -10,13 +10,12 @@ from typing import Any
 
 from sqlalchemy import Row, Select, String, bindparam, func, select, type_coerce
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import PendingConflict, PendingNotFound
 from proxy.domain.upload import PendingImage, PendingStatus, media_id_of
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import profile_columns as profiles
-from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import utc_timestamp
 from proxy.storage.database.profile_columns import ProfileColumn, pending_images
 from proxy.storage.database.transactions import SqlDatabase
@@ -66,21 +65,6 @@ class NamedTempfile:
     status: str | None
 
 
-def open_upload_repository(url: str, settings: DatabaseSettings, *, own: bool) -> UploadRepository:
-    """Create a repository that connects on its first query.
-
-    ``own`` is true if smartserve created the profile tables of the database.
-
-    Raises:
-        ConfigurationError: the URL is not supported.
-    """
-    pool = settings.model_copy(update={"pool_size": _POOL})
-    # With the default REPEATABLE READ of InnoDB, uploads and replacements lock each other's gaps.
-    # FULL: an upload is acknowledged after it is durable, because the client will not repeat it.
-    engine = open_engine(url, pool, isolation="READ COMMITTED", synchronous="FULL")
-    return UploadRepository(engine, pool, own=own)
-
-
 class UploadRepository(SqlDatabase):
     """Reads and writes the upload queue and the profiles.
 
@@ -89,9 +73,16 @@ class UploadRepository(SqlDatabase):
     transaction, which is retried after a collision.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: DatabaseSettings, *, own: bool) -> None:
-        """Take ownership of the engine; `aclose` closes it."""
-        super().__init__(engine, settings)
+    def __init__(self, url: str, settings: DatabaseSettings, *, own: bool) -> None:
+        """Connect on the first query; raises ConfigurationError if the URL is not supported.
+
+        ``own`` is true if smartserve created the profile tables of the database.
+        """
+        # With the default REPEATABLE READ of InnoDB, uploads and replacements lock each other's
+        # gaps. FULL: an upload is acknowledged after it is durable, because the client will not
+        # repeat it.
+        pool = settings.model_copy(update={"pool_size": _POOL})
+        super().__init__(url, pool, isolation="READ COMMITTED", synchronous="FULL")
         self._own = own
 
     async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
@@ -115,13 +106,10 @@ class UploadRepository(SqlDatabase):
 
     async def list_pending(self, limit: int) -> tuple[Sequence[PendingImage], int]:
         """Return the oldest ``limit`` pending uploads, and the number of all pending ones."""
-        async with self.connection() as connection:
-            rows = (await connection.execute(_QUEUE, {"limit": limit})).all()
-            total = len(rows)
-            # A short page is the whole queue, so no COUNT is needed.
-            if total == limit:
-                total = await connection.scalar(_LENGTH) or total
-            return [_pending(row) for row in rows], total
+        rows = await self.read(_QUEUE, {"limit": limit})
+        # A short page is the whole queue, so no COUNT is needed.
+        total = len(rows) if len(rows) < limit else (await self.read(_LENGTH))[0][0]
+        return [_pending(row) for row in rows], total
 
     async def find(self, pending_id: int) -> PendingImage | None:
         """Return an upload of any status, or None."""

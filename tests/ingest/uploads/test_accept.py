@@ -12,7 +12,6 @@ import pytest
 from proxy.domain.errors import CommitUncertain
 from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.ingest.uploads.accept import Uploader
-from proxy.storage.database.engine import open_engine
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from tests.support.mariadb import MariaDB
 from tests.support.mounts import Mount
@@ -97,8 +96,7 @@ class SlowCommit(UploadRepository):
 async def test_files_stay_while_a_commit_is_uncertain(server: Serving) -> None:
     assert server.main is not None
     settings = server.services.settings
-    engine = open_engine(settings.main_url, settings.database)
-    async with SlowCommit(engine, settings.database, own=True) as slow:
+    async with SlowCommit(settings.main_url, settings.database, own=True) as slow:
         uploader = Uploader(
             files=server.main.queue.files,
             database=slow,

@@ -12,7 +12,7 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
 from tests.storage.database.backends import Backend, MariaDBBackend, SqliteBackend
 from tests.storage.database.items import LEASE_S
@@ -66,7 +66,7 @@ async def url(backend: Backend, settings: DatabaseSettings) -> str:
 
 @pytest.fixture
 async def database(url: str, settings: DatabaseSettings) -> AsyncIterator[SqlMediaRepository]:
-    async with open_media_repository(url, settings) as database:
+    async with SqlMediaRepository(url, settings) as database:
         yield database
 
 

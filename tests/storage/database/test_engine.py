@@ -13,7 +13,7 @@ from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine, parse_url, sqlite_file
-from proxy.storage.database.media_repository import open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
 
 
@@ -35,7 +35,7 @@ async def test_a_locked_sqlite_file_refuses_writes_in_time(
     await upgrade(url, settings)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with open_media_repository(url, settings) as database:
+        async with SqlMediaRepository(url, settings) as database:
             with pytest.raises(DatabaseUnavailable):
                 await database.save_facts(1, facts)
 
@@ -48,7 +48,7 @@ async def test_a_locked_sqlite_file_is_still_read(
     await upgrade(url, settings)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with open_media_repository(url, settings) as database:
+        async with SqlMediaRepository(url, settings) as database:
             assert await database.find(1) is None
 
 
@@ -68,7 +68,7 @@ def test_a_url_of_another_kind_is_refused_without_being_told(
     url: str, settings: DatabaseSettings
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        open_media_repository(url, settings)
+        SqlMediaRepository(url, settings)
     assert "secret" not in caught.value.detail
 
 
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_made_is_a_fault_of_the_settings(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"database\.url"):
-        open_media_repository(f"sqlite+aiosqlite:///{tmp_path}/file/below/media.db", settings)
+        SqlMediaRepository(f"sqlite+aiosqlite:///{tmp_path}/file/below/media.db", settings)
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb"])

@@ -13,7 +13,7 @@ from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine
-from proxy.storage.database.media_repository import open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import needs_upgrade, upgrade
 from proxy.storage.database.tables import metadata
 from tests.storage.database.backends import Backend, MariaDBBackend
@@ -161,7 +161,7 @@ async def test_an_existing_row_is_served_after_the_upgrade(
     existing: str, settings: DatabaseSettings
 ) -> None:
     await upgrade(existing, settings)
-    async with open_media_repository(existing, settings) as database:
+    async with SqlMediaRepository(existing, settings) as database:
         found = await database.find(789)
     assert found is not None
     assert found.source_path == "library/789.jpg"
@@ -179,7 +179,7 @@ async def test_facts_of_an_existing_row_are_found_by_hash(
     existing: str, settings: DatabaseSettings, facts: MediaFacts
 ) -> None:
     await upgrade(existing, settings)
-    async with open_media_repository(existing, settings) as database:
+    async with SqlMediaRepository(existing, settings) as database:
         row = await database.find(789)
         assert row is not None
         assert row.source_path is not None
@@ -201,7 +201,7 @@ async def test_values_of_another_version_of_the_table_are_read_as_text(
         UPDATE media_files SET status = 'archived', data_type = 'poster';
         """,
     )
-    async with open_media_repository(existing, settings) as database:
+    async with SqlMediaRepository(existing, settings) as database:
         found = await database.find(789)
     assert found is not None
     assert (found.status, found.data_type) == ("archived", "poster")
@@ -213,7 +213,7 @@ async def test_a_zero_date_is_as_old_as_can_be(
     await upgrade(existing, settings)
     zero = "SET sql_mode = ''; UPDATE media_files SET updated_at = '0000-00-00 00:00:00'"
     mariadb_backend.run(existing, zero)
-    async with open_media_repository(existing, settings) as database:
+    async with SqlMediaRepository(existing, settings) as database:
         found = await database.find(789)
     assert found is not None
     assert found.updated_at.timestamp() == 0
@@ -280,7 +280,7 @@ async def test_names_in_any_script_fit_whatever_the_server_defaults_to(
     url = mariadb_backend.empty()
     mariadb_backend.run(url, "ALTER DATABASE CHARACTER SET latin1")
     await upgrade(url, settings)
-    async with open_media_repository(url, settings) as database:
+    async with SqlMediaRepository(url, settings) as database:
         found = await database.find(await database.insert(new, facts))
     assert found is not None
     assert found.original_name == new.original_name

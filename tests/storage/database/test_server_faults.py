@@ -17,7 +17,7 @@ from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
-from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import needs_upgrade, upgrade
 from proxy.storage.database.transactions import SqlDatabase
 from tests.faults.tcpproxy import TcpProxy
@@ -56,7 +56,7 @@ async def database(
     """A database whose pool holds a connection that has been used."""
     url = server.url(server.create_database())
     await upgrade(url, DatabaseSettings())
-    async with open_media_repository(url, settings) as database:
+    async with SqlMediaRepository(url, settings) as database:
         await database.ping()
         yield database
 
@@ -122,7 +122,7 @@ async def test_a_paused_server_is_unavailable_in_time_to_a_new_connection(
 ) -> None:
     url = server.url(server.create_database())
     server.pause()
-    async with open_media_repository(url, settings) as database:
+    async with SqlMediaRepository(url, settings) as database:
         with pytest.raises(DatabaseUnavailable):
             await database.ping()
 
@@ -176,7 +176,7 @@ async def test_an_upgrade_gives_up_on_the_lock_of_another(
 async def test_tables_that_are_missing_are_unavailable(
     server: MariaDB, settings: DatabaseSettings
 ) -> None:
-    async with open_media_repository(server.url(server.create_database()), settings) as database:
+    async with SqlMediaRepository(server.url(server.create_database()), settings) as database:
         with pytest.raises(DatabaseUnavailable):
             await database.find(1)
 
@@ -187,7 +187,7 @@ async def test_a_write_that_waits_for_a_lock_is_refused_in_time(
     url = server.url(server.create_database())
     await upgrade(url, settings)
     engine = open_engine(url, settings)
-    async with open_media_repository(url, settings) as database, engine.connect() as other:
+    async with SqlMediaRepository(url, settings) as database, engine.connect() as other:
         await database.save_facts(1, facts)
         await other.exec_driver_sql("SELECT media_id FROM media_facts FOR UPDATE")
         with pytest.raises(DatabaseUnavailable):
@@ -207,7 +207,7 @@ async def test_writes_that_gave_up_on_a_lock_leave_no_session_behind(
     engine = open_engine(server.url(name), settings)
     count = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{name}'"
     async with (
-        open_media_repository(server.url(name), settings) as database,
+        SqlMediaRepository(server.url(name), settings) as database,
         engine.connect() as other,
     ):
         await database.save_facts(1, facts)
@@ -227,7 +227,7 @@ async def test_connections_that_were_forgotten_on_the_way_are_replaced_in_one_qu
     await upgrade(server.url(name), settings)
     async with TcpProxy(server.port) as network:
         url = server.url(name).replace(str(server.port), str(network.port))
-        async with open_media_repository(url, settings) as database:
+        async with SqlMediaRepository(url, settings) as database:
             await asyncio.gather(*(database.ping() for _ in range(4)))
             network.go_silent()
             await network.heal()
@@ -244,7 +244,7 @@ def test_connections_that_were_reset_are_replaced_in_one_query(
         await upgrade(mariadb.url(name), settings)
         async with TcpProxy(mariadb.port) as network:
             url = mariadb.url(name).replace(str(mariadb.port), str(network.port))
-            async with open_media_repository(url, settings) as database:
+            async with SqlMediaRepository(url, settings) as database:
                 reader = database._reader
                 assert isinstance(reader, SqlDatabase)
                 engine = reader.engine.sync_engine

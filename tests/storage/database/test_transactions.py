@@ -17,8 +17,7 @@ from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
-from proxy.storage.database.engine import open_engine
-from proxy.storage.database.media_repository import SqlMediaRepository, open_media_repository
+from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
 from proxy.storage.database.transactions import SqlDatabase, open_reader, single_connection
 from tests.support.mounts import Mount
@@ -38,7 +37,7 @@ async def test_a_row_that_found_no_room_does_not_stand_for_certain(
     with mounted(place, "size=2m"):
         url = f"sqlite+aiosqlite:///{place}/smartserve.db"
         await upgrade(url, settings)
-        async with open_media_repository(url, settings) as database:
+        async with SqlMediaRepository(url, settings) as database:
             await database.insert(new, facts)
             filler = place / "filler"
             with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -54,8 +53,7 @@ async def test_a_row_that_found_no_room_does_not_stand_for_certain(
 @pytest.fixture
 async def counters(tmp_path: Path, settings: DatabaseSettings) -> AsyncIterator[SqlDatabase]:
     """A database with one table of one column."""
-    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/numbers.db", settings)
-    async with SqlDatabase(engine, settings) as database:
+    async with SqlDatabase(f"sqlite+aiosqlite:///{tmp_path}/numbers.db", settings) as database:
         await database.run(_statement("CREATE TABLE numbers (number INTEGER)"))
         yield database
 
@@ -177,8 +175,7 @@ async def test_transactions_of_one_process_hand_over_the_lock_of_sqlite(
 async def test_a_connection_returns_to_the_pool_after_an_error(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:
-    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings)
-    async with SqlDatabase(engine, settings) as database:
+    async with SqlDatabase(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings) as database:
         for _ in range(3 * settings.pool_size):
             with pytest.raises(DatabaseUnavailable):
                 await database.read(text("SELECT nonsense"))

@@ -24,7 +24,6 @@ from proxy.storage.database.schema import main_schema, needs_upgrade, upgrade
 from proxy.storage.database.upload_repository import (
     NewUpload,
     UploadRepository,
-    open_upload_repository,
 )
 from tests.storage.database.backends import Backend, MariaDBBackend
 from tests.support.mariadb import MariaDB
@@ -74,7 +73,7 @@ async def url(backend: Backend, settings: DatabaseSettings) -> str:
 
 @pytest.fixture
 async def main(url: str, settings: DatabaseSettings) -> AsyncIterator[UploadRepository]:
-    async with open_upload_repository(url, settings, own=True) as database:
+    async with UploadRepository(url, settings, own=True) as database:
         yield database
 
 
@@ -96,7 +95,7 @@ async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> Non
     """FULL is 2: SQLite synchronises its log before it says that it is done."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
     async with (
-        open_upload_repository(url, DatabaseSettings(), own=True) as main,
+        UploadRepository(url, DatabaseSettings(), own=True) as main,
         main.transaction() as connection,
     ):
         found = await connection.exec_driver_sql("PRAGMA synchronous")
@@ -228,7 +227,7 @@ async def test_a_deadlock_is_tried_again(mariadb: MariaDB, settings: DatabaseSet
     url = backend.empty()
     await upgrade(url, settings, schema=main_schema(own=True))
     other = open_engine(url, settings)
-    async with open_upload_repository(url, settings, own=True) as main:
+    async with UploadRepository(url, settings, own=True) as main:
         await main.insert(456, [new()])
         async with other.connect() as connection:
             # Of two that wait for each other the one that has written less is undone.
@@ -311,7 +310,7 @@ async def test_a_failed_upload_leaves_the_profiles_of_others_where_it_may(
         f"ALTER TABLE user_profiles MODIFY {column}",
     )
     await upgrade(url, settings, schema=main_schema(own=False))
-    async with open_upload_repository(url, settings, own=False) as main:
+    async with UploadRepository(url, settings, own=False) as main:
         (failed,) = await main.insert(456, [new()])
         await main.mark_failed(failed)
         assert (await main.count_by_status())[PendingStatus.FAILED] == 1
@@ -353,7 +352,7 @@ async def test_the_profiles_of_others_are_changed_where_they_are(
 ) -> None:
     backend, url = foreign
     await upgrade(url, settings, schema=main_schema(own=False))
-    async with open_upload_repository(url, settings, own=False) as main:
+    async with UploadRepository(url, settings, own=False) as main:
         assert await main.profile_columns() == {PROFILE}
         ids = await main.insert(456, [new(), new("logo_image", PATH + "l"), new("site_image")])
         await main.insert(999, [new(path=PATH + "z")])
@@ -375,7 +374,7 @@ async def test_odd_rows_of_others_are_read(
         "INSERT INTO pending_images (user_id, image_path, status, created_at) VALUES"
         " (-1, '', 'pending', '0000-00-00'), (1, 'x', 'archived', NULL), (1, 'x', NULL, NULL)",
     )
-    async with open_upload_repository(url, settings, own=False) as main:
+    async with UploadRepository(url, settings, own=False) as main:
         (row,), total = await main.list_pending(10)
         assert (row.user_id, row.image_path, total) == (-1, "", 1)
         assert row.created_at.timestamp() == 0
@@ -406,7 +405,7 @@ async def test_uploads_are_durable_in_a_file_of_sqlite(
 ) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'main.db'}"
     async with (
-        open_upload_repository(url, settings, own=True) as main,
+        UploadRepository(url, settings, own=True) as main,
         main.connection() as connection,
     ):
         assert await connection.scalar(text("PRAGMA synchronous")) == _FULL
@@ -424,7 +423,7 @@ async def test_a_commit_that_is_not_answered_is_told_apart(
     url = mariadb.url(mariadb.create_database())
     short = settings.model_copy(update={"query_timeout_s": 1})
     await upgrade(url, settings, schema=main_schema(own=True))
-    async with open_upload_repository(url, short, own=True) as main:
+    async with UploadRepository(url, short, own=True) as main:
         await main.insert(1, [new()])
         with pytest.raises(CommitUncertain):
             await _pausing(main, mariadb)
