@@ -20,7 +20,6 @@ Work = Callable[[], Awaitable[object]]
 class BackgroundTask(StrEnum):
     """Names of all background tasks: in the log and as the label of the restart counter."""
 
-    ACCEPT = auto()
     CONNECTION_TIMEOUTS = auto()
     FINALS_QUEUE = auto()
     INGEST_QUEUE_METRICS = auto()

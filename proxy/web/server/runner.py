@@ -8,7 +8,6 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -46,8 +45,9 @@ class ServerRunner(web.AppRunner):
         """Nothing is bound before `setup` and `listen`."""
         self._supervisor = supervisor
         self._background = contextlib.AsyncExitStack()
-        self._accepting = contextlib.AsyncExitStack()
         self._listeners: list[socket.socket] = []
+        # The loop itself keeps only weak references to tasks.
+        self._opening: set[asyncio.Task[None]] = set()
         # By then responses have had `drain_s`. aiohttp waits twice this long for the rest.
         super().__init__(app, shutdown_timeout=_FORCE_CLOSE_S)
         self.pipeline = pipeline
@@ -100,51 +100,55 @@ class ServerRunner(web.AppRunner):
         with contextlib.closing(bound):
             for binding in bound.sockets:
                 listener = socket.socket(fileno=os.dup(binding.fileno()))
-                self._accepting.enter_context(contextlib.closing(listener))
+                self._listeners.append(listener)
                 listener.setblocking(False)  # noqa: FBT003 - the socket's own signature
                 listener.listen(_BACKLOG)
-                self._listeners.append(listener)
-        for listener in self._listeners:
-            await self._accepting.enter_async_context(
-                self._supervisor.running(BackgroundTask.ACCEPT, partial(self._accept, listener))
-            )
+                self._watch(listener)
 
     @property
     def addresses(self) -> list[Any]:
         """The addresses that connections are accepted at; none after `drain`."""
         return [listener.getsockname() for listener in self._listeners]
 
-    async def _accept(self, listener: socket.socket) -> None:
+    def _watch(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept one connection; called again at once if more wait."""
         loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as opening:
-            while True:
-                try:
-                    client, _ = await loop.sock_accept(listener)
-                except OSError:
-                    # No descriptor or memory is left (accept(2)). What cannot be accepted waits in
-                    # the kernel's backlog. The listener stays readable: without the pause, this
-                    # loop would occupy a core until a descriptor is free.
-                    await asyncio.sleep(_ACCEPT_PAUSE_S)
-                else:
-                    # In a task: the next connection need not wait until this one has started.
-                    opening.create_task(self._open(client))
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            # No descriptor or memory is left (accept(2)). What cannot be accepted waits in the
+            # kernel's backlog. The listener stays readable: without the pause, the loop would
+            # occupy a core until a descriptor is free.
+            loop.remove_reader(listener)
+            loop.call_later(_ACCEPT_PAUSE_S, self._watch, listener)
+            return
+        client.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        task = loop.create_task(self._open(client))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _open(self, client: socket.socket) -> None:
-        if self.server is None:
+        if self._connections is None:
             raise AssertionError
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self.server, client)
+            await asyncio.get_running_loop().connect_accepted_socket(self._connections, client)
         except OSError:
             # The client has left already.
             client.close()
 
-    async def _stop_accepting(self) -> None:
-        self._listeners.clear()
-        await self._accepting.aclose()
+    def _stop_accepting(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
 
     async def cleanup(self) -> None:
         """Close the connections, then end the background tasks."""
-        await self._stop_accepting()
+        self._stop_accepting()
         await super().cleanup()
         # Last, because the deadlines apply until every connection is closed.
         await self._background.aclose()
@@ -152,7 +156,7 @@ class ServerRunner(web.AppRunner):
     async def drain(self) -> None:
         """Stop accepting; return when all responses are sent, or after ``drain_s``."""
         # Open connections continue.
-        await self._stop_accepting()
+        self._stop_accepting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
                 await self.pipeline.drain()

@@ -98,21 +98,19 @@ async def test_an_address_in_use_is_an_os_error() -> None:
 async def test_without_descriptors_clients_wait_and_accepting_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loop = asyncio.get_running_loop()
-    accept, tries = loop.sock_accept, []
+    accept, tries = socket.socket.accept, []
 
-    async def failing(listener: socket.socket) -> Any:
-        tries.append(loop.time())
+    def failing(listener: socket.socket) -> Any:
+        tries.append(asyncio.get_running_loop().time())
         if len(tries) <= 3:
             raise OSError(errno.EMFILE, "Too many open files")
-        return await accept(listener)
+        return accept(listener)
 
-    monkeypatch.setattr(loop, "sock_accept", failing)
+    monkeypatch.setattr(socket.socket, "accept", failing)
     server = Server()
     async with server.listening():
         assert await server.sent(CLOSING) == [200]
     assert tries[3] - tries[0] > 0.1
-    assert server.restarts.tasks == []
 
 
 async def test_the_limit_of_open_files_lowers_that_of_connections(
