@@ -13,10 +13,8 @@ from proxy.analysis.providers.factory import PROVIDERS
 from proxy.analysis.providers.http_provider import VisionProvider
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import (
-    PENDING_PROVIDERS,
     Analysis,
     ProviderGap,
-    ReadText,
     VisionResult,
     merge,
 )
@@ -26,7 +24,6 @@ from proxy.domain.media import Media, MediaFacts
 from proxy.domain.variant import EncoderProfile, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, RenditionSet
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.storage.database.analysis_repository import StoredAnalysis
 
 _SENT = EncoderProfile(Format.WEBP, (("Q", 85), ("effort", 2)))
 _READ = EncoderProfile(Format.PNG, (("compression", 1),))
@@ -52,7 +49,7 @@ class Analyst:
         facts: MediaFacts,
         *,
         site_context: Mapping[str, Any] | None = None,
-        stored: StoredAnalysis | None = None,
+        stored: Analysis | None = None,
     ) -> Analysis:
         """Return everything known about a medium. A failed provider is a reason, not an error.
 
@@ -78,7 +75,7 @@ class Analyst:
         text, answers = await asyncio.gather(self.reader.read(page), requests)
         # Tesseract may have been removed, or may have failed this time only.
         if isinstance(text, ProviderGap) and stored and stored.columns["detected_text"] is not None:
-            text = ReadText(stored.columns["detected_text"])
+            text = stored.columns["detected_text"]
         return merge(
             local.result,
             [*known.values(), *answers],
@@ -87,13 +84,13 @@ class Analyst:
             site_context=site_context,
         )
 
-    def _recall(self, stored: StoredAnalysis) -> Mapping[str, VisionResult | ProviderGap]:
+    def _recall(self, stored: Analysis) -> Mapping[str, VisionResult | ProviderGap]:
         """Return the stored answers by provider, without the providers that are still missing.
 
         A provider that rejected the image, or was added later, has a gap here: it is not requested.
         """
         reasons = stored.own.get("reasons") or {}
-        awaited = stored.own.get(PENDING_PROVIDERS) or ()
+        awaited = stored.pending_providers
         configured = {one.name for one in self.providers}
         found: dict[str, VisionResult | ProviderGap] = {}
         for one in PROVIDERS:

@@ -97,10 +97,6 @@ class VisionResult:
     objects: tuple[DetectedObject, ...] = ()
     text: str | None = None
     """Empty if the image contains no text; None if the provider did not search for text."""
-    logos: tuple[str, ...] = ()
-    """Recognised brand logos."""
-    unsafe: Mapping[str, str] = field(default_factory=dict)
-    """Likelihood by category, such as ``adult`` and ``violence``."""
     confidence: float | None = None
     """0 to 1."""
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -117,19 +113,11 @@ class ProviderGap:
     """Whether a later request may succeed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadText:
-    """Recognised text; empty if the image contains none."""
-
-    text: str
-
-
 NO_MODEL = "needs a vision model; none is configured"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
-PENDING_PROVIDERS = "awaited"
+_PENDING = "awaited"
 """Key of the providers to retry in `Analysis.own`; it is not published."""
-
 _PUBLIC_COLUMNS = {
     "style": "style_classification",
     "medium": "medium_detected",
@@ -141,95 +129,47 @@ _PUBLIC_COLUMNS = {
     "detected_text": "detected_text",
     "confidence_score": "confidence_score",
 }
-"""Columns of ``media_ai_analysis`` by the name under which `public` returns them."""
+"""Columns of ``media_ai_analysis`` by the name under which they are published."""
+
+
+_BY_MODEL = ("style", "medium", "subject", "confidence_score", "detected_objects")
+"""Published values that only a provider can determine."""
+_HASHES = ("thumbhash", "blurhash", "phash")
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """The merged analysis of an image."""
+    """The merged analysis of an image as it is stored, with JSON values."""
 
-    local: AnalysisResult
-    data_type: str
-    style: str | None
-    medium: str | None
-    subject: str | None
-    objects: tuple[DetectedObject, ...] | None
-    """None if no provider searched for objects."""
-    text: str | None
-    """Empty if a search found no text; None if there was no search."""
-    mood_keywords: tuple[str, ...]
-    confidence: float | None
-    raw_google: Mapping[str, Any] | None
-    raw_model: Mapping[str, Any] | None
-    reasons: Mapping[str, str]
-    """Reasons of null values by their name in `public`, and of failures by provider."""
-    site_context: Mapping[str, Any] | None = None
-    pending_providers: tuple[str, ...] = ()
-    """Providers that failed temporarily and should be retried."""
+    columns: Mapping[str, Any]
+    """Columns of ``media_ai_analysis``. The objects are null if no provider searched for them; the
+    text is empty if a search found none, and null if there was no search."""
+    own: Mapping[str, Any]
+    """Values that the table has no column for; empty if another program made the analysis. The
+    ``reasons`` are those of null values by their published name, and of failures by provider."""
 
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of ``media_ai_analysis``, with JSON values."""
-        return {
-            "dominant_colors": [asdict(one) for one in self.local.dominant_colours],
-            "detected_objects": self._plain_objects(),
-            "detected_text": self.text,
-            "style_classification": self.style,
-            "medium_detected": self.medium,
-            "subject_matter": self.subject,
-            "quality_score": round(self.local.quality.score),
-            "mood_keywords": list(self.mood_keywords),
-            "confidence_score": self.confidence,
-            "raw_google_response": self.raw_google,
-            "raw_gpt4_response": self.raw_model,
-        }
-
-    def own(self) -> dict[str, Any]:
-        """Return the values that the table has no column for, as JSON values."""
-        local = self.local
-        logo = self.data_type == DataType.LOGO or local.kind.name == "logo"
-        pending = {PENDING_PROVIDERS: list(self.pending_providers)}
-        return {
-            "width": local.width,
-            "height": local.height,
-            "brand_colors": [one.hex for one in local.brand_colours] if logo else None,
-            "quality": asdict(local.quality),
-            "kind": asdict(local.kind),
-            "thumbhash": local.thumbhash,
-            "blurhash": local.blurhash,
-            "phash": local.phash,
-            "focus": None if local.focus is None else asdict(local.focus),
-            "site_context": self.site_context,
-            "reasons": dict(self.reasons),
-            **(pending if self.pending_providers else {}),
-        }
+    @property
+    def pending_providers(self) -> tuple[str, ...]:
+        """Providers that failed temporarily and should be retried."""
+        return tuple(self.own.get(_PENDING) or ())
 
     def public(self) -> dict[str, Any]:
         """Return the ``analysis`` of ``GET /api/media/analysis/{media_id}``."""
-        return public(self.columns(), self.own())
-
-    def _plain_objects(self) -> list[dict[str, Any]] | None:
-        if self.objects is None:
-            return None
-        return [{**asdict(one), "box": one.box and list(one.box)} for one in self.objects]
-
-
-def public(columns: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the published analysis from the stored `Analysis.columns` and `Analysis.own`."""
-    return {
-        **{name: columns[column] for name, column in _PUBLIC_COLUMNS.items()},
-        **{name: value for name, value in own.items() if name != PENDING_PROVIDERS},
-    }
+        return {
+            **{name: self.columns[column] for name, column in _PUBLIC_COLUMNS.items()},
+            **{name: value for name, value in self.own.items() if name != _PENDING},
+        }
 
 
 def merge(
     local: AnalysisResult,
     answers: Sequence[VisionResult | ProviderGap],
-    text: ReadText | ProviderGap,
+    text: str | ProviderGap,
     *,
     data_type: str,
     site_context: Mapping[str, Any] | None = None,
 ) -> Analysis:
-    """Merge the statistics, the answers of all providers, and the recognised text.
+    """Merge the statistics, the answers of all providers, and the text that Tesseract recognised.
 
     A model that answers with style, medium and subject precedes one that returns labels. The text
     of a provider precedes that of Tesseract.
@@ -237,49 +177,60 @@ def merge(
     found = {one.provider: one for one in answers if isinstance(one, VisionResult)}
     gaps = [one for one in answers if isinstance(one, ProviderGap)]
     ranked = [found[name] for name in (_OPENAI, _GOOGLE) if name in found]
-    values = {
-        name: _first(getattr(one, name) for one in ranked)
-        for name in ("style", "medium", "subject")
+    style, medium, subject, confidence = (
+        _first(getattr(one, name) for one in ranked)
+        for name in ("style", "medium", "subject", "confidence")
+    )
+    raw = {name: one.raw for name, one in found.items()}
+    plain = asdict(local)
+    columns = {
+        "dominant_colors": list(plain["dominant_colours"]),
+        "detected_objects": _objects(found) if found else None,
+        "detected_text": _text(found, text),
+        "style_classification": style,
+        "medium_detected": medium,
+        "subject_matter": subject,
+        "quality_score": round(local.quality.score),
+        "mood_keywords": _moods(local, ranked),
+        "confidence_score": confidence,
+        "raw_google_response": raw.get(_GOOGLE),
+        "raw_gpt4_response": raw.get(_OPENAI),
     }
-    confidence = _first(one.confidence for one in ranked)
-    merged_text = _text(found, text)
-    known = {**values, "confidence_score": confidence, "detected_objects": found or None}
+    missing = [name for name in _BY_MODEL if columns[_PUBLIC_COLUMNS[name]] is None]
     reasons = {
         **{one.provider: one.reason for one in gaps},
         # A provider may explain under its own name why its answer is incomplete.
         **{name: one.reasons[name] for name, one in found.items() if name in one.reasons},
-        **{name: _reason(name, answers) for name, value in known.items() if value is None},
+        **{name: _reason(name, answers) for name in missing},
     }
-    if merged_text is None:
+    if columns["detected_text"] is None:
         failed = [*gaps, *([text] if isinstance(text, ProviderGap) else [])]
         reasons["detected_text"] = "; ".join(one.reason for one in failed) or _NO_TEXT
-    return Analysis(
-        local,
-        data_type,
-        **values,
-        objects=_objects(found) if found else None,
-        text=merged_text,
-        mood_keywords=_moods(local, ranked),
-        confidence=confidence,
-        raw_google=found[_GOOGLE].raw if _GOOGLE in found else None,
-        raw_model=found[_OPENAI].raw if _OPENAI in found else None,
-        reasons=reasons,
-        site_context=site_context,
-        pending_providers=tuple(one.provider for one in gaps if one.temporary),
-    )
+    logo = data_type == DataType.LOGO or local.kind.name == "logo"
+    pending = [one.provider for one in gaps if one.temporary]
+    own = {
+        "width": local.width,
+        "height": local.height,
+        "brand_colors": [one.hex for one in local.brand_colours] if logo else None,
+        **{name: plain[name] for name in ("quality", "kind", *_HASHES, "focus")},
+        "site_context": site_context,
+        "reasons": reasons,
+        **({_PENDING: pending} if pending else {}),
+    }
+    return Analysis(columns, own)
 
 
 def _first(values: Iterable[Any]) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _moods(local: AnalysisResult, ranked: Sequence[VisionResult]) -> tuple[str, ...]:
+def _moods(local: AnalysisResult, ranked: Sequence[VisionResult]) -> list[str]:
     """Return the keywords of the models, then those of the colours, without duplicates."""
     words = [word.strip().lower() for one in ranked for word in one.mood_keywords]
-    return tuple(dict.fromkeys(word for word in (*words, *local.mood_keywords) if word))
+    return list(dict.fromkeys(word for word in (*words, *local.mood_keywords) if word))
 
 
-def _objects(found: Mapping[str, VisionResult]) -> tuple[DetectedObject, ...]:
+def _objects(found: Mapping[str, VisionResult]) -> list[dict[str, Any]]:
     """Return the objects of all providers by descending confidence.
 
     If two providers name the same object, the one with a position replaces the other.
@@ -294,12 +245,13 @@ def _objects(found: Mapping[str, VisionResult]) -> tuple[DetectedObject, ...]:
             best.setdefault(one.name.casefold(), one)
     names = {one.name.casefold() for one in placed}
     others = [one for name, one in best.items() if name not in names]
-    return tuple(sorted([*placed, *others], key=lambda one: -one.confidence))
+    ordered = sorted([*placed, *others], key=lambda one: -one.confidence)
+    return [{**asdict(one), "box": one.box and list(one.box)} for one in ordered]
 
 
-def _text(found: Mapping[str, VisionResult], text: ReadText | ProviderGap) -> str | None:
+def _text(found: Mapping[str, VisionResult], text: str | ProviderGap) -> str | None:
     """Return the first text that was found; empty if every search found none."""
-    read = text.text if isinstance(text, ReadText) else None
+    read = text if isinstance(text, str) else None
     searched = [found[name].text for name in (_GOOGLE, _OPENAI) if name in found]
     texts = [one for one in (*searched, read) if one is not None]
     return next(filter(None, texts), "") if texts else None

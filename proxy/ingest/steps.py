@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxy.analysis.analyst import Analyst
-from proxy.domain.analysis import PENDING_PROVIDERS, Analysis, public
+from proxy.domain.analysis import Analysis
 from proxy.domain.errors import MediaNotFound
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import DataType, Focus, Media, MediaFacts
@@ -28,7 +28,7 @@ from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_check import SourceChecker
 from proxy.serving.source_facts import SourceFactsService, to_facts
-from proxy.storage.database.analysis_repository import AnalysisRepository, StoredAnalysis
+from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals.local_store import LocalOriginals, library_path, original_path
@@ -99,7 +99,7 @@ class IngestSteps:
     async def is_analysis_incomplete(self, item: LeasedItem) -> bool:
         """Return whether a provider was unavailable and should be requested again."""
         stored = await self.analyses.find(item.lease.media_id)
-        return stored is not None and bool(stored.own.get(PENDING_PROVIDERS))
+        return stored is not None and bool(stored.pending_providers)
 
     async def complete_analysis(self, item: LeasedItem) -> bool:
         """Request what the stored analysis lacks, or everything if none is stored.
@@ -108,7 +108,7 @@ class IngestSteps:
         """
         return await self._analyse(item, await self.analyses.find(item.lease.media_id))
 
-    async def _analyse(self, item: LeasedItem, stored: StoredAnalysis | None) -> bool:
+    async def _analyse(self, item: LeasedItem, stored: Analysis | None) -> bool:
         media, facts = await self._current(item)
         # Brand colours of the user: the callback of other types has no site context.
         site = item.upload.data_type is DataType.SITES
@@ -116,9 +116,9 @@ class IngestSteps:
         found = await self.analyst.analyse(media, facts, site_context=site_context, stored=stored)
         pending = found.pending_providers
         # Without a new answer the stored analysis stays: it may be better, for example in its text.
-        if stored is None or set(pending) != set(stored.own.get(PENDING_PROVIDERS) or ()):
+        if stored is None or set(pending) != set(stored.pending_providers):
             await self.progress.save_analysis(
-                item.lease, found.columns(), found.own(), focus=focus_of(found)
+                item.lease, found.columns, found.own, focus=focus_of(found)
             )
             self.changed(media.id)
         return not pending
@@ -180,7 +180,8 @@ def focus_of(analysis: Analysis) -> Focus | None:
     Prominence is confidence times the side of the box. This focus takes precedence over the one
     that libvips computes.
     """
-    located = [(one.confidence, one.box) for one in analysis.objects or () if one.box is not None]
+    objects = analysis.columns["detected_objects"] or ()
+    located = [(one["confidence"], one["box"]) for one in objects if one["box"]]
     if not located:
         return None
     _, (left, top, right, bottom) = max(located, key=lambda one: one[0] * _side(one[1]))
@@ -236,7 +237,7 @@ def callback_payload(
     *,
     base_url: str,
     formats: set[Format],
-    stored: StoredAnalysis | None,
+    stored: Analysis | None,
 ) -> Mapping[str, Any]:
     """Return the rich payload: section 12 of the requirements document.
 
@@ -244,7 +245,7 @@ def callback_payload(
     reads the simple payload uses ``media_id`` only.
     """
     logo, site = media.data_type == DataType.LOGO, media.data_type == DataType.SITES
-    found = {} if stored is None else public(stored.columns, stored.own)
+    found = {} if stored is None else stored.public()
     names = ("style", "medium", "quality_score", "mood_keywords")
     return {
         "media_id": str(media.id),

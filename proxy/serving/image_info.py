@@ -15,7 +15,7 @@ from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
-from proxy.domain.analysis import AnalysisResult
+from proxy.domain.analysis import Analysis, AnalysisResult
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError, SourceChanged
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
@@ -24,7 +24,7 @@ from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, Rendi
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_facts import SourceFactsService
-from proxy.storage.database.analysis_repository import AnalysisRepository, StoredAnalysis
+from proxy.storage.database.analysis_repository import AnalysisRepository
 
 MAX_DATA_URI = 700
 """Characters of a placeholder as a ``data:`` URI."""
@@ -92,9 +92,7 @@ class ImageInfoService:
         self._limits = limits
         self._semaphore = asyncio.Semaphore(concurrency)
         self._pixels: LRUCache[tuple[int, str], PixelFacts] = LRUCache(_MAX_ITEMS)
-        self._stored: TTLCache[int, StoredAnalysis | None] = TTLCache(
-            _MAX_ITEMS, _STORED_S, timer=clock
-        )
+        self._stored: TTLCache[int, Analysis | None] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
         self._shared: SharedResults[PixelFacts] = SharedResults()
 
     async def describe(self, media: Media) -> ImageInfo:
@@ -148,7 +146,7 @@ class ImageInfoService:
         largest = max(media.fallbacks, key=lambda facts: facts.width * facts.height)
         return media.with_source(largest), largest
 
-    async def _find_stored(self, media_id: int) -> StoredAnalysis | None:
+    async def _find_stored(self, media_id: int) -> Analysis | None:
         if media_id not in self._stored:
             try:
                 self._stored[media_id] = await self._analyses.find(media_id)
@@ -159,7 +157,7 @@ class ImageInfoService:
         return self._stored.get(media_id)
 
     async def _pixel_facts(
-        self, media: Media, facts: MediaFacts, stored: StoredAnalysis | None
+        self, media: Media, facts: MediaFacts, stored: Analysis | None
     ) -> PixelFacts:
         known = self._pixels.get((media.id, facts.content_hash))
         if known is not None:
@@ -168,7 +166,7 @@ class ImageInfoService:
         return await self._shared.result(key, lambda: self._compute(media, facts, stored))
 
     async def _compute(
-        self, media: Media, facts: MediaFacts, stored: StoredAnalysis | None
+        self, media: Media, facts: MediaFacts, stored: Analysis | None
     ) -> PixelFacts:
         # `SharedResults` runs this once per key, so the semaphore counts images and not requests.
         async with self._semaphore:
@@ -196,7 +194,7 @@ class ImageInfoService:
         return text
 
 
-def _is_complete(stored: StoredAnalysis) -> bool:
+def _is_complete(stored: Analysis) -> bool:
     """Return whether a stored analysis has all pixel facts; those of other programs do not."""
     own = stored.own
     return bool(own.get("thumbhash") and own.get("blurhash") and stored.columns["dominant_colors"])
@@ -214,7 +212,7 @@ def _pixels_of_result(result: AnalysisResult, data_uri: str) -> PixelFacts:
     )
 
 
-def _pixels_of_stored(stored: StoredAnalysis, data_uri: str) -> PixelFacts:
+def _pixels_of_stored(stored: Analysis, data_uri: str) -> PixelFacts:
     columns, own = stored.columns, stored.own
     return PixelFacts(
         thumbhash=own["thumbhash"],
@@ -227,7 +225,7 @@ def _pixels_of_stored(stored: StoredAnalysis, data_uri: str) -> PixelFacts:
     )
 
 
-def _analysis_facts(stored: StoredAnalysis | None) -> AnalysisFacts:
+def _analysis_facts(stored: Analysis | None) -> AnalysisFacts:
     if stored is None:
         return AnalysisFacts()
     columns = stored.columns

@@ -18,7 +18,6 @@ from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import VisionResult
 from proxy.domain.errors import ProviderUnavailable, SourceMissing
 from proxy.settings.vision import TextSettings
-from proxy.storage.database.analysis_repository import StoredAnalysis
 from tests.support.server import Library, Serving
 
 SAID = {
@@ -86,9 +85,9 @@ async def test_a_medium_is_analysed_by_its_pixels(
     assert media is not None
     facts = await server.services.serving.facts.facts(media)
     found = await analyst(server).analyse(media, facts)
-    assert found.local.kind.name == kind
-    assert (found.local.width, found.local.height) == (facts.width, facts.height)
-    assert "switched off" in found.reasons["detected_text"]
+    assert found.own["kind"]["name"] == kind
+    assert (found.own["width"], found.own["height"]) == (facts.width, facts.height)
+    assert "switched off" in found.own["reasons"]["detected_text"]
 
 
 async def test_providers_get_a_small_picture_and_one_may_fail(
@@ -103,7 +102,8 @@ async def test_providers_get_a_small_picture_and_one_may_fail(
     with Image.open(io.BytesIO(picture)) as opened:
         assert (opened.format, opened.size, media_type) == ("WEBP", (500, 375), "image/webp")
     assert context == media.data_type
-    assert (found.style, found.reasons["google"]) == ("Cubist", "google is down")
+    assert found.columns["style_classification"] == "Cubist"
+    assert found.own["reasons"]["google"] == "google is down"
 
 
 async def test_who_has_told_before_is_not_asked_again(server: Serving, library: Library) -> None:
@@ -114,10 +114,10 @@ async def test_who_has_told_before_is_not_asked_again(server: Serving, library: 
     one = analyst(server, seer, Blind())
     first = await one.analyse(media, facts)
     assert first.pending_providers == ("google",)
-    stored = StoredAnalysis(first.columns(), first.own())
-    again = await one.analyse(media, facts, stored=stored)
+    again = await one.analyse(media, facts, stored=first)
     assert len(seer.shown) == 1
-    assert (again.style, again.pending_providers) == ("Cubist", ("google",))
+    assert again.columns["style_classification"] == "Cubist"
+    assert again.pending_providers == ("google",)
 
 
 async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Library) -> None:
@@ -126,10 +126,10 @@ async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Libr
     assert media is not None
     facts = await server.services.serving.facts.facts(media)
     first = await analyst(server, Seer(), Blind()).analyse(media, facts)
-    columns = {**first.columns(), "detected_text": "EXIT"}
-    without = analyst(server, Blind())
-    again = await without.analyse(media, facts, stored=StoredAnalysis(columns, first.own()))
-    assert (again.style, again.raw_model, again.text) == ("Cubist", SAID, "EXIT")
+    stored = replace(first, columns={**first.columns, "detected_text": "EXIT"})
+    again = await analyst(server, Blind()).analyse(media, facts, stored=stored)
+    names = ("style_classification", "raw_gpt4_response", "detected_text")
+    assert [again.columns[name] for name in names] == ["Cubist", SAID, "EXIT"]
     assert again.pending_providers == ("google",)
 
 
@@ -152,7 +152,7 @@ async def test_text_is_read_in_a_png_of_the_picture(
     facts = await server.services.serving.facts.facts(media)
     reader = TextReader(TextSettings(program=str(program)))
     found = await analyst(server, reader=reader).analyse(media, facts)
-    assert found.text == "HELLO"
+    assert found.columns["detected_text"] == "HELLO"
     with Image.open(note) as opened:
         assert (opened.format, opened.size) == ("PNG", (1600, 1200))
 

@@ -14,10 +14,8 @@ from proxy.domain.analysis import (
     Colour,
     DetectedObject,
     ProviderGap,
-    ReadText,
     VisionResult,
     merge,
-    public,
 )
 from tests.domain.test_worker_protocol import ANALYSED
 
@@ -32,7 +30,6 @@ def test_a_provider_that_covers_nothing_has_empty_values() -> None:
 def test_two_results_do_not_share_their_reasons() -> None:
     one, other = VisionResult("google", {}), VisionResult("openai", {})
     assert one.reasons is not other.reasons
-    assert one.unsafe is not other.unsafe
 
 
 def test_a_missing_text_search_differs_from_an_empty_text() -> None:
@@ -99,56 +96,58 @@ def test_exactly_the_null_values_have_a_reason() -> None:
 
 
 def test_a_model_precedes_labels() -> None:
-    found = merged(GOOGLE, MODEL)
-    assert (found.style, found.medium, found.subject) == (
+    found = merged(GOOGLE, MODEL).public()
+    assert (found["style"], found["medium"], found["subject"]) == (
         "Impressionist",
         "Oil on Canvas",
         "Two macaws.",
     )
-    assert found.confidence == 0.92
-    assert found.mood_keywords == ("lively", "warm", "vibrant")
-    assert merged(GOOGLE).subject == "Macaw, Bird"
-    assert merged(GOOGLE).reasons == {"style": "no styles", "medium": "no media"}
+    assert found["confidence_score"] == 0.92
+    assert found["mood_keywords"] == ["lively", "warm", "vibrant"]
+    labels = merged(GOOGLE).public()
+    assert labels["subject"] == "Macaw, Bird"
+    assert labels["reasons"] == {"style": "no styles", "medium": "no media"}
 
 
 def test_an_object_of_two_providers_is_listed_once_with_its_position() -> None:
-    found = merged(GOOGLE, MODEL).columns()["detected_objects"]
+    found = merged(GOOGLE, MODEL).columns["detected_objects"]
     assert found == [
         {"name": "Parrot", "confidence": 0.9, "box": [0.1, 0.2, 0.3, 0.4]},
         {"name": "garden", "confidence": 0.7, "box": None},
         {"name": "Leaf", "confidence": 0.5, "box": None},
     ]
-    assert merged(replace(GOOGLE, objects=())).columns()["detected_objects"] == []
+    assert merged(replace(GOOGLE, objects=())).columns["detected_objects"] == []
 
 
 @pytest.mark.parametrize(
     ("answers", "text", "expected"),
     [
-        ([GOOGLE, MODEL], ReadText("here"), "FREE BIRD"),
-        ([MODEL], ReadText("here"), "here"),
-        ([replace(MODEL, text="there")], ReadText("here"), "there"),
+        ([GOOGLE, MODEL], "here", "FREE BIRD"),
+        ([MODEL], "here", "here"),
+        ([replace(MODEL, text="there")], "here", "there"),
         ([MODEL], NO_TESSERACT, ""),
-        ([], ReadText(""), ""),
-        ([ProviderGap("google", "down")], ReadText("here"), "here"),
+        ([], "", ""),
+        ([ProviderGap("google", "down")], "here", "here"),
     ],
 )
 def test_the_first_text_that_was_found_is_used(
-    answers: list[VisionResult | ProviderGap], text: ReadText | ProviderGap, expected: str
+    answers: list[VisionResult | ProviderGap], text: str | ProviderGap, expected: str
 ) -> None:
-    assert merged(*answers, text=text).text == expected
+    assert merged(*answers, text=text).columns["detected_text"] == expected
 
 
 def test_a_failed_provider_is_reported() -> None:
     found = merged(ProviderGap("google", "google answered 503"), MODEL)
-    assert found.reasons == {"google": "google answered 503"}
-    assert (found.style, found.raw_google) == ("Impressionist", None)
+    assert found.own["reasons"] == {"google": "google answered 503"}
+    assert found.columns["style_classification"] == "Impressionist"
+    assert found.columns["raw_google_response"] is None
     alone = merged(ProviderGap("openai", "the limit is spent"))
-    assert alone.reasons["style"] == "the limit is spent"
+    assert alone.own["reasons"]["style"] == "the limit is spent"
 
 
 def test_the_columns_are_those_of_the_table_as_json() -> None:
     found = merged(GOOGLE, MODEL)
-    assert list(found.columns()) == [
+    assert list(found.columns) == [
         "dominant_colors",
         "detected_objects",
         "detected_text",
@@ -161,10 +160,9 @@ def test_the_columns_are_those_of_the_table_as_json() -> None:
         "raw_google_response",
         "raw_gpt4_response",
     ]
-    assert found.columns()["quality_score"] == 82
-    assert found.columns()["raw_gpt4_response"] == {"choices": []}
-    stored = json.loads(json.dumps([found.columns(), found.own()]))
-    assert public(*stored) == json.loads(json.dumps(found.public()))
+    assert found.columns["quality_score"] == 82
+    assert found.columns["raw_gpt4_response"] == {"choices": []}
+    assert Analysis(*json.loads(json.dumps([found.columns, found.own]))) == found
 
 
 def test_the_answer_has_the_fields_of_the_requirements_document() -> None:

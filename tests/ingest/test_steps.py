@@ -22,6 +22,7 @@ from proxy.domain.analysis import (
     Kind,
     ProviderGap,
     Quality,
+    VisionResult,
     merge,
 )
 from proxy.domain.formats import Format
@@ -461,8 +462,8 @@ def _analysis(*objects: DetectedObject) -> Analysis:
     local = AnalysisResult(
         1, 1, (), (), quality, (), Kind("photo", ""), "", "", "0" * 16, Focus(0.1, 0.1)
     )
-    found = merge(local, [], ProviderGap("tesseract", "no"), data_type="profile")
-    return replace(found, objects=objects)
+    found = VisionResult("google", {}, objects=objects)
+    return merge(local, [found], ProviderGap("tesseract", "no"), data_type="profile")
 
 
 def test_the_focus_is_the_centre_of_the_most_prominent_object() -> None:

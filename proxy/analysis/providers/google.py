@@ -78,8 +78,6 @@ def _result(found: Mapping[str, Any], answer: Any, *, partial: bool) -> VisionRe
         subject=", ".join(words) or None,
         objects=objects,
         text=str(texts[0]["description"]).strip() if texts else "",
-        logos=tuple(str(one["description"]) for one in found.get("logoAnnotations", [])),
-        unsafe={str(k): str(v) for k, v in found.get("safeSearchAnnotation", {}).items()},
         confidence=sum(scores) / len(scores) if scores else None,
         reasons={**_REASONS, **reasons},
     )

@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 
-from proxy.domain.analysis import ProviderGap, ReadText
+from proxy.domain.analysis import ProviderGap
 from proxy.settings.vision import TextSettings
 
 NAME = "tesseract"
@@ -48,7 +48,7 @@ class TextReader:
             return "Text recognition is switched off (vision.text.enabled)"
         return None if self._program else "Tesseract is not installed"
 
-    async def read(self, png: bytes) -> ReadText | ProviderGap:
+    async def read(self, png: bytes) -> str | ProviderGap:
         """Return the text of an image line by line, or the reason why there is none."""
         if self._program is None:
             return ProviderGap(NAME, str(self.missing))
@@ -63,7 +63,7 @@ class TextReader:
             except OSError as error:
                 return ProviderGap(NAME, f"Tesseract cannot be started: {error.strerror}")
 
-    async def _run(self, program: str, png: bytes) -> ReadText | ProviderGap:
+    async def _run(self, program: str, png: bytes) -> str | ProviderGap:
         limits = {
             "max_memory_bytes": self._settings.max_memory_bytes,
             "max_cpu_s": math.ceil(self._settings.timeout_s),
@@ -92,7 +92,7 @@ class TextReader:
             table = os.pread(answer, _MAX_ANSWER_BYTES, 0)
         finally:
             os.close(answer)
-        return ReadText(text_of(table.decode("utf-8", "replace")))
+        return text_of(table.decode("utf-8", "replace"))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

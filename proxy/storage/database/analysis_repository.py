@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 
+from proxy.domain.analysis import Analysis
 from proxy.domain.media import DataType
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.tables import media_ai_analysis, media_analysis_details, media_files
@@ -17,15 +17,6 @@ _files, _analyses, _details = media_files.c, media_ai_analysis.c, media_analysis
 _LOGOS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class StoredAnalysis:
-    """An analysis as `Analysis.columns` and `Analysis.own` returned it."""
-
-    columns: Mapping[str, Any]
-    own: Mapping[str, Any]
-    """Empty if another program made the analysis."""
-
-
 class AnalysisRepository:
     """Reads analyses; every method raises DatabaseUnavailable."""
 
@@ -33,7 +24,7 @@ class AnalysisRepository:
         """Use a writer that the caller closes."""
         self._writer = writer
 
-    async def find(self, media_id: int) -> StoredAnalysis | None:
+    async def find(self, media_id: int) -> Analysis | None:
         """Return the latest analysis of a medium, or None."""
         query = (
             select(media_ai_analysis, _details.details)
@@ -46,7 +37,7 @@ class AnalysisRepository:
         for row in await self._writer.read(query):
             columns = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
             own = columns.pop("details") or {}
-            return StoredAnalysis(columns, own)
+            return Analysis(columns, own)
         return None
 
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:

@@ -13,7 +13,6 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from proxy.domain.analysis import public
 from proxy.domain.errors import (
     BadParameter,
     MediaNotFound,
@@ -199,7 +198,7 @@ class AnalysisHandler:
             raise MediaNotFound(f"there is no image with id {media_id}")
         stored = await self.analyses.find(media_id)
         if stored is not None:
-            return {"success": True, "analysis": public(stored.columns, stored.own)}
+            return {"success": True, "analysis": stored.public()}
         if media.in_progress:
             detail = "the image has not been analysed yet"
             raise MediaNotReady(detail, retry_after_s=self.retry_after_s)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.analysis.providers.tesseract import TextReader, text_of
-from proxy.domain.analysis import ProviderGap, ReadText
+from proxy.domain.analysis import ProviderGap
 from proxy.settings.vision import TextSettings
 from tests.rendering.worker.imaging import studio
 from tests.rendering.worker.imaging.analysis.bench import page, photograph
@@ -41,14 +41,14 @@ def program(folder: Path, script: str) -> TextReader:
 
 async def test_a_page_is_read(tesseract: TextReader) -> None:
     found = await tesseract.read(studio.saved(page()))
-    assert isinstance(found, ReadText)
-    lines = found.text.splitlines()
+    assert isinstance(found, str)
+    lines = found.splitlines()
     assert len(lines) == 40
     assert lines.count("The quick brown fox jumps over the lazy dog, and then again") >= 38
 
 
 async def test_a_photograph_without_text_has_none(tesseract: TextReader) -> None:
-    assert await tesseract.read(studio.saved(photograph("kodak-23.png"))) == ReadText("")
+    assert await tesseract.read(studio.saved(photograph("kodak-23.png"))) == ""
 
 
 async def test_what_is_no_picture_is_told(tesseract: TextReader) -> None:

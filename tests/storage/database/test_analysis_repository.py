@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from proxy.domain.analysis import public
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
@@ -21,7 +20,7 @@ async def test_an_analysis_is_read_as_it_was_kept(queue: IngestQueue, writer: Le
     assert stored is not None
     kept = {name: stored.columns[name] for name in COLUMNS}
     assert kept == COLUMNS | {"style_classification": "x" * 255}
-    assert public(stored.columns, stored.own)["brand_colors"] == ["#FF5733"]
+    assert stored.public()["brand_colors"] == ["#FF5733"]
     brand = await analyses.find_brand(4)
     assert brand == {"brand_colors": ["#FF5733"], "logo_media_id": lease.media_id}
 
