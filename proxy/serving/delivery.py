@@ -55,12 +55,6 @@ class DeliveryResult:
     draft: bool = False
     """Whether the final is still to be rendered."""
 
-    @property
-    def cacheable(self) -> bool:
-        """Whether the next request will probably get the same bytes, and in one piece."""
-        whole = self.rendition is not None and self.rendition.body is not None
-        return whole and self.origin is not Origin.FALLBACK
-
 
 def _format(variant: Variant, head: bytes) -> Format:
     # If two formats compete, only the bytes say which one was smaller.

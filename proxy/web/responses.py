@@ -88,16 +88,9 @@ class BufferedResponse(web.StreamResponse):
         self.histogram = histogram
         self.request_id = ""
         self.broken: str | None = None
+        self.sent = 0
+        """Bytes of the body that were sent."""
         self._written = False
-
-    @property
-    def status(self) -> int:
-        """The status code."""
-        return self._status
-
-    def body_bytes(self, request: BaseRequest) -> int:
-        """Return the length of the body for this request."""
-        return 0 if request.method == "HEAD" else len(self._whole)
 
     def last_bytes(self, request_id: str) -> bytes:
         """Return all bytes, for a connection that is closed after them."""
@@ -130,6 +123,7 @@ class BufferedResponse(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         body = b"" if request.method == "HEAD" else self._whole
+        self.sent = len(body)
         connection = _CLOSE
         if keep_alive:
             # HTTP/1.0 needs the header to keep a connection, HTTP/1.1 to end it.
@@ -200,16 +194,13 @@ class StreamedResponse(web.StreamResponse):
         self.content_length = length
         self._pieces = pieces
         self._release = release
-        self._sent = 0
+        self.sent = 0
+        """Bytes of the body that were sent."""
         self.outcome = outcome
         self.histogram: RequestHistogram | None = None
         self.request_id = ""
         self.broken: str | None = None
         """Why it was not sent completely, if it was not."""
-
-    def body_bytes(self, _request: BaseRequest) -> int:
-        """Return the bytes of the body that were sent."""
-        return self._sent
 
     async def send(self, request: BaseRequest) -> None:
         """Send head and pieces; an error after the head aborts the connection.
@@ -225,7 +216,7 @@ class StreamedResponse(web.StreamResponse):
             async with aclosing(self._pieces) as pieces:
                 async for piece in pieces:
                     await self.write(piece)
-                    self._sent += len(piece)
+                    self.sent += len(piece)
             await self.write_eof()
         except ConnectionError:
             self.broken = LEFT

@@ -91,7 +91,6 @@ async def test_the_nearest_stored_size_is_the_fallback(bench: Bench, error: Any)
     bench.jobs.error = error
     result = await bench.fetched(a_plan("size=detail"))
     assert (result.variant.digest, result.origin) == (near.variant.digest, Origin.FALLBACK)
-    assert not result.cacheable
     assert bench.finals == []
 
 

@@ -170,7 +170,9 @@ class ImageHandler:
                 return responder.head(await self._delivery.find(plan))
             result = await self._delivery.fetch(plan, stored=stored, on_wait=ticket.wait_for_render)
             answer = await responder.respond(result)
-            if result.cacheable:
+            # Kept if the next request will probably get the same bytes, and in one piece.
+            whole_body = result.rendition is not None and result.rendition.body is not None
+            if whole_body and result.origin is not Origin.FALLBACK:
                 origin = self._response_cache.next_origin(result.variant)
                 resolved = responder.resolved(result, origin)
                 self._response_cache.keep(request.raw_path, accept, target, resolved)

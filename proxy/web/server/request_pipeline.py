@@ -21,13 +21,14 @@ from multidict import MultiMapping
 from proxy.domain.request import Outcome
 from proxy.telemetry.logging import AccessLog
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_histograms import RequestHistogram
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
-from proxy.web.headers import PRIVATE, ImageRoute
+from proxy.web.headers import PRIVATE
 from proxy.web.json_response import Problem, refused, render_problem
 from proxy.web.responses import JOINED_BYTES, LEFT, Answer, BufferedResponse, framed
 from proxy.web.server.parser import OVER_LIMIT, RequestRejection
-from proxy.web.server.request_tracing import AnsweredRequest, end_request, route_of, start_request
-from proxy.web.server.response_cache import ResponseCache
+from proxy.web.server.request_tracing import AnsweredRequest, end_request, start_request
+from proxy.web.server.response_cache import CachedResponse, ResponseCache
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -76,19 +77,9 @@ class RequestPipeline:
 
         async def respond(request: web.BaseRequest) -> web.StreamResponse:
             began = time.perf_counter()
-            key = request.raw_path, request.method, request.headers
-            cache = self._response_cache
-            # First what is in memory, which needs no await; then what must be read from disk.
-            ready = cache.find(*key) or await cache.read(*key)
-            cached = None
-            if ready is not None:
-                cached = BufferedResponse(
-                    ready.status,
-                    ready.head,
-                    ready.body,
-                    outcome=ready.outcome,
-                    histogram=ready.histogram,
-                )
+            cached = await self._response_cache.get(
+                request.raw_path, request.method, request.headers
+            )
             answer = await self._respond(request, handler, cached, began)
             if not answer.keep_alive:
                 on_last(request)
@@ -124,29 +115,15 @@ class RequestPipeline:
         body = b"" if message.method == "HEAD" else answer.body
         request_id = self._new_id()
         seconds = time.perf_counter() - began
-        # The response is one write, so its first and last byte have the same time.
-        answer.histogram.add(seconds, seconds, len(body))
-        identity = ""
+        span = None
         # While tracing is off, a response from the cache costs only this comparison more.
-        if self._tracing.enabled and (
-            span := self._start_span(message.path, message.headers, began)
-        ):
-            identity = trace_id(span.get_span_context())
-            answer.histogram.exemplify(seconds, seconds, identity)
-            route = ImageRoute(answer.outcome.route).path
-            answered = AnsweredRequest(
-                message,
-                target=message.path,
-                remote=remote,
-                route=route,
-                request_id=request_id,
-                status=answer.status,
-                sent=len(body),
-                outcome=answer.outcome,
-            )
-            end_request(span, answered)
-        client = (remote, message.method, message.path)
-        self._log(request_id, client, answer.status, len(body), seconds, answer.outcome, identity)
+        if self._tracing.enabled:
+            span = self._start_span(message.path, message.headers, began)
+        answered = AnsweredRequest(
+            message, message.path, remote, request_id, answer.status, len(body), answer.outcome
+        )
+        # The response is one write, so its first and last byte have the same time.
+        self._record(answered, answer.histogram, seconds, seconds, span)
         return framed(answer.head, request_id, body)
 
     def over_limit(self) -> bytes:
@@ -171,7 +148,7 @@ class RequestPipeline:
         self,
         request: web.BaseRequest,
         handler: Handler,
-        cached: BufferedResponse | None,
+        cached: CachedResponse | None,
         began: float,
     ) -> web.StreamResponse:
         """Send a response that may take a while; `drain` waits for it."""
@@ -182,7 +159,17 @@ class RequestPipeline:
             if self._tracing.enabled:
                 span = self._start_span(request.raw_path, request.headers, began)
             with nullcontext() if span is None else within(span):
-                answer = await _handle(request, handler) if cached is None else cached
+                answer: Answer
+                if cached is None:
+                    answer = await _handle(request, handler)
+                else:
+                    answer = BufferedResponse(
+                        cached.status,
+                        cached.head,
+                        cached.body,
+                        outcome=cached.outcome,
+                        histogram=cached.histogram,
+                    )
                 answer.request_id = self._new_id()
                 first_byte_s = time.perf_counter() - began
                 try:
@@ -193,7 +180,21 @@ class RequestPipeline:
                     log.debug("client_left", request_id=answer.request_id)
                 finally:
                     # Also after an error or a cancellation: every response is counted once.
-                    self._record(request, answer, began, first_byte_s, span)
+                    answered = AnsweredRequest(
+                        request,
+                        request.raw_path,
+                        request.remote,
+                        answer.request_id,
+                        int(answer.status),
+                        answer.sent,
+                        answer.outcome,
+                        answer.broken,
+                    )
+                    histogram = answer.histogram or self._metrics.histogram_of(
+                        answer.outcome, answered.status
+                    )
+                    last_byte_s = time.perf_counter() - began
+                    self._record(answered, histogram, first_byte_s, last_byte_s, span)
                 return answer
         finally:
             self._active -= 1
@@ -202,63 +203,31 @@ class RequestPipeline:
 
     def _record(
         self,
-        request: web.BaseRequest,
-        answer: Answer,
-        began: float,
+        answered: AnsweredRequest,
+        histogram: RequestHistogram,
         first_byte_s: float,
+        last_byte_s: float,
         span: Span | None,
     ) -> None:
-        """Count a response, end its span and log it."""
-        last_byte_s = time.perf_counter() - began
-        sent = answer.body_bytes(request)
-        status = int(answer.status)
-        histogram = answer.histogram
-        if histogram is None:
-            # A cached response carries its histogram; for all others it is looked up.
-            histogram = self._metrics.histogram_of(answer.outcome, status)
-        histogram.add(first_byte_s, last_byte_s, sent)
-        identity = ""
+        """Count a response, end its span and write its access-log line."""
+        histogram.add(first_byte_s, last_byte_s, answered.sent)
+        traced = {}
         if span is not None:
             identity = trace_id(span.get_span_context())
             histogram.exemplify(first_byte_s, last_byte_s, identity)
-            answered = AnsweredRequest(
-                request,
-                target=request.raw_path,
-                remote=request.remote,
-                route=route_of(request, answer.outcome),
-                request_id=answer.request_id,
-                status=status,
-                sent=sent,
-                outcome=answer.outcome,
-                broken=answer.broken,
-            )
             end_request(span, answered)
-        client = (request.remote, request.method, request.raw_path)
-        self._log(answer.request_id, client, status, sent, last_byte_s, answer.outcome, identity)
-
-    def _log(
-        self,
-        request_id: str,
-        client: tuple[str | None, str, str],
-        status: int,
-        sent: int,
-        seconds: float,
-        outcome: Outcome,
-        identity: str,
-    ) -> None:
-        """Write the access-log line; ``client`` is the address, the method and the target."""
+            traced = {"trace_id": identity}
         if self._access_log is None:
             return
-        remote, method, target = client
-        traced = {"trace_id": identity} if identity else {}
+        outcome = answered.outcome
         self._access_log.line(
-            request_id=request_id,
-            remote=remote,
-            method=method,
-            target=target,
-            status=status,
-            bytes=sent,
-            seconds=round(seconds, 6),
+            request_id=answered.request_id,
+            remote=answered.remote,
+            method=answered.request.method,
+            target=answered.target,
+            status=answered.status,
+            bytes=answered.sent,
+            seconds=round(last_byte_s, 6),
             source=outcome.source,
             format=outcome.format,
             media_id=outcome.media_id,

@@ -36,8 +36,6 @@ class AnsweredRequest(NamedTuple):
     """Only the parsed message if the response came from the cache."""
     target: str
     remote: str | None
-    route: str
-    """The template of the matched route; empty if none matched."""
     request_id: str
     status: int
     sent: int
@@ -66,14 +64,19 @@ def start_request(
 def end_request(span: Span, answered: AnsweredRequest) -> None:
     """End the span of a response, named by the semantic conventions for HTTP."""
     method = answered.request.method if answered.request.method in _METHODS else "_OTHER"
-    attributes = {"http.request.method": method, **_attributes(answered)}
+    route = route_of(answered.request, answered.outcome)
+    attributes = {
+        "http.request.method": method,
+        "http.route": route or None,
+        **_attributes(answered),
+    }
     span.set_attributes({key: value for key, value in attributes.items() if value is not None})
     shown = "HTTP" if method == "_OTHER" else method
-    span.update_name(f"{shown} {answered.route}".rstrip())
+    span.update_name(f"{shown} {route}".rstrip())
     finish(span, error=_error(answered))
 
 
-def route_of(request: web.BaseRequest, outcome: Outcome) -> str:
+def route_of(request: web.BaseRequest | RawRequestMessage, outcome: Outcome) -> str:
     """Return the route template; empty if no route matched or none was looked up."""
     if outcome.route in _IMAGE_ROUTES:
         # A cached response is sent before the router runs.
@@ -100,7 +103,6 @@ def _attributes(answered: AnsweredRequest) -> dict[str, str | int | bool | None]
         "url.path": path[:_MAX_TEXT],
         # An empty query is recorded as such; without a question mark there is none.
         "url.query": query[:_MAX_TEXT] if asked else None,
-        "http.route": answered.route or None,
         "http.response.status_code": answered.status,
         "http.response.body.size": answered.sent,
         "network.protocol.name": "http",

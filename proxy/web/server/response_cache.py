@@ -195,8 +195,11 @@ class ResponseCache:
         """
         accept = headers.get(ACCEPT, "")
         entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
-        if entry is None:
-            return None
+        return None if entry is None else self._find(entry, method, headers, longest)
+
+    def _find(
+        self, entry: _Entry, method: str, headers: MultiMapping[str], longest: int
+    ) -> CachedResponse | None:
         now = self._clock()
         # The handler reads the row again, and `keep` then replaces an expired entry.
         if entry.until <= now or not _is_plain(method, headers):
@@ -234,18 +237,24 @@ class ResponseCache:
         self._mark_used(entry, self._clock())
         return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
 
-    async def read(
+    async def get(
         self, target: str, method: str, headers: MultiMapping[str]
     ) -> CachedResponse | None:
-        """Return the response to a request whose rendition was on disk when it was resolved.
+        """Return what `find` does; read the rendition if it was on disk when it was resolved.
 
-        Return None where `find` does, and if the rendition is now in memory, is gone, or is too
-        long to be read at once.
+        Return None also if the rendition is now in memory, is gone, or is too long to be read at
+        once.
         """
         accept = headers.get(ACCEPT, "")
         entry = self._aliases.get((target, accept)) or self._lookup(target, accept)
-        if entry is None or method != "GET" or not _is_plain(method, headers):
+        if entry is None:
             return None
+        found = self._find(entry, method, headers, sys.maxsize)
+        if found is not None or method != "GET" or not _is_plain(method, headers):
+            return found
+        return await self._read(entry)
+
+    async def _read(self, entry: _Entry) -> CachedResponse | None:
         answer = entry.answer
         if answer.origin is not Origin.DISK or entry.until <= self._clock():
             return None

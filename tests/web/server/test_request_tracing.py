@@ -54,9 +54,8 @@ def answered(method: str = "GET", **changes: Any) -> AnsweredRequest:
     """Return a sent response to a request that the server answered with a 200."""
     headers = changes.pop("headers", {})
     request = make_mocked_request(method, "/", headers=headers, version=HttpVersion11)
-    plain = AnsweredRequest(
-        request, "/healthz", "192.0.2.1", "/healthz", "id-1", 200, 2, Outcome("healthz")
-    )
+    request._match_info = None
+    plain = AnsweredRequest(request, "/serve/1", "192.0.2.1", "id-1", 200, 2, Outcome("serve"))
     return plain._replace(**changes)
 
 
@@ -113,15 +112,15 @@ def test_a_request_without_parsed_headers_has_a_span(ended: InMemorySpanExporter
 def test_a_span_has_the_attributes_of_the_semantic_conventions(
     ended: InMemorySpanExporter,
 ) -> None:
-    response = answered(target="/healthz?verbose", headers={"User-Agent": "Tests/1.0"})
+    response = answered(target="/serve/1?size=grid", headers={"User-Agent": "Tests/1.0"})
     span = ended_span(ended, response)
-    assert span.name == "GET /healthz"
+    assert span.name == f"GET {ImageRoute.SERVE.path}"
     assert dict(span.attributes or {}) == {
         "http.request.method": "GET",
         "url.scheme": "http",
-        "url.path": "/healthz",
-        "url.query": "verbose",
-        "http.route": "/healthz",
+        "url.path": "/serve/1",
+        "url.query": "size=grid",
+        "http.route": ImageRoute.SERVE.path,
         "http.response.status_code": 200,
         "http.response.body.size": 2,
         "network.protocol.name": "http",
@@ -166,7 +165,7 @@ def test_text_of_the_client_is_cut(ended: InMemorySpanExporter) -> None:
 
 
 def test_an_unknown_method_is_not_repeated(ended: InMemorySpanExporter) -> None:
-    span = ended_span(ended, answered("BREW", route=""))
+    span = ended_span(ended, answered("BREW", outcome=Outcome("malformed")))
     assert span.name == "HTTP"
     assert (span.attributes or {})["http.request.method"] == "_OTHER"
     assert "http.route" not in (span.attributes or {})
