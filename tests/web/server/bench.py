@@ -58,7 +58,7 @@ class NoCache:
     def find(self, *_key: object, **_options: object) -> None:
         return None
 
-    async def read(self, *_key: object) -> None:
+    async def get(self, *_key: object) -> None:
         return None
 
 
