@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import orjson
-
 from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
@@ -24,7 +22,7 @@ from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
 from proxy.web.handlers.oembed import OembedHandler
 from proxy.web.handlers.page import LocalPageHandler, PageHandler
-from proxy.web.routes import Handlers, create_app
+from proxy.web.routes import create_app, describe
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache
 from proxy.web.server.runner import ServerRunner
@@ -79,30 +77,23 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         access_log=access_log,
         tracing=services.tracing,
     )
-    handlers = Handlers(
-        images=images_handler,
-        health=health,
-        server_info=ServerInfoHandler(services.metrics, partial(_describe, settings)),
-        admin=_admin(services),
-        analyses=_analyses(services),
-        info=_info(services),
-        oembed=_oembed(services),
-        page=PageHandler(settings.encoders.order),
-        page_local=_page_local(settings, uploads),
-        uploads=None if uploads is None else uploads.uploads(services.metrics),
-        media_api=None if uploads is None else uploads.media_api(services.metrics),
-    )
+    handlers: list[object] = [
+        images_handler,
+        health,
+        ServerInfoHandler(services.metrics, partial(describe, settings)),
+        _admin(services),
+        _analyses(services),
+        _info(services),
+        _oembed(services),
+        PageHandler(settings.encoders.order),
+        _page_local(settings, uploads),
+    ]
+    if uploads is not None:
+        handlers += [uploads.uploads(services.metrics), uploads.media_api(services.metrics)]
     app = create_app(settings, handlers)
     runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
     services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))
     return HttpServer(runner, health, access_log)
-
-
-def _describe(settings: Settings) -> bytes:
-    # Imported at the first request: making the schemas would delay every start by 50 ms.
-    from proxy.web.openapi.document import describe  # noqa: PLC0415
-
-    return orjson.dumps(describe(settings), option=orjson.OPT_INDENT_2)
 
 
 def _admin(services: Services) -> AdminHandler | None:

@@ -18,7 +18,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.settings import Settings
 from proxy.settings.reference import markdown, settings_file, tables
 from proxy.storage.database.schema import upgrade
-from proxy.web.openapi.document import describe
+from proxy.web.routes import describe
 
 
 @app.command("check-config")

@@ -1,79 +1,284 @@
-"""The aiohttp application: which URL is handled by which method."""
+"""The routes: which URL is handled by which method, and how OpenAPI describes it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from inspect import isfunction
 
 from aiohttp import web
 
-from proxy.settings import Settings, has_page
+from proxy.domain.formats import NAMES, TRAITS
+from proxy.domain.request import DEFAULT_SIZE, DPRS, WIDTHS
+from proxy.domain.upload import UPLOAD_FIELDS
+from proxy.domain.urls import API_IMAGES_ROUTE, SERVE_ROUTE
+from proxy.settings import Settings, has_local_uploads, has_page
+from proxy.storage.upload_files import FOLDERS
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
-from proxy.web.handlers.info import InfoHandler
-from proxy.web.handlers.media_api import AnalysisHandler, MediaApiHandler
-from proxy.web.handlers.oembed import OembedHandler
-from proxy.web.handlers.page import COMPONENT, LocalPageHandler, PageHandler
+from proxy.web.handlers.info import (
+    MAX_IDS,
+    GalleryPage,
+    ImageDescriptions,
+    InfoHandler,
+    InfoQuery,
+)
+from proxy.web.handlers.info_json import ImageDescription
+from proxy.web.handlers.media_api import (
+    AnalysisHandler,
+    AnalysisResponse,
+    CompletedUpload,
+    MediaApiHandler,
+)
+from proxy.web.handlers.oembed import OembedHandler, Photo
+from proxy.web.handlers.page import COMPONENT, AcceptExplanation, LocalPageHandler, PageHandler
 from proxy.web.handlers.uploads import UploadHandler
-from proxy.web.headers import ImageRoute
+from proxy.web.openapi import (
+    BINARY,
+    Json,
+    Operation,
+    cached,
+    choice,
+    document,
+    head_of,
+    header,
+    operation,
+    path,
+    query,
+    response,
+    text,
+)
+from proxy.web.request_input import ID_PATTERN
+
+_INFO = (400, 404, 415, 422, 500, 503, 504)
+_NO_UPLOAD = (404, "There is no such upload.")
+_ENDED = (_NO_UPLOAD, (409, "The upload has ended differently, or two images are named."))
+_NOT_LOCAL = (403, "The client is not a browser on the server's own machine.")
+_WIDTH: Json = {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}
+_ONE = {"plain": {"value": "1"}}
+_MEDIA_ID = path("id", "Media id.", examples=_ONE)
+_OBJECT: Json = {"type": "object"}
+_VALID: Json = {"description": "The client's copy is still valid."}
+
+Operations = Iterator[Operation]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handlers:
-    """The handlers of all routes. A handler that is None has no routes."""
-
-    images: ImageHandler
-    health: HealthHandler
-    server_info: ServerInfoHandler
-    analyses: AnalysisHandler
-    info: InfoHandler
-    oembed: OembedHandler
-    page: PageHandler
-    page_local: LocalPageHandler | None = None
-    admin: AdminHandler | None = None
-    uploads: UploadHandler | None = None
-    media_api: MediaApiHandler | None = None
-
-
-def create_app(settings: Settings, handlers: Handlers) -> web.Application:
-    """Return the application with all routes that the settings enable."""
+def create_app(settings: Settings, handlers: Iterable[object]) -> web.Application:
+    """Return the application with the routes that the settings enable and a handler answers."""
+    # The table names methods of classes; requests are answered by those of the instances.
+    methods = {
+        function: getattr(one, name)
+        for one in handlers
+        for name, function in vars(type(one)).items()
+        if isfunction(function)
+    }
     app = web.Application()
-    app.add_routes(_routes(settings, handlers))
+    for route, handler, _ in (*_files(settings), *_operations(settings)):
+        method, address = route.split()
+        # aiohttp answers HEAD by the handler of GET.
+        if method == "GET" and handler in methods:
+            app.router.add_get(address, methods[handler])
+        elif method != "HEAD" and handler in methods:
+            app.router.add_route(method, address, methods[handler])
     return app
 
 
-def _routes(settings: Settings, handlers: Handlers) -> Iterator[web.RouteDef]:
-    images, info, page = handlers.images, handlers.info, handlers.page
-    yield web.get(ImageRoute.SERVE.path, images.serve, name=ImageRoute.SERVE)
-    yield web.get(ImageRoute.API_IMAGES.path, images.api_images, name=ImageRoute.API_IMAGES)
-    yield web.get("/healthz", handlers.health.health)
-    yield web.get("/readyz", handlers.health.readiness)
-    yield web.get("/metrics", handlers.server_info.metrics)
-    yield web.get("/openapi.json", handlers.server_info.openapi)
-    yield web.get("/api/media/analysis/{media_id}", handlers.analyses.analysis)
-    yield web.get("/info", info.info_many)
-    yield web.post("/info", info.info_posted)
-    yield web.options("/info", info.info_preflight)
-    yield web.get("/info/{id}", info.info)
-    yield web.get("/oembed", handlers.oembed.oembed)
-    yield web.get(f"/static/{COMPONENT}", page.component)
+def describe(settings: Settings) -> Json:
+    """Return the OpenAPI document of the routes that the settings enable."""
+    return document(_operations(settings))
+
+
+def _files(settings: Settings) -> Operations:
+    """Yield the files for browsers, which are not part of the API."""
+    yield Operation(f"GET /static/{COMPONENT}", PageHandler.component, {})
     if has_page(settings):
-        yield web.get("/", page.index)
-        yield web.get("/static/{name}", page.static)
-        yield web.get("/api/gallery", info.gallery)
-        yield web.get("/api/page/accept", page.explain_accept)
-        yield web.get("/api/page/accept.gif", page.show_accept)
-    if (local := handlers.page_local) is not None:
-        yield web.get("/api/page/token", local.trial_token)
-        yield web.get("/api/page/uploads/{id}", local.trial_upload)
-    if (admin := handlers.admin) is not None:
-        yield web.delete("/api/media/{id}/renditions", admin.purge_media)
-        yield web.delete("/api/users/{id}/renditions", admin.purge_user)
-    if handlers.uploads is not None:
-        yield web.patch("/users/me", handlers.uploads.upload)
-    if (media_api := handlers.media_api) is not None:
-        yield web.get("/api/media/pending/all", media_api.pending)
-        yield web.post("/api/media/complete/{id}", media_api.complete)
-        yield web.delete("/api/media/cleanup/{id}", media_api.cleanup)
-        yield web.get("/temp_images/{folder}/{name}", media_api.temp_image)
+        yield Operation("GET /", PageHandler.index, {})
+        yield Operation("GET /static/{name}", PageHandler.static, {})
+
+
+def _operations(settings: Settings) -> Operations:
+    yield from _images(settings)
+    yield from _info()
+    yield from _server()
+    if has_page(settings):
+        yield from _page()
+    if has_local_uploads(settings):
+        yield from _page_local()
+    if settings.admin.enabled:
+        yield from _admin(settings)
+    if settings.main.enabled:
+        yield from _uploads()
+
+
+def _images(settings: Settings) -> Operations:
+    # The patterns repeat the parsers of the handlers; tests compare both.
+    names = text(rf"^{ID_PATTERN}(\.({'|'.join(NAMES)}))?$")
+    examples = {**_ONE, "webp": {"value": "1.webp"}}
+    bg = "`removed` makes a uniform background transparent; not with JPEG."
+    parameters = (
+        path("name", "Media id; an extension means `format`.", names, examples=examples),
+        query("size", "A preset; never enlarges.", choice(settings.sizes, DEFAULT_SIZE)),
+        query("w", "Pixels; rounded up to the next step.", {"anyOf": [_WIDTH, {"const": ""}]}),
+        query("dpr", "Device pixels per CSS pixel.", choice(DPRS, "1")),
+        query("format", "`auto`: by the Accept header.", choice(["auto", *NAMES], "auto")),
+        query("bg", bg, choice(["original", "removed"], "original")),
+        query("v", "Changes when the image does; makes it immutable.", {"type": "string"}),
+    )
+    kinds = sorted({traits.media_type for traits in TRAITS.values()})
+    content = {kind: {"schema": BINARY} for kind in kinds}
+    headers = {
+        "ETag": header('^"[0-9a-f]{32}"$'),
+        "Cache-Control": header(r"^public, max-age=[0-9]+(, [a-z-]+(=[0-9]+)?)*$"),
+        "Cache-Status": header("^smartserve; (hit|fwd=uri-miss)(; [a-z-]+(=[a-z-]+)?)*$"),
+        "X-Request-Id": header("^[0-9a-f]+-[0-9a-f]+$"),
+    }
+    ranged = {**headers, "Content-Range": header(r"^bytes [0-9]+-[0-9]+/[0-9]+$")}
+    responses = {
+        "200": {"description": "The image.", "headers": headers, "content": content},
+        "206": {"description": "The range.", "headers": ranged, "content": content},
+        "304": {**_VALID, "headers": headers},
+    }
+    for handler, address in (
+        (ImageHandler.serve, SERVE_ROUTE),
+        (ImageHandler.api_images, API_IMAGES_ROUTE),
+    ):
+        get = operation(
+            f"GET {address}", handler, *parameters, responses=responses, problems=(*_INFO, 416)
+        )
+        yield get
+        yield head_of(get, "Return headers without rendering.")
+
+
+def _info() -> Operations:
+    answer = cached(ImageDescription)
+    get = operation("GET /info/{id}", InfoHandler.info, _MEDIA_ID, responses=answer, problems=_INFO)
+    yield get
+    yield head_of(get, "Return the description's headers.")
+    pattern = text(f"^{ID_PATTERN}(,{ID_PATTERN}){{0,{MAX_IDS - 1}}}$")
+    about = f"At most {MAX_IDS}, separated by commas."
+    ids = query("ids", about, pattern, required=True, examples={"two": {"value": "1,2"}})
+    answer = cached(ImageDescriptions)
+    yield operation("GET /info", InfoHandler.info_many, ids, responses=answer, problems=[400])
+    yield operation(
+        "POST /info", InfoHandler.info_posted, responses=ImageDescriptions, body=InfoQuery
+    )
+    allowed = {"204": {"description": "All origins may use GET, HEAD and POST."}}
+    yield operation("OPTIONS /info", InfoHandler.info_preflight, responses=allowed)
+    side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
+    absolute = text("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/")
+    url = "http://localhost/serve/1"
+    yield operation(
+        "GET /oembed",
+        OembedHandler.oembed,
+        query("url", "Of an image of this server.", absolute, required=True, example=url),
+        query("maxwidth", "Pixels.", side),
+        query("maxheight", "Pixels.", side),
+        query("format", "`xml` is a 501.", choice(["json"], "json")),
+        responses=cached(Photo),
+        problems=(*_INFO, (501, "The format is not implemented.")),
+    )
+    yield operation(
+        "GET /api/media/analysis/{media_id}",
+        AnalysisHandler.analysis,
+        _MEDIA_ID | {"name": "media_id"},
+        responses=AnalysisResponse,
+        problems=(400, (404, "No such image, or no analysis; with Retry-After: not yet.")),
+        security="media",
+    )
+
+
+def _page() -> Operations:
+    yield operation(
+        "GET /api/gallery",
+        InfoHandler.gallery,
+        query("before", "Return lower ids only.", text(f"^({ID_PATTERN})?$")),
+        query("limit", "Maximum number of images.", text("^(?:[1-9][0-9]?|100)?$")),
+        responses=cached(GalleryPage),
+        problems=(400, 503),
+    )
+    explained = cached(AcceptExplanation)
+    yield operation("GET /api/page/accept", PageHandler.explain_accept, responses=explained)
+    pixel = {"200": response(BINARY, "The pixel.", "image/gif")}
+    yield operation("GET /api/page/accept.gif", PageHandler.show_accept, responses=pixel)
+
+
+def _page_local() -> Operations:
+    yield operation("GET /api/page/token", LocalPageHandler.trial_token, problems=[_NOT_LOCAL])
+    yield operation(
+        "GET /api/page/uploads/{id}",
+        LocalPageHandler.trial_upload,
+        path("id", "Id of the upload."),
+        problems=(400, 503, _NOT_LOCAL, _NO_UPLOAD),
+    )
+
+
+def _admin(settings: Settings) -> Operations:
+    only = "Purge only this size, at every dpr and in every format."
+    parameters = (
+        path("id", "Purging an unknown id succeeds."),
+        query("size", only, {"type": "string", "enum": [*settings.sizes]}),
+        query("w", only, _WIDTH),
+    )
+    problems = (
+        400,
+        (403, "The server has no key."),
+        (503, "The database or the storage failed; some renditions may remain."),
+    )
+    for handler, what in ((AdminHandler.purge_media, "media"), (AdminHandler.purge_user, "users")):
+        route = f"DELETE /api/{what}/{{id}}/renditions"
+        yield operation(route, handler, *parameters, problems=problems, security="key")
+
+
+def _uploads() -> Operations:
+    fields = dict.fromkeys(UPLOAD_FIELDS, BINARY)
+    form = {"type": "object", "minProperties": 1, "properties": fields}
+    yield operation(
+        "PATCH /users/me",
+        UploadHandler.upload,
+        problems=[(507, "There is no space for another upload.")],
+        body={"multipart/form-data": {"schema": form}},
+        security="user",
+    )
+    yield operation("GET /api/media/pending/all", MediaApiHandler.pending, security="media")
+    upload = path("id", "Id in pending_images.")
+    yield operation(
+        "POST /api/media/complete/{id}",
+        MediaApiHandler.complete,
+        upload,
+        problems=_ENDED,
+        body=CompletedUpload,
+        security="media",
+    )
+    yield operation(
+        "DELETE /api/media/cleanup/{id}",
+        MediaApiHandler.cleanup,
+        upload,
+        query("reason", "A few words for the log.", {"type": "string"}),
+        problems=(400, *_ENDED),
+        security="media",
+    )
+    file = {
+        "200": response(BINARY, "The file.", "*/*"),
+        "206": response(BINARY, "The range.", "*/*"),
+        "304": _VALID,
+    }
+    yield operation(
+        "GET /temp_images/{folder}/{name}",
+        MediaApiHandler.temp_image,
+        path("folder", "The upload's folder.", {"enum": [*FOLDERS]}),
+        path("name", "The file's name.", text("^[0-9A-Za-z][0-9A-Za-z._-]{0,199}$")),
+        responses=file,
+        problems=(416, (404, "There is no such file.")),
+        security="media",
+    )
+
+
+def _server() -> Operations:
+    good = {"200": response(_OBJECT, "Yes.")}
+    bad = {"503": response(_OBJECT, "No; the body names the part that failed.")}
+    metrics = {"200": response({"type": "string"}, "The metrics.", "text/plain")}
+    document = {"200": response(_OBJECT, "An OpenAPI document.")}
+    yield operation("GET /healthz", HealthHandler.health, responses=good)
+    yield operation("GET /readyz", HealthHandler.readiness, responses=good | bad)
+    yield operation("GET /metrics", ServerInfoHandler.metrics, responses=metrics)
+    yield operation("GET /openapi.json", ServerInfoHandler.openapi, responses=document)

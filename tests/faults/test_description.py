@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from proxy.settings import Settings
-from proxy.web.openapi.document import describe
+from proxy.web.routes import describe
 from tests.faults.conftest import Launch
 from tests.faults.server import Sections, Server
 

@@ -53,9 +53,9 @@ class HealthHandler:
 class ServerInfoHandler:
     """Handles ``/metrics`` and ``/openapi.json``."""
 
-    def __init__(self, metrics: Metrics, describe: Callable[[], bytes]) -> None:
+    def __init__(self, metrics: Metrics, describe: Callable[[], object]) -> None:
         self._metrics = metrics
-        self._describe = cache(describe)
+        self._describe = cache(lambda: orjson.dumps(describe(), option=orjson.OPT_INDENT_2))
 
     async def metrics(self, request: web.Request) -> BufferedResponse:
         """Return Prometheus metrics."""

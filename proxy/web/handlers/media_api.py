@@ -48,7 +48,7 @@ _ImageUrl = Annotated[str, Field(pattern="^https?://[a-z0-9.:/-]+/[1-9][0-9]{0,1
 
 @dataclass(frozen=True, slots=True)
 class QueuedUpload:
-    """The members of a `PendingImage` that are sent."""
+    """A row of ``pending_images``."""
 
     id: int
     user_id: int

@@ -18,7 +18,7 @@ from PIL import Image
 
 from proxy.settings import Settings
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
-from proxy.web.openapi.document import describe
+from proxy.web.routes import describe
 from tests.support.server import CHROME, Library, Serve, Serving
 from tests.web.wire import answers, exchange
 

@@ -7,17 +7,15 @@ from typing import Literal
 
 import pytest
 
-from proxy.web.openapi.schema import (
+from proxy.web.openapi import (
     PROBLEMS,
-    Json,
-    Operation,
     cached,
     choice,
+    document,
     head_of,
     operation,
     path,
     query,
-    resolve,
     response,
 )
 
@@ -49,13 +47,8 @@ async def return_it() -> Outer:
     raise NotImplementedError
 
 
-def document(one: Operation) -> Json:
-    resolved: Json = resolve({"paths": {"/x": {"get": one[1]}}, "components": {}})
-    return resolved
-
-
 def test_a_type_becomes_a_reference_to_its_schema() -> None:
-    resolved = document(operation("GET /x", return_it))
+    resolved = document([operation("GET /x", return_it)])
     found = resolved["paths"]["/x"]["get"]["responses"]["200"]
     assert found["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Outer"}
     assert set(resolved["components"]["schemas"]) == {"Outer", "Inner"}
@@ -67,40 +60,40 @@ def test_a_response_is_described_by_the_first_line_of_the_docstring() -> None:
 
 
 def test_the_id_the_summary_and_the_json_are_those_of_the_handler() -> None:
-    route, one = operation("GET /x", return_it)
-    assert route == "GET /x"
+    route, handler, one = operation("GET /x", return_it)
+    assert (route, handler) == ("GET /x", return_it)
     assert (one["operationId"], one["summary"]) == ("returnIt", "Return it.")
     assert list(one["responses"]) == ["200"]
 
 
 def test_in_a_response_only_members_with_the_default_none_are_optional() -> None:
-    schema = document(operation("GET /x", return_it))["components"]["schemas"]["Outer"]
+    schema = document([operation("GET /x", return_it)])["components"]["schemas"]["Outer"]
     assert schema["required"] == ["inner", "success"]
     assert "default" not in schema["properties"]["extra"]
 
 
 def test_in_a_request_members_with_a_default_are_optional() -> None:
-    resolved = document(operation("POST /x", return_it, responses=Inner, body=Outer))
+    resolved = document([operation("POST /x", return_it, responses=Inner, body=Outer)])
     assert resolved["components"]["schemas"]["Outer"]["required"] == ["inner"]
 
 
 def test_problems_have_common_descriptions_that_texts_replace() -> None:
     problems = (400, 404, (404, "Not here."), (507, "Full."))
-    _, one = operation("GET /x", return_it, problems=problems)
+    one = operation("GET /x", return_it, problems=problems).description
     texts = {status: found["description"] for status, found in one["responses"].items()}
     assert texts["400"] == PROBLEMS[400]
     assert (texts["404"], texts["507"]) == ("Not here.", "Full.")
 
 
 def test_reading_a_body_and_checking_a_key_have_problems_of_their_own() -> None:
-    _, one = operation("GET /x", return_it, body=Inner, security="key")
+    one = operation("GET /x", return_it, body=Inner, security="key").description
     assert {"400", "401", "408", "413", "415", "429", "503"} < set(one["responses"])
 
 
 def test_members_that_are_not_given_are_left_out() -> None:
-    _, bare = operation("GET /x", return_it)
+    bare = operation("GET /x", return_it).description
     assert set(bare) == {"operationId", "summary", "responses"}
-    _, one = operation("GET /x", return_it, path("id", "An id."), security="key")
+    one = operation("GET /x", return_it, path("id", "An id."), security="key").description
     assert one["security"] == [{"key": []}]
     assert [parameter["name"] for parameter in one["parameters"]] == ["id"]
 
@@ -108,12 +101,12 @@ def test_members_that_are_not_given_are_left_out() -> None:
 def test_head_has_the_responses_of_get_without_content() -> None:
     answer = cached(Outer)
     get = operation("GET /x", return_it, path("id", "An id."), responses=answer, problems=[404])
-    route, head = head_of(get, "Return its headers.")
+    route, _, head = head_of(get, "Return its headers.")
     assert (route, head["operationId"]) == ("HEAD /x", "returnItHead")
-    assert head["parameters"] == get[1]["parameters"]
+    assert head["parameters"] == get.description["parameters"]
     assert set(head["responses"]) == {"200", "304", "404"}
     assert not any("content" in found for found in head["responses"].values())
-    assert "content" in get[1]["responses"]["200"]
+    assert "content" in get.description["responses"]["200"]
 
 
 @pytest.mark.parametrize("status", ["200", "304"])
