@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 
 from proxy.doctor.installation import Installation
-from proxy.domain.errors import ConfigurationError, SmartserveError
+from proxy.domain.errors import SmartserveError
 
+ALERTS: Mapping[str, tuple[str, ...]] = {
+    "The server is not ready": ("server", "server readiness"),
+    "Workers are missing": ("worker",),
+    "The sandbox has a gap": ("worker sandbox",),
+    "The rendition disk fails": ("renditions", "renditions disk space"),
+    "The database is away": ("database", "database permissions"),
+    "Originals cannot be opened": ("originals", "newest originals", "image original"),
+    "Originals are stood in for": ("served formats",),
+    "Somebody guesses keys": ("key files", "proxy closed", "proxy forwarded"),
+    "Uploads are stuck": ("upload queue",),
+    "The main API cannot be asked": ("main API",),
+}
+"""Headings in deploy/OPERATING.md, and the checks that each one explains."""
+_ALERT_OF = {check: alert for alert, checks in ALERTS.items() for check in checks}
 _KIB = 1024
 _MS = 1000.0
+_MINUTE_S = 60.0
 
 
 class Verdict(StrEnum):
@@ -35,7 +51,7 @@ class Finding:
     advice: str = ""
     """Empty if nothing is wrong."""
     alert: str = ""
-    """The heading in deploy/OPERATING.md that explains the check."""
+    """The key of `ALERTS` that explains the check, or an empty string."""
 
 
 def ok(seen: str) -> Finding:
@@ -65,11 +81,11 @@ Findings = AsyncGenerator[Finding, None]
 class Area:
     """Checks of one part of an installation.
 
-    ``alerts`` maps the name of each check to its alert, in the order of ``inspect``, which yields
-    one finding for each. If ``inspect`` ends early, the remaining checks are skipped.
+    ``inspect`` yields one finding for each name, in their order. If it ends early, the remaining
+    checks are skipped.
     """
 
-    alerts: Mapping[str, str]
+    names: tuple[str, ...]
     inspect: Callable[[Installation], Findings]
 
     async def run(self, installation: Installation) -> list[Finding]:
@@ -77,32 +93,26 @@ class Area:
         results: list[Finding] = []
         last = ""
         async with aclosing(self.inspect(installation)) as findings:
-            for name, alert in self.alerts.items():
+            for name in self.names:
                 try:
                     finding = await anext(findings, None)
                 except (SmartserveError, OSError) as error:
                     # Other errors are bugs of the program, and need their traceback.
-                    finding = finding_of(error)
+                    advice = "see the checks of the settings and the database, and the server's log"
+                    finding = fail(reason_of(error), advice)
                 # A generator that has returned or raised is exhausted. The remaining checks would
                 # report the same cause again.
                 if finding is None:
                     finding = skip(f"see {last}")
                 else:
                     last = name
-                results.append(replace(finding, check=name, alert=alert))
+                results.append(replace(finding, check=name, alert=_ALERT_OF.get(name, "")))
         return results
 
 
-def area(alerts: Mapping[str, str]) -> Callable[[Callable[[Installation], Findings]], Area]:
+def area(*names: str) -> Callable[[Callable[[Installation], Findings]], Area]:
     """Return a decorator that makes an area of a generator of findings."""
-    return partial(Area, alerts)
-
-
-def finding_of(error: Exception) -> Finding:
-    """Return the finding for an error raised by a check."""
-    if isinstance(error, ConfigurationError):
-        return fail("; ".join(error.faults), "correct the settings that are named")
-    return fail(reason_of(error), "see the server's log")
+    return partial(Area, names)
 
 
 def reason_of(error: BaseException) -> str:
@@ -129,14 +139,12 @@ def as_bytes(count: float) -> str:
 
 
 def as_time(seconds: float) -> str:
-    """Format a duration: 3.2 ms, 1.5 s, 2 h."""
-    if abs(seconds) < 1:
+    """Format a duration: 3.2 ms, 1.5 s, and in hours, minutes and seconds 2:00:00."""
+    if seconds < 1:
         return f"{seconds * _MS:.3g} ms"
-    for unit, length in (("s", 60.0), ("min", 60.0), ("h", 24.0)):
-        if abs(seconds) < length:
-            return f"{seconds:.3g} {unit}"
-        seconds /= length
-    return f"{seconds:.4g} days"
+    if seconds < _MINUTE_S:
+        return f"{seconds:.3g} s"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def counted(count: int, noun: str) -> str:

@@ -42,14 +42,7 @@ _ADVICE = {
 """Advice by the error number of MySQL and MariaDB."""
 
 
-@area(
-    {
-        "database": "The database is away",
-        "database schema": "",
-        "database permissions": "The database is away",
-        "database clock": "",
-    }
-)
+@area("database", "database schema", "database permissions", "database clock")
 async def check_database(installation: Installation) -> Findings:
     """Connect, and check the schema, the permissions of the account and the clock."""
     # The URL has a password: only its file or the driver's message is reported.
@@ -74,10 +67,9 @@ async def check_database(installation: Installation) -> Findings:
     yield await check_schema(installation)
     # Without a worker the account needs no right to write rows.
     ingest = installation.queue is not None
-    if denied := await denied_operations(url, section, ingest=ingest):
-        yield fail("; ".join(denied), _GRANT)
-    else:
-        yield ok("may read media_files and media_fallbacks, read and write media_facts")
+    denied = await denied_operations(url, section, ingest=ingest)
+    allowed = "may read media_files and media_fallbacks, read and write media_facts"
+    yield fail("; ".join(denied) or allowed, _GRANT, when=bool(denied))
     yield judge_offset(await clock_offset_s(url, section))
 
 
@@ -113,10 +105,8 @@ async def check_schema(installation: Installation) -> Finding:
 def judge_offset(offset_s: float) -> Finding:
     """Return the finding for a clock that is ``offset_s`` ahead of this machine's."""
     text = f"{as_time(abs(offset_s))} {'ahead of' if offset_s > 0 else 'behind'} this machine"
-    advice = (
-        "synchronise both machines by NTP (chronyc tracking shows the offset): Last-Modified of"
-        " changed images comes from this clock"
-    )
+    # Last-Modified of changed images comes from the database.
+    advice = "synchronise both machines by NTP (chronyc tracking): Last-Modified needs this clock"
     if abs(offset_s) > _FAR_OFFSET_S:
         return fail(text, advice)
     # The offset is accurate to half of the time that the request took.

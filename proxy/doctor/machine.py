@@ -54,16 +54,15 @@ _WRITE_ADVICE = {
 }
 
 
-@area({"settings": "", "key files": "Somebody guesses keys", "clock": ""})
+@area("settings", "key files", "clock")
 async def check_settings(installation: Installation) -> Findings:
     """Check the settings as ``check-config`` does, and what this machine contributes."""
     settings = installation.settings
     # In threads: both read files, and the first may wait for name resolution.
-    if faults := await asyncio.to_thread(installation.startup_faults, settings):
-        advice = "correct each of these settings, then restart the server"
-        yield fail("; ".join(faults), advice)
-    else:
-        yield ok(f"{installation.config or 'defaults and environment'}: valid")
+    faults = await asyncio.to_thread(installation.startup_faults, settings)
+    text = "; ".join(faults) or f"{installation.config or 'defaults and environment'}: valid"
+    advice = "correct each of these settings, then restart the server"
+    yield fail(text, advice, when=bool(faults))
     yield await asyncio.to_thread(check_key_files, settings)
     yield judge_clock(datetime.now(UTC))
 
@@ -72,9 +71,8 @@ def check_key_files(settings: Settings) -> Finding:
     """Report key files that every user of this machine can read or write."""
     exposed: list[str] = []
     unreadable: list[str] = []
-    count = 0
-    for name, path in _key_files(settings):
-        count += 1
+    files = dict(_key_files(settings))
+    for name, path in files.items():
         try:
             if open_to_all(path):
                 exposed.append(name)
@@ -90,7 +88,9 @@ def check_key_files(settings: Settings) -> Finding:
             " in Kubernetes set defaultMode: 0440 for the secret"
         )
         return warn(f"every user of this machine can read: {', '.join(exposed)}", advice)
-    return ok(f"{counted(count, 'file')}, none open to others") if count else skip("no key files")
+    if not files:
+        return skip("no key files")
+    return ok(f"{counted(len(files), 'file')}, none open to others")
 
 
 def _key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -117,16 +117,12 @@ def open_to_all(path: Path) -> bool:
 
 def judge_clock(now: datetime) -> Finding:
     """Report a clock that cannot be right."""
-    advice = (
-        "set the clock (timedatectl set-ntp true, chronyc makestep): it decides when tokens of"
-        " users expire, and Date and max-age depend on it"
-    )
+    # Tokens of users expire by it, and Date and max-age depend on it.
+    advice = "set the clock (timedatectl set-ntp true, chronyc makestep): tokens and caches need it"
     return fail(f"{now:%Y-%m-%d %H:%M:%S} UTC", advice, when=not _EARLIEST <= now <= _LATEST)
 
 
-@area(
-    {"renditions": "The rendition disk fails", "renditions disk space": "The rendition disk fails"}
-)
+@area("renditions", "renditions disk space")
 async def check_renditions(installation: Installation) -> Findings:
     """Write, rename and delete one file; compare the free space with the settings."""
     root = str(installation.settings.rendition_directory)
@@ -149,10 +145,8 @@ def check_space(settings: Settings) -> Finding:
     growth = max(0, settings.renditions.disk_max_bytes - usage.used_bytes)
     text = f"{as_bytes(usage.free_bytes)} free, renditions may grow by {as_bytes(growth)}"
     # 90 %: other programs, and renditions that are written before old ones are evicted.
-    possible = round((usage.used_bytes + usage.free_bytes) * _SAFE / _MIB) * _MIB
-    advice = (
-        f"lower renditions.disk_max_bytes to {max(possible, _MIB)} and restart, or enlarge the disk"
-    )
+    possible = max(1, round((usage.used_bytes + usage.free_bytes) * _SAFE / _MIB)) * _MIB
+    advice = f"lower renditions.disk_max_bytes to {possible} and restart, or enlarge the disk"
     if usage.free_bytes < _MIN_BYTES:
         return fail(text, f"free space now; then {advice}")
     # Inodes run out first if renditions are small, whatever the free bytes are.

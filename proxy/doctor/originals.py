@@ -19,7 +19,6 @@ from proxy.domain.errors import (
     SourceQuarantined,
     SourceTimeout,
     SourceTooLarge,
-    SourceUnavailable,
     UndecodableSource,
     UnsupportedSource,
 )
@@ -42,19 +41,17 @@ _DECODE_ADVICE: Mapping[type[SmartserveError], str] = {
 }
 
 
-@area({"originals": "Originals cannot be opened", "newest originals": "Originals cannot be opened"})
+@area("originals", "newest originals")
 async def check_originals(installation: Installation) -> Findings:
     """List the root, and open the files of the newest rows without reading them."""
     root = installation.settings.storage_root
     try:
         await installation.sources.check()
-    except SourceTimeout:
-        # The thread that hangs in the kernel cannot be cancelled; it ends with the process.
-        advice = "the network file system hangs: check its server, or mount it again"
-        yield fail(f"{root} does not answer in time", advice)
-        return
-    except SourceUnavailable as error:
+    except SourceError as error:
         advice = "mount the storage, or set storage.root; the server's user must be able to list it"
+        if isinstance(error, SourceTimeout):
+            # The thread that hangs in the kernel cannot be cancelled; it ends with the process.
+            advice = "the network file system hangs: check its server, or mount it again"
         yield fail(f"{root}: {reason_of(error.__cause__ or error)}", advice)
         return
     newest: Sequence[Media] | None
@@ -113,7 +110,7 @@ def _listed(rows: Sequence[Media], count: int) -> str:
     return f"{len(rows)} of the newest {count} ({shown}{', ...' if len(rows) > _SHOWN else ''})"
 
 
-@area({"image row": "", "image original": "Originals cannot be opened", "image decode": ""})
+@area("image row", "image original", "image decode")
 async def check_image(installation: Installation) -> Findings:
     """Read a row, open its file and decode every pixel; sets ``installation.media``."""
     media_id = installation.media_id or 0

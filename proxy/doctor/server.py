@@ -17,14 +17,7 @@ _SLOW_S = 0.5
 _BUILD = re.compile(rb'^smartserve_build_info\{[^}]*version="([^"]*)"', re.MULTILINE)
 
 
-@area(
-    {
-        "server": "The server is not ready",
-        "server readiness": "The server is not ready",
-        "server version": "",
-        "served formats": "Originals are stood in for",
-    }
-)
+@area("server", "server readiness", "server version", "served formats")
 async def check_server(installation: Installation) -> Findings:
     """Report a server that is not running, not smartserve, not ready, outdated or slow."""
     server = installation.server
@@ -40,10 +33,7 @@ async def check_server(installation: Installation) -> Findings:
     text = f"{server.base} answers {answer.status} in {as_time(answer.seconds)}"
     # Another program on this port, or a proxy that answers in its place.
     if answer.json().get("status") != "alive":
-        advice = (
-            "this is not the server itself: name its own port with --url, and the reverse proxy"
-            " with --public"
-        )
+        advice = "this is not the server: name its own port with --url, its proxy with --public"
         yield fail(text, advice)
         return
     advice = "its event loop is late: lower workers.count to leave it a core"
@@ -87,10 +77,7 @@ async def check_formats(installation: Installation, media: Media) -> Finding:
 
     Sets ``installation.responses``.
     """
-    try:
-        responses = await request_image(installation.server, media.id)
-    except NoAnswer as error:
-        return fail(error.detail, "see answer_failed in the server's log")
+    responses = await request_image(installation.server, media.id)
     first, url = responses.negotiated["chrome"], image_url(media.id)
     if first.status != HTTPStatus.OK:
         detail = first.json().get("detail") or first.media_type or "no text"

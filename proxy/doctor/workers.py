@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import proxy
-from proxy.doctor.check import Finding, Findings, area, as_time, fail, ok, reason_of, skip, warn
+from proxy.doctor.check import Finding, Findings, area, as_time, fail, reason_of, skip, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import ConfigurationError, SmartserveError
 from proxy.domain.formats import Format
@@ -27,13 +26,7 @@ _OPTIONAL = frozenset({"heic", "bmp"})
 _CHECK_CONFIG = "'smartserve check-config' prints the worker's output"
 
 
-@area(
-    {
-        "worker": "Workers are missing",
-        "worker sandbox": "The sandbox has a gap",
-        "worker formats": "",
-    }
-)
+@area("worker", "worker sandbox", "worker formats")
 async def check_workers(installation: Installation) -> Findings:
     """Start a worker and render a sample in each output format."""
     settings = installation.settings
@@ -63,18 +56,17 @@ async def _render_all(
     seconds: dict[Format, float] = {}
     failures: dict[Format, str] = {}
     # The worker refuses files of types that the settings exclude.
-    source_type = next((one for one in _SAMPLE_OF if one in settings.limits.source_types), None)
-    if source_type is None:
+    allowed = [name for kind, name in _SAMPLE_OF.items() if kind in settings.limits.source_types]
+    if not allowed:
         return seconds, failures
-    limits = replace(settings.limits.to_limits(), source_types=(source_type,))
-    profiles = settings.encoders.profiles()
+    limits, profiles = settings.limits.to_limits(), settings.encoders.profiles()
     # PNG is the fallback for transparency, also if it is not in encoders.order.
     for fmt in dict.fromkeys((*settings.encoders.order, Format.PNG)):
         output = RenderOutput(Geometry(_SIDE, _SIDE, _SIDE, _SIDE), profiles[fmt])
         job = RenditionSet(limits, (output,))
         began = time.monotonic()
         # Opened for each job: a descriptor that workers share has one position.
-        sample = os.open(_SAMPLES / _SAMPLE_OF[source_type], os.O_RDONLY | os.O_CLOEXEC)
+        sample = os.open(_SAMPLES / allowed[0], os.O_RDONLY | os.O_CLOEXEC)
         try:
             await pool.run(job, sample, lambda _: None)
         except SmartserveError as error:
@@ -107,14 +99,12 @@ def judge_sandbox(settings: Settings, info: WorkerInfo, gaps: Mapping[str, str])
     if not settings.workers.sandbox:
         advice = "set workers.sandbox = true: workers decode files from untrusted users"
         return warn("workers.sandbox = false", advice)
-    if gaps:
-        text = "; ".join(f"{feature}: {why}" for feature, why in gaps.items())
-        advice = (
-            "landlock needs Linux 5.13 and a container runtime that permits it; seccomp needs"
-            " libseccomp2 (apt-get install libseccomp2); user needs workers.uid other than root's"
-        )
-        return warn(text, advice)
-    return ok(", ".join(info.sandbox))
+    text = "; ".join(f"{feature}: {why}" for feature, why in gaps.items())
+    advice = (
+        "landlock needs Linux 5.13 and a container runtime that permits it; seccomp needs"
+        " libseccomp2 (apt-get install libseccomp2); user needs workers.uid other than root's"
+    )
+    return warn(text or ", ".join(info.sandbox), advice, when=bool(gaps))
 
 
 def judge_formats(settings: Settings, info: WorkerInfo) -> Finding:
@@ -124,9 +114,6 @@ def judge_formats(settings: Settings, info: WorkerInfo) -> Finding:
     text = f"loads {', '.join(kind for kind in allowed if kind not in absent)}"
     if absent:
         text = f"{text}; not {', '.join(absent)}"
-    advice = (
-        "install pyvips[binary] as in requirements.lock, or a libvips that loads them; or remove"
-        " them from limits.source_types"
-    )
+    advice = "install pyvips[binary] (requirements.lock), or remove them from limits.source_types"
     # The optional ones are allowed by default, for a libvips that has them.
     return fail(text, advice, when=not set(absent) <= _OPTIONAL)

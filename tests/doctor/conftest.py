@@ -32,7 +32,7 @@ async def run_area(
     **parts: object,
 ) -> Findings:
     """Run the area whose first check has this name; ``parts`` replace those of the installation."""
-    area = next(area for area in AREAS if next(iter(area.alerts)) == first)
+    area = next(area for area in AREAS if area.names[0] == first)
     address = public if isinstance(public, str) else ""
     opening = open_installation(settings, None, url=url, public=address, media_id=media_id)
     async with opening as installation:

@@ -16,7 +16,6 @@ from proxy.doctor.check import (
     as_time,
     counted,
     fail,
-    finding_of,
     ok,
     reason_of,
     warn,
@@ -36,20 +35,20 @@ def yielding(*findings: Finding | Exception) -> Area:
                 raise one
             yield one
 
-    return area({"first": "An alert", "second": "", "third": ""})(inspect)
+    return area("worker", "second", "third")(inspect)
 
 
 async def test_each_check_reports_its_finding_and_its_alert() -> None:
     first, second, third = await yielding(ok("1"), warn("2", "lower it"), ok("3")).run(NOWHERE)
-    assert first == Finding("first", Verdict.OK, "1", alert="An alert")
+    assert first == Finding("worker", Verdict.OK, "1", alert="Workers are missing")
     assert second == Finding("second", Verdict.WARN, "2", "lower it")
     assert third == Finding("third", Verdict.OK, "3")
 
 
 async def test_checks_after_the_end_of_an_area_are_skipped() -> None:
     first, *others = await yielding(fail("away", "start it")).run(NOWHERE)
-    assert first == Finding("first", Verdict.FAIL, "away", "start it", "An alert")
-    assert [(one.verdict, one.seen) for one in others] == [(Verdict.SKIPPED, "see first")] * 2
+    assert first == Finding("worker", Verdict.FAIL, "away", "start it", "Workers are missing")
+    assert [(one.verdict, one.seen) for one in others] == [(Verdict.SKIPPED, "see worker")] * 2
 
 
 async def test_an_error_is_reported_by_the_check_during_which_it_occurred() -> None:
@@ -72,7 +71,7 @@ async def test_an_area_is_closed_after_its_last_check() -> None:
         finally:
             closed.append(True)
 
-    await area({"only": ""})(inspect).run(NOWHERE)
+    await area("only")(inspect).run(NOWHERE)
     assert closed == [True]
 
 
@@ -87,13 +86,13 @@ def test_a_finding_is_ok_unless_its_condition_is_true() -> None:
         (PermissionError(13, "Permission denied"), "Permission denied"),
         (TimeoutError(), "no answer in time"),
         (DatabaseUnavailable("away"), "away"),
-        (ConfigurationError(["a: wrong", "b: wrong"]), "a: wrong; b: wrong"),
+        (ConfigurationError(["a: wrong", "b: wrong"]), "a: wrong\nb: wrong"),
     ],
 )
-def test_an_error_becomes_a_failed_finding_with_advice(error: Exception, text: str) -> None:
-    found = finding_of(error)
+async def test_an_error_becomes_a_failed_finding_with_advice(error: Exception, text: str) -> None:
+    found, *_ = await yielding(error).run(NOWHERE)
     assert (found.verdict, found.seen) == (Verdict.FAIL, text)
-    assert found.advice
+    assert "the server's log" in found.advice
 
 
 def test_the_reason_includes_the_cause() -> None:
@@ -110,9 +109,9 @@ def test_the_reason_includes_the_cause() -> None:
         (as_bytes(10 * 1024**3), "10 GiB"),
         (as_bytes(3 * 1024**4), "3 TiB"),
         (as_time(0.00321), "3.21 ms"),
-        (as_time(90), "1.5 min"),
-        (as_time(7200), "2 h"),
-        (as_time(86400 * 3), "3 days"),
+        (as_time(90), "0:01:30"),
+        (as_time(7200), "2:00:00"),
+        (as_time(86400 * 3), "3 days, 0:00:00"),
         (counted(1, "file"), "1 file"),
         (counted(2, "file"), "2 files"),
     ],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from proxy.app.doctor import open_installation
+from proxy.doctor.check import ALERTS
 from proxy.doctor.originals import check_image
 from proxy.doctor.table import AREAS, examine
 from proxy.settings import Settings
@@ -15,31 +16,27 @@ from tests.support.server import ROOT
 
 OPERATING = (ROOT / "deploy" / "OPERATING.md").read_text(encoding="utf-8")
 HEADINGS = set(re.findall(r"^### (.+)$", OPERATING, re.MULTILINE))
-ALERTS = [item for area in AREAS for item in area.alerts.items()]
-"""Each check with its alert."""
+CHECKS = [name for area in AREAS for name in area.names]
 
 
 def names(*, image: bool = False) -> list[str]:
     """Return the checks in their order; those of one image only with ``image``."""
-    return [name for area in AREAS if image or area is not check_image for name in area.alerts]
+    return [name for area in AREAS if image or area is not check_image for name in area.names]
 
 
 def test_check_names_are_unique() -> None:
-    assert len(dict(ALERTS)) == len(ALERTS)
+    assert len(set(CHECKS)) == len(CHECKS)
 
 
 def test_every_alert_is_a_heading_of_the_operators_page() -> None:
-    assert {alert for _, alert in ALERTS if alert} <= HEADINGS
+    assert set(ALERTS) <= HEADINGS
 
 
 def test_the_operators_page_lists_the_checks_of_each_alert() -> None:
     rows = re.findall(r"^\| ([A-Z][^|]+) \| (`[^|]+`) \|$", OPERATING, re.MULTILINE)
     page = {alert: set(re.findall(r"`([^`]+)`", checks)) for alert, checks in rows}
-    code: dict[str, set[str]] = {}
-    for name, alert in ALERTS:
-        if alert:
-            code.setdefault(alert, set()).add(name)
-    assert page == code
+    assert page == {alert: set(checks) for alert, checks in ALERTS.items()}
+    assert set().union(*page.values()) <= set(CHECKS)
 
 
 def texts() -> Iterator[str]:
