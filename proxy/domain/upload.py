@@ -207,11 +207,8 @@ class LeasedItem:
     steps: Mapping[Step, StepRecord]
     retries: int
     """Number of runs after a failure; for `analysis_only` those of the analysis."""
-    taken_over: bool
-    """Whether it was taken over from a worker whose lease expired."""
     report_due: bool
     """Whether it has failed permanently and only the report to the main API remains."""
-    reason: str | None = None
     analysis_only: bool = False
     """Whether it is done and only the missing part of the analysis is retried."""
 

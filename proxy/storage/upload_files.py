@@ -167,6 +167,7 @@ class OpenUpload:
         self.byte_size = file.length
         self.version = f"{changed_ns:x}-{file.length:x}"
         """Differs if another file gets the same name."""
+        self.head = file.head
         self.descriptor = file.descriptor
         """Valid until `close`."""
         self.close = file.close

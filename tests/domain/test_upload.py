@@ -80,7 +80,7 @@ def item(state: StepState) -> LeasedItem:
     steps = dict.fromkeys(Step, StepRecord(state, 1))
     lease = Lease(5, 1, "token")
     day = date(2026, 11, 27)
-    return LeasedItem(UPLOAD, lease, day, steps, 0, taken_over=False, report_due=False)
+    return LeasedItem(UPLOAD, lease, day, steps, 0, report_due=False)
 
 
 @pytest.mark.parametrize("state", StepState)

@@ -35,7 +35,7 @@ class AnalysisRepository:
             .limit(1)
         )
         for row in await self._writer.read(query):
-            columns = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+            columns = row._asdict()
             own = columns.pop("details") or {}
             return Analysis(columns, own)
         return None

@@ -153,9 +153,7 @@ class IngestQueue:
             day=day,
             steps=await _records(connection, media_id),
             retries=heals,
-            taken_over=row.lease is not None,
             report_due=row.final,
-            reason=row.reason,
             analysis_only=revisited,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
@@ -27,21 +28,17 @@ async def queue_report(writer: LeasedWriter) -> QueueReport:
     states = dict.fromkeys(map(str, ItemState), 0)
     for row in await writer.read(_STATES):
         states[row.state] = row.items
-    totals = (await writer.read(_TOTALS))[0]
+    # SUM and MIN over no rows are NULL; MySQL's SUM is a Decimal.
+    totals = {name: value or 0 for name, value in (await writer.read(_TOTALS))[0]._asdict().items()}
+    # The clock of the database may be set back between insert and report.
+    oldest_s = max(0.0, float(totals.pop("oldest_s")))
     steps, attempts = _by_step(await writer.read(_STEPS))
     return QueueReport(
         states=states,
         steps=steps,
         attempts=attempts,
-        # SUM and MIN over no rows are NULL.
-        stuck=totals.stuck or 0,
-        # The database clock may be set back between insert and report.
-        oldest_s=max(0.0, totals.oldest or 0.0),
-        failed_for_good=totals.failed or 0,
-        held=totals.held or 0,
-        run_out=totals.run_out or 0,
-        takeovers=int(totals.takeovers or 0),
-        finished_last_hour=totals.finished or 0,
+        oldest_s=oldest_s,
+        **{name: int(value) for name, value in totals.items()},
         failures=tuple(
             Failure(row.main_api_id, row.media_id, bool(row.final), row.reason or "")
             for row in await writer.read(_LATEST)
@@ -56,12 +53,12 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 _TOTALS = select(
     func.sum(_items.takeovers).label("takeovers"),
     _count(_unfinished & (_items.created_at < DatabaseClock() - _HOUR_S)).label("stuck"),
-    (DatabaseClock() - func.min(case((_unfinished, _items.created_at)))).label("oldest"),
-    _count(_failed).label("failed"),
+    (DatabaseClock() - func.min(case((_unfinished, _items.created_at)))).label("oldest_s"),
+    _count(_failed).label("failed_for_good"),
     _count(_items.lease_until > DatabaseClock()).label("held"),
     _count(_items.lease_until <= DatabaseClock()).label("run_out"),
     _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
-        "finished"
+        "finished_last_hour"
     ),
 )
 _STATES = select(_items.state, func.count().label("items")).group_by(_items.state)
@@ -83,13 +80,11 @@ _LATEST = (
 )
 
 
-def _by_step(rows: Any) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+def _by_step(rows: Sequence[Row[Any]]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     """Return the number of items by step and state, and the attempts by step."""
     counts = {str(step): dict.fromkeys(map(str, StepState), 0) for step in Step}
     attempts: Counter[str] = Counter({str(step): 0 for step in Step})
-    row: Row[Any]
-    for row in rows:
-        values = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
+    for values in (row._asdict() for row in rows):
         for step in Step:
             counts[step][values[step] or StepState.PENDING] += values["count"]
             attempts[step] += int(values[f"{step}_attempts"] or 0)

@@ -211,11 +211,9 @@ class UploadRepository(SqlDatabase):
         return {status: rows.get(status, 0) for status in PendingStatus}
 
     async def _columns(self, connection: AsyncConnection) -> frozenset[ProfileColumn]:
-        return (
-            frozenset(profiles.COLUMNS)
-            if self._own
-            else await connection.run_sync(profiles.existing_columns)
-        )
+        if self._own:
+            return frozenset(profiles.COLUMNS)
+        return await connection.run_sync(profiles.existing_columns)
 
     async def _set_profiles(
         self,
@@ -268,14 +266,6 @@ async def _change(connection: AsyncConnection, pending_id: int, **values: Any) -
 def _pending(row: Row[Any]) -> PendingImage:
     # A status that smartserve does not define counts as failed, because no worker handles it.
     known = {status.value: status for status in PendingStatus}
-    return PendingImage(
-        id=int(row.id),
-        user_id=int(row.user_id),
-        image_path=str(row.image_path),
-        original_name=row.original_name,
-        mime_type=row.mime_type,
-        status=known.get(row.status, PendingStatus.FAILED),
-        created_at=utc_timestamp(row.created_at),
-        updated_at=utc_timestamp(row.updated_at),
-        permanent_url=row.permanent_url,
-    )
+    values = row._asdict() | {"status": known.get(row.status, PendingStatus.FAILED)}
+    times = {name: utc_timestamp(values[name]) for name in ("created_at", "updated_at")}
+    return PendingImage(**values | times)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from threading import Event
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -28,14 +28,6 @@ _FIRST_AFTER_S = 1.0
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
-
-
-class SweepResult(NamedTuple):
-    """The number of unfinished originals that a sweep removed, and that it left."""
-
-    removed: int
-    left: int
-    """Not old enough, or not removable."""
 
 
 @asynccontextmanager
@@ -54,17 +46,17 @@ async def sweeping(root: str, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIt
 
 async def _sweep_until_done(root: str, stopped: Event) -> None:
     while True:
-        result = await in_daemon_thread(partial(sweep, root, stopped))
         # Another walk is needed only if a file is too young to be deleted.
-        if not result.left:
+        if not await in_daemon_thread(partial(sweep, root, stopped)):
             return
         await asyncio.sleep(STALE_S)
 
 
-def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) -> SweepResult:
+def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) -> int:
     """Walk the tree once and delete stale unfinished originals (blocking).
 
-    Returns early once ``stopped`` is set. Errors of single files and directories are ignored.
+    Return how many are left: not old enough, or not removable. Returns early once ``stopped`` is
+    set. Errors of single files and directories are ignored.
     """
     removed = left = 0
     with suppress(OSError), descended(root) as top:
@@ -78,7 +70,7 @@ def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) 
                     left += 1
     if removed:
         log.info("unfinished_originals_swept", files=removed, left=left)
-    return SweepResult(removed, left)
+    return left
 
 
 def _delete_if_stale(name: str, directory: int, now: float) -> bool:

@@ -19,7 +19,7 @@ from proxy.domain.errors import (
     MediaNotReady,
     PendingConflict,
 )
-from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
+from proxy.domain.formats import SOURCE_MEDIA_TYPES, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import Outcome
 from proxy.domain.upload import TEMP_PREFIX, PendingStatus, media_id_of
@@ -219,7 +219,7 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
         opened.close()
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=_OUTCOME)
     headers += [
-        ("Content-Type", await _media_type(opened)),
+        ("Content-Type", _media_type(opened)),
         ("Content-Disposition", f'attachment; filename="{name}"'),
     ]
     if request.method == "HEAD":
@@ -240,10 +240,9 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
     )
 
 
-async def _media_type(opened: OpenUpload) -> str:
+def _media_type(opened: OpenUpload) -> str:
     """Return the type by the first bytes; the client's own statement cannot be trusted."""
-    head = b"".join([piece async for piece in opened.chunks(0, min(opened.byte_size, SNIFF_BYTES))])
-    return SOURCE_MEDIA_TYPES.get(sniff(head) or "", "application/octet-stream")
+    return SOURCE_MEDIA_TYPES.get(sniff(opened.head) or "", "application/octet-stream")
 
 
 def _media_id(body: Mapping[str, Any]) -> str:

@@ -390,7 +390,6 @@ def item(original_name: str | None = "Käse & Brot.png") -> LeasedItem:
         day=date(2025, 1, 15),
         steps={},
         retries=0,
-        taken_over=False,
         report_due=False,
     )
 
