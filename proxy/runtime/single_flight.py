@@ -24,28 +24,24 @@ class SingleFlight(Generic[T]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._joined = 0
 
-    def __contains__(self, key: str) -> bool:
-        """Return whether work for a key is running."""
-        return key in self._running
-
-    def join(
-        self, key: str, launch: Callable[[], tuple[T, Coroutine[Any, Any, None]]]
-    ) -> tuple[T, bool]:
-        """Return the shared value of the running work, and whether this call started it.
-
-        ``launch`` returns the value and the coroutine that does the work. The coroutine must handle
-        its own errors: nothing awaits it.
-        """
-        if key in self._running:
+    def join(self, key: str) -> T | None:
+        """Return the shared value of the running work, or None if there is none."""
+        value = self._running.get(key)
+        if value is not None:
             self._joined += 1
-            return self._running[key], False
-        value, work = launch()
+        return value
+
+    def start(self, key: str, value: T, work: Coroutine[Any, Any, None]) -> None:
+        """Start work under a key for which `join` has just returned None.
+
+        The coroutine must handle its own errors: nothing awaits it.
+        """
         self._running[key] = value
         task = asyncio.create_task(work)
         # asyncio itself keeps only weak references to tasks.
         self._tasks.add(task)
+        # A callback and not a coroutine around the work, which every step would pass through.
         task.add_done_callback(partial(self._ended, key, value))
-        return value, True
 
     def _ended(self, key: str, value: T, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

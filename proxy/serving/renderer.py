@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from cachetools import LRUCache
 
@@ -128,27 +127,24 @@ class Renderer:
         Raises:
             SmartserveError: the render failed, or the queue or the failure cache rejects it.
         """
-        new = variant.digest not in self._flight
+        early = sends_early(variant)
+        rendering = self._flight.join(variant.digest)
+        new = rendering is None
         on_wait(new)
-        if new:
+        if rendering is None:
             # Nothing is started that would be rejected at once: a task costs more than this check.
             self._dispatcher.check(plan.media)
-        rendering, led = self._flight.join(variant.digest, lambda: self._launch(plan, variant))
+            rendering = RunningRender(variant)
+            self._flight.start(variant.digest, rendering, self._run(plan, rendering))
         began = time.perf_counter()
-        if sends_early(variant):
+        if early:
             await rendering.stream.started()
         else:
             # The encoder writes everything at its end, so one wait replaces two.
             await rendering.stream.whole()
-        if not led:
+        if not new:
             record("coalesced", began, links=[rendering.span])
-        return rendering, led
-
-    def _launch(
-        self, plan: RenderPlan, variant: Variant
-    ) -> tuple[RunningRender, Coroutine[Any, Any, None]]:
-        rendering = RunningRender(variant)
-        return rendering, self._run(plan, rendering)
+        return rendering, new
 
     async def _run(self, plan: RenderPlan, rendering: RunningRender) -> None:
         """Render, then store; end when stored, so the next request finds it."""

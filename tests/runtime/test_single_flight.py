@@ -1,8 +1,6 @@
 """Request coalescing by key, and the byte stream of a run with its concurrent readers."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
@@ -16,9 +14,14 @@ class Work:
         self.ended = 0
         self.go = asyncio.Event()
 
-    def launch(self) -> tuple[str, Coroutine[Any, Any, None]]:
-        self.begun += 1
-        return f"work {self.begun}", self._run()
+    def join(self, flight: SingleFlight[str], key: str = "key") -> str:
+        """Join the work under a key, or start it."""
+        value = flight.join(key)
+        if value is None:
+            self.begun += 1
+            value = f"work {self.begun}"
+            flight.start(key, value, self._run())
+        return value
 
     async def _run(self) -> None:
         await self.go.wait()
@@ -28,9 +31,7 @@ class Work:
 async def test_concurrent_calls_with_one_key_share_the_work() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
-    answers = [flight.join("key", work.launch) for _ in range(500)]
-    assert work.begun == 1
-    assert answers == [("work 1", True)] + [("work 1", False)] * 499
+    assert [work.join(flight) for _ in range(500)] == ["work 1"] * 500
     work.go.set()
     await flight.drain()
     assert flight.statistics() == {"under_way": 0, "joined": 499}
@@ -39,7 +40,7 @@ async def test_concurrent_calls_with_one_key_share_the_work() -> None:
 async def test_other_keys_start_work_of_their_own() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
-    assert flight.join("a", work.launch) != flight.join("b", work.launch)
+    assert work.join(flight, "a") != work.join(flight, "b")
     await flight.aclose()
 
 
@@ -47,19 +48,19 @@ async def test_a_call_after_the_end_starts_new_work() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
     work.go.set()
-    flight.join("key", work.launch)
+    work.join(flight)
     await flight.drain()
-    assert flight.join("key", work.launch) == ("work 2", True)
+    assert work.join(flight) == "work 2"
     await flight.drain()
 
 
 async def test_work_that_raises_releases_its_key() -> None:
-    flight: SingleFlight[None] = SingleFlight()
+    flight: SingleFlight[str] = SingleFlight()
 
     async def fail() -> None:
         raise LookupError
 
-    flight.join("key", lambda: (None, fail()))
+    flight.start("key", "value", fail())
     await flight.drain()
     assert flight.statistics()["under_way"] == 0
 
@@ -67,7 +68,7 @@ async def test_work_that_raises_releases_its_key() -> None:
 async def test_closing_cancels_running_work() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
-    flight.join("key", work.launch)
+    work.join(flight)
     await asyncio.sleep(0)
     await flight.aclose()
     assert (work.ended, flight.statistics()["under_way"]) == (0, 0)
@@ -76,11 +77,12 @@ async def test_closing_cancels_running_work() -> None:
 async def test_released_work_goes_on_and_is_not_joined() -> None:
     flight: SingleFlight[str] = SingleFlight()
     work = Work()
-    failed, _ = flight.join("key", work.launch)
+    failed = work.join(flight)
     flight.release("key", failed)
-    assert flight.join("key", work.launch) == ("work 2", True)
+    assert work.join(flight) == "work 2"
+    # Released already: newer work has the key.
     flight.release("key", failed)
-    assert flight.join("key", work.launch) == ("work 2", False)
+    assert work.join(flight) == "work 2"
     work.go.set()
     await flight.drain()
     assert work.ended == 2
