@@ -36,14 +36,16 @@ def has_worker(settings: Settings) -> bool:
 
 
 def open_main_api(settings: Settings, address: str) -> HttpMainApi:
-    """Return the main API at an address, to be entered by the caller. Reads a key file.
+    """Return the main API at an address without a trailing slash, to be entered by the caller.
+
+    Reads a key file.
 
     Raises:
         ConfigurationError: the key cannot be read.
     """
     return HttpMainApi(
-        address,
-        main_api_key(settings.ingest, settings.main, settings.key_directory),
+        base=address,
+        key=main_api_key(settings.ingest, settings.main, settings.key_directory),
         timeout_s=settings.ingest.request_timeout_s,
         max_bytes=settings.storage.max_original_bytes,
         storage_root=settings.storage_root,

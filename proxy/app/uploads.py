@@ -12,9 +12,8 @@ import structlog
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.urls import images_base
-from proxy.ingest.uploads.accept import Uploader
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
-from proxy.ingest.uploads.upload_queue import UploadQueue
+from proxy.ingest.uploads.upload_queue import Uploader, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import NO_KEY_ADVICE, Settings, TokenKey, media_api_key, token_key
@@ -47,8 +46,7 @@ class UploadServices:
         """Return the handler of uploads."""
         section = self.settings.main
         uploader = Uploader(
-            files=self.queue.files,
-            database=self.queue.database,
+            queue=self.queue,
             source_types=self.settings.limits.source_types,
             max_file_bytes=section.max_file_bytes,
             metrics=metrics,

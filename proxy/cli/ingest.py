@@ -62,8 +62,7 @@ async def ingest(
             # run_once returns when no upload is due.
             if once:
                 return await worker.run_once()
-            drain_s, supervisor = settings.server.drain_s, services.supervisor
-            await enter(running_worker(worker, drain_s=drain_s, supervisor=supervisor))
+            await enter(running_worker(worker, drain_s=settings.server.drain_s))
         await stopped.wait()
     return 0
 

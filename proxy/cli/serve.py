@@ -87,7 +87,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
         ingest = await enter(open_ingest(services, urls, queue=queue))
         # The other half of the time is left to responses in progress.
         drain_s = settings.server.drain_s / 2
-        await enter(running_worker(ingest, drain_s=drain_s, supervisor=supervisor))
+        await enter(running_worker(ingest, drain_s=drain_s))
     if main is not None:
         await enter(main.running(settings.base_url(port), services.metrics, supervisor))
     # No client waits for finals: the rest of server.drain_s is left to responses.

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
 
@@ -54,7 +54,7 @@ class WorkerLoop:
         """Failed uploads since the start, transient or permanent, plus all other errors."""
         self._queue, self._settings, self._timeouts = runner.queue, runner.settings, runner.timeouts
         self._woken = woken
-        self._supervisor = supervisor
+        self.supervisor = supervisor
         self._stopping = False
         self._error_in_cycle = False
         self._retries_left = 0
@@ -151,7 +151,7 @@ class WorkerLoop:
         ids = {"main_api_id": item.upload.id, "media_id": item.lease.media_id}
         try:
             lease_s = self._settings.lease_s
-            async with renewed(self._queue, item.lease, lease_s, self._supervisor):
+            async with renewed(self._queue, item.lease, lease_s, self.supervisor):
                 outcome = await self.runner.run(item)
         except asyncio.CancelledError:
             # Released, so that another worker continues now and not when the lease expires.
@@ -238,13 +238,13 @@ async def renewed(
 
 @asynccontextmanager
 async def running_worker(
-    worker: WorkerLoop, *, drain_s: float, supervisor: TaskSupervisor = UNCOUNTED
+    worker: WorkerLoop, *, drain_s: float
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a worker while the block runs. At the end, give its current uploads ``drain_s``.
 
     Unfinished uploads are then released; another worker continues them at the current step.
     """
-    task = supervisor.start(BackgroundTask.INGEST_WORKER, worker.run)
+    task = worker.supervisor.start(BackgroundTask.INGEST_WORKER, worker.run)
     try:
         yield task
     finally:
@@ -265,13 +265,10 @@ class QueueMetrics:
         self._report = report
         self._latest: QueueReport | None = None
 
-    @asynccontextmanager
-    async def running(self, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
+    def running(self, supervisor: TaskSupervisor) -> AbstractAsyncContextManager[object]:
         """Refresh the report while the block runs."""
-        async with supervisor.running(
-            BackgroundTask.INGEST_QUEUE_METRICS, self.refresh, every_s=_REPORT_EVERY_S
-        ):
-            yield
+        task = BackgroundTask.INGEST_QUEUE_METRICS
+        return supervisor.running(task, self.refresh, every_s=_REPORT_EVERY_S)
 
     async def refresh(self) -> None:
         """Read the queue now. If the database is unavailable, the latest report stays."""

@@ -29,7 +29,6 @@ from proxy.domain.formats import Format
 from proxy.domain.media import DataType, Focus, Media, MediaFacts, MediaStatus
 from proxy.domain.upload import PendingStatus
 from proxy.domain.variant import SizeSpec
-from proxy.ingest.main_api import download
 from proxy.ingest.steps import drafts_of, focus_of, largest_box, master_profile
 from proxy.settings import Settings
 from tests.analysis.providers.service import (
@@ -74,20 +73,15 @@ def library_bytes(settings: Settings) -> int:
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
-    """All writes of this process: uploads and copies by os.write, downloads by a function."""
-    counted, write, write_all = Writes(), os.write, download._write_all
+    """All writes of this process."""
+    counted, write = Writes(), os.write
 
     def counting(descriptor: int, data: bytes) -> int:
         count = write(descriptor, data)
         counted.add(descriptor, count)
         return count
 
-    def counting_all(target: io.FileIO, chunk: bytes) -> None:
-        write_all(target, chunk)
-        counted.add(target.fileno(), len(chunk))
-
     monkeypatch.setattr(os, "write", counting)
-    monkeypatch.setattr(download, "_write_all", counting_all)
     return counted
 
 

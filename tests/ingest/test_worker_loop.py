@@ -16,7 +16,7 @@ from proxy.ingest.worker_loop import (
     renewed,
     running_worker,
 )
-from proxy.runtime.supervised_task import BackgroundTask
+from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor
 from proxy.storage.database.ingest_queue import IngestQueue
 from tests.ingest.conftest import PLAIN, Work, Worker
 from tests.ingest.fake_main_api import FakeMainApi
@@ -30,7 +30,8 @@ PHOTO = (SAMPLES / "kodak-23.jpg").read_bytes()
 class FailingLoop:
     """Fails in its first run, and waits in later ones until it is stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: TaskSupervisor) -> None:
+        self.supervisor = supervisor
         self.runs = 0
         self._stopped = asyncio.Event()
 
@@ -45,10 +46,9 @@ class FailingLoop:
 
 
 async def test_an_unforeseen_error_restarts_the_worker() -> None:
-    loop, restarts = FailingLoop(), Restarts()
-    async with running_worker(
-        cast("WorkerLoop", loop), drain_s=5, supervisor=restarts.supervisor
-    ) as task:
+    restarts = Restarts()
+    loop = FailingLoop(restarts.supervisor)
+    async with running_worker(cast("WorkerLoop", loop), drain_s=5) as task:
         await eventually(lambda: loop.runs > 1)
         assert not task.done()
     assert task.done()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,27 +29,25 @@ _MAX_CONNECTIONS = 5
 """Connections per download. Each must bring at least one byte, or the download fails."""
 
 
+@dataclass(slots=True, kw_only=True)
 class HttpMainApi:
     """A `proxy.ingest.main_api.MainApi` over HTTP; ``async with`` closes its connections."""
 
-    def __init__(
-        self, base: str, key: str, *, timeout_s: float, max_bytes: int, storage_root: Path
-    ) -> None:
-        """``timeout_s`` limits a whole answer, or the silence during a download.
-
-        Downloads go to nameless files below ``storage_root``, so that they can become originals
-        without a copy.
-        """
-        self._base = base.rstrip("/")
-        self._timeout_s = timeout_s
-        self._max_bytes = max_bytes
-        self._storage_root = storage_root
-        self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "smartserve-ingest"}
-        self._session: aiohttp.ClientSession | None = None
+    base: str
+    """Its address, without a trailing slash."""
+    key: str = field(repr=False)
+    timeout_s: float
+    """Limits a whole answer, or the silence during a download."""
+    max_bytes: int
+    """Size limit of a download."""
+    storage_root: Path
+    """Downloads go to nameless files below it, so that they can become originals without a copy."""
+    _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
         """Open the session; connections are made on demand."""
-        self._session = open_session(self._headers)
+        headers = {"Authorization": f"Bearer {self.key}", "User-Agent": "smartserve-ingest"}
+        self._session = open_session(headers)
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -83,14 +82,14 @@ class HttpMainApi:
 
         A broken connection is resumed with a range request if the file is still the same.
         """
-        url = tempfile_url(self._base, image_path)
+        url = tempfile_url(self.base, image_path)
         if url is None:
             raise MainApiRefused(
                 "The main API returned an unsafe path for the temporary file of the upload. It must"
                 " be absolute and without empty or dot segments."
             )
-        async with scratch_file(self._storage_root) as file:
-            download = Download(file, max_bytes=self._max_bytes)
+        async with scratch_file(self.storage_root) as file:
+            download = Download(file.fileno(), max_bytes=self.max_bytes)
             # Each pass is one connection; the number of passes is limited in `_received`.
             while not await self._received(download, url):
                 pass
@@ -100,9 +99,9 @@ class HttpMainApi:
         """Receive over one connection, and return whether the file is complete."""
         before = download.received
         timeout = aiohttp.ClientTimeout(
-            total=_TOTAL_FACTOR * self._timeout_s,
-            sock_connect=self._timeout_s,
-            sock_read=self._timeout_s,
+            total=_TOTAL_FACTOR * self.timeout_s,
+            sock_connect=self.timeout_s,
+            sock_read=self.timeout_s,
         )
         # Byte positions of a compressed body would not be those of the file.
         headers = {"Accept-Encoding": "identity", **download.headers()}
@@ -113,7 +112,7 @@ class HttpMainApi:
             # A connection without progress would be repeated for ever; without a validator the rest
             # could belong to another version of the file.
             last = download.connections >= _MAX_CONNECTIONS
-            if last or download.received <= before or not download.resumable:
+            if last or download.received <= before or not download.validator:
                 raise
             return False
         return True
@@ -126,11 +125,11 @@ class HttpMainApi:
         body: bytes | None = None,
         max_bytes: int = _MAX_ANSWER_BYTES,
     ) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        url = f"{self._base}{path}"
+        url = f"{self.base}{path}"
         async with self._request(method, url, timeout, headers=headers, body=body) as response:
             check_status(response.status, response.headers)
             answer = await read_bounded(response, max_bytes)

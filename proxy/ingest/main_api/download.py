@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from functools import partial
 
 import aiohttp
 
 from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
 from proxy.ingest.main_api.responses import check_status
+from proxy.runtime.tempfiles import write_all
 from proxy.runtime.thread_pool import in_daemon_thread
 
 _CHUNK_BYTES = 256 * 1024
@@ -21,24 +23,20 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)", re.AS
 class Download:
     """State of one download: how much was received, and of which version of the file."""
 
-    def __init__(self, target: BinaryIO, *, max_bytes: int) -> None:
-        """``target`` is an empty file, open for writing; the caller closes it."""
+    def __init__(self, target: int, *, max_bytes: int) -> None:
+        """``target`` is the descriptor of an empty file, open for writing; the caller closes it."""
         self._target = target
         self._max_bytes = max_bytes
-        self._validator = ""
+        self.validator = ""
+        """Value for If-Range; empty if the server sent none."""
         self.received = 0
         self.connections = 0
 
-    @property
-    def resumable(self) -> bool:
-        """Return whether the server sent a validator for If-Range."""
-        return bool(self._validator)
-
     def headers(self) -> Mapping[str, str]:
         """Return the headers that request the rest, if the file is unchanged."""
-        if not self.received or not self._validator:
+        if not self.received or not self.validator:
             return {}
-        return {"Range": f"bytes={self.received}-", "If-Range": self._validator}
+        return {"Range": f"bytes={self.received}-", "If-Range": self.validator}
 
     async def receive(self, response: aiohttp.ClientResponse) -> None:
         """Write the body after what was received, or from the beginning, as the status demands.
@@ -57,7 +55,8 @@ class Download:
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             if self.received + len(chunk) > self._max_bytes:
                 raise self._too_large()
-            await self._write(chunk)
+            await _in_thread(partial(write_all, self._target, chunk))
+            self.received += len(chunk)
 
     async def _seek(self, response: aiohttp.ClientResponse) -> None:
         if response.status == _UNSATISFIABLE and self.received:
@@ -66,7 +65,8 @@ class Download:
             raise MainApiUnavailable("The file of the upload was replaced during the download.")
         check_status(response.status, response.headers)
         # The validator matched (RFC 9110, 13.1.5): the body continues what was received.
-        if response.status == _PARTIAL and self._continues(response):
+        match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status == _PARTIAL and match and 0 < self.received == int(match[1]):
             return
         if response.status != _OK:
             await self._restart()
@@ -77,29 +77,16 @@ class Download:
             raise MainApiUnavailable("The main API sent an HTML page instead of the upload.")
         # 200 to a range request: the file has changed, and is sent from its beginning.
         await self._restart()
-        self._validator = _validator(response)
-
-    def _continues(self, response: aiohttp.ClientResponse) -> bool:
-        match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        return match is not None and self.received > 0 and int(match[1]) == self.received
+        self.validator = _validator(response)
 
     async def _restart(self) -> None:
-        self.received, self._validator = 0, ""
-        await _in_thread(lambda: (self._target.seek(0), self._target.truncate()))
-
-    async def _write(self, chunk: bytes) -> None:
-        await _in_thread(lambda: _write_all(self._target, chunk))
-        self.received += len(chunk)
+        if self.received:
+            await _in_thread(partial(os.ftruncate, self._target, 0))
+            os.lseek(self._target, 0, os.SEEK_SET)
+        self.received, self.validator = 0, ""
 
     def _too_large(self) -> SourceTooLarge:
         return SourceTooLarge(f"The upload is larger than {self._max_bytes} bytes.")
-
-
-def _write_all(target: BinaryIO, chunk: bytes) -> None:
-    # An unbuffered file may write less than it is given.
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[target.write(rest) :]
 
 
 async def _in_thread(work: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from aiohttp import web
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
-from proxy.ingest.uploads.accept import AcceptedUpload, Uploader, UploadIntake
+from proxy.ingest.uploads.upload_queue import AcceptedUpload, Uploader, UploadIntake
 from proxy.web.auth import TokenVerifier
 from proxy.web.json_response import json_route
 from proxy.web.multipart import Form

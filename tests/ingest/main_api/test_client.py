@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -20,6 +20,7 @@ from proxy.domain.media import DataType
 from proxy.domain.upload import Upload
 from proxy.ingest.main_api import download
 from proxy.ingest.main_api.client import HttpMainApi
+from proxy.runtime.tempfiles import write_all
 from tests.ingest.fake_main_api import KEY, FakeMainApi, fake_main_api
 
 BODY = bytes(range(256)) * 4096
@@ -28,13 +29,13 @@ LIMIT = 2 * len(BODY)
 
 @pytest.fixture
 async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeMainApi]:
-    stored, write_all = [0], download._write_all
+    stored = [0]
 
-    def counting(target: BinaryIO, chunk: bytes) -> None:
+    def counting(target: int, chunk: bytes) -> None:
         write_all(target, chunk)
-        stored.append(target.tell())
+        stored.append(os.lseek(target, 0, os.SEEK_CUR))
 
-    monkeypatch.setattr(download, "_write_all", counting)
+    monkeypatch.setattr(download, "write_all", counting)
     async with fake_main_api() as fake:
         # A broken connection loses what its client has not read yet.
         fake.downloaded = lambda: stored[-1]
@@ -55,7 +56,11 @@ def connect(fake: FakeMainApi, tmp_path: Path) -> Connect:
         base: str = "", key: str = KEY, *, timeout_s: float = 2, max_bytes: int = LIMIT
     ) -> HttpMainApi:
         return HttpMainApi(
-            base or fake.base, key, timeout_s=timeout_s, max_bytes=max_bytes, storage_root=tmp_path
+            base=base or fake.base,
+            key=key,
+            timeout_s=timeout_s,
+            max_bytes=max_bytes,
+            storage_root=tmp_path,
         )
 
     return make

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import io
+import os
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
 
 import pytest
 from aiohttp import ClientSession
@@ -17,21 +17,10 @@ from tests.ingest.fake_main_api import FakeMainApi
 BODY = bytes(range(256)) * 64
 
 
-class Full(io.BytesIO):
-    """A file on a device without free space."""
-
-    def __init__(self, device: io.RawIOBase) -> None:
-        super().__init__()
-        self._device = device
-
-    def write(self, piece: Any) -> int:
-        return self._device.write(piece) or 0
-
-
 async def test_a_full_storage_is_reported_with_its_cause(fake: FakeMainApi) -> None:
     image = fake.add(BODY)
     with Path("/dev/full").open("r+b", buffering=0) as full:  # noqa: ASYNC230 - a device
-        download = Download(Full(full), max_bytes=len(BODY))
+        download = Download(full.fileno(), max_bytes=len(BODY))
         async with ClientSession() as session, session.get(fake.base + image.image_path) as answer:
             with pytest.raises(SourceUnavailable) as raised:
                 await download.receive(answer)
@@ -40,18 +29,19 @@ async def test_a_full_storage_is_reported_with_its_cause(fake: FakeMainApi) -> N
 
 
 async def test_before_any_byte_the_whole_file_is_requested() -> None:
-    download = Download(io.BytesIO(), max_bytes=len(BODY))
+    download = Download(-1, max_bytes=len(BODY))
     assert not download.headers()
-    assert not download.resumable
+    assert not download.validator
 
 
 async def test_the_rest_is_requested_for_the_same_version_only(fake: FakeMainApi) -> None:
-    image, target = fake.add(BODY), io.BytesIO()
-    download = Download(target, max_bytes=len(BODY))
-    async with ClientSession() as session, session.get(fake.base + image.image_path) as answer:
-        await download.receive(answer)
-        assert download.headers() == {
-            "Range": f"bytes={len(BODY)}-",
-            "If-Range": answer.headers["ETag"],
-        }
-    assert target.getvalue() == BODY
+    image = fake.add(BODY)
+    with TemporaryFile(buffering=0) as target:
+        download = Download(target.fileno(), max_bytes=len(BODY))
+        async with ClientSession() as session, session.get(fake.base + image.image_path) as answer:
+            await download.receive(answer)
+            assert download.headers() == {
+                "Range": f"bytes={len(BODY)}-",
+                "If-Range": answer.headers["ETag"],
+            }
+        assert os.pread(target.fileno(), 2 * len(BODY), 0) == BODY

@@ -1,22 +1,46 @@
-"""The upload queue, and the main API of this server without HTTP."""
+"""The upload queue: accepting uploads, their state changes, and the main API without HTTP."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from proxy.app.ingest import open_main_api
-from proxy.domain.errors import MainApiRefused, PendingNotFound, UploadGone, UploadStorageError
+from proxy.domain.errors import (
+    CommitUncertain,
+    MainApiRefused,
+    PendingNotFound,
+    UploadGone,
+    UploadStorageError,
+)
 from proxy.domain.media import DataType
+from proxy.domain.upload import UPLOAD_FIELDS
 from proxy.ingest.main_api import MainApi
-from proxy.ingest.uploads.upload_queue import LocalMainApi, UploadQueue
-from proxy.storage.database.upload_repository import UploadRepository
+from proxy.ingest.uploads.upload_queue import LocalMainApi, Uploader, UploadQueue
+from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.upload_files import OpenUpload, TempName, UploadFiles
+from tests.support.mariadb import MariaDB
+from tests.support.mounts import Mount
 from tests.support.server import Serve, Serving
-from tests.support.uploads import LOGO, MAIN, PHOTO, USERS, temp_files, upload
+from tests.support.uploads import (
+    KEYED,
+    LOGO,
+    MAIN,
+    PHOTO,
+    USERS,
+    form,
+    nothing_is_left,
+    queue,
+    signed,
+    temp_files,
+    upload,
+)
 
 PATH = "/temp_images/profiles/1-profile-1-1.jpg"
 
@@ -38,18 +62,18 @@ class FakeFiles:
         return True
 
 
-def queue(files: FakeFiles) -> UploadQueue:
+def queue_of(files: FakeFiles) -> UploadQueue:
     return UploadQueue(cast("UploadRepository", None), cast("UploadFiles", files))
 
 
 async def test_the_file_of_a_finished_upload_is_deleted() -> None:
     files = FakeFiles()
-    await queue(files).discard(PATH)
+    await queue_of(files).discard(PATH)
     assert files.removed == [TempName("profiles", "1-profile-1-1.jpg")]
 
 
 async def test_a_failed_deletion_is_left_to_the_sweep() -> None:
-    await queue(FakeFiles(fails=True)).discard(PATH)
+    await queue_of(FakeFiles(fails=True)).discard(PATH)
 
 
 PATHS_ELSEWHERE: Collection[str] = (
@@ -64,10 +88,10 @@ PATHS_ELSEWHERE: Collection[str] = (
 @pytest.mark.parametrize("path", PATHS_ELSEWHERE)
 async def test_a_path_outside_the_upload_folders_is_never_touched(path: str) -> None:
     files = FakeFiles()
-    await queue(files).discard(path)
+    await queue_of(files).discard(path)
     assert files.removed == []
     with pytest.raises(PendingNotFound):
-        await queue(files).open(path)
+        await queue_of(files).open(path)
 
 
 @pytest.fixture
@@ -82,7 +106,9 @@ async def api(server: Serving, request: pytest.FixtureRequest) -> AsyncIterator[
     if request.param == "local":
         yield LocalMainApi(server.main.queue)
         return
-    async with open_main_api(server.services.settings, str(server.client.make_url(""))) as client:
+    async with open_main_api(
+        server.services.settings, str(server.client.make_url("")).rstrip("/")
+    ) as client:
         yield client
 
 
@@ -137,3 +163,86 @@ async def test_an_unknown_upload_is_gone(server: Serving, api: MainApi) -> None:
         await api.complete(999, {"media_id": "7"})
     with pytest.raises(UploadGone):
         await api.cleanup(999)
+
+
+async def refused(server: Serving) -> int:
+    data = form({"profile_image": PHOTO, "logo_image": LOGO})
+    async with server.client.patch("/users/me", data=data, headers=signed()) as answer:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        return answer.status
+
+
+async def test_a_full_disk_is_reported_and_leaves_nothing(
+    serve: Serve, tmp_path: Path, mounted: Mount
+) -> None:
+    root = tmp_path / "small"
+    with mounted(root, "size=100k"):
+        server = await serve(main={**MAIN, "temp_root": str(root)}, users=USERS)
+        assert await refused(server) == 507
+        assert await nothing_is_left(server)
+        assert server.metric("smartserve_upload_refusals_total", reason="no_space") == 1
+        await upload(server, {"logo_image": LOGO})
+
+
+async def test_a_missing_folder_is_reported(serve: Serve, tmp_path: Path) -> None:
+    server = await serve(main={**MAIN, "temp_root": str(tmp_path / "none")}, users=USERS)
+    assert await refused(server) == 503
+
+
+@pytest.mark.slow
+async def test_an_unavailable_database_is_reported_and_leaves_nothing(
+    serve: Serve, mariadb: MariaDB
+) -> None:
+    url = mariadb.url(mariadb.create_database())
+    quick = {"query_timeout_s": 2, "connect_timeout_s": 1}
+    server = await serve(main={**MAIN, "url": url}, users=USERS, database=quick)
+    await upload(server)
+    before = temp_files(server)
+    mariadb.stop()
+    try:
+        assert await refused(server) == 503
+        assert temp_files(server) == before
+        async with server.client.get("/api/media/pending/all", headers=KEYED) as answer:
+            assert answer.status == 503
+            assert "Retry-After" in answer.headers
+    finally:
+        mariadb.start()
+    assert (await queue(server))["total"] == 1
+    await upload(server)
+    assert (await queue(server))["total"] == 2
+
+
+class SlowCommit(UploadRepository):
+    """Commits after the caller has given up."""
+
+    committed: Callable[[], Awaitable[list[int]]]
+
+    async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:
+        self.committed = partial(super().insert, user_id, uploads)
+        raise CommitUncertain("slow", retry_after_s=1)
+
+
+async def test_files_stay_while_a_commit_is_uncertain(server: Serving) -> None:
+    assert server.main is not None
+    settings = server.services.settings
+    async with SlowCommit(settings.main_url, settings.database, own=True) as slow:
+        uploader = Uploader(
+            queue=UploadQueue(slow, server.main.queue.files),
+            source_types=["jpeg"],
+            max_file_bytes=1_000_000,
+            metrics=server.services.metrics,
+            on_upload=asyncio.Event().set,
+        )
+        with pytest.raises(CommitUncertain):
+            await accept(uploader)
+        await slow.committed()
+    assert (await queue(server))["total"] == len(temp_files(server)) == 1
+
+
+async def accept(uploader: Uploader) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield PHOTO
+
+    async with uploader.begin(456) as one:
+        await one.add(UPLOAD_FIELDS["profile_image"], "x.jpg", pieces())
+        await one.finish()
