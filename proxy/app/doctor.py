@@ -45,6 +45,7 @@ async def open_installation(
         yield Installation(
             settings=settings,
             config=config,
+            # Functions rather than results: each check opens what it needs and reports its error.
             startup_faults=installation_faults,
             schemas=schemas(settings),
             rows=partial(_open_rows, settings),

@@ -98,6 +98,7 @@ async def open_ingest(
         else nullcontext(LocalMainApi(queue))
     )
     async with opened as api, open_analyst(services) as analyst:
+        # With the dispatcher of uploads, whose workers are counted apart from those of clients.
         section, serving = settings.ingest, services.serving
         steps = IngestSteps(
             api=api,

@@ -62,6 +62,7 @@ async def open_services(settings: Settings, *, tracing: Tracing = OFF) -> AsyncI
         serving = await stack.enter_async_context(
             open_serving(settings, storage, rendering, metrics=metrics, supervisor=supervisor)
         )
+        # Closed before serving and storage, which steps that run late still use.
         step_timeouts = StepTimeouts(settings.ingest)
         stack.push_async_callback(step_timeouts.aclose)
         # Runs first at the end: no new job is accepted while the rest is closed.

@@ -49,6 +49,7 @@ async def open_serving(
     supervisor: TaskSupervisor,
 ) -> AsyncIterator[ServingServices]:
     """Build the services, and end the work under way after the block."""
+    # Renders for clients and finals teach one model what an encode costs.
     rules, costs = rendering.rules, EncodeCostModel()
     planner = RenderPlanner(rules)
     load_shedder = LoadShedder(rendering.admission, metrics.loop_lag)
@@ -101,6 +102,7 @@ async def open_serving(
         budget_s=settings.upgrades.budget_s,
         upgrade=finals_queue.request,
     )
+    # Uploads and `warm` wait for their finals, so they use the main pool at normal priority.
     finals = new_finals(dispatcher=rendering.upload_dispatcher)
     # A purged or replaced image must not be rendered from its old facts.
     storage.invalidators.extend((finals_queue.forget, image_info.forget))

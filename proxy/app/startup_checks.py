@@ -73,6 +73,7 @@ def floor_faults(found: Mapping[str, str]) -> list[str]:
 
 def at_least(version: str, floor: str) -> bool:
     """Return whether a version is ``floor`` or later (PEP 440); False if it cannot be parsed."""
+    # Not compared as text: "3.14" is later than "3.9".
     try:
         return Version(version) >= Version(floor)
     except InvalidVersion:
@@ -94,6 +95,7 @@ def installation_faults(settings: Settings) -> list[str]:
     faults = [*access_faults(settings), *_package_faults()]
     urls = {"database.url": settings.database_url, "main.url": settings.main.url}
     for setting, url in urls.items():
+        # An empty main.url means the media database, which is checked already.
         try:
             if url:
                 parse_url(url, setting=setting)

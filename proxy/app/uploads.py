@@ -63,6 +63,7 @@ class UploadServices:
             uploader=uploader,
             timeout_s=section.upload_timeout_s,
             stall_s=section.upload_stall_s,
+            # Several errors have the same reason.
             on_refusal=metrics.upload_refusals(sorted(set(REASONS.values()))),
         )
 
@@ -100,6 +101,7 @@ class UploadServices:
             partial(_try_round, "sweep", self.sweeper.run),
             every_s=_SWEEP_EVERY_S,
         )
+        # Two tasks: a sweep of a slow directory must not delay the addresses of users' images.
         async with replacing, sweeping:
             yield
 

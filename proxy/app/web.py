@@ -60,6 +60,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
             "workers": services.rendering.pool.check,
         }
     )
+    # Only workers report versions of libvips: the server process never loads it.
     services.metrics.worker(services.rendering.pool.hello)
     images_handler = ImageHandler(
         database=storage.database,
@@ -92,6 +93,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         handlers += [uploads.uploads(services.metrics), uploads.media_api(services.metrics)]
     app = create_app(settings, handlers)
     runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
+    # Last, because the figures of the runner are among them.
     services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))
     return HttpServer(runner, health, access_log)
 
@@ -143,6 +145,7 @@ def _oembed(services: Services) -> OembedHandler:
 
 def _page_local(settings: Settings, uploads: UploadServices | None) -> LocalPageHandler | None:
     """Return the page for local uploads, if only this machine is served and signs the tokens."""
+    # The tokens that the page issues are valid for real uploads.
     if uploads is None or not has_local_uploads(settings):
         return None
     return LocalPageHandler(

@@ -50,6 +50,7 @@ class WebpDraftSettings(Section):
 
     def profile(self) -> EncoderProfile:
         """Return the libvips save options."""
+        # Options that are off are left out, so that they do not change the keys of renditions.
         smart = {"smart_subsample": True} if self.smart_subsample else {}
         return _profile(Format.WEBP, Q=self.quality, effort=self.effort, **smart)
 
@@ -118,6 +119,7 @@ class AvifFinalSettings(QualityBounds, AvifDraftSettings):
     def profile(self) -> EncoderProfile:
         """Return the libvips save options."""
         plain = super().profile()
+        # The default of the encoder itself: the option is left out.
         if self.tune == "default":
             return plain
         return _profile(Format.AVIF, **dict(plain.options), tune=self.tune)
@@ -222,4 +224,5 @@ class EncoderSettings(Section):
 
 
 def _profile(fmt: Format, **options: int | bool | str) -> EncoderProfile:
+    # Sorted, because the options are a part of the keys of renditions.
     return EncoderProfile(fmt, tuple(sorted(options.items())))

@@ -29,6 +29,7 @@ def admin_key(section: AdminSettings) -> str:
 
 def access_faults(settings: Settings) -> list[str]:
     """Return why the server must not listen with these settings. May resolve a host name."""
+    # Only the admin routes can be without a key: the keys of all others are generated.
     if not settings.admin.enabled:
         return []
     try:
@@ -69,6 +70,7 @@ def is_loopback(host: str) -> bool:
     A name that cannot be resolved counts as reachable, which is the safe answer.
     """
     try:
+        # AI_PASSIVE: an empty host means all interfaces, as for bind(2), and not loopback.
         found = socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         return False

@@ -188,6 +188,7 @@ def _range(field: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
+    # Whole numbers without ".0", although the setting may be a float.
     if value != int(value):
         return repr(value)
     return f"{int(value):_}" if value >= _LARGE else str(int(value))
@@ -201,6 +202,7 @@ def _toml(value: object) -> str:
         return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _number(value)
+    # A JSON string is also a basic string of TOML.
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -85,6 +85,7 @@ class Settings(Section):
         # Every request without size= depends on it.
         if DEFAULT_SIZE not in sizes:
             raise ValueError(f"must define {DEFAULT_SIZE!r}, the size of a request that names none")
+        # Names are values of a query parameter and labels of metrics.
         if wrong := [name for name in sizes if not _SIZE_NAME.fullmatch(name)]:
             raise ValueError(
                 "names must consist of ASCII letters, digits, - and _, and must not be w with a"

@@ -50,6 +50,7 @@ def checked(check: Callable[[str], None]) -> AfterValidator:
     """Return a validator of a setting that applies ``check`` unless the setting is empty."""
 
     def validate(key: str) -> str:
+        # Empty means not set, as for every setting.
         if key:
             check(key)
         return key

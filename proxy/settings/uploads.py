@@ -184,6 +184,7 @@ def token_key(section: UserSettings, key_directory: Path) -> TokenKey:
 
     Blocks and raises like `media_api_key`.
     """
+    # The section allows one of the three only, so the order of these checks does not matter.
     setting = "users.jwt_public_key_file"
     if key := stored_key("", section.jwt_public_key_file, setting=setting, check=_check_public_key):
         return TokenKey("RS256", key)

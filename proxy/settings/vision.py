@@ -28,6 +28,7 @@ class ProviderSettings(Section):
     """Address of the API."""
     timeout_s: PositiveSeconds = 30
     """Time limit of one request."""
+    # Every attempt counts towards max_requests_per_day.
     max_attempts: int = Field(3, ge=1, le=10)
     """Maximum number of attempts if a request fails temporarily."""
     backoff_s: PositiveSeconds = 0.5
@@ -59,6 +60,7 @@ class OpenAISettings(ProviderSettings):
     """Address of the API. vLLM, Ollama and others are compatible."""
     model: str = Field("gpt-4o-mini", min_length=1, max_length=200)
     """Name of the model."""
+    # "low" costs the least: a fixed number of tokens for an image of any size.
     detail: Literal["low", "high", "auto"] = "auto"
     """Resolution at which the model reads the image."""
     max_output_tokens: int = Field(800, ge=50, le=100_000)
@@ -88,6 +90,7 @@ class TextSettings(Section):
     @field_validator("languages")
     @classmethod
     def _check_languages(cls, languages: str) -> str:
+        # The value becomes an argument of the program, which also accepts paths.
         if not _LANGUAGES.fullmatch(languages):
             raise ValueError("must be language names joined by +")
         return languages

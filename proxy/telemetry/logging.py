@@ -34,8 +34,10 @@ def configure_logs(settings: LogSettings) -> None:
         logger_factory=(
             structlog.PrintLoggerFactory(sys.stderr)
             if settings.format == "console"
+            # orjson returns bytes: they are written without decoding and encoding them.
             else structlog.BytesLoggerFactory(sys.stderr.buffer)
         ),
+        # Modules create their loggers at import; without this each call would build one anew.
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -50,6 +52,7 @@ def configure_logs(settings: LogSettings) -> None:
         )
     )
     handler.addFilter(_is_relevant)
+    # At least warnings: at level info SQLAlchemy logs each query.
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
 
 
@@ -92,6 +95,7 @@ class AccessLog:
     def __init__(self, settings: LogSettings, stream: BinaryIO | None = None) -> None:
         """``stream`` defaults to standard error."""
         self._stream = stream or sys.stderr.buffer
+        # Only the renderer: a line has all its fields, and no exception.
         self._render = _rendering(settings)[-1]
         self._lines: list[bytes] = []
         self._due: asyncio.TimerHandle | None = None
@@ -112,6 +116,7 @@ class AccessLog:
             self._due = None
         lines, self._lines = self._lines, []
         if lines:
+            # ValueError: the stream is closed. Requests are answered even if nobody reads the log.
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(b"\n".join(lines) + b"\n")
                 self._stream.flush()

@@ -43,6 +43,7 @@ LAG_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds: from an HTTP callback to the analysis by a large model."""
 
+# They would double the number of series: each counter and histogram would have a `_created` one.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Statistics = Callable[[], Mapping[str, float]]
@@ -50,6 +51,7 @@ Statistics = Callable[[], Mapping[str, float]]
 
 def _exemplar() -> dict[str, str] | None:
     """Return the labels of an exemplar inside a sampled trace."""
+    # Checked first: without tracing no function of `tracing` is called on the request path.
     if STATE.tracer is None:
         return None
     trace_id = current_trace_id()

@@ -61,6 +61,7 @@ class RequestHistogram:
         self.body_bytes += body_bytes
         self.first_byte_s += first_byte_s
         self.last_byte_s += last_byte_s
+        # bisect_left: the upper bound of a Prometheus bucket is inclusive.
         self.first_byte[bisect_left(BUCKETS, first_byte_s)] += 1
         self.last_byte[bisect_left(BUCKETS, last_byte_s)] += 1
 
@@ -84,6 +85,7 @@ class RequestHistograms:
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families of requests."""
+        # A copy: a request may add labels while a scrape consumes this generator.
         histograms = dict(self._request_histograms)
         requests = CounterMetricFamily(
             "smartserve_requests", "Responses sent.", labels=RequestLabels._fields
@@ -142,6 +144,7 @@ def _durations(
         counts[values] = [a + b for a, b in zip(before, buckets, strict=True)]
         sums[values] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
         for at, example in examples.items():
+            # Several label sets share a bucket here, each with an exemplar of its own.
             known = latest.get((values, at), example)
             latest[values, at] = max(known, example, key=lambda one: one.timestamp or 0)
     family = HistogramMetricFamily(name, text, labels=labels)

@@ -76,6 +76,7 @@ async def open_tracing(settings: TracingSettings) -> AsyncIterator[Tracing]:
     from proxy.telemetry.tracing.exporter import Exporter  # noqa: PLC0415 - see above
 
     exporter = Exporter(settings)
+    # Restored afterwards, as a process may run several servers, which tests do.
     before, STATE.tracer = STATE.tracer, exporter.tracer
     try:
         yield Tracing(

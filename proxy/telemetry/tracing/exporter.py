@@ -58,6 +58,7 @@ class Exporter:
             self._provider = TracerProvider(
                 sampler=_LinkSampler(TraceIdRatioBased(settings.ratio)),
                 resource=_resource(settings.service_name),
+                # `aclose` ends it: the SDK's own exit handler would wait without a limit.
                 shutdown_on_exit=False,
             )
         except ValueError as error:
@@ -127,6 +128,7 @@ class _BoundedQueue(BatchSpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, or drop it if the queue is full."""
+        # Checked here, because the SDK's queue would drop its oldest span instead.
         if self._queued - self.sender.received >= self._max_queue:
             self.dropped += 1
             return
@@ -147,6 +149,7 @@ class _Sender(OTLPSpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch. If it fails after the exporter's own retries, it is lost."""
         self.received += len(spans)
+        # Remains so if the exporter raises.
         result = SpanExportResult.FAILURE
         try:
             result = super().export(spans)
@@ -159,6 +162,7 @@ class _Sender(OTLPSpanExporter):
 
     def shutdown(self) -> None:
         """Stop all retries; only the first call has an effect."""
+        # Called by the provider, and by `aclose` after a time-out. The SDK warns of a second call.
         if self._ended.acquire(blocking=False):
             super().shutdown()  # type: ignore[no-untyped-call]
 
@@ -179,6 +183,7 @@ class _Noise(logging.Handler):
         self._logged.clear()
         logger = logging.getLogger("opentelemetry")
         logger.addHandler(self)
+        # Otherwise the root handler would log each record as well, with its traceback.
         logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:

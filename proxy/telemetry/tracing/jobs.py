@@ -53,6 +53,7 @@ class JobSpan:
             record("queue", self._queued_at, error=error)
             return
         results = self.result.results if isinstance(self.result, RenditionSetResult) else ()
+        # A job that is not framed has one output: its stages are directly below the job.
         framed = isinstance(self._job, RenditionSet) and self._job.framed
         only = results[0] if results and not framed else None
         single = only if isinstance(only, RenderResult) else None
@@ -69,6 +70,7 @@ class JobSpan:
 @contextmanager
 def job_span(job: Job[Any]) -> Iterator[JobSpan | None]:
     """Record the job that the block runs; yield None outside a sampled trace."""
+    # Most requests are not sampled: then no timestamps are taken.
     if current_context() is None:
         yield None
         return
