@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, ClassVar, NamedTuple
 
 import jwt
@@ -269,10 +269,17 @@ def caller_of(request: web.BaseRequest) -> Caller:
     return Caller(_network(request.remote or ""), forwarded)
 
 
-def _network(remote: str) -> str:
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address without its zone (``%eth0``), or None if the text is not one."""
     try:
-        address = ip_address(remote.partition("%")[0])
+        return ip_address(text.partition("%")[0])
     except ValueError:
+        return None
+
+
+def _network(remote: str) -> str:
+    address = parse_address(remote)
+    if address is None:
         return "local"  # a Unix socket, which has no address
     if not isinstance(address, IPv6Address):
         return str(address)

@@ -55,6 +55,8 @@ class Operation(NamedTuple):
     """The method of a handler class that answers it."""
     description: Json
     """The operation object of OpenAPI, in which a class stands for its schema."""
+    head: str = ""
+    """Summary of HEAD, if it is described too; aiohttp answers it by the handler of GET."""
 
 
 def operation(
@@ -65,6 +67,7 @@ def operation(
     problems: Iterable[int | tuple[int, str]] = (),
     body: Json | type | None = None,
     security: str | None = None,
+    head: str = "",
 ) -> Operation:
     """Return an operation. The handler's name and docstring become its id and summary.
 
@@ -92,24 +95,11 @@ def operation(
     # Of two descriptions of one status, the later one replaces the common one.
     texts = dict((one, PROBLEMS[one]) if isinstance(one, int) else one for one in problems)
     errors = {str(status): response(Problem, texts[status], PROBLEM_TYPE) for status in texts}
-    return Operation(route, handler, {**one, "responses": {**responses, **errors}})
+    return Operation(route, handler, {**one, "responses": {**responses, **errors}}, head)
 
 
 def _first_line(described: object) -> str:
     return str(described.__doc__).partition("\n")[0]
-
-
-def head_of(get: Operation, summary: str) -> Operation:
-    """Return the HEAD operation of a GET operation: the same responses without content."""
-    responses = {
-        status: {key: value for key, value in found.items() if key != "content"}
-        for status, found in get.description["responses"].items()
-    }
-    name = f"{get.description['operationId']}Head"
-    changed = {"operationId": name, "summary": summary, "responses": responses}
-    return get._replace(
-        route=get.route.replace("GET", "HEAD"), description={**get.description, **changed}
-    )
 
 
 def response(
@@ -190,9 +180,19 @@ def document(operations: Iterable[Operation]) -> Json:
         return value
 
     paths: Json = {}
-    for route, _, description in operations:
+    for route, _, description, head in operations:
         method, address = route.split()
-        paths.setdefault(address, {})[method.lower()] = resolved(description, "serialization")
+        one = resolved(description, "serialization")
+        methods = paths.setdefault(address, {})
+        methods[method.lower()] = one
+        if head:
+            # The same responses without content.
+            responses = {
+                status: {key: value for key, value in found.items() if key != "content"}
+                for status, found in one["responses"].items()
+            }
+            name = f"{one['operationId']}Head"
+            methods["head"] = one | {"operationId": name, "summary": head, "responses": responses}
     # One call for all types: schemas that several of them use are defined once.
     _, definitions = TypeAdapter.json_schemas(
         [(model, mode, TypeAdapter(model)) for model, mode in modes.items()],

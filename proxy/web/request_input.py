@@ -60,17 +60,20 @@ def whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def refuse_encoded(request: web.BaseRequest) -> None:
-    """Raise UnsupportedBody if the body is compressed."""
+def accept_body(request: web.BaseRequest, max_bytes: int) -> None:
+    """Let the client send the body; one that waits gets "100 Continue" (RFC 9110, 10.1.1).
+
+    Raises:
+        UnsupportedBody: it is compressed.
+        BodyTooLarge: its Content-Length exceeds the limit. It need not be sent at all.
+    """
     # A compressed body of a few kilobytes could expand past any limit.
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise UnsupportedBody(
             "compressed bodies are not accepted; send it without Content-Encoding"
         )
-
-
-def send_continue(request: web.BaseRequest) -> None:
-    """Send "100 Continue" if the client waits for it before the body (RFC 9110, 10.1.1)."""
+    if (request.content_length or 0) > max_bytes:
+        raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
     expects = any(
         name.lower() == b"expect" and value.strip().lower() == b"100-continue"
         for name, value in request.raw_headers
@@ -79,14 +82,6 @@ def send_continue(request: web.BaseRequest) -> None:
     waits = expects and request.version >= HttpVersion11 and not request.content.total_bytes
     if waits and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def accept_body(request: web.BaseRequest, max_bytes: int) -> None:
-    """Let the client send the body. One that is compressed or too large is rejected before."""
-    refuse_encoded(request)
-    if (request.content_length or 0) > max_bytes:
-        raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
-    send_continue(request)
 
 
 async def read_with_timeout(reading: Awaitable[_T], stall_s: float) -> _T:

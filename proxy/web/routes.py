@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from inspect import isfunction
 
 from aiohttp import web
@@ -40,7 +41,6 @@ from proxy.web.openapi import (
     cached,
     choice,
     document,
-    head_of,
     header,
     operation,
     path,
@@ -51,6 +51,7 @@ from proxy.web.openapi import (
 from proxy.web.request_input import ID_PATTERN
 
 _INFO = (400, 404, 415, 422, 500, 503, 504)
+_IMAGE = (*_INFO, 416)
 _NO_UPLOAD = (404, "There is no such upload.")
 _ENDED = (_NO_UPLOAD, (409, "The upload has ended differently, or two images are named."))
 _NOT_LOCAL = (403, "The client is not a browser on the server's own machine.")
@@ -73,13 +74,12 @@ def create_app(settings: Settings, handlers: Iterable[object]) -> web.Applicatio
         if isfunction(function)
     }
     app = web.Application()
-    for route, handler, _ in (*_files(settings), *_operations(settings)):
-        method, address = route.split()
-        # aiohttp answers HEAD by the handler of GET.
-        if method == "GET" and handler in methods:
-            app.router.add_get(address, methods[handler])
-        elif method != "HEAD" and handler in methods:
-            app.router.add_route(method, address, methods[handler])
+    for one in (*_files(settings), *_operations(settings)):
+        if one.handler in methods:
+            method, address = one.route.split()
+            # `web.get` and not `web.route` for GET: it adds HEAD.
+            add = web.get if method == "GET" else partial(web.route, method)
+            app.add_routes([add(address, methods[one.handler])])
     return app
 
 
@@ -138,22 +138,21 @@ def _images(settings: Settings) -> Operations:
         "206": {"description": "The range.", "headers": ranged, "content": content},
         "304": {**_VALID, "headers": headers},
     }
+    head = "Return headers without rendering."
     for handler, address in (
         (ImageHandler.serve, SERVE_ROUTE),
         (ImageHandler.api_images, API_IMAGES_ROUTE),
     ):
-        get = operation(
-            f"GET {address}", handler, *parameters, responses=responses, problems=(*_INFO, 416)
+        yield operation(
+            f"GET {address}", handler, *parameters, responses=responses, problems=_IMAGE, head=head
         )
-        yield get
-        yield head_of(get, "Return headers without rendering.")
 
 
 def _info() -> Operations:
-    answer = cached(ImageDescription)
-    get = operation("GET /info/{id}", InfoHandler.info, _MEDIA_ID, responses=answer, problems=_INFO)
-    yield get
-    yield head_of(get, "Return the description's headers.")
+    answer, head = cached(ImageDescription), "Return the description's headers."
+    yield operation(
+        "GET /info/{id}", InfoHandler.info, _MEDIA_ID, responses=answer, problems=_INFO, head=head
+    )
     pattern = text(f"^{ID_PATTERN}(,{ID_PATTERN}){{0,{MAX_IDS - 1}}}$")
     about = f"At most {MAX_IDS}, separated by commas."
     ids = query("ids", about, pattern, required=True, examples={"two": {"value": "1,2"}})

@@ -12,7 +12,6 @@ from proxy.web.openapi import (
     cached,
     choice,
     document,
-    head_of,
     operation,
     path,
     query,
@@ -60,7 +59,7 @@ def test_a_response_is_described_by_the_first_line_of_the_docstring() -> None:
 
 
 def test_the_id_the_summary_and_the_json_are_those_of_the_handler() -> None:
-    route, handler, one = operation("GET /x", return_it)
+    route, handler, one, _ = operation("GET /x", return_it)
     assert (route, handler) == ("GET /x", return_it)
     assert (one["operationId"], one["summary"]) == ("returnIt", "Return it.")
     assert list(one["responses"]) == ["200"]
@@ -99,14 +98,21 @@ def test_members_that_are_not_given_are_left_out() -> None:
 
 
 def test_head_has_the_responses_of_get_without_content() -> None:
-    answer = cached(Outer)
-    get = operation("GET /x", return_it, path("id", "An id."), responses=answer, problems=[404])
-    route, _, head = head_of(get, "Return its headers.")
-    assert (route, head["operationId"]) == ("HEAD /x", "returnItHead")
-    assert head["parameters"] == get.description["parameters"]
+    one = operation(
+        "GET /x",
+        return_it,
+        path("id", "An id."),
+        responses=cached(Outer),
+        problems=[404],
+        head="Return its headers.",
+    )
+    methods = document([one])["paths"]["/x"]
+    get, head = methods["get"], methods["head"]
+    assert (head["operationId"], head["summary"]) == ("returnItHead", "Return its headers.")
+    assert head["parameters"] == get["parameters"]
     assert set(head["responses"]) == {"200", "304", "404"}
     assert not any("content" in found for found in head["responses"].values())
-    assert "content" in get.description["responses"]["200"]
+    assert "content" in get["responses"]["200"]
 
 
 @pytest.mark.parametrize("status", ["200", "304"])

@@ -16,14 +16,13 @@ from proxy.domain.errors import (
     UnsupportedBody,
 )
 from proxy.web.request_input import (
+    accept_body,
     parse_id,
     path_id,
     read_json,
     read_with_timeout,
-    refuse_encoded,
     require_complete,
     require_json,
-    send_continue,
     whole_number,
 )
 from tests.web.bodies import body_request
@@ -92,12 +91,12 @@ async def test_a_body_with_a_malformed_end_is_not_complete() -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
 async def test_a_compressed_body_is_rejected(encoding: str) -> None:
     with pytest.raises(UnsupportedBody):
-        refuse_encoded(body_request(headers={"Content-Encoding": encoding}))
+        accept_body(body_request(headers={"Content-Encoding": encoding}), 9)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Encoding": " Identity "}])
 async def test_a_plain_body_is_accepted(headers: dict[str, str]) -> None:
-    refuse_encoded(body_request(headers=headers))
+    accept_body(body_request(headers=headers), 9)
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
@@ -116,7 +115,7 @@ EXPECT = {"Expect": "100-Continue"}
 
 async def test_a_client_that_waits_gets_100_continue() -> None:
     request = body_request(complete=False, headers=EXPECT)
-    send_continue(request)
+    accept_body(request, 9)
     assert request.transport is not None
     request.transport.write.assert_called_once_with(b"HTTP/1.1 100 Continue\r\n\r\n")  # type: ignore[attr-defined]
 
@@ -127,7 +126,7 @@ async def test_no_100_continue_is_sent_to_clients_that_do_not_wait() -> None:
         body_request(complete=False, headers=EXPECT, version=HttpVersion10),
         body_request([b"early"], complete=False, headers=EXPECT),
     ):
-        send_continue(request)
+        accept_body(request, 9)
         assert request.transport is not None
         request.transport.write.assert_not_called()  # type: ignore[attr-defined]
 

@@ -182,13 +182,9 @@ class InfoHandler:
         info = await self.describer.describe(media)
         # None during a render of the image; then no format is reported as ready.
         stored = await self.delivery.stored(media.id) or ()
-        return describe_image(
-            media.id,
-            info,
-            sizes=self.planner.rules.sizes,
-            formats=self.planner.formats(info.facts),
-            ready=self.planner.available(media, info.facts, frozenset(stored)),
-        )
+        ready = self.planner.available(media, info.facts, frozenset(stored))
+        formats = self.planner.formats(info.facts)
+        return describe_image(media.id, info, self.planner.rules.sizes, formats, ready)
 
     def _list_lifetime(self, missing: Sequence[MissingImage]) -> str:
         # A server-side failure may be over at the next request; a 404 lasts a while.

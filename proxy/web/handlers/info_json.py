@@ -114,7 +114,6 @@ def sizes_advice(facts: MediaFacts) -> str:
 def describe_image(
     media_id: int,
     info: ImageInfo,
-    *,
     sizes: Mapping[str, SizeSpec],
     formats: tuple[Format, ...],
     ready: Mapping[str, Mapping[Format, bool]],

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +24,7 @@ from proxy.domain.request import Outcome
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository
-from proxy.web.auth import caller_of, issue
+from proxy.web.auth import caller_of, issue, parse_address
 from proxy.web.handlers.images import accept_header
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import cached_json, json_route, with_etag
@@ -232,10 +231,8 @@ def check_local(request: web.BaseRequest) -> None:
 
 
 def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    parsed = parse_address(address)
+    return parsed is not None and parsed.is_loopback
 
 
 def _names_loopback(host: str) -> bool:
