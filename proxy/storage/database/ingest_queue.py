@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -73,10 +72,9 @@ class IngestQueue:
         before the list was requested) is reopened: the main API did not store the result. An upload
         that was settled later is not, because the list may be older than the result.
         """
-        left = iter(uploads)
         added = 0
-        while chunk := list(islice(left, _BATCH)):
-            added += await self._enqueue(chunk, settled_before)
+        for start in range(0, len(uploads), _BATCH):
+            added += await self._enqueue(uploads[start : start + _BATCH], settled_before)
         return added
 
     async def _enqueue(self, uploads: Sequence[Upload], settled_before: float) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Executable, delete, func, insert, update
@@ -14,13 +13,7 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.upload import Lease, Step, StepState
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.media_repository import (
-    BY_ID,
-    SAVE_FACTS,
-    fact_values,
-    media_of,
-    save_bound_facts,
-)
+from proxy.storage.database.media_repository import bind_facts
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,
@@ -33,7 +26,7 @@ from proxy.storage.database.transactions import SqlDatabase
 
 T = TypeVar("T")
 
-_items, _files, _steps = ingest_items.c, media_files.c, processing_checklist.c
+_items, _steps = ingest_items.c, processing_checklist.c
 # Columns of 255 characters that a language model fills with text of any length.
 _SHORT_COLUMNS = ("style_classification", "medium_detected")
 _MAX_SHORT = 255
@@ -92,17 +85,30 @@ class LeasedWriter(SqlDatabase):
 
     async def save_original(self, lease: Lease, facts: MediaFacts) -> None:
         """Store where the original is; from the commit on the image is served."""
+        await self._save_file(
+            lease,
+            Step.RETRIEVE_FILE,
+            facts,
+            bulk_path=facts.source_path,
+            mime_type=SOURCE_MEDIA_TYPES[facts.source_type],
+            file_size=facts.byte_size,
+            status=MediaStatus.PROCESSING,
+        )
 
+    async def save_library_file(self, lease: Lease, library_path: str) -> None:
+        """Store where the processed file is, and mark the medium as completed."""
+        values = {"library_path": library_path, "status": MediaStatus.COMPLETED}
+        await self._save_file(lease, Step.RESIZE_OPTIMIZE, None, **values)
+
+    async def _save_file(
+        self, lease: Lease, step: Step, facts: MediaFacts | None, **values: Any
+    ) -> None:
         async def work(connection: AsyncConnection) -> None:
-            values = {
-                "bulk_path": facts.source_path,
-                "mime_type": SOURCE_MEDIA_TYPES[facts.source_type],
-                "file_size": facts.byte_size,
-                "status": MediaStatus.PROCESSING,
-            }
-            await connection.execute(_medium(lease, values))
-            await save_bound_facts(connection, lease.media_id, facts)
-            await connection.execute(_completed(lease, Step.RETRIEVE_FILE))
+            medium = update(media_files).where(media_files.c.id == lease.media_id)
+            await connection.execute(medium.values(values))
+            # The row has another version now, and facts are valid for one version only.
+            await bind_facts(connection, lease.media_id, facts)
+            await connection.execute(_checklist(lease, {step: StepState.COMPLETED}))
 
         await self.fenced(lease, work)
 
@@ -128,42 +134,12 @@ class LeasedWriter(SqlDatabase):
                 row = {"media_id": lease.media_id, **values}
                 await connection.execute(insert(table).values(row))
             if focus is not None:
-                await _rebind_facts(connection, lease.media_id, focus)
-            await connection.execute(_completed(lease, Step.AI_VISUAL_ANALYSIS))
+                await bind_facts(connection, lease.media_id, focus=focus)
+            done = {Step.AI_VISUAL_ANALYSIS: StepState.COMPLETED}
+            await connection.execute(_checklist(lease, done))
 
         await self.fenced(lease, work)
-
-    async def save_library_file(self, lease: Lease, library_path: str) -> None:
-        """Store where the processed file is, and mark the medium as completed."""
-
-        async def work(connection: AsyncConnection) -> None:
-            values = {"library_path": library_path, "status": MediaStatus.COMPLETED}
-            await connection.execute(_medium(lease, values))
-            await _rebind_facts(connection, lease.media_id)
-            await connection.execute(_completed(lease, Step.RESIZE_OPTIMIZE))
-
-        await self.fenced(lease, work)
-
-
-def _medium(lease: Lease, values: Mapping[str, Any]) -> Any:
-    return update(media_files).where(_files.id == lease.media_id).values(values)
 
 
 def _checklist(lease: Lease, values: Mapping[Any, Any]) -> Any:
     return update(processing_checklist).where(_steps.media_id == lease.media_id).values(values)
-
-
-def _completed(lease: Lease, step: Step) -> Any:
-    return _checklist(lease, {step: StepState.COMPLETED})
-
-
-async def _rebind_facts(
-    connection: AsyncConnection, media_id: int, focus: Focus | None = None
-) -> None:
-    """Keep the facts valid although the row has changed: the file is the same."""
-    media = media_of((await connection.execute(BY_ID, {"media_id": media_id})).one())
-    # A row whose source path has changed has another file; its facts must expire.
-    if media.facts is not None and media.facts.source_path == media.source_path:
-        focus = focus or media.facts.focus
-        facts = replace(media.facts, row_version=media.row_version, focus=focus)
-        await connection.execute(SAVE_FACTS, fact_values(media_id, facts))

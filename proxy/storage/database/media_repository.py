@@ -62,8 +62,7 @@ _SELECT: sa.Select[Any] = sa.select(
     sa.exists().where(_fallbacks.media_id == _files.id).label("has_fallbacks"),
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
 
-BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
-"""Selects the row that `media_of` converts."""
+_BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
 _BY_HASH = _SELECT.where(_facts.content_hash == sa.bindparam("content_hash"), _servable).order_by(
     _files.id
 )
@@ -77,7 +76,7 @@ _NEWEST = (
 )
 _FALLBACKS = sa.select(media_fallbacks).where(_fallbacks.media_id == sa.bindparam("media_id"))
 _DELETE_FACTS = sa.delete(media_facts).where(_facts.media_id == sa.bindparam("media_id"))
-SAVE_FACTS = _replace_into(media_facts, "learned_at")
+_SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
 
 
@@ -103,10 +102,10 @@ class SqlMediaRepository(SqlDatabase):
 
     async def find(self, media_id: int) -> Media | None:
         """Return the row with its facts and fallbacks, or None."""
-        rows = await self._read(BY_ID, media_id=media_id)
+        rows = await self._read(_BY_ID, media_id=media_id)
         if not rows:
             return None
-        media = media_of(rows[0])
+        media = _media_of(rows[0])
         if not rows[0].has_fallbacks:
             return media
         fallbacks = await self._read(_FALLBACKS, media_id=media_id)
@@ -114,7 +113,7 @@ class SqlMediaRepository(SqlDatabase):
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""
-        await self._execute(SAVE_FACTS, fact_values(media_id, facts))
+        await self._execute(_SAVE_FACTS, _fact_values(media_id, facts))
 
     async def delete_facts(self, media_id: int) -> None:
         """Delete the facts of a source."""
@@ -122,7 +121,7 @@ class SqlMediaRepository(SqlDatabase):
 
     async def add_fallback(self, media_id: int, facts: MediaFacts) -> None:
         """Store a file that replaces a missing source; equal content is stored once."""
-        await self._execute(_SAVE_FALLBACK, fact_values(media_id, facts))
+        await self._execute(_SAVE_FALLBACK, _fact_values(media_id, facts))
 
     async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         """Insert a row and its facts in one transaction; return the new id."""
@@ -135,19 +134,19 @@ class SqlMediaRepository(SqlDatabase):
                 }
                 result = await connection.execute(sa.insert(media_files), values)
                 media_id: int = result.lastrowid
-                await save_bound_facts(connection, media_id, facts)
+                await bind_facts(connection, media_id, facts)
         return media_id
 
     async def ping(self) -> None:
         """Run the query of `find`, so that missing privileges on either table are detected."""
-        await self._read(BY_ID, media_id=0)
+        await self._read(_BY_ID, media_id=0)
 
     async def find_by_hash(self, content_hash: str) -> Media | None:
         """Return the oldest servable row whose source has this content hash, or None."""
         rows = await self._read(_BY_HASH, content_hash=content_hash)
         # Whether the facts belong to the current file is not decided in SQL: the two tables may
         # have different collations, and MySQL then refuses to compare their paths.
-        return next((media for media in map(media_of, rows) if media.known_facts), None)
+        return next((media for media in map(_media_of, rows) if media.known_facts), None)
 
     async def ids(self, *, after: int = 0, limit: int = 1000) -> Sequence[int]:
         """Return a page of ids of servable rows above ``after``, ascending."""
@@ -162,7 +161,7 @@ class SqlMediaRepository(SqlDatabase):
 
     async def newest(self, *, before: int, limit: int) -> Sequence[Media]:
         """Return servable rows with ids below ``before``, descending, with their facts."""
-        return [media_of(row) for row in await self._read(_NEWEST, before=before, limit=limit)]
+        return [_media_of(row) for row in await self._read(_NEWEST, before=before, limit=limit)]
 
     async def paths(self, *, after: int = 0, limit: int = 1000) -> Sequence[MediaPaths]:
         """Return a page of the paths of rows of any status above ``after``, ascending by id."""
@@ -195,23 +194,35 @@ class SqlMediaRepository(SqlDatabase):
             self._statistics["seconds"] += time.monotonic() - started
 
 
-async def save_bound_facts(connection: AsyncConnection, media_id: int, facts: MediaFacts) -> None:
-    """Store facts with the version that their row has now, in the transaction that changed it."""
+async def bind_facts(
+    connection: AsyncConnection,
+    media_id: int,
+    facts: MediaFacts | None = None,
+    *,
+    focus: Focus | None = None,
+) -> None:
+    """Store facts with the version that their row has now, in the transaction that changed it.
+
+    Without ``facts`` the stored ones stay valid if the row still has the same source.
+    """
     # Only the database knows the new version, so the row is read again.
-    row = (await connection.execute(BY_ID, {"media_id": media_id})).one()
-    bound = replace(facts, row_version=media_of(row).row_version)
-    await connection.execute(SAVE_FACTS, fact_values(media_id, bound))
+    media = _media_of((await connection.execute(_BY_ID, {"media_id": media_id})).one())
+    if facts is None and media.facts is not None and media.facts.source_path == media.source_path:
+        facts = media.facts
+    if facts is not None:
+        bound = replace(facts, row_version=media.row_version, focus=focus or facts.focus)
+        await connection.execute(_SAVE_FACTS, _fact_values(media_id, bound))
 
 
-def fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
-    """Return the parameters of `SAVE_FACTS`."""
+def _fact_values(media_id: int, facts: MediaFacts) -> dict[str, Any]:
+    """Return the parameters of `_SAVE_FACTS`."""
     values = asdict(facts) | {"media_id": media_id}
     focus = values.pop("focus") or {"x": None, "y": None}
     return values | {"focus_x": focus["x"], "focus_y": focus["y"]}
 
 
-def media_of(row: sa.Row[Any]) -> Media:
-    """Convert a row of `BY_ID`."""
+def _media_of(row: sa.Row[Any]) -> Media:
+    """Convert a row of `_BY_ID`."""
     values = {name: getattr(row, name) for name in _MEDIA_FIELDS}
     facts = None
     # NULL: the outer join has found no facts.

@@ -16,6 +16,7 @@ from cachetools import LRUCache, TTLCache
 from proxy.domain.errors import DatabaseUnavailable, SmartserveError
 from proxy.domain.media import Media, MediaFacts
 from proxy.runtime.circuit_breaker import CircuitBreaker
+from proxy.runtime.supervised_task import cancel
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 
@@ -62,10 +63,7 @@ class CachedMediaRepository:
 
     async def aclose(self) -> None:
         """Cancel the running queries and their callers."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*self._tasks)
 
     async def find(self, media_id: int) -> Media | None:
         """Return the row with its facts, or None; while the database fails, the last known row.

@@ -41,10 +41,10 @@ HASH_DIGITS = 16
 
 _THREADS = 4
 _FAILURES: Mapping[type[SmartserveError], str] = {
-    SourceMissing: "missing",
-    SourceUnavailable: "unavailable",
-    SourceTimeout: "timeout",
-    SourceTooLarge: "too_large",
+    SourceMissing: "failures_missing",
+    SourceUnavailable: "failures_unavailable",
+    SourceTimeout: "failures_timeout",
+    SourceTooLarge: "failures_too_large",
 }
 # The message to clients does not contain the path, which is not public.
 _MISSING = "the original of this image is missing"
@@ -80,8 +80,7 @@ class LocalOriginals:
         self._prefix = settings.strip_prefix or self._root
         self._max_bytes = settings.max_original_bytes
         self._threads = ThreadPool("originals", count=_THREADS, timeout_s=settings.open_timeout_s)
-        self._opened = 0
-        self._failures = dict.fromkeys(_FAILURES.values(), 0)
+        self._statistics = {"opened": 0, **dict.fromkeys(_FAILURES.values(), 0)}
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[OpenSource]:
@@ -99,7 +98,7 @@ class LocalOriginals:
             source = await self._threads.run(
                 partial(self._open, path), release=lambda late: os.close(late.descriptor)
             )
-        self._opened += 1
+        self._statistics["opened"] += 1
         try:
             yield source
         finally:
@@ -137,8 +136,7 @@ class LocalOriginals:
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of opened originals, and of failures as ``failures_<kind>``."""
-        failures = {f"failures_{kind}": count for kind, count in self._failures.items()}
-        return {"opened": self._opened, **failures}
+        return dict(self._statistics)
 
     async def aclose(self) -> None:
         """Reject further calls; a call that hangs in a dead file system is not waited for."""
@@ -181,10 +179,10 @@ class LocalOriginals:
         try:
             yield
         except TimeoutError as error:
-            self._failures["timeout"] += 1
+            self._statistics["failures_timeout"] += 1
             raise SourceTimeout(_OVERDUE) from error
         except SmartserveError as error:
-            self._failures[_FAILURES[type(error)]] += 1
+            self._statistics[_FAILURES[type(error)]] += 1
             raise
 
 
