@@ -3,71 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from proxy.runtime.supervised_task import cancel
 
 T = TypeVar("T")
-
-
-class SingleFlight(Generic[T]):
-    """Tracks the running work by key.
-
-    The work runs in a task of its own, so the cancellation of a caller, even of the first one, does
-    not affect the others.
-    """
-
-    def __init__(self) -> None:
-        self._running: dict[str, T] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._joined = 0
-
-    def join(self, key: str) -> T | None:
-        """Return the shared value of the running work, or None if there is none."""
-        value = self._running.get(key)
-        if value is not None:
-            self._joined += 1
-        return value
-
-    def start(self, key: str, value: T, work: Coroutine[Any, Any, None]) -> None:
-        """Start work under a key for which `join` has just returned None.
-
-        The coroutine must handle its own errors: nothing awaits it.
-        """
-        self._running[key] = value
-        task = asyncio.create_task(work)
-        # asyncio itself keeps only weak references to tasks.
-        self._tasks.add(task)
-        # A callback and not a coroutine around the work, which every step would pass through.
-        task.add_done_callback(partial(self._ended, key, value))
-
-    def _ended(self, key: str, value: T, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self.release(key, value)
-
-    def release(self, key: str, value: T) -> None:
-        """Make the next call start new work, although this one has not ended yet."""
-        # After an earlier release the key may belong to newer work.
-        if self._running.get(key) is value:
-            del self._running[key]
-
-    async def drain(self) -> None:
-        """Wait until all work that runs now has ended."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def aclose(self) -> None:
-        """Cancel all running work and wait until it has ended."""
-        # A task cancelled before its first step never runs, and its value would stay unresolved.
-        await asyncio.sleep(0)
-        for task in self._tasks:
-            task.cancel()
-        await self.drain()
-
-    def statistics(self) -> Mapping[str, float]:
-        """Return the running work, and the calls that joined work since the start."""
-        return {"under_way": len(self._running), "joined": self._joined}
 
 
 class SharedResults(Generic[T]):

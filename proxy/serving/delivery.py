@@ -29,7 +29,7 @@ from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.request import Origin, VariantRequest
 from proxy.domain.variant import Variant
-from proxy.serving.renderer import Renderer, RunningRender
+from proxy.serving.renderer import Renderer, RunningRender, sends_early
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions.rendition import Rendition
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -50,6 +50,8 @@ class DeliveryResult:
     format: Format
     """The format of the bytes; of two competing formats, the smaller one's."""
     origin: Origin
+    body: bytes | None = None
+    """All bytes, if they are in memory."""
     rendition: Rendition | None = None
     rendering: RunningRender | None = None
     draft: bool = False
@@ -125,7 +127,8 @@ class Delivery:
         variant, rendition = found
         origin = Origin.FALLBACK if plan.is_fallback else Origin(rendition.tier)
         fmt, draft = _format(variant, rendition.head), variant is plan.draft
-        return DeliveryResult(variant, fmt, origin, rendition=rendition, draft=draft)
+        body = rendition.body
+        return DeliveryResult(variant, fmt, origin, body, rendition=rendition, draft=draft)
 
     def first(self, plan: RenderPlan) -> Variant:
         """Return the variant to render if nothing is stored: the final if it is predicted quick."""
@@ -179,9 +182,10 @@ class Delivery:
         origin = Origin.RENDER if led else Origin.COALESCED
         if plan.is_fallback:
             origin = Origin.FALLBACK
-        head = b"" if variant.alternative is None else await rendering.stream.whole()
-        fmt, draft = _format(variant, head), variant is plan.draft
-        return DeliveryResult(variant, fmt, origin, rendering=rendering, draft=draft)
+        # A render that is not sent early is complete, and its first bytes show the format.
+        body = None if sends_early(variant) else await rendering.stream.whole()
+        fmt, draft = _format(variant, body or b""), variant is plan.draft
+        return DeliveryResult(variant, fmt, origin, body, rendering=rendering, draft=draft)
 
     async def _fallback(
         self, plan: RenderPlan, error: SmartserveError, stored: AbstractSet[str] | None
@@ -207,7 +211,8 @@ class Delivery:
             rendition = await self._store.get(variant)
             if rendition is not None:
                 fmt = _format(variant, rendition.head)
-                return DeliveryResult(variant, fmt, Origin.FALLBACK, rendition=rendition)
+                body = rendition.body
+                return DeliveryResult(variant, fmt, Origin.FALLBACK, body, rendition=rendition)
         return None
 
     def _log_fallback(self, media: Media, error: SmartserveError) -> None:

@@ -5,8 +5,8 @@ Also predicts what renders cost.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 from cachetools import LRUCache
@@ -15,7 +15,8 @@ from proxy.domain.errors import ShuttingDown, SmartserveError, SourceChanged
 from proxy.domain.render_plan import RenderPlan, RenderRules
 from proxy.domain.variant import Variant, stage_text, streams
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
-from proxy.runtime.single_flight import ByteStream, SingleFlight
+from proxy.runtime.single_flight import ByteStream
+from proxy.runtime.supervised_task import cancel
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -62,10 +63,11 @@ def sends_early(variant: Variant) -> bool:
     """Return whether a render is sent while it is being encoded.
 
     Only baseline JPEG is encoded from the first byte on. A small one is complete before a client
-    could read its first part, and is better sent with a Content-Length.
+    could read its first part, and is better sent with a Content-Length. Of two competing formats
+    no byte is sent before both are encoded.
     """
     large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
-    return streams(variant.profile) and large
+    return streams(variant.profile) and large and variant.alternative is None
 
 
 class RunningRender:
@@ -104,9 +106,10 @@ class Renderer:
         self._telemetry = telemetry
         self._costs = costs
         self._rules = rules
-        self._flight: SingleFlight[RunningRender] = SingleFlight()
-        self._media: Counter[int] = Counter()
-        """Renders under way by media id."""
+        self._running: dict[str, RunningRender] = {}
+        """Renders that requests may join, by digest."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._joined = 0
 
     def estimate_s(self, variant: Variant) -> float | None:
         """Return the predicted cost in seconds of processor time, or None if unknown."""
@@ -114,7 +117,7 @@ class Renderer:
 
     def renders(self, media_id: int) -> bool:
         """Return whether a rendition of the image is being rendered."""
-        return media_id in self._media
+        return any(one.variant.media_id == media_id for one in self._running.values())
 
     async def render(
         self, plan: RenderPlan, variant: Variant, on_wait: Callable[[bool], None] = lambda _: None
@@ -127,17 +130,17 @@ class Renderer:
         Raises:
             SmartserveError: the render failed, or the queue or the failure cache rejects it.
         """
-        early = sends_early(variant)
-        rendering = self._flight.join(variant.digest)
+        rendering = self._running.get(variant.digest)
         new = rendering is None
         on_wait(new)
         if rendering is None:
             # Nothing is started that would be rejected at once: a task costs more than this check.
             self._dispatcher.check(plan.media)
-            rendering = RunningRender(variant)
-            self._flight.start(variant.digest, rendering, self._run(plan, rendering))
+            rendering = self._start(plan, variant)
+        else:
+            self._joined += 1
         began = time.perf_counter()
-        if early:
+        if sends_early(variant):
             await rendering.stream.started()
         else:
             # The encoder writes everything at its end, so one wait replaces two.
@@ -146,10 +149,25 @@ class Renderer:
             record("coalesced", began, links=[rendering.span])
         return rendering, new
 
+    def _start(self, plan: RenderPlan, variant: Variant) -> RunningRender:
+        rendering = self._running[variant.digest] = RunningRender(variant)
+        # A task of its own: a request that leaves, even the first one, does not end the render.
+        task = asyncio.create_task(self._run(plan, rendering))
+        # asyncio itself keeps only weak references to tasks.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._release(rendering))
+        return rendering
+
+    def _release(self, rendering: RunningRender) -> None:
+        """Make the next request start a new render, although this one may not have ended yet."""
+        # After an earlier release the digest may belong to a newer render.
+        if self._running.get(rendering.variant.digest) is rendering:
+            del self._running[rendering.variant.digest]
+
     async def _run(self, plan: RenderPlan, rendering: RunningRender) -> None:
         """Render, then store; end when stored, so the next request finds it."""
-        media_id, stream = plan.media.id, rendering.stream
-        self._media[media_id] += 1
+        stream = rendering.stream
         try:
             # Requested before the render: a purge meanwhile also discards what is being rendered.
             ticket = self._store.ticket(rendering.variant)
@@ -167,14 +185,10 @@ class Renderer:
             # A cancellation. Without an end of the stream, the requests would wait for ever.
             self._fail(rendering, ShuttingDown("the server is stopping", retry_after_s=1))
             raise
-        finally:
-            self._media[media_id] -= 1
-            if not self._media[media_id]:
-                del self._media[media_id]
 
     def _fail(self, rendering: RunningRender, error: SmartserveError) -> None:
         """End a render for all waiting requests; first let later ones start a new render."""
-        self._flight.release(rendering.variant.digest, rendering)
+        self._release(rendering)
         # A stream that is complete was cancelled while it was stored: its bytes are good.
         if not rendering.stream.complete:
             rendering.stream.fail(error)
@@ -210,12 +224,14 @@ class Renderer:
 
     async def drain(self) -> None:
         """Return when all renders under way have ended and are stored."""
-        await self._flight.drain()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Cancel all renders under way."""
-        await self._flight.aclose()
+        """Cancel all renders under way and wait for their end."""
+        # A task cancelled before its first step never runs, and its requests would wait for ever.
+        await asyncio.sleep(0)
+        await cancel(*self._tasks)
 
     def statistics(self) -> Mapping[str, float]:
-        """Return the renders under way, and those started and joined since the start."""
-        return self._flight.statistics()
+        """Return the renders under way, and the requests that joined one since the start."""
+        return {"under_way": len(self._running), "joined": self._joined}

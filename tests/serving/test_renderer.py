@@ -140,3 +140,26 @@ def test_only_a_large_baseline_jpeg_is_sent_while_it_is_encoded() -> None:
     assert early("w=1920&format=jpeg")
     assert not early("size=thumbnail&format=jpeg")
     assert not early("w=1920&format=avif")
+
+
+async def test_other_variants_have_renders_of_their_own(bench: Bench) -> None:
+    tasks = [bench.fetch(a_plan(query)) for query in ("size=thumbnail", "size=detail")]
+    await turns(lambda: len(bench.jobs.outputs) == len(tasks))
+    assert bench.renderer.statistics() == {"under_way": 2, "joined": 0}
+    bench.jobs.go.set()
+    await asyncio.gather(*tasks)
+    await bench.renderer.drain()
+    assert bench.renderer.statistics() == {"under_way": 0, "joined": 0}
+
+
+async def test_a_render_that_failed_is_not_joined_while_it_ends(bench: Bench) -> None:
+    plan = a_plan()
+    bench.jobs.error = RenderTimeout("too slow")
+    first = bench.fetch(plan)
+    await turns(lambda: bench.jobs.outputs)
+    bench.jobs.go.set()
+    await turns(lambda: not bench.renderer.statistics()["under_way"])
+    bench.jobs.error = None
+    assert (await bench.delivery.fetch(plan)).origin is Origin.RENDER
+    with pytest.raises(RenderTimeout):
+        await first

@@ -22,12 +22,12 @@ from proxy.domain.worker_protocol import (
     JobFailure,
     RenditionSet,
     WorkerInfo,
+    decode,
     encode,
 )
 from proxy.rendering.pool.worker_start import (
     WorkerDied,
     WorkerStartOptions,
-    decoded,
     first_message,
     log_stderr,
     spawn,
@@ -277,14 +277,16 @@ class WorkerProcess:
     def _on_readable(self) -> None:
         """Receive the reply to the job in progress, or detect the end of the process."""
         try:
-            reply = decoded(self._connection.recv(MAX_DATAGRAM))
+            datagram = self._connection.recv(MAX_DATAGRAM)
+            reply = decode(datagram)
         except BlockingIOError:
             return
         except OSError:
             # The kernel resets the connection if a process ends with a datagram still unread.
             self._lose(WorkerDied("crash", started=False))
-        except WorkerDied as death:
-            self._lose(death)
+        except ValueError:
+            # An empty datagram is the end of the process.
+            self._lose(WorkerDied("protocol" if datagram else "crash"))
         else:
             self._free(reply)
 

@@ -8,7 +8,6 @@ import json
 import socket
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import structlog
 
@@ -100,20 +99,14 @@ async def _receive_info(connection: socket.socket) -> WorkerInfo:
         datagram = await asyncio.get_running_loop().sock_recv(connection, MAX_DATAGRAM)
     except OSError as error:
         raise WorkerDied("crash", started=False) from error
-    message: WorkerInfo | JobFailure = decoded(datagram)
+    try:
+        message: WorkerInfo | JobFailure = decode(datagram)
+    except ValueError as error:
+        # An empty datagram is the end of the process.
+        raise WorkerDied("protocol" if datagram else "crash") from error
     if isinstance(message, JobFailure):
         raise WorkerUnfit(message.detail)
     return message
-
-
-def decoded(datagram: bytes) -> Any:
-    """Decode a datagram; an empty one is the end of the process."""
-    if not datagram:
-        raise WorkerDied("crash")
-    try:
-        return decode(datagram)
-    except ValueError as error:
-        raise WorkerDied("protocol") from error
 
 
 async def log_stderr(stream: asyncio.StreamReader | None, pid: int) -> None:

@@ -28,6 +28,7 @@ from proxy.telemetry.tracing import STATE, background_span, current_context
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import SpanContext
 
+_START_DELAY_S = 0.25
 _MAX_COMPLETE = 10_000
 """Number of images that are remembered as complete, in all their sizes."""
 
@@ -157,6 +158,9 @@ class UpgradeQueue:
         async with AsyncExitStack() as stack:
             # The worker process is started when there is work for it, and then kept.
             await self._pending.wait()
+            # Its start takes 0.3 s of processor time. The visitor whose draft requested the final
+            # is probably loading more images just now: their renders go first.
+            await asyncio.sleep(_START_DELAY_S)
             await self._start(stack)
             while True:
                 await self._pending.wait()

@@ -24,7 +24,6 @@ from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
 from proxy.serving.delivery import Delivery, DeliveryResult
-from proxy.serving.renderer import sends_early
 from proxy.settings import LifetimeSettings
 from proxy.storage.database import MediaRepository
 from proxy.storage.renditions.rendition import Rendition
@@ -171,8 +170,8 @@ class ImageHandler:
             result = await self._delivery.fetch(plan, stored=stored, on_wait=ticket.wait_for_render)
             answer = await responder.respond(result)
             # Kept if the next request will probably get the same bytes, and in one piece.
-            whole_body = result.rendition is not None and result.rendition.body is not None
-            if whole_body and result.origin is not Origin.FALLBACK:
+            in_store = result.rendition is not None and result.body is not None
+            if in_store and result.origin is not Origin.FALLBACK:
                 origin = self._response_cache.next_origin(result.variant)
                 resolved = responder.resolved(result, origin)
                 self._response_cache.keep(request.raw_path, accept, target, resolved)
@@ -266,19 +265,22 @@ class ImageResponder:
             if rendition is not None:
                 rendition.close()
             return self.not_modified(result.variant)
-        if rendering is not None:
-            stream = rendering.stream
-            # HTTP/1.0 has no chunked coding, and a range needs the length.
-            whole_only = self._request.version < HttpVersion11 or "Range" in self._request.headers
-            if whole_only or stream.complete or not sends_early(result.variant):
-                return self._from_body(result, await stream.whole())
-            headers, outcome = self._described(result)
-            return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
-        if rendition is None:
+        if result.body is not None:
+            return self._from_body(result, result.body)
+        if rendition is not None:
+            return self._from_file(result, rendition)
+        if rendering is None:
             raise AssertionError
-        if rendition.body is not None:
-            return self._from_body(result, rendition.body)
-        return self._from_file(result, rendition)
+        stream = rendering.stream
+        # HTTP/1.0 has no chunked coding, and a range needs the length.
+        if (
+            stream.complete
+            or self._request.version < HttpVersion11
+            or "Range" in self._request.headers
+        ):
+            return self._from_body(result, await stream.whole())
+        headers, outcome = self._described(result)
+        return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
 
     def _from_body(self, result: DeliveryResult, body: bytes) -> BufferedResponse:
         part = self._range(result.variant, len(body))
