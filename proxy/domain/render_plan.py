@@ -7,7 +7,7 @@ may be sent instead. Both are ordinary variants with their own keys and ETags.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import product
@@ -25,6 +25,7 @@ from proxy.domain.variant import (
     SizeSpec,
     Variant,
     plan_geometry,
+    shape_of,
 )
 from proxy.domain.worker_protocol import Limits
 
@@ -80,7 +81,9 @@ class RenderPlanner:
 
     def __init__(self, rules: RenderRules) -> None:
         self.rules = rules
-        self._boxes = tuple(_all_boxes(rules.sizes.values()))
+        named = (size.scaled(dpr) for size in rules.sizes.values() for dpr in DPRS.values())
+        # Every box that a request can name.
+        self._boxes = (*named, *map(width_box, WIDTHS))
         self._bases: LRUCache[tuple[int, int], tuple[int, int]] = LRUCache(_BASE_SIZES)
 
     def plan(
@@ -181,7 +184,7 @@ class RenderPlanner:
         found: dict[str, dict[Format, bool]] = {}
         for name, size in self.rules.sizes.items():
             # Planning is expensive; sizes without any rendition are skipped.
-            if plan_geometry(size, facts).shape not in shapes:
+            if shape_of(plan_geometry(size, facts)) not in shapes:
                 continue
             for fmt, accept in self._requested(facts, transparent=facts.has_alpha):
                 plan = self.plan(media, facts, VariantRequest(size, fmt), accept)
@@ -240,7 +243,7 @@ class RenderPlanner:
         """Return the stored variants of one source in formats that the client can display."""
         shapes = {digest[:SHAPE_DIGITS] for digest in digests}
         # Under overload most requests come here; boxes without any rendition are skipped.
-        boxes = (box for box in self._boxes if plan_geometry(box, plan.facts).shape in shapes)
+        boxes = (box for box in self._boxes if shape_of(plan_geometry(box, plan.facts)) in shapes)
         requests = [replace(plan.request, box=box) for box in boxes]
         return {
             variant.digest: variant
@@ -266,13 +269,6 @@ def resolve(
         recipe=recipe,
         search=stage.search,
     )
-
-
-def _all_boxes(sizes: Iterable[SizeSpec]) -> Iterator[SizeSpec]:
-    """Yield every box that a request can name."""
-    for size in sizes:
-        yield from (size.scaled(dpr) for dpr in DPRS.values())
-    yield from map(width_box, WIDTHS)
 
 
 def _is_transparent(request: VariantRequest, facts: MediaFacts) -> bool:

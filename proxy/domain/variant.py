@@ -79,10 +79,14 @@ class Geometry:
             f"@{self.scaled_width}x{self.scaled_height}+{self.left}+{self.top}"
         )
 
-    @property
-    def shape(self) -> str:
-        """Hash of the text in 8 hexadecimal digits, with which the variant's digest starts."""
-        return blake2b(self.text.encode(), digest_size=SHAPE_DIGITS // 2).hexdigest()
+
+@lru_cache(maxsize=1024)
+def shape_of(geometry: Geometry) -> str:
+    """Return the hash of a geometry in 8 hexadecimal digits, with which a variant's digest starts.
+
+    Cached, because draft and final of a size share it.
+    """
+    return blake2b(geometry.text.encode(), digest_size=SHAPE_DIGITS // 2).hexdigest()
 
 
 def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
@@ -137,7 +141,7 @@ def _offset(focus: float, length: int, whole: int) -> int:
 
 def shapes_of(boxes: Iterable[SizeSpec], facts: MediaFacts) -> frozenset[str]:
     """Return the shapes of an image in these boxes; several boxes may give the same one."""
-    return frozenset(plan_geometry(box, facts).shape for box in boxes)
+    return frozenset(shape_of(plan_geometry(box, facts)) for box in boxes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +201,6 @@ class EncodingStage:
     profile: EncoderProfile
     search: QualitySearch | None = None
 
-    @property
-    def text(self) -> str:
-        """Canonical text, a part of the key."""
-        search = "" if self.search is None else f";{self.search.text}"
-        return f"{self.profile.text}{search}"
-
 
 @dataclass(frozen=True, slots=True)
 class EncodingStages:
@@ -237,11 +235,6 @@ class Variant:
     base: tuple[int, int] | None = None
     """Width and height of the intermediate image that this one is scaled from; None: the source."""
 
-    @property
-    def stage(self) -> EncodingStage:
-        """Profile and search."""
-        return EncodingStage(self.profile, self.search)
-
     @cached_property
     def pixels(self) -> int:
         """Pixels of one page."""
@@ -259,7 +252,7 @@ class Variant:
             (
                 str(self.media_id),
                 self.version,
-                _geometry_text(self.geometry)[0],
+                self.geometry.text,
                 *self._encoding(),
                 "removed" if self.background_removed else "original",
                 "animated" if self.animated else "still",
@@ -279,8 +272,7 @@ class Variant:
         """Hash of the key in 32 hexadecimal digits: the content of the ETag."""
         # The first 8 digits are the shape. A store finds the renditions of one size by them,
         # whatever their format, stage and release.
-        shape = _geometry_text(self.geometry)[1]
-        return shape + blake2b(self.key.encode(), digest_size=12).hexdigest()
+        return shape_of(self.geometry) + blake2b(self.key.encode(), digest_size=12).hexdigest()
 
     @cached_property
     def file_name(self) -> str:
@@ -293,16 +285,10 @@ class Variant:
         return f'"{self.digest}"'
 
 
-@lru_cache(maxsize=1024)
-def _geometry_text(geometry: Geometry) -> tuple[str, str]:
-    """Return the text and the shape of a geometry, which draft and final share."""
-    return geometry.text, geometry.shape
-
-
 @lru_cache(maxsize=64)
 def stage_text(profile: EncoderProfile, search: QualitySearch | None) -> str:
-    """Return the text of `EncodingStage`. Cached: each key contains it, and there are few."""
-    return EncodingStage(profile, search).text
+    """Return the canonical text of an encoding. Cached: each key contains it, and there are few."""
+    return profile.text if search is None else f"{profile.text};{search.text}"
 
 
 Shapes = Collection[str] | None

@@ -30,6 +30,7 @@ from proxy.domain.variant import (
     has_shape,
     plan_geometry,
     recipe,
+    shape_of,
     shapes_of,
 )
 from proxy.settings import EncoderSettings
@@ -234,8 +235,8 @@ def test_any_version_token_is_accepted_and_none_reaches_the_key() -> None:
 
 def test_no_shape_means_every_shape() -> None:
     assert has_shape(VARIANT.digest, None)
-    assert has_shape(VARIANT.digest, {VARIANT.geometry.shape})
-    assert not has_shape(VARIANT.digest, {replace(VARIANT.geometry, left=51).shape})
+    assert has_shape(VARIANT.digest, {shape_of(VARIANT.geometry)})
+    assert not has_shape(VARIANT.digest, {shape_of(replace(VARIANT.geometry, left=51))})
 
 
 VARIANT = Variant(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from proxy.domain.variant import Variant
+from proxy.domain.variant import Variant, shape_of
 from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.variants import KIB, body, put, read, settings, variant
 
@@ -37,7 +37,7 @@ class Purge:
 
     @property
     def shapes(self) -> set[str] | None:
-        return None if self.width is None else {variant(1, self.width).geometry.shape}
+        return None if self.width is None else {shape_of(variant(1, self.width).geometry)}
 
     def reaches(self, key: Variant) -> bool:
         return key.media_id == self.media_id and self.width in (None, key.geometry.width)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.domain.variant import shape_of
 from proxy.storage.renditions.paths import (
     NO_CHANGE,
     SHARDS,
@@ -97,7 +98,7 @@ def test_a_medium_is_deleted_with_its_directory(tmp_path: Path) -> None:
 
 def test_other_shapes_of_a_medium_stay(tmp_path: Path) -> None:
     narrow, wide = stored(tmp_path, 300), stored(tmp_path, 480)
-    shapes = frozenset({variant(width=300).geometry.shape})
+    shapes = frozenset({shape_of(variant(width=300).geometry)})
     assert delete_medium(str(narrow.parent), shapes) == UsageChange(-8192, -1)
     assert (narrow.exists(), wide.exists()) == (False, True)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.domain.variant import shape_of
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -181,7 +182,7 @@ async def test_a_purge_of_a_shape_elsewhere_leaves_the_other_shapes_in_memory(ro
         for width in (300, 480):
             await put(here, variant(1, width), body())
 
-        assert await elsewhere.purge(1, {variant(1, 300).geometry.shape}) == 1
+        assert await elsewhere.purge(1, {shape_of(variant(1, 300).geometry)}) == 1
         await here.disk.poll_purges()
 
         assert here.memory.peek(variant(1, 300).digest) is None

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.domain.errors import StorageError
+from proxy.domain.variant import shape_of
 from proxy.storage.renditions.tiered_store import MemoryStore, TieredStore
 from tests.storage.renditions.test_disk_store import descriptors
 from tests.storage.renditions.variants import (
@@ -135,7 +136,7 @@ async def test_a_read_of_another_shape_is_promoted_whatever_is_purged(store: Tie
     reads = [asyncio.create_task(store.get(variant(width=width))) for width in (300, 480)]
     await eventually(lambda: len(store._reads) == 2, interval_s=0)
 
-    await store.purge(1, {variant(width=300).geometry.shape})
+    await store.purge(1, {shape_of(variant(width=300).geometry)})
     await asyncio.gather(*reads)
 
     assert store.memory.peek(variant(width=300).digest) is None
@@ -293,7 +294,7 @@ async def test_a_write_that_began_before_a_purge_does_not_bring_the_medium_back(
 async def test_a_purge_of_some_shapes_voids_the_writes_of_these_only(store: TieredStore) -> None:
     narrow, wide = store.ticket(variant(width=300)), store.ticket(variant(width=480))
     other = store.ticket(variant(2, width=300))
-    await store.purge(1, frozenset({variant(width=300).geometry.shape}))
+    await store.purge(1, frozenset({shape_of(variant(width=300).geometry)}))
     assert (narrow.void, wide.void, other.void) == (True, False, False)
     await store.purge(1)
     assert (wide.void, other.void) == (True, False)

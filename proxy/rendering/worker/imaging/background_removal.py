@@ -122,7 +122,8 @@ def _column(pages: Sequence[Any], background: BackgroundColour) -> tuple[Any, in
 def background_colour(page: Any) -> BackgroundColour | None:
     """Return the mean of the border pixels near their median, or None if they are too few."""
     border = _border(page)
-    same = _distance(border, BackgroundColour(_median(border))) <= FLAT_DISTANCE
+    median = BackgroundColour(tuple(float(border[band].percent(50)) for band in range(3)))
+    same = _distance(border, median) <= FLAT_DISTANCE
     share = same.avg() / _FULL
     if share < FLAT_SHARE:
         return None
@@ -141,10 +142,6 @@ def _border(page: Any) -> Any:
         page.crop(page.width - deep, 0, deep, page.height).rot90(),
     )
     return reduce(lambda strip, side: strip.join(side, "horizontal"), sides).copy_memory()
-
-
-def _median(strip: Any) -> tuple[float, ...]:
-    return tuple(float(strip[band].percent(50)) for band in range(3))
 
 
 def _distance(page: Any, background: BackgroundColour) -> Any:

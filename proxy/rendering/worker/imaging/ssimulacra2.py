@@ -70,39 +70,22 @@ _WINDOW = 4
 _NEIGHBOURHOOD = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """Weights of one channel at one scale, from SSIMULACRA2's table (BSD 3-clause, Cloudinary)."""
+_Weights = tuple[float, float, float, float]
+"""Weights of the mean of ``1 - SSIM``, and of the 4-norms of the same, of new and of lost edges."""
 
-    similarity: float = 0
-    """Weight of the mean of ``1 - SSIM``."""
-    similarity_worst: float = 0
-    """Weight of its 4-norm; the weights below are for 4-norms, too."""
-    edges_new: float = 0
-    edges_lost: float = 0
-
-
-_WEIGHTS: Sequence[Mapping[int, _Terms]] = (
-    {_Y: _Terms(similarity_worst=7.466890328, edges_lost=17.44583398)},
+_WEIGHTS: Sequence[Mapping[int, _Weights]] = (
+    {_Y: (0, 7.466890328, 0, 17.44583398)},
+    {_X: (0, 1.104172666, 0, 0), _Y: (0, 6.683678146, 0, 1.027889938)},
+    {_X: (0, 1.842245552, 11.44117260, 0), _Y: (225.2051530, 19.21323819, 0, 0)},
     {
-        _X: _Terms(similarity_worst=1.104172666),
-        _Y: _Terms(similarity_worst=6.683678146, edges_lost=1.027889938),
+        _X: (0, 1.878759498, 10.94906991, 0),
+        _Y: (176.3931760, 24.43301000, 0, 0),
+        _B: (0, 8.826982765, 23.19243344, 0),
     },
-    {
-        _X: _Terms(similarity_worst=1.842245552, edges_new=11.44117260),
-        _Y: _Terms(similarity=225.2051530, similarity_worst=19.21323819),
-    },
-    {
-        _X: _Terms(similarity_worst=1.878759498, edges_new=10.94906991),
-        _Y: _Terms(similarity=176.3931760, similarity_worst=24.43301000),
-        _B: _Terms(similarity_worst=8.826982765, edges_new=23.19243344),
-    },
-    {
-        _Y: _Terms(similarity_worst=34.77906344, edges_new=44.83562533),
-        _B: _Terms(similarity=95.10804988, edges_new=171.2667256),
-    },
+    {_Y: (0, 34.77906344, 44.83562533, 0), _B: (95.10804988, 0, 171.2667256, 0)},
 )
-"""By scale, then by channel; the channels of a scale are adjacent."""
+"""By scale, then by channel, from SSIMULACRA2's table (BSD 3-clause, Cloudinary); the channels of a
+scale are adjacent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,24 +241,20 @@ def _raw(ours: Sequence[_Plane], theirs: Sequence[_Plane]) -> float:
     return float(100 - 10 * max(0.0, bent) ** 0.6276336467831387)
 
 
-def _distance(terms: Sequence[_Terms], ours: _Plane, theirs: _Plane) -> float:
+def _distance(terms: Sequence[_Weights], ours: _Plane, theirs: _Plane) -> float:
     """Return the sum of the weighted terms of one scale, from one pass over its pixels."""
     unlike = _dissimilarity(ours, theirs)
     edges = theirs.edges / ours.edges - 1
-    kinds = (
-        ([one.similarity for one in terms], 1, unlike),
-        ([one.similarity_worst for one in terms], 4, _fourth(unlike)),
-        ([one.edges_new for one in terms], 4, _fourth(_positive(edges))),
-        ([one.edges_lost for one in terms], 4, _fourth(_positive(edges * -1))),
-    )
+    maps = (unlike, _fourth(unlike), _fourth(_positive(edges)), _fourth(_positive(edges * -1)))
+    kinds = zip(zip(*terms, strict=True), (1, 4, 4, 4), maps, strict=True)
     # libvips computes lazily: terms with zero weight at this scale cost nothing.
     wanted = [kind for kind in kinds if any(kind[0])]
-    weighted = [(weight, norm) for weights, norm, _ in wanted for weight in weights]
+    weighted: list[tuple[float, int]] = [
+        (weight, norm) for weights, norm, _ in wanted for weight in weights
+    ]
     means = _means([pixels for _, _, pixels in wanted])
-    return sum(
-        weight * math.pow(mean, 1 / norm)
-        for (weight, norm), mean in zip(weighted, means, strict=True)
-    )
+    roots = [math.pow(mean, 1 / norm) for mean, (_, norm) in zip(means, weighted, strict=True)]
+    return sum(weight * root for (weight, _), root in zip(weighted, roots, strict=True))
 
 
 def _means(maps: Sequence[Any]) -> Sequence[float]:
