@@ -23,7 +23,7 @@ from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.worker_loop import running_worker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
-from proxy.web.server.lifecycle import interruptible, stop_signals
+from proxy.web.server.runner import interruptible, stop_signals
 
 Uploads = Mapping[str, int | str]
 """Uploads at the main API by status; a text says why the number is unknown."""

@@ -26,7 +26,7 @@ from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from proxy.settings import Settings
-from proxy.web.server.lifecycle import interruptible, listening, stop_signals
+from proxy.web.server.runner import interruptible, stop_signals
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     surface = build_http_server(services, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
-    port = await enter(listening(surface.runner, surface.health, settings.server))
+    port = await enter(surface.runner.listening())
     await enter(services.queue_metrics.running(supervisor))
     if settings.ingest.embedded and has_worker(settings):
         urls = ingest_urls(settings, port)

@@ -186,7 +186,6 @@ class Connection(RequestHandler):
             self._parser,
             self.answer_at_once,
             self._loop.time,
-            max_line_bytes=settings.max_header_bytes,
             max_head_bytes=settings.max_head_bytes,
         )
         self._parser: Any = self._requests

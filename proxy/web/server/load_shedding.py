@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Self
 
 from proxy.rendering.pool.admission import Admission
@@ -40,8 +41,9 @@ class LoadShedder:
         self._admission = admission
         self._report = report
         self._reported_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._idle = True
+        self._timer: asyncio.TimerHandle
+        self._due = inf
+        self._idle = False
         self._late_s = 0.0
         self.resolving = 0
 
@@ -51,11 +53,8 @@ class LoadShedder:
 
         Read it on the loop.
         """
-        if self._timer is None:
-            return 0.0
         # After a long callback, others may run before the overdue timer does.
-        overdue_s = asyncio.get_running_loop().time() - self._timer.when()
-        return max(self._late_s, overdue_s)
+        return max(self._late_s, asyncio.get_running_loop().time() - self._due)
 
     @asynccontextmanager
     async def measuring_lag(self) -> AsyncIterator[None]:
@@ -64,20 +63,18 @@ class LoadShedder:
         try:
             yield
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._timer.cancel()
+            self._idle, self._due, self._late_s = False, inf, 0.0
 
     def _set_timer(self) -> None:
+        loop = asyncio.get_running_loop()
         self._idle = not self.resolving
-        seconds = _IDLE_TICK_S if self._idle else _TICK_S
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
+        self._due = loop.time() + (_IDLE_TICK_S if self._idle else _TICK_S)
+        self._timer = loop.call_at(self._due, self._tick)
 
     def _tick(self) -> None:
-        if self._timer is None:
-            return
         now = asyncio.get_running_loop().time()
-        self._late_s = max(0.0, now - self._timer.when())
+        self._late_s = max(0.0, now - self._due)
         # Set the next timer first: an error of the callback must not end the measurement.
         self._set_timer()
         if now - self._reported_at >= _REPORT_S:
@@ -91,7 +88,7 @@ class LoadShedder:
     def begin(self) -> None:
         """Count one more request as being resolved."""
         self.resolving += 1
-        if self._idle and self._timer is not None:
+        if self._idle:
             # What was measured up to a second ago says nothing about the load that begins now.
             self._timer.cancel()
             self._late_s = 0.0

@@ -35,7 +35,7 @@ _LONGEST_HOST = 261
 _BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"))
 _BODY_PATHS = re.compile(r"/info|/users/me|/api/media/complete/[^/?]+")
 """Paths that accept a body. The application decides with which method, by a 405."""
-_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
+PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 _LINE_EXTRA = 4
 """Bytes of the colon, a space and the line end of each header line."""
 
@@ -101,7 +101,6 @@ class Parser:
         "_body",
         "_clock",
         "_max_head_bytes",
-        "_max_line_bytes",
         "_parser",
         "_tail",
         "begun",
@@ -116,14 +115,12 @@ class Parser:
         answer: Callable[[RawRequestMessage, float], bool],
         clock: Callable[[], float],
         *,
-        max_line_bytes: int,
         max_head_bytes: int,
     ) -> None:
         """``parser`` is aiohttp's; ``answer`` returns whether it has answered a request."""
         self._parser = parser
         self._answer = answer
         self._clock = clock
-        self._max_line_bytes = max_line_bytes
         self._max_head_bytes = max_head_bytes
         # Bytes of an incomplete head, and the last three bytes of the input before.
         self.begun = 0
@@ -164,7 +161,11 @@ class Parser:
         try:
             parsed: Parsed = self._parser.feed_data(data)
         except HttpProcessingError as error:
-            return self._end_with([], self._malformed(error))
+            rejection = MALFORMED
+            if isinstance(error, LineTooLong):
+                limit = error.args[1]
+                rejection = _bad_request(f"the request line and each header may have {limit} bytes")
+            return self._end_with([], RejectedRequest(rejection).as_message())
         messages = parsed[0]
         if (
             len(messages) == 1
@@ -193,13 +194,6 @@ class Parser:
                 body.feed_eof()
         # Whatever follows the body is dropped: the connection closes after this request.
         return _NOTHING
-
-    def _malformed(self, error: HttpProcessingError) -> Message:
-        rejection = MALFORMED
-        if isinstance(error, LineTooLong):
-            limit = self._max_line_bytes
-            rejection = _bad_request(f"the request line and each header may have {limit} bytes")
-        return RejectedRequest(rejection).as_message()
 
     def _validated(self, data: bytes, parsed: Parsed) -> Parsed:
         """Return the parsed requests up to the first after which no further one is read."""
@@ -240,7 +234,7 @@ class Parser:
         return [*before, last], False, b""
 
     def _over_limit(self, message: RawRequestMessage, *, large: bool) -> RequestRejection | None:
-        if self.restricted and message.path.partition("?")[0] not in _PROBES:
+        if self.restricted and message.path.partition("?")[0] not in PROBES:
             return OVER_LIMIT
         if large and _head_bytes(message) > self._max_head_bytes:
             return self._head_too_large()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from proxy.domain.request import Outcome
 from proxy.telemetry.tracing import finish, start_server_span
 from proxy.web.headers import ImageRoute
 from proxy.web.responses import LEFT
+from proxy.web.server.parser import PROBES
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -20,13 +21,10 @@ if TYPE_CHECKING:
 
     from proxy.telemetry.tracing import Span
 
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Not traced: orchestrators and scrapers send them all day long."""
 _MAX_TEXT = 256
 """Characters of client text in an attribute."""
 _METHODS = frozenset(METH_ALL)
 _IMAGE_ROUTES = frozenset(ImageRoute)
-_SERVER_ERROR = 500
 
 
 class AnsweredRequest(NamedTuple):
@@ -52,28 +50,57 @@ def start_request(
 
     ``honour_parent`` continues the trace of a client's ``traceparent``, and its sampling decision.
     """
-    if target.partition("?")[0] in _PROBES:
+    # Orchestrators and scrapers send probes all day long.
+    if target.partition("?")[0] in PROBES:
         return None
-    parents: Sequence[str] = ()
     # aiohttp gives a request that it could not parse an empty dict, which has no `getall`.
-    if honour_parent and "traceparent" in headers:
-        parents = headers.getall("traceparent")
-    return start_server_span(began, parents)
+    continued = honour_parent and "traceparent" in headers
+    return start_server_span(began, headers.getall("traceparent") if continued else ())
 
 
 def end_request(span: Span, answered: AnsweredRequest) -> None:
     """End the span of a response, named by the semantic conventions for HTTP."""
-    method = answered.request.method if answered.request.method in _METHODS else "_OTHER"
-    route = route_of(answered.request, answered.outcome)
-    attributes = {
+    request, outcome = answered.request, answered.outcome
+    method = request.method if request.method in _METHODS else "_OTHER"
+    path, asked, query = answered.target.partition("?")
+    agent, route = request.headers.get(USER_AGENT), route_of(request, outcome)
+    error = None
+    if answered.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        error = outcome.error or str(answered.status)
+    elif answered.broken != LEFT:
+        # A client that leaves is no error of the server.
+        error = answered.broken
+    attributes: dict[str, str | int | bool | None] = {
         "http.request.method": method,
+        "url.scheme": "http",
+        "url.path": path[:_MAX_TEXT],
+        # An empty query is recorded as such; without a question mark there is none.
+        "url.query": query[:_MAX_TEXT] if asked else None,
         "http.route": route or None,
-        **_attributes(answered),
+        "http.response.status_code": answered.status,
+        "http.response.body.size": answered.sent,
+        "network.protocol.name": "http",
+        "network.protocol.version": f"{request.version.major}.{request.version.minor}",
+        "network.peer.address": answered.remote,
+        "client.address": answered.remote,
+        "user_agent.original": agent[:_MAX_TEXT] if agent else None,
+        "error.type": error,
+        "smartserve.request_id": answered.request_id,
+        "smartserve.client_left": True if answered.broken == LEFT else None,
     }
+    if outcome.media_id is not None:
+        attributes |= {
+            "smartserve.media.id": outcome.media_id,
+            "smartserve.size": outcome.size,
+            "smartserve.format": outcome.format,
+            "smartserve.source": outcome.source,
+            "smartserve.variant.key": None if outcome.variant is None else outcome.variant.key,
+            "smartserve.stage": outcome.stage or None,
+        }
     span.set_attributes({key: value for key, value in attributes.items() if value is not None})
     shown = "HTTP" if method == "_OTHER" else method
     span.update_name(f"{shown} {route}".rstrip())
-    finish(span, error=_error(answered))
+    finish(span, error=error)
 
 
 def route_of(request: web.BaseRequest | RawRequestMessage, outcome: Outcome) -> str:
@@ -85,43 +112,3 @@ def route_of(request: web.BaseRequest | RawRequestMessage, outcome: Outcome) -> 
     found: UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
     resource = None if found is None else found.route.resource
     return "" if resource is None else resource.canonical
-
-
-def _error(answered: AnsweredRequest) -> str | None:
-    """Return the error if it is the server's; a client that leaves is none."""
-    if answered.status >= _SERVER_ERROR:
-        return answered.outcome.error or str(answered.status)
-    return None if answered.broken in (None, LEFT) else answered.broken
-
-
-def _attributes(answered: AnsweredRequest) -> dict[str, str | int | bool | None]:
-    path, asked, query = answered.target.partition("?")
-    version, agent = answered.request.version, answered.request.headers.get(USER_AGENT)
-    outcome = answered.outcome
-    attributes: dict[str, str | int | bool | None] = {
-        "url.scheme": "http",
-        "url.path": path[:_MAX_TEXT],
-        # An empty query is recorded as such; without a question mark there is none.
-        "url.query": query[:_MAX_TEXT] if asked else None,
-        "http.response.status_code": answered.status,
-        "http.response.body.size": answered.sent,
-        "network.protocol.name": "http",
-        "network.protocol.version": f"{version.major}.{version.minor}",
-        "network.peer.address": answered.remote,
-        "client.address": answered.remote,
-        "user_agent.original": agent[:_MAX_TEXT] if agent else None,
-        "error.type": _error(answered),
-        "smartserve.request_id": answered.request_id,
-        "smartserve.client_left": True if answered.broken == LEFT else None,
-    }
-    if outcome.media_id is None:
-        return attributes
-    return {
-        **attributes,
-        "smartserve.media.id": outcome.media_id,
-        "smartserve.size": outcome.size,
-        "smartserve.format": outcome.format,
-        "smartserve.source": outcome.source,
-        "smartserve.variant.key": None if outcome.variant is None else outcome.variant.key,
-        "smartserve.stage": outcome.stage or None,
-    }

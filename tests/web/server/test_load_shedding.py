@@ -21,26 +21,23 @@ class Loop:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.timers: list[tuple[float, Callable[..., None], tuple[object, ...]]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
 
     def time(self) -> float:
         return self.now
 
-    def call_later(
-        self, delay: float, callback: Callable[..., None], *arguments: object
-    ) -> SimpleNamespace:
-        due = self.now + delay
-        self.timers.append((due, callback, arguments))
-        return SimpleNamespace(when=lambda: due, cancel=self.timers.clear)
+    def call_at(self, due: float, callback: Callable[[], None]) -> SimpleNamespace:
+        self.timers.append((due, callback))
+        return SimpleNamespace(cancel=self.timers.clear)
 
     def delays(self) -> list[float]:
         """Return the seconds until each timer fires."""
-        return [due - self.now for due, _, _ in self.timers]
+        return [due - self.now for due, _ in self.timers]
 
     def fire(self, *, late_s: float = 0.0) -> None:
-        due, callback, arguments = self.timers.pop()
+        due, callback = self.timers.pop()
         self.now = due + late_s
-        callback(*arguments)
+        callback()
 
 
 @pytest.fixture

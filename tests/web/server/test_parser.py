@@ -39,7 +39,6 @@ class Bench:
             behind,
             self.answer,
             lambda: self.now,
-            max_line_bytes=8190,
             max_head_bytes=MAX_HEAD_BYTES,
         )
 

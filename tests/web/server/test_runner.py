@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import gzip
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +16,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from proxy.domain.errors import ConfigurationError
 from proxy.domain.request import Outcome
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import ServerSettings
@@ -21,7 +25,7 @@ from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server import runner as runner_module
 from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.request_pipeline import RequestPipeline
-from proxy.web.server.runner import ServerRunner
+from proxy.web.server.runner import ServerRunner, freeze, interruptible, stop_signals
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 from tests.web.server.bench import NoCache, healthy
@@ -45,7 +49,7 @@ class Server:
         self.runner = ServerRunner(
             app,
             pipeline,
-            ServerSettings(**settings),
+            ServerSettings(port=0, **settings),
             supervisor=self.restarts.supervisor,
         )
 
@@ -57,7 +61,7 @@ class Server:
     async def listening(self) -> AsyncIterator[int]:
         await self.runner.setup()
         try:
-            await self.runner.listen(HOST, 0)
+            await self.runner.listen()
             yield self.port
         finally:
             await self.runner.cleanup()
@@ -85,14 +89,6 @@ async def test_port_0_is_a_free_port_that_answers() -> None:
     async with server.listening() as port:
         assert port > 0
         assert await server.sent(CLOSING) == [200]
-
-
-async def test_an_address_in_use_is_an_os_error() -> None:
-    first, second = Server(), Server()
-    async with first.listening() as port, second.listening():
-        with pytest.raises(OSError, match=str(port)) as raised:
-            await second.runner.listen(HOST, port)
-    assert raised.value.errno == errno.EADDRINUSE
 
 
 async def test_without_descriptors_clients_wait_and_accepting_pauses(
@@ -238,3 +234,98 @@ async def test_a_failed_review_neither_ends_the_reviews_nor_skips_other_connecti
         await eventually(lambda: faulty.reviews > 1)
     assert other.reviews > 0
     assert server.restarts.tasks == [BackgroundTask.CONNECTION_TIMEOUTS]
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def a_runner(settings: ServerSettings, handler: Any = healthy) -> ServerRunner:
+    app = web.Application()
+    app.router.add_get("/", handler)
+    pipeline = RequestPipeline(
+        response_cache=cast("Any", NoCache()), metrics=Metrics(), access_log=None
+    )
+    return ServerRunner(app, pipeline, settings)
+
+
+async def test_a_server_listens_on_a_free_port_and_answers() -> None:
+    settings = ServerSettings(port=0)
+    async with a_runner(settings).listening() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+
+
+async def test_a_port_in_use_is_named_with_the_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = ServerSettings(port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match=f"cannot listen on .*:{settings.port}: "):
+            async with a_runner(settings).listening():
+                pytest.fail("it listens")
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+async def test_stopping_waits_for_running_responses_up_to_the_limit(*, finishes: bool) -> None:
+    settings = ServerSettings(port=0, drain_s=30 if finishes else 0.05)
+    done, started = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> Any:
+        started.set()
+        await done.wait()
+        return await healthy(request)
+
+    runner = a_runner(settings, slow)
+    async with runner.listening() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        await started.wait()
+        if finishes:
+            # As soon as the server accepts no more connections.
+            waiting = asyncio.create_task(eventually(lambda: not runner.addresses))
+            waiting.add_done_callback(lambda _: done.set())
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ") == finishes
+    assert finishes or answer == b""
+
+
+async def test_a_signal_sets_the_event_and_a_hangup_without_terminal_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _descriptor: False)
+    loop = asyncio.get_running_loop()
+    stopped = stop_signals()
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await stopped.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+async def test_a_set_event_aborts_the_block_and_nothing_after_it() -> None:
+    stopped, reached = asyncio.Event(), []
+    asyncio.get_running_loop().call_soon(stopped.set)
+    async with interruptible(stopped):
+        await asyncio.Future()
+        reached.append("inside")
+    reached.append("after")
+    assert reached == ["after"]
+
+
+async def test_a_timeout_inside_the_block_is_raised() -> None:
+    with pytest.raises(TimeoutError):
+        async with interruptible(asyncio.Event()):
+            raise TimeoutError
+
+
+async def test_the_collector_ignores_what_existed_at_the_start() -> None:
+    gc.unfreeze()
+    freeze()
+    try:
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
