@@ -71,6 +71,7 @@ async def _adopt(
     ):
 
         async def adopt_group(group: FileGroup) -> bool:
+            # A file that is not a size of its original is an image of its own.
             for outcome in await adopter.adopt(group):
                 if reserve and isinstance(outcome, AdoptedMedia):
                     await services.fallback_renderer.fill(outcome.media_id)
@@ -106,6 +107,7 @@ async def _scan(
         # Rows name files below the storage root only.
         if place.in_place:
             await enter_rows(inventory, storage.repository, path_below(settings, place))
+        # Files that form one image have the same stem, which measures the progress.
         stems = inventory.finish()
         async with aclosing(groups(inventory)) as pages:
             yield stems, pages
@@ -145,6 +147,7 @@ class _AdoptionReport:
 def _fields(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, SkippedFile):
         return {"path": outcome.path, "error": outcome.reason}
+    # Programs read this format: fallbacks keep their former name "stand_ins".
     return {
         "id": outcome.media_id,
         "path": outcome.path,

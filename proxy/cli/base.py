@@ -6,7 +6,6 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -75,7 +74,7 @@ def _options(
         typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
     ] = False,
 ) -> None:
-    pass
+    """Options of the program itself; the callback of each does its work."""
 
 
 def fail(error: SmartserveError) -> NoReturn:
@@ -100,7 +99,10 @@ def read_settings(config: Path | None, data_dir: Path | None = None, **server: o
         overrides["data_dir"] = str(data_dir)
     settings = load_settings(config, overrides)
     configure_logs(settings.log)
-    warn_renamed(settings)
+    # A setting that was given under its old name, which works for one more release.
+    for old, new in settings.renamed.items():
+        advice = f"Use {new}. The next release does not accept the old name."
+        log.warning("setting_renamed", setting=old, new_name=new, advice=advice)
     return settings
 
 
@@ -123,20 +125,13 @@ def command(
         # Typer reads the options from the signature: those of the command, then the shared ones.
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
         shared = [
-            Parameter(option, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for option, annotation in (("config", ConfigOption), ("data_dir", DataDirOption))
+            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+            for option, hint in (("config", ConfigOption), ("data_dir", DataDirOption))
         ]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         return group.command(name)(run)
 
     return register
-
-
-def warn_renamed(settings: Settings) -> None:
-    """Log each setting that was given under its old name, which works for one more release."""
-    for old, new in settings.renamed.items():
-        advice = f"Use {new}. The next release does not accept the old name."
-        log.warning("setting_renamed", setting=old, new_name=new, advice=advice)
 
 
 async def process_each(

@@ -92,10 +92,8 @@ async def _uploads(settings: Settings) -> Uploads:
     async with open_uploads(settings) as main:
         if main is None:
             return {"pending": "no main API is set"}
-        return {
-            str(state): count
-            for state, count in (await main.queue.database.count_by_status()).items()
-        }
+        counts = await main.queue.database.count_by_status()
+        return {str(state): count for state, count in counts.items()}
 
 
 def _print(report: QueueReport, uploads: Uploads) -> None:

@@ -95,9 +95,8 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
     pool = services.rendering.pool
-    await enter(
-        service_notifications(manager, alive=lambda: bool(pool.pids), supervisor=supervisor)
-    )
+    notified = service_notifications(manager, alive=lambda: bool(pool.pids), supervisor=supervisor)
+    await enter(notified)
     await _announce(services, port)
 
 

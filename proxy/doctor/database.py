@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.doctor.check import Finding, Findings, area, as_time, fail, ok, warn
 from proxy.doctor.installation import Installation
-from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.domain.errors import DatabaseUnavailable
 from proxy.storage.database.diagnostics import (
     clock_offset_s,
     denied_operations,
@@ -80,11 +80,8 @@ async def check_schema(installation: Installation) -> Finding:
     for url, schema in installation.schemas:
         name = schema.version_table
         try:
+            # Raises ConfigurationError if a newer version has upgraded the schema.
             found, pending = await inspect_version(url, settings.database, schema=schema)
-        except ConfigurationError as error:
-            # A newer version has upgraded the schema.
-            advice = "install the version of smartserve that upgraded it; it cannot be downgraded"
-            return fail(f"{name}: {'; '.join(error.faults)}", advice)
         except DatabaseUnavailable as error:
             # The check before has just connected: the database has gone meanwhile.
             if url == settings.database_url:

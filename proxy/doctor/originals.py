@@ -28,7 +28,6 @@ from proxy.storage.originals.local_store import LocalOriginals
 
 _SAMPLE = 20
 """Number of rows to check, the newest ones."""
-_SHOWN = 5
 _MAX_FOLDERS = 100
 _DECODE_ADVICE: Mapping[type[SmartserveError], str] = {
     UnsupportedSource: "store it as one of limits.source_types; JPEG, PNG, WebP, AVIF, GIF and TIFF"
@@ -106,8 +105,7 @@ async def check_files(installation: Installation, newest: Sequence[Media]) -> Fi
 
 
 def _listed(rows: Sequence[Media], count: int) -> str:
-    shown = ", ".join(str(media.id) for media in rows[:_SHOWN])
-    return f"{len(rows)} of the newest {count} ({shown}{', ...' if len(rows) > _SHOWN else ''})"
+    return f"{len(rows)} of the newest {count} ({', '.join(str(media.id) for media in rows)})"
 
 
 @area("image row", "image original", "image decode")

@@ -74,7 +74,7 @@ class HttpProbe:
     def __init__(self, base: str, *, timeout_s: float) -> None:
         """Requests to ``base`` are given up after ``timeout_s``."""
         self.base = base.rstrip("/")
-        self._timeout_s = timeout_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
 
     async def request(
         self, target: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
@@ -95,31 +95,26 @@ class HttpProbe:
                     headers=headers,
                     allow_redirects=False,
                     auto_decompress=False,
-                    timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                    timeout=self._timeout,
                 ) as response,
             ):
                 body = await response.read()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise NoAnswer(self._reason(error)) from error
+            raise NoAnswer(_reason(error)) from error
         seconds = time.monotonic() - started
         return ProbeResponse(response.status, response.headers, body, seconds)
 
-    def _reason(self, error: Exception) -> str:
-        """Return which part of the connection failed."""
-        # The order matters: these are also OSErrors.
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self._timeout_s:g} s"
-        if isinstance(error, aiohttp.ClientSSLError):
-            return f"TLS: {error}"
-        if isinstance(error, aiohttp.InvalidURL):
-            return "the address is not a URL"
-        # aiohttp wraps the error of the socket, or of the resolver, whose numbers are negative.
-        system = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        if isinstance(system, OSError):
-            # Event loops put words of their own around the system's text.
-            number = system.errno or 0
-            return os.strerror(number) if number > 0 else system.strerror or str(system)
-        return f"{type(error).__name__}: {error}".rstrip(": ")
+
+def _reason(error: Exception) -> str:
+    """Return which part of the connection failed: resolver, connection, TLS, HTTP, or the URL."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    # Event loops put words of their own around the system's text. The number of a TLS error is not
+    # the system's, and that of the resolver is negative.
+    number = getattr(error, "errno", None) or 0
+    if number > 0 and not isinstance(error, aiohttp.ClientSSLError):
+        return os.strerror(number)
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import typer
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
-from proxy.cli.base import fail, print_error, process_each, progress_bar, read_settings
+from proxy.cli.base import command, fail, print_error, process_each, progress_bar, read_settings
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
+from proxy.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,21 @@ def test_an_old_name_of_a_setting_is_logged_with_the_new_one(tmp_path: Path) -> 
     (entry,) = [one for one in logged if one["event"] == "setting_renamed"]
     assert (entry["log_level"], entry["setting"]) == ("warning", "ingest.at_once")
     assert entry["new_name"] == "ingest.concurrency"
+
+
+@pytest.mark.parametrize(("failures", "code"), [("0", 0), ("3", 1)])
+def test_a_command_receives_its_settings_and_exits_with_1_after_failures(
+    failures: str, code: int, tmp_path: Path
+) -> None:
+    group = typer.Typer()
+
+    @command("count", group=group)
+    async def count(settings: Settings, failures: int) -> int:
+        typer.echo(settings.data_path)
+        return failures
+
+    done = CliRunner().invoke(group, [failures, "--data-dir", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (code, f"{tmp_path}\n")
 
 
 def test_an_error_of_the_settings_exits_with_2_and_one_line_for_each_fault(

@@ -89,7 +89,7 @@ async def test_denied_access_is_reported_without_the_password(
     ("version", "text", "advice"),
     [
         ("0002", f"is at 0002, {MEDIA.revisions[-1]} is required", "smartserve db upgrade"),
-        ("0099", "0099", "install the version"),
+        ("0099", "0099 was created by a newer smartserve; install that", "the server's log"),
     ],
 )
 async def test_a_schema_of_another_version_fails(

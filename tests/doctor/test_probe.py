@@ -96,7 +96,7 @@ async def reason(base: str, *, timeout_s: float = 5) -> str:
 
 
 async def test_a_port_without_a_server_is_refused() -> None:
-    assert "refused" in await reason(f"http://127.0.0.1:{free_port()}")
+    assert await reason(f"http://127.0.0.1:{free_port()}") == "Connection refused"
 
 
 async def test_a_server_that_sends_nothing_times_out() -> None:
@@ -105,7 +105,7 @@ async def test_a_server_that_sends_nothing_times_out() -> None:
 
     async with replying(silent) as port:
         found = await reason(f"http://127.0.0.1:{port}", timeout_s=0.2)
-    assert found == "no answer within 0.2 s"
+    assert found == "no answer in time"
 
 
 async def test_a_server_without_tls_is_reported() -> None:
@@ -113,7 +113,7 @@ async def test_a_server_without_tls_is_reported() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
 
     async with replying(plain) as port:
-        assert (await reason(f"https://127.0.0.1:{port}")).startswith("TLS: ")
+        assert "SSL" in await reason(f"https://127.0.0.1:{port}")
 
 
 async def test_a_response_that_is_not_http_is_reported() -> None:
@@ -125,15 +125,12 @@ async def test_a_response_that_is_not_http_is_reported() -> None:
 
 
 async def test_an_invalid_address_is_reported() -> None:
-    assert await reason("nowhere") == "the address is not a URL"
+    assert (await reason("nowhere")).startswith("InvalidU")
 
 
 async def test_a_host_name_without_an_address_is_reported() -> None:
-    assert await reason("http://nobody.invalid") in (
-        "Name or service not known",
-        "Temporary failure in name resolution",
-        "No address associated with hostname",
-    )
+    found = await reason("http://nobody.invalid")
+    assert any(word in found for word in ("not known", "name resolution", "No address"))
 
 
 def answering(etags: Iterator[str]) -> FakeProbe:
