@@ -263,7 +263,7 @@ class ItemRunner:
         if wait_s is not None and (
             analysis_pending or await self.analyses.is_analysis_incomplete(item)
         ):
-            await self.queue.finish_incomplete(item.lease, again_in_s=wait_s)
+            await self.queue.finish(item.lease, analysis_in_s=wait_s)
         else:
             await self.queue.finish(item.lease)
 

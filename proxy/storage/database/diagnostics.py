@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.tables import DatabaseClock
+from proxy.storage.database import tables
 from proxy.storage.database.transactions import SqlDatabase, driver_error, single_connection
 
 _SERVING: Mapping[str, str] = {
@@ -22,15 +22,12 @@ _SERVING: Mapping[str, str] = {
 }
 """Operations of serving; none of the statements matches a row."""
 _INGEST: Mapping[str, str] = {
-    "write media_files": "INSERT INTO media_files SELECT * FROM media_files WHERE 1 = 0",
-    "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
     **{
         f"write {table}": f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"  # noqa: S608 - ours
-        for table in (
-            *("ingest_items", "processing_checklist"),
-            *("media_ai_analysis", "media_analysis_details"),
-        )
+        for table in tables.metadata.tables
+        if table not in ("media_facts", "media_fallbacks")
     },
+    "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
     "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",
 }
 """Further operations of processing uploads."""
@@ -56,7 +53,7 @@ async def clock_offset_s(url: str, settings: DatabaseSettings) -> float:
     """Return how far the database's clock is ahead of this machine's; raises as above."""
     async with single_connection(url, settings) as connection:
         before = time.time()
-        theirs = float((await connection.execute(select(DatabaseClock()))).scalar_one())
+        theirs = float((await connection.execute(select(tables.DatabaseClock()))).scalar_one())
         # The database reads its clock about half way between the request and its answer.
         return theirs - (before + time.time()) / 2
 

@@ -163,14 +163,11 @@ class IngestQueue:
         """Return an item unchanged to the queue."""
         await self._end(lease)
 
-    async def finish(self, lease: Lease) -> None:
-        """Mark an item as done."""
-        await self._end(lease, state=ItemState.DONE, reason=None, finished_at=DatabaseClock())
-
-    async def finish_incomplete(self, lease: Lease, *, again_in_s: float) -> None:
-        """Mark an item as done, except for an analysis that is retried after ``again_in_s``."""
-        values = {"state": ItemState.INCOMPLETE, "reason": None, "heals": 0}
-        await self._end(lease, again_in_s=again_in_s, finished_at=DatabaseClock(), **values)
+    async def finish(self, lease: Lease, *, analysis_in_s: float | None = None) -> None:
+        """Mark an item as done, except for an analysis that is retried after ``analysis_in_s``."""
+        state = ItemState.DONE if analysis_in_s is None else ItemState.INCOMPLETE
+        values = {"state": state, "reason": None, "heals": 0, "finished_at": DatabaseClock()}
+        await self._end(lease, again_in_s=analysis_in_s, **values)
 
     async def finish_revisit(self, lease: Lease, *, again_in_s: float | None) -> None:
         """End the retry of an analysis; retry it after ``again_in_s``, or never again if None."""

@@ -60,6 +60,14 @@ def driver_error(error: BaseException) -> BaseException:
     return cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
 
 
+def _collided(error: Exception) -> bool:
+    # Any other error may have been raised by the caller's block.
+    if not isinstance(error, DatabaseUnavailable):
+        return False
+    arguments = driver_error(error).args
+    return bool(arguments) and arguments[0] in _COLLISIONS
+
+
 class SqlDatabase:
     """Runs bounded reads, and transactions that are retried after a collision, on one engine.
 
@@ -156,6 +164,14 @@ class SqlDatabase:
             wait_s = error.retry_after_s
             raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
 
+    @stamina.retry(
+        on=_collided,
+        attempts=_ATTEMPTS,
+        timeout=None,
+        wait_initial=_FIRST_WAIT_S,
+        wait_max=_MAX_WAIT_S,
+        wait_jitter=_FIRST_WAIT_S,
+    )
     async def run(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, dry_run: bool = False
     ) -> T:
@@ -164,18 +180,8 @@ class SqlDatabase:
         Raises:
             DatabaseUnavailable: as `transaction` does, or each attempt collided.
         """
-        async for attempt in stamina.retry_context(
-            on=_collided,
-            attempts=_ATTEMPTS,
-            timeout=None,
-            wait_initial=_FIRST_WAIT_S,
-            wait_max=_MAX_WAIT_S,
-            wait_jitter=_FIRST_WAIT_S,
-        ):
-            with attempt:
-                async with self.transaction(dry_run=dry_run) as connection:
-                    return await work(connection)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        async with self.transaction(dry_run=dry_run) as connection:
+            return await work(connection)
 
 
 def _rejected_by_sqlite(error: DatabaseUnavailable) -> bool:
@@ -189,14 +195,6 @@ def _rejected_by_sqlite(error: DatabaseUnavailable) -> bool:
     if not isinstance(origin, sqlite3.Error):
         return False
     return origin.sqlite_errorcode & _PRIMARY in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
-
-
-def _collided(error: Exception) -> bool:
-    # Any other error may have been raised by the caller's block.
-    if not isinstance(error, DatabaseUnavailable):
-        return False
-    arguments = driver_error(error).args
-    return bool(arguments) and arguments[0] in _COLLISIONS
 
 
 @asynccontextmanager

@@ -151,7 +151,7 @@ async def test_what_is_incomplete_is_done_and_comes_up_again_when_it_is_due(
     queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
-    await queue.finish_incomplete((await claimed(queue)).lease, again_in_s=500)
+    await queue.finish((await claimed(queue)).lease, analysis_in_s=500)
     assert (await queue_report(writer)).states[ItemState.INCOMPLETE] == 1
     assert await queue.due_in_s(retries=True) is None
     for state in ItemState:
@@ -172,7 +172,7 @@ async def test_who_dies_over_what_is_incomplete_has_asked_once(
     queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
 ) -> None:
     await offer(queue, 1)
-    await queue.finish_incomplete((await claimed(queue)).lease, again_in_s=-1)
+    await queue.finish((await claimed(queue)).lease, analysis_in_s=-1)
     await claimed(queue, state=ItemState.INCOMPLETE)
     assert await queue.claim("w2", ItemState.INCOMPLETE) is None
     backend.run(url, "UPDATE ingest_items SET lease_until = 1; SELECT 1")
@@ -188,7 +188,7 @@ async def test_what_is_incomplete_and_pending_there_again_is_told_again(
     item = await claimed(queue)
     for step in Step:
         await writer.set_step(item.lease, step, StepState.COMPLETED)
-    await queue.finish_incomplete(item.lease, again_in_s=500)
+    await queue.finish(item.lease, analysis_in_s=500)
     assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
     again = await claimed(queue)
     assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
