@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -77,7 +78,7 @@ async def replace_urls(
 
 def _print(report: ReplacementReport, base: str, *, dry: bool, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"dry_run": dry, "base_url": base, **report.public()}))
+        print(json.dumps({"dry_run": dry, "base_url": base, **asdict(report)}))
         return
     print(f"URLs begin with {base}")
     print(f"{report.completed} uploads {'would be ' if dry else ''}complete")

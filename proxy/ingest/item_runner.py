@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.telemetry.metrics import IngestMetrics
-from proxy.telemetry.tracing import SpanChain
+from proxy.telemetry.tracing import STATE, SpanChain
 
 T = TypeVar("T")
 
@@ -233,13 +234,8 @@ class ItemRunner:
 
     async def _timed(self, item: LeasedItem, step: Step, work: StepFunction) -> None:
         began, outcome = time.monotonic(), "failed"
-        attributes: dict[str, str | float] = {
-            "smartserve.upload.id": item.upload.id,
-            "smartserve.upload.type": item.upload.data_type,
-            "smartserve.media.id": item.lease.media_id,
-        }
         try:
-            with self.spans.span(f"ingest {step}", item.upload.id, attributes):
+            with self._span(item, step):
                 await self.timeouts.run(step, work(item))
             outcome = "ok"
         except StepOverdue:
@@ -248,6 +244,17 @@ class ItemRunner:
         finally:
             seconds = time.monotonic() - began
             self.metrics.step(step, item.upload.data_type, seconds=seconds, outcome=outcome)
+
+    def _span(self, item: LeasedItem, step: Step) -> AbstractContextManager[None]:
+        # As on the request path: without tracing nothing is called or built for it.
+        if STATE.tracer is None:
+            return nullcontext()
+        attributes: dict[str, str | float] = {
+            "smartserve.upload.id": item.upload.id,
+            "smartserve.upload.type": item.upload.data_type,
+            "smartserve.media.id": item.lease.media_id,
+        }
+        return self.spans.span(f"ingest {step}", item.upload.id, attributes)
 
     def _retry_wait(self, error: Exception) -> bool | float:
         """Return whether to retry, or the seconds to wait if the error defines them."""

@@ -48,15 +48,14 @@ class RejectedFile:
 def walk(paths: Iterable[Path]) -> Iterator[Path]:
     """Yield files and, recursively and sorted, those in folders. Hidden files are skipped."""
     for path in paths:
-        if path.is_dir():
-            inside = (p for p in sorted(path.rglob("*")) if p.is_file())
-            yield from (p for p in inside if not _is_hidden(p.relative_to(path)))
-        else:
+        if not path.is_dir():
+            # Named by the user, so it is yielded even if it is hidden or missing.
             yield path
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+            continue
+        for found in sorted(path.rglob("*")):
+            hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
+            if found.is_file() and not hidden:
+                yield found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

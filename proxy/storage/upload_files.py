@@ -92,15 +92,18 @@ class IncomingFile:
     later calls wait for it, and after `end` every call fails.
     """
 
-    def __init__(self, files: UploadFiles, parent: int, file: TempFile, opened: ExitStack) -> None:
+    def __init__(
+        self, files: UploadFiles, name: str, parent: int, file: TempFile, opened: ExitStack
+    ) -> None:
         """Take ownership of ``opened``, which closes the file and its directory ``parent``."""
         self._files = files
+        self._name = name
         self._parent = parent
         self._file = file
         self._opened = opened
         self._lock = Lock()
         self._ended = False
-        self._published: str | None = None
+        self._published = False
         self._pending = bytearray()
         self.byte_size = 0
         self.retain = False
@@ -118,18 +121,18 @@ class IncomingFile:
         if len(self._pending) >= _PIECE_BYTES:
             await self._flush()
 
-    async def publish(self, where: TempName) -> None:
+    async def publish(self) -> None:
         """Give the complete file its name, durably; raises as `write` does."""
         await self._flush()
-        await self._files.run(partial(self._publish, where.name))
+        await self._files.run(self._publish)
 
     def end(self) -> None:
         """Close the file (blocking), and delete it unless it is published and retained."""
         with self._usable(), self._opened:
             self._ended = True
-            if self._published is not None and not self.retain:
+            if self._published and not self.retain:
                 with suppress(FileNotFoundError):
-                    os.unlink(self._published, dir_fd=self._parent)
+                    os.unlink(self._name, dir_fd=self._parent)
 
     async def _flush(self) -> None:
         # Handed over before the await: a cancelled flush must not be repeated.
@@ -140,13 +143,13 @@ class IncomingFile:
         with self._usable():
             write_all(self._file.descriptor, content)
 
-    def _publish(self, name: str) -> None:
+    def _publish(self) -> None:
         with self._usable():
             # The content is synchronised before the name exists and the directory after that, so
             # after a power cut the name never refers to an incomplete file.
             os.fsync(self._file.descriptor)
-            self._file.link(name, dir_fd=self._parent)
-            self._published = name
+            self._file.link(self._name, dir_fd=self._parent)
+            self._published = True
             sync_directory(self._parent)
 
     @contextmanager
@@ -197,13 +200,13 @@ class UploadFiles:
         self._threads = ThreadPool("uploads", count=_THREADS, timeout_s=timeout_s)
 
     @asynccontextmanager
-    async def incoming(self, folder: str) -> AsyncIterator[IncomingFile]:
-        """Create a file in a folder for the duration of the block.
+    async def incoming(self, where: TempName) -> AsyncIterator[IncomingFile]:
+        """Create a file for the duration of the block; `IncomingFile.publish` gives it its name.
 
         Raises:
             UploadStorageError: the file cannot be created.
         """
-        incoming = await self.run(partial(self._create, folder), release=IncomingFile.end)
+        incoming = await self.run(partial(self._create, where), release=IncomingFile.end)
         try:
             yield incoming
         finally:
@@ -256,12 +259,12 @@ class UploadFiles:
                 "The uploads cannot be read or written. Retry later."
             ) from error
 
-    def _create(self, folder: str) -> IncomingFile:
+    def _create(self, where: TempName) -> IncomingFile:
         with descended(self._root) as top, ExitStack() as opened:
-            make_directories(top, [folder])
-            parent = opened.enter_context(parent_opened(top, [folder]))
+            make_directories(top, [where.folder])
+            parent = opened.enter_context(parent_opened(top, [where.folder]))
             file = opened.enter_context(TempFile(".", dir_fd=parent))
-            return IncomingFile(self, parent, file, opened.pop_all())
+            return IncomingFile(self, where.name, parent, file, opened.pop_all())
 
     def _open(self, where: TempName) -> OpenUpload:
         try:

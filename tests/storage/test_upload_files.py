@@ -37,10 +37,10 @@ async def uploads(tmp_path: Path) -> AsyncIterator[UploadFiles]:
 
 
 async def store(uploads: UploadFiles, content: bytes = CONTENT) -> None:
-    async with uploads.incoming(WHERE.folder) as incoming:
+    async with uploads.incoming(WHERE) as incoming:
         for start in range(0, len(content), 100_000):
             await incoming.write(content[start : start + 100_000])
-        await incoming.publish(WHERE)
+        await incoming.publish()
         incoming.retain = True
         assert incoming.byte_size == len(content)
 
@@ -59,9 +59,9 @@ async def test_an_upload_is_read_as_it_was_written(uploads: UploadFiles) -> None
 
 async def test_an_upload_that_fails_is_deleted(uploads: UploadFiles, tmp_path: Path) -> None:
     with pytest.raises(LookupError):  # noqa: PT012 - the block is what is tested
-        async with uploads.incoming(WHERE.folder) as incoming:
+        async with uploads.incoming(WHERE) as incoming:
             await incoming.write(CONTENT)
-            await incoming.publish(WHERE)
+            await incoming.publish()
             raise LookupError
     assert names(tmp_path) == []
 
@@ -128,12 +128,12 @@ def files(root: Path) -> dict[str, bytes]:
 async def test_only_a_published_and_retained_file_is_left(
     uploads: UploadFiles, tmp_path: Path, *, publish: bool, retain: bool
 ) -> None:
-    async with uploads.incoming("profiles") as incoming:
+    async with uploads.incoming(WHERE) as incoming:
         await incoming.write(b"mine")
         # No name before it is published.
         assert files(tmp_path) == {}
         if publish:
-            await incoming.publish(WHERE)
+            await incoming.publish()
         incoming.retain = retain
     assert files(tmp_path) == ({"mine.jpg": b"mine"} if publish and retain else {})
 
@@ -143,9 +143,9 @@ async def test_another_file_of_the_name_is_not_replaced(
 ) -> None:
     (tmp_path / "profiles").mkdir()
     (tmp_path / "profiles" / "mine.jpg").write_bytes(b"another's")
-    async with uploads.incoming("profiles") as incoming:
+    async with uploads.incoming(WHERE) as incoming:
         with pytest.raises(UploadStorageError) as caught:
-            await incoming.publish(WHERE)
+            await incoming.publish()
     assert isinstance(caught.value.__cause__, FileExistsError)
     assert files(tmp_path) == {"mine.jpg": b"another's"}
 
@@ -153,17 +153,17 @@ async def test_another_file_of_the_name_is_not_replaced(
 async def test_calls_after_the_end_write_to_no_other_file(
     uploads: UploadFiles, tmp_path: Path
 ) -> None:
-    async with uploads.incoming("profiles") as mine:
+    async with uploads.incoming(WHERE) as mine:
         pass
-    async with uploads.incoming("profiles") as other:
+    async with uploads.incoming(TempName("profiles", "other.jpg")) as other:
         with pytest.raises(UploadStorageError):
             await mine.write(CONTENT)
         with pytest.raises(UploadStorageError):
-            await mine.publish(WHERE)
+            await mine.publish()
         with pytest.raises(OSError, match="ended"):
             mine.end()
         await other.write(b"another's")
-        await other.publish(TempName("profiles", "other.jpg"))
+        await other.publish()
         other.retain = True
     assert files(tmp_path) == {"other.jpg": b"another's"}
 

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
@@ -32,7 +32,6 @@ from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.upload_files import (
     IncomingFile,
     OpenUpload,
-    TempName,
     UploadFiles,
     new_temp_name,
     temp_name,
@@ -116,15 +115,6 @@ class AcceptedUpload:
     status: PendingStatus = PendingStatus.PENDING
 
 
-@dataclass(frozen=True, slots=True)
-class _ReceivedFile:
-    """A complete file that is not queued yet."""
-
-    row: NewUpload
-    incoming: IncomingFile
-    name: TempName
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploader:
     """Accepts uploads. ``on_upload`` is called after each commit to the queue."""
@@ -153,7 +143,8 @@ class UploadIntake:
     uploader: Uploader
     user_id: int
     _stack: AsyncExitStack
-    _received: list[_ReceivedFile] = field(default_factory=list)
+    _received: list[tuple[NewUpload, IncomingFile]] = field(default_factory=list)
+    """Complete files that are not queued yet."""
 
     async def add(
         self, field: UploadField, original_name: str, chunks: AsyncIterator[bytes]
@@ -174,20 +165,20 @@ class UploadIntake:
         if source_type is None or source_type not in uploader.source_types:
             found, accepted = source_type or "not an image", ", ".join(uploader.source_types)
             raise UnsupportedBody(f"A file is {found}. Accepted: {accepted}.")
-        files = uploader.queue.files
-        incoming = await self._stack.enter_async_context(files.incoming(field.folder))
-        await incoming.write(head)
-        self._require_within(incoming)
-        async for chunk in chunks:
-            await incoming.write(chunk)
-            self._require_within(incoming)
         name = new_temp_name(
             field, user_id=self.user_id, source_type=source_type, at=uploader.clock()
         )
-        row = NewUpload(
-            field.name, name.image_path, _plain(original_name), SOURCE_MEDIA_TYPES[source_type]
-        )
-        self._received.append(_ReceivedFile(row, incoming, name))
+        incoming = await self._stack.enter_async_context(uploader.queue.files.incoming(name))
+        chunk: bytes | None = head
+        while chunk is not None:
+            await incoming.write(chunk)
+            # While the file arrives: a client may announce no length, or a wrong one.
+            if incoming.byte_size > uploader.max_file_bytes:
+                raise BodyTooLarge(f"A file exceeds the limit of {uploader.max_file_bytes} bytes.")
+            chunk = await anext(chunks, None)
+        mime_type = SOURCE_MEDIA_TYPES[source_type]
+        row = NewUpload(field.name, name.image_path, _plain(original_name), mime_type)
+        self._received.append((row, incoming))
 
     async def finish(self) -> list[AcceptedUpload]:
         """Make the files durable and queue them in one transaction.
@@ -200,19 +191,12 @@ class UploadIntake:
         if not self._received:
             raise RequestError("The form has no file in any of its upload fields.")
         # All files are durable before the first row: a row without its file would be lost.
-        for one in self._received:
-            await one.incoming.publish(one.name)
+        for _, incoming in self._received:
+            await incoming.publish()
         ids = await self._queue()
         accepted = [
-            AcceptedUpload(
-                pending_id,
-                one.row.field,
-                one.row.image_path,
-                one.row.original_name,
-                one.row.mime_type,
-                one.incoming.byte_size,
-            )
-            for pending_id, one in zip(ids, self._received, strict=True)
+            AcceptedUpload(id=pending_id, byte_size=incoming.byte_size, **asdict(row))
+            for pending_id, (row, incoming) in zip(ids, self._received, strict=True)
         ]
         self.uploader.metrics.uploaded(len(accepted), sum(one.byte_size for one in accepted))
         # Only now: a worker that is woken earlier would not find the rows.
@@ -226,9 +210,9 @@ class UploadIntake:
         # yet. The sweep deletes a file without a row; a row without its file would be lost.
         self._settle(stays=True)
         try:
-            return await database.insert(self.user_id, [one.row for one in self._received])
+            return await database.insert(self.user_id, [row for row, _ in self._received])
         except CommitUncertain:
-            paths = [one.row.image_path for one in self._received]
+            paths = [row.image_path for row, _ in self._received]
             rows = await database.find_by_paths(paths)
             # All or none, because they are one transaction.
             if len(rows) == len(paths):
@@ -239,13 +223,8 @@ class UploadIntake:
             raise
 
     def _settle(self, *, stays: bool) -> None:
-        for one in self._received:
-            one.incoming.retain = stays
-
-    def _require_within(self, incoming: IncomingFile) -> None:
-        limit = self.uploader.max_file_bytes
-        if incoming.byte_size > limit:
-            raise BodyTooLarge(f"A file exceeds the limit of {limit} bytes.")
+        for _, incoming in self._received:
+            incoming.retain = stays
 
 
 class LocalMainApi:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import structlog
 
 from proxy.domain.upload import media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import UploadQueue
-from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn
+from proxy.storage.database.profile_columns import COLUMNS
 
 _PAGE = 500
 _SIZE = "detail"
@@ -19,27 +17,18 @@ _SIZE = "detail"
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReplacementReport:
-    """Result of one run."""
+    """Result of one run; also the JSON of the command and the fields of the log line."""
 
     completed: int = 0
     """Uploads whose paths were replaced."""
-    changed: Mapping[ProfileColumn, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
     """Number of changed rows by column."""
-    absent: tuple[ProfileColumn, ...] = ()
+    absent: list[str] = field(default_factory=list)
     """Columns that the main database does not have."""
-    unreadable: tuple[int, ...] = ()
+    unreadable: list[int] = field(default_factory=list)
     """Ids of processed uploads without a valid media id; they stay unchanged."""
-
-    def public(self) -> Mapping[str, object]:
-        """Return the report as JSON values."""
-        return {
-            "completed": self.completed,
-            "changed": {str(column): rows for column, rows in self.changed.items()},
-            "absent": [str(column) for column in self.absent],
-            "unreadable": list(self.unreadable),
-        }
 
 
 @dataclass(slots=True)
@@ -61,10 +50,11 @@ class UrlReplacer:
         """
         database = self.queue.database
         columns = await database.profile_columns()
-        changed: Counter[ProfileColumn] = Counter(
-            {column: 0 for column in COLUMNS if column in columns}
+        report = ReplacementReport(
+            changed={str(column): 0 for column in COLUMNS if column in columns},
+            absent=[str(column) for column in COLUMNS if column not in columns],
         )
-        completed, unreadable, after = 0, list[int](), 0
+        after = 0
         # By id and not by offset: rows leave the result as their status changes.
         while page := await database.list_processed(after=after, limit=_PAGE):
             after = page[-1].id
@@ -72,19 +62,19 @@ class UrlReplacer:
                 media_id = media_id_of(row.permanent_url)
                 if media_id is None:
                     # Reported and left unchanged: one bad row must not stop the others.
-                    unreadable.append(row.id)
+                    report.unreadable.append(row.id)
                     continue
                 address = profile_image_url(self.base_url, media_id, size=_SIZE)
                 done = await database.replace_path(row, address, columns, dry_run=dry)
                 # None: another process has replaced this upload meanwhile.
-                if done is not None:
-                    completed += 1
-                    changed.update(done)
-                    if not dry:
-                        # After the commit: until then the profile refers to this file.
-                        await self.queue.discard(row.image_path)
-        absent = tuple(column for column in COLUMNS if column not in columns)
-        report = ReplacementReport(completed, changed, absent, tuple(unreadable))
-        if completed and not dry:
-            log.info("addresses_replaced", **report.public())
+                if done is None:
+                    continue
+                report.completed += 1
+                for column, rows in done.items():
+                    report.changed[str(column)] += rows
+                if not dry:
+                    # After the commit: until then the profile refers to this file.
+                    await self.queue.discard(row.image_path)
+        if report.completed and not dry:
+            log.info("addresses_replaced", **asdict(report))
         return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 
 import pytest
 
@@ -32,7 +33,7 @@ async def test_addresses_replace_paths_and_files_are_deleted(server: Serving) ->
     assert temp_files(server) == before
     told = await asyncio.gather(*(replacer.run() for _ in range(3)))
     assert sum(one.completed for one in told) == dry.completed == 2
-    changed = {str(place): rows for place, rows in dry.changed.items() if rows}
+    changed = {place: rows for place, rows in dry.changed.items() if rows}
     assert changed == {"user_profiles.profile_image_path": 1, "artist_profiles.logo_path": 1}
     (left,) = temp_files(server)
     assert left.parent.name == "sites"
@@ -55,7 +56,7 @@ async def test_columns_missing_in_a_foreign_database_are_reported(
         assert answer.status == 200
     assert server.main is not None
     report = await server.main.replacer.run()
-    assert report.public() == {
+    assert asdict(report) == {
         "completed": 1,
         "changed": {"user_profiles.profile_image_path": 1},
         "absent": [
