@@ -116,8 +116,9 @@ class ProviderGap:
 NO_MODEL = "needs a vision model; none is configured"
 _NO_TEXT = "needs a vision model or tesseract; there is neither"
 _GOOGLE, _OPENAI = "google", "openai"
+# Key of the providers to retry in `Analysis.own`; it is not published.
 _PENDING = "awaited"
-"""Key of the providers to retry in `Analysis.own`; it is not published."""
+# Columns of ``media_ai_analysis`` by the name under which they are published.
 _PUBLIC_COLUMNS = {
     "style": "style_classification",
     "medium": "medium_detected",
@@ -129,11 +130,10 @@ _PUBLIC_COLUMNS = {
     "detected_text": "detected_text",
     "confidence_score": "confidence_score",
 }
-"""Columns of ``media_ai_analysis`` by the name under which they are published."""
 
 
+# Published values that only a provider can determine.
 _BY_MODEL = ("style", "medium", "subject", "confidence_score", "detected_objects")
-"""Published values that only a provider can determine."""
 _HASHES = ("thumbhash", "blurhash", "phash")
 
 
@@ -169,13 +169,10 @@ def merge(
     data_type: str,
     site_context: Mapping[str, Any] | None = None,
 ) -> Analysis:
-    """Merge the statistics, the answers of all providers, and the text that Tesseract recognised.
-
-    A model that answers with style, medium and subject precedes one that returns labels. The text
-    of a provider precedes that of Tesseract.
-    """
+    """Merge the statistics, the answers of all providers, and the text from Tesseract."""
     found = {one.provider: one for one in answers if isinstance(one, VisionResult)}
     gaps = [one for one in answers if isinstance(one, ProviderGap)]
+    # A model that answers with style, medium and subject precedes one that returns labels.
     ranked = [found[name] for name in (_OPENAI, _GOOGLE) if name in found]
     style, medium, subject, confidence = (
         _first(getattr(one, name) for one in ranked)
@@ -206,6 +203,7 @@ def merge(
     if columns["detected_text"] is None:
         failed = [*gaps, *([text] if isinstance(text, ProviderGap) else [])]
         reasons["detected_text"] = "; ".join(one.reason for one in failed) or _NO_TEXT
+    # Of other images these are the colours of the scene, not of a brand.
     logo = data_type == DataType.LOGO or local.kind.name == "logo"
     pending = [one.provider for one in gaps if one.temporary]
     own = {
@@ -252,6 +250,7 @@ def _objects(found: Mapping[str, VisionResult]) -> list[dict[str, Any]]:
 def _text(found: Mapping[str, VisionResult], text: str | ProviderGap) -> str | None:
     """Return the first text that was found; empty if every search found none."""
     read = text if isinstance(text, str) else None
+    # The text of a provider precedes that of Tesseract.
     searched = [found[name].text for name in (_GOOGLE, _OPENAI) if name in found]
     texts = [one for one in (*searched, read) if one is not None]
     return next(filter(None, texts), "") if texts else None

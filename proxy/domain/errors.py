@@ -112,7 +112,8 @@ class BadParameter(RequestError, title="Bad parameter"):
     """A parameter has a value that is not allowed."""
 
     def __init__(self, parameter: str, allowed: str) -> None:
-        """Name the parameter and the allowed values; the client's own text is never repeated."""
+        """Name the parameter and the allowed values."""
+        # Never the client's own text: error pages must not reflect it.
         super().__init__(f"{parameter} must be {allowed}")
         self.parameter = parameter
         self.allowed = allowed
@@ -321,5 +322,6 @@ class ConfigurationError(SmartserveError, reported=True):
 
     def __init__(self, faults: Sequence[str]) -> None:
         """Store all faults, each a sentence that names the key, its value and what is allowed."""
+        # All at once, so that an operator corrects the settings in one go.
         super().__init__("\n".join(faults))
         self.faults = tuple(faults)

@@ -137,9 +137,9 @@ _PARAMETER = re.compile(rf'(?:[^;"]|{_QUOTED})+', re.DOTALL)
 _BLANK = " \t"
 _QVALUE = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)
 
+# Longer headers are cut between two elements, to bound the work per request. Browsers send about
+# 100 bytes.
 _MAX_ACCEPT = 2048
-"""Longer headers are cut between two elements, to bound the work per request. Browsers send about
-100 bytes."""
 
 
 Accepted = Mapping[str, float]
@@ -198,14 +198,14 @@ def acceptable(
     """Return the formats that may be sent, by descending q-value; ``order`` breaks ties.
 
     ``transparent`` and ``animated`` describe the resulting image: formats that cannot represent it
-    are excluded. The result is never empty. If the header excludes everything, it is the fallback:
-    an image is more useful than a 406 response.
+    are excluded. The result is never empty.
     """
     accepted = parse_accept(accept or "")
     last = fallback(transparent=transparent, animated=animated)
     able = (fmt for fmt in order if TRAITS[fmt].animation or not animated)
     named = [fmt for fmt in able if fmt in _EXPLICIT_ONLY and quality_of(fmt, accepted) > 0]
     if not named:
+        # Even if the header excludes it: an image is more useful than a 406 response.
         return (last,)
     candidates = [*named, last] if quality_of(last, accepted) > 0 else named
     return tuple(

@@ -29,11 +29,11 @@ from proxy.domain.variant import (
 )
 from proxy.domain.worker_protocol import Limits
 
+# Cached base sizes: every plan needs one.
 _BASE_SIZES = 10_000
-"""Cached base sizes: every plan needs one."""
 
+# Maximum difference of the logarithms of two aspect ratios that count as equal.
 _SAME_SHAPE = 0.05
-"""Maximum difference of the logarithms of two aspect ratios that count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,7 @@ class RenderPlanner:
     ) -> Iterator[tuple[Format | None, str]]:
         """Yield format parameters with Accept headers, each header with one format less."""
         last = fallback(transparent=transparent, animated=facts.animated)
+        # `*/*` alone selects the fallback, which has the place of JPEG.
         named = [fmt for fmt in self.rules.order if fmt is not Format.JPEG]
         for at in range(len(named) + 1):
             yield None, ",".join([*(TRAITS[fmt].media_type for fmt in named[at:]), "*/*;q=0.8"])

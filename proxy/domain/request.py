@@ -22,7 +22,8 @@ A closed set limits how many renditions an image can have."""
 
 _T = TypeVar("_T")
 
-# See `last_values` for the question mark.
+# A `?` separates parameters like `&`, also percent-encoded: front ends append `?size=thumbnail` to
+# URLs that end in `?size=detail`, and some encode the result once more.
 _SEPARATORS = re.compile(r"[&?]|%3[Ff]")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 
@@ -45,16 +46,12 @@ class VariantRequest:
 
 
 def last_values(raw_query: str) -> dict[str, str]:
-    """Return the parameters of a raw query, the last value of each, in the order of those.
-
-    The order decides between ``size`` and ``w``. A ``?`` separates parameters like ``&``, also
-    percent-encoded: front ends append ``?size=thumbnail`` to URLs that end in ``?size=detail``, and
-    some encode the result once more.
-    """
+    """Return the parameters of a raw query, the last value of each, in the order of those."""
     values: dict[str, str] = {}
     for pair in _SEPARATORS.split(raw_query):
         name, _, value = unquote_plus(pair).partition("=")
-        # Assigning to an existing key would keep its old position.
+        # The order decides between `size` and `w`: assigning to an existing key would keep its old
+        # position.
         values.pop(name, None)
         values[name] = value
     return values
@@ -97,10 +94,7 @@ def parse_request(
 
 
 def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
-    """Parse the sizes of a purge into boxes: named sizes at every dpr, and widths.
-
-    Every parameter counts, and unlike in an image request unknown ones are rejected: ignoring them
-    would purge more than intended.
+    """Parse the sizes of a purge into boxes: named sizes at every dpr, and widths; all count.
 
     Raises:
         BadParameter: a parameter or its value is not allowed.
@@ -112,6 +106,7 @@ def parse_boxes(raw_query: str, *, sizes: Mapping[str, SizeSpec]) -> tuple[SizeS
 def _boxes(name: str, value: str, sizes: Mapping[str, SizeSpec]) -> tuple[SizeSpec, ...]:
     if name == "size":
         return named_boxes(value, sizes)
+    # Unlike in an image request: ignoring a parameter would purge more than intended.
     if name != "w":
         raise BadParameter("query", "empty, or contain only size= and w=")
     return (width_box(_width(value)),)

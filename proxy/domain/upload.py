@@ -66,6 +66,7 @@ _KINDS: Mapping[str, DataType] = MappingProxyType(
     {field.kind: field.data_type for field in UPLOAD_FIELDS.values()} | {"sites": DataType.SITES}
 )
 _MAX_NAME, _MAX_TYPE = 255, 100
+# BIGINT has up to 19 digits; `int` of longer text takes quadratic time.
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _NAME = re.compile(r"[0-9]+-([a-z]+)-[0-9]+(?:-[0-9a-z]+)?\.[a-z0-9]+", re.ASCII | re.IGNORECASE)
 

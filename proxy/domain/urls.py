@@ -23,8 +23,8 @@ COMPONENT_PATH = "/static/smart-image.js"
 OEMBED_PATH = "/oembed"
 
 _VERSION_DIGITS = 16
+# Smaller widths are for icons; a page does not request them through ``srcset``.
 _MIN_SRCSET_WIDTH = 64
-"""Smaller widths are for icons; a page does not request them through ``srcset``."""
 _IMAGE_PATH = re.compile(
     r"(.*)/(?:serve|api/images|info)/([0-9]{1,19})(?:\.[A-Za-z0-9]{1,8})?", re.ASCII
 )
@@ -71,17 +71,15 @@ def info_url(media_id: int) -> str:
 
 
 def tempfile_url(base: str, image_path: str) -> str | None:
-    """Return the address of an upload's temporary file, or None if its path is unsafe.
-
-    The path comes from another server. It must be absolute, without empty or dot segments: these
-    could lead out of the folder, and a leading ``//`` would name another host. Every remaining
-    character is percent-encoded, so that ``?`` and ``#`` stay part of the path.
-    """
+    """Return the address of an upload's temporary file, or None if its path is unsafe."""
+    # The path comes from another server. Empty or dot segments could lead out of the folder, and a
+    # leading `//` would name another host.
     safe = (
         len(image_path) <= _MAX_TEMPFILE_PATH
         and _TEMPFILE_PATH.fullmatch(image_path)
         and not {".", ".."} & set(image_path.split("/"))
     )
+    # `?` and `#` are quoted too, so that they stay part of the path.
     return f"{base.rstrip('/')}{quote(image_path, safe='/')}" if safe else None
 
 

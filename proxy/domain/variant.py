@@ -95,6 +95,7 @@ def plan_geometry(box: SizeSpec, facts: MediaFacts) -> Geometry:
     If the box is larger than the image, contain keeps the image's size, and cover crops the largest
     area with the aspect ratio of the box.
     """
+    # With one side there is nothing to crop.
     if box.fit is Fit.COVER and box.width is not None and box.height is not None:
         focus = facts.focus if box.gravity is Gravity.ATTENTION else None
         return _cover(box.width, box.height, facts, focus or Focus(0.5, 0.5))
@@ -210,9 +211,9 @@ class EncodingStages:
     final: EncodingStage
 
 
+# Version of the rendering code, a part of every key. Increase it if a change of the code gives
+# different pixels for the same variant.
 _RECIPE = 2
-"""Version of the rendering code, a part of every key. Increase it if a change of the code gives
-different pixels for the same variant."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ class Variant:
     @cached_property
     def key(self) -> str:
         """Canonical text of everything that determines the bytes."""
+        # Stores and caches have names made of it: a change of the text renders everything anew.
         return "/".join(
             (
                 str(self.media_id),

@@ -75,6 +75,7 @@ class JobFailure:
 
     def to_error(self) -> SmartserveError:
         """Return the exception that the server raises for this failure."""
+        # A worker that decoded a hostile file may send any kind.
         return _ERRORS.get(self.kind, RenderFault)(self.detail)
 
 
@@ -230,10 +231,8 @@ def encode(message: Any) -> bytes:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """Return the fields of a value; JSON calls this again for nested values.
-
-    `dataclasses.asdict` would first copy the whole tree, which takes longer than the encoding.
-    """
+    """Return the fields of a value; JSON calls this again for nested values."""
+    # `dataclasses.asdict` would copy the whole tree, which takes longer than the encoding.
     return {field: getattr(value, field) for field in value.__slots__}
 
 
@@ -257,9 +256,9 @@ def decode(datagram: bytes) -> Any:
 def _reader(kind: Any) -> Callable[[Any], Any]:
     """Return the function that converts a JSON value to an annotated type.
 
-    It raises one of `_NO_MESSAGE` for a value of another type: a worker that decoded a hostile file
-    may send anything.
+    It raises one of `_NO_MESSAGE` for a value of another type.
     """
+    # Compiled once for each type: reading the annotations of each value takes three times as long.
     if isinstance(kind, type) and is_dataclass(kind):
         readers = {name: _reader(one) for name, one in get_type_hints(kind).items()}
         return lambda value: kind(**{name: readers[name](one) for name, one in value.items()})
@@ -278,6 +277,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
 
 
 def _read_first(readers: Sequence[Callable[[Any], Any]], value: Any) -> Any:
+    # The results of a set are of two types without a common field, so the first that fits is right.
     for read in readers:
         with suppress(*_NO_MESSAGE):
             return read(value)

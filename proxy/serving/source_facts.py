@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from proxy.domain.media import Media, MediaFacts, ProbeResult
 from proxy.domain.worker_protocol import Limits, ProbeJob
 from proxy.runtime.single_flight import SharedResults
@@ -11,19 +13,9 @@ from proxy.storage.database import MediaRepository
 
 def to_facts(result: ProbeResult, source_path: str, *, row_version: str = "") -> MediaFacts:
     """Return the result of a probe in the form that the database stores."""
-    return MediaFacts(
-        content_hash=result.content_hash,
-        byte_size=result.byte_size,
-        source_type=result.source_type,
-        width=result.width,
-        height=result.height,
-        has_alpha=result.has_alpha,
-        pages=result.pages,
-        flat_background=result.flat_background,
-        focus=result.focus,
-        source_path=source_path,
-        row_version=row_version,
-    )
+    # Not `asdict`, which would make a dict of the focus, too.
+    facts = {field.name: getattr(result, field.name) for field in fields(result)}
+    return MediaFacts(**facts, source_path=source_path, row_version=row_version)
 
 
 class SourceFactsService:

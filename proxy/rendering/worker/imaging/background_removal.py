@@ -23,33 +23,33 @@ FLAT_SHARE = 0.9
 tests reaches 0.75."""
 _BORDER_SHARE = 0.01
 _MAX_BORDER = 4
+# Pixels on both sides of an edge softened by antialiasing, resampling and chroma subsampling.
 _REACH = 3
-"""Pixels on both sides of an edge softened by antialiasing, resampling and chroma subsampling."""
+# Scale at which the colours of shapes and their bounding box are determined.
 _COARSE = 4
-"""Scale at which the colours of shapes and their bounding box are determined."""
+# Sigma, in coarse pixels, of the blur that carries the colour of a shape to its edge.
 _SPREAD_SIGMA = 1.2
-"""Sigma, in coarse pixels, of the blur that carries the colour of a shape to its edge."""
+# Difference in levels from the background that makes a coarse pixel part of the content. Noise is
+# below it; a hairline has a quarter of its contrast in a coarse pixel.
 _CONTENT_LEVELS = 1.5
-"""Difference in levels from the background that makes a coarse pixel part of the content. Noise is
-below it; a hairline has a quarter of its contrast in a coarse pixel."""
+# Pixels between frames that are processed together: more than the reach of `_spread`, which is
+# three coarse pixels, plus `_REACH` on either side.
 _APART = 24
-"""Pixels between frames that are processed together: more than the reach of `_spread`, which is
-three coarse pixels, plus `_REACH` on either side."""
 _BATCH_PIXELS = 2_000_000
 _FARNESS_POWER = 8
 _MIN_WEIGHT = 1
+# Mean weight, of 255, below which no inside of a shape is nearby.
 _LONELY = 2
-"""Mean weight, of 255, below which no inside of a shape is nearby."""
+# Length of ``F - B`` in levels below which noise would be treated as a shape.
 _MIN_CONTRAST = 24.0
-"""Length of ``F - B`` in levels below which noise would be treated as a shape."""
+# Alphas that are treated as 0 and 1: JPEG noise has this size.
 _LOWEST, _HIGHEST = 0.03, 0.97
-"""Alphas that are treated as 0 and 1: JPEG noise has this size."""
+# Alpha, of 255, below which a division by it would amplify noise.
 _FAINT = 26
-"""Alpha, of 255, below which a division by it would amplify noise."""
 _FULL = 255
 _SQUARE = [[_FULL] * (2 * _REACH + 1)] * (2 * _REACH + 1)
+# 1 / alpha for each 8-bit alpha; 0 for 0, so transparent pixels get the background colour.
 _DIVISORS = [[0.0, *(_FULL / max(level, _FAINT) for level in range(1, _FULL + 1))]]
-"""1 / alpha for each 8-bit alpha; 0 for 0, so transparent pixels get the background colour."""
 
 
 @dataclass(frozen=True, slots=True)

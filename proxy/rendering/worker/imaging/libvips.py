@@ -22,6 +22,7 @@ from pyvips.voperation import Introspect
 from proxy.domain.errors import ConfigurationError
 from proxy.domain.worker_protocol import JobFailure, WorkerInfo
 
+# Classes of the loaders of a source type; libvips has no loader for BMP.
 _FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "jpeg": "VipsForeignLoadJpeg",
@@ -33,8 +34,8 @@ _FAMILIES: Mapping[str, str] = MappingProxyType(
         "tiff": "VipsForeignLoadTiff",
     }
 )
-"""Classes of the loaders of a source type; libvips has no loader for BMP."""
 
+# A grey image of 16 x 16 pixels: this libvips cannot encode HEIC, so a sample is included.
 _HEIC_SAMPLE = base64.b64decode(
     "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAXZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
     "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABmgABAAAAAAAAABoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
@@ -44,10 +45,9 @@ _HEIC_SAMPLE = base64.b64decode(
     "AAAB////0AAAAAL////QAAAAAgAAAA5waXhpAAAAAAEIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAIm1kYXQAAAAW"
     "KAGuCiRtuOZWuq6zJvowp7R4QJUBRw=="
 )
-"""A grey image of 16 x 16 pixels: this libvips cannot encode HEIC, so a sample is included."""
 
+# ``VIPS_OPERATION_BLOCKED`` of ``VipsOperationFlags``.
 _BLOCKED = 32
-"""``VIPS_OPERATION_BLOCKED`` of ``VipsOperationFlags``."""
 
 
 def configure() -> None:

@@ -20,18 +20,18 @@ from proxy.domain.formats import SNIFF_BYTES, sniff
 from proxy.domain.worker_protocol import Limits
 from proxy.rendering.worker.imaging.libvips import SourceRefused, loadable_types, loaders_of
 
+# Types whose pages are frames of an animation; pages of TIFF and HEIC are separate images.
 _ANIMATED = ("webp", "gif")
-"""Types whose pages are frames of an animation; pages of TIFF and HEIC are separate images."""
 _COMPRESSIONS: Mapping[str, str] = MappingProxyType({"avif": "av1", "heic": "hevc"})
+# EXIF orientations that swap width and height.
 _ROTATED = range(5, 9)
-"""EXIF orientations that swap width and height."""
+# Chromium, Firefox and WebKit show a frame with a delay of up to 10 ms, or none, for 100 ms. With
+# the delays of the file the animation would be ten times too fast.
 _DEFAULT_DELAY_MS, _IGNORED_DELAY_MS = 100, 10
-"""Chromium, Firefox and WebKit show a frame with a delay of up to 10 ms, or none, for 100 ms. With
-the delays of the file the animation would be ten times too fast."""
+# Longest delay of a GIF frame (GIF89a, 23: hundredths of a second in 16 bits).
 _MAX_DELAY_MS = 655_350
-"""Longest delay of a GIF frame (GIF89a, 23: hundredths of a second in 16 bits)."""
+# Device manufacturer and model, bytes 48 to 55 of an ICC header (ICC.1:2022, 7.2).
 _SRGB_SIGNATURE = b"IEC sRGB"
-"""Device manufacturer and model, bytes 48 to 55 of an ICC header (ICC.1:2022, 7.2)."""
 
 
 Size = tuple[int, int]
@@ -221,8 +221,8 @@ def _delays(roll: Any, header: Header) -> list[int]:
     return [delay if delay > _IGNORED_DELAY_MS else _DEFAULT_DELAY_MS for delay in delays]
 
 
+# A page and its delay in milliseconds.
 _Frame = tuple[Any, int]
-"""A page and its delay in milliseconds."""
 
 
 def _distinct(pages: list[Any], delays: list[int]) -> Iterator[_Frame]:
@@ -246,8 +246,8 @@ def _thinned(frames: list[_Frame], most: int) -> list[_Frame]:
     return [(group[0][0], min(sum(delay for _, delay in group), _MAX_DELAY_MS)) for group in groups]
 
 
+# Bytes of the signature and the logical screen descriptor (GIF89a, 17 and 18).
 _GIF_HEADER = 13
-"""Bytes of the signature and the logical screen descriptor (GIF89a, 17 and 18)."""
 _IMAGE, _EXTENSION = 0x2C, 0x21
 _IMAGE_HEADER, _EXTENSION_HEADER = 10, 2
 _RIFF_HEADER, _CHUNK_HEADER = 12, 8

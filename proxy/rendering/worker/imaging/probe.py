@@ -11,8 +11,8 @@ from proxy.domain.worker_protocol import ProbeJob
 from proxy.rendering.worker.imaging import background_removal, load
 
 _CHUNK_BYTES = 1024 * 1024
+# Longer side of the preview from which focus and background are determined.
 _PREVIEW_SIDE = 512
-"""Longer side of the preview from which focus and background are determined."""
 _ATTENTION_GRID = 32
 _OPAQUE = 255
 

@@ -24,13 +24,13 @@ SEARCHED = (Format.AVIF, Format.WEBP, Format.JPEG)
 """Formats with a lossy quality setting."""
 NEAR_ENOUGH = 0.3
 """Points above the target that do not justify another encode: less than one step of quality."""
+# Points per step of quality if only one trial is known; 0.5 to 1.1 around a score of 75.
 _SLOPE = 0.8
-"""Points per step of quality if only one trial is known; 0.5 to 1.1 around a score of 75."""
 _MIN_SLOPE, _MAX_SLOPE = 0.2, 4.0
+# Added to the last guess if no trial has passed: slightly too good is better than missed.
 _LAST_STEP = 2
-"""Added to the last guess if no trial has passed: slightly too good is better than missed."""
+# Points that one level of ringing above `RINGING_LEVELS` counts for.
 _RINGING_POINTS = 8.0
-"""Points that one level of ringing above `RINGING_LEVELS` counts for."""
 
 
 @dataclass(frozen=True, slots=True)

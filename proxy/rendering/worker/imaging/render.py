@@ -23,9 +23,9 @@ from proxy.rendering.worker.imaging import encode, load, quality_search
 from proxy.rendering.worker.imaging.background_removal import cut_out
 from proxy.rendering.worker.imaging.libvips import answered, encoding
 
+# Limit for all frames of a GIF together. Its palettes take 0.3 s per megapixel, five times as much
+# as a whole WebP, and a render has a deadline.
 _MAX_GIF_PIXELS = 12_000_000
-"""Limit for all frames of a GIF together. Its palettes take 0.3 s per megapixel, five times as much
-as a whole WebP, and a render has a deadline."""
 
 _Rendition = tuple[RenderResult, bytes]
 

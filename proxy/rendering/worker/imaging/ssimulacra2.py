@@ -34,31 +34,31 @@ from proxy.rendering.worker.imaging.load import flatten
 _BIAS = 0.0037930732552754493
 _C2 = 0.0009
 _SIGMA = 1.5
+# Limits the window to 4 pixels from its centre.
 _MIN_AMPLITUDE = 0.01
-"""Limits the window to 4 pixels from its centre."""
+# From linear sRGB to the mixed responses of three cones (libjxl, ``opsin_params.h``).
 _OPSIN = [
     [0.3, 0.622, 0.078],
     [0.23, 0.692, 0.078],
     [0.24342268924547819, 0.20476744424496821, 0.55180986650955360],
 ]
-"""From linear sRGB to the mixed responses of three cones (libjxl, ``opsin_params.h``)."""
 _OPPONENTS = [[7.0, -7.0, 0.0], [0.5, 0.5, 0.0], [-0.5, -0.5, 1.0]]
+# With `_OPPONENTS`: X, Y and B - Y, scaled and shifted to be positive (``MakePositiveXYB``).
 _OFFSETS = [0.42, 0.01, 0.55]
-"""With `_OPPONENTS`: X, Y and B - Y, scaled and shifted to be positive (``MakePositiveXYB``)."""
 _X, _Y, _B = range(3)
 _USHORT = 65535
+# Greater than any value computed here.
 _HIGH = 1e9
-"""Greater than any value computed here."""
+# Column of the mean in the output of ``vips_stats``, whose first row is for all bands together.
 _MEAN = 4
-"""Column of the mean in the output of ``vips_stats``, whose first row is for all bands together."""
 
+# Calibration: ``100 - _GAIN * (100 - raw) ** _POWER``; monotone, maps 100 to 100.
 _GAIN, _POWER = 1.00275, 0.99774
-"""Calibration: ``100 - _GAIN * (100 - raw) ** _POWER``; monotone, maps 100 to 100."""
+# Side from which on all six scales have at least 8 pixels.
 _MIN_SIDE = 256
-"""Side from which on all six scales have at least 8 pixels."""
 _FULL = 255
+# Backgrounds for transparent images, as in the reference tool; the worse result is used.
 _DARK, _LIGHT = 26, 230
-"""Backgrounds for transparent images, as in the reference tool; the worse result is used."""
 
 FLAT_GRAPHIC = 0.5
 """Share of pixels equal to all eight neighbours from which on an image is a graphic: test logos
@@ -70,9 +70,11 @@ _WINDOW = 4
 _NEIGHBOURHOOD = 3
 
 
+# Weights of the mean of ``1 - SSIM``, and of the 4-norms of the same, of new and of lost edges.
 _Weights = tuple[float, float, float, float]
-"""Weights of the mean of ``1 - SSIM``, and of the 4-norms of the same, of new and of lost edges."""
 
+# By scale, then by channel, from SSIMULACRA2's table (BSD 3-clause, Cloudinary); the channels of a
+# scale are adjacent.
 _WEIGHTS: Sequence[Mapping[int, _Weights]] = (
     {_Y: (0, 7.466890328, 0, 17.44583398)},
     {_X: (0, 1.104172666, 0, 0), _Y: (0, 6.683678146, 0, 1.027889938)},
@@ -84,8 +86,6 @@ _WEIGHTS: Sequence[Mapping[int, _Weights]] = (
     },
     {_Y: (0, 34.77906344, 44.83562533, 0), _B: (95.10804988, 0, 171.2667256, 0)},
 )
-"""By scale, then by channel, from SSIMULACRA2's table (BSD 3-clause, Cloudinary); the channels of a
-scale are adjacent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,18 +22,18 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
+# Standard streams, the socket, a source, a target, and libvips' duplicates of both.
 _MAX_DESCRIPTORS = 32
-"""Standard streams, the socket, a source, a target, and libvips' duplicates of both."""
 
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_RESTRICT_SELF = 446
 _LANDLOCK_GET_VERSION = 1
+# Number of file rights by minimum version of Landlock's interface, newest first.
 _FILE_RIGHTS = ((5, 16), (3, 15), (2, 14), (1, 13))
-"""Number of file rights by minimum version of Landlock's interface, newest first."""
+# Bind and connect.
 _TCP_SINCE, _TCP = 4, 0b11
-"""Bind and connect."""
+# Abstract Unix sockets of other processes, and signals to them.
 _SCOPES_SINCE, _SCOPES = 6, 0b11
-"""Abstract Unix sockets of other processes, and signals to them."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -19,6 +19,7 @@ except (ImportError, RuntimeError) as error:
 else:
     _library = pyseccomp
 
+# Allowed with any arguments; calls that the architecture does not have are ignored.
 _ALLOWED = (
     # Given descriptors: the socket, the source, the target, and duplicates of them.
     *("read", "readv", "pread64", "preadv", "write", "writev", "lseek", "_llseek", "close"),
@@ -38,14 +39,13 @@ _ALLOWED = (
     # Own signal handling.
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
 )
-"""Allowed with any arguments; calls that the architecture does not have are ignored."""
 
 _CLONE_THREAD = 0x00010000
 _PROT_EXEC = 0x4
 _AT_EMPTY_PATH = 0x1000
 _PR_SET_NAME = 15
+# ``__NR_SCMP_ERROR`` of libseccomp.
 _UNKNOWN = -1
-"""``__NR_SCMP_ERROR`` of libseccomp."""
 
 
 def filter_all_threads() -> None:

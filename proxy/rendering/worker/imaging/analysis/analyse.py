@@ -14,10 +14,10 @@ from proxy.rendering.worker.imaging.analysis import classification, colours, has
 
 _T = TypeVar("_T")
 _FULL = 255
+# Longer side in pixels of the input of a ThumbHash; the format allows 100.
 _THUMBHASH_SIDE = 64
-"""Longer side in pixels of the input of a ThumbHash; the format allows 100."""
+# Longer side in pixels of the input of a BlurHash: more than its terms can resolve.
 _BLURHASH_SIDE = 32
-"""Longer side in pixels of the input of a BlurHash: more than its terms can resolve."""
 
 
 def analyse(job: AnalyseJob, source_fd: int) -> AnalysisResult:

@@ -12,25 +12,25 @@ from proxy.domain.analysis import Kind
 from proxy.rendering.worker.imaging.analysis.colours import ColourBin
 from proxy.rendering.worker.imaging.analysis.quality import steps
 
+# Range of levels within 3 x 3 pixels up to which a pixel is flat.
 _FLAT_LEVELS = 2
-"""Range of levels within 3 x 3 pixels up to which a pixel is flat."""
 _NEIGHBOURHOOD = 3
+# Step between neighbours from which on it is the edge of a stroke.
 _STROKE_LEVELS = 48
-"""Step between neighbours from which on it is the edge of a stroke."""
 _MOST = 0.9
 _FULL = 255
 
 _PLAIN_SHARE = 0.95
+# Test drawings have 0.75 and more, also as JPEG; photographs 0.54 and less.
 _FLAT_GRAPHIC = 0.7
-"""Test drawings have 0.75 and more, also as JPEG; photographs 0.54 and less."""
+# Bins; test drawings need at most 44, photographs on white 57 and more.
 _FEW_COLOURS = 50
-"""Bins; test drawings need at most 44, photographs on white 57 and more."""
+# Share of the eight most frequent colours: drawings have 0.66 and more, gradients 0.1.
 _TOP_GRAPHIC = 0.5
-"""Share of the eight most frequent colours: drawings have 0.66 and more, gradients 0.1."""
 _TOP = 8
 _PAPER_LIGHTNESS, _PAPER_SHARE, _PAPER_CHROMA = 80.0, 0.5, 8.0
+# Share of steps that are strokes: text has 0.04 and more, drawings 0.01 and less.
 _WRITTEN = 0.02
-"""Share of steps that are strokes: text has 0.04 and more, drawings 0.01 and less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +120,13 @@ def _strokes(detail: Any) -> float:
     return 0.0 if detail.width == 1 else float((steps(detail) > _STROKE_LEVELS).avg()) / _FULL
 
 
+# Hue angles in degrees, from magenta-red through orange to yellow.
 _WARM = (-30.0, 112.0)
-"""Hue angles in degrees, from magenta-red through orange to yellow."""
+# From green through cyan to blue.
 _COOL = (130.0, 300.0)
-"""From green through cyan to blue."""
 _TURN = 360.0
+# Mean chroma below which hue is ignored.
 _MIN_CHROMA = 5.0
-"""Mean chroma below which hue is ignored."""
 
 
 @dataclass(frozen=True, slots=True)

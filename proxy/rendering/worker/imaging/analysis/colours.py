@@ -17,10 +17,10 @@ Rgb = tuple[int, int, int]
 Lab = tuple[float, float, float]
 """CIE L*a*b* under D65."""
 
+# Pixels counted on the longer side. Every n-th pixel is used, because means are new colours.
 _SIDE = 128
-"""Pixels counted on the longer side. Every n-th pixel is used, because means are new colours."""
+# A bin has 16 levels of each channel.
 _SHIFT = 4
-"""A bin has 16 levels of each channel."""
 _OPAQUE = 128
 
 
@@ -107,17 +107,17 @@ def _triples(values: Any) -> Iterable[tuple[Any, Any, Any]]:
 
 _CLUSTERS = 10
 _ROUNDS = 12
+# CIE76 distance up to which clusters are merged: six times a just noticeable difference.
 _SAME = 14.0
-"""CIE76 distance up to which clusters are merged: six times a just noticeable difference."""
 _MAX_COLOURS = 8
 _MIN_SHARE = 0.01
+# If one exact colour has this share of a cluster, it is the cluster's colour, as in drawings.
 _PURE = 0.5
-"""If one exact colour has this share of a cluster, it is the cluster's colour, as in drawings."""
 
+# Share of the foreground; smaller clusters are mixed colours of soft edges.
 _MIN_BRAND_SHARE = 0.03
-"""Share of the foreground; smaller clusters are mixed colours of soft edges."""
+# Chroma from which on a colour is not a grey, near-white or near-black.
 _COLOURFUL = 14.0
-"""Chroma from which on a colour is not a grey, near-white or near-black."""
 _MAX_BRAND_COLOURS = 8
 
 

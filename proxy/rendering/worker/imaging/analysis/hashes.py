@@ -10,8 +10,8 @@ from statistics import median
 
 PHASH_SIDE = 32
 """Side in pixels of the input of a pHash."""
+# Terms below this mean level are rounding errors, as in an image of one colour: all bits are 0.
 _MIN_TERM = 0.5
-"""Terms below this mean level are rounding errors, as in an image of one colour: all bits are 0."""
 _BASE83 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#$%*+,-.:;=?@[]^_{|}~"
 
 _Rgba = tuple[int, int, int, int]
@@ -55,8 +55,8 @@ def _linear(level: int) -> float:
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
 
 
+# Transfer function of sRGB (IEC 61966-2-1).
 _LINEAR = [_linear(level) for level in range(256)]
-"""Transfer function of sRGB (IEC 61966-2-1)."""
 
 
 def blurhash(width: int, height: int, rgb: bytes, *, across: int = 4, down: int = 3) -> str:
