@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,8 @@ async def open_adopter(
     """Build the adopter of a tree."""
     section = services.settings.storage
     # Paths of the tree are relative to its root, so no prefix is stripped.
-    tree = LocalOriginals(place.root, section.model_copy(update={"strip_prefix": ""}))
-    try:
+    section = section.model_copy(update={"strip_prefix": ""})
+    async with aclosing(LocalOriginals(place.root, section)) as tree:
         yield TreeAdopter(
             catalogue=services.storage.repository,
             tree=tree,
@@ -85,5 +85,3 @@ async def open_adopter(
             owner=owner,
             below=path_below(services.settings, place),
         )
-    finally:
-        await tree.aclose()

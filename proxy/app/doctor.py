@@ -66,11 +66,10 @@ def _open_rows(settings: Settings) -> SqlMediaRepository:
 
 async def _queue_report(settings: Settings) -> QueueReport:
     _require_file(settings)
-    writer = LeasedWriter(settings.database_url, settings.database, lease_s=settings.ingest.lease_s)
-    try:
+    lease_s = settings.ingest.lease_s
+    writer = LeasedWriter(settings.database_url, settings.database, lease_s=lease_s)
+    async with aclosing(writer):
         return await queue_report(writer)
-    finally:
-        await writer.aclose()
 
 
 def _require_file(settings: Settings) -> None:

@@ -104,16 +104,8 @@ def test_the_server_does_not_start_with_an_old_package(
         check_start(make_settings(tmp_path))
 
 
-@pytest.fixture
-def _no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", missing)
-
-
-@pytest.mark.usefixtures("_no_packages")
-def test_tracing_without_its_packages_is_a_fault() -> None:
+def test_tracing_without_its_packages_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.startup_checks.find_spec", lambda _: None)
     assert tracing_faults(TracingSettings(enabled=False)) == []
     (fault,) = tracing_faults(TracingSettings(enabled=True))
     assert "pip install 'smartserve[otel]'" in fault
@@ -121,8 +113,8 @@ def test_tracing_without_its_packages_is_a_fault() -> None:
         start_tracing(TracingSettings(enabled=True))
 
 
-@pytest.mark.usefixtures("_no_packages")
-async def test_tracing_that_is_disabled_needs_nothing() -> None:
+async def test_tracing_that_is_disabled_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.startup_checks.find_spec", lambda _: None)
     async with start_tracing(TracingSettings(enabled=False)) as tracing:
         assert tracing is OFF
 

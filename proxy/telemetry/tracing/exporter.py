@@ -69,11 +69,7 @@ class Exporter:
 
     def statistics(self) -> Mapping[str, float]:
         """Return the spans sent, those dropped from a full queue, and those lost in sending."""
-        return {
-            "sent": self._queue.sender.sent,
-            "queue_full": self._queue.dropped,
-            "failed": self._queue.sender.failed,
-        }
+        return {**self._queue.sender.counts, "queue_full": self._queue.dropped}
 
     async def aclose(self) -> None:
         """Send what is queued, for at most ``flush_s`` seconds."""
@@ -82,7 +78,8 @@ class Exporter:
         try:
             await threads.run(partial(self._provider.shutdown))
         except TimeoutError:
-            log.warning("spans_not_sent", left=self._queue.waiting)
+            left = self._queue.queued - sum(self._queue.sender.counts.values())
+            log.warning("spans_not_sent", left=left)
             self._queue.sender.shutdown()
         await threads.aclose(wait_s=0)
 
@@ -113,7 +110,7 @@ class _BoundedQueue(BatchSpanProcessor):
     def __init__(self, settings: TracingSettings) -> None:
         self.sender = _Sender(settings)
         self._max_queue = settings.max_queue
-        self._queued = 0
+        self.queued = 0
         self.dropped = 0
         super().__init__(
             self.sender,
@@ -121,18 +118,13 @@ class _BoundedQueue(BatchSpanProcessor):
             max_export_batch_size=min(_MAX_BATCH, settings.max_queue),
         )
 
-    @property
-    def waiting(self) -> int:
-        """Return the number of spans that were neither sent nor lost."""
-        return self._queued - self.sender.sent - self.sender.failed
-
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, or drop it if the queue is full."""
         # Checked here, because the SDK's queue would drop its oldest span instead.
-        if self._queued - self.sender.received >= self._max_queue:
+        if self.queued - self.sender.received >= self._max_queue:
             self.dropped += 1
             return
-        self._queued += 1
+        self.queued += 1
         super().on_end(span)
 
 
@@ -143,22 +135,20 @@ class _Sender(OTLPSpanExporter):
         super().__init__(settings.endpoint or None, headers=settings.headers or None)
         self._ended = threading.Lock()
         self.received = 0
-        self.sent = 0
-        self.failed = 0
+        self.counts = {"sent": 0, "failed": 0}
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch. If it fails after the exporter's own retries, it is lost."""
         self.received += len(spans)
         # Remains so if the exporter raises.
-        result = SpanExportResult.FAILURE
+        outcome = "failed"
         try:
             result = super().export(spans)
-        finally:
             if result is SpanExportResult.SUCCESS:
-                self.sent += len(spans)
-            else:
-                self.failed += len(spans)
-        return result
+                outcome = "sent"
+            return result
+        finally:
+            self.counts[outcome] += len(spans)
 
     def shutdown(self) -> None:
         """Stop all retries; only the first call has an effect."""
