@@ -22,6 +22,7 @@ from proxy.domain.errors import AccessDisabled, TooManyFailures, Unauthorized
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.settings import TokenKey, UserSettings
 
+# The characters of a token68 (RFC 9110, 11.2).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.ASCII | re.IGNORECASE)
 _PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 _MAX_CALLERS = 10_000
@@ -109,11 +110,7 @@ class FailureLimit:
 
 @dataclass(kw_only=True)
 class BearerGuard:
-    """Reads the bearer token and counts failures by caller.
-
-    A blocked caller is rejected before its token is checked. Otherwise the limit would not slow
-    down guessing.
-    """
+    """Reads the bearer token and counts failures by caller."""
 
     credential: ClassVar[str] = "key"
     """The word for the token in messages."""
@@ -126,6 +123,7 @@ class BearerGuard:
         if not lines:
             detail = f"the {self.credential} is missing: send the header {form}"
             missing = self._unauthorized(AuthFailure.MISSING, detail)
+            # `smartserve doctor` sends no key, and reads here whether a proxy forwards requests.
             missing.forwarded = caller_of(request).forwarded
             raise missing
         # With two headers, a proxy and this server could each check a different one.
@@ -160,10 +158,7 @@ class BearerGuard:
 
 @dataclass(kw_only=True)
 class KeyGuard(BearerGuard):
-    """Accepts requests that carry one fixed key.
-
-    Only a digest of the key is stored. Digests of equal length are compared in constant time.
-    """
+    """Accepts requests that carry one fixed key, of which only a digest is stored."""
 
     key: InitVar[str]
     """If it is empty, every request is rejected with the advice."""
@@ -186,7 +181,9 @@ class KeyGuard(BearerGuard):
         # A missing or malformed header is not a guess and does not count as a failure.
         token = self._token(request)
         caller = caller_of(request)
+        # Before the token is compared. Otherwise the limit would not slow down guessing.
         self._check_limit(caller)
+        # In constant time: all digests have one length, whatever a client sends.
         if not hmac.compare_digest(_digest(token), self._digest):
             self._add_failure(caller)
             raise self._unauthorized(AuthFailure.WRONG, "the key is wrong")
@@ -194,11 +191,7 @@ class KeyGuard(BearerGuard):
 
 @dataclass(kw_only=True)
 class TokenVerifier(BearerGuard):
-    """Identifies users by their tokens.
-
-    Only the algorithm of the configured key is accepted. So a token signed with ``none``, or with
-    the public key as an HMAC secret, is rejected.
-    """
+    """Identifies users by their tokens."""
 
     credential: ClassVar[str] = "token"
     key: TokenKey
@@ -237,6 +230,8 @@ class TokenVerifier(BearerGuard):
         return jwt.decode(
             token,
             self.key.key,
+            # Only this one. So a token signed with ``none``, or with the public key as an HMAC
+            # secret, is rejected (RFC 8725, 2.1).
             algorithms=[self.key.algorithm],
             issuer=section.jwt_issuer or None,
             audience=section.jwt_audience or None,
@@ -283,6 +278,7 @@ def _network(remote: str) -> str:
         return "local"  # a Unix socket, which has no address
     if not isinstance(address, IPv6Address):
         return str(address)
+    # A dual-stack socket reports IPv4 clients in this form.
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ip_network(f"{address}/64", strict=False))

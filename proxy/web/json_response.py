@@ -71,6 +71,7 @@ def json_route(
             # A complete response: a stream, or JSON with an ETag.
             if isinstance(value, Answer):
                 return value
+            # No ETag: nothing may be stored, so there is nothing to revalidate.
             headers = [_JSON, ("Cache-Control", NO_STORE), *security]
             return whole(HTTPStatus.OK, headers, _dumps(value), outcome=outcome)
 

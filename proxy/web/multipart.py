@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from aiohttp import (
     BadContentDispositionHeader,
@@ -40,12 +40,8 @@ warnings.filterwarnings("ignore", category=BadContentDispositionParam)
 _T = TypeVar("_T")
 
 
-class FormFile(NamedTuple):
-    """A file of a form. ``chunks`` must be read before the next file is requested."""
-
-    field: UploadField
-    filename: str
-    chunks: AsyncIterator[bytes]
+FormFile = tuple[UploadField, str, AsyncIterator[bytes]]
+"""Field, file name and bytes of a file. Read the bytes before the next file is requested."""
 
 
 class Form:
@@ -90,6 +86,7 @@ class Form:
             else:
                 texts += 1
                 await self._skip(part, texts)
+        # A malformed chunk also ends the stream, perhaps just behind the last boundary.
         require_complete(self._request)
 
     def _file(self, part: BodyPartReader, name: str, count: int) -> FormFile:
@@ -98,7 +95,7 @@ class Form:
         if name not in UPLOAD_FIELDS:
             fields = ", ".join(UPLOAD_FIELDS)
             raise RequestError(f"this form field does not accept files; use one of {fields}")
-        return FormFile(UPLOAD_FIELDS[name], part.filename or "", self._chunks(part))
+        return UPLOAD_FIELDS[name], part.filename or "", self._chunks(part)
 
     async def _chunks(self, part: BodyPartReader) -> AsyncIterator[bytes]:
         while chunk := await self._parse(part.read_chunk(_CHUNK_BYTES)):
@@ -107,6 +104,7 @@ class Form:
     async def _skip(self, part: BodyPartReader, count: int) -> None:
         if count > _MAX_TEXTS:
             raise RequestError(f"a form may have at most {_MAX_TEXTS} text fields")
+        # Read and dropped: the parser finds the next part only behind this one.
         size = 0
         async for chunk in self._chunks(part):
             size += len(chunk)
@@ -118,6 +116,7 @@ class Form:
         if part is None:
             return None
         if not isinstance(part, BodyPartReader):
+            # RFC 7578, 4.3 deprecates them: files of one field are parts of the same name.
             raise RequestError("nested forms are not accepted")
         # Decoding could expand a few bytes to gigabytes. RFC 7578, 4.7 deprecates the other one.
         encoded = hdrs.CONTENT_ENCODING in part.headers

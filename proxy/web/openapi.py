@@ -42,6 +42,7 @@ _SCHEMES = {
     "media": {**_BEARER, "description": "`main.key` of the settings (MEDIA_API_KEY)."},
     "user": {**_BEARER, "bearerFormat": "JWT", "description": _USER},
 }
+# How reading a body, and checking a key, can fail: added to each operation that does it.
 _BODY = (400, 408, 413, 415)
 _KEY = (401, 429, 503)
 
@@ -75,6 +76,7 @@ def operation(
     ``problems`` are described as in `PROBLEMS`, unless a text is given. Those of reading a body and
     of checking a key are added.
     """
+    # In camelCase: client generators make names of methods from the ids.
     first, *others = handler.__name__.split("_")
     one: Json = {
         "operationId": first + "".join(map(str.capitalize, others)),
@@ -133,6 +135,7 @@ def query(name: str, description: str, schema: Json, **extra: Any) -> Json:
 
 def path(name: str, description: str, schema: Json | None = None, **extra: Any) -> Json:
     """Return a path parameter, by default an id."""
+    # A path parameter is always required (OpenAPI 3.1, 4.8.12).
     schema = schema or text(f"^{ID_PATTERN}$")
     return query(name, description, schema, **extra) | {"in": "path", "required": True}
 

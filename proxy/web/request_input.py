@@ -57,6 +57,7 @@ def whole_number(value: object) -> int | None:
     """Return a JSON value as a whole number, or None; 7.0 counts as 7, a boolean does not."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
         return int(value)
+    # A boolean is an int for Python, but not for JSON.
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -119,6 +120,7 @@ async def read_json(request: web.BaseRequest, *, max_bytes: int, stall_s: float)
         RequestError: it is too large, too slow, compressed, or not a JSON object.
     """
     accept_body(request, max_bytes)
+    # Without Content-Length, the size is known only while the body arrives.
     body = await read_with_timeout(read_bounded(request, max_bytes), stall_s)
     if body is None:
         raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")

@@ -56,6 +56,7 @@ _NO_UPLOAD = (404, "There is no such upload.")
 _ENDED = (_NO_UPLOAD, (409, "The upload has ended differently, or two images are named."))
 _NOT_LOCAL = (403, "The client is not a browser on the server's own machine.")
 _WIDTH: Json = {"type": "integer", "minimum": 1, "maximum": WIDTHS[-1]}
+# The first image of a library, so that Schemathesis also tests responses other than a 404.
 _ONE = {"plain": {"value": "1"}}
 _MEDIA_ID = path("id", "Media id.", examples=_ONE)
 _OBJECT: Json = {"type": "object"}
@@ -90,6 +91,8 @@ def describe(settings: Settings) -> Json:
 
 def _files(settings: Settings) -> Operations:
     """Yield the files for browsers, which are not part of the API."""
+    # Before /static/{name}, which would match its URL too, and also if the page is disabled: pages
+    # of other origins load it.
     yield Operation(f"GET /static/{COMPONENT}", PageHandler.component, {})
     if has_page(settings):
         yield Operation("GET /", PageHandler.index, {})
@@ -153,6 +156,7 @@ def _info() -> Operations:
     yield operation(
         "GET /info/{id}", InfoHandler.info, _MEDIA_ID, responses=answer, problems=_INFO, head=head
     )
+    # Duplicates do not count for the limit, which a pattern cannot express.
     pattern = text(f"^{ID_PATTERN}(,{ID_PATTERN}){{0,{MAX_IDS - 1}}}$")
     about = f"At most {MAX_IDS}, separated by commas."
     ids = query("ids", about, pattern, required=True, examples={"two": {"value": "1,2"}})
@@ -163,6 +167,7 @@ def _info() -> Operations:
     )
     allowed = {"204": {"description": "All origins may use GET, HEAD and POST."}}
     yield operation("OPTIONS /info", InfoHandler.info_preflight, responses=allowed)
+    # An empty value counts as not given.
     side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 99999}, {"const": ""}]}
     absolute = text("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/")
     url = "http://localhost/serve/1"
@@ -212,6 +217,7 @@ def _page_local() -> Operations:
 
 
 def _admin(settings: Settings) -> Operations:
+    # Unlike for an image, an empty value is not allowed: it could purge more than intended.
     only = "Purge only this size, at every dpr and in every format."
     parameters = (
         path("id", "Purging an unknown id succeeds."),
@@ -229,6 +235,7 @@ def _admin(settings: Settings) -> Operations:
 
 
 def _uploads() -> Operations:
+    # Text fields may be sent too; they are skipped.
     fields = dict.fromkeys(UPLOAD_FIELDS, BINARY)
     form = {"type": "object", "minProperties": 1, "properties": fields}
     yield operation(

@@ -14,14 +14,14 @@ FILE = {"Content-Disposition": 'form-data; name="logo_image"; filename="a.png"'}
 TEXT = {"Content-Disposition": 'form-data; name="bio"'}
 
 
-async def read(*chunks: bytes, complete: bool = True) -> list[tuple[str, str, bytes]]:
+async def read(*sent: bytes, complete: bool = True) -> list[tuple[str, str, bytes]]:
     """Return field, file name and bytes of each file."""
     form = Form(
-        body_request(chunks, complete=complete, headers=BOUNDED), max_file_bytes=1000, stall_s=600
+        body_request(sent, complete=complete, headers=BOUNDED), max_file_bytes=1000, stall_s=600
     )
     return [
-        (file.field.name, file.filename, b"".join([chunk async for chunk in file.chunks]))
-        async for file in form.files()
+        (field.name, filename, b"".join([chunk async for chunk in chunks]))
+        async for field, filename, chunks in form.files()
     ]
 
 

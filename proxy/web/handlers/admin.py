@@ -47,6 +47,7 @@ class AdminHandler:
     async def purge_media(self, request: web.Request) -> PurgedMedia:
         """Delete an image's renditions on all nodes that share the directory. Idempotent."""
         self.guard.check(request)
+        # An unknown id succeeds too: the row may be gone while its renditions still exist.
         media_id, boxes = path_id(request), self._boxes(request)
         return PurgedMedia(await self.purger.medium(media_id, boxes))
 

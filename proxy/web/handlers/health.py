@@ -55,6 +55,7 @@ class ServerInfoHandler:
 
     def __init__(self, metrics: Metrics, describe: Callable[[], object]) -> None:
         self._metrics = metrics
+        # The settings do not change while the server runs.
         self._describe = cache(lambda: orjson.dumps(describe(), option=orjson.OPT_INDENT_2))
 
     async def metrics(self, request: web.Request) -> BufferedResponse:

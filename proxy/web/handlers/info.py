@@ -44,6 +44,7 @@ _PREFLIGHT: Sequence[Header] = (
     ("Allow", "GET,HEAD,OPTIONS,POST"),
     ("Access-Control-Allow-Methods", "GET, HEAD, POST"),
     ("Access-Control-Allow-Headers", "Content-Type"),
+    # Browsers shorten it: Chromium to two hours, Firefox to a day.
     ("Access-Control-Max-Age", "86400"),
     *SECURITY,
 )
@@ -115,6 +116,7 @@ class InfoHandler:
         outcome = Outcome("info")
         try:
             media_id = parse_id("media_id", request.match_info["id"])
+            # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
             media = await find_servable(self.database, media_id, self.lifetimes)
             description = await self._describe(media)
@@ -138,6 +140,7 @@ class InfoHandler:
         """Describe many images, with the ids in the body; never cached."""
         require_json(request)
         body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self.stall_s)
+        # As text, ids pass the same check as those of a query; what is no number becomes "None".
         listed = body.get("ids")
         texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
         allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
@@ -169,6 +172,7 @@ class InfoHandler:
                 try:
                     media = await find_servable(self.database, media_id, self.lifetimes)
                     return await self._describe(media)
+                # One image that fails costs only itself, never the list.
                 except SmartserveError as error:
                     return MissingImage(media_id, error.status, error.detail)
 
@@ -240,4 +244,5 @@ def _parse_page(values: Mapping[str, str]) -> tuple[int, int]:
     limit = values.get("limit") or str(_DEFAULT_LIMIT)
     if not _LIMIT.fullmatch(limit):
         raise BadParameter("limit", f"a whole number from 1 to {_MAX_LIMIT}")
+    # The database driver rejects larger numbers.
     return min(before, MAX_MEDIA_ID), int(limit)

@@ -24,10 +24,7 @@ from proxy.serving.image_info import MAX_DATA_URI, ImageInfo
 
 Stage = Literal["draft", "final"]
 Side = Annotated[int, Field(ge=1, description="Pixels.")]
-Version = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="The value for `v`.")]
 Path = Annotated[str, Field(pattern="^/")]
-Score = Annotated[int, Field(ge=0, le=100)]
-_Base64 = Field(json_schema_extra={"contentEncoding": "base64"})
 _DataUri = Field(pattern="^data:image/webp;base64,", max_length=MAX_DATA_URI)
 
 
@@ -35,7 +32,7 @@ _DataUri = Field(pattern="^data:image/webp;base64,", max_length=MAX_DATA_URI)
 class Placeholders:
     """Three placeholders to show until the image has loaded."""
 
-    thumbhash: Annotated[str, _Base64]
+    thumbhash: Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
     blurhash: Annotated[str, Field(min_length=6)]
     data_uri: Annotated[str, _DataUri, Field(description="A tiny WebP image.")]
 
@@ -47,7 +44,7 @@ class AnalysisSummary:
     kind: str
     style: str | None
     medium: str | None
-    quality_score: Score
+    quality_score: Annotated[int, Field(ge=0, le=100)]
     mood_keywords: Sequence[str]
 
 
@@ -74,7 +71,7 @@ class ImageDescription:
     """What a page needs to know about an image before it loads."""
 
     id: Annotated[int, Field(ge=0)]
-    version: Version
+    version: Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="The value for `v`.")]
     width: Side
     height: Side
     ratio: Annotated[float, Field(gt=0, description="Width divided by height.")]
@@ -103,10 +100,8 @@ def dimensions(size: SizeSpec, facts: MediaFacts) -> Dimensions:
 
 
 def sizes_advice(facts: MediaFacts) -> str:
-    """Return a value for ``sizes``: as wide as the window, but never wider than the image.
-
-    With ``auto``, browsers that support it measure the layout box of a lazy image themselves.
-    """
+    """Return a value for ``sizes``: as wide as the window, but never wider than the image."""
+    # With `auto`, browsers that support it measure the layout box of a lazy image themselves.
     width = srcset_widths(facts)[-1][1]
     return f"auto, (min-width: {width}px) {width}px, 100vw"
 
@@ -143,6 +138,7 @@ def describe_image(
         urls={name: image_url(media_id, size=name, version=version) for name in sizes},
         dimensions={name: dimensions(size, facts) for name, size in sizes.items()},
         srcset={
+            # Without a format in its URLs: the Accept header decides.
             "auto": srcset(media_id, facts),
             # GIF is served for animations but cannot be requested by name.
             **{fmt.value: srcset(media_id, facts, fmt) for fmt in formats if fmt in NAMES.values()},

@@ -196,6 +196,7 @@ class AnalysisHandler:
         media = await self.database.find(media_id) if media_id <= MAX_MEDIA_ID else None
         if media is None:
             raise MediaNotFound(f"there is no image with id {media_id}")
+        # A stored analysis is returned while the image is processed anew, too.
         stored = await self.analyses.find(media_id)
         if stored is not None:
             return {"success": True, "analysis": stored.public()}
@@ -218,10 +219,14 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
         opened.close()
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=_OUTCOME)
+    # By the first bytes: the type that the uploading client declared cannot be trusted. As an
+    # attachment no browser renders the file in this origin.
+    kind = SOURCE_MEDIA_TYPES.get(sniff(opened.head) or "", "application/octet-stream")
     headers += [
-        ("Content-Type", _media_type(opened)),
+        ("Content-Type", kind),
         ("Content-Disposition", f'attachment; filename="{name}"'),
     ]
+    # Range is defined for GET only (RFC 9110, 14.2).
     if request.method == "HEAD":
         opened.close()
         return bodiless(HTTPStatus.OK, headers, outcome=_OUTCOME, length=length)
@@ -238,11 +243,6 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
         length=part.stop - part.start,
         release=opened.close,
     )
-
-
-def _media_type(opened: OpenUpload) -> str:
-    """Return the type by the first bytes; the client's own statement cannot be trusted."""
-    return SOURCE_MEDIA_TYPES.get(sniff(opened.head) or "", "application/octet-stream")
 
 
 def _media_id(body: Mapping[str, Any]) -> str:

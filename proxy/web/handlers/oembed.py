@@ -60,12 +60,10 @@ class OembedHandler:
     lifetimes: LifetimeSettings
 
     async def oembed(self, request: web.Request) -> BufferedResponse:
-        """Return an image as a photo of oEmbed 1.0.
-
-        Other URLs are a 404 and XML is a 501, as the specification requires.
-        """
+        """Return an image as a photo of oEmbed 1.0."""
         outcome = Outcome("oembed")
         values = last_values(request.rel_url.raw_query_string)
+        # oEmbed requires a 501 for a format that is not implemented, and a 404 for other URLs.
         if values.get("format") == "xml":
             detail = "only JSON is implemented: use format=json"
             return render_problem(Problem("Not implemented", 501, detail), outcome=outcome)
@@ -73,6 +71,7 @@ class OembedHandler:
             if values.get("format", "json") not in ("", "json"):
                 raise BadParameter("format", "json")
             base, media_id = self._parse(values.get("url", ""), request.headers.get("Host", ""))
+            # Before the look-up: the access log names the image of an error too.
             outcome = outcome._replace(media_id=media_id)
             media = await find_servable(self.database, media_id, self.lifetimes)
             facts = await self.inspector.facts(media)

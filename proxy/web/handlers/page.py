@@ -48,6 +48,7 @@ _PAGE: tuple[Header, ...] = (
     ("Referrer-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
 )
+# Pages of any origin load the component: it needs CORS headers, and a lifetime.
 _COMPONENT: tuple[Header, ...] = (
     ("Cache-Control", "public, max-age=3600, stale-while-revalidate=86400"),
     *SECURITY,
@@ -73,7 +74,7 @@ _TTL_S = 900
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file in memory, plain and compressed; each form has its own ETag."""
+    """A file in memory, plain and compressed."""
 
     media_type: str
     plain: bytes
@@ -87,6 +88,7 @@ class StaticFile:
         if _GZIP.search(request.headers.get("Accept-Encoding", "").lower()):
             body = self.compressed
             content.append(("Content-Encoding", "gzip"))
+        # Each form has its own ETag: they are different bytes (RFC 9110, 8.8.3.3).
         lines = [("Vary", "Accept-Encoding"), *headers]
         return with_etag(request, body, content, lines, outcome=Outcome(route))
 
@@ -138,6 +140,7 @@ class PageHandler:
 
     async def explain_accept(self, request: web.Request) -> BufferedResponse:
         """Explain which format the Accept header of this request gets."""
+        # Not stored by caches: it is about the headers of this one request.
         explanation = explain(accept_header(request), self.order)
         return cached_json(
             request, explanation, lifetime=NO_STORE, outcome=_OUTCOME, security=PRIVATE
@@ -197,6 +200,7 @@ class LocalPageHandler:
         """Return the state of an upload of the page's user."""
         check_local(request)
         row = await self.database.find(upload_id(request))
+        # Uploads of other users do not exist for the page, which has no token of theirs.
         if row is None or row.user_id != _USER:
             raise PendingNotFound("there is no upload with this id")
         media_id = media_id_of(row.permanent_url)

@@ -55,6 +55,7 @@ class UploadHandler:
         try:
             return UploadResponse(success=True, images=await self._store(request))
         except SmartserveError as error:
+            # Every error that a form can have is in the table; others are faults of the server.
             self.on_refusal(REASONS.get(error.status, "unavailable"))
             raise
 
@@ -71,8 +72,8 @@ class UploadHandler:
     async def _read(self, form: Form, upload: UploadIntake) -> None:
         try:
             async with asyncio.timeout(self.timeout_s):
-                async for file in form.files():
-                    await upload.add(file.field, file.filename, file.chunks)
+                async for field, filename, chunks in form.files():
+                    await upload.add(field, filename, chunks)
         except TimeoutError as error:
             raise BodyTooSlow(
                 f"the upload did not arrive within {self.timeout_s:g} s; send fewer or smaller"
