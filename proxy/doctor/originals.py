@@ -66,27 +66,27 @@ async def check_originals(installation: Installation) -> Findings:
         yield ok(f"{root} and the database are empty: 'smartserve import' adds images")
     else:
         # An empty root usually is the mount point of a file system that is not mounted.
-        advice = (
-            "usually it is not mounted: mount it, or set storage.root to the folder of originals"
-        )
+        advice = "usually it is not mounted: mount it, or set storage.root to the right folder"
         yield fail(f"{root} is empty", advice)
-    if newest:
-        yield await check_files(installation, newest)
+    if newest is None:
+        yield skip("the database cannot be queried")
+    elif not newest:
+        yield skip("the database has no images")
     else:
-        reason = (
-            "the database cannot be queried" if newest is None else "the database has no images"
-        )
-        yield skip(reason)
+        yield await check_files(installation, newest)
 
 
 async def check_files(installation: Installation, newest: Sequence[Media]) -> Finding:
     """Report rows whose file is missing or cannot be read; sets ``installation.media``."""
-    outcomes = [(media, (await open_first(installation.sources, media))) for media in newest]
-    found = [media for media, (path, _) in outcomes if path]
-    installation.media = next(iter(found), None)
-    failed = [(media, error) for media, (path, error) in outcomes if not path]
-    missing = [media for media, error in failed if isinstance(error, SourceMissing)]
-    unreadable = [media for media, error in failed if media not in missing]
+    found: list[Media] = []
+    missing: list[Media] = []
+    unreadable: list[Media] = []
+    for media in newest:
+        path, error = await open_first(installation.sources, media)
+        # Whatever the error of another path is, the server uses the one that can be opened.
+        failed = missing if isinstance(error, SourceMissing) else unreadable
+        (found if path else failed).append(media)
+    installation.media = found[0] if found else None
     count = len(newest)
     # Worse than missing: permissions or the disk, which affect all other files too.
     if unreadable:
@@ -98,8 +98,8 @@ async def check_files(installation: Installation, newest: Sequence[Media]) -> Fi
     # If some files are found, the root is right and the others are lost.
     if found:
         return warn(text, "restore the originals at bulk_path; no restart is needed")
-    root, path = installation.settings.storage_root, missing[0].source_path or ""
-    hint = await asyncio.to_thread(find_setting, root, path)
+    root = installation.settings.storage_root
+    hint = await asyncio.to_thread(find_setting, root, missing[0].source_path or "")
     setting = f"set {hint}, and restart" if hint else "check storage.strip_prefix"
     return fail(text, f"storage.root is not the folder that the rows refer to: {setting}")
 
