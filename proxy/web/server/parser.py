@@ -152,7 +152,10 @@ class Parser:
         return self.discards
 
     def feed_data(self, data: bytes) -> Parsed:
-        """Parse as aiohttp does; leave out a single request that was answered at once."""
+        """Parse as aiohttp does, up to the first request after which no further one is read.
+
+        A single request that was answered at once is left out.
+        """
         if self.discards:
             return _NOTHING
         if self._body is not None:
@@ -161,26 +164,12 @@ class Parser:
         try:
             parsed: Parsed = self._parser.feed_data(data)
         except HttpProcessingError as error:
-            rejection = MALFORMED
+            malformed = MALFORMED
             if isinstance(error, LineTooLong):
                 limit = error.args[1]
-                rejection = _bad_request(f"the request line and each header may have {limit} bytes")
-            return self._end_with([], RejectedRequest(rejection).as_message())
-        messages = parsed[0]
-        if (
-            len(messages) == 1
-            # The request is exactly this chunk: nothing of it came before, nothing follows.
-            and not self.begun
-            and data.endswith(_END)
-            and len(data) <= self._max_head_bytes
-            and not self.restricted
-            and _is_plain(*messages[0])
-            and self._answer(messages[0][0], began)
-        ):
-            self._parser.message_consumed()
-            self.head_since = 0.0
-            return _NOTHING
-        return self._validated(data, parsed)
+                malformed = _bad_request(f"the request line and each header may have {limit} bytes")
+            return self._end_with([], RejectedRequest(malformed).as_message())
+        return self._validated(data, parsed, began)
 
     def _feed_body(self, data: bytes, body: StreamReader) -> Parsed:
         """Parse what follows a head with a body: that body, and no further request."""
@@ -195,8 +184,7 @@ class Parser:
         # Whatever follows the body is dropped: the connection closes after this request.
         return _NOTHING
 
-    def _validated(self, data: bytes, parsed: Parsed) -> Parsed:
-        """Return the parsed requests up to the first after which no further one is read."""
+    def _validated(self, data: bytes, parsed: Parsed, began: float) -> Parsed:
         messages = parsed[0]
         # Heads are measured one by one only if all bytes together exceed the limit.
         large = self.begun + len(data) > self._max_head_bytes
@@ -205,17 +193,23 @@ class Parser:
             if rejection is not None:
                 rejected = RejectedRequest(rejection, message.method)
                 return self._end_with(messages[:at], rejected.as_message())
-            # A body ends its connection: a second server could see a request begin at another byte
-            # than this one (request smuggling; RFC 9112, 11.2). Upgrade is ignored (RFC 9110, 7.8),
-            # but its client may continue in that protocol. TRACE has no legitimate use here.
-            if (
-                payload is not EMPTY_PAYLOAD
-                or message.upgrade
-                or message.method == "TRACE"
-                or self.restricted
-            ):
+            if self.restricted or _is_last(message, payload):
                 last = message._replace(should_close=True, upgrade=False)
                 return self._end_with(messages[:at], (last, payload))
+        if (
+            len(messages) == 1
+            # The request is exactly this chunk: nothing of it came before, nothing follows.
+            and not self.begun
+            and data.endswith(_END)
+            and not large
+            # The last response of a connection needs aiohttp, which closes it.
+            and not messages[0][0].should_close
+            and messages[0][0].version == HttpVersion11
+            and self._answer(messages[0][0], began)
+        ):
+            self._parser.message_consumed()
+            self.head_since = 0.0
+            return _NOTHING
         self._count_head(data, complete=bool(messages))
         # The head is incomplete, and too large already.
         if self.begun > self._max_head_bytes:
@@ -266,16 +260,12 @@ class Parser:
             self.head_since = self._clock()
 
 
-def _is_plain(message: RawRequestMessage, payload: object) -> bool:
-    """Return whether a request may be answered from the cache: valid, and not the last one."""
-    return (
-        payload is EMPTY_PAYLOAD
-        and not message.should_close
-        and not message.upgrade
-        and message.version == HttpVersion11
-        # aiohttp rejects a request of HTTP/1.1 without Host.
-        and _is_host(message.headers["Host"])
-    )
+def _is_last(message: RawRequestMessage, payload: object) -> bool:
+    """Return whether no further request is read on the connection."""
+    # A body ends its connection: a second server could see a request begin at another byte than
+    # this one (request smuggling; RFC 9112, 11.2). Upgrade is ignored (RFC 9110, 7.8), but its
+    # client may continue in that protocol. TRACE has no legitimate use here.
+    return payload is not EMPTY_PAYLOAD or message.upgrade or message.method == "TRACE"
 
 
 def _fault(message: RawRequestMessage, payload: object) -> RequestRejection | None:

@@ -10,7 +10,8 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -61,29 +62,24 @@ class ServerRunner(web.AppRunner):
         self._settings = settings
         self._connections: ConnectionServer | None = None
 
-    async def setup(self) -> None:
-        """Prepare for connections; start the task that reviews them."""
-        await super().setup()
-        settings = self._settings
+    async def _make_server(self) -> web.Server:
+        """Put the server that accepts before the application's own; watch its connections."""
+        behind, settings = await super()._make_server(), self._settings
+        # Without descriptors nothing can be rendered or read, so connections leave some.
+        limit = raise_limit(settings.max_connections)
+        server = self._connections = ConnectionServer(behind, self.pipeline, settings, limit)
         # A deadline of 0 is disabled.
         deadlines = settings.keepalive_s, settings.header_timeout_s, settings.write_timeout_s
         round_s = min(_ROUND_S, min(filter(None, deadlines)) / _REVIEWS_PER_DEADLINE)
         await self._background.enter_async_context(
             self._supervisor.running(
                 BackgroundTask.CONNECTION_TIMEOUTS,
-                self._review_connections,
+                partial(review_connections, server),
                 every_s=round_s,
                 first_after_s=round_s,
             )
         )
-
-    async def _make_server(self) -> web.Server:
-        """Put the server that accepts before the application's own."""
-        behind = await super()._make_server()
-        # Without descriptors nothing can be rendered or read, so connections leave some.
-        limit = raise_limit(self._settings.max_connections)
-        self._connections = ConnectionServer(behind, self.pipeline, self._settings, limit)
-        return self._connections
+        return server
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of open connections, and of closed ones by reason."""
@@ -165,10 +161,9 @@ class ServerRunner(web.AppRunner):
         task.add_done_callback(self._opening.discard)
 
     async def _open(self, client: socket.socket) -> None:
-        if self._connections is None:
-            raise AssertionError
+        server = cast("ConnectionServer", self._connections)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._connections, client)
+            await asyncio.get_running_loop().connect_accepted_socket(server, client)
         except OSError:
             # The client has left already.
             client.close()
@@ -194,33 +189,32 @@ class ServerRunner(web.AppRunner):
             async with asyncio.timeout(self._settings.drain_s):
                 await self.pipeline.drain()
 
-    async def _review_connections(self) -> None:
-        """Close the connections whose deadline has passed.
 
-        To compare the time stamps of all once a second costs less than a timer for each request.
+async def review_connections(server: ConnectionServer) -> None:
+    """Close the connections whose deadline has passed.
 
-        Raises:
-            ExceptionGroup: the review of some connections failed; all others were reviewed.
-        """
-        if self._connections is None:
-            return
-        loop = asyncio.get_running_loop()
-        # A copy: connections come and go while the loop runs other work.
-        connections = list(self._connections.open)
-        errors: list[Exception] = []
-        for start in range(0, len(connections), _BATCH):
-            # Read again for each batch, because the work in between takes time.
-            now = loop.time()
-            for connection in connections[start : start + _BATCH]:
-                try:
-                    connection.review(now)
-                except Exception as error:  # noqa: BLE001 - raised below, to the supervisor
-                    # One connection that always fails must not disable the deadlines of the
-                    # connections behind it.
-                    errors.append(error)
-            await asyncio.sleep(0)
-        if errors:
-            raise ExceptionGroup("connections could not be reviewed", errors)
+    To compare the time stamps of all once a second costs less than a timer for each request.
+
+    Raises:
+        ExceptionGroup: the review of some connections failed; all others were reviewed.
+    """
+    loop = asyncio.get_running_loop()
+    # A copy: connections come and go while the loop runs other work.
+    connections = list(server.open)
+    errors: list[Exception] = []
+    for start in range(0, len(connections), _BATCH):
+        # Read again for each batch, because the work in between takes time.
+        now = loop.time()
+        for connection in connections[start : start + _BATCH]:
+            try:
+                connection.review(now)
+            except Exception as error:  # noqa: BLE001 - raised below, to the supervisor
+                # One connection that always fails must not disable the deadlines of the
+                # connections behind it.
+                errors.append(error)
+        await asyncio.sleep(0)
+    if errors:
+        raise ExceptionGroup("connections could not be reviewed", errors)
 
 
 def freeze() -> None:
@@ -243,15 +237,13 @@ def stop_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    at_terminal = os.isatty(_STDIN)
-    loop.add_signal_handler(signal.SIGHUP, stopped.set if at_terminal else _log_hangup)
-    return stopped
-
-
-def _log_hangup() -> None:
-    log.warning(
-        "hangup_ignored", detail="settings are read only at the start; restart to apply changes"
+    ignore = partial(
+        log.warning,
+        "hangup_ignored",
+        detail="settings are read only at the start; restart to apply changes",
     )
+    loop.add_signal_handler(signal.SIGHUP, stopped.set if os.isatty(_STDIN) else ignore)
+    return stopped
 
 
 @asynccontextmanager

@@ -25,7 +25,13 @@ from proxy.web.responses import BufferedResponse, whole
 from proxy.web.server import runner as runner_module
 from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.request_pipeline import RequestPipeline
-from proxy.web.server.runner import ServerRunner, freeze, interruptible, stop_signals
+from proxy.web.server.runner import (
+    ServerRunner,
+    freeze,
+    interruptible,
+    review_connections,
+    stop_signals,
+)
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
 from tests.web.server.bench import NoCache, healthy
@@ -222,7 +228,7 @@ async def test_more_connections_than_a_batch_are_all_reviewed() -> None:
     server, connections = Server(), [Reviewed() for _ in range(1200)]
     async with server.listening():
         open_connections(server, *connections)
-        await server.runner._review_connections()
+        await review_connections(cast("ConnectionServer", server.runner.server))
     # The background task may review them as well.
     assert all(one.reviews for one in connections)
 
