@@ -124,7 +124,7 @@ class RenderPlanner:
         size = facts.width, facts.height
         # The base depends only on the size of the source, which many images share.
         if size not in self._bases:
-            planned = (plan_geometry(box, facts) for box in self.rules.sizes.values())
+            planned = [plan_geometry(box, facts) for box in self.rules.sizes.values()]
             self._bases[size] = max((one.scaled_width, one.scaled_height) for one in planned)
         base = self._bases[size]
         # An image as large as the base gains nothing from it and is scaled from the source.
