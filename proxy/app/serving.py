@@ -93,13 +93,13 @@ async def open_serving(
         telemetry=metrics,
         costs=costs,
         rules=rules,
+        budget_s=settings.upgrades.budget_s,
     )
     delivery = Delivery(
         store=storage.renditions,
         facts=facts,
         renderer=renderer,
         planner=planner,
-        budget_s=settings.upgrades.budget_s,
         upgrade=finals_queue.request,
     )
     # Uploads and `warm` wait for their finals, so they use the main pool at normal priority.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from cachetools import LRUCache
@@ -65,10 +65,13 @@ class RenderPlan:
     is_fallback: bool = False
     """Whether the image is rendered from one of its fallbacks instead of its source."""
 
-    @property
-    def background_kept(self) -> bool:
-        """Whether the request removes the background and the image does not allow it."""
-        return self.request.remove_background and not self.facts.flat_background
+    background_kept: bool = field(init=False)
+    """Whether the request removes the background and the image does not allow it."""
+
+    def __post_init__(self) -> None:
+        """Compute `background_kept`, which several headers of a response depend on."""
+        kept = self.request.remove_background and not self.facts.flat_background
+        object.__setattr__(self, "background_kept", kept)
 
     @property
     def stages(self) -> tuple[Variant, ...]:

@@ -29,7 +29,7 @@ from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
 from proxy.domain.request import Origin, VariantRequest
 from proxy.domain.variant import Variant
-from proxy.serving.renderer import Renderer, RunningRender, sends_early
+from proxy.serving.renderer import Renderer, RunningRender
 from proxy.serving.source_facts import SourceFactsService
 from proxy.storage.renditions.rendition import Rendition
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -73,18 +73,13 @@ class Delivery:
         facts: SourceFactsService,
         renderer: Renderer,
         planner: RenderPlanner,
-        budget_s: float,
         upgrade: Callable[[RenderPlan], None] = lambda _: None,
     ) -> None:
-        """A final predicted to take at most ``budget_s`` of processor time is rendered at once.
-
-        For any other, ``upgrade`` is called whenever its draft is delivered.
-        """
+        """``upgrade`` is called whenever a draft is delivered."""
         self._store = store
         self._facts = facts
         self._renderer = renderer
         self._planner = planner
-        self._budget_s = budget_s
         self._logged_at = -math.inf
         self.request_final = upgrade
 
@@ -119,8 +114,10 @@ class Delivery:
 
         ``stored`` are the digests of the stored renditions, if they were looked up already.
         """
-        # `stages` has the final first: a draft is only sent while there is no final.
-        stages = [one for one in plan.stages if stored is None or one.digest in stored]
+        # The final first: a draft is only sent while there is no final.
+        stages = [plan.variant] if plan.draft is None else [plan.variant, plan.draft]
+        if stored is not None:
+            stages = [one for one in stages if one.digest in stored]
         found = await self._store.first(stages) if stages else None
         if found is None:
             return None
@@ -129,14 +126,6 @@ class Delivery:
         fmt, draft = _format(variant, rendition.head), variant is plan.draft
         body = rendition.body
         return DeliveryResult(variant, fmt, origin, body, rendition=rendition, draft=draft)
-
-    def first(self, plan: RenderPlan) -> Variant:
-        """Return the variant to render if nothing is stored: the final if it is predicted quick."""
-        if plan.draft is None:
-            return plan.variant
-        estimate_s = self._renderer.estimate_s(plan.variant)
-        quick = estimate_s is not None and estimate_s <= self._budget_s
-        return plan.variant if quick else plan.draft
 
     async def fetch(
         self,
@@ -156,7 +145,7 @@ class Delivery:
         result = await self.find(plan, stored=stored)
         if result is None:
             try:
-                result = await self._render(plan, self.first(plan), on_wait)
+                result = await self._render(plan, on_wait)
             # No fallback: the caller plans again, by the new facts of the source. Under overload it
             # would take time of a loop that is already late.
             except (SourceChanged, Overloaded):
@@ -172,18 +161,15 @@ class Delivery:
         return result
 
     async def _render(
-        self,
-        plan: RenderPlan,
-        variant: Variant,
-        on_wait: Callable[[bool], None] = lambda _: None,
+        self, plan: RenderPlan, on_wait: Callable[[bool], None] = lambda _: None
     ) -> DeliveryResult:
         """Start or join a render, and wait as `Renderer.render` does."""
-        rendering, led = await self._renderer.render(plan, variant, on_wait)
-        origin = Origin.RENDER if led else Origin.COALESCED
+        rendering, new = await self._renderer.render(plan, on_wait)
+        origin = Origin.RENDER if new else Origin.COALESCED
         if plan.is_fallback:
             origin = Origin.FALLBACK
-        # A render that is not sent early is complete, and its first bytes show the format.
-        body = None if sends_early(variant) else await rendering.stream.whole()
+        # A render that is sent early has only one format.
+        body, variant = rendering.body, rendering.variant
         fmt, draft = _format(variant, body or b""), variant is plan.draft
         return DeliveryResult(variant, fmt, origin, body, rendering=rendering, draft=draft)
 
@@ -196,7 +182,7 @@ class Delivery:
             for other in self._planner.fallbacks_for(plan):
                 # A lesser file may fail as well: then the next one is tried.
                 with suppress(SmartserveError):
-                    return await self.find(other) or await self._render(other, self.first(other))
+                    return await self.find(other) or await self._render(other)
         return await self._nearest(plan, stored) if isinstance(error, _FALLBACK_ERRORS) else None
 
     async def _nearest(

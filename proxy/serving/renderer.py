@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from cachetools import LRUCache
 
@@ -15,7 +15,6 @@ from proxy.domain.errors import ShuttingDown, SmartserveError, SourceChanged
 from proxy.domain.render_plan import RenderPlan, RenderRules
 from proxy.domain.variant import Variant, stage_text, streams
 from proxy.domain.worker_protocol import JobFailure, RenditionSet
-from proxy.runtime.single_flight import ByteStream
 from proxy.runtime.supervised_task import cancel
 from proxy.serving.job_dispatch import JobDispatcher, output_of
 from proxy.serving.source_facts import SourceFactsService
@@ -71,19 +70,81 @@ def sends_early(variant: Variant) -> bool:
 
 
 class RunningRender:
-    """A render in progress, shared by all requests that wait for it."""
+    """A render in progress, whose bytes go to all requests that wait for it.
+
+    `Renderer` feeds and ends it. Requests may start to read at any time, even after the end, and
+    get all bytes from the beginning. They do not affect each other.
+    """
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
-        self.stream = ByteStream()
+        self.early = sends_early(variant)
+        self.body: bytes | None = None
+        """All bytes, once it has ended without an error."""
         self.queue_s: float | None = None
         """Seconds in the queue; None until a worker has started."""
         self.span = None if STATE.tracer is None else current_context()
         """The span of the request that started the render, if that is traced."""
+        self._chunks: list[bytes] = []
+        self._error: Exception | None = None
+        self._changed = asyncio.Event()
+        self._finished = asyncio.Event()
 
     def on_start(self, queue_s: float) -> None:
         """Record that a worker has started."""
         self.queue_s = queue_s
+
+    def feed(self, chunk: bytes) -> None:
+        """Append bytes and wake all readers."""
+        self._chunks.append(chunk)
+        self._wake()
+
+    def finish(self) -> bytes:
+        """End the stream, all bytes being fed, and return them."""
+        self.body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._finished.set()
+        self._wake()
+        return self.body
+
+    def fail(self, error: Exception) -> None:
+        """End the stream: readers get the bytes so far, then ``error`` is raised."""
+        self._error = error
+        self._finished.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        # An event that stays set would end the next wait at once.
+        self._changed = asyncio.Event()
+
+    async def started(self) -> None:
+        """Wait for the first byte. If the stream fails before it, raise that error."""
+        while not self._chunks and not self._finished.is_set():
+            await self._changed.wait()
+        if not self._chunks and self._error is not None:
+            raise self._error
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield all bytes from the beginning as they arrive; raise the error of the stream."""
+        position = 0
+        while True:
+            while position < len(self._chunks):
+                yield self._chunks[position]
+                position += 1
+            if self._finished.is_set():
+                break
+            # No await lies between the check above and this one, so no chunk is missed.
+            await self._changed.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def whole(self) -> bytes:
+        """Wait for the end and return all bytes, the same object for all callers."""
+        # An event of its own: readers of the whole are not woken by each chunk.
+        await self._finished.wait()
+        if self.body is None:
+            raise self._error or AssertionError
+        return self.body
 
 
 class Renderer:
@@ -98,31 +159,32 @@ class Renderer:
         telemetry: Metrics,
         costs: EncodeCostModel,
         rules: RenderRules,
+        budget_s: float,
     ) -> None:
-        """All collaborators are owned by the caller."""
+        """If a final is predicted to take at most ``budget_s``, its draft is not rendered.
+
+        ``budget_s`` is processor time. All collaborators are owned by the caller.
+        """
         self._store = store
         self._dispatcher = dispatcher
         self._facts = facts
         self._telemetry = telemetry
         self._costs = costs
         self._rules = rules
+        self._budget_s = budget_s
         self._running: dict[str, RunningRender] = {}
         """Renders that requests may join, by digest."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._joined = 0
-
-    def estimate_s(self, variant: Variant) -> float | None:
-        """Return the predicted cost in seconds of processor time, or None if unknown."""
-        return self._costs.estimate_s(variant)
 
     def renders(self, media_id: int) -> bool:
         """Return whether a rendition of the image is being rendered."""
         return any(one.variant.media_id == media_id for one in self._running.values())
 
     async def render(
-        self, plan: RenderPlan, variant: Variant, on_wait: Callable[[bool], None] = lambda _: None
+        self, plan: RenderPlan, on_wait: Callable[[bool], None] = lambda _: None
     ) -> tuple[RunningRender, bool]:
-        """Start the render of a variant, or join it; return it and whether it was started here.
+        """Start the render of a plan, or join it; return it and whether it was started here.
 
         Return a render that `sends_early` with its first byte, all others with the last. Before the
         wait, ``on_wait`` is called with whether the render is new; it may raise.
@@ -130,6 +192,7 @@ class Renderer:
         Raises:
             SmartserveError: the render failed, or the queue or the failure cache rejects it.
         """
+        variant = self._first(plan)
         rendering = self._running.get(variant.digest)
         new = rendering is None
         on_wait(new)
@@ -140,14 +203,22 @@ class Renderer:
         else:
             self._joined += 1
         began = time.perf_counter()
-        if sends_early(variant):
-            await rendering.stream.started()
+        if rendering.early:
+            await rendering.started()
         else:
             # The encoder writes everything at its end, so one wait replaces two.
-            await rendering.stream.whole()
+            await rendering.whole()
         if not new:
             record("coalesced", began, links=[rendering.span])
         return rendering, new
+
+    def _first(self, plan: RenderPlan) -> Variant:
+        """Return the final if it is predicted to be quick, else the draft."""
+        if plan.draft is None:
+            return plan.variant
+        estimate_s = self._costs.estimate_s(plan.variant)
+        quick = estimate_s is not None and estimate_s <= self._budget_s
+        return plan.variant if quick else plan.draft
 
     def _start(self, plan: RenderPlan, variant: Variant) -> RunningRender:
         rendering = self._running[variant.digest] = RunningRender(variant)
@@ -167,15 +238,14 @@ class Renderer:
 
     async def _run(self, plan: RenderPlan, rendering: RunningRender) -> None:
         """Render, then store; end when stored, so the next request finds it."""
-        stream = rendering.stream
         try:
             # Requested before the render: a purge meanwhile also discards what is being rendered.
             ticket = self._store.ticket(rendering.variant)
             await self._encode(plan, rendering)
             # The requests get the bytes now, and do not wait for the disk.
-            stream.finish()
+            body = rendering.finish()
             finished = time.perf_counter()
-            await self._store.put(ticket, await stream.whole())
+            await self._store.put(ticket, body)
             self._telemetry.stage("store", time.perf_counter() - finished)
         except SmartserveError as error:
             # The requests that wait get the error; nothing awaits this task, so it is not raised
@@ -189,9 +259,9 @@ class Renderer:
     def _fail(self, rendering: RunningRender, error: SmartserveError) -> None:
         """End a render for all waiting requests; first let later ones start a new render."""
         self._release(rendering)
-        # A stream that is complete was cancelled while it was stored: its bytes are good.
-        if not rendering.stream.complete:
-            rendering.stream.fail(error)
+        # A render that is complete was cancelled while it was stored: its bytes are good.
+        if rendering.body is None:
+            rendering.fail(error)
 
     async def _encode(self, plan: RenderPlan, rendering: RunningRender) -> None:
         """Have a worker encode the variant into the stream, and record what it took."""
@@ -201,7 +271,7 @@ class Renderer:
             done = await self._dispatcher.run_checked(
                 plan.media,
                 job,
-                rendering.stream.feed,
+                rendering.feed,
                 byte_size=plan.facts.byte_size,
                 on_start=rendering.on_start,
             )

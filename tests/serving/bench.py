@@ -105,6 +105,7 @@ class Bench:
             telemetry=Metrics(),
             costs=self.costs,
             rules=PLANNER.rules,
+            budget_s=1.0,
             **replaced,
         )
         del replaced["dispatcher"]
@@ -112,7 +113,6 @@ class Bench:
             store=store,
             renderer=self.renderer,
             planner=PLANNER,
-            budget_s=1.0,
             upgrade=self.finals.append,
             **replaced,
         )

@@ -11,7 +11,7 @@ from proxy.domain.errors import QueueFull, RenderTimeout, SmartserveError
 from proxy.domain.formats import Format
 from proxy.domain.request import Origin
 from proxy.domain.variant import EncodingStage, Geometry
-from proxy.serving.renderer import EncodeCostModel, sends_early
+from proxy.serving.renderer import EncodeCostModel, RunningRender, sends_early
 from proxy.settings import EncoderSettings
 from proxy.storage.renditions.rendition_file import WriteTicket
 from tests.serving.bench import BODY, Bench, a_plan, turns
@@ -129,7 +129,7 @@ async def test_a_store_that_fails_costs_nobody_the_rendition(
     monkeypatch.setattr(bench.store, "put", drop)
     result = await bench.fetched(a_plan())
     assert result.rendering is not None
-    assert await result.rendering.stream.whole() == BODY
+    assert await result.rendering.whole() == BODY
 
 
 def test_only_a_large_baseline_jpeg_is_sent_while_it_is_encoded() -> None:
@@ -163,3 +163,59 @@ async def test_a_render_that_failed_is_not_joined_while_it_ends(bench: Bench) ->
     assert (await bench.delivery.fetch(plan)).origin is Origin.RENDER
     with pytest.raises(RenderTimeout):
         await first
+
+
+async def chunks_of(render: RunningRender) -> list[bytes]:
+    return [chunk async for chunk in render.chunks()]
+
+
+async def test_every_reader_gets_all_bytes_whenever_it_starts() -> None:
+    render = RunningRender(WEBP)
+    early = asyncio.create_task(chunks_of(render))
+    await asyncio.sleep(0)
+    render.feed(b"one")
+    late = asyncio.create_task(chunks_of(render))
+    await asyncio.sleep(0)
+    render.feed(b"two")
+    render.finish()
+    assert await early == await late == await chunks_of(render) == [b"one", b"two"]
+
+
+async def test_a_cancelled_reader_does_not_affect_the_others() -> None:
+    render = RunningRender(WEBP)
+    leaving, staying = (asyncio.create_task(render.whole()) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    render.feed(b"all")
+    render.finish()
+    assert await staying == b"all"
+
+
+async def test_started_returns_at_the_first_byte() -> None:
+    render = RunningRender(WEBP)
+    started = asyncio.create_task(render.started())
+    await asyncio.sleep(0)
+    assert not started.done()
+    render.feed(b"x")
+    await started
+    assert render.body is None
+
+
+async def test_an_error_before_the_first_byte_is_raised_at_once() -> None:
+    render = RunningRender(WEBP)
+    render.fail(LookupError("gone"))
+    with pytest.raises(LookupError, match="gone"):
+        await render.started()
+
+
+async def test_an_error_after_some_bytes_is_raised_after_them() -> None:
+    render = RunningRender(WEBP)
+    render.feed(b"half")
+    render.fail(LookupError("gone"))
+    await render.started()
+    chunks = render.chunks()
+    assert await anext(chunks) == b"half"
+    with pytest.raises(LookupError):
+        await anext(chunks)
+    with pytest.raises(LookupError):
+        await render.whole()

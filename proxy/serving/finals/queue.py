@@ -85,6 +85,7 @@ class UpgradeQueue:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
         self._retry_s = 30.0
+        self._delay_s = _START_DELAY_S
         self._running = 0
         self._dropped = 0
         self._failed = 0
@@ -152,16 +153,16 @@ class UpgradeQueue:
             self._queue[key] = _Request(
                 plan, self._clock(), by_visitor, whole=whole, others=others, cause=cause
             )
-            self._pending.set()
+            # The visitor whose draft requested the first final is probably loading more images just
+            # now. Their renders go before the start of the worker, 0.3 s of processor time.
+            asyncio.get_running_loop().call_later(self._delay_s, self._pending.set)
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
             # The worker process is started when there is work for it, and then kept.
             await self._pending.wait()
-            # Its start takes 0.3 s of processor time. The visitor whose draft requested the final
-            # is probably loading more images just now: their renders go first.
-            await asyncio.sleep(_START_DELAY_S)
             await self._start(stack)
+            self._delay_s = 0.0
             while True:
                 await self._pending.wait()
                 await self._next()

@@ -271,16 +271,11 @@ class ImageResponder:
             return self._from_file(result, rendition)
         if rendering is None:
             raise AssertionError
-        stream = rendering.stream
         # HTTP/1.0 has no chunked coding, and a range needs the length.
-        if (
-            stream.complete
-            or self._request.version < HttpVersion11
-            or "Range" in self._request.headers
-        ):
-            return self._from_body(result, await stream.whole())
+        if self._request.version < HttpVersion11 or "Range" in self._request.headers:
+            return self._from_body(result, await rendering.whole())
         headers, outcome = self._described(result)
-        return StreamedResponse(HTTPStatus.OK, headers, stream.chunks(), outcome=outcome)
+        return StreamedResponse(HTTPStatus.OK, headers, rendering.chunks(), outcome=outcome)
 
     def _from_body(self, result: DeliveryResult, body: bytes) -> BufferedResponse:
         part = self._range(result.variant, len(body))
