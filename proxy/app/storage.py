@@ -25,7 +25,13 @@ from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
-from proxy.storage.database.schema import MEDIA, DatabaseSchema, main_schema, needs_upgrade, upgrade
+from proxy.storage.database.schema import (
+    MEDIA,
+    DatabaseSchema,
+    inspect_version,
+    main_schema,
+    upgrade,
+)
 from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.sweep import sweeping
 from proxy.storage.renditions.tiered_store import TieredStore
@@ -177,13 +183,14 @@ async def _prepare_database(settings: Settings) -> None:
     section = settings.database
     advice = "run 'smartserve db upgrade' with an account that may change the schema"
     for url, schema in schemas(settings):
-        if not await needs_upgrade(url, section, schema=schema):
+        _, outdated = await inspect_version(url, section, schema=schema)
+        if not outdated:
             continue
         if not section.upgrade_on_start:
             raise ConfigurationError([f"database: the schema is not up to date; {advice}"])
         try:
             await upgrade(url, section, schema=schema)
         except DatabaseUnavailable as error:
-            # The database is reachable, as `needs_upgrade` has read it: the upgrade itself failed.
+            # The database is reachable, its version has been read: the upgrade itself failed.
             fault = f"database: the schema cannot be upgraded ({error.__cause__}); {advice}"
             raise ConfigurationError([fault]) from error

@@ -54,7 +54,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     storage.invalidators.append(response_cache.forget)
     health = HealthHandler(
         {
-            "database": storage.database.ping,
+            "database": storage.repository.ping,
             "storage": storage.originals.check,
             "renditions": storage.renditions.check,
             "workers": services.rendering.pool.check,

@@ -18,8 +18,6 @@ class NewMedia:
     bulk_path: str | None
     """Path of the original below the storage root, or None."""
     status: MediaStatus = MediaStatus.COMPLETED
-    main_api_id: int = 0
-    """Id in ``pending_images`` of the main database; 0 if the medium was not uploaded."""
     library_path: str | None = None
     """Path of a processed file below the storage root, or None."""
 
@@ -48,6 +46,3 @@ class MediaRepository(Protocol):
 
     async def delete_facts(self, media_id: int) -> None:
         """Delete the facts of a source, so that it is measured again."""
-
-    async def ping(self) -> None:
-        """Return when the database answers a query."""

@@ -124,10 +124,6 @@ class CachedMediaRepository:
         with self._changing_facts(media_id, None):
             await self._inner.delete_facts(media_id)
 
-    async def ping(self) -> None:
-        """Return when the database itself answers; bypasses the cache and the breakers."""
-        await self._inner.ping()
-
     def statistics(self) -> Mapping[str, float]:
         """Return answers by kind, rejected saves, cached items, and 1 while reads fail."""
         return {
@@ -160,8 +156,14 @@ class CachedMediaRepository:
             if media is not None:
                 media = self._with_unsaved(media)
             # A write during the query has unregistered it: its result may be out of date.
-            if self._queries.get(media_id) is query:
-                self._store(media_id, media)
+            if self._queries.get(media_id) is not query:
+                return media
+            if media is not None:
+                self._rows[media_id] = media, self._clock() + self._settings.row_ttl_s
+            else:
+                self._rows.pop(media_id, None)
+                # Cached for seconds only: the row may be about to be inserted.
+                self._absent[media_id] = True
             return media
         finally:
             if self._queries.get(media_id) is query:
@@ -191,14 +193,6 @@ class CachedMediaRepository:
             # A call that began before the first failure must not end the trial of another one.
             if trial:
                 breaker.trial = False
-
-    def _store(self, media_id: int, media: Media | None) -> None:
-        if media is None:
-            self._rows.pop(media_id, None)
-            # Cached for seconds only: the row may be about to be inserted.
-            self._absent[media_id] = True
-        else:
-            self._rows[media_id] = media, self._clock() + self._settings.row_ttl_s
 
     @contextmanager
     def _changing_facts(self, media_id: int, facts: MediaFacts | None) -> Iterator[None]:

@@ -75,13 +75,6 @@ async def upgrade(
         return changed
 
 
-async def needs_upgrade(
-    url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
-) -> bool:
-    """Return whether `upgrade` has work to do; changes nothing and raises as `inspect_version`."""
-    return (await inspect_version(url, settings, schema=schema))[1]
-
-
 async def inspect_version(
     url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
 ) -> tuple[str | None, bool]:

@@ -119,7 +119,8 @@ def define_table(
 media_files = define_table(
     "media_files",
     auto_id(),
-    required("main_api_id", sa.BigInteger),
+    # Id in `pending_images` of the main database; 0 if the medium was not uploaded.
+    required("main_api_id", sa.BigInteger, default=0),
     required("user_id", sa.BigInteger),
     required("data_type", one_of(*DataType)),
     sa.Column("original_name", sa.String(255)),

@@ -48,9 +48,6 @@ class FakeDatabase:
         self._answer(refuse=self.down or self.read_only)
         self.rows[media_id] = replace(self.rows[media_id], facts=None)
 
-    async def ping(self) -> None:
-        self._answer(refuse=self.down)
-
     def _answer(self, *, refuse: bool) -> None:
         if refuse:
             raise DatabaseUnavailable("down", retry_after_s=7)
@@ -534,15 +531,6 @@ async def test_forgotten_facts_that_the_database_keeps_are_told(
     inner.read_only = True
     with pytest.raises(DatabaseUnavailable):
         await cache.delete_facts(1)
-
-
-async def test_ping_asks_the_database_itself(
-    cache: CachedMediaRepository, inner: FakeDatabase
-) -> None:
-    await cache.ping()
-    inner.down = True
-    with pytest.raises(DatabaseUnavailable):
-        await cache.ping()
 
 
 async def test_statistics_count_answers_by_kind(cache: CachedMediaRepository) -> None:

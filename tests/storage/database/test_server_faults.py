@@ -18,7 +18,7 @@ from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.database.schema import needs_upgrade, upgrade
+from proxy.storage.database.schema import inspect_version, upgrade
 from proxy.storage.database.transactions import SqlDatabase
 from tests.faults.tcpproxy import TcpProxy
 from tests.support.mariadb import MariaDB
@@ -158,7 +158,7 @@ async def test_a_server_that_is_down_cannot_be_upgraded(
     url = server.url(server.create_database())
     server.kill()
     with pytest.raises(DatabaseUnavailable):
-        await needs_upgrade(url, settings)
+        (await inspect_version(url, settings))[1]
 
 
 async def test_an_upgrade_gives_up_on_the_lock_of_another(

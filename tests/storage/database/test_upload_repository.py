@@ -20,7 +20,7 @@ from proxy.domain.upload import PendingStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.profile_columns import ARTIST_LOGO, COLUMNS, PROFILE, metadata
-from proxy.storage.database.schema import main_schema, needs_upgrade, upgrade
+from proxy.storage.database.schema import inspect_version, main_schema, upgrade
 from proxy.storage.database.upload_repository import (
     NewUpload,
     UploadRepository,
@@ -105,10 +105,10 @@ async def test_a_commit_of_an_upload_outlives_a_power_cut(tmp_path: Path) -> Non
 async def test_both_schemas_live_in_one_database(
     backend: Backend, url: str, settings: DatabaseSettings
 ) -> None:
-    assert await needs_upgrade(url, settings)
+    assert (await inspect_version(url, settings))[1]
     assert await upgrade(url, settings)
-    assert not await needs_upgrade(url, settings)
-    assert not await needs_upgrade(url, settings, schema=main_schema(own=True))
+    assert not (await inspect_version(url, settings))[1]
+    assert not (await inspect_version(url, settings, schema=main_schema(own=True)))[1]
 
 
 async def test_the_migrations_make_the_required_table(
@@ -143,7 +143,7 @@ async def test_a_queue_that_is_there_is_enough_in_a_database_of_others(
     """Its account may be one that makes no tables."""
     backend, url = foreign
     backend.run(url, _REQUIRED)
-    assert not await needs_upgrade(url, settings, schema=main_schema(own=False))
+    assert not (await inspect_version(url, settings, schema=main_schema(own=False)))[1]
     assert backend.run(url, _TABLES) == ["pending_images", "user_profiles"]
 
 
