@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -59,7 +59,8 @@ async def open_serving(
 
     async def learn_again(media_id: int) -> None:
         # Not from the row cache: the final failed because the cached facts are outdated.
-        media = await storage.current(media_id)
+        storage.database.invalidate(media_id)
+        media = await storage.database.find(media_id)
         if media is not None and media.servable:
             await facts.learn(media)
 
@@ -106,13 +107,14 @@ async def open_serving(
     finals = new_finals(dispatcher=rendering.upload_dispatcher)
     # A purged or replaced image must not be rendered from its old facts.
     storage.invalidators.extend((finals_queue.forget, image_info.forget))
-    async with AsyncExitStack() as stack:
-        # Closed last: deliveries that end until then may still request finals.
-        await stack.enter_async_context(finals_queue)
-        stack.push_async_callback(facts.aclose)
-        stack.push_async_callback(image_info.aclose)
-        stack.push_async_callback(renderer.aclose)
-        await stack.enter_async_context(load_shedder.measuring_lag())
+    # The queue of finals is closed last: deliveries that end until then may still request finals.
+    async with (
+        finals_queue,
+        aclosing(facts),
+        aclosing(image_info),
+        aclosing(renderer),
+        load_shedder.measuring_lag(),
+    ):
         yield ServingServices(
             planner=planner,
             facts=facts,

@@ -17,7 +17,6 @@ from functools import partial
 import structlog
 
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
-from proxy.domain.media import Media
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
 from proxy.settings import Settings
@@ -60,11 +59,6 @@ class StorageServices:
     """For the tables that only the holder of a lease may write."""
     analyses: AnalysisRepository
 
-    async def current(self, media_id: int) -> Media | None:
-        """Read a row from the database, past the row cache."""
-        self.database.invalidate(media_id)
-        return await self.database.find(media_id)
-
 
 @asynccontextmanager
 async def open_storage(
@@ -75,13 +69,13 @@ async def open_storage(
         await asyncio.to_thread(_make_directories, settings)
         # Before the first query: the tables may not exist yet.
         await stack.enter_async_context(database_prepared(settings, supervisor))
-        catalogue = await stack.enter_async_context(
+        repository = await stack.enter_async_context(
             SqlMediaRepository(settings.database_url, settings.database)
         )
-        database = CachedMediaRepository(catalogue, settings.database)
+        database = CachedMediaRepository(repository, settings.database)
         stack.push_async_callback(database.aclose)
-        sources = LocalOriginals(settings.storage_root, settings.storage)
-        stack.push_async_callback(sources.aclose)
+        originals = LocalOriginals(settings.storage_root, settings.storage)
+        stack.push_async_callback(originals.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
         invalidators: list[Callable[[int], None]] = [database.invalidate]
 
@@ -90,15 +84,15 @@ async def open_storage(
             for invalidate in invalidators:
                 invalidate(media_id)
 
-        store = TieredStore(
+        renditions = TieredStore(
             settings.rendition_directory,
             settings.renditions,
             on_purge=changed,
             supervisor=supervisor,
         )
-        await stack.enter_async_context(store)
+        await stack.enter_async_context(renditions)
         purger = PurgeService(
-            rows=database, catalogue=catalogue, store=store, forgetters=invalidators
+            rows=database, catalogue=repository, store=renditions, forgetters=invalidators
         )
         # A connection for each concurrent upload, one for leases, and one for reports.
         size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
@@ -106,10 +100,10 @@ async def open_storage(
         writer = LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
         stack.push_async_callback(writer.aclose)
         yield StorageServices(
-            repository=catalogue,
+            repository=repository,
             database=database,
-            originals=sources,
-            renditions=store,
+            originals=originals,
+            renditions=renditions,
             invalidators=invalidators,
             changed=changed,
             purger=purger,

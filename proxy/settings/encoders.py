@@ -208,18 +208,13 @@ class EncoderSettings(Section):
 
     def stages(self, *, finals: bool = True) -> dict[Format, EncodingStages]:
         """Return draft and final of each format; without ``finals`` the draft is the final."""
-        small: dict[Format, JpegFinalSettings | WebpFinalSettings | AvifFinalSettings] = {
-            Format.JPEG: self.jpeg.final,
-            Format.WEBP: self.webp.final,
-            Format.AVIF: self.avif.final,
-        }
-        found = {}
-        for fmt, profile in self.profiles().items():
-            # PNG and GIF have one encoding, which is both.
-            draft = final = EncodingStage(profile)
-            if finals and (section := small.get(fmt)):
-                final = EncodingStage(section.profile(), section.search(self.target))
-            found[fmt] = EncodingStages(draft, final)
+        drafts = {fmt: EncodingStage(profile) for fmt, profile in self.profiles().items()}
+        # PNG and GIF have one encoding, which is both.
+        found = {fmt: EncodingStages(draft, draft) for fmt, draft in drafts.items()}
+        for section in (self.jpeg.final, self.webp.final, self.avif.final) if finals else ():
+            final = EncodingStage(section.profile(), section.search(self.target))
+            fmt = final.profile.format
+            found[fmt] = EncodingStages(drafts[fmt], final)
         return found
 
 
