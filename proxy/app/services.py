@@ -16,7 +16,7 @@ from proxy.ingest.worker_loop import QueueMetrics
 from proxy.library.adoption.fallback_renditions import FallbackRenderer
 from proxy.library.import_files import FileImporter
 from proxy.runtime.supervised_task import TaskSupervisor
-from proxy.serving.source_check import SourceChecker
+from proxy.serving.source_facts import SourceChecker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.metrics import Metrics

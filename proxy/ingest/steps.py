@@ -26,8 +26,7 @@ from proxy.runtime.thread_pool import in_daemon_thread
 from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher
-from proxy.serving.source_check import SourceChecker
-from proxy.serving.source_facts import SourceFactsService, to_facts
+from proxy.serving.source_facts import SourceChecker, SourceFactsService, to_facts
 from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import SqlMediaRepository

@@ -21,8 +21,7 @@ from proxy.domain.errors import (
     UnsupportedSource,
 )
 from proxy.domain.media import DataType, ProbeResult
-from proxy.serving.source_check import SourceChecker
-from proxy.serving.source_facts import to_facts
+from proxy.serving.source_facts import SourceChecker, to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable

@@ -1,19 +1,23 @@
-"""Source facts: when a source is read, what is stored, and how concurrent reads are shared."""
+"""Source facts: checks of new files, and facts that are read when they are needed."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy.domain.errors import SourceMissing
+from proxy.domain.errors import SourceMissing, SourceTooLarge, UndecodableSource, UnsupportedSource
 from proxy.domain.media import Focus, Media, MediaFacts, ProbeResult
 from proxy.domain.worker_protocol import ProbeJob
 from proxy.serving.job_dispatch import JobResult
-from proxy.serving.source_facts import SourceFactsService, to_facts
-from proxy.settings import Settings
+from proxy.serving.source_facts import SourceChecker, SourceFactsService, to_facts
+from proxy.settings import LimitSettings, Settings
 from tests.support.waiting import eventually
 from tests.web.plans import FACTS, MEDIA
 
@@ -152,3 +156,80 @@ def test_all_that_a_probe_finds_is_stored() -> None:
         name: getattr(PROBED, name) for name in ProbeResult.__dataclass_fields__
     }
     assert (facts.source_path, facts.row_version) == ("bulk/a.png", "v")
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
+CHECKED = ProbeResult("ab" * 32, 108, "png", 1, 1, False, 1, False, None)  # noqa: FBT003
+
+
+class Jobs:
+    """A dispatcher that decodes everything, or nothing."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[int, ProbeJob]] = []
+        self.error: Exception | None = None
+
+    async def run_on(self, descriptor: int, job: ProbeJob) -> JobResult[ProbeResult]:
+        self.jobs.append((descriptor, job))
+        if self.error is not None:
+            raise self.error
+        return JobResult(CHECKED, 0, 0)
+
+
+@pytest.fixture
+def jobs() -> Jobs:
+    return Jobs()
+
+
+@pytest.fixture
+def checker(jobs: Jobs) -> SourceChecker:
+    limits = LimitSettings(source_types=("png",)).to_limits()
+    return SourceChecker(dispatcher=jobs, limits=limits, max_bytes=1000)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    yield descriptor
+    os.close(descriptor)
+
+
+async def test_an_image_is_decoded_strictly_and_its_facts_returned(
+    checker: SourceChecker, jobs: Jobs, file: int
+) -> None:
+    os.write(file, PNG)
+    assert await checker.check(file) == CHECKED
+    ((descriptor, job),) = jobs.jobs
+    assert (descriptor, job.strict) == (file, True)
+
+
+async def test_a_damaged_image_is_refused(checker: SourceChecker, jobs: Jobs, file: int) -> None:
+    os.write(file, PNG)
+    jobs.error = UndecodableSource("cut off")
+    with pytest.raises(UndecodableSource):
+        await checker.check(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"GIF89a" + bytes(100)])
+async def test_other_types_are_refused_without_a_worker(
+    checker: SourceChecker, jobs: Jobs, file: int, content: bytes
+) -> None:
+    os.write(file, content)
+    with pytest.raises(UnsupportedSource, match="accepted are png"):
+        await checker.check(file)
+    assert jobs.jobs == []
+
+
+async def test_a_large_file_is_refused_without_a_worker(
+    checker: SourceChecker, jobs: Jobs, file: int
+) -> None:
+    os.write(file, PNG + bytes(1000))
+    with pytest.raises(SourceTooLarge, match="1000 are allowed"):
+        await checker.check(file)
+    assert jobs.jobs == []
+
+
+async def test_the_digest_is_that_of_the_whole_file(checker: SourceChecker, file: int) -> None:
+    content = os.urandom(3 * 1024 * 1024 + 7)
+    os.write(file, content)
+    assert await checker.digest(file) == hashlib.sha256(content).hexdigest()

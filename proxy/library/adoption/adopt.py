@@ -16,8 +16,7 @@ from proxy.domain.variant import SizeSpec
 from proxy.library.adoption.file_names import AdoptionOwner, FolderRole, uploader_of
 from proxy.library.adoption.grouping import FileGroup, Measured, is_size_of
 from proxy.library.adoption.inventory import FoundFile, SkippedFile
-from proxy.serving.source_check import SourceChecker
-from proxy.serving.source_facts import to_facts
+from proxy.serving.source_facts import SourceChecker, to_facts
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.originals.local_store import HASH_DIGITS, LocalOriginals, readable

@@ -16,7 +16,7 @@ from proxy.domain.media import DataType, Media, ProbeResult
 from proxy.library.adoption.adopt import TreeAdopter
 from proxy.library.adoption.file_names import AdoptionOwner, NameReader
 from proxy.library.adoption.inventory import FoundFile
-from proxy.serving.source_check import SourceChecker
+from proxy.serving.source_facts import SourceChecker
 from proxy.settings import StorageSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
