@@ -78,18 +78,18 @@ def operation(
     """
     # In camelCase: client generators make names of methods from the ids.
     first, *others = handler.__name__.split("_")
-    one: Json = {
+    described: Json = {
         "operationId": first + "".join(map(str.capitalize, others)),
         "summary": _first_line(handler),
     }
     if parameters:
-        one["parameters"] = [*parameters]
+        described["parameters"] = [*parameters]
     if security is not None:
-        one["security"] = [{security: []}]
+        described["security"] = [{security: []}]
         problems = (*_KEY, *problems)
     if body is not None:
         content = {"application/json": {"schema": body}} if isinstance(body, type) else body
-        one["requestBody"] = {"required": True, "content": content}
+        described["requestBody"] = {"required": True, "content": content}
         problems = (*_BODY, *problems)
     responses = get_type_hints(handler)["return"] if responses is None else responses
     if isinstance(responses, type):
@@ -97,11 +97,11 @@ def operation(
     # Of two descriptions of one status, the later one replaces the common one.
     texts = dict((one, PROBLEMS[one]) if isinstance(one, int) else one for one in problems)
     errors = {str(status): response(Problem, texts[status], PROBLEM_TYPE) for status in texts}
-    return Operation(route, handler, {**one, "responses": {**responses, **errors}}, head)
+    return Operation(route, handler, {**described, "responses": {**responses, **errors}}, head)
 
 
-def _first_line(described: object) -> str:
-    return str(described.__doc__).partition("\n")[0]
+def _first_line(documented: object) -> str:
+    return str(documented.__doc__).partition("\n")[0]
 
 
 def response(

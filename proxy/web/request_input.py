@@ -75,6 +75,7 @@ def accept_body(request: web.BaseRequest, max_bytes: int) -> None:
         )
     if (request.content_length or 0) > max_bytes:
         raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
+    # The connection removes Expect from `headers`: aiohttp would accept every body at once.
     expects = any(
         name.lower() == b"expect" and value.strip().lower() == b"100-continue"
         for name, value in request.raw_headers

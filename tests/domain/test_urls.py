@@ -176,7 +176,6 @@ def test_the_version_is_the_start_of_the_content_hash() -> None:
 
 ALLOWED = {
     "domain/urls.py": "builds the addresses",
-    "web/openapi/": "example values in the description of the API",
     "web/routes.py": "an example value in the description of the API",
     "web/server/parser.py": "an example path in the text of an error",
 }
