@@ -34,12 +34,14 @@ class CircuitBreaker:
     @property
     def open(self) -> bool:
         """Return whether calls are to be refused now."""
+        # The result of the trial decides for all other calls.
         return self.failing and (self.trial or self._clock() < self.open_until)
 
     def trip(self, reason: str) -> None:
         """Report a failure. Only the first one in a row is logged."""
         if not self.failing:
             log.warning("circuit_opened", circuit=self._name, reason=reason, pause_s=self._pause_s)
+        # Also for a failure during the pause, of a call that began before it.
         self.open_until = self._clock() + self._pause_s
         self.failing = True
 

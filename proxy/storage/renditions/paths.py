@@ -100,6 +100,7 @@ def delete_medium(directory: str, shapes: Shapes = None) -> UsageChange:
             paths = [entry.path for entry in entries if has_shape(entry.name, shapes)]
     except (FileNotFoundError, NotADirectoryError):
         return NO_CHANGE
+    # One by one and not by rmtree: usage needs the size of each file.
     changes = [delete_entry(path) for path in paths]
     delete_if_empty(directory)
     return UsageChange(sum(one.bytes for one in changes), sum(one.items for one in changes))

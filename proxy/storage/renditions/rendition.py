@@ -40,6 +40,7 @@ class MemoryRendition:
 
     async def chunks(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """Yield the bytes from ``start`` up to ``stop`` in pieces of at most 256 KiB."""
+        # In pieces, so that a slow client does not copy the whole body into its send buffer.
         for offset in range(start, stop, PIECE_BYTES):
             yield self.body[offset : min(offset + PIECE_BYTES, stop)]
 
@@ -113,10 +114,13 @@ class FileRendition:
         """
         for offset in range(start, stop, PIECE_BYTES):
             length = min(PIECE_BYTES, stop - offset)
+            # A thread for each piece: while a slow client receives it, no thread waits.
             try:
                 piece = await self._threads.run(partial(self._file.pread, length, offset))
             except OSError as error:
                 raise StorageError("the rendition file cannot be read") from error
+            # The head with its Content-Length is sent already, so a shorter body must not pass for
+            # a complete one.
             if len(piece) != length:
                 raise StorageError("the rendition file was truncated while it was read")
             yield piece

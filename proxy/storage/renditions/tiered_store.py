@@ -42,6 +42,7 @@ class MemoryStore:
         self._items: LRUCache[str, _Item] = LRUCache(
             settings.memory_max_bytes, lambda item: len(item.rendition.body) + _OVERHEAD_BYTES
         )
+        # By medium, so that a purge needs no walk over all items.
         self._digests: dict[int, set[str]] = {}
         self.counters = StoreCounters()
 
@@ -73,6 +74,7 @@ class MemoryStore:
             return
         size = len(body) + _OVERHEAD_BYTES
         while self._items.currsize + size > self._items.maxsize:
+            # Here and not by the cache itself, which reports no evictions.
             digest, item = self._items.popitem()
             self.counters.evictions += 1
             self._unlist(digest, item.media_id)
@@ -130,7 +132,6 @@ class TieredStore:
         *,
         on_purge: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
         supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
         self.memory = MemoryStore(settings)
@@ -140,7 +141,6 @@ class TieredStore:
             on_purge=self._purged_elsewhere,
             in_memory=self.memory.__contains__,
             clock=clock,
-            monotonic=monotonic,
             supervisor=supervisor,
         )
         self.check = self.disk.check
@@ -197,7 +197,8 @@ class TieredStore:
             shared, found = await asyncio.shield(read.result)
             if not shared:
                 return await self.disk.first(variants)
-            # The caller gets its own variant, not the equal one of the call it joined.
+            # The caller compares variants by identity: it gets its own, not the equal one of the
+            # call that it joined.
             return found and (variants[digests.index(found[0].digest)], found[1])
         media_id, loop = variants[0].media_id, asyncio.get_running_loop()
         read = self._reads[key] = _Read(media_id, loop.create_future())
