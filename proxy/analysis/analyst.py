@@ -90,6 +90,7 @@ class Analyst:
         A provider that rejected the image, or was added later, has a gap here: it is not requested.
         """
         reasons = stored.own.get("reasons") or {}
+        # Unavailable before: these are requested now.
         awaited = stored.pending_providers
         configured = {one.name for one in self.providers}
         found: dict[str, VisionResult | ProviderGap] = {}
@@ -126,5 +127,6 @@ async def _request(
         return await provider.analyse(image, TRAITS[_SENT.format].media_type, data_type)
     except AnalysisError as error:
         log.warning("provider_failed", provider=provider.name, reason=error.detail)
+        # A transient gap is retried later; a spent budget is restored on the next day.
         transient = isinstance(error, (ProviderUnavailable, BudgetSpent))
         return ProviderGap(provider.name, error.detail, temporary=transient)

@@ -29,6 +29,7 @@ async def open_providers(
     async with open_session() as session:
         for provider in PROVIDERS:
             section = getattr(settings, provider.name)
+            # Without a key the provider is switched off.
             if key := provider_key(section, provider.name):
                 limit = settings.max_response_bytes
                 providers.append(provider(section, key, session=session, max_bytes=limit))
@@ -41,6 +42,7 @@ def provider_faults(settings: VisionSettings) -> list[str]:
     for provider in PROVIDERS:
         try:
             provider_key(getattr(settings, provider.name), provider.name)
+        # All faults at once, so that they are corrected in one go.
         except ConfigurationError as error:
             faults.extend(error.faults)
     return faults

@@ -106,6 +106,7 @@ class OpenAIVision(VisionProvider[OpenAISettings]):
                 "type": "json_schema",
                 "json_schema": {"name": "picture", "strict": True, "schema": SCHEMA},
             },
+            # The name that reasoning models require; ``max_tokens`` is deprecated.
             "max_completion_tokens": self._settings.max_output_tokens,
         }
 
@@ -119,6 +120,7 @@ class OpenAIVision(VisionProvider[OpenAISettings]):
             input_tokens * settings.usd_per_million_input
             + output_tokens * settings.usd_per_million_output
         )
+        # Prices are per million tokens.
         return RequestCost(usd=usd / _MILLION, tokens=input_tokens + output_tokens)
 
     def settle(self, answer: Any) -> None:
@@ -137,8 +139,10 @@ class OpenAIVision(VisionProvider[OpenAISettings]):
     def recall(answer: Any) -> VisionResult:
         """Return the result of an answer."""
         try:
+            # One answer is requested; a server that sends several is tolerated.
             (choice, *_) = answer["choices"]
             message, finish = choice["message"], choice.get("finish_reason")
+            # A refusal comes instead of the content, also with strict structured outputs.
             if message.get("refusal"):
                 raise ProviderRefused("The vision model refused to describe the image")
             if finish in _REFUSALS:
@@ -157,6 +161,7 @@ def _result(content: str, answer: Any) -> VisionResult:
     return VisionResult(
         OpenAIVision.name,
         answer,
+        # An empty text is as good as null: the value is missing, and has a reason below.
         style=found.style or None,
         medium=found.medium or None,
         subject=found.subject or None,

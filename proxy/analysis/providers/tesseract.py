@@ -106,8 +106,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def text_of(table: str) -> str:
     """Return the lines of all words with sufficient confidence, from the TSV of Tesseract."""
     lines: dict[tuple[str, ...], list[str]] = {}
+    # Unquoted: Tesseract does not escape quotation marks in words.
     for row in csv.DictReader(io.StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE):
         if row["level"] == _WORD_LEVEL and float(row["conf"]) >= _MIN_CONFIDENCE:
+            # These four numbers identify a line; words arrive in reading order.
             place = row["page_num"], row["block_num"], row["par_num"], row["line_num"]
             lines.setdefault(place, []).append(row["text"].strip())
     joined = (" ".join(words).strip() for words in lines.values())

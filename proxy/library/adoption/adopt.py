@@ -62,6 +62,7 @@ class TreeAdopter:
         Raises:
             CapacityError: the database or the workers are unavailable; what was done remains.
         """
+        # Of several rows the oldest that still exists: the others stay as they are.
         for media_id in sorted(group.media_ids):
             if (media := await self.catalogue.find(media_id)) is not None:
                 return await self._complete(media, group, self._own_file(media, group))
@@ -90,6 +91,7 @@ class TreeAdopter:
             async with self.tree.open(one.path) as source:
                 return await self.checker.digest(source.descriptor)
         except SourceError:
+            # Skipped with its reason by the full check, which follows.
             return None
 
     async def _check(self, files: Iterable[FoundFile]) -> tuple[_Checked, list[SkippedFile]]:
@@ -124,6 +126,7 @@ class TreeAdopter:
         if own is not None and media.known_facts is None:
             checked, skipped = await self._check([own])
             if own in checked and media.source_path is not None:
+                # Bound to this version of the row: another program may change it meanwhile.
                 facts = to_facts(checked[own], media.source_path, row_version=media.row_version)
                 await self.catalogue.save_facts(media.id, facts)
             media = await self.catalogue.find(media.id) or media
@@ -175,6 +178,7 @@ class TreeAdopter:
             library_path = await self.place(master, result, _size_folder(owner))
         else:
             bulk_path = await self.place(master, result, f"bulk/{master.day}")
+            # The processed file in the library is the second source, if the original is lost.
             library = (one.path for one in others if one.folder.role is FolderRole.LIBRARY)
             library_path = next(library, None) if self.originals is None else None
         return NewMedia(
@@ -201,6 +205,7 @@ class TreeAdopter:
         folder = _size_folder(AdoptionOwner(media.user_id, DataType(media.data_type)))
         added = []
         for one, result in sizes.items():
+            # Otherwise it was stored by an earlier run.
             if result.content_hash not in existing:
                 placed = await self.place(one, result, folder)
                 added.append(to_facts(result, placed))

@@ -36,6 +36,7 @@ class FallbackRenderer:
         if media is None:
             return 0
         plans = self.planner.fallback_plans(media, _FULL_SIZE, None, known=media.known_facts)
+        # Reversed, so that the first plan of a size, the best one, stays.
         by_size = {plan.variant.geometry.text: plan for plan in reversed(plans)}
         rendered = 0
         # One job for each: every size has a file of its own as its source.
@@ -44,6 +45,7 @@ class FallbackRenderer:
                 (finished,) = await self.finals.finish([plan])
             except CapacityError:
                 raise
+            # The file of this size is damaged or gone; the others may be sound.
             except SmartserveError:
                 continue
             rendered += not isinstance(finished.outcome, SmartserveError)

@@ -84,8 +84,10 @@ class NameReader:
 
     def __init__(self, sizes: Collection[str]) -> None:
         self._sizes = {name.lower(): name for name in sizes}
+        # A size that this server really has precedes an alias of that name.
         aliases = {alias: name for alias, name in _ALIASES.items() if name in sizes}
         self._sizes = aliases | self._sizes
+        # Longest first: a regular expression takes the first alternative that matches.
         names = "|".join(sorted(map(re.escape, self._sizes), key=len, reverse=True))
         self._marks = tuple(
             re.compile(rf"(?P<rest>.+){mark}", re.IGNORECASE | re.DOTALL | re.ASCII)
@@ -139,6 +141,7 @@ class NameReader:
         home, _, last = path.rpartition("/")
         size = self._sizes.get(last.lower())
         if size is None:
+            # The last folder is no size, so it is a part of the home.
             home = path
         day = _BULK.fullmatch(home)
         if day is not None:

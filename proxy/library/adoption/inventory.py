@@ -26,14 +26,8 @@ CREATE INDEX places_by_stem ON places (stem);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class FolderEntry:
-    """A regular file in the listing of a folder."""
-
-    path: str
-    byte_size: int
-    day: str
-    """Date of the last change: ``2025-01-15``."""
+FolderEntry = tuple[str, int, str]
+"""A regular file: path, size in bytes and date of the last change, ``2025-01-15``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +80,7 @@ class TreeInventory:
         self._reader = reader
         self._prefix = prefix
         # An empty name: SQLite deletes the file when the connection closes, also after a kill.
+        # Threads: one call at a time, but each in another thread of `asyncio.to_thread`.
         self._index = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._index.executescript(_TABLES)
 
@@ -101,7 +96,7 @@ class TreeInventory:
         """Add the files of a folder."""
         self._index.executemany(
             "INSERT INTO files VALUES (?, ?, ?, ?)",
-            [(self._stem(one.path), one.path, one.byte_size, one.day) for one in entries],
+            [(self._stem(path), path, *status) for path, *status in entries],
         )
 
     def add_places(self, places: Iterable[tuple[int, str]]) -> None:
@@ -145,6 +140,7 @@ class TreeInventory:
 
     def _read(self, path: str) -> tuple[FileName, Folder]:
         folder, _, name = path.rpartition("/")
+        # The folders above the tree count too: somebody may adopt ``library/user_4/logo`` alone.
         full = "/".join(part for part in (self._prefix, folder) if part)
         return self._reader.file(name), self._reader.folder(full)
 
@@ -171,7 +167,7 @@ def list_folder(root: Path, folder: str) -> tuple[list[str], list[FolderEntry], 
             else:
                 status = entry.stat(follow_symlinks=False)
                 day = time.strftime("%Y-%m-%d", time.gmtime(status.st_mtime))
-                files.append(FolderEntry(path, status.st_size, day))
+                files.append((path, status.st_size, day))
     return folders, files, skipped
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from proxy.library.adoption.file_names import NameReader
 from proxy.library.adoption.inventory import (
-    FolderEntry,
     SkippedFile,
     TreeInventory,
     list_folder,
@@ -20,7 +19,7 @@ READER = NameReader(("thumbnail", "grid"))
 def test_files_and_rows_are_found_by_stem_in_pages() -> None:
     with TreeInventory(READER, "") as inventory:
         names = [f"x/{number:03}{mark}.jpg" for number in range(50) for mark in ("", "-grid")]
-        inventory.add_files(FolderEntry(name, 7, "2025-01-15") for name in names)
+        inventory.add_files((name, 7, "2025-01-15") for name in names)
         inventory.add_places([(3, "bulk/2024-01-01/007.png"), (4, "y/gone.jpg")])
         assert inventory.finish() == 50
         first = inventory.stems(after="", limit=30)
@@ -37,7 +36,7 @@ def test_files_and_rows_are_found_by_stem_in_pages() -> None:
 
 def test_files_have_the_day_of_their_folder() -> None:
     with TreeInventory(READER, "/mnt/old") as inventory:
-        inventory.add_files([FolderEntry("bulk/2020-02-02/a.jpg", 7, "2025-01-15")])
+        inventory.add_files([("bulk/2020-02-02/a.jpg", 7, "2025-01-15")])
         inventory.finish()
         ((one,), _) = inventory.of_stem("a")
     assert (one.day, one.folder.home) == ("2020-02-02", "/mnt/old/bulk/2020-02-02")
@@ -50,7 +49,7 @@ def test_a_folder_is_listed_in_order_with_its_folders(tmp_path: Path) -> None:
         (tmp_path / "bulk" / name).write_bytes(b"12345")
     folders, found, _ = list_folder(tmp_path, "bulk")
     assert folders == ["bulk/a", "bulk/b"]
-    assert [(one.path, one.byte_size) for one in found] == [
+    assert [(path, byte_size) for path, byte_size, _ in found] == [
         ("bulk/1.jpg", 5),
         ("bulk/2.jpg", 5),
     ]
