@@ -37,3 +37,26 @@ async def test_an_error_reaches_all_callers_and_is_not_remembered() -> None:
     assert [type(one) for one in results] == [QueueFull] * 3
     assert await shared.result("a", succeed) == 1
     await shared.aclose()
+
+
+async def test_a_result_that_is_known_already_is_not_shared() -> None:
+    shared: SharedResults[int] = SharedResults()
+    begun = 0
+
+    async def work() -> int:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            # Runs before the callbacks of this task, which remove it from the table.
+            asyncio.get_running_loop().call_soon(call_again)
+        return begun
+
+    def call_again() -> None:
+        call = shared.result("a", work)
+        call.send(None)
+        call.close()
+
+    assert await shared.result("a", work) == 1
+    await asyncio.sleep(0)
+    assert begun == 2
+    await shared.aclose()
