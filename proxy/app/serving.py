@@ -49,10 +49,30 @@ async def open_serving(
     supervisor: TaskSupervisor,
 ) -> AsyncIterator[ServingServices]:
     """Build the services, and end the work under way after the block."""
+    services = _build(settings, storage, rendering, metrics, supervisor)
+    # A purged or replaced image must not be rendered from its old facts.
+    storage.invalidators.extend((services.finals_queue.forget, services.image_info.forget))
+    # The queue of finals is closed last: deliveries that end until then may still request finals.
+    async with (
+        services.finals_queue,
+        aclosing(services.facts),
+        aclosing(services.image_info),
+        aclosing(services.renderer),
+        services.load_shedder.measuring_lag(),
+    ):
+        yield services
+
+
+def _build(
+    settings: Settings,
+    storage: StorageServices,
+    rendering: RenderingServices,
+    metrics: Metrics,
+    supervisor: TaskSupervisor,
+) -> ServingServices:
     # Renders for clients and finals teach one model what an encode costs.
     rules, costs = rendering.rules, EncodeCostModel()
     planner = RenderPlanner(rules)
-    load_shedder = LoadShedder(rendering.admission, metrics.loop_lag)
     facts = SourceFactsService(
         database=storage.database, dispatcher=rendering.dispatcher, limits=rules.limits
     )
@@ -105,26 +125,16 @@ async def open_serving(
     )
     # Uploads and `warm` wait for their finals, so they use the main pool at normal priority.
     finals = new_finals(dispatcher=rendering.upload_dispatcher)
-    # A purged or replaced image must not be rendered from its old facts.
-    storage.invalidators.extend((finals_queue.forget, image_info.forget))
-    # The queue of finals is closed last: deliveries that end until then may still request finals.
-    async with (
-        finals_queue,
-        aclosing(facts),
-        aclosing(image_info),
-        aclosing(renderer),
-        load_shedder.measuring_lag(),
-    ):
-        yield ServingServices(
-            planner=planner,
-            facts=facts,
-            renderer=renderer,
-            delivery=delivery,
-            finals_queue=finals_queue,
-            finals=finals,
-            image_info=image_info,
-            warmer=RenditionWarmer(
-                database=storage.database, facts=facts, planner=planner, renderer=finals
-            ),
-            load_shedder=load_shedder,
-        )
+    return ServingServices(
+        planner=planner,
+        facts=facts,
+        renderer=renderer,
+        delivery=delivery,
+        finals_queue=finals_queue,
+        finals=finals,
+        image_info=image_info,
+        warmer=RenditionWarmer(
+            database=storage.database, facts=facts, planner=planner, renderer=finals
+        ),
+        load_shedder=LoadShedder(rendering.admission, metrics.loop_lag),
+    )
