@@ -154,6 +154,7 @@ class RenderPlanner:
                 facts, transparent=facts.has_alpha or remove_background
             )
         ]
+        # Several headers select the same format, and large boxes the size of the source.
         return list({plan.variant.digest: plan for plan in plans}.values())
 
     def _requested(
@@ -213,9 +214,11 @@ class RenderPlanner:
         """
         if not media.fallbacks:
             return []
+        # Without its facts the largest fallback stands for the source.
         like = known or max(media.fallbacks, key=lambda facts: facts.width * facts.height)
         wanted = plan_geometry(request.box, like)
         ranked = sorted(
+            # The unavailable source may be one of the fallbacks.
             (facts for facts in media.fallbacks if facts != known),
             key=lambda facts: _mismatch(facts, plan_geometry(request.box, facts), wanted, like),
         )

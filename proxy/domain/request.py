@@ -80,8 +80,7 @@ def parse_request(
         snapped = width_box(_width(values["w"]) * dpr)
         if [name for name in values if name in ("size", "w")][-1] == "w":
             box = snapped
-    extension_format = None if extension is None else _choice("extension", extension.lower(), NAMES)
-    fmt = extension_format
+    fmt = None if extension is None else _choice("extension", extension.lower(), NAMES)
     if "format" in values:
         fmt = _choice("format", values["format"].lower(), {"auto": None, **NAMES})
     removed = _choice("bg", values.get("bg", "original"), {"original": False, "removed": True})

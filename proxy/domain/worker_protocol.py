@@ -173,6 +173,7 @@ class RenderOutput:
     @property
     def streams(self) -> bool:
         """Return whether bytes leave the encoder before all pixels are decoded."""
+        # A search and an alternative compare complete files.
         return streams(self.profile) and self.search is None and self.alternative is None
 
 
@@ -194,6 +195,7 @@ class RenditionSet(Job[RenditionSetResult]):
     @property
     def streams(self) -> bool:
         """Return whether bytes of the target are useful before the reply arrives."""
+        # A frame is complete before the next output is rendered.
         return self.framed or self.outputs[0].streams
 
 
@@ -220,6 +222,7 @@ class FrameDecoder:
             self._index += 1
 
 
+# Nested values such as `Limits` are no messages of their own.
 _JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet)
 _REPLIES = (WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, JobFailure)
 _MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLIES)}
@@ -236,6 +239,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field: getattr(value, field) for field in value.__slots__}
 
 
+# What conversion raises for hostile input; a RecursionError comes from deeply nested brackets.
 _NO_MESSAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 

@@ -65,6 +65,7 @@ def lock_loaders(source_types: Sequence[str]) -> None:
         ConfigurationError: a loader that is not on the list remains enabled.
     """
     wanted = [name for name in source_types if name in _FAMILIES]
+    # A sample decodes only with an open loader.
     loadable_types.cache_clear()
     pyvips.operation_block_set("VipsForeignLoad", state=True)
     for name in wanted:
@@ -108,7 +109,7 @@ def _leaves(family: str) -> Iterator[str]:
 
     def visit(child: int, _a: Any, _b: Any) -> Any:
         children.append(child)
-        return pyvips.ffi.NULL
+        return pyvips.ffi.NULL  # continue with the next class
 
     pyvips.type_map(gtype, visit)
     for child in children:

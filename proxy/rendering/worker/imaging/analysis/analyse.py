@@ -60,6 +60,7 @@ class _Analyser:
         )
 
     def _timed(self, name: str, work: Callable[[], _T]) -> _T:
+        # Processor time: a busy machine does not make a measure more expensive.
         started = time.process_time()
         result = work()
         self._stages[name] = self._stages.get(name, 0.0) + time.process_time() - started

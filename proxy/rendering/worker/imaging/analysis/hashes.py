@@ -124,7 +124,8 @@ def thumbhash(width: int, height: int, rgba: bytes) -> bytes:
     pixels = list(zip(rgba[0::4], rgba[1::4], rgba[2::4], rgba[3::4], strict=True))
     opacity = _sum(alpha / 255 for *_, alpha in pixels)
     transparent = opacity < width * height
-    channels = _thumbhash_channels(pixels, _average(pixels, opacity))
+    average = _average(pixels, opacity)
+    channels = list(zip(*(_opponents(pixel, average) for pixel in pixels), strict=True))
     # With alpha, luma has fewer terms: the bytes are needed for the alpha channel.
     limit = 5 if transparent else 7
     across = max(1, _round(limit * width / max(width, height)))
@@ -169,14 +170,8 @@ def _average(pixels: Sequence[_Rgba], opacity: float) -> list[float]:
     ]
 
 
-def _thumbhash_channels(
-    pixels: Sequence[_Rgba], average: Sequence[float]
-) -> list[tuple[float, ...]]:
-    """Return luma, yellow-blue, red-green and alpha, composited on the average colour."""
-    return list(zip(*(_opponents(pixel, average) for pixel in pixels), strict=True))
-
-
 def _opponents(pixel: _Rgba, average: Sequence[float]) -> tuple[float, float, float, float]:
+    """Return luma, yellow-blue, red-green and alpha of a pixel on the average colour."""
     alpha = pixel[3] / 255
     red, green, blue = (
         mean * (1 - alpha) + alpha / 255 * level
