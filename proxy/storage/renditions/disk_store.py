@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from proxy.domain.errors import StorageError
 from proxy.domain.variant import Shapes, Variant
-from proxy.runtime.batch_loader import BatchLoader
+from proxy.runtime.single_flight import BatchLoader
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
