@@ -41,7 +41,7 @@ FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 
 # No leading dot: hidden names belong to unfinished files and to other programs.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _THREADS = 4
 _PIECE_BYTES = 256 * 1024
 
@@ -267,23 +267,16 @@ class UploadFiles:
             return IncomingFile(self, where.name, parent, file, opened.pop_all())
 
     def _open(self, where: TempName) -> OpenUpload:
-        try:
-            with self._folder(where.folder) as parent:
-                descriptor, status = open_regular(parent, where.name)
-        except OSError as error:
-            if isinstance(error, NotRegular) or error.errno in _ABSENT:
-                raise PendingNotFound("there is no such temporary file") from error
-            raise
+        with self._folder(where.folder) as parent:
+            descriptor, status = open_regular(parent, where.name)
         return OpenUpload(self, OpenFile(descriptor, status.st_size), status.st_mtime_ns)
 
     def _remove(self, where: TempName) -> bool:
         try:
             with self._folder(where.folder) as parent:
                 os.unlink(where.name, dir_fd=parent)
-        except OSError as error:
-            if error.errno in _ABSENT or error.errno == errno.EISDIR:
-                return False
-            raise
+        except PendingNotFound:
+            return False
         return True
 
     def _list(self) -> TempfileListing:
@@ -296,7 +289,8 @@ class UploadFiles:
         return listing
 
     def _regular_files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        with suppress(FileNotFoundError), self._folder(folder) as parent:
+        # No upload has created the folder yet.
+        with suppress(PendingNotFound), self._folder(folder) as parent:
             # A descriptor from O_PATH cannot be listed.
             descriptor = os.open(".", os.O_RDONLY | DIRECTORY, dir_fd=parent)
             try:
@@ -311,5 +305,11 @@ class UploadFiles:
 
     @contextmanager
     def _folder(self, folder: str) -> Iterator[int]:
-        with descended(self._root) as top, parent_opened(top, [folder]) as parent:
-            yield parent
+        """Yield the open folder; raises PendingNotFound if it, or a file in it, is absent."""
+        try:
+            with descended(self._root) as top, parent_opened(top, [folder]) as parent:
+                yield parent
+        except OSError as error:
+            if isinstance(error, NotRegular) or error.errno in _ABSENT:
+                raise PendingNotFound("there is no such temporary file") from error
+            raise

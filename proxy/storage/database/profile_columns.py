@@ -95,12 +95,6 @@ def replace_value(column: ProfileColumn, old: str, new: str | None) -> sa.Execut
     return column.table.update().where(column == old).values({column: new})
 
 
-def update_profile(column: ProfileColumn, user_id: int, path: str) -> sa.Executable:
-    """Build an UPDATE of the user's profile; it changes nothing if there is none."""
-    table = column.table
-    return table.update().where(table.c.user_id == user_id).values({column: path})
-
-
 def upsert_profile(
     column: ProfileColumn, user_id: int, path: str, *, dialect: str
 ) -> sa.Executable:

@@ -229,7 +229,8 @@ class UploadRepository(SqlDatabase):
             # unknown. `site_media` has many rows per user, so there is none to update.
             for column in columns:
                 if column is not profiles.SITE:
-                    await connection.execute(profiles.update_profile(column, user_id, path))
+                    of_user = column.table.update().where(column.table.c.user_id == user_id)
+                    await connection.execute(of_user.values({column: path}))
             return
         if profiles.ARTIST_LOGO in columns:
             # A logo belongs to the profiles that the user has; without any, to a new artist.

@@ -145,7 +145,14 @@ class LocalOriginals:
     def _open(self, path: str) -> OpenSource:
         # Parsed in the thread, so that an invalid path is counted like a missing file.
         names = names_below(path, prefix=self._prefix)
-        return open_below(self._root, names, max_bytes=self._max_bytes)
+        with _directory(self._root, names) as (parent, name):
+            descriptor, status = open_regular(parent, name)
+            try:
+                require_within(status.st_size, self._max_bytes)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return OpenSource(descriptor, status.st_size)
 
     def _check(self) -> None:
         # O_PATH, the usual flag, would succeed on a directory that may not be listed.
@@ -186,29 +193,11 @@ class LocalOriginals:
             raise
 
 
-def open_below(root: str, names: Sequence[str], *, max_bytes: int) -> OpenSource:
-    """Open a regular file for reading (blocking); the caller closes its descriptor.
-
-    Raises:
-        SourceMissing: there is no such regular file.
-        SourceTooLarge: it is longer than ``max_bytes``.
-        SourceUnavailable: the storage cannot be read.
-    """
-    with _directory(root, names) as (parent, name):
-        descriptor, status = open_regular(parent, name)
-        try:
-            require_within(status.st_size, max_bytes)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return OpenSource(descriptor, status.st_size)
-
-
 @contextmanager
 def _directory(
     root: str, names: Sequence[str], *, create: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """Yield the open directory of a file and the file's name; raises as `open_below` does."""
+    """Yield the open directory of a file and the file's name; raises a `SourceError`."""
     *parents, name = names
     # A missing root means that the storage is not mounted, which is not the same as a missing
     # original: so the root is opened outside of `translated`.

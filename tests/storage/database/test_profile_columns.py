@@ -18,7 +18,6 @@ from proxy.storage.database.profile_columns import (
     existing_columns,
     metadata,
     replace_value,
-    update_profile,
     upsert_profile,
 )
 
@@ -63,11 +62,6 @@ def test_an_upsert_of_a_site_always_inserts(connection: Connection) -> None:
 def test_an_upsert_is_one_statement_on_mysql() -> None:
     statement = upsert_profile(PROFILE, 7, "a", dialect="mysql")
     assert "ON DUPLICATE KEY UPDATE" in str(statement.compile(dialect=mysql.dialect()))  # type: ignore[attr-defined]
-
-
-def test_an_update_of_a_missing_profile_changes_nothing(connection: Connection) -> None:
-    connection.execute(update_profile(PROFILE, 7, "a"))
-    assert profiles(connection) == []
 
 
 def test_a_value_is_replaced_in_every_row_that_equals_it(connection: Connection) -> None:

@@ -25,7 +25,6 @@ from proxy.storage.originals.local_store import (
     OpenSource,
     library_path,
     names_below,
-    open_below,
     original_path,
     readable,
     translated,
@@ -263,7 +262,7 @@ def test_what_is_swapped_for_a_link_meanwhile_is_never_followed(
 def opened_or_missing(root: Path) -> bytes:
     """What is read from the original, or nothing where it is missing."""
     try:
-        source = open_below(str(root), PATH.split("/"), max_bytes=MAX_BYTES)
+        source = LocalOriginals(root, StorageSettings())._open(PATH)
     except SourceMissing:
         return b""
     try:
@@ -342,8 +341,7 @@ def test_no_path_leads_out_of_the_root(path: str) -> None:
         (root.parent / "secret").mkdir()
         (root.parent / "secret" / "x.jpg").touch()
         try:
-            names = names_below(path, prefix=str(root))
-            source = open_below(str(root), names, max_bytes=100)
+            source = LocalOriginals(root, StorageSettings())._open(path)
         except SourceMissing:
             return
         opened = Path(f"/proc/self/fd/{source.descriptor}").readlink()
