@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -161,19 +162,14 @@ class IncomingFile:
             yield
 
 
+@dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An uploaded file that is open for reading."""
+    """An uploaded file that is open for reading, until the caller closes ``file``."""
 
-    def __init__(self, files: UploadFiles, file: OpenFile, changed_ns: int) -> None:
-        self._files = files
-        self._file = file
-        self.byte_size = file.length
-        self.version = f"{changed_ns:x}-{file.length:x}"
-        """Differs if another file gets the same name."""
-        self.head = file.head
-        self.descriptor = file.descriptor
-        """Valid until `close`."""
-        self.close = file.close
+    _files: UploadFiles
+    file: OpenFile
+    version: str
+    """Differs if another file gets the same name."""
 
     async def chunks(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from ``start`` up to ``stop`` in pieces.
@@ -183,7 +179,7 @@ class OpenUpload:
         """
         while start < stop:
             count = min(_PIECE_BYTES, stop - start)
-            piece = await self._files.run(partial(self._file.pread, count, start))
+            piece = await self._files.run(partial(self.file.pread, count, start))
             # pread returns nothing behind the end of the file.
             if not piece:
                 raise UploadStorageError("The uploaded file was truncated while it was read.")
@@ -221,7 +217,7 @@ class UploadFiles:
             PendingNotFound: there is no such regular file.
             UploadStorageError: it cannot be read.
         """
-        return await self.run(partial(self._open, where), release=lambda late: late.close())
+        return await self.run(partial(self._open, where), release=lambda late: late.file.close())
 
     async def remove(self, where: TempName) -> bool:
         """Delete an uploaded file; return False if there is none.
@@ -269,7 +265,8 @@ class UploadFiles:
     def _open(self, where: TempName) -> OpenUpload:
         with self._folder(where.folder) as parent:
             descriptor, status = open_regular(parent, where.name)
-        return OpenUpload(self, OpenFile(descriptor, status.st_size), status.st_mtime_ns)
+        version = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+        return OpenUpload(self, OpenFile(descriptor, status.st_size), version)
 
     def _remove(self, where: TempName) -> bool:
         try:

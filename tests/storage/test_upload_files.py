@@ -52,8 +52,8 @@ def names(root: Path) -> list[str]:
 async def test_an_upload_is_read_as_it_was_written(uploads: UploadFiles) -> None:
     await store(uploads)
     opened = await uploads.open(WHERE)
-    read = b"".join([piece async for piece in opened.chunks(10, opened.byte_size)])
-    opened.close()
+    read = b"".join([piece async for piece in opened.chunks(10, opened.file.length)])
+    opened.file.close()
     assert read == CONTENT[10:]
 
 
@@ -72,7 +72,7 @@ async def test_another_file_of_the_same_name_has_another_version(uploads: Upload
         await store(uploads, content)
         opened = await uploads.open(WHERE)
         versions.add(opened.version)
-        opened.close()
+        opened.file.close()
         assert await uploads.remove(WHERE)
     assert len(versions) == 2
 
@@ -90,8 +90,8 @@ async def test_a_file_that_is_truncated_while_it_is_read_is_an_error(
     opened = await uploads.open(WHERE)
     (tmp_path / "profiles" / "mine.jpg").write_bytes(b"short")
     with pytest.raises(UploadStorageError, match="truncated"):
-        _ = [piece async for piece in opened.chunks(0, opened.byte_size)]
-    opened.close()
+        _ = [piece async for piece in opened.chunks(0, opened.file.length)]
+    opened.file.close()
 
 
 async def test_a_listing_has_what_was_stored(uploads: UploadFiles) -> None:
@@ -189,7 +189,7 @@ async def test_an_open_file_is_read_after_it_is_removed(
     assert opened.version == f"{changed_ns:x}-{len(CONTENT):x}"
     assert await uploads.remove(WHERE)
     assert b"".join([piece async for piece in opened.chunks(0, 10)]) == CONTENT[:10]
-    opened.close()
+    opened.file.close()
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "link", "fifo"])

@@ -250,9 +250,9 @@ class LocalMainApi:
             opened = await self._queue.open(image_path)
         try:
             # Outside `_translated`: an error of the block is not one of the main API.
-            yield opened.descriptor
+            yield opened.file.descriptor
         finally:
-            opened.close()
+            opened.file.close()
 
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:
         """Record the medium of an upload."""

@@ -8,7 +8,7 @@ of the database's clock.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 from typing import Any
@@ -36,7 +36,6 @@ _BATCH = 500
 _MAX_REASON = 2000
 _REJECTED_RETRY_S = 600
 _REJECTIONS = (DataError, IntegrityError)
-_NO_LEASE: Mapping[str, Any] = {"lease": None, "lease_until": None}
 _free = or_(_items.lease_until.is_(None), _items.lease_until <= DatabaseClock())
 _DUE = (
     select(ingest_items)
@@ -219,7 +218,7 @@ class IngestQueue:
         """Write the values and release the lease in one transaction."""
         if again_in_s is not None:
             values["not_before"] = DatabaseClock() + again_in_s
-        update_item = _update(lease.main_api_id, **values, **_NO_LEASE)
+        update_item = _update(lease.main_api_id, **values, lease=None, lease_until=None)
         await self._writer.fenced_execute(lease, update_item)
 
 

@@ -17,8 +17,9 @@ from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
+from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.tables import media_facts, media_fallbacks, media_files
-from proxy.storage.database.transactions import SqlDatabase, open_reader
+from proxy.storage.database.transactions import SqlDatabase, ThreadReader
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
@@ -92,7 +93,12 @@ class SqlMediaRepository(SqlDatabase):
         size = max(1, settings.pool_size // 4)
         super().__init__(url, settings.model_copy(update={"pool_size": size}))
         reading = settings.model_copy(update={"pool_size": settings.pool_size - size})
-        self._reader = open_reader(url, reading)
+        file = sqlite_file(url)
+        self._reader = (
+            SqlDatabase(url, reading, isolation="AUTOCOMMIT")
+            if file is None
+            else ThreadReader(file, reading)
+        )
         self._statistics = {"queries": 0.0, "errors": 0.0, "seconds": 0.0}
 
     async def aclose(self) -> None:

@@ -28,7 +28,6 @@ from proxy.storage.database.engine import (
     DRIVER_ERRORS,
     open_blocking_engine,
     open_engine,
-    sqlite_file,
 )
 
 T = TypeVar("T")
@@ -237,10 +236,3 @@ class ThreadReader:
         """Wait for the running queries, then close the connections."""
         await self._threads.aclose()
         self._engine.dispose()
-
-
-def open_reader(url: str, settings: DatabaseSettings) -> SqlDatabase | ThreadReader:
-    """Create a reader for queries outside a transaction; raises as `open_engine` does."""
-    if (file := sqlite_file(url)) is not None:
-        return ThreadReader(file, settings)
-    return SqlDatabase(url, settings, isolation="AUTOCOMMIT")

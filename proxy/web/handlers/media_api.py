@@ -147,7 +147,7 @@ class MediaApiHandler:
             return await _file_answer(request, opened, parts["name"])
         except BaseException:
             # Including cancellation: no response closes the file then.
-            opened.close()
+            opened.file.close()
             raise
 
 
@@ -208,7 +208,7 @@ class AnalysisHandler:
 
 async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> Answer:
     """Return the response for an open file. It closes the file when it has been sent."""
-    etag, length = f'"{opened.version}"', opened.byte_size
+    etag, length = f'"{opened.version}"', opened.file.length
     headers: list[Header] = [
         ("Cache-Control", NO_STORE),
         ("ETag", etag),
@@ -217,18 +217,18 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
     ]
     # RFC 9110, 13.2.2: If-None-Match precedes Range.
     if matches(", ".join(request.headers.getall("If-None-Match", ())), etag):
-        opened.close()
+        opened.file.close()
         return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=_OUTCOME)
     # By the first bytes: the type that the uploading client declared cannot be trusted. As an
     # attachment no browser renders the file in this origin.
-    kind = SOURCE_MEDIA_TYPES.get(sniff(opened.head) or "", "application/octet-stream")
+    kind = SOURCE_MEDIA_TYPES.get(sniff(opened.file.head) or "", "application/octet-stream")
     headers += [
         ("Content-Type", kind),
         ("Content-Disposition", f'attachment; filename="{name}"'),
     ]
     # Range is defined for GET only (RFC 9110, 14.2).
     if request.method == "HEAD":
-        opened.close()
+        opened.file.close()
         return bodiless(HTTPStatus.OK, headers, outcome=_OUTCOME, length=length)
     part = requested_range(request.headers, length=length, etag=etag)
     status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
@@ -241,7 +241,7 @@ async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> A
         opened.chunks(part.start, part.stop),
         outcome=_OUTCOME,
         length=part.stop - part.start,
-        release=opened.close,
+        release=opened.file.close,
     )
 
 

@@ -19,7 +19,7 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
-from proxy.storage.database.transactions import SqlDatabase, open_reader, single_connection
+from proxy.storage.database.transactions import SqlDatabase, ThreadReader, single_connection
 from tests.support.mounts import Mount
 
 
@@ -202,7 +202,7 @@ async def test_an_error_of_the_caller_is_not_translated(
 
 
 async def test_a_closed_reader_is_unavailable(tmp_path: Path, settings: DatabaseSettings) -> None:
-    reader = open_reader(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings)
+    reader = ThreadReader(tmp_path / "media.db", settings)
     assert (await reader.read(text("SELECT :one"), {"one": 1}))[0][0] == 1
     await reader.aclose()
     with pytest.raises(DatabaseUnavailable):
