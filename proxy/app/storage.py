@@ -20,9 +20,8 @@ from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
 from proxy.settings import Settings
-from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.database.schema import (
     MEDIA,

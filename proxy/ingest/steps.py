@@ -27,9 +27,8 @@ from proxy.serving.finals.queue import UpgradeQueue
 from proxy.serving.finals.renderer import FinalRenderer
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_facts import SourceChecker, SourceFactsService, to_facts
-from proxy.storage.database.analysis_repository import AnalysisRepository
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
 from proxy.storage.originals.local_store import LocalOriginals, library_path, original_path
 
 _PHOTO = EncoderProfile(Format.JPEG, (("Q", 92), ("interlace", True), ("optimize_coding", True)))

@@ -24,7 +24,7 @@ from proxy.domain.worker_protocol import AnalyseJob, Limits, RenderOutput, Rendi
 from proxy.runtime.single_flight import SharedResults
 from proxy.serving.job_dispatch import JobDispatcher
 from proxy.serving.source_facts import SourceFactsService
-from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.storage.database.media_repository import AnalysisRepository
 
 MAX_DATA_URI = 700
 """Characters of a placeholder as a ``data:`` URI."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
@@ -12,17 +12,27 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.domain.analysis import Analysis
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
-from proxy.domain.media import Focus, Media, MediaFacts, MediaStatus
+from proxy.domain.media import DataType, Focus, Media, MediaFacts, MediaStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
 from proxy.storage.database.engine import sqlite_file
-from proxy.storage.database.tables import media_facts, media_fallbacks, media_files
+from proxy.storage.database.tables import (
+    media_ai_analysis,
+    media_analysis_details,
+    media_facts,
+    media_fallbacks,
+    media_files,
+)
 from proxy.storage.database.transactions import SqlDatabase, ThreadReader
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _files, _facts, _fallbacks = media_files.c, media_facts.c, media_fallbacks.c
+_analyses, _details = media_ai_analysis.c, media_analysis_details.c
+# The number of the latest logos that are searched for brand colours.
+_LOGOS = 5
 # The fields that are columns of the same name in each table that has them.
 _MEDIA_FIELDS = tuple(one.name for one in fields(Media) if one.name in _files)
 _FACT_FIELDS = tuple(one.name for one in fields(MediaFacts) if one.name in _fallbacks)
@@ -198,6 +208,52 @@ class SqlMediaRepository(SqlDatabase):
             raise
         finally:
             self._statistics["seconds"] += time.monotonic() - started
+
+
+class AnalysisRepository:
+    """Reads analyses; every method raises DatabaseUnavailable."""
+
+    def __init__(self, database: SqlDatabase) -> None:
+        """Use a database that the caller closes."""
+        self._database = database
+
+    async def find(self, media_id: int) -> Analysis | None:
+        """Return the latest analysis of a medium, or None."""
+        query = (
+            sa.select(media_ai_analysis, _details.details)
+            .outerjoin(media_analysis_details, _details.media_id == _analyses.media_id)
+            .where(_analyses.media_id == media_id)
+            # A table that another program created may have several rows for a medium.
+            .order_by(_analyses.id.desc())
+            .limit(1)
+        )
+        for row in await self._database.read(query):
+            columns = row._asdict()
+            own = columns.pop("details") or {}
+            return Analysis(columns, own)
+        return None
+
+    async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
+        """Return the stored ThumbHashes of these media; media without one are left out."""
+        query = sa.select(media_analysis_details).where(_details.media_id.in_(media_ids))
+        rows = await self._database.read(query)
+        hashes = {row.media_id: (row.details or {}).get("thumbhash") for row in rows}
+        return {media_id: one for media_id, one in hashes.items() if one}
+
+    async def find_brand(self, user_id: int) -> Mapping[str, Any] | None:
+        """Return the brand colours and the id of a user's latest logo that has any, or None."""
+        query = (
+            sa.select(_files.id, _details.details)
+            .join(media_analysis_details, _details.media_id == _files.id)
+            .where(_files.user_id == user_id, _files.data_type == DataType.LOGO)
+            .order_by(_files.id.desc())
+            .limit(_LOGOS)
+        )
+        for row in await self._database.read(query):
+            # A logo that is not analysed yet, or has no distinct colours, is skipped.
+            if colours := row.details.get("brand_colors"):
+                return {"brand_colors": colours, "logo_media_id": row.id}
+        return None
 
 
 async def bind_facts(

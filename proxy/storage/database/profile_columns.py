@@ -1,4 +1,4 @@
-"""Defines the tables of the main database, and statements on the columns that hold image paths."""
+"""Defines the tables of the main database, and the columns that hold image paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 
 from proxy.domain.upload import PendingStatus
@@ -88,24 +87,3 @@ def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:
             names = {column["name"] for column in inspector.get_columns(table.name)}
             found |= {one for one in COLUMNS if one.table is table and one.name in names}
     return frozenset(found)
-
-
-def replace_value(column: ProfileColumn, old: str, new: str | None) -> sa.Executable:
-    """Build an UPDATE of every row whose column equals ``old``."""
-    return column.table.update().where(column == old).values({column: new})
-
-
-def upsert_profile(
-    column: ProfileColumn, user_id: int, path: str, *, dialect: str
-) -> sa.Executable:
-    """Build one statement that updates the user's profile or inserts it."""
-    table, values = column.table, {"user_id": user_id, column.name: path}
-    # A user has many rows of site media.
-    if column is SITE:
-        return table.insert().values(values)
-    # UPDATE then INSERT would deadlock in InnoDB: two updates of missing rows lock the same gap,
-    # and then neither transaction may insert into it.
-    if dialect == "sqlite":
-        added = sqlite.insert(table).values(values)
-        return added.on_conflict_do_update(set_={column.name: path})
-    return mysql.insert(table).values(values).on_duplicate_key_update({column.name: path})

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, String, bindparam, func, select, type_coerce
+from sqlalchemy import Executable, Row, Select, String, bindparam, func, select, type_coerce
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -190,9 +191,7 @@ class UploadRepository(SqlDatabase):
                 return None
             # All processes lock the tables in the same order, which prevents deadlocks.
             for column in sorted(columns, key=str):
-                done = await connection.execute(
-                    profiles.replace_value(column, pending.image_path, address)
-                )
+                done = await connection.execute(replace_value(column, pending.image_path, address))
                 changed[column] += done.rowcount
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
             return changed
@@ -242,15 +241,32 @@ class UploadRepository(SqlDatabase):
             columns = exist or [profiles.ARTIST_LOGO]
         for column in columns:
             dialect = connection.dialect.name
-            await connection.execute(
-                profiles.upsert_profile(column, user_id, path, dialect=dialect)
-            )
+            await connection.execute(upsert_profile(column, user_id, path, dialect=dialect))
 
     async def _clear_profiles(self, connection: AsyncConnection, path: str) -> None:
         for column in sorted(await self._columns(connection), key=str):
             # Another program's column may be NOT NULL. The error undoes only this statement.
             with suppress(IntegrityError):
-                await connection.execute(profiles.replace_value(column, path, None))
+                await connection.execute(replace_value(column, path, None))
+
+
+def replace_value(column: ProfileColumn, old: str, new: str | None) -> Executable:
+    """Build an UPDATE of every row whose column equals ``old``."""
+    return column.table.update().where(column == old).values({column: new})
+
+
+def upsert_profile(column: ProfileColumn, user_id: int, path: str, *, dialect: str) -> Executable:
+    """Build one statement that updates the user's profile or inserts it."""
+    table, values = column.table, {"user_id": user_id, column.name: path}
+    # A user has many rows of site media.
+    if column is profiles.SITE:
+        return table.insert().values(values)
+    # UPDATE then INSERT would deadlock in InnoDB: two updates of missing rows lock the same gap,
+    # and then neither transaction may insert into it.
+    if dialect == "sqlite":
+        added = sqlite.insert(table).values(values)
+        return added.on_conflict_do_update(set_={column.name: path})
+    return mysql.insert(table).values(values).on_duplicate_key_update({column.name: path})
 
 
 async def _lock_row(connection: AsyncConnection, pending_id: int) -> PendingImage:

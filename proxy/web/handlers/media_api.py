@@ -27,7 +27,7 @@ from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.database import MediaRepository
-from proxy.storage.database.analysis_repository import AnalysisRepository
+from proxy.storage.database.media_repository import AnalysisRepository
 from proxy.storage.upload_files import OpenUpload
 from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range

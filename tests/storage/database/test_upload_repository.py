@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.dialects import mysql
 
 from proxy.domain.errors import (
     CommitUncertain,
@@ -19,11 +20,20 @@ from proxy.domain.errors import (
 from proxy.domain.upload import PendingStatus
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.engine import open_engine
-from proxy.storage.database.profile_columns import ARTIST_LOGO, COLUMNS, PROFILE, metadata
+from proxy.storage.database.profile_columns import (
+    ARTIST_LOGO,
+    COLUMNS,
+    HEADER,
+    PROFILE,
+    SITE,
+    metadata,
+)
 from proxy.storage.database.schema import inspect_version, main_schema, upgrade
 from proxy.storage.database.upload_repository import (
     NewUpload,
     UploadRepository,
+    replace_value,
+    upsert_profile,
 )
 from tests.storage.database.backends import Backend, MariaDBBackend
 from tests.support.mariadb import MariaDB
@@ -439,3 +449,42 @@ async def _pausing(main: UploadRepository, mariadb: MariaDB) -> None:
     async with main.transaction() as connection:
         await connection.exec_driver_sql("SELECT 1")
         mariadb.pause()
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    engine = create_engine(f"sqlite:///{tmp_path}/main.db")
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def profiles(connection: Connection) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in connection.execute(text("SELECT * FROM user_profiles"))]
+
+
+def test_an_upsert_inserts_and_then_updates(connection: Connection) -> None:
+    for path in ("a", "b"):
+        connection.execute(upsert_profile(PROFILE, 7, path, dialect="sqlite"))
+    connection.execute(upsert_profile(HEADER, 7, "h", dialect="sqlite"))
+    assert profiles(connection) == [(7, "b", "h")]
+
+
+def test_an_upsert_of_a_site_always_inserts(connection: Connection) -> None:
+    for path in ("a", "b"):
+        connection.execute(upsert_profile(SITE, 7, path, dialect="sqlite"))
+    found = connection.execute(text("SELECT media_path FROM site_media ORDER BY id"))
+    assert [row.media_path for row in found] == ["a", "b"]
+
+
+def test_an_upsert_is_one_statement_on_mysql() -> None:
+    statement = upsert_profile(PROFILE, 7, "a", dialect="mysql")
+    assert "ON DUPLICATE KEY UPDATE" in str(statement.compile(dialect=mysql.dialect()))  # type: ignore[attr-defined]
+
+
+def test_a_value_is_replaced_in_every_row_that_equals_it(connection: Connection) -> None:
+    for user_id, path in ((1, "old"), (2, "older"), (3, "old")):
+        connection.execute(upsert_profile(PROFILE, user_id, path, dialect="sqlite"))
+    assert connection.execute(replace_value(PROFILE, "old", None)).rowcount == 2
+    assert profiles(connection) == [(1, None, None), (2, "older", None), (3, None, None)]
