@@ -12,7 +12,7 @@ from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.settings import Settings, admin_key, has_local_uploads, media_api_key
 from proxy.storage.database.row_cache import CachedMediaRepository
-from proxy.telemetry.logging import AccessLog
+from proxy.telemetry.logging import OUTPUT, AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.telemetry.service_metrics import ServiceCollector
 from proxy.web.handlers.admin import AdminHandler
@@ -192,4 +192,5 @@ def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statis
         "ingest": services.queue_metrics.statistics,
         "step_timeouts": services.step_timeouts.statistics,
         "spans": services.tracing.statistics,
+        "log": OUTPUT.statistics,
     }

@@ -23,6 +23,7 @@ from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.worker_loop import running_worker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
+from proxy.telemetry.logging import OUTPUT
 from proxy.web.server.runner import interruptible, stop_signals
 
 Uploads = Mapping[str, int | str]
@@ -54,6 +55,8 @@ async def ingest(
         raise ConfigurationError(["ingest.main_api_url is not set: set it, or main.enabled = true"])
     stopped = stop_signals()
     async with AsyncExitStack() as stack:
+        # If nobody reads standard error, a write to it would block the event loop.
+        stack.enter_context(OUTPUT.in_background())
         enter = stack.enter_async_context
         async with interruptible(stopped):
             tracing = await enter(start_tracing(settings.tracing))

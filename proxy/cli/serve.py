@@ -26,6 +26,7 @@ from proxy.ingest.worker_loop import running_worker
 from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from proxy.settings import Settings
+from proxy.telemetry.logging import OUTPUT
 from proxy.web.server.runner import interruptible, stop_signals
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,9 @@ def serve(
     """Serve images over HTTP until SIGTERM or Ctrl-C."""
     settings = read_settings(config, data_dir, host=host, port=port)
     check_start(settings)
-    uvloop.run(_serve(settings, samples=samples))
+    # If nobody reads standard error, a write to it would block the event loop.
+    with OUTPUT.in_background():
+        uvloop.run(_serve(settings, samples=samples))
 
 
 async def _serve(settings: Settings, *, samples: bool) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import io
 import logging
+import os
+import select
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
 import structlog
@@ -18,6 +23,180 @@ from structlog.typing import Processor
 from proxy.settings import LogSettings
 
 _FLUSH_S = 0.25
+_MAX_QUEUE_BYTES = 4 * 1024 * 1024
+_WRITE_BYTES = 64 * 1024
+"""Size of one write: what a pipe holds, so that little besides the queue is old."""
+_EXIT_S = 2.0
+
+
+class LogWriter:
+    """Writes lines to standard error: at once, or in the background by a thread.
+
+    If nobody reads standard error, a write to the full pipe blocks. The queue is bounded: the
+    oldest lines are dropped, counted, and reported by one line when the reader returns.
+    """
+
+    def __init__(self, stream: BinaryIO | None = None) -> None:
+        """``stream`` defaults to standard error."""
+        self._stream = stream
+        self._render: Processor = structlog.processors.JSONRenderer(serializer=orjson.dumps)
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._writing = False
+        self._dropped = 0
+        self._reported = 0
+        # Reentrant: a destructor that the garbage collector runs here may log.
+        self._changed = threading.Condition(threading.RLock())
+        self._queued = False
+        """Whether a thread writes."""
+
+    @contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Write in a daemon thread while the block runs, also what is printed on `sys.stderr`.
+
+        At the end, lines that wait have two seconds. If they were not written, nobody reads, and
+        the thread keeps all further lines from blocking the end of the process.
+        """
+        original = sys.stderr
+        try:
+            # The descriptor and not the stream: a thread that is blocked in a buffered stream
+            # holds its lock, which the interpreter acquires at exit.
+            descriptor = (self._stream or original).fileno()
+        # Standard error is closed or replaced: then nothing can block.
+        except (AttributeError, OSError):
+            yield
+            return
+        run = threading.Thread(target=self._run, args=(descriptor,), name="log", daemon=True)
+        self._queued = True
+        if self._stream is None:
+            sys.stderr = _TextStream(self, terminal=original.isatty())
+        run.start()
+        try:
+            yield
+        finally:
+            if self.drain(_EXIT_S):
+                self._queued = False
+                sys.stderr = original
+                with self._changed:
+                    self._changed.notify_all()
+
+    def configure(self, render: Processor) -> None:
+        """Set the renderer of the line that reports dropped lines."""
+        self._render = render
+
+    def write(self, text: bytes) -> None:
+        """Write or queue whole lines; never raises, and never blocks in `in_background`."""
+        if not self._queued:
+            self._write_at_once(text)
+            return
+        with self._changed:
+            self._queue.append(text)
+            self._size += len(text)
+            while self._size > _MAX_QUEUE_BYTES:
+                oldest = self._queue.popleft()
+                self._size -= len(oldest)
+                self._drop(oldest)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Do nothing: `write` has flushed. structlog calls this."""
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until all lines are written; return False if they were not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._queue or self._writing), timeout_s)
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the number of dropped lines."""
+        return {"dropped": self._dropped}
+
+    def _write_at_once(self, text: bytes) -> None:
+        stream = self._stream or getattr(sys.stderr, "buffer", None)
+        try:
+            # None if the process was started with a closed standard error.
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
+        # ValueError: the stream is closed. Requests are answered even if nobody reads the log.
+        except (OSError, ValueError):
+            self._drop(text)
+
+    def _run(self, descriptor: int) -> None:
+        while self._queued:
+            text, dropped = self._next()
+            report = b""
+            if dropped > self._reported:
+                fields = {"lines": dropped - self._reported, "timestamp": _timestamp()}
+                report = _line(self._render, "log_lines_dropped", level="warning", **fields)
+            try:
+                _write_all(descriptor, report + text)
+            # The reader has closed its end, or the disk is full.
+            except OSError:
+                self._drop(text)
+            else:
+                self._reported = dropped
+
+    def _next(self) -> tuple[bytes, int]:
+        """Wait for lines; return the oldest, and the number of lines dropped before them."""
+        with self._changed:
+            self._writing = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._queue or not self._queued)
+            self._writing = bool(self._queue)
+            text = b""
+            while self._queue and (not text or len(text) + len(self._queue[0]) <= _WRITE_BYTES):
+                oldest = self._queue.popleft()
+                self._size -= len(oldest)
+                text += oldest
+            return text, self._dropped
+
+    def _drop(self, text: bytes) -> None:
+        with self._changed:
+            self._dropped += text.count(b"\n")
+
+
+class _TextStream(io.TextIOBase):
+    """`sys.stderr` while a thread writes: for warnings and for tracebacks of the interpreter."""
+
+    def __init__(self, writer: LogWriter, *, terminal: bool) -> None:
+        super().__init__()
+        self._writer = writer
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        """Return whether lines may have colours."""
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        """Queue text."""
+        self._writer.write(text.encode(errors="backslashreplace"))
+        return len(text)
+
+
+class _Handler(logging.Handler):
+    """Passes log records of other libraries to the writer."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        OUTPUT.write(self.format(record).encode(errors="backslashreplace") + b"\n")
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    """Write everything, also to a descriptor that another process has set to non-blocking.
+
+    Raises:
+        OSError: the descriptor cannot be written to.
+    """
+    rest = memoryview(text)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+
+
+OUTPUT = LogWriter()
+"""The log of this process."""
 
 
 def configure_logs(settings: LogSettings) -> None:
@@ -29,18 +208,14 @@ def configure_logs(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*common, *_rendering(settings)],
+        processors=[*common, *_rendering(settings), _encoded],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=(
-            structlog.PrintLoggerFactory(sys.stderr)
-            if settings.format == "console"
-            # orjson returns bytes: they are written without decoding and encoding them.
-            else structlog.BytesLoggerFactory(sys.stderr.buffer)
-        ),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", OUTPUT)),
         # Modules create their loggers at import; without this each call would build one anew.
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    OUTPUT.configure(_rendering(settings)[-1])
+    handler = _Handler()
     # The same processors as for structlog, so that colours and tracebacks look the same.
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -54,6 +229,16 @@ def configure_logs(settings: LogSettings) -> None:
     handler.addFilter(_is_relevant)
     # At least warnings: at level info SQLAlchemy logs each query.
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def _encoded(_logger: object, _method: str, line: Any) -> bytes:
+    """Encode a rendered line; orjson returns bytes, which need no encoding."""
+    return line if isinstance(line, bytes) else str(line).encode(errors="backslashreplace")
+
+
+def _line(render: Processor, event: str, **fields: Any) -> bytes:
+    """Return a line without the processors of structlog, ended by a line feed."""
+    return _encoded(None, "", render(None, "", {"event": event, **fields})) + b"\n"
 
 
 def _as_text(fields: object, **options: Any) -> str:
@@ -92,9 +277,9 @@ class AccessLog:
     lines are collected for 0.25 s. If the process is killed, these lines are lost.
     """
 
-    def __init__(self, settings: LogSettings, stream: BinaryIO | None = None) -> None:
-        """``stream`` defaults to standard error."""
-        self._stream = stream or sys.stderr.buffer
+    def __init__(self, settings: LogSettings, output: LogWriter = OUTPUT) -> None:
+        """``output`` receives the lines."""
+        self._output = output
         # Only the renderer: a line has all its fields, and no exception.
         self._render = _rendering(settings)[-1]
         self._lines: list[bytes] = []
@@ -102,24 +287,20 @@ class AccessLog:
 
     def line(self, **fields: object) -> None:
         """Add a line. Call it on the event loop."""
-        event = {"event": "request", "level": "info", "timestamp": _timestamp(), **fields}
-        rendered = self._render(None, "info", event)
-        text = rendered if isinstance(rendered, bytes) else str(rendered).encode()
-        self._lines.append(text)
+        self._lines.append(
+            _line(self._render, "request", level="info", timestamp=_timestamp(), **fields)
+        )
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
-        """Write the collected lines; if the stream is closed or broken, they are dropped."""
+        """Pass the collected lines on."""
         if self._due is not None:
             self._due.cancel()
             self._due = None
         lines, self._lines = self._lines, []
         if lines:
-            # ValueError: the stream is closed. Requests are answered even if nobody reads the log.
-            with contextlib.suppress(OSError, ValueError):
-                self._stream.write(b"\n".join(lines) + b"\n")
-                self._stream.flush()
+            self._output.write(b"".join(lines))
 
 
 def _timestamp() -> str:

@@ -86,6 +86,7 @@ _COUNTERS = (
     _Row("row_misses", "rows", "misses", "Rows read from the database."),
     _Row("row_stale", "rows", "stale_answers", "Expired rows served while the database failed."),
     _Row("ingest_takeovers", "ingest", "takeovers", "Uploads taken over after a lease expired."),
+    _Row("log_lines_dropped", "log", "dropped", "Log lines that nobody read or that failed."),
     _Row("spans", "spans", "", "Spans of traces.", "outcome"),
 )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Invoke
-from tests.support.commands import KEY, fetch, run, running
+from tests.support.commands import KEY, fetch, run, running, started
 from tests.support.waiting import wait_until
 
 
@@ -19,6 +20,17 @@ def test_serve_prints_urls_that_answer_and_exits_on_sigterm(data: Path) -> None:
         sample = process.stdout.readline().strip()
         assert sample.startswith(f"{base}/serve/")
         assert fetch(sample, "image/avif")[0] == "image/avif"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_the_server_answers_and_ends_although_nobody_reads_standard_error(data: Path) -> None:
+    # A pipe holds 64 KiB: 350 lines of the access log.
+    with started(["--data-dir", data], {}, stderr=subprocess.PIPE) as (process, base):
+        for _ in range(1000):
+            with urllib.request.urlopen(f"{base}/healthz", timeout=10) as answer:
+                assert answer.status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +33,20 @@ def running(
     *arguments: str | Path, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run ``smartserve serve``; yields the process and its base URL, and kills it at the end."""
+    with started(arguments, environment, stderr=subprocess.DEVNULL) as server:
+        yield server
+
+
+@contextmanager
+def started(
+    arguments: Iterable[str | Path], environment: Mapping[str, str], *, stderr: int
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """As `running`, with another standard error."""
     command = [*SMARTSERVE, "serve", "--port", "0", *map(str, arguments)]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
         env={**os.environ, **environment},
     ) as process:

@@ -32,6 +32,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "disk": {"corrupt": 0, "failures_io": 0},
         "ingest": {**INGEST, **{f"{step}_pending": 0.0 for step in Step}},
         "step_timeouts": {"hanging": 0},
+        "log": {"dropped": 0},
         "spans": {"sent": 0, "queue_full": 0, "failed": 0},
         **changed,
     }

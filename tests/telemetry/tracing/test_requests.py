@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from proxy.settings import LogSettings, TracingSettings
-from proxy.telemetry.logging import AccessLog
+from proxy.telemetry.logging import AccessLog, LogWriter
 from tests.support.server import CHROME, Library, Serving
 from tests.telemetry.tracing.collector import Collector, Seen
 from tests.telemetry.tracing.conftest import Follow
@@ -223,7 +223,7 @@ async def test_access_log_lines_have_the_trace_id(
     server: Serving, library: Library, collector: Collector
 ) -> None:
     stream = io.BytesIO()
-    server.surface.runner.pipeline._access_log = AccessLog(LogSettings(), stream)
+    server.surface.runner.pipeline._access_log = AccessLog(LogSettings(), LogWriter(stream))
     await miss_and_hit(server, f"/serve/{library.ids['logo']}")
     await server.client.get("/healthz")
     server.surface.runner.pipeline._access_log.flush()

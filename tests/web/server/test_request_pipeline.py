@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.settings import LogSettings
-from proxy.telemetry.logging import AccessLog
+from proxy.telemetry.logging import AccessLog, LogWriter
 from proxy.web.responses import BufferedResponse
 from tests.support.server import Library, Serve, Serving
 from tests.support.waiting import eventually
@@ -62,7 +62,7 @@ async def test_equal_waiters_share_one_body(server: Serving, library: Library) -
 async def test_each_request_has_one_line_with_its_id(serve: Serve, library: Library) -> None:
     server = await serve()
     stream = io.BytesIO()
-    access_log = AccessLog(LogSettings(), stream)
+    access_log = AccessLog(LogSettings(), LogWriter(stream))
     desk = server.surface.runner.pipeline
     desk._access_log = access_log
     path = f"/serve/{library.ids['photo']}?size=thumbnail"
