@@ -14,9 +14,9 @@ from itertools import product
 
 from cachetools import LRUCache
 
-from proxy.domain.formats import TRAITS, Format, acceptable, fallback
+from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.request import DPRS, WIDTHS, VariantRequest, width_box
+from proxy.domain.request import DPRS, WIDTHS, VariantRequest, acceptable, fallback, width_box
 from proxy.domain.variant import (
     SHAPE_DIGITS,
     EncodingStage,

@@ -6,8 +6,9 @@ import random
 from collections.abc import Sequence
 from itertools import product
 
-from proxy.domain.formats import Format, acceptable, fallback, parse_accept, quality_of
-from tests.domain.test_formats import CLIENTS, ORDER
+from proxy.domain.formats import Format
+from proxy.domain.request import acceptable, fallback, parse_accept, quality_of
+from tests.domain.test_request import CLIENTS, ORDER
 
 SENT = {
     "both": "image/avif,image/webp",

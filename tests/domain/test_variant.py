@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.domain.errors import BadParameter
-from proxy.domain.formats import NAMES, Format, acceptable
+from proxy.domain.formats import NAMES, Format
 from proxy.domain.media import Focus, MediaFacts
 from proxy.domain.render_plan import resolve
-from proxy.domain.request import DPRS, WIDTHS, VariantRequest, parse_boxes
+from proxy.domain.request import DPRS, WIDTHS, VariantRequest, acceptable, parse_boxes
 from proxy.domain.variant import (
     MAX_SIDE,
     EncoderProfile,

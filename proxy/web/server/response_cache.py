@@ -24,10 +24,10 @@ from aiohttp.hdrs import ACCEPT, IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE
 from multidict import MultiMapping
 
 from proxy.domain.errors import BadParameter
-from proxy.domain.formats import Format, acceptable
+from proxy.domain.formats import Format
 from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.request import Origin, Outcome, VariantRequest
+from proxy.domain.request import Origin, Outcome, VariantRequest, acceptable
 from proxy.domain.variant import Variant
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
