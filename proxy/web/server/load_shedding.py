@@ -68,6 +68,7 @@ class LoadShedder:
 
     def _set_timer(self) -> None:
         loop = asyncio.get_running_loop()
+        # An idle server rejects nothing, so its lag is only measured for the metric.
         self._idle = not self.resolving
         self._due = loop.time() + (_IDLE_TICK_S if self._idle else _TICK_S)
         self._timer = loop.call_at(self._due, self._tick)
@@ -89,9 +90,10 @@ class LoadShedder:
         """Count one more request as being resolved."""
         self.resolving += 1
         if self._idle:
-            # What was measured up to a second ago says nothing about the load that begins now.
+            # What was measured up to a second ago says nothing about the load that begins now. An
+            # overdue timer does: it is cancelled, but its lag counts until the next one fires.
             self._timer.cancel()
-            self._late_s = 0.0
+            self._late_s = max(0.0, asyncio.get_running_loop().time() - self._due)
             self._set_timer()
 
     @property

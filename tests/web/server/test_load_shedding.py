@@ -93,6 +93,16 @@ async def test_the_timer_fires_every_50_ms_while_a_request_is_resolved_else_ever
         assert loop.delays() == [1.0]
 
 
+async def test_the_lag_of_an_overdue_timer_counts_for_the_request_that_replaces_it(
+    loop: Loop,
+) -> None:
+    crowd, _ = a_crowd(queue=0)
+    async with crowd.measuring_lag():
+        loop.now += 1.3
+        with crowd.ticket():
+            assert crowd.late_s == pytest.approx(0.3)
+
+
 async def test_a_lag_is_reported_at_most_every_half_second(loop: Loop) -> None:
     reported: list[float] = []
     crowd, _ = a_crowd(queue=0, report=reported.append)
