@@ -20,10 +20,9 @@ class CopyCancelled(Exception):
     """The caller abandoned the copy; no file is left."""
 
 
-def require_within(byte_size: int, max_bytes: int) -> None:
-    """Raise SourceTooLarge if the size exceeds the limit of originals."""
-    if byte_size > max_bytes:
-        raise SourceTooLarge(f"the original is larger than {max_bytes} bytes")
+def too_large(max_bytes: int) -> SourceTooLarge:
+    """Return the error for an original that exceeds the limit."""
+    return SourceTooLarge(f"the original is larger than {max_bytes} bytes")
 
 
 def add_file(
@@ -59,7 +58,8 @@ def _link_unnamed(source: int, parent: int, name: str, *, max_bytes: int) -> boo
     # Linking a file that has a name would share its content with the owner of that name.
     if status.st_nlink:
         return False
-    require_within(status.st_size, max_bytes)
+    if status.st_size > max_bytes:
+        raise too_large(max_bytes)
     os.fsync(source)
     try:
         link_unnamed(source, name, dir_fd=parent)
@@ -78,5 +78,6 @@ def _copy(source: int, target: int, *, max_bytes: int, abandoned: Callable[[], b
             raise CopyCancelled
         # Counted while copying: the source may still grow after its size was read.
         copied += len(piece)
-        require_within(copied, max_bytes)
+        if copied > max_bytes:
+            raise too_large(max_bytes)
         write_all(target, piece)

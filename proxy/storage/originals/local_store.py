@@ -35,7 +35,7 @@ from proxy.runtime.safe_open import (
 )
 from proxy.runtime.thread_pool import ThreadPool, in_daemon_thread
 from proxy.settings import StorageSettings
-from proxy.storage.originals.file_write import add_file, require_within
+from proxy.storage.originals.file_write import add_file, too_large
 
 HASH_DIGITS = 16
 
@@ -147,11 +147,9 @@ class LocalOriginals:
         names = names_below(path, prefix=self._prefix)
         with _directory(self._root, names) as (parent, name):
             descriptor, status = open_regular(parent, name)
-            try:
-                require_within(status.st_size, self._max_bytes)
-            except BaseException:
+            if status.st_size > self._max_bytes:
                 os.close(descriptor)
-                raise
+                raise too_large(self._max_bytes)
         return OpenSource(descriptor, status.st_size)
 
     def _check(self) -> None:
