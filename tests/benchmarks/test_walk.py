@@ -5,33 +5,52 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 LIMITS = {
     # name: modules, switches between modules
-    "cold miss": (54, 320),
-    "draft hit": (20, 60),
-    "final hit": (20, 60),
+    "cold miss": (35, 150),
+    "draft hit": (15, 35),
+    "final hit": (12, 30),
 }
-"""Measured: 48 modules and 240 switches for a miss (the aim is 35 and 150), 12 and 33 for a hit.
-The rest is for timers of other tasks, which run in between on busy cores."""
+UPLOAD_MODULES = 60
+"""Modules that an upload and its ingest cross together."""
+ATTEMPTS = 3
+"""Timers of other tasks run in between and count as well, so the best of some walks is compared."""
 
 
-@pytest.mark.slow
-def test_a_request_crosses_no_more_modules_than_allowed() -> None:
+def walk() -> dict[str, dict[str, Any]]:
+    """Return the walks of one server by name."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.walk", "--json"],
         capture_output=True,
         text=True,
         check=True,
     )
-    walks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    counts = {walk["name"]: (walk["modules"], walk["switches"]) for walk in walks}
-    assert counts.keys() >= LIMITS.keys()
-    grown = {
-        name: counts[name]
-        for name, limits in LIMITS.items()
-        if any(count > limit for count, limit in zip(counts[name], limits, strict=True))
+    walks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
+    return {walk["name"]: walk for walk in walks}
+
+
+def grown(walks: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Return the counts that exceed their limits."""
+    found = {
+        name: (walks[name]["modules"], walks[name]["switches"])
+        for name, (modules, switches) in LIMITS.items()
+        if walks[name]["modules"] > modules or walks[name]["switches"] > switches
     }
-    assert grown == {}
+    upload = set(walks["upload"]["calls_by_module"]) | set(walks["its ingest"]["calls_by_module"])
+    if len(upload) > UPLOAD_MODULES:
+        found["upload"] = (len(upload), 0)
+    return found
+
+
+@pytest.mark.slow
+def test_a_request_crosses_no_more_modules_than_allowed() -> None:
+    for _ in range(ATTEMPTS):
+        found = grown(walk())
+        if not found:
+            return
+    pytest.fail(f"crossed too many modules (modules, switches): {found}")
