@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.request import Outcome
-from proxy.telemetry.request_histograms import RequestHistogram
+from proxy.telemetry.metrics import RequestHistogram
 from proxy.web.headers import SERVER, Header
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from multidict import MultiMapping
 
 from proxy.domain.request import Outcome
 from proxy.telemetry.logging import AccessLog
-from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.request_histograms import RequestHistogram
+from proxy.telemetry.metrics import Metrics, RequestHistogram
 from proxy.telemetry.tracing import OFF, Tracing, trace_id, within
 from proxy.web.headers import PRIVATE
 from proxy.web.json_response import Problem, refused, render_problem

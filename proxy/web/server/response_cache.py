@@ -31,8 +31,7 @@ from proxy.domain.request import Origin, Outcome, VariantRequest, acceptable
 from proxy.domain.variant import Variant
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
-from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.request_histograms import RequestHistogram
+from proxy.telemetry.metrics import Metrics, RequestHistogram
 from proxy.web.conditional import matches
 from proxy.web.headers import ImageRoute
 
