@@ -17,7 +17,7 @@ from yarl import URL
 from proxy.domain.errors import NoAnswer
 from proxy.domain.formats import TRAITS
 from proxy.domain.media import Media
-from proxy.domain.request import acceptable
+from proxy.domain.negotiation import acceptable
 from proxy.domain.urls import image_url
 from proxy.runtime.http_client import open_session
 from proxy.settings import EncoderSettings

@@ -16,7 +16,8 @@ from cachetools import LRUCache
 
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Media, MediaFacts
-from proxy.domain.request import DPRS, WIDTHS, VariantRequest, acceptable, fallback, width_box
+from proxy.domain.negotiation import acceptable, fallback
+from proxy.domain.request import DPRS, WIDTHS, VariantRequest, width_box
 from proxy.domain.variant import (
     SHAPE_DIGITS,
     EncodingStage,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import product
 
 from proxy.domain.formats import Format
-from proxy.domain.request import acceptable, fallback, parse_accept, quality_of
-from tests.domain.test_request import CLIENTS, ORDER
+from proxy.domain.negotiation import acceptable, fallback, parse_accept, quality_of
+from tests.domain.test_negotiation import CLIENTS, ORDER
 
 SENT = {
     "both": "image/avif,image/webp",

@@ -16,7 +16,7 @@ from tests.deploy.conftest import TWO_STAGES, Started
 from tests.deploy.front import Front, nginx
 from tests.deploy.origin import Fetches, Origin
 from tests.deploy.programs import DEPLOY, run
-from tests.domain.test_request import CLIENTS
+from tests.domain.test_negotiation import CLIENTS
 from tests.faults.responses import Answer, fetch
 from tests.faults.server import Server
 from tests.platform.pictures import uploads

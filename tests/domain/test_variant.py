@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from proxy.domain.errors import BadParameter
 from proxy.domain.formats import NAMES, Format
 from proxy.domain.media import Focus, MediaFacts
+from proxy.domain.negotiation import acceptable
 from proxy.domain.render_plan import resolve
-from proxy.domain.request import DPRS, WIDTHS, VariantRequest, acceptable, parse_boxes
+from proxy.domain.request import DPRS, WIDTHS, VariantRequest, parse_boxes
 from proxy.domain.variant import (
     MAX_SIDE,
     EncoderProfile,

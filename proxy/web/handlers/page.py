@@ -19,7 +19,8 @@ from aiohttp import HttpVersion11, web
 
 from proxy.domain.errors import AccessDisabled, PendingNotFound
 from proxy.domain.formats import Format
-from proxy.domain.request import Outcome, explain
+from proxy.domain.negotiation import explain
+from proxy.domain.request import Outcome
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.settings import TokenKey, UserSettings
 from proxy.storage.database.upload_repository import UploadRepository

@@ -26,8 +26,9 @@ from multidict import MultiMapping
 from proxy.domain.errors import BadParameter
 from proxy.domain.formats import Format
 from proxy.domain.media import Media
+from proxy.domain.negotiation import acceptable
 from proxy.domain.render_plan import RenderPlan
-from proxy.domain.request import Origin, Outcome, VariantRequest, acceptable
+from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
