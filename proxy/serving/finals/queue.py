@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -228,10 +229,13 @@ class UpgradeQueue:
         with background_span("finals", attributes, cause=request.cause):
             finished = await self._renderer.finish(missing)
         seconds = (self._clock() - began) / len(finished)
+        stored = await self._renderer.stored(request.plan.media.id)
         for one in finished:
-            await self._replace(one, request, seconds)
+            await self._replace(one, request, seconds, stored)
 
-    async def _replace(self, finished: FinalResult, request: _Request, seconds: float) -> None:
+    async def _replace(
+        self, finished: FinalResult, request: _Request, seconds: float, stored: AbstractSet[str]
+    ) -> None:
         """Delete the draft, now that the final is stored."""
         plan, result = finished.plan, finished.outcome
         if not isinstance(result, RenderResult):
@@ -243,7 +247,7 @@ class UpgradeQueue:
         self._costs.learn(plan.variant, result.cpu_s)
         if result.target_missed:
             self._telemetry.missed_target()
-        draft_bytes = await self._renderer.retire(plan)
+        draft_bytes = await self._renderer.retire(plan, stored)
         self._telemetry.upgraded(
             plan.variant.format,
             seconds=seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from proxy.domain.errors import SmartserveError
@@ -51,9 +52,13 @@ class FinalRenderer:
         self._copyright_notice = copyright_notice
         self._deadline_s = deadline_s
 
+    async def stored(self, media_id: int) -> AbstractSet[str]:
+        """Return the digests of the stored renditions of a medium."""
+        return await self._store.digests(media_id)
+
     async def missing(self, plans: Sequence[RenderPlan]) -> list[RenderPlan]:
         """Return the plans, all for one medium, whose renditions are not in the store."""
-        stored = await self._store.digests(plans[0].media.id) if plans else ()
+        stored = await self.stored(plans[0].media.id) if plans else ()
         return [plan for plan in plans if plan.variant.digest not in stored]
 
     async def complete(self, plans: Sequence[RenderPlan]) -> int:
@@ -63,10 +68,12 @@ class FinalRenderer:
             SmartserveError: as `finish`, or because a rendition failed; the others are stored.
         """
         missing = await self.missing(plans)
-        for one in await self.finish(missing):
+        finished = await self.finish(missing)
+        stored = await self.stored(missing[0].media.id) if missing else frozenset()
+        for one in finished:
             if isinstance(one.outcome, SmartserveError):
                 raise one.outcome
-            await self.retire(one.plan)
+            await self.retire(one.plan, stored)
         return len(missing)
 
     async def finish(self, plans: Sequence[RenderPlan]) -> list[FinalResult]:
@@ -113,12 +120,14 @@ class FinalRenderer:
             for plan, result, length in zip(plans, done.result.results, lengths, strict=True)
         ]
 
-    async def retire(self, plan: RenderPlan) -> int:
-        """Drop the draft that a final has replaced; return its bytes, 0 if there was none."""
-        if plan.draft is None:
-            return 0
+    async def retire(self, plan: RenderPlan, stored: AbstractSet[str]) -> int:
+        """Drop the draft that a final has replaced; return its bytes, 0 if there was none.
+
+        ``stored`` was listed after the final was rendered, once for all finals of a medium: each
+        listing reads its directory.
+        """
         # A store that cannot write drops renditions without an error: keep the draft then.
-        if not {plan.draft.digest, plan.variant.digest} <= await self._store.digests(plan.media.id):
+        if plan.draft is None or not {plan.draft.digest, plan.variant.digest} <= stored:
             return 0
         draft = await self._store.get(plan.draft)
         if draft is None:

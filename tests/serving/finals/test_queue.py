@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -62,7 +63,12 @@ class Finals:
         self.present |= {plan.variant.digest for plan in plans}
         return [FinalResult(plan, self.result, length=40) for plan in plans]
 
-    async def retire(self, plan: RenderPlan) -> int:
+    async def stored(self, media_id: int) -> AbstractSet[str]:
+        del media_id
+        return frozenset()
+
+    async def retire(self, plan: RenderPlan, stored: AbstractSet[str]) -> int:
+        del stored
         self.retired.append(plan)
         return 100
 

@@ -136,11 +136,15 @@ async def test_a_failure_among_what_is_missing_is_raised(bench: Bench) -> None:
 async def test_a_draft_is_dropped_once_its_final_is_stored(bench: Bench) -> None:
     (plan,) = plans(640)
     assert plan.draft is not None
-    assert await bench.renderer.retire(plan) == 0
+    assert await bench.renderer.retire(plan, await bench.renderer.stored(plan.media.id)) == 0
     bench.put(plan.draft)
-    assert await bench.renderer.retire(plan) == 0, "there is no final"
+    assert await bench.renderer.retire(plan, await bench.renderer.stored(plan.media.id)) == 0, (
+        "there is no final"
+    )
     await bench.renderer.finish([plan])
-    assert await bench.renderer.retire(plan) == len(b"draft")
+    assert await bench.renderer.retire(plan, await bench.renderer.stored(plan.media.id)) == len(
+        b"draft"
+    )
     assert await bench.store.get(plan.draft) is None
 
 
