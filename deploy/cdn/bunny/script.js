@@ -4,7 +4,7 @@
 // The class is added to the URL as a parameter that the server ignores.
 import * as BunnySDK from '@bunny.net/edgescript-sdk';
 
-// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/request.py.
+// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/negotiation.py.
 // Returns the class of formats that the Accept header allows: both, avif, webp or none. Only an
 // explicit image/avif or image/webp with q > 0 counts; */* and image/* do not.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};

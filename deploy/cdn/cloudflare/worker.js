@@ -4,7 +4,7 @@
 // nor a custom cache key (Enterprise). The Accept header of the class is forwarded, so every client of
 // the class can display the cached copy.
 
-// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/request.py.
+// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/negotiation.py.
 // Returns the class of formats that the Accept header allows: both, avif, webp or none. Only an
 // explicit image/avif or image/webp with q > 0 counts; */* and image/* do not.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};

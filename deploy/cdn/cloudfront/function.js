@@ -1,7 +1,7 @@
 // CloudFront Function (cloudfront-js-2.0) for viewer requests: reduces Accept to one of four values, so
 // that it can be part of the cache key (cache-policy.json) without one copy per browser.
 
-// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/request.py.
+// BEGIN classify: equal in each of these files; a test compares it with proxy/domain/negotiation.py.
 // Returns the class of formats that the Accept header allows: both, avif, webp or none. Only an
 // explicit image/avif or image/webp with q > 0 counts; */* and image/* do not.
 var SENT = {both: 'image/avif,image/webp', avif: 'image/avif', webp: 'image/webp', none: '*/*'};
