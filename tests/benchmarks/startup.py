@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from proxy.storage.renditions.paths import SHARDS, RenditionPaths, shard_of
+from proxy.storage.renditions.disk_state import SHARDS, RenditionPaths, shard_of
 from tests.benchmarks.client import Connection
 from tests.benchmarks.report import Row, Table
 from tests.benchmarks.servers import Unmeasurable, smartserve

@@ -18,7 +18,7 @@ import pytest
 import xxhash
 from PIL import Image
 
-from proxy.storage.renditions.paths import RenditionPaths, shard_of
+from proxy.storage.renditions.disk_state import RenditionPaths, shard_of
 from proxy.storage.renditions.rendition_file import trailer_of
 from tests.benchmarks.processes import family
 from tests.benchmarks.servers import command, environment

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.runtime.tempfiles import TempFile, tempfile_name
+from proxy.storage.renditions.disk_state import SHARDS, RenditionPaths
 from proxy.storage.renditions.eviction import shard_files
-from proxy.storage.renditions.paths import SHARDS, RenditionPaths
 
 _BLOCK = bytes(4096)
 _COUNT_S = 1.0

@@ -18,15 +18,15 @@ from proxy.runtime.single_flight import BatchLoader
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
-from proxy.storage.renditions.disk_state import DiskState
-from proxy.storage.renditions.maintenance import DiskMaintenance
-from proxy.storage.renditions.paths import (
+from proxy.storage.renditions.disk_state import (
+    DiskState,
     RenditionPaths,
     UsageChange,
     delete_entry,
     delete_medium,
     shard_of,
 )
+from proxy.storage.renditions.maintenance import DiskMaintenance
 from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
 from proxy.storage.renditions.rendition import (
     PIECE_BYTES,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.runtime.tempfiles import files_in
-from proxy.storage.renditions.paths import (
+from proxy.storage.renditions.disk_state import (
     SHARDS,
     RenditionPaths,
     UsageChange,

@@ -19,7 +19,13 @@ import structlog
 
 from proxy.runtime.tempfiles import delete_stale
 from proxy.runtime.thread_pool import ThreadPool
-from proxy.storage.renditions.disk_state import DiskState
+from proxy.storage.renditions.disk_state import (
+    NO_CHANGE,
+    SHARDS,
+    DiskState,
+    RenditionPaths,
+    UsageChange,
+)
 from proxy.storage.renditions.eviction import (
     EvictionPlan,
     evict,
@@ -27,7 +33,6 @@ from proxy.storage.renditions.eviction import (
     shards_present,
     survey,
 )
-from proxy.storage.renditions.paths import NO_CHANGE, SHARDS, RenditionPaths, UsageChange
 
 _SPACING_S = 1.0
 _BATCH = 256

@@ -22,7 +22,7 @@ from cachetools import LRUCache
 
 from proxy.domain.variant import Variant
 from proxy.runtime.tempfiles import TempFile
-from proxy.storage.renditions.paths import (
+from proxy.storage.renditions.disk_state import (
     NO_CHANGE,
     RenditionPaths,
     UsageChange,

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.storage.renditions import diagnostics
 from proxy.storage.renditions.diagnostics import inspect_disk, write_probe
-from proxy.storage.renditions.paths import SHARDS, cost
+from proxy.storage.renditions.disk_state import SHARDS, cost
 
 
 def test_the_probe_leaves_no_file(tmp_path: Path) -> None:

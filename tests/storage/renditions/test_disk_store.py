@@ -8,9 +8,9 @@ import pytest
 
 from proxy.domain.errors import StorageError
 from proxy.runtime.supervised_task import BackgroundTask
+from proxy.storage.renditions.disk_state import RenditionPaths
 from proxy.storage.renditions.disk_store import DiskStore
 from proxy.storage.renditions.maintenance import DiskMaintenance
-from proxy.storage.renditions.paths import RenditionPaths
 from proxy.storage.renditions.rendition_file import TRAILER_BYTES
 from tests.storage.renditions.variants import (
     KIB,

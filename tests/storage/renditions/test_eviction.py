@@ -4,6 +4,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.storage.renditions.disk_state import RenditionPaths, UsageChange, cost, shard_of
 from proxy.storage.renditions.eviction import (
     EvictionCandidate,
     EvictionPlan,
@@ -12,7 +13,6 @@ from proxy.storage.renditions.eviction import (
     shards_present,
     survey,
 )
-from proxy.storage.renditions.paths import RenditionPaths, UsageChange, cost, shard_of
 from tests.storage.renditions.variants import variant
 
 _entries = st.lists(

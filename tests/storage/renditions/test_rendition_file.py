@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from proxy.storage.renditions.disk_state import RenditionPaths, UsageChange, cost
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.paths import RenditionPaths, UsageChange, cost
 from proxy.storage.renditions.rendition_file import (
     TRAILER_BYTES,
     RenditionReader,
