@@ -8,7 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -222,16 +228,19 @@ class UpgradeQueue:
 
     async def _render(self, missing: Sequence[RenderPlan], request: _Request) -> None:
         began = self._clock()
-        attributes = {
-            "smartserve.media.id": request.plan.media.id,
-            "smartserve.finals": len(missing),
-        }
-        with background_span("finals", attributes, cause=request.cause):
+        with self._span(request, len(missing)):
             finished = await self._renderer.finish(missing)
         seconds = (self._clock() - began) / len(finished)
         stored = await self._renderer.stored(request.plan.media.id)
         for one in finished:
             await self._replace(one, request, seconds, stored)
+
+    def _span(self, request: _Request, finals: int) -> AbstractContextManager[object]:
+        # As on the request path: without tracing nothing is called or built for it.
+        if STATE.tracer is None:
+            return nullcontext()
+        attributes = {"smartserve.media.id": request.plan.media.id, "smartserve.finals": finals}
+        return background_span("finals", attributes, cause=request.cause)
 
     async def _replace(
         self, finished: FinalResult, request: _Request, seconds: float, stored: AbstractSet[str]
