@@ -165,7 +165,11 @@ class IngestQueue:
     async def finish(self, lease: Lease, *, analysis_in_s: float | None = None) -> None:
         """Mark an item as done, except for an analysis that is retried after ``analysis_in_s``."""
         state = ItemState.DONE if analysis_in_s is None else ItemState.INCOMPLETE
-        values = {"state": state, "reason": None, "heals": 0, "finished_at": DatabaseClock()}
+        values: dict[str, Any] = {"state": state, "reason": None, "finished_at": DatabaseClock()}
+        # The retries of the analysis are counted from here on. Those of a finished upload stay:
+        # they show an operator that it failed before.
+        if state is ItemState.INCOMPLETE:
+            values["heals"] = 0
         await self._end(lease, again_in_s=analysis_in_s, **values)
 
     async def finish_revisit(self, lease: Lease, *, again_in_s: float | None) -> None:
