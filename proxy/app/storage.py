@@ -140,7 +140,7 @@ async def database_prepared(
     try:
         await _prepare_database(settings)
     except DatabaseUnavailable as error:
-        log.warning("database_unavailable_at_start", cause=repr(error.__cause__))
+        log.warning("database_unavailable_at_start", cause=error.reason)
         retry = partial(_prepare_later, settings)
         retrying = supervisor.running(BackgroundTask.SCHEMA_UPGRADE, retry)
     async with retrying:
@@ -185,5 +185,5 @@ async def _prepare_database(settings: Settings) -> None:
             await upgrade(url, section, schema=schema)
         except DatabaseUnavailable as error:
             # The database is reachable, its version has been read: the upgrade itself failed.
-            fault = f"database: the schema cannot be upgraded ({error.__cause__}); {advice}"
+            fault = f"database: the schema cannot be upgraded ({error.reason}); {advice}"
             raise ConfigurationError([fault]) from error

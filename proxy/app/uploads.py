@@ -111,7 +111,7 @@ async def _try_round(name: str, work: Callable[[], Awaitable[object]]) -> None:
     try:
         await work()
     except SmartserveError as error:
-        log.warning("round_failed", what=name, detail=error.detail, cause=repr(error.__cause__))
+        log.warning("round_failed", what=name, detail=error.detail, cause=error.reason)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
-from proxy.domain.errors import ConfigurationError, SmartserveError
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable, SmartserveError
 from proxy.settings import Settings, load_settings
 from proxy.telemetry.logging import configure_logs
 
@@ -79,8 +79,10 @@ def _options(
 
 def fail(error: SmartserveError) -> NoReturn:
     """Print an error, one line for each fault, and exit: with 2 for settings, otherwise with 1."""
+    # Clients get the public sentence of a database error, operators the cause and what to do.
+    text = error.reason if isinstance(error, DatabaseUnavailable) else str(error)
     # The message of a ConfigurationError has one line for each fault.
-    for line in str(error).splitlines():
+    for line in text.splitlines():
         print_error("error:", line)
     raise SystemExit(2 if isinstance(error, ConfigurationError) else 1)
 

@@ -14,10 +14,11 @@ from proxy.app.rendering import worker_info
 from proxy.app.startup_checks import check_worker, installation_faults
 from proxy.app.storage import schemas
 from proxy.cli.base import ConfigOption, DataDirOption, app, command, database_app, read_settings
-from proxy.domain.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import Settings
 from proxy.settings.reference import markdown, settings_file, tables
-from proxy.storage.database.schema import upgrade
+from proxy.storage.database.engine import sqlite_file
+from proxy.storage.database.schema import inspect_version, upgrade
 from proxy.web.routes import describe
 
 
@@ -25,17 +26,43 @@ from proxy.web.routes import describe
 def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
     """Check the settings, and the files and addresses that they name; print all faults.
 
-    Then starts a worker process and prints the versions of its decoders and encoders.
+    Then connects to the databases, starts a worker process and prints the versions of its decoders
+    and encoders.
     """
     settings = read_settings(config, data_dir)
     if faults := installation_faults(settings):
         raise ConfigurationError(faults)
+    uvloop.run(_check_databases(settings))
     # Only a worker process may load libvips.
     worker = uvloop.run(worker_info(settings))
     check_worker(worker)
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
     print(f"libvips {worker.libvips}; opens {', '.join(worker.source_types)}")
     print(", ".join(f"{name} {version}" for name, version in worker.codecs.items()))
+
+
+async def _check_databases(settings: Settings) -> None:
+    """Connect to each database and read its schema version; nothing is created or changed.
+
+    Raises:
+        ConfigurationError: the server would not start, or could not use a database, as it is now.
+    """
+    faults = []
+    for url, schema in schemas(settings):
+        file = sqlite_file(url)
+        # SQLite would create the file, which the server does at its first start.
+        if file is not None and not file.exists():
+            continue
+        try:
+            _, outdated = await inspect_version(url, settings.database, schema=schema)
+        except DatabaseUnavailable as error:
+            faults.append(error.reason)
+        else:
+            if outdated and not settings.database.upgrade_on_start:
+                faults.append(f"{schema.setting}: the schema is old; run `smartserve db upgrade`")
+    if faults:
+        # Both schemas may be in one database.
+        raise ConfigurationError(list(dict.fromkeys(faults)))
 
 
 @app.command()

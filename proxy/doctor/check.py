@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import partial
 
 from proxy.doctor.installation import Installation
-from proxy.domain.errors import SmartserveError
+from proxy.domain.errors import DatabaseUnavailable, SmartserveError
 
 ALERTS: Mapping[str, tuple[str, ...]] = {
     "The server is not ready": ("server", "server readiness"),
@@ -122,6 +122,8 @@ def reason_of(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, DatabaseUnavailable):
+        return error.reason or error.detail
     cause = error.__cause__
     # The public sentence of our errors hides the cause from clients; the operator needs it.
     if cause is None or not isinstance(error, SmartserveError):

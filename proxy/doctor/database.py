@@ -9,19 +9,13 @@ from proxy.storage.database.diagnostics import (
     clock_offset_s,
     denied_operations,
     describe_server,
-    driver_code,
-    driver_text,
 )
+from proxy.storage.database.driver_errors import driver_text
 from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.schema import inspect_version
 
 _SLOW_S = 0.05
 _MAX_OFFSET_S, _FAR_OFFSET_S = 5.0, 60.0
-_UP = "is it running (systemctl status mariadb), and are host and port in {setting} correct?"
-_FILE = (
-    "an SQLite file and its folder must belong to the server's user (chown); a file that stays"
-    " locked is being written by another program"
-)
 _MISSING_FILE = (
     "is data_dir (or database.url) the one that the server uses? The server creates the file at its"
     " first start; a relative path is relative to the folder in which it is started"
@@ -31,15 +25,6 @@ _GRANT = (
     " processing uploads also needs INSERT and UPDATE on the tables named here. An SQLite file and"
     " its folder must belong to the server's user"
 )
-_ADVICE = {
-    1040: "max_connections is used up: SHOW PROCESSLIST lists the clients; raise it, or lower"
-    " database.pool_size of each server",
-    1044: "the account may not use this database: GRANT access, or name another in database.url",
-    1045: "user or password is wrong: see SMARTSERVE_DATABASE__URL",
-    1049: "the database does not exist: CREATE DATABASE, or name another in database.url",
-    2013: "the server closed the connection: see its log, max_allowed_packet and timeouts",
-}
-"""Advice by the error number of MySQL and MariaDB."""
 
 
 @area("database", "database schema", "database permissions", "database clock")
@@ -55,10 +40,7 @@ async def check_database(installation: Installation) -> Findings:
     try:
         version, latency_s = await describe_server(url, section)
     except DatabaseUnavailable as error:
-        # For SQLite the usual cause is the owner of the file, for a server that it is down.
-        default = _FILE if file else _UP.format(setting="database.url")
-        advice = _ADVICE.get(driver_code(error), default)
-        yield fail(f"cannot connect: {driver_text(error)}", advice)
+        yield fail(f"cannot connect: {driver_text(error)}", error.advice)
         return
     text = f"{version} answers in {as_time(latency_s)}"
     # A miss waits for one query before its render.
@@ -86,9 +68,7 @@ async def check_schema(installation: Installation) -> Finding:
             # The check before has just connected: the database has gone meanwhile.
             if url == settings.database_url:
                 raise
-            advice = (
-                f"{_UP.format(setting='main.url')} Images are served meanwhile, uploads refused"
-            )
+            advice = f"{error.advice} Images are served meanwhile, uploads are refused."
             return fail(f"{name}: cannot connect to main.url: {driver_text(error)}", advice)
         if pending:
             advice = "run 'smartserve db upgrade' with an account that may create tables"

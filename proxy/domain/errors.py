@@ -25,7 +25,7 @@
     +-- CapacityError               503  temporary; carries Retry-After
     |   +-- QueueFull
     |   |   +-- Overloaded          too little room or time left to spend work on it
-    |   +-- DatabaseUnavailable
+    |   +-- DatabaseUnavailable     carries the cause and the advice for operators
     |   |   +-- CommitUncertain     connection lost during COMMIT, which may have succeeded
     |   +-- ShuttingDown
     +-- RenderError                 a worker could not render the image
@@ -93,6 +93,11 @@ class SmartserveError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
+
+    @property
+    def reason(self) -> str:
+        """The cause for logs and operators, never for clients; empty if there is none."""
+        return "" if self.__cause__ is None else repr(self.__cause__)
 
     def retry_wait(self, max_s: float) -> bool | float:
         """Return the seconds to wait before a retry, or True if the error does not define them.
@@ -212,7 +217,20 @@ class Overloaded(QueueFull):
 
 
 class DatabaseUnavailable(CapacityError, reported=True):
-    """The media database does not answer, and the row is not cached."""
+    """A database does not answer, or rejects a statement; a row is not cached."""
+
+    def __init__(
+        self, detail: str, *, retry_after_s: int | None = None, reason: str = "", advice: str = ""
+    ) -> None:
+        """Store also the cause with the database's address, and what to do, for operators."""
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.explanation = reason
+        self.advice = advice
+
+    @property
+    def reason(self) -> str:
+        """The cause with the address of the database, and what to do; see `SmartserveError`."""
+        return f"{self.explanation} {self.advice}".strip() or super().reason
 
 
 class CommitUncertain(DatabaseUnavailable):

@@ -179,7 +179,7 @@ class WorkerLoop:
     def _report_error(self, event: str, error: SmartserveError) -> None:
         self._error_in_cycle = True
         self.failures += 1
-        cause = {} if error.__cause__ is None else {"cause": repr(error.__cause__)}
+        cause = {"cause": error.reason} if error.reason else {}
         log.warning(event, reason=error.detail, **cause)
 
     async def _rest(self) -> None:
@@ -224,7 +224,7 @@ async def renewed(
             except DatabaseUnavailable as error:
                 # The work continues. If the lease expires meanwhile and another worker takes the
                 # upload, every write of this one is rejected by its token (fencing).
-                log.warning("lease_not_renewed", cause=repr(error.__cause__))
+                log.warning("lease_not_renewed", cause=error.reason)
 
     try:
         async with supervisor.running(BackgroundTask.LEASE_HEARTBEAT, renew), limit:

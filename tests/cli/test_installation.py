@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.conftest import Invoke
 from tests.support.commands import KEY
+from tests.support.mariadb import MariaDB
 
 
 def test_check_config_prints_every_fault(tmp_path: Path, invoke: Invoke) -> None:
@@ -104,6 +105,67 @@ def test_the_former_option_for_descriptions_is_accepted(invoke: Invoke) -> None:
 def test_db_upgrade_changes_the_database_once(data: Path, invoke: Invoke) -> None:
     assert invoke("db", "upgrade", "--data-dir", data).stdout == "upgraded\n"
     assert invoke("db", "upgrade", "--data-dir", data).stdout == "up to date\n"
+
+
+_COMMANDS = [("check-config", 2), ("db upgrade", 1), ("status", 1), ("doctor", 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "code"), _COMMANDS)
+@pytest.mark.parametrize(
+    ("setting", "user", "advice"),
+    [
+        ("DATABASE", "nobody:wrong", "User or password is wrong"),
+        ("MAIN", "nobody:wrong", "User or password is wrong"),
+        ("DATABASE", "root", "CREATE DATABASE"),
+    ],
+)
+def test_each_command_names_why_the_database_refuses(
+    command: str,
+    code: int,
+    setting: str,
+    user: str,
+    advice: str,
+    mariadb: MariaDB,
+    data: Path,
+    invoke: Invoke,
+) -> None:
+    url = f"mysql+aiomysql://{user}@127.0.0.1:{mariadb.port}/absent"
+    environment = {f"SMARTSERVE_{setting}__URL": url, "SMARTSERVE_SERVER__PUBLIC_URL": ""}
+    if setting == "MAIN":
+        assert invoke("db", "upgrade", "--data-dir", data).code == 0
+    done = invoke(*command.split(), "--data-dir", data, **environment)
+    output = " ".join((done.stdout + done.stderr).split())
+    assert (done.code, advice in output) == (code, True), output
+    assert f"{setting.lower()}.url" in output
+    assert "nobody:wrong" not in output
+    assert "ok:" not in done.stdout
+
+
+@pytest.mark.parametrize(("command", "code"), _COMMANDS)
+def test_each_command_names_an_unknown_host(
+    command: str, code: int, data: Path, invoke: Invoke
+) -> None:
+    url = "mysql+aiomysql://root:secret@db.invalid/media"
+    done = invoke(*command.split(), "--data-dir", data, SMARTSERVE_DATABASE__URL=url)
+    output = " ".join((done.stdout + done.stderr).split())
+    assert (done.code, "The host in database.url cannot be resolved" in output) == (code, True)
+    assert "secret" not in output
+
+
+def test_check_config_names_a_schema_that_is_not_upgraded_at_start(
+    data: Path, invoke: Invoke
+) -> None:
+    data.mkdir()
+    (data / "smartserve.db").touch()
+    assert invoke("check-config", "--data-dir", data).code == 0
+    done = invoke("check-config", "--data-dir", data, SMARTSERVE_DATABASE__UPGRADE_ON_START="false")
+    assert (done.code, "run `smartserve db upgrade`" in done.stderr) == (2, True)
+
+
+def test_check_config_creates_no_database(data: Path, invoke: Invoke) -> None:
+    assert invoke("check-config", "--data-dir", data).code == 0
+    assert not data.exists()
 
 
 def test_openapi_prints_the_description(invoke: Invoke) -> None:

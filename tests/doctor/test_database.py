@@ -31,7 +31,7 @@ async def test_a_file_that_is_not_a_database_fails(tmp_path: Path) -> None:
     (tmp_path / "smartserve.db").write_text("not a database, whatever its name is " * 100)
     found = (await run_area("database", make_settings(tmp_path)))["database"]
     assert (found.verdict, "not a database" in found.seen) == (Verdict.FAIL, True)
-    assert "must belong to the server's user" in found.advice
+    assert "restore it from a backup" in found.advice
 
 
 async def test_a_locked_database_fails_the_check_of_permissions(data_dir: Path) -> None:

@@ -279,7 +279,10 @@ def _translated() -> Iterator[None]:
         raise UploadGone(error.detail) from error
     except PendingConflict as error:
         raise MainApiRefused(error.detail) from error
-    except (DatabaseUnavailable, UploadStorageError) as error:
+    except DatabaseUnavailable as error:
+        # Operators read it as the reason of the upload; it is never sent to a client.
+        raise MainApiUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
+    except UploadStorageError as error:
         raise MainApiUnavailable(error.detail, retry_after_s=error.retry_after_s) from error
 
 

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import tables
-from proxy.storage.database.transactions import SqlDatabase, driver_error, single_connection
+from proxy.storage.database.driver_errors import driver_text
+from proxy.storage.database.transactions import SqlDatabase, single_connection
 
 _SERVING: Mapping[str, str] = {
     "read media_files": "SELECT id FROM media_files WHERE 1 = 0",
@@ -84,17 +85,3 @@ async def _refusal(database: SqlDatabase, query: str) -> str:
             raise
         return driver_text(error)
     return ""
-
-
-def driver_text(error: BaseException) -> str:
-    """Return the driver's message in one line, without the SQL; otherwise the cause as text."""
-    cause = driver_error(error)
-    if isinstance(cause, TimeoutError):
-        return "no answer in time"
-    return " ".join(str(cause.args[-1]).split()) if cause.args else type(cause).__name__
-
-
-def driver_code(error: BaseException) -> int:
-    """Return the error number of MySQL or MariaDB; 0 if there is none."""
-    code = next(iter(driver_error(error).args), 0)
-    return code if isinstance(code, int) else 0

@@ -11,16 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import aiomysql
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings import DatabaseSettings
-
-# uvloop raises a RuntimeError on a write to a connection that was reset.
-DRIVER_ERRORS = (SQLAlchemyError, OSError, EOFError, aiomysql.MySQLError, RuntimeError)
+from proxy.storage.database.driver_errors import DRIVER_ERRORS, lost_connection
 
 _ALLOWED = "must be sqlite+aiosqlite:///FILE or mysql+aiomysql://USER@HOST/NAME"
 _SQLITE, _MYSQL = "sqlite+aiosqlite", "mysql+aiomysql"
@@ -139,6 +136,7 @@ def _mysql_engine(url: str, settings: DatabaseSettings, isolation: str | None) -
         },
     )
     event.listen(engine.sync_engine, "checkout", _ping_listener(settings))
+    event.listen(engine.sync_engine, "handle_error", lost_connection)
     return engine
 
 

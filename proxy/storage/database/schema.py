@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.domain.errors import ConfigurationError
+from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.transactions import single_connection
 
@@ -31,6 +31,8 @@ class DatabaseSchema:
     """False if the database belongs to another program; then only missing tables are created."""
     required_table: str = ""
     """The one table that must exist in a database of another program."""
+    setting: str = "database.url"
+    """The setting that names the database, for messages."""
 
     @property
     def revisions(self) -> list[str]:
@@ -45,7 +47,9 @@ MEDIA = DatabaseSchema("media", "smartserve_version")
 
 def main_schema(*, own: bool) -> DatabaseSchema:
     """Return the schema of the main database: the upload queue and, if it is our own, profiles."""
-    return DatabaseSchema("main", "smartserve_main_version", own, "pending_images")
+    # Our own tables are in the media database.
+    setting = "database.url" if own else "main.url"
+    return DatabaseSchema("main", "smartserve_main_version", own, "pending_images", setting)
 
 
 async def upgrade(
@@ -68,7 +72,7 @@ async def upgrade(
     """
     bounded = settings.model_copy(update={"query_timeout_s": timeout_s})
     # The lock is bound to the connection, so it is released even if this process is killed.
-    async with single_connection(url, bounded) as connection:
+    async with single_connection(url, bounded, setting=schema.setting) as connection:
         await _lock(connection, timeout_s)
         changed = await connection.run_sync(_upgrade, schema)
         await connection.commit()
@@ -84,7 +88,7 @@ async def inspect_version(
         DatabaseUnavailable: the database cannot be reached.
         ConfigurationError: a newer version of the program has upgraded it.
     """
-    async with single_connection(url, settings) as connection:
+    async with single_connection(url, settings, setting=schema.setting) as connection:
         return await connection.run_sync(_inspect, schema)
 
 
@@ -96,7 +100,11 @@ async def _lock(connection: AsyncConnection, timeout_s: float) -> None:
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
     # The name contains the database: several installations may share a server.
     elif not await connection.scalar(_GET_LOCK, {"timeout_s": timeout_s}):
-        raise TimeoutError("another process is upgrading the database")
+        raise DatabaseUnavailable(
+            "Another process is upgrading the database. Retry later.",
+            reason=f"Another process has been upgrading the database for {timeout_s:g} s.",
+            advice="Wait for it, or end it: SHOW PROCESSLIST lists the connections.",
+        )
 
 
 def _upgrade(connection: Connection, schema: DatabaseSchema) -> bool:

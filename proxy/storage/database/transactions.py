@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
-    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
     nullcontext,
@@ -19,15 +18,24 @@ from typing import Any, Literal, Self, TypeVar
 import stamina
 from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import DatabaseSettings
-from proxy.storage.database.engine import (
+from proxy.storage.database.driver_errors import (
     DRIVER_ERRORS,
+    DatabaseAddress,
+    driver_error,
+    is_bug,
+    primary_code,
+    unavailable,
+)
+from proxy.storage.database.engine import (
     open_blocking_engine,
     open_engine,
+    parse_url,
 )
 
 T = TypeVar("T")
@@ -35,28 +43,33 @@ T = TypeVar("T")
 _NO_LOCK = nullcontext()
 # ER_LOCK_WAIT_TIMEOUT and ER_LOCK_DEADLOCK: the server rolled back and the client may retry.
 _COLLISIONS = (1205, 1213)
-# The low byte of an SQLite error code is its primary code.
-_PRIMARY = 0xFF
 _ATTEMPTS = 5
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.02, 0.5
 
 
-@contextmanager
-def translated(settings: DatabaseSettings) -> Iterator[None]:
-    """Raise `DatabaseUnavailable` for any error of a database, its driver or a deadline."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        raise DatabaseUnavailable(
-            "The database did not answer the query. Retry later.",
-            retry_after_s=settings.retry_after_s,
-        ) from error
+class _DriverCalls:
+    """Translates the errors of driver calls. Errors of the callers' own code pass unchanged."""
 
+    def __init__(self, address: DatabaseAddress, settings: DatabaseSettings) -> None:
+        self._address = address
+        self._retry_after_s = settings.retry_after_s
 
-def driver_error(error: BaseException) -> BaseException:
-    """Return what the driver raised, without the SQL statement that SQLAlchemy adds."""
-    cause = error.__cause__ or error
-    return cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
+    @contextmanager
+    def translated(
+        self, *, connecting: bool = False, errors: tuple[type[Exception], ...] = DRIVER_ERRORS
+    ) -> Iterator[None]:
+        """Raise `DatabaseUnavailable` for these errors of a block that consists of driver calls."""
+        try:
+            yield
+        except errors as error:
+            if is_bug(error):
+                raise
+            raise self.unavailable(error, connecting=connecting) from error
+
+    def unavailable(self, error: Exception, *, connecting: bool = False) -> DatabaseUnavailable:
+        return unavailable(
+            error, self._address, retry_after_s=self._retry_after_s, connecting=connecting
+        )
 
 
 def _collided(error: Exception) -> bool:
@@ -81,8 +94,14 @@ class SqlDatabase:
         *,
         isolation: str | None = None,
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+        setting: str = "database.url",
     ) -> None:
-        """Connect on the first query; raises ConfigurationError as `open_engine` does."""
+        """Connect on the first query; raises ConfigurationError as `open_engine` does.
+
+        ``setting`` is the one that names the database in messages.
+        """
+        address = DatabaseAddress.of(parse_url(url, setting=setting), setting)
+        self._calls = _DriverCalls(address, settings)
         self.engine = open_engine(url, settings, isolation=isolation, synchronous=synchronous)
         self.settings = settings
         # SQLite has one writer at a time and polls for its lock with sleeps. A lock in this process
@@ -122,18 +141,29 @@ class SqlDatabase:
         """Check out a connection for the block. Lock, connection and block share one deadline.
 
         Raises:
-            DatabaseUnavailable: the block ran too long, or the database raised an error.
+            DatabaseUnavailable: the block ran too long, or the database raised an error. Other
+                errors of the block, such as an OSError or a RuntimeError, are those of its code.
         """
-        with translated(self.settings):
-            async with (
-                asyncio.timeout(self.settings.query_timeout_s),
-                lock,
-                AsyncExitStack() as stack,
-            ):
+        deadline = asyncio.timeout(self.settings.query_timeout_s)
+        try:
+            async with deadline, lock:
+                opening = self.engine.connect()
                 # The driver's own connect timeout does not cover the handshake.
-                async with asyncio.timeout(self.settings.connect_timeout_s):
-                    connection = await stack.enter_async_context(self.engine.connect())
-                yield connection
+                with self._calls.translated(connecting=True):
+                    async with asyncio.timeout(self.settings.connect_timeout_s):
+                        connection = await opening.__aenter__()
+                try:
+                    # Statements raise nothing but DBAPIError: see `driver_errors.lost_connection`.
+                    with self._calls.translated(errors=(DBAPIError,)):
+                        yield connection
+                finally:
+                    with self._calls.translated():
+                        await opening.__aexit__(None, None, None)
+        except TimeoutError as error:
+            # A TimeoutError of the block's own code is not one of the database.
+            if not deadline.expired():
+                raise
+            raise self._calls.unavailable(error) from error
 
     @asynccontextmanager
     async def transaction(self, *, dry_run: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -156,12 +186,17 @@ class SqlDatabase:
                 yield connection
                 committing = not dry_run
                 # If the block raises, the pool rolls back when the connection returns to it.
-                await (connection.rollback() if dry_run else connection.commit())
+                with self._calls.translated():
+                    await (connection.rollback() if dry_run else connection.commit())
         except DatabaseUnavailable as error:
             if not committing or _rejected_by_sqlite(error):
                 raise
-            wait_s = error.retry_after_s
-            raise CommitUncertain(error.detail, retry_after_s=wait_s) from error.__cause__
+            raise CommitUncertain(
+                error.detail,
+                retry_after_s=error.retry_after_s,
+                reason=error.explanation,
+                advice=error.advice,
+            ) from error.__cause__
 
     @stamina.retry(
         on=_collided,
@@ -193,14 +228,16 @@ def _rejected_by_sqlite(error: DatabaseUnavailable) -> bool:
     origin = driver_error(error)
     if not isinstance(origin, sqlite3.Error):
         return False
-    return origin.sqlite_errorcode & _PRIMARY in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
+    return primary_code(origin) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 
 
 @asynccontextmanager
-async def single_connection(url: str, settings: DatabaseSettings) -> AsyncIterator[AsyncConnection]:
+async def single_connection(
+    url: str, settings: DatabaseSettings, *, setting: str = "database.url"
+) -> AsyncIterator[AsyncConnection]:
     """Connect once and close the connection at the end; raises as `SqlDatabase.connection`."""
     async with (
-        SqlDatabase(url, settings) as database,
+        SqlDatabase(url, settings, setting=setting) as database,
         database.connection() as connection,
     ):
         yield connection
@@ -218,14 +255,15 @@ class ThreadReader:
     def __init__(self, file: Path, settings: DatabaseSettings) -> None:
         """Connect on the first query; raises ConfigurationError as `open_engine` does."""
         self._engine = open_blocking_engine(file, settings)
-        self._settings = settings
+        self._calls = _DriverCalls(DatabaseAddress(str(file), "database.url"), settings)
         self._threads = ThreadPool(
             "sqlite", count=settings.pool_size, timeout_s=settings.query_timeout_s
         )
 
     async def read(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Return all rows of a query; raises DatabaseUnavailable."""
-        with translated(self._settings):
+        # The thread pool raises an OSError if it is closed, and TimeoutError.
+        with self._calls.translated(errors=(DBAPIError, PoolTimeout, OSError)):
             return await self._threads.run(partial(self._read, query, values))
 
     def _read(self, query: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:

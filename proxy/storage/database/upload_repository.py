@@ -83,7 +83,8 @@ class UploadRepository(SqlDatabase):
         # gaps. FULL: an upload is acknowledged after it is durable, because the client will not
         # repeat it.
         pool = settings.model_copy(update={"pool_size": _POOL})
-        super().__init__(url, pool, isolation="READ COMMITTED", synchronous="FULL")
+        setting = "database.url" if own else "main.url"
+        super().__init__(url, pool, isolation="READ COMMITTED", synchronous="FULL", setting=setting)
         self._own = own
 
     async def insert(self, user_id: int, uploads: Sequence[NewUpload]) -> list[int]:

@@ -214,9 +214,12 @@ class ImageHandler:
         if not error.reported or time.monotonic() - self._logged_at.get(kind, -1.0) < _LOG_EVERY_S:
             return
         self._logged_at[kind] = time.monotonic()
-        cause = repr(error.__cause__) if error.__cause__ is not None else None
         log.warning(
-            "answer_failed", error=kind, detail=error.detail, media_id=media_id, cause=cause
+            "answer_failed",
+            error=kind,
+            detail=error.detail,
+            media_id=media_id,
+            cause=error.reason or None,
         )
 
 

@@ -1,19 +1,15 @@
-"""Diagnostics of an SQLite database, and the messages of drivers."""
+"""Diagnostics of an SQLite database."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
-from proxy.domain.errors import DatabaseUnavailable
 from proxy.storage.database.diagnostics import (
     clock_offset_s,
     denied_operations,
     describe_server,
-    driver_code,
-    driver_text,
 )
 from tests.support.server import make_settings
 
@@ -38,21 +34,3 @@ async def test_the_owner_of_a_database_may_do_everything(
     settings = make_settings(data_dir)
     denied = await denied_operations(settings.database_url, settings.database, ingest=ingest)
     assert denied == []
-
-
-def unavailable(cause: BaseException) -> DatabaseUnavailable:
-    error = DatabaseUnavailable("away")
-    error.__cause__ = cause
-    return error
-
-
-def test_the_message_of_a_driver_has_no_statement() -> None:
-    inner = Exception(1045, "Access denied\n for user")
-    error = unavailable(OperationalError("SELECT secret", {}, inner))
-    assert driver_text(error) == "Access denied for user"
-    assert driver_code(error) == 1045
-
-
-def test_an_error_without_a_number_has_code_zero() -> None:
-    assert driver_code(unavailable(TimeoutError())) == 0
-    assert driver_text(unavailable(TimeoutError())) == "no answer in time"

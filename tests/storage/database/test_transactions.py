@@ -9,14 +9,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import CommitUncertain, DatabaseUnavailable
 from proxy.domain.media import MediaFacts
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
+from proxy.storage.database.driver_errors import driver_error, lost_connection
 from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.storage.database.schema import upgrade
 from proxy.storage.database.transactions import SqlDatabase, ThreadReader, single_connection
@@ -193,12 +194,57 @@ async def test_a_block_that_takes_too_long_is_unavailable(
     assert caught.value.retry_after_s == 7
 
 
-async def test_an_error_of_the_caller_is_not_translated(
-    tmp_path: Path, settings: DatabaseSettings
+@pytest.mark.parametrize(
+    "error",
+    [
+        LookupError(),
+        RuntimeError("generator raised StopIteration"),
+        NotImplementedError(),
+        RecursionError(),
+        FileNotFoundError(2, "no such file"),
+        TimeoutError("of another part"),
+        EOFError(),
+        InvalidRequestError("a wrong use of SQLAlchemy"),
+    ],
+    ids=repr,
+)
+async def test_an_error_of_the_callers_own_code_is_not_one_of_the_database(
+    error: Exception, counters: SqlDatabase
 ) -> None:
-    with pytest.raises(LookupError):
-        async with single_connection(f"sqlite+aiosqlite:///{tmp_path}/media.db", settings):
-            raise LookupError
+    async def work(_connection: AsyncConnection) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await counters.run(work)
+    assert caught.value is error
+
+
+async def test_a_query_that_cannot_be_compiled_is_a_bug(counters: SqlDatabase) -> None:
+    with pytest.raises(StatementError) as caught:
+        await counters.read(text("SELECT :missing"))
+    assert not isinstance(caught.value, DBAPIError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to perform operation on <TCPTransport closed=True>"),
+        ConnectionResetError(104, "reset"),
+        EOFError(),
+    ],
+    ids=repr,
+)
+async def test_an_error_of_the_network_in_a_driver_call_is_one_of_the_database(
+    error: Exception, counters: SqlDatabase
+) -> None:
+    def fail(*_call: object) -> None:
+        raise error
+
+    event.listen(counters.engine.sync_engine, "handle_error", lost_connection)
+    event.listen(counters.engine.sync_engine, "do_execute", fail)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await counters.read(text("SELECT 1"))
+    assert driver_error(caught.value) is error
 
 
 async def test_a_closed_reader_is_unavailable(tmp_path: Path, settings: DatabaseSettings) -> None:
