@@ -166,8 +166,9 @@ async def check_decode(installation: Installation, path: str) -> Finding:
     # strict: serving shows the intact part of a truncated file, here it is a fault.
     job = ProbeJob(installation.settings.limits.to_limits(), strict=True)
     try:
-        async with installation.sources.open(path) as source, installation.worker() as pool:
-            decoded = await pool.run(job, source.descriptor)
+        with await installation.sources.open(path) as source:
+            async with installation.worker() as pool:
+                decoded = await pool.run(job, source.descriptor)
     except SmartserveError as error:
         advice = (text for kind, text in _DECODE_ADVICE.items() if isinstance(error, kind))
         return fail(error.detail, next(advice, "see the checks of the worker"))
@@ -185,7 +186,7 @@ async def open_first(sources: LocalOriginals, media: Media) -> tuple[str, Source
     first: SourceError | None = None
     for path in media.source_paths:
         try:
-            async with sources.open(path):
+            with await sources.open(path):
                 return path, first
         except SourceTooLarge:
             # The file exists; its size is a matter of the limits.

@@ -74,7 +74,7 @@ def parse_request(
     values = {name: value for name, value in last_values(raw_query).items() if value}
     dpr = _choice("dpr", values.get("dpr", "1"), DPRS)
     size = _choice("size", values.get("size", DEFAULT_SIZE), sizes)
-    box = size.scaled(dpr)
+    box = size if dpr == 1 else size.scaled(dpr)
     if "w" in values:
         # `w` is validated even if a later `size` replaces it: a bad value is always a 400.
         snapped = width_box(_width(values["w"]) * dpr)

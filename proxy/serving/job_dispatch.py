@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
@@ -123,7 +124,8 @@ class JobDispatcher:
             try:
                 # The source is opened before the wait, so no worker waits for a slow storage. The
                 # queue limits the number of files that are open at the same time.
-                async with self._opened(media) as source:
+                source = await self._open(media)
+                try:
                     # The variant was resolved from the facts of another file: its key must not get
                     # the bytes of this one.
                     if byte_size not in (None, source.byte_size):
@@ -135,6 +137,8 @@ class JobDispatcher:
                         on_start=on_start if span is None else span.before(on_start),
                         deadline_s=deadline_s,
                     )
+                finally:
+                    os.close(source.descriptor)
             except SmartserveError as error:
                 # Stores only failures that the image itself caused, not overload or a missing file.
                 self._failures.remember(source_key(media), error)
@@ -181,20 +185,15 @@ class JobDispatcher:
         await self.run(media, job, rendition.extend, byte_size=byte_size)
         return bytes(rendition)
 
-    @asynccontextmanager
-    async def _opened(self, media: Media) -> AsyncIterator[OpenSource]:
+    async def _open(self, media: Media) -> OpenSource:
         """Open the original, or the processed file if the storage has no original."""
-        async with AsyncExitStack() as stack:
-            missing: SourceMissing | None = None
-            for path in media.source_paths:
-                try:
-                    source = await stack.enter_async_context(self._sources.open(path))
-                except SourceMissing as error:
-                    missing = error
-                else:
-                    yield source
-                    return
-            raise missing or SourceMissing("the medium has no file")
+        missing: SourceMissing | None = None
+        for path in media.source_paths:
+            try:
+                return await self._sources.open(path)
+            except SourceMissing as error:
+                missing = error
+        raise missing or SourceMissing("the medium has no file")
 
     def statistics(self) -> Mapping[str, float]:
         """Return the number of workers that the jobs of this dispatcher occupy."""

@@ -66,7 +66,7 @@ def sends_early(variant: Variant) -> bool:
     no byte is sent before both are encoded.
     """
     large = variant.geometry.width * variant.geometry.height >= _STREAMED_PIXELS
-    return streams(variant.profile) and large and variant.alternative is None
+    return large and variant.alternative is None and streams(variant.profile)
 
 
 class RunningRender:
@@ -288,7 +288,7 @@ class Renderer:
         self._telemetry.stage("queue", done.queue_s)
         for stage, seconds in result.stages.items():
             self._telemetry.stage(stage, seconds)
-        self._telemetry.rendered(plan.request.box.name, variant.format, done.work_s)
+        self._telemetry.rendered(plan.request.box.name, variant.profile.format, done.work_s)
         if result.target_missed:
             self._telemetry.missed_target()
 

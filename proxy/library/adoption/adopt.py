@@ -88,7 +88,7 @@ class TreeAdopter:
 
     async def _digest(self, one: FoundFile) -> str | None:
         try:
-            async with self.tree.open(one.path) as source:
+            with await self.tree.open(one.path) as source:
                 return await self.checker.digest(source.descriptor)
         except SourceError:
             # Skipped with its reason by the full check, which follows.
@@ -100,7 +100,7 @@ class TreeAdopter:
         skipped: list[SkippedFile] = []
         for one in files:
             try:
-                async with self.tree.open(one.path) as source:
+                with await self.tree.open(one.path) as source:
                     sound[one] = await self.checker.check(source.descriptor)
             except (SourceError, RenderError) as error:
                 skipped.append(SkippedFile(one.path, error.detail))
@@ -230,7 +230,7 @@ class TreeAdopter:
         if self.originals is None:
             return file.path
         name = f"{readable(file.path)}-{checked.content_hash[:HASH_DIGITS]}.{checked.source_type}"
-        async with self.tree.open(file.path) as source:
+        with await self.tree.open(file.path) as source:
             if source.byte_size != checked.byte_size:
                 raise SourceChanged("The file has changed during its adoption.")
             await self.originals.add(f"{folder}/{name}", source.descriptor)

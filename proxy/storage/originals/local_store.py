@@ -9,13 +9,14 @@ import errno
 import os
 import re
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from threading import Event
+from typing import Self
 
 from proxy.domain.errors import (
     SmartserveError,
@@ -62,10 +63,21 @@ _MAX_STEM = 60
 
 @dataclass(frozen=True, slots=True)
 class OpenSource:
-    """An open original: a descriptor for reading, at the start of the file, and the file's size."""
+    """An open original: a descriptor for reading, at the start of the file, and the file's size.
+
+    The owner closes the descriptor, at the end of a ``with`` block for example.
+    """
 
     descriptor: int
     byte_size: int
+
+    def __enter__(self) -> Self:
+        """Return the original."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
 
 
 class LocalOriginals:
@@ -82,9 +94,8 @@ class LocalOriginals:
         self._threads = ThreadPool("originals", count=_THREADS, timeout_s=settings.open_timeout_s)
         self._statistics = {"opened": 0, **dict.fromkeys(_FAILURES.values(), 0)}
 
-    @asynccontextmanager
-    async def open(self, path: str) -> AsyncIterator[OpenSource]:
-        """Open an original by its path in the database for the duration of the block.
+    async def open(self, path: str) -> OpenSource:
+        """Open an original by its path in the database; the caller closes it.
 
         Raises:
             SourceMissing: there is no such regular file below the root.
@@ -99,10 +110,7 @@ class LocalOriginals:
                 partial(self._open, path), release=lambda late: os.close(late.descriptor)
             )
         self._statistics["opened"] += 1
-        try:
-            yield source
-        finally:
-            os.close(source.descriptor)
+        return source
 
     async def check(self) -> None:
         """Return if the root can be listed; raises as `open` does."""

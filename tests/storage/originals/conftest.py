@@ -12,7 +12,7 @@ PATH = "bulk/2025-01-15/x.jpg"
 
 
 async def read(sources: LocalOriginals, path: str) -> bytes:
-    async with sources.open(path) as source:
+    with await sources.open(path) as source:
         return os.read(source.descriptor, source.byte_size + 1)
 
 

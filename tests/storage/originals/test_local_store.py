@@ -50,7 +50,7 @@ async def test_paths_written_for_another_root_are_read_below_this_one(tmp_path: 
     (tmp_path / "bulk" / "x.jpg").write_bytes(b"picture")
     settings = StorageSettings(strip_prefix="/var/www/media-backend/storage")
     sources = LocalOriginals(tmp_path, settings)
-    async with sources.open("/var/www/media-backend/storage/bulk/x.jpg") as source:
+    with await sources.open("/var/www/media-backend/storage/bulk/x.jpg") as source:
         assert source.byte_size == 7
     await sources.aclose()
 
@@ -154,7 +154,7 @@ async def test_statistics_count_opened_sources_and_failures_by_kind(
 async def test_a_source_is_a_descriptor_at_its_beginning_and_its_size(
     sources: LocalOriginals,
 ) -> None:
-    async with sources.open(PATH) as source:
+    with await sources.open(PATH) as source:
         assert source.byte_size == 8
         assert os.read(source.descriptor, 100) == b"original"
         assert not os.get_inheritable(source.descriptor)
