@@ -76,22 +76,15 @@ async def open_storage(
         originals = LocalOriginals(settings.storage_root, settings.storage)
         stack.push_async_callback(originals.aclose)
         await stack.enter_async_context(sweeping(str(settings.storage_root), supervisor))
-        invalidators: list[Callable[[int], None]] = [database.invalidate]
-
-        def changed(media_id: int) -> None:
-            # The list grows after this point: later subsystems append their caches.
-            for invalidate in invalidators:
-                invalidate(media_id)
-
         renditions = TieredStore(
             settings.rendition_directory,
             settings.renditions,
-            on_purge=changed,
+            on_purge=database.changed,
             supervisor=supervisor,
         )
         await stack.enter_async_context(renditions)
         purger = PurgeService(
-            rows=database, catalogue=repository, store=renditions, forgetters=invalidators
+            rows=database, catalogue=repository, store=renditions, forgetters=database.invalidators
         )
         # A connection for each concurrent upload, one for leases, and one for reports.
         size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
@@ -103,8 +96,8 @@ async def open_storage(
             database=database,
             originals=originals,
             renditions=renditions,
-            invalidators=invalidators,
-            changed=changed,
+            invalidators=database.invalidators,
+            changed=database.changed,
             purger=purger,
             writer=writer,
             analyses=AnalysisRepository(writer),

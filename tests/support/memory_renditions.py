@@ -28,8 +28,8 @@ class NoDisk(DiskStore):
     async def put(self, ticket: WriteTicket, body: bytes) -> None:
         pass
 
-    async def delete(self, variant: Variant) -> None:
-        pass
+    async def delete(self, variant: Variant) -> int:
+        return 0
 
     async def purge(self, _media_id: int, _shapes: Shapes = None) -> int:
         return 0

@@ -129,9 +129,4 @@ class FinalRenderer:
         # A store that cannot write drops renditions without an error: keep the draft then.
         if plan.draft is None or not {plan.draft.digest, plan.variant.digest} <= stored:
             return 0
-        draft = await self._store.get(plan.draft)
-        if draft is None:
-            return 0
-        draft.close()
-        await self._store.delete(plan.draft)
-        return draft.length
+        return await self._store.delete(plan.draft)

@@ -49,6 +49,11 @@ class CachedMediaRepository:
         self._inner = inner
         self._settings = settings
         self._clock = clock
+        self.invalidators: list[Callable[[int], None]] = [self.invalidate]
+        """Called with a media id whose row, source or renditions changed, in any process.
+
+        Later subsystems append their caches.
+        """
         # With the time of the clock until which a row is fresh.
         self._rows: LRUCache[int, tuple[Media, float]] = LRUCache(settings.max_rows)
         self._absent: TTLCache[int, bool] = TTLCache(
@@ -99,6 +104,11 @@ class CachedMediaRepository:
         # While reads fail, an expired row is returned until the breaker allows a query.
         until = max(valid_until, self._reads.open_until)
         return (media, until) if media is not None and self._clock() < until else None
+
+    def changed(self, media_id: int) -> None:
+        """Call all `invalidators`, of which `invalidate` is the first."""
+        for invalidate in self.invalidators:
+            invalidate(media_id)
 
     def invalidate(self, media_id: int) -> None:
         """Drop everything that is cached of a row, so that it is read again."""

@@ -22,7 +22,6 @@ from proxy.storage.renditions.disk_state import (
     DiskState,
     RenditionPaths,
     UsageChange,
-    delete_entry,
     delete_medium,
     shard_of,
 )
@@ -39,6 +38,7 @@ from proxy.storage.renditions.rendition_file import (
     Found,
     RenditionReader,
     WriteTicket,
+    delete_file,
     probe,
     write_file,
 )
@@ -195,16 +195,20 @@ class DiskStore:
             # file that nobody counts.
             ticket.void = True
 
-    async def delete(self, variant: Variant) -> None:
-        """Delete one file if it exists; a cancellation does not stop the thread."""
+    async def delete(self, variant: Variant) -> int:
+        """Delete one file if it exists; return the bytes of its rendition.
+
+        A cancellation does not stop the thread.
+        """
         try:
             path = self._paths.rendition(variant)
             # Shielded: a cancelled caller has already dropped it from memory.
-            change = await self._threads.run(partial(delete_entry, path), shielded=True)
+            change, length = await self._threads.run(partial(delete_file, path), shielded=True)
         except OSError as error:
             self._state.record_failure(error)
-            return
+            return 0
         self._state.usage.add(shard_of(variant.media_id), change)
+        return length
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Delete a medium's renditions and notify other processes; return the number of files.

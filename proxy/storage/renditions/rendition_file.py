@@ -135,6 +135,15 @@ def probe(paths: RenditionPaths) -> None:
         os.write(file.descriptor, _BLOCK)
 
 
+def delete_file(path: str) -> tuple[UsageChange, int]:
+    """Delete a file; return the change of usage and the bytes of its rendition, 0 if absent."""
+    try:
+        length = max(0, os.lstat(path).st_size - TRAILER_BYTES)
+    except OSError:
+        length = 0
+    return delete_entry(path), length
+
+
 class RenditionReader:
     """Opens files and remembers which long files were verified.
 

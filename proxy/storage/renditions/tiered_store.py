@@ -82,10 +82,13 @@ class MemoryStore:
         self._digests.setdefault(variant.media_id, set()).add(variant.digest)
         self.counters.writes += 1
 
-    def delete(self, variant: Variant) -> None:
-        """Delete one rendition if it is stored."""
-        if self._items.pop(variant.digest, None) is not None:
-            self._unlist(variant.digest, variant.media_id)
+    def delete(self, variant: Variant) -> int:
+        """Delete one rendition if it is stored; return its bytes."""
+        item = self._items.pop(variant.digest, None)
+        if item is None:
+            return 0
+        self._unlist(variant.digest, variant.media_id)
+        return len(item.rendition.body)
 
     def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Delete the renditions of a medium, in these shapes or in all; return their number."""
@@ -242,12 +245,12 @@ class TieredStore:
         if STATE.tracer is not None:
             record("store write", began, attributes={"smartserve.bytes": len(body)})
 
-    async def delete(self, variant: Variant) -> None:
-        """Delete one rendition, which another one has replaced, from both tiers."""
+    async def delete(self, variant: Variant) -> int:
+        """Delete one rendition, which another one has replaced; return its bytes."""
         # A running read must not promote it after this.
         self._unregister_reads(variant.media_id)
-        self.memory.delete(variant)
-        await self.disk.delete(variant)
+        in_memory = self.memory.delete(variant)
+        return await self.disk.delete(variant) or in_memory
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Delete renditions of a medium, in these shapes or in all; return their number.
