@@ -127,6 +127,13 @@ class Delivery:
         body = rendition.body
         return DeliveryResult(variant, fmt, origin, body, rendition=rendition, draft=draft)
 
+    async def can_render(self, plan: RenderPlan) -> bool:
+        """Return whether a render of the plan would be accepted now and find its source unchanged.
+
+        False: a request may be answered with a substitute, or with an error.
+        """
+        return await self._renderer.can_render(plan)
+
     async def fetch(
         self,
         plan: RenderPlan,

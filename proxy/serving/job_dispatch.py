@@ -83,6 +83,15 @@ class JobDispatcher:
         self._failures.check(source_key(media))
         self._admission.check()
 
+    async def available(self, media: Media, *, byte_size: int) -> bool:
+        """Return whether a job would be accepted now and find a source of this size."""
+        try:
+            self._failures.check(source_key(media))
+            with await self._open(media) as source:
+                return self._admission.free_places > 0 and source.byte_size == byte_size
+        except SmartserveError:
+            return False
+
     async def run(
         self,
         media: Media,

@@ -181,6 +181,10 @@ class Renderer:
         """Return whether a rendition of the image is being rendered."""
         return any(one.variant.media_id == media_id for one in self._running.values())
 
+    async def can_render(self, plan: RenderPlan) -> bool:
+        """Return whether a render would be accepted now; no worker is needed to find out."""
+        return await self._dispatcher.available(plan.media, byte_size=plan.facts.byte_size)
+
     async def render(
         self, plan: RenderPlan, on_wait: Callable[[bool], None] = lambda _: None
     ) -> tuple[RunningRender, bool]:

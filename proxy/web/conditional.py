@@ -28,19 +28,30 @@ class ByteRange:
         return f"bytes {self.start}-{self.stop - 1}/{length}"
 
 
+def names(if_none_match: str, etag: str) -> bool:
+    """Return whether a list of entity tags contains this one, by weak comparison."""
+    return etag in _ENTITY_TAG.findall(if_none_match)
+
+
 def matches(if_none_match: str, etag: str) -> bool:
-    """Return whether a list of entity tags contains this one, by weak comparison; ``*`` matches."""
-    return if_none_match.strip() == "*" or etag in _ENTITY_TAG.findall(if_none_match)
+    """Return whether the list contains this entity tag or is ``*``."""
+    return if_none_match.strip() == "*" or names(if_none_match, etag)
 
 
-def not_modified(headers: MultiMapping[str], etag: str, last_modified: datetime) -> bool:
-    """Return whether a GET or HEAD with these headers gets a 304; a malformed date is ignored."""
+def not_modified(headers: MultiMapping[str], etag: str, last_modified: datetime | None) -> bool:
+    """Return whether a GET or HEAD with these headers gets a 304; a malformed date is ignored.
+
+    ``last_modified`` is None if no date can confirm the response.
+    """
     if_none_match = headers.getall("If-None-Match", ())
     if if_none_match:
         # If-Modified-Since is ignored beside If-None-Match (RFC 9110, 13.1.3).
         return matches(", ".join(if_none_match), etag)
-    since = _parse_date(headers.get("If-Modified-Since"))
-    return since is not None and last_modified.replace(microsecond=0) <= since
+    if last_modified is None:
+        return False
+    # Only the very date that was sent as Last-Modified counts, as in nginx by default. A client
+    # without one sends the Date of its response, which is later: it may have the draft.
+    return last_modified.replace(microsecond=0) == _parse_date(headers.get("If-Modified-Since"))
 
 
 def _parse_date(text: str | None) -> datetime | None:

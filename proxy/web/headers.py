@@ -99,6 +99,17 @@ def cache_control(
     return f"public, max-age={lifetimes.serve_s}{immutable}"
 
 
+def last_modified(plan: RenderPlan, variant: Variant, origin: Origin) -> datetime | None:
+    """Return the date by which a client may confirm a response; None for a draft or substitute.
+
+    All renditions of an image share this date, so it can confirm only the one that stays.
+    """
+    substitute = origin is Origin.FALLBACK or plan.is_fallback or plan.background_kept
+    if substitute or variant is plan.draft or not plan.media.completed:
+        return None
+    return plan.media.updated_at
+
+
 def tags(plan: RenderPlan) -> tuple[str, ...]:
     """Return the tags by which a CDN purges: media, user, size."""
     return (

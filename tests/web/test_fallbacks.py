@@ -19,6 +19,7 @@ from tests.library.adoption.trees import BULK, LIBRARY, LOGOS, adopt, adopted, w
 from tests.support.mariadb import MariaDB
 from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving, make_settings
 from tests.support.waiting import eventually
+from tests.web.substitutes import ROUTES, Substitute, check_matrix
 
 pytestmark = pytest.mark.slow  # adopts a storage tree for each test
 
@@ -136,6 +137,14 @@ async def test_it_stands_in_where_nothing_is_known_of_the_original(server: Servi
     assert (again.status, again.headers["Cache-Control"]) == (304, BRIEF)
     head = await server.client.head(path, headers={"Accept": CHROME})
     assert (head.status, head.headers["ETag"], stood_in(head)) == (200, etag, True)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_lesser_file_is_never_confirmed_as_the_final(server: Serving, route: str) -> None:
+    original(server).unlink()
+    served = Substitute(server, PHOTO, "size=zoom")
+    await (await served.send(route, cached=False)).read()
+    await check_matrix(served, route, same=False)
 
 
 async def test_a_logo_keeps_its_transparency(server: Serving) -> None:

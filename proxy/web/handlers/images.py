@@ -29,13 +29,14 @@ from proxy.storage.database import MediaRepository
 from proxy.storage.renditions.rendition import Rendition
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, span
-from proxy.web.conditional import ByteRange, matches, not_modified, requested_range
+from proxy.web.conditional import ByteRange, names, not_modified, requested_range
 from proxy.web.headers import (
     Header,
     ImageRoute,
     cache_status,
     content_headers,
     image_headers,
+    last_modified,
     validators,
 )
 from proxy.web.json_response import problem
@@ -153,7 +154,7 @@ class ImageHandler:
         with self._load_shedder.ticket() as ticket:
             conditional = any(name in request.headers for name in _CONDITIONS)
             stored = None
-            # A 304 or the answer to HEAD needs neither a worker nor the bytes.
+            # A 304 or the answer to HEAD seldom needs a worker, and gets none under overload.
             if ticket.overloaded and request.method == "GET" and not conditional:
                 stored = await self._shed(target.media_id)
             media = await self._find_media(target.media_id)
@@ -163,11 +164,18 @@ class ImageHandler:
             accept = accept_header(request)
             plan = await self._delivery.plan(media, target.request, accept)
             responder = ImageResponder(request, plan, target.route, self._lifetimes)
-            if conditional and not_modified(request.headers, plan.variant.etag, media.updated_at):
-                return responder.not_modified(plan.variant)
+            unchanged = await self._without_render(responder) if conditional else None
+            if unchanged is not None:
+                return unchanged
+            result = None
             if request.method == "HEAD":
-                return responder.head(await self._delivery.find(plan))
-            result = await self._delivery.fetch(plan, stored=stored, on_wait=ticket.wait_for_render)
+                result = await self._delivery.find(plan)
+                if result is None and await self._delivery.can_render(plan):
+                    return responder.not_rendered()
+            if result is None:
+                result = await self._delivery.fetch(
+                    plan, stored=stored, on_wait=ticket.wait_for_render
+                )
             answer = await responder.respond(result)
             # Kept if the next request will probably get the same bytes, and in one piece.
             in_store = result.rendition is not None and result.body is not None
@@ -176,6 +184,20 @@ class ImageHandler:
                 resolved = responder.resolved(result, origin)
                 self._response_cache.keep(request.raw_path, accept, target, resolved)
             return answer
+
+    async def _without_render(self, responder: ImageResponder) -> BufferedResponse | None:
+        """Return the 304 to a client that names the ETag of a rendition with one stage, or None.
+
+        That ETag is known in advance, so an evicted rendition is not rendered for a 304. In all
+        other cases the result decides: it may be a draft or another size, and a 304 must not give
+        that the ETag and the lifetime of the final.
+        """
+        plan = responder.plan
+        if plan.draft is not None or plan.is_fallback or not responder.client_names(plan.variant):
+            return None
+        if not await self._delivery.can_render(plan):
+            return None
+        return responder.not_modified(plan.variant, Origin.NONE)
 
     async def _shed(self, media_id: int) -> AbstractSet[str] | None:
         """Under overload, return what is stored of the image, after one directory look-up.
@@ -235,39 +257,55 @@ class ImageResponder:
         self._lifetimes = lifetimes
         self._began = time.perf_counter()
 
-    def not_modified(self, variant: Variant) -> BufferedResponse:
-        """Return a 304 for a variant. The key decides; the rendition may have been evicted."""
-        headers = self._validators(variant, Origin.NOT_MODIFIED)
+    def client_names(self, variant: Variant) -> bool:
+        """Return whether If-None-Match lists the ETag of a variant; ``*`` lists none."""
+        return names(", ".join(self._request.headers.getall("If-None-Match", ())), variant.etag)
+
+    def client_has(self, variant: Variant, origin: Origin) -> bool:
+        """Return whether the conditions of the request ask for a 304 instead of this response."""
+        date = last_modified(self.plan, variant, origin)
+        return not_modified(self._request.headers, variant.etag, date)
+
+    def not_modified(self, variant: Variant, origin: Origin) -> BufferedResponse:
+        """Return the 304 in place of the 200 with this variant and origin."""
+        headers = self._validators(variant, origin)
         outcome = self._outcome(variant, self.plan.variant.format, Origin.NOT_MODIFIED)
-        return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
+        return whole(
+            HTTPStatus.NOT_MODIFIED,
+            [*headers, self._cache_status(variant, Origin.NOT_MODIFIED)],
+            b"",
+            outcome=outcome,
+        )
 
-    def head(self, found: DeliveryResult | None) -> BufferedResponse:
-        """Return the response to HEAD: the headers of GET, with the length if it is known.
+    def not_rendered(self) -> BufferedResponse:
+        """Return the response to HEAD if nothing is stored; nothing is rendered for it.
 
-        If nothing is stored, they describe the draft, even if GET would render the final at once:
-        only the bytes can say which of two formats the final has.
+        It describes the draft, even if GET would render the final at once: only the bytes can say
+        which of two formats the final has.
         """
-        if found is None or found.rendition is None:
-            first, origin = self.plan.draft or self.plan.variant, Origin.NONE
-            headers = self._headers(first, first.format, origin)
-            return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(None, None, origin))
-        found.rendition.close()
-        if found.draft and self._client_has(found.variant):
-            return self.not_modified(found.variant)
-        headers, outcome = self._described(found)
-        return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=found.rendition.length)
+        first, origin = self.plan.draft or self.plan.variant, Origin.NONE
+        if self.client_has(first, origin):
+            return self.not_modified(first, origin)
+        headers = self._headers(first, first.format, origin)
+        return bodiless(HTTPStatus.OK, headers, outcome=self._outcome(None, None, origin))
 
     async def respond(self, result: DeliveryResult) -> Answer:
-        """Return the response to GET: 200, 206 for a range, or 304 for a draft.
+        """Return the response to GET or HEAD: 200, 206 for a range, or 304.
 
         Raises:
             SmartserveError: the render failed before any byte was sent, or the range lies outside.
         """
         rendition, rendering = result.rendition, result.rendering
-        if result.draft and self._client_has(result.variant):
-            if rendition is not None:
-                rendition.close()
-            return self.not_modified(result.variant)
+        current = self.client_has(result.variant, result.origin)
+        head = self._request.method == "HEAD"
+        if rendition is not None and (current or head):
+            rendition.close()
+        if current:
+            return self.not_modified(result.variant, result.origin)
+        if head:
+            headers, outcome = self._described(result)
+            length = None if rendition is None else rendition.length
+            return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=length)
         if result.body is not None:
             return self._from_body(result, result.body)
         if rendition is not None:
@@ -318,10 +356,10 @@ class ImageResponder:
             raise AssertionError
         variant, fmt, length = result.variant, result.format, result.rendition.length
         shared = self._validators(variant, origin)
-        status = ("Cache-Status", cache_status(Origin.NOT_MODIFIED, draft=self._is_draft(variant)))
-        not_modified_headers = [*shared[:-1], status]
+        not_modified_headers = [*shared, self._cache_status(variant, Origin.NOT_MODIFIED)]
         headers = [
             *shared,
+            self._cache_status(variant, origin),
             *content_headers(self.plan, fmt),
             ("Server-Timing", origin),
             ("Content-Length", str(length)),
@@ -339,25 +377,17 @@ class ImageResponder:
             ),
         )
 
-    def _client_has(self, variant: Variant) -> bool:
-        known = self._request.headers.getall("If-None-Match", ())
-        return bool(known) and matches(", ".join(known), variant.etag)
-
-    def _is_draft(self, variant: Variant) -> bool:
-        return variant is self.plan.draft
-
     def _range(self, variant: Variant, length: int) -> ByteRange | None:
         if "Range" not in self._request.headers:
             return None
         return requested_range(self._request.headers, length=length, etag=variant.etag)
 
     def _validators(self, variant: Variant, origin: Origin) -> list[Header]:
-        """Return the headers that 200 and 304 share; Cache-Status is the last."""
-        headers = validators(
-            self.plan, variant, origin, route=self._route, lifetimes=self._lifetimes
-        )
-        headers.append(("Cache-Status", cache_status(origin, draft=self._is_draft(variant))))
-        return headers
+        """Return the headers that 200 and 304 share."""
+        return validators(self.plan, variant, origin, route=self._route, lifetimes=self._lifetimes)
+
+    def _cache_status(self, variant: Variant, origin: Origin) -> Header:
+        return "Cache-Status", cache_status(origin, draft=variant is self.plan.draft)
 
     def _described(self, result: DeliveryResult) -> tuple[list[Header], Outcome]:
         """Return the headers of a result, and what is recorded of it."""

@@ -206,12 +206,14 @@ class ResponseCache:
             return None
         if entry.draft:
             return self._find_draft(entry, method, headers, longest)
-        answer = entry.answer
+        answer, rendition = entry.answer, entry.rendition()
+        # The rendition is on disk, or was evicted or purged. In its place a draft or another size
+        # may be served now, so this decides nothing, not even a 304.
+        if rendition is None:
+            return None
         if IF_NONE_MATCH in headers and _has(headers, entry.etag):
             return _not_modified(entry)
-        rendition = entry.rendition()
-        # None: the rendition is on disk, or was evicted or purged.
-        if rendition is None or rendition.length > longest:
+        if rendition.length > longest:
             return None
         self._mark_used(entry, now)
         return CachedResponse(200, answer.head, rendition.body, answer.outcome, entry.histogram)
@@ -228,7 +230,8 @@ class ResponseCache:
             return None
         conditional = IF_NONE_MATCH in headers
         if rendition.length > longest or (conditional and _has(headers, final.etag)):
-            # A client that has the final gets a 304 for it, which only the handler builds.
+            # A client that has the final needs nothing if the final is on disk by now, where only
+            # the handler looks for it.
             return None
         if method == "GET":
             self._request_final(answer.plan)
@@ -252,9 +255,9 @@ class ResponseCache:
         found = self._find(entry, method, headers, sys.maxsize)
         if found is not None or method != "GET" or not _is_plain(method, headers):
             return found
-        return await self._read(entry)
+        return await self._read(entry, headers)
 
-    async def _read(self, entry: _Entry) -> CachedResponse | None:
+    async def _read(self, entry: _Entry, headers: MultiMapping[str]) -> CachedResponse | None:
         answer = entry.answer
         if answer.origin is not Origin.DISK or entry.until <= self._clock():
             return None
@@ -265,6 +268,8 @@ class ResponseCache:
         if rendition is None:
             return None
         rendition.close()
+        if IF_NONE_MATCH in headers and _has(headers, entry.etag):
+            return _not_modified(entry)
         # The encoded head has the Content-Length of the file that the handler found.
         if rendition.body is None or rendition.length != answer.length:
             return None

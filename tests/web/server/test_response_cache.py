@@ -231,6 +231,13 @@ def test_a_client_that_has_the_final_gets_304(bench: Bench) -> None:
     assert (found.status, found.head, found.body) == (304, b"304", b"")
 
 
+def test_an_evicted_final_is_not_confirmed_as_its_draft_may_be_served_now(bench: Bench) -> None:
+    plan = bench.keep("/serve/1")
+    bench.store.memory.delete(plan.variant)
+    for etag in (plan.variant.etag, "*"):
+        assert bench.find("/serve/1", If_None_Match=etag) is None
+
+
 class TestDraft:
     def test_a_hit_is_answered_and_requests_the_final(self, bench: Bench) -> None:
         plan = bench.keep("/serve/1", draft=True)
