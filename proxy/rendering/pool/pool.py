@@ -20,7 +20,7 @@ from proxy.domain.errors import (
     SourceQuarantined,
     SourceTooLarge,
 )
-from proxy.domain.worker_protocol import HOLDS, Job, JobFailure, Ping, RenditionSet, WorkerInfo
+from proxy.domain.worker_protocol import HOLDS, Job, JobFailure, Ping, WorkerInfo
 from proxy.rendering.pool.process import PendingJob, Sink, WorkerProcess
 from proxy.rendering.pool.worker_start import WorkerDied, WorkerStartOptions, WorkerUnfit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
@@ -140,11 +140,9 @@ class WorkerPool:
             ShuttingDown: the pool is closed.
         """
         self._jobs += 1
-        renditions = max(1, len(job.outputs)) if isinstance(job, RenditionSet) else 1
-        max_bytes = self._max_output_bytes * renditions
         deaths = 0
         while True:
-            pending = PendingJob(job, source, sink, max_bytes=max_bytes)
+            pending = PendingJob(job, source, sink, max_bytes=self._max_output_bytes)
             try:
                 with pending:
                     worker = await self._assign(pending)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
+import resource
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
@@ -41,6 +44,7 @@ _PIPE_BYTES = 1024 * 1024
 """Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
 _READ_BYTES = 256 * 1024
 _CLOSE_S = 1.0
+_CPUCLOCK_SCHED = 2
 
 OnFree = Callable[["WorkerProcess"], None]
 OnLost = Callable[["WorkerProcess", str], None]
@@ -56,16 +60,20 @@ class PendingJob:
     def __init__(
         self, job: Job[Any], source: int | None, sink: Sink, *, max_bytes: int = 0
     ) -> None:
-        """Without a ``source`` (a `Ping`) there is no pipe; the descriptor remains the caller's."""
+        """Without a ``source`` (a `Ping`) there is no pipe; the descriptor remains the caller's.
+
+        ``max_bytes`` limits one rendition.
+        """
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._datagram = encode(job)
         self._source = source
         self._sink = sink
-        self._max_bytes = max_bytes
         streams = isinstance(job, RenditionSet) and job.streams
         self._buffer: list[bytes] | None = None if streams else []
         self._extends_deadline = isinstance(job, RenditionSet) and job.framed
+        self.renditions = max(1, len(job.outputs)) if isinstance(job, RenditionSet) else 1
+        self._max_bytes = max_bytes * self.renditions
         self._deadline_s = 0.0
         self._deadline: asyncio.Timeout | None = None
         self._pipe: list[int] = []
@@ -196,10 +204,12 @@ class WorkerProcess:
         connection: socket.socket,
         hello: WorkerInfo,
         *,
+        max_cpu_s: float,
         supervisor: TaskSupervisor,
     ) -> None:
         """Use `start`, then `attend`."""
         self._process = process
+        self._max_cpu_s = max_cpu_s
         self._stderr_log = supervisor.start(
             BackgroundTask.WORKER_STDERR, partial(log_stderr, process.stderr, process.pid)
         )
@@ -232,7 +242,7 @@ class WorkerProcess:
                 process = await spawn(theirs.fileno(), options)
             hello = await first_message(process, ours, timeout_s)
             undo.pop_all()
-        return cls(process, ours, hello, supervisor=supervisor)
+        return cls(process, ours, hello, max_cpu_s=options.max_cpu_s, supervisor=supervisor)
 
     def attend(self, *, on_free: OnFree, on_lost: OnLost) -> None:
         """Start to process messages of the worker.
@@ -265,10 +275,41 @@ class WorkerProcess:
 
     def begin(self, job: PendingJob) -> bool:
         """Give a job to this idle worker; return False if the worker is gone."""
+        try:
+            self._allow_cpu(self._max_cpu_s * job.renditions)
+        except OSError:
+            return False
         if not self.alive or not job.send(self._connection):
             return False
         self._job = job
         return True
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that the process has used, in all its threads.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        # The clock of another process, as clock_getcpuclockid(3) computes its id.
+        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
+
+    def _allow_cpu(self, seconds: float) -> None:
+        """Grant this much more CPU time; after that the kernel sends SIGXCPU.
+
+        The deadline is shorter. This limit is for the case that the server itself hangs. The worker
+        must not be able to raise its limits, so the server sets this one.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        limit = math.ceil(self.cpu_s + seconds)
+        # Denied in containers whose root lacks CAP_SYS_RESOURCE: only the deadline applies there.
+        with contextlib.suppress(PermissionError):
+            _, hard = resource.prlimit(self.pid, resource.RLIMIT_CPU)
+            bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            # Only the soft limit: without privileges the hard one can never be raised again.
+            resource.prlimit(self.pid, resource.RLIMIT_CPU, (bound, hard))
 
     def works_on(self, job: PendingJob) -> bool:
         """Return whether this is the job in progress."""

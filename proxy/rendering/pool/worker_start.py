@@ -70,6 +70,8 @@ async def spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subproc
         sys.executable,
         *("-I", "-m", "proxy.rendering.worker", str(descriptor), json.dumps(asdict(options))),
         stdin=asyncio.subprocess.DEVNULL,
+        # Not the server's own: that may be a terminal, or a pipe that others read as its output.
+        stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         pass_fds=(descriptor,),
         env=_ENVIRONMENT,

@@ -36,7 +36,7 @@ from proxy.rendering.worker.imaging.analysis.analyse import analyse
 from proxy.rendering.worker.imaging.libvips import answered, configure, hello, lock_loaders
 from proxy.rendering.worker.imaging.probe import probe
 from proxy.rendering.worker.imaging.render import render_set
-from proxy.rendering.worker.sandbox.restrictions import allow_cpu, end_with_parent
+from proxy.rendering.worker.sandbox.restrictions import end_with_parent
 
 _LOWEST_PRIORITY = 19
 _MAX_DESCRIPTORS = 2
@@ -64,14 +64,12 @@ def prepare(options: Mapping[str, Any]) -> WorkerInfo:
     return replace(info, sandbox={**states, **sandbox.seal()})
 
 
-def run(job: Job[Any], source: int, target: int, *, max_cpu_s: float) -> Any:
-    """Run a job and return its reply; each of its renditions may use ``max_cpu_s``.
+def run(job: Job[Any], source: int, target: int) -> Any:
+    """Run a job and return its reply.
 
     Afterwards libvips holds no duplicate of either descriptor, so the reader of a pipe sees its end
     as soon as the caller closes the target.
     """
-    outputs = len(job.outputs) if isinstance(job, RenditionSet) else 1
-    allow_cpu(max_cpu_s * max(1, outputs))
     match job:
         case RenditionSet():
             return answered(partial(render_set, job, source, target), target_fd=target)
@@ -141,7 +139,7 @@ def main() -> None:
         except ConfigurationError as error:
             connection.send(encode(JobFailure("fault", str(error))))
             return
-        serve(connection, info, partial(run, max_cpu_s=options["max_cpu_s"]))
+        serve(connection, info, run)
 
 
 if __name__ == "__main__":

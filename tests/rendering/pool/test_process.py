@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -68,7 +70,7 @@ async def sleeper() -> asyncio.subprocess.Process:
 async def started() -> AsyncIterator[Started]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(0)
-    worker = WorkerProcess(await sleeper(), ours, INFO, supervisor=UNCOUNTED)
+    worker = WorkerProcess(await sleeper(), ours, INFO, max_cpu_s=10, supervisor=UNCOUNTED)
     events: list[str] = []
     worker.attend(
         on_free=lambda _: events.append("free"), on_lost=lambda _, reason: events.append(reason)
@@ -147,6 +149,37 @@ async def test_the_end_of_a_worker_fails_its_job(started: Started) -> None:
             await ping.result(HOUR_S)
 
 
+def cpu_limit(pid: int) -> tuple[int, int]:
+    return resource.prlimit(pid, resource.RLIMIT_CPU)
+
+
+async def test_the_kernel_limits_the_cpu_time_of_each_job(started: Started) -> None:
+    assert cpu_limit(started.worker.pid)[0] == resource.RLIM_INFINITY
+    with PendingJob(Ping(), None, lambda _: None) as ping:
+        assert started.worker.begin(ping)
+        soft, hard = cpu_limit(started.worker.pid)
+    assert 10 < soft <= 10 + math.ceil(started.worker.cpu_s)
+    assert hard == resource.RLIM_INFINITY, "or the limit could not be raised for the next job"
+
+
+async def test_a_lower_hard_limit_of_cpu_time_is_kept(started: Started) -> None:
+    resource.prlimit(started.worker.pid, resource.RLIMIT_CPU, (7, 7))
+    with PendingJob(Ping(), None, lambda _: None) as ping:
+        assert started.worker.begin(ping)
+    assert cpu_limit(started.worker.pid) == (7, 7)
+
+
+async def test_a_job_starts_where_limits_of_other_users_cannot_be_set(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(resource, "prlimit", denied)
+    with PendingJob(Ping(), None, lambda _: None) as ping:
+        assert started.worker.begin(ping)
+
+
 @pytest.fixture
 def first_message(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes | None]]:
     """What a new process sends first; None for nothing."""
@@ -199,7 +232,9 @@ async def test_an_unforeseen_error_does_not_end_the_log_of_standard_error(
 
     monkeypatch.setattr(process_module, "log_stderr", fail_once)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    worker = WorkerProcess(await sleeper(), ours, INFO, supervisor=restarts.supervisor)
+    worker = WorkerProcess(
+        await sleeper(), ours, INFO, max_cpu_s=10, supervisor=restarts.supervisor
+    )
     await again.wait()
     worker.kill()
     await worker.aclose()

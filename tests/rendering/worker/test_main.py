@@ -43,20 +43,14 @@ def test_a_worker_whose_loaders_leak_is_not_fit() -> None:
 SOURCE = studio.saved(Image.new("RGB", (40, 30), "teal"))
 
 
-HOUR_S = 3600
-"""More than the tests of this process take: it is limited."""
-
-
 def test_each_kind_of_job_has_its_result() -> None:
     render = studio.job_of(Geometry(20, 15, 20, 15), studio.PROFILES[Format.PNG])
     with studio.descriptor(SOURCE) as source, studio.descriptor(b"") as target:
-        assert isinstance(run(ProbeJob(studio.LIMITS), source, -1, max_cpu_s=HOUR_S), ProbeResult)
-        assert isinstance(
-            run(AnalyseJob(studio.LIMITS), source, -1, max_cpu_s=HOUR_S), AnalysisResult
-        )
-        assert isinstance(run(render, source, target, max_cpu_s=HOUR_S), RenditionSetResult)
+        assert isinstance(run(ProbeJob(studio.LIMITS), source, -1), ProbeResult)
+        assert isinstance(run(AnalyseJob(studio.LIMITS), source, -1), AnalysisResult)
+        assert isinstance(run(render, source, target), RenditionSetResult)
         with pytest.raises(TypeError):
-            run(Ping(), source, target, max_cpu_s=HOUR_S)
+            run(Ping(), source, target)
 
 
 def started(options: dict[str, object]) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -6,11 +6,9 @@ Nothing here can be undone. System calls that Python has no function for go thro
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import resource
 import signal
-import time
 from contextlib import suppress
 from itertools import count
 
@@ -119,17 +117,6 @@ def limit_resources(*, max_memory_bytes: int) -> None:
     ):
         bound = _within_hard(kind, wanted)
         resource.setrlimit(kind, (bound, bound))
-
-
-def allow_cpu(seconds: float) -> None:
-    """Grant this much more processor time; after that the kernel sends SIGXCPU.
-
-    The server's deadline is shorter. This limit is for the case that the server itself hangs.
-    """
-    until = _within_hard(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    # Only the soft limit: the hard one could not be raised for the next job.
-    resource.setrlimit(resource.RLIMIT_CPU, (until, hard))
 
 
 def _within_hard(kind: int, wanted: int) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import resource
 from collections.abc import Iterable
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -23,12 +24,12 @@ else:
 _ALLOWED = (
     # Given descriptors: the socket, the source, the target, and duplicates of them.
     *("read", "readv", "pread64", "preadv", "write", "writev", "lseek", "_llseek", "close"),
-    *("dup", "dup2", "dup3", "fstat", "fstat64", "fcntl", "fcntl64"),
+    *("dup", "dup2", "dup3", "fstat", "fstat64"),
     *("recvmsg", "recvfrom", "sendto", "sendmsg", "shutdown", "poll", "ppoll", "ppoll_time64"),
     # Memory, except executable pages; see `_restricted`.
     *("brk", "munmap", "mremap", "madvise", "mincore", "membarrier"),
     # Own threads, locks and sleep.
-    *("futex", "futex_time64", "futex_waitv", "set_robust_list", "get_robust_list", "rseq"),
+    *("futex", "futex_time64", "futex_waitv", "set_robust_list", "rseq"),
     *("sched_yield", "sched_getaffinity", "sched_getattr", "getcpu"),
     *("nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "restart_syscall"),
     *("exit", "exit_group"),
@@ -39,6 +40,17 @@ _ALLOWED = (
     # Own signal handling.
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
 )
+
+_FCNTL_COMMANDS = (
+    fcntl.F_DUPFD,
+    fcntl.F_DUPFD_CLOEXEC,
+    fcntl.F_GETFD,
+    fcntl.F_SETFD,
+    fcntl.F_GETFL,
+)
+"""Commands of fcntl(2) that a worker needs. With F_SETOWN, F_SETSIG and O_ASYNC (F_SETFL) a
+descriptor sends any signal to any process of the same user, so it could kill the server; leases and
+locks make the server wait for this process."""
 
 _CLONE_THREAD = 0x00010000
 _PROT_EXEC = 0x4
@@ -71,6 +83,19 @@ def filter_all_threads() -> None:
     rules.load()
 
 
+def check_signals() -> None:
+    """Check that no descriptor can be made to send signals (F_SETOWN of fcntl(2)).
+
+    Raises:
+        RuntimeError: it can, so this process can kill others of the same user, the server included.
+    """
+    try:
+        fcntl.fcntl(0, fcntl.F_SETOWN, 0)
+    except PermissionError:
+        return
+    raise RuntimeError("fcntl(2) accepts F_SETOWN, so a worker can send signals to other processes")
+
+
 def _restricted(seccomp: ModuleType) -> Iterable[tuple[Any, ...]]:
     """Yield the system calls that are allowed with certain arguments only."""
 
@@ -86,8 +111,10 @@ def _restricted(seccomp: ModuleType) -> Iterable[tuple[Any, ...]]:
     # fstat of glibc 2.33 and later: a descriptor with an empty path.
     yield "newfstatat", masked(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
     yield "prctl", equals(0, _PR_SET_NAME)
-    # The worker raises its own limit of processor time for each job.
-    yield "prlimit64", equals(0, 0), equals(1, resource.RLIMIT_CPU)
+    for name, command in product(("fcntl", "fcntl64"), _FCNTL_COMMANDS):
+        yield name, equals(1, command)
+    # Reads own limits: the address of new ones is NULL. The server sets the limit of each job.
+    yield "prlimit64", equals(0, 0), equals(2, 0)
     # abort(3) signals the calling thread.
     yield "tgkill", equals(0, os.getpid())
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import mmap
 import os
+import resource
+import signal
 import socket
 import sys
 import threading
@@ -33,6 +36,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _raw(number: int, *arguments: int) -> None:
     if _libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), "refused")
+
+
+def _named(name: str, *arguments: int) -> None:
+    import pyseccomp  # noqa: PLC0415 - its absence is tried as well
+
+    _raw(pyseccomp.resolve_syscall(pyseccomp.system_arch(), name), *arguments)
 
 
 def _fork() -> None:
@@ -76,6 +85,94 @@ ATTEMPTS: Mapping[str, Callable[[], object]] = {
     "read the clock": os.times,
 }
 """What a worker might try; the last three are what it has to be able to do."""
+
+
+_READ_END, _WRITE_END = os.pipe()
+_MEMORY = os.memfd_create("inside", os.MFD_ALLOW_SEALING)
+_PIDFD = os.pidfd_open(os.getppid())
+# SIGURG is ignored by default: with SIGKILL a fault of the filter would end the tests themselves.
+_F_SETSIG, _F_SETOWN_EX, _F_OFD_SETLK, _F_SET_RW_HINT = 10, 15, 37, 1036
+_SIGINFO = (ctypes.c_int * 32)(0, 0, -1)
+# The limits in force: without a filter nobody needs a privilege to set them again.
+_LIMITS = (ctypes.c_int64 * 2)(*resource.getrlimit(resource.RLIMIT_CPU))
+_FILE_LIMITS = (ctypes.c_int64 * 2)(*resource.getrlimit(resource.RLIMIT_NOFILE))
+_NUMBER = (ctypes.c_uint64 * 16)()
+_CPU, _FILES = resource.RLIMIT_CPU, resource.RLIMIT_NOFILE
+_FIOASYNC, _FIOSETOWN, _SIOCSPGRP = 0x5452, 0x8901, 0x8902
+_PARENT, _NICE = os.getppid(), os.nice(0)
+
+
+def _at(value: Any) -> int:
+    return ctypes.addressof(value)
+
+
+HOLES: Mapping[str, Callable[[], object]] = {
+    "own a descriptor": lambda: fcntl.fcntl(_READ_END, fcntl.F_SETOWN, _PARENT),
+    "own a descriptor (extended)": lambda: _named("fcntl", _READ_END, _F_SETOWN_EX, _at(_NUMBER)),
+    "choose its signal": lambda: fcntl.fcntl(_READ_END, _F_SETSIG, signal.SIGURG),
+    "have it send signals": lambda: fcntl.fcntl(_READ_END, fcntl.F_SETFL, os.O_ASYNC),
+    "lease a file": lambda: fcntl.fcntl(_MEMORY, fcntl.F_SETLEASE, fcntl.F_WRLCK),
+    "be notified of a directory": lambda: fcntl.fcntl(_READ_END, fcntl.F_NOTIFY, 0),
+    "lock a file": lambda: fcntl.lockf(_MEMORY, fcntl.LOCK_EX),
+    "lock an open file": lambda: _named("fcntl", _MEMORY, _F_OFD_SETLK, _at(_NUMBER)),
+    "flock a file": lambda: fcntl.flock(_MEMORY, fcntl.LOCK_EX),
+    "resize a pipe": lambda: fcntl.fcntl(_READ_END, fcntl.F_SETPIPE_SZ, 4096),
+    "seal a file": lambda: fcntl.fcntl(_MEMORY, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW),
+    "hint at a file": lambda: _named("fcntl", _MEMORY, _F_SET_RW_HINT, _at(_NUMBER)),
+    "a command beyond 32 bits": lambda: _named("fcntl", _READ_END, 1 << 32 | 8, _PARENT),
+    "have it send signals (ioctl)": lambda: _named("ioctl", _READ_END, _FIOASYNC, _at(_NUMBER)),
+    "own a descriptor (FIOSETOWN)": lambda: _named("ioctl", _READ_END, _FIOSETOWN, _at(_NUMBER)),
+    "own a descriptor (SIOCSPGRP)": lambda: _named("ioctl", _READ_END, _SIOCSPGRP, _at(_NUMBER)),
+    "kill": lambda: os.kill(_PARENT, 0),
+    "kill a group": lambda: os.killpg(os.getpgid(0), 0),
+    "tkill": lambda: _named("tkill", _PARENT, 0),
+    "tgkill another": lambda: _named("tgkill", _PARENT, _PARENT, 0),
+    "rt_sigqueueinfo": lambda: _named("rt_sigqueueinfo", _PARENT, 0, _at(_SIGINFO)),
+    "pidfd_open": lambda: os.pidfd_open(_PARENT),
+    "pidfd_send_signal": lambda: _named("pidfd_send_signal", _PIDFD, 0, 0, 0),
+    "a timer that signals": lambda: signal.setitimer(signal.ITIMER_REAL, 60),
+    "set its CPU limit": lambda: _named("prlimit64", 0, _CPU, _at(_LIMITS), 0),
+    "set its CPU limit (setrlimit)": lambda: _named("setrlimit", _CPU, _at(_LIMITS)),
+    "set its limit of descriptors": lambda: _named("prlimit64", 0, _FILES, _at(_FILE_LIMITS), 0),
+    "read limits of another": lambda: resource.prlimit(_PARENT, _CPU),
+    "set limits of another": lambda: _named("prlimit64", _PARENT, _CPU, _at(_LIMITS), 0),
+    "set its priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, _NICE),
+    "change its scheduler": lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)),
+    "move to other cores": lambda: os.sched_setaffinity(_PARENT, os.sched_getaffinity(0)),
+    "change a scheduler": lambda: _named("sched_setattr", _PARENT, _at(_NUMBER), 0),
+    "set its I/O priority": lambda: _named("ioprio_set", 1, 0, 4 << 13),
+    "find locks of another": lambda: _named("get_robust_list", _PARENT, _at(_NUMBER), _at(_NUMBER)),
+}
+"""Ways to reach the server or to shed a limit by system calls that a worker needs in another form,
+and their siblings."""
+
+NEEDS: Mapping[str, Callable[[], object]] = {
+    "duplicate a descriptor": lambda: os.close(os.dup(_READ_END)),
+    "read the flags of a descriptor": lambda: fcntl.fcntl(_READ_END, fcntl.F_GETFL),
+    "read its own limits": lambda: resource.getrlimit(_CPU),
+}
+
+_KNOWN_CALLS = 470
+
+
+def _unfiltered_calls() -> list[str]:
+    """The system calls without a rule of their own that the filter lets through."""
+    import pyseccomp  # noqa: PLC0415
+
+    from proxy.rendering.worker.sandbox import seccomp  # noqa: PLC0415
+
+    arch = pyseccomp.system_arch()
+    restricted = {name for name, *_ in seccomp._restricted(pyseccomp)}
+    allowed = {*seccomp._ALLOWED, *restricted, "clone3"}
+    found = []
+    for number in range(_KNOWN_CALLS):
+        try:
+            name = pyseccomp.resolve_syscall(arch, number).decode()
+        except ValueError:
+            continue
+        if name not in allowed and _tried(lambda: _raw(number)) != "EPERM":  # noqa: B023
+            found.append(name)
+    return found
 
 
 def _tried(attempt: Callable[[], object]) -> str:
@@ -131,6 +228,10 @@ def main() -> None:
         except ConfigurationError as error:
             told["unfit"] = str(error)
     told["attempts"] = {name: _tried(attempt) for name, attempt in ATTEMPTS.items()}
+    if "no-libseccomp" not in sys.argv:
+        told["holes"] = {name: _tried(attempt) for name, attempt in {**HOLES, **NEEDS}.items()}
+    if "sealed-only" in orders:
+        told["unfiltered"] = _unfiltered_calls()
     told["environment"] = dict(os.environ)
     print(json.dumps(told))
 

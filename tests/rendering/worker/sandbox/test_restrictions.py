@@ -15,7 +15,7 @@ from proxy.rendering.worker.sandbox import restrictions
 from proxy.rendering.worker.sandbox.restrictions import prctl, syscall
 from tests.faults.server import Server
 from tests.rendering.worker.sandbox.processes import MIB, OF_FILES, OPTIONS, inside, limits, threads
-from tests.support.server import Library, Serve, Serving
+from tests.support.server import Serve, Serving
 
 _PR_GET_PDEATHSIG_INVALID = 9999
 _NO_SUCH_CALL = 100_000
@@ -62,16 +62,6 @@ async def test_every_worker_has_limits(server: Serving) -> None:
         assert found["Max file size"] == found["Max core file size"] == ("0", "0")
 
 
-async def test_a_job_has_a_limit_of_processor_time(serve: Serve, library: Library) -> None:
-    server = await serve(workers={"count": 1, "deadline_s": 20}, upgrades={"deadline_s": 10})
-    (pid,) = server.services.rendering.pool.pids
-    assert limits(pid)["Max cpu time"][0] == "unlimited"
-    target = f"/serve/{library.ids['photo']}?w=64"
-    assert (await server.client.get(target)).status == 200
-    soft, _ = limits(pid)["Max cpu time"]
-    assert 40 < int(soft) < 60
-
-
 def test_a_lower_hard_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[int, tuple[int, int]] = {}
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 10))
@@ -79,16 +69,6 @@ def test_a_lower_hard_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     restrictions.limit_resources(max_memory_bytes=1000)
     assert found[resource.RLIMIT_AS] == (10, 10)
     assert found[resource.RLIMIT_CORE] == (0, 0)
-
-
-def test_only_the_soft_limit_of_processor_time_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: dict[int, tuple[int, int]] = {}
-    hard = resource.RLIM_INFINITY
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
-    monkeypatch.setattr(resource, "setrlimit", found.__setitem__)
-    monkeypatch.setattr("time.process_time", lambda: 5.5)
-    restrictions.allow_cpu(30)
-    assert found == {resource.RLIMIT_CPU: (36, hard)}
 
 
 OLD_KERNEL = """
