@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
@@ -18,12 +23,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from proxy import __version__
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable, SmartserveError
+from proxy.runtime.thread_pool import DaemonExecutor
 from proxy.settings import Settings, load_settings
-from proxy.telemetry.logging import configure_logs
+from proxy.telemetry.logging import OUTPUT, configure_logs
+
+CLOSE_S = 5.0
+"""Time for closing everything once no response is sent any more."""
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
+_LOG_S = 1.0
 _SUMMARY = "Serve images by id in the requested size and the best format that the client accepts."
 app = typer.Typer(
     name="smartserve",
@@ -108,6 +118,65 @@ def read_settings(config: Path | None, data_dir: Path | None = None, **server: o
     return settings
 
 
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, which no thread that hangs in a dead file system prevents.
+
+    After Ctrl-C, and after the coroutine, the process has `CLOSE_S` to end.
+    """
+    try:
+        return uvloop.run(_run(main))
+    finally:
+        while _timers:
+            _timers.pop().cancel()
+
+
+async def _run(main: Coroutine[Any, Any, T]) -> T:
+    asyncio.get_running_loop().set_default_executor(DaemonExecutor())
+    cancel = signal.getsignal(signal.SIGINT)
+    if callable(cancel) and threading.current_thread() is threading.main_thread():
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            # The cancellation waits for threads that use what the coroutine would close.
+            end_process_after(CLOSE_S, code=128 + number)
+            cancel(number, frame)
+
+        signal.signal(signal.SIGINT, interrupt)
+    code = 1
+    try:
+        result = await main
+        code = int(isinstance(result, int) and result > 0)
+        return result
+    finally:
+        end_process_after(CLOSE_S, code=code)
+
+
+def end_process_after(seconds: float, *, code: int = 0) -> None:
+    """End the process after a time unless it, or `run`, has ended by then."""
+    timer = threading.Timer(seconds, _end_process, (code,))
+    timer.daemon = True
+    _timers.append(timer)
+    timer.start()
+
+
+_timers: list[threading.Timer] = []
+
+
+def _end_process(code: int) -> None:
+    frames = sys._current_frames()  # noqa: SLF001 - documented, in spite of its name
+    others = [one for one in threading.enumerate() if one is not threading.current_thread()]
+    log.error(
+        "exit_forced",
+        detail="a thread does not end, for example in a file system that does not respond",
+        threads={
+            f"{one.name}-{one.native_id}": f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            for one in others
+            if (frame := frames.get(one.ident or 0)) is not None
+        },
+    )
+    OUTPUT.drain(_LOG_S)
+    os._exit(code)
+
+
 def command(
     name: str | None = None, *, group: typer.Typer = app
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
@@ -119,9 +188,9 @@ def command(
 
     def register(function: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(function)
-        def run(config: Path | None, data_dir: Path | None, **options: Any) -> None:
+        def complete(config: Path | None, data_dir: Path | None, **options: Any) -> None:
             result = function(read_settings(config, data_dir), **options)
-            failures = uvloop.run(result) if inspect.iscoroutine(result) else result
+            failures = run(result) if inspect.iscoroutine(result) else result
             raise SystemExit(1 if failures else 0)
 
         # Typer reads the options from the signature: those of the command, then the shared ones.
@@ -130,8 +199,8 @@ def command(
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
             for option, hint in (("config", ConfigOption), ("data_dir", DataDirOption))
         ]
-        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        return group.command(name)(run)
+        complete.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        return group.command(name)(complete)
 
     return register
 

@@ -10,13 +10,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-import uvloop
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from proxy.app.doctor import open_installation
-from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, errors
+from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, errors, run
 from proxy.doctor.check import Finding, Verdict
 from proxy.doctor.installation import Installation
 from proxy.doctor.table import examine
@@ -71,7 +70,7 @@ def doctor(
             public=settings.server.public_url if public is None else public,
             media_id=media_id,
         )
-        findings = uvloop.run(_examine(installation))
+        findings = run(_examine(installation))
     counts = Counter(one.verdict for one in findings)
     if as_json:
         fields = {

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
 from proxy.app.rendering import worker_info
 from proxy.app.startup_checks import check_worker, installation_faults
 from proxy.app.storage import schemas
-from proxy.cli.base import ConfigOption, DataDirOption, app, command, database_app, read_settings
+from proxy.cli.base import (
+    ConfigOption,
+    DataDirOption,
+    app,
+    command,
+    database_app,
+    read_settings,
+    run,
+)
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import Settings
 from proxy.settings.reference import markdown, settings_file, tables
@@ -32,9 +39,9 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None) ->
     settings = read_settings(config, data_dir)
     if faults := installation_faults(settings):
         raise ConfigurationError(faults)
-    uvloop.run(_check_databases(settings))
+    run(_check_databases(settings))
     # Only a worker process may load libvips.
-    worker = uvloop.run(worker_info(settings))
+    worker = run(worker_info(settings))
     check_worker(worker)
     print(f"ok: {config or 'defaults'}; data in {settings.data_path}")
     print(f"libvips {worker.libvips}; opens {', '.join(worker.source_types)}")
@@ -91,7 +98,7 @@ def db_upgrade(settings: Settings) -> None:
     """Create or upgrade the tables of the database; existing rows are kept."""
     # SQLite creates its file, but not the directory.
     settings.data_path.mkdir(parents=True, exist_ok=True)
-    print("upgraded" if uvloop.run(_upgrade(settings)) else "up to date")
+    print("upgraded" if run(_upgrade(settings)) else "up to date")
 
 
 async def _upgrade(settings: Settings) -> bool:

@@ -1,6 +1,7 @@
 """Blocking work in daemon threads: a hung file system never keeps the process from ending.
 
-`ThreadPool` bounds the number of threads; `in_daemon_thread` starts one for each call.
+`ThreadPool` bounds the number of threads; `in_daemon_thread` starts one for each call, and
+`DaemonExecutor` does so for `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -150,6 +152,28 @@ async def in_daemon_thread(
         if working.exception() is None and release is not None:
             release(working.result())
         raise
+
+
+class DaemonExecutor(ThreadPoolExecutor):
+    """An executor for `asyncio.to_thread` with a daemon thread for each call.
+
+    The loop and the interpreter join the threads of the default executor when they end.
+    """
+
+    def submit(self, fn: Callable[..., _T], /, *arguments: Any, **options: Any) -> Future[_T]:
+        """Start a thread; return the future of its result."""
+        job: Future[_T] = Future()
+        work = partial(fn, *arguments, **options)
+        threading.Thread(target=_complete_unless_cancelled, args=(job, work), daemon=True).start()
+        return job
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature of the base class
+        """Do nothing: nobody waits for the threads."""
+
+
+def _complete_unless_cancelled(job: Future[_T], work: Callable[[], _T]) -> None:
+    if job.set_running_or_notify_cancel():
+        _complete(job, work)
 
 
 def _work(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,47 @@ def test_a_command_receives_its_settings_and_exits_with_1_after_failures(
 
     done = CliRunner().invoke(group, [failures, "--data-dir", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (code, f"{tmp_path}\n")
+
+
+HANGING = """
+import asyncio, os, signal, sys, time
+from functools import partial
+from proxy.cli import base
+from proxy.runtime.thread_pool import in_daemon_thread
+from proxy.settings import LogSettings
+base.CLOSE_S = 0.2
+base.configure_logs(LogSettings())
+
+async def in_executor():
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+    return 3
+
+async def in_daemon():
+    task = asyncio.create_task(in_daemon_thread(partial(time.sleep, 600)))
+    await asyncio.sleep(0)
+    return 3
+
+async def interrupted():
+    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
+    await in_daemon_thread(partial(time.sleep, 600))
+
+print(base.run(globals()[sys.argv[1]]()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "output"),
+    [("in_executor", 0, "3\n"), ("in_daemon", 1, ""), ("interrupted", 130, "")],
+)
+def test_a_thread_that_hangs_does_not_keep_a_command_from_ending(
+    function: str, code: int, output: str
+) -> None:
+    command = [sys.executable, "-c", HANGING, function]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (code, output)
+    # With the place where each thread hangs.
+    assert ("exit_forced" in done.stderr) == (code > 0)
+    assert ("in-thread-" in done.stderr) == (code > 0)
 
 
 def test_an_error_of_the_settings_exits_with_2_and_one_line_for_each_fault(

@@ -49,8 +49,8 @@ USED = {
 }
 """By owner and name: what proxy/ needs it for."""
 
-_PUBLIC = {"_replace", "_fields", "_asdict", "_mapping"}
-"""Documented, in spite of the underscore: of named tuples, and of SQLAlchemy's rows."""
+_PUBLIC = {"_replace", "_fields", "_asdict", "_mapping", "_exit", "_current_frames"}
+"""Documented, in spite of the underscore: of named tuples, SQLAlchemy's rows, os and sys."""
 _OWN = sys.stdlib_module_names | {"proxy", "__future__"}
 
 
