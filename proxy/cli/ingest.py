@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,14 +18,14 @@ from proxy.app.services import open_services
 from proxy.app.startup_checks import start_tracing
 from proxy.app.storage import open_storage
 from proxy.app.uploads import open_uploads
-from proxy.cli.base import JsonOption, command
+from proxy.cli.base import CLOSE_S, JsonOption, command, end_process_after
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.upload import QueueReport, StepState
 from proxy.ingest.worker_loop import running_worker
 from proxy.settings import Settings
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.logging import OUTPUT
-from proxy.web.server.runner import interruptible, stop_signals
+from proxy.web.server.runner import StopSignals, interruptible
 
 Uploads = Mapping[str, int | str]
 """Uploads at the main API by status; a text says why the number is unknown."""
@@ -53,20 +54,21 @@ async def ingest(
     # Without uploads there is nothing to wait for.
     if not has_worker(settings):
         raise ConfigurationError(["ingest.main_api_url is not set: set it, or main.enabled = true"])
-    stopped = stop_signals()
+    drain_s = settings.server.drain_s
+    signals = StopSignals.listen(partial(end_process_after, drain_s + CLOSE_S))
     async with AsyncExitStack() as stack:
         # If nobody reads standard error, a write to it would block the event loop.
         stack.enter_context(OUTPUT.in_background())
         enter = stack.enter_async_context
-        async with interruptible(stopped):
+        async with interruptible(signals.received):
             tracing = await enter(start_tracing(settings.tracing))
             services = await enter(open_services(settings, tracing=tracing))
             worker = await enter(open_ingest(services, ingest_urls(settings)))
             # run_once returns when no upload is due.
             if once:
                 return await worker.run_once()
-            await enter(running_worker(worker, drain_s=settings.server.drain_s))
-        await stopped.wait()
+            await enter(running_worker(worker, drain_s=drain_s))
+        await signals.received.wait()
     return 0
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
-import uvloop
 
 from proxy import __version__
 from proxy.app.ingest import has_worker, local_queue, open_ingest
@@ -17,7 +17,15 @@ from proxy.app.services import Services, open_services
 from proxy.app.startup_checks import check_start, start_tracing
 from proxy.app.uploads import open_uploads
 from proxy.app.web import build_http_server
-from proxy.cli.base import ConfigOption, DataDirOption, app, read_settings
+from proxy.cli.base import (
+    CLOSE_S,
+    ConfigOption,
+    DataDirOption,
+    app,
+    end_process_after,
+    read_settings,
+    run,
+)
 from proxy.cli.ingest import ingest_urls
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType
@@ -27,7 +35,7 @@ from proxy.library.import_files import walk
 from proxy.runtime.systemd_notify import ServiceManager, service_notifications
 from proxy.settings import Settings
 from proxy.telemetry.logging import OUTPUT
-from proxy.web.server.runner import interruptible, stop_signals
+from proxy.web.server.runner import StopSignals, interruptible
 
 log = structlog.get_logger(__name__)
 
@@ -55,20 +63,24 @@ def serve(
     check_start(settings)
     # If nobody reads standard error, a write to it would block the event loop.
     with OUTPUT.in_background():
-        uvloop.run(_serve(settings, samples=samples))
+        run(_serve(settings, samples=samples))
 
 
 async def _serve(settings: Settings, *, samples: bool) -> None:
-    stopped = stop_signals()
+    server = settings.server
+    stop_s = server.lame_duck_s + server.drain_s + CLOSE_S
+    signals = StopSignals.listen(partial(end_process_after, stop_s))
     async with AsyncExitStack() as stack:
         # A signal during the start cancels it; the stack then stops what has started.
-        async with interruptible(stopped):
-            await _start(stack, settings, samples=samples)
-        await stopped.wait()
+        async with interruptible(signals.received):
+            await _start(stack, settings, signals, samples=samples)
+        await signals.received.wait()
         log.info("stopping")
 
 
-async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) -> None:
+async def _start(
+    stack: AsyncExitStack, settings: Settings, signals: StopSignals, *, samples: bool
+) -> None:
     """Start all parts and print the address; ``stack`` stops them in the reverse order."""
     enter = stack.enter_async_context
     tracing = await enter(start_tracing(settings.tracing))
@@ -82,6 +94,8 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
     surface = build_http_server(services, main)
     if surface.access_log is not None:
         stack.callback(surface.access_log.flush)
+    # After the last response. What is left to close may hang with the storage.
+    stack.callback(end_process_after, CLOSE_S)
     port = await enter(surface.runner.listening())
     await enter(services.queue_metrics.running(supervisor))
     if settings.ingest.embedded and has_worker(settings):
@@ -95,6 +109,8 @@ async def _start(stack: AsyncExitStack, settings: Settings, *, samples: bool) ->
         await enter(main.running(settings.base_url(port), services.metrics, supervisor))
     # No client waits for finals: the rest of server.drain_s is left to responses.
     stack.push_async_callback(services.serving.finals_queue.stop)
+    # These run first after a signal, before anything is waited for.
+    stack.callback(surface.runner.begin_drain, signals.hurried)
     stack.callback(surface.health.drain)
     manager = ServiceManager.of(os.environ)
     pool = services.rendering.pool

@@ -70,9 +70,13 @@ class ServerSettings(Section):
     """Maximum number of open connections. Above it the server answers 503, except that a few
     connections are reserved for /healthz, /readyz and /metrics. If the limit of open files is too
     low, this value is lowered at start and a warning is logged. 0: as many as that limit allows."""
+    lame_duck_s: float = Field(5, ge=0, le=600)
+    """Time after SIGTERM in which the server still accepts connections, while /readyz fails and
+    each response closes its connection. Must be longer than a load balancer needs to notice. A
+    second signal, or Ctrl-C, ends this time."""
     drain_s: Seconds = 20
-    """Time that running requests have to finish after SIGTERM. Must be shorter than the time after
-    which the service manager kills the process."""
+    """Time that running requests have to finish after lame_duck_s. The service manager must kill
+    the process only after both times and five seconds more."""
     # As in aiohttp and Apache.
     max_header_bytes: int = Field(8190, ge=1024, le=65536)
     """Maximum length of the request line, and of each header line."""

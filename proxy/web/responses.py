@@ -118,7 +118,8 @@ class BufferedResponse(web.StreamResponse):
             ConnectionError: the client has left, or was disconnected because it read nothing.
         """
         self._written = True
-        self._keep_alive = keep_alive = request.keep_alive
+        # False after `force_close`.
+        self._keep_alive = keep_alive = request.keep_alive and self._keep_alive is not False
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError

@@ -75,7 +75,11 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment with only these settings of smartserve."""
+    """Return this process's environment with only these settings of smartserve.
+
+    By default a server stops at once: nothing has to notice that it is not ready.
+    """
+    settings = {"SERVER__LAME_DUCK_S": "0", **settings}
     bare = {name: value for name, value in os.environ.items() if "SMARTSERVE_" not in name}
     return bare | {f"SMARTSERVE_{name}": value for name, value in settings.items()}
 

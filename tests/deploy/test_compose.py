@@ -117,7 +117,8 @@ def test_traces_are_sent_to_a_confined_service(
 
 def test_the_grace_period_covers_the_drain() -> None:
     grace_s = seconds(SERVICES["smartserve"]["stop_grace_period"])
-    assert grace_s >= Settings().server.drain_s + _DRAINED_S
+    server = Settings().server
+    assert grace_s >= server.lame_duck_s + server.drain_s + _DRAINED_S
 
 
 def test_secrets_are_created_once_and_only_for_their_owner(prepared: Path) -> None:

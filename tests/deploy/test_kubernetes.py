@@ -86,9 +86,8 @@ def test_the_settings_allow_the_server_to_start(
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_grace_period_covers_the_drain(overlay: str, tmp_path: Path) -> None:
-    (sleep, before_s) = container(overlay)["lifecycle"]["preStop"]["exec"]["command"]
-    assert sleep == "sleep"
-    needed_s = int(before_s) + settings_of(overlay, tmp_path).server.drain_s + _DRAINED_S
+    server = settings_of(overlay, tmp_path).server
+    needed_s = server.lame_duck_s + server.drain_s + _DRAINED_S
     assert pod(overlay)["terminationGracePeriodSeconds"] >= needed_s
 
 

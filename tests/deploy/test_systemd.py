@@ -56,7 +56,8 @@ def test_the_stop_timeout_covers_the_drain_and_the_folders_are_private() -> None
     settings = tomllib.loads((ROOT / "config" / "production.toml").read_text())
     stop = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert stop is not None
-    assert int(stop[1]) >= settings["server"]["drain_s"] + 5
+    server = settings["server"]
+    assert int(stop[1]) >= server["lame_duck_s"] + server["drain_s"] + 5
     assert settings["data_dir"] == "/var/lib/smartserve"
     assert settings["renditions"]["directory"] == "/var/cache/smartserve"
     files = re.search(r"^LimitNOFILE=(\d+)$", unit, re.MULTILINE)

@@ -11,25 +11,30 @@ import time
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import DEVNULL
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from itertools import cycle
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.benchmarks.servers import command, environment
+from tests.deploy.front import nginx
 from tests.faults.conftest import Launch
 from tests.faults.server import Server, ended, variables
 from tests.faults.table import Figure, Record
+from tests.support.mounts import dead
 from tests.support.server import Library
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, pause_between_pieces
 
 pytestmark = pytest.mark.slow
 
 _DRAIN_S = 20
 _LITTLE_S = 5.0
 """Time that a server may need beyond its drain time, on a busy machine."""
+_CLOSE_S = 5.0
+"""Time that a server has to close everything after its last response."""
 _WIDTHS = (48, 64, 96, 128, 256, 384, 640)
 _SLOW_READER_S = 3.0
 _TWO_STAGES = {
@@ -208,6 +213,154 @@ async def test_a_client_that_never_reads_does_not_prevent_the_exit(
     assert (code, truncated) == (0, 0)
     assert _leftovers(server.data_dir, workers) == []
     record(Figure(19, "SIGTERM, twice, with a client that never reads", 1, truncated))
+
+
+_RESTARTS = 10
+_CLIENTS = 6
+_PACE_S = 0.03
+
+
+class _Pool:
+    """Two servers behind a balancer that sends requests to those that are ready."""
+
+    def __init__(self, servers: Sequence[Server], references: Mapping[str, bytes]) -> None:
+        self.servers = servers
+        self.references = references
+        self.ready = dict.fromkeys(servers, True)
+        self.stopped = False
+        self.outcomes: Counter[str] = Counter()
+
+    async def balance(self) -> None:
+        """Request the readiness of each server all the time."""
+        async with aiohttp.ClientSession() as probe:
+            while not self.stopped:
+                for server in self.servers:
+                    try:
+                        async with probe.get(f"{server.base}/readyz") as answer:
+                            self.ready[server] = answer.status == 200
+                    except aiohttp.ClientError:
+                        self.ready[server] = False
+                await pause_between_pieces(0.05)
+
+    async def send_all(self, send: Callable[[str], Awaitable[bytes]]) -> None:
+        """Send requests until the end, each at the response of the one before."""
+        for target in cycle(self.references):
+            if self.stopped:
+                return
+            try:
+                right = await send(target) == self.references[target]
+                self.outcomes["whole" if right else "wrong"] += 1
+            except (aiohttp.ClientError, OSError, EOFError) as error:
+                self.outcomes[repr(error)] += 1
+            await pause_between_pieces(_PACE_S)
+
+    async def keep(self, first: int) -> None:
+        """Send requests on a kept connection, and on another one after ``Connection: close``."""
+        kept: list[tuple[StreamReader, StreamWriter]] = []
+        order = cycle(self.servers)
+        if first:
+            next(order)
+
+        async def send(target: str) -> bytes:
+            if not kept:
+                server = next(one for one in order if self.ready[one])
+                kept.append(await asyncio.open_connection("127.0.0.1", server.port))
+            reader, writer = kept[0]
+            writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            body = await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+            if b"connection: close" in head:
+                kept.clear()
+                await _closed(writer)
+            return body
+
+        await self.send_all(send)
+        for _, writer in kept:
+            await _closed(writer)
+
+    async def pass_proxy(self, base: str) -> None:
+        """Send requests through nginx, which keeps connections to both servers."""
+        async with aiohttp.ClientSession(base) as client:
+
+            async def send(target: str) -> bytes:
+                async with client.get(target) as answer:
+                    return await answer.read()
+
+            await self.send_all(send)
+
+
+async def _closed(writer: StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+@pytest.mark.drill
+async def test_ten_rolling_restarts_under_load_lose_no_request(
+    launch: Launch, library: Library, record: Record, tmp_path: Path
+) -> None:
+    """About 90 s."""
+    sections = {"server": {"lame_duck_s": 2}, "workers": {"count": 1}}
+    servers = [
+        await launch(sections, data_dir=library.copy(tmp_path / name)) for name in ("one", "two")
+    ]
+    targets = [
+        f"/serve/{library.ids[name]}?w={width}&format={form}"
+        for name in ("photo", "logo")
+        for width in (64, 256)
+        for form in ("webp", "png")
+    ]
+    pool = _Pool(servers, await _references(servers[0], targets))
+    await _references(servers[1], targets)
+    ports = "".join(f"server 127.0.0.1:{one.port} max_fails=0; " for one in servers)
+    changes = [("upstream.conf", f"server 127.0.0.1:{servers[0].port} max_fails=0;", ports)]
+    with nginx(tmp_path / "nginx", "files", upstream=servers[0].port, changes=changes) as front:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pool.balance())
+            for number in range(_CLIENTS):
+                group.create_task(pool.keep(number % 2))
+                group.create_task(pool.pass_proxy(front.base))
+            try:
+                for number in range(_RESTARTS):
+                    server = servers[number % 2]
+                    server.signal(signal.SIGTERM)
+                    assert await server.ended() == 0
+                    await server.start()
+                    await eventually(lambda server=server: pool.ready[server])  # type: ignore[misc]
+            finally:
+                pool.stopped = True
+    whole = pool.outcomes.pop("whole")
+    assert pool.outcomes == {}
+    assert whole > 50 * _RESTARTS
+    assert not any("exit_forced" in server.output() for server in servers)
+    record(Figure(19, "rolling restarts under load", _RESTARTS, 0, f"{whole} requests"))
+
+
+@pytest.mark.parametrize("part", ["originals", "renditions"])
+async def test_a_file_system_that_does_not_respond_does_not_prevent_the_exit(
+    launch: Launch, library: Library, record: Record, part: str
+) -> None:
+    sections = {"storage": {"open_timeout_s": 1}, "server": {"drain_s": 1}}
+    server = await launch(sections)
+    photo, logo = library.ids["photo"], library.ids["logo"]
+    async with server.client() as client:
+        async with client.get(f"/serve/{photo}?w=64") as answer:
+            body = await answer.read()
+        with dead(server.data_dir / part):
+            asked = [
+                asyncio.create_task(client.get(f"/serve/{logo}?w={width}")) for width in _WIDTHS
+            ]
+            await _until(server, "smartserve_requests_total", 1)
+            async with client.get(f"/serve/{photo}?w=64") as answer:
+                assert await answer.read() == body, "from memory"
+            workers, began = server.workers(), time.monotonic()
+            server.signal(signal.SIGTERM)
+            code = await server.ended(1 + _CLOSE_S + _LITTLE_S)
+            took_s = time.monotonic() - began
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert code == 0
+    assert _leftovers(server.data_dir, workers) == []
+    record(Figure(19, f"SIGTERM with dead {part}", 1, 0, f"ended in {took_s:.1f} s"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

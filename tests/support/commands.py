@@ -48,7 +48,8 @@ def started(
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
-        env={**os.environ, **environment},
+        # Nothing has to notice that it is not ready.
+        env={**os.environ, "SMARTSERVE_SERVER__LAME_DUCK_S": "0", **environment},
     ) as process:
         try:
             assert process.stdout is not None

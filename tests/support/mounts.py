@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -62,6 +63,31 @@ def frozen(directory: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["fsfreeze", "--unfreeze", directory], check=True)
+
+
+@contextmanager
+def dead(directory: Path) -> Iterator[None]:
+    """Mount a file system that never responds, as a network file system whose server is down.
+
+    A call waits until its process is killed. This is a FUSE whose daemon answers nothing. Skips if
+    impossible, in CI too: containers that may mount usually have no /dev/fuse.
+    """
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        pytest.skip(f"/dev/fuse cannot be opened: {error.strerror}")
+    options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        if libc.mount(b"dead", bytes(directory), b"fuse", 0, f"{options},allow_other".encode()):
+            pytest.skip(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", directory], check=True)
+    finally:
+        # Calls that wait fail now.
+        os.close(device)
 
 
 def remount(directory: Path, mode: str) -> None:

@@ -8,9 +8,11 @@ aiohttp also has no deadline for a request head and none for a client that does 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import struct
+import termios
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -83,12 +85,16 @@ class ConnectionServer(web.Server):
             "lingering_time": 0,
         }
         super().__init__(
-            pipeline.wrap(behind.request_handler, on_last=_linger_after_last),
+            pipeline.wrap(
+                behind.request_handler, is_last=_is_last_while_draining, on_last=_linger_after_last
+            ),
             request_factory=_without_expect(behind.request_factory),
         )
         self.pipeline = pipeline
         self.settings = settings
         self.max_connections = max_connections
+        self.draining = False
+        """Each response closes its connection, so that clients move to another server."""
         self.open: dict[Connection, None] = {}
         self._reserve: dict[Connection, None] = {}
         self.closed: Counter[CloseReason] = Counter()
@@ -124,6 +130,12 @@ class ConnectionServer(web.Server):
         self._reserve.pop(connection, None)
         self.closed[reason] += 1
 
+    def close_idle(self) -> bool:
+        """Close the connections that wait for a request; return whether none was open."""
+        for connection in list(self.open):
+            connection.close_idle()
+        return not self.open
+
 
 def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
     """Send an answer, discard what the client has sent so far, and close.
@@ -138,6 +150,11 @@ def _end_unread(transport: asyncio.Transport, answer: bytes) -> None:
         with suppress(OSError):
             os.read(sock.fileno(), _DISCARD_BYTES)
     transport.close()
+
+
+def _is_last_while_draining(request: web.BaseRequest) -> bool:
+    connection = request.protocol
+    return isinstance(connection, Connection) and connection.ends_with_this
 
 
 def _linger_after_last(request: web.BaseRequest) -> None:
@@ -261,6 +278,8 @@ class Connection(RequestHandler):
             or self._messages
             # The client reads slowly: another write would only fill the buffer.
             or self._paused
+            # The response has to close the connection.
+            or self._server.draining
         ):
             return False
         answer = self._server.pipeline.ready(message, self._remote, began)
@@ -270,6 +289,23 @@ class Connection(RequestHandler):
         # The idle time begins, as after a response of aiohttp.
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
+
+    @property
+    def ends_with_this(self) -> bool:
+        """Return whether the response about to be sent closes the connection."""
+        # Requests that have arrived already are still answered, the last of them with the close.
+        return self._server.draining and not self._messages
+
+    def close_idle(self) -> None:
+        """Close, unless a request or a response is under way."""
+        wire, waiter = self._wire, self._waiter
+        if wire is None or waiter is None or waiter.done() or self._requests.begun:
+            return
+        sock = wire.get_extra_info("socket")
+        # A request may wait in the kernel. A close would answer it with a reset.
+        unread = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)) if sock is not None else b""
+        if not any(unread) and not wire.get_write_buffer_size():
+            self.force_close()
 
     def evict(self) -> bool:
         """Free the slot by closing, unless a response is due; return whether it was closed."""
@@ -355,6 +391,9 @@ class Connection(RequestHandler):
 
     def linger_after_last(self) -> None:
         """Linger if no further request is read; discard the unread rest of a body."""
+        if self._server.draining:
+            # The client may have sent a request before it received the close.
+            self._requests.discard_input()
         if self._requests.end_body():
             self._linger()
 

@@ -67,11 +67,13 @@ class RequestPipeline:
         self,
         handler: Handler,
         *,
+        is_last: Callable[[web.BaseRequest], bool] = lambda _: False,
         on_last: Callable[[web.BaseRequest], None] = lambda _: None,
     ) -> Handler:
         """Return a handler that answers from the response cache, else by ``handler``.
 
-        ``on_last`` is called after a response that is the last one of its connection.
+        ``is_last`` returns whether a response has to close its connection, although the request
+        does not. ``on_last`` is called after the last response of a connection.
         """
 
         async def respond(request: web.BaseRequest) -> web.StreamResponse:
@@ -79,7 +81,7 @@ class RequestPipeline:
             cached = await self._response_cache.get(
                 request.raw_path, request.method, request.headers
             )
-            answer = await self._respond(request, handler, cached, began)
+            answer = await self._respond(request, handler, cached, began, is_last)
             if not answer.keep_alive:
                 on_last(request)
             return answer
@@ -149,6 +151,7 @@ class RequestPipeline:
         handler: Handler,
         cached: CachedResponse | None,
         began: float,
+        is_last: Callable[[web.BaseRequest], bool] = lambda _: False,
     ) -> web.StreamResponse:
         """Send a response that may take a while; `drain` waits for it."""
         self._active += 1
@@ -170,6 +173,8 @@ class RequestPipeline:
                         histogram=cached.histogram,
                     )
                 answer.request_id = self._new_id()
+                if is_last(request):
+                    answer.force_close()
                 first_byte_s = time.perf_counter() - began
                 try:
                     await answer.send(request)

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ _BACKLOG = 1024
 clients retry after 1, 3 and 7 seconds. aiohttp's 128 are full after a moment of overload."""
 _ACCEPT_PAUSE_S = 0.05
 _FORCE_CLOSE_S = 0.5
+_CLOSE_IDLE_S = 0.02
+"""Interval at which a drain closes idle connections."""
 _ROUND_S = 1.0
 """Interval of the reviews, and so the longest time by which a deadline is exceeded."""
 _REVIEWS_PER_DEADLINE = 4
@@ -61,6 +64,7 @@ class ServerRunner(web.AppRunner):
         self.pipeline = pipeline
         self._settings = settings
         self._connections: ConnectionServer | None = None
+        self._lame_duck: Callable[[], Awaitable[None]] | None = None
 
     async def _make_server(self) -> web.Server:
         """Put the server that accepts before the application's own; watch its connections."""
@@ -92,8 +96,8 @@ class ServerRunner(web.AppRunner):
     async def listening(self) -> AsyncIterator[int]:
         """Listen within the block; yields the port.
 
-        At the end no more connections are accepted, and responses being sent have ``drain_s`` to
-        finish.
+        At the end, connections are accepted for ``lame_duck_s`` after `begin_drain`. Then responses
+        being sent have ``drain_s`` to finish.
 
         Raises:
             ConfigurationError: the address cannot be bound.
@@ -145,20 +149,25 @@ class ServerRunner(web.AppRunner):
 
     def _accept(self, listener: socket.socket) -> None:
         """Accept one connection; called again at once if more wait."""
-        loop = asyncio.get_running_loop()
-        try:
-            client, _ = listener.accept()
-        except OSError:
+        if not self._accept_one(listener):
+            loop = asyncio.get_running_loop()
             # No descriptor or memory is left (accept(2)). What cannot be accepted waits in the
             # kernel's backlog. The listener stays readable: without the pause, the loop would
             # occupy a core until a descriptor is free.
             loop.remove_reader(listener)
             loop.call_later(_ACCEPT_PAUSE_S, self._watch, listener)
-            return
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accept one connection; return False if none waits or can be accepted."""
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return False
         client.setblocking(False)  # noqa: FBT003 - the socket's own signature
-        task = loop.create_task(self._open(client))
+        task = asyncio.create_task(self._open(client))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, client: socket.socket) -> None:
         server = cast("ConnectionServer", self._connections)
@@ -172,6 +181,9 @@ class ServerRunner(web.AppRunner):
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             asyncio.get_running_loop().remove_reader(listener)
+            # The close resets connections that wait in the backlog.
+            while self._accept_one(listener):
+                pass
             listener.close()
 
     async def cleanup(self) -> None:
@@ -181,13 +193,45 @@ class ServerRunner(web.AppRunner):
         # Last, because the deadlines apply until every connection is closed.
         await self._background.aclose()
 
+    def begin_drain(self, hurried: asyncio.Event) -> None:
+        """Close each connection with its next response; `drain` accepts for ``lame_duck_s`` more.
+
+        That time ends early when ``hurried`` is set.
+        """
+        if self._connections is not None:
+            self._connections.draining = True
+        until = asyncio.get_running_loop().time() + self._settings.lame_duck_s
+
+        async def lame_duck() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await hurried.wait()
+
+        self._lame_duck = lame_duck
+
     async def drain(self) -> None:
-        """Stop accepting; return when all responses are sent, or after ``drain_s``."""
-        # Open connections continue.
+        """Stop accepting; return when all responses are sent, or after ``drain_s``.
+
+        After `begin_drain`, connections are accepted for the rest of ``lame_duck_s`` first.
+        """
+        if self._lame_duck is not None:
+            await self._lame_duck()
+        connections = self._connections
+        if connections is not None:
+            connections.draining = True
         self._stop_accepting()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
                 await self.pipeline.drain()
+                # Idle connections are closed last. Their clients had all this time to send one
+                # more request, which was answered with ``Connection: close``.
+                while not self._close_idle():  # noqa: ASYNC110 - bytes in the kernel set no event
+                    await asyncio.sleep(_CLOSE_IDLE_S)
+
+    def _close_idle(self) -> bool:
+        """Close idle connections; return whether none is left."""
+        connections = self._connections
+        return not self._opening and (connections is None or connections.close_idle())
 
 
 async def review_connections(server: ConnectionServer) -> None:
@@ -227,23 +271,43 @@ def freeze() -> None:
     gc.freeze()
 
 
-def stop_signals() -> asyncio.Event:
-    """Return an event that SIGTERM or SIGINT sets; later signals have no effect.
+@dataclass(frozen=True, slots=True)
+class StopSignals:
+    """The signals that end the process."""
 
-    At a terminal SIGHUP means that the terminal was closed, and stops the server. For a service it
-    means "reload the settings", which needs a restart: a warning is logged and serving continues.
-    """
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    ignore = partial(
-        log.warning,
-        "hangup_ignored",
-        detail="settings are read only at the start; restart to apply changes",
-    )
-    loop.add_signal_handler(signal.SIGHUP, stopped.set if os.isatty(_STDIN) else ignore)
-    return stopped
+    received: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first of SIGTERM and SIGINT."""
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by SIGINT, and by a second signal: somebody waits for the end."""
+
+    @classmethod
+    def listen(cls, on_first: Callable[[], None] = lambda: None) -> StopSignals:
+        """Handle the signals from now on; ``on_first`` is called at the first one.
+
+        At a terminal SIGHUP means that the terminal was closed, and stops the server. For a service
+        it means "reload the settings", which needs a restart: a warning is logged and serving
+        continues.
+        """
+        signals = cls()
+        loop = asyncio.get_running_loop()
+
+        def stop(number: signal.Signals) -> None:
+            if number != signal.SIGTERM or signals.received.is_set():
+                signals.hurried.set()
+            if not signals.received.is_set():
+                signals.received.set()
+                on_first()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        ignore = partial(
+            log.warning,
+            "hangup_ignored",
+            detail="settings are read only at the start; restart to apply changes",
+        )
+        hangup = partial(stop, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, hangup if os.isatty(_STDIN) else ignore)
+        return signals
 
 
 @asynccontextmanager

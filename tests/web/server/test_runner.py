@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -27,10 +28,10 @@ from proxy.web.server.connection import ConnectionServer
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.runner import (
     ServerRunner,
+    StopSignals,
     freeze,
     interruptible,
     review_connections,
-    stop_signals,
 )
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
@@ -202,6 +203,94 @@ async def test_draining_an_idle_server_waits_for_nothing() -> None:
         await asyncio.wait_for(server.runner.drain(), 60)
 
 
+@asynccontextmanager
+async def lame_duck(server: Server) -> AsyncIterator[asyncio.Event]:
+    """Begin a drain and run it while the block runs; the event ends ``lame_duck_s``."""
+    hurried = asyncio.Event()
+    server.runner.begin_drain(hurried)
+    draining = asyncio.create_task(server.runner.drain())
+    yield hurried
+    hurried.set()
+    await draining
+
+
+KEPT = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_before_it_stops_a_server_accepts_and_closes_each_connection_with_its_response() -> (
+    None
+):
+    server = Server(lame_duck_s=600)
+    async with server.listening() as port:
+        kept, writer = await asyncio.open_connection(HOST, port)
+        writer.write(KEPT)
+        head = await kept.readuntil(b"\r\n\r\n")
+        assert b"Connection: close" not in head
+        await kept.readexactly(int(head.partition(b"Content-Length: ")[2].split()[0]))
+        async with lame_duck(server):
+            writer.write(KEPT)
+            old = answers(await kept.read())
+            new = answers(await exchange(HOST, port, KEPT))
+            assert server.runner.addresses
+    assert [one.status for one in (*old, *new)] == [200, 200]
+    assert {one.headers["connection"] for one in (*old, *new)} == {"close"}
+    writer.close()
+
+
+async def test_requests_that_have_arrived_are_answered_before_their_connection_closes() -> None:
+    blocked = Blocked()
+    server = Server(blocked.handle, lame_duck_s=600)
+    async with server.listening() as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(KEPT * 3)
+        await blocked.started.wait()
+        async with lame_duck(server):
+            blocked.go.set()
+            pipelined = answers(await reader.read())
+    assert [one.headers.get("connection") for one in pipelined] == [None, None, "close"]
+    writer.close()
+
+
+async def test_an_idle_connection_is_closed_last_and_its_request_before_that_is_answered() -> None:
+    blocked = Blocked()
+    server = Server(blocked.handle, lame_duck_s=600, drain_s=30)
+    async with server.listening() as port:
+        idle, idle_writer = await asyncio.open_connection(HOST, port)
+        late, late_writer = await asyncio.open_connection(HOST, port)
+        busy = asyncio.create_task(exchange(HOST, port, KEPT))
+        await blocked.started.wait()
+        async with lame_duck(server) as hurried:
+            hurried.set()
+            await eventually(lambda: not server.runner.addresses)
+            late_writer.write(KEPT)
+            await eventually(lambda: server.runner.pipeline._active == 2)
+            assert not idle.at_eof()
+            blocked.go.set()
+            bodies = [await busy, await late.read()]
+            assert await idle.read() == b""
+    assert [[one.status for one in answers(body)] for body in bodies] == [[200], [200]]
+    for writer in (idle_writer, late_writer):
+        writer.close()
+
+
+async def test_connections_in_the_backlog_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The event loop is too busy to accept.
+    monkeypatch.setattr(ServerRunner, "_accept", lambda _self, _listener: None)
+    server = Server()
+    async with server.listening() as port:
+        waiting = [asyncio.create_task(exchange(HOST, port, KEPT)) for _ in range(20)]
+
+        def connected() -> bool:
+            return Path("/proc/net/tcp").read_text().count(f":{port:04X} 01") >= 20
+
+        await eventually(connected)
+        await server.runner.drain()
+        statuses = [
+            [one.status for one in answers(body)] for body in await asyncio.gather(*waiting)
+        ]
+    assert statuses == [[200]] * 20
+
+
 class Reviewed:
     """A connection that counts its reviews; the first ``failures`` fail."""
 
@@ -301,7 +390,7 @@ async def test_a_signal_sets_the_event_and_a_hangup_without_terminal_does_not(
 ) -> None:
     monkeypatch.setattr(os, "isatty", lambda _descriptor: False)
     loop = asyncio.get_running_loop()
-    stopped = stop_signals()
+    stopped = StopSignals.listen().received
     try:
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -310,6 +399,33 @@ async def test_a_signal_sets_the_event_and_a_hangup_without_terminal_does_not(
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "hurried"),
+    [
+        ([signal.SIGTERM], False),
+        ([signal.SIGINT], True),
+        ([signal.SIGTERM, signal.SIGTERM], True),
+    ],
+)
+async def test_ctrl_c_and_a_second_signal_end_the_time_in_which_connections_are_accepted(
+    numbers: list[signal.Signals], *, hurried: bool
+) -> None:
+    loop, firsts = asyncio.get_running_loop(), []
+    signals = StopSignals.listen(lambda: firsts.append(1))
+    try:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            # A second SIGTERM would be merged with a pending one.
+            async with asyncio.timeout(10):
+                await signals.received.wait()
+        async with asyncio.timeout(10):
+            await (signals.hurried if hurried else signals.received).wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+    assert (signals.hurried.is_set(), firsts) == (hurried, [1])
 
 
 async def test_a_set_event_aborts_the_block_and_nothing_after_it() -> None:
