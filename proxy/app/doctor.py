@@ -15,6 +15,7 @@ from proxy.doctor.installation import Installation
 from proxy.doctor.probe import HttpProbe
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.upload import QueueReport
+from proxy.rendering.pool.admission import PATIENCE
 from proxy.settings import Settings
 from proxy.storage.database.engine import sqlite_file
 from proxy.storage.database.ingest_report import queue_report
@@ -40,7 +41,8 @@ async def open_installation(
     none, and ``media_id`` an image that is not displayed.
     """
     # Longer than any render may take: the server then responds first, with the reason.
-    timeout_s = settings.workers.max_queue_wait_s + settings.workers.deadline_s + _MARGIN_S
+    queue_s = PATIENCE * settings.workers.max_queue_wait_s
+    timeout_s = queue_s + settings.workers.deadline_s + _MARGIN_S
     async with aclosing(LocalOriginals(settings.storage_root, settings.storage)) as sources:
         yield Installation(
             settings=settings,

@@ -6,8 +6,9 @@ import resource
 
 import structlog
 
-_RESERVED = 512
-"""Open files for everything else: workers and their pipes, the database, files that are read."""
+_RESERVED = 1536
+"""Open files for everything else: originals of the jobs that wait (`workers.max_queue`), workers
+and their pipes, the database, files that are read."""
 _MIN_RESERVED = 48
 """With two workers 30 files are open at rest; renders and reads open more for a moment."""
 _RESERVED_SHARE = 2

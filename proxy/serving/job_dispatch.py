@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from proxy.domain.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.domain.media import Media
-from proxy.domain.variant import Variant
+from proxy.domain.variant import Variant, stage_text
 from proxy.domain.worker_protocol import Job, RenderOutput, RenditionSet
 from proxy.rendering.pool.admission import Admission, FailureCache
 from proxy.rendering.pool.pool import WorkerPool
@@ -50,6 +50,16 @@ def output_of(variant: Variant) -> RenderOutput:
         alternative=variant.alternative,
         base=variant.base,
     )
+
+
+def service_kind(job: Job[Any]) -> str:
+    """Return a name for the jobs that take about as long: same encodings, same octave of pixels."""
+    if not isinstance(job, RenditionSet):
+        return type(job).__name__
+    outputs = job.outputs
+    stages = {stage_text(one.profile, one.search) for one in outputs}
+    pixels = sum(one.geometry.width * one.geometry.height for one in outputs)
+    return f"{'+'.join(sorted(stages))} {pixels.bit_length()}"
 
 
 class JobDispatcher:
@@ -166,6 +176,7 @@ class JobDispatcher:
         deadline_s: float | None = None,
     ) -> JobResult[Result]:
         """Run a job on an open file, which remains the caller's, without the failure cache."""
+        kind = service_kind(job)
         queued_at = time.perf_counter()
         started_at: float | None = None
 
@@ -177,7 +188,7 @@ class JobDispatcher:
             on_start(started_at - queued_at)
 
         try:
-            async with self._admission.enter():
+            async with self._admission.enter(kind):
                 result = await self._pool.run(
                     job, descriptor, sink, on_start=started, deadline_s=deadline_s
                 )
@@ -186,6 +197,8 @@ class JobDispatcher:
         ended_at = time.perf_counter()
         if started_at is None:
             started_at = ended_at
+        # A job that failed is not counted: it may have ended at once, or at its deadline.
+        self._admission.learn(kind, ended_at - started_at)
         return JobResult(result, started_at - queued_at, ended_at - started_at)
 
     async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:

@@ -249,13 +249,15 @@ class WorkerSettings(Section):
     """Time limit for the start of a process."""
     max_jobs: int = Field(2000, ge=1)
     """Number of jobs after which a process is replaced."""
-    max_queue: int = Field(64, ge=0, le=100_000)
-    """Maximum number of jobs that wait for a worker. A further request is answered with the nearest
-    cached size, or with 503."""
+    max_queue: int = Field(1000, ge=0, le=100_000)
+    """Maximum number of jobs that wait for a worker, which limits memory and open files: each job
+    needs one of them."""
     max_queue_wait_s: PositiveSeconds = 10
-    """Maximum time that a job waits in the queue."""
+    """Maximum predicted time that a job waits in the queue, by the service times of the jobs before
+    it. If it is longer, the request is answered at once with the nearest cached size, or with 503.
+    A job that nevertheless waits twice as long is rejected."""
     retry_after_s: int = Field(2, ge=1, le=3600)
-    """Retry-After of the 503 response if the queue is full."""
+    """Retry-After of the 503 response if the queue is full or too slow."""
     quarantine_s: Seconds = 60
     """Time for which an image is rejected after it crashed its worker or exceeded the deadline. The
     time doubles with each failure."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import cycle, islice
@@ -17,13 +18,14 @@ from tests.faults.conftest import Launch
 from tests.faults.flood import Order, Report, apart, flood
 from tests.faults.server import Server
 from tests.faults.table import Figure, Record
-from tests.support.server import Library
+from tests.support.server import CHROME, Library
 
 pytestmark = pytest.mark.slow
 
 _FRESH = range(1001, 9001)
 _WARM = 120
 """Images with a stored thumbnail, which can serve as fallback."""
+_BURST = 140
 _TIMES = 10
 _LOAD_S = 10.0
 _HITS_PER_S = 50.0
@@ -130,6 +132,27 @@ async def test_hits_stay_fast_under_ten_times_the_load(
     if idle.part_ms("late", 0.99) > _QUIET_MS:
         measured = "others keep this machine busy, times say nothing"
     record(Figure(21, f"ten times {rate:.0f} misses a second", count, 0, measured))
+
+
+@pytest.mark.alone
+async def test_a_burst_of_new_images_is_answered_completely(
+    launch: Launch, library: Library, data_dir: Path
+) -> None:
+    """A gallery page over HTTP/2: all its thumbnails are requested at once, none is stored."""
+    _multiply(data_dir, library.ids["photo"])
+    # Others may keep this machine so busy that its workers need minutes.
+    server = await launch({"workers": {"count": 2, "nice": 0, "max_queue_wait_s": 120}})
+    targets = [f"/serve/{media_id}?size=thumbnail" for media_id in _FRESH[:_BURST]]
+    async with server.client() as client:
+
+        async def status(target: str) -> int:
+            async with client.get(target, headers={"Accept": CHROME}) as answer:
+                await answer.read()
+                assert "fallback" not in answer.headers.get("Cache-Status", "")
+                return answer.status
+
+        statuses = Counter(await asyncio.gather(*map(status, targets)))
+    assert statuses == {200: _BURST}
 
 
 def _verdict(what: str, found_ms: float, asked_ms: float) -> str:

@@ -15,7 +15,7 @@ from proxy.runtime.open_file_limit import max_connections, raise_limit
     [
         (10_000, 1_048_576, 10_000),
         (10_000, resource.RLIM_INFINITY, 10_000),
-        (10_000, 4096, 3584),
+        (10_000, 4096, 2560),
         (10_000, 64, 16),
         (0, 64, 16),
         (0, 40, 1),

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 
 from proxy.domain.errors import QueueFull, SourceChanged, SourceMissing, UndecodableSource
-from proxy.domain.worker_protocol import Limits, RenditionSet, RenditionSetResult
+from proxy.domain.formats import Format
+from proxy.domain.variant import EncoderProfile, Geometry
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    Limits,
+    ProbeJob,
+    RenderOutput,
+    RenditionSet,
+    RenditionSetResult,
+)
 from proxy.rendering.pool.admission import Admission, FailureCache
-from proxy.serving.job_dispatch import JobDispatcher, JobResult
+from proxy.serving.job_dispatch import JobDispatcher, JobResult, service_kind
 from proxy.settings import LimitSettings, StorageSettings, WorkerSettings
 from proxy.storage.originals.local_store import LocalOriginals
 from tests.web.plans import MEDIA
@@ -159,3 +168,22 @@ async def test_another_kind_of_work_is_counted_apart(tmp_path: Path) -> None:
 async def test_a_whole_rendition_is_all_its_bytes(tmp_path: Path) -> None:
     jobs = dispatcher(tmp_path, Pool())
     assert await jobs.encoded(FILED, JOB, byte_size=len(BODY)) == b"some bytes"
+
+
+async def test_the_service_time_of_a_job_is_learned_by_its_kind(tmp_path: Path) -> None:
+    admission = Admission(WorkerSettings(count=1))
+    learned: list[tuple[str, float]] = []
+    admission.learn = lambda *given: learned.append(given)  # type: ignore[method-assign]
+    done = await run(dispatcher(tmp_path, Pool(), admission))
+    assert learned == [(service_kind(JOB), done.work_s)]
+
+
+def test_jobs_with_the_same_encoding_and_about_as_many_pixels_are_of_one_kind() -> None:
+    def kind(side: int, fmt: Format = Format.WEBP) -> str:
+        geometry = Geometry(side, side, side, side)
+        output = RenderOutput(geometry, EncoderProfile(fmt, (("Q", 80),)))
+        return service_kind(RenditionSet(LIMITS, (output,)))
+
+    assert kind(300) == kind(310)
+    assert len({kind(300), kind(1200), kind(300, Format.AVIF)}) == 3
+    assert service_kind(ProbeJob(LIMITS)) != service_kind(AnalyseJob(LIMITS))

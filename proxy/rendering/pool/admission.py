@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,6 +29,12 @@ from proxy.settings import WorkerSettings
 REASONS = ("queue_full", "queue_wait", "shutdown", "pressure")
 """Reasons for a rejection."""
 
+PATIENCE = 2
+"""A job that was accepted waits up to this many times ``workers.max_queue_wait_s``: the prediction
+may be wrong, and work that was accepted is rejected late only if it is wrong by far."""
+_WEIGHT = 0.1
+"""Weight of the newest service time in the mean of its kind."""
+_MAX_KINDS = 1000
 _MAX_FAILURES = 10_000
 _MAX_BACKOFF_S = 3600.0
 """Upper limit of the back-off; also the time without failures after which it starts anew."""
@@ -35,7 +42,11 @@ _MAX_DOUBLINGS = 16
 
 
 class Admission:
-    """Limits concurrent jobs and the length of the queue, which is first in, first out.
+    """Limits concurrent jobs and the queue, which is first in, first out.
+
+    A job is rejected on arrival if its predicted wait exceeds ``workers.max_queue_wait_s``: that is
+    the measured service time of all waiting jobs, divided by the number of workers. So a burst of
+    quick jobs is accepted that a short queue would reject. ``workers.max_queue`` limits memory.
 
     One more job per worker is admitted than can run: it is prepared while it waits, so a worker
     that becomes free starts it at once.
@@ -47,44 +58,76 @@ class Admission:
         self._settings = settings
         self._places = asyncio.Semaphore(settings.processes + prepared)
         self._capacity = settings.processes + settings.max_queue
-        self.max_waiting = settings.max_queue - prepared
-        """Limit of the jobs that wait for admission."""
-        self.free_places = self._capacity
-        """Number of jobs that would still be accepted. An attribute: load shedding reads it for
-        each request."""
+        self._max_waiting = settings.max_queue - prepared
+        self._budget_s = settings.max_queue_wait_s * settings.processes
+        """Service time of the waiting jobs at which a further job would wait too long."""
+        self._inside = 0
         self._waiting = 0
+        self._waiting_s = 0.0
+        """Predicted service time of all waiting jobs, in seconds."""
+        self._mean_s = 0.0
+        """Mean service time of recent jobs of all kinds; 0 until the first one has ended."""
+        self._kinds: LRUCache[str, float] = LRUCache(_MAX_KINDS)
+        """Mean service time by kind of job."""
         self._closed = False
         self._rejections: Counter[str] = Counter()
 
+    @property
+    def free_places(self) -> int:
+        """Number of jobs that would still be accepted."""
+        places = self._capacity - self._inside - self._waiting
+        return min(places, self._fitting(self._budget_s - self._waiting_s))
+
+    @property
+    def max_waiting(self) -> int:
+        """Limit of the jobs that wait for admission."""
+        return min(self._max_waiting, self._fitting(self._budget_s))
+
+    def _fitting(self, seconds: float) -> int:
+        """Return how many jobs of the present mix have this service time."""
+        mean_s = self._waiting_s / self._waiting if self._waiting_s else self._mean_s
+        # Until something is measured, only `max_queue` limits.
+        return math.ceil(max(0.0, seconds) / mean_s) if mean_s else self._capacity
+
     @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
+    async def enter(self, kind: str = "") -> AsyncIterator[None]:
         """Context manager: wait for admission, and hold the place for the block.
 
+        ``kind`` names jobs with about the same service time, which `learn` reports.
+
         Raises:
-            QueueFull: the queue is full, or the wait exceeded ``workers.max_queue_wait_s``.
+            QueueFull: the queue is full, or the job waited far longer than predicted.
             ShuttingDown: the server is stopping.
         """
         self.check()
-        self.free_places -= 1
+        await self._wait(self._kinds.get(kind, 0.0))
+        self._inside += 1
         try:
-            await self._wait()
-            try:
-                yield
-            finally:
-                self._places.release()
+            yield
         finally:
-            self.free_places += 1
+            self._inside -= 1
+            self._places.release()
 
-    async def _wait(self) -> None:
+    async def _wait(self, service_s: float) -> None:
         self._waiting += 1
+        self._waiting_s += service_s
         try:
-            async with asyncio.timeout(self._settings.max_queue_wait_s):
+            async with asyncio.timeout(PATIENCE * self._settings.max_queue_wait_s):
                 await self._places.acquire()
         except TimeoutError:
             error = QueueFull("the image waited too long for a worker")
             raise self._rejected("queue_wait", error) from None
         finally:
             self._waiting -= 1
+            # Exactly 0 when nobody waits: sums of floats drift.
+            self._waiting_s = self._waiting_s - service_s if self._waiting else 0.0
+
+    def learn(self, kind: str, service_s: float) -> None:
+        """Record the service time of a job that has ended, in seconds."""
+        before_s = self._kinds.get(kind, service_s)
+        self._kinds[kind] = before_s + _WEIGHT * (service_s - before_s)
+        mean_s = self._mean_s or service_s
+        self._mean_s = mean_s + _WEIGHT * (service_s - mean_s)
 
     def shed(self) -> CapacityError:
         """Count a request that is rejected because the server is overloaded; return its error."""
@@ -94,8 +137,14 @@ class Admission:
         """Raise at once what `enter` would raise, before work is spent on a job."""
         if self._closed:
             raise self._rejected("shutdown", ShuttingDown("the server is stopping"))
-        if self.free_places <= 0:
+        if self._inside + self._waiting >= self._capacity:
             raise self._rejected("queue_full", QueueFull("too many images are waiting"))
+        if self.free_places <= 0:
+            wait_s = self._waiting_s / self._settings.processes
+            error = QueueFull(
+                f"too many images are waiting: a worker is free in about {wait_s:.0f} s"
+            )
+            raise self._rejected("queue_wait", error)
 
     def _rejected(self, reason: str, error: CapacityError) -> CapacityError:
         self._rejections[reason] += 1
@@ -109,8 +158,7 @@ class Admission:
     def statistics(self) -> Mapping[str, float]:
         """Return the jobs that wait and that are admitted, and the rejections by reason."""
         rejected = {f"rejected_{reason}": self._rejections[reason] for reason in REASONS}
-        inside = self._capacity - self.free_places - self._waiting
-        return {"waiting": self._waiting, "inside": inside, **rejected}
+        return {"waiting": self._waiting, "inside": self._inside, **rejected}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A bounded number of jobs run, a bounded number wait, the rest is rejected.
+"""A bounded number of jobs run; others wait while the wait is short enough; the rest is rejected.
 
 An image that failed is refused for a while, longer after each crash.
 """
@@ -152,6 +152,83 @@ async def test_free_places_are_the_jobs_that_would_be_accepted() -> None:
     for guest in guests:
         await guest.go()
     assert admission.free_places == 3
+
+
+async def crowd(admission: Admission, count: int, kind: str) -> list[asyncio.Task[None]]:
+    """Let jobs of a kind enter, which hold their places until they are cancelled."""
+
+    async def stay() -> None:
+        async with admission.enter(kind):
+            await asyncio.Future()
+
+    tasks = [asyncio.create_task(stay()) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def leave(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_burst_of_quick_jobs_is_accepted_as_far_as_the_wait_allows() -> None:
+    admission = gate(queue=1000, wait_s=10)
+    admission.learn("thumbnail", 0.05)
+    # One runs and one is prepared; 200 waiting ones take 10 s.
+    tasks = await crowd(admission, 2 + 200, "thumbnail")
+    assert admission.statistics()["waiting"] == 200
+    assert admission.free_places == 0
+    with pytest.raises(QueueFull, match="free in about 10 s") as refused:
+        admission.check()
+    assert refused.value.retry_after_s == 7
+    assert admission.statistics()["rejected_queue_wait"] == 1
+    await leave(tasks)
+    admission.check()
+    assert admission.free_places == 200
+
+
+async def test_a_slow_job_before_a_burst_does_not_make_the_burst_look_slow() -> None:
+    admission = gate(queue=1000, wait_s=10)
+    admission.learn("zoom", 5)
+    tasks = await crowd(admission, 2 + 140, "thumbnail")
+    assert admission.statistics()["waiting"] == 140
+    admission.check()
+    await leave(tasks)
+
+
+async def test_few_slow_jobs_fill_the_queue() -> None:
+    admission = gate(queue=1000, wait_s=10)
+    admission.learn("zoom", 5)
+    assert admission.max_waiting == 2
+    tasks = await crowd(admission, 2 + 2, "zoom")
+    with pytest.raises(QueueFull):
+        admission.check()
+    await leave(tasks)
+
+
+async def test_more_workers_shorten_the_predicted_wait() -> None:
+    admission = Admission(WorkerSettings(count=4, max_queue=1000, max_queue_wait_s=10))
+    admission.learn("zoom", 5)
+    assert (admission.free_places, admission.max_waiting) == (8, 8)
+
+
+async def test_a_service_time_is_the_mean_of_the_recent_ones() -> None:
+    admission = gate(queue=1000, wait_s=10)
+    admission.learn("zoom", 10)
+    for _ in range(100):
+        admission.learn("zoom", 0.1)
+    assert admission.max_waiting == 100
+
+
+async def test_the_number_of_jobs_that_wait_is_limited_however_quick_they_are() -> None:
+    admission = gate(queue=20, wait_s=10)
+    admission.learn("thumbnail", 0.001)
+    tasks = await crowd(admission, 21, "thumbnail")
+    with pytest.raises(QueueFull):
+        admission.check()
+    assert admission.statistics()["rejected_queue_full"] == 1
+    await leave(tasks)
 
 
 class Clock:
