@@ -72,6 +72,8 @@ class JobFailure:
     kind: str
     detail: str
     """A sentence that is safe to show to clients."""
+    traceback: str = ""
+    """For the log, if the cause is an exception that the code does not expect."""
 
     def to_error(self) -> SmartserveError:
         """Return the exception that the server raises for this failure."""

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
+from structlog.contextvars import bound_contextvars
+
 from proxy.domain.errors import SmartserveError, SourceChanged, SourceMissing
 from proxy.domain.media import Media
 from proxy.domain.variant import Variant, stage_text
@@ -149,13 +151,15 @@ class JobDispatcher:
                     # the bytes of this one.
                     if byte_size not in (None, source.byte_size):
                         raise SourceChanged("the image has changed, try again", retry_after_s=1)
-                    done = await self.run_on(
-                        source.descriptor,
-                        job,
-                        sink,
-                        on_start=on_start if span is None else span.before(on_start),
-                        deadline_s=deadline_s,
-                    )
+                    # The log has to name the image that kills a worker or raises in it.
+                    with bound_contextvars(media_id=media.id):
+                        done = await self.run_on(
+                            source.descriptor,
+                            job,
+                            sink,
+                            on_start=on_start if span is None else span.before(on_start),
+                            deadline_s=deadline_s,
+                        )
                 finally:
                     os.close(source.descriptor)
             except SmartserveError as error:

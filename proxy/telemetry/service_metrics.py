@@ -72,6 +72,7 @@ _COUNTERS = (
     _Row("coalesced", "delivery", "joined", "Requests that waited for a render in progress."),
     _Row("upgrades_dropped", "finals", "dropped", "Finals not queued, as the queue was full."),
     _Row("upgrades_failed", "finals", "failed", "Finals that could not be rendered."),
+    _Row("worker_exceptions", "pool", "exceptions", "Unexpected exceptions that workers caught."),
     _Row("worker_restarts", "pool", "restarts_", "Worker processes replaced.", "reason"),
     _Row("cache_hits", "tiers", "hits_", "Renditions found in a tier.", "tier"),
     _Row("cache_misses", "tiers", "misses_", "Renditions not found in a tier.", "tier"),

@@ -20,7 +20,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
     figures: dict[str, Mapping[str, float]] = {
         "connections": {"open": 3, "closed_ended": 5, "closed_idle_timeout": 6},
         "admission": {"rejected_queue_full": 0},
-        "pool": {"busy": 1, "up": 2, "jobs": 9, "restarts_crash": 0},
+        "pool": {"busy": 1, "up": 2, "jobs": 9, "exceptions": 0, "restarts_crash": 0},
         "queue": {"depth": 6},
         "upload_usage": {"busy": 0},
         "delivery": {"joined": 0},
@@ -58,7 +58,7 @@ def test_figures_with_a_prefix_are_the_label_values_of_one_metric() -> None:
 
 
 def test_figures_are_read_at_each_scrape() -> None:
-    pool = {"busy": 1.0, "up": 2, "jobs": 9, "restarts_crash": 0}
+    pool = {"busy": 1.0, "up": 2, "jobs": 9, "exceptions": 0, "restarts_crash": 0}
     found = registry(pool=pool)
     pool["up"] = 1
     assert found.get_sample_value("smartserve_workers") == 1

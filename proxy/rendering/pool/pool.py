@@ -20,7 +20,14 @@ from proxy.domain.errors import (
     SourceQuarantined,
     SourceTooLarge,
 )
-from proxy.domain.worker_protocol import HOLDS, Job, JobFailure, Ping, WorkerInfo
+from proxy.domain.worker_protocol import (
+    HOLDS,
+    Job,
+    JobFailure,
+    Ping,
+    RenditionSetResult,
+    WorkerInfo,
+)
 from proxy.rendering.pool.process import PendingJob, Sink, WorkerProcess
 from proxy.rendering.pool.worker_start import WorkerDied, WorkerStartOptions, WorkerUnfit
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
@@ -80,6 +87,7 @@ class WorkerPool:
         self._ending: set[asyncio.Task[Any]] = set()
         self._restarts: Counter[str] = Counter()
         self._jobs = 0
+        self._exceptions = 0
         self._closed = False
         self._hello: WorkerInfo | None = None
         self._start_error = "no worker process started; the log has its error output"
@@ -157,9 +165,18 @@ class WorkerPool:
                 if deaths == _MAX_ATTEMPTS or pending.passed_on:
                     raise _death_error(death, deaths) from death
             else:
+                self._log_exceptions(reply)
                 if isinstance(reply, JobFailure):
                     raise reply.to_error()
                 return cast(Result, reply)
+
+    def _log_exceptions(self, reply: Any) -> None:
+        """Log and count unexpected exceptions that a worker caught."""
+        parts = reply.results if isinstance(reply, RenditionSetResult) else (reply,)
+        for part in parts:
+            if isinstance(part, JobFailure) and part.traceback:
+                self._exceptions += 1
+                log.error("worker_exception", reason=part.detail, traceback=part.traceback)
 
     async def _result(self, job: PendingJob, worker: WorkerProcess, deadline_s: float) -> Any:
         """Wait for the reply; kill a worker that is late, writes too much or is not needed.
@@ -326,12 +343,13 @@ class WorkerPool:
         return tuple(worker.pid for worker in self._workers if worker.alive)
 
     def statistics(self) -> Mapping[str, float]:
-        """Return counts of workers by state, waiting jobs, jobs, and restarts by reason."""
+        """Return counts of workers by state, jobs, caught exceptions, and restarts by reason."""
         restarts = {f"restarts_{reason}": self._restarts[reason] for reason in RESTART_REASONS}
         up = sum(worker.alive for worker in self._workers)
         idle = len(self._idle)
         counts = {"up": up, "idle": idle, "busy": len(self._workers) - idle}
-        return {**counts, "waiting": len(self._waiting), "jobs": self._jobs, **restarts}
+        jobs = {"waiting": len(self._waiting), "jobs": self._jobs, "exceptions": self._exceptions}
+        return {**counts, **jobs, **restarts}
 
 
 def _death_error(death: WorkerDied, deaths: int) -> SmartserveError:

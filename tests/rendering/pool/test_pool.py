@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from PIL import Image
+from structlog.testing import capture_logs
 
 from proxy.domain.errors import (
     RenderFault,
@@ -22,6 +23,7 @@ from proxy.domain.errors import (
     ShuttingDown,
     SourceQuarantined,
     SourceTooLarge,
+    UndecodableSource,
     UnsupportedSource,
 )
 from proxy.domain.formats import Format
@@ -170,6 +172,25 @@ async def test_a_source_that_is_not_an_image_is_unsupported(
     (tmp_path / "text").write_bytes(b"not an image" * 100)
     with (tmp_path / "text").open("rb") as file, pytest.raises(UnsupportedSource):
         await shared_pool.run(ProbeJob(LIMITS), file.fileno())
+
+
+@shared
+async def test_an_exception_is_logged_and_does_not_end_its_worker(
+    shared_pool: WorkerPool, source: int
+) -> None:
+    pids, before = shared_pool.pids, shared_pool.statistics()
+    output = thumbnail().outputs[0]
+    # Two outputs without frames: the worker unpacks one.
+    raising = RenditionSet(LIMITS, (output, output))
+    with capture_logs() as entries, pytest.raises(UndecodableSource, match="ValueError"):
+        await render(shared_pool, source, raising)
+    (entry,) = [one for one in entries if one["event"] == "worker_exception"]
+    assert "render.py" in entry["traceback"]
+    assert await render(shared_pool, source)
+    after = shared_pool.statistics()
+    assert after["exceptions"] == before["exceptions"] + 1
+    assert after["restarts_crash"] == before["restarts_crash"]
+    assert shared_pool.pids == pids
 
 
 @shared

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import select
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -46,6 +47,8 @@ _HEIC_SAMPLE = base64.b64decode(
     "KAGuCiRtuOZWuq6zJvowp7R4QJUBRw=="
 )
 
+# The end of a traceback names the place; all of a deep one would not fit into a datagram.
+_TRACEBACK_CHARACTERS = 4000
 # ``VIPS_OPERATION_BLOCKED`` of ``VipsOperationFlags``.
 _BLOCKED = 32
 
@@ -156,7 +159,7 @@ class SourceRefused(Exception):
 
 
 def answered(work: Callable[[], _T], *, target_fd: int | None = None) -> _T | JobFailure:
-    """Do the work and return its result, or the failure that stopped it; our own bugs still raise.
+    """Do the work and return its result, or the failure that stopped it.
 
     With ``target_fd`` an error of libvips is attributed to the target if the target is broken.
     On return no traceback keeps an image, a source or a target alive.
@@ -168,12 +171,24 @@ def answered(work: Callable[[], _T], *, target_fd: int | None = None) -> _T | Jo
     except OSError as error:
         return JobFailure("unreadable", f"the source cannot be read: {error.strerror}")
     except pyvips.Error as error:
-        if target_fd is not None and not _writable(target_fd):
-            return JobFailure("fault", "the target was closed before the image was written")
-        # libvips reports a failed read of the descriptor as "unix error".
-        if "unix error" in str(error):
-            return JobFailure("unreadable", "the source cannot be read")
-        return JobFailure("undecodable", f"the source cannot be decoded: {_first_line(error)}")
+        return _vips_failure(error, target_fd)
+    except MemoryError:
+        return JobFailure("too_large", "the image needs more memory than a worker may use")
+    except Exception as error:  # noqa: BLE001 - the boundary of the process
+        # A bug that this image triggers. Raised on, it would end the worker, and a file that a
+        # stranger made could end all of them.
+        detail = f"the image cannot be processed: unexpected {type(error).__name__}, see the log"
+        shown = traceback.format_exc()[-_TRACEBACK_CHARACTERS:]
+        return JobFailure("undecodable", detail, traceback=shown)
+
+
+def _vips_failure(error: pyvips.Error, target_fd: int | None) -> JobFailure:
+    if target_fd is not None and not _writable(target_fd):
+        return JobFailure("fault", "the target was closed before the image was written")
+    # libvips reports a failed read of the descriptor as "unix error".
+    if "unix error" in str(error):
+        return JobFailure("unreadable", "the source cannot be read")
+    return JobFailure("undecodable", f"the source cannot be decoded: {_first_line(error)}")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from proxy.rendering.worker.imaging.libvips import SourceRefused, loadable_types
 # Types whose pages are frames of an animation; pages of TIFF and HEIC are separate images.
 _ANIMATED = ("webp", "gif")
 _COMPRESSIONS: Mapping[str, str] = MappingProxyType({"avif": "av1", "heic": "hevc"})
+_GREY = ("b-w", "grey16")
 # EXIF orientations that swap width and height.
 _ROTATED = range(5, 9)
 # Chromium, Firefox and WebKit show a frame with a delay of up to 10 ms, or none, for 100 ms. With
@@ -52,8 +53,6 @@ class Header:
     """Frames of an animation, otherwise 1."""
     rotated: bool
     """EXIF orientation swaps width and height."""
-    alpha: bool
-    """There is an alpha band, which may be fully opaque."""
     foreign_colour: bool
     """The embedded ICC profile is not sRGB."""
 
@@ -140,9 +139,25 @@ def shrunk(opened: OpenedSource, size: Size) -> Any:
     The image is lazy; its pixels are decoded once, from top to bottom, when they are read.
     """
     width, height = size
-    return pyvips.Image.thumbnail_source(
+    page = pyvips.Image.thumbnail_source(
         opened.source, width, height=height, size="force", **_colour_options(opened.header)
     )
+    return one_alpha(page)
+
+
+def to_srgb(page: Any) -> Any:
+    """Return a page as 8-bit sRGB with three or four bands."""
+    return one_alpha(page.colourspace("srgb"))
+
+
+def one_alpha(page: Any) -> Any:
+    """Return a sRGB or grey page without the bands that follow its alpha.
+
+    libvips keeps the extra samples of a TIFF (TIFF 6.0, section 18): grey with three of them
+    becomes sRGB with six bands, and everything after this point expects at most four.
+    """
+    bands = (1 if page.interpretation in _GREY else 3) + 1
+    return page[:bands] if page.bands > bands else page
 
 
 def flatten(page: Any, background: int = 255) -> Any:
@@ -166,7 +181,9 @@ def frames(opened: OpenedSource, size: Size, *, most: int) -> LoadedFrames:
     ]
     kept = _thinned(list(_distinct(pages, _delays(roll, header))), most)
     scaled = [
-        page.thumbnail_image(width, height=height, size="force", **_colour_options(header))
+        one_alpha(
+            page.thumbnail_image(width, height=height, size="force", **_colour_options(header))
+        )
         for page, _ in kept
     ]
     return LoadedFrames(scaled, [delay for _, delay in kept], _field(roll, "loop", 0))
@@ -201,7 +218,6 @@ def _read_header(image: Any, source_type: str) -> Header:
         band_bytes=int(FORMAT_TO_TYPESTR[image.format][2:]),
         pages=_field(image, "n-pages", 1) if source_type in _ANIMATED else 1,
         rotated=_field(image, "orientation", 1) in _ROTATED,
-        alpha=bool(image.hasalpha()),
         foreign_colour=bool(profile) and profile[48:56] != _SRGB_SIGNATURE,
     )
 

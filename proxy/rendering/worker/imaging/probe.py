@@ -29,7 +29,7 @@ def probe(job: ProbeJob, source_fd: int) -> ProbeResult:
         # Not "warning": damage that a decoder repairs is common in good photographs and harmless.
         load.whole(opened, fail_on="error").avg()
     small = preview(opened)
-    has_alpha = opened.header.alpha and _transparent(opened, small)
+    has_alpha = bool(small.hasalpha()) and _transparent(opened, small)
     content_hash, byte_size = _fingerprint(source_fd)
     return ProbeResult(
         content_hash,
@@ -58,7 +58,7 @@ def preview(opened: load.OpenedSource) -> Any:
     width, height = opened.header.upright
     scale = min(1.0, _PREVIEW_SIDE / max(width, height))
     small = load.shrunk(opened, (max(1, round(width * scale)), max(1, round(height * scale))))
-    return small.colourspace("srgb").copy_memory()
+    return load.to_srgb(small).copy_memory()
 
 
 def _transparent(opened: load.OpenedSource, small: Any) -> bool:
@@ -67,7 +67,7 @@ def _transparent(opened: load.OpenedSource, small: Any) -> bool:
     # so then all pixels are read.
     if small[-1].min() < _OPAQUE:
         return True
-    alpha = load.whole(opened, fail_on="none").colourspace("srgb")[-1]
+    alpha = load.to_srgb(load.whole(opened, fail_on="none"))[-1]
     return bool(alpha.min() < _OPAQUE)
 
 

@@ -182,3 +182,27 @@ def test_a_closed_pipe_is_a_fault_and_not_blamed_on_the_source(
 def test_a_target_that_is_not_open_is_a_fault() -> None:
     with studio.descriptor(studio.saved(Image.new("RGB", (8, 8)))) as opened:
         assert kind_of(studio.render(small_job(), opened, 9999)) == "fault"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TypeError("length"), "undecodable"),
+        (ZeroDivisionError(), "undecodable"),
+        (RecursionError(), "undecodable"),
+        (MemoryError(), "too_large"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_an_exception_is_a_fault_of_the_image_and_has_its_traceback(
+    error: Exception, kind: str
+) -> None:
+    def work() -> None:
+        raise error
+
+    failure = libvips.answered(work)
+    assert kind_of(failure) == kind
+    assert isinstance(failure, JobFailure)
+    assert ("in work" in failure.traceback) == (kind == "undecodable")
+    # The text of an exception may contain anything.
+    assert "length" not in failure.detail

@@ -6,20 +6,39 @@ import io
 import os
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image, ImageCms
 
 from proxy.domain.formats import Format
-from proxy.domain.variant import Geometry
-from proxy.domain.worker_protocol import JobFailure, Limits, RenderResult
+from proxy.domain.variant import Geometry, QualitySearch
+from proxy.domain.worker_protocol import (
+    AnalyseJob,
+    JobFailure,
+    Limits,
+    ProbeJob,
+    RenderOutput,
+    RenderResult,
+    RenditionSet,
+    RenditionSetResult,
+)
 from proxy.rendering.worker.imaging import load, render
-from proxy.rendering.worker.imaging.libvips import SourceRefused
-from proxy.rendering.worker.imaging.load import Header, check_header, open_source
+from proxy.rendering.worker.imaging.analysis.analyse import analyse
+from proxy.rendering.worker.imaging.libvips import SourceRefused, answered
+from proxy.rendering.worker.imaging.load import (
+    Header,
+    check_header,
+    open_source,
+    shrunk,
+    to_srgb,
+)
+from proxy.rendering.worker.imaging.probe import probe
 from tests.rendering.worker.imaging import crafted, studio
 from tests.rendering.worker.imaging.crafted import gif_of
 from tests.support.photos import photo
@@ -87,7 +106,7 @@ def test_a_large_image_within_wider_limits_is_rendered() -> None:
     assert (known.width, known.height) == (20_000, 14_000)
 
 
-HEADER = Header("png", 100, 50, 4, 1, 10, rotated=False, alpha=True, foreign_colour=False)
+HEADER = Header("png", 100, 50, 4, 1, 10, rotated=False, foreign_colour=False)
 
 
 def limited(name: str, value: int) -> Limits:
@@ -404,3 +423,89 @@ def test_other_types_are_one() -> None:
 def test_too_many_are_refused_before_the_decoder_sees_them(bomb: bytes) -> None:
     failure = studio.refused_or_known(bomb)
     assert getattr(failure, "detail", "") == "the source has more than 500 pages"
+
+
+# What a TIFF can say about its samples: grey, colour, CMYK, Lab, and nothing.
+INTERPRETATIONS = ("multiband", "b-w", "srgb", "rgb16", "cmyk", "lab", "scrgb", "xyz", "hsv")
+NUMBER_TYPES = ("uchar", "char", "ushort", "short", "uint", "int", "float", "double", "complex")
+MANY_BANDS = replace(studio.LIMITS, max_bands=8)
+# 15 x 15: buffers whose length is not a multiple of the bytes of an RGBA pixel.
+ODD = Geometry(15, 15, 15, 15)
+SEARCH = QualitySearch(75.0, 30, 95, 1)
+
+
+def banded(bands: int, number_type: str, interpretation: str) -> bytes:
+    """A square on a ground as a TIFF; every band has its own levels."""
+    ground, square = (
+        pyvips.Image.black(side, side, bands=bands) + levels[:bands]
+        for side, levels in ((15, [10, 200, 30, 255, 77, 3, 9]), (6, [200, 20, 130, 0, 17, 99, 90]))
+    )
+    image = ground.insert(square, 4, 5).cast(number_type).copy(interpretation=interpretation)
+    encoded: bytes = image.tiffsave_buffer()
+    return encoded
+
+
+def jobs_of(*, search: QualitySearch | None) -> list[Callable[[int], object]]:
+    """A strict probe, an analysis, and outputs of each kind."""
+    outputs = (
+        RenderOutput(ODD, studio.LOSSLESS),
+        RenderOutput(ODD, studio.LOSSLESS, remove_background=True),
+        RenderOutput(ODD, studio.STREAMED_JPEG, search=search),
+    )
+    return [
+        partial(probe, ProbeJob(MANY_BANDS, strict=True)),
+        partial(analyse, AnalyseJob(MANY_BANDS)),
+        partial(rendered_set, RenditionSet(MANY_BANDS, outputs, framed=True)),
+    ]
+
+
+def failures_of(job: Callable[[int], object], source: int) -> list[JobFailure]:
+    reply = answered(partial(job, source))
+    parts = reply.results if isinstance(reply, RenditionSetResult) else (reply,)
+    return [part for part in parts if isinstance(part, JobFailure)]
+
+
+def decoded(source: int) -> object:
+    """Fails if libvips cannot read the samples."""
+    return load.whole(open_source(source, MANY_BANDS), fail_on="none").avg()
+
+
+def rendered_set(job: RenditionSet, source: int) -> object:
+    with studio.descriptor(b"") as target:
+        return render.render_set(job, source, target)
+
+
+def check_bands(bands: int, number_type: str, interpretation: str, *, searched: bool) -> None:
+    """Whatever can be opened is probed, analysed and rendered, and nothing raises."""
+    try:
+        content = banded(bands, number_type, interpretation)
+    except pyvips.Error:
+        return  # libvips writes no such TIFF
+    with studio.descriptor(content) as source:
+        jobs = jobs_of(search=SEARCH if searched else None)
+        failures = [one for job in jobs for one in failures_of(job, source)]
+        assert not any(one.traceback for one in failures), (number_type, failures)
+        assert not failures or failures_of(decoded, source), (number_type, failures)
+
+
+@pytest.mark.parametrize("interpretation", ["b-w", "srgb"])
+@pytest.mark.parametrize("bands", range(1, 8))
+def test_bands_of_any_number_are_shown(bands: int, interpretation: str) -> None:
+    check_bands(bands, "uchar", interpretation, searched=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interpretation", INTERPRETATIONS)
+@pytest.mark.parametrize("bands", range(1, 8))
+def test_bands_of_any_number_and_type_raise_nothing(bands: int, interpretation: str) -> None:
+    for number_type in NUMBER_TYPES:
+        check_bands(bands, number_type, interpretation, searched=False)
+
+
+@pytest.mark.parametrize(("interpretation", "colours"), [("b-w", 1), ("srgb", 3), ("cmyk", 4)])
+@pytest.mark.parametrize("extra", range(4))
+def test_a_page_has_one_alpha_at_most(interpretation: str, colours: int, extra: int) -> None:
+    with studio.descriptor(banded(colours + extra, "uchar", interpretation)) as source:
+        page = shrunk(open_source(source, MANY_BANDS), (15, 15))
+        assert page.bands <= 4
+        assert to_srgb(page).bands == 3 + min(extra, 1)

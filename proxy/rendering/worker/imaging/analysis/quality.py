@@ -14,7 +14,7 @@ from typing import Any
 import pyvips
 
 from proxy.domain.analysis import Quality
-from proxy.rendering.worker.imaging.load import OpenedSource, flatten, whole
+from proxy.rendering.worker.imaging.load import OpenedSource, flatten, to_srgb, whole
 
 DETAIL_SIDE = 512
 """Side of the middle in pixels, a multiple of `_GRID`."""
@@ -95,7 +95,7 @@ def detail(opened: OpenedSource) -> Any:
     top, height = _middle(opened.header.height)
     page = whole(opened, fail_on="none").crop(left, top, width, height)
     # The ICC profile is ignored: it hardly affects sharpness and noise.
-    return to_luma(page.colourspace("srgb")).copy_memory()
+    return to_luma(to_srgb(page)).copy_memory()
 
 
 def _middle(length: int) -> tuple[int, int]:
