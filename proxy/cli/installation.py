@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,12 @@ from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import Settings
 from proxy.settings.reference import markdown, settings_file, tables
 from proxy.storage.database.engine import sqlite_file
-from proxy.storage.database.schema import inspect_version, upgrade
+from proxy.storage.database.schema import (
+    create_indexes,
+    inspect_version,
+    missing_indexes,
+    upgrade,
+)
 from proxy.web.routes import describe
 
 
@@ -94,11 +100,35 @@ def settings(
 
 
 @command("upgrade", group=database_app)
-def db_upgrade(settings: Settings) -> None:
+def db_upgrade(
+    settings: Settings,
+    indexes: Annotated[
+        bool,
+        typer.Option(
+            "--indexes",
+            help="Also add missing indexes to tables of other programs; print each statement.",
+        ),
+    ] = False,
+) -> None:
     """Create or upgrade the tables of the database; existing rows are kept."""
     # SQLite creates its file, but not the directory.
     settings.data_path.mkdir(parents=True, exist_ok=True)
     print("upgraded" if run(_upgrade(settings)) else "up to date")
+    run(_indexes(settings, create=indexes))
+
+
+async def _indexes(settings: Settings, *, create: bool) -> None:
+    """Create the missing indexes, or print how many there are and what to do."""
+    missing = 0
+    for url, schema in schemas(settings):
+        if create:
+            # Flushed: a statement on a large table takes minutes.
+            announce = partial(print, flush=True)
+            await create_indexes(url, settings.database, schema=schema, announce=announce)
+        else:
+            missing += len(await missing_indexes(url, settings.database, schema=schema))
+    if missing:
+        print(f"{missing} indexes are missing: run `smartserve db upgrade --indexes`")
 
 
 async def _upgrade(settings: Settings) -> bool:

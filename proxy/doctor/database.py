@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.doctor.check import Finding, Findings, area, as_time, fail, ok, warn
+from proxy.doctor.check import Finding, Findings, area, as_time, counted, fail, ok, warn
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.storage.database.diagnostics import (
@@ -12,7 +12,7 @@ from proxy.storage.database.diagnostics import (
 )
 from proxy.storage.database.driver_errors import driver_text
 from proxy.storage.database.engine import sqlite_file
-from proxy.storage.database.schema import inspect_version
+from proxy.storage.database.schema import inspect_version, missing_indexes
 
 _SLOW_S = 0.05
 _MAX_OFFSET_S, _FAR_OFFSET_S = 5.0, 60.0
@@ -59,6 +59,7 @@ async def check_schema(installation: Installation) -> Finding:
     """Report tables that are older or newer than this version of the program requires."""
     settings = installation.settings
     versions: list[str] = []
+    missing: list[str] = []
     for url, schema in installation.schemas:
         name = schema.version_table
         try:
@@ -76,7 +77,11 @@ async def check_schema(installation: Installation) -> Finding:
             return fail(f"{name} is at {found or 'no version'}, {required}", advice)
         # A schema without a version table belongs to another program, and is used as it is.
         versions.append(f"{name} {found or 'of another program'}")
-    return ok(", ".join(versions))
+        missing += await missing_indexes(url, settings.database, schema=schema)
+    text = ", ".join(versions)
+    advice = f"run 'smartserve db upgrade --indexes', which runs: {'; '.join(missing)}"
+    seen = f"{text}; without {counted(len(missing), 'index')} each upload scans a whole table"
+    return warn(seen, advice) if missing else ok(text)
 
 
 def judge_offset(offset_s: float) -> Finding:

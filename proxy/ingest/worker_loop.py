@@ -22,7 +22,13 @@ from proxy.domain.upload import (
     StepState,
 )
 from proxy.ingest.item_runner import ItemRunner
-from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
+from proxy.runtime.supervised_task import (
+    UNCOUNTED,
+    BackgroundTask,
+    Schedule,
+    TaskSupervisor,
+    cancel,
+)
 from proxy.storage.database.ingest_queue import IngestQueue
 
 _MAX_WORKER_ID = 50
@@ -31,6 +37,10 @@ _MIN_REST_S = 0.5
 _RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease expires."""
 _REPORT_EVERY_S = 15.0
+_DAY_S = 86400
+_PRUNE_EVERY_S = 3600.0
+_FIRST_PRUNE_AFTER_S = 60.0
+"""Not at the start, when all caches are cold and the queue has a backlog."""
 _REPORT_COUNTS = ("stuck", "oldest_s", "failed_for_good", "held", "run_out", "takeovers")
 
 log = structlog.get_logger(__name__)
@@ -61,6 +71,16 @@ class WorkerLoop:
         self._provider_down = False
         """An analysis is still incomplete after a retry in this cycle."""
 
+    async def prune(self) -> None:
+        """Delete finished items that are older than `ingest.retention_days`.
+
+        Any number of workers may do so. If the database is unavailable, the next call does it.
+        """
+        with suppress(DatabaseUnavailable):
+            days = self._settings.retention_days
+            if pruned := await self._queue.prune(older_than_s=days * _DAY_S):
+                log.info("finished_uploads_pruned", items=pruned, older_than_days=days)
+
     async def run(self) -> None:
         """Repeat cycles until `stop`. After an unforeseen error the supervisor calls it again."""
         while not self._stopping:
@@ -71,6 +91,7 @@ class WorkerLoop:
         """Run until no upload is due, and return how many failed."""
         while not self._stopping and await self._cycle():
             pass
+        await self.prune()
         return self.failures
 
     def stop(self) -> None:
@@ -245,8 +266,11 @@ async def running_worker(
     Unfinished uploads are then released; another worker continues them at the current step.
     """
     task = worker.supervisor.start(BackgroundTask.INGEST_WORKER, worker.run)
+    schedule = Schedule(every_s=_PRUNE_EVERY_S, first_after_s=_FIRST_PRUNE_AFTER_S)
+    pruning = worker.supervisor.running(BackgroundTask.INGEST_PRUNING, worker.prune, **schedule)
     try:
-        yield task
+        async with pruning:
+            yield task
     finally:
         # Running uploads may finish; the loop claims no other.
         worker.stop()

@@ -124,6 +124,9 @@ class IngestSettings(Section):
     """Upper limit of that delay."""
     max_retries: int = Field(48, ge=0, le=10_000)
     """Number of retries after which an upload has failed permanently."""
+    retention_days: int = Field(30, ge=1, le=3650)
+    """Days after which finished uploads are deleted from the queue of the workers. Their images,
+    and the rows of pending_images, stay."""
     retries_per_cycle: int = Field(10, ge=0, le=1000)
     """Maximum number of failed uploads that are retried in one cycle of the queue."""
     analysis_retry_s: tuple[PositiveSeconds, ...] = Field(

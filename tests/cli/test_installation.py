@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,18 @@ def test_the_former_option_for_descriptions_is_accepted(invoke: Invoke) -> None:
 def test_db_upgrade_changes_the_database_once(data: Path, invoke: Invoke) -> None:
     assert invoke("db", "upgrade", "--data-dir", data).stdout == "upgraded\n"
     assert invoke("db", "upgrade", "--data-dir", data).stdout == "up to date\n"
+
+
+def test_db_upgrade_creates_missing_indexes_only_if_it_is_told_to(
+    data: Path, invoke: Invoke
+) -> None:
+    invoke("db", "upgrade", "--data-dir", data)
+    with closing(sqlite3.connect(data / "smartserve.db")) as connection:
+        connection.execute("DROP INDEX ix_media_files_user_id")
+    statement = "CREATE INDEX ix_media_files_user_id ON media_files (user_id)"
+    assert "1 indexes are missing" in invoke("db", "upgrade", "--data-dir", data).stdout
+    assert statement in invoke("db", "upgrade", "--indexes", "--data-dir", data).stdout
+    assert invoke("db", "upgrade", "--indexes", "--data-dir", data).stdout == "up to date\n"
 
 
 _COMMANDS = [("check-config", 2), ("db upgrade", 1), ("status", 1), ("doctor", 1)]

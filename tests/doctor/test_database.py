@@ -43,6 +43,14 @@ async def test_a_locked_database_fails_the_check_of_permissions(data_dir: Path) 
     assert "database is locked" in found["database permissions"].seen
 
 
+async def test_a_missing_index_is_reported_with_its_statement(data_dir: Path) -> None:
+    with closing(sqlite3.connect(data_dir / "smartserve.db")) as connection:
+        connection.execute("DROP INDEX ix_media_files_main_api_id")
+    found = await run_area("database", make_settings(data_dir))
+    assert problems(found) == {"database schema": Verdict.WARN}
+    assert "CREATE INDEX ix_media_files_main_api_id" in found["database schema"].advice
+
+
 async def test_a_table_that_cannot_be_written_is_named(data_dir: Path) -> None:
     with closing(sqlite3.connect(data_dir / "smartserve.db")) as connection:
         # Tests may run as root, who can write any file: a view cannot be written by anyone.

@@ -41,6 +41,9 @@ class FailingLoop:
             raise LookupError("unforeseen")
         await self._stopped.wait()
 
+    async def prune(self) -> None:
+        """Do nothing; it is called after a minute."""
+
     def stop(self) -> None:
         self._stopped.set()
 

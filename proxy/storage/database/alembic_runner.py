@@ -9,7 +9,9 @@ from pathlib import Path
 
 from alembic import command, op
 from alembic.config import Config
-from sqlalchemy import Connection, Table, inspect
+from sqlalchemy import Connection, Table, inspect, text
+
+from proxy.storage.database.tables import SHARED
 
 _HERE = Path(__file__).parent
 _TRIGGER = """
@@ -44,9 +46,30 @@ def create_missing(*tables: Table) -> None:
         has_timestamp = "updated_at" in table.c and table.c.updated_at.server_default is not None
         if created and has_timestamp and bind.dialect.name == "sqlite":
             op.execute(_TRIGGER.replace("TABLE", table.name))
-        # An interrupted upgrade may have created the table without its indexes.
-        for index in table.indexes:
-            index.create(bind, checkfirst=True)
+        # An interrupted upgrade may have created the table without its indexes. Those of a table
+        # that may belong to another program are left to its operator.
+        if created or table.name not in SHARED:
+            create_indexes(table)
+
+
+def create_indexes(table: Table) -> None:
+    """Create the indexes of a table that do not exist."""
+    for index in table.indexes:
+        index.create(op.get_bind(), checkfirst=True)
+
+
+def is_own(table: Table) -> bool:
+    """Return whether our migrations have certainly created a table that may be another program's.
+
+    Only SQLite shows it, by the trigger: an earlier version has created the same columns on MySQL
+    as another program would.
+    """
+    bind = op.get_bind()
+    trigger = text("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = :name")
+    return (
+        bind.dialect.name == "sqlite"
+        and bind.scalar(trigger, {"name": f"{table.name}_touched"}) is not None
+    )
 
 
 def script_config(scripts: str) -> Config:

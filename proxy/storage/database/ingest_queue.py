@@ -11,17 +11,30 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType, MediaStatus
 from proxy.domain.upload import ItemState, Lease, LeasedItem, Step, StepRecord, StepState, Upload
-from proxy.storage.database.leased_writer import LeasedWriter
+from proxy.storage.database.leased_writer import DONE, TAKEOVERS, LeasedWriter, add_to_total
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,
@@ -144,11 +157,14 @@ class IngestQueue:
         )
         if retried and not row.final:
             await _reset_attempts(connection, media_id)
+        steps = await _records(connection, media_id)
+        if row.lease is not None:
+            await connection.execute(add_to_total(TAKEOVERS, 1))
         return LeasedItem(
             upload=_upload(row),
             lease=lease,
             day=day,
-            steps=await _records(connection, media_id),
+            steps=steps,
             retries=heals,
             report_due=row.final,
             analysis_only=revisited,
@@ -204,6 +220,37 @@ class IngestQueue:
         """Retry the report of a permanent failure after ``again_in_s``."""
         await self._end(lease, again_in_s=again_in_s)
 
+    async def prune(self, *, older_than_s: float) -> int:
+        """Delete items that were settled longer ago, and return their number.
+
+        Items that will be processed or reported again stay, however old. Their media stay too: an
+        upload that the main API lists again gets the same medium, by ``main_api_id``.
+        """
+        old = and_(_items.finished_at < DatabaseClock() - older_than_s, _items.lease.is_(None))
+        done = and_(_items.state == ItemState.DONE, old)
+        # A permanent failure whose report is delivered or given up.
+        failed = and_(
+            _items.state == ItemState.FAILED, old, _items.final, _items.not_before.is_(None)
+        )
+
+        # One state at a time, and in batches: an OR would read all items of both states for each
+        # batch, and a long transaction would block the claims of the workers.
+        async def work(connection: AsyncConnection, expired: ColumnElement[bool]) -> int:
+            found = await _ids(connection, expired, limit=_BATCH)
+            # The condition again: another worker may have reopened one meanwhile.
+            gone = await connection.execute(
+                delete(ingest_items).where(_items.main_api_id.in_(found), expired)
+            )
+            if expired is done:
+                await connection.execute(add_to_total(DONE, -gone.rowcount))
+            return gone.rowcount
+
+        pruned = 0
+        for expired in (done, failed):
+            while count := await self._writer.run(partial(work, expired=expired)):
+                pruned += count
+        return pruned
+
     async def due_in_s(self, *, retries: bool) -> float | None:
         """Return the seconds until an item is due, 0 if one is due now, or None if none waits.
 
@@ -212,7 +259,9 @@ class IngestQueue:
         """
         states = [ItemState.QUEUED, *([ItemState.FAILED] if retries else [])]
         when = case((_items.lease_until.is_not(None), _items.lease_until), else_=_items.not_before)
-        query = select(func.min(when) - DatabaseClock()).where(_items.state.in_(states))
+        # The second condition excludes permanent failures, which would be read one by one.
+        waiting = and_(_items.state.in_(states), _items.not_before.is_not(None))
+        query = select(func.min(when) - DatabaseClock()).where(waiting)
         seconds = (await self._writer.read(query))[0][0]
         return None if seconds is None else max(0.0, float(seconds))
 
@@ -222,8 +271,11 @@ class IngestQueue:
         """Write the values and release the lease in one transaction."""
         if again_in_s is not None:
             values["not_before"] = DatabaseClock() + again_in_s
-        update_item = _update(lease.main_api_id, **values, lease=None, lease_until=None)
-        await self._writer.fenced_execute(lease, update_item)
+        statements = [_update(lease.main_api_id, **values, lease=None, lease_until=None)]
+        # An item that is done is never leased, so this one was not.
+        if values.get("state") is ItemState.DONE:
+            statements.append(add_to_total(DONE, 1))
+        await self._writer.fenced_execute(lease, *statements)
 
 
 def _update(main_api_id: int, **values: Any) -> Any:
@@ -242,8 +294,11 @@ def _upload(row: Row[Any]) -> Upload:
     return Upload(id=row.main_api_id, **values | {"data_type": DataType(row.data_type)})
 
 
-async def _ids(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> list[int]:
-    found = await connection.execute(select(_items.main_api_id).where(*conditions))
+async def _ids(
+    connection: AsyncConnection, *conditions: ColumnElement[bool], limit: int | None = None
+) -> list[int]:
+    query = select(_items.main_api_id).where(*conditions).limit(limit)
+    found = await connection.execute(query)
     return [row.main_api_id for row in found]
 
 
@@ -251,14 +306,22 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
     """Schedule another report for listed items that were settled before the list was requested."""
     settled = and_(_items.main_api_id.in_(listed), _items.finished_at < settled_before)
     failed_reported = and_(settled, _items.final, _items.not_before.is_(None))
-    completed = select(_files.id).where(_files.status == MediaStatus.COMPLETED)
+    # Correlated: SQLite would collect the ids of all completed media for an IN.
+    completed = exists().where(_files.id == _items.media_id, _files.status == MediaStatus.COMPLETED)
     succeeded = _items.state.in_((ItemState.DONE, ItemState.INCOMPLETE))
     done = await _ids(connection, settled, succeeded)
     # A failed item whose medium is completed: the report of an earlier completion was lost.
-    done += await _ids(connection, failed_reported, _items.media_id.in_(completed))
+    done += await _ids(connection, failed_reported, completed)
     failed = [one for one in await _ids(connection, failed_reported) if one not in done]
+    # Counted by an update and not by a query: another worker may reopen the same items.
+    leaving = update(ingest_items).where(
+        _items.main_api_id.in_(done), _items.state == ItemState.DONE
+    )
+    left = await connection.execute(leaving.values(state=ItemState.INCOMPLETE))
     if done:
-        media = select(_items.media_id).where(_items.main_api_id.in_(done))
+        # Not as a subquery: MariaDB would read the whole checklist for an UPDATE with one.
+        query = select(_items.media_id).where(_items.main_api_id.in_(done))
+        media = [row.media_id for row in await connection.execute(query)]
         callback = update(processing_checklist).where(_steps.media_id.in_(media))
         await connection.execute(callback.values(_pending(Step.UPDATE_CALLBACK)))
     now = dict.fromkeys(("not_before", "updated_at"), DatabaseClock())
@@ -267,6 +330,8 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
             again = update(ingest_items).where(_items.main_api_id.in_(ids))
             values = now | {"heals": 0, "finished_at": None, "state": state}
             await connection.execute(again.values(final=state == ItemState.FAILED, **values))
+    if left.rowcount:
+        await connection.execute(add_to_total(DONE, -left.rowcount))
     return len(done) + len(failed)
 
 

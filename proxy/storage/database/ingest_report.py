@@ -6,21 +6,33 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Row, and_, case, func, or_, select, union_all
 
 from proxy.domain.upload import Failure, ItemState, QueueReport, Step, StepState
-from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.storage.database.tables import DatabaseClock, ingest_items, processing_checklist
+from proxy.storage.database.leased_writer import DONE, TAKEOVERS, LeasedWriter
+from proxy.storage.database.tables import (
+    DatabaseClock,
+    ingest_items,
+    ingest_totals,
+    processing_checklist,
+)
 
 _items, _steps = ingest_items.c, processing_checklist.c
 _HOUR_S = 3600.0
 _FAILURES = 20
 
+# Settled items are by far the most, so no query may read them all: those that are done have a
+# total, the others are counted in an index.
+_NOT_DONE = (ItemState.QUEUED, ItemState.INCOMPLETE, ItemState.FAILED)
+# Only a permanent failure that is reported is never due again.
+_open = and_(_items.state.in_(_NOT_DONE), _items.not_before.is_not(None))
+_settled_failure = and_(_items.state == ItemState.FAILED, _items.not_before.is_(None))
 _failed = and_(_items.state == ItemState.FAILED, _items.final)
 _unfinished = or_(
     _items.state == ItemState.QUEUED, and_(_items.state == ItemState.FAILED, ~_items.final)
 )
-_recent = _items.finished_at > DatabaseClock() - _HOUR_S
+_hour = _items.finished_at > DatabaseClock() - _HOUR_S
+_finished = and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _hour)
 
 
 async def queue_report(writer: LeasedWriter) -> QueueReport:
@@ -28,13 +40,20 @@ async def queue_report(writer: LeasedWriter) -> QueueReport:
     states = dict.fromkeys(map(str, ItemState), 0)
     for row in await writer.read(_STATES):
         states[row.state] = row.items
+    counted = {row.name: row.value for row in await writer.read(select(ingest_totals))}
+    # A restored backup or a rolling upgrade may leave a total too low for a while.
+    states[ItemState.DONE] = max(0, counted.get(DONE, 0))
     # SUM and MIN over no rows are NULL; MySQL's SUM is a Decimal.
     totals = {name: value or 0 for name, value in (await writer.read(_TOTALS))[0]._asdict().items()}
+    settled = (await writer.read(_SETTLED))[0][0]
     # The clock of the database may be set back between insert and report.
     oldest_s = max(0.0, float(totals.pop("oldest_s")))
     steps, attempts = _by_step(await writer.read(_STEPS))
     return QueueReport(
         states=states,
+        takeovers=counted.get(TAKEOVERS, 0),
+        finished_last_hour=(await writer.read(_FINISHED))[0][0],
+        failed_for_good=settled + int(totals.pop("failed")),
         steps=steps,
         attempts=attempts,
         oldest_s=oldest_s,
@@ -51,25 +70,33 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 
 _TOTALS = select(
-    func.sum(_items.takeovers).label("takeovers"),
     _count(_unfinished & (_items.created_at < DatabaseClock() - _HOUR_S)).label("stuck"),
     (DatabaseClock() - func.min(case((_unfinished, _items.created_at)))).label("oldest_s"),
-    _count(_failed).label("failed_for_good"),
+    _count(_failed).label("failed"),
     _count(_items.lease_until > DatabaseClock()).label("held"),
     _count(_items.lease_until <= DatabaseClock()).label("run_out"),
-    _count(and_(_items.state.in_((ItemState.DONE, ItemState.INCOMPLETE)), _recent)).label(
-        "finished_last_hour"
-    ),
+).where(_open)
+_SETTLED = select(func.count()).where(_settled_failure)
+_FINISHED = select(func.count()).where(_finished)
+_STATES = (
+    select(_items.state, func.count().label("items"))
+    .where(_items.state.in_(_NOT_DONE))
+    .group_by(_items.state)
 )
-_STATES = select(_items.state, func.count().label("items")).group_by(_items.state)
+# Disjoint: an incomplete item is done, and a failed one that is open has not finished. Not an OR of
+# the conditions, for which MariaDB would scan the table.
+_current = union_all(
+    select(_items.media_id).where(_open, _items.state != ItemState.INCOMPLETE),
+    select(_items.media_id).where(_finished),
+    select(_items.media_id).where(_settled_failure, _hour),
+).subquery()
 _STEPS = (
     select(
         *(_steps[step] for step in Step),
         func.count().label("count"),
         *(func.sum(_steps[f"{step}_attempts"]).label(f"{step}_attempts") for step in Step),
     )
-    .select_from(processing_checklist.join(ingest_items, _items.media_id == _steps.media_id))
-    .where(or_(_unfinished, _failed, _recent))
+    .select_from(_current.join(processing_checklist, _steps.media_id == _current.c.media_id))
     .group_by(*(_steps[step] for step in Step))
 )
 _LATEST = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import Executable, delete, func, insert, update
+from sqlalchemy import ColumnElement, Executable, delete, func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import LeaseLost
@@ -17,6 +17,7 @@ from proxy.storage.database.media_repository import bind_facts
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,
+    ingest_totals,
     media_ai_analysis,
     media_analysis_details,
     media_files,
@@ -25,6 +26,9 @@ from proxy.storage.database.tables import (
 from proxy.storage.database.transactions import SqlDatabase
 
 T = TypeVar("T")
+
+DONE, TAKEOVERS = "done", "takeovers"
+"""Names in `ingest_totals`."""
 
 _items, _steps = ingest_items.c, processing_checklist.c
 # Columns of 255 characters that a language model fills with text of any length.
@@ -139,6 +143,12 @@ class LeasedWriter(SqlDatabase):
             await connection.execute(_checklist(lease, done))
 
         await self.fenced(lease, work)
+
+
+def add_to_total(name: str, count: int | ColumnElement[int]) -> Executable:
+    """Build the change of one of `ingest_totals`; it must be the last of its transaction."""
+    total = ingest_totals.c
+    return update(ingest_totals).where(total.name == name).values(value=total.value + count)
 
 
 def _checklist(lease: Lease, values: Mapping[Any, Any]) -> Any:

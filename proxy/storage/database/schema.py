@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Inspector,
+    MetaData,
+    Table,
+    UniqueConstraint,
+    inspect,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateIndex
 
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import DatabaseSettings
+from proxy.storage.database import profile_columns, tables
+from proxy.storage.database.tables import SHARED
 from proxy.storage.database.transactions import single_connection
 
 UPGRADE_TIMEOUT_S = 60.0
 """Limits the wait for another process's upgrade, and our own upgrade."""
+INDEX_TIMEOUT_S = 6 * 3600.0
+"""Limits `create_indexes`."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _GET_LOCK = text("SELECT GET_LOCK(CONCAT('smartserve.', MD5(DATABASE())), :timeout_s)")
@@ -31,6 +47,7 @@ class DatabaseSchema:
     """False if the database belongs to another program; then only missing tables are created."""
     required_table: str = ""
     """The one table that must exist in a database of another program."""
+    tables: MetaData = tables.metadata
     setting: str = "database.url"
     """The setting that names the database, for messages."""
 
@@ -49,7 +66,14 @@ def main_schema(*, own: bool) -> DatabaseSchema:
     """Return the schema of the main database: the upload queue and, if it is our own, profiles."""
     # Our own tables are in the media database.
     setting = "database.url" if own else "main.url"
-    return DatabaseSchema("main", "smartserve_main_version", own, "pending_images", setting)
+    return DatabaseSchema(
+        "main",
+        "smartserve_main_version",
+        own,
+        "pending_images",
+        tables=profile_columns.metadata,
+        setting=setting,
+    )
 
 
 async def upgrade(
@@ -90,6 +114,73 @@ async def inspect_version(
     """
     async with single_connection(url, settings, setting=schema.setting) as connection:
         return await connection.run_sync(_inspect, schema)
+
+
+async def missing_indexes(
+    url: str, settings: DatabaseSettings, *, schema: DatabaseSchema = MEDIA
+) -> list[str]:
+    """Return the statements that `create_indexes` would run; raises DatabaseUnavailable."""
+    async with single_connection(url, settings, setting=schema.setting) as connection:
+        missing = await connection.run_sync(_missing_indexes, schema)
+        return [str(one.compile(dialect=connection.dialect)) for one in missing]
+
+
+async def create_indexes(
+    url: str,
+    settings: DatabaseSettings,
+    *,
+    schema: DatabaseSchema = MEDIA,
+    announce: Callable[[str], object],
+) -> None:
+    """Create the missing indexes, also in tables of another program; ``announce`` gets each first.
+
+    On a large table a statement takes minutes; MariaDB and MySQL accept changes of rows meanwhile.
+
+    Raises:
+        DatabaseUnavailable: the database rejects a statement; the indexes before it exist.
+    """
+    bounded = settings.model_copy(update={"query_timeout_s": INDEX_TIMEOUT_S})
+    async with single_connection(url, bounded, setting=schema.setting) as connection:
+        await _lock(connection, UPGRADE_TIMEOUT_S)
+        for statement in await connection.run_sync(_missing_indexes, schema):
+            announce(str(statement.compile(dialect=connection.dialect)))
+            await connection.execute(statement)
+        await connection.commit()
+
+
+def _missing_indexes(connection: Connection, schema: DatabaseSchema) -> list[CreateIndex]:
+    inspector = inspect(connection)
+    names = SHARED & set(schema.tables.tables) & set(inspector.get_table_names())
+    return [
+        _create_index(name, columns)
+        for name in sorted(names)
+        for columns in _searched_columns(schema.tables.tables[name])
+        # An index with further columns serves as well.
+        if not any(key[: len(columns)] == columns for key in _keys(inspector, name))
+    ]
+
+
+def _keys(inspector: Inspector, table: str) -> list[list[str | None]]:
+    """Return the columns of each index and each unique constraint; an expression is None."""
+    unique = inspector.get_unique_constraints(table)
+    columns: list[list[str | None]] = [[*one["column_names"]] for one in unique]
+    return [*columns, *(one["column_names"] for one in inspector.get_indexes(table))]
+
+
+def _searched_columns(table: Table) -> Iterator[list[str]]:
+    """Yield the columns of each index that our definition has, and of each unique constraint."""
+    for index in sorted(table.indexes, key=str):
+        yield [column.name for column in index.columns]
+    for constraint in table.constraints:
+        # A unique index could fail on the rows of another program; a plain one serves queries too.
+        if isinstance(constraint, UniqueConstraint):
+            yield [column.name for column in constraint.columns]
+
+
+def _create_index(table: str, columns: list[str]) -> CreateIndex:
+    # A table of its own: an index of the shared definition would become a part of it.
+    definition = Table(table, MetaData(), *map(Column, columns))
+    return CreateIndex(Index(f"ix_{table}_{'_'.join(columns)}", *definition.c))
 
 
 async def _lock(connection: AsyncConnection, timeout_s: float) -> None:

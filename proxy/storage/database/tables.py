@@ -104,6 +104,10 @@ _JSON = sa.JSON(none_as_null=True)
 
 metadata = sa.MetaData()
 
+SHARED = frozenset({"media_files", "processing_checklist", "media_ai_analysis", "pending_images"})
+"""Tables of the requirements document. An existing one may belong to another program, so it gets
+indexes only from `smartserve db upgrade --indexes`."""
+
 
 def define_table(
     name: str, *parts: sa.schema.SchemaItem, target: sa.MetaData = metadata, **options: Any
@@ -120,8 +124,8 @@ media_files = define_table(
     "media_files",
     auto_id(),
     # Id in `pending_images` of the main database; 0 if the medium was not uploaded.
-    required("main_api_id", sa.BigInteger, default=0),
-    required("user_id", sa.BigInteger),
+    required("main_api_id", sa.BigInteger, default=0, index=True),
+    required("user_id", sa.BigInteger, index=True),
     required("data_type", one_of(*DataType)),
     sa.Column("original_name", sa.String(255)),
     sa.Column("mime_type", sa.String(100)),
@@ -204,6 +208,16 @@ ingest_items = define_table(
     required("updated_at", sa.Double),
     sa.Column("finished_at", sa.Double),
     sa.Index("ix_ingest_items_due", "state", "not_before"),
+    sa.Index("ix_ingest_items_finished", "state", "finished_at"),
+    sa.Index("ix_ingest_items_updated", "state", "updated_at"),
+)
+
+# Figures that would need a scan of all items. They change in the transaction that changes an item,
+# as its last statement: transactions that lock items in any order lock this row after them.
+ingest_totals = define_table(
+    "ingest_totals",
+    sa.Column("name", sa.String(16), primary_key=True),
+    required("value", sa.BigInteger),
 )
 
 # Smaller files of a medium, from which it is rendered while its source is missing. The key is the

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,17 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database import NewMedia
 from proxy.storage.database.engine import open_engine
 from proxy.storage.database.media_repository import SqlMediaRepository
-from proxy.storage.database.schema import inspect_version, upgrade
+from proxy.storage.database.schema import (
+    MEDIA,
+    DatabaseSchema,
+    create_indexes,
+    inspect_version,
+    main_schema,
+    missing_indexes,
+    upgrade,
+)
 from proxy.storage.database.tables import metadata
-from tests.storage.database.backends import Backend, MariaDBBackend
+from tests.storage.database.backends import Backend, MariaDBBackend, SqliteBackend
 from tests.support.mariadb import MariaDB
 
 # As the requirements document has it, word for word.
@@ -225,7 +234,80 @@ async def test_the_migrations_make_the_required_table(
     ours = mariadb_backend.empty()
     await upgrade(ours, settings)
     await upgrade(existing, settings)
+    await create_indexes(existing, settings, announce=lambda _: None)
     assert mariadb_backend.run(ours, _COLUMNS) == mariadb_backend.run(existing, _COLUMNS)
+
+
+async def test_the_tables_of_another_program_get_indexes_on_demand_only(
+    existing: str, settings: DatabaseSettings, mariadb_backend: MariaDBBackend
+) -> None:
+    mariadb_backend.run(existing, _REQUIRED_OF_INGEST)
+    await upgrade(existing, settings)
+    statements = await missing_indexes(existing, settings)
+    assert statements == [
+        "CREATE INDEX ix_media_ai_analysis_media_id ON media_ai_analysis (media_id)",
+        "CREATE INDEX ix_media_files_main_api_id ON media_files (main_api_id)",
+        "CREATE INDEX ix_media_files_user_id ON media_files (user_id)",
+        "CREATE INDEX ix_processing_checklist_media_id ON processing_checklist (media_id)",
+    ]
+    announced: list[str] = []
+    await create_indexes(existing, settings, announce=announced.append)
+    assert announced == statements
+    assert await missing_indexes(existing, settings) == []
+
+
+async def test_an_index_of_another_program_that_begins_with_the_column_is_enough(
+    existing: str, settings: DatabaseSettings, mariadb_backend: MariaDBBackend
+) -> None:
+    await upgrade(existing, settings)
+    mariadb_backend.run(
+        existing,
+        "CREATE UNIQUE INDEX theirs ON media_files (user_id, id);"
+        "CREATE INDEX other ON media_files (status, main_api_id)",
+    )
+    missing = await missing_indexes(existing, settings)
+    assert missing == ["CREATE INDEX ix_media_files_main_api_id ON media_files (main_api_id)"]
+
+
+async def test_a_queue_of_another_program_gets_its_indexes_on_demand(
+    settings: DatabaseSettings, mariadb_backend: MariaDBBackend
+) -> None:
+    url, schema = mariadb_backend.empty(), main_schema(own=False)
+    mariadb_backend.run(
+        url,
+        "CREATE TABLE pending_images (id BIGINT PRIMARY KEY, image_path VARCHAR(255),"
+        " status VARCHAR(16))",
+    )
+    await upgrade(url, settings, schema=schema)
+    await create_indexes(url, settings, schema=schema, announce=lambda _: None)
+    assert await missing_indexes(url, settings, schema=schema) == []
+    keys = mariadb_backend.run(url, "SHOW INDEX FROM pending_images WHERE Key_name <> 'PRIMARY'")
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("schema", [MEDIA, main_schema(own=True)], ids=["media", "main"])
+async def test_our_own_tables_have_all_indexes(
+    schema: DatabaseSchema, backend: Backend, settings: DatabaseSettings
+) -> None:
+    url = backend.empty()
+    await upgrade(url, settings, schema=schema)
+    assert await missing_indexes(url, settings, schema=schema) == []
+
+
+async def test_an_sqlite_database_of_an_earlier_version_gets_the_indexes(
+    settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    backend = SqliteBackend(tmp_path)
+    url = backend.empty()
+    await upgrade(url, settings)
+    backend.run(
+        url,
+        "UPDATE smartserve_version SET version_num = '0004'; DROP TABLE ingest_totals;"
+        "DROP INDEX ix_media_files_user_id; DROP INDEX ix_media_files_main_api_id;"
+        "DROP INDEX ix_ingest_items_finished; SELECT 1",
+    )
+    assert await upgrade(url, settings)
+    assert await missing_indexes(url, settings) == []
 
 
 async def test_the_tables_of_ingest_are_those_required_and_unique_by_medium(
@@ -235,6 +317,7 @@ async def test_the_tables_of_ingest_are_those_required_and_unique_by_medium(
     await upgrade(ours, settings)
     mariadb_backend.run(existing, _REQUIRED_OF_INGEST + _UNIQUE)
     await upgrade(existing, settings)
+    await create_indexes(existing, settings, announce=lambda _: None)
     assert mariadb_backend.run(ours, _COLUMNS) == mariadb_backend.run(existing, _COLUMNS)
 
 
