@@ -12,6 +12,7 @@ import structlog
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.urls import images_base
+from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.ingest.uploads.tempfile_sweep import TempfileSweeper
 from proxy.ingest.uploads.upload_queue import Uploader, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
@@ -23,6 +24,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, TokenVerifier
 from proxy.web.handlers.media_api import MediaApiHandler
 from proxy.web.handlers.uploads import REASONS, UploadHandler
+from proxy.web.server.response_cache import ParseQuery
 
 _SWEEP_EVERY_S = 600.0
 
@@ -61,18 +63,24 @@ class UploadServices:
         return UploadHandler(
             users=users,
             uploader=uploader,
+            replacer=self.replacer,
             timeout_s=section.upload_timeout_s,
             stall_s=section.upload_stall_s,
             # Several errors have the same reason.
             on_refusal=metrics.upload_refusals(sorted(set(REASONS.values()))),
         )
 
-    def media_api(self, metrics: Metrics) -> MediaApiHandler:
+    def media_api(
+        self, metrics: Metrics, previews: UploadPreviews, parse_query: ParseQuery
+    ) -> MediaApiHandler:
         """Return the handler of the routes for ingest workers."""
         return MediaApiHandler(
             guard=new_guard(self.settings, metrics, self.media_key),
             queue=self.queue,
             replacer=self.replacer,
+            previews=previews,
+            parse_query=parse_query,
+            preview_s=self.settings.lifetimes.processing_s,
             stall_s=self.settings.main.upload_stall_s,
         )
 

@@ -10,6 +10,7 @@ from proxy.app.services import Services
 from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
+from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.settings import Settings, admin_key, has_local_uploads, media_api_key
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import OUTPUT, AccessLog
@@ -89,9 +90,20 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         PageHandler(settings.encoders.order),
         _page_local(settings, uploads),
     ]
+    previews: UploadPreviews | None = None
     if uploads is not None:
-        handlers += [uploads.uploads(services.metrics), uploads.media_api(services.metrics)]
+        previews = UploadPreviews(
+            queue=uploads.queue,
+            dispatcher=services.rendering.dispatcher,
+            planner=services.serving.planner,
+        )
+        handlers += [
+            uploads.uploads(services.metrics),
+            uploads.media_api(services.metrics, previews, parse_query),
+        ]
     app = create_app(settings, handlers)
+    if previews is not None:
+        app.on_cleanup.append(lambda _: previews.aclose())
     runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
     # Last, because the figures of the runner are among them.
     services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))

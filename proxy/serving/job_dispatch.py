@@ -205,6 +205,18 @@ class JobDispatcher:
         self._admission.learn(kind, ended_at - started_at)
         return JobResult(result, started_at - queued_at, ended_at - started_at)
 
+    async def run_file(
+        self, key: str, descriptor: int, job: Job[Result], sink: Sink = lambda _: None
+    ) -> Result:
+        """As `run_on`, with the failure cache: ``key`` names the content of the open file."""
+        self._failures.check(key)
+        self._admission.check()
+        try:
+            return (await self.run_on(descriptor, job, sink)).result
+        except SmartserveError as error:
+            self._failures.remember(key, error)
+            raise
+
     async def encoded(self, media: Media, job: RenditionSet, *, byte_size: int) -> bytes:
         """Return the whole rendition of a set of one output; raises as `run` does."""
         rendition = bytearray()

@@ -43,6 +43,9 @@ FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 # No leading dot: hidden names belong to unfinished files and to other programs.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_SECRET_DIGITS = 38
+"""126 bits, so the name of an upload cannot be guessed. Digits, as in the requirements document."""
+_SECRET_NAME = re.compile(rf"[0-9]+-[a-z]+-[0-9]+-[0-9]{{{_SECRET_DIGITS}}}\.[a-z0-9]+", re.ASCII)
 _THREADS = 4
 _PIECE_BYTES = 256 * 1024
 
@@ -60,14 +63,18 @@ class TempName(NamedTuple):
         """The path as ``pending_images`` stores it."""
         return f"{TEMP_PREFIX}{self.folder}/{self.name}"
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether only who was given the name can know it, so that it authorises a request."""
+        # Names of other programs, and of earlier versions, have fewer random digits or none.
+        return _SECRET_NAME.fullmatch(self.name) is not None
+
 
 def new_temp_name(field: UploadField, *, user_id: int, source_type: str, at: float) -> TempName:
     """Return ``{userId}-{type}-{timestamp}-{random}.{ext}``; ``at`` is in seconds since 1970."""
-    # With 10**12 values two equal names in one second are practically impossible; publishing one
-    # would raise FileExistsError.
-    number = secrets.randbelow(10**12)
+    number = f"{secrets.randbelow(10**_SECRET_DIGITS):0{_SECRET_DIGITS}}"
     suffix = "jpg" if source_type == "jpeg" else source_type
-    return TempName(field.folder, f"{user_id}-{field.kind}-{int(at)}-{number:012}.{suffix}")
+    return TempName(field.folder, f"{user_id}-{field.kind}-{int(at)}-{number}.{suffix}")
 
 
 def temp_name(image_path: str) -> TempName | None:

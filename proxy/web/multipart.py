@@ -25,6 +25,7 @@ from proxy.web.request_input import accept_body, read_with_timeout, require_comp
 MAX_FILES = 10
 _MAX_TEXTS = 100
 _MAX_TEXT_BYTES = 64 * 1024
+_MAX_NAME = 100
 _OVERHEAD_BYTES = 1024 * 1024
 """For part headers and text fields, in addition to the files."""
 _CHUNK_BYTES = 64 * 1024
@@ -45,7 +46,7 @@ FormFile = tuple[UploadField, str, AsyncIterator[bytes]]
 
 
 class Form:
-    """A form body; text fields are skipped."""
+    """A form body; text fields are skipped, and their names collected."""
 
     def __init__(self, request: web.BaseRequest, *, max_file_bytes: int, stall_s: float) -> None:
         """Check the request's headers, and let the client send the body.
@@ -68,6 +69,8 @@ class Form:
             raise RequestError("Content-Type has no boundary, or one that RFC 2046 does not allow")
         accept_body(request, self._max_bytes)
         self._reader = MultipartReader(request.headers, request.content)
+        self.ignored: list[str] = []
+        """Names of the fields that were skipped, so that the response can list them."""
 
     async def files(self) -> AsyncIterator[FormFile]:
         """Yield the files while they arrive.
@@ -85,7 +88,7 @@ class Form:
                 yield self._file(part, part.name, files)
             else:
                 texts += 1
-                await self._skip(part, texts)
+                await self._skip(part, part.name, texts)
         # A malformed chunk also ends the stream, perhaps just behind the last boundary.
         require_complete(self._request)
 
@@ -101,7 +104,7 @@ class Form:
         while chunk := await self._parse(part.read_chunk(_CHUNK_BYTES)):
             yield bytes(chunk)
 
-    async def _skip(self, part: BodyPartReader, count: int) -> None:
+    async def _skip(self, part: BodyPartReader, name: str, count: int) -> None:
         if count > _MAX_TEXTS:
             raise RequestError(f"a form may have at most {_MAX_TEXTS} text fields")
         # Read and dropped: the parser finds the next part only behind this one.
@@ -110,6 +113,11 @@ class Form:
             size += len(chunk)
             if size > _MAX_TEXT_BYTES:
                 raise BodyTooLarge(f"a text field may have at most {_MAX_TEXT_BYTES} bytes")
+        # A file field in which no file was chosen is empty: nothing of it is lost.
+        if size or name not in UPLOAD_FIELDS:
+            # A name may contain half a character, which JSON cannot represent.
+            shown = name[:_MAX_NAME].encode("utf-8", "replace").decode()
+            self.ignored += [] if shown in self.ignored else [shown]
 
     async def _next(self) -> BodyPartReader | None:
         part = await self._parse(self._reader.next())

@@ -235,7 +235,7 @@ def _admin(settings: Settings) -> Operations:
 
 
 def _uploads() -> Operations:
-    # Text fields may be sent too; they are skipped.
+    # Text fields may be sent too; the response lists them.
     fields = dict.fromkeys(UPLOAD_FIELDS, BINARY)
     form = {"type": "object", "minProperties": 1, "properties": fields}
     yield operation(
@@ -245,6 +245,7 @@ def _uploads() -> Operations:
         body={"multipart/form-data": {"schema": form}},
         security="user",
     )
+    yield operation("GET /users/me", UploadHandler.profile, security="user")
     yield operation("GET /api/media/pending/all", MediaApiHandler.pending, security="media")
     upload = path("id", "Id in pending_images.")
     yield operation(
@@ -264,7 +265,7 @@ def _uploads() -> Operations:
         security="media",
     )
     file = {
-        "200": response(BINARY, "The file.", "*/*"),
+        "200": response(BINARY, "The file; without the key an image.", "*/*"),
         "206": response(BINARY, "The range.", "*/*"),
         "304": _VALID,
     }

@@ -147,6 +147,7 @@ def test_schemathesis_reads_every_operation(description: dict[str, Any]) -> None
         + ["GET /info/{id}", "HEAD /info/{id}", "GET /oembed"]
         + [f"{method} /info" for method in ("GET", "POST", "OPTIONS")]
         + [f"GET {path}" for path in PAGE]
+        + ["GET /users/me"]
         + [f"{method} {path}" for path, method in MAIN.items()]
     )
 

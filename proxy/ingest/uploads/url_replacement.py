@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import structlog
 
-from proxy.domain.upload import media_id_of
+from proxy.domain.upload import TEMP_PREFIX, PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import UploadQueue
-from proxy.storage.database.profile_columns import COLUMNS
+from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn
 
 _PAGE = 500
 _SIZE = "detail"
+_API_IMAGES = "/api/images"
 
 log = structlog.get_logger(__name__)
 
@@ -78,3 +80,34 @@ class UrlReplacer:
         if report.completed and not dry:
             log.info("addresses_replaced", **asdict(report))
         return report
+
+    async def profile(self, user_id: int) -> Mapping[ProfileColumn, Sequence[str]]:
+        """Return a user's profile as it will be once `run` has replaced all paths.
+
+        Uploads that are not processed yet have the address of their preview, failed ones none.
+
+        Raises:
+            DatabaseUnavailable: nothing is known.
+        """
+        database = self.queue.database
+        stored = await database.profile(user_id)
+        paths = {one for values in stored.values() for one in values if one.startswith(TEMP_PREFIX)}
+        rows = await database.find_by_paths(paths) if paths else {}
+
+        def shown(path: str) -> str | None:
+            row = rows.get(path)
+            if not path.startswith(TEMP_PREFIX):
+                return path
+            if row is None or row.status == PendingStatus.PENDING:
+                # Absolute: the page may be of another origin than this server. The path alone if a
+                # server with other routes serves the media.
+                prefix = self.base_url.removesuffix(_API_IMAGES)
+                return path if prefix == self.base_url else f"{prefix}{path}"
+            media_id = media_id_of(row.permanent_url)
+            # Failed, or processed without a valid media id.
+            return media_id and profile_image_url(self.base_url, media_id, size=_SIZE)
+
+        return {
+            column: [address for path in values if (address := shown(path))]
+            for column, values in stored.items()
+        }

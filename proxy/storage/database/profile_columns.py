@@ -77,7 +77,14 @@ COLUMNS_OF: Mapping[str, tuple[ProfileColumn, ...]] = {
 """The columns that a field of the upload form sets. Fields without an entry set none."""
 
 
-def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:
+def columns_of_users(connection: sa.Connection) -> frozenset[ProfileColumn]:
+    """Return the existing columns whose tables say which user a row belongs to."""
+    return existing_columns(connection, of_users=True)
+
+
+def existing_columns(
+    connection: sa.Connection, *, of_users: bool = False
+) -> frozenset[ProfileColumn]:
     """Return the profile columns that the database has."""
     inspector = sa.inspect(connection)
     found: set[ProfileColumn] = set()
@@ -85,5 +92,8 @@ def existing_columns(connection: sa.Connection) -> frozenset[ProfileColumn]:
         # Another program may lack the table, or a column of it.
         with suppress(NoSuchTableError):
             names = {column["name"] for column in inspector.get_columns(table.name)}
+            # Another program may know the user of a site's media in another way.
+            if of_users and "user_id" not in names:
+                continue
             found |= {one for one in COLUMNS if one.table is table and one.name in names}
     return frozenset(found)

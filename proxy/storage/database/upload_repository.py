@@ -22,6 +22,7 @@ from proxy.storage.database.profile_columns import ProfileColumn, pending_images
 from proxy.storage.database.transactions import SqlDatabase
 
 _POOL = 4
+_MAX_SITE_MEDIA = 100
 
 _rows = pending_images.c
 # Read as text: the ENUM type raises on a value that another version of the table added.
@@ -41,7 +42,7 @@ _PROCESSED = (
     .order_by(_rows.id)
     .limit(bindparam("limit"))
 )
-_BY_PATHS = select(_rows.image_path, _rows.id, _status.label("status")).where(
+_BY_PATHS = select(_rows.image_path, _rows.id, _status.label("status"), _rows.permanent_url).where(
     _rows.image_path.in_(bindparam("paths", expanding=True))
 )
 _COUNTS = select(_status.label("status"), func.count().label("rows")).group_by(_status)
@@ -64,6 +65,8 @@ class NamedTempfile:
 
     id: int
     status: str | None
+    permanent_url: str | None = None
+    """As in `PendingImage`."""
 
 
 class UploadRepository(SqlDatabase):
@@ -203,7 +206,28 @@ class UploadRepository(SqlDatabase):
         """Return the newest row of each path that the queue has."""
         rows = await self.read(_BY_PATHS, {"paths": list(paths)})
         newest_last = sorted(rows, key=lambda row: row.id)
-        return {row.image_path: NamedTempfile(row.id, row.status) for row in newest_last}
+        return {
+            row.image_path: NamedTempfile(row.id, row.status, row.permanent_url)
+            for row in newest_last
+        }
+
+    async def profile(self, user_id: int) -> Mapping[ProfileColumn, Sequence[str]]:
+        """Return the paths and addresses in the columns of a user's profile.
+
+        Columns that the database does not have are absent; only `SITE` has several values.
+        """
+        found: dict[ProfileColumn, Sequence[str]] = {}
+        async with self.connection() as connection:
+            columns = await connection.run_sync(profiles.columns_of_users)
+            for column in sorted(columns, key=str):
+                query = select(column).where(
+                    column.table.c.user_id == user_id, column.is_not(None), column != ""
+                )
+                # The newest: a user's site media may be many.
+                newest = query.order_by(column.table.primary_key.columns[0].desc())
+                rows = await connection.execute(newest.limit(_MAX_SITE_MEDIA))
+                found[column] = [str(path) for path in rows.scalars()]
+        return found
 
     async def count_by_status(self) -> Mapping[PendingStatus, int]:
         """Return the number of uploads by status."""

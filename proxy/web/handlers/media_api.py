@@ -19,22 +19,24 @@ from proxy.domain.errors import (
     MediaNotReady,
     PendingConflict,
 )
-from proxy.domain.formats import SOURCE_MEDIA_TYPES, sniff
+from proxy.domain.formats import SOURCE_MEDIA_TYPES, TRAITS, sniff
 from proxy.domain.media import MAX_MEDIA_ID
 from proxy.domain.request import Outcome
-from proxy.domain.upload import TEMP_PREFIX, PendingStatus, media_id_of
+from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
+from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import AnalysisRepository
-from proxy.storage.upload_files import OpenUpload
+from proxy.storage.upload_files import OpenUpload, TempName
 from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
-from proxy.web.headers import NO_STORE, PRIVATE, Header
+from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import json_route
 from proxy.web.request_input import path_id, read_json, upload_id, whole_number
-from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
+from proxy.web.responses import Answer, BufferedResponse, StreamedResponse, bodiless, whole
+from proxy.web.server.response_cache import ParseQuery
 
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
@@ -104,6 +106,11 @@ class MediaApiHandler:
     guard: KeyGuard
     queue: UploadQueue
     replacer: UrlReplacer
+    previews: UploadPreviews
+    parse_query: ParseQuery
+    preview_s: int
+    """Seconds for which a browser may show an upload without a request. Until then it does not
+    notice that the upload has ended."""
     stall_s: float
     """A request body must arrive completely within this time."""
 
@@ -139,16 +146,47 @@ class MediaApiHandler:
 
     @json_route("temp_image")
     async def temp_image(self, request: web.Request) -> Answer:
-        """Return the file of an upload; Range and If-Range resume a download."""
+        """Return the file of an upload; without the key, an image that is rendered from it.
+
+        Range and If-Range resume the download of the file. Image: as under ``/serve``, with the
+        same parameters. The profile page shows it until the upload is processed.
+        """
+        name = TempName(request.match_info["folder"], request.match_info["name"])
+        # The name is the permission. A guess of it fails like a request without the key.
+        if name.is_secret and "Authorization" not in request.headers:
+            return await self._preview(request, name)
         self.guard.check(request)
-        parts = request.match_info
-        opened = await self.queue.open(f"{TEMP_PREFIX}{parts['folder']}/{parts['name']}")
+        opened = await self.queue.open(name.image_path)
         try:
-            return await _file_answer(request, opened, parts["name"])
+            return await _file_answer(request, opened, name.name)
         except BaseException:
             # Including cancellation: no response closes the file then.
             opened.file.close()
             raise
+
+    async def _preview(self, request: web.Request, name: TempName) -> BufferedResponse:
+        wanted = self.parse_query(request.rel_url.raw_query_string, extension=None)
+        accept = ", ".join(request.headers.getall("Accept", ()))
+        preview = await self.previews.render(name.image_path, wanted, accept)
+        # Private: a shared cache would go on serving an upload that was deleted.
+        headers: list[Header] = [
+            ("Cache-Control", f"private, max-age={self.preview_s}"),
+            ("ETag", preview.variant.etag),
+            *SECURITY,
+        ]
+        if wanted.negotiated:
+            headers.append(("Vary", "Accept"))
+        outcome = _OUTCOME._replace(size=wanted.box.name, format=preview.format)
+        known = ", ".join(request.headers.getall("If-None-Match", ()))
+        if matches(known, preview.variant.etag):
+            return whole(HTTPStatus.NOT_MODIFIED, headers, b"", outcome=outcome)
+        headers += [
+            ("Content-Type", TRAITS[preview.format].media_type),
+            ("Content-Disposition", "inline"),
+        ]
+        if request.method == "HEAD":
+            return bodiless(HTTPStatus.OK, headers, outcome=outcome, length=len(preview.body))
+        return whole(HTTPStatus.OK, headers, preview.body, outcome=outcome)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The upload route: ``PATCH /users/me``, a form with images."""
+"""``/users/me``: PATCH uploads a form with images, GET returns the images of the profile."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal
+from typing import Annotated, Literal
 
 from aiohttp import web
+from pydantic import Field
 
 from proxy.domain.errors import BodyTooSlow, SmartserveError
 from proxy.ingest.uploads.upload_queue import AcceptedUpload, Uploader, UploadIntake
+from proxy.ingest.uploads.url_replacement import UrlReplacer
+from proxy.storage.database.profile_columns import (
+    ARTIST_LOGO,
+    HEADER,
+    PROFILE,
+    PROMOTER_LOGO,
+    SITE,
+    ProfileColumn,
+)
 from proxy.web.auth import TokenVerifier
 from proxy.web.json_response import json_route
 from proxy.web.multipart import Form
@@ -35,6 +45,21 @@ class UploadResponse:
 
     success: Literal[True]
     images: list[AcceptedUpload]
+    ignored_fields: Annotated[
+        list[str], Field(description="Other fields of the form. They were not stored.")
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserProfile:
+    """The images of a user's profile: addresses, or paths of uploads that are processed now."""
+
+    success: Literal[True] = True
+    user_id: int
+    profile_image_path: str | None
+    header_image_path: str | None
+    logo_path: Annotated[str | None, Field(description="Of the artist, else of the promoter.")]
+    site_media: Annotated[list[str], Field(description="The newest first.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +68,7 @@ class UploadHandler:
 
     users: TokenVerifier
     uploader: Uploader
+    replacer: UrlReplacer
     timeout_s: float
     """The whole body must arrive within this time."""
     stall_s: float
@@ -53,13 +79,30 @@ class UploadHandler:
     async def upload(self, request: web.Request) -> UploadResponse:
         """Upload images; the response is sent when they are stored and queued."""
         try:
-            return UploadResponse(success=True, images=await self._store(request))
+            return await self._store(request)
         except SmartserveError as error:
             # Every error that a form can have is in the table; others are faults of the server.
             self.on_refusal(REASONS.get(error.status, "unavailable"))
             raise
 
-    async def _store(self, request: web.Request) -> list[AcceptedUpload]:
+    @json_route("profile")
+    async def profile(self, request: web.Request) -> UserProfile:
+        """Return the images of the user's profile."""
+        user_id = self.users.identify(request)
+        found = await self.replacer.profile(user_id)
+
+        def first(*columns: ProfileColumn) -> str | None:
+            return next((path for column in columns for path in found.get(column, ())), None)
+
+        return UserProfile(
+            user_id=user_id,
+            profile_image_path=first(PROFILE),
+            header_image_path=first(HEADER),
+            logo_path=first(ARTIST_LOGO, PROMOTER_LOGO),
+            site_media=list(found.get(SITE, ())),
+        )
+
+    async def _store(self, request: web.Request) -> UploadResponse:
         # Before the body: strangers should not make the server read gigabytes.
         user_id = self.users.identify(request)
         form = Form(request, max_file_bytes=self.uploader.max_file_bytes, stall_s=self.stall_s)
@@ -67,7 +110,8 @@ class UploadHandler:
             await self._read(form, upload)
             # Outside the timeout: it limits the client only. A commit that was cut off here could
             # have happened although the client is told that it failed.
-            return await upload.finish()
+            images = await upload.finish()
+        return UploadResponse(success=True, images=images, ignored_fields=form.ignored)
 
     async def _read(self, form: Form, upload: UploadIntake) -> None:
         try:

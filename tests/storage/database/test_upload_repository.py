@@ -488,3 +488,30 @@ def test_a_value_is_replaced_in_every_row_that_equals_it(connection: Connection)
         connection.execute(upsert_profile(PROFILE, user_id, path, dialect="sqlite"))
     assert connection.execute(replace_value(PROFILE, "old", None)).rowcount == 2
     assert profiles(connection) == [(1, None, None), (2, "older", None), (3, None, None)]
+
+
+async def test_a_profile_has_the_values_of_its_user_in_all_columns(main: UploadRepository) -> None:
+    fields = ("profile_image", "logo_image", "site_image")
+    paths = {field: f"/temp_images/profiles/{field}.jpg" for field in fields}
+    await main.insert(456, [new(field, path) for field, path in paths.items()])
+    await main.insert(456, [new("site_image", PATH)])
+    await main.insert(457, [new("header_image", PATH)])
+    profile = await main.profile(456)
+    assert {column: found for column, found in profile.items() if found} == {
+        PROFILE: [paths["profile_image"]],
+        ARTIST_LOGO: [paths["logo_image"]],
+        SITE: [PATH, paths["site_image"]],
+    }
+    assert not any((await main.profile(1)).values())
+
+
+async def test_a_profile_of_another_program_has_only_columns_that_name_a_user(
+    foreign: tuple[MariaDBBackend, str], settings: DatabaseSettings
+) -> None:
+    """``site_media`` of the requirements document may belong to a site instead of a user."""
+    backend, url = foreign
+    backend.run(url, "CREATE TABLE site_media (id INT PRIMARY KEY, media_path VARCHAR(500))")
+    async with UploadRepository(url, settings, own=False) as main:
+        assert await main.profile(456) == {PROFILE: []}
+        backend.run(url, f"UPDATE user_profiles SET profile_image_path = '{PATH}'")
+        assert await main.profile(456) == {PROFILE: [PATH]}

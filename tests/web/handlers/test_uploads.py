@@ -61,7 +61,7 @@ async def test_an_upload_is_stored_queued_and_described(server: Serving) -> None
     assert image["byte_size"] == len(PHOTO)
     assert image["mime_type"] == "image/jpeg"
     assert re.fullmatch(
-        r"/temp_images/profiles/456-profile-[0-9]{10}-[0-9]{12}\.jpg", image["image_path"]
+        r"/temp_images/profiles/456-profile-[0-9]{10}-[0-9]{38}\.jpg", image["image_path"]
     )
     (path,) = temp_files(server)
     assert image["image_path"].endswith(f"/{path.parent.name}/{path.name}")
@@ -381,3 +381,18 @@ async def test_without_uploads_the_routes_do_not_exist(serve: Serve) -> None:
         assert answer.status == 404
     async with server.client.get("/openapi.json") as answer:
         assert "/users/me" not in (await answer.json())["paths"]
+
+
+async def test_form_fields_that_are_not_stored_are_named_in_the_response(server: Serving) -> None:
+    """A client that sends its whole profile must not believe that all of it was stored."""
+    texts = {"bio": "x" * 10_000, "display_name": "Åsa", "header_image": "/old.jpg"}
+    data = form({"profile_image": PHOTO}, logo_image="", **texts)
+    data.add_field("bio", "again")
+    async with server.client.patch("/users/me", data=data, headers=signed()) as answer:
+        told = await answer.json()
+    assert told["success"] is True
+    assert told["ignored_fields"] == [*texts]
+    async with server.client.patch(
+        "/users/me", data=form({"profile_image": PHOTO}), headers=signed()
+    ) as answer:
+        assert (await answer.json())["ignored_fields"] == []
