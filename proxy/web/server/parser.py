@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion10, HttpVersion11
+from aiohttp.hdrs import METH_HEAD
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
@@ -29,6 +30,7 @@ Parsed = tuple[Sequence[Message], bool, bytes]
 
 _NOTHING: Parsed = ((), False, b"")
 _END = b"\r\n\r\n"
+_HEAD = b"HEAD "
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII)
 _LONGEST_HOST = 261
 """A name of 255 characters and a port."""
@@ -100,6 +102,7 @@ class Parser:
         "_answer",
         "_body",
         "_clock",
+        "_first",
         "_max_head_bytes",
         "_parser",
         "_tail",
@@ -125,6 +128,8 @@ class Parser:
         # Bytes of an incomplete head, and the last three bytes of the input before.
         self.begun = 0
         self._tail = b""
+        # The first bytes of the first request in the input, which show its method.
+        self._first = b""
         # Since when a head is awaited, that of the first request from the start; 0 if none is.
         self.head_since = clock()
         self._body: StreamReader | None = None
@@ -161,6 +166,8 @@ class Parser:
         if self._body is not None:
             return self._feed_body(data, self._body)
         began = time.perf_counter()
+        before = self._first if self.begun else b""
+        self._first = before if len(before) == len(_HEAD) else (before + data)[: len(_HEAD)]
         try:
             parsed: Parsed = self._parser.feed_data(data)
         except HttpProcessingError as error:
@@ -168,7 +175,10 @@ class Parser:
             if isinstance(error, LineTooLong):
                 limit = error.args[1]
                 malformed = _bad_request(f"the request line and each header may have {limit} bytes")
-            return self._end_with([], RejectedRequest(malformed).as_message())
+            # aiohttp drops what it had parsed. The response to HEAD has no body, even if only what
+            # follows the request is malformed.
+            method = METH_HEAD if self._first == _HEAD else ""
+            return self._end_with([], RejectedRequest(malformed, method).as_message())
         return self._validated(data, parsed, began)
 
     def _feed_body(self, data: bytes, body: StreamReader) -> Parsed:

@@ -231,6 +231,15 @@ async def test_a_restricted_parser_rejects_what_is_no_probe(bench: Bench) -> Non
     assert status(rejected) == 503
 
 
+@pytest.mark.parametrize("cut", [0, 1, 4, 5, 30])
+async def test_head_has_no_body_even_if_only_what_follows_it_is_malformed(
+    bench: Bench, cut: int
+) -> None:
+    sent = b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nGET\0"
+    *_, rejected = (one for part in (sent[:cut], sent[cut:]) for one in bench.feed(part))
+    assert (status(rejected), rejected[0].exc.method) == (400, "HEAD")
+
+
 async def test_discarded_input_counts_as_no_head(bench: Bench) -> None:
     bench.feed(GET[:9])
     bench.parser.discard_input()
