@@ -74,7 +74,7 @@ async def open_analyst(services: Services) -> AsyncIterator[Analyst]:
             dispatcher=services.rendering.upload_dispatcher,
             limits=services.rendering.rules.limits,
             providers=providers,
-            reader=TextReader(section.text),
+            reader=TextReader(section.text, services.settings.workers),
             image_side=section.image_side,
         )
 

@@ -79,11 +79,15 @@ class TextSettings(Section):
     enabled: bool = True
     """Runs Tesseract. If false, text comes only from the services above."""
     program: str = Field("tesseract", min_length=1)
-    """Name or path of the program."""
+    """Name or path of the program. It must be a binary, not a script, and readable for everyone: it
+    runs in the sandbox of the workers."""
+    tessdata: str = ""
+    """Directory of the language files, the only data that Tesseract may read. Empty: searched in
+    the usual places."""
     languages: str = "eng"
     """Expected languages by Tesseract's names, joined by +: "eng+deu"."""
     timeout_s: PositiveSeconds = 20
-    """Time limit of the program."""
+    """Limit of the CPU time of the program. On a busy machine it may take four times as long."""
     max_memory_bytes: int = Field(1024 * MIB, ge=128 * MIB)
     """Maximum address space of the program."""
 

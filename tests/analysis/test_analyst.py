@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,6 +16,7 @@ from proxy.analysis.providers.openai import OpenAIVision
 from proxy.analysis.providers.tesseract import TextReader
 from proxy.domain.analysis import VisionResult
 from proxy.domain.errors import ProviderUnavailable, SourceMissing
+from proxy.settings import WorkerSettings
 from proxy.settings.vision import TextSettings
 from tests.support.server import Library, Serving
 
@@ -70,7 +70,7 @@ def analyst(server: Serving, *providers: Seer | Blind, reader: TextReader | None
         dispatcher=services.serving.facts._dispatcher,
         limits=services.settings.limits.to_limits(),
         providers=[cast("VisionProvider[Any]", one) for one in providers],
-        reader=reader or TextReader(TextSettings(enabled=False)),
+        reader=reader or TextReader(TextSettings(enabled=False), WorkerSettings()),
         image_side=500,
     )
 
@@ -133,27 +133,25 @@ async def test_what_was_said_outlasts_who_said_it(server: Serving, library: Libr
     assert again.pending_providers == ("google",)
 
 
-WRITER = """#!/usr/bin/env python3
-import sys
-open({note!r}, "wb").write(sys.stdin.buffer.read())
-print("level\\tpage_num\\tblock_num\\tpar_num\\tline_num\\tconf\\ttext")
-print("5\\t1\\t1\\t1\\t1\\t99\\tHELLO")
-"""
+class Recorder(TextReader):
+    """A reader that keeps the image it gets."""
+
+    seen = b""
+    missing = None
+
+    async def read(self, png: bytes) -> str:
+        self.seen = png
+        return "HELLO"
 
 
-async def test_text_is_read_in_a_png_of_the_picture(
-    server: Serving, library: Library, tmp_path: Path
-) -> None:
-    note, program = tmp_path / "seen.png", tmp_path / "tesseract"
-    program.write_text(WRITER.format(note=str(note)))
-    program.chmod(0o755)
+async def test_text_is_read_in_a_png_of_the_picture(server: Serving, library: Library) -> None:
     media = await server.services.storage.database.find(library.ids["large"])
     assert media is not None
     facts = await server.services.serving.facts.facts(media)
-    reader = TextReader(TextSettings(program=str(program)))
+    reader = Recorder(TextSettings(), WorkerSettings())
     found = await analyst(server, reader=reader).analyse(media, facts)
     assert found.columns["detected_text"] == "HELLO"
-    with Image.open(note) as opened:
+    with Image.open(io.BytesIO(reader.seen)) as opened:
         assert (opened.format, opened.size) == ("PNG", (1600, 1200))
 
 

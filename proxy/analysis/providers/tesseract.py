@@ -1,8 +1,8 @@
 """Text recognition with Tesseract, if the program is installed.
 
 It receives a PNG from a render worker on standard input, so it never decodes a file of a client. It
-runs confined (`proxy.rendering.worker.sandbox.exec_wrapper`), one process at a time, with a
-time limit.
+runs in the sandbox of the workers, with its language files readable
+(`proxy.rendering.worker.sandbox.exec_wrapper`), one process at a time, with a time limit.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
+from itertools import chain
+from pathlib import Path
 
 from proxy.domain.analysis import ProviderGap
+from proxy.settings import WorkerSettings
 from proxy.settings.vision import TextSettings
 
 NAME = "tesseract"
@@ -28,17 +32,31 @@ _MIN_LETTERS = 2
 """Letters or digits in a line. Shorter lines are mostly texture."""
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 # Nothing of the server's environment, which contains keys. More threads are slower on one page.
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}
+_ENVIRONMENT = {"LANG": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}
+_LANGUAGE_FILES = (
+    *("usr/share/tesseract-ocr/*/tessdata", "usr/share/tesseract-ocr/tessdata"),
+    *("usr/share/tessdata", "usr/local/share/tessdata"),
+)
+_CANNOT_EXECUTE = 126
 _WORD_LEVEL = "5"
+_WALL_CLOCK_FACTOR = 4
+# Raised for a table that lacks columns or has no numbers.
+_NO_TABLE = (KeyError, ValueError, TypeError, AttributeError, csv.Error)
 
 
 class TextReader:
     """Recognises text with Tesseract."""
 
-    def __init__(self, settings: TextSettings) -> None:
-        """Search the program once; a later installation needs a restart."""
+    def __init__(self, settings: TextSettings, workers: WorkerSettings) -> None:
+        """Search the program once; a later installation needs a restart.
+
+        ``workers`` has the settings of the sandbox.
+        """
         self._settings = settings
+        self._workers = workers
         self._program = shutil.which(settings.program) if settings.enabled else None
+        self._tessdata = settings.tessdata or _language_files(self._program)
+        self._readable: tuple[str, ...] = (self._tessdata,)
         self._turn = asyncio.Semaphore(1)
 
     @property
@@ -46,36 +64,49 @@ class TextReader:
         """Return why text cannot be recognised, or None if it can."""
         if not self._settings.enabled:
             return "Text recognition is switched off (vision.text.enabled)"
-        return None if self._program else "Tesseract is not installed"
+        if not self._program:
+            return "Tesseract is not installed"
+        return (
+            None if self._tessdata else "Tesseract has no language files; set vision.text.tessdata"
+        )
 
     async def read(self, png: bytes) -> str | ProviderGap:
         """Return the text of an image line by line, or the reason why there is none."""
-        if self._program is None:
+        if self._program is None or self.missing:
             return ProviderGap(NAME, str(self.missing))
+        limit_s = self._settings.timeout_s
         # One process at a time: each may use `max_memory_bytes`.
         async with self._turn:
             try:
-                async with asyncio.timeout(self._settings.timeout_s):
+                async with asyncio.timeout(limit_s * _WALL_CLOCK_FACTOR):
                     return await self._run(self._program, png)
             except TimeoutError:
-                limit_s = self._settings.timeout_s
-                return ProviderGap(NAME, f"Tesseract did not finish within {limit_s:g} s")
+                # The kernel limits the CPU time to `timeout_s`, so a busy machine is to blame.
+                reason = (
+                    f"Tesseract got less than {limit_s:g} s of CPU time within"
+                    f" {limit_s * _WALL_CLOCK_FACTOR:g} s"
+                )
+                return ProviderGap(NAME, reason, temporary=True)
             except OSError as error:
                 return ProviderGap(NAME, f"Tesseract cannot be started: {error.strerror}")
 
     async def _run(self, program: str, png: bytes) -> str | ProviderGap:
-        limits = {
+        options = {
             "max_memory_bytes": self._settings.max_memory_bytes,
             "max_cpu_s": math.ceil(self._settings.timeout_s),
             "max_file_bytes": _MAX_ANSWER_BYTES,
+            "sandbox": self._workers.sandbox,
+            "uid": self._workers.uid,
+            "readable": self._readable,
         }
         wrapper = "proxy.rendering.worker.sandbox.exec_wrapper"
         # The answer goes to a file in memory, whose size the kernel limits (RLIMIT_FSIZE).
         answer = os.memfd_create(NAME)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-m", wrapper, json.dumps(limits)),
-                *(program, "stdin", "stdout", "-l", self._settings.languages, "tsv"),
+                *(sys.executable, "-I", "-m", wrapper, json.dumps(options)),
+                *(program, "stdin", "stdout", "--tessdata-dir", self._tessdata),
+                *("-l", self._settings.languages, "tsv"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=answer,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -88,11 +119,35 @@ class TextReader:
             finally:
                 await _end(process)
             if process.returncode:
-                return ProviderGap(NAME, f"Tesseract ended with status {process.returncode}")
+                return ProviderGap(NAME, self._reason(process.returncode))
             table = os.pread(answer, _MAX_ANSWER_BYTES, 0)
         finally:
             os.close(answer)
-        return text_of(table.decode("utf-8", "replace"))
+        try:
+            return text_of(table.decode("utf-8", "replace"))
+        except _NO_TABLE:
+            return ProviderGap(NAME, "Tesseract's answer is not a table")
+
+    def _reason(self, status: int) -> str:
+        if status == os.EX_NOPERM:
+            return (
+                "Tesseract is not run because this system cannot confine it: Landlock or seccomp is"
+                " missing. `smartserve doctor` shows the reason"
+            )
+        if status == _CANNOT_EXECUTE:
+            return "Tesseract cannot be executed by the user of the workers (workers.uid)"
+        if -status in (signal.SIGKILL, signal.SIGXCPU):
+            limit_s = math.ceil(self._settings.timeout_s)
+            return f"Tesseract needs more than {limit_s} s of CPU time (vision.text.timeout_s)"
+        return f"Tesseract ended with status {status}"
+
+
+def _language_files(program: str | None) -> str:
+    """Return the directory of the language files, or "" if it is in none of the usual places."""
+    # Of a program outside the system's directories, they are beside it.
+    own = [] if program is None else [Path(program).resolve().parent.parent / "share/tessdata"]
+    places = (sorted(Path("/").glob(pattern), reverse=True) for pattern in _LANGUAGE_FILES)
+    return next((str(path) for path in chain(own, *places) if path.is_dir()), "")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

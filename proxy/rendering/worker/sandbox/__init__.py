@@ -10,7 +10,7 @@ without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from proxy.domain.worker_protocol import HOLDS
 from proxy.rendering.worker.sandbox import restrictions, seccomp
@@ -25,14 +25,39 @@ def confine(*, uid: int, max_memory_bytes: int) -> Mapping[str, str]:
     Landlock applies to the calling thread and the threads it creates. All modules must have been
     imported: afterwards no file can be opened.
     """
+    return _give_up(
+        uid,
+        limit=lambda: restrictions.limit_resources(max_memory_bytes=max_memory_bytes),
+        restrict=restrictions.restrict_access,
+    )
+
+
+def confine_program(
+    *, uid: int, limits: Mapping[int, int], readable: Iterable[str], executable: Iterable[str]
+) -> Mapping[str, str]:
+    """Confine this process for the program that it executes next, with limits by their kind.
+
+    The program may read the files at and below ``readable`` and execute those of ``executable``.
+    """
+    states = _give_up(
+        uid,
+        limit=lambda: restrictions.set_limits(limits),
+        restrict=lambda: restrictions.restrict_access(readable=readable, executable=executable),
+    )
+    return {**states, "seccomp": _state(seccomp.filter_program)}
+
+
+def _give_up(
+    uid: int, *, limit: Callable[[], None], restrict: Callable[[], None]
+) -> Mapping[str, str]:
     # The order matters. A process without CAP_SYS_ADMIN may use Landlock and seccomp only after
     # no_new_privs. The user can only be changed before CAP_SETUID is dropped.
     steps: Mapping[str, Callable[[], None]] = {
         "no_new_privs": restrictions.set_no_new_privs,
-        "rlimits": lambda: restrictions.limit_resources(max_memory_bytes=max_memory_bytes),
+        "rlimits": limit,
         "user": lambda: restrictions.change_user(uid),
         "capabilities": restrictions.drop_capabilities,
-        "landlock": restrictions.restrict_access,
+        "landlock": restrict,
     }
     return {feature: _state(step) for feature, step in steps.items()}
 

@@ -9,6 +9,9 @@ import ctypes
 import os
 import resource
 import signal
+import stat
+import struct
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 
@@ -24,8 +27,11 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _MAX_DESCRIPTORS = 32
 
 _LANDLOCK_CREATE_RULESET = 444
+_LANDLOCK_ADD_RULE = 445
 _LANDLOCK_RESTRICT_SELF = 446
 _LANDLOCK_GET_VERSION = 1
+_LANDLOCK_PATH_BENEATH = 1
+_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
 # Number of file rights by minimum version of Landlock's interface, newest first.
 _FILE_RIGHTS = ((5, 16), (3, 15), (2, 14), (1, 13))
 # Bind and connect.
@@ -108,13 +114,20 @@ def drop_capabilities() -> None:
 
 def limit_resources(*, max_memory_bytes: int) -> None:
     """Limit address space and descriptors; forbid growing files and core dumps (setrlimit(2))."""
-    for kind, wanted in (
-        (resource.RLIMIT_AS, max_memory_bytes),
-        (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS),
-        # This does not apply to pipes and sockets, so encoded bytes can still be written.
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    set_limits(
+        {
+            resource.RLIMIT_AS: max_memory_bytes,
+            resource.RLIMIT_NOFILE: _MAX_DESCRIPTORS,
+            # This does not apply to pipes and sockets, so encoded bytes can still be written.
+            resource.RLIMIT_FSIZE: 0,
+            resource.RLIMIT_CORE: 0,
+        }
+    )
+
+
+def set_limits(limits: Mapping[int, int]) -> None:
+    """Lower the soft and hard limits of these kinds."""
+    for kind, wanted in limits.items():
         bound = _within_hard(kind, wanted)
         resource.setrlimit(kind, (bound, bound))
 
@@ -134,18 +147,20 @@ def landlock_version() -> int:
     return syscall(_LANDLOCK_CREATE_RULESET, 0, 0, _LANDLOCK_GET_VERSION)
 
 
-def restrict_access() -> None:
+def restrict_access(*, readable: Iterable[str] = (), executable: Iterable[str] = ()) -> None:
     """Deny all that Landlock (landlock(7)) can, to this thread and the threads it creates.
 
-    That is access to files, the network and other processes. Open descriptors stay usable.
+    That is access to files, the network and other processes. Open descriptors stay usable. Files
+    at and below the paths of ``readable`` may still be read, the files of ``executable`` may also
+    be executed; paths that do not exist are ignored.
 
     Raises:
         OSError: the kernel has no Landlock, or it refuses.
     """
     known = landlock_version()
-    # The ruleset handles every right that the kernel knows and grants none. An unknown bit makes
-    # the kernel refuse the whole ruleset, so only known rights are set, and the size covers only
-    # known fields of ``struct landlock_ruleset_attr``.
+    # The ruleset handles every right that the kernel knows. An unknown bit makes the kernel refuse
+    # the whole ruleset, so only known rights are set, and the size covers only known fields of
+    # ``struct landlock_ruleset_attr``.
     ruleset = (ctypes.c_uint64 * 3)(
         (1 << next(rights for since, rights in _FILE_RIGHTS if known >= since)) - 1,
         _TCP if known >= _TCP_SINCE else 0,
@@ -154,6 +169,25 @@ def restrict_access() -> None:
     size = 8 * (1 + (known >= _TCP_SINCE) + (known >= _SCOPES_SINCE))
     descriptor = syscall(_LANDLOCK_CREATE_RULESET, ruleset, size, 0)
     try:
+        for path in readable:
+            _grant(descriptor, path, _READ_FILE | _READ_DIR)
+        for path in executable:
+            _grant(descriptor, path, _READ_FILE | _EXECUTE)
         syscall(_LANDLOCK_RESTRICT_SELF, descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _grant(ruleset: int, path: str, rights: int) -> None:
+    try:
+        beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(beneath).st_mode):
+            rights &= ~_READ_DIR  # the kernel refuses rights that a file cannot have
+        # ``struct landlock_path_beneath_attr``, which is packed: the rights, then the descriptor.
+        rule = struct.pack("=Qi", rights, beneath)
+        syscall(_LANDLOCK_ADD_RULE, ruleset, _LANDLOCK_PATH_BENEATH, rule, 0)
+    finally:
+        os.close(beneath)

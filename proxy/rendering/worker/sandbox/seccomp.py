@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -41,6 +42,22 @@ _ALLOWED = (
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
 )
 
+# In addition for a program that is executed: the loader maps libraries.
+_PROGRAM_START = (
+    *(
+        "execve",
+        "access",
+        "faccessat",
+        "faccessat2",
+        "getcwd",
+        "getdents64",
+        "readlink",
+        "readlinkat",
+    ),
+    *("stat", "stat64", "lstat", "lstat64", "newfstatat", "fstatat64", "statx"),
+    *("mmap", "mmap2", "mprotect", "arch_prctl", "set_tid_address", "set_tls"),
+)
+
 _FCNTL_COMMANDS = (
     fcntl.F_DUPFD,
     fcntl.F_DUPFD_CLOEXEC,
@@ -59,6 +76,9 @@ _PR_SET_NAME = 15
 # ``__NR_SCMP_ERROR`` of libseccomp.
 _UNKNOWN = -1
 
+_Rule = tuple[Any, ...]
+"""The name of a system call, and conditions on its arguments."""
+
 
 def filter_all_threads() -> None:
     """Make all other system calls fail with EPERM, in every thread of this process.
@@ -67,17 +87,33 @@ def filter_all_threads() -> None:
         OSError: the kernel has no seccomp, or it refuses.
         RuntimeError: libseccomp is missing.
     """
+    _load(_ALLOWED, _restricted)
+
+
+def filter_program() -> None:
+    """Allow in addition what a program needs to start: to be executed, and to read files.
+
+    Which files those are is for Landlock to limit. The program inherits the filter.
+
+    Raises:
+        OSError: the kernel has no seccomp, or it refuses.
+        RuntimeError: libseccomp is missing.
+    """
+    _load((*_ALLOWED, *_PROGRAM_START), _restricted_program)
+
+
+def _load(allowed: Iterable[str], restricted: Callable[[ModuleType], Iterable[_Rule]]) -> None:
     if _library is None:
         raise RuntimeError(_missing)
     rules = _library.SyscallFilter(_library.ERRNO(errno.EPERM))
     # TSYNC applies the filter to the threads that libvips has already started.
     rules.set_attr(_library.Attr.CTL_TSYNC, 1)
-    for name in _existing(_library, _ALLOWED):
+    for name in _existing(_library, allowed):
         rules.add_rule(_library.ALLOW, name)
     # The flags of clone3 are in memory, which a filter cannot inspect. With ENOSYS the C library
     # falls back to clone, whose flags are checked below.
     rules.add_rule(_library.ERRNO(errno.ENOSYS), "clone3")
-    for name, *conditions in _restricted(_library):
+    for name, *conditions in restricted(_library):
         if _existing(_library, (name,)):
             rules.add_rule(_library.ALLOW, name, *conditions)
     rules.load()
@@ -96,20 +132,31 @@ def check_signals() -> None:
     raise RuntimeError("fcntl(2) accepts F_SETOWN, so a worker can send signals to other processes")
 
 
-def _restricted(seccomp: ModuleType) -> Iterable[tuple[Any, ...]]:
+def _restricted(seccomp: ModuleType) -> Iterable[_Rule]:
     """Yield the system calls that are allowed with certain arguments only."""
-
-    def masked(argument: int, mask: int, value: int) -> Any:
-        return seccomp.Arg(argument, seccomp.MASKED_EQ, mask, value)
-
-    def equals(argument: int, value: int) -> Any:
-        return seccomp.Arg(argument, seccomp.EQ, value)
-
-    yield "clone", masked(0, _CLONE_THREAD, _CLONE_THREAD)
+    masked = partial(_masked, seccomp)
+    yield from _restricted_always(seccomp)
     for name in ("mmap", "mmap2", "mprotect"):
         yield name, masked(2, _PROT_EXEC, 0)
     # fstat of glibc 2.33 and later: a descriptor with an empty path.
     yield "newfstatat", masked(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+
+
+def _restricted_program(seccomp: ModuleType) -> Iterable[_Rule]:
+    yield from _restricted_always(seccomp)
+    for name, flags in (("open", 1), ("openat", 2)):
+        yield name, _masked(seccomp, flags, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC, os.O_RDONLY)
+
+
+def _masked(seccomp: ModuleType, argument: int, mask: int, value: int) -> Any:
+    return seccomp.Arg(argument, seccomp.MASKED_EQ, mask, value)
+
+
+def _restricted_always(seccomp: ModuleType) -> Iterable[_Rule]:
+    def equals(argument: int, value: int) -> Any:
+        return seccomp.Arg(argument, seccomp.EQ, value)
+
+    yield "clone", _masked(seccomp, 0, _CLONE_THREAD, _CLONE_THREAD)
     yield "prctl", equals(0, _PR_SET_NAME)
     for name, command in product(("fcntl", "fcntl64"), _FCNTL_COMMANDS):
         yield name, equals(1, command)

@@ -1,33 +1,69 @@
-"""A program runs with limits and without a network."""
+"""A program runs with limits and confined as the workers are.
+
+What it cannot do then is in tests/analysis/providers/test_tesseract.py.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Mapping
+from typing import Any
 
-OPTIONS = {"max_memory_bytes": 512 * 2**20, "max_cpu_s": 7, "max_file_bytes": 1000}
+import pytest
+
+PYTHON = os.path.realpath(sys.executable)
+OPTIONS = {
+    "max_memory_bytes": 512 * 2**20,
+    "max_cpu_s": 7,
+    "max_file_bytes": 1000,
+    "sandbox": True,
+    "uid": os.geteuid(),
+    "readable": [sysconfig.get_path("stdlib"), "/proc"],
+}
 PROGRAM = """
-import json, os, resource, socket
-try:
-    socket.socket()
-    network = "open"
-except PermissionError:
-    network = "denied"
-kinds = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_CORE")
+import json, os, resource
+kinds = ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_CORE", "RLIMIT_NOFILE")
 limits = [resource.getrlimit(getattr(resource, kind))[1] for kind in kinds]
-print(json.dumps([network, os.nice(0), limits]))
+try:
+    os.open("/etc/passwd", os.O_RDONLY)
+    files = "open"
+except PermissionError:
+    files = "denied"
+nice = int(open("/proc/self/stat").read().rpartition(")")[2].split()[16])
+print(json.dumps([files, nice, limits]))
 """
 
 
-def test_the_program_has_the_limits_and_no_network() -> None:
+def run(options: Mapping[str, Any], *command: str) -> subprocess.CompletedProcess[bytes]:
     wrapper = [sys.executable, "-I", "-m", "proxy.rendering.worker.sandbox.exec_wrapper"]
-    done = subprocess.run(
-        [*wrapper, json.dumps(OPTIONS), sys.executable, "-I", "-c", PROGRAM],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    network, nice, limits = json.loads(done.stdout)
-    assert (network, nice) == ("denied", 19)
-    assert limits == [OPTIONS["max_memory_bytes"], 7, 1000, 0]
+    command = (*wrapper, json.dumps({**OPTIONS, **options}), *command)
+    return subprocess.run(command, capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(("sandbox", "expected"), [(True, "denied"), (False, "open")])
+def test_the_program_has_the_limits_and_no_files(*, sandbox: bool, expected: str) -> None:
+    done = run({"sandbox": sandbox}, PYTHON, "-I", "-c", PROGRAM)
+    files, nice, limits = json.loads(done.stdout)
+    assert (files, nice) == (expected, 19)
+    assert limits == [OPTIONS["max_memory_bytes"], 7, 1000, 0, 64]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_program_runs_as_another_user() -> None:
+    script = 'while read -r line; do echo "$line"; done < /proc/self/status'
+    options = {"uid": 65534, "readable": ["/proc"]}
+    lines = run(options, "/bin/sh", "-c", script).stdout.decode().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65534"}
+    assert status["Groups"].strip() == ""
+    assert {int(status[kind], 16) for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd")} == {0}
+    assert (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) == ("1", "2")
+
+
+def test_a_program_that_cannot_be_executed_has_a_status_of_its_own() -> None:
+    assert run({}, "/nowhere/program").returncode == 126
+    assert run({}, "/etc/passwd").returncode == 126
