@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -12,6 +14,7 @@ from aiohttp import web
 
 from proxy.domain.errors import SmartserveError
 from proxy.domain.request import Outcome
+from proxy.runtime.single_flight import SharedResults
 from proxy.telemetry.metrics import Metrics
 from proxy.web.headers import NO_STORE
 from proxy.web.responses import BufferedResponse, whole
@@ -19,14 +22,23 @@ from proxy.web.responses import BufferedResponse, whole
 Check = Callable[[], Awaitable[object]]
 
 _TIMEOUT_S = 3.0
+_SHARED_S = 1.0
+"""Time for which one result answers all probes: anyone may send them, and the checks write a file
+and query the database and a worker."""
 
 
 class HealthHandler:
     """Handles /healthz and /readyz."""
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(
+        self, checks: Mapping[str, Check], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``checks`` by name; each one raises SmartserveError if its part cannot serve."""
         self._checks = checks
+        self._clock = clock
+        self._shared: SharedResults[Mapping[str, str]] = SharedResults()
+        self._known: Mapping[str, str] = {}
+        self._known_until = -math.inf
         self._draining = False
 
     def drain(self) -> None:
@@ -42,12 +54,19 @@ class HealthHandler:
         unavailable = HTTPStatus.SERVICE_UNAVAILABLE
         if self._draining:
             return _json("readyz", {"status": "draining"}, unavailable)
-        # Concurrently, so that all checks together take at most the timeout of one.
-        results = await asyncio.gather(*map(_result, self._checks.values()))
-        checks = dict(zip(self._checks, results, strict=True))
-        if all(result == "ok" for result in results):
+        checks = self._known
+        if self._clock() >= self._known_until:
+            checks = await self._shared.result("", self._check)
+        if all(result == "ok" for result in checks.values()):
             return _json("readyz", {"status": "ready", "checks": checks})
         return _json("readyz", {"status": "not ready", "checks": checks}, unavailable)
+
+    async def _check(self) -> Mapping[str, str]:
+        # Concurrently, so that all checks together take at most the timeout of one.
+        results = await asyncio.gather(*map(_result, self._checks.values()))
+        self._known = dict(zip(self._checks, results, strict=True))
+        self._known_until = self._clock() + _SHARED_S
+        return self._known
 
 
 class ServerInfoHandler:

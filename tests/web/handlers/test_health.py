@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.domain.errors import SmartserveError, SourceUnavailable
+from proxy.web.handlers.health import HealthHandler
 from tests.support.server import CHROME, Library, Serve, Serving
 
 
@@ -47,6 +51,43 @@ async def test_readiness_names_workers_that_do_not_respond(serve: Serve) -> None
     ready = await server.client.get("/readyz")
     assert ready.status == 503
     assert (await ready.json())["checks"]["workers"] == "a worker process did not answer"
+
+
+@pytest.mark.parametrize("fault", [None, SourceUnavailable("not mounted")])
+async def test_all_probes_of_a_second_share_one_check(fault: SmartserveError | None) -> None:
+    calls, now = [0], [100.0]
+
+    async def check() -> None:
+        calls[0] += 1
+        await asyncio.sleep(0)
+        if fault is not None:
+            raise fault
+
+    health = HealthHandler({"storage": check}, clock=lambda: now[0])
+    request = make_mocked_request("GET", "/readyz")
+    answers = await asyncio.gather(*(health.readiness(request) for _ in range(50)))
+    answers += [await health.readiness(request) for _ in range(50)]
+    assert {answer.status for answer in answers} == {200 if fault is None else 503}
+    assert calls == [1]
+    now[0] += 1
+    await health.readiness(request)
+    assert calls == [2]
+
+
+async def test_a_probe_that_leaves_does_not_end_the_check_of_the_others() -> None:
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def check() -> None:
+        began.set()
+        await may_end.wait()
+
+    health = HealthHandler({"storage": check})
+    request = make_mocked_request("GET", "/readyz")
+    leaving, other = (asyncio.create_task(health.readiness(request)) for _ in range(2))
+    await began.wait()
+    leaving.cancel()
+    may_end.set()
+    assert (await other).status == 200
 
 
 @pytest.fixture
