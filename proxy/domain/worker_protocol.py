@@ -1,7 +1,8 @@
 """Messages between the server and its worker processes, with their JSON encoding.
 
 The server sends one datagram with a job and up to two descriptors (source, target). The worker
-writes the encoded bytes to the target and replies with one datagram: a result or a `JobFailure`.
+writes the encoded bytes to the target and replies with a result or a `JobFailure`, in as many
+datagrams as it takes.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ from proxy.domain.media import ProbeResult
 from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch, streams
 
 MAX_DATAGRAM = 64 * 1024
-"""Size limit of a message in bytes. Typical messages have a few hundred bytes for each output."""
-FRAME_LENGTH = struct.Struct(">Q")
-"""Header of a frame: the length of the rendition that follows, 8 bytes, big-endian."""
+"""Size limit of a datagram in bytes. Typical messages have a few hundred bytes for each output."""
+MAX_REPLY = 4 * 1024 * 1024
+"""Size limit of a reply in bytes."""
+FRAME_HEADER = struct.Struct(">IQ")
+"""Header of a frame: the index of the output (4 bytes) and the length of the rendition that follows
+(8 bytes), big-endian."""
+_MORE, _LAST = b"+", b"."
+"""First byte of a fragment; a message that fits into one datagram is JSON and begins with ``[``."""
 
 Result = TypeVar("Result")
 
@@ -183,9 +189,9 @@ class RenderOutput:
 class RenditionSet(Job[RenditionSetResult]):
     """Render one or more outputs of a source; outputs with the same base share its decode.
 
-    If ``framed``, the target receives one frame for each output in their order: the length as
-    `FRAME_LENGTH`, then that many bytes; a failed output has length 0. Otherwise there is exactly
-    one output and the target receives its bytes as they leave the encoder.
+    If ``framed``, the target receives one frame for each output in their order: a `FRAME_HEADER`,
+    then the bytes; a failed output has length 0. Otherwise there is exactly one output and the
+    target receives its bytes as they leave the encoder.
     """
 
     limits: Limits
@@ -204,28 +210,51 @@ class RenditionSet(Job[RenditionSetResult]):
 class FrameDecoder:
     """Splits the byte stream of a framed `RenditionSet` into renditions."""
 
-    def __init__(self, on_rendition: Callable[[int, bytes], None]) -> None:
+    def __init__(self, on_rendition: Callable[[int, bytes], None], *, outputs: int) -> None:
         """``on_rendition`` receives the index of an output and its bytes (empty if it failed)."""
         self._on_rendition = on_rendition
+        self._outputs = outputs
         self._pending = bytearray()
-        self._index = 0
+        self._lengths: list[int] = []
+
+    def restart(self) -> None:
+        """Expect the first frame again: another worker repeats the job."""
+        self._pending.clear()
+        self._lengths.clear()
 
     def __call__(self, chunk: bytes) -> None:
-        """Append bytes and deliver every frame that is complete."""
+        """Append bytes and deliver every frame that is complete.
+
+        Raises:
+            ValueError: a frame is not that of the next output.
+        """
         self._pending += chunk
-        while len(self._pending) >= FRAME_LENGTH.size:
-            (length,) = FRAME_LENGTH.unpack_from(self._pending)
-            end = FRAME_LENGTH.size + length
+        while len(self._pending) >= FRAME_HEADER.size:
+            index, length = FRAME_HEADER.unpack_from(self._pending)
+            # Without the index, a frame that a worker left out would shift all renditions behind it
+            # to the keys of other outputs.
+            if index != len(self._lengths) or index >= self._outputs:
+                raise ValueError(f"frame {index} instead of {len(self._lengths)}")
+            end = FRAME_HEADER.size + length
             # The rest of the frame has not arrived.
             if len(self._pending) < end:
                 return
-            self._on_rendition(self._index, bytes(self._pending[FRAME_LENGTH.size : end]))
+            self._lengths.append(length)
+            self._on_rendition(index, bytes(self._pending[FRAME_HEADER.size : end]))
             del self._pending[:end]
-            self._index += 1
+
+    def matches(self, results: Sequence[object]) -> bool:
+        """Return whether there was a frame for each result, empty for each failure."""
+        empty = [isinstance(result, JobFailure) for result in results]
+        return not self._pending and [not length for length in self._lengths] == empty
 
 
-# Nested values such as `Limits` are no messages of their own.
 _JOBS = (Ping, ProbeJob, AnalyseJob, RenditionSet)
+_REPLY_TYPES: Mapping[type[Job[Any]], type] = {
+    Ping: WorkerInfo,
+    ProbeJob: ProbeResult,
+    AnalyseJob: AnalysisResult,
+}
 _REPLIES = (WorkerInfo, ProbeResult, AnalysisResult, RenderResult, RenditionSetResult, JobFailure)
 _MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLIES)}
 
@@ -233,6 +262,55 @@ _MESSAGES: Mapping[str, Any] = {kind.__name__: kind for kind in (*_JOBS, *_REPLI
 def encode(message: Any) -> bytes:
     """Encode a message as one datagram."""
     return json.dumps([type(message).__name__, message], default=_fields).encode()
+
+
+def fragments(message: Any) -> list[bytes]:
+    """Encode a message as the datagrams that `MessageReader` joins.
+
+    Raises:
+        ValueError: it is longer than `MAX_REPLY`.
+    """
+    encoded = encode(message)
+    if len(encoded) <= MAX_DATAGRAM:
+        return [encoded]
+    if len(encoded) > MAX_REPLY:
+        raise ValueError(f"a message of {len(encoded)} bytes exceeds {MAX_REPLY}")
+    step = MAX_DATAGRAM - 1
+    pieces = [encoded[at : at + step] for at in range(0, len(encoded), step)]
+    return [*(_MORE + piece for piece in pieces[:-1]), _LAST + pieces[-1]]
+
+
+class MessageReader:
+    """Joins the datagrams of messages."""
+
+    def __init__(self) -> None:
+        self._begun = bytearray()
+
+    def feed(self, datagram: bytes) -> Any:
+        """Return the message that a datagram completes, or None.
+
+        Raises:
+            ValueError: the datagrams are not a message of this protocol.
+        """
+        kind, piece = datagram[:1], datagram[1:]
+        if kind not in (_MORE, _LAST):
+            piece = datagram
+        self._begun += piece
+        if len(self._begun) > MAX_REPLY:
+            raise ValueError("the message is too long")
+        if kind == _MORE:
+            return None
+        message, self._begun = bytes(self._begun), bytearray()
+        return decode(message)
+
+
+def is_reply(job: Job[Any], reply: object) -> bool:
+    """Return whether a message has the type of a reply to a job, for each of its outputs."""
+    if isinstance(reply, JobFailure):
+        return True
+    if isinstance(job, RenditionSet):
+        return isinstance(reply, RenditionSetResult) and len(reply.results) == len(job.outputs)
+    return type(reply) is _REPLY_TYPES[type(job)]
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from proxy.domain.media import Focus, ProbeResult
 from proxy.domain.variant import EncoderProfile, EncodingStage, Geometry, QualitySearch
 from proxy.domain.worker_protocol import (
     FAILURE_KINDS,
-    FRAME_LENGTH,
+    FRAME_HEADER,
     MAX_DATAGRAM,
+    MAX_REPLY,
     AnalyseJob,
     FrameDecoder,
     JobFailure,
     Limits,
+    MessageReader,
     Ping,
     ProbeJob,
     RenderOutput,
@@ -31,6 +33,8 @@ from proxy.domain.worker_protocol import (
     WorkerInfo,
     decode,
     encode,
+    fragments,
+    is_reply,
 )
 from proxy.settings import EncoderSettings, LimitSettings
 
@@ -316,11 +320,15 @@ def test_a_message_with_a_spoilt_field_raises_nothing_but_a_value_error(
     assert _decodes(datagram) in (True, False)
 
 
+def frame(index: int, body: bytes) -> bytes:
+    return FRAME_HEADER.pack(index, len(body)) + body
+
+
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 40))
 def test_each_frame_is_given_once_and_whole(bodies: list[bytes], piece: int) -> None:
-    stream = b"".join(FRAME_LENGTH.pack(len(body)) + body for body in bodies)
+    stream = b"".join(frame(index, body) for index, body in enumerate(bodies))
     given_: list[tuple[int, bytes]] = []
-    frames = FrameDecoder(lambda place, body: given_.append((place, body)))
+    frames = FrameDecoder(lambda place, body: given_.append((place, body)), outputs=len(bodies))
     for at in range(0, len(stream), piece):
         frames(stream[at : at + piece])
     assert given_ == list(enumerate(bodies))
@@ -328,6 +336,99 @@ def test_each_frame_is_given_once_and_whole(bodies: list[bytes], piece: int) -> 
 
 def test_a_frame_that_is_cut_off_is_not_given() -> None:
     given_: list[bytes] = []
-    frames = FrameDecoder(lambda _, body: given_.append(body))
-    frames(FRAME_LENGTH.pack(3) + b"abc" + FRAME_LENGTH.pack(4) + b"abc")
+    frames = FrameDecoder(lambda _, body: given_.append(body), outputs=2)
+    frames(frame(0, b"abc") + frame(1, b"abcd")[:-1])
     assert given_ == [b"abc"]
+    assert not frames.matches([DONE])
+    frames.restart()
+    frames(frame(0, b"again"))
+    assert given_ == [b"abc", b"again"]
+
+
+DONE = RenderResult(1, 1, 1)
+FAILED = JobFailure("fault", "why")
+
+
+@pytest.mark.parametrize("indexes", [(1,), (0, 0), (0, 2), (0, 1, 2)])
+def test_a_frame_that_is_left_out_repeated_or_too_many_is_refused(indexes: tuple[int, ...]) -> None:
+    given_: list[int] = []
+    frames = FrameDecoder(lambda index, _: given_.append(index), outputs=2)
+    with pytest.raises(ValueError, match="frame"):
+        frames(b"".join(frame(index, b"x") for index in indexes))
+    assert given_ == list(indexes[:-1])
+
+
+@pytest.mark.parametrize(
+    ("bodies", "results", "matches"),
+    [
+        ([b"x", b""], (DONE, FAILED), True),
+        ([b"x", b""], (DONE, DONE), False),
+        ([b"x", b"y"], (DONE, FAILED), False),
+        ([b"x"], (DONE, DONE), False),
+        ([b"x"], (DONE, FAILED), False),
+        ([], (DONE,), False),
+    ],
+)
+def test_frames_match_results_if_each_has_one_that_is_empty_for_a_failure(
+    bodies: list[bytes], results: tuple[Any, ...], *, matches: bool
+) -> None:
+    frames = FrameDecoder(lambda _, __: None, outputs=2)
+    frames(b"".join(frame(index, body) for index, body in enumerate(bodies)))
+    assert frames.matches(results) == matches
+
+
+def read(datagrams: list[bytes]) -> Any:
+    messages = MessageReader()
+    *before, last = map(messages.feed, datagrams)
+    assert before == [None] * len(before)
+    return last
+
+
+@pytest.mark.parametrize(
+    "size", [1, MAX_DATAGRAM - 40, MAX_DATAGRAM, 2 * MAX_DATAGRAM, 300_000, MAX_REPLY - 100]
+)
+def test_a_reply_of_any_size_up_to_the_limit_arrives(size: int) -> None:
+    message = JobFailure("fault", "[+." + size * "x")
+    datagrams = fragments(message)
+    assert max(map(len, datagrams)) <= MAX_DATAGRAM
+    assert read(datagrams) == message
+
+
+def test_a_longer_message_is_neither_sent_nor_received() -> None:
+    with pytest.raises(ValueError, match="exceeds 4194304"):
+        fragments(JobFailure("fault", "x" * MAX_REPLY))
+    messages, piece = MessageReader(), b"+" + b"x" * 60_000
+    for _ in range(MAX_REPLY // 60_000):
+        assert messages.feed(piece) is None
+    with pytest.raises(ValueError, match="too long"):
+        messages.feed(piece)
+
+
+def test_a_message_without_its_beginning_or_its_end_is_invalid() -> None:
+    first, *rest = fragments(JobFailure("fault", "x" * 150_000))
+    for datagrams in (rest, [first, encode(DONE)]):
+        with pytest.raises(ValueError, match="not a message"):
+            read(datagrams)
+
+
+JOBS = (Ping(), ProbeJob(LIMITS), AnalyseJob(LIMITS), SET)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: type(job).__name__)
+def test_only_a_failure_and_the_result_of_its_kind_are_a_reply_to_a_job(job: Any) -> None:
+    replies = [
+        MESSAGES[name]
+        for name in MESSAGES
+        if is_reply(job, MESSAGES[name]) and not isinstance(MESSAGES[name], JobFailure)
+    ]
+    expected = {Ping: WorkerInfo, ProbeJob: ProbeResult, AnalyseJob: AnalysisResult}
+    kinds = {type(reply) for reply in replies}
+    assert kinds <= {expected.get(type(job), RenditionSetResult)}
+    assert is_reply(job, FAILED)
+    assert not is_reply(job, job)
+
+
+def test_a_set_has_a_result_for_each_output() -> None:
+    assert is_reply(SET, RenditionSetResult((DONE, FAILED)))
+    for results in ((), (DONE,), (DONE, DONE, DONE)):
+        assert not is_reply(SET, RenditionSetResult(results))

@@ -139,8 +139,8 @@ class WorkerPool:
         The descriptor remains the caller's. ``on_start`` is called when a worker starts the job,
         again if it is repeated. A framed set may take ``deadline_s`` for each rendition.
 
-        A job whose worker died is repeated once, unless bytes have been passed on: a client may
-        have them already, so the error has to abort its connection.
+        A job whose worker died or broke the protocol is repeated once, unless bytes have been
+        passed on: a client may have them already, so the error has to abort its connection.
 
         Raises:
             RenderError: the image cannot be rendered.
@@ -162,7 +162,7 @@ class WorkerPool:
                 # A worker that died before it read the job says nothing about the source.
                 deaths += death.started
                 log.warning("worker_died", reason=death.reason, begun=death.started)
-                if deaths == _MAX_ATTEMPTS or pending.passed_on:
+                if deaths == _MAX_ATTEMPTS or not pending.repeatable(death):
                     raise _death_error(death, deaths) from death
             else:
                 self._log_exceptions(reply)
@@ -190,6 +190,10 @@ class WorkerPool:
             raise WorkerDied("deadline") from None
         except SourceTooLarge:
             self._end_at(job, worker, "oversize")
+            raise
+        except WorkerDied as death:
+            # It may still run: it broke the protocol in its output, before its reply.
+            self._end_at(job, worker, death.reason)
             raise
         except asyncio.CancelledError:
             self._end_at(job, worker, "cancelled")

@@ -1,6 +1,6 @@
 """A worker process, which does one job at a time, and the jobs that it is given.
 
-A job leaves as one datagram with its descriptors; the reply is one datagram too. See
+A job leaves as one datagram with its descriptors; the reply is one or more datagrams. See
 `proxy.domain.worker_protocol`.
 """
 
@@ -18,15 +18,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
-from proxy.domain.errors import QueueFull, SourceTooLarge
+from proxy.domain.errors import QueueFull, RenderFault, SourceTooLarge
 from proxy.domain.worker_protocol import (
     MAX_DATAGRAM,
+    FrameDecoder,
     Job,
     JobFailure,
+    MessageReader,
     RenditionSet,
+    RenditionSetResult,
     WorkerInfo,
-    decode,
     encode,
+    is_reply,
 )
 from proxy.rendering.pool.worker_start import (
     WorkerDied,
@@ -38,7 +41,8 @@ from proxy.rendering.pool.worker_start import (
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 
 Sink = Callable[[bytes], None]
-"""Receives encoded bytes. Called on the event loop, so it must neither block nor raise."""
+"""Receives encoded bytes. Called on the event loop, so it must neither block nor raise. The sink of
+a framed set may be a `FrameDecoder`, which is then checked against the reply."""
 
 _PIPE_BYTES = 1024 * 1024
 """Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
@@ -66,7 +70,11 @@ class PendingJob:
         """
         loop = asyncio.get_running_loop()
         self._loop = loop
+        self._job = job
         self._datagram = encode(job)
+        # The worker would receive a part of it and die.
+        if len(self._datagram) > MAX_DATAGRAM:
+            raise RenderFault("the job is too large for a message to a worker process")
         self._source = source
         self._sink = sink
         streams = isinstance(job, RenditionSet) and job.streams
@@ -84,10 +92,15 @@ class PendingJob:
         """The `WorkerProcess` that has started the job."""
         self._reply: asyncio.Future[Any] = loop.create_future()
 
-    @property
-    def passed_on(self) -> bool:
-        """Return whether the sink has received bytes; then the job cannot be repeated."""
-        return self._received > 0 and self._buffer is None
+    def repeatable(self, death: WorkerDied) -> bool:
+        """Return whether another worker may repeat the job: the sink has received nothing.
+
+        A framed set is also repeated if a worker broke the protocol. After other deaths its
+        remaining outputs have their own job later.
+        """
+        if isinstance(self._sink, FrameDecoder) and death.reason == "protocol":
+            return True
+        return not self._received or self._buffer is not None
 
     def __enter__(self) -> Self:
         """Create the pipe.
@@ -119,6 +132,8 @@ class PendingJob:
     def send(self, connection: socket.socket) -> bool:
         """Send the job to a worker; return False if the worker is gone."""
         descriptors = [] if self._source is None else [self._source, self._pipe[1]]
+        if isinstance(self._sink, FrameDecoder):
+            self._sink.restart()
         try:
             socket.send_fds(connection, [self._datagram], descriptors)
         except OSError:
@@ -144,18 +159,35 @@ class PendingJob:
         async with asyncio.timeout(deadline_s) as self._deadline:
             return await self._reply
 
+    def accepts(self, reply: Any) -> bool:
+        """Return whether a message is a reply to this job and fits its output."""
+        if not is_reply(self._job, reply):
+            return False
+        if not isinstance(reply, RenditionSetResult):
+            return True
+        if isinstance(self._sink, FrameDecoder):
+            self._read_rest()
+            return self._sink.matches(reply.results)
+        if not self._received:
+            self._read_rest()
+        # There is one result, and a rendition is not empty.
+        return self._received > 0 or isinstance(reply.results[0], JobFailure)
+
     def finish(self, reply: Any) -> None:
         """Pass on the remaining output, then set the reply."""
-        # The worker closes its end before it replies, so everything can be read without waiting.
-        self._stop_reading()
-        with contextlib.suppress(BlockingIOError):
-            while self._pipe and self._read():
-                pass
+        self._read_rest()
         if self._reply.done():
             return
         if self._buffer and not isinstance(reply, JobFailure):
             self._sink(b"".join(self._buffer))
         self._reply.set_result(reply)
+
+    def _read_rest(self) -> None:
+        # The worker closes its end before it replies, so everything can be read without waiting.
+        self._stop_reading()
+        with contextlib.suppress(BlockingIOError):
+            while self._pipe and self._read():
+                pass
 
     def fail(self, error: Exception) -> None:
         """Set an exception instead of a reply."""
@@ -186,10 +218,15 @@ class PendingJob:
             return False
         if not chunk:
             return False
-        if self._buffer is None:
-            self._sink(chunk)
-        else:
+        if self._buffer is not None:
             self._buffer.append(chunk)
+            return True
+        try:
+            self._sink(chunk)
+        except ValueError:
+            # Only a `FrameDecoder` raises it.
+            self.fail(WorkerDied("protocol"))
+            return False
         if self._extends_deadline and self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(self._loop.time() + self._deadline_s)
         return True
@@ -214,6 +251,7 @@ class WorkerProcess:
             BackgroundTask.WORKER_STDERR, partial(log_stderr, process.stderr, process.pid)
         )
         self._connection = connection
+        self._messages = MessageReader()
         self._job: PendingJob | None = None
         self.hello = hello
         self.jobs = 0
@@ -273,13 +311,24 @@ class WorkerProcess:
         except OSError:
             return False
 
+    def _has_sent(self) -> bool:
+        """Return whether a message, or the end of the process, waits to be received."""
+        try:
+            self._connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
     def begin(self, job: PendingJob) -> bool:
         """Give a job to this idle worker; return False if the worker is gone."""
         try:
             self._allow_cpu(self._max_cpu_s * job.renditions)
         except OSError:
             return False
-        if not self.alive or not job.send(self._connection):
+        # An idle worker has nothing to send, and what it sent would be taken for its reply.
+        if self._has_sent() or not job.send(self._connection):
             return False
         self._job = job
         return True
@@ -319,7 +368,7 @@ class WorkerProcess:
         """Receive the reply to the job in progress, or detect the end of the process."""
         try:
             datagram = self._connection.recv(MAX_DATAGRAM)
-            reply = decode(datagram)
+            reply = self._messages.feed(datagram)
         except BlockingIOError:
             return
         except OSError:
@@ -329,18 +378,23 @@ class WorkerProcess:
             # An empty datagram is the end of the process.
             self._lose(WorkerDied("protocol" if datagram else "crash"))
         else:
-            self._free(reply)
+            if reply is None:
+                return
+            # Also a reply that nobody waits for: it would be taken for that to the next job.
+            if self._job is None or not self._job.accepts(reply):
+                self._lose(WorkerDied("protocol"))
+            else:
+                self._free(self._job, reply)
 
-    def _free(self, reply: Any) -> None:
+    def _free(self, job: PendingJob, reply: Any) -> None:
         # Cleared first: `on_free` may give this worker its next job.
-        job, self._job = self._job, None
+        self._job = None
         self.jobs += 1
         try:
             # The next job is sent before this reply is processed, so the worker does not wait.
             self._on_free(self)
         finally:
-            if job is not None:
-                job.finish(reply)
+            job.finish(reply)
 
     def _lose(self, death: WorkerDied) -> None:
         self.end(death)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import structlog
 
-from proxy.domain.worker_protocol import MAX_DATAGRAM, JobFailure, WorkerInfo, decode
+from proxy.domain.worker_protocol import MAX_DATAGRAM, JobFailure, MessageReader, WorkerInfo
 
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
@@ -97,17 +97,21 @@ async def first_message(
 
 
 async def _receive_info(connection: socket.socket) -> WorkerInfo:
-    try:
-        datagram = await asyncio.get_running_loop().sock_recv(connection, MAX_DATAGRAM)
-    except OSError as error:
-        raise WorkerDied("crash", started=False) from error
-    try:
-        message: WorkerInfo | JobFailure = decode(datagram)
-    except ValueError as error:
-        # An empty datagram is the end of the process.
-        raise WorkerDied("protocol" if datagram else "crash") from error
+    messages, message = MessageReader(), None
+    while message is None:
+        try:
+            datagram = await asyncio.get_running_loop().sock_recv(connection, MAX_DATAGRAM)
+        except OSError as error:
+            raise WorkerDied("crash", started=False) from error
+        try:
+            message = messages.feed(datagram)
+        except ValueError as error:
+            # An empty datagram is the end of the process.
+            raise WorkerDied("protocol" if datagram else "crash") from error
     if isinstance(message, JobFailure):
         raise WorkerUnfit(message.detail)
+    if not isinstance(message, WorkerInfo):
+        raise WorkerDied("protocol")
     return message
 
 

@@ -30,6 +30,7 @@ from proxy.domain.worker_protocol import (
     WorkerInfo,
     decode,
     encode,
+    fragments,
 )
 from proxy.rendering.worker import sandbox
 from proxy.rendering.worker.imaging.analysis.analyse import analyse
@@ -102,9 +103,18 @@ def serve(connection: socket.socket, info: WorkerInfo, handle: Handler) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
         try:
-            connection.send(encode(reply))
+            for datagram in _datagrams(reply):
+                connection.send(datagram)
         except (BrokenPipeError, ConnectionResetError):
             return  # the server has ended
+
+
+def _datagrams(reply: Any) -> list[bytes]:
+    try:
+        return fragments(reply)
+    except ValueError as error:
+        # A fault of this server, not of the image.
+        return fragments(JobFailure("fault", str(error)))
 
 
 def _lower_priority(nice: int, *, idle: bool) -> None:

@@ -107,7 +107,7 @@ class FinalRenderer:
             done = await self._dispatcher.run(
                 plans[0].media,
                 job,
-                FrameDecoder(store),
+                FrameDecoder(store, outputs=len(outputs)),
                 byte_size=plans[0].facts.byte_size,
                 deadline_s=self._deadline_s,
             )

@@ -217,6 +217,64 @@ async def test_the_start_of_a_job_is_reported(shared_pool: WorkerPool, source: i
     assert starts == [1]
 
 
+FAULTY = """
+import os, socket, sys
+from pathlib import Path
+from proxy.domain.worker_protocol import *
+from proxy.rendering.worker.__main__ import serve
+
+def handle(job, source, target):
+    faults = Path(sys.argv[2])
+    if isinstance(job, RenditionSet) and (left := int(faults.read_text())):
+        faults.write_text(str(left - 1))
+    else:
+        for index in range(len(job.outputs)):
+            os.write(target, FRAME_HEADER.pack(index, 4) + b"body")
+    return RenditionSetResult((RenderResult(1, 1, 1),) * len(job.outputs))
+
+serve(socket.socket(fileno=int(sys.argv[1])), WorkerInfo("8.18.7", ("png",)), handle)
+"""
+"""A worker that answers a number of sets without a frame, and all others as it should."""
+
+
+@pytest.mark.parametrize("faults", [0, 1, 2])
+async def test_a_set_that_is_answered_without_its_frames_is_repeated_by_another_worker(
+    faults: int, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "faults"
+    left.write_text(str(faults))
+
+    async def spawn(descriptor: int, _options: object) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", FAULTY, str(descriptor), str(left)),
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=(descriptor,),
+        )
+
+    monkeypatch.setattr("proxy.rendering.pool.process.spawn", spawn)
+    output = RenderOutput(Geometry(90, 90, 90, 90), PROFILES[Format.WEBP])
+    job = RenditionSet(LIMITS, (output,) * 2, framed=True)
+    frames: dict[int, bytes] = {}
+
+    async with pool_of() as pool:
+
+        async def render_frames() -> RenditionSetResult:
+            sink = FrameDecoder(frames.__setitem__, outputs=2)
+            return await pool.run(job, source, sink, deadline_s=LONG_S)
+
+        with capture_logs() as logged:
+            if faults == 2:
+                with pytest.raises(SourceQuarantined):
+                    await render_frames()
+                assert frames == {}
+            # The next job is done in any case.
+            assert len((await render_frames()).results) == 2
+        assert frames == {0: b"body", 1: b"body"}
+        assert pool.statistics()["restarts_protocol"] == faults
+    died = [one["reason"] for one in logged if one["event"] == "worker_died"]
+    assert died == ["protocol"] * faults
+
+
 @shared
 async def test_the_outputs_of_a_framed_set_arrive_one_by_one(
     shared_pool: WorkerPool, source: int
@@ -227,7 +285,9 @@ async def test_the_outputs_of_a_framed_set_arrive_one_by_one(
     )
     frames: dict[int, bytes] = {}
     job = RenditionSet(LIMITS, outputs, framed=True)
-    result = await shared_pool.run(job, source, FrameDecoder(frames.__setitem__))
+    result = await shared_pool.run(
+        job, source, FrameDecoder(frames.__setitem__, outputs=len(outputs))
+    )
     assert len(result.results) == 3
     assert list(frames) == [0, 1, 2]
     assert all(frames.values())

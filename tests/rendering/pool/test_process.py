@@ -16,18 +16,22 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 
-from proxy.domain.errors import QueueFull, SourceTooLarge
+from proxy.domain.errors import QueueFull, RenderFault, SourceTooLarge
 from proxy.domain.formats import Format
 from proxy.domain.variant import EncoderProfile, Geometry
 from proxy.domain.worker_protocol import (
+    FRAME_HEADER,
+    FrameDecoder,
     JobFailure,
     Ping,
     RenderOutput,
+    RenderResult,
     RenditionSet,
     RenditionSetResult,
     WorkerInfo,
     decode,
     encode,
+    fragments,
 )
 from proxy.rendering.pool import process as process_module
 from proxy.rendering.pool.process import PendingJob, WorkerProcess
@@ -132,6 +136,99 @@ async def test_an_invalid_message_ends_the_worker(started: Started) -> None:
     started.theirs.send(b"nonsense")
     await eventually(lambda: started.events)
     assert started.events == ["protocol"]
+
+
+async def test_a_reply_that_nobody_waits_for_ends_the_worker(started: Started) -> None:
+    started.theirs.send(encode(INFO))
+    await eventually(lambda: started.events)
+    assert started.events == ["protocol"]
+
+
+async def test_a_worker_that_sent_something_while_idle_gets_no_job(started: Started) -> None:
+    started.theirs.send(encode(INFO))
+    with PendingJob(Ping(), None, lambda _: None) as ping:
+        assert not started.worker.begin(ping)
+
+
+async def test_a_reply_in_many_datagrams_arrives(started: Started) -> None:
+    failure = JobFailure("fault", "x" * 300_000)
+    with PendingJob(Ping(), None, lambda _: None) as ping:
+        assert started.worker.begin(ping)
+        receive(started.theirs)
+        for datagram in fragments(failure):
+            await asyncio.to_thread(started.theirs.send, datagram)
+        assert await ping.result(HOUR_S) == failure
+    assert (started.events, started.worker.jobs) == (["free"], 1)
+
+
+PNG = EncoderProfile(Format.PNG, ())
+OUTPUT = RenderOutput(Geometry(8, 8, 8, 8), PNG)
+MADE = RenderResult(8, 8, 1)
+WHY = JobFailure("undecodable", "why")
+
+
+def frames(*bodies: bytes, first: int = 0) -> bytes:
+    return b"".join(
+        FRAME_HEADER.pack(index, len(body)) + body for index, body in enumerate(bodies, first)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "output", "fits"),
+    [
+        (RenditionSetResult((MADE, WHY)), frames(b"one", b""), True),
+        (RenditionSetResult((MADE, MADE)), b"", False),
+        (RenditionSetResult((MADE, MADE)), frames(b"one"), False),
+        (RenditionSetResult((MADE, MADE)), frames(b"one", b"two")[:-1], False),
+        (RenditionSetResult((MADE, MADE)), frames(b"one", b""), False),
+        (RenditionSetResult((MADE, MADE)), frames(b"two", first=1), False),
+        (RenditionSetResult((MADE, MADE)), frames(b"one", b"two", b"three"), False),
+        (RenditionSetResult((MADE,)), frames(b"one"), False),
+        (INFO, b"", False),
+        (WHY, frames(b"one"), True),
+    ],
+)
+async def test_a_set_that_does_not_fit_its_reply_ends_the_worker(
+    started: Started, source: int, *, reply: object, output: bytes, fits: bool
+) -> None:
+    job = RenditionSet(LIMITS, (OUTPUT, OUTPUT), framed=True)
+    received: list[tuple[int, bytes]] = []
+    sink = FrameDecoder(lambda index, body: received.append((index, body)), outputs=2)
+    with PendingJob(job, source, sink, max_bytes=100) as pending:
+        assert started.worker.begin(pending)
+        _, descriptors, _, _ = socket.recv_fds(started.theirs, 65536, 2)
+        os.write(descriptors[1], output)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        started.theirs.send(encode(reply))
+        if fits:
+            assert await pending.result(HOUR_S) == reply
+        else:
+            with pytest.raises(WorkerDied, match="protocol") as death:
+                await pending.result(HOUR_S)
+            assert pending.repeatable(death.value)
+    await eventually(lambda: started.events)
+    assert started.events == ["free" if fits else "protocol"]
+
+
+@pytest.mark.parametrize("reply", [RenditionSetResult((MADE,)), RenditionSetResult(()), INFO])
+async def test_a_rendition_without_bytes_ends_the_worker(
+    started: Started, source: int, reply: object
+) -> None:
+    with PendingJob(job_of(WEBP), source, lambda _: None, max_bytes=100) as pending:
+        assert started.worker.begin(pending)
+        _, descriptors, _, _ = socket.recv_fds(started.theirs, 65536, 2)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        started.theirs.send(encode(reply))
+        with pytest.raises(WorkerDied, match="protocol"):
+            await pending.result(HOUR_S)
+    assert started.events == ["protocol"]
+
+
+async def test_a_job_that_no_message_can_hold_is_refused(source: int) -> None:
+    with pytest.raises(RenderFault, match="too large"):
+        PendingJob(RenditionSet(LIMITS, (OUTPUT,) * 1000, framed=True), source, lambda _: None)
 
 
 async def test_a_worker_that_is_gone_gets_no_job(started: Started) -> None:
@@ -304,10 +401,10 @@ async def test_output_that_streams_is_passed_on_at_once(worker: WorkerEnd, sourc
     with PendingJob(job_of(JPEG), source, received.extend, max_bytes=10) as pending:
         pending.send(worker.ours)
         worker.receive()
-        assert not pending.passed_on
+        assert pending.repeatable(WorkerDied("crash"))
         worker.write(b"first")
         await eventually(lambda: received == b"first")
-        assert pending.passed_on
+        assert not pending.repeatable(WorkerDied("crash"))
 
 
 async def test_other_output_is_passed_on_with_the_reply(worker: WorkerEnd, source: int) -> None:
@@ -319,7 +416,8 @@ async def test_other_output_is_passed_on_with_the_reply(worker: WorkerEnd, sourc
         await eventually(lambda: pending._buffer == [b"one "])
         worker.write(b"two")
         worker.close()
-        assert (received, pending.passed_on) == ([], False)
+        assert received == []
+        assert pending.repeatable(WorkerDied("crash"))
         pending.finish(DONE)
         assert await pending.result(HOUR_S) == DONE
     assert received == [b"one two"]

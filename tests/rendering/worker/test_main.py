@@ -19,8 +19,10 @@ from proxy.domain.formats import Format
 from proxy.domain.media import ProbeResult
 from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import (
+    MAX_REPLY,
     AnalyseJob,
     JobFailure,
+    MessageReader,
     Ping,
     ProbeJob,
     RenditionSetResult,
@@ -146,6 +148,22 @@ def test_the_output_is_complete_and_closed_when_the_reply_arrives(loop: Loop) ->
         assert os.read(reader, 100) == b"", "the end"
         os.close(reader)
     assert loop.jobs == [JOB, JOB]
+
+
+@pytest.mark.parametrize("size", [300_000, MAX_REPLY + 1])
+def test_a_reply_of_any_size_is_sent_and_one_over_the_limit_is_a_fault_of_the_server(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "REPLY", JobFailure("undecodable", "x" * size))
+    loop.receive()
+    os.close(send_job(loop, b"source"))
+    messages, reply = MessageReader(), None
+    while reply is None:
+        reply = messages.feed(loop.server.recv(65536))
+    if size < MAX_REPLY:
+        assert reply == REPLY
+    else:
+        assert (reply.kind, "exceeds" in reply.detail) == ("fault", True)
 
 
 def test_the_loop_ends_with_the_server(loop: Loop) -> None:

@@ -11,7 +11,7 @@ from proxy.domain.errors import RenderFault, UndecodableSource
 from proxy.domain.media import Media
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.worker_protocol import (
-    FRAME_LENGTH,
+    FRAME_HEADER,
     JobFailure,
     RenderResult,
     RenditionSet,
@@ -46,7 +46,7 @@ class Jobs:
                 raise RenderFault("the worker ended")
             failed = index in self.fails_at
             body = b"" if failed else f"rendition {index}".encode()
-            sink(FRAME_LENGTH.pack(len(body)) + body)
+            sink(FRAME_HEADER.pack(index, len(body)) + body)
             results.append(FAILED if failed else MADE)
         return JobResult(RenditionSetResult(tuple(results)), 0, 0)
 

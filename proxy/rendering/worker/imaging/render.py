@@ -12,7 +12,7 @@ from typing import Any
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.variant import Geometry
 from proxy.domain.worker_protocol import (
-    FRAME_LENGTH,
+    FRAME_HEADER,
     JobFailure,
     RenderOutput,
     RenderResult,
@@ -45,14 +45,14 @@ def render_set(
         (output,) = job.outputs
         return RenditionSetResult((renderer.write(output, target_fd),))
     results: list[RenderResult | JobFailure] = []
-    for output in job.outputs:
+    for index, output in enumerate(job.outputs):
         made = answered(partial(renderer.render, output))
         # Without other outputs the failure is that of the job, so that it is remembered.
         if isinstance(made, JobFailure) and len(job.outputs) == 1:
             return made
         result, encoded = (made, b"") if isinstance(made, JobFailure) else made
         with encoding():
-            encode.write_bytes(target_fd, FRAME_LENGTH.pack(len(encoded)) + encoded)
+            encode.write_bytes(target_fd, FRAME_HEADER.pack(index, len(encoded)) + encoded)
         results.append(result)
     return RenditionSetResult(tuple(results))
 

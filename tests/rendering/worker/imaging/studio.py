@@ -19,7 +19,7 @@ from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts, ProbeResult
 from proxy.domain.variant import EncoderProfile, Fit, Geometry, SizeSpec, plan_geometry
 from proxy.domain.worker_protocol import (
-    FRAME_LENGTH,
+    FRAME_HEADER,
     JobFailure,
     Limits,
     ProbeJob,
@@ -200,10 +200,12 @@ def attempted(
 
 def split(stream: bytes) -> list[bytes]:
     """The frames of a stream that holds nothing else."""
-    frames, at = [], 0
+    at = 0
+    frames: list[bytes] = []
     while at < len(stream):
-        (length,) = FRAME_LENGTH.unpack_from(stream, at)
-        at += FRAME_LENGTH.size
+        index, length = FRAME_HEADER.unpack_from(stream, at)
+        assert index == len(frames)
+        at += FRAME_HEADER.size
         frames.append(stream[at : at + length])
         assert len(frames[-1]) == length
         at += length
