@@ -7,10 +7,14 @@ RESOLVE_NO_SYMLINKS does the same, but the standard library does not have it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from threading import Lock
+
+from proxy.domain.formats import SNIFF_BYTES
 
 DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not block. O_NOCTTY: a terminal must not become the controlling
@@ -87,3 +91,48 @@ def _require_regular(status: os.stat_result) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         raise NotRegular
     return status
+
+
+class OpenFile:
+    """A descriptor that may be closed while a thread reads from it.
+
+    `close` during a read only marks the file; the read closes the descriptor when it ends. If
+    `close` closed it, its number could be assigned to another file before the thread uses it.
+    """
+
+    __slots__ = ("_closed", "_lock", "_reads", "descriptor", "head", "length")
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        """Take ownership of the descriptor."""
+        self.length = length
+        # Read now, so that `head` needs no thread and cannot fail later.
+        self.head = os.pread(descriptor, SNIFF_BYTES, 0)
+        self.descriptor = descriptor
+        self._lock = Lock()
+        self._reads = 0
+        self._closed = False
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Read (blocking); raises OSError after `close`."""
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            # Counted under the lock: from here on `close` leaves the descriptor open.
+            self._reads += 1
+        try:
+            return os.pread(self.descriptor, length, offset)
+        finally:
+            with self._lock:
+                self._reads -= 1
+                self._close_if_unused()
+
+    def close(self) -> None:
+        """Close the descriptor, after the running reads; further calls do nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._closed and self._reads == 0:
+            os.close(self.descriptor)

@@ -28,6 +28,7 @@ from proxy.domain.upload import TEMP_PREFIX, UPLOAD_FIELDS, UploadField
 from proxy.runtime.safe_open import (
     DIRECTORY,
     NotRegular,
+    OpenFile,
     descended,
     make_directories,
     open_regular,
@@ -36,7 +37,6 @@ from proxy.runtime.safe_open import (
 )
 from proxy.runtime.tempfiles import TempFile, is_tempfile_name, write_all
 from proxy.runtime.thread_pool import ThreadPool
-from proxy.storage.renditions.rendition import OpenFile
 
 FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
 

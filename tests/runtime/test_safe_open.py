@@ -10,6 +10,7 @@ import pytest
 
 from proxy.runtime.safe_open import (
     NotRegular,
+    OpenFile,
     descended,
     make_directories,
     open_regular,
@@ -87,3 +88,44 @@ def test_nothing_stays_open(root: Path) -> None:
             except OSError:
                 continue
     assert descriptors() == before
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> OpenFile:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    return OpenFile(os.open(tmp_path / "file", os.O_RDONLY), 10)
+
+
+def closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+def test_a_file_is_read_at_any_offset(opened: OpenFile) -> None:
+    assert (opened.pread(3, 4), opened.head) == (b"456", b"0123456789")
+    opened.close()
+
+
+def test_a_closed_file_is_not_read(opened: OpenFile) -> None:
+    opened.close()
+    opened.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        opened.pread(1, 0)
+
+
+def test_a_file_that_is_closed_during_a_read_is_closed_by_the_read(
+    opened: OpenFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pread
+
+    def close_meanwhile(descriptor: int, length: int, offset: int) -> bytes:
+        opened.close()
+        assert not closed(descriptor), "another file could get this descriptor"
+        return real(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", close_meanwhile)
+    assert opened.pread(3, 0) == b"012"
+    assert closed(opened.descriptor)

@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 from proxy.domain.errors import StorageError
 from proxy.domain.variant import Shapes, Variant
+from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.single_flight import BatchLoader
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor, cancel
 from proxy.runtime.thread_pool import ThreadPool
@@ -31,7 +32,6 @@ from proxy.storage.renditions.rendition import (
     PIECE_BYTES,
     FileRendition,
     MemoryRendition,
-    OpenFile,
     Rendition,
 )
 from proxy.storage.renditions.rendition_file import (

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 
 from proxy.domain.errors import StorageError
 from proxy.domain.formats import SNIFF_BYTES
+from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.thread_pool import ThreadPool
 
 PIECE_BYTES = 256 * 1024
@@ -46,51 +44,6 @@ class MemoryRendition:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-class OpenFile:
-    """A descriptor that may be closed while a thread reads from it.
-
-    `close` during a read only marks the file; the read closes the descriptor when it ends. If
-    `close` closed it, its number could be assigned to another file before the thread uses it.
-    """
-
-    __slots__ = ("_closed", "_lock", "_reads", "descriptor", "head", "length")
-
-    def __init__(self, descriptor: int, length: int) -> None:
-        """Take ownership of the descriptor."""
-        self.length = length
-        # Read now, so that `head` needs no thread and cannot fail later.
-        self.head = os.pread(descriptor, SNIFF_BYTES, 0)
-        self.descriptor = descriptor
-        self._lock = Lock()
-        self._reads = 0
-        self._closed = False
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """Read (blocking); raises OSError after `close`."""
-        with self._lock:
-            if self._closed:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            # Counted under the lock: from here on `close` leaves the descriptor open.
-            self._reads += 1
-        try:
-            return os.pread(self.descriptor, length, offset)
-        finally:
-            with self._lock:
-                self._reads -= 1
-                self._close_if_unused()
-
-    def close(self) -> None:
-        """Close the descriptor, after the running reads; further calls do nothing."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._close_if_unused()
-
-    def _close_if_unused(self) -> None:
-        if self._closed and self._reads == 0:
-            os.close(self.descriptor)
 
 
 class FileRendition:

@@ -21,6 +21,7 @@ import xxhash
 from cachetools import LRUCache
 
 from proxy.domain.variant import Variant
+from proxy.runtime.safe_open import OpenFile
 from proxy.runtime.tempfiles import TempFile
 from proxy.storage.renditions.disk_state import (
     NO_CHANGE,
@@ -29,7 +30,7 @@ from proxy.storage.renditions.disk_state import (
     cost,
     delete_entry,
 )
-from proxy.storage.renditions.rendition import PIECE_BYTES, OpenFile
+from proxy.storage.renditions.rendition import PIECE_BYTES
 
 _LAYOUT = struct.Struct("<8sQ16s16s")
 _MAGIC = b"smrtrnd1"

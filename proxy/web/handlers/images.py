@@ -163,7 +163,9 @@ class ImageHandler:
                 ticket.release()
             accept = accept_header(request)
             plan = await self._delivery.plan(media, target.request, accept)
-            responder = ImageResponder(request, plan, target.route, self._lifetimes)
+            responder = ImageResponder(
+                request, plan, target.route, self._lifetimes, conditional=conditional
+            )
             unchanged = await self._without_render(responder) if conditional else None
             if unchanged is not None:
                 return unchanged
@@ -249,12 +251,20 @@ class ImageResponder:
     """Builds the responses to one request. Its clock for Server-Timing starts when it is made."""
 
     def __init__(
-        self, request: web.Request, plan: RenderPlan, route: ImageRoute, lifetimes: LifetimeSettings
+        self,
+        request: web.Request,
+        plan: RenderPlan,
+        route: ImageRoute,
+        lifetimes: LifetimeSettings,
+        *,
+        conditional: bool,
     ) -> None:
+        """``conditional`` is whether the request has a condition for a 304."""
         self.plan = plan
         self._request = request
         self._route = route
         self._lifetimes = lifetimes
+        self._conditional = conditional
         self._began = time.perf_counter()
 
     def client_names(self, variant: Variant) -> bool:
@@ -296,7 +306,7 @@ class ImageResponder:
             SmartserveError: the render failed before any byte was sent, or the range lies outside.
         """
         rendition, rendering = result.rendition, result.rendering
-        current = self.client_has(result.variant, result.origin)
+        current = self._conditional and self.client_has(result.variant, result.origin)
         head = self._request.method == "HEAD"
         if rendition is not None and (current or head):
             rendition.close()
