@@ -151,7 +151,8 @@ class ImageHandler:
 
     async def _respond(self, request: web.Request, target: ImageTarget) -> Answer:
         """Resolve, find, render and respond."""
-        with self._load_shedder.ticket() as ticket:
+        ticket = self._load_shedder.ticket()
+        try:
             conditional = any(name in request.headers for name in _CONDITIONS)
             stored = None
             # A 304 or the answer to HEAD seldom needs a worker, and gets none under overload.
@@ -186,6 +187,10 @@ class ImageHandler:
                 resolved = responder.resolved(result, origin)
                 self._response_cache.keep(request.raw_path, accept, target, resolved)
             return answer
+        finally:
+            # A request that has waited for a render is released already.
+            if ticket.counted:
+                ticket.release()
 
     async def _without_render(self, responder: ImageResponder) -> BufferedResponse | None:
         """Return the 304 to a client that names the ETag of a rendition with one stage, or None.

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
-from typing import Self
 
 from proxy.rendering.pool.admission import Admission
 
@@ -83,7 +82,7 @@ class LoadShedder:
             self._report(self._late_s)
 
     def ticket(self) -> SheddingTicket:
-        """Return a context manager that counts one request as being resolved."""
+        """Count one more request as being resolved, until the ticket is released."""
         return SheddingTicket(self)
 
     def begin(self) -> None:
@@ -118,26 +117,16 @@ class LoadShedder:
 
 
 class SheddingTicket:
-    """Counts a request until the block ends or `release` is called, when it waits for a worker."""
+    """Counts a request until it is released: when it ends, or when it waits for a worker."""
 
-    __slots__ = ("_open", "_shedder", "overloaded")
+    __slots__ = ("_shedder", "counted", "overloaded")
 
     def __init__(self, shedder: LoadShedder) -> None:
         self._shedder = shedder
-        self._open = False
-        self.overloaded = False
-        """Whether there was overload when the block began."""
-
-    def __enter__(self) -> Self:
-        """Start counting."""
-        self._shedder.begin()
-        self._open = True
-        self.overloaded = self._shedder.overloaded
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop counting."""
-        self.release()
+        shedder.begin()
+        self.counted = True
+        self.overloaded = shedder.overloaded
+        """Whether there was overload when the request began."""
 
     def wait_for_render(self, new: bool) -> None:  # noqa: FBT001 - called by `Delivery.fetch`
         """Stop counting: from here on the request waits for a worker and takes no loop time.
@@ -151,5 +140,5 @@ class SheddingTicket:
 
     def release(self) -> None:
         """Stop counting; later calls have no effect."""
-        self._shedder.resolving -= self._open
-        self._open = False
+        self._shedder.resolving -= self.counted
+        self.counted = False
