@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,14 +84,19 @@ class ImageInfoService:
         analyses: AnalysisRepository,
         limits: Limits,
         concurrency: int = 2,
+        slow_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``concurrency`` limits the workers in use, so that a list leaves some to renders."""
+        """``concurrency`` limits the workers in use, so that a list leaves some to renders.
+
+        An image that takes longer than ``slow_s`` no longer counts, so it does not block others.
+        """
         self._dispatcher = dispatcher
         self._facts = facts
         self._analyses = analyses
         self._limits = limits
         self._semaphore = asyncio.Semaphore(concurrency)
+        self._slow_s = slow_s
         self._pixels: LRUCache[tuple[int, str], PixelFacts] = LRUCache(_MAX_ITEMS)
         self._stored: TTLCache[int, Analysis | None] = TTLCache(_MAX_ITEMS, _STORED_S, timer=clock)
         self._shared: SharedResults[PixelFacts] = SharedResults()
@@ -126,6 +132,15 @@ class ImageInfoService:
         # A ThumbHash is a placeholder: the list is served without those that are missing.
         except DatabaseUnavailable:
             return found
+
+    async def preload(self, media_ids: Sequence[int]) -> None:
+        """Read the stored analyses of many media by one query; without them if that fails."""
+        missing = [media_id for media_id in media_ids if media_id not in self._stored]
+        if not missing:
+            return
+        with suppress(DatabaseUnavailable):
+            found = await self._analyses.find_many(missing)
+            self._stored.update({media_id: found.get(media_id) for media_id in missing})
 
     def forget(self, media_id: int) -> None:
         """Drop the cached analysis of a medium, which may have changed."""
@@ -169,7 +184,7 @@ class ImageInfoService:
         self, media: Media, facts: MediaFacts, stored: Analysis | None
     ) -> PixelFacts:
         # `SharedResults` runs this once per key, so the semaphore counts images and not requests.
-        async with self._semaphore:
+        async with self._counted():
             data_uri = await self._data_uri(media, facts)
             if stored is not None and _is_complete(stored):
                 pixels = _pixels_of_stored(stored, data_uri)
@@ -178,6 +193,20 @@ class ImageInfoService:
                 pixels = _pixels_of_result(done.result, data_uri)
         self._pixels[media.id, facts.content_hash] = pixels
         return pixels
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """Wait for a place among the images in work; hold it for ``slow_s`` at most."""
+        await self._semaphore.acquire()
+        timer = asyncio.get_running_loop().call_later(self._slow_s, self._semaphore.release)
+        try:
+            yield
+        finally:
+            # Else the timer has released the place: after that the image is only limited by the
+            # queue of the workers, as any render.
+            if timer.when() > asyncio.get_running_loop().time():
+                timer.cancel()
+                self._semaphore.release()
 
     async def _data_uri(self, media: Media, facts: MediaFacts) -> str:
         text = ""

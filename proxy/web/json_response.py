@@ -71,13 +71,17 @@ def json_route(
             # A complete response: a stream, or JSON with an ETag.
             if isinstance(value, Answer):
                 return value
-            # No ETag: nothing may be stored, so there is nothing to revalidate.
-            headers = [_JSON, ("Cache-Control", NO_STORE), *security]
-            return whole(HTTPStatus.OK, headers, _dumps(value), outcome=outcome)
+            return uncached_json(value, outcome=outcome, security=security)
 
         return handle
 
     return decorate
+
+
+def uncached_json(value: object, *, outcome: Outcome, security: Sequence[Header]) -> Answer:
+    """Return JSON without an ETag: nothing may be stored, so there is nothing to revalidate."""
+    headers = [_JSON, ("Cache-Control", NO_STORE), *security]
+    return whole(HTTPStatus.OK, headers, _dumps(value), outcome=outcome)
 
 
 def cached_json(

@@ -101,6 +101,12 @@ class Known:
             raise DatabaseUnavailable("down")
         return self if self.there else None
 
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Known]:
+        self.asked += 1
+        if self.down:
+            raise DatabaseUnavailable("down")
+        return dict.fromkeys(media_ids, self) if self.there else {}
+
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
         if self.down:
             raise DatabaseUnavailable("down")
@@ -143,6 +149,7 @@ def bench(workers: Workers | None = None, known: Known | None = None, at_once: i
         analyses=cast("Any", stored),
         limits=LimitSettings().to_limits(),
         concurrency=at_once,
+        slow_s=0.5,
         clock=lambda: now[0],
     )
     return Bench(describer, made, stored, facts, now)
@@ -210,6 +217,26 @@ async def test_no_more_pictures_are_looked_at_than_may_be_at_once() -> None:
     assert at.workers.most == 2
 
 
+async def test_a_slow_image_does_not_block_the_others() -> None:
+    class Stuck(Workers):
+        async def run(  # type: ignore[override]
+            self, media: Media, *arguments: Any, **options: Any
+        ) -> JobResult[Any]:
+            if media.id == MEDIA.id:
+                await asyncio.Future()
+            return await super().run(media, *arguments, **options)
+
+    at = bench(Stuck(), at_once=1)
+    slow = asyncio.create_task(at.describer.describe(MEDIA))
+    others = [replace(MEDIA, id=MEDIA.id + number) for number in range(1, 5)]
+    async with asyncio.timeout(5):
+        await asyncio.gather(*map(at.describer.describe, others))
+    assert not slow.done()
+    assert at.workers.most == 1, "the place of the slow image is taken by one other"
+    await at.describer.aclose()
+    await asyncio.gather(slow, return_exceptions=True)
+
+
 @pytest.mark.parametrize("sizes", [(200,), (2000, 300), (2000, 2000, 2000, 100)])
 async def test_a_tiny_picture_is_made_smaller_until_it_fits(sizes: tuple[int, ...]) -> None:
     at = bench(Workers(*sizes))
@@ -249,8 +276,19 @@ async def test_a_missing_source_is_described_by_the_largest_lesser_file() -> Non
     assert portrait.facts == large
 
 
+@pytest.mark.parametrize("there", [True, False])
+async def test_the_analyses_of_many_are_read_by_one_query(*, there: bool) -> None:
+    at = bench(known=Known(there=there))
+    images = [replace(MEDIA, id=MEDIA.id + number) for number in range(5)]
+    for _ in range(2):
+        await at.describer.preload([one.id for one in images])
+        await asyncio.gather(*map(at.describer.describe, images))
+    assert at.known.asked == 1
+
+
 async def test_with_the_database_down_only_the_words_are_missing() -> None:
     at = bench(known=Known(down=True))
+    await at.describer.preload([MEDIA.id])
     portrait = await at.describer.describe(MEDIA)
     assert portrait.pixels.thumbhash == RESULT.thumbhash
     assert portrait.analysis.alt is None

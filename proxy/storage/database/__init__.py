@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +41,9 @@ class MediaRepository(Protocol):
 
     async def find(self, media_id: int) -> Media | None:
         """Return the row with its facts and fallbacks, or None."""
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
+        """Return the rows with these ids that exist, by id."""
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""

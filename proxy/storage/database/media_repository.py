@@ -74,6 +74,7 @@ _SELECT: sa.Select[Any] = sa.select(
 ).select_from(media_files.outerjoin(media_facts, _facts.media_id == _files.id))
 
 _BY_ID = _SELECT.where(_files.id == sa.bindparam("media_id"))
+_BY_IDS = _SELECT.where(_files.id.in_(sa.bindparam("media_ids", expanding=True)))
 _BY_HASH = _SELECT.where(_facts.content_hash == sa.bindparam("content_hash"), _servable).order_by(
     _files.id
 )
@@ -86,6 +87,9 @@ _NEWEST = (
     .limit(sa.bindparam("limit"))
 )
 _FALLBACKS = sa.select(media_fallbacks).where(_fallbacks.media_id == sa.bindparam("media_id"))
+_FALLBACKS_OF = sa.select(media_fallbacks).where(
+    _fallbacks.media_id.in_(sa.bindparam("media_ids", expanding=True))
+)
 _DELETE_FACTS = sa.delete(media_facts).where(_facts.media_id == sa.bindparam("media_id"))
 _SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
@@ -126,6 +130,20 @@ class SqlMediaRepository(SqlDatabase):
             return media
         fallbacks = await self._read(_FALLBACKS, media_id=media_id)
         return replace(media, fallbacks=tuple(map(_facts_of, fallbacks)))
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
+        """Return the rows with these ids, by one query and one for all fallbacks."""
+        rows = await self._read(_BY_IDS, media_ids=list(media_ids))
+        found = {row.id: _media_of(row) for row in rows}
+        if having := [row.id for row in rows if row.has_fallbacks]:
+            fallbacks: dict[int, list[MediaFacts]] = {}
+            for row in await self._read(_FALLBACKS_OF, media_ids=having):
+                fallbacks.setdefault(row.media_id, []).append(_facts_of(row))
+            found |= {
+                media_id: replace(found[media_id], fallbacks=tuple(facts))
+                for media_id, facts in fallbacks.items()
+            }
+        return found
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""
@@ -210,6 +228,20 @@ class SqlMediaRepository(SqlDatabase):
             self._statistics["seconds"] += time.monotonic() - started
 
 
+# A table that another program created may have several rows for a medium: the latest is first.
+_ANALYSES = (
+    sa.select(media_ai_analysis, _details.details)
+    .outerjoin(media_analysis_details, _details.media_id == _analyses.media_id)
+    .order_by(_analyses.id.desc())
+)
+
+
+def _analysis_of(row: sa.Row[Any]) -> Analysis:
+    columns = row._asdict()
+    own = columns.pop("details") or {}
+    return Analysis(columns, own)
+
+
 class AnalysisRepository:
     """Reads analyses; every method raises DatabaseUnavailable."""
 
@@ -219,19 +251,15 @@ class AnalysisRepository:
 
     async def find(self, media_id: int) -> Analysis | None:
         """Return the latest analysis of a medium, or None."""
-        query = (
-            sa.select(media_ai_analysis, _details.details)
-            .outerjoin(media_analysis_details, _details.media_id == _analyses.media_id)
-            .where(_analyses.media_id == media_id)
-            # A table that another program created may have several rows for a medium.
-            .order_by(_analyses.id.desc())
-            .limit(1)
-        )
-        for row in await self._database.read(query):
-            columns = row._asdict()
-            own = columns.pop("details") or {}
-            return Analysis(columns, own)
-        return None
+        query = _ANALYSES.where(_analyses.media_id == media_id).limit(1)
+        return next(map(_analysis_of, await self._database.read(query)), None)
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Analysis]:
+        """Return the latest analyses of media by id; media without one are left out."""
+        query = _ANALYSES.where(_analyses.media_id.in_(media_ids))
+        rows = await self._database.read(query)
+        # The latest is first, so it is written last.
+        return {row.media_id: _analysis_of(row) for row in reversed(rows)}
 
     async def thumbhashes(self, media_ids: Collection[int]) -> Mapping[int, str]:
         """Return the stored ThumbHashes of these media; media without one are left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -95,6 +95,44 @@ class CachedMediaRepository:
                 raise
             return self._stale(media)
 
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
+        """Return rows by id; those that are not cached are read by one query.
+
+        An absent id has no row, or its row cannot be read; `find` then raises the reason.
+        """
+        self._start_batch(media_ids)
+        found = await asyncio.gather(*map(self.find, media_ids), return_exceptions=True)
+        return {media.id: media for media in found if isinstance(media, Media)}
+
+    def _start_batch(self, media_ids: Collection[int]) -> None:
+        """Start one query for the rows that are not cached; `find` waits for its result."""
+        missing = [
+            media_id
+            for media_id in media_ids
+            if self.peek(media_id) is None
+            and media_id not in self._absent
+            and media_id not in self._queries
+        ]
+        # While the database fails, the breaker lets one call pass, and each row may be an old one.
+        if len(missing) < 2 or self._reads.failing:  # noqa: PLR2004 - one row needs no batch
+            return
+        batch = self._spawn(self._inner.find_many(missing))
+        for media_id in missing:
+            self._queries[media_id] = self._spawn(self._read(media_id, batch))
+
+    async def _row(
+        self, media_id: int, batch: asyncio.Task[Mapping[int, Media]] | None
+    ) -> Media | None:
+        if batch is not None:
+            try:
+                media = (await asyncio.shield(batch)).get(media_id)
+            # A row that cannot be read spoils the query of all: each one is then read alone.
+            except (ValueError, TypeError, LookupError):
+                media = None
+            else:
+                return media
+        return await self._inner.find(media_id)
+
     def peek(self, media_id: int) -> tuple[Media, float] | None:
         """Return a row and the time of the clock until which `find` would return it unchanged.
 
@@ -158,11 +196,13 @@ class CachedMediaRepository:
             query = self._queries[media_id] = self._spawn(self._read(media_id))
         return query
 
-    async def _read(self, media_id: int) -> Media | None:
+    async def _read(
+        self, media_id: int, batch: asyncio.Task[Mapping[int, Media]] | None = None
+    ) -> Media | None:
         query = asyncio.current_task()
         try:
             with self._attempt(self._reads):
-                media = await self._inner.find(media_id)
+                media = await self._row(media_id, batch)
             if media is not None:
                 media = self._with_unsaved(media)
             # A write during the query has unregistered it: its result may be out of date.

@@ -17,6 +17,7 @@ from proxy.domain.media import MAX_MEDIA_ID, Media
 from proxy.domain.render_plan import RenderPlanner
 from proxy.domain.request import Outcome, last_values
 from proxy.domain.urls import version_of
+from proxy.runtime.supervised_task import cancel
 from proxy.serving.delivery import Delivery
 from proxy.serving.image_info import ImageInfoService
 from proxy.settings import LifetimeSettings
@@ -25,19 +26,23 @@ from proxy.storage.database.media_repository import SqlMediaRepository
 from proxy.web.handlers.images import servable
 from proxy.web.handlers.info_json import ImageDescription, describe_image
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
-from proxy.web.json_response import cached_json, json_route, problem
+from proxy.web.json_response import cached_json, json_route, problem, uncached_json
 from proxy.web.request_input import DIGITS, ID, parse_id, read_json, require_json, whole_number
 from proxy.web.responses import Answer, BufferedResponse, bodiless
 
 MAX_IDS = 100
-"""By GET and by POST. The first description of so many takes 14 s on two busy cores, later
-ones 0.06 s."""
+"""By GET and by POST. The first description of so many takes 14 s of two cores, later ones
+0.06 s."""
+_PATIENCE_S = 5.0
+"""A list is answered after this time at the latest; images that are not described yet are listed
+as missing, with status 503, and are described meanwhile."""
+_RETRY_AFTER_S = 2
 MAX_BODY_BYTES = 16 * 1024
 """`MAX_IDS` of the longest ids, each on its own line, take a fifth of this."""
 _DEFAULT_LIMIT, _MAX_LIMIT = 40, 100
 _LIMIT = re.compile(r"[1-9][0-9]?|100", re.ASCII)
-_CONCURRENCY = 4
-"""Images of one list that are described at the same time."""
+
+_PENDING = "the image is still being described; retry later"
 
 _PREFLIGHT: Sequence[Header] = (
     ("Cache-Control", NO_STORE),
@@ -132,11 +137,16 @@ class InfoHandler:
         # Duplicates do not count: a page may show one image several times.
         allowed = f"1 to {MAX_IDS} media ids of 1 to {DIGITS} digits, separated by commas"
         found = await self._describe_all(_ids(list(dict.fromkeys(texts)), allowed))
-        lifetime = self._list_lifetime(found.missing)
-        return cached_json(request, found, lifetime=lifetime, outcome=Outcome("info_many"))
+        return cached_json(
+            request,
+            found,
+            lifetime=self._list_lifetime(found.missing),
+            outcome=Outcome("info_many"),
+            security=(*SECURITY, *_retry_after(found.missing)),
+        )
 
     @json_route("info_many", security=SECURITY)
-    async def info_posted(self, request: web.Request) -> ImageDescriptions:
+    async def info_posted(self, request: web.Request) -> Answer:
         """Describe many images, with the ids in the body; never cached."""
         require_json(request)
         body = await read_json(request, max_bytes=MAX_BODY_BYTES, stall_s=self.stall_s)
@@ -144,7 +154,9 @@ class InfoHandler:
         listed = body.get("ids")
         texts = [str(whole_number(one)) for one in listed] if isinstance(listed, list) else []
         allowed = f"a list of 1 to {MAX_IDS} media ids, whole numbers of 1 to {DIGITS} digits"
-        return await self._describe_all(_ids(texts, allowed))
+        found = await self._describe_all(_ids(texts, allowed))
+        headers = (*SECURITY, *_retry_after(found.missing))
+        return uncached_json(found, outcome=Outcome("info_many"), security=headers)
 
     async def info_preflight(self, _request: web.Request) -> BufferedResponse:
         """Answer a CORS preflight, so that pages of other origins can POST JSON."""
@@ -165,27 +177,45 @@ class InfoHandler:
         return cached_json(request, page, lifetime="no-cache", outcome=outcome, security=PRIVATE)
 
     async def _describe_all(self, ids: Sequence[int]) -> ImageDescriptions:
-        semaphore = asyncio.Semaphore(_CONCURRENCY)
-
         async def describe(media_id: int) -> ImageDescription | MissingImage:
-            async with semaphore:
-                try:
+            try:
+                media = rows.get(media_id)
+                if media is None:
+                    # Raises the reason: there is no such row, or it could not be read.
                     media = await find_servable(self.database, media_id, self.lifetimes)
-                    return await self._describe(media)
-                # One image that fails costs only itself, never the list.
-                except SmartserveError as error:
-                    return MissingImage(media_id, error.status, error.detail)
+                retry_after_s = self.lifetimes.not_ready_retry_s
+                return await self._describe(servable(media, retry_after_s=retry_after_s))
+            # One image that fails costs only itself, never the list.
+            except SmartserveError as error:
+                return MissingImage(media_id, error.status, error.detail)
 
-        found = await asyncio.gather(*map(describe, ids))
+        known = [media_id for media_id in ids if media_id <= MAX_MEDIA_ID]
+        rows = await self.database.find_many(known)
+        await self.describer.preload(known)
+        # All at once: they share queries and look-ups, and `describer` limits the workers in use.
+        # So a slow image delays no other one.
+        tasks = [asyncio.create_task(describe(media_id)) for media_id in ids]
+        try:
+            await asyncio.wait(tasks, timeout=_PATIENCE_S)
+        finally:
+            # What was computed for them so far goes on, and the next request finds its result.
+            await cancel(*(task for task in tasks if not task.done()))
+        found = [
+            MissingImage(media_id, HTTPStatus.SERVICE_UNAVAILABLE, _PENDING)
+            if task.cancelled()
+            else task.result()
+            for media_id, task in zip(ids, tasks, strict=True)
+        ]
         return ImageDescriptions(
             [one for one in found if isinstance(one, ImageDescription)],
             [one for one in found if isinstance(one, MissingImage)],
         )
 
     async def _describe(self, media: Media) -> ImageDescription:
-        info = await self.describer.describe(media)
-        # None during a render of the image; then no format is reported as ready.
+        # None during a render of the image; then no format is reported as ready. First, because
+        # all images of a list come here together and share one look-up.
         stored = await self.delivery.stored(media.id) or ()
+        info = await self.describer.describe(media)
         ready = self.planner.available(media, info.facts, frozenset(stored))
         formats = self.planner.formats(info.facts)
         return describe_image(media.id, info, self.planner.rules.sizes, formats, ready)
@@ -212,6 +242,12 @@ async def find_servable(
     """
     media = await database.find(media_id) if media_id <= MAX_MEDIA_ID else None
     return servable(media, retry_after_s=lifetimes.not_ready_retry_s)
+
+
+def _retry_after(missing: Sequence[MissingImage]) -> Sequence[Header]:
+    """Return Retry-After if a later request may describe more images."""
+    later = any(one.status == HTTPStatus.SERVICE_UNAVAILABLE for one in missing)
+    return [("Retry-After", str(_RETRY_AFTER_S))] if later else []
 
 
 def _public(seconds: int) -> str:

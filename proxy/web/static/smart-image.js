@@ -19,6 +19,7 @@
 const HOME = new URL(import.meta.url).origin;
 const ACCEPT = "image/avif,image/webp,*/*;q=0.8";
 const MAX_POLLS = 9;
+const RETRY_MS = 2000;
 
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
@@ -55,16 +56,20 @@ const fetchJson = async (url) => {
   throw Object.assign(new Error(problem.detail ?? response.statusText), { status: response.status });
 };
 
-const load = async (base, batch) => {
+const load = async (base, batch, turn = 0) => {
   try {
     const ids = batch.map((one) => one.id);
     const body = await fetchJson(`${base}/info${ids.length > 1 ? `?ids=${ids}` : `/${ids}`}`);
     const found = new Map((body.pictures ?? [body]).map((one) => [`${one.id}`, one]));
-    for (const { id, resolve, reject } of batch) {
-      const missing = body.missing?.find((one) => `${one.id}` === id);
-      if (found.has(id)) resolve(found.get(id));
-      else reject(new Error(missing?.detail));
+    const later = [];
+    for (const one of batch) {
+      const missing = body.missing?.find(({ id }) => `${id}` === one.id);
+      if (found.has(one.id)) one.resolve(found.get(one.id));
+      // The server still describes it, and answers with the others.
+      else if (missing?.status === 503 && turn < MAX_POLLS) later.push(one);
+      else one.reject(new Error(missing?.detail));
     }
+    if (later.length) setTimeout(() => load(base, later, turn + 1), RETRY_MS);
   } catch (error) {
     for (const { reject } of batch) reject(error);
   }

@@ -278,6 +278,10 @@ async def test_a_row_comes_with_its_stand_ins(
     beside = await database.find(other)
     assert beside is not None
     assert beside.fallbacks == ()
+    many = await database.find_many([media_id, other, 99])
+    assert set(many) == {media_id, other}
+    assert set(many[media_id].fallbacks) == {small, plain}
+    assert many[other] == beside
 
 
 async def test_a_stand_in_of_equal_content_is_kept_once_and_under_its_last_path(
@@ -318,6 +322,7 @@ async def test_an_analysis_is_read_as_it_was_kept(queue: IngestQueue, writer: Le
         await writer.save_analysis(lease, COLUMNS, OWN, focus=None)
     stored = await analyses.find(lease.media_id)
     assert stored is not None
+    assert await analyses.find_many([lease.media_id, 99]) == {lease.media_id: stored}
     kept = {name: stored.columns[name] for name in COLUMNS}
     assert kept == COLUMNS | {"style_classification": "x" * 255}
     assert stored.public()["brand_colors"] == ["#FF5733"]

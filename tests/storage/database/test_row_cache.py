@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -22,6 +22,8 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.rows: dict[int, Media] = {}
         self.asked: list[int] = []
+        self.batches: list[list[int]] = []
+        self.bad_row: int | None = None
         self.saved: list[MediaFacts] = []
         self.writes = 0
         self.down = False
@@ -35,6 +37,14 @@ class FakeDatabase:
         await self.gate.wait()
         self._answer(refuse=self.down)
         return found
+
+    async def find_many(self, media_ids: Collection[int]) -> Mapping[int, Media]:
+        self.batches.append(list(media_ids))
+        await self.gate.wait()
+        self._answer(refuse=self.down)
+        if self.bad_row in media_ids:
+            raise ValueError
+        return {one: self.rows[one] for one in media_ids if one in self.rows}
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         self.writes += 1
@@ -560,3 +570,61 @@ def test_another_error_does_not_show_that_the_database_fails(cache: CachedMediaR
     with pytest.raises(KeyError), cache._attempt(cache._reads):
         raise KeyError
     assert not cache._reads.failing
+
+
+async def test_many_rows_are_read_by_one_query_and_only_those_that_are_not_cached(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    await cache.find(1)
+    found = await cache.find_many([1, 2, 3, 99])
+    assert set(found) == {1, 2, 3}
+    assert (inner.asked, inner.batches) == ([1], [[2, 3, 99]])
+    assert await cache.find(99) is None
+    assert await cache.find_many([1, 2, 3, 99]) == found
+    assert (inner.asked, inner.batches) == ([1], [[2, 3, 99]])
+
+
+async def test_a_row_that_is_read_with_others_is_not_read_alone_as_well(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    inner.gate.clear()
+    many = asyncio.create_task(cache.find_many([1, 2]))
+    await eventually(lambda: inner.batches)
+    one = asyncio.create_task(cache.find(1))
+    await asyncio.sleep(0)
+    inner.gate.set()
+    assert await one == (await many)[1]
+    assert inner.asked == []
+
+
+async def test_a_row_that_changes_during_the_query_of_many_is_read_again(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    inner.gate.clear()
+    many = asyncio.create_task(cache.find_many([1, 2]))
+    await eventually(lambda: inner.batches)
+    cache.invalidate(1)
+    inner.gate.set()
+    await many
+    await cache.find(1)
+    await cache.find(2)
+    assert inner.asked == [1]
+
+
+async def test_a_row_that_spoils_the_query_of_many_costs_only_itself(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    inner.bad_row = 2
+    assert set(await cache.find_many([1, 2, 3])) == {1, 2, 3}
+    assert sorted(inner.asked) == [1, 2, 3]
+
+
+async def test_many_rows_are_answered_from_memory_while_the_database_fails(
+    cache: CachedMediaRepository, inner: FakeDatabase, clock: Clock
+) -> None:
+    await cache.find_many([1, 2])
+    inner.down = True
+    clock.now += 61
+    assert set(await cache.find_many([1, 2, 3])) == {1, 2}
+    with pytest.raises(DatabaseUnavailable):
+        await cache.find(3)

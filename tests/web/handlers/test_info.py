@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -20,6 +22,7 @@ from proxy.settings import Settings
 from proxy.web.handlers.info import MAX_BODY_BYTES, MAX_IDS
 from proxy.web.routes import describe
 from tests.support.server import CHROME, Library, Serve, Serving
+from tests.support.waiting import eventually
 from tests.web.wire import answers, exchange
 
 DOCUMENT = json.loads(json.dumps(describe(Settings())))
@@ -311,6 +314,71 @@ async def test_an_image_is_analysed_once_for_concurrent_requests(server: Serving
     jobs = server.metric("smartserve_jobs_total")
     await told(server, 1)
     assert server.metric("smartserve_jobs_total") == jobs
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_list_is_answered_in_time_with_those_that_are_described(
+    method: str, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.web.handlers.info._PATIENCE_S", 0.2)
+
+    async def listed() -> ClientResponse:
+        if method == "GET":
+            return await server.client.get("/info?ids=2,99,1")
+        return await server.client.post("/info", json={"ids": [2, 99, 1]})
+
+    await told(server, 1)
+    (worker,) = server.services.rendering.pool.pids
+    os.kill(worker, signal.SIGSTOP)
+    partial = await listed()
+    os.kill(worker, signal.SIGCONT)
+    assert (partial.status, partial.headers["Retry-After"]) == (200, "2")
+    assert partial.headers["Cache-Control"] == "no-store"
+    body = await partial.json()
+    assert [one["id"] for one in body["pictures"]] == [1]
+    assert [(one["id"], one["status"]) for one in body["missing"]] == [(2, 503), (99, 404)]
+    assert "retry" in body["missing"][0]["detail"]
+    answers: list[ClientResponse] = []
+
+    async def complete() -> bool:
+        answers.append(await listed())
+        return len((await answers[-1].json())["pictures"]) == 2
+
+    await eventually(complete)
+    assert "Retry-After" not in answers[-1].headers
+
+
+async def test_a_list_takes_one_query_and_one_look_up_in_a_thread(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = server.services.storage
+    target = "/info?ids=1,2,3,4"
+    await eventually(lambda: everything(server, target))
+    for media_id in range(1, 5):
+        storage.database.invalidate(media_id)
+        server.services.serving.image_info.forget(media_id)
+    hops, reads = [0], [0]
+    run, read = storage.renditions.disk._threads.run, storage.analyses._database.read
+
+    def counted_run(*arguments: Any, **options: Any) -> Any:
+        hops[0] += 1
+        return run(*arguments, **options)
+
+    def counted_read(*arguments: Any, **options: Any) -> Any:
+        reads[0] += 1
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(storage.renditions.disk._threads, "run", counted_run)
+    monkeypatch.setattr(storage.analyses._database, "read", counted_read)
+    before = storage.repository.statistics()["queries"]
+    assert await everything(server, target)
+    assert hops == [1]
+    # The rows, and the analyses.
+    assert storage.repository.statistics()["queries"] - before + reads[0] == 2
+
+
+async def everything(server: Serving, target: str) -> bool:
+    return not (await (await server.client.get(target)).json())["missing"]
 
 
 async def test_a_corrupt_original_has_the_status_of_the_image_route(
