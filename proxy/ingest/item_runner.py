@@ -42,7 +42,7 @@ from proxy.ingest.steps import IngestSteps
 from proxy.settings import IngestSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.leased_writer import LeasedWriter
-from proxy.telemetry.ingest_metrics import IngestMetrics
+from proxy.telemetry.metrics import IngestMetrics
 from proxy.telemetry.tracing import STATE, SpanChain
 
 T = TypeVar("T")

@@ -12,7 +12,9 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.samples import Sample
 
 from proxy.domain.formats import Format
+from proxy.domain.media import DataType
 from proxy.domain.request import Origin, Outcome
+from proxy.domain.upload import ItemOutcome, Step
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import TracingState
@@ -158,3 +160,26 @@ def test_of_several_exemplars_of_a_bucket_the_latest_is_exposed() -> None:
         histogram.exemplify(0.03, 20.0, trace_id)
     assert exemplars(metrics, "smartserve_first_byte_seconds") == {"0.05": (OTHER, 0.03)}
     assert exemplars(metrics, "smartserve_request_seconds") == {"+Inf": (OTHER, 20.0)}
+
+
+def test_an_attempt_at_a_step_is_counted_and_timed() -> None:
+    metrics = Metrics()
+    metrics.ingest.step(Step.RETRIEVE_FILE, DataType.PRODUCT, seconds=0.2, outcome="ok")
+    value = metrics.registry.get_sample_value
+    labels = {"step": "retrieve_file", "outcome": "ok"}
+    assert value("smartserve_ingest_attempts_total", labels) == 1
+    assert (
+        value("smartserve_ingest_step_seconds_sum", {"step": "retrieve_file", "type": "product"})
+        == 0.2
+    )
+
+
+def test_outcomes_exist_before_they_are_counted() -> None:
+    metrics = Metrics()
+    value = metrics.registry.get_sample_value
+    for outcome in ItemOutcome:
+        assert value("smartserve_ingest_uploads_total", {"outcome": outcome}) == 0
+    metrics.ingest.processed(ItemOutcome.DONE)
+    metrics.ingest.polled("failed")
+    assert value("smartserve_ingest_uploads_total", {"outcome": ItemOutcome.DONE}) == 1
+    assert value("smartserve_ingest_polls_total", {"outcome": "failed"}) == 1
