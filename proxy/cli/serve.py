@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -129,10 +130,19 @@ async def _import_samples(services: Services) -> None:
 async def _announce(services: Services, port: int) -> None:
     settings = services.settings
     base = settings.base_url(port)
-    print(f"smartserve {__version__} on {base}", flush=True)
+    _print(f"smartserve {__version__} on {base}")
     # A first try without settings: print URLs that work.
     if not settings.database.url:
         # The server already runs: an unavailable database is not a reason to stop it.
         with suppress(DatabaseUnavailable):
             for media_id in await services.storage.repository.ids(limit=10):
-                print(f"  {image_url(media_id, base=base)}", flush=True)
+                _print(f"  {image_url(media_id, base=base)}")
+
+
+def _print(line: str) -> None:
+    """Print a line unless nobody reads standard output any more, as after ``| head -1``."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # The interpreter would try again at exit.
+        sys.stdout = None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
-from tests.support.commands import KEY, fetch, run, running, started
+from tests.support.commands import KEY, SMARTSERVE, fetch, run, running, started
 from tests.support.waiting import wait_until
 
 
@@ -32,6 +35,27 @@ def test_the_server_answers_and_ends_although_nobody_reads_standard_error(data: 
             with urllib.request.urlopen(f"{base}/healthz", timeout=10) as answer:
                 assert answer.status == 200
         process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_the_server_runs_although_nobody_reads_standard_output(data: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    port = free_port()
+    command = [*SMARTSERVE, "serve", "--port", str(port), "--samples", "--data-dir", str(data)]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.DEVNULL) as process:
+        os.close(writing)
+
+        def answers() -> bool:
+            assert process.poll() is None
+            try:
+                return bool(fetch(f"http://127.0.0.1:{port}/serve/1"))
+            except urllib.error.URLError:
+                return False
+
+        wait_until(answers)
+        process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
 
 

@@ -185,6 +185,27 @@ async def test_a_hundred_renders_complete_after_sigterm(
 
 
 @pytest.mark.drill
+async def test_a_hundred_renders_that_take_too_long_do_not_prevent_the_exit(
+    launch: Launch, library: Library, record: Record
+) -> None:
+    server = await launch({**_TWO_STAGES, "server": {"drain_s": 1}})
+    big = library.ids["large"]
+    targets = [f"/serve/{big}?w=1920&format=avif&v={number}" for number in range(10)]
+    targets += [f"/serve/{big}?w={w}&format={f}" for w in _WIDTHS for f in ("avif", "png", "webp")]
+    async with server.client() as client:
+        asked = [asyncio.create_task(client.get(target)) for target in (targets * 4)[:100]]
+        await _until(server, "smartserve_queue_depth", 10)
+        workers, began = server.workers(), time.monotonic()
+        server.signal(signal.SIGTERM)
+        code = await server.ended(1 + _CLOSE_S + _LITTLE_S)
+        took_s = time.monotonic() - began
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert code == 0
+    assert _leftovers(server.data_dir, workers) == []
+    record(Figure(19, "SIGTERM with renders that take too long", 1, 0, f"ended in {took_s:.1f} s"))
+
+
+@pytest.mark.drill
 async def test_a_client_that_never_reads_does_not_prevent_the_exit(
     launch: Launch, library: Library, record: Record
 ) -> None:
