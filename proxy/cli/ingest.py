@@ -21,8 +21,10 @@ from proxy.app.uploads import open_uploads
 from proxy.cli.base import CLOSE_S, JsonOption, command, end_process_after
 from proxy.domain.errors import ConfigurationError, IngestError
 from proxy.domain.upload import QueueReport, StepState
+from proxy.ingest.main_api import count_pending
 from proxy.ingest.worker_loop import running_worker
 from proxy.settings import Settings
+from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.logging import OUTPUT
 from proxy.web.server.runner import StopSignals, interruptible
@@ -83,6 +85,17 @@ async def status(settings: Settings, as_json: JsonOption = False) -> None:
         _print(report, uploads)
 
 
+@command("retry-uploads")
+async def retry_uploads(settings: Settings) -> None:
+    """Process the kept uploads again: those that failed although their file was not proved bad.
+
+    ``status`` prints their reasons. Remove the cause first. A running worker processes them.
+    """
+    async with open_storage(settings) as storage:
+        count = await IngestQueue(storage.writer).retry_kept()
+    print(f"{count} uploads will be processed again")
+
+
 async def _uploads(settings: Settings) -> Uploads:
     """Count the uploads at the main API; this server's own is read from its database."""
     # The main API of another server.
@@ -90,7 +103,7 @@ async def _uploads(settings: Settings) -> Uploads:
         # Only the pending ones can be listed over HTTP.
         async with open_main_api(settings, ingest_urls(settings).main_api) as api:
             try:
-                return {"pending": len(await api.pending())}
+                return {"pending": await count_pending(api)}
             except IngestError as error:
                 return {"pending": error.detail}
     # Read from the database, so that it works while the server is stopped.

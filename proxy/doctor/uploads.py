@@ -8,6 +8,7 @@ from proxy.doctor.check import Finding, Findings, area, counted, fail, ok, reaso
 from proxy.doctor.installation import Installation
 from proxy.domain.errors import MainApiForbidden, SmartserveError
 from proxy.domain.upload import QueueReport
+from proxy.ingest.main_api import count_pending
 from proxy.settings import Settings
 
 _KEY_ADVICE = "set ingest.main_api_key (MAIN_API_KEY) to the main API's MEDIA_API_KEY"
@@ -34,13 +35,13 @@ async def check_main_api(installation: Installation) -> Finding:
     try:
         async with installation.main_api() as api:
             # Listing does not claim an upload, so no worker is disturbed.
-            pending = await api.pending()
+            pending = await count_pending(api)
     except MainApiForbidden as error:
         return fail(f"{url}: {reason_of(error)}", _KEY_ADVICE)
     except SmartserveError as error:
         advice = "is it running, and is ingest.main_api_url correct? Uploads wait there meanwhile"
         return fail(f"{url}: {reason_of(error)}", advice)
-    return ok(f"{url} accepts the key; {counted(len(pending), 'upload')} pending")
+    return ok(f"{url} accepts the key; {counted(pending, 'upload')} pending")
 
 
 def _has_key(settings: Settings) -> bool:

@@ -269,6 +269,10 @@ class RenderFault(RenderError, status=500, title="Rendering failed", reported=Tr
     """Rendering failed through a fault of this server."""
 
 
+FILE_FAULTS = (UnsupportedSource, UndecodableSource, SourceTooLarge)
+"""Errors that prove a file bad, if they are raised for its own bytes."""
+
+
 class AnalysisError(SmartserveError, title="Image cannot be analysed"):
     """A provider gave no analysis; never sent to a client."""
 

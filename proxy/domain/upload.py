@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from proxy.domain.media import DataType
+from proxy.domain.media import MAX_MEDIA_ID, DataType
 
 TEMP_PREFIX = "/temp_images/"
 """Prefix of every ``image_path``, followed by the folder of an `UploadField`."""
@@ -68,7 +68,11 @@ _KINDS: Mapping[str, DataType] = MappingProxyType(
 _MAX_NAME, _MAX_TYPE = 255, 100
 # BIGINT has up to 19 digits; `int` of longer text takes quadratic time.
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
-_NAME = re.compile(r"[0-9]+-([a-z]+)-[0-9]+(?:-[0-9a-z]+)?\.[a-z0-9]+", re.ASCII | re.IGNORECASE)
+_KIND = re.compile(r"[0-9]+-([a-z][a-z0-9_]*)[-.].*", re.ASCII | re.IGNORECASE | re.DOTALL)
+_FOLDERS: Mapping[str, DataType] = MappingProxyType(
+    {"profiles": DataType.PROFILE, "sites": DataType.SITES}
+)
+_MAX_PATH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +108,14 @@ def data_type_of(image_path: str) -> DataType | None:
 
     The path comes from another program's database and may be any text.
     """
+    folder, _, name = image_path.removeprefix(TEMP_PREFIX).partition("/")
     # Names have the form USER-KIND-NUMBER.EXTENSION, with an optional suffix to the number.
-    match = _NAME.fullmatch(image_path.rpartition("/")[2])
-    if match is not None and match[1].lower() in _KINDS:
-        return _KINDS[match[1].lower()]
-    return DataType.SITES if image_path.startswith(f"{TEMP_PREFIX}sites/") else None
+    match = _KIND.fullmatch(name.rpartition("/")[2])
+    # A name with an unknown kind does not get the kind of its folder: an image of a type that this
+    # version does not have would be processed, and shown, as a profile photo.
+    if match is not None:
+        return _KINDS.get(match[1].lower())
+    return _FOLDERS.get(folder) if image_path.startswith(TEMP_PREFIX) else None
 
 
 class ItemState(StrEnum):
@@ -120,7 +127,10 @@ class ItemState(StrEnum):
     INCOMPLETE = "incomplete"
     """Done and served, but an analysis provider did not answer; it is retried."""
     FAILED = "failed"
-    """Retried later, unless the failure is permanent."""
+    """Retried later, unless the failure is permanent: the file is bad, or the upload is gone."""
+    KEPT = "kept"
+    """Failed permanently although its file was not proved bad. The file and its upload are kept
+    until an operator retries or deletes it."""
 
 
 class ItemOutcome(StrEnum):
@@ -131,6 +141,8 @@ class ItemOutcome(StrEnum):
     """Failed; it is retried later."""
     FAILED = "failed"
     """Failed permanently."""
+    KEPT = "kept"
+    """Failed permanently; the file is kept for the operator."""
     REPORTED = "owed"
     """Had failed permanently before; the report to the main API was sent or attempted."""
     ANALYSED = "seen"
@@ -161,16 +173,84 @@ class Upload:
     data_type: DataType
 
 
-def new_upload(main_api_id: int, user_id: int, path: str, name: Any, mime_type: Any) -> Upload:
+@dataclass(frozen=True, slots=True)
+class UnusableUpload:
+    """An entry of the list that no worker can process. Its file is kept."""
+
+    id: int
+    user_id: int
+    """0 if the entry has no valid one."""
+    image_path: str
+    """Shortened to its column; empty if the entry has none."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPage:
+    """A page of the main API's list of pending uploads."""
+
+    uploads: Sequence[Upload] = ()
+    unusable: Sequence[UnusableUpload] = ()
+    unreadable: int = 0
+    """Entries without a valid id: they cannot be recorded, so they are only counted."""
+    next_after: int | None = None
+    """Id after which the next page begins; None if this is the last one."""
+
+
+def pending_page(
+    entries: Iterable[Upload | UnusableUpload],
+    *,
+    unreadable: int = 0,
+    next_after: int | None = None,
+) -> PendingPage:
+    """Return a page with the usable entries apart from the others."""
+    uploads, unusable = [], []
+    for entry in entries:
+        if isinstance(entry, Upload):
+            uploads.append(entry)
+        else:
+            unusable.append(entry)
+    return PendingPage(uploads, unusable, unreadable, next_after)
+
+
+def new_upload(
+    main_api_id: int, user_id: Any, path: Any, name: Any, mime_type: Any
+) -> Upload | UnusableUpload:
     """Return an upload; texts are shortened to the width of their columns in the queue."""
+    user, shown = unsigned_bigint(user_id), path if isinstance(path, str) else ""
+    data_type, reason = data_type_of(shown), ""
+    if user is None:
+        reason = f"its user_id is not a whole number from 0 to {MAX_MEDIA_ID}"
+    elif not isinstance(path, str):
+        reason = "its image_path is not text"
+    elif len(path) > _MAX_PATH:
+        reason = f"its image_path has more than {_MAX_PATH} characters"
+    elif data_type is None:
+        reason = (
+            f"its file name {path.rpartition('/')[2][:100]!r} has an unknown type; known are"
+            f" {', '.join(sorted(_KINDS))}"
+        )
+    if user is None or data_type is None or reason:
+        return UnusableUpload(main_api_id, user or 0, shown[:_MAX_PATH], reason)
     return Upload(
         id=main_api_id,
-        user_id=user_id,
-        image_path=path,
+        user_id=user,
+        image_path=shown,
         original_name=_text(name, _MAX_NAME),
         mime_type=_text(mime_type, _MAX_TYPE),
-        data_type=data_type_of(path) or DataType.PROFILE,
+        data_type=data_type,
     )
+
+
+def unsigned_bigint(value: Any) -> int | None:
+    """Return an unsigned BIGINT, or None.
+
+    Some drivers send it as text, because numbers of JavaScript are exact up to 2 ** 53 only.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:20])
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value <= MAX_MEDIA_ID else None
 
 
 def _text(value: Any, max_length: int) -> str | None:
@@ -210,6 +290,8 @@ class LeasedItem:
     """Number of runs after a failure; for `analysis_only` those of the analysis."""
     report_due: bool
     """Whether it has failed permanently and only the report to the main API remains."""
+    last_reason: str | None = None
+    """Why the last run failed; None if none has."""
     analysis_only: bool = False
     """Whether it is done and only the missing part of the analysis is retried."""
 

@@ -17,12 +17,11 @@ import stamina
 import structlog
 
 from proxy.domain.errors import (
+    FILE_FAULTS,
     CapacityError,
     DatabaseUnavailable,
     IngestError,
     LeaseLost,
-    MainApiForbidden,
-    MainApiRefused,
     MainApiUnavailable,
     RenderFault,
     RenderTimeout,
@@ -58,19 +57,23 @@ _TRANSIENT = (
     SourceChanged,
     StorageError,
 )
-_RETRIED_NOW = (*_TRANSIENT, RenderTimeout, RenderFault)
 # A step that exceeded its time limit is not retried at once: the next attempt would hang as well.
-_RETRIED_LATER = (*_TRANSIENT, MainApiForbidden, WorkerEnded, StepOverdue)
-# Either the upload causes these errors, or a passing condition does: the OOM killer ends workers,
-# and a main API that is being redeployed answers 404. A few retries cost less than a lost upload.
-_AMBIGUOUS = (SourceQuarantined, RenderTimeout, RenderFault, UploadGone)
-_AMBIGUOUS_RETRIES = 3
+_RETRIED_NOW = (*_TRANSIENT, RenderTimeout, RenderFault)
+_ANALYSIS_RETRIED = (*_RETRIED_NOW, SourceQuarantined, WorkerEnded, StepOverdue)
+# The main API answered 404 or 410: the user deleted the upload, or it is being redeployed. If it
+# lists the upload after these retries, the upload runs again.
+_GONE_RETRIES = 3
 
 _GRACE_S = 5.0
 """Time for a cancelled step to clean up before it counts as hanging."""
 _MAX_HANGING = 4
 _CANCEL_ROUNDS = 100
 """More awaits than a cancelled step passes in its ``finally`` blocks."""
+
+KEPT_ADVICE = (
+    "The file is kept. Remove the cause, then run 'smartserve retry-uploads'; or delete the upload"
+    " with DELETE /api/media/cleanup/ID."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -195,7 +198,7 @@ class ItemRunner:
                 if step is not Step.AI_VISUAL_ANALYSIS:
                     return await self._fail(item, step, error)
                 log.warning("analysis_failed", **_ids(item), reason=error.detail)
-                analysis_pending = is_retried_later(step, error)
+                analysis_pending = isinstance(error, _ANALYSIS_RETRIED)
         await self._finish(item, analysis_pending=analysis_pending)
         log.info("upload_done", **_ids(item))
         return ItemOutcome.DONE
@@ -298,18 +301,37 @@ class ItemRunner:
 
     async def _fail(self, item: LeasedItem, step: Step, error: SmartserveError) -> ItemOutcome:
         reason, retries = failure_reason(step, error), item.retries
+        bad_file, gone = proves_bad_file(step, error), isinstance(error, UploadGone)
         # The lease is freed with the failure, so any worker may run the upload again.
-        if retries < self.settings.max_retries and is_retried_later(step, error, retries=retries):
+        if retries < self.settings.max_retries and not (
+            (gone and retries >= _GONE_RETRIES) or (bad_file and self._is_confirmed(item, reason))
+        ):
             wait_s = retry_wait_s(self.settings, retries)
             log.warning("upload_failed", **_ids(item), reason=reason, again_in_s=wait_s)
             await self.queue.fail(item.lease, reason, again_in_s=wait_s)
             return ItemOutcome.RETRY
+        if not (bad_file or gone):
+            log.error("upload_kept", **_ids(item), reason=reason, advice=KEPT_ADVICE)
+            await self.queue.keep(item.lease, reason)
+            self.changed(item.lease.media_id)
+            return ItemOutcome.KEPT
         log.warning("upload_failed_permanently", **_ids(item), reason=reason)
         await self.queue.fail_permanently(item.lease, reason)
         # Caches must not serve a medium whose row is now failed.
         self.changed(item.lease.media_id)
-        await self._report_failure(item, retries=0)
+        if gone:
+            # No report: by 404 the main API would learn nothing, and by mistake delete a file.
+            await self.queue.mark_reported(item.lease)
+        else:
+            await self._report_failure(item, retries=0)
         return ItemOutcome.FAILED
+
+    def _is_confirmed(self, item: LeasedItem, reason: str) -> bool:
+        """Return whether enough downloads gave the same bad file."""
+        needed = self.api.confirmations
+        # The run before must have failed for the same reason: the retries so far may be those of an
+        # unavailable main API.
+        return not needed or (item.retries >= needed and item.last_reason == reason)
 
     async def _report_failure(self, item: LeasedItem, *, retries: int) -> None:
         """Report a permanent failure to the main API, which then deletes its temporary file."""
@@ -328,19 +350,12 @@ class ItemRunner:
         await self.queue.mark_reported(item.lease)
 
 
-def is_retried_later(step: Step, error: SmartserveError, *, retries: int = 0) -> bool:
-    """Return whether a failed upload runs again after minutes or hours.
+def proves_bad_file(step: Step, error: SmartserveError) -> bool:
+    """Return whether the file itself is at fault, so that its upload may be cleaned up.
 
-    ``retries`` is how often it already did. `MainApiForbidden` is included because an operator can
-    correct the key.
+    Later steps read our copy of a file that was decoded completely: their errors prove nothing.
     """
-    if isinstance(error, _AMBIGUOUS):
-        return retries < _AMBIGUOUS_RETRIES
-    # The medium is already served. Only a callback that succeeds makes the main API refer to it,
-    # so a rejected callback is repeated until the main API no longer has the upload.
-    if step is Step.UPDATE_CALLBACK and isinstance(error, MainApiRefused):
-        return True
-    return isinstance(error, _RETRIED_LATER)
+    return step is Step.RETRIEVE_FILE and isinstance(error, FILE_FAULTS)
 
 
 def failure_reason(step: Step, error: SmartserveError) -> str:

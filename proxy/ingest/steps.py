@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from proxy.analysis.analyst import Analyst
 from proxy.domain.analysis import Analysis
-from proxy.domain.errors import MediaNotFound
+from proxy.domain.errors import FILE_FAULTS, MainApiUnavailable, MediaNotFound
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import DataType, Focus, Media, MediaFacts
 from proxy.domain.render_plan import RenderPlan, RenderPlanner
@@ -78,9 +78,15 @@ class IngestSteps:
 
     async def download(self, item: LeasedItem) -> None:
         """Store the upload as an original. From the commit on, the image is served."""
-        async with self.api.download(item.upload.image_path) as descriptor:
+        async with self.api.download(item.upload.image_path) as (descriptor, doubt):
             # Every pixel is decoded: a truncated file must fail here, not when it is served.
-            result = await self.checker.check(descriptor)
+            try:
+                result = await self.checker.check(descriptor)
+            except FILE_FAULTS as error:
+                # An error page of a proxy is no image either, and proves nothing about the file.
+                if doubt:
+                    raise MainApiUnavailable(f"{doubt} {error.detail}") from error
+                raise
             path = original_path(item, result.content_hash, result.source_type)
             # The worker process shares the open file, and has moved its offset.
             os.lseek(descriptor, 0, os.SEEK_SET)

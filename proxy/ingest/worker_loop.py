@@ -21,7 +21,8 @@ from proxy.domain.upload import (
     Step,
     StepState,
 )
-from proxy.ingest.item_runner import ItemRunner
+from proxy.ingest.item_runner import KEPT_ADVICE, ItemRunner
+from proxy.ingest.main_api import pending_pages
 from proxy.runtime.supervised_task import (
     UNCOUNTED,
     BackgroundTask,
@@ -118,20 +119,30 @@ class WorkerLoop:
 
     async def _poll(self) -> None:
         """Add pending uploads to the queue. If that fails, those already queued still run."""
+        added = pending = unreadable = 0
         try:
             # Read before the list is requested: a completion after this time may be missing there.
             listed_at = await self._queue.now()
-            uploads = await self.runner.api.pending()
             # A main API that keeps listing a completed upload gets one callback per interval.
             settled_before = listed_at - self._settings.retry_backoff_s
-            added = await self._queue.enqueue(uploads, settled_before=settled_before)
+            # One page at a time: the list may have millions of uploads.
+            async for page in pending_pages(self.runner.api):
+                added += await self._queue.enqueue(page.uploads, settled_before=settled_before)
+                for entry in await self._queue.record_unusable(page.unusable):
+                    reason, advice = entry.reason, KEPT_ADVICE
+                    log.error("upload_kept", main_api_id=entry.id, reason=reason, advice=advice)
+                unreadable += page.unreadable
+                pending += len(page.uploads)
         except SmartserveError as error:
             self.runner.metrics.polled("failed")
             self._report_error("poll_failed", error)
             return
-        self.runner.metrics.polled("ok")
+        self.runner.metrics.polled("ok", unreadable=unreadable)
+        if unreadable:
+            advice = "The main API lists entries without a valid id; they cannot be processed."
+            log.error("unreadable_entries", entries=unreadable, advice=advice)
         if added:
-            log.info("uploads_queued", added=added, pending=len(uploads))
+            log.info("uploads_queued", added=added, pending=pending)
 
     async def _run_due(self) -> int:
         count = 0
@@ -189,7 +200,11 @@ class WorkerLoop:
             log.exception("upload_abandoned", **ids)
         else:
             # Not counted: reports of earlier failures, and retried analyses.
-            self.failures += outcome in (ItemOutcome.RETRY, ItemOutcome.FAILED)
+            self.failures += outcome in (
+                ItemOutcome.RETRY,
+                ItemOutcome.FAILED,
+                ItemOutcome.KEPT,
+            )
             self.runner.metrics.processed(outcome)
             if outcome is ItemOutcome.ANALYSIS_MISSING:
                 # Other incomplete analyses of this cycle need the same provider.

@@ -122,8 +122,10 @@ class IngestSettings(Section):
     retry, and is at least workers.quarantine_s if the upload crashed its worker."""
     max_retry_backoff_s: PositiveSeconds = 3600
     """Upper limit of that delay."""
-    max_retries: int = Field(48, ge=0, le=10_000)
-    """Number of retries after which an upload has failed permanently."""
+    max_retries: int = Field(168, ge=0, le=10_000)
+    """Number of retries after which an upload has failed permanently; by default after a week. Its
+    file is kept: `smartserve retry-uploads` processes it again. Only a file that several downloads
+    prove bad is deleted."""
     retention_days: int = Field(30, ge=1, le=3650)
     """Days after which finished uploads are deleted from the queue of the workers. Their images,
     and the rows of pending_images, stay."""

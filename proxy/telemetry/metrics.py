@@ -281,6 +281,12 @@ class IngestMetrics:
         self._polls = counter(
             "ingest_polls", "Requests to the main API for pending uploads.", ["outcome"]
         )
+        self._unreadable = Gauge(
+            "ingest_unreadable_entries",
+            "Entries without a valid id in the main API's list at the last poll.",
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
         self._processed = counter("ingest_uploads", "Uploads processed.", ["outcome"])
         for outcome in ("ok", "failed"):
             self._polls.labels(outcome)
@@ -294,9 +300,14 @@ class IngestMetrics:
         self._steps.labels(step, data_type).observe(seconds)
         self._attempts.labels(step, outcome).inc()
 
-    def polled(self, outcome: str) -> None:
-        """Count a request for pending uploads: ``ok`` or ``failed``."""
+    def polled(self, outcome: str, *, unreadable: int | None = None) -> None:
+        """Count a request for pending uploads: ``ok`` or ``failed``.
+
+        ``unreadable`` is the number of entries without a valid id; None if there was no list.
+        """
         self._polls.labels(outcome).inc()
+        if unreadable is not None:
+            self._unreadable.set(unreadable)
 
     def processed(self, outcome: str) -> None:
         """Count a processed upload; ``outcome`` is an `ItemOutcome`."""

@@ -26,6 +26,7 @@ from proxy.web.handlers.info import (
 )
 from proxy.web.handlers.info_json import ImageDescription
 from proxy.web.handlers.media_api import (
+    MAX_LISTED,
     AnalysisHandler,
     AnalysisResponse,
     CompletedUpload,
@@ -246,7 +247,15 @@ def _uploads() -> Operations:
         security="user",
     )
     yield operation("GET /users/me", UploadHandler.profile, security="user")
-    yield operation("GET /api/media/pending/all", MediaApiHandler.pending, security="media")
+    limits = {"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": MAX_LISTED}
+    yield operation(
+        "GET /api/media/pending/all",
+        MediaApiHandler.pending,
+        query("after", "List only uploads with larger ids.", {"type": "integer", "minimum": 0}),
+        query("limit", "Maximum number of uploads to list.", limits),
+        problems=(400,),
+        security="media",
+    )
     upload = path("id", "Id in pending_images.")
     yield operation(
         "POST /api/media/complete/{id}",

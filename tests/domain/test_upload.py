@@ -46,7 +46,15 @@ def test_the_fields_are_those_of_the_requirements_document() -> None:
         ("/temp_images/profiles/1-product-2-3.jpg", DataType.PRODUCT),
         ("/temp_images/profiles/1-event-2-3.jpg", DataType.EVENT),
         ("/temp_images/profiles/1-toad-2-3.jpg", None),
-        ("/temp_images/profiles/whatever", None),
+        ("/temp_images/profiles/456-frob-789.jpg", None),
+        ("/temp_images/profiles/456-frob.jpg", None),
+        ("/temp_images/profiles/456-FROB-x.jpg", None),
+        ("/temp_images/profiles/456-frob_2-x.jpg", None),
+        ("/temp_images/sites/456-frob-789.jpg", None),
+        ("/temp_images/profiles/456-Logo-789.JPG", DataType.LOGO),
+        ("/temp_images/profiles/whatever", DataType.PROFILE),
+        ("/temp_images/other/whatever", None),
+        ("profiles/whatever", None),
         ("", None),
     ],
 )
@@ -94,10 +102,10 @@ def test_a_leased_item_runs_all_steps_unless_it_only_needs_analysis() -> None:
 
 def test_the_stored_states_do_not_change() -> None:
     # Rows of the queue contain them.
-    assert [*ItemState] == ["queued", "done", "incomplete", "failed"]
+    assert [*ItemState] == ["queued", "done", "incomplete", "failed", "kept"]
     assert [*StepState] == ["pending", "completed", "failed"]
 
 
 def test_the_labels_of_outcomes_do_not_change() -> None:
     # Dashboards and alerts name them.
-    assert [*ItemOutcome] == ["done", "later", "failed", "owed", "seen", "unseen"]
+    assert [*ItemOutcome] == ["done", "later", "failed", "kept", "owed", "seen", "unseen"]

@@ -46,6 +46,8 @@ class FakeMainApi:
         """Headers of these answers."""
         self.text: dict[str, str] = {}
         """HTML to answer with status 200, by route."""
+        self.page: dict[str, str] | None = None
+        """Headers of an error page with status 200 that a proxy sends instead of each file."""
         self._gates: dict[str, asyncio.Event] = {}
         self.cuts: list[int] = []
         """Each of the next downloads breaks off after so many bytes."""
@@ -146,6 +148,16 @@ class FakeMainApi:
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         self.ranges.append(request.headers.get("Range"))
+        if self.page is not None:
+            page = web.StreamResponse(headers=self.page)
+            if "Content-Length" in page.headers:
+                # The end of the connection ends the body, as in HTTP/1.0.
+                del page.headers["Content-Length"]
+                page.force_close()
+                page._length_check = False
+            await page.prepare(request)
+            await page.write(b"Access denied")
+            return page
         body = next((i.body for i in self.images.values() if i.image_path == request.path), None)
         if body is None:
             raise web.HTTPNotFound

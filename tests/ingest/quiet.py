@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from proxy.domain.upload import Upload
+from proxy.domain.upload import PendingPage
+from proxy.ingest.main_api import DownloadedFile
 
 
 class QuietApi:
@@ -14,11 +15,13 @@ class QuietApi:
 
     def __init__(self) -> None:
         self.cleaned: list[int] = []
+        self.confirmations = 0
 
-    async def pending(self) -> Sequence[Upload]:
-        return []
+    async def pending(self, after: int = 0) -> PendingPage:
+        assert not after
+        return PendingPage()
 
-    def download(self, image_path: str) -> AbstractAsyncContextManager[int]:
+    def download(self, image_path: str) -> AbstractAsyncContextManager[DownloadedFile]:
         raise NotImplementedError(image_path)
 
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:

@@ -14,16 +14,24 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import (
+    MainApiForbidden,
     MainApiRefused,
+    MainApiUnavailable,
+    MediaNotFound,
     QueueFull,
     RenderFault,
     RenderTimeout,
     SmartserveError,
+    SourceMissing,
     SourceQuarantined,
+    SourceTooLarge,
     SourceUnavailable,
     StepOverdue,
+    StorageError,
     UndecodableSource,
+    UnsupportedSource,
     UploadGone,
+    WorkerEnded,
 )
 from proxy.domain.media import DataType
 from proxy.domain.upload import ItemOutcome, ItemState, LeasedItem, Step, StepState, Upload
@@ -32,7 +40,6 @@ from proxy.ingest.item_runner import (
     StepFunction,
     StepTimeouts,
     failure_reason,
-    is_retried_later,
     retry_wait_s,
 )
 from proxy.ingest.steps import IngestSteps
@@ -124,6 +131,14 @@ class Bench:
 
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(update(ingest_items).values(not_before=1))
+
+        await self.writer.run(work)
+
+    async def set_retries(self, count: int) -> None:
+        """Make the upload due, as after this many retries."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(update(ingest_items).values(not_before=1, heals=count))
 
         await self.writer.run(work)
 
@@ -227,28 +242,29 @@ async def test_a_permanent_failure_is_reported_until_the_main_api_accepts_it(
 ) -> None:
     image = fake.add(b"no picture")
     fake.status["cleanup"] = 500
-    await plain.ingest.run_once()
+    for _ in range(5):
+        await plain.ingest.run_once()
+        plain.due()
     assert image.status == "pending"
-    plain.due()
-    await plain.ingest.run_once()
+    asked = fake.asked["file"]
     del fake.status["cleanup"]
-    plain.due()
     await plain.ingest.run_once()
     assert image.status == "failed"
-    assert fake.asked["file"] == 1
+    assert fake.asked["file"] == asked
     assert plain.row("not_before") == ["None"]
 
 
-async def test_after_the_last_retry_an_upload_fails_permanently(
-    fake: FakeMainApi, work: Work
-) -> None:
+async def test_after_the_last_retry_an_upload_is_kept(fake: FakeMainApi, work: Work) -> None:
     plain = await work(**PLAIN, max_retries=1)
     image = fake.add(PHOTO)
     fake.status["file"] = 500
     await plain.ingest.run_once()
     plain.due()
     await plain.ingest.run_once()
-    assert image.status == "failed"
+    assert (image.status, fake.asked["cleanup"]) == ("pending", 0)
+    assert plain.row("state, not_before, finished_at") == ["kept", "None", "None"]
+    await plain.server.services.queue_metrics.refresh()
+    assert plain.server.metric("smartserve_ingest_items", state="kept") == 1
 
 
 FILE, RENDER = Step.RETRIEVE_FILE, Step.RESIZE_OPTIMIZE
@@ -372,20 +388,112 @@ async def test_closing_abandons_hanging_steps(hang: Hang) -> None:
     assert steps.statistics() == {"hanging": 0}
 
 
-def test_a_rejected_callback_is_retried_later_and_a_rejected_download_is_not() -> None:
-    refused = MainApiRefused("400")
-    assert is_retried_later(Step.UPDATE_CALLBACK, refused)
-    assert not is_retried_later(Step.RETRIEVE_FILE, refused)
+EVERY_STEP = [one for one in Step if one is not Step.AI_VISUAL_ANALYSIS]
+
+
+@pytest.mark.parametrize("step", EVERY_STEP)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MainApiRefused("302"),
+        MainApiForbidden("401"),
+        MainApiUnavailable("500"),
+        SourceQuarantined("crashes"),
+        RenderTimeout("late"),
+        RenderFault("ours"),
+        SourceUnavailable("disk"),
+        SourceMissing("lost"),
+        MediaNotFound("deleted"),
+        StepOverdue("hangs"),
+        WorkerEnded("killed"),
+        StorageError("full"),
+        SmartserveError("unforeseen"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Exception) else str(one),
+)
+async def test_an_upload_whose_file_is_not_proved_bad_is_retried_for_days_and_kept(
+    bench: Bench, step: Step, error: SmartserveError
+) -> None:
+    bench.script.errors[step] = [error] * 99
+    bench.api.confirmations = 3
+    assert await bench.run() is ItemOutcome.RETRY
+    retries = bench.runner.settings.max_retries
+    assert sum(retry_wait_s(IngestSettings(), one) for one in range(retries)) > 5 * 86_400
+    await bench.set_retries(retries - 1)
+    assert await bench.runner.run(await bench.again()) is ItemOutcome.KEPT
+    assert bench.api.cleaned == []
+    report = await queue_report(bench.writer)
+    assert (report.states[ItemState.KEPT], report.stuck) == (1, 0)
+    assert error.detail in report.failures[0].reason
+    assert await bench.queue.due_in_s(retries=True) is None, "it waits for the operator"
+
+
+@pytest.mark.parametrize("step", [Step.RESIZE_OPTIMIZE, Step.UPDATE_CALLBACK])
+async def test_only_the_download_can_prove_a_file_bad(bench: Bench, step: Step) -> None:
+    bench.script.errors[step] = [UndecodableSource("our copy")]
+    assert await bench.run() is ItemOutcome.RETRY
+    assert bench.api.cleaned == []
+
+
+@pytest.mark.parametrize(
+    "error", [UndecodableSource("x"), UnsupportedSource("x"), SourceTooLarge("x")]
+)
+async def test_over_http_a_bad_file_is_cleaned_up_after_four_equal_downloads(
+    bench: Bench, error: SmartserveError
+) -> None:
+    bench.script.errors[Step.RETRIEVE_FILE] = [error] * 9
+    bench.api.confirmations = 3
+    outcomes = [await bench.run()]
+    for _ in range(3):
+        await bench.make_due()
+        outcomes.append(await bench.runner.run(await bench.again()))
+    assert outcomes == [ItemOutcome.RETRY] * 3 + [ItemOutcome.FAILED]
+    assert bench.api.cleaned == [1]
+
+
+async def test_a_bad_download_after_an_outage_is_no_proof(bench: Bench) -> None:
+    outage, cut = [MainApiRefused("302")] * 5, [UndecodableSource("truncated")]
+    bench.script.errors[Step.RETRIEVE_FILE] = [*outage, *cut]
+    bench.api.confirmations = 3
+    outcomes = [await bench.run()]
+    for _ in range(6):
+        await bench.make_due()
+        outcomes.append(await bench.runner.run(await bench.again()))
+    assert outcomes == [ItemOutcome.RETRY] * 6 + [ItemOutcome.DONE]
+    assert bench.api.cleaned == []
 
 
 @pytest.mark.parametrize("step", [Step.RETRIEVE_FILE, Step.UPDATE_CALLBACK])
-@pytest.mark.parametrize(
-    "error",
-    [SourceQuarantined("q"), RenderTimeout("t"), RenderFault("f"), UploadGone("404")],
-)
-def test_an_ambiguous_error_is_retried_three_times(step: Step, error: SmartserveError) -> None:
-    tried = [is_retried_later(step, error, retries=times) for times in range(5)]
-    assert tried == [True, True, True, False, False]
+async def test_an_upload_that_is_gone_is_given_up_without_a_report(
+    bench: Bench, step: Step
+) -> None:
+    bench.script.errors[step] = [UploadGone("404")] * 9
+    outcomes = [await bench.run()]
+    for _ in range(3):
+        await bench.make_due()
+        outcomes.append(await bench.runner.run(await bench.again()))
+    assert outcomes == [ItemOutcome.RETRY] * 3 + [ItemOutcome.FAILED]
+    assert bench.api.cleaned == []
+    # The main API was only being redeployed.
+    settled_before = await bench.queue.now() + 0.1
+    assert await bench.queue.enqueue([UPLOAD], settled_before=settled_before) == 1
+    bench.script.errors.clear()
+    item = await bench.queue.claim("w", ItemState.FAILED)
+    assert item is not None
+    assert await bench.runner.run(item) is ItemOutcome.DONE
+
+
+async def test_a_kept_upload_runs_again_when_the_operator_says_so(bench: Bench) -> None:
+    bench.script.errors[Step.RETRIEVE_FILE] = [MainApiRefused("451")]
+    await bench.queue.enqueue([UPLOAD], settled_before=0)
+    await bench.set_retries(bench.runner.settings.max_retries)
+    item = await bench.queue.claim("w")
+    assert item is not None
+    assert await bench.runner.run(item) is ItemOutcome.KEPT
+    listed = await bench.queue.enqueue([UPLOAD], settled_before=await bench.queue.now() + 9)
+    assert listed == 0, "the main API still lists it"
+    assert await bench.queue.retry_kept() == 1
+    assert await bench.runner.run(await bench.again()) is ItemOutcome.DONE
 
 
 def test_a_reason_contains_the_message_of_the_system() -> None:

@@ -109,14 +109,16 @@ async def test_a_download_is_written_once(fake: FakeMainApi, plain: Worker, writ
     assert writes.below(settings.temp_root) == 0
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 401])
+@pytest.mark.parametrize(
+    "status", [302, 308, 400, 401, 402, 403, 404, 405, 406, 410, 421, 429, 451, 499, 500, 503, 599]
+)
 async def test_a_failed_download_is_retried_now_and_later(
     fake: FakeMainApi, plain: Worker, status: int
 ) -> None:
     image = fake.add(PHOTO)
     fake.status["file"] = status
     assert await plain.ingest.run_once() == 1
-    assert fake.asked["file"] == (1 if status == 401 else 3)
+    assert fake.asked["file"] == (3 if status == 429 or status >= 500 else 1)
     assert (image.status, fake.asked["cleanup"]) == ("pending", 0)
     state, reason = plain.row("state, reason")
     assert state == "failed"
@@ -130,12 +132,29 @@ async def test_a_failed_download_is_retried_now_and_later(
     assert plain.row("state, heals") == ["done", "1"]
 
 
-async def test_an_html_page_is_not_a_damaged_image(fake: FakeMainApi, plain: Worker) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/html"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/json"},
+        {"Content-Type": "application/xml"},
+        {"Content-Type": "image/png", "Content-Length": ""},
+    ],
+    ids=str,
+)
+async def test_an_error_page_with_status_200_is_no_bad_file(
+    fake: FakeMainApi, plain: Worker, headers: dict[str, str]
+) -> None:
+    """Neither is a body without a length, which may be truncated."""
     image = fake.add(PHOTO)
-    fake.text["file"] = "<html>We will be back soon</html>"
-    await plain.ingest.run_once()
-    assert image.status == "pending"
-    del fake.text["file"]
+    fake.page = headers
+    for _ in range(6):
+        await plain.ingest.run_once()
+        plain.due()
+    assert (image.status, fake.asked["cleanup"]) == ("pending", 0)
+    assert plain.row("state, final") == ["failed", "0"]
+    fake.page = None
     plain.due()
     await plain.ingest.run_once()
     assert image.status == "processed"
@@ -223,7 +242,10 @@ async def test_an_unsound_file_fails_permanently_and_leaves_nothing(
 ) -> None:
     before = files(plain)
     image = fake.add(body)
-    assert await plain.ingest.run_once() == 1
+    for _ in range(4):
+        assert (image.status, fake.asked["cleanup"]) == ("pending", 0)
+        await plain.ingest.run_once()
+        plain.due()
     assert (image.status, image.completions, fake.asked["cleanup"]) == ("failed", [], 1)
     state, told, final = plain.row("state, reason, final")
     assert (state, final) == ("failed", "1")
@@ -232,7 +254,7 @@ async def test_an_unsound_file_fails_permanently_and_leaves_nothing(
     media_id = plain.row("media_id")[0]
     assert (await plain.media(media_id)).status == MediaStatus.FAILED
     assert (await plain.server.client.get(f"/serve/{media_id}")).status == 404
-    assert await plain.ingest.run_once() == 1, "not retried"
+    assert await plain.ingest.run_once() == 4, "not retried"
 
 
 MEDIA_KEY = "a-key-of-the-media-api"

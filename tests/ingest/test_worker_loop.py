@@ -6,6 +6,7 @@ import asyncio
 from typing import cast
 
 import pytest
+import structlog
 
 from proxy.domain.errors import DatabaseUnavailable, LeaseLost
 from proxy.domain.upload import Lease, QueueReport
@@ -157,17 +158,24 @@ async def test_an_unavailable_main_api_is_polled_again(fake: FakeMainApi, plain:
         await eventually(lambda: fake.count("processed"))
 
 
-async def test_an_invalid_row_does_not_end_the_worker(fake: FakeMainApi, plain: Worker) -> None:
-    image = fake.add(PHOTO)
-    await plain.ingest.run_once()
-    image.status = "pending"
-    plain.sql(
-        "UPDATE ingest_items SET state = 'queued', data_type = 'of a newer version'; SELECT 1"
-    )
-    async with running_worker(plain.ingest, drain_s=5) as task:
-        before = fake.asked["pending"]
-        await eventually(lambda: fake.asked["pending"] > before + 1)
-        assert not task.done()
+async def test_entries_that_cannot_be_processed_are_kept_and_reported_to_the_operator(
+    fake: FakeMainApi, plain: Worker
+) -> None:
+    sound = fake.add(PHOTO)
+    unknown, unreadable, nameless = fake.add(PHOTO), fake.add(PHOTO), fake.add(PHOTO)
+    unknown.image_path = "/temp_images/profiles/456-frob-789-1.jpg"
+    unreadable.user_id = None  # type: ignore[assignment]
+    nameless.id = "x"  # type: ignore[assignment]
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            await plain.ingest.run_once()
+    assert sound.status == "processed"
+    assert fake.asked["cleanup"] == 0
+    rows = plain.sql("SELECT main_api_id, state FROM ingest_items ORDER BY main_api_id")
+    assert rows == ["1\tdone", "2\tkept", "3\tkept"]
+    kept = [(one["main_api_id"], one["log_level"]) for one in logs if one["event"] == "upload_kept"]
+    assert kept == [(2, "error"), (3, "error")], "once each"
+    assert plain.server.metric("smartserve_ingest_unreadable_entries") == 1
 
 
 async def test_concurrent_tasks_process_different_uploads(fake: FakeMainApi, work: Work) -> None:

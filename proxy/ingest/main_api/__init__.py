@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from proxy.domain.upload import Upload
+from proxy.domain.upload import PendingPage
+
+
+class DownloadedFile(NamedTuple):
+    """An uploaded file that is open for reading."""
+
+    descriptor: int
+    doubt: str = ""
+    """Why the bytes may not be those of the file; empty if there is no reason for doubt."""
 
 
 class MainApi(Protocol):
@@ -16,11 +24,17 @@ class MainApi(Protocol):
     subclasses if it does not.
     """
 
-    async def pending(self) -> Sequence[Upload]:
-        """Return all uploads that no worker has completed."""
+    confirmations: int
+    """Number of further downloads that must give the same result before a file is proved bad."""
 
-    def download(self, image_path: str) -> AbstractAsyncContextManager[int]:
-        """Yield a readable descriptor of an uploaded file, which is closed after the block.
+    async def pending(self, after: int = 0) -> PendingPage:
+        """Return the uploads with ids above ``after`` that no worker has completed.
+
+        A main API that does not divide its list into pages returns the whole list.
+        """
+
+    def download(self, image_path: str) -> AbstractAsyncContextManager[DownloadedFile]:
+        """Yield an uploaded file, which is closed after the block.
 
         Raises:
             SourceTooLarge: the file exceeds the maximum size of an original.
@@ -31,4 +45,22 @@ class MainApi(Protocol):
         """Report the medium of an upload. Idempotent."""
 
     async def cleanup(self, main_api_id: int) -> None:
-        """Report that an upload failed permanently. Idempotent."""
+        """Report that the file of an upload is bad. Idempotent.
+
+        The main API deletes the file.
+        """
+
+
+async def pending_pages(api: MainApi) -> AsyncIterator[PendingPage]:
+    """Yield the pages of the list of pending uploads, one at a time; raises as `MainApi` does."""
+    after: int | None = 0
+    while after is not None:
+        page = await api.pending(after)
+        yield page
+        # A page that does not advance would be requested for ever.
+        after = page.next_after if (page.next_after or 0) > after else None
+
+
+async def count_pending(api: MainApi) -> int:
+    """Return the number of pending uploads, usable or not; raises as `MainApi` does."""
+    return sum([len(page.uploads) + len(page.unusable) async for page in pending_pages(api)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,9 @@ import aiohttp
 import orjson
 
 from proxy.domain.errors import MainApiRefused, MainApiUnavailable, UploadGone
-from proxy.domain.upload import Upload
+from proxy.domain.upload import PendingPage
 from proxy.domain.urls import tempfile_url
+from proxy.ingest.main_api import DownloadedFile
 from proxy.ingest.main_api.download import Download
 from proxy.ingest.main_api.responses import check_status, read_json, read_uploads
 from proxy.runtime.http_client import open_session, read_bounded
@@ -27,6 +28,9 @@ _TOTAL_FACTOR = 20
 """Total time of a download, in units of its read time-out: ends connections that only trickle."""
 _MAX_CONNECTIONS = 5
 """Connections per download. Each must bring at least one byte, or the download fails."""
+_CONFIRMATIONS = 3
+"""A proxy may send a truncated file with its own length. With the default back-off the fourth
+download is seven minutes after the first."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +46,7 @@ class HttpMainApi:
     """Size limit of a download."""
     storage_root: Path
     """Downloads go to nameless files below it, so that they can become originals without a copy."""
+    confirmations: int = _CONFIRMATIONS
     _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
     async def __aenter__(self) -> Self:
@@ -55,10 +60,12 @@ class HttpMainApi:
         if self._session is not None:
             await self._session.close()
 
-    async def pending(self) -> Sequence[Upload]:
-        """Return all uploads that no worker has completed."""
+    async def pending(self, after: int = 0) -> PendingPage:
+        """Return the uploads with ids above ``after`` that no worker has completed."""
+        # The first page without a query: another main API may reject parameters it does not know.
+        path = "/api/media/pending/all" + (f"?after={after}" if after else "")
         try:
-            body = await self._fetch("GET", "/api/media/pending/all", max_bytes=_MAX_LIST_BYTES)
+            body = await self._fetch("GET", path, max_bytes=_MAX_LIST_BYTES)
         except UploadGone as error:
             # 404 here does not concern one upload: the whole API is missing at this address.
             raise MainApiRefused(
@@ -77,8 +84,8 @@ class HttpMainApi:
         read_json(await self._fetch("DELETE", f"/api/media/cleanup/{main_api_id}"))
 
     @asynccontextmanager
-    async def download(self, image_path: str) -> AsyncIterator[int]:
-        """Download a temporary file and yield its descriptor.
+    async def download(self, image_path: str) -> AsyncIterator[DownloadedFile]:
+        """Download a temporary file and yield it.
 
         A broken connection is resumed with a range request if the file is still the same.
         """
@@ -93,7 +100,7 @@ class HttpMainApi:
             # Each pass is one connection; the number of passes is limited in `_received`.
             while not await self._received(download, url):
                 pass
-            yield file.fileno()
+            yield DownloadedFile(file.fileno(), download.doubt)
 
     async def _received(self, download: Download, url: str) -> bool:
         """Receive over one connection, and return whether the file is complete."""
@@ -161,4 +168,5 @@ class HttpMainApi:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise MainApiRefused("ingest.main_api_url is not a valid URL.") from error
         except aiohttp.ClientError as error:
-            raise MainApiUnavailable("Cannot connect to the main API.") from error
+            # The message names the host and the cause: DNS, TLS, refused, truncated.
+            raise MainApiUnavailable(f"The request to the main API failed: {error}.") from error

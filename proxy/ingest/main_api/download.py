@@ -9,13 +9,19 @@ from functools import partial
 
 import aiohttp
 
-from proxy.domain.errors import MainApiUnavailable, SourceTooLarge, SourceUnavailable
+from proxy.domain.errors import (
+    MainApiUnavailable,
+    SmartserveError,
+    SourceTooLarge,
+    SourceUnavailable,
+)
 from proxy.ingest.main_api.responses import check_status
 from proxy.runtime.tempfiles import write_all
 from proxy.runtime.thread_pool import in_daemon_thread
 
 _CHUNK_BYTES = 256 * 1024
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
+_BINARY = frozenset(("application/octet-stream", "binary/octet-stream"))
 _HTML = frozenset(("text/html", "application/xhtml+xml"))
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)", re.ASCII)
 
@@ -31,6 +37,8 @@ class Download:
         """Value for If-Range; empty if the server sent none."""
         self.received = 0
         self.connections = 0
+        self.doubt = ""
+        """Why the bytes may not be those of the file; see `DownloadedFile`."""
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers that request the rest, if the file is unchanged."""
@@ -48,6 +56,7 @@ class Download:
         """
         self.connections += 1
         await self._seek(response)
+        self.doubt = _doubt(response)
         # Reject by Content-Length before anything is stored. The bytes are counted too, because the
         # header may be absent or wrong.
         if self.received + (response.content_length or 0) > self._max_bytes:
@@ -85,8 +94,11 @@ class Download:
             os.lseek(self._target, 0, os.SEEK_SET)
         self.received, self.validator = 0, ""
 
-    def _too_large(self) -> SourceTooLarge:
-        return SourceTooLarge(f"The upload is larger than {self._max_bytes} bytes.")
+    def _too_large(self) -> SmartserveError:
+        detail = f"The upload is larger than {self._max_bytes} bytes."
+        if self.doubt:
+            return MainApiUnavailable(f"{self.doubt} {detail}")
+        return SourceTooLarge(detail)
 
 
 async def _in_thread(work: Callable[[], object]) -> None:
@@ -94,6 +106,24 @@ async def _in_thread(work: Callable[[], object]) -> None:
         await in_daemon_thread(work)
     except OSError as error:
         raise SourceUnavailable(f"The upload cannot be stored: {error.strerror}.") from error
+
+
+def _doubt(response: aiohttp.ClientResponse) -> str:
+    """Return why a body that is no sound image may not be the file of the upload.
+
+    A body with a wrong type that is an image is accepted: some servers send text/plain for a
+    suffix that they do not know.
+    """
+    kind = response.content_type
+    if not kind.startswith("image/") and kind not in _BINARY:
+        return f"The main API sent the upload as {kind[:100]}, which is no type of an image."
+    # aiohttp raises if a body with a length, or with chunks, ends early. Without both, the end of
+    # the connection is the end of the file.
+    if response.content_length is None and "chunked" not in response.headers.get(
+        "Transfer-Encoding", ""
+    ):
+        return "The main API sent the upload without its length, so it may be truncated."
+    return ""
 
 
 def _validator(response: aiohttp.ClientResponse) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -14,8 +14,15 @@ from proxy.domain.errors import (
     MainApiUnavailable,
     UploadGone,
 )
-from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.upload import PendingStatus, Upload, new_upload
+from proxy.domain.upload import (
+    PendingPage,
+    PendingStatus,
+    UnusableUpload,
+    Upload,
+    new_upload,
+    pending_page,
+    unsigned_bigint,
+)
 from proxy.runtime.http_client import retry_after_s
 
 _SUCCESS, _REDIRECTION, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
@@ -23,13 +30,16 @@ _SUCCESS, _REDIRECTION, _CLIENT_ERROR, _SERVER_ERROR = 200, 300, 400, 500
 _TRANSIENT = frozenset({408, 425, 429})
 _GONE = frozenset({404, 410})
 _FORBIDDEN = frozenset({401, 403})
-_MAX_PATH = 500
 
 log = structlog.get_logger(__name__)
 
 
 def check_status(status: int, headers: Mapping[str, str]) -> None:
-    """Raise the error that a status means; return for a success."""
+    """Raise the error that a status means; return for a success.
+
+    No status proves that the file of an upload is bad: a CDN, a WAF or a redirect to HTTPS sends
+    any of them for a sound file.
+    """
     if _SUCCESS <= status < _REDIRECTION:
         return
     answered = f"The main API answered {status}"
@@ -64,8 +74,8 @@ def read_json(body: bytes) -> dict[str, Any]:
     return found
 
 
-def read_uploads(answer: Mapping[str, Any]) -> Sequence[Upload]:
-    """Return the uploads of ``GET /api/media/pending/all``; invalid entries are logged and skipped.
+def read_uploads(answer: Mapping[str, Any]) -> PendingPage:
+    """Return the uploads of ``GET /api/media/pending/all``.
 
     Raises:
         MainApiRefused: the answer has no list of uploads.
@@ -73,35 +83,18 @@ def read_uploads(answer: Mapping[str, Any]) -> Sequence[Upload]:
     images = answer.get("images")
     if not isinstance(images, list):
         raise MainApiRefused("The answer of the main API has no list named images.")
-    read = [_read_upload(one) for one in images]
-    if invalid := read.count(None):
-        log.warning("invalid_uploads_skipped", skipped=invalid, of=len(images))
     # An id that is listed twice is one upload.
-    return list({one.id: one for one in read if isinstance(one, Upload)}.values())
-
-
-def _read_upload(found: Any) -> Upload | bool | None:
-    """Return None for an invalid entry, and False for an upload that is not pending."""
-    if not isinstance(found, dict):
-        return None
-    main_api_id, user_id = _number(found.get("id")), _number(found.get("user_id"))
-    path = found.get("image_path")
-    if not main_api_id or user_id is None or not isinstance(path, str) or len(path) > _MAX_PATH:
-        return None
-    # Valid, but not for a worker: another program may list uploads of any status.
-    if found.get("status", PendingStatus.PENDING) != PendingStatus.PENDING:
-        return False
-    return new_upload(
-        main_api_id, user_id, path, found.get("original_name"), found.get("mime_type")
-    )
-
-
-def _number(value: Any) -> int | None:
-    """Return an unsigned BIGINT, or None.
-
-    Some drivers send it as text, because numbers of JavaScript are exact up to 2 ** 53 only.
-    """
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:20])
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value <= MAX_MEDIA_ID else None
+    found: dict[int, Upload | UnusableUpload] = {}
+    unreadable = 0
+    for entry in images:
+        main_api_id = unsigned_bigint(entry.get("id")) if isinstance(entry, dict) else None
+        if not main_api_id:
+            unreadable += 1
+        # Another program may list uploads of any status.
+        elif entry.get("status", PendingStatus.PENDING) == PendingStatus.PENDING:
+            values = (entry.get(name) for name in ("user_id", "image_path"))
+            texts = (entry.get(name) for name in ("original_name", "mime_type"))
+            found[main_api_id] = new_upload(main_api_id, *values, *texts)
+    # Only smartserve divides its list into pages; other main APIs send the whole list.
+    next_after = unsigned_bigint(answer.get("next_after"))
+    return pending_page(found.values(), unreadable=unreadable, next_after=next_after)

@@ -27,7 +27,15 @@ from proxy.domain.errors import (
     UploadStorageError,
 )
 from proxy.domain.formats import SNIFF_BYTES, SOURCE_MEDIA_TYPES, sniff
-from proxy.domain.upload import PendingStatus, Upload, UploadField, new_upload
+from proxy.domain.upload import (
+    PendingImage,
+    PendingPage,
+    PendingStatus,
+    UploadField,
+    new_upload,
+    pending_page,
+)
+from proxy.ingest.main_api import DownloadedFile
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
 from proxy.storage.upload_files import (
     IncomingFile,
@@ -40,8 +48,7 @@ from proxy.telemetry.metrics import Metrics
 
 _MAX_NAME = 255
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-MAX_LISTED = 10_000
-"""Pending uploads in one list. The rest follows once these are completed."""
+_PAGE = 500
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +72,16 @@ class UploadQueue:
             # Not a name that an upload gets, so the path is not passed to the file system.
             raise PendingNotFound("There is no such temporary file.")
         return await self.files.open(name)
+
+    async def list_pending(
+        self, *, after: int = 0, limit: int
+    ) -> tuple[Sequence[PendingImage], int | None]:
+        """Return the oldest pending uploads with ids above ``after``, and where the rest begins.
+
+        The second value is None if there are no more.
+        """
+        rows = await self.database.list_pending(after=after, limit=limit)
+        return rows, rows[-1].id if len(rows) == limit else None
 
     async def complete(self, pending_id: int, media_id: str) -> None:
         """Record the medium of an upload: pending becomes processed. Idempotent.
@@ -230,27 +247,31 @@ class UploadIntake:
 class LocalMainApi:
     """A `proxy.ingest.main_api.MainApi` on the upload queue of this process, without HTTP."""
 
+    # The file itself is read: no proxy in between can send other bytes.
+    confirmations = 0
+
     def __init__(self, queue: UploadQueue) -> None:
         """The queue belongs to the caller."""
         self._queue = queue
 
-    async def pending(self) -> Sequence[Upload]:
-        """Return all uploads that no worker has completed, oldest first."""
+    async def pending(self, after: int = 0) -> PendingPage:
+        """Return a page of the uploads that no worker has completed, oldest first."""
         with _translated():
-            rows, _ = await self._queue.database.list_pending(MAX_LISTED)
-        return [
+            rows, next_after = await self._queue.list_pending(after=after, limit=_PAGE)
+        uploads = (
             new_upload(row.id, row.user_id, row.image_path, row.original_name, row.mime_type)
             for row in rows
-        ]
+        )
+        return pending_page(uploads, next_after=next_after)
 
     @asynccontextmanager
-    async def download(self, image_path: str) -> AsyncIterator[int]:
-        """Yield the descriptor of the temporary file itself, for reading."""
+    async def download(self, image_path: str) -> AsyncIterator[DownloadedFile]:
+        """Yield the temporary file itself, for reading."""
         with _translated():
             opened = await self._queue.open(image_path)
         try:
             # Outside `_translated`: an error of the block is not one of the main API.
-            yield opened.file.descriptor
+            yield DownloadedFile(opened.file.descriptor)
         finally:
             opened.file.close()
 

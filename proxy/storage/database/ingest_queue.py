@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from sqlalchemy import (
     ColumnElement,
+    Insert,
     Row,
     and_,
     case,
@@ -33,7 +34,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.media import DataType, MediaStatus
-from proxy.domain.upload import ItemState, Lease, LeasedItem, Step, StepRecord, StepState, Upload
+from proxy.domain.upload import (
+    ItemState,
+    Lease,
+    LeasedItem,
+    Step,
+    StepRecord,
+    StepState,
+    UnusableUpload,
+    Upload,
+)
 from proxy.storage.database.leased_writer import DONE, TAKEOVERS, LeasedWriter, add_to_total
 from proxy.storage.database.tables import (
     DatabaseClock,
@@ -49,6 +59,7 @@ _BATCH = 500
 _MAX_REASON = 2000
 _REJECTED_RETRY_S = 600
 _REJECTIONS = (DataError, IntegrityError)
+_TYPES = frozenset(DataType)
 _free = or_(_items.lease_until.is_(None), _items.lease_until <= DatabaseClock())
 _DUE = (
     select(ingest_items)
@@ -94,13 +105,38 @@ class IngestQueue:
 
         async def work(connection: AsyncConnection) -> int:
             known = set(await _ids(connection, _items.main_api_id.in_(by_id)))
+            new = [_new(one) for one in by_id.values() if one.id not in known]
+            if new:
+                await connection.execute(_inserting().values(new))
+            return len(new) + await _reopen(connection, known, settled_before)
+
+        return await self._writer.run(work)
+
+    async def record_unusable(self, entries: Sequence[UnusableUpload]) -> list[UnusableUpload]:
+        """Record entries that no worker can process as kept; return those that are new."""
+        by_id = {one.id: one for one in entries}
+
+        async def work(connection: AsyncConnection) -> list[UnusableUpload]:
+            known = set(await _ids(connection, _items.main_api_id.in_(by_id)))
             new = [one for one in by_id.values() if one.id not in known]
             if new:
-                # Another worker may insert the same rows between the query and this statement.
-                adding = insert(ingest_items).prefix_with("OR IGNORE", dialect="sqlite")
-                adding = adding.prefix_with("IGNORE", dialect="mysql")
-                await connection.execute(adding.values([_new(one) for one in new]))
-            return len(new) + await _reopen(connection, known, settled_before)
+                await connection.execute(_inserting().values([_unusable(one) for one in new]))
+            return new
+
+        return await self._writer.run(work) if by_id else []
+
+    async def retry_kept(self) -> int:
+        """Make all kept uploads due again; return their number."""
+        kept = _items.state == ItemState.KEPT
+        now = dict.fromkeys(("not_before", "updated_at"), DatabaseClock())
+        again = update(ingest_items).where(kept)
+        again = again.values(state=ItemState.FAILED, final=False, heals=0, **now)
+        # The main API lists these again, and their entries are read anew.
+        unusable = delete(ingest_items).where(kept, _items.data_type.not_in(list(DataType)))
+
+        async def work(connection: AsyncConnection) -> int:
+            removed = await connection.execute(unusable)
+            return removed.rowcount + (await connection.execute(again)).rowcount
 
         return await self._writer.run(work)
 
@@ -114,9 +150,16 @@ class IngestQueue:
 
         async def work(connection: AsyncConnection) -> LeasedItem | None:
             nonlocal due
-            row = (await connection.execute(_DUE.where(_items.state == state))).first()
-            due = None if row is None else row.main_api_id
-            return None if row is None else await self._lease(connection, row, worker_id)
+            while row := (await connection.execute(_DUE.where(_items.state == state))).first():
+                due = row.main_api_id
+                # Written by another version of smartserve, or by hand.
+                if row.data_type in _TYPES:
+                    return await self._lease(connection, row, worker_id)
+                reason = f"its type {row.data_type!r} is unknown to this version"
+                log.error("upload_kept", main_api_id=due, reason=reason)
+                await connection.execute(_update(due, **_kept(reason)))
+            due = None
+            return None
 
         while True:
             try:
@@ -167,6 +210,7 @@ class IngestQueue:
             steps=steps,
             retries=heals,
             report_due=row.final,
+            last_reason=row.reason,
             analysis_only=revisited,
         )
 
@@ -210,6 +254,16 @@ class IngestQueue:
         item = _update(lease.main_api_id, **values)
         unfinished = or_(_files.status.is_(None), _files.status != MediaStatus.COMPLETED)
         medium = update(media_files).where(_files.id == lease.media_id, unfinished)
+        await self._writer.fenced_execute(lease, item, medium.values(status=MediaStatus.FAILED))
+
+    async def keep(self, lease: Lease, reason: str) -> None:
+        """Mark an item as failed permanently, and keep its upload and file for the operator.
+
+        A medium whose original is stored stays as it is: its image is served.
+        """
+        item = _update(lease.main_api_id, **_kept(reason), lease=None, lease_until=None)
+        absent = or_(_files.status.is_(None), _files.status == MediaStatus.DOWNLOADING)
+        medium = update(media_files).where(_files.id == lease.media_id, absent)
         await self._writer.fenced_execute(lease, item, medium.values(status=MediaStatus.FAILED))
 
     async def mark_reported(self, lease: Lease) -> None:
@@ -283,6 +337,24 @@ def _update(main_api_id: int, **values: Any) -> Any:
     return changed.values(updated_at=DatabaseClock(), **values)
 
 
+def _kept(reason: str) -> dict[str, Any]:
+    # Without `finished_at` the row is neither reopened by the list nor deleted by its age.
+    values = {"state": ItemState.KEPT, "final": True, "not_before": None, "finished_at": None}
+    return {**values, "reason": reason[:_MAX_REASON]}
+
+
+def _inserting() -> Insert:
+    # Another worker may insert the same rows between the query and this statement.
+    adding = insert(ingest_items).prefix_with("OR IGNORE", dialect="sqlite")
+    return adding.prefix_with("IGNORE", dialect="mysql")
+
+
+def _unusable(entry: UnusableUpload) -> dict[str, Any]:
+    now = dict.fromkeys(("created_at", "updated_at"), DatabaseClock())
+    names = {"main_api_id": entry.id, "user_id": entry.user_id, "image_path": entry.image_path}
+    return {**names, "data_type": "", **_kept(entry.reason), **now}
+
+
 def _new(upload: Upload) -> dict[str, Any]:
     values = asdict(upload)
     now = dict.fromkeys(("not_before", "created_at", "updated_at"), DatabaseClock())
@@ -303,7 +375,11 @@ async def _ids(
 
 
 async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_before: float) -> int:
-    """Schedule another report for listed items that were settled before the list was requested."""
+    """Reopen listed items that were settled before the list was requested.
+
+    A medium is reported again. A failed upload runs again from its beginning: its file is still
+    there, and may be sound now.
+    """
     settled = and_(_items.main_api_id.in_(listed), _items.finished_at < settled_before)
     failed_reported = and_(settled, _items.final, _items.not_before.is_(None))
     # Correlated: SQLite would collect the ids of all completed media for an IN.
@@ -329,7 +405,7 @@ async def _reopen(connection: AsyncConnection, listed: Iterable[int], settled_be
         if ids:
             again = update(ingest_items).where(_items.main_api_id.in_(ids))
             values = now | {"heals": 0, "finished_at": None, "state": state}
-            await connection.execute(again.values(final=state == ItemState.FAILED, **values))
+            await connection.execute(again.values(final=False, **values))
     if left.rowcount:
         await connection.execute(add_to_total(DONE, -left.rowcount))
     return len(done) + len(failed)

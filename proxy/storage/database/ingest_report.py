@@ -101,7 +101,7 @@ _STEPS = (
 )
 _LATEST = (
     select(_items.main_api_id, _items.media_id, _items.final, _items.reason)
-    .where(_items.state == ItemState.FAILED)
+    .where(_items.state.in_((ItemState.FAILED, ItemState.KEPT)))
     .order_by(_items.updated_at.desc())
     .limit(_FAILURES)
 )

@@ -34,7 +34,9 @@ _SELECT: Select[Any] = select(
 _BY_ID = _SELECT.where(_rows.id == bindparam("id"))
 _TO_CHANGE = _BY_ID.with_for_update()
 _QUEUE = (
-    _SELECT.where(_status == PendingStatus.PENDING).order_by(_rows.id).limit(bindparam("limit"))
+    _SELECT.where(_status == PendingStatus.PENDING, _rows.id > bindparam("after"))
+    .order_by(_rows.id)
+    .limit(bindparam("limit"))
 )
 _LENGTH = select(func.count()).where(_status == PendingStatus.PENDING)
 _PROCESSED = (
@@ -109,12 +111,14 @@ class UploadRepository(SqlDatabase):
 
         return await self.run(work)
 
-    async def list_pending(self, limit: int) -> tuple[Sequence[PendingImage], int]:
-        """Return the oldest ``limit`` pending uploads, and the number of all pending ones."""
-        rows = await self.read(_QUEUE, {"limit": limit})
-        # A short page is the whole queue, so no COUNT is needed.
-        total = len(rows) if len(rows) < limit else (await self.read(_LENGTH))[0][0]
-        return [_pending(row) for row in rows], total
+    async def list_pending(self, *, after: int = 0, limit: int) -> Sequence[PendingImage]:
+        """Return the oldest ``limit`` pending uploads with ids above ``after``."""
+        return [_pending(row) for row in await self.read(_QUEUE, {"after": after, "limit": limit})]
+
+    async def count_pending(self) -> int:
+        """Return the number of all pending uploads."""
+        total: int = (await self.read(_LENGTH))[0][0]
+        return total
 
     async def find(self, pending_id: int) -> PendingImage | None:
         """Return an upload of any status, or None."""

@@ -25,7 +25,7 @@ from proxy.domain.request import Outcome
 from proxy.domain.upload import PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
-from proxy.ingest.uploads.upload_queue import MAX_LISTED, UploadQueue
+from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import AnalysisRepository
@@ -41,6 +41,9 @@ from proxy.web.server.response_cache import ParseQuery
 _MAX_JSON_BYTES = 256 * 1024
 _MAX_REASON = 200
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+MAX_LISTED = 1000
+"""Pending uploads in one list. The rest follows with ``after``, or once these are completed."""
 _OUTCOME = Outcome("temp_image")
 
 _DigitText = Annotated[str, Field(pattern="^[1-9][0-9]{0,17}$")]
@@ -67,6 +70,9 @@ class PendingUploads:
 
     images: list[QueuedUpload]
     total: Annotated[int, Field(description="Pending uploads, including those not listed.")]
+    next_after: Annotated[
+        int | None, Field(description="Value of `after` for the next page; null on the last one.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +124,15 @@ class MediaApiHandler:
     async def pending(self, request: web.Request) -> PendingUploads:
         """List the uploads to process, oldest first."""
         self.guard.check(request)
-        rows, total = await self.queue.database.list_pending(MAX_LISTED)
+        after = _query_number(request, "after", default=0, lowest=0, highest=MAX_MEDIA_ID)
+        limit = _query_number(request, "limit", default=MAX_LISTED, lowest=1, highest=MAX_LISTED)
+        rows, next_after = await self.queue.list_pending(after=after, limit=limit)
         names = [one.name for one in fields(QueuedUpload)]
         images = [QueuedUpload(**{name: getattr(row, name) for name in names}) for row in rows]
-        return PendingUploads(images, total)
+        # A first page that is not full is the whole queue, so no COUNT is needed.
+        whole_queue = not after and next_after is None
+        total = len(rows) if whole_queue else await self.queue.database.count_pending()
+        return PendingUploads(images, total, next_after)
 
     @json_route("complete")
     async def complete(self, request: web.Request) -> CompletionResponse:
@@ -242,6 +253,17 @@ class AnalysisHandler:
             detail = "the image has not been analysed yet"
             raise MediaNotReady(detail, retry_after_s=self.retry_after_s)
         raise MediaNotFound("the image has not been analysed")
+
+
+def _query_number(
+    request: web.Request, name: str, *, default: int, lowest: int, highest: int
+) -> int:
+    text = request.query.get(name, str(default))
+    # `int` of longer text takes quadratic time, and of other digits succeeds.
+    number = int(text) if _NUMBER.fullmatch(text) else -1
+    if not lowest <= number <= highest:
+        raise BadParameter(name, f"a whole number from {lowest} to {highest}")
+    return number
 
 
 async def _file_answer(request: web.Request, opened: OpenUpload, name: str) -> Answer:

@@ -74,15 +74,15 @@ async def client(connect: Connect) -> AsyncIterator[HttpMainApi]:
 
 async def fetched(client: HttpMainApi, image_path: str) -> bytes:
     """Return a downloaded file."""
-    async with client.download(image_path) as descriptor:
-        return os.pread(descriptor, LIMIT, 0)
+    async with client.download(image_path) as file:
+        return os.pread(file.descriptor, LIMIT, 0)
 
 
 async def test_pending_uploads_are_read_as_the_document_has_them(
     fake: FakeMainApi, client: HttpMainApi
 ) -> None:
     image = fake.add(BODY, kind="site")
-    (found,) = await client.pending()
+    (found,) = (await client.pending()).uploads
     assert found == Upload(1, 4, image.image_path, "my-photo-1.jpg", "image/jpeg", DataType.SITES)
 
 

@@ -15,6 +15,7 @@ from proxy.domain.errors import (
     UploadGone,
 )
 from proxy.domain.media import DataType
+from proxy.domain.upload import PendingPage
 from proxy.ingest.main_api.responses import check_status, read_json, read_uploads
 
 UPLOAD: dict[str, Any] = {
@@ -72,7 +73,7 @@ def test_a_body_that_is_not_a_successful_object_is_rejected(body: bytes) -> None
 
 
 def test_uploads_are_read() -> None:
-    (found,) = read_uploads({"images": [UPLOAD]})
+    (found,) = read_uploads({"images": [UPLOAD]}).uploads
     assert (found.id, found.user_id, found.data_type) == (7, 4, DataType.LOGO)
     assert (found.original_name, found.mime_type) == ("logo.png", "image/png")
 
@@ -91,23 +92,60 @@ def test_an_answer_without_a_list_is_rejected(answer: dict[str, Any]) -> None:
         {"id": -1},
         {"id": 2**64},
         {"id": "x"},
-        {"user_id": None},
-        {"image_path": 5},
-        {"image_path": "/" + 500 * "x"},
-        {"status": "failed"},
+        {"id": None},
+        {"id": [7]},
+        {"id": 7.5},
     ],
     ids=repr,
 )
-def test_an_invalid_entry_is_skipped_alone(change: dict[str, Any]) -> None:
-    found = read_uploads({"images": [{**UPLOAD, **change}, {**UPLOAD, "id": 8}, None, 3]})
-    assert [one.id for one in found] == [8]
+def test_an_entry_without_an_id_is_counted_and_costs_only_itself(change: dict[str, Any]) -> None:
+    page = read_uploads({"images": [{**UPLOAD, **change}, {**UPLOAD, "id": 8}, None, 3]})
+    assert [one.id for one in page.uploads] == [8]
+    assert (page.unusable, page.unreadable) == ([], 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user_id": None}, "user_id"),
+        ({"user_id": "x"}, "user_id"),
+        ({"user_id": -1}, "user_id"),
+        ({"user_id": 2**63}, "user_id"),
+        ({"image_path": 5}, "image_path is not text"),
+        ({"image_path": None}, "image_path is not text"),
+        ({"image_path": "/" + 500 * "x"}, "more than 500 characters"),
+        ({"image_path": "/temp_images/profiles/456-frob-789-1.jpg"}, "'456-frob-789-1.jpg'"),
+        ({"image_path": "/elsewhere/a.jpg"}, "unknown type"),
+    ],
+    ids=repr,
+)
+def test_an_unusable_entry_has_a_reason_and_costs_only_itself(
+    change: dict[str, Any], reason: str
+) -> None:
+    page = read_uploads({"images": [{**UPLOAD, **change}, {**UPLOAD, "id": 8}]})
+    assert [one.id for one in page.uploads] == [8]
+    (unusable,) = page.unusable
+    assert unusable.id == 7
+    assert reason in unusable.reason
+    assert len(unusable.image_path) <= 500
+
+
+def test_an_upload_that_is_not_pending_is_left_out() -> None:
+    assert read_uploads({"images": [{**UPLOAD, "status": "failed"}]}) == PendingPage([], [])
+
+
+@pytest.mark.parametrize(("value", "after"), [(8, 8), (None, None), ("x", None), (-1, None)])
+def test_the_next_page_begins_where_the_answer_says(value: object, after: int | None) -> None:
+    assert read_uploads({"images": [UPLOAD], "next_after": value}).next_after == after
 
 
 def test_an_id_may_be_text_and_counts_once() -> None:
     found = read_uploads({"images": [{**UPLOAD, "id": "7"}, UPLOAD]})
-    assert [one.id for one in found] == [7]
+    assert [one.id for one in found.uploads] == [7]
 
 
 def test_texts_are_shortened_to_their_columns() -> None:
-    (found,) = read_uploads({"images": [{**UPLOAD, "original_name": 300 * "x", "mime_type": 3}]})
+    (found,) = read_uploads(
+        {"images": [{**UPLOAD, "original_name": 300 * "x", "mime_type": 3}]}
+    ).uploads
     assert (found.original_name, found.mime_type) == (255 * "x", None)

@@ -114,7 +114,7 @@ async def api(server: Serving, request: pytest.FixtureRequest) -> AsyncIterator[
 
 async def test_pending_uploads_are_listed_oldest_first(server: Serving, api: MainApi) -> None:
     first, second = await upload(server, {"profile_image": PHOTO, "logo_image": LOGO})
-    listed = await api.pending()
+    listed = (await api.pending()).uploads
     assert [one.id for one in listed] == [first["id"], second["id"]]
     assert [one.data_type for one in listed] == [DataType.PROFILE, DataType.LOGO]
     assert listed[0].image_path == first["image_path"]
@@ -122,8 +122,8 @@ async def test_pending_uploads_are_listed_oldest_first(server: Serving, api: Mai
 
 async def test_a_download_gives_the_bytes_of_the_upload(server: Serving, api: MainApi) -> None:
     (image,) = await upload(server)
-    async with api.download(image["image_path"]) as descriptor:
-        assert os.pread(descriptor, len(PHOTO) + 1, 0) == PHOTO
+    async with api.download(image["image_path"]) as file:
+        assert os.pread(file.descriptor, len(PHOTO) + 1, 0) == PHOTO
 
 
 async def test_a_missing_file_is_gone(server: Serving, api: MainApi) -> None:
@@ -143,7 +143,7 @@ async def test_a_completion_may_be_repeated_but_not_changed(server: Serving, api
         await api.complete(image["id"], {"media_id": "8"})
     with pytest.raises(MainApiRefused):
         await api.cleanup(image["id"])
-    assert not await api.pending()
+    assert not (await api.pending()).uploads
 
 
 async def test_a_failure_deletes_the_file_and_may_be_repeated(
@@ -153,7 +153,7 @@ async def test_a_failure_deletes_the_file_and_may_be_repeated(
     await api.cleanup(image["id"])
     await api.cleanup(image["id"])
     assert not temp_files(server)
-    assert not await api.pending()
+    assert not (await api.pending()).uploads
     with pytest.raises(MainApiRefused):
         await api.complete(image["id"], {"media_id": "7"})
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.domain.upload import ItemState, Step, StepState
+from proxy.domain.upload import ItemState, Step, StepState, UnusableUpload
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.ingest_queue import IngestQueue
 from proxy.storage.database.ingest_report import queue_report
@@ -250,13 +250,43 @@ async def test_what_is_done_and_pending_there_again_is_told_again(
     assert [step for step in Step if not again.is_done(step)] == [Step.UPDATE_CALLBACK]
 
 
-async def test_what_failed_and_is_pending_there_again_is_told_again(queue: IngestQueue) -> None:
+async def test_what_failed_and_is_pending_there_again_runs_again(queue: IngestQueue) -> None:
     await offer(queue, 1)
     item = await claimed(queue)
     await queue.fail_permanently(item.lease, "corrupt")
     await queue.mark_reported(item.lease)
     assert await queue.enqueue([upload(1)], settled_before=await queue.now() + 0.1) == 1
-    assert (await claimed(queue, state=ItemState.FAILED)).report_due
+    again = await claimed(queue, state=ItemState.FAILED)
+    assert (again.report_due, again.last_reason) == (False, "corrupt")
+
+
+async def test_an_unusable_entry_is_recorded_once_as_kept_with_its_reason(
+    queue: IngestQueue, writer: LeasedWriter, backend: Backend, url: str
+) -> None:
+    entry = UnusableUpload(7, 0, "/temp_images/profiles/456-frob-1.jpg", "its type is unknown")
+    assert await queue.record_unusable([entry]) == [entry]
+    assert await queue.record_unusable([entry]) == []
+    for state in ItemState:
+        assert await queue.claim("w1", state) is None
+    assert await queue.due_in_s(retries=True) is None
+    report = await queue_report(writer)
+    assert report.states[ItemState.KEPT] == 1
+    assert [(one.main_api_id, one.final, one.reason) for one in report.failures] == [
+        (7, True, "its type is unknown")
+    ]
+    # The operator has renamed the file: the list is read anew.
+    assert await queue.retry_kept() == 1
+    assert backend.run(url, "SELECT * FROM ingest_items") == []
+
+
+async def test_a_row_of_a_type_of_a_newer_version_is_kept_and_lets_the_others_pass(
+    queue: IngestQueue, backend: Backend, url: str
+) -> None:
+    await offer(queue, 1, 2)
+    backend.run(url, "UPDATE ingest_items SET data_type = 'frob' WHERE main_api_id = 1; SELECT 1")
+    assert (await claimed(queue)).upload.id == 2
+    rows = backend.run(url, "SELECT state, reason FROM ingest_items WHERE main_api_id = 1")
+    assert rows == ["kept\tits type 'frob' is unknown to this version"]
 
 
 async def test_paths_that_differ_from_the_name_are_the_uploads_own(queue: IngestQueue) -> None:
