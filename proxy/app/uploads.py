@@ -99,6 +99,12 @@ class UploadServices:
             await self.replacer.run()
             metrics.pending_images(await self.queue.database.count_by_status())
 
+        async def sweep() -> None:
+            try:
+                await self.sweeper.run()
+            finally:
+                metrics.lost_uploads(await self.queue.files.count_set_aside())
+
         replacing = supervisor.running(
             BackgroundTask.URL_REPLACEMENT,
             partial(_try_round, "replacement", replace),
@@ -106,7 +112,7 @@ class UploadServices:
         )
         sweeping = supervisor.running(
             BackgroundTask.UPLOAD_SWEEP,
-            partial(_try_round, "sweep", self.sweeper.run),
+            partial(_try_round, "sweep", sweep),
             every_s=_SWEEP_EVERY_S,
         )
         # Two tasks: a sweep of a slow directory must not delay the addresses of users' images.

@@ -39,6 +39,8 @@ from proxy.runtime.tempfiles import TempFile, is_tempfile_name, write_all
 from proxy.runtime.thread_pool import ThreadPool
 
 FOLDERS = tuple(sorted({field.folder for field in UPLOAD_FIELDS.values()}))
+LOST_FOUND = "lost+found"
+"""Directory below the root, with the same folders, of files that no row names."""
 
 # No leading dot: hidden names belong to unfinished files and to other programs.
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,199}", re.ASCII)
@@ -218,7 +220,7 @@ class UploadFiles:
                 await self.run(incoming.end)
 
     async def open(self, where: TempName) -> OpenUpload:
-        """Open an uploaded file; the caller closes it.
+        """Open an uploaded file, also one in `LOST_FOUND`; the caller closes it.
 
         Raises:
             PendingNotFound: there is no such regular file.
@@ -233,6 +235,18 @@ class UploadFiles:
             UploadStorageError: it cannot be deleted.
         """
         return await self.run(partial(self._remove, where))
+
+    async def set_aside(self, where: TempName) -> bool:
+        """Move an uploaded file to `LOST_FOUND`; return False if there is none.
+
+        Raises:
+            UploadStorageError: it cannot be moved.
+        """
+        return await self.run(partial(self._set_aside, where))
+
+    async def count_set_aside(self) -> int:
+        """Return the number of files in `LOST_FOUND`; raises UploadStorageError."""
+        return await self.run(self._count_set_aside)
 
     async def list_files(self) -> TempfileListing:
         """Return all regular files in the folders of uploads; raises UploadStorageError."""
@@ -270,18 +284,51 @@ class UploadFiles:
             return IncomingFile(self, where.name, parent, file, opened.pop_all())
 
     def _open(self, where: TempName) -> OpenUpload:
-        with self._folder(where.folder) as parent:
-            descriptor, status = open_regular(parent, where.name)
+        descriptor, status = self._in_either_folder(where, open_regular)
         version = f"{status.st_mtime_ns:x}-{status.st_size:x}"
         return OpenUpload(self, OpenFile(descriptor, status.st_size), version)
 
     def _remove(self, where: TempName) -> bool:
         try:
-            with self._folder(where.folder) as parent:
-                os.unlink(where.name, dir_fd=parent)
+            self._in_either_folder(where, lambda parent, name: os.unlink(name, dir_fd=parent))
         except PendingNotFound:
             return False
         return True
+
+    def _in_either_folder(self, where: TempName, work: Callable[[int, str], _T]) -> _T:
+        """Call ``work`` with the directory of a file; raises PendingNotFound."""
+        try:
+            with self._folder(where.folder) as parent:
+                return work(parent, where.name)
+        except PendingNotFound:
+            # The row of a file that was set aside may be back: a database was restored, or its
+            # address was corrected.
+            with self._folder(LOST_FOUND, where.folder) as parent:
+                return work(parent, where.name)
+
+    def _set_aside(self, where: TempName) -> bool:
+        with descended(self._root) as top:
+            make_directories(top, [LOST_FOUND, where.folder])
+        try:
+            with (
+                self._folder(where.folder) as source,
+                self._folder(LOST_FOUND, where.folder) as target,
+            ):
+                # Not a rename, which would replace a file that has the name already.
+                try:
+                    os.link(where.name, where.name, src_dir_fd=source, dst_dir_fd=target)
+                except FileExistsError:
+                    # The process was killed between the two calls, unless it is another file.
+                    found = (os.stat(where.name, dir_fd=one) for one in (source, target))
+                    if not os.path.samestat(*found):
+                        raise
+                os.unlink(where.name, dir_fd=source)
+        except PendingNotFound:
+            return False
+        return True
+
+    def _count_set_aside(self) -> int:
+        return sum(1 for folder in FOLDERS for _ in self._regular_files(LOST_FOUND, folder))
 
     def _list(self) -> TempfileListing:
         listing = TempfileListing({}, {})
@@ -292,9 +339,9 @@ class UploadFiles:
                 target[TempName(folder, name)] = status
         return listing
 
-    def _regular_files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    def _regular_files(self, *path: str) -> Iterator[tuple[str, os.stat_result]]:
         # No upload has created the folder yet.
-        with suppress(PendingNotFound), self._folder(folder) as parent:
+        with suppress(PendingNotFound), self._folder(*path) as parent:
             # A descriptor from O_PATH cannot be listed.
             descriptor = os.open(".", os.O_RDONLY | DIRECTORY, dir_fd=parent)
             try:
@@ -308,10 +355,10 @@ class UploadFiles:
                 os.close(descriptor)
 
     @contextmanager
-    def _folder(self, folder: str) -> Iterator[int]:
+    def _folder(self, *path: str) -> Iterator[int]:
         """Yield the open folder; raises PendingNotFound if it, or a file in it, is absent."""
         try:
-            with descended(self._root) as top, parent_opened(top, [folder]) as parent:
+            with descended(self._root) as top, parent_opened(top, path) as parent:
                 yield parent
         except OSError as error:
             if isinstance(error, NotRegular) or error.errno in _ABSENT:

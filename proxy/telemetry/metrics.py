@@ -168,6 +168,9 @@ class Metrics:
             "Uploads in the main database by status, read in each round of URL replacement.",
             ["status"],
         )
+        self._lost_uploads = self._gauge(
+            "lost_upload_files", "Uploaded files in lost+found, which no row of the queue names."
+        )
         # Label values exist from the start: an alert on a rate misses the first event of a series
         # that begins with it.
         for task in BackgroundTask:
@@ -220,6 +223,10 @@ class Metrics:
         """Set the number of uploads by status."""
         for status, count in counts.items():
             self._pending.labels(status).set(count)
+
+    def lost_uploads(self, files: int) -> None:
+        """Set the number of uploaded files in lost+found."""
+        self._lost_uploads.set(files)
 
     def worker(self, info: WorkerInfo) -> None:
         """Expose the versions of this package, Python and a worker, and what confines it."""

@@ -1,8 +1,8 @@
 """Deletes unfinished originals that killed processes left behind.
 
 Only file systems without O_TMPFILE have such files: elsewhere an original has no name until it is
-complete. All directories are walked once, soon after the start, in a thread that pauses as long as
-it works. While files are left that are not old enough, the walk is repeated every hour.
+complete. All directories are walked soon after the start, in a thread that pauses as long as it
+works, and again each hour, or later if a walk takes long: another process may be killed meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy.runtime.tempfiles import STALE_S, is_stale, is_tempfile_name
 from proxy.runtime.thread_pool import in_daemon_thread
 
 _FIRST_AFTER_S = 1.0
+_REST_S = STALE_S
 
 _T = TypeVar("_T")
 
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 async def sweeping(root: str, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIterator[None]:
     """Sweep below a root while the block runs; its end waits for one directory at most."""
     stopped = Event()
-    work = partial(_sweep_until_done, root, stopped)
+    work = partial(_sweep_repeatedly, root, stopped)
     async with supervisor.running(
         BackgroundTask.ORIGINALS_SWEEP, work, first_after_s=_FIRST_AFTER_S
     ):
@@ -44,12 +45,12 @@ async def sweeping(root: str, supervisor: TaskSupervisor = UNCOUNTED) -> AsyncIt
             stopped.set()
 
 
-async def _sweep_until_done(root: str, stopped: Event) -> None:
+async def _sweep_repeatedly(root: str, stopped: Event) -> None:
     while True:
-        # Another walk is needed only if a file is too young to be deleted.
-        if not await in_daemon_thread(partial(sweep, root, stopped)):
-            return
-        await asyncio.sleep(STALE_S)
+        began = time.monotonic()
+        await in_daemon_thread(partial(sweep, root, stopped))
+        # A walk of millions of files may take hours: it may use 2 % of the time.
+        await asyncio.sleep(max(_REST_S, 50 * (time.monotonic() - began)))
 
 
 def sweep(root: str, stopped: Event, *, clock: Callable[[], float] = time.time) -> int:

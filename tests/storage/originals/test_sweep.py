@@ -68,6 +68,25 @@ def test_a_sweep_ends_when_it_is_told_to(root: Path) -> None:
     assert left.exists()
 
 
+async def test_what_a_process_leaves_after_a_quiet_sweep_is_swept_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.storage.originals.sweep._REST_S", 0.01)
+    walks, walked = 0, sweep
+
+    def counted(where: str, stopped: Event) -> int:
+        nonlocal walks
+        left = walked(where, stopped)
+        walks += 1
+        return left
+
+    monkeypatch.setattr("proxy.storage.originals.sweep.sweep", counted)
+    async with sweeping(str(root), Restarts().supervisor):
+        await eventually(lambda: walks)
+        left = part(root / "bulk")
+        await eventually(lambda: not left.exists())
+
+
 async def test_an_unforeseen_error_restarts_the_sweep(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
