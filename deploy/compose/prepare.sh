@@ -22,6 +22,10 @@ upgrade_on_start = false
 
 [server]
 public_url = "http://localhost:8000"
+
+[main]
+# Only while public_url is this machine: profiles get addresses below it.
+allow_loopback_url = true
 SETTINGS
 chmod 444 secrets/*
 echo "secrets/: $(ls secrets | tr '\n' ' ')"

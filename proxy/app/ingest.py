@@ -27,7 +27,7 @@ class IngestUrls:
 
     main_api: str
     media_backend: str
-    """Prefix of the addresses of media."""
+    """Prefix of the addresses of media; empty if no address is known that others can reach."""
 
 
 def has_worker(settings: Settings) -> bool:

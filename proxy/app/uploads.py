@@ -95,8 +95,14 @@ class UploadServices:
         # Only now: with port 0 the system chose the port when the server began to listen.
         self.replacer.base_url = images_base(self.settings.main.smart_media_base_url, base_url)
 
+        fault = self.settings.unreachable_fault(self.replacer.base_url)
+        if fault:
+            # An address in a profile stays there for ever, so a wrong one is worse than none.
+            log.warning("addresses_not_replaced", reason=fault)
+
         async def replace() -> None:
-            await self.replacer.run()
+            if not fault:
+                await self.replacer.run()
             metrics.pending_images(await self.queue.database.count_by_status())
 
         async def sweep() -> None:

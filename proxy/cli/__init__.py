@@ -30,6 +30,7 @@ MODULES: Mapping[str, str] = {
     "openapi": "installation",
     "purge": "purge",
     "replace-urls": "uploads",
+    "retry-uploads": "ingest",
     "serve": "serve",
     "settings": "installation",
     "status": "ingest",

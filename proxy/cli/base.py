@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import functools
 import inspect
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -25,6 +28,7 @@ from proxy import __version__
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable, SmartserveError
 from proxy.runtime.thread_pool import DaemonExecutor
 from proxy.settings import Settings, load_settings
+from proxy.settings.sections import ServerSettings
 from proxy.telemetry.logging import OUTPUT, configure_logs
 
 CLOSE_S = 5.0
@@ -177,6 +181,48 @@ def _end_process(code: int) -> None:
     os._exit(code)
 
 
+def _record(settings: Settings) -> Path:
+    return settings.data_path / "server.json"
+
+
+@contextmanager
+def address_recorded(settings: Settings, port: int) -> Iterator[None]:
+    """Record where this server listens, for other commands, while the block runs.
+
+    The file is locked for the lifetime of the process: a record without a lock is out of date.
+    """
+    with ExitStack() as stack:
+        # A read-only data directory, or another server with the same one: then other commands show
+        # the address of the settings, or that of the other server.
+        with suppress(OSError):
+            file = stack.enter_context(_record(settings).open("a+", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            json.dump({"host": settings.server.host, "port": port}, file)
+            file.flush()
+        yield
+
+
+def with_running_server(settings: Settings) -> Settings:
+    """Return the settings with host and port of the server that runs with the same data directory.
+
+    Its command line, or the system for port 0, may have chosen others.
+    """
+    try:
+        with _record(settings).open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                bound = ServerSettings.model_validate(
+                    settings.server.model_dump() | json.load(file)
+                )
+                return settings.model_copy(update={"server": bound})
+    # Another version wrote the file, or it is being written.
+    except (OSError, ValueError, TypeError):
+        pass
+    return settings
+
+
 def command(
     name: str | None = None, *, group: typer.Typer = app
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
@@ -189,7 +235,8 @@ def command(
     def register(function: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(function)
         def complete(config: Path | None, data_dir: Path | None, **options: Any) -> None:
-            result = function(read_settings(config, data_dir), **options)
+            settings = with_running_server(read_settings(config, data_dir))
+            result = function(settings, **options)
             failures = run(result) if inspect.iscoroutine(result) else result
             raise SystemExit(1 if failures else 0)
 

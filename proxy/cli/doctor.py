@@ -15,7 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.app.doctor import open_installation
-from proxy.cli.base import ConfigOption, DataDirOption, JsonOption, app, errors, run
+from proxy.cli.base import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    app,
+    errors,
+    run,
+    with_running_server,
+)
 from proxy.doctor.check import Finding, Verdict
 from proxy.doctor.installation import Installation
 from proxy.doctor.table import examine
@@ -65,7 +73,7 @@ def doctor(
             settings,
             config,
             # Past the reverse proxy: its faults must not look like the server's.
-            url=url or settings.local_url(),
+            url=url or with_running_server(settings).local_url(),
             # An empty --public disables the checks of the proxy.
             public=settings.server.public_url if public is None else public,
             media_id=media_id,

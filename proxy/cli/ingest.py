@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +30,8 @@ from proxy.storage.database.ingest_report import queue_report
 from proxy.telemetry.logging import OUTPUT
 from proxy.web.server.runner import StopSignals, interruptible
 
+log = structlog.get_logger(__name__)
+
 Uploads = Mapping[str, int | str]
 """Uploads at the main API by status; a text says why the number is unknown."""
 
@@ -38,6 +41,10 @@ def ingest_urls(settings: Settings, port: int | None = None) -> IngestUrls:
     # By default this machine, past the reverse proxy, which hides the routes of the main API.
     main_api = settings.ingest.main_api_url or settings.local_url(port)
     backend = settings.ingest.media_backend_url or settings.base_url(port)
+    if fault := settings.unreachable_fault(backend):
+        # The callback is sent without it: a main API may store it in a profile for ever.
+        log.warning("no_permanent_url", reason=fault)
+        backend = ""
     return IngestUrls(main_api.rstrip("/"), backend.rstrip("/"))
 
 

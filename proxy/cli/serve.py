@@ -22,6 +22,7 @@ from proxy.cli.base import (
     CLOSE_S,
     ConfigOption,
     DataDirOption,
+    address_recorded,
     app,
     end_process_after,
     read_settings,
@@ -98,6 +99,7 @@ async def _start(
     # After the last response. What is left to close may hang with the storage.
     stack.callback(end_process_after, CLOSE_S)
     port = await enter(surface.runner.listening())
+    stack.enter_context(address_recorded(settings, port))
     await enter(services.queue_metrics.running(supervisor))
     if settings.ingest.embedded and has_worker(settings):
         urls = ingest_urls(settings, port)

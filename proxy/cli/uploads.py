@@ -54,6 +54,10 @@ async def replace_urls(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would change; change nothing.")
     ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Also rewrite addresses that were written with another base."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Replace the temporary URLs of processed uploads in the profiles.
@@ -66,12 +70,15 @@ async def replace_urls(
         raise ConfigurationError(
             ["main.enabled is false: this server has no profiles. Set it to true"]
         )
+    base = settings.images_base()
+    if fault := settings.unreachable_fault(base):
+        raise ConfigurationError([fault])
     async with database_prepared(settings), open_uploads(settings) as main:
         if main is None:
             raise AssertionError
-        main.replacer.base_url = settings.images_base()
-        report = await main.replacer.run(dry=dry_run)
-    _print(report, settings.images_base(), dry=dry_run, as_json=as_json)
+        main.replacer.base_url = base
+        report = await main.replacer.run(dry=dry_run, again=again)
+    _print(report, base, dry=dry_run, as_json=as_json)
     # Such uploads stay unprocessed until somebody corrects their row.
     return len(report.unreadable)
 
@@ -82,6 +89,8 @@ def _print(report: ReplacementReport, base: str, *, dry: bool, as_json: bool) ->
         return
     print(f"URLs begin with {base}")
     print(f"{report.completed} uploads {'would be ' if dry else ''}complete")
+    if report.rewritten:
+        print(f"{report.rewritten} uploads {'would get' if dry else 'got'} another address")
     for place, rows in report.changed.items():
         print(f"{place}\t{rows} {'would be ' if dry else ''}changed")
     for place in report.absent:

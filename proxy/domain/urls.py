@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from urllib.parse import quote
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import quote, urlsplit
 
 from proxy.domain.media import MediaFacts
 from proxy.domain.request import WIDTHS, width_box
@@ -31,12 +32,80 @@ _IMAGE_PATH = re.compile(
 _TEMPFILE_PATH = re.compile(r"(/[^/\\\x00-\x1f\x7f]+)+")
 _MAX_TEMPFILE_PATH = 500
 
+_PRINTABLE = re.compile(r"[!-~]+")
+_UNSAFE = re.compile(r"[\"<>\\^`{|}]")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+# The last label must not be a number: resolvers take 127.1 and 0x7f000001 for IPv4 addresses.
+_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\.?$|0[xX])({_LABEL})\.?", re.ASCII)
+_MAX_HOST_NAME = 253
+
 
 def local_base(host: str, port: int) -> str:
     """Return the address of the server for a client on the same machine."""
     # A wildcard address cannot be connected to on every system.
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+
+
+def check_base_url(address: str) -> None:
+    """Return if an address can be the base of other addresses.
+
+    Raises:
+        ValueError: with what it must be, to follow the name of its setting.
+    """
+    example = "for example https://img.example.org"
+    if not _PRINTABLE.fullmatch(address) or _UNSAFE.search(address):
+        raise ValueError(f"must be a URL of printable ASCII characters without spaces, {example}")
+    scheme, separator, rest = address.partition("://")
+    if scheme.lower() not in ("http", "https") or not separator:
+        raise ValueError(f"must begin with http:// or https://, {example}")
+    if "?" in rest or "#" in rest:
+        raise ValueError("must not contain ? or #, because paths are appended to it")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("must not contain a user name or password")
+    try:
+        parts = urlsplit(address)
+        valid = parts.port != 0 and _is_host(parts.hostname or "", bracketed=rest.startswith("["))
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"must have a valid host and port, {example}")
+    # A browser resolves dot segments, so the path would not be the one that was appended to.
+    if "//" in parts.path or {".", ".."} & set(parts.path.split("/")):
+        raise ValueError("must not have empty or dot segments in its path")
+
+
+def check_public_url(address: str) -> None:
+    """Return if users on other machines may be able to reach a base address.
+
+    Names are not resolved, except that ``localhost`` is this machine by definition (RFC 6761, 6.3).
+    Raises as `check_base_url` does.
+    """
+    check_base_url(address)
+    host = (urlsplit(address).hostname or "").rstrip(".")
+    try:
+        found = ip_address(host)
+    except ValueError:
+        local = host.rpartition(".")[2] in ("localhost", "localdomain")
+        unreachable = local or host in ("ip6-localhost", "ip6-loopback")
+    else:
+        # Python 3.11: is_loopback is False for ::ffff:127.0.0.1.
+        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        unreachable = found.is_loopback or found.is_unspecified or found.is_multicast
+        unreachable |= found.is_link_local
+    if unreachable:
+        raise ValueError("must be an address that users can reach, not one of this machine only")
+
+
+def _is_host(host: str, *, bracketed: bool) -> bool:
+    try:
+        # IPv6 addresses need brackets, and no others may have them (RFC 3986, 3.2.2). A zone is of
+        # one machine only.
+        return bracketed == isinstance(ip_address(host), IPv6Address) and "%" not in host
+    except ValueError:
+        named = len(host) <= _MAX_HOST_NAME and _HOST_NAME.fullmatch(host)
+        return bool(named) and not bracketed
 
 
 def image_url(

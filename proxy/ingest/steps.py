@@ -62,7 +62,7 @@ class IngestSteps:
     renditions: Literal["draft", "final", "none"]
     """What is rendered in advance."""
     base_url: str
-    """Address at which media are served."""
+    """Address at which others reach the media; empty if none is known."""
 
     async def _current(self, item: LeasedItem) -> tuple[Media, MediaFacts]:
         """Return the medium of an upload with its facts.
@@ -253,7 +253,7 @@ def callback_payload(
     names = ("style", "medium", "quality_score", "mood_keywords")
     return {
         "media_id": str(media.id),
-        "permanent_url": image_url(media.id, base=base_url),
+        "permanent_url": image_url(media.id, base=base_url) if base_url else None,
         "processing_complete": True,
         "ai_enhanced": stored is not None,
         # In the order of the enumeration, so that equal media have equal payloads.

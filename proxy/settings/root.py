@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from proxy.domain.request import DEFAULT_SIZE
-from proxy.domain.urls import images_base, local_base
+from proxy.domain.urls import check_public_url, images_base, local_base
 from proxy.domain.variant import Fit, SizeSpec
 from proxy.settings import sections
 from proxy.settings.encoders import EncoderSettings
@@ -149,3 +149,15 @@ class Settings(Section):
     def images_base(self, port: int | None = None) -> str:
         """Return the base of the addresses that replace uploads in user profiles."""
         return images_base(self.main.smart_media_base_url, self.base_url(port))
+
+    def unreachable_fault(self, base: str) -> str:
+        """Return why a base address must not be stored by others, with advice; empty if it may."""
+        try:
+            check_public_url(base)
+        except ValueError as error:
+            if not self.main.allow_loopback_url:
+                return (
+                    f"{base} {error}: set server.public_url or main.smart_media_base_url"
+                    " (for tests on one machine, main.allow_loopback_url = true)"
+                )
+        return ""

@@ -11,9 +11,10 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from proxy.domain.urls import check_base_url
 from proxy.domain.variant import MAX_SIDE, Fit, Gravity
 from proxy.domain.worker_protocol import Limits
-from proxy.settings.secrets import Key
+from proxy.settings.secrets import Key, checked
 
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86400)]
@@ -21,6 +22,10 @@ Lifetime = Annotated[int, Field(ge=0, le=10 * 365 * 86400)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 MIB = 1024 * 1024
+
+
+BaseUrl = Annotated[str, checked(check_base_url)]
+"""The base of addresses: scheme, host, optional port and path."""
 
 # Header names and values (RFC 9110, 5.1 and 5.5), without the obsolete forms.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -51,10 +56,10 @@ class ServerSettings(Section):
     """Address to listen on. 127.0.0.1 accepts this machine only, 0.0.0.0 or :: all interfaces."""
     port: int = Field(8080, ge=0, le=65535)
     """TCP port. 0 selects a free port."""
-    public_url: str = ""
+    public_url: BaseUrl = ""
     """Address that users see, for example "https://img.example.org". Used in the output of `serve`
-    and `import`, in addresses sent to other servers, by /oembed and by `smartserve doctor`. If
-    empty, host and port."""
+    and `import`, in profiles, in addresses sent to other servers, by /oembed and by `smartserve
+    doctor`. If empty, host and port; then no addresses are written into profiles."""
     # nginx closes idle connections to its upstreams after 60 s.
     keepalive_s: PositiveSeconds = 75
     """Time after which an idle connection is closed. Must be longer than the keep-alive time of

@@ -11,10 +11,9 @@ from jwt.exceptions import InvalidKeyError
 from pydantic import Field
 
 from proxy.settings.secrets import MAKE_KEY, Key, checked, generated_key, stored_key
-from proxy.settings.sections import MIB, PositiveSeconds, Seconds, Section
+from proxy.settings.sections import MIB, BaseUrl, PositiveSeconds, Seconds, Section
 
 _MIN_SECRET_BYTES = 32
-_BASE_URL = r"^(https?://[^\s?#]+)?$"
 
 
 def _check_secret_length(secret: str) -> None:
@@ -45,9 +44,14 @@ class MainSettings(Section):
     -hex 32`. If empty, one is generated and stored in `keys` in data_dir."""
     key_file: str = Field("", repr=False)
     """File that contains the key. Read at start."""
-    smart_media_base_url: str = Field("", pattern=_BASE_URL)
+    smart_media_base_url: BaseUrl = ""
     """Base of the addresses that replace uploads in the profiles (SMART_MEDIA_BASE_URL), for
-    example "https://api.example.org/api/images". If empty, /api/images on this server."""
+    example "https://api.example.org/api/images". If empty, /api/images below server.public_url.
+    Without either, profiles keep the paths of the uploads. After a change, `smartserve replace-urls
+    --again` rewrites the addresses in the profiles."""
+    allow_loopback_url: bool = False
+    """Also writes addresses that only this machine can reach (127.0.0.1, localhost) into profiles
+    and callbacks. For tests on one machine."""
     max_file_bytes: int = Field(5 * MIB, ge=1024, le=1024 * MIB)
     """Maximum size of an uploaded file."""
     upload_timeout_s: PositiveSeconds = 120
@@ -93,16 +97,16 @@ class IngestSettings(Section):
 
     embedded: bool = True
     """Runs a worker in `serve`."""
-    main_api_url: str = Field("", pattern=_BASE_URL)
+    main_api_url: BaseUrl = ""
     """Address of the main API (MAIN_API_URL), for example "https://api.example.org". If empty, this
     server."""
     main_api_key: Key = ""
     """Key of its /api/media (MAIN_API_KEY). If empty, main.key."""
     main_api_key_file: str = Field("", repr=False)
     """File that contains the key. Read at start."""
-    media_backend_url: str = Field("", pattern=_BASE_URL)
+    media_backend_url: BaseUrl = ""
     """Base of `permanent_url` in the completion callback (MEDIA_BACKEND_URL). If empty,
-    server.public_url, or host and port."""
+    server.public_url. Without either, `permanent_url` is null."""
     concurrency: int = Field(1, ge=1, le=64)
     """Maximum number of uploads that are processed at the same time."""
     poll_interval_s: PositiveSeconds = 600

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from proxy.app.uploads import UploadServices
 from proxy.domain.errors import DatabaseUnavailable
@@ -14,6 +15,7 @@ from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import Settings
 from proxy.storage.database.upload_repository import UploadRepository
+from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from tests.support.restarts import Restarts
 from tests.support.waiting import eventually
@@ -34,6 +36,13 @@ class Round:
             raise self._error
 
 
+class Files:
+    """Holds no files."""
+
+    async def count_set_aside(self) -> int:
+        return 0
+
+
 class Database:
     """Holds no uploads."""
 
@@ -43,9 +52,10 @@ class Database:
 
 def services(**parts: object) -> UploadServices:
     anything: Any = None
+    files = cast("UploadFiles", Files())
     values: dict[str, Any] = {
         "settings": Settings(),
-        "queue": UploadQueue(cast("UploadRepository", Database()), anything),
+        "queue": UploadQueue(cast("UploadRepository", Database()), files),
         "replacer": Round(),
         "sweeper": Round(),
         "media_key": "",
@@ -66,6 +76,27 @@ async def test_an_unforeseen_error_restarts_the_round(part: str, task: Backgroun
     async with main.running("http://example.org", Metrics(), restarts.supervisor):
         await eventually(lambda: failing.runs > 1)
     assert restarts.tasks == [task]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "localhost"])
+async def test_addresses_of_this_machine_only_are_not_written_into_profiles(host: str) -> None:
+    replacer, metrics = Round(), Metrics()
+    settings = Settings.model_validate({"server": {"host": host}})
+    main = services(settings=settings, replacer=replacer)
+    with structlog.testing.capture_logs() as logs:
+        async with main.running(settings.base_url(8080), metrics):
+            await eventually(lambda: main.sweeper.runs)  # type: ignore[attr-defined]
+    assert replacer.runs == 0
+    assert [one["event"] for one in logs] == ["addresses_not_replaced"]
+    assert "set server.public_url" in logs[0]["reason"]
+
+
+async def test_a_setting_permits_addresses_of_this_machine() -> None:
+    replacer = Round()
+    settings = Settings.model_validate({"main": {"allow_loopback_url": True}})
+    main = services(settings=settings, replacer=replacer)
+    async with main.running(settings.base_url(8080), Metrics()):
+        await eventually(lambda: replacer.runs)
 
 
 async def test_a_database_that_is_away_is_no_failure_of_the_task() -> None:

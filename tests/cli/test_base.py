@@ -12,9 +12,19 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from proxy.cli.base import command, fail, print_error, process_each, progress_bar, read_settings
+from proxy.cli.base import (
+    address_recorded,
+    command,
+    fail,
+    print_error,
+    process_each,
+    progress_bar,
+    read_settings,
+    with_running_server,
+)
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.settings import Settings
+from tests.support.server import make_settings
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +165,32 @@ async def test_failures_are_counted() -> None:
 
     with progress_bar("testing", 5) as progress:
         assert await process_each(range(5), process, progress=progress, concurrency=2) == 2
+
+
+def test_other_commands_use_the_address_of_the_running_server(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, server={"host": "0.0.0.0", "port": 0})
+    others = make_settings(tmp_path)
+    assert with_running_server(others) == others
+    with address_recorded(settings, 4711):
+        assert with_running_server(others).base_url() == "http://127.0.0.1:4711"
+        # A second server with the same data directory leaves the record of the first.
+        with address_recorded(settings, 4712):
+            assert with_running_server(others).server.port == 4711
+        public = make_settings(tmp_path, server={"public_url": "https://img.example.org"})
+        assert with_running_server(public).base_url() == "https://img.example.org"
+    # The server has ended; its record is still there.
+    assert with_running_server(others) == others
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"port": "x"}', '{"port": 99999}', '{"x": 1}'])
+def test_an_unreadable_record_of_the_server_is_ignored(tmp_path: Path, text: str) -> None:
+    settings = make_settings(tmp_path)
+    with address_recorded(settings, 4711):
+        (tmp_path / "server.json").write_text(text)
+        assert with_running_server(settings) == settings
+
+
+def test_a_read_only_data_directory_does_not_prevent_a_start(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "missing")
+    with address_recorded(settings, 4711):
+        assert with_running_server(settings) == settings

@@ -14,6 +14,7 @@ import pytest
 from tests.benchmarks.servers import free_port
 from tests.cli.conftest import Invoke
 from tests.support.commands import KEY, SMARTSERVE, fetch, run, running, started
+from tests.support.server import SAMPLES
 from tests.support.waiting import wait_until
 
 
@@ -28,6 +29,12 @@ def test_serve_prints_urls_that_answer_and_exits_on_sigterm(data: Path) -> None:
 
 
 @pytest.mark.slow
+def test_import_prints_the_address_of_the_running_server(data: Path, invoke: Invoke) -> None:
+    with running("--data-dir", data) as (_, base):
+        done = invoke("import", SAMPLES / "logo.png", "--data-dir", data)
+    assert done.stdout.split("\t")[1].startswith(f"{base}/serve/")
+
+
 def test_the_server_answers_and_ends_although_nobody_reads_standard_error(data: Path) -> None:
     # A pipe holds 64 KiB: 350 lines of the access log.
     with started(["--data-dir", data], {}, stderr=subprocess.PIPE) as (process, base):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from proxy.domain.formats import Format
 from proxy.domain.media import MediaFacts
 from proxy.domain.request import WIDTHS
 from proxy.domain.urls import (
+    check_base_url,
+    check_public_url,
     image_url,
     images_base,
     info_url,
@@ -203,3 +206,103 @@ def test_no_other_module_builds_the_address_of_an_image() -> None:
         if "/serve/" in text or "/api/images" in text
     }
     assert [name for name in builders if not name.startswith(tuple(ALLOWED))] == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://img.example.org",
+        "HTTPS://IMG.example.org/",
+        "http://img.example.org:8080/some/prefix/",
+        "https://xn--bcher-kva.example",
+        "https://img",
+        "http://192.0.2.1",
+        "http://10.0.0.7:81",
+        "http://[2001:db8::1]:81/api/images",
+        "https://a_b.example.org./x",
+    ],
+)
+def test_a_public_address_is_accepted(address: str) -> None:
+    check_base_url(address)
+    check_public_url(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("img.example.org", "must begin with http"),
+        ("//img.example.org", "must begin with http"),
+        ("ftp://img.example.org", "must begin with http"),
+        ("htp://x", "must begin with http"),
+        ("https:/img.example.org", "must begin with http"),
+        ("https:img.example.org", "must begin with http"),
+        ("javascript:alert(1)", "must begin with http"),
+        ("htp://x y", "without spaces"),
+        ("https://img.example.org\n", "without spaces"),
+        (" https://img.example.org", "without spaces"),
+        ("https://b\u00fccher.example", "ASCII"),
+        ("https://a\\b", "ASCII"),
+        ('https://a/"onload="x', "ASCII"),
+        ("https://a/<b>", "ASCII"),
+        ("https://a/?q=1", "must not contain ?"),
+        ("https://a?", "must not contain ?"),
+        ("https://a/#x", "must not contain ?"),
+        ("https://user:secret@a/", "user name or password"),
+        ("https://@a/", "user name or password"),
+        ("https://", "valid host"),
+        ("https:///path", "valid host"),
+        ("https://:81", "valid host"),
+        ("https://a:0", "valid host"),
+        ("https://a:65536", "valid host"),
+        ("https://a:x", "valid host"),
+        ("https://-a.example", "valid host"),
+        ("https://a..example", "valid host"),
+        ("https://*.example.org", "valid host"),
+        ("https://%41.example", "valid host"),
+        ("https://a,b", "valid host"),
+        ("https://" + "a" * 64, "valid host"),
+        ("https://" + "a." * 130 + "a", "valid host"),
+        ("https://127.1", "valid host"),
+        ("https://2130706433", "valid host"),
+        ("https://0x7f000001", "valid host"),
+        ("https://999.1.1.1", "valid host"),
+        ("https://[::1", "valid host"),
+        ("https://2001:db8::1", "valid host"),
+        ("https://[192.0.2.1]", "valid host"),
+        ("https://[fe80::1%25eth0]", "valid host"),
+        ("https://a//b", "segments"),
+        ("https://a/../b", "segments"),
+        ("https://a/.", "segments"),
+    ],
+)
+def test_an_address_that_cannot_be_a_base_is_refused_with_its_reason(
+    address: str, fault: str
+) -> None:
+    for check in (check_base_url, check_public_url):
+        with pytest.raises(ValueError, match=re.escape(fault)):
+            check(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:8080",
+        "http://127.8.9.1",
+        "http://localhost",
+        "http://LOCALHOST./",
+        "http://img.localhost",
+        "http://localhost.localdomain",
+        "http://ip6-localhost",
+        "http://[::1]:81",
+        "http://[::ffff:127.0.0.1]",
+        "http://0.0.0.0",
+        "http://[::]",
+        "http://169.254.1.1",
+        "http://[fe80::1]",
+        "http://224.0.0.1",
+    ],
+)
+def test_an_address_of_this_machine_only_is_not_public(address: str) -> None:
+    check_base_url(address)
+    with pytest.raises(ValueError, match="users can reach"):
+        check_public_url(address)

@@ -56,6 +56,7 @@ def environment(fake: FakeMainApi, tmp_path: Path) -> dict[str, str]:
         **own,
         "SMARTSERVE_WORKERS__COUNT": "1",
         "SMARTSERVE_UPGRADES__ENABLED": "false",
+        "SMARTSERVE_MAIN__ALLOW_LOOPBACK_URL": "true",
         "SMARTSERVE_DATA_DIR": str(tmp_path / "data"),
         "MAIN_API_URL": fake.base,
         "MAIN_API_KEY": KEY,
@@ -101,8 +102,14 @@ async def test_status_reports_the_queue(fake: FakeMainApi, environment: dict[str
     fake.add(image_of(2))
     told, _ = await (await start(environment, "status", "--json")).communicate()
     report = json.loads(told)
-    assert report["states"] == {"queued": 0, "done": 1, "incomplete": 0, "failed": 1}
-    assert report["main_api"] == {"pending": 1}
+    assert report["states"] == {
+        "queued": 0,
+        "done": 1,
+        "incomplete": 0,
+        "failed": 1,
+        "kept": 0,
+    }
+    assert report["main_api"] == {"pending": 2}
     assert report["failures"][0]["main_api_id"] == 2
     assert report["steps"]["retrieve_file"] == {"pending": 0, "completed": 1, "failed": 1}
     table, _ = await (await start(environment, "status")).communicate()

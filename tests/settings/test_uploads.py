@@ -12,6 +12,7 @@ from proxy.domain.errors import ConfigurationError
 from proxy.settings import (
     IngestSettings,
     MainSettings,
+    Settings,
     TokenKey,
     UserSettings,
     main_api_key,
@@ -95,7 +96,18 @@ def test_a_file_without_an_rsa_public_key_is_a_fault(text: str, tmp_path: Path) 
         token_key(UserSettings(jwt_public_key_file=str(file)), tmp_path)
 
 
-@pytest.mark.parametrize("address", ["ftp://x", "http://x?key=1", "http://x#y", "api.example.org"])
-def test_an_address_must_be_http_without_query(address: str) -> None:
-    with pytest.raises(ValueError, match="smart_media_base_url"):
-        MainSettings(smart_media_base_url=address)
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        ("server", "public_url"),
+        ("main", "smart_media_base_url"),
+        ("ingest", "main_api_url"),
+        ("ingest", "media_backend_url"),
+    ],
+)
+@pytest.mark.parametrize("address", ["img.example.org", "htp://x y", "https://a/?q=1"])
+def test_an_invalid_address_is_refused_with_the_setting_the_reason_and_an_example(
+    section: str, setting: str, address: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{setting}[\s\S]*(must be|must begin|must not)"):
+        Settings.model_validate({section: {setting: address}})

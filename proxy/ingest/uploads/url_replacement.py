@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import structlog
 
-from proxy.domain.upload import TEMP_PREFIX, PendingStatus, media_id_of
+from proxy.domain.upload import TEMP_PREFIX, PendingImage, PendingStatus, media_id_of
 from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.storage.database.profile_columns import COLUMNS, ProfileColumn
@@ -25,6 +25,8 @@ class ReplacementReport:
 
     completed: int = 0
     """Uploads whose paths were replaced."""
+    rewritten: int = 0
+    """Uploads whose addresses were written before, and got another base."""
     changed: dict[str, int] = field(default_factory=dict)
     """Number of changed rows by column."""
     absent: list[str] = field(default_factory=list)
@@ -44,8 +46,10 @@ class UrlReplacer:
     base_url: str
     """Prefix of the addresses; set once the port of the server is known."""
 
-    async def run(self, *, dry: bool = False) -> ReplacementReport:
+    async def run(self, *, dry: bool = False, again: bool = False) -> ReplacementReport:
         """Replace the paths of all processed uploads; ``dry`` rolls every change back.
+
+        With ``again``, addresses that were written before and have another base are replaced too.
 
         Raises:
             DatabaseUnavailable: the run stopped early; completed replacements remain.
@@ -56,28 +60,14 @@ class UrlReplacer:
             changed={str(column): 0 for column in COLUMNS if column in columns},
             absent=[str(column) for column in COLUMNS if column not in columns],
         )
-        after = 0
-        # By id and not by offset: rows leave the result as their status changes.
-        while page := await database.list_processed(after=after, limit=_PAGE):
-            after = page[-1].id
-            for row in page:
-                media_id = media_id_of(row.permanent_url)
-                if media_id is None:
-                    # Reported and left unchanged: one bad row must not stop the others.
-                    report.unreadable.append(row.id)
-                    continue
-                address = profile_image_url(self.base_url, media_id, size=_SIZE)
-                done = await database.replace_path(row, address, columns, dry_run=dry)
-                # None: another process has replaced this upload meanwhile.
-                if done is None:
-                    continue
-                report.completed += 1
-                for column, rows in done.items():
-                    report.changed[str(column)] += rows
-                if not dry:
-                    # After the commit: until then the profile refers to this file.
-                    await self.queue.discard(row.image_path)
-        if report.completed and not dry:
+        for status in (PendingStatus.PROCESSED, PendingStatus.COMPLETE)[: 2 if again else 1]:
+            after = 0
+            # By id and not by offset: rows leave the result as their status changes.
+            while page := await database.list_ended(status, after=after, limit=_PAGE):
+                after = page[-1].id
+                for row in page:
+                    await self._replace(row, columns, report, dry=dry)
+        if (report.completed or report.rewritten) and not dry:
             log.info("addresses_replaced", **asdict(report))
         return report
 
@@ -111,3 +101,33 @@ class UrlReplacer:
             column: [address for path in values if (address := shown(path))]
             for column, values in stored.items()
         }
+
+    async def _replace(
+        self,
+        row: PendingImage,
+        columns: Collection[ProfileColumn],
+        report: ReplacementReport,
+        *,
+        dry: bool,
+    ) -> None:
+        database, media_id = self.queue.database, media_id_of(row.permanent_url)
+        if media_id is None:
+            # Reported and left unchanged: one bad row must not stop the others.
+            report.unreadable.append(row.id)
+            return
+        address = profile_image_url(self.base_url, media_id, size=_SIZE)
+        if row.status is PendingStatus.COMPLETE:
+            done = await database.replace_address(row, media_id, address, columns, dry_run=dry)
+            report.rewritten += any(done.values())
+        else:
+            found = await database.replace_path(row, address, columns, dry_run=dry)
+            # None: another process has replaced this upload meanwhile.
+            if found is None:
+                return
+            done = found
+            report.completed += 1
+            if not dry:
+                # After the commit: until then the profile refers to this file.
+                await self.queue.discard(row.image_path)
+        for column, rows in done.items():
+            report.changed[str(column)] += rows

@@ -23,7 +23,7 @@ _FAILURES = 20
 
 # Settled items are by far the most, so no query may read them all: those that are done have a
 # total, the others are counted in an index.
-_NOT_DONE = (ItemState.QUEUED, ItemState.INCOMPLETE, ItemState.FAILED)
+_NOT_DONE = (ItemState.QUEUED, ItemState.INCOMPLETE, ItemState.FAILED, ItemState.KEPT)
 # Only a permanent failure that is reported is never due again.
 _open = and_(_items.state.in_(_NOT_DONE), _items.not_before.is_not(None))
 _settled_failure = and_(_items.state == ItemState.FAILED, _items.not_before.is_(None))

@@ -8,7 +8,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Executable, Row, Select, String, bindparam, func, select, type_coerce
+from sqlalchemy import (
+    Executable,
+    Row,
+    Select,
+    String,
+    bindparam,
+    func,
+    or_,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,8 +49,8 @@ _QUEUE = (
     .limit(bindparam("limit"))
 )
 _LENGTH = select(func.count()).where(_status == PendingStatus.PENDING)
-_PROCESSED = (
-    _SELECT.where(_status == PendingStatus.PROCESSED, _rows.id > bindparam("after"))
+_ENDED = (
+    _SELECT.where(_status == bindparam("ended"), _rows.id > bindparam("after"))
     .order_by(_rows.id)
     .limit(bindparam("limit"))
 )
@@ -167,9 +177,11 @@ class UploadRepository(SqlDatabase):
 
         return await self.run(work)
 
-    async def list_processed(self, *, after: int = 0, limit: int = 500) -> Sequence[PendingImage]:
-        """Return a page of uploads with a medium whose address is not in the profiles yet."""
-        rows = await self.read(_PROCESSED, {"after": after, "limit": limit})
+    async def list_ended(
+        self, status: PendingStatus, *, after: int = 0, limit: int = 500
+    ) -> Sequence[PendingImage]:
+        """Return a page of uploads with a status, by ascending ids above ``after``."""
+        rows = await self.read(_ENDED, {"ended": status, "after": after, "limit": limit})
         return [_pending(row) for row in rows]
 
     async def profile_columns(self) -> frozenset[ProfileColumn]:
@@ -202,6 +214,35 @@ class UploadRepository(SqlDatabase):
                 done = await connection.execute(replace_value(column, pending.image_path, address))
                 changed[column] += done.rowcount
             await _change(connection, pending.id, status=PendingStatus.COMPLETE)
+            return changed
+
+        return await self.run(work, dry_run=dry_run)
+
+    async def replace_address(
+        self,
+        pending: PendingImage,
+        media_id: str,
+        address: str,
+        columns: Collection[ProfileColumn],
+        *,
+        dry_run: bool = False,
+    ) -> Mapping[ProfileColumn, int]:
+        """Replace addresses of a medium in the profiles of its user, whatever their base is.
+
+        Return the number of changed rows by column. With ``dry_run`` everything is rolled back.
+        """
+
+        async def work(connection: AsyncConnection) -> Mapping[ProfileColumn, int]:
+            changed: Counter[ProfileColumn] = Counter()
+            for column in sorted(columns, key=str):
+                # Neither part has a wildcard of LIKE: the id consists of digits.
+                written = or_(
+                    column.like(f"http%/{media_id}"), column.like(f"http%/{media_id}?size=%")
+                )
+                of_user = column.table.c.user_id == pending.user_id
+                statement = column.table.update().where(of_user, written, column != address)
+                done = await connection.execute(statement.values({column: address}))
+                changed[column] += done.rowcount
             return changed
 
         return await self.run(work, dry_run=dry_run)

@@ -58,6 +58,7 @@ async def test_columns_missing_in_a_foreign_database_are_reported(
     report = await server.main.replacer.run()
     assert asdict(report) == {
         "completed": 1,
+        "rewritten": 0,
         "changed": {"user_profiles.profile_image_path": 1},
         "absent": [
             "user_profiles.header_image_path",

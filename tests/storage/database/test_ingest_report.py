@@ -33,7 +33,8 @@ async def test_the_report_counts_by_state_and_step(
     await queue.fail((await claimed(queue)).lease, "down", again_in_s=60)
     backend.run(url, "UPDATE ingest_items SET created_at = 1; SELECT 1")
     report = await queue_report(writer)
-    assert report.states == {"queued": 1, "done": 1, "incomplete": 0, "failed": 1}
+    states = {"queued": 1, "done": 1, "incomplete": 0, "failed": 1, "kept": 0}
+    assert report.states == states
     assert report.steps[Step.RETRIEVE_FILE] == {"pending": 1, "completed": 1, "failed": 0}
     assert report.attempts[Step.RETRIEVE_FILE] == 1
     assert (report.stuck, report.failed_for_good, report.finished_last_hour) == (2, 0, 1)
@@ -111,6 +112,7 @@ async def test_the_total_follows_an_item_that_is_reopened_and_finished_again(
         "done": 0,
         "incomplete": 0,
         "failed": 0,
+        "kept": 0,
     }
     await queue.finish((await claimed(queue)).lease, analysis_in_s=0)
     assert (await queue_report(writer)).states["done"] == 0

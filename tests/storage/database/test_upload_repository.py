@@ -227,7 +227,7 @@ async def test_uploads_and_replacements_at_once_are_all_done(main: UploadReposit
                 await asyncio.sleep(0)  # lets the uploads run
                 continue
             await main.mark_processed(ids.pop(), "7")
-            for row in await main.list_processed():
+            for row in await main.list_ended(PendingStatus.PROCESSED):
                 assert await main.replace_path(row, ADDRESS, COLUMNS) is not None
 
 
@@ -333,7 +333,7 @@ async def test_addresses_take_the_place_of_exactly_that_path(
     (pending_id,) = await main.insert(456, [new()])
     await main.insert(457, [new(path=PATH + "x")])
     await main.mark_processed(pending_id, "789")
-    (row,) = await main.list_processed()
+    (row,) = await main.list_ended(PendingStatus.PROCESSED)
     changed = await main.replace_path(row, ADDRESS, COLUMNS)
     assert changed is not None
     assert {place: rows for place, rows in changed.items() if rows} == {PROFILE: 1}
@@ -349,11 +349,11 @@ async def test_a_replacement_that_is_cut_off_changes_nothing(
 ) -> None:
     (pending_id,) = await main.insert(456, [new()])
     await main.mark_processed(pending_id, "789")
-    (row,) = await main.list_processed()
+    (row,) = await main.list_ended(PendingStatus.PROCESSED)
     backend.run(url, "DROP TABLE site_media; SELECT 1")
     with pytest.raises(DatabaseUnavailable):
         await main.replace_path(row, ADDRESS, COLUMNS)
-    assert await main.list_processed() == [row]
+    assert await main.list_ended(PendingStatus.PROCESSED) == [row]
     assert backend.run(url, "SELECT profile_image_path FROM user_profiles") == [PATH]
 
 
@@ -368,7 +368,7 @@ async def test_the_profiles_of_others_are_changed_where_they_are(
         await main.insert(999, [new(path=PATH + "z")])
         assert ARTIST_LOGO not in await main.profile_columns()
         await main.mark_processed(ids[0], "789")
-        (row,) = await main.list_processed()
+        (row,) = await main.list_ended(PendingStatus.PROCESSED)
         assert await main.replace_path(row, ADDRESS, await main.profile_columns()) == {PROFILE: 1}
     told = backend.run(url, "SELECT user_id, profile_image_path FROM user_profiles")
     assert told == [f"456\t{ADDRESS}", "457\tNULL"]

@@ -73,6 +73,7 @@ async def test_the_queue_has_the_members_of_the_requirements_document(server: Se
             }
         ],
         "total": 1,
+        "next_after": None,
     }
 
 
