@@ -19,9 +19,11 @@ import structlog
 from proxy.domain.errors import ConfigurationError, DatabaseUnavailable
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.serving.purge import PurgeService
+from proxy.serving.purge_feed import PurgeFeed
 from proxy.settings import Settings
 from proxy.storage.database.leased_writer import LeasedWriter
 from proxy.storage.database.media_repository import AnalysisRepository, SqlMediaRepository
+from proxy.storage.database.purge_table import PurgeTable
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.storage.database.schema import (
     MEDIA,
@@ -32,8 +34,10 @@ from proxy.storage.database.schema import (
 )
 from proxy.storage.originals.local_store import LocalOriginals
 from proxy.storage.originals.sweep import sweeping
+from proxy.storage.renditions.purge_journal import PurgeJournal
 from proxy.storage.renditions.tiered_store import TieredStore
 
+_SYNC_PURGES_EVERY_S = 1.0
 _PREPARE_AGAIN_S = 1.0
 """Interval for retrying a database that was unavailable at the start."""
 
@@ -50,10 +54,11 @@ class StorageServices:
     originals: LocalOriginals
     renditions: TieredStore
     invalidators: list[Callable[[int], None]]
-    """Called with a media id after its row, source or renditions changed, in any process."""
+    """Called with a media id after its row, source or renditions changed, on any server."""
     changed: Callable[[int], None]
     """Calls all of them with a media id; for whoever writes a row."""
     purger: PurgeService
+    purge_feed: PurgeFeed
     writer: LeasedWriter
     """For the tables that only the holder of a lease may write."""
     analyses: AnalysisRepository
@@ -79,18 +84,41 @@ async def open_storage(
         renditions = TieredStore(
             settings.rendition_directory,
             settings.renditions,
-            on_purge=database.changed,
             supervisor=supervisor,
         )
         await stack.enter_async_context(renditions)
-        purger = PurgeService(
-            rows=database, catalogue=repository, store=renditions, forgetters=database.invalidators
-        )
         # A connection for each concurrent upload, one for leases, and one for reports.
         size = min(settings.database.pool_size, settings.ingest.concurrency + 2)
         section = settings.database.model_copy(update={"pool_size": size})
         writer = LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
         stack.push_async_callback(writer.aclose)
+        table = PurgeTable(writer, retention_days=settings.database.purge_retention_days)
+        journal = PurgeJournal(str(settings.rendition_directory))
+        purger = PurgeService(
+            rows=database,
+            catalogue=repository,
+            table=table,
+            journal=journal,
+            store=renditions,
+        )
+        stack.push_async_callback(purger.aclose)
+        feed = PurgeFeed(
+            table=table,
+            purger=purger,
+            rows=database,
+            journal=journal,
+            store=renditions,
+            query_timeout_s=settings.database.query_timeout_s,
+        )
+        stack.push_async_callback(feed.aclose)
+        # Before anything is served: purges may have been missed.
+        await feed.sync()
+        every_s = _SYNC_PURGES_EVERY_S
+        await stack.enter_async_context(
+            supervisor.running(
+                BackgroundTask.PURGE_SYNC, feed.sync, every_s=every_s, first_after_s=every_s
+            )
+        )
         yield StorageServices(
             repository=repository,
             database=database,
@@ -99,6 +127,7 @@ async def open_storage(
             invalidators=database.invalidators,
             changed=database.changed,
             purger=purger,
+            purge_feed=feed,
             writer=writer,
             analyses=AnalysisRepository(writer),
         )

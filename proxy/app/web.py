@@ -58,6 +58,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
             "database": storage.repository.ping,
             "storage": storage.originals.check,
             "renditions": storage.renditions.check,
+            "purges": storage.purge_feed.check,
             "workers": services.rendering.pool.check,
         }
     )
@@ -199,6 +200,7 @@ def _statistics(services: Services, runner: ServerRunner) -> Mapping[str, Statis
         "originals": storage.originals.statistics,
         "queries": storage.repository.statistics,
         "rows": storage.database.statistics,
+        "purges": storage.purge_feed.statistics,
         "tiers": by_tier,
         "disk": lambda: storage.renditions.statistics()["disk"],
         "ingest": services.queue_metrics.statistics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +11,14 @@ from proxy.app.storage import open_storage
 from proxy.cli.base import command
 from proxy.domain.errors import BadParameter
 from proxy.domain.request import named_boxes
+from proxy.serving.purge import PurgeResult
 from proxy.settings import Settings
+
+_UNRECORDED = (
+    "The database did not accept all purges, so other servers still have their renditions. The"
+    " server that uses this directory records the purges when the database accepts them; without"
+    " one, repeat this command."
+)
 
 
 @command()
@@ -24,7 +32,7 @@ async def purge(
         str | None, typer.Option(show_default="all", help="Purge only this named size.")
     ] = None,
 ) -> None:
-    """Delete renditions of images, on disk and in the memory of this machine's servers."""
+    """Delete renditions of images, here and on all servers that use the database."""
     # Nothing means nothing: a purge of everything must not happen by mistake.
     if not ids and user_id is None:
         raise typer.BadParameter("name media ids, or --user-id")
@@ -33,10 +41,20 @@ async def purge(
         boxes = () if size is None else named_boxes(size, settings.size_specs())
     except BadParameter as error:
         raise typer.BadParameter(error.allowed, param_hint="--size") from None
+    recorded = True
     async with open_storage(settings) as storage:
         # One by one: each is reported as soon as it is purged on disk and announced to the servers.
         for media_id in ids or []:
-            print(f"{media_id}\t{await storage.purger.medium(media_id, boxes)} dropped")
+            recorded &= _report(await storage.purger.medium(media_id, boxes))
         if user_id is not None:
             async for purged in storage.purger.user(user_id, boxes):
-                print(f"{purged.media_id}\t{purged.dropped} dropped")
+                recorded &= _report(purged)
+    if not recorded:
+        print(_UNRECORDED, file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _report(purged: PurgeResult) -> bool:
+    if purged.media_id is not None:
+        print(f"{purged.media_id}\t{purged.dropped} dropped")
+    return purged.recorded

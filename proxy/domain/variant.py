@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
 
 from proxy.domain.formats import TRAITS, Format
 from proxy.domain.media import Focus, MediaFacts
@@ -295,6 +296,17 @@ def stage_text(profile: EncoderProfile, search: QualitySearch | None) -> str:
 
 Shapes = Collection[str] | None
 """Shapes whose renditions are purged; None: all."""
+
+
+class PurgeEntry(NamedTuple):
+    """A purge of a medium, in these shapes or in all.
+
+    An empty set of shapes deletes no rendition: it announces that what is cached of the row or its
+    facts is out of date.
+    """
+
+    media_id: int
+    shapes: frozenset[str] | None = None
 
 
 def has_shape(digest: str, shapes: Shapes) -> bool:

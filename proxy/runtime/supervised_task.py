@@ -27,7 +27,7 @@ class BackgroundTask(StrEnum):
     INGEST_WORKER = auto()
     LEASE_HEARTBEAT = auto()
     ORIGINALS_SWEEP = auto()
-    PURGE_LOG = auto()
+    PURGE_SYNC = auto()
     RENDITION_MAINTENANCE = auto()
     SCHEMA_UPGRADE = auto()
     UPLOAD_SWEEP = auto()

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
+import structlog
+
+from proxy.domain.errors import DatabaseUnavailable, StorageError
 from proxy.domain.media import MAX_MEDIA_ID
-from proxy.domain.variant import Shapes, SizeSpec, shapes_of
+from proxy.domain.variant import PurgeEntry, SizeSpec, shapes_of
+from proxy.runtime.thread_pool import ThreadPool
 from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.database.purge_table import PurgeTable
 from proxy.storage.database.row_cache import CachedMediaRepository
+from proxy.storage.renditions.purge_journal import JournalKey, PurgeJournal, UserPurge
 from proxy.storage.renditions.tiered_store import TieredStore
 
-_PAGE = 1000
+# Rows of one transaction.
+_PAGE = 500
+_DELETE_OLD_EVERY_S = 3600.0
+
+log = structlog.get_logger(__name__)
 
 
 class PurgeResult(NamedTuple):
-    """A medium and the number of its renditions that were deleted."""
+    """A medium, and the number of its renditions that were deleted here."""
 
-    media_id: int
+    media_id: int | None
+    """None: those media of a user that could not be listed because the database failed."""
     dropped: int
+    recorded: bool = True
+    """False: the database did not accept the purge. Other servers are purged when it does."""
 
 
 class PurgeService:
-    """Deletes renditions in memory and on disk, voids running writes, notifies other processes.
+    """Deletes renditions in memory and on disk, voids running writes, informs other servers.
 
     A medium needs no row, because files may outlive it. A purge can be repeated: what is already
-    gone is not an error.
+    gone is not an error. If the database does not accept a purge, it is kept in the journal and
+    recorded by `retry`, which a background task calls.
     """
 
     def __init__(
@@ -33,55 +51,226 @@ class PurgeService:
         *,
         rows: CachedMediaRepository,
         catalogue: SqlMediaRepository,
+        table: PurgeTable,
+        journal: PurgeJournal,
         store: TieredStore,
-        forgetters: Iterable[Callable[[int], None]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``forgetters`` are called with each media id before its renditions are deleted."""
+        """Use parts that the caller closes."""
         self._rows = rows
         self._catalogue = catalogue
+        self._table = table
+        self._journal = journal
         self._store = store
-        self._forgetters = forgetters
+        self._clock = clock
+        self._threads = ThreadPool("purge-journal", count=1, timeout_s=5.0)
+        self._applied: set[JournalKey] = set()
+        """The kept purges that this process has applied."""
+        self._unwritten: set[PurgeEntry | UserPurge] = set()
+        """Purges that neither the database nor the journal has accepted."""
+        self._recordings: set[asyncio.Task[bool]] = set()
+        self._kept = 0
+        self._delete_old_at = 0.0
 
-    async def medium(self, media_id: int, boxes: Sequence[SizeSpec] = ()) -> int:
-        """Delete the renditions of a medium in these boxes; return their number.
+    @property
+    def unrecorded(self) -> int:
+        """The number of purges that other servers do not know yet."""
+        return self._kept + len(self._unwritten)
+
+    async def aclose(self) -> None:
+        """Wait for what is being recorded, and end the access to the journal."""
+        await asyncio.gather(*self._recordings, return_exceptions=True)
+        await self._threads.aclose()
+
+    async def medium(self, media_id: int, boxes: Sequence[SizeSpec] = ()) -> PurgeResult:
+        """Delete the renditions of a medium in these boxes.
 
         Without boxes, all are deleted, and the facts of the source as well. A rendition that two
         sizes share, because they have the same pixels, is deleted with either of them.
 
         Raises:
-            DatabaseUnavailable: nothing was deleted.
             StorageError: some may still be there.
         """
         # No medium has such an id, so there is nothing to delete.
         if media_id > MAX_MEDIA_ID:
-            return 0
-        shapes = await self._shapes(media_id, boxes)
-        if shapes is None:
-            await self._rows.delete_facts(media_id)
-        # Before the renditions: no render that starts from now on may use the old row or facts.
-        for forget in self._forgetters:
-            forget(media_id)
-        return await self._store.purge(media_id, shapes)
+            return PurgeResult(media_id, 0)
+        (result,) = await self._purge((media_id,), boxes)
+        return result
 
     async def user(
         self, user_id: int, boxes: Sequence[SizeSpec] = ()
     ) -> AsyncIterator[PurgeResult]:
-        """Purge all media of a user in the order of their ids, each as `medium` does."""
-        after = 0
-        while page := await self._catalogue.ids_of_user(user_id, after=after, limit=_PAGE):
-            for media_id in page:
-                yield PurgeResult(media_id, await self.medium(media_id, boxes))
-            after = page[-1]
+        """Purge all media of a user in the order of their ids, each as `medium` does.
 
-    async def _shapes(self, media_id: int, boxes: Sequence[SizeSpec]) -> Shapes:
-        """Return the shapes of a medium in these boxes by its current row; None means all."""
+        If the database cannot list them, those are purged whose rows are cached, and the rest when
+        the database is back; the last result then has no id.
+        """
+        after = 0
+        try:
+            async for page in self._pages(user_id):
+                for result in await self._purge(page, boxes):
+                    yield result
+                after = page[-1]
+        except DatabaseUnavailable:
+            await self._keep([UserPurge(user_id, tuple(boxes))])
+            known = [one for one in self._rows.media_of_user(user_id) if one > after]
+            # In all sizes: which shapes a size has is in the rows that cannot be read.
+            for result in await self._purge(known, ()):
+                yield result
+            yield PurgeResult(None, 0, recorded=False)
+
+    async def retry(self) -> None:
+        """Record what the database has not accepted; apply what another process has kept.
+
+        The other process may have ended, or it shares the directory and this process has renditions
+        in memory.
+        """
+        kept = await self._read_journal()
+        for key, purge in kept.items():
+            if key not in self._applied:
+                await self._apply_kept(purge)
+        self._applied = set(kept)
+        self._kept = len(kept)
+        if not kept and not self._unwritten:
+            return
+        try:
+            await self._record_kept(kept)
+        except DatabaseUnavailable as error:
+            log.debug("purges_not_recorded", purges=self.unrecorded, cause=repr(error.__cause__))
+
+    async def _purge(self, ids: Iterable[int], boxes: Sequence[SizeSpec]) -> list[PurgeResult]:
+        entries: list[PurgeEntry] = []
+        dropped: list[int] = []
+        recorded = True
+        try:
+            for media_id in ids:
+                try:
+                    entries.append(await self._entry(media_id, boxes))
+                except DatabaseUnavailable:
+                    # All sizes of this one and the rest: no further query waits for its timeout.
+                    boxes = ()
+                    entries.append(PurgeEntry(media_id))
+                dropped.append(await self._delete(entries[-1]))
+        finally:
+            # Also after an error or a cancellation: what is purged here must be purged elsewhere.
+            if entries:
+                recording = asyncio.create_task(self._record(entries))
+                # asyncio keeps only weak references to tasks.
+                self._recordings.add(recording)
+                recording.add_done_callback(self._recordings.discard)
+                recorded = await asyncio.shield(recording)
+        return [
+            PurgeResult(entry.media_id, count, recorded)
+            for entry, count in zip(entries, dropped, strict=True)
+        ]
+
+    async def _entry(self, media_id: int, boxes: Sequence[SizeSpec]) -> PurgeEntry:
+        """Return the purge of a medium in these boxes, by its current row."""
         if not boxes:
-            return None
+            return PurgeEntry(media_id)
         # A cached row may describe an earlier source, whose sizes have other shapes.
-        self._rows.invalidate(media_id)
-        media = await self._rows.find(media_id)
+        media = await self._catalogue.find(media_id)
         facts = None if media is None else media.known_facts
         if media is None or facts is None:
             # Without the dimensions of the source no file can be assigned to a size.
-            return None
-        return frozenset().union(*(shapes_of(boxes, one) for one in (facts, *media.fallbacks)))
+            return PurgeEntry(media_id)
+        shapes = (shapes_of(boxes, one) for one in (facts, *media.fallbacks))
+        return PurgeEntry(media_id, frozenset().union(*shapes))
+
+    async def _delete(self, entry: PurgeEntry) -> int:
+        # Before the renditions: no render that starts from now on may use the old row or facts.
+        if entry.shapes is None:
+            self._rows.distrust_facts(entry.media_id)
+        self._rows.changed(entry.media_id)
+        return await self._store.purge(entry.media_id, entry.shapes)
+
+    async def _record(self, entries: Sequence[PurgeEntry]) -> bool:
+        """Record purges, or keep them; return whether they are recorded."""
+        try:
+            await self._write(entries)
+        except DatabaseUnavailable as error:
+            log.warning("purges_not_recorded", purges=len(entries), cause=repr(error.__cause__))
+            await self._keep(entries)
+            return False
+        return True
+
+    async def _write(self, entries: Sequence[PurgeEntry]) -> None:
+        await self._table.record(entries)
+        for entry in entries:
+            if entry.shapes is None:
+                self._rows.facts_deleted(entry.media_id)
+        # By those who write: the table grows only if somebody purges.
+        if self._clock() >= self._delete_old_at:
+            self._delete_old_at = self._clock() + _DELETE_OLD_EVERY_S
+            with suppress(DatabaseUnavailable):
+                await self._table.delete_old()
+
+    async def _keep(self, purges: Sequence[PurgeEntry | UserPurge]) -> None:
+        for purge in purges:
+            try:
+                add = partial(self._journal.add, purge)
+                self._applied.add(await self._threads.run(add, shielded=True))
+            except OSError as error:
+                # Kept in memory only: a restart forgets it.
+                self._unwritten.add(purge)
+                log.error("purge_not_kept", purge=repr(purge), cause=repr(error))  # noqa: TRY400
+            else:
+                self._kept += 1
+
+    async def _read_journal(self) -> dict[JournalKey, PurgeEntry | UserPurge]:
+        try:
+            return await self._threads.run(self._journal.read)
+        except OSError as error:
+            # The store counts and reports a disk that fails.
+            log.debug("purge_journal_unreadable", cause=repr(error))
+            return {}
+
+    async def _apply_kept(self, purge: PurgeEntry | UserPurge) -> None:
+        entries = [purge] if isinstance(purge, PurgeEntry) else []
+        if isinstance(purge, UserPurge):
+            entries = [PurgeEntry(one) for one in self._rows.media_of_user(purge.user_id)]
+        for entry in entries:
+            try:
+                await self._delete(entry)
+            except StorageError as error:
+                # Memory is purged, and the process that kept it has deleted from the disk.
+                log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)
+
+    async def _record_kept(self, kept: dict[JournalKey, PurgeEntry | UserPurge]) -> None:
+        media = {key: one for key, one in kept.items() if isinstance(one, PurgeEntry)}
+        entries = [
+            *media.values(),
+            *(one for one in self._unwritten if isinstance(one, PurgeEntry)),
+        ]
+        for start in range(0, len(entries), _PAGE):
+            await self._write(entries[start : start + _PAGE])
+        self._unwritten.difference_update(entries)
+        await self._remove(media)
+        for key, purge in kept.items():
+            if isinstance(purge, UserPurge):
+                await self._purge_user_again(purge)
+                await self._remove((key,))
+        for purge in [one for one in self._unwritten if isinstance(one, UserPurge)]:
+            await self._purge_user_again(purge)
+            self._unwritten.discard(purge)
+        log.info("kept_purges_recorded", purges=len(kept))
+
+    async def _purge_user_again(self, purge: UserPurge) -> None:
+        async for page in self._pages(purge.user_id):
+            await self._purge(page, purge.boxes)
+
+    async def _remove(self, keys: Iterable[JournalKey]) -> None:
+        for key in keys:
+            try:
+                await self._threads.run(partial(self._journal.remove, key))
+            except OSError as error:
+                # It is recorded once more, which other servers do not mind.
+                log.debug("purge_journal_unreadable", cause=repr(error))
+                return
+            self._kept = max(0, self._kept - 1)
+
+    async def _pages(self, user_id: int) -> AsyncIterator[Sequence[int]]:
+        after = 0
+        while page := await self._catalogue.ids_of_user(user_id, after=after, limit=_PAGE):
+            yield page
+            after = page[-1]

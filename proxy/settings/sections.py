@@ -195,12 +195,16 @@ class DatabaseSettings(Section):
     query_timeout_s: PositiveSeconds = 5
     """Time limit for a query."""
     row_ttl_s: Seconds = 60
-    """Time for which a row is cached. A change in the database takes effect after this time."""
+    """Time for which a row is cached. A change in the database takes effect within 2 s, or after
+    this time if `updated_at` does not show it."""
     negative_ttl_s: Seconds = 5
     """Time for which it is cached that an id has no row."""
     max_rows: int = Field(100_000, ge=1)
     """Maximum number of cached rows, about 2 KB each. They are served even if the database is
     down."""
+    purge_retention_days: float = Field(30, ge=1, le=3650)
+    """Time for which purges are kept in the database, equal on all servers. A server that was away
+    for longer deletes all renditions on its disk when it starts."""
     retry_after_s: int = Field(5, ge=1, le=3600)
     """Retry-After of the 503 response for an uncached id while the database is down."""
     breaker_s: Seconds = 1

@@ -50,6 +50,8 @@ _GAUGES = (
     _Row("upgrade_backlog", "finals", "backlog", "Finals that are queued or being rendered."),
     _Row("cache_bytes", "tiers", "bytes_", "Bytes of stored renditions.", "tier"),
     _Row("cache_items", "tiers", "items_", "Stored renditions.", "tier"),
+    _Row("purge_lag_seconds", "purges", "lag_s", "Time since all purges of others were applied."),
+    _Row("purges_unrecorded", "purges", "unrecorded", "Purges that other servers do not know yet."),
     _Row("row_items", "rows", "items", "Rows in the row cache."),
     _Row("ingest_items", "ingest", "items_", "Uploads in the ingest queue.", "state"),
     *(
@@ -85,6 +87,8 @@ _COUNTERS = (
     _Row("database_queries", "queries", "queries", "Queries sent to the database."),
     _Row("row_hits", "rows", "hits", "Rows found in the row cache."),
     _Row("row_misses", "rows", "misses", "Rows read from the database."),
+    _Row("purges_applied", "purges", "applied", "Purges of other servers that were applied."),
+    _Row("rows_changed", "purges", "changed", "Cached rows that somebody has changed."),
     _Row("row_stale", "rows", "stale_answers", "Expired rows served while the database failed."),
     _Row("ingest_takeovers", "ingest", "takeovers", "Uploads taken over after a lease expired."),
     _Row("log_lines_dropped", "log", "dropped", "Log lines that nobody read or that failed."),

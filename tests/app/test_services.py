@@ -29,7 +29,7 @@ async def test_everything_ends_with_the_block(tmp_path: Path) -> None:
     async with open_services(settings) as services:
         pids = services.rendering.pool.pids
         background = {task.get_name() for task in asyncio.all_tasks()}
-        assert {"purge_log", "rendition_maintenance", "finals_queue"} <= background
+        assert {"purge_sync", "rendition_maintenance", "finals_queue"} <= background
     assert pids
     assert not services.rendering.pool.pids
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -38,8 +38,8 @@ async def test_everything_ends_with_the_block(tmp_path: Path) -> None:
 async def test_a_restart_of_a_background_task_is_a_metric(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "data", workers={"count": 1})
     async with open_services(settings) as services:
-        services.supervisor.restarted(BackgroundTask.PURGE_LOG)
+        services.supervisor.restarted(BackgroundTask.PURGE_SYNC)
         value = services.metrics.registry.get_sample_value(
-            "smartserve_background_restarts_total", {"task": BackgroundTask.PURGE_LOG}
+            "smartserve_background_restarts_total", {"task": BackgroundTask.PURGE_SYNC}
         )
     assert value == 1

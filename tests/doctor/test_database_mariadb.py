@@ -121,13 +121,16 @@ async def test_a_main_database_that_is_away_fails_the_schema(
 
 
 _READS = "GRANT SELECT ON {name}.* TO reader@'%' IDENTIFIED BY 'secret-of-reader';"
-_FACTS = "GRANT SELECT, INSERT, DELETE ON {name}.media_facts TO reader@'%';"
+_FACTS = "".join(
+    f"GRANT SELECT, INSERT, DELETE ON {{name}}.{table} TO reader@'%';"
+    for table in ("media_facts", "purges")
+)
 
 
 @pytest.mark.parametrize(
     ("grants", "ingest", "denied"),
     [
-        (_READS, False, ["write media_facts", "delete from media_facts"]),
+        (_READS, False, ["write media_facts", "delete from media_facts", "write purges"]),
         (_READS + _FACTS, False, []),
         (_READS + _FACTS, True, ["write media_files", "write ingest_items"]),
     ],

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from proxy.runtime.supervised_task import BackgroundTask, TaskSupervisor, cancel
 
-TASK = BackgroundTask.PURGE_LOG
+TASK = BackgroundTask.PURGE_SYNC
 
 
 class Pauses:
@@ -47,7 +47,7 @@ async def test_an_error_is_logged_with_its_traceback_and_the_name_of_the_task() 
     with capture_logs() as logs:
         await TaskSupervisor(sleep=Pauses(9)).run(TASK, failing(1))
     assert [(line["event"], line["task"], line["exc_info"]) for line in logs] == [
-        ("background_task_failed", "purge_log", True)
+        ("background_task_failed", "purge_sync", True)
     ]
 
 

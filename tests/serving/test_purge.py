@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from proxy.domain.errors import StorageError
+from proxy.domain.errors import DatabaseUnavailable, StorageError
 from proxy.domain.media import MAX_MEDIA_ID, Media, MediaFacts
 from proxy.domain.request import named_boxes
-from proxy.domain.variant import Shapes, shapes_of
+from proxy.domain.variant import PurgeEntry, Shapes, shapes_of
 from proxy.serving.purge import PurgeResult, PurgeService
 from proxy.settings import Settings
-from proxy.storage.database.media_repository import SqlMediaRepository
+from proxy.storage.renditions.purge_journal import PurgeJournal, UserPurge
 from proxy.storage.renditions.tiered_store import TieredStore
 
 SIZES = Settings().size_specs()
@@ -48,31 +49,58 @@ MEDIA = Media(
 
 
 class House:
-    """Rows, a catalogue and a store that write down what they are told."""
+    """Rows, a catalogue, a table and a store that write down what they are told."""
 
-    def __init__(self, *rows: Media, broken: bool = False) -> None:
+    def __init__(self, root: Path, *rows: Media) -> None:
         self.rows = {row.id: row for row in rows}
-        self.broken = broken
+        self.cached: Sequence[int] = ()
+        self.down = self.read_only = self.broken = False
         self.told: list[tuple[Any, ...]] = []
-        self.purger = PurgeService(
-            rows=cast(Any, self),
-            catalogue=cast(SqlMediaRepository, self),
+        self.recorded: list[PurgeEntry] = []
+        self.journal = PurgeJournal(str(root))
+        self.purger = self.process()
+
+    def process(self) -> PurgeService:
+        """Return a service as another process on the same directory has it."""
+        fake = cast(Any, self)
+        return PurgeService(
+            rows=fake,
+            catalogue=fake,
+            table=fake,
+            journal=self.journal,
             store=cast(TieredStore, self),
-            forgetters=[lambda media_id: self.told.append(("answers", media_id))],
         )
 
+    def kept(self) -> list[PurgeEntry | UserPurge]:
+        return list(self.journal.read().values())
+
     async def find(self, media_id: int) -> Media | None:
+        self._answer(refuse=self.down)
         return self.rows.get(media_id)
 
-    def invalidate(self, media_id: int) -> None:
-        self.told.append(("row", media_id))
+    def changed(self, media_id: int) -> None:
+        self.told.append(("answers", media_id))
 
-    async def delete_facts(self, media_id: int) -> None:
+    def distrust_facts(self, media_id: int) -> None:
         self.told.append(("facts", media_id))
 
+    def facts_deleted(self, media_id: int) -> None:
+        self.told.append(("facts deleted", media_id))
+
+    def media_of_user(self, user_id: int) -> Sequence[int]:
+        return [one for one in self.cached if self.rows[one].user_id == user_id]
+
     async def ids_of_user(self, user_id: int, *, after: int, limit: int) -> Sequence[int]:
+        self._answer(refuse=self.down)
         ids = sorted(row.id for row in self.rows.values() if row.user_id == user_id)
         return [one for one in ids if one > after][: min(limit, 2)]
+
+    async def record(self, entries: Collection[PurgeEntry]) -> None:
+        self._answer(refuse=self.down or self.read_only)
+        self.recorded += entries
+
+    async def delete_old(self) -> None:
+        self._answer(refuse=self.down or self.read_only)
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         if self.broken:
@@ -80,17 +108,29 @@ class House:
         self.told.append(("store", media_id, shapes))
         return media_id * 10
 
-
-async def test_all_of_a_medium_goes_and_what_was_learned_of_it_first() -> None:
-    house = House(MEDIA)
-    assert await house.purger.medium(1) == 10
-    assert house.told == [("facts", 1), ("answers", 1), ("store", 1, None)]
+    def _answer(self, *, refuse: bool) -> None:
+        if refuse:
+            raise DatabaseUnavailable("down")
 
 
-async def test_one_size_goes_by_the_row_as_it_stands_and_the_facts_stay() -> None:
-    house = House(MEDIA)
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path, MEDIA)
+    yield house
+    await house.purger.aclose()
+
+
+async def test_all_of_a_medium_goes_and_what_was_learned_of_it_first(house: House) -> None:
+    assert await house.purger.medium(1) == PurgeResult(1, 10)
+    assert house.told == [("facts", 1), ("answers", 1), ("store", 1, None), ("facts deleted", 1)]
+    assert house.recorded == [PurgeEntry(1)]
+
+
+async def test_one_size_goes_by_the_row_as_it_stands_and_the_facts_stay(house: House) -> None:
     await house.purger.medium(1, GRID)
-    assert house.told == [("row", 1), ("answers", 1), ("store", 1, shapes_of(GRID, FACTS))]
+    shapes = shapes_of(GRID, FACTS)
+    assert house.told == [("answers", 1), ("store", 1, shapes)]
+    assert house.recorded == [PurgeEntry(1, frozenset(shapes))]
 
 
 @pytest.mark.parametrize(
@@ -98,31 +138,108 @@ async def test_one_size_goes_by_the_row_as_it_stands_and_the_facts_stay() -> Non
     [(), (replace(MEDIA, facts=None),), (replace(MEDIA, bulk_path="bulk/other.jpg"),)],
     ids=["no row", "no facts", "facts of another file"],
 )
-async def test_where_the_facts_are_not_known_one_size_is_all(rows: tuple[Media, ...]) -> None:
-    house = House(*rows)
+async def test_where_the_facts_are_not_known_one_size_is_all(
+    rows: tuple[Media, ...], house: House
+) -> None:
+    house.rows = {row.id: row for row in rows}
     await house.purger.medium(1, GRID)
-    assert house.told[-1] == ("store", 1, None)
+    assert ("store", 1, None) in house.told
     assert ("facts", 1) in house.told
 
 
-async def test_an_id_that_no_row_can_have_is_purged_already() -> None:
-    house = House()
-    assert await house.purger.medium(MAX_MEDIA_ID + 1) == 0
+async def test_an_id_that_no_row_can_have_is_purged_already(house: House) -> None:
+    assert (await house.purger.medium(MAX_MEDIA_ID + 1)).dropped == 0
     assert house.told == []
 
 
-async def test_a_user_is_purged_page_by_page() -> None:
-    house = House(
-        *(replace(MEDIA, id=one) for one in (1, 2, 3, 5, 8)), replace(MEDIA, id=4, user_id=9)
-    )
+async def test_a_user_is_purged_page_by_page(house: House) -> None:
+    rows = [*(replace(MEDIA, id=one) for one in (1, 2, 3, 5, 8)), replace(MEDIA, id=4, user_id=9)]
+    house.rows = {row.id: row for row in rows}
     purged = [one async for one in house.purger.user(7, GRID)]
     assert purged == [PurgeResult(one, one * 10) for one in (1, 2, 3, 5, 8)]
 
 
-async def test_a_user_without_media_is_purged_already() -> None:
-    assert [one async for one in House(MEDIA).purger.user(99)] == []
+async def test_a_user_without_media_is_purged_already(house: House) -> None:
+    assert [one async for one in house.purger.user(99)] == []
 
 
-async def test_a_store_that_fails_is_told() -> None:
+async def test_a_store_that_fails_is_told_and_other_servers_purge(house: House) -> None:
+    house.broken = True
     with pytest.raises(StorageError):
-        await House(MEDIA, broken=True).purger.medium(1)
+        await house.purger.medium(1)
+    assert house.recorded == [PurgeEntry(1)]
+
+
+@pytest.mark.parametrize("fault", ["down", "read_only"])
+async def test_while_the_database_fails_disk_and_memory_are_purged_and_it_is_recorded_later(
+    fault: str, house: House
+) -> None:
+    setattr(house, fault, True)
+    assert await house.purger.medium(1) == PurgeResult(1, 10, recorded=False)
+    assert ("store", 1, None) in house.told
+    assert house.kept() == [PurgeEntry(1)]
+    await house.purger.retry()
+    assert house.purger.unrecorded == 1
+    setattr(house, fault, False)
+    await house.purger.retry()
+    assert house.recorded == [PurgeEntry(1)]
+    assert (house.kept(), house.purger.unrecorded) == ([], 0)
+    assert house.told.count(("store", 1, None)) == 1
+
+
+async def test_without_the_row_a_size_is_all_sizes(house: House) -> None:
+    house.down = True
+    assert not (await house.purger.medium(1, GRID)).recorded
+    assert ("store", 1, None) in house.told
+
+
+async def test_an_unrecorded_purge_survives_a_restart(house: House) -> None:
+    house.read_only = True
+    await house.purger.medium(1, GRID)
+    house.read_only = False
+    again = house.process()
+    await again.retry()
+    assert house.recorded == [PurgeEntry(1, frozenset(shapes_of(GRID, FACTS)))]
+    assert house.kept() == []
+    await again.aclose()
+
+
+async def test_an_unrecorded_purge_reaches_a_process_that_shares_the_directory(
+    house: House,
+) -> None:
+    neighbour = house.process()
+    await neighbour.retry()
+    house.down = True
+    await house.purger.medium(1)
+    house.told.clear()
+    await neighbour.retry()
+    await neighbour.retry()
+    assert house.told == [("facts", 1), ("answers", 1), ("store", 1, None)]
+    await neighbour.aclose()
+
+
+async def test_a_user_whose_media_cannot_be_listed_is_purged_as_far_as_rows_are_cached(
+    house: House,
+) -> None:
+    house.rows = {one: replace(MEDIA, id=one) for one in (1, 2, 3)}
+    house.cached, house.down = (2,), True
+    purged = [one async for one in house.purger.user(7)]
+    assert purged == [PurgeResult(2, 20, recorded=False), PurgeResult(None, 0, recorded=False)]
+    assert set(house.kept()) == {UserPurge(7), PurgeEntry(2)}
+
+    house.down = False
+    again = house.process()
+    await again.retry()
+    assert {entry.media_id for entry in house.recorded} == {1, 2, 3}
+    assert house.kept() == []
+    await again.aclose()
+
+
+async def test_a_purge_that_nothing_accepts_is_kept_in_memory(house: House, tmp_path: Path) -> None:
+    house.down = True
+    (tmp_path / "unrecorded").touch()
+    assert not (await house.purger.medium(1)).recorded
+    assert house.purger.unrecorded == 1
+    house.down = False
+    await house.purger.retry()
+    assert (house.recorded, house.purger.unrecorded) == ([PurgeEntry(1)], 0)

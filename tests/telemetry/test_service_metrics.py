@@ -27,6 +27,7 @@ def sources(**changed: Mapping[str, float]) -> dict[str, Statistics]:
         "finals": {"backlog": 0, "dropped": 0, "failed": 0},
         "originals": {"failures_missing": 0},
         "queries": {"errors": 0, "queries": 0},
+        "purges": {"lag_s": 0.5, "unrecorded": 0, "applied": 0, "changed": 0},
         "rows": {"hits": 0, "misses": 0, "stale_answers": 0, "items": 0},
         "tiers": {"bytes_memory": 10, "bytes_disk": 20},
         "disk": {"corrupt": 0, "failures_io": 0},

@@ -120,14 +120,14 @@ async def test_a_corrupt_original_is_stood_in_for(server: Serving, *, known: boo
     path = original(server)
     path.write_bytes(b"\xff\xd8\xff" + bytes(path.stat().st_size - 3))
     if not known:
-        await server.services.storage.database.delete_facts(PHOTO)
+        await server.services.storage.purger.medium(PHOTO)
     answer, picture = await get(server, f"/serve/{PHOTO}?size=detail")
     assert (stood_in(answer), picture.size) == (True, DUE["detail"])
 
 
 async def test_it_stands_in_where_nothing_is_known_of_the_original(server: Serving) -> None:
     original(server).unlink()
-    await server.services.storage.database.delete_facts(PHOTO)
+    await server.services.storage.purger.medium(PHOTO)
     for size, due in DUE.items():
         answer, picture = await get(server, f"/serve/{PHOTO}?size={size}")
         assert (stood_in(answer), picture.size) == (True, due)
@@ -251,8 +251,9 @@ async def test_a_purge_of_one_size_takes_what_stands_in_for_it(server: Serving) 
     boxes = [server.services.settings.size_specs()["grid"]]
     # Also the square of 300 pixels, which has that size in the box of a grid: each in JPEG, and
     # what was just made.
-    assert await server.services.storage.purger.medium(PHOTO, boxes) >= 2
-    assert await server.services.storage.purger.medium(PHOTO, boxes) == 0
+    purger = server.services.storage.purger
+    assert (await purger.medium(PHOTO, boxes)).dropped >= 2
+    assert (await purger.medium(PHOTO, boxes)).dropped == 0
 
 
 async def test_it_is_all_the_same_on_mariadb(

@@ -47,6 +47,3 @@ class MediaRepository(Protocol):
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""
-
-    async def delete_facts(self, media_id: int) -> None:
-        """Delete the facts of a source, so that it is measured again."""

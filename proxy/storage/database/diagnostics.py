@@ -20,13 +20,15 @@ _SERVING: Mapping[str, str] = {
     "read media_facts": "SELECT media_id FROM media_facts WHERE 1 = 0",
     "write media_facts": "REPLACE INTO media_facts SELECT * FROM media_facts WHERE 1 = 0",
     "delete from media_facts": "DELETE FROM media_facts WHERE media_id = -1",
+    "write purges": "INSERT INTO purges SELECT * FROM purges WHERE 1 = 0",
+    "delete from purges": "DELETE FROM purges WHERE id = -1",
 }
 """Operations of serving; none of the statements matches a row."""
 _INGEST: Mapping[str, str] = {
     **{
         f"write {table}": f"INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0"  # noqa: S608 - ours
         for table in tables.metadata.tables
-        if table not in ("media_facts", "media_fallbacks")
+        if table not in ("media_facts", "media_fallbacks", "purges")
     },
     "change media_files": "UPDATE media_files SET status = status WHERE id = -1",
     "change ingest_items": "UPDATE ingest_items SET state = state WHERE main_api_id = -1",

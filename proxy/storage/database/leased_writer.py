@@ -12,8 +12,10 @@ from proxy.domain.errors import LeaseLost
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import Focus, MediaFacts, MediaStatus
 from proxy.domain.upload import Lease, Step, StepState
+from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database.media_repository import bind_facts
+from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
     DatabaseClock,
     ingest_items,
@@ -139,6 +141,8 @@ class LeasedWriter(SqlDatabase):
                 await connection.execute(insert(table).values(row))
             if focus is not None:
                 await bind_facts(connection, lease.media_id, focus=focus)
+                # The row itself does not change, so other servers would not notice.
+                await connection.execute(announcement([PurgeEntry(lease.media_id, frozenset())]))
             done = {Step.AI_VISUAL_ANALYSIS: StepState.COMPLETED}
             await connection.execute(_checklist(lease, done))
 

@@ -16,9 +16,11 @@ from proxy.domain.analysis import Analysis
 from proxy.domain.errors import DatabaseUnavailable
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.media import DataType, Focus, Media, MediaFacts, MediaStatus
+from proxy.domain.variant import PurgeEntry
 from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaPaths, NewMedia
 from proxy.storage.database.engine import sqlite_file
+from proxy.storage.database.purge_table import announcement
 from proxy.storage.database.tables import (
     media_ai_analysis,
     media_analysis_details,
@@ -90,7 +92,6 @@ _FALLBACKS = sa.select(media_fallbacks).where(_fallbacks.media_id == sa.bindpara
 _FALLBACKS_OF = sa.select(media_fallbacks).where(
     _fallbacks.media_id.in_(sa.bindparam("media_ids", expanding=True))
 )
-_DELETE_FACTS = sa.delete(media_facts).where(_facts.media_id == sa.bindparam("media_id"))
 _SAVE_FACTS = _replace_into(media_facts, "learned_at")
 _SAVE_FALLBACK = _replace_into(media_fallbacks, "adopted_at")
 
@@ -147,15 +148,18 @@ class SqlMediaRepository(SqlDatabase):
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store the facts of a source and replace older ones."""
-        await self._execute(_SAVE_FACTS, _fact_values(media_id, facts))
-
-    async def delete_facts(self, media_id: int) -> None:
-        """Delete the facts of a source."""
-        await self._execute(_DELETE_FACTS, {"media_id": media_id})
+        with self._counted():
+            async with self.transaction() as connection:
+                await connection.execute(_SAVE_FACTS, _fact_values(media_id, facts))
 
     async def add_fallback(self, media_id: int, facts: MediaFacts) -> None:
         """Store a file that replaces a missing source; equal content is stored once."""
-        await self._execute(_SAVE_FALLBACK, _fact_values(media_id, facts))
+        # The row itself does not change, so running servers would not notice.
+        changed = announcement([PurgeEntry(media_id, frozenset())])
+        with self._counted():
+            async with self.transaction() as connection:
+                await connection.execute(_SAVE_FALLBACK, _fact_values(media_id, facts))
+                await connection.execute(changed)
 
     async def insert(self, new: NewMedia, facts: MediaFacts) -> int:
         """Insert a row and its facts in one transaction; return the new id."""
@@ -205,11 +209,6 @@ class SqlMediaRepository(SqlDatabase):
     def statistics(self) -> Mapping[str, float]:
         """Return the number of queries and transactions, of failed ones, and their duration."""
         return dict(self._statistics)
-
-    async def _execute(self, statement: sa.Executable, values: Mapping[str, Any]) -> None:
-        with self._counted():
-            async with self.transaction() as connection:
-                await connection.execute(statement, values)
 
     async def _read(self, query: sa.Executable, **values: Any) -> Sequence[sa.Row[Any]]:
         with self._counted():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,7 +21,8 @@ from proxy.settings import DatabaseSettings
 from proxy.storage.database import MediaRepository
 
 _COUNTS = ("hits", "misses", "negative_hits", "stale_answers", "refused_saves")
-_NO_ROW = (None, float("-inf"))
+_EXPIRED = float("-inf")
+_NO_ROW = (None, _EXPIRED)
 _T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
@@ -60,6 +61,8 @@ class CachedMediaRepository:
             settings.max_rows, settings.negative_ttl_s, timer=clock
         )
         self._unsaved: LRUCache[int, MediaFacts] = LRUCache(settings.max_rows)
+        # Media whose stored facts are void although the database still has them.
+        self._distrusted: LRUCache[int, None] = LRUCache(settings.max_rows)
         self._reads = CircuitBreaker("database_reads", pause_s=settings.breaker_s, clock=clock)
         self._writes = CircuitBreaker("database_writes", pause_s=settings.breaker_s, clock=clock)
         self._queries: dict[int, asyncio.Task[Media | None]] = {}
@@ -149,28 +152,72 @@ class CachedMediaRepository:
             invalidate(media_id)
 
     def invalidate(self, media_id: int) -> None:
-        """Drop everything that is cached of a row, so that it is read again."""
+        """Make the next `find` read a row again; until then it is served if the database fails."""
         # Unregistering a running query keeps its result from being cached.
-        for cache in (self._queries, self._rows, self._absent, self._unsaved):
+        for cache in (self._queries, self._absent, self._unsaved):
             cache.pop(media_id, None)
+        media, _ = self._rows.get(media_id, _NO_ROW)
+        if media is not None:
+            self._rows[media_id] = media, _EXPIRED
+
+    def expire_all(self) -> None:
+        """Invalidate all rows, and forget which ones are missing."""
+        for media_id in (*self._queries, *self._rows):
+            self.invalidate(media_id)
+        self._absent.clear()
+
+    async def refresh(self, media_id: int) -> bool:
+        """Read a cached row again; return whether it differs from the one that was cached.
+
+        Facts are not compared. Return False if the row is not cached.
+
+        Raises:
+            DatabaseUnavailable: the row is served as it was cached.
+        """
+        # It exists now, or its next `find` finds out that it does not.
+        self._absent.pop(media_id, None)
+        if media_id not in self._rows:
+            # A running query may have read the row before the change.
+            self._queries.pop(media_id, None)
+            return False
+        try:
+            found = await self._inner.find(media_id)
+        # A row that cannot be read is not the one that is cached; `find` raises the reason.
+        except (ValueError, TypeError, LookupError):
+            found = None
+        media, _ = self._rows.get(media_id, _NO_ROW)
+        if media is None or (found and replace(found, facts=None) == replace(media, facts=None)):
+            return False
+        self.invalidate(media_id)
+        return True
+
+    def media_of_user(self, user_id: int) -> Sequence[int]:
+        """Return the ids of a user's cached rows, ascending."""
+        return sorted(key for key, (media, _) in self._rows.items() if media.user_id == user_id)
+
+    def distrust_facts(self, media_id: int) -> None:
+        """Ignore the facts that the database has of a medium, until others are saved."""
+        self._distrusted[media_id] = None
+        self._unsaved.pop(media_id, None)
+        self._set_facts(media_id, None)
+
+    def facts_deleted(self, media_id: int) -> None:
+        """Trust the database again: it has deleted the facts."""
+        self._distrusted.pop(media_id, None)
+        # A running query may have read the old facts.
+        self._queries.pop(media_id, None)
 
     async def save_facts(self, media_id: int, facts: MediaFacts) -> None:
         """Store facts; readers see them at once.
 
         If the database rejects them, this is counted and not raised: memory serves them.
         """
-        with self._changing_facts(media_id, facts):
+        self._set_facts(media_id, facts)
+        try:
             await self._write(media_id, facts)
-
-    async def delete_facts(self, media_id: int) -> None:
-        """Delete facts; readers do not see them any more.
-
-        Raises:
-            DatabaseUnavailable: the database still has them, and the next query returns them.
-        """
-        self._unsaved.pop(media_id, None)
-        with self._changing_facts(media_id, None):
-            await self._inner.delete_facts(media_id)
+        finally:
+            # Again, because a query that began meanwhile may have cached the row as it was.
+            self._set_facts(media_id, facts)
 
     def statistics(self) -> Mapping[str, float]:
         """Return answers by kind, rejected saves, cached items, and 1 while reads fail."""
@@ -204,6 +251,8 @@ class CachedMediaRepository:
             with self._attempt(self._reads):
                 media = await self._row(media_id, batch)
             if media is not None:
+                if media_id in self._distrusted:
+                    media = replace(media, facts=None)
                 media = self._with_unsaved(media)
             # A write during the query has unregistered it: its result may be out of date.
             if self._queries.get(media_id) is not query:
@@ -244,15 +293,6 @@ class CachedMediaRepository:
             if trial:
                 breaker.trial = False
 
-    @contextmanager
-    def _changing_facts(self, media_id: int, facts: MediaFacts | None) -> Iterator[None]:
-        self._set_facts(media_id, facts)
-        try:
-            yield
-        finally:
-            # Again, because a query that began meanwhile may have cached the row as it was.
-            self._set_facts(media_id, facts)
-
     def _set_facts(self, media_id: int, facts: MediaFacts | None) -> None:
         """Change the cached row; unregister a running query, which may have read the old one."""
         self._queries.pop(media_id, None)
@@ -268,6 +308,7 @@ class CachedMediaRepository:
         except DatabaseUnavailable:
             self._counts["refused_saves"] += 1
         else:
+            self._distrusted.pop(media_id, None)
             # Newer facts may have been saved meanwhile; they are still unsaved.
             if self._unsaved.get(media_id) is facts:
                 del self._unsaved[media_id]

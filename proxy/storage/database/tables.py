@@ -135,6 +135,7 @@ media_files = define_table(
     sa.Column("status", one_of(*MediaStatus)),
     created_at(),
     updated_at(),
+    sa.Index("ix_media_files_updated_at", "updated_at"),
     sqlite_autoincrement=True,
 )
 
@@ -218,6 +219,20 @@ ingest_totals = define_table(
     "ingest_totals",
     sa.Column("name", sa.String(16), primary_key=True),
     required("value", sa.BigInteger),
+)
+
+# Purges and changes of facts, which every server reads and applies to its own caches.
+purges = define_table(
+    "purges",
+    auto_id(),
+    required("media_id", sa.BigInteger),
+    # Separated by spaces. NULL: all. Empty: no rendition, only the cached row and facts.
+    sa.Column("shapes", sa.Text),
+    # Seconds since 1970 on the database's clock: the clocks of the servers may differ.
+    required("purged_at", sa.Double, index=True),
+    # The process that purged, which does not apply it again.
+    required("server", sa.String(32)),
+    sqlite_autoincrement=True,
 )
 
 # Smaller files of a medium, from which it is rendered while its source is missing. The key is the

@@ -4,7 +4,8 @@
 
     <root>/3f/12345/<digest>.avif    renditions: shard, medium, variant
     <root>/tmp/                      files being written
-    <root>/purges                    the log of purges
+    <root>/unrecorded/               purges that the database has not accepted yet
+    <root>/purged-until              how far the table of purges was applied
 
 A purge removes one directory. One level of 256 shards is enough: with a million media of one
 rendition each (3900 directories per shard, ext4) a hit takes as long as with a few media. Each
@@ -82,7 +83,8 @@ class RenditionPaths:
         self.root = root
         # On the same file system as the renditions, so that a complete file can be linked.
         self.temporary = f"{root}/{_TEMPORARY}"
-        self.purges = f"{root}/purges"
+        self.unrecorded = f"{root}/unrecorded"
+        self.purged_until = f"{root}/purged-until"
 
     def shard(self, shard: int) -> str:
         """Return the directory of a shard."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from threading import Lock
 from typing import Self, TypeVar
 
@@ -20,14 +21,15 @@ from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervi
 from proxy.runtime.thread_pool import ThreadPool
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions.disk_state import (
+    NO_CHANGE,
     DiskState,
     RenditionPaths,
     UsageChange,
     delete_medium,
     shard_of,
 )
+from proxy.storage.renditions.eviction import shards_present
 from proxy.storage.renditions.maintenance import DiskMaintenance
-from proxy.storage.renditions.purge_log import PurgeEntry, PurgeLog
 from proxy.storage.renditions.rendition import (
     PIECE_BYTES,
     FileRendition,
@@ -44,7 +46,6 @@ from proxy.storage.renditions.rendition_file import (
 )
 
 _THREADS = 8
-_POLL_PURGES_S = 1.0
 _FIRST_ROUND_AFTER_S = 1.0
 
 _T = TypeVar("_T")
@@ -56,10 +57,9 @@ class DiskStore:
     A disk that fails is a miss or a dropped write, counted, never an error. Only a purge raises,
     because its caller must know whether it was done.
 
-    In ``async with`` it keeps its size within the limit and polls the purges of other processes.
-    ``on_purge`` is called with each of them on the event loop and must neither wait nor raise.
-    ``in_memory`` is called from threads and returns whether a digest is cached in memory: such a
-    file counts as used although its hits do not reach this store.
+    In ``async with`` it keeps its size within the limit. ``in_memory`` is called from threads and
+    returns whether a digest is cached in memory: such a file counts as used although its hits do
+    not reach this store.
     """
 
     def __init__(
@@ -67,7 +67,6 @@ class DiskStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        on_purge: Callable[[PurgeEntry], None] = lambda _: None,
         in_memory: Callable[[str], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -76,13 +75,9 @@ class DiskStore:
     ) -> None:
         self._paths = RenditionPaths(str(root))
         self._max_bytes = settings.max_rendition_bytes
-        self._on_purge = on_purge
         self._threads = ThreadPool("renditions", count=_THREADS, timeout_s=timeout_s)
         self._listing = BatchLoader(self._threads, _list_digests)
-        # One thread, because `PurgeLog.read` is not thread-safe.
-        self._purge_threads = ThreadPool("rendition-purges", count=1, timeout_s=None)
         self._publishing = Lock()
-        self._purges = PurgeLog(self._paths.purges)
         self._state = DiskState(settings, monotonic=monotonic)
         self._reader = RenditionReader(
             # What fits into memory is read as a whole, so that it can be promoted.
@@ -106,8 +101,6 @@ class DiskStore:
         """
         try:
             await self._threads.run(partial(probe, self._paths))
-            # This process has nothing in memory yet that an earlier purge could concern.
-            await self._purge_threads.run(self._purges.skip_to_end)
         except OSError as error:
             self._state.record_failure(error)
         self._tasks = [
@@ -115,12 +108,6 @@ class DiskStore:
                 BackgroundTask.RENDITION_MAINTENANCE,
                 self.maintenance.run,
                 first_after_s=_FIRST_ROUND_AFTER_S,
-            ),
-            self._supervisor.start(
-                BackgroundTask.PURGE_LOG,
-                self.poll_purges,
-                every_s=_POLL_PURGES_S,
-                first_after_s=_POLL_PURGES_S,
             ),
         ]
         return self
@@ -130,9 +117,7 @@ class DiskStore:
         # The tasks use the thread pools, so they end first.
         await cancel(*self._tasks)
         await self.maintenance.aclose()
-        await self._purge_threads.aclose()
         await self._threads.aclose()
-        self._purges.close()
 
     async def first(self, variants: Sequence[Variant]) -> tuple[Variant, Rendition] | None:
         """Return the first of several variants of one medium that is stored, verified, or None.
@@ -172,8 +157,7 @@ class DiskStore:
     async def put(self, ticket: WriteTicket, body: bytes) -> None:
         """Write a rendition, which becomes visible as a whole, unless its ticket is void.
 
-        A purge by another process counts if it is polled before the file gets its name. After a
-        cancellation the thread publishes nothing.
+        After a cancellation the thread publishes nothing.
         """
         state = self._state
         # The plain attribute first: `open` reads the clock.
@@ -211,23 +195,34 @@ class DiskStore:
         return length
 
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
-        """Delete a medium's renditions and notify other processes; return the number of files.
+        """Delete a medium's renditions; return the number of files.
 
         The caller has voided the tickets of writes that have begun. A cancellation does not stop
         the thread.
 
         Raises:
-            StorageError: files may still exist, or the other processes were not notified.
+            StorageError: files may still exist.
         """
         try:
-            change = await self._threads.run(
-                partial(self._purge, PurgeEntry(media_id, shapes)), shielded=True
-            )
+            change = await self._threads.run(partial(self._purge, media_id, shapes), shielded=True)
         except OSError as error:
             self._state.record_failure(error)
             raise StorageError("renditions could not be deleted from the disk") from error
         self._state.usage.add(shard_of(media_id), change)
         return -change.items
+
+    async def clear(self) -> None:
+        """Delete the renditions of all media; raises as `purge` does."""
+        with self._publishing:
+            pass
+        try:
+            for shard in await self._threads.run(partial(shards_present, self._paths)):
+                path = self._paths.shard(shard)
+                await self._threads.run(partial(rmtree, path, ignore_errors=True))
+                self._state.usage.set(shard, NO_CHANGE)
+        except OSError as error:
+            self._state.record_failure(error)
+            raise StorageError("renditions could not be deleted from the disk") from error
 
     async def check(self) -> None:
         """Return if files can be created in the directory.
@@ -239,16 +234,6 @@ class DiskStore:
             await self._threads.run(partial(probe, self._paths))
         except OSError as error:
             raise StorageError("the rendition directory cannot be written") from error
-
-    async def poll_purges(self) -> None:
-        """Apply the purges of other processes; a background task does so every second."""
-        try:
-            purges = await self._purge_threads.run(self._purges.read)
-        except OSError as error:
-            self._state.record_failure(error)
-            return
-        for purge in purges:
-            self._on_purge(purge)
 
     def statistics(self) -> Mapping[str, float]:
         """Return counts, bytes and items; bytes are whole blocks of 4 KiB."""
@@ -269,16 +254,14 @@ class DiskStore:
             self._state.reads.succeed()
         return result
 
-    def _purge(self, purge: PurgeEntry) -> UsageChange:
+    def _purge(self, media_id: int, shapes: Shapes) -> UsageChange:
         # A writer that found its ticket valid before the purge holds this lock until its file has
         # its name, so the deletion below finds the file. A later writer finds its ticket void.
         with self._publishing:
             pass
-        try:
-            return delete_medium(self._paths.medium(purge.media_id), purge.shapes)
-        finally:
-            # Other processes are notified even if files could not be deleted here.
-            self._purges.append(purge)
+        # A missing root means that its file system is away: the files come back with it.
+        os.close(os.open(self._paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return delete_medium(self._paths.medium(media_id), shapes)
 
 
 def _list_digests(directory: str) -> AbstractSet[str]:

@@ -17,7 +17,6 @@ from proxy.runtime.supervised_task import UNCOUNTED, TaskSupervisor
 from proxy.settings import RenditionSettings
 from proxy.storage.renditions.disk_state import StoreCounters
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.purge_log import PurgeEntry
 from proxy.storage.renditions.rendition import MemoryRendition, Rendition
 from proxy.storage.renditions.rendition_file import WriteTicket
 from proxy.telemetry.tracing import STATE, record, span
@@ -100,6 +99,11 @@ class MemoryStore:
             self._unlist(digest, media_id)
         return len(digests)
 
+    def clear(self) -> None:
+        """Delete all renditions."""
+        self._items.clear()
+        self._digests.clear()
+
     def statistics(self) -> Mapping[str, float]:
         """Return counts, bytes and items; bytes include the overhead of each item."""
         usage = {"bytes": self._items.currsize, "items": len(self._items)}
@@ -124,8 +128,7 @@ class TieredStore:
     """Renditions in two tiers; use it with ``async with``.
 
     A disk hit that fits is promoted to memory, and a new rendition goes to both tiers. A tier that
-    fails is a miss or a dropped write, counted, never an error. ``on_purge`` is called on the loop
-    with each medium that another process has purged, after it was removed from memory.
+    fails is a miss or a dropped write, counted, never an error.
     """
 
     def __init__(
@@ -133,7 +136,6 @@ class TieredStore:
         root: Path,
         settings: RenditionSettings,
         *,
-        on_purge: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         supervisor: TaskSupervisor = UNCOUNTED,
     ) -> None:
@@ -141,13 +143,11 @@ class TieredStore:
         self.disk = DiskStore(
             root,
             settings,
-            on_purge=self._purged_elsewhere,
             in_memory=self.memory.__contains__,
             clock=clock,
             supervisor=supervisor,
         )
         self.check = self.disk.check
-        self._on_purge = on_purge
         self._reads: dict[tuple[str, ...], _Read] = {}
         # Weak: a write has ended when nobody has its ticket, neither its task nor a thread.
         self._tickets: WeakSet[WriteTicket] = WeakSet()
@@ -255,15 +255,22 @@ class TieredStore:
     async def purge(self, media_id: int, shapes: Shapes = None) -> int:
         """Delete renditions of a medium, in these shapes or in all; return their number.
 
-        Also in other processes that share the directory. Writes that have begun are void.
+        Writes that have begun are void.
 
         Raises:
-            StorageError: some may still exist on disk, or other processes were not notified; memory
-                is purged in any case.
+            StorageError: some may still exist on disk; memory is purged in any case.
         """
         # Memory first: unlike the disk, it cannot fail.
         deleted = self._forget(media_id, shapes)
         return max(deleted, await self.disk.purge(media_id, shapes))
+
+    async def clear(self) -> None:
+        """Delete the renditions of all media as `purge` does; raises StorageError."""
+        for ticket in self._tickets:
+            ticket.void = True
+        self._reads.clear()
+        self.memory.clear()
+        await self.disk.clear()
 
     def statistics(self) -> Mapping[str, Mapping[str, float]]:
         """Return for ``memory`` and ``disk`` bytes, items, hits, misses, failures and others."""
@@ -283,8 +290,3 @@ class TieredStore:
         for digests, read in tuple(self._reads.items()):
             if read.media_id == media_id and any(has_shape(one, shapes) for one in digests):
                 del self._reads[digests]
-
-    def _purged_elsewhere(self, purge: PurgeEntry) -> None:
-        self._forget(purge.media_id, purge.shapes)
-        # Last: the callback may cause new writes, which are valid.
-        self._on_purge(purge.media_id)

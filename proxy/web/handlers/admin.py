@@ -25,6 +25,13 @@ class PurgedMedia:
     """The result of purging one image."""
 
     dropped: Annotated[Count, Field(description="Renditions that were deleted.")]
+    recorded: Annotated[
+        bool,
+        Field(
+            description="False if the database did not accept the purge. This server is purged;"
+            " the other servers are as soon as the database accepts it, which is retried."
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,13 @@ class PurgedUser:
 
     media: Annotated[Count, Field(description="Images that were purged.")]
     dropped: Annotated[Count, Field(description="Renditions that were deleted.")]
+    recorded: Annotated[
+        bool,
+        Field(
+            description="False if the database did not accept all purges, or did not list the"
+            " images. The cached images of the user are purged here; the rest is retried."
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +59,26 @@ class AdminHandler:
 
     @json_route("purge_media")
     async def purge_media(self, request: web.Request) -> PurgedMedia:
-        """Delete an image's renditions on all nodes that share the directory. Idempotent."""
+        """Delete an image's renditions, on all servers within 2 s. Idempotent."""
         self.guard.check(request)
         # An unknown id succeeds too: the row may be gone while its renditions still exist.
         media_id, boxes = path_id(request), self._boxes(request)
-        return PurgedMedia(await self.purger.medium(media_id, boxes))
+        purged = await self.purger.medium(media_id, boxes)
+        return PurgedMedia(purged.dropped, purged.recorded)
 
     @json_route("purge_user")
     async def purge_user(self, request: web.Request) -> PurgedUser:
         """Delete the renditions of all of a user's images. Idempotent."""
         self.guard.check(request)
         user_id, boxes = path_id(request), self._boxes(request)
-        media = dropped = 0
+        media, dropped, recorded = 0, 0, True
         # No row can have an id above MAX_MEDIA_ID, and the database driver rejects it.
         if user_id <= MAX_MEDIA_ID:
             async for purged in self.purger.user(user_id, boxes):
-                media += 1
+                media += purged.media_id is not None
                 dropped += purged.dropped
-        return PurgedUser(media, dropped)
+                recorded &= purged.recorded
+        return PurgedUser(media, dropped, recorded)
 
     def _boxes(self, request: web.Request) -> tuple[SizeSpec, ...]:
         return parse_boxes(request.rel_url.raw_query_string, sizes=self.sizes)

@@ -151,7 +151,7 @@ async def test_a_row_is_recognised_even_if_its_file_is_missing(
         ),
         FACTS,
     )
-    await kind.services.storage.repository.delete_facts(media_id)
+    await kind.services.storage.purger.medium(media_id)
     premade(photo(), root(kind) / LIBRARY / "old-name", ("webp",))
     if there:
         save(photo(), root(kind) / path)

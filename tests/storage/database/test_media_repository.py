@@ -96,20 +96,6 @@ async def test_facts_of_an_unknown_row_are_kept_without_complaint(
     assert await database.find(99) is None
 
 
-async def test_forgotten_facts_are_gone_and_the_row_stands(
-    database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
-) -> None:
-    media_id = await database.insert(new, facts)
-    await database.delete_facts(media_id)
-    found = await database.find(media_id)
-    assert found is not None
-    assert found.facts is None
-
-
-async def test_forgetting_what_was_never_known_is_no_error(database: SqlMediaRepository) -> None:
-    await database.delete_facts(1)
-
-
 async def test_added_rows_have_ascending_ids(
     database: SqlMediaRepository, new: NewMedia, facts: MediaFacts
 ) -> None:

@@ -54,10 +54,6 @@ class FakeDatabase:
         if media_id in self.rows:
             self.rows[media_id] = replace(self.rows[media_id], facts=facts)
 
-    async def delete_facts(self, media_id: int) -> None:
-        self._answer(refuse=self.down or self.read_only)
-        self.rows[media_id] = replace(self.rows[media_id], facts=None)
-
     def _answer(self, *, refuse: bool) -> None:
         if refuse:
             raise DatabaseUnavailable("down", retry_after_s=7)
@@ -530,17 +526,64 @@ async def test_forgotten_facts_are_gone_at_once(
 ) -> None:
     inner.rows[1] = replace(_media(1), facts=facts)
     await cache.find(1)
-    await cache.delete_facts(1)
+    cache.distrust_facts(1)
     assert await cache.find(1) == _media(1)
     assert inner.asked == [1]
 
 
-async def test_forgotten_facts_that_the_database_keeps_are_told(
+async def test_void_facts_that_the_database_keeps_are_ignored_until_it_has_others(
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    inner.rows[1] = replace(_media(1), facts=facts)
+    cache.distrust_facts(1)
+    assert await cache.find(1) == _media(1)
+    learned = replace(facts, width=facts.width + 1)
+    await cache.save_facts(1, learned)
+    cache.invalidate(1)
+    assert await cache.find(1) == replace(_media(1), facts=learned)
+
+
+async def test_facts_are_trusted_again_when_the_database_has_deleted_them(
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    inner.rows[1] = replace(_media(1), facts=facts)
+    cache.distrust_facts(1)
+    cache.facts_deleted(1)
+    cache.invalidate(1)
+    assert await cache.find(1) == inner.rows[1]
+
+
+async def test_an_invalidated_row_is_read_again_and_served_while_the_database_fails(
     cache: CachedMediaRepository, inner: FakeDatabase
 ) -> None:
-    inner.read_only = True
-    with pytest.raises(DatabaseUnavailable):
-        await cache.delete_facts(1)
+    before = await cache.find(1)
+    cache.invalidate(1)
+    inner.down = True
+    assert await cache.find(1) == before
+    assert inner.asked == [1, 1]
+
+
+async def test_a_refresh_reports_whether_a_cached_row_has_changed(
+    cache: CachedMediaRepository, inner: FakeDatabase, facts: MediaFacts
+) -> None:
+    await cache.find(1)
+    inner.rows[1] = replace(_media(1), facts=facts)
+    assert not await cache.refresh(1)
+    inner.rows[1] = replace(_media(1), bulk_path="bulk/other.jpg")
+    assert await cache.refresh(1)
+    assert await cache.find(1) == inner.rows[1]
+    asked = list(inner.asked)
+    assert not await cache.refresh(2)
+    assert inner.asked == asked
+
+
+async def test_a_refresh_finds_a_row_that_was_missing(
+    cache: CachedMediaRepository, inner: FakeDatabase
+) -> None:
+    assert await cache.find(99) is None
+    inner.rows[99] = _media(99)
+    await cache.refresh(99)
+    assert await cache.find(99) == _media(99)
 
 
 async def test_statistics_count_answers_by_kind(cache: CachedMediaRepository) -> None:

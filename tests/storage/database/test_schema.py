@@ -247,6 +247,7 @@ async def test_the_tables_of_another_program_get_indexes_on_demand_only(
     assert statements == [
         "CREATE INDEX ix_media_ai_analysis_media_id ON media_ai_analysis (media_id)",
         "CREATE INDEX ix_media_files_main_api_id ON media_files (main_api_id)",
+        "CREATE INDEX ix_media_files_updated_at ON media_files (updated_at)",
         "CREATE INDEX ix_media_files_user_id ON media_files (user_id)",
         "CREATE INDEX ix_processing_checklist_media_id ON processing_checklist (media_id)",
     ]
@@ -266,7 +267,10 @@ async def test_an_index_of_another_program_that_begins_with_the_column_is_enough
         "CREATE INDEX other ON media_files (status, main_api_id)",
     )
     missing = await missing_indexes(existing, settings)
-    assert missing == ["CREATE INDEX ix_media_files_main_api_id ON media_files (main_api_id)"]
+    assert missing == [
+        "CREATE INDEX ix_media_files_main_api_id ON media_files (main_api_id)",
+        "CREATE INDEX ix_media_files_updated_at ON media_files (updated_at)",
+    ]
 
 
 async def test_a_queue_of_another_program_gets_its_indexes_on_demand(
@@ -304,6 +308,7 @@ async def test_an_sqlite_database_of_an_earlier_version_gets_the_indexes(
         url,
         "UPDATE smartserve_version SET version_num = '0004'; DROP TABLE ingest_totals;"
         "DROP INDEX ix_media_files_user_id; DROP INDEX ix_media_files_main_api_id;"
+        "DROP INDEX ix_media_files_updated_at;"
         "DROP INDEX ix_ingest_items_finished; SELECT 1",
     )
     assert await upgrade(url, settings)

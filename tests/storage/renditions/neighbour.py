@@ -51,10 +51,8 @@ async def main(act: str, root: str, seed: str) -> None:
     async with DiskStore(Path(root), settings(disk_max_bytes=MIB)) as store:
         if act == "share":
             await share(store, seed)
-        elif act == "hang":
-            await hang(store)
         else:
-            await store.purge(int(seed))
+            await hang(store)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,9 @@ def test_a_file_takes_whole_blocks(size: int, taken: int) -> None:
     assert cost(size) == taken
 
 
-def test_temporary_files_and_the_purge_log_are_in_no_shard() -> None:
+def test_temporary_files_and_purges_are_in_no_shard() -> None:
     shards = {PATHS.shard(number) for number in range(SHARDS)}
-    assert not {PATHS.temporary, PATHS.purges} & shards
+    assert not {PATHS.temporary, PATHS.unrecorded, PATHS.purged_until} & shards
 
 
 def stored(root: Path, width: int) -> Path:

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.storage.renditions.disk_store import DiskStore
-from proxy.storage.renditions.tiered_store import TieredStore
 from tests.storage.renditions.neighbour import MEDIA, content
-from tests.storage.renditions.variants import MIB, body, get, put, read, settings, variant
-from tests.support.waiting import eventually
+from tests.storage.renditions.variants import MIB, get, read, settings, variant
 
 pytestmark = pytest.mark.slow
 
@@ -63,16 +61,3 @@ async def test_a_writer_that_is_killed_leaves_nothing_behind(root: Path) -> None
         assert await get(store, variant()) is None
         await store.maintenance.run_round()
         assert store.statistics()["items"] == 0
-
-
-async def test_a_purge_in_another_process_empties_the_memory_of_this_one(root: Path) -> None:
-    async with TieredStore(root, settings()) as store:
-        await put(store, variant(1), body())
-        await put(store, variant(2), body())
-
-        process = await neighbour("purge", root, 1)
-        _, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-
-        await eventually(lambda: store.memory.peek(variant(1).digest) is None)
-        assert store.memory.peek(variant(2).digest) is not None

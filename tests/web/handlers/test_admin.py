@@ -68,7 +68,10 @@ async def test_a_purge_deletes_all_renditions_of_an_image_and_counts_them(
         await origin(server, target)
     await settle(server)
 
-    assert await purge(server, f"/api/media/{photo}/renditions") == (200, {"dropped": 3})
+    assert await purge(server, f"/api/media/{photo}/renditions") == (
+        200,
+        {"dropped": 3, "recorded": True},
+    )
 
     assert [await origin(server, target) for target in targets] == ["render"] * 3
     assert await origin(server, other) == "memory"
@@ -78,7 +81,7 @@ async def test_purging_an_unknown_image_succeeds(server: Serving, photo: int) ->
     for media_id in (photo, 123456789, 0, 9_999_999_999_999_999_999):
         for query in ("", "?size=grid", "?w=640"):
             target = f"/api/media/{media_id}/renditions{query}"
-            assert await purge(server, target) == (200, {"dropped": 0})
+            assert await purge(server, target) == (200, {"dropped": 0, "recorded": True})
 
 
 @pytest.mark.parametrize("tier", ["memory", "disk"])
@@ -105,7 +108,7 @@ async def test_a_purge_of_a_size_deletes_all_its_variants_and_no_others(
     status, counts = await purge(server, f"/api/media/{photo}/renditions?size=grid")
 
     # AVIF and WebP were asked for twice, by name and by Accept: the same pixels.
-    assert (status, counts) == (200, {"dropped": 6})
+    assert (status, counts) == (200, {"dropped": 6, "recorded": True})
     assert {await origin(server, *one) for one in kept} == {tier}
     seen = [await origin(server, *one) for one in asked]
     assert seen.count("render") == 6
@@ -115,7 +118,10 @@ async def test_a_purge_by_width_deletes_that_width(server: Serving, photo: int) 
     for width in (100, 200):
         await origin(server, f"/serve/{photo}?w={width}")
     await settle(server)
-    assert await purge(server, f"/api/media/{photo}/renditions?w=120") == (200, {"dropped": 1})
+    assert await purge(server, f"/api/media/{photo}/renditions?w=120") == (
+        200,
+        {"dropped": 1, "recorded": True},
+    )
     assert await origin(server, f"/serve/{photo}?w=128") == "render"
     assert await origin(server, f"/serve/{photo}?w=256") == "memory"
 
@@ -155,14 +161,17 @@ async def test_a_purge_by_user_deletes_all_images_of_the_user(
 
     count = len(everybody)
     path = "/api/users/7/renditions"
-    assert await purge(server, f"{path}?size=grid") == (200, {"media": count, "dropped": count})
-    assert await purge(server, path) == (200, {"media": count, "dropped": count})
-    assert await purge(server, path) == (200, {"media": count, "dropped": 0})
+    assert await purge(server, f"{path}?size=grid") == (
+        200,
+        {"media": count, "dropped": count, "recorded": True},
+    )
+    assert await purge(server, path) == (200, {"media": count, "dropped": count, "recorded": True})
+    assert await purge(server, path) == (200, {"media": count, "dropped": 0, "recorded": True})
     assert await origin(server, other) == "memory"
     for nobody in ("99", "9999999999999999999"):
         assert await purge(server, f"/api/users/{nobody}/renditions") == (
             200,
-            {"media": 0, "dropped": 0},
+            {"media": 0, "dropped": 0, "recorded": True},
         )
 
 
@@ -188,11 +197,11 @@ async def test_a_purge_reaches_the_memory_of_other_servers(
 
         assert await purge(here, f"/api/media/{photo}/renditions?size=grid") == (
             200,
-            {"dropped": 1},
+            {"dropped": 1, "recorded": True},
         )
 
         async with asyncio.timeout(TIMEOUT_S):
-            # The other server reads the purge log at its own pace.
+            # The other server reads the purges every second.
             while await origin(there, grid) != "render":
                 pass
         assert await origin(there, small) == "memory"

@@ -23,7 +23,13 @@ async def test_a_working_server_is_alive_and_ready(shared: Serving) -> None:
     assert (alive.status, ready.status) == (200, 200)
     assert await ready.json() == {
         "status": "ready",
-        "checks": {"database": "ok", "storage": "ok", "renditions": "ok", "workers": "ok"},
+        "checks": {
+            "database": "ok",
+            "storage": "ok",
+            "renditions": "ok",
+            "purges": "ok",
+            "workers": "ok",
+        },
     }
     assert ready.headers["Cache-Control"] == "no-store"
 

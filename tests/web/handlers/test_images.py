@@ -516,7 +516,8 @@ async def test_a_purge_drops_what_is_hot(server: Serving, photo: str) -> None:
     path = f"{photo}?size=thumbnail"
     for _ in range(3):
         await get(server, path)
-    assert await server.services.storage.purger.medium(int(photo.rpartition("/")[2])) == 1
+    purged = await server.services.storage.purger.medium(int(photo.rpartition("/")[2]))
+    assert purged.dropped == 1
     answer = await get(server, path)
     assert answer.headers["Cache-Status"].endswith("detail=render")
 

@@ -1,0 +1,205 @@
+"""Applies the purges of other servers and the changes of rows, within about a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import structlog
+
+from proxy.domain.errors import DatabaseUnavailable, StorageError
+from proxy.domain.variant import PurgeEntry
+from proxy.runtime.thread_pool import ThreadPool
+from proxy.serving.purge import PurgeService
+from proxy.storage.database.purge_table import MAX_CHANGES, PurgeTable, RecordedPurge
+from proxy.storage.database.row_cache import CachedMediaRepository
+from proxy.storage.renditions.purge_journal import PurgeJournal
+from proxy.storage.renditions.tiered_store import TieredStore
+
+OVERLAP_S = 30.0
+"""Minimum time that is read again. A purge becomes visible up to this long after its time."""
+
+_PAGE = 1000
+_SAVE_POSITION_EVERY_S = 30.0
+# With an index on `updated_at` the query for changed rows takes a millisecond. Without one it reads
+# the whole table. If that is slow, it may take only this part of the time.
+_SLOW_S, _SLOW_PART = 0.25, 0.02
+
+_ADVICE = "changes take effect late; run 'smartserve db upgrade --indexes'"
+
+log = structlog.get_logger(__name__)
+
+
+class PurgeFeed:
+    """Reads the table of purges, and applies each to memory, disk and cached rows.
+
+    `sync` is called every second. The position is stored beside the renditions, so a server that
+    was away applies what it missed before it is ready.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: PurgeTable,
+        purger: PurgeService,
+        rows: CachedMediaRepository,
+        journal: PurgeJournal,
+        store: TieredStore,
+        query_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Use parts that the caller closes; ``query_timeout_s`` is that of the database."""
+        self._table = table
+        self._purger = purger
+        self._rows = rows
+        self._journal = journal
+        self._store = store
+        # A transaction that takes longer is rolled back, so nothing becomes visible later.
+        self._overlap_s = max(OVERLAP_S, 2 * query_timeout_s)
+        self._clock = clock
+        self._threads = ThreadPool("purge-position", count=1, timeout_s=5.0)
+        # Seconds since 1970 on the database's clock: purges before it are applied.
+        self._position: float | None = None
+        self._saved_at = -_SAVE_POSITION_EVERY_S
+        self._seen: dict[int, float] = {}
+        """The times of applied purges by their id, as far as they are read again."""
+        self._versions: Mapping[int, str] = {}
+        """The changed rows of the last read, with their ``updated_at``."""
+        self._changes_until: float | None = None
+        self._changes_due = 0.0
+        self._slow = False
+        self._began = clock()
+        self._synced_at: float | None = None
+        self._failing = False
+        self._counts = {"applied": 0, "changed": 0}
+
+    async def aclose(self) -> None:
+        """Store the position; call it after the last `sync`."""
+        await self._save_position()
+        await self._threads.aclose()
+
+    async def sync(self) -> None:
+        """Apply what others have purged and changed since the last call; retry own purges.
+
+        A database that fails is logged once and raises nothing; `check` and the lag report it.
+        """
+        began = self._clock()
+        await self._purger.retry()
+        try:
+            now = await self._table.now()
+            complete = await self._sync_purges(now)
+            await self._sync_changes(now)
+        except DatabaseUnavailable as error:
+            if not self._failing:
+                log.warning("purges_not_read", cause=repr(error.__cause__ or error))
+            self._failing = True
+            return
+        self._failing = False
+        if complete:
+            self._synced_at = began
+
+    async def check(self) -> None:
+        """Return if the purges that this server missed are applied.
+
+        Raises:
+            StorageError: they are not yet.
+        """
+        if self._synced_at is None:
+            raise StorageError("the purges of other servers have not been applied yet")
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return the lag in seconds, and how many purges and changes were applied or are kept."""
+        since = self._began if self._synced_at is None else self._synced_at
+        return {
+            "lag_s": self._clock() - since,
+            "unrecorded": self._purger.unrecorded,
+            **self._counts,
+        }
+
+    async def _sync_purges(self, now: float) -> bool:
+        """Apply the purges of other servers; return whether all could be applied completely."""
+        position = await self._load_position(now)
+        if 0 < position < now - self._table.retention_s:
+            # The table does not contain all that was missed.
+            log.warning("renditions_cleared", away_days=round((now - position) / 86_400, 1))
+            await self._store.clear()
+            position = now
+        # A database whose clock went back records purges with earlier times.
+        since = min(position, now) - self._overlap_s
+        complete, after = True, 0
+        while page := await self._table.read(since, after=after, limit=_PAGE):
+            for purge in page:
+                complete &= await self._apply(purge)
+            after = page[-1].id
+        # If a purge failed on disk, it is read and applied again.
+        if complete:
+            self._position = now
+            limit = min(position, now) - self._overlap_s
+            self._seen = {key: at for key, at in self._seen.items() if at >= limit}
+            if self._clock() - self._saved_at >= _SAVE_POSITION_EVERY_S:
+                await self._save_position()
+        return complete
+
+    async def _apply(self, purge: RecordedPurge) -> bool:
+        if purge.id in self._seen:
+            return True
+        entry: PurgeEntry = purge.entry
+        # Before the renditions: no render that starts from now on may use the old row or facts.
+        self._rows.changed(entry.media_id)
+        try:
+            if entry.shapes is None or entry.shapes:
+                await self._store.purge(entry.media_id, entry.shapes)
+        except StorageError as error:
+            # Memory is purged.
+            log.warning("purge_incomplete", media_id=entry.media_id, cause=error.detail)
+            return False
+        self._seen[purge.id] = purge.purged_at
+        self._counts["applied"] += 1
+        return True
+
+    async def _sync_changes(self, now: float) -> None:
+        began = self._clock()
+        if began < self._changes_due:
+            return
+        until = now if self._changes_until is None else min(self._changes_until, now)
+        versions, unsettled = await self._table.changes(until - self._overlap_s, now=now)
+        self._slow_down(self._clock() - began)
+        if len(versions) >= MAX_CHANGES:
+            # There may be more. Each cached row is read again when it is next used.
+            self._rows.expire_all()
+        for media_id, version in versions.items():
+            known = self._versions.get(media_id) == version and media_id not in unsettled
+            # Most changed rows are not cached, or were read after the change.
+            if not known and await self._rows.refresh(media_id):
+                self._rows.changed(media_id)
+                self._counts["changed"] += 1
+        self._versions = versions
+        self._changes_until = now
+
+    def _slow_down(self, took_s: float) -> None:
+        slow = took_s > _SLOW_S
+        self._changes_due = self._clock() + took_s / _SLOW_PART if slow else 0.0
+        if slow and not self._slow:
+            log.warning("changed_rows_read_slowly", took_s=round(took_s, 2), advice=_ADVICE)
+        self._slow = slow
+
+    async def _load_position(self, now: float) -> float:
+        if self._position is None:
+            try:
+                stored = await self._threads.run(self._journal.position)
+            except OSError:
+                # The disk fails, so nothing on it is served; later it is read as a whole.
+                return 0.0
+            self._position = now if stored is None else stored
+        return self._position
+
+    async def _save_position(self) -> None:
+        if not self._position:
+            return
+        self._saved_at = self._clock()
+        try:
+            await self._threads.run(partial(self._journal.set_position, self._position))
+        except OSError as error:
+            # An older position only means that more purges are applied again after a restart.
+            log.debug("purge_position_not_saved", cause=repr(error))

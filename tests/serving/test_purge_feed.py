@@ -1,0 +1,257 @@
+"""Two servers with one database: each applies the purges of the other and changes of rows."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import delete, update
+
+from proxy.app import storage
+from proxy.app.storage import StorageServices, open_storage
+from proxy.domain.errors import StorageError
+from proxy.domain.variant import PurgeEntry, shape_of
+from proxy.serving.purge_feed import PurgeFeed
+from proxy.settings import Settings
+from proxy.storage.database import NewMedia
+from proxy.storage.database.purge_table import announcement
+from proxy.storage.database.tables import DatabaseClock, media_files, purges
+from tests.storage.database.conftest import facts, new
+from tests.storage.renditions.variants import body, put, read, variant
+
+__all__ = ("facts", "new")
+
+
+class Pair:
+    """Two servers with separate directories, whose feeds run only when a test calls them."""
+
+    def __init__(self, root: Path, stack: AsyncExitStack) -> None:
+        self.root = root
+        self._stack = stack
+        self._open: dict[str, AsyncExitStack] = {}
+
+    async def server(self, name: str, **database: object) -> StorageServices:
+        url = f"sqlite+aiosqlite:///{self.root / 'one.db'}"
+        settings = Settings.model_validate(
+            {"data_dir": str(self.root / name), "database": {"url": url, **database}}
+        )
+        self._open[name] = stack = await self._stack.enter_async_context(AsyncExitStack())
+        return await stack.enter_async_context(open_storage(settings))
+
+    async def stop(self, name: str) -> None:
+        await self._open.pop(name).aclose()
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
+    monkeypatch.setattr(storage, "_SYNC_PURGES_EVERY_S", 3600)
+    for name in ("here", "there"):
+        (tmp_path / name / "originals").mkdir(parents=True)
+    async with AsyncExitStack() as stack:
+        yield Pair(tmp_path, stack)
+
+
+async def fill(server: StorageServices) -> None:
+    for media_id in (1, 2):
+        for width in (300, 480):
+            await put(server.renditions, variant(media_id, width), body())
+
+
+async def stored(server: StorageServices) -> list[tuple[int, int]]:
+    """Return media and widths on disk, after checking that no others are in memory."""
+    found = [
+        (media_id, width)
+        for media_id in (1, 2)
+        for width in (300, 480)
+        if await read(server.renditions.disk, variant(media_id, width)) is not None
+    ]
+    memory = [key for key in found if server.renditions.memory.peek(variant(*key).digest)]
+    assert server.renditions.memory.statistics()["items"] == len(memory)
+    return found
+
+
+async def test_a_purge_reaches_memory_and_disk_of_another_server_once(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    for server in (here, there):
+        await fill(server)
+    assert (await here.purger.medium(1)).dropped == 2
+    await there.purge_feed.sync()
+    assert await stored(there) == [(2, 300), (2, 480)]
+    await fill(there)
+    await fill(here)
+    for server in (here, there):
+        await server.purge_feed.sync()
+        assert len(await stored(server)) == 4
+
+
+async def test_a_purge_of_a_shape_leaves_the_others(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    shape = shape_of(variant(1, 300).geometry)
+    await here.writer.run(
+        lambda one: one.execute(announcement([PurgeEntry(1, frozenset({shape}))]))
+    )
+    await there.purge_feed.sync()
+    assert await stored(there) == [(1, 480), (2, 300), (2, 480)]
+
+
+async def test_a_purge_voids_a_write_that_has_begun(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    ticket = there.renditions.ticket(variant(1))
+    await here.purger.medium(1)
+    await there.purge_feed.sync()
+    await there.renditions.put(ticket, body())
+    assert await there.renditions.get(variant(1)) is None
+
+
+async def test_a_purge_that_becomes_visible_late_is_applied(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    await here.purger.medium(2)
+    await there.purge_feed.sync()
+    # Its id and its time precede what was read already.
+    late = announcement([PurgeEntry(1)])
+    await here.writer.run(lambda one: one.execute(late))
+    back = update(purges).where(purges.c.media_id == 1)
+    await here.writer.run(
+        lambda one: one.execute(back.values(id=0, purged_at=DatabaseClock() - 25))
+    )
+    back = update(purges).where(purges.c.media_id == 1).values(id=10)
+    await here.writer.run(lambda one: one.execute(back))
+    await there.purge_feed.sync()
+    assert await stored(there) == []
+
+
+async def test_a_server_that_was_away_has_applied_what_it_missed_when_it_is_open(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    await pair.stop("there")
+    await here.purger.medium(1)
+    there = await pair.server("there")
+    assert await read(there.renditions.disk, variant(1, 300)) is None
+    assert await read(there.renditions.disk, variant(2, 300)) is not None
+    await there.purge_feed.check()
+
+
+async def test_renditions_of_an_earlier_version_are_purged_by_all_that_is_recorded(
+    pair: Pair,
+) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    await pair.stop("there")
+    (pair.root / "there" / "renditions" / "purged-until").unlink()
+    await here.purger.medium(1)
+    await here.writer.run(
+        lambda one: one.execute(update(purges).values(purged_at=DatabaseClock() - 86_400))
+    )
+    there = await pair.server("there")
+    assert await read(there.renditions.disk, variant(1, 300)) is None
+
+
+async def test_after_longer_than_the_retention_all_renditions_are_deleted(pair: Pair) -> None:
+    there = await pair.server("there")
+    await fill(there)
+    now = await there.purge_feed._table.now()
+    await pair.stop("there")
+    position = pair.root / "there" / "renditions" / "purged-until"
+    position.write_text(str(now - 3 * 86_400))
+    there = await pair.server("there", purge_retention_days=4)
+    assert await read(there.renditions.disk, variant(1, 300)) is not None
+    await pair.stop("there")
+    position.write_text(str(now - 3 * 86_400))
+    there = await pair.server("there", purge_retention_days=2)
+    assert await read(there.renditions.disk, variant(1, 300)) is None
+    assert float(position.read_text()) >= now
+
+
+async def test_a_purge_that_fails_on_disk_is_applied_again_and_counts_as_lag(pair: Pair) -> None:
+    here, there = await pair.server("here"), await pair.server("there")
+    await fill(there)
+    await here.purger.medium(1)
+    root = pair.root / "there" / "renditions"
+    moved = root.rename(root.with_name("moved"))
+    before = there.purge_feed.statistics()["lag_s"]
+    await there.purge_feed.sync()
+    assert there.purge_feed.statistics()["lag_s"] > before
+    assert there.renditions.memory.peek(variant(1, 300).digest) is None
+    # Whatever was created meanwhile.
+    shutil.rmtree(root, ignore_errors=True)
+    moved.rename(root)
+    await there.purge_feed.sync()
+    assert await read(there.renditions.disk, variant(1, 300)) is None
+
+
+async def test_a_changed_row_is_read_again_and_the_caches_are_told(
+    pair: Pair, new: NewMedia, facts: object
+) -> None:
+    there = await pair.server("there")
+    media_id = await there.repository.insert(new, facts)  # type: ignore[arg-type] # the fixture's
+    told: list[int] = []
+    there.invalidators.append(told.append)
+    assert await there.database.find(media_id) is not None
+    await there.purge_feed.sync()
+    assert told == [], "it was read after it was inserted"
+    changed = update(media_files).values(bulk_path="bulk/other.jpg")
+    await there.writer.run(lambda one: one.execute(changed))
+    await there.purge_feed.sync()
+    assert told == [media_id]
+    found = await there.database.find(media_id)
+    assert found is not None
+    assert found.bulk_path == "bulk/other.jpg"
+    await there.writer.run(lambda one: one.execute(delete(media_files)))
+
+
+async def test_a_row_of_any_updated_at_does_not_stop_the_feed(
+    pair: Pair, new: NewMedia, facts: object
+) -> None:
+    there = await pair.server("there")
+    media_id = await there.repository.insert(new, facts)  # type: ignore[arg-type] # the fixture's
+    good = await there.database.find(media_id)
+    assert good is not None
+    for text in ("'zzz'", "''", "0", "9999999999", "NULL", "x'ff'", "'0000-00-00 00:00:00'"):
+        # Cached, so that the feed reads it again.
+        there.database._rows[media_id] = good, math.inf
+        damage = sa.text(f"UPDATE media_files SET updated_at = {text}")
+        async with there.writer.transaction() as connection:
+            await connection.execute(damage)
+        await there.purge_feed.sync()
+        assert there.purge_feed.statistics()["lag_s"] < 10
+
+
+async def test_without_the_table_the_server_is_not_ready_and_recovers(
+    pair: Pair,
+) -> None:
+    there = await pair.server("there")
+    await pair.stop("there")
+    there = await pair.server("there")
+    await there.purge_feed.check()
+    await there.writer.run(lambda one: one.run_sync(purges.drop))
+    feed = PurgeFeed(
+        table=there.purge_feed._table,
+        purger=there.purger,
+        rows=there.database,
+        journal=there.purge_feed._journal,
+        store=there.renditions,
+        query_timeout_s=1,
+    )
+    await feed.sync()
+    with pytest.raises(StorageError):
+        await feed.check()
+    await there.writer.run(lambda one: one.run_sync(purges.create))
+    await feed.sync()
+    await feed.check()
+
+
+async def test_a_slow_query_for_changed_rows_is_run_rarely(pair: Pair) -> None:
+    feed = (await pair.server("there")).purge_feed
+    feed._slow_down(0.001)
+    assert feed._changes_due == 0.0
+    feed._slow_down(0.5)
+    assert feed._changes_due == pytest.approx(feed._clock() + 25, abs=1)
