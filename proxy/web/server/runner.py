@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,7 +64,7 @@ class ServerRunner(web.AppRunner):
         self.pipeline = pipeline
         self._settings = settings
         self._connections: ConnectionServer | None = None
-        self._lame_duck: Callable[[], Awaitable[None]] | None = None
+        self._drain_task: asyncio.Task[None] | None = None
 
     async def _make_server(self) -> web.Server:
         """Put the server that accepts before the application's own; watch its connections."""
@@ -194,31 +194,28 @@ class ServerRunner(web.AppRunner):
         await self._background.aclose()
 
     def begin_drain(self, hurried: asyncio.Event) -> None:
-        """Close each connection with its next response; `drain` accepts for ``lame_duck_s`` more.
+        """Start to `drain`, but accept for ``lame_duck_s`` first, or until ``hurried`` is set.
 
-        That time ends early when ``hurried`` is set.
+        Each response closes its connection meanwhile.
         """
         if self._connections is not None:
             self._connections.draining = True
-        until = asyncio.get_running_loop().time() + self._settings.lame_duck_s
+        # A task: the time begins now, although other parts are stopped before `drain` is awaited.
+        self._drain_task = asyncio.create_task(self._drain_after(hurried))
 
-        async def lame_duck() -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(until):
-                    await hurried.wait()
-
-        self._lame_duck = lame_duck
+    async def _drain_after(self, hurried: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.lame_duck_s):
+                await hurried.wait()
+        await self._drain()
 
     async def drain(self) -> None:
-        """Stop accepting; return when all responses are sent, or after ``drain_s``.
+        """Stop accepting; return when all responses are sent, or after ``drain_s``."""
+        await (self._drain_task or self._drain())
 
-        After `begin_drain`, connections are accepted for the rest of ``lame_duck_s`` first.
-        """
-        if self._lame_duck is not None:
-            await self._lame_duck()
-        connections = self._connections
-        if connections is not None:
-            connections.draining = True
+    async def _drain(self) -> None:
+        if self._connections is not None:
+            self._connections.draining = True
         self._stop_accepting()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):

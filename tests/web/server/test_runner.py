@@ -251,6 +251,15 @@ async def test_requests_that_have_arrived_are_answered_before_their_connection_c
     writer.close()
 
 
+async def test_the_time_to_accept_begins_with_the_signal_not_with_the_wait_for_its_end() -> None:
+    server = Server(lame_duck_s=0)
+    async with server.listening():
+        # Other parts of the server are stopped before the drain is awaited.
+        server.runner.begin_drain(asyncio.Event())
+        await eventually(lambda: not server.runner.addresses)
+        await server.runner.drain()
+
+
 async def test_an_idle_connection_is_closed_last_and_its_request_before_that_is_answered() -> None:
     blocked = Blocked()
     server = Server(blocked.handle, lame_duck_s=600, drain_s=30)
