@@ -42,7 +42,8 @@ async def open_installation(
     """
     # Longer than any render may take: the server then responds first, with the reason.
     queue_s = PATIENCE * settings.workers.max_queue_wait_s
-    timeout_s = queue_s + settings.workers.deadline_s + _MARGIN_S
+    render_s = settings.workers.deadline_s * settings.workers.wall_clock_factor
+    timeout_s = queue_s + render_s + _MARGIN_S
     async with aclosing(LocalOriginals(settings.storage_root, settings.storage)) as sources:
         yield Installation(
             settings=settings,

@@ -253,9 +253,13 @@ class WorkerSettings(Section):
     count: int = Field(0, ge=0, le=256)
     """Number of worker processes. 0: one for each CPU core that the server may use."""
     deadline_s: PositiveSeconds = 15
-    """Time limit of a job. Then its process is killed."""
+    """CPU time that a job may use. Then its process is killed, and so is one that hangs for this
+    long."""
+    wall_clock_factor: float = Field(4, ge=1, le=100)
+    """On a busy machine a job may take this many times its limit of CPU time. After that it is
+    answered with 503, and its image is not blamed. Applies to every limit of CPU time."""
     start_timeout_s: PositiveSeconds = 20
-    """Time limit for the start of a process."""
+    """CPU time that a process may use to start."""
     max_jobs: int = Field(2000, ge=1)
     """Number of jobs after which a process is replaced."""
     max_queue: int = Field(1000, ge=0, le=100_000)
@@ -357,7 +361,7 @@ class UpgradeSettings(Section):
     """Maximum number of waiting finals. A further one is dropped until its draft is requested
     again."""
     deadline_s: PositiveSeconds = 300
-    """Time limit of one final. One job renders many finals from one decoded image."""
+    """CPU time that one final may use. One job renders many finals from one decoded image."""
     all_sizes: bool = True
     """Renders every named size and format of an image after the first request for one of them."""
 

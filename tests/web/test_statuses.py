@@ -15,6 +15,7 @@ from yarl import URL
 
 from proxy.domain.media import DataType
 from proxy.library.import_files import ImportedFile
+from proxy.rendering.pool import worker_start
 from proxy.web.server.load_shedding import LoadShedder
 from tests.support.mariadb import private_mariadb
 from tests.support.server import Library, Serve, Serving
@@ -252,9 +253,22 @@ async def test_a_source_that_is_no_picture_is_refused_with_its_reason(
 
 
 async def test_a_picture_that_takes_too_long_times_out(serve: Serve, library: Library) -> None:
-    server = await serve(workers={"count": 1, "deadline_s": 0.05})
+    server = await serve(workers={"count": 1, "deadline_s": 0.05, "wall_clock_factor": 100})
     answer = await get(server, f"/serve/{library.ids['large']}.avif?size=zoom")
     assert answer.status == 504
+
+
+async def test_a_picture_that_gets_no_cpu_time_is_not_blamed(
+    serve: Serve, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(workers={"count": 1, "deadline_s": 0.05, "wall_clock_factor": 2})
+    monkeypatch.setattr(worker_start, "cpu_time", lambda _: 1.0)
+    monkeypatch.setattr(worker_start, "_is_runnable", lambda _: True)
+    answer = await get(server, f"/serve/{library.ids['large']}.avif?size=zoom")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+    assert "the machine is overloaded" in (await answer.json())["detail"]
+    assert server.metric("smartserve_worker_restarts_total", reason="starved") == 1
+    assert server.services.rendering.dispatcher._failures.statistics() == {"items": 0}
 
 
 async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
@@ -264,7 +278,7 @@ async def test_the_nearest_size_stands_in_for_a_render_that_takes_too_long(
     first = await serve()
     await get(first, f"/serve/{large}.avif?size=thumbnail")
     await first.services.serving.renderer.drain()
-    second = await serve(workers={"count": 1, "deadline_s": 0.05})
+    second = await serve(workers={"count": 1, "deadline_s": 0.05, "wall_clock_factor": 100})
     answer = await get(second, f"/serve/{large}.avif?size=zoom")
     assert answer.headers["Cache-Status"] == "smartserve; hit; detail=fallback"
     assert "Last-Modified" not in answer.headers

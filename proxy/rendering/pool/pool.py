@@ -13,6 +13,7 @@ import structlog
 
 from proxy.domain.errors import (
     ConfigurationError,
+    Overloaded,
     RenderFault,
     RenderTimeout,
     ShuttingDown,
@@ -33,12 +34,23 @@ from proxy.rendering.pool.worker_start import WorkerDied, WorkerStartOptions, Wo
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import WorkerSettings
 
-RESTART_REASONS = ("crash", "deadline", "protocol", "cancelled", "recycled", "start", "oversize")
+RESTART_REASONS = (
+    "crash",
+    "deadline",
+    "protocol",
+    "cancelled",
+    "recycled",
+    "start",
+    "oversize",
+    "starved",
+)
 """Reasons for the replacement of a worker."""
 
 _MAX_ATTEMPTS = 2
 """A job whose worker died is repeated once: the cause may be the worker, not the source."""
 _PING_S = 2.0
+_START_DELAYS_S = (1.0, 5.0, 15.0, 30.0)
+"""Delays before all processes are started again because none was ready in time."""
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 5.0
 
 log = structlog.get_logger(__name__)
@@ -90,6 +102,7 @@ class WorkerPool:
         self._exceptions = 0
         self._closed = False
         self._hello: WorkerInfo | None = None
+        self._start_may_succeed = False
         self._start_error = "no worker process started; the log has its error output"
 
     @property
@@ -106,19 +119,36 @@ class WorkerPool:
             ConfigurationError: no process started.
         """
         self._closed = False
-        starts = [asyncio.create_task(self._start()) for _ in range(self._settings.processes)]
-        for start in starts:
-            _track(start, self._starting)
         try:
-            ready = await _first_ready(starts)
+            await self._start_all()
         except BaseException:
             await self.aclose()
             raise
-        if not ready:
-            raise ConfigurationError([f"workers: {self._start_error}"])
         if gaps := self.gaps:
             log.warning("sandbox_incomplete", **gaps)
         return self
+
+    async def _start_all(self) -> None:
+        """Start all processes; return once the first is ready. Retry if none was in time."""
+        for delay_s in (*_START_DELAYS_S, None):
+            starts = [asyncio.create_task(self._start()) for _ in range(self._settings.processes)]
+            for start in starts:
+                _track(start, self._starting)
+            if await _first_ready(starts):
+                for start in starts:
+                    start.add_done_callback(self._start_again)
+                return
+            # A fault of the installation fails each time; lack of CPU time or memory may pass.
+            if not self._start_may_succeed or delay_s is None:
+                break
+            log.warning("worker_start_retried", reason=self._start_error, delay_s=delay_s)
+            await asyncio.sleep(delay_s)
+        raise ConfigurationError([f"workers: {self._start_error}"])
+
+    def _start_again(self, start: asyncio.Task[bool]) -> None:
+        """Start another process for one that failed while others became ready."""
+        if not (self._closed or start.cancelled() or start.exception() or start.result()):
+            self._start_later()
 
     async def __aexit__(self, *_: object) -> None:
         """End all processes."""
@@ -144,6 +174,7 @@ class WorkerPool:
 
         Raises:
             RenderError: the image cannot be rendered.
+            Overloaded: the worker got too little CPU time.
             SourceUnavailable: the source cannot be read.
             ShuttingDown: the pool is closed.
         """
@@ -162,6 +193,12 @@ class WorkerPool:
                 # A worker that died before it read the job says nothing about the source.
                 deaths += death.started
                 log.warning("worker_died", reason=death.reason, begun=death.started)
+                if death.reason == "starved":
+                    # Neither the image nor the worker is to blame, and a repetition adds load.
+                    raise Overloaded(
+                        "the image got too little CPU time because the machine is overloaded",
+                        retry_after_s=self._settings.retry_after_s,
+                    ) from death
                 if deaths == _MAX_ATTEMPTS or not pending.repeatable(death):
                     raise _death_error(death, deaths) from death
             else:
@@ -184,16 +221,13 @@ class WorkerPool:
         By then the worker may have started its next job: that one must not be disturbed.
         """
         try:
-            return await job.result(deadline_s)
-        except TimeoutError:
-            self._end_at(job, worker, "deadline")
-            raise WorkerDied("deadline") from None
+            return await job.result(deadline_s, wall_factor=self._settings.wall_clock_factor)
+        except WorkerDied as death:
+            # It may still run: it is late, or broke the protocol in its output before its reply.
+            self._end_at(job, worker, death.reason)
+            raise
         except SourceTooLarge:
             self._end_at(job, worker, "oversize")
-            raise
-        except WorkerDied as death:
-            # It may still run: it broke the protocol in its output, before its reply.
-            self._end_at(job, worker, death.reason)
             raise
         except asyncio.CancelledError:
             self._end_at(job, worker, "cancelled")
@@ -255,11 +289,12 @@ class WorkerPool:
             self._idle.remove(worker)
         _track(asyncio.create_task(worker.aclose()), self._ending)
         if not self._closed:
-            # An empty context: log entries of the new worker do not belong to the current request.
-            restart = Context().run(
-                self._supervisor.start, BackgroundTask.WORKER_START, self._restart
-            )
-            _track(restart, self._starting)
+            self._start_later()
+
+    def _start_later(self) -> None:
+        # An empty context: log entries of the new worker do not belong to the current request.
+        restart = Context().run(self._supervisor.start, BackgroundTask.WORKER_START, self._restart)
+        _track(restart, self._starting)
 
     async def _restart(self) -> None:
         backoff_s = _MIN_BACKOFF_S
@@ -274,8 +309,14 @@ class WorkerPool:
         except (WorkerDied, WorkerUnfit, OSError) as error:
             self._restarts["start"] += 1
             log.warning("worker_start_failed", error=str(error))
+            self._start_may_succeed = isinstance(error, OSError) or str(error) == "start"
             if isinstance(error, WorkerUnfit):
                 self._start_error = str(error)
+            elif self._start_may_succeed:
+                self._start_error = (
+                    "no worker process was ready in time: the machine is overloaded, or lacks"
+                    " memory or descriptors"
+                )
             return False
         self._hello = worker.hello
         self._workers.add(worker)
@@ -291,7 +332,10 @@ class WorkerPool:
         """Start a process and check its sandbox, if the settings require one."""
         timeout_s = self._settings.start_timeout_s
         worker = await WorkerProcess.start(
-            self._start_options, timeout_s=timeout_s, supervisor=self._supervisor
+            self._start_options,
+            timeout_s=timeout_s,
+            wall_factor=self._settings.wall_clock_factor,
+            supervisor=self._supervisor,
         )
         gaps = _gaps(worker.hello)
         if gaps and self._settings.require_sandbox:

@@ -13,7 +13,6 @@ import math
 import os
 import resource
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
@@ -32,8 +31,10 @@ from proxy.domain.worker_protocol import (
     is_reply,
 )
 from proxy.rendering.pool.worker_start import (
+    TimeLimit,
     WorkerDied,
     WorkerStartOptions,
+    cpu_time,
     first_message,
     log_stderr,
     spawn,
@@ -48,7 +49,6 @@ _PIPE_BYTES = 1024 * 1024
 """Pipe capacity: most renditions fit, so the worker does not wait for the server to read."""
 _READ_BYTES = 256 * 1024
 _CLOSE_S = 1.0
-_CPUCLOCK_SCHED = 2
 
 OnFree = Callable[["WorkerProcess"], None]
 OnLost = Callable[["WorkerProcess", str], None]
@@ -82,8 +82,8 @@ class PendingJob:
         self._extends_deadline = isinstance(job, RenditionSet) and job.framed
         self.renditions = max(1, len(job.outputs)) if isinstance(job, RenditionSet) else 1
         self._max_bytes = max_bytes * self.renditions
-        self._deadline_s = 0.0
-        self._deadline: asyncio.Timeout | None = None
+        self.worker_pid = 0
+        self._limit: TimeLimit | None = None
         self._pipe: list[int] = []
         """The read end, then the write end until a worker has it."""
         self._reading = False
@@ -145,19 +145,28 @@ class PendingJob:
             self._reading = True
         return True
 
-    async def result(self, deadline_s: float) -> Any:
+    async def result(self, deadline_s: float, *, wall_factor: float = 1.0) -> Any:
         """Wait for the reply, at which all output has been passed to the sink.
 
-        A framed set may take ``deadline_s`` for each piece of output, any other job in total.
+        The limit is CPU time of the worker, see `TimeLimit`. A framed set may take it for each
+        piece of output, any other job in total.
 
         Raises:
-            TimeoutError: the deadline passed.
             SourceTooLarge: the output exceeds the limit.
-            WorkerDied: the worker ended.
+            WorkerDied: the worker ended, or has to be ended for one of the reasons of `TimeLimit`.
         """
-        self._deadline_s = deadline_s
-        async with asyncio.timeout(deadline_s) as self._deadline:
+        self._limit = limit = TimeLimit(self.worker_pid, deadline_s, wall_factor=wall_factor)
+        self._timer = self._loop.call_later(limit.next_check_s, self._check_time, limit)
+        try:
             return await self._reply
+        finally:
+            self._timer.cancel()
+
+    def _check_time(self, limit: TimeLimit) -> None:
+        if reason := limit.check():
+            self.fail(WorkerDied(reason))
+        else:
+            self._timer = self._loop.call_later(limit.next_check_s, self._check_time, limit)
 
     def accepts(self, reply: Any) -> bool:
         """Return whether a message is a reply to this job and fits its output."""
@@ -227,8 +236,8 @@ class PendingJob:
             # Only a `FrameDecoder` raises it.
             self.fail(WorkerDied("protocol"))
             return False
-        if self._extends_deadline and self._deadline is not None and not self._deadline.expired():
-            self._deadline.reschedule(self._loop.time() + self._deadline_s)
+        if self._extends_deadline and self._limit is not None:
+            self._limit.restart()
         return True
 
 
@@ -263,9 +272,10 @@ class WorkerProcess:
         options: WorkerStartOptions,
         *,
         timeout_s: float,
+        wall_factor: float = 1.0,
         supervisor: TaskSupervisor = UNCOUNTED,
     ) -> WorkerProcess:
-        """Spawn a process and wait for its `WorkerInfo`.
+        """Spawn a process and wait for its `WorkerInfo`, for ``timeout_s`` of its CPU time.
 
         Raises:
             WorkerDied: it did not report in time.
@@ -278,7 +288,8 @@ class WorkerProcess:
             undo.callback(ours.close)
             with theirs:
                 process = await spawn(theirs.fileno(), options)
-            hello = await first_message(process, ours, timeout_s)
+            limit = TimeLimit(process.pid, timeout_s, wall_factor=wall_factor)
+            hello = await first_message(process, ours, limit)
             undo.pop_all()
         return cls(process, ours, hello, max_cpu_s=options.max_cpu_s, supervisor=supervisor)
 
@@ -331,17 +342,8 @@ class WorkerProcess:
         if self._has_sent() or not job.send(self._connection):
             return False
         self._job = job
+        job.worker_pid = self.pid
         return True
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds that the process has used, in all its threads.
-
-        Raises:
-            OSError: the process has ended.
-        """
-        # The clock of another process, as clock_getcpuclockid(3) computes its id.
-        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
 
     def _allow_cpu(self, seconds: float) -> None:
         """Grant this much more CPU time; after that the kernel sends SIGXCPU.
@@ -352,7 +354,7 @@ class WorkerProcess:
         Raises:
             OSError: the process has ended.
         """
-        limit = math.ceil(self.cpu_s + seconds)
+        limit = math.ceil(cpu_time(self.pid) + seconds)
         # Denied in containers whose root lacks CAP_SYS_RESOURCE: only the deadline applies there.
         with contextlib.suppress(PermissionError):
             _, hard = resource.prlimit(self.pid, resource.RLIMIT_CPU)

@@ -7,7 +7,9 @@ import contextlib
 import json
 import socket
 import sys
+import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import structlog
 
@@ -22,6 +24,8 @@ _ENVIRONMENT = {
 """The complete environment of a worker: nothing is inherited from the server. libvips reports
 errors through its API and must not also print a warning for every damaged image."""
 
+_CPUCLOCK_SCHED = 2
+_MAX_CHECK_S = 1.0
 _STDERR_BYTES = 16 * 1024
 _STDERR_BATCH_S = 0.1
 _STDERR_MAX_ENTRIES = 20
@@ -63,6 +67,75 @@ class WorkerStartOptions:
     """Run only while the processor is otherwise idle."""
 
 
+def cpu_time(pid: int) -> float:
+    """Return the CPU seconds that a process has used, in all its threads.
+
+    Raises:
+        OSError: the process has ended, and its status was read.
+    """
+    # The clock of another process, as clock_getcpuclockid(3) computes its id.
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+class TimeLimit:
+    """Limits the CPU time of a process, which may take longer on a busy machine.
+
+    Wall-clock time only counts if the process hangs, or has not got its CPU time after
+    ``wall_factor`` times the limit.
+    """
+
+    def __init__(self, pid: int, seconds: float, *, wall_factor: float) -> None:
+        self._pid = pid
+        self._seconds = seconds
+        self._max_wall_s = seconds * wall_factor
+        self._cpu_s = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Grant the whole time anew."""
+        self._wall_began, self._cpu_began = time.monotonic(), self._read_cpu()
+        self._progress: float | None = None
+        self.next_check_s = self._seconds
+        """Seconds from the last `restart` or `check` until the next check is useful."""
+
+    def check(self) -> str | None:
+        """Return why the process must be killed now, or None.
+
+        "deadline": it used up its CPU time, or hangs. "starved": it did not get that time.
+        """
+        wall_s = time.monotonic() - self._wall_began
+        used_s = self._read_cpu() - self._cpu_began
+        if used_s >= self._seconds:
+            return "deadline"
+        if wall_s < self._seconds:
+            self.next_check_s = self._seconds - wall_s
+            return None
+        # It sleeps and has used nothing since the last check: stopped, deadlocked, or waiting for
+        # a dead file system. A starved process is runnable.
+        if used_s == self._progress and not _is_runnable(self._pid):
+            return "deadline"
+        if wall_s >= self._max_wall_s:
+            return "starved"
+        self._progress = used_s
+        self.next_check_s = min(_MAX_CHECK_S, self._seconds / 4)
+        return None
+
+    def _read_cpu(self) -> float:
+        # The end of the process is detected by its socket.
+        with contextlib.suppress(OSError):
+            self._cpu_s = cpu_time(self._pid)
+        return self._cpu_s
+
+
+def _is_runnable(pid: int) -> bool:
+    """Return whether a thread of the process uses a CPU or waits for one (proc_pid_stat(5))."""
+    try:
+        lines = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return True  # a thread has just ended
+    return any(line.rpartition(") ")[2].startswith("R") for line in lines)
+
+
 async def spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subprocess.Process:
     """Start a process whose end of the socket pair is ``descriptor``."""
     # A session of its own: the terminal sends Ctrl-C to the server alone.
@@ -80,20 +153,27 @@ async def spawn(descriptor: int, options: WorkerStartOptions) -> asyncio.subproc
 
 
 async def first_message(
-    process: asyncio.subprocess.Process, connection: socket.socket, timeout_s: float
+    process: asyncio.subprocess.Process, connection: socket.socket, limit: TimeLimit
 ) -> WorkerInfo:
-    """Receive the `WorkerInfo` of a new process; if there is none, end the process."""
+    """Receive the `WorkerInfo` of a new process; if there is none in time, end the process."""
+    receiving = asyncio.create_task(_receive_info(connection))
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _receive_info(connection)
-    except BaseException as error:
+        await _wait(receiving, limit)
+        return receiving.result()
+    except BaseException:
+        receiving.cancel()
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
         await log_stderr(process.stderr, process.pid)
-        if isinstance(error, TimeoutError):
-            raise WorkerDied("start") from None
         raise
+
+
+async def _wait(receiving: asyncio.Task[WorkerInfo], limit: TimeLimit) -> None:
+    while not receiving.done():
+        await asyncio.wait([receiving], timeout=limit.next_check_s)
+        if not receiving.done() and limit.check():
+            raise WorkerDied("start")
 
 
 async def _receive_info(connection: socket.socket) -> WorkerInfo:

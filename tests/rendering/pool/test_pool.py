@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -18,6 +19,8 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from proxy.domain.errors import (
+    ConfigurationError,
+    Overloaded,
     RenderFault,
     RenderTimeout,
     ShuttingDown,
@@ -35,8 +38,11 @@ from proxy.domain.worker_protocol import (
     RenditionSet,
     RenditionSetResult,
 )
+from proxy.rendering.pool import pool as pool_module
+from proxy.rendering.pool import worker_start
 from proxy.rendering.pool.pool import WorkerPool
 from proxy.rendering.pool.process import WorkerProcess
+from proxy.rendering.pool.worker_start import WorkerDied
 from proxy.runtime.supervised_task import BackgroundTask
 from proxy.settings import EncoderSettings, LimitSettings, WorkerSettings
 from tests.support.restarts import Restarts
@@ -190,7 +196,7 @@ async def test_an_exception_is_logged_and_does_not_end_its_worker(
     after = shared_pool.statistics()
     assert after["exceptions"] == before["exceptions"] + 1
     assert after["restarts_crash"] == before["restarts_crash"]
-    assert shared_pool.pids == pids
+    assert set(shared_pool.pids) >= set(pids)
 
 
 @shared
@@ -366,10 +372,74 @@ async def test_a_worker_that_hangs_is_killed_at_the_deadline(source: int) -> Non
 
 
 async def test_a_job_past_its_deadline_twice_times_out(source: int) -> None:
-    async with pool_of(deadline_s=0.05) as pool:
+    async with pool_of(deadline_s=0.05, wall_clock_factor=100) as pool:
         with pytest.raises(RenderTimeout):
             await render(pool, source, job_of(PROFILES[Format.AVIF], 4000, 4000))
         assert pool.statistics()["restarts_deadline"] == 2
+
+
+@pytest.fixture
+def starved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker gets CPU time, although it waits for a CPU."""
+    monkeypatch.setattr(worker_start, "cpu_time", lambda _: 1.0)
+    monkeypatch.setattr(worker_start, "_is_runnable", lambda _: True)
+
+
+@pytest.mark.usefixtures("starved")
+async def test_a_job_that_gets_no_cpu_time_is_not_blamed_on_its_image(source: int) -> None:
+    async with pool_of(deadline_s=0.05, wall_clock_factor=3, start_timeout_s=60) as pool:
+        with pytest.raises(Overloaded, match="too little CPU time") as error:
+            await render(pool, source, job_of(PROFILES[Format.AVIF], 4000, 4000))
+        assert error.value.retry_after_s == WorkerSettings().retry_after_s
+        assert pool.statistics()["restarts_starved"] == 1, "a second attempt would add load"
+
+
+def failing_starts(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[Exception]:
+    """Make the next starts of processes fail; the errors that are left are in the list."""
+    left, spawn = list(errors), WorkerPool._spawn
+
+    async def fail_first(pool: WorkerPool) -> WorkerProcess:
+        if left:
+            raise left.pop(0)
+        return await spawn(pool)
+
+    monkeypatch.setattr(WorkerPool, "_spawn", fail_first)
+    monkeypatch.setattr(pool_module, "_START_DELAYS_S", (0.01, 0.01))
+    return left
+
+
+@pytest.mark.parametrize("error", [WorkerDied("start"), OSError(errno.EAGAIN, "no process")])
+async def test_a_pool_whose_workers_are_late_starts_them_again(
+    error: Exception, source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_starts(monkeypatch, error, error)
+    async with pool_of() as pool:
+        assert await render(pool, source)
+        assert pool.statistics()["restarts_start"] == 2
+
+
+async def test_a_pool_gives_up_after_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = failing_starts(monkeypatch, *[WorkerDied("start")] * 4)
+    with pytest.raises(ConfigurationError, match="no worker process was ready in time"):
+        await pool_of().__aenter__()
+    assert len(left) == 1
+
+
+async def test_a_pool_whose_workers_crash_at_the_start_is_not_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = failing_starts(monkeypatch, WorkerDied("crash"), WorkerDied("crash"))
+    with pytest.raises(ConfigurationError, match="the log has its error output"):
+        await pool_of().__aenter__()
+    assert len(left) == 1
+
+
+async def test_a_worker_that_is_late_while_others_are_ready_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failing_starts(monkeypatch, WorkerDied("start"))
+    async with pool_of(count=2) as pool:
+        await until_up(pool, 2)
 
 
 async def test_a_worker_is_replaced_after_its_share_of_jobs(source: int) -> None:
