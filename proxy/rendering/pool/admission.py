@@ -59,14 +59,14 @@ class Admission:
         self._places = asyncio.Semaphore(settings.processes + prepared)
         self._capacity = settings.processes + settings.max_queue
         self._max_waiting = settings.max_queue - prepared
-        self._budget_s = settings.max_queue_wait_s * settings.processes
-        """Service time of the waiting jobs at which a further job would wait too long."""
         self._inside = 0
         self._waiting = 0
+        self._long = 0
+        """Waiting jobs that are predicted to take longer than a job may wait."""
         self._waiting_s = 0.0
-        """Predicted service time of all waiting jobs, in seconds."""
+        """Predicted service time of all other waiting jobs, in seconds."""
         self._mean_s = 0.0
-        """Mean service time of recent jobs of all kinds; 0 until the first one has ended."""
+        """Mean service time of recent jobs that were not long; 0 until the first one has ended."""
         self._kinds: LRUCache[str, float] = LRUCache(_MAX_KINDS)
         """Mean service time by kind of job."""
         self._closed = False
@@ -83,9 +83,22 @@ class Admission:
         """Limit of the jobs that wait for admission."""
         return min(self._max_waiting, self._fitting(self._budget_s))
 
+    @property
+    def _budget_s(self) -> float:
+        """Service time of the waiting jobs at which a further job would wait too long."""
+        # A long job, such as the finals of an upload, occupies one worker. The jobs behind it do
+        # not wait for its end, but share the others. A single worker is treated as if it were free,
+        # because a wrong rejection is worse than a wait that is longer than predicted.
+        workers = max(1, self._settings.processes - self._long)
+        return self._settings.max_queue_wait_s * workers
+
+    def _is_long(self, service_s: float) -> bool:
+        return service_s > self._settings.max_queue_wait_s
+
     def _fitting(self, seconds: float) -> int:
         """Return how many jobs of the present mix have this service time."""
-        mean_s = self._waiting_s / self._waiting if self._waiting_s else self._mean_s
+        quick = self._waiting - self._long
+        mean_s = self._waiting_s / quick if self._waiting_s else self._mean_s
         # Until something is measured, only `max_queue` limits.
         return math.ceil(max(0.0, seconds) / mean_s) if mean_s else self._capacity
 
@@ -109,8 +122,11 @@ class Admission:
             self._places.release()
 
     async def _wait(self, service_s: float) -> None:
+        long = self._is_long(service_s)
+        quick_s = 0.0 if long else service_s
         self._waiting += 1
-        self._waiting_s += service_s
+        self._long += long
+        self._waiting_s += quick_s
         try:
             async with asyncio.timeout(PATIENCE * self._settings.max_queue_wait_s):
                 await self._places.acquire()
@@ -119,15 +135,18 @@ class Admission:
             raise self._rejected("queue_wait", error) from None
         finally:
             self._waiting -= 1
-            # Exactly 0 when nobody waits: sums of floats drift.
-            self._waiting_s = self._waiting_s - service_s if self._waiting else 0.0
+            self._long -= long
+            # Exactly 0 when none waits: sums of floats drift.
+            quick = self._waiting > self._long
+            self._waiting_s = self._waiting_s - quick_s if quick else 0.0
 
     def learn(self, kind: str, service_s: float) -> None:
         """Record the service time of a job that has ended, in seconds."""
         before_s = self._kinds.get(kind, service_s)
         self._kinds[kind] = before_s + _WEIGHT * (service_s - before_s)
-        mean_s = self._mean_s or service_s
-        self._mean_s = mean_s + _WEIGHT * (service_s - mean_s)
+        if not self._is_long(service_s):
+            mean_s = self._mean_s or service_s
+            self._mean_s = mean_s + _WEIGHT * (service_s - mean_s)
 
     def shed(self) -> CapacityError:
         """Count a request that is rejected because the server is overloaded; return its error."""
@@ -140,7 +159,7 @@ class Admission:
         if self._inside + self._waiting >= self._capacity:
             raise self._rejected("queue_full", QueueFull("too many images are waiting"))
         if self.free_places <= 0:
-            wait_s = self._waiting_s / self._settings.processes
+            wait_s = self._settings.max_queue_wait_s * self._waiting_s / self._budget_s
             error = QueueFull(
                 f"too many images are waiting: a worker is free in about {wait_s:.0f} s"
             )

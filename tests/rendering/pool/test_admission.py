@@ -207,6 +207,22 @@ async def test_few_slow_jobs_fill_the_queue() -> None:
     await leave(tasks)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_job_that_takes_a_worker_for_long_does_not_fill_the_queue(workers: int) -> None:
+    settings = WorkerSettings(count=workers, max_queue=1000, max_queue_wait_s=10)
+    admission = Admission(settings)
+    admission.learn("thumbnail", 0.05)
+    admission.learn("finals of an upload", 60)
+    long = await crowd(admission, 2 * workers + 1, "finals of an upload")
+    assert admission.statistics()["waiting"] == 1
+    assert admission.free_places == 200, "one worker is left for the others"
+    quick = await crowd(admission, 200, "thumbnail")
+    with pytest.raises(QueueFull):
+        admission.check()
+    await leave(long + quick)
+    assert admission.free_places == 200 * workers
+
+
 async def test_more_workers_shorten_the_predicted_wait() -> None:
     admission = Admission(WorkerSettings(count=4, max_queue=1000, max_queue_wait_s=10))
     admission.learn("zoom", 5)
