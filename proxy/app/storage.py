@@ -92,7 +92,9 @@ async def open_storage(
         section = settings.database.model_copy(update={"pool_size": size})
         writer = LeasedWriter(settings.database_url, section, lease_s=settings.ingest.lease_s)
         stack.push_async_callback(writer.aclose)
-        table = PurgeTable(writer, retention_days=settings.database.purge_retention_days)
+        table = PurgeTable(
+            reader=repository, writer=writer, retention_days=settings.database.purge_retention_days
+        )
         journal = PurgeJournal(str(settings.rendition_directory))
         purger = PurgeService(
             rows=database,

@@ -121,6 +121,12 @@ class SqlMediaRepository(SqlDatabase):
         await super().aclose()
         await self._reader.aclose()
 
+    async def read(
+        self, query: sa.Executable, values: Mapping[str, Any] | None = None
+    ) -> Sequence[sa.Row[Any]]:
+        """Return all rows of another module's query, which is not counted."""
+        return await self._reader.read(query, values or {})
+
     async def find(self, media_id: int) -> Media | None:
         """Return the row with its facts and fallbacks, or None."""
         rows = await self._read(_BY_ID, media_id=media_id)

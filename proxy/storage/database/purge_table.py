@@ -60,9 +60,10 @@ class PurgeTable:
     reader must read an overlap again: neither the ids nor the times become visible in order.
     """
 
-    def __init__(self, database: SqlDatabase, *, retention_days: float) -> None:
-        """Use a database that the caller closes."""
-        self._database = database
+    def __init__(self, *, reader: SqlDatabase, writer: SqlDatabase, retention_days: float) -> None:
+        """Use connections that the caller closes: ``reader`` for queries that run every second."""
+        self._reader = reader
+        self._writer = writer
         self._retention_s = retention_days * _DAY_S
         # Not the name of the machine: several processes may run on it.
         self._server = secrets.token_hex(16)
@@ -82,18 +83,18 @@ class PurgeTable:
                 await connection.execute(facts)
             await connection.execute(announcement(entries, server=self._server))
 
-        await self._database.run(work)
+        await self._writer.run(work)
 
     async def now(self) -> float:
         """Return the time on the database's clock."""
-        return float((await self._database.read(_CLOCK))[0][0])
+        return float((await self._reader.read(_CLOCK))[0][0])
 
     async def read(self, since: float, *, after: int = 0, limit: int = 1000) -> list[RecordedPurge]:
         """Return a page of purges by others, recorded at ``since`` or later, with higher ids."""
         values = {"since": since, "after": after, "server": self._server, "limit": limit}
         return [
             RecordedPurge(row.id, row.purged_at, _entry(row))
-            for row in await self._database.read(_OTHERS, values)
+            for row in await self._reader.read(_OTHERS, values)
         ]
 
     async def changes(self, since: float, *, now: float) -> tuple[Mapping[int, str], set[int]]:
@@ -102,7 +103,7 @@ class PurgeTable:
         Up to `MAX_CHANGES` are returned, latest first. The second value contains those that may
         have changed again without another ``updated_at``.
         """
-        rows = await self._database.read(_CHANGED, {"since": _timestamp(since)})
+        rows = await self._reader.read(_CHANGED, {"since": _timestamp(since)})
         versions = {row.id: str(row.updated_at) for row in rows}
         earliest, latest = _timestamp(now - _UNSETTLED_S), _timestamp(now + _UNSETTLED_S)
         return versions, {key for key, at in versions.items() if earliest <= at <= latest}
@@ -114,7 +115,7 @@ class PurgeTable:
             old = _table.purged_at < DatabaseClock() - self._retention_s
             await connection.execute(sa.delete(purges).where(old))
 
-        await self._database.run(work)
+        await self._writer.run(work)
 
 
 def announcement(entries: Iterable[PurgeEntry], *, server: str = "") -> sa.Insert:

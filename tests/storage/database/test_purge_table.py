@@ -23,7 +23,7 @@ ENTRIES = [PurgeEntry(7), PurgeEntry(7, frozenset({"0a1b2c3d", "ffffffff"})), Pu
 
 
 def server(writer: LeasedWriter) -> PurgeTable:
-    return PurgeTable(writer, retention_days=1)
+    return PurgeTable(reader=writer, writer=writer, retention_days=1)
 
 
 async def test_other_servers_read_a_purge_and_the_one_that_purged_does_not(
