@@ -19,6 +19,7 @@ from proxy.ingest.uploads.url_replacement import UrlReplacer
 from proxy.runtime.supervised_task import UNCOUNTED, BackgroundTask, TaskSupervisor
 from proxy.settings import NO_KEY_ADVICE, Settings, TokenKey, media_api_key, token_key
 from proxy.storage.database.upload_repository import UploadRepository
+from proxy.storage.database.upload_results import UploadResults
 from proxy.storage.upload_files import UploadFiles
 from proxy.telemetry.metrics import Metrics
 from proxy.web.auth import AuthFailure, FailureLimit, KeyGuard, TokenVerifier
@@ -37,6 +38,7 @@ class UploadServices:
 
     settings: Settings
     queue: UploadQueue
+    results: UploadResults
     replacer: UrlReplacer
     sweeper: TempfileSweeper
     media_key: str = field(repr=False)
@@ -163,10 +165,14 @@ async def open_uploads(
         )
         files = UploadFiles(settings.temp_root, timeout_s=section.upload_stall_s)
         stack.push_async_callback(files.aclose)
-        queue = UploadQueue(database, files)
+        results = await stack.enter_async_context(
+            UploadResults(settings.database_url, settings.database)
+        )
+        queue = UploadQueue(database, files, results)
         yield UploadServices(
             settings=settings,
             queue=queue,
+            results=results,
             # `running` sets the address again, with the port on which the server listens.
             replacer=UrlReplacer(queue, settings.images_base()),
             sweeper=TempfileSweeper(queue=queue),

@@ -55,6 +55,7 @@ def services(**parts: object) -> UploadServices:
     files = cast("UploadFiles", Files())
     values: dict[str, Any] = {
         "settings": Settings(),
+        "results": None,
         "queue": UploadQueue(cast("UploadRepository", Database()), files),
         "replacer": Round(),
         "sweeper": Round(),

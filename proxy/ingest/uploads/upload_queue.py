@@ -35,8 +35,10 @@ from proxy.domain.upload import (
     new_upload,
     pending_page,
 )
+from proxy.domain.urls import parse_image_path
 from proxy.ingest.main_api import DownloadedFile
 from proxy.storage.database.upload_repository import NewUpload, UploadRepository
+from proxy.storage.database.upload_results import UploadResults
 from proxy.storage.upload_files import (
     IncomingFile,
     OpenUpload,
@@ -59,6 +61,8 @@ class UploadQueue:
 
     database: UploadRepository
     files: UploadFiles
+    results: UploadResults | None = None
+    """Where callbacks are stored; None: they are not."""
 
     async def open(self, image_path: str) -> OpenUpload:
         """Open a temporary file; the caller closes it.
@@ -83,8 +87,13 @@ class UploadQueue:
         rows = await self.database.list_pending(after=after, limit=limit)
         return rows, rows[-1].id if len(rows) == limit else None
 
-    async def complete(self, pending_id: int, media_id: str) -> None:
+    async def complete(
+        self, pending_id: int, media_id: str, callback: Mapping[str, Any] | None = None
+    ) -> None:
         """Record the medium of an upload: pending becomes processed. Idempotent.
+
+        ``callback`` has all that the worker reported. It is stored together with the server that
+        has the medium.
 
         Raises:
             PendingNotFound: there is no such upload.
@@ -92,7 +101,14 @@ class UploadQueue:
             DatabaseUnavailable: nothing was recorded.
         """
         await self.database.mark_processed(pending_id, media_id)
-        log.debug("upload_processed", pending_id=pending_id, media_id=media_id)
+        server = ""
+        if self.results is not None:
+            # After the row, which rejects a conflict. If this fails the worker reports again.
+            callback = callback or {"media_id": media_id}
+            server = await self.results.record(
+                pending_id, int(media_id), callback, server=_server_of(callback)
+            )
+        log.debug("upload_processed", pending_id=pending_id, media_id=media_id, server=server)
 
     async def fail(self, pending_id: int, *, reason: str = "") -> None:
         """Record a permanent failure, and delete the temporary file. Idempotent.
@@ -278,8 +294,7 @@ class LocalMainApi:
     async def complete(self, main_api_id: int, payload: Mapping[str, Any]) -> None:
         """Record the medium of an upload."""
         with _translated():
-            # Only the id, like a main API that reads the simple payload; see `callback_payload`.
-            await self._queue.complete(main_api_id, str(payload["media_id"]))
+            await self._queue.complete(main_api_id, str(payload["media_id"]), payload)
 
     async def cleanup(self, main_api_id: int) -> None:
         """Record that an upload failed permanently, and delete its temporary file."""
@@ -322,3 +337,10 @@ def _plain(original_name: str) -> str | None:
     # PureWindowsPath splits at both kinds of slashes.
     name = _UNPRINTABLE.sub("", PureWindowsPath(original_name).name).strip()
     return name[-_MAX_NAME:] or None
+
+
+def _server_of(callback: Mapping[str, Any]) -> str:
+    """Return the base of the address in a callback; empty if it has none."""
+    url = callback.get("permanent_url")
+    parsed = parse_image_path(url) if isinstance(url, str) else None
+    return parsed[0] if parsed else ""

@@ -235,6 +235,17 @@ purges = define_table(
     sqlite_autoincrement=True,
 )
 
+# What the worker of each upload reported: its medium, and all members of the callback.
+upload_results = define_table(
+    "upload_results",
+    foreign_id("main_api_id"),
+    required("media_id", sa.BigInteger, index=True),
+    # Base of the media server's addresses; empty if the medium is a row of this database.
+    required("server", sa.String(500)),
+    required("callback", _JSON),
+    created_at("reported_at", nullable=False),
+)
+
 # Smaller files of a medium, from which it is rendered while its source is missing. The key is the
 # content and not the path: a path of 500 characters makes a long key, and the collation of the
 # table would decide which names are equal.

@@ -246,3 +246,18 @@ async def accept(uploader: Uploader) -> None:
     async with uploader.begin(456) as one:
         await one.add(UPLOAD_FIELDS["profile_image"], "x.jpg", pieces())
         await one.finish()
+
+
+async def test_the_whole_callback_of_the_embedded_worker_is_stored(serve: Serve) -> None:
+    server = await serve(main=MAIN, users=USERS)
+    (image,) = await upload(server)
+    assert server.main is not None
+    payload = {
+        "media_id": "789",
+        "permanent_url": "https://media-backend/serve/789",
+        "ai_analysis": {"style": "Cubism", "site_context": {"pages": [1, None]}},
+    }
+    for _ in range(2):
+        await LocalMainApi(server.main.queue).complete(image["id"], payload)
+    assert await server.main.results.callback(789) == payload
+    assert await server.main.results.servers(789) == {"https://media-backend"}
