@@ -11,12 +11,21 @@ from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
-from proxy.settings import Settings, admin_key, has_local_uploads, media_api_key
+from proxy.serving.forward import MediaForwarder
+from proxy.serving.media_server import MediaServer
+from proxy.settings import (
+    Settings,
+    admin_key,
+    forward_target,
+    has_local_uploads,
+    media_api_key,
+)
 from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import OUTPUT, AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.telemetry.service_metrics import ServiceCollector
 from proxy.web.handlers.admin import AdminHandler
+from proxy.web.handlers.forwarding import ForwardedImages
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
 from proxy.web.handlers.images import ImageHandler
 from proxy.web.handlers.info import InfoHandler
@@ -36,6 +45,8 @@ class HttpServer:
     runner: ServerRunner
     health: HealthHandler
     access_log: AccessLog | None
+    forwarder: MediaForwarder | None
+    """Forwards to the media server, if there is one."""
 
 
 def build_http_server(services: Services, uploads: UploadServices | None = None) -> HttpServer:
@@ -64,6 +75,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     )
     # Only workers report versions of libvips: the server process never loads it.
     services.metrics.worker(services.rendering.pool.hello)
+    forwarder = None if uploads is None else _forwarder(services, uploads)
     images_handler = ImageHandler(
         database=storage.database,
         delivery=services.serving.delivery,
@@ -72,6 +84,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         telemetry=services.metrics,
         parse_query=parse_query,
         lifetimes=settings.lifetimes,
+        forwarded=None if forwarder is None else ForwardedImages(forwarder, settings.lifetimes),
     )
     access_log = AccessLog(settings.log) if settings.log.access else None
     pipeline = RequestPipeline(
@@ -85,7 +98,7 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
         health,
         ServerInfoHandler(services.metrics, partial(describe, settings)),
         _admin(services),
-        _analyses(services),
+        _analyses(services, forwarder),
         _info(services),
         _oembed(services),
         PageHandler(settings.encoders.order),
@@ -105,10 +118,13 @@ def build_http_server(services: Services, uploads: UploadServices | None = None)
     app = create_app(settings, handlers)
     if previews is not None:
         app.on_cleanup.append(lambda _: previews.aclose())
+    if forwarder is not None:
+        storage.invalidators.append(forwarder.forget)
+        app.on_cleanup.append(lambda _: forwarder.aclose())
     runner = ServerRunner(app, pipeline, settings.server, supervisor=services.supervisor)
     # Last, because the figures of the runner are among them.
     services.metrics.registry.register(ServiceCollector(_statistics(services, runner)))
-    return HttpServer(runner, health, access_log)
+    return HttpServer(runner, health, access_log, forwarder)
 
 
 def _admin(services: Services) -> AdminHandler | None:
@@ -122,7 +138,27 @@ def _admin(services: Services) -> AdminHandler | None:
     )
 
 
-def _analyses(services: Services) -> AnalysisHandler:
+def _forwarder(services: Services, uploads: UploadServices) -> MediaForwarder | None:
+    settings = services.settings
+    target, derived = forward_target(settings)
+    if not target:
+        return None
+    server = MediaServer(
+        target,
+        key=uploads.media_key,
+        timeout_s=settings.main.forward_timeout_s,
+        max_bytes=settings.storage.max_original_bytes,
+    )
+    return MediaForwarder(
+        server,
+        derived=derived,
+        store=services.storage.renditions,
+        results=uploads.results,
+        fresh_s=settings.lifetimes.api_s,
+    )
+
+
+def _analyses(services: Services, forwarder: MediaForwarder | None) -> AnalysisHandler:
     settings = services.settings
     key = media_api_key(settings.main, settings.key_directory)
     return AnalysisHandler(
@@ -130,6 +166,7 @@ def _analyses(services: Services) -> AnalysisHandler:
         database=services.storage.database,
         analyses=services.storage.analyses,
         retry_after_s=settings.lifetimes.not_ready_retry_s,
+        forwarder=forwarder,
     )
 
 

@@ -101,7 +101,10 @@ async def _start(
     port = await enter(surface.runner.listening())
     stack.enter_context(address_recorded(settings, port))
     await enter(services.queue_metrics.running(supervisor))
-    if settings.ingest.embedded and has_worker(settings):
+    forwarder = surface.forwarder
+    # A worker here would give media ids that the media server gives to other images.
+    forwards = forwarder is not None and await forwarder.leads_elsewhere()
+    if settings.ingest.embedded and has_worker(settings) and not forwards:
         urls = ingest_urls(settings, port)
         queue = local_queue(settings, urls, None if main is None else main.queue, port)
         ingest = await enter(open_ingest(services, urls, queue=queue))

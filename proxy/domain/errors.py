@@ -22,6 +22,8 @@
     |   +-- SourceUnavailable       503  the storage cannot be read
     |   +-- SourceTimeout           504
     |   +-- SourceChanged           503  the file does not match its facts; they are read again
+    |   +-- MediaServerUnavailable  502  the server to which requests are forwarded failed
+    |   +-- ForwardLoop             508  forwarding leads back to a server that forwards
     +-- CapacityError               503  temporary; carries Retry-After
     |   +-- QueueFull
     |   |   +-- Overloaded          too little room or time left to spend work on it
@@ -202,6 +204,16 @@ class SourceTimeout(SourceError, status=504, title="Storage timed out", reported
 
 class SourceChanged(SourceError, status=503, title="Image has changed"):
     """The file differs from the one its facts were read from; the facts have been read again."""
+
+
+class MediaServerUnavailable(
+    SourceError, status=502, title="Media server unavailable", reported=True
+):
+    """The media server, to which requests are forwarded, cannot be reached or sent no image."""
+
+
+class ForwardLoop(SourceError, status=508, title="Loop detected", reported=True):
+    """A request was forwarded to a server that forwards it itself."""
 
 
 class CapacityError(SmartserveError, status=503, title="Temporarily unavailable"):

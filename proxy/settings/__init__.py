@@ -8,6 +8,7 @@ from proxy.settings.encoders import EncoderSettings as EncoderSettings
 from proxy.settings.exposure import NO_KEY_ADVICE as NO_KEY_ADVICE
 from proxy.settings.exposure import access_faults as access_faults
 from proxy.settings.exposure import admin_key as admin_key
+from proxy.settings.exposure import forward_target as forward_target
 from proxy.settings.exposure import has_local_uploads as has_local_uploads
 from proxy.settings.exposure import has_page as has_page
 from proxy.settings.load import load_settings as load_settings

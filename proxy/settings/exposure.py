@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 from proxy.domain.errors import ConfigurationError
 from proxy.settings.root import Settings
@@ -29,10 +30,11 @@ def admin_key(section: AdminSettings) -> str:
 
 def access_faults(settings: Settings) -> list[str]:
     """Return why the server must not listen with these settings. May resolve a host name."""
-    # Only the admin routes can be without a key: the keys of all others are generated.
-    if not settings.admin.enabled:
-        return []
     try:
+        forward_target(settings)
+        # Only the admin routes can be without a key: the keys of all others are generated.
+        if not settings.admin.enabled:
+            return []
         key = admin_key(settings.admin)
     except ConfigurationError as error:
         return list(error.faults)
@@ -62,6 +64,48 @@ def is_local_only(settings: Settings) -> bool:
     # A database of its own is not shared, and without a public URL no proxy is in front.
     outside = settings.database.url or settings.server.public_url
     return not outside and is_loopback(settings.server.host)
+
+
+def forward_target(settings: Settings) -> tuple[str, bool]:
+    """Return the address of the server that has the media, and whether only its name says so.
+
+    The address is empty if this server has them. Blocking: resolves a host name.
+
+    Raises:
+        ConfigurationError: `main.forward_to` is this server.
+    """
+    if not settings.main.enabled:
+        return "", False
+    if target := settings.main.forward_to.rstrip("/"):
+        if _is_this_server(settings, target, settings.server.public_url):
+            fault = f"main.forward_to: {target!r} is this server; name the one that has the images"
+            raise ConfigurationError([fault])
+        return target, False
+    backend, main_api = settings.ingest.media_backend_url, settings.ingest.main_api_url
+    names = (settings.server.public_url, settings.main.smart_media_base_url)
+    # The worker's own machine names itself as the backend, and another server as the main API.
+    if not backend or (main_api and not _is_this_server(settings, main_api, *names)):
+        return "", False
+    own = _is_this_server(settings, backend, *names)
+    return ("", False) if own else (backend.rstrip("/"), True)
+
+
+def _is_this_server(settings: Settings, address: str, *names: str) -> bool:
+    host, port = _authority(address)
+    if (host, port) in [_authority(one) for one in names if one]:
+        return True
+    if port != settings.server.port:
+        return False
+    return host == settings.server.host.lower() or is_loopback(host)
+
+
+def _authority(address: str) -> tuple[str, int | None]:
+    parts = urlsplit(address)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return parts.hostname or "", port or (443 if parts.scheme == "https" else 80)
 
 
 def is_loopback(host: str) -> bool:

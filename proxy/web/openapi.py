@@ -27,8 +27,10 @@ PROBLEMS = {
     422: "The original is corrupt or exceeds a limit.",
     429: "Too many wrong keys came from this address; see Retry-After.",
     500: "The server failed.",
+    502: "The media server, which has the image, failed.",
     503: "Too busy, or the database or the storage is unavailable; see Retry-After.",
     504: "Rendering or the storage took too long.",
+    508: "Forwarding leads back to a server that forwards.",
 }
 _INFO = {
     "title": "smartserve",

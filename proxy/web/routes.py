@@ -52,7 +52,8 @@ from proxy.web.openapi import (
 from proxy.web.request_input import ID_PATTERN
 
 _INFO = (400, 404, 415, 422, 500, 503, 504)
-_IMAGE = (*_INFO, 416)
+_FORWARDED = (502, 508)
+_IMAGE = (*_INFO, 416, *_FORWARDED)
 _NO_UPLOAD = (404, "There is no such upload.")
 _ENDED = (_NO_UPLOAD, (409, "The upload has ended differently, or two images are named."))
 _NOT_LOCAL = (403, "The client is not a browser on the server's own machine.")
@@ -187,7 +188,10 @@ def _info() -> Operations:
         AnalysisHandler.analysis,
         _MEDIA_ID | {"name": "media_id"},
         responses=AnalysisResponse,
-        problems=(400, (404, "No such image, or no analysis; with Retry-After: not yet.")),
+        problems=(
+            *(400, 504, *_FORWARDED),
+            (404, "No such image, or no analysis; with Retry-After: not yet."),
+        ),
         security="media",
     )
 

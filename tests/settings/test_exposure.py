@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from proxy.domain.errors import ConfigurationError
-from proxy.settings import Settings, access_faults, admin_key, has_local_uploads, has_page
+from proxy.settings import (
+    Settings,
+    access_faults,
+    admin_key,
+    forward_target,
+    has_local_uploads,
+    has_page,
+)
 from proxy.settings.exposure import is_loopback
 from proxy.settings.sections import AdminSettings
 
@@ -124,3 +131,39 @@ def test_a_server_with_a_public_key_cannot_issue_upload_tokens() -> None:
     loaded = Settings.model_validate({"users": {"jwt_public_key_file": "/etc/key.pem"}})
     assert has_page(loaded)
     assert not has_local_uploads(loaded)
+
+
+HERE = {"server": {"port": 8080, "public_url": "https://img.example.org"}}
+VM = "http://34.60.105.144:3001"
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ({}, ("", False)),
+        ({"main": {"forward_to": f"{VM}/"}}, (VM, False)),
+        ({"ingest": {"media_backend_url": f"{VM}/"}}, (VM, True)),
+        (
+            {"ingest": {"media_backend_url": "http://127.0.0.1:8081"}},
+            ("http://127.0.0.1:8081", True),
+        ),
+        # The worker's own machine names itself.
+        ({"ingest": {"media_backend_url": VM, "main_api_url": "https://api2.x.org"}}, ("", False)),
+        ({"ingest": {"media_backend_url": VM, "main_api_url": "http://[::1]:8080"}}, (VM, True)),
+        # Names of this server.
+        ({"ingest": {"media_backend_url": "https://img.example.org/media"}}, ("", False)),
+        ({"ingest": {"media_backend_url": "http://localhost:8080"}}, ("", False)),
+        ({"main": {"enabled": False, "forward_to": VM}}, ("", False)),
+    ],
+)
+def test_media_are_forwarded_to_the_server_that_the_settings_name(
+    given: dict[str, dict[str, object]], target: tuple[str, bool]
+) -> None:
+    assert forward_target(Settings.model_validate(HERE | given)) == target
+
+
+def test_forwarding_to_this_server_prevents_the_start() -> None:
+    for address in ("https://img.example.org", "http://127.0.0.1:8080"):
+        made = Settings.model_validate(HERE | {"main": {"forward_to": address}})
+        (fault,) = access_faults(made)
+        assert fault.startswith(f"main.forward_to: {address!r} is this server")

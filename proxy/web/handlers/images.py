@@ -30,6 +30,7 @@ from proxy.storage.renditions.rendition import Rendition
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.tracing import STATE, span
 from proxy.web.conditional import ByteRange, names, not_modified, requested_range
+from proxy.web.handlers.forwarding import ForwardedImages
 from proxy.web.headers import (
     Header,
     ImageRoute,
@@ -109,7 +110,9 @@ class ImageHandler:
         telemetry: Metrics,
         parse_query: ParseQuery,
         lifetimes: LifetimeSettings,
+        forwarded: ForwardedImages | None = None,
     ) -> None:
+        """``forwarded`` answers for the media server, if there is one."""
         self._database = database
         self._delivery = delivery
         self._response_cache = response_cache
@@ -117,6 +120,7 @@ class ImageHandler:
         self._telemetry = telemetry
         self._parse_query = parse_query
         self._lifetimes = lifetimes
+        self._forwarded = forwarded
         self._logged_at: dict[str, float] = {}
 
     async def serve(self, request: web.Request) -> Answer:
@@ -133,6 +137,10 @@ class ImageHandler:
         try:
             media_id, extension = parse_name(request.match_info["name"])
             wanted = self._parse_query(request.rel_url.raw_query_string, extension=extension)
+            if self._forwarded is not None:
+                answer = await self._forwarded.answer(request, route, media_id, wanted)
+                if answer is not None:
+                    return answer
             target = ImageTarget(route, media_id, wanted)
             try:
                 return await self._respond(request, target)

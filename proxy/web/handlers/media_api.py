@@ -27,6 +27,7 @@ from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
+from proxy.serving.forward import MediaForwarder
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import AnalysisRepository
 from proxy.storage.upload_files import OpenUpload, TempName
@@ -141,8 +142,7 @@ class MediaApiHandler:
         pending_id = upload_id(request)
         body = await read_json(request, max_bytes=_MAX_JSON_BYTES, stall_s=self.stall_s)
         media_id = _media_id(body)
-        # The queue has no columns for the other members. The worker stores them itself.
-        await self.queue.complete(pending_id, media_id)
+        await self.queue.complete(pending_id, media_id, body)
         preview = profile_image_url(self.replacer.base_url, media_id)
         return CompletionResponse(imageId=pending_id, media_id=media_id, smart_url_preview=preview)
 
@@ -233,6 +233,8 @@ class AnalysisHandler:
     analyses: AnalysisRepository
     retry_after_s: int
     """Sent as Retry-After while the image is being processed."""
+    forwarder: MediaForwarder | None = None
+    """Answers for the media server, if there is one."""
 
     @json_route("analysis")
     async def analysis(self, request: web.Request) -> Mapping[str, object]:
@@ -242,6 +244,11 @@ class AnalysisHandler:
         """
         self.guard.check(request)
         media_id = path_id(request, "media_id")
+        if self.forwarder is not None:
+            self.forwarder.check(request.headers)
+            if await self.forwarder.applies(media_id):
+                analysis = await self.forwarder.analysis(media_id)
+                return {"success": True, "analysis": analysis}
         media = await self.database.find(media_id) if media_id <= MAX_MEDIA_ID else None
         if media is None:
             raise MediaNotFound(f"there is no image with id {media_id}")

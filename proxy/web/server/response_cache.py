@@ -30,6 +30,7 @@ from proxy.domain.negotiation import acceptable
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
+from proxy.serving.media_server import FORWARDED
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics, RequestHistogram
@@ -388,4 +389,6 @@ def _is_plain(method: str, headers: MultiMapping[str]) -> bool:
         and RANGE not in headers
         and IF_MODIFIED_SINCE not in headers
         and len(headers.getall(ACCEPT, ())) <= 1
+        # A loop, if this server forwards too: the handler rejects it.
+        and FORWARDED not in headers
     )

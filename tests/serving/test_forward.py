@@ -1,0 +1,80 @@
+"""What is stored of forwarded images: by which key, for how long, and how it is read again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from proxy.domain.request import VariantRequest, parse_request
+from proxy.domain.variant import SizeSpec
+from proxy.serving.forward import ForwardedRequest, _pack, _unpack
+from proxy.serving.media_server import ForwardedResponse
+from proxy.storage.renditions.rendition import MemoryRendition
+from tests.support.server import CHROME, WEBP_ONLY
+
+SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 1200), ("grid", 500))}
+
+
+def request(query: str = "", accept: str = CHROME, media_id: int = 5) -> ForwardedRequest:
+    wanted: VariantRequest = parse_request(query, sizes=SIZES)
+    return ForwardedRequest(media_id, f"/serve/{media_id}?{query}", wanted, accept)
+
+
+def test_requests_that_mean_the_same_share_a_response() -> None:
+    digest = request("size=grid").variant().digest
+    same = ("size=detail?size=grid", "size=grid&utm_source=x", "dpr=1&size=grid&v=7")
+    assert {request(query).variant().digest for query in same} == {digest}
+    assert request("size=grid", f"{CHROME},text/html").variant().digest == digest
+
+
+def test_requests_that_differ_in_anything_that_decides_do_not() -> None:
+    requests = [
+        request("size=grid"),
+        request("size=grid", WEBP_ONLY),
+        request("size=grid", "*/*"),
+        request("size=grid&format=webp"),
+        request("size=grid&bg=removed"),
+        request("size=grid&dpr=2"),
+        request("w=480"),
+        request(),
+        request("size=grid", media_id=6),
+    ]
+    assert len({one.variant().digest for one in requests}) == len(requests)
+    # With a format, Accept decides nothing.
+    named = [request("format=webp", accept).variant().digest for accept in (CHROME, "*/*")]
+    assert len(set(named)) == 1
+
+
+@pytest.mark.parametrize(
+    ("control", "seconds"),
+    [
+        ("public, max-age=60, stale-while-revalidate=600", 60),
+        ("max-age=31536000,immutable", 31_536_000),
+        ("s-maxage=9", 0),
+        ("private, max-age=60", 0),
+        ("no-store", 0),
+        ("max-age=60, no-cache", 0),
+        ("max-age=60, no-cached", 60),
+        ("", 0),
+        ("max-age=x", 0),
+    ],
+)
+def test_the_lifetime_is_that_of_the_media_server(control: str, seconds: int) -> None:
+    assert ForwardedResponse(200, {"Cache-Control": control}).max_age_s == seconds
+
+
+async def test_a_stored_response_is_read_again_as_it_was() -> None:
+    headers = {"Content-Type": "image/avif", "ETag": '"a"'}
+    head = ForwardedResponse(200, headers, received_at=7.5)
+    found = await _unpack(MemoryRendition(_pack(head, b"body"), tier="disk"))
+    assert (found.headers, found.received_at, found.body) == (headers, 7.5, b"body")
+    assert replace(found, body=None).length == 4
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0\0", b"\0\0\0\x05ab", b"\xff\xff\xff\xff{}", b"\0\0\0\2[]"]
+)
+async def test_a_damaged_stored_response_is_an_error_that_counts_as_a_miss(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"stored response|unexpected|empty|EOF"):
+        await _unpack(MemoryRendition(content))

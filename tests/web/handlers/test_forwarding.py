@@ -1,0 +1,329 @@
+"""Forwarding to a media server: what is sent on, stored, shared, rejected, and survived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.support.server import CHROME, WEBP_ONLY, Serve, Serving
+from tests.support.uploads import KEY, KEYED, MAIN, PHOTO, USERS, upload
+from tests.support.waiting import eventually
+
+AVIF = b"\0\0\0\x1cftypavif" + bytes(70_000)
+IMAGE = {"Content-Type": "image/avif", "ETag": '"0a"', "Vary": "Accept"}
+FRESH = {**IMAGE, "Cache-Control": "public, max-age=31536000, immutable"}
+DRAFT = {**IMAGE, "Cache-Control": "public, max-age=60, stale-while-revalidate=600"}
+OWN = 4
+"""An id that is also in the database of the server that forwards."""
+
+
+@dataclass
+class Media:
+    """A media server whose answers a test determines."""
+
+    answer: Callable[[web.Request], web.StreamResponse]
+    base: str = ""
+    requests: list[web.Request] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        await self.gate.wait()
+        return self.answer(request)
+
+
+@pytest.fixture
+async def media() -> AsyncIterator[Media]:
+    media = Media(lambda _: web.Response(body=AVIF, headers=FRESH))
+    media.gate.set()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", media.handle)
+    async with TestServer(app) as server:
+        media.base = str(server.make_url("")).rstrip("/")
+        yield media
+        media.gate.set()
+
+
+@pytest.fixture
+async def main(serve: Serve, media: Media) -> Serving:
+    return await serve(main={**MAIN, "forward_to": media.base}, users=USERS)
+
+
+async def get(server: Serving, target: str, **headers: str) -> tuple[int, Any, bytes]:
+    sent = {"Accept": CHROME, **headers}
+    async with server.client.get(target, headers=sent) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+async def stored(server: Serving) -> None:
+    """Return when all that was received is stored."""
+    forwarder = server.surface.forwarder
+    assert forwarder is not None
+    await eventually(lambda: not forwarder._tasks)
+
+
+async def test_an_image_is_forwarded_with_its_query_and_served_as_our_own(
+    main: Serving, media: Media
+) -> None:
+    status, headers, body = await get(main, f"/api/images/{OWN}?size=thumbnail&bg=removed")
+    assert (status, body) == (200, AVIF)
+    (request,) = media.requests
+    assert str(request.rel_url) == f"/serve/{OWN}?size=thumbnail&bg=removed"
+    assert request.headers["Accept"] == CHROME
+    assert "Authorization" not in request.headers
+    assert headers["Content-Type"] == "image/avif"
+    assert headers["ETag"] == '"0a"'
+    assert headers["Vary"] == "Accept"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    # An hour, as for every address under /api/images.
+    assert headers["Cache-Control"] == "public, max-age=3600, stale-while-revalidate=86400"
+    # Addresses under /serve are those of this server's own media.
+    assert (await get(main, f"/serve/{OWN}"))[2] != AVIF
+    assert len(media.requests) == 1
+
+
+async def test_a_response_is_stored_like_an_own_rendition(main: Serving, media: Media) -> None:
+    target = f"/api/images/{OWN}?size=grid"
+    await get(main, target)
+    await stored(main)
+    same = ("size=grid&utm=1", "size=detail?size=grid", "size=grid&dpr=1")
+    for query in same:
+        status, headers, body = await get(main, f"/api/images/{OWN}?{query}")
+        assert (status, body) == (200, AVIF)
+        assert headers["Cache-Status"].startswith("smartserve; hit; detail=memory")
+    assert len(media.requests) == 1
+    for query, accept in (("size=small", CHROME), ("size=grid", WEBP_ONLY)):
+        await get(main, f"/api/images/{OWN}?{query}", Accept=accept)
+    assert len(media.requests) == 3
+    # Ranges, conditions and HEAD are answered from the store too.
+    assert (await get(main, target, Range="bytes=4-11"))[::2] == (206, b"ftypavif")
+    assert (await get(main, target, **{"If-None-Match": '"0a"'}))[::2] == (304, b"")
+    async with main.client.head(target, headers={"Accept": CHROME}) as answer:
+        assert answer.headers["Content-Length"] == str(len(AVIF))
+    assert len(media.requests) == 3
+
+
+async def test_a_purge_of_a_forwarded_image_discards_it(main: Serving, media: Media) -> None:
+    await get(main, f"/api/images/{OWN}")
+    await main.services.storage.purger.medium(OWN)
+    await get(main, f"/api/images/{OWN}")
+    assert len(media.requests) == 2
+
+
+async def test_simultaneous_requests_share_one_and_are_streamed(
+    main: Serving, media: Media
+) -> None:
+    media.gate.clear()
+    target = f"/api/images/{OWN}?size=header"
+    running = [asyncio.create_task(get(main, target)) for _ in range(20)]
+    await eventually(lambda: bool(media.requests))
+    media.gate.set()
+    answers = await asyncio.gather(*running)
+    assert {(status, body) for status, _, body in answers} == {(200, AVIF)}
+    assert len(media.requests) == 1
+
+
+async def test_an_old_response_is_revalidated_and_a_draft_soon(main: Serving, media: Media) -> None:
+    forwarder = main.surface.forwarder
+    assert forwarder is not None
+    now = forwarder._clock()
+    media.answer = lambda _: web.Response(body=AVIF, headers=DRAFT)
+    _, headers, _ = await get(main, f"/api/images/{OWN}")
+    assert headers["Cache-Control"] == DRAFT["Cache-Control"]
+    await stored(main)
+    forwarder._clock = lambda: now + 61
+    media.answer = lambda _: web.Response(status=304, headers=FRESH)
+    status, headers, body = await get(main, f"/api/images/{OWN}")
+    assert (status, body) == (200, AVIF)
+    assert headers["Cache-Control"].startswith("public, max-age=3600")
+    assert media.requests[-1].headers["If-None-Match"] == '"0a"'
+    assert len(media.requests) == 2
+    await stored(main)
+    forwarder._clock = lambda: now + 3500
+    await get(main, f"/api/images/{OWN}")
+    assert len(media.requests) == 2
+    forwarder._clock = lambda: now + 3700
+    await get(main, f"/api/images/{OWN}")
+    assert len(media.requests) == 3
+
+
+@pytest.mark.parametrize("name", ["Range", "If-None-Match", "If-Modified-Since", "If-Range"])
+async def test_conditions_and_ranges_of_unknown_images_are_passed_on(
+    main: Serving, media: Media, name: str
+) -> None:
+    part = {**FRESH, "Content-Range": f"bytes 0-3/{len(AVIF)}"}
+    media.answer = lambda _: web.Response(status=206, body=AVIF[:4], headers=part)
+    sent = {name: "bytes=0-3" if name == "Range" else '"0b"'}
+    status, headers, body = await get(main, f"/api/images/{OWN}", **sent)
+    assert (status, body) == (206, AVIF[:4])
+    assert headers["Content-Range"] == part["Content-Range"]
+    assert media.requests[0].headers[name] == sent[name]
+    media.answer = lambda _: web.Response(status=304, headers=FRESH)
+    status, headers, _ = await get(main, f"/api/images/{OWN}", **sent)
+    assert (status, headers["ETag"]) == (304, '"0a"')
+    assert "Content-Type" not in headers
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (web.Response(status=404), 404),
+        (web.Response(status=404, headers={"Retry-After": "7"}), 404),
+        (web.Response(status=400), 400),
+        (web.Response(status=401), 502),
+        (web.Response(status=302, headers={"Location": "http://127.0.0.1/"}), 502),
+        (web.Response(status=415), 415),
+        (web.Response(status=422), 422),
+        (web.Response(status=500), 502),
+        (web.Response(status=503, headers={"Retry-After": "7"}), 503),
+        (web.Response(status=504), 504),
+        (web.Response(status=508), 508),
+        (web.Response(text="<script>1</script>", content_type="text/html"), 502),
+        (web.Response(body=b"<svg/>", content_type="image/svg+xml"), 502),
+        (web.Response(status=206, body=b"x", headers=FRESH), 502),
+    ],
+    ids=lambda one: str(getattr(one, "content_type", one)),
+)
+async def test_an_error_of_the_media_server_is_an_error_of_this_one(
+    main: Serving, media: Media, answer: web.Response, status: int
+) -> None:
+    media.answer = lambda _: answer
+    found, headers, body = await get(main, f"/api/images/{OWN}")
+    assert found == status
+    assert headers["Content-Type"] == "application/problem+json"
+    assert b"script" not in body
+    assert headers.get("Retry-After") == (
+        answer.headers.get("Retry-After") or ("5" if status == 503 else None)
+    )
+
+
+async def test_what_is_stored_is_served_while_the_media_server_is_away(
+    main: Serving, media: Media
+) -> None:
+    await get(main, f"/api/images/{OWN}")
+    await stored(main)
+    forwarder = main.surface.forwarder
+    assert forwarder is not None
+    now = forwarder._clock()
+    forwarder._clock = lambda: now + 90_000
+    media.answer = lambda _: web.Response(status=500)
+    status, headers, body = await get(main, f"/api/images/{OWN}")
+    assert (status, body) == (200, AVIF)
+    assert headers["Cache-Control"] == "public, max-age=30"
+    assert (await get(main, f"/api/images/{OWN}?size=zoom"))[0] == 502
+    media.answer = lambda _: web.Response(status=404)
+    assert (await get(main, f"/api/images/{OWN}"))[0] == 404
+
+
+async def test_a_body_that_is_cut_off_is_never_stored_or_complete(
+    main: Serving, media: Media
+) -> None:
+    def cut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        head = "".join(f"{name}: {value}\r\n" for name, value in FRESH.items())
+        start = f"HTTP/1.1 200 OK\r\n{head}Content-Length: {len(AVIF)}\r\n\r\n".encode()
+        request.transport.write(start + AVIF[:9000])
+        request.transport.close()
+        return web.Response()
+
+    media.answer = cut
+    with pytest.raises(Exception, match=r"payload|disconnect|closed"):
+        await get(main, f"/api/images/{OWN}")
+    media.answer = lambda _: web.Response(body=AVIF, headers=FRESH)
+    assert (await get(main, f"/api/images/{OWN}"))[2] == AVIF
+
+
+@pytest.mark.parametrize("path", ["api/images/4", "serve/4", "api/media/analysis/4"])
+async def test_a_request_that_was_forwarded_before_is_a_loop(
+    main: Serving, media: Media, path: str
+) -> None:
+    """Also to an image that is in the response cache: it may be another one with this id."""
+    target = f"/{path}?size=thumbnail"
+    for _ in range(2):
+        await get(main, target, **KEYED)
+    forwarded = {**KEYED, "Smartserve-Forwarded": "1"}
+    before = len(media.requests)
+    assert (await get(main, target, **forwarded))[0] == 508
+    assert len(media.requests) == before
+
+
+async def test_a_named_backend_that_leads_back_here_is_not_forwarded_to(
+    serve: Serve, media: Media
+) -> None:
+    """MEDIA_BACKEND_URL may be the public name of this very server, behind a proxy."""
+    main = await serve(main=MAIN, users=USERS, ingest={"media_backend_url": media.base})
+    forwarder = main.surface.forwarder
+    assert forwarder is not None
+    assert await forwarder.leads_elsewhere()
+    media.answer = lambda _: web.Response(status=508)
+    status, _, body = await get(main, f"/api/images/{OWN}?size=thumbnail")
+    assert status == 200
+    assert body != AVIF
+    assert not await forwarder.leads_elsewhere()
+    assert (await get(main, "/serve/4", **{"Smartserve-Forwarded": "1"}))[0] == 200
+
+
+async def test_an_id_is_answered_by_the_server_that_reported_it(
+    main: Serving, media: Media
+) -> None:
+    """An upload that this server processed before is still its own."""
+    ours, theirs = await upload(main, {"profile_image": PHOTO, "logo_image": PHOTO})
+    queue = main.main
+    assert queue is not None
+    async with queue.queue.database.transaction() as connection:
+        await connection.exec_driver_sql(
+            f"UPDATE media_files SET main_api_id = {ours['id']} WHERE id = {OWN}"
+        )
+    for one, media_id in ((ours, OWN), (theirs, 3)):
+        body = {"permanent_url": f"{media.base}/serve/{media_id}", "ai_analysis": {"style": "x"}}
+        path = f"/api/media/complete/{one['id']}"
+        async with main.client.post(path, json=body, headers=KEYED) as answer:
+            assert answer.status == 200
+    assert (await get(main, f"/api/images/{OWN}"))[2] != AVIF
+    assert media.requests == []
+    assert (await get(main, "/api/images/3"))[2] == AVIF
+    assert await queue.results.servers(3) == {media.base}
+    assert await queue.results.servers(OWN) == {""}
+
+
+async def test_an_analysis_is_that_of_the_media_server_or_of_the_callback(
+    main: Serving, media: Media
+) -> None:
+    (image,) = await upload(main)
+    rich = {
+        "permanent_url": f"{media.base}/serve/{OWN}",
+        "processing_complete": True,
+        "ai_enhanced": True,
+        "formats_available": ["avif"],
+        "ai_analysis": {"style": "Cubism", "brand_colors": ["#FF5733"], "more": {"a": [1]}},
+    }
+    path = f"/api/media/complete/{image['id']}"
+    async with main.client.post(path, json=rich, headers=KEYED) as answer:
+        assert answer.status == 200
+    queue = main.main
+    assert queue is not None
+    assert await queue.results.callback(OWN) == rich
+    target = f"/api/media/analysis/{OWN}"
+    media.answer = lambda _: web.json_response({"success": True, "analysis": {"style": "Pop"}})
+
+    async def analysis() -> tuple[int, Any]:
+        async with main.client.get(target, headers=KEYED) as answer:
+            return answer.status, await answer.json()
+
+    assert await analysis() == (200, {"success": True, "analysis": {"style": "Pop"}})
+    assert media.requests[-1].path == target
+    assert media.requests[-1].headers["Authorization"] == f"Bearer {KEY}"
+    for away in (web.Response(status=500), web.Response(text="<html>")):
+        media.answer = lambda _, away=away: away  # type: ignore[misc]
+        told = await analysis()
+        assert told == (200, {"success": True, "analysis": rich["ai_analysis"]})
+    media.answer = lambda _: web.Response(status=404, headers={"Retry-After": "9"})
+    assert (await analysis())[0] == 404
+    async with main.client.get(target) as answer:
+        assert answer.status == 401
