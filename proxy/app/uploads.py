@@ -98,6 +98,7 @@ class UploadServices:
         self.replacer.base_url = images_base(self.settings.main.smart_media_base_url, base_url)
 
         fault = self.settings.unreachable_fault(self.replacer.base_url)
+        self.replacer.reachable = not fault
         if fault:
             # An address in a profile stays there for ever, so a wrong one is worse than none.
             log.warning("addresses_not_replaced", reason=fault)

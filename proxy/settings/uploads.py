@@ -60,7 +60,7 @@ class MainSettings(Section):
     """Maximum time without new bytes of an upload, or without progress of a disk write."""
     replace_interval_s: PositiveSeconds = 60
     """Interval at which the addresses of processed uploads are written into the profiles."""
-    forward_to: str = Field("", pattern=_BASE_URL)
+    forward_to: BaseUrl = ""
     """Address of the server that processes the uploads and has their images, for example
     "http://10.0.0.2:3001"; it may be private. `/api/images` and `/api/media/analysis` are forwarded
     to it, and no worker is embedded here. If empty, MEDIA_BACKEND_URL if that names another server

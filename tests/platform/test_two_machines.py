@@ -91,7 +91,11 @@ async def machines(mariadb: MariaDB, library: Library, tmp_path: Path) -> AsyncI
     )
     media = Server(
         tmp_path / "media",
-        {"database": {"url": mariadb.url(media_tables)}, "ingest": {"poll_interval_s": 1}},
+        {
+            "database": {"url": mariadb.url(media_tables)},
+            "ingest": {"poll_interval_s": 1},
+            "main": {"allow_loopback_url": True},
+        },
         extra={
             "MEDIA_API_KEY": KEY,
             "MEDIA_BACKEND_URL": media_url,

@@ -45,6 +45,8 @@ class UrlReplacer:
     queue: UploadQueue
     base_url: str
     """Prefix of the addresses; set once the port of the server is known."""
+    reachable: bool = True
+    """Whether users on other machines can reach it. If not, responses have paths only."""
 
     async def run(self, *, dry: bool = False, again: bool = False) -> ReplacementReport:
         """Replace the paths of all processed uploads; ``dry`` rolls every change back.
@@ -84,6 +86,9 @@ class UrlReplacer:
         paths = {one for values in stored.values() for one in values if one.startswith(TEMP_PREFIX)}
         rows = await database.find_by_paths(paths) if paths else {}
 
+        # A browser resolves a path against the address by which it has reached this server.
+        base = self.base_url if self.reachable else _API_IMAGES
+
         def shown(path: str) -> str | None:
             row = rows.get(path)
             if not path.startswith(TEMP_PREFIX):
@@ -91,11 +96,14 @@ class UrlReplacer:
             if row is None or row.status == PendingStatus.PENDING:
                 # Absolute: the page may be of another origin than this server. The path alone if a
                 # server with other routes serves the media.
-                prefix = self.base_url.removesuffix(_API_IMAGES)
-                return path if prefix == self.base_url else f"{prefix}{path}"
+                return (
+                    f"{base.removesuffix(_API_IMAGES)}{path}"
+                    if base.endswith(_API_IMAGES)
+                    else path
+                )
             media_id = media_id_of(row.permanent_url)
             # Failed, or processed without a valid media id.
-            return media_id and profile_image_url(self.base_url, media_id, size=_SIZE)
+            return media_id and profile_image_url(base, media_id, size=_SIZE)
 
         return {
             column: [address for path in values if (address := shown(path))]

@@ -166,5 +166,10 @@ async def test_the_profile_has_the_address_of_the_preview_then_of_the_medium(
     assert await profile() == ended
     await queue.replacer.run()
     assert await profile() == ended
+    # Without an address that users can reach: paths, which browsers resolve.
+    queue.replacer.reachable = False
+    changed = await profile()
+    assert changed["logo_path"] == shown[2]["image_path"]
+    assert changed["site_media"] == [shown[3]["image_path"]]
     async with server.client.get("/users/me") as answer:
         assert answer.status == 401
