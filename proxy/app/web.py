@@ -11,8 +11,6 @@ from proxy.app.uploads import UploadServices, new_guard
 from proxy.domain.media import Media
 from proxy.domain.request import parse_request
 from proxy.ingest.uploads.preview import UploadPreviews
-from proxy.serving.forward import MediaForwarder
-from proxy.serving.media_server import MediaServer
 from proxy.settings import (
     Settings,
     admin_key,
@@ -24,6 +22,7 @@ from proxy.storage.database.row_cache import CachedMediaRepository
 from proxy.telemetry.logging import OUTPUT, AccessLog
 from proxy.telemetry.metrics import Statistics
 from proxy.telemetry.service_metrics import ServiceCollector
+from proxy.web.forward import MediaForwarder
 from proxy.web.handlers.admin import AdminHandler
 from proxy.web.handlers.forwarding import ForwardedImages
 from proxy.web.handlers.health import HealthHandler, ServerInfoHandler
@@ -32,6 +31,7 @@ from proxy.web.handlers.info import InfoHandler
 from proxy.web.handlers.media_api import AnalysisHandler
 from proxy.web.handlers.oembed import OembedHandler
 from proxy.web.handlers.page import LocalPageHandler, PageHandler
+from proxy.web.media_server import MediaServer
 from proxy.web.routes import create_app, describe
 from proxy.web.server.request_pipeline import RequestPipeline
 from proxy.web.server.response_cache import ResponseCache

@@ -13,11 +13,11 @@ from aiohttp import HttpVersion11, web
 from proxy.domain.errors import ForwardLoop
 from proxy.domain.formats import SOURCE_MEDIA_TYPES
 from proxy.domain.request import Origin, Outcome, VariantRequest
-from proxy.serving.forward import ForwardedRequest, MediaForwarder
-from proxy.serving.media_server import ForwardedResponse
 from proxy.settings import LifetimeSettings
 from proxy.web.conditional import not_modified, requested_range
+from proxy.web.forward import ForwardedRequest, MediaForwarder
 from proxy.web.headers import SECURITY, Header, ImageRoute, cache_status
+from proxy.web.media_server import ForwardedResponse
 from proxy.web.responses import Answer, StreamedResponse, bodiless, whole
 
 _CONDITIONS = ("If-None-Match", "If-Modified-Since", "Range", "If-Range")

@@ -27,12 +27,12 @@ from proxy.domain.urls import profile_image_url
 from proxy.ingest.uploads.preview import UploadPreviews
 from proxy.ingest.uploads.upload_queue import UploadQueue
 from proxy.ingest.uploads.url_replacement import UrlReplacer
-from proxy.serving.forward import MediaForwarder
 from proxy.storage.database import MediaRepository
 from proxy.storage.database.media_repository import AnalysisRepository
 from proxy.storage.upload_files import OpenUpload, TempName
 from proxy.web.auth import KeyGuard
 from proxy.web.conditional import ByteRange, matches, requested_range
+from proxy.web.forward import MediaForwarder
 from proxy.web.headers import NO_STORE, PRIVATE, SECURITY, Header
 from proxy.web.json_response import json_route
 from proxy.web.request_input import path_id, read_json, upload_id, whole_number

@@ -30,12 +30,12 @@ from proxy.domain.negotiation import acceptable
 from proxy.domain.render_plan import RenderPlan
 from proxy.domain.request import Origin, Outcome, VariantRequest
 from proxy.domain.variant import Variant
-from proxy.serving.media_server import FORWARDED
 from proxy.storage.renditions.rendition import MemoryRendition
 from proxy.storage.renditions.tiered_store import TieredStore
 from proxy.telemetry.metrics import Metrics, RequestHistogram
 from proxy.web.conditional import matches
 from proxy.web.headers import ImageRoute
+from proxy.web.media_server import FORWARDED
 
 FreshUntil = Callable[[Media], float]
 """Returns the time on the monotonic clock up to which a row may be used; 0 for an old row."""

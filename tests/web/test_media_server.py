@@ -16,7 +16,7 @@ from proxy.domain.errors import (
     SmartserveError,
     SourceTimeout,
 )
-from proxy.serving.media_server import MediaServer
+from proxy.web.media_server import MediaServer
 from tests.benchmarks.servers import free_port
 
 Answer = Callable[[web.Request], web.StreamResponse]

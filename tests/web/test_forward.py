@@ -8,9 +8,9 @@ import pytest
 
 from proxy.domain.request import VariantRequest, parse_request
 from proxy.domain.variant import SizeSpec
-from proxy.serving.forward import ForwardedRequest, _pack, _unpack
-from proxy.serving.media_server import ForwardedResponse
 from proxy.storage.renditions.rendition import MemoryRendition
+from proxy.web.forward import ForwardedRequest, _pack, _unpack
+from proxy.web.media_server import ForwardedResponse
 from tests.support.server import CHROME, WEBP_ONLY
 
 SIZES = {name: SizeSpec(name, side, side) for name, side in (("detail", 1200), ("grid", 500))}

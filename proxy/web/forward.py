@@ -33,17 +33,17 @@ from proxy.domain.negotiation import acceptable
 from proxy.domain.request import Origin, VariantRequest
 from proxy.domain.variant import EncoderProfile, Geometry, Variant
 from proxy.runtime.supervised_task import cancel
-from proxy.serving.media_server import (
+from proxy.serving.renderer import RunningRender
+from proxy.storage.database.upload_results import UploadResults
+from proxy.storage.renditions.rendition import Rendition
+from proxy.storage.renditions.tiered_store import TieredStore
+from proxy.web.media_server import (
     FORWARDED,
     NOT_MODIFIED,
     OK,
     ForwardedResponse,
     MediaServer,
 )
-from proxy.serving.renderer import RunningRender
-from proxy.storage.database.upload_results import UploadResults
-from proxy.storage.renditions.rendition import Rendition
-from proxy.storage.renditions.tiered_store import TieredStore
 
 _OWNERS, _OWNER_S = 10_000, 60.0
 _PREFIX_BYTES = 4
